@@ -1,0 +1,1 @@
+"""Etude: the learning rate of neural networks."""

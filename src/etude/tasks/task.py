@@ -1,0 +1,203 @@
+"""A Task says what to learn: a model, data, and how the two become a loss."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+
+from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.tasks.data import Batch, Data, IndexedData, as_data
+from etude.tasks.metrics import Metric, as_metric
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What to learn.
+
+    Attributes:
+        model: A function without arguments that builds the network (its weights are then drawn
+            from the recipe's seed), or a network, which is copied and never changed.
+        train: `(inputs, ..., targets)` as tensors with one row per sample, a mapping of tensors,
+            a Dataset, or a DataLoader.
+        valid: The same, or the share of `train` to hold out.
+        loss: (output, target) -> scalar tensor.
+        step: In place of `loss`, your own (model, batch) -> scalar loss, for anything that does
+            not fit `loss(model(*inputs), target)`.
+        metric: A name ('accuracy', 'mse', 'mae', 'r2', 'perplexity'), a function (output, target)
+            -> number (smaller is better), or a Metric; None for the loss alone.
+        name: What to call the task in reports.
+        summary: One line on it.
+        defaults: Fields of the recipe it is trained with when none is given.
+
+    Raises:
+        TaskError: If the data is empty or does not fit together.
+        BadTypeError: If a part is of the wrong kind.
+
+    >>> import torch
+    >>> from torch.nn.functional import mse_loss
+    >>> x = torch.randn(100, 3)
+    >>> task = Task(lambda: nn.Linear(3, 1), (x, x.sum(1, keepdim=True)), loss=mse_loss)
+    >>> task.train.samples, task.valid.samples
+    (80, 20)
+    """
+
+    model: Callable[[], nn.Module] | nn.Module
+    train: Any
+    valid: Any = 0.2
+    loss: Callable[..., Tensor] | None = None
+    step: Callable[[nn.Module, Batch], Tensor] | None = None
+    metric: Any = None
+    name: str = "task"
+    summary: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not callable(self.model):
+            raise BadTypeError(
+                f"model is a {type(self.model).__name__}: give a function that builds the "
+                "network, or the network"
+            )
+        if (self.loss is None) == (self.step is None):
+            given = "both" if self.loss is not None else "neither"
+            raise TaskError(f"a task needs either loss= or step=, and {given} was given")
+        for name, part in (("loss", self.loss), ("step", self.step)):
+            if part is not None and not callable(part):
+                raise BadTypeError(f"{name} is a {type(part).__name__}: give a function")
+        metric = as_metric(self.metric)
+        if self.step is not None and metric is not None:
+            raise TaskError(
+                "metric= needs the model's output, which step= hides: "
+                "use loss= with it, or leave metric out"
+            )
+        train, valid = _split(self.train, self.valid)
+        for name, value in (
+            ("train", train),
+            ("valid", valid),
+            ("metric", metric),
+            ("defaults", MappingProxyType(dict(self.defaults))),
+        ):
+            object.__setattr__(self, name, value)
+
+    def build(self) -> nn.Module:
+        """Return a new network: built from the global random state, or copied."""
+        if isinstance(self.model, nn.Module):
+            return copy.deepcopy(self.model)
+        try:
+            network = self.model()
+        except Exception as error:
+            raise TaskError(f"building the model failed: {error}") from error
+        if not isinstance(network, nn.Module):
+            raise BadTypeError(
+                f"model() returned a {type(network).__name__}: it must return a torch.nn.Module"
+            )
+        return network
+
+    def check(self, model: nn.Module, batch: Batch) -> None:
+        """Try one batch before training, and refuse what torch would only warn about.
+
+        Raises:
+            TaskError: As `forward`; or if the loss would broadcast an output against targets of
+                another shape, or depends on no parameter.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Using a target size")
+            loss, _, _ = self.forward(model, batch)
+        if not loss.requires_grad:
+            raise TaskError(
+                "the loss depends on no trainable parameter: check requires_grad, detach() and "
+                "torch.no_grad() in the model and the loss"
+            )
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
+        """Return (loss, output, target) of one batch; output and target are None with `step`.
+
+        Raises:
+            TaskError: If the model, the loss or the step fails on the batch, or the loss is not
+                a scalar.
+        """
+        if self.step is not None:
+            try:
+                loss = self.step(model, batch)
+            except Exception as error:
+                raise TaskError(f"step failed on {describe(batch)}: {error}") from error
+            return _scalar(loss, "step"), None, None
+        assert self.loss is not None
+        *inputs, target = _inputs(batch)
+        try:
+            output = model(*inputs)
+        except Exception as error:
+            raise TaskError(f"the model failed on inputs {describe(inputs)}: {error}") from error
+        name = getattr(self.loss, "__name__", type(self.loss).__name__)
+        try:
+            loss = self.loss(output, target)
+        except Exception as error:
+            raise TaskError(
+                f"the model's output {describe(output)} does not fit the loss {name} with "
+                f"targets {describe(target)}: {error}"
+            ) from error
+        return _scalar(loss, name), output, target
+
+    @property
+    def metric_name(self) -> str | None:
+        """The metric's name, None without one."""
+        return self.metric.name if isinstance(self.metric, Metric) else None
+
+
+def _split(train: Any, valid: Any) -> tuple[Data, Data]:
+    data = as_data(train, "train")
+    if valid is None:
+        raise TaskError("valid=None: a rate is judged on held-out data; give it, or a share")
+    if isinstance(valid, bool) or not isinstance(valid, (int, float)):
+        return data, as_data(valid, "valid")
+    if not 0 < valid < 1:
+        raise BadValueError(f"valid={valid}: a share to hold out lies between 0 and 1")
+    if not isinstance(data, IndexedData):
+        raise TaskError(
+            "a DataLoader cannot be split: give the validation data as valid=DataLoader(...)"
+        )
+    return data.split(float(valid))
+
+
+def _inputs(batch: Batch) -> list[Any]:
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
+        return list(batch)
+    what = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else "batch"
+    raise TaskError(
+        f"a batch is a {what}, but loss= needs (inputs, ..., targets): "
+        "give the targets too, or use step=lambda model, batch: ..."
+    )
+
+
+def _scalar(loss: Any, name: str) -> Tensor:
+    if not isinstance(loss, Tensor):
+        raise TaskError(f"{name} returned a {type(loss).__name__}: it must return a scalar tensor")
+    if loss.ndim != 0:
+        if loss.numel() == 1:
+            return loss.reshape(())
+        raise TaskError(
+            f"{name} returned a tensor of shape {tuple(loss.shape)}: a loss is one number; "
+            "average it, for instance with .mean()"
+        )
+    return loss
+
+
+def describe(value: Any) -> str:
+    """Return a short text for a batch: shapes and dtypes, never the numbers."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k}: {describe(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(describe(v) for v in value[:4]) + "]"
+    return type(value).__name__
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Return the number of trainable numbers in a model."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
