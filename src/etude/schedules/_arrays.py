@@ -1,0 +1,58 @@
+"""Schedules on arrays of NumPy, torch and JAX, through the array API standard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import BadTypeError
+from etude.schedules._numbers import LAST_STEP
+
+if TYPE_CHECKING:
+    from etude.schedules._base import Schedule
+
+
+def evaluate(schedule: Schedule, t: Any) -> Any:
+    """Return the values of a bound schedule at the steps in an array, as an array of its kind.
+
+    Steps below 0 count as 0, as they do for a single step. Where a step is NaN or beyond 2**53
+    the value is NaN: under jit and compile an error cannot depend on data.
+    """
+    xp = namespace(t)
+    if xp.isdtype(t.dtype, "real floating"):
+        x = widest(t, xp)
+        valid = x <= LAST_STEP
+        x = xp.clip(xp.where(valid, x, xp.zeros_like(x)), 0.0, float(LAST_STEP))
+        y = schedule.on(x, xp)
+        return xp.where(valid, y, xp.full_like(y, float("nan")))
+    if not xp.isdtype(t.dtype, "integral"):
+        raise BadTypeError(
+            f"steps are an array of {t.dtype}; they must be whole or real numbers: convert them"
+        )
+    return schedule.on(xp.clip(widest(t, xp), 0.0, float(LAST_STEP)), xp)
+
+
+def namespace(t: Any) -> Any:
+    """Return the array API namespace of `t`, or refuse what is no array."""
+    from array_api_compat import array_namespace
+
+    try:
+        return array_namespace(t)
+    except TypeError:
+        raise BadTypeError(
+            f"step is a {type(t).__name__}; a schedule takes an int, a float or an array of "
+            "NumPy, torch or JAX: s(5), s(7.5), s(np.arange(100))"
+        ) from None
+
+
+def widest(t: Any, xp: Any) -> Any:
+    """Return `t` in float64; under JAX without x64 in float32, the widest it has."""
+    from array_api_compat import is_jax_namespace
+
+    return xp.astype(t, xp.result_type(float) if is_jax_namespace(xp) else xp.float64)
+
+
+def table(values: tuple[float, ...], like: Any, xp: Any) -> Any:
+    """Return a constant one-dimensional array of the dtype and on the device of `like`."""
+    from array_api_compat import device
+
+    return xp.asarray(values, dtype=like.dtype, device=device(like))

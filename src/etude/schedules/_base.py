@@ -1,0 +1,378 @@
+"""What every schedule is: an immutable expression that maps a step to a value."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Self, overload
+
+from etude.errors import BadTypeError, BadValueError
+from etude.schedules._numbers import LAST_STEP, Duration, Steps, written
+from etude.schedules.clock import Clock, as_clock, in_steps
+
+
+class Schedule(ABC):
+    """An immutable expression: step t, counted from 0, to the value used for update t.
+
+    Call it with an int or float for a float, or with an array of NumPy, torch or JAX for an array
+    of the same kind, in float64 where the library has it. Below step 0 it holds its first value
+    and past its end its last. Schedules are equal by value, hashable and picklable, and
+    `parse(repr(s)) == s`.
+
+    Algebra: `a >> b` joins, `a * b` and `0.1 * a` scale, `a + b` adds; see also `clip`, `repeat`,
+    `stretch`, `shift` and `take`. Durations may carry a unit or be left out; `over` binds both to
+    the length of a run.
+
+    Examples:
+        >>> from etude.schedules import cosine, warmup
+        >>> s = 0.1 * (warmup(500) >> cosine(9_500, floor=0.01))
+        >>> s
+        0.1 * (warmup(500) >> cosine(9_500, floor=0.01))
+        >>> s(0), s(250), s(500), s(10_000)
+        (0.0, 0.05, 0.1, 0.001)
+    """
+
+    __slots__ = ()
+
+    __array_ufunc__ = None  # so that numpy's scalars leave `np.float64(0.1) * s` to us
+
+    precedence: ClassVar[int] = 4
+    """How tightly the text form binds: join 1, sum 2, product 3, call 4."""
+
+    durations: ClassVar[tuple[str, ...]] = ()
+    """Fields that are durations, or tuples of them."""
+
+    # ---- what a kind defines -------------------------------------------------------------
+
+    @abstractmethod
+    def at(self, t: float) -> float:
+        """Return the value at one step t ≥ 0, in plain Python floats."""
+
+    @abstractmethod
+    def on(self, t: Any, xp: Any) -> Any:
+        """Return the values at an array of steps t ≥ 0; `xp` is its array API namespace."""
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether it has no length of its own: endless, or taking what is left."""
+
+    @property
+    @abstractmethod
+    def is_bound(self) -> bool:
+        """Whether it can be evaluated at any step: no unit left and no length missing."""
+
+    @property
+    @abstractmethod
+    def length(self) -> Any:
+        """Number of steps it covers; None if that is open or not yet known in steps."""
+
+    @abstractmethod
+    def resolve(self, clock: Clock) -> Schedule:
+        """Return it with every duration in steps."""
+
+    @abstractmethod
+    def fill(self, room: Steps) -> Schedule:
+        """Return it with a length of exactly `room` steps, where it `is_open`."""
+
+    @abstractmethod
+    def text(self) -> str:
+        """Return its canonical Python text."""
+
+    def put(self, **values: object) -> None:
+        """Set fields during construction, where the dataclass is frozen."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    # ---- evaluation ----------------------------------------------------------------------
+
+    @overload
+    def __call__(self, t: float) -> float: ...
+    @overload
+    def __call__(self, t: Any) -> Any: ...
+    def __call__(self, t: Any) -> Any:
+        """Return the value at step t, or the values at an array of steps."""
+        kind = type(t)
+        if (kind is int or kind is float) and 0 <= t <= LAST_STEP:
+            try:
+                return self.at(t)
+            except TypeError:
+                self._must_be_bound()
+                raise
+        return self._uncommon(t)
+
+    def _uncommon(self, t: Any) -> Any:
+        """Evaluate what is not a plain step in range: an array, a negative step, a mistake."""
+        self._must_be_bound()
+        if isinstance(t, bool):
+            raise BadTypeError(f"step is {t}; a step is a number: s(0), s(1)")
+        if not isinstance(t, int | float) or type(t).__module__ == "numpy":
+            from etude.schedules._arrays import evaluate
+
+            return evaluate(self, t)
+        if not t <= LAST_STEP:
+            raise BadValueError(f"step is {t}; it must be a finite number of at most 2**53")
+        return self.at(max(t, 0))
+
+    def _must_be_bound(self) -> None:
+        if not self.is_bound:
+            raise BadValueError(
+                f"{self!r} has no length in steps yet: give every segment a length in steps, "
+                "or call .over(horizon), such as s.over(10_000)"
+            )
+
+    def over(self, horizon: Duration | Clock) -> Schedule:
+        """Bind every unit and every missing length to a run.
+
+        Args:
+            horizon: Length of the run in steps, or a `Clock`, which also knows epochs, samples
+                and tokens.
+
+        Returns:
+            The bound schedule; itself if it is bound already.
+
+        Raises:
+            BadValueError: The horizon is too short for the segments, or a unit needs a clock
+                that knows it.
+
+        Examples:
+            >>> from etude.schedules import cosine, warmup
+            >>> (warmup("5%") >> cosine()).over(10_000)
+            warmup(500) >> cosine(9_500)
+        """
+        clock = as_clock(horizon)
+        if self.is_bound:
+            return self
+        bound = self.resolve(clock)
+        if bound.is_bound:
+            return bound
+        if clock.horizon is None:
+            raise BadValueError(
+                f"{bound!r} takes what is left of a horizon that is not known: "
+                "give its length, or Clock(horizon=...)"
+            )
+        return bound.fill(clock.horizon)
+
+    @property
+    def has_units(self) -> bool:
+        """Whether some duration in it is not in steps yet."""
+        return any(
+            isinstance(value, str)
+            for node in self.walk()
+            for name in node.durations
+            for value in _each(getattr(node, name))
+        )
+
+    # ---- text ----------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def inside(self, precedence: int) -> str:
+        """Return its text for use as an operand, in parentheses where needed."""
+        return self.text() if self.precedence >= precedence else f"({self.text()})"
+
+    @property
+    def parts(self) -> tuple[Schedule, ...]:
+        """The schedules that it is made of, outermost only."""
+        return ()
+
+    def walk(self) -> Iterator[Schedule]:
+        """Yield it and all schedules inside it, outermost first."""
+        waiting: list[Schedule] = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting.extend(reversed(node.parts))
+
+    # ---- algebra -------------------------------------------------------------------------
+
+    def __rshift__(self, other: Schedule) -> Schedule:
+        from etude.schedules.algebra import join
+
+        return join(self, other) if isinstance(other, Schedule) else NotImplemented
+
+    def __mul__(self, other: Schedule | float) -> Schedule:
+        from etude.schedules.algebra import product
+        from etude.schedules.wrappers import Scale
+
+        return product(self, other) if isinstance(other, Schedule) else Scale(other, self)
+
+    def __rmul__(self, other: float) -> Schedule:
+        return self * other
+
+    def __truediv__(self, other: float) -> Schedule:
+        from etude.schedules._numbers import number
+
+        divisor = number("divisor", other)
+        if divisor == 0.0:
+            raise BadValueError("divisor is 0; a schedule is divided by a number other than 0")
+        return self * (1.0 / divisor)
+
+    def __neg__(self) -> Schedule:
+        return self * -1.0
+
+    def __add__(self, other: Schedule | float) -> Schedule:
+        from etude.schedules.algebra import total
+        from etude.schedules.wrappers import Offset
+
+        return total(self, other) if isinstance(other, Schedule) else Offset(self, other)
+
+    def __radd__(self, other: float) -> Schedule:
+        return self + other
+
+    def __sub__(self, other: Schedule | float) -> Schedule:
+        from etude.schedules._numbers import number
+
+        return self + (-other if isinstance(other, Schedule) else -number("value", other))
+
+    def __rsub__(self, other: float) -> Schedule:
+        return -self + other
+
+    def clip(self, low: float | None = None, high: float | None = None) -> Schedule:
+        """Return it kept within [low, high]: min(max(s(t), low), high).
+
+        Examples:
+            >>> from etude.schedules import exponential
+            >>> exponential(0.5).clip(0.1)(10)
+            0.1
+        """
+        from etude.schedules.wrappers import Clip
+
+        return Clip(self, low, high)
+
+    def repeat(self, times: int | None = None) -> Schedule:
+        """Return it started anew each time it ends: s(t mod L), `times` times or without end.
+
+        Examples:
+            >>> from etude.schedules import linear
+            >>> s = linear(10).repeat(2)
+            >>> s(9) == s(19), s(10), s(20)
+            (True, 1.0, 0.0)
+        """
+        from etude.schedules.wrappers import Repeat
+
+        return Repeat(self, times)
+
+    def stretch(self, factor: float) -> Schedule:
+        """Return it slowed down by σ: s(t/σ).
+
+        Examples:
+            >>> from etude.schedules import linear
+            >>> linear(10).stretch(2).length
+            20
+        """
+        from etude.schedules.wrappers import Stretch
+
+        return Stretch(self, factor)
+
+    def shift(self, by: Duration) -> Schedule:
+        """Return it delayed: s(t − by), holding s(0) until then.
+
+        Examples:
+            >>> from etude.schedules import linear
+            >>> linear(10).shift(5)(10)
+            0.5
+        """
+        from etude.schedules.wrappers import Shift
+
+        return Shift(self, by)
+
+    def take(self, length: Duration) -> Schedule:
+        """Return its first `length` steps; after them it holds the value it has reached.
+
+        Examples:
+            >>> from etude.schedules import linear, step
+            >>> s = step(30, 0.1).take(60) >> linear(40)
+            >>> s.length
+            100
+        """
+        from etude.schedules.wrappers import take
+
+        return take(self, length)
+
+
+class Kind(Schedule):
+    """A schedule with a formula of its own: a leaf of the expression.
+
+    A kind is a frozen dataclass. Its fields are its arguments; those without a default, and a
+    leading `length`, are written by position.
+    """
+
+    __slots__ = ()
+
+    name: ClassVar[str]
+    """Its name in text, set by the registry."""
+
+    durations: ClassVar[tuple[str, ...]] = ("length",)
+
+    by_position: ClassVar[int] = 1
+    """How many fields are written without their name."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.length is None
+
+    @property
+    def is_bound(self) -> bool:
+        return all(is_steps(getattr(self, name)) for name in self.durations)
+
+    def resolve(self, clock: Clock) -> Self:
+        changed = {
+            name: _resolved(clock, f"{name} of {self.name}", value)
+            for name in self.durations
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **changed)  # type: ignore[type-var]
+
+    def fill(self, room: Steps) -> Schedule:
+        return replace(self, length=room)  # type: ignore[type-var]
+
+    def text(self) -> str:
+        return f"{self.name}({', '.join(self.arguments())})"
+
+    def arguments(self) -> Iterator[str]:
+        """Yield its arguments as text, those at their default left out."""
+        skipped = False
+        for i, field in enumerate(fields(self)):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value == field.default and type(value) is type(field.default):
+                skipped = True
+            elif i < self.by_position and not skipped:
+                yield written(value)
+            else:
+                yield f"{field.name}={written(value)}"
+
+
+class Endless(Kind):
+    """A kind without a length: it goes on for ever, or until another segment follows."""
+
+    __slots__ = ()
+
+    durations: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def length(self) -> None:
+        return None
+
+    def fill(self, room: Steps) -> Schedule:
+        from etude.schedules.wrappers import Take
+
+        return Take(self, room)
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def is_steps(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(is_steps, value))
+    return isinstance(value, int | float)
+
+
+def _resolved(clock: Clock, name: str, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(in_steps(clock, name, v) for v in value)
+    return in_steps(clock, name, value)

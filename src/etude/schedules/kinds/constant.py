@@ -1,0 +1,50 @@
+"""The fixed value."""
+
+# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from etude.schedules._base import Kind, is_steps
+from etude.schedules._numbers import Duration, duration, number
+from etude.schedules.registry import kind
+
+
+@kind("constant", "constant()", "constant(0.5)", "constant(length='10%')")
+@dataclass(frozen=True, slots=True, repr=False)
+class Constant(Kind):
+    """The same value at every step: s(t) = value.
+
+    Args:
+        value: The value.
+        length: Steps, or a duration with a unit; None goes on for ever, or takes what is left.
+
+    Raises:
+        BadValueError: The value is not finite, or the length is negative.
+
+    Examples:
+        >>> constant(0.5)(1_000_000)
+        0.5
+    """
+
+    value: float = 1.0
+    length: Duration | None = None
+
+    def __post_init__(self) -> None:
+        length = None if self.length is None else duration("length", self.length)
+        self.put(value=number("value", self.value), length=length)
+
+    def at(self, t: float) -> float:
+        return self.value
+
+    def on(self, t: Any, xp: Any) -> Any:
+        return xp.full_like(t, self.value)
+
+    @property
+    def is_bound(self) -> bool:
+        return self.length is None or is_steps(self.length)
+
+
+constant = Constant

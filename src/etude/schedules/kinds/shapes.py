@@ -1,0 +1,49 @@
+"""How a ramp moves from one value to another: the shape of its progress."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from etude.errors import BadValueError
+from etude.schedules._numbers import choice
+
+SHAPES = ("linear", "cosine", "exponential", "constant")
+"""Progress u in [0, 1] to value, from a at u = 0 to b at u = 1.
+
+linear: a + (b − a)·u. cosine: a + (b − a)·sin²(πu/2). exponential: a·(b/a)^u. constant: a.
+"""
+
+
+def shape_name(shape: object, start: float, end: float) -> str:
+    """Return the name of a shape that can join `start` and `end`."""
+    name = choice("shape", shape, SHAPES)
+    if name == "exponential" and not start * end > 0.0:
+        raise BadValueError(
+            f"an exponential shape from {start} to {end} is impossible: both must be above 0, "
+            "such as start=0.01"
+        )
+    return name
+
+
+def shape_at(shape: str, start: float, end: float, u: float) -> float:
+    """Return the value at progress u, 0 ≤ u < 1."""
+    if shape == "linear":
+        return start + (end - start) * u
+    if shape == "cosine":
+        return start + (end - start) * math.sin(0.5 * math.pi * u) ** 2
+    if shape == "exponential":
+        return float(start * (end / start) ** u)
+    return start
+
+
+def shape_on(shape: str, start: float, end: float, u: Any, xp: Any) -> Any:
+    """Return the values at an array of progress u."""
+    if shape == "linear":
+        return start + (end - start) * u
+    if shape == "cosine":
+        s = xp.sin(0.5 * math.pi * u)
+        return start + (end - start) * (s * s)
+    if shape == "exponential":
+        return start * (end / start) ** u
+    return xp.full_like(u, start)

@@ -1,0 +1,377 @@
+"""One schedule, changed: scaled, offset, clipped, repeated, stretched, shifted or cut."""
+
+# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from etude.errors import BadTypeError, BadValueError
+from etude.schedules._base import Schedule, is_steps
+from etude.schedules._numbers import (
+    LAST_STEP,
+    Duration,
+    Steps,
+    count,
+    duration,
+    exact,
+    number,
+    steps,
+    written,
+)
+from etude.schedules.algebra import member
+from etude.schedules.clock import Clock, in_steps
+
+
+class Wrapper(Schedule):
+    """A change of one schedule that leaves its length as it is, unless the change says so."""
+
+    __slots__ = ()
+    body: Schedule
+
+    @property
+    def parts(self) -> tuple[Schedule, ...]:
+        return (self.body,)
+
+    @property
+    def is_open(self) -> bool:
+        return self.body.is_open
+
+    @property
+    def is_bound(self) -> bool:
+        return self.body.is_bound
+
+    @property
+    def length(self) -> Any:
+        return self.body.length
+
+    def around(self, body: Schedule) -> Schedule:
+        """Return the same change of another body."""
+        return replace(self, body=body)  # type: ignore[type-var]
+
+    def resolve(self, clock: Clock) -> Schedule:
+        return self.around(self.body.resolve(clock))
+
+    def fill(self, room: Steps) -> Schedule:
+        return self.around(self.body.fill(room))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Scale(Wrapper):
+    """A schedule times a number k: `k * s`, k·s(t).
+
+    Args:
+        factor: The number k.
+        body: The schedule s.
+    """
+
+    factor: float
+    body: Schedule
+
+    precedence: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        self.put(factor=number("factor", self.factor), body=member("body", self.body))
+
+    def at(self, t: float) -> float:
+        return self.factor * self.body.at(t)
+
+    def on(self, t: Any, xp: Any) -> Any:
+        return self.factor * self.body.on(t, xp)
+
+    def text(self) -> str:
+        return f"{written(self.factor)} * {self.body.inside(4)}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Offset(Wrapper):
+    """A schedule plus a number c: `s + c`, s(t) + c.
+
+    Args:
+        body: The schedule s.
+        value: The number c.
+    """
+
+    body: Schedule
+    value: float
+
+    precedence: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        self.put(body=member("body", self.body), value=number("value", self.value))
+
+    def at(self, t: float) -> float:
+        return self.body.at(t) + self.value
+
+    def on(self, t: Any, xp: Any) -> Any:
+        return self.body.on(t, xp) + self.value
+
+    def text(self) -> str:
+        sign = "-" if self.value < 0.0 else "+"
+        return f"{self.body.inside(2)} {sign} {written(abs(self.value))}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Clip(Wrapper):
+    """A schedule kept within bounds: min(max(s(t), low), high).
+
+    Args:
+        body: The schedule s.
+        low: Lowest value, or None for no bound.
+        high: Highest value, or None for no bound.
+
+    Raises:
+        BadValueError: Neither bound is given, or low is above high.
+    """
+
+    body: Schedule
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.low, self.high
+        if low is None and high is None:
+            raise BadValueError("clip has neither low nor high: give at least one bound")
+        self.put(
+            body=member("body", self.body),
+            low=None if low is None else number("low", low),
+            high=None if high is None else number("high", high),
+        )
+        if low is not None and high is not None and low > high:
+            raise BadValueError(f"low is {low}, above high, which is {high}: exchange them")
+
+    def at(self, t: float) -> float:
+        y = self.body.at(t)
+        if self.low is not None and y < self.low:
+            return self.low
+        if self.high is not None and y > self.high:
+            return self.high
+        return y
+
+    def on(self, t: Any, xp: Any) -> Any:
+        return xp.clip(self.body.on(t, xp), self.low, self.high)
+
+    def text(self) -> str:
+        low = [] if self.low is None else [written(self.low)]
+        high = [] if self.high is None else [written(self.high) if low else f"high={self.high!r}"]
+        return f"{self.body.inside(4)}.clip({', '.join(low + high)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Repeat(Wrapper):
+    """A schedule started anew each time it ends: s(t mod L).
+
+    After the last time it holds the value at the end, s(L). An open body repeated n times takes
+    an n-th of what is left each time.
+
+    Args:
+        body: The schedule s, of length L > 0.
+        times: How often it runs; None for without end.
+
+    Raises:
+        BadValueError: The body has no length to repeat.
+    """
+
+    body: Schedule
+    times: int | None = None
+    period: Steps = field(init=False, compare=False)
+    end: Steps = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        body = member("body", self.body)
+        times = self.times if self.times is None else count("times", self.times)
+        if times is None and body.is_open:
+            raise BadValueError(
+                f"{body!r} has no length to repeat without end: give it a length, or say how "
+                "often, such as .repeat(3)"
+            )
+        period = body.length
+        if period == 0:
+            raise BadValueError(f"{body!r} has length 0; what is repeated must have a length")
+        end = LAST_STEP + 1 if times is None or period is None else period * times
+        self.put(body=body, times=times, period=period, end=end)
+
+    def at(self, t: float) -> float:
+        return self.body.at(t % self.period if t < self.end else self.period)
+
+    def on(self, t: Any, xp: Any) -> Any:
+        u = t % float(self.period)
+        if self.times is not None:
+            u = xp.where(t < self.end, u, xp.full_like(u, float(self.period)))
+        return self.body.on(u, xp)
+
+    @property
+    def is_open(self) -> bool:
+        return self.times is None or self.body.is_open
+
+    @property
+    def is_bound(self) -> bool:
+        return self.body.is_bound and not self.body.is_open
+
+    @property
+    def length(self) -> Steps | None:
+        return None if self.times is None or self.period is None else self.end
+
+    def fill(self, room: Steps) -> Schedule:
+        if self.times is None:
+            return Take(self, room)
+        share = room // self.times if room % self.times == 0 else room / self.times
+        return replace(self, body=self.body.fill(share))
+
+    def text(self) -> str:
+        times = "" if self.times is None else written(self.times)
+        return f"{self.body.inside(4)}.repeat({times})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Stretch(Wrapper):
+    """A schedule slowed down by a factor σ: s(t/σ).
+
+    Args:
+        body: The schedule s.
+        factor: σ > 0; 2 makes it twice as long.
+
+    Raises:
+        BadValueError: The factor is not positive.
+    """
+
+    body: Schedule
+    factor: float
+
+    def __post_init__(self) -> None:
+        self.put(body=member("body", self.body), factor=number("factor", self.factor, above=0.0))
+
+    def at(self, t: float) -> float:
+        return self.body.at(t / self.factor)
+
+    def on(self, t: Any, xp: Any) -> Any:
+        return self.body.on(t / self.factor, xp)
+
+    @property
+    def length(self) -> Steps | None:
+        inner = self.body.length
+        return None if inner is None else whole(float(exact(inner) * exact(self.factor)))
+
+    def fill(self, room: Steps) -> Schedule:
+        return self.around(self.body.fill(whole(float(exact(room) / exact(self.factor)))))
+
+    def text(self) -> str:
+        return f"{self.body.inside(4)}.stretch({written(self.factor)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Shift(Wrapper):
+    """A schedule delayed by d: s(max(t − d, 0)); with d < 0 it starts in its middle.
+
+    Args:
+        body: The schedule s.
+        by: The delay d: a duration, or a negative number of steps.
+
+    Raises:
+        BadValueError: The delay is not finite.
+    """
+
+    body: Schedule
+    by: Duration
+
+    durations: ClassVar[tuple[str, ...]] = ("by",)
+
+    def __post_init__(self) -> None:
+        ahead = not isinstance(self.by, str) and number("by", self.by) < 0.0
+        by = -steps("by", -self.by) if ahead else duration("by", self.by)  # type: ignore[operator]
+        self.put(body=member("body", self.body), by=by)
+
+    def at(self, t: float) -> float:
+        u: float = t - self.by  # type: ignore[operator]
+        return self.body.at(u if u > 0 else 0)
+
+    def on(self, t: Any, xp: Any) -> Any:
+        return self.body.on(xp.clip(t - self.by, 0.0, None), xp)
+
+    @property
+    def is_bound(self) -> bool:
+        return self.body.is_bound and is_steps(self.by)
+
+    @property
+    def length(self) -> Steps | None:
+        inner: Steps | None = self.body.length
+        if inner is None or isinstance(self.by, str):
+            return None
+        return max(inner + self.by, 0)
+
+    def resolve(self, clock: Clock) -> Schedule:
+        return Shift(self.body.resolve(clock), in_steps(clock, "by of shift", self.by))
+
+    def fill(self, room: Steps) -> Schedule:
+        assert not isinstance(self.by, str)
+        if self.by > room:
+            raise BadValueError(
+                f"the shift of {self!r} is longer than the {written(room)} steps there are"
+            )
+        return self.around(self.body.fill(room - self.by))
+
+    def text(self) -> str:
+        return f"{self.body.inside(4)}.shift({written(self.by)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Take(Wrapper):
+    """The first part of a schedule: s(min(t, L)).
+
+    Args:
+        body: The schedule s.
+        length: How much of it: the duration L.
+    """
+
+    body: Schedule
+    length: Duration
+
+    durations: ClassVar[tuple[str, ...]] = ("length",)
+
+    def __post_init__(self) -> None:
+        self.put(body=member("body", self.body), length=duration("length", self.length))
+
+    def at(self, t: float) -> float:
+        L: Any = self.length
+        return self.body.at(t if t < L else L)
+
+    def on(self, t: Any, xp: Any) -> Any:
+        return self.body.on(xp.clip(t, 0.0, float(self.length)), xp)
+
+    @property
+    def is_open(self) -> bool:
+        return False
+
+    @property
+    def is_bound(self) -> bool:
+        return self.body.is_bound and is_steps(self.length)
+
+    def resolve(self, clock: Clock) -> Schedule:
+        return take(self.body.resolve(clock), in_steps(clock, "length of take", self.length))
+
+    def text(self) -> str:
+        return f"{self.body.inside(4)}.take({written(self.length)})"
+
+
+def take(body: Schedule, length: Duration) -> Schedule:
+    """Return the first `length` steps of a schedule.
+
+    A body that only lacks a length gets this one; so `cosine().take(100)` is `cosine(100)`.
+    """
+    if not isinstance(body, Schedule):
+        raise BadTypeError(f"body is {body!r}; it must be a schedule")
+    wanted = duration("length", length)
+    if body.is_open and not isinstance(wanted, str) and not body.has_units:
+        return body.fill(wanted) if not body.is_bound else _cut(body, wanted)
+    return body if body.length == wanted else Take(body, wanted)
+
+
+def _cut(body: Schedule, length: Steps) -> Schedule:
+    filled = body.fill(length)
+    return filled if filled.length == length else Take(filled, length)
+
+
+def whole(x: float) -> Steps:
+    """Return `x` as an int where it is whole."""
+    return int(x) if x.is_integer() else x
