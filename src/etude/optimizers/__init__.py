@@ -1,0 +1,18 @@
+"""How a gradient becomes an update: the table of optimizers, and `build`."""
+
+from typing import TYPE_CHECKING, Any
+
+from etude.optimizers.table import ROWS, OptimizerRow, get
+
+if TYPE_CHECKING:
+    from etude.optimizers.factory import build
+
+__all__ = ["ROWS", "OptimizerRow", "build", "get"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "build":  # loads torch, which reading the table must not
+        from etude.optimizers.factory import build
+
+        return build
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

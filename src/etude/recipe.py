@@ -1,0 +1,331 @@
+"""A Recipe says how to learn: the frozen join of optimizer, rate, schedule and length."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
+
+from etude import files, optimizers
+from etude.errors import BadTypeError, BadValueError, EtudeError
+from etude.schedules import Clock, Schedule, parse
+
+FORMAT = 1
+"""The version of the recipe file; a newer file is refused, never half understood."""
+
+
+class RecipeError(BadValueError):
+    """A field of a recipe is unknown, of the wrong kind, or out of bounds."""
+
+
+@dataclass(frozen=True)
+class OptimizerChoice:
+    """An optimizer's name and the hyperparameters that differ from torch's defaults.
+
+    >>> OptimizerChoice.of({"name": "sgd", "momentum": 0.9})
+    OptimizerChoice('sgd', momentum=0.9)
+    """
+
+    name: str
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked = optimizers.get(self.name).check(self.hyperparameters)
+        object.__setattr__(self, "hyperparameters", MappingProxyType(checked))
+
+    @classmethod
+    def of(cls, value: object) -> OptimizerChoice:
+        """Return the choice meant by a name or a table of a name and hyperparameters."""
+        if isinstance(value, OptimizerChoice):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if isinstance(value, Mapping):
+            table = dict(value)
+            name = table.pop("name", None)
+            if isinstance(name, str):
+                return cls(name, table)
+        raise BadTypeError(
+            f"optimizer={value!r}: give a name, or a table such as "
+            '{"name": "sgd", "momentum": 0.9}'
+        )
+
+    def plain(self) -> str | dict[str, Any]:
+        """Return the shortest form: the name alone where nothing else is set."""
+        if not self.hyperparameters:
+            return self.name
+        values = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in self.hyperparameters.items()
+        }
+        return {"name": self.name, **values}
+
+    def value(self, name: str) -> Any:
+        """Return a hyperparameter's value in force: set, or torch's default."""
+        return optimizers.get(self.name).value(self.hyperparameters, name)
+
+    def __repr__(self) -> str:
+        values = "".join(f", {k}={v!r}" for k, v in self.hyperparameters.items())
+        return f"OptimizerChoice({self.name!r}{values})"
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.hyperparameters.items())))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OptimizerChoice, (self.name, dict(self.hyperparameters))
+
+
+def _schedule(value: object) -> Schedule:
+    return value if isinstance(value, Schedule) else parse(value)  # type: ignore[arg-type]
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise BadTypeError(f"{value!r} is not a number")
+    return value
+
+
+def _length(value: object) -> int | str:
+    """Check a run's length: a count of updates, or text with a unit other than percent."""
+    if isinstance(value, str):
+        if value.strip().endswith("%"):
+            raise BadValueError(f"steps={value!r}: a share of what? Give steps, epochs or samples")
+        Clock(steps_per_epoch=1, samples_per_step=1, tokens_per_step=1).steps(value)
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadTypeError(f"steps={value!r}: give a whole number, or text such as '20 epochs'")
+    if value < 1:
+        raise BadValueError(f"steps={value!r} is out of bounds: give at least 1")
+    return value
+
+
+ScheduleField = Annotated[Schedule, BeforeValidator(_schedule), PlainSerializer(repr)]
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+
+
+class Recipe(BaseModel):
+    """How to learn. Frozen and validated; equal recipes train to the same bits.
+
+    Attributes:
+        optimizer: A name of `etude.optimizers`, or a table of a name and hyperparameters; what
+            is not named keeps torch's own default.
+        lr: The peak of the learning rate. Update t uses `lr * schedule(t)`.
+        schedule: The shape that multiplies `lr`, as a Schedule or its text.
+        schedules: For other hyperparameters ('momentum', 'weight_decay', 'eps', ...): the value
+            itself over the steps.
+        steps: Length in optimizer updates, or with a unit: '20 epochs', '1e6 samples'.
+        batch_size: Samples in one batch; None takes 64, or a DataLoader's own.
+        accumulate: Batches whose gradients are averaged into one update.
+        clip_norm: Largest 2-norm of the gradient over all parameters; None does not clip.
+        clip_value: Largest magnitude of any one entry of the gradient; None does not clip.
+        precision: 'float32', or 'bfloat16' for autocast around the forward pass.
+        seed: The only source of randomness: weights, data order, dropout.
+
+    Raises:
+        RecipeError: If a field is unknown or out of bounds; the message names the fix.
+
+    >>> recipe = Recipe(optimizer="adamw", lr=3e-3, steps=2_000)
+    >>> recipe.replace(lr=1e-3).lr
+    0.001
+    >>> Recipe.from_toml(recipe.to_toml()) == recipe
+    True
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    optimizer: Annotated[
+        OptimizerChoice, BeforeValidator(OptimizerChoice.of), PlainSerializer(OptimizerChoice.plain)
+    ] = OptimizerChoice("adamw")
+    lr: Positive = 1e-3
+    schedule: ScheduleField = Field(default_factory=lambda: parse("warmup('5%') >> cosine()"))
+    schedules: Mapping[str, ScheduleField] = Field(default_factory=dict)
+    steps: Annotated[int | str, BeforeValidator(_length)] = "20 epochs"
+    batch_size: Count | None = None
+    accumulate: Count = 1
+    clip_norm: Positive | None = None
+    clip_value: Positive | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**63)] = 0
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise RecipeError("; ".join(map(_explain, error.errors()))) from None
+
+    @field_validator("schedules", mode="after")
+    @classmethod
+    def _freeze(cls, value: Mapping[str, Schedule]) -> Mapping[str, Schedule]:
+        return MappingProxyType(dict(sorted(value.items())))
+
+    def model_post_init(self, _: Any) -> None:
+        """Check what concerns more than one field."""
+        known = optimizers.get(self.optimizer.name).hyperparameters
+        for name in self.schedules:
+            if name == "lr":
+                raise BadValueError("schedules['lr']: the rate's own shape is the field 'schedule'")
+            if name not in known and name != "momentum":
+                usable = ", ".join(known)
+                raise BadValueError(
+                    f"schedules[{name!r}]: {self.optimizer.name} has no such hyperparameter; "
+                    f"it has {usable}"
+                )
+            if name == "momentum" and "momentum" not in known and "betas" not in known:
+                raise BadValueError(f"schedules['momentum']: {self.optimizer.name} has no momentum")
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a recipe with some fields changed, validated again."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**fields, **changes})
+
+    def plain(self) -> dict[str, Any]:
+        """Return the fields as plain values, those that are None or empty left out."""
+        fields = {
+            "optimizer": self.optimizer.plain(),
+            "lr": self.lr,
+            "schedule": repr(self.schedule),
+            "schedules": {name: repr(s) for name, s in self.schedules.items()},
+            **{
+                name: getattr(self, name)
+                for name in type(self).model_fields
+                if name not in ("optimizer", "lr", "schedule", "schedules")
+            },
+        }
+        return {name: value for name, value in fields.items() if value not in (None, {})}
+
+    @property
+    def digest(self) -> str:
+        """A stable short hash: of the fields that differ from their defaults.
+
+        >>> Recipe(lr=0.1).digest == Recipe(lr=0.1).digest != Recipe(lr=0.2).digest
+        True
+        """
+        default = Recipe().plain()
+        changed = {k: v for k, v in self.plain().items() if default.get(k) != v}
+        text = json.dumps(changed, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """Return the recipe as JSON."""
+        return json.dumps({"version": FORMAT, **self.plain()}, indent=1)
+
+    def to_toml(self) -> str:
+        """Return the recipe as TOML."""
+        return tomli_w.dumps({"version": FORMAT, **self.plain()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a recipe from JSON.
+
+        Raises:
+            RecipeError: If the text is damaged, has an unknown key, or is of a newer version.
+        """
+        try:
+            return cls._from_table(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"the recipe is not valid JSON: {error}") from error
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Read a recipe from TOML.
+
+        Raises:
+            RecipeError: If the text is damaged, has an unknown key, or is of a newer version.
+        """
+        try:
+            return cls._from_table(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"the recipe is not valid TOML: {error}") from error
+
+    @classmethod
+    def _from_table(cls, table: object) -> Self:
+        if not isinstance(table, dict):
+            raise RecipeError(f"a recipe is a table of fields, not a {type(table).__name__}")
+        version = table.pop("version", FORMAT)
+        if version != FORMAT:
+            newer = isinstance(version, int) and version > FORMAT
+            fix = "upgrade etude to read it" if newer else f"write version = {FORMAT}"
+            raise RecipeError(f"the recipe is of version {version!r}, this is {FORMAT}: {fix}")
+        return cls(**table)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a recipe from a .toml or .json file.
+
+        Raises:
+            StorageError: If the file cannot be read.
+            RecipeError: If what it holds is not a recipe; the message names the file.
+        """
+        path = Path(path)
+        text = files.read_text(path, "the recipe")
+        try:
+            return cls.from_json(text) if path.suffix == ".json" else cls.from_toml(text)
+        except EtudeError as error:
+            raise RecipeError(f"{path}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe to a .toml or .json file, atomically."""
+        path = Path(path)
+        files.write_text(path, self.to_json() if path.suffix == ".json" else self.to_toml())
+
+    def to_pytorch(self, steps: int) -> str:
+        """Return the recipe as code for a plain PyTorch loop of `steps` updates.
+
+        Args:
+            steps: The number of updates, to which the schedules are bound.
+        """
+        class_name = optimizers.get(self.optimizer.name).factory.partition(":")[2]
+        values = "".join(f", {k}={v!r}" for k, v in self.optimizer.hyperparameters.items())
+        lines = [
+            "import torch",
+            "from etude.schedules import parse",
+            "",
+            f"optimizer = torch.optim.{class_name}(model.parameters(), lr={self.lr:.6g}{values})",
+            f"shape = parse({repr(self.schedule)!r}).over({steps})",
+            "scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)",
+        ]
+        return "\n".join(lines)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_json, (self.to_json(),)
+
+
+def _explain(error: Any) -> str:
+    """Turn one of pydantic's errors into a message with the value, the bound and the fix."""
+    name = ".".join(str(part) for part in error["loc"] if part not in ("function-before", "int"))
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, EtudeError):
+        return str(cause) if str(cause).startswith(name) or not name else f"{name}: {cause}"
+    if error["type"] == "extra_forbidden":
+        known = list(Recipe.model_fields)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"unknown field {name!r} in the recipe: {hint}Known: {', '.join(known)}"
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    return f"{name}={error['input']!r} is out of bounds: {message}"

@@ -1,0 +1,1 @@
+"""Task + Recipe -> Record: the plain loop, evaluation, checkpoints."""

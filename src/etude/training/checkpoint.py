@@ -1,0 +1,114 @@
+"""Checkpoints: safetensors and JSON, written atomically, checked by a digest when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from etude import files
+from etude.errors import StorageError
+from etude.training.state_tree import flatten, unflatten
+
+FORMAT = 1
+KEPT = 2
+"""Checkpoints kept: the newest, and the one before it for the day the newest is damaged."""
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write the checkpoint of one step; then drop all but the two newest.
+
+    The tensors are written first, the JSON with their digest last: a checkpoint exists once its
+    JSON does.
+
+    Raises:
+        StorageError: If it cannot be written; earlier checkpoints are left as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tree, tensors = flatten(state)
+    path = folder / f"step-{step:012d}.safetensors"
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    files.write_atomic(path, write)
+    body = {"step": step, "tensors": _digest(path), "state": tree}
+    files.write_json(
+        path.with_suffix(".json"), {"version": FORMAT, "sha256": _digest_json(body), "body": body}
+    )
+    kept = {f"step-{step:012d}" for step in _steps(folder)[:KEPT]}
+    for old in folder.glob("step-*"):
+        if old.stem not in kept:
+            old.unlink(missing_ok=True)
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """Return the newest whole state, None where there is no checkpoint.
+
+    A damaged or half-written checkpoint is named in a warning, and the one before it is used.
+
+    Raises:
+        StorageError: If there are checkpoints and none of them is whole.
+    """
+    damaged = []
+    for step in _steps(folder):
+        try:
+            state = _load(folder / f"step-{step:012d}.json")
+        except StorageError as error:
+            damaged.append(str(error))
+            continue
+        for message in damaged:
+            warnings.warn(f"{message}; going on from step {step} instead", stacklevel=2)
+        return state
+    if damaged:
+        raise StorageError(f"no checkpoint in {str(folder)!r} is whole: {'; '.join(damaged)}")
+    return None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content = files.read_json(path, "checkpoint")
+    if not isinstance(content, dict):
+        raise StorageError(f"checkpoint {str(path)!r} is damaged: it is not a table")
+    tensors = path.with_suffix(".safetensors")
+    if content.get("version") != FORMAT:
+        raise StorageError(
+            f"checkpoint {str(path)!r} is of version {content.get('version')!r}, this Etude "
+            f"reads {FORMAT}: use the Etude that wrote it"
+        )
+    body = content.get("body")
+    if not isinstance(body, dict) or _digest_json(body) != content.get("sha256"):
+        raise StorageError(f"checkpoint {str(path)!r} is damaged: its digest does not match")
+    if not tensors.is_file():
+        raise StorageError(f"checkpoint {str(path)!r} has lost its tensors, {tensors.name}")
+    if _digest(tensors) != body["tensors"]:
+        raise StorageError(f"checkpoint {str(tensors)!r} is damaged: its digest does not match")
+    state = unflatten(body["state"], load_file(tensors))
+    assert isinstance(state, dict)
+    return state
+
+
+def _steps(folder: Path) -> list[int]:
+    """Return the steps that have a checkpoint's JSON, newest first."""
+    found = (path.stem.removeprefix("step-") for path in folder.glob("step-*.json"))
+    return sorted((int(step) for step in found if step.isdigit()), reverse=True)
+
+
+def _digest_json(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError(f"cannot read {str(path)!r}: {error.strerror}") from error

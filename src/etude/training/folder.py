@@ -1,0 +1,73 @@
+"""The run folder: which file is what, and who may write there."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_model as save_module
+from torch import nn
+
+from etude import files
+from etude.errors import StorageError
+from etude.recipe import Recipe
+
+RECIPE = "recipe.toml"
+CHECKPOINTS = "checkpoints"
+MODEL = "model.safetensors"
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Take a folder for a new run.
+
+    Raises:
+        StorageError: If the folder cannot be written, or already holds a run.
+    """
+    files.make_folder(folder)
+    if (folder / RECIPE).exists():
+        raise StorageError(
+            f"{str(folder)!r} already holds a run: resume it, or choose another folder"
+        )
+    recipe.save(folder / RECIPE)
+
+
+def kept_recipe(folder: Path, recipe: Recipe | None) -> Recipe:
+    """Return the recipe of the run that a folder holds.
+
+    Args:
+        folder: The run folder to go on with.
+        recipe: The recipe asked for, if any: another one is refused.
+
+    Raises:
+        StorageError: If the folder holds no run, or one of another recipe.
+    """
+    path = folder / RECIPE
+    if not path.exists():
+        raise StorageError(f"{str(folder)!r} holds no run to resume: there is no {RECIPE} in it")
+    kept = Recipe.load(path)
+    if recipe is not None and recipe != kept:
+        ours, theirs = recipe.plain(), kept.plain()
+        changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        raise StorageError(
+            f"{str(folder)!r} holds a run of another recipe (other {', '.join(changed)}): "
+            "leave the recipe out to go on with the run's own"
+        )
+    return kept
+
+
+def save_model(model: nn.Module, folder: Path) -> None:
+    """Write a model's weights to `model.safetensors`; tied weights are kept once."""
+
+    def write(temporary: Path) -> None:
+        try:
+            save_module(model, str(temporary))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    files.write_atomic(folder / MODEL, write)
+
+
+def quoted(folder: Path) -> str:
+    """Return the folder as it can be pasted into a shell."""
+    return shlex.quote(str(folder))

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM as a question the loop asks between two updates."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop, and how."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C or SIGTERM into a request; the second one interrupts at once.
+
+    Outside the main thread, where Python allows no signal handlers, nothing is changed and the
+    request stays false.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request:
+            raise KeyboardInterrupt
+        request.signal = signal.Signals(number)
+
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,209 @@
+"""A Record is what happened: values per step, evaluations, status, cost, environment."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from etude import files
+from etude.errors import StorageError
+from etude.recipe import Recipe
+
+Status = Literal["finished", "diverged", "stopped"]
+Series = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good the model was on the validation data after `step` updates.
+
+    Attributes:
+        step: Updates done.
+        loss: Mean loss over the validation samples.
+        metric: The task's metric, None where it has none.
+        parts: Mean loss of fixed slices of the validation data, in order: two evaluations of
+            one task can be compared slice by slice.
+    """
+
+    step: int
+    loss: float
+    metric: float | None = None
+    parts: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run cost: optimizer updates, gradients of single samples, and wall-clock seconds."""
+
+    steps: int
+    gradients: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What happened when a Recipe was run on a Task.
+
+    Attributes:
+        task: The task's name.
+        recipe: The recipe that was run.
+        status: 'finished', 'diverged' (a NaN or Inf ended it), or 'stopped' before its end.
+        reason: Why it did not finish, with the step; empty if it did.
+        length: Updates in the full run.
+        metric: The name of the task's metric, None where it has none.
+        series: Values per update: 'loss' and 'lr', 'grad_norm' where the norm was clipped, and
+            one for each probe.
+        evaluations: On the validation data, in order.
+        cost: In updates, gradients and seconds.
+        environment: Versions, device and threads.
+        model: The trained network. In memory only; a run folder keeps it beside the record.
+    """
+
+    task: str
+    recipe: Recipe
+    status: Status
+    reason: str
+    length: int
+    metric: str | None
+    series: Series
+    evaluations: tuple[Evaluation, ...]
+    cost: Cost
+    environment: Mapping[str, Any]
+    model: Any = field(default=None, repr=False)
+
+    @property
+    def valid_loss(self) -> float:
+        """The last validation loss; infinite if the run diverged or was never evaluated."""
+        if self.status == "diverged" or not self.evaluations:
+            return math.inf
+        return self.evaluations[-1].loss
+
+    @property
+    def valid_metric(self) -> float | None:
+        """The last value of the task's metric."""
+        return self.evaluations[-1].metric if self.evaluations else None
+
+    def plain(self) -> dict[str, Any]:
+        """Return all but the series and the model as plain values that JSON can hold."""
+        return {
+            "task": self.task,
+            "recipe": self.recipe.plain(),
+            "status": self.status,
+            "reason": self.reason,
+            "length": self.length,
+            "metric": self.metric,
+            "evaluations": [
+                {"step": e.step, "loss": to_json(e.loss), "metric": to_json(e.metric)}
+                for e in self.evaluations
+            ],
+            "cost": asdict(self.cost),
+            "environment": dict(self.environment),
+        }
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Return the series, and the evaluations' parts as rows of 'valid_parts'."""
+        arrays = {name: np.ascontiguousarray(values) for name, values in self.series.items()}
+        if self.evaluations and self.evaluations[0].parts:
+            arrays["valid_parts"] = np.array([e.parts for e in self.evaluations])
+        return arrays
+
+    @classmethod
+    def from_plain(
+        cls, plain: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]]
+    ) -> Record:
+        """Rebuild a record from `plain()` and `arrays()`."""
+        series = dict(arrays)
+        rows = series.pop("valid_parts", None)
+        parts = (
+            [tuple(r.tolist()) for r in rows]
+            if rows is not None
+            else [()] * len(plain["evaluations"])
+        )
+        return cls(
+            task=plain["task"],
+            recipe=Recipe(**plain["recipe"]),
+            status=plain["status"],
+            reason=plain["reason"],
+            length=plain["length"],
+            metric=plain["metric"],
+            series=series,
+            evaluations=tuple(
+                Evaluation(e["step"], from_json(e["loss"]), _optional(e["metric"]), p)
+                for e, p in zip(plain["evaluations"], parts, strict=True)
+            ),
+            cost=Cost(**plain["cost"]),
+            environment=plain["environment"],
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write `record.json` and `series.safetensors`, each atomically."""
+        content = save(self.arrays())
+        files.write_atomic(folder / "series.safetensors", lambda path: write_bytes(path, content))
+        files.write_json(folder / "record.json", self.plain())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Record:
+        """Read a record from a run folder.
+
+        Raises:
+            StorageError: If a file is missing or damaged; the message names it.
+        """
+        folder = Path(folder)
+        plain = files.read_json(folder / "record.json", "the record")
+        try:
+            return cls.from_plain(plain, load_file(folder / "series.safetensors"))
+        except Exception as error:
+            raise StorageError(f"the record in {str(folder)!r} is damaged: {error}") from error
+
+    def without_model(self) -> Record:
+        """Return the record alone, for keeping many."""
+        return replace(self, model=None)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes to a file."""
+    path.write_bytes(content)
+
+
+def to_json(value: float | None) -> float | str | None:
+    """Return a number as JSON can hold it: 'nan', 'inf' and '-inf' as text."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def from_json(value: float | str) -> float:
+    """Undo `to_json`."""
+    return float(value)
+
+
+def _optional(value: float | str | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what a figure depends on besides the recipe: versions, device, threads."""
+    import torch
+
+    try:
+        own = version("etude")
+    except PackageNotFoundError:
+        own = "unknown"
+    return {
+        "etude": own,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }

@@ -1,0 +1,122 @@
+"""`train`: one Task, one Recipe, one Record; saved as it goes and resumable to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from etude.errors import BadValueError, Interrupted
+from etude.recipe import Recipe
+from etude.tasks.task import Task
+from etude.training import checkpoint
+from etude.training.folder import CHECKPOINTS, claim, kept_recipe, quoted, save_model
+from etude.training.interrupt import stop_on_signal
+from etude.training.keeper import Keeper
+from etude.training.record import Record
+from etude.training.run import Probe, Run
+
+
+def train(
+    task: Task,
+    recipe: Recipe | None = None,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    evaluations: int = 20,
+    checkpoint_every: int | str = "5%",
+    probes: Mapping[str, Probe] | None = None,
+    on_step: Callable[[Run], None] | None = None,
+) -> Record:
+    """Train a task's model by a recipe and return the record, with the trained model.
+
+    The user's model, generators and the global random state are left as they were. A NaN or Inf
+    ends the run as 'diverged'; it is no error.
+
+    Args:
+        task: What to learn.
+        recipe: How; None takes the task's defaults, or what the folder holds when resuming.
+        folder: Where to keep recipe, record, series, checkpoints and the trained model. With a
+            folder, Ctrl-C and SIGTERM save and leave; without one nothing is written.
+        resume: Go on from the newest checkpoint in `folder`; the result equals that of a run
+            that was never interrupted, to the bit.
+        device: Where to train; None takes the model's own device, else an accelerator.
+        evaluations: How often to evaluate over the run, besides the one before it.
+        checkpoint_every: Updates between checkpoints, or with a unit ('5%', '1 epochs').
+        probes: Named functions of the run, measured at every update; each becomes a series.
+        on_step: Called after every update, for instance to show progress.
+
+    Returns:
+        The record; `record.model` is the trained network.
+
+    Raises:
+        TaskError: If model, data and loss do not fit together.
+        BadValueError: If a value of the recipe does not fit the task.
+        StorageError: If the folder cannot be written, or holds another run.
+        Interrupted: After Ctrl-C or SIGTERM; the message says how to resume.
+
+    >>> from torch.nn.functional import mse_loss
+    >>> x = torch.linspace(-1, 1, 64)[:, None]
+    >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
+    >>> train(task, Recipe(lr=0.1, steps=50, batch_size=16)).status
+    'finished'
+    """
+    if evaluations < 1:
+        raise BadValueError(f"evaluations={evaluations}: give at least 1, the one at the end")
+    home = None if folder is None else Path(folder)
+    if resume:
+        if home is None:
+            raise BadValueError("resume=True needs folder=, the run folder to go on from")
+        recipe = kept_recipe(home, recipe)
+    run = Run(task, recipe or Recipe(**task.defaults), device=device, probes=probes)
+    state = checkpoint.load_newest(home / CHECKPOINTS) if home is not None and resume else None
+    if state is None:
+        run.check()
+    else:
+        run.load(state)
+    looks = {round(run.length * i / evaluations) for i in range(evaluations + 1)}
+    if home is None:
+        _walk(run, looks, on_step)
+        return run.record()
+    every = max(1, round(run.clock.steps(checkpoint_every)))
+    if not resume:
+        claim(home, run.recipe)
+    _walk_and_keep(run, looks, on_step, home, every)
+    return run.record()
+
+
+def _walk(
+    run: Run,
+    marks: set[int],
+    on_step: Callable[[Run], None] | None,
+    stop: Callable[[], bool] = bool,
+) -> None:
+    """Train from mark to mark and evaluate at each, to the end or until `stop()`."""
+    while True:
+        if run.step in marks:
+            run.evaluate()
+        if run.diverged or run.step >= run.length or stop():
+            return
+        mark = min((m for m in marks if m > run.step), default=run.length)
+        run.advance(mark, stop=stop, on_step=on_step)
+
+
+def _walk_and_keep(
+    run: Run, looks: set[int], on_step: Callable[[Run], None] | None, folder: Path, every: int
+) -> None:
+    """Train in a folder: save as it goes, on a signal, on an error, and at the end."""
+    keeper = Keeper(run, folder, every, on_step)
+    again = f"etude train --resume {quoted(folder)}"
+    with stop_on_signal() as request:
+        with keeper.rescue(again):
+            _walk(run, looks, keeper.after_step, stop=lambda: bool(request))
+        keeper.save()
+        if request.signal and run.status == "stopped":
+            raise Interrupted(
+                f"stopped by {request.signal.name} after update {run.step} of {run.length}; the "
+                f"state is saved. Go on with: {again}"
+            )
+    if run.status == "finished":
+        save_model(run.model, folder)
