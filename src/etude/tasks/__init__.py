@@ -1,0 +1,34 @@
+"""What to learn: `Task`, the table of named tasks, and tasks in the user's own files.
+
+Importing this room loads neither torch nor any data: each name is loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etude.tasks.reference import load
+    from etude.tasks.table import TaskRow, get, rows
+    from etude.tasks.task import Task
+
+__all__ = ["Task", "TaskRow", "get", "load", "rows"]
+
+_HOMES = {
+    "Task": "etude.tasks.task",
+    "TaskRow": "etude.tasks.table",
+    "get": "etude.tasks.table",
+    "load": "etude.tasks.reference",
+    "rows": "etude.tasks.table",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,86 @@
+"""Patches of two photographs: from which picture, and from which height in it, does one come?
+
+Classes are picture × band, bands of equal height from top to bottom. Colour and texture tell
+sky from roofs and petals from leaves, though never for every patch. Training and validation
+patches lie in strips of columns that do not touch, every fifth strip being held out.
+
+Source: china.jpg and flower.jpg, CC BY, shipped in scikit-learn.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from etude.errors import MissingExtraError
+from etude.tasks.bundled.examples import Examples, standardise
+from etude.tasks.checks import whole
+
+PICTURES = ("china.jpg", "flower.jpg")
+STRIP = 64
+HOLD_OUT = 5
+"""Strips are 64 pixels wide, and the middle one of every five is held out."""
+
+
+@cache
+def _load() -> tuple[Tensor, ...]:
+    from sklearn.datasets import load_sample_image
+
+    try:
+        pictures = [load_sample_image(name) for name in PICTURES]
+    except ImportError as error:
+        raise MissingExtraError(
+            "the patches tasks read JPEG pictures, which needs pillow: pip install pillow"
+        ) from error
+    return tuple(torch.tensor(p).permute(2, 0, 1).float() / 255 for p in pictures)
+
+
+def held_out(strip: int) -> bool:
+    """Return whether the strip of columns with this number holds validation patches.
+
+    >>> [strip for strip in range(10) if held_out(strip)]
+    [2, 7]
+    """
+    return strip % HOLD_OUT == HOLD_OUT // 2
+
+
+def _cut(picture: Tensor, size: int, bands: int) -> tuple[Tensor, Tensor]:
+    """Return patches (N, 3, size, size), half overlapping, and the band that holds each.
+
+    A patch that lies across the border of two bands has no one answer, and is left out.
+    """
+    height, stride = picture.shape[1], max(size // 2, 1)
+    grid = picture.unfold(1, size, stride).unfold(2, size, stride).permute(1, 2, 0, 3, 4)
+    top = torch.arange(grid.shape[0]) * stride
+    first, last = top * bands // height, (top + size - 1) * bands // height
+    inside = first == last
+    labels = first[inside, None].expand(-1, grid.shape[1])
+    return grid[inside].flatten(0, 1), labels.flatten()
+
+
+def origin(*, size: int = 16, bands: int = 4) -> Examples:
+    """Return patches (N, 3, size, size), and labels picture · bands + band, (N,).
+
+    Args:
+        size: Pixels along each side of a patch, from 4 to 64.
+        bands: Heights to tell apart in each picture, from 1 to 6.
+
+    >>> origin().train[0].shape, origin().valid[0].shape, origin().facts["outputs"]
+    (torch.Size([5152, 3, 16, 16]), torch.Size([1288, 3, 16, 16]), 8)
+    """
+    whole("size", size, least=4, most=STRIP)
+    whole("bands", bands, most=6)
+    parts: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}
+    for number, picture in enumerate(_load()):
+        for strip in range(picture.shape[2] // STRIP):
+            columns = picture[:, :, strip * STRIP : (strip + 1) * STRIP]
+            patches, labels = _cut(columns, size, bands)
+            parts[held_out(strip)].append((patches, labels + number * bands))
+    (x, y), (held, answers) = (
+        [torch.cat(tensors) for tensors in zip(*parts[part], strict=True)] for part in (False, True)
+    )
+    x, held = standardise(x, held, axes=(0, 2, 3))
+    facts = {"inputs": 3 * size**2, "channels": 3, "size": size, "outputs": bands * len(PICTURES)}
+    return Examples((x, y), (held, answers), facts)

@@ -1,0 +1,94 @@
+"""Checks of the options that models and data take: each error names value, bound and fix."""
+
+from __future__ import annotations
+
+import math
+
+from etude.errors import BadTypeError, BadValueError
+
+
+def whole(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:
+    """Return `value` if it is a whole number within [least, most].
+
+    Args:
+        name: The option's name, for the message.
+        value: What was given; a bool is not a number.
+        least: The smallest value allowed.
+        most: The largest value allowed; None for no bound.
+
+    Raises:
+        BadTypeError: If it is not an int.
+        BadValueError: If it lies outside the bounds.
+
+    >>> whole("depth", 2)
+    2
+    """
+    bound = f"at least {least}" if most is None else f"from {least} to {most}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadTypeError(
+            f"{name}={value!r} is a {type(value).__name__}: give a whole number, {bound}"
+        )
+    if value < least or (most is not None and value > most):
+        raise BadValueError(f"{name}={value} is out of bounds: give a whole number, {bound}")
+    return value
+
+
+def share(name: str, value: object, *, open_low: bool = False) -> float:
+    """Return `value` as a float if it lies in [0, 1), or in (0, 1) with `open_low`.
+
+    Raises:
+        BadTypeError: If it is not a number.
+        BadValueError: If it is NaN or outside the interval.
+
+    >>> share("dropout", 0.5)
+    0.5
+    """
+    bound = "above 0 and below 1" if open_low else "at least 0 and below 1"
+    number = real(name, value, bound)
+    if not (0 < number < 1 or (number == 0 and not open_low)):
+        raise BadValueError(f"{name}={value} is out of bounds: give a number {bound}")
+    return number
+
+
+def amount(name: str, value: object) -> float:
+    """Return `value` as a float if it is a finite number of at least 0.
+
+    Raises:
+        BadTypeError: If it is not a number.
+        BadValueError: If it is negative, NaN or infinite.
+
+    >>> amount("noise", 1)
+    1.0
+    """
+    bound = "that is finite and at least 0"
+    number = real(name, value, bound)
+    if not (math.isfinite(number) and number >= 0):
+        raise BadValueError(f"{name}={value} is out of bounds: give a number {bound}")
+    return number
+
+
+def real(name: str, value: object, bound: str) -> float:
+    """Return `value` as a float if it is a number; `bound` ends the message's advice.
+
+    Raises:
+        BadTypeError: If it is not a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadTypeError(f"{name}={value!r} is a {type(value).__name__}: give a number {bound}")
+    return float(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """Return `value` if it is True or False.
+
+    Raises:
+        BadTypeError: If it is anything else: 1 or 'yes' is more likely a slip than a wish.
+
+    >>> flag("residual", True)
+    True
+    """
+    if not isinstance(value, bool):
+        raise BadTypeError(
+            f"{name}={value!r} is a {type(value).__name__}: give true or false (True, False)"
+        )
+    return value

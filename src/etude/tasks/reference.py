@@ -1,0 +1,221 @@
+"""Tasks by reference: a name in the table, `file.py:name`, or `package.module:name`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from etude.errors import BadTypeError, EtudeError, TaskError, unknown_name
+from etude.tasks.table import get
+from etude.tasks.task import Task
+
+
+def load(reference: str, **options: Any) -> Task:
+    """Return the task that a reference names.
+
+    Args:
+        reference: A name in the table ('digits-cnn'), 'path/to/file.py:name', or
+            'package.module:name'. The object named is a Task, or a function that returns one.
+        options: Passed on to the function.
+
+    Raises:
+        UnknownNameError: If the name or an option is unknown.
+        TaskError: If the file or module is missing or fails, or the object is no task.
+        BadTypeError: If the reference is not text.
+
+    >>> load("cancer-mlp", depth=3).name
+    'cancer-mlp'
+    """
+    if not isinstance(reference, str):
+        raise BadTypeError(
+            f"a task reference is a text such as 'digits-cnn' or 'file.py:task', "
+            f"not a {type(reference).__name__}"
+        )
+    place, colon, name = reference.rpartition(":")
+    is_file = _is_file(place if colon else name)
+    if not colon:
+        if is_file:
+            raise TaskError(
+                f"task {reference!r} does not say which object in the file: "
+                f"give {reference + ':name'!r}"
+            )
+        return get(reference, **options)
+    if not place or not name.isidentifier():
+        raise TaskError(
+            f"task {reference!r} cannot be read: give 'name', 'path/to/file.py:name' or "
+            "'package.module:name'"
+        )
+    if is_file:
+        path = Path(place).expanduser()
+        with _importable(path.parent):
+            return _task(reference, _run_file(path), name, options)
+    with _importable(Path.cwd()):
+        return _task(reference, _import(place), name, options)
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".py") or "/" in place or "\\" in place
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let what lies in a folder be imported, as beside a script."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if entry in sys.path:
+            sys.path.remove(entry)
+
+
+def _run_file(path: Path) -> ModuleType:
+    """Import a file under a name of its own, which cannot hide an installed module."""
+    if path.suffix != ".py" or not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        known = f"; {path.parent} has {', '.join(near[:8])}" if near else ""
+        raise TaskError(f"there is no Python file {str(path)!r}{known}: check the path")
+    digest = hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()
+    private = f"_etude_task_{digest}"
+    spec = importlib.util.spec_from_file_location(private, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(private)
+    # Dataclasses and pickles look their module up by name while it is still being run.
+    sys.modules[private] = module
+    try:
+        with _told(f"importing {str(path)!r}", path):
+            spec.loader.exec_module(module)
+    except BaseException:
+        _put_back(private, before)
+        raise
+    return module
+
+
+def _put_back(name: str, module: ModuleType | None) -> None:
+    if module is None:
+        del sys.modules[name]
+    else:
+        sys.modules[name] = module
+
+
+def _import(place: str) -> ModuleType:
+    try:
+        with _told(f"importing module {place!r}"):
+            return import_module(place)
+    except TaskError as error:
+        missing = error.__cause__
+        parts = place.split(".")
+        above = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        if isinstance(missing, ModuleNotFoundError) and missing.name in above:
+            raise TaskError(
+                f"there is no module {missing.name!r}: install it, start where it lies, or give "
+                f"the file, '{place.replace('.', '/')}.py:name'"
+            ) from missing
+        raise
+
+
+@contextmanager
+def _told(doing: str, path: Path | None = None) -> Iterator[None]:
+    """Turn what the user's code raises into one message that names the line."""
+    try:
+        yield
+    except EtudeError:
+        raise
+    except SystemExit as error:
+        raise TaskError(
+            f"{doing} failed: it ends the program (sys.exit); "
+            'put what runs as a script under if __name__ == "__main__":'
+        ) from error
+    except Exception as error:
+        where = _line(error, path)
+        raise TaskError(f"{doing} failed{where}: {type(error).__name__}: {error}") from error
+
+
+def _line(error: Exception, path: Path | None) -> str:
+    """Return where the error arose: the deepest line of the user's own file, where known."""
+    if isinstance(error, SyntaxError):
+        return ""  # its own text names the file and the line
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
+    outside = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
+    frame = next(iter(own[::-1] or outside[::-1]), None)
+    return f" at {frame.filename}, line {frame.lineno}" if frame else ""
+
+
+def _task(reference: str, module: ModuleType, name: str, options: dict[str, Any]) -> Task:
+    try:
+        found = getattr(module, name)
+    except AttributeError:
+        place, known = reference.rpartition(":")[0], _offers(module)
+        if known:
+            raise unknown_name(f"object of {place!r}", name, known) from None
+        raise TaskError(
+            f"{place!r} has no {name!r}, nor anything else that could be a task: "
+            f"assign one there, {name} = etude.Task(...)"
+        ) from None
+    if isinstance(found, Task):
+        if options:
+            raise TaskError(
+                f"{reference!r} is a finished task and takes no options ({', '.join(options)}): "
+                "give a function that returns one"
+            )
+        return found
+    if not callable(found):
+        raise TaskError(
+            f"{reference!r} is a {type(found).__name__}: "
+            "give an etude.Task, or a function that returns one"
+        )
+    _check_options(reference, found, options)
+    file = getattr(module, "__file__", None)
+    with _told(f"calling {reference!r}", Path(file) if file else None):
+        made = found(**options)
+    if not isinstance(made, Task):
+        raise TaskError(
+            f"{reference!r} returned a {type(made).__name__}: it must return an etude.Task"
+        )
+    return made
+
+
+def _offers(module: ModuleType) -> list[str]:
+    """Return the names in a module that could be a task: tasks, and what it defines itself."""
+    return [
+        key
+        for key, value in vars(module).items()
+        if isinstance(value, Task)
+        or (callable(value) and getattr(value, "__module__", None) == module.__name__)
+    ]
+
+
+def _check_options(reference: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin may have no signature to read
+        return
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        for option in options:
+            if option not in named:
+                raise unknown_name(f"option of task {reference!r}", option, named or ["none"])
+    missing = [
+        p.name
+        for p in parameters
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        and p.default is p.empty
+        and p.name not in options
+    ]
+    if missing:
+        raise TaskError(
+            f"{reference!r} must be given {', '.join(missing)}: "
+            "give them as options, or defaults in the function"
+        )

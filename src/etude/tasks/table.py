@@ -1,0 +1,301 @@
+"""The table of named tasks: one frozen row each; what a row loads, it loads when built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import unknown_name
+from etude.tasks.blueprint import Blueprint
+
+if TYPE_CHECKING:
+    from etude.tasks.task import Task
+
+ADAMW: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "schedule": "warmup('5%') >> cosine()",
+}
+"""The usual choice for small networks: torch's own rate, a short warmup and a cosine."""
+
+SGD: Mapping[str, Any] = {
+    "optimizer": {"name": "sgd", "momentum": 0.9},
+    "lr": 0.01,
+    "schedule": "warmup('5%') >> cosine()",
+}
+"""Stochastic gradient descent with momentum at the rate that textbooks start from."""
+
+RESNET: Mapping[str, Any] = {
+    "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4},
+    "lr": 0.1,
+    "schedule": "warmup('5%') >> cosine()",
+}
+"""The rate, momentum and weight decay of He et al. 2015."""
+
+CROSS_ENTROPY = ("torch.nn.functional:cross_entropy", "accuracy")
+SQUARES = ("torch.nn.functional:mse_loss", "r2")
+SYMBOLS = ("etude.tasks.losses:symbol_cross_entropy", "perplexity")
+
+
+@dataclass(frozen=True, eq=False)
+class TaskRow:
+    """One task of the table.
+
+    Attributes:
+        name: What to call it on the command line.
+        summary: One line on it.
+        data: The source of its data.
+        family: The family of its network.
+        factory: Builds the task; `factory.options()` names what it takes, with the defaults.
+    """
+
+    name: str
+    summary: str
+    data: str
+    family: str
+    factory: Blueprint
+
+
+def _row(
+    name: str,
+    summary: str,
+    *,
+    source: str,
+    model: str,
+    goal: tuple[str, str],
+    recipe: Mapping[str, Any],
+    steps: int | str,
+    batch_size: int,
+    lr: float | None = None,
+    **preset: Any,
+) -> TaskRow:
+    loss, metric = goal
+    defaults = {**recipe, "steps": steps, "batch_size": batch_size}
+    if lr is not None:
+        defaults["lr"] = lr
+    blueprint = Blueprint(
+        name=name,
+        summary=summary,
+        data=f"etude.tasks.{source}",
+        model=f"etude.tasks.models:{model}",
+        loss=loss,
+        metric=metric,
+        defaults=defaults,
+        preset=preset,
+    )
+    data, _, _ = name.partition("-")
+    return TaskRow(name=name, summary=summary, data=data, family=model, factory=blueprint)
+
+
+_DIGITS = (
+    _row(
+        "digits-mlp",
+        "8×8 digits, two hidden layers",
+        source="bundled.digits:images",
+        model="mlp",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps=3_000,
+        batch_size=64,
+    ),
+    _row(
+        "digits-deep-mlp",
+        "8×8 digits, eight narrow hidden layers without shortcuts",
+        source="bundled.digits:images",
+        model="mlp",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps=2_000,
+        batch_size=64,
+        depth=8,
+        width=64,
+    ),
+    _row(
+        "digits-cnn",
+        "8×8 digits, two convolutions and a full layer",
+        source="bundled.digits:images",
+        model="cnn",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps=1_500,
+        batch_size=64,
+    ),
+    _row(
+        "digits-resnet",
+        "8×8 digits, a residual network of two blocks",
+        source="bundled.digits:images",
+        model="resnet",
+        goal=CROSS_ENTROPY,
+        recipe=RESNET,
+        steps=600,
+        batch_size=64,
+        stages=2,
+    ),
+    _row(
+        "digits-rnn",
+        "8×8 digits read row by row, a plain recurrent network",
+        source="bundled.digits:rows",
+        model="rnn",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps=2_000,
+        batch_size=64,
+    ),
+    _row(
+        "digits-lstm",
+        "8×8 digits read row by row, LSTM",
+        source="bundled.digits:rows",
+        model="lstm",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps=2_000,
+        batch_size=64,
+    ),
+    _row(
+        "digits-gru",
+        "8×8 digits read row by row, GRU",
+        source="bundled.digits:rows",
+        model="gru",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps=1_500,
+        batch_size=64,
+    ),
+    _row(
+        "digits-transformer",
+        "8×8 digits, eight rows that attend to each other",
+        source="bundled.digits:rows",
+        model="transformer",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps=600,
+        batch_size=64,
+    ),
+    _row(
+        "digits-autoencoder",
+        "8×8 digits through a code of eight numbers and back",
+        source="bundled.digits:copies",
+        model="autoencoder",
+        goal=SQUARES,
+        recipe=ADAMW,
+        steps=3_000,
+        batch_size=64,
+    ),
+)
+
+_TABULAR = (
+    _row(
+        "cancer-mlp",
+        "Breast cancer: malignant or benign from 30 measurements",
+        source="bundled.tabular:cancer",
+        model="mlp",
+        goal=CROSS_ENTROPY,
+        recipe=SGD,
+        steps=500,
+        batch_size=32,
+        width=32,
+    ),
+    _row(
+        "diabetes-mlp",
+        "Diabetes: its progression in a year from ten measurements",
+        source="bundled.tabular:diabetes",
+        model="mlp",
+        goal=SQUARES,
+        recipe=SGD,
+        steps=300,
+        batch_size=32,
+        width=32,
+    ),
+)
+
+_PATCHES = (
+    _row(
+        "patches-cnn",
+        "Patches of two photographs: which picture, which height; convolutions",
+        source="bundled.patches:origin",
+        model="cnn",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps=800,
+        batch_size=64,
+    ),
+    _row(
+        "patches-resnet",
+        "Patches of two photographs: which picture, which height; residual network",
+        source="bundled.patches:origin",
+        model="resnet",
+        goal=CROSS_ENTROPY,
+        recipe=RESNET,
+        steps=500,
+        batch_size=64,
+        stages=2,
+    ),
+)
+
+_TEXT = (
+    _row(
+        "text-lstm",
+        "The next character of Python's own source, LSTM",
+        source="bundled.text:characters",
+        model="lstm",
+        goal=SYMBOLS,
+        recipe=ADAMW,
+        steps=400,
+        batch_size=32,
+        width=128,
+    ),
+    _row(
+        "text-gru",
+        "The next character of Python's own source, GRU",
+        source="bundled.text:characters",
+        model="gru",
+        goal=SYMBOLS,
+        recipe=ADAMW,
+        steps=400,
+        batch_size=32,
+        width=128,
+    ),
+    _row(
+        "text-transformer",
+        "The next character of Python's own source, causal transformer",
+        source="bundled.text:characters",
+        model="transformer",
+        goal=SYMBOLS,
+        recipe=ADAMW,
+        steps=400,
+        batch_size=32,
+    ),
+)
+
+_ROWS = {row.name: row for row in _DIGITS + _TABULAR + _PATCHES + _TEXT}
+
+
+def rows() -> tuple[TaskRow, ...]:
+    """Return the rows of the table, bundled data first.
+
+    >>> rows()[0].name
+    'digits-mlp'
+    """
+    return tuple(_ROWS.values())
+
+
+def get(name: str, **options: Any) -> Task:
+    """Return the task called `name`.
+
+    Args:
+        name: A name in the table.
+        options: Passed on to the task's data or model; `row.factory.options()` lists them.
+
+    Raises:
+        UnknownNameError: If the name, or an option, is unknown.
+        BadValueError: If an option's value is out of bounds.
+        TaskError: If the data cannot be had.
+
+    >>> task = get("digits-mlp", width=32)
+    >>> sum(p.numel() for p in task.build().parameters())
+    3466
+    """
+    if name not in _ROWS:
+        raise unknown_name("task", name, _ROWS)
+    return _ROWS[name].factory(**options)
