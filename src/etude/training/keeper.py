@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,3 +67,8 @@ class Keeper:
             else:
                 error.add_note(f"Saved up to update {self.run.step}. Go on with: {again}")
             raise
+
+    def finish(self) -> None:
+        """Keep the record, drop the checkpoints: nobody will go on from here."""
+        self.run.record().save(self.folder)
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)

@@ -141,6 +141,28 @@ class Run:
         if self.step >= self.length and not self.diverged:
             self.status = "finished"
 
+    def marks(self, count: int) -> set[int]:
+        """Return the updates that cut the run into `count` parts, both ends included."""
+        return {self.length * i // count for i in range(count + 1)}
+
+    def walk(
+        self,
+        marks: set[int],
+        until: int | None = None,
+        *,
+        stop: Callable[[], bool] = bool,
+        on_step: Callable[[Run], None] | None = None,
+    ) -> None:
+        """Train as `advance` does, and evaluate at every mark on the way."""
+        until = self.length if until is None else min(until, self.length)
+        while True:
+            if self.step in marks and self.step <= until:
+                self.evaluate()
+            if self.diverged or self.step >= until or stop():
+                return
+            mark = min((m for m in marks if self.step < m < until), default=until)
+            self.advance(mark, stop=stop, on_step=on_step)
+
     def _update(self, stream: Iterator[Batch]) -> None:
         """Do one optimizer update, or find that the run has diverged."""
         self._place = replace(self._cursor)

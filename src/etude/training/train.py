@@ -76,34 +76,18 @@ def train(
         run.check()
     else:
         run.load(state)
-    looks = {round(run.length * i / evaluations) for i in range(evaluations + 1)}
+    looks = run.marks(evaluations)
     if home is None:
-        _walk(run, looks, on_step)
+        run.walk(looks, on_step=on_step)
         return run.record()
     every = max(1, round(run.clock.steps(checkpoint_every)))
     if not resume:
         claim(home, run.recipe)
-    _walk_and_keep(run, looks, on_step, home, every)
+    _walk_in(run, looks, on_step, home, every)
     return run.record()
 
 
-def _walk(
-    run: Run,
-    marks: set[int],
-    on_step: Callable[[Run], None] | None,
-    stop: Callable[[], bool] = bool,
-) -> None:
-    """Train from mark to mark and evaluate at each, to the end or until `stop()`."""
-    while True:
-        if run.step in marks:
-            run.evaluate()
-        if run.diverged or run.step >= run.length or stop():
-            return
-        mark = min((m for m in marks if m > run.step), default=run.length)
-        run.advance(mark, stop=stop, on_step=on_step)
-
-
-def _walk_and_keep(
+def _walk_in(
     run: Run, looks: set[int], on_step: Callable[[Run], None] | None, folder: Path, every: int
 ) -> None:
     """Train in a folder: save as it goes, on a signal, on an error, and at the end."""
@@ -111,7 +95,7 @@ def _walk_and_keep(
     again = f"etude train --resume {quoted(folder)}"
     with stop_on_signal() as request:
         with keeper.rescue(again):
-            _walk(run, looks, keeper.after_step, stop=lambda: bool(request))
+            run.walk(looks, stop=lambda: bool(request), on_step=keeper.after_step)
         keeper.save()
         if request.signal and run.status == "stopped":
             raise Interrupted(

@@ -1,0 +1,223 @@
+"""What a tuning found: the rate, what ties with it, where training breaks, what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from etude import files
+from etude.errors import StorageError
+from etude.recipe import Recipe
+from etude.training.folder import save_model
+from etude.training.record import Evaluation, Record, from_json, to_json
+
+TUNING = "tuning.json"
+
+Outcome = Literal["found", "at an edge", "nothing trains"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate that was tried.
+
+    Attributes:
+        lr: The rate.
+        record: What happened, as far as it was taken.
+        unstable: Whether it diverged, or left the model worse than untrained.
+        tied: Whether it cannot be told apart from the best.
+    """
+
+    lr: float
+    record: Record
+    unstable: bool
+    tied: bool
+
+
+@dataclass(frozen=True)
+class RungCost:
+    """What one part of a tuning cost, in full runs."""
+
+    name: str
+    runs: float
+
+
+@dataclass(frozen=True, eq=False)
+class TuneResult:
+    """What a tuning found.
+
+    Attributes:
+        recipe: The recipe with the rate that was chosen.
+        lr: The chosen rate.
+        tied: The lowest and highest of the neighbouring tried rates that cannot be told apart
+            from `lr`: their paired difference in validation loss is within two standard errors,
+            or within 1% of the drop from the untrained loss.
+        stable_below: The lowest tried rate above `lr` at which training diverged or left the
+            model worse than untrained; None where no tried rate did.
+        cost: In full runs of the recipe, everything included.
+        costs: The same, part by part.
+        outcome: 'found', 'at an edge' (the best rate is the lowest or highest one tried, and the
+            budget held no further one), or 'nothing trains'.
+        untrained: The evaluation before training.
+        record: The finished run at `lr`, with its series.
+        trials: Every rate tried, ascending.
+        budget: What was allowed, in full runs.
+        seconds: Wall-clock time.
+        model: The trained network. In memory only; a run folder keeps it beside the record.
+    """
+
+    recipe: Recipe
+    lr: float
+    tied: tuple[float, float]
+    stable_below: float | None
+    cost: float
+    costs: tuple[RungCost, ...]
+    outcome: Outcome
+    untrained: Evaluation
+    record: Record
+    trials: tuple[Trial, ...]
+    budget: float
+    seconds: float
+    model: Any = field(default=None, repr=False)
+
+    @property
+    def metric(self) -> float | None:
+        """The final validation metric, None where the task has none."""
+        return self.record.valid_metric
+
+    @property
+    def loss(self) -> float:
+        """The final validation loss."""
+        return self.record.valid_loss
+
+    def advice(self) -> str:
+        """Say in a sentence what the outcome means for the reader; empty where all is well."""
+        low, high = self.trials[0].lr, self.trials[-1].lr
+        if self.outcome == "nothing trains":
+            return (
+                f"No rate from {low:g} to {high:g} trains: the best validation loss is "
+                f"{self.loss:.4g}, untrained it is {self.untrained.loss:.4g}. Look for the fault "
+                "in the model, the data or the loss before the rate."
+            )
+        if self.outcome == "at an edge":
+            side = "lowest" if self.lr == low else "highest"
+            return (
+                f"The best rate is the {side} one tried, and the budget of {self.budget:g} runs "
+                "held no further one: the optimum may lie beyond. Give a larger budget."
+            )
+        return ""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the findings as plain values that JSON can hold."""
+        return {
+            "task": self.record.task,
+            "lr": self.lr,
+            "tied": list(self.tied),
+            "stable_below": self.stable_below,
+            "cost": self.cost,
+            "costs": {part.name: part.runs for part in self.costs},
+            "outcome": self.outcome,
+            "advice": self.advice(),
+            "loss": to_json(self.loss),
+            "metric": to_json(self.metric),
+            "metric_name": self.record.metric,
+            "untrained_loss": to_json(self.untrained.loss),
+            "untrained_metric": to_json(self.untrained.metric),
+            "budget": self.budget,
+            "seconds": self.seconds,
+            "recipe": self.recipe.plain(),
+            "trials": [
+                {
+                    "lr": trial.lr,
+                    "unstable": trial.unstable,
+                    "tied": trial.tied,
+                    "updates": trial.record.cost.steps,
+                    "status": trial.record.status,
+                    "evaluations": [
+                        {"step": e.step, "loss": to_json(e.loss), "metric": to_json(e.metric)}
+                        for e in trial.record.evaluations
+                    ],
+                }
+                for trial in self.trials
+            ],
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write recipe, record, series, findings and the trained model into a run folder."""
+        self.recipe.save(folder / "recipe.toml")
+        self.record.save(folder)
+        if self.model is not None and self.record.status == "finished":
+            save_model(self.model, folder)
+        plain = files.read_json(folder / TUNING, "the tuning") if (folder / TUNING).exists() else {}
+        files.write_json(folder / TUNING, {**plain, "result": self.plain()})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TuneResult:
+        """Read a finished tuning from its run folder; the model is in `model.safetensors`.
+
+        Raises:
+            StorageError: If the folder holds no finished tuning.
+        """
+        folder = Path(folder)
+        plain = files.read_json(folder / TUNING, "the tuning").get("result")
+        if plain is None:
+            raise StorageError(f"{str(folder)!r} holds a tuning that is not finished: resume it")
+        trials = []
+        for index, row in enumerate(plain["trials"]):
+            record = Record.load(folder / trial_folder(index, plain["trials"]))
+            trials.append(Trial(row["lr"], record, row["unstable"], row["tied"]))
+        untrained = Evaluation(
+            0,
+            from_json(plain["untrained_loss"]),
+            None if plain["untrained_metric"] is None else from_json(plain["untrained_metric"]),
+        )
+        return cls(
+            recipe=Recipe(**plain["recipe"]),
+            lr=plain["lr"],
+            tied=(plain["tied"][0], plain["tied"][1]),
+            stable_below=plain["stable_below"],
+            cost=plain["cost"],
+            costs=tuple(RungCost(name, runs) for name, runs in plain["costs"].items()),
+            outcome=plain["outcome"],
+            untrained=untrained,
+            record=Record.load(folder),
+            trials=tuple(trials),
+            budget=plain["budget"],
+            seconds=plain["seconds"],
+        )
+
+
+def trial_folder(index: int, rows: Sequence[Any]) -> str:
+    """Return the subfolder of a trial, named by its rate."""
+    return f"trials/lr-{rows[index]['lr']:g}"
+
+
+def tie(one: Evaluation, best: Evaluation, drop: float) -> bool:
+    """Say whether two evaluations after the same number of updates cannot be told apart.
+
+    With d the differences of the slices' losses, n of them: mean(d) <= max(2 s(d)/sqrt(n),
+    0.01 drop), where s is the sample standard deviation.
+
+    Args:
+        one: Of the rate that may tie.
+        best: Of the best rate.
+        drop: Untrained loss minus the best's.
+
+    >>> tie(Evaluation(9, 1.1, None, (1.0, 1.2)), Evaluation(9, 1.0, None, (1.1, 0.9)), 2.0)
+    True
+    >>> tie(Evaluation(9, 1.3, None, (1.2, 1.4)), Evaluation(9, 1.0, None, (0.9, 1.1)), 2.0)
+    False
+    """
+    differences = [a - b for a, b in zip(one.parts, best.parts, strict=True)]
+    mean = one.loss - best.loss
+    if not math.isfinite(mean):
+        return False
+    count = len(differences)
+    error = 0.0
+    if count > 1:
+        centre = math.fsum(differences) / count
+        spread = math.fsum((d - centre) ** 2 for d in differences) / (count - 1)
+        error = math.sqrt(spread / count)
+    return mean <= max(2 * error, 0.01 * drop)
