@@ -67,13 +67,10 @@ def _row(
     recipe: Mapping[str, Any],
     steps: int | str,
     batch_size: int,
-    lr: float | None = None,
     **preset: Any,
 ) -> TaskRow:
     loss, metric = goal
     defaults = {**recipe, "steps": steps, "batch_size": batch_size}
-    if lr is not None:
-        defaults["lr"] = lr
     blueprint = Blueprint(
         name=name,
         summary=summary,
@@ -268,7 +265,70 @@ _TEXT = (
     ),
 )
 
-_ROWS = {row.name: row for row in _DIGITS + _TABULAR + _PATCHES + _TEXT}
+_HUB = (
+    _row(
+        "mnist-mlp",
+        "28×28 digits, two hidden layers",
+        source="hub:mnist",
+        model="mlp",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps="5 epochs",
+        batch_size=128,
+        width=256,
+    ),
+    _row(
+        "mnist-cnn",
+        "28×28 digits, two convolutions and a full layer",
+        source="hub:mnist",
+        model="cnn",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps="5 epochs",
+        batch_size=128,
+        width=32,
+    ),
+    _row(
+        "cifar10-cnn",
+        "Photographs in ten classes, three convolutions and a full layer",
+        source="hub:cifar10",
+        model="cnn",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps="20 epochs",
+        batch_size=128,
+        depth=3,
+        width=32,
+        hidden=128,
+    ),
+    _row(
+        "cifar10-resnet",
+        "Photographs in ten classes, ResNet-20",
+        source="hub:cifar10",
+        model="resnet",
+        goal=CROSS_ENTROPY,
+        recipe=RESNET,
+        steps="60 epochs",
+        batch_size=128,
+        depth=3,
+    ),
+    _row(
+        "imagenet-resnet",
+        "Photographs in 1,000 classes, ResNet-18",
+        source="hub:imagenet",
+        model="resnet",
+        goal=CROSS_ENTROPY,
+        recipe=RESNET,
+        steps="90 epochs",
+        batch_size=256,
+        depth=2,
+        width=64,
+        stages=4,
+        stem="large",
+    ),
+)
+
+_ROWS = {row.name: row for row in _DIGITS + _TABULAR + _PATCHES + _TEXT + _HUB}
 
 
 def rows() -> tuple[TaskRow, ...]:

@@ -1,0 +1,194 @@
+"""Tables of encoded images and their classes, from the Hugging Face hub or a local copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from etude.errors import BadTypeError, MissingExtraError, TaskError
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """Where a data set lies on the hub, and what its columns are called.
+
+    Attributes:
+        repository: Its name on the hub.
+        image: The column of encoded images.
+        label: The column of class numbers.
+        mode: Pillow's name for the kind of pixel: 'L' is grey, 'RGB' is colour.
+        classes: How many classes there are, where the label column does not say.
+        gated: Whether its terms must be accepted before it can be fetched.
+    """
+
+    repository: str
+    image: str
+    label: str
+    mode: str
+    classes: int
+    gated: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One split: rows of encoded images, the class of each, and how many classes there are."""
+
+    rows: Any
+    column: str
+    labels: Tensor
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, index: Tensor) -> Images:
+        """Return the rows at `index`."""
+        rows = self.rows.select(index.tolist())
+        return Images(rows, self.column, self.labels[index], self.classes)
+
+    def decode(self, i: int, mode: str) -> Any:
+        """Return the image in row `i` as Pillow's Image.
+
+        Raises:
+            TaskError: If the row cannot be decoded.
+        """
+        try:
+            return self.rows[i][self.column].convert(mode)
+        except ImportError as error:
+            raise MissingExtraError("decoding images needs pillow: pip install pillow") from error
+        except Exception as error:
+            raise TaskError(
+                f"row {i} of column {self.column!r} is no image that can be decoded: {error}"
+            ) from error
+
+
+def _library() -> ModuleType:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError(
+            "this task reads its data with the package datasets: pip install 'etude[hub]'"
+        ) from error
+    module: ModuleType = datasets
+    return module
+
+
+def open_splits(hub: HubSet, source: str | None) -> Mapping[str, Any]:
+    """Return the splits by name, from the hub, or from `source` where it is given.
+
+    Raises:
+        MissingExtraError: If `datasets` is not installed.
+        TaskError: If the data cannot be fetched or read.
+    """
+    library = _library()
+    if source is None:
+        return _fetched(
+            lambda: library.load_dataset(hub.repository),
+            f"fetching {hub.repository!r} from the Hugging Face hub",
+            "give a local copy with source=<folder or .parquet file>, or check the network"
+            + (
+                f"; the set is gated: accept its terms on https://huggingface.co/datasets/"
+                f"{hub.repository} and run `hf auth login`"
+                if hub.gated
+                else ""
+            ),
+        )
+    if not isinstance(source, (str, Path)):
+        raise BadTypeError(
+            f"source={source!r} is a {type(source).__name__}: give the path of a folder or file"
+        )
+    path = Path(source).expanduser()
+    kind = _kind(path)
+    fix = "give a folder or file of parquet, a folder of save_to_disk, or folders of images"
+    if kind == "saved":
+        return _fetched(lambda: library.load_from_disk(str(path)), f"reading {source!r}", fix)
+    where: dict[str, Any] = (
+        {"data_files": {"train": str(path)}} if path.is_file() else {"data_dir": str(path)}
+    )
+    return _fetched(lambda: library.load_dataset(kind, **where), f"reading {source!r}", fix)
+
+
+def _kind(path: Path) -> str:
+    """Return the name of the format that a path holds.
+
+    Raises:
+        TaskError: If there is nothing at the path, or nothing that can be read.
+    """
+    if path.is_file() and path.suffix == ".parquet":
+        return "parquet"
+    if not path.exists():
+        raise TaskError(f"there is nothing at source={str(path)!r}: check the path")
+    if path.is_dir():
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            return "saved"
+        if next(path.rglob("*.parquet"), None):
+            return "parquet"
+        if any(child.is_dir() for child in path.iterdir()):
+            return "imagefolder"
+    raise TaskError(
+        f"source={str(path)!r} holds no data set: give a .parquet file, a folder of them, "
+        "a folder written by save_to_disk, or folders of images named train/<class>/"
+    )
+
+
+def _fetched(open_: Callable[[], Any], doing: str, fix: str) -> Mapping[str, Any]:
+    try:
+        found = open_()
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the library wraps what went wrong in what it did
+            cause = cause.__cause__
+        text = str(cause).strip().splitlines()
+        reason = f"{type(cause).__name__}: {text[0] if text else 'no reason given'}"
+        raise TaskError(f"{doing} failed ({reason}): {fix}") from error
+    return found if isinstance(found, Mapping) else {"train": found}
+
+
+def _column(rows: Any, wanted: str, kind: type, what: str) -> str:
+    """Return the column of the wanted name, or else the only one of the wanted kind."""
+    if wanted in rows.column_names:
+        return wanted
+    fitting = [name for name, feature in rows.features.items() if isinstance(feature, kind)]
+    if len(fitting) == 1:
+        return str(fitting[0])
+    raise TaskError(
+        f"no column of {what} named {wanted!r} among {', '.join(rows.column_names)}: rename it"
+    )
+
+
+def images(hub: HubSet, splits: Mapping[str, Any], split: str) -> Images:
+    """Return one split of what `open_splits` gave.
+
+    Raises:
+        TaskError: If the split or a column is missing, or the labels are no class numbers.
+    """
+    library = _library()
+    if split not in splits:
+        extra = "" if split == "train" else ", or valid_split='holdout' for a part of 'train'"
+        raise TaskError(
+            f"there is no split {split!r} among {', '.join(map(repr, splits))}: "
+            f"name the files or folders after it{extra}"
+        )
+    rows = splits[split]
+    image = _column(rows, hub.image, library.Image, "images")
+    label = _column(rows, hub.label, library.ClassLabel, "labels")
+    feature = rows.features[label]
+    classes = feature.num_classes if isinstance(feature, library.ClassLabel) else hub.classes
+    if not isinstance(rows.features[image], library.Image):
+        rows = rows.cast_column(image, library.Image())
+    numbers = np.asarray(rows.select_columns([label]).with_format("numpy")[:][label])
+    if not len(numbers):
+        raise TaskError(f"split {split!r} is empty: it has 0 rows, and at least 1 is needed")
+    if numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= classes:
+        raise TaskError(
+            f"the labels in column {label!r} of split {split!r} are not whole numbers from 0 to "
+            f"{classes - 1}: a split without labels cannot be used"
+        )
+    return Images(rows, image, torch.tensor(numbers).long(), classes)
