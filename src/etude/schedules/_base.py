@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import Any, ClassVar, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 from etude.errors import BadTypeError, BadValueError
 from etude.schedules._numbers import LAST_STEP, Duration, Steps, written
 from etude.schedules.clock import Clock, as_clock, in_steps
+
+if TYPE_CHECKING:
+    from etude.schedules.feedback.log import EventLog
 
 
 class Schedule(ABC):
@@ -42,6 +45,9 @@ class Schedule(ABC):
 
     durations: ClassVar[tuple[str, ...]] = ()
     """Fields that are durations, or tuples of them."""
+
+    reacts: ClassVar[bool] = False
+    """Whether its values depend on a log of events."""
 
     # ---- what a kind defines -------------------------------------------------------------
 
@@ -186,6 +192,12 @@ class Schedule(ABC):
             yield node
             waiting.extend(reversed(node.parts))
 
+    def _repr_html_(self) -> str:
+        """Show its picture in a notebook; its text where it cannot be drawn yet."""
+        from etude.schedules.preview import picture
+
+        return picture(self)
+
     # ---- algebra -------------------------------------------------------------------------
 
     def __rshift__(self, other: Schedule) -> Schedule:
@@ -267,6 +279,18 @@ class Schedule(ABC):
 
         return Stretch(self, factor)
 
+    def fit(self, length: Duration) -> Schedule:
+        """Return it made to last `length` steps, whatever its own length L: s(t·L/length).
+
+        Examples:
+            >>> from etude.schedules import linear, warmup
+            >>> (warmup(1) >> linear(3)).fit(4_000)(1_000)
+            1.0
+        """
+        from etude.schedules.wrappers import Fit
+
+        return Fit(self, length)
+
     def shift(self, by: Duration) -> Schedule:
         """Return it delayed: s(t − by), holding s(0) until then.
 
@@ -292,6 +316,109 @@ class Schedule(ABC):
 
         return take(self, length)
 
+    # ---- changes of plan -----------------------------------------------------------------
+
+    def cooldown(
+        self, at: Steps, length: Duration, floor: float = 0.0, shape: str = "linear"
+    ) -> Schedule:
+        """Return it up to step `at`, then a decay from the value reached there: cool down now.
+
+        Args:
+            at: The step at which the decay starts, without a jump.
+            length: Length of the decay.
+            floor: Value at the end, relative to the value at `at`, in [0, 1].
+            shape: 'linear', 'cosine' or 'sqrt'.
+
+        Returns:
+            A join that ends at step at + length.
+
+        Raises:
+            BadValueError: It is not bound, or a number is out of its bounds.
+
+        Examples:
+            >>> from etude.schedules import constant, warmup
+            >>> (warmup(500) >> constant()).cooldown(at=2_000, length=100)
+            (warmup(500) >> constant()).take(2_000) >> 1.0 * linear(100)
+        """
+        from etude.schedules.changes import cooldown
+
+        return cooldown(self, at, length, floor, shape)
+
+    def extend(self, at: Steps, horizon: Duration) -> Schedule:
+        """Return it with its end moved: from step `at` on, what is left is fitted to the new end.
+
+        Args:
+            at: The step at which the change of plan happens, without a jump; before it all
+                values stay as they are.
+            horizon: The new length in all; a shorter one is allowed.
+
+        Returns:
+            A join that ends at the new horizon; itself if it is endless.
+
+        Raises:
+            BadValueError: It is not bound, or `at` is not before both ends.
+
+        Examples:
+            >>> from etude.schedules import linear
+            >>> s = linear(100).extend(at=50, horizon=150)
+            >>> s(50), s(100), s(150)
+            (0.5, 0.25, 0.0)
+        """
+        from etude.schedules.changes import extend
+
+        return extend(self, at, horizon)
+
+    # ---- feedback ------------------------------------------------------------------------
+
+    @property
+    def has_feedback(self) -> bool:
+        """Whether some schedule in it reacts to a metric."""
+        return any(node.reacts for node in self.walk())
+
+    def given(self, log: Any) -> Schedule:
+        """Return it as it goes on after these events, and only these.
+
+        Args:
+            log: Pairs (step, metric) in the order of steps; a metric that is reported when t
+                updates are done belongs to step t, and acts from update t on.
+
+        Returns:
+            The schedule, with the events stored in the parts that react to them, each on its
+            own clock. Events before such a part begins are not for it.
+
+        Raises:
+            BadValueError: It is not bound, or the steps are out of order.
+
+        Examples:
+            >>> from etude.schedules import plateau
+            >>> s = plateau(factor=0.5, patience=0).given([(100, 1.0), (200, 1.0)])
+            >>> s(199), s(200)
+            (1.0, 0.5)
+        """
+        from etude.schedules.feedback.log import EventLog
+
+        self._must_be_bound()
+        return self.hear(EventLog.of(log), False)
+
+    def record(self, step: Steps, metric: float | None) -> Schedule:
+        """Return it after one more event; see `given`.
+
+        Examples:
+            >>> from etude.schedules import plateau, warmup
+            >>> s = warmup(100) >> plateau(factor=0.5, patience=0)
+            >>> s = s.record(200, 0.7).record(300, 0.7)
+            >>> s(299), s(300)
+            (1.0, 0.5)
+        """
+        from etude.schedules.feedback.log import EventLog
+
+        self._must_be_bound()
+        return self.hear(EventLog.of([(step, metric)]), True)
+
+    def hear(self, log: EventLog, add: bool) -> Schedule:
+        """Return it with the events on its own clock, added to what it knows or in its place."""
+        return self
+
 
 class Kind(Schedule):
     """A schedule with a formula of its own: a leaf of the expression.
@@ -306,6 +433,9 @@ class Kind(Schedule):
     """Its name in text, set by the registry."""
 
     durations: ClassVar[tuple[str, ...]] = ("length",)
+
+    spelling: ClassVar[dict[str, str]] = {}
+    """Fields whose argument has another name, because a method has that one."""
 
     by_position: ClassVar[int] = 1
     """How many fields are written without their name."""

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import accumulate
 from operator import add, mul
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from etude.errors import BadTypeError, BadValueError
 from etude.schedules._base import Schedule
 from etude.schedules._numbers import Steps, written
 from etude.schedules.clock import Clock
+
+if TYPE_CHECKING:
+    from etude.schedules.feedback.log import EventLog
 
 
 def member(name: str, value: object) -> Schedule:
@@ -117,6 +120,15 @@ class Join(Schedule):
             )
         return Join(tuple(s.fill(room - taken) if s.is_open else s for s in self.segments))
 
+    def hear(self, log: EventLog, add: bool) -> Schedule:
+        starts = self.starts or ()
+        return Join(
+            tuple(
+                s.hear(log.since(start), add) if s.has_feedback else s
+                for s, start in zip(self.segments, starts, strict=True)
+            )
+        )
+
     def text(self) -> str:
         return " >> ".join(s.inside(2) for s in self.segments)
 
@@ -161,6 +173,9 @@ class Together(Schedule):
 
         bound = type(self)(tuple(s if s.is_bound else s.fill(room) for s in self.members))
         return take(bound, room)
+
+    def hear(self, log: EventLog, add: bool) -> Schedule:
+        return type(self)(tuple(s.hear(log, add) for s in self.members))
 
 
 class Product(Together):

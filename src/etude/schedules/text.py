@@ -18,6 +18,7 @@ METHODS: dict[str, Callable[..., Schedule]] = {
     "clip": Schedule.clip,
     "repeat": Schedule.repeat,
     "stretch": Schedule.stretch,
+    "fit": Schedule.fit,
     "shift": Schedule.shift,
     "take": Schedule.take,
 }

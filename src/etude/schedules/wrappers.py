@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from etude.errors import BadTypeError, BadValueError
 from etude.schedules._base import Schedule, is_steps
@@ -22,6 +22,9 @@ from etude.schedules._numbers import (
 )
 from etude.schedules.algebra import member
 from etude.schedules.clock import Clock, in_steps
+
+if TYPE_CHECKING:
+    from etude.schedules.feedback.log import EventLog
 
 
 class Wrapper(Schedule):
@@ -55,6 +58,13 @@ class Wrapper(Schedule):
 
     def fill(self, room: Steps) -> Schedule:
         return self.around(self.body.fill(room))
+
+    def own_time(self, t: Steps) -> Steps | None:
+        """Return step t on the clock of the body, or None where it has no such step."""
+        return t
+
+    def hear(self, log: EventLog, add: bool) -> Schedule:
+        return self.around(self.body.hear(log.timed(self.own_time), add))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -201,6 +211,14 @@ class Repeat(Wrapper):
             u = xp.where(t < self.end, u, xp.full_like(u, float(self.period)))
         return self.body.on(u, xp)
 
+    def hear(self, log: EventLog, add: bool) -> Schedule:
+        if not self.has_feedback:
+            return self
+        raise BadValueError(
+            f"{self!r} starts its feedback anew each time, so it cannot follow one log: repeat "
+            "what does not react, and multiply it with what does"
+        )
+
     @property
     def is_open(self) -> bool:
         return self.times is None or self.body.is_open
@@ -243,10 +261,14 @@ class Stretch(Wrapper):
         self.put(body=member("body", self.body), factor=number("factor", self.factor, above=0.0))
 
     def at(self, t: float) -> float:
-        return self.body.at(t / self.factor)
+        u = t / self.factor
+        return self.body.at(u if u < LAST_STEP else LAST_STEP)
 
     def on(self, t: Any, xp: Any) -> Any:
-        return self.body.on(t / self.factor, xp)
+        return self.body.on(xp.clip(t / self.factor, None, float(LAST_STEP)), xp)
+
+    def own_time(self, t: Steps) -> Steps:
+        return t / self.factor
 
     @property
     def length(self) -> Steps | None:
@@ -258,6 +280,61 @@ class Stretch(Wrapper):
 
     def text(self) -> str:
         return f"{self.body.inside(4)}.stretch({written(self.factor)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Fit(Wrapper):
+    """A schedule of length L made to last N steps: s(t·L/N).
+
+    Args:
+        body: The schedule s, of length L > 0.
+        length: The duration N > 0.
+
+    Raises:
+        BadValueError: The body is endless, or a length is 0.
+    """
+
+    body: Schedule
+    length: Duration
+
+    durations: ClassVar[tuple[str, ...]] = ("length",)
+
+    def __post_init__(self) -> None:
+        body = member("body", self.body)
+        if body.is_open and body.is_bound:
+            raise BadValueError(
+                f"{body!r} is endless and cannot be fitted: .take(length) it first, or .stretch it"
+            )
+        if body.length == 0:
+            raise BadValueError(f"{body!r} has length 0; what is fitted must have a length")
+        self.put(body=body, length=duration("length", self.length, above=0.0))
+
+    def at(self, t: float) -> float:
+        u = t * self.body.length / self.length
+        return self.body.at(u if u < LAST_STEP else LAST_STEP)
+
+    def on(self, t: Any, xp: Any) -> Any:
+        u = t * float(self.body.length) / float(self.length)
+        return self.body.on(xp.clip(u, None, float(LAST_STEP)), xp)
+
+    def own_time(self, t: Steps) -> Steps:
+        return float(t * self.body.length / self.length)
+
+    @property
+    def is_open(self) -> bool:
+        return False
+
+    @property
+    def is_bound(self) -> bool:
+        return self.body.is_bound and is_steps(self.length)
+
+    def resolve(self, clock: Clock) -> Schedule:
+        length = in_steps(clock, "length of fit", self.length)
+        body = self.body.resolve(clock)
+        return Fit(body if body.is_bound else body.fill(length), length)
+
+    def text(self) -> str:
+        return f"{self.body.inside(4)}.fit({written(self.length)})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -288,6 +365,10 @@ class Shift(Wrapper):
 
     def on(self, t: Any, xp: Any) -> Any:
         return self.body.on(xp.clip(t - self.by, 0.0, None), xp)
+
+    def own_time(self, t: Steps) -> Steps | None:
+        u: Steps = t - self.by  # type: ignore[operator]
+        return u if u >= 0 else None
 
     @property
     def is_bound(self) -> bool:
@@ -338,6 +419,9 @@ class Take(Wrapper):
 
     def on(self, t: Any, xp: Any) -> Any:
         return self.body.on(xp.clip(t, 0.0, float(self.length)), xp)
+
+    def own_time(self, t: Steps) -> Steps | None:
+        return t if t <= self.length else None  # type: ignore[operator]
 
     @property
     def is_open(self) -> bool:

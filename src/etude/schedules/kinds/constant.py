@@ -37,6 +37,8 @@ class Constant(Kind):
         self.put(value=number("value", self.value), length=length)
 
     def at(self, t: float) -> float:
+        if type(self.length) is str:
+            raise TypeError  # as arithmetic with a unit does in the other kinds
         return self.value
 
     def on(self, t: Any, xp: Any) -> Any:

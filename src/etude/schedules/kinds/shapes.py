@@ -37,8 +37,8 @@ def shape_at(shape: str, start: float, end: float, u: float) -> float:
     return start
 
 
-def shape_on(shape: str, start: float, end: float, u: Any, xp: Any) -> Any:
-    """Return the values at an array of progress u."""
+def shape_on(shape: str, start: Any, end: Any, u: Any, xp: Any) -> Any:
+    """Return the values at an array of progress u; start and end may be arrays of its shape."""
     if shape == "linear":
         return start + (end - start) * u
     if shape == "cosine":
@@ -46,4 +46,4 @@ def shape_on(shape: str, start: float, end: float, u: Any, xp: Any) -> Any:
         return start + (end - start) * (s * s)
     if shape == "exponential":
         return start * (end / start) ** u
-    return xp.full_like(u, start)
+    return start + xp.zeros_like(u)

@@ -1,0 +1,1 @@
+"""Schedules that follow a metric: pure functions of a log of events."""

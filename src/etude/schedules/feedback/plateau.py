@@ -1,0 +1,137 @@
+"""Reduce on plateau."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from etude.schedules._base import Schedule
+from etude.schedules._numbers import choice, count, number
+from etude.schedules.feedback.log import Event, EventLog
+from etude.schedules.feedback.replay import Feedback, Replay
+from etude.schedules.registry import composition
+
+
+class _State(NamedTuple):
+    value: float
+    best: float
+    bad: int
+    cooling: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Plateau(Feedback):
+    """The schedule that `plateau` returns; `rest` is its argument `cooldown`."""
+
+    factor: float = 0.1
+    patience: int = 10
+    mode: str = "min"
+    threshold: float = 1e-4
+    threshold_mode: str = "rel"
+    rest: int = 0
+    floor: float = 0.0
+    eps: float = 1e-8
+    log: EventLog = field(default_factory=EventLog)
+    replay: Replay = field(init=False, compare=False)
+
+    name: ClassVar[str] = "plateau"
+    spelling: ClassVar[dict[str, str]] = {"rest": "cooldown"}
+
+    def __post_init__(self) -> None:
+        self.put(
+            factor=number("factor", self.factor, above=0.0, at_most=1.0),
+            patience=count("patience", self.patience, at_least=0),
+            mode=choice("mode", self.mode, ("min", "max")),
+            threshold=number("threshold", self.threshold, at_least=0.0),
+            threshold_mode=choice("threshold_mode", self.threshold_mode, ("rel", "abs")),
+            rest=count("cooldown", self.rest, at_least=0),
+            floor=number("floor", self.floor, at_least=0.0, at_most=1.0),
+            eps=number("eps", self.eps, at_least=0.0),
+        )
+        self.begin_replay()
+
+    def begin(self) -> _State:
+        """Return the state before any event."""
+        return _State(1.0, math.inf if self.mode == "min" else -math.inf, 0, 0)
+
+    def react(self, state: Any, metric: float | None) -> _State:
+        """Return the state after an event."""
+        value, best, bad, cooling = state
+        if metric is not None and self._improves(metric, best):
+            best, bad = metric, 0
+        else:
+            bad += 1
+        if cooling > 0:
+            cooling, bad = cooling - 1, 0
+        if bad > self.patience:
+            lower = max(value * self.factor, self.floor)
+            value = lower if value - lower > self.eps else value
+            bad, cooling = 0, self.rest
+        return _State(value, best, bad, cooling)
+
+    def _improves(self, metric: float, best: float) -> bool:
+        if self.mode == "min":
+            return metric < (
+                best * (1.0 - self.threshold)
+                if self.threshold_mode == "rel"
+                else best - self.threshold
+            )
+        return metric > (
+            best * (1.0 + self.threshold) if self.threshold_mode == "rel" else best + self.threshold
+        )
+
+
+@composition(
+    "plateau",
+    "plateau()",
+    "plateau(factor=0.5, patience=1, log=((10, 1.0), (20, 1.0), (30, None), (40, 1.5)))",
+    "plateau(mode='max', threshold=0.01, threshold_mode='abs', cooldown=2, floor=0.1, eps=0.0)",
+    within=(0.0, 1.0),
+)
+def plateau(
+    factor: float = 0.1,
+    patience: int = 10,
+    mode: str = "min",
+    threshold: float = 1e-4,
+    threshold_mode: str = "rel",
+    cooldown: int = 0,
+    floor: float = 0.0,
+    eps: float = 1e-8,
+    log: EventLog | Iterable[Event] = (),
+) -> Schedule:
+    """Return a factor at each stall of a metric, as a pure function of the log of that metric.
+
+    An event is an improvement if it beats the best so far by the threshold. After more than
+    `patience` events without one, from that event's step on the value is max(value·factor,
+    floor); then `cooldown` events pass without counting.
+
+    Args:
+        factor: In (0, 1), what the value is multiplied by.
+        patience: Events without improvement that are tolerated.
+        mode: 'min' if a smaller metric is better, 'max' if a larger one is.
+        threshold: How much better an improvement must be.
+        threshold_mode: 'rel' for a share of the best value, 'abs' for a difference.
+        cooldown: Events after a reduction that are not counted.
+        floor: The lowest value, relative to the first value of 1, in [0, 1].
+        eps: A reduction smaller than this is not made.
+        log: Pairs (step, metric) that have been seen; usually set by `given` or `record`.
+
+    Returns:
+        The schedule; it is endless.
+
+    Raises:
+        BadValueError: A number is out of its bounds, or the log is out of order.
+
+    Examples:
+        >>> s = plateau(factor=0.1, patience=1).given([(1, 0.9), (2, 0.9), (3, 0.9)])
+        >>> [s(t) for t in range(5)]
+        [1.0, 1.0, 1.0, 0.1, 0.1]
+
+    Source: torch `ReduceLROnPlateau`, option by option; unlike there, an infinite metric is never
+    an improvement, so that one overflow cannot become an unbeatable best.
+    """
+    return Plateau(
+        factor, patience, mode, threshold, threshold_mode, cooldown, floor, eps, EventLog.of(log)
+    )

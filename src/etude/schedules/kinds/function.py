@@ -1,0 +1,122 @@
+"""A function of the user's own, by the name it was registered under."""
+
+# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from etude.errors import BadTypeError, BadValueError, unknown_name
+from etude.schedules._base import Kind, Schedule, is_steps
+from etude.schedules._numbers import Duration, Steps, duration
+from etude.schedules.registry import kind
+
+F = TypeVar("F", bound=Callable[[float], float])
+
+FUNCTIONS: dict[str, tuple[Callable[[float], float], Callable[[Any, Any], Any] | None]] = {}
+"""Registered functions, by name: of one step, and of an array and its namespace."""
+
+
+def register(
+    name: str,
+    function: F | None = None,
+    *,
+    array: Callable[[Any, Any], Any] | None = None,
+    replace: bool = False,
+) -> Any:
+    """Enter a function of one step into the table that `function(name)` reads.
+
+    It is stored by name, so a schedule that uses it can be written, pickled and compared; whoever
+    reads the text must have registered the same function.
+
+    Args:
+        name: A Python identifier.
+        function: f(t) → value for a step t ≥ 0; without it `register` is a decorator.
+        array: The same on arrays: f(t, xp) with the array API namespace xp. Without it arrays are
+            evaluated one element at a time, which works neither under jit nor on a traced step.
+        replace: Whether another function of that name is replaced.
+
+    Returns:
+        The function.
+
+    Raises:
+        BadValueError: The name is no identifier, or belongs to another function.
+
+    Examples:
+        >>> @register("halving")
+        ... def halving(t):
+        ...     return 0.5 ** (t // 10)
+        >>> from etude.schedules import warmup
+        >>> s = warmup(10) >> function("halving")
+        >>> s, s(20)
+        (warmup(10) >> function('halving'), 0.5)
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise BadValueError(f"name is {name!r}; it must be a Python identifier, such as 'mine'")
+
+    def enter(f: F) -> F:
+        if not callable(f):
+            raise BadTypeError(f"function is {f!r}; it must be callable with one step")
+        if name in FUNCTIONS and FUNCTIONS[name][0] is not f and not replace:
+            raise BadValueError(
+                f"{name!r} is registered already: take another name, or pass replace=True"
+            )
+        FUNCTIONS[name] = (f, array)
+        return f
+
+    return enter if function is None else enter(function)
+
+
+@kind("function")
+@dataclass(frozen=True, slots=True, repr=False)
+class Function(Kind):
+    """A registered function: s(t) = f(t).
+
+    Args:
+        of: The name that f was registered under.
+        length: Steps, or a duration with a unit; None goes on for ever, or takes what is left.
+            It only says where a following segment starts.
+
+    Raises:
+        UnknownNameError: No function of that name is registered.
+    """
+
+    of: str
+    length: Duration | None = None
+
+    def __post_init__(self) -> None:
+        if self.of not in FUNCTIONS:
+            raise unknown_name("registered function", self.of, FUNCTIONS)
+        self.put(length=None if self.length is None else duration("length", self.length))
+
+    def at(self, t: float) -> float:
+        if type(self.length) is str:
+            raise TypeError  # as arithmetic with a unit does in the other kinds
+        return float(FUNCTIONS[self.of][0](t))
+
+    def on(self, t: Any, xp: Any) -> Any:
+        one, many = FUNCTIONS[self.of]
+        if many is not None:
+            return many(t, xp)
+        from array_api_compat import device
+
+        try:
+            values = [float(one(float(x))) for x in xp.reshape(t, (-1,))]
+        except Exception as error:
+            raise BadTypeError(
+                f"function {self.of!r} cannot be evaluated on this array ({error}): register it "
+                "with array=, a version that takes an array and its namespace"
+            ) from error
+        return xp.reshape(xp.asarray(values, dtype=t.dtype, device=device(t)), t.shape)
+
+    @property
+    def is_bound(self) -> bool:
+        return self.length is None or is_steps(self.length)
+
+    def fill(self, room: Steps) -> Schedule:
+        return Function(self.of, room)
+
+
+function = Function

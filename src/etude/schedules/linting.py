@@ -1,0 +1,220 @@
+"""What is probably wrong with a schedule, before a run finds out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from etude.errors import BadTypeError, EtudeError
+from etude.schedules._base import Schedule
+from etude.schedules._numbers import count, written
+from etude.schedules.algebra import Join
+from etude.schedules.kinds.milestones import MultiStep, PiecewiseConstant
+from etude.schedules.kinds.warmup import Warmup
+from etude.schedules.wrappers import Fit, Repeat, Shift, Stretch, Take
+
+_JUMP = 0.01
+_HIGH = 0.1
+_SAMPLES = 10_000
+_REPEATS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Lint:
+    """Something suspicious in a schedule.
+
+    Args:
+        code: What it is: 'unbound', 'not-finite', 'negative', 'zero', 'jump', 'unreachable',
+            'warmup-too-long', 'still-high' or 'ends-early'.
+        message: The value, where it is, and what to do about it.
+        step: The first step that shows it, or None.
+    """
+
+    code: str
+    message: str
+    step: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+def lint(schedule: Schedule, steps: int) -> tuple[Lint, ...]:
+    """Look for mistakes in a schedule that is to run for so many steps.
+
+    Every step is looked at in runs of up to 10,000; longer ones at 10,000 evenly spread steps
+    and at every boundary between segments.
+
+    Args:
+        schedule: The schedule; where it is not bound it is bound to `steps`.
+        steps: Length of the run.
+
+    Returns:
+        The findings, in the order of steps; empty if there is nothing to say.
+
+    Raises:
+        BadValueError: `steps` is not a positive whole number.
+
+    Examples:
+        >>> from etude.schedules import cosine, warmup
+        >>> for found in lint(warmup(100) >> 0.5 * cosine(1_000), 1_100):
+        ...     print(found)
+        jump: the value jumps from 1 to 0.5 at step 100: scale the segments to meet there
+    """
+    if not isinstance(schedule, Schedule):
+        raise BadTypeError(f"schedule is {schedule!r}; it must be a schedule: parse(text)")
+    run = count("steps", steps)
+    try:
+        bound = schedule.over(run)
+    except EtudeError as error:
+        return (Lint("unbound", str(error)),)
+    places = list(_places(bound, _Frame(1.0, 0.0, run)))
+    edges = sorted({p.step for p in places if p.what == "segment" and 0 < p.step < run})
+    sampled = {run * i // _SAMPLES for i in range(_SAMPLES)} if run > _SAMPLES else set(range(run))
+    values = {t: bound(t) for t in sorted({*sampled, *map(math.ceil, edges), run - 1}) if t < run}
+    peak = max((abs(v) for v in values.values() if math.isfinite(v)), default=0.0)
+    found = [
+        *_of_values(values, run),
+        *_of_jumps(bound, edges, peak),
+        *_of_places(places),
+        *_of_end(bound, values, peak, run),
+    ]
+    return tuple(sorted(found, key=lambda f: -1.0 if f.step is None else f.step))
+
+
+def _of_values(values: dict[int, float], run: int) -> Iterator[Lint]:
+    bad = [t for t, v in values.items() if not math.isfinite(v)]
+    negative = [t for t, v in values.items() if v < 0.0]
+    zero = [t for t, v in values.items() if v == 0.0 and t > 0]
+    if bad:
+        yield Lint("not-finite", f"the value is {values[bad[0]]} at step {bad[0]:_}", bad[0])
+    if negative:
+        t = negative[0]
+        yield Lint("negative", f"the value is {values[t]:.6g} at step {t:_}: .clip(0.0) it", t)
+    if zero:
+        t = zero[0]
+        yield Lint(
+            "zero",
+            f"the value is 0 at step {t:_} of {run:_}: updates there change nothing; raise the "
+            "floor, or lengthen the decay",
+            t,
+        )
+    if len(values) > 1 and values[0] == 0.0 == values[min(t for t in values if t > 0)]:
+        yield Lint("zero", "the value is 0 from the start: nothing is learned", 0)
+
+
+def _of_jumps(schedule: Schedule, edges: list[float], peak: float) -> Iterator[Lint]:
+    """Compare the limit from the left with the value at each boundary of a join."""
+    for t in edges:
+        before, after = schedule(t * (1.0 - 1e-12)), schedule(t)
+        if abs(after - before) > _JUMP * peak:
+            yield Lint(
+                "jump",
+                f"the value jumps from {before:.6g} to {after:.6g} at step {_shown(t)}: scale the "
+                "segments to meet there",
+                t,
+            )
+
+
+def _of_places(places: list[_Place]) -> Iterator[Lint]:
+    for t, what, text, end in places:
+        if what == "warmup" and t > end:
+            yield Lint(
+                "warmup-too-long",
+                f"{text} ends at step {_shown(t)}, but its time is over at {_shown(end)}: the peak "
+                "is never reached; shorten it",
+                end,
+            )
+        if what != "warmup" and t >= end:
+            yield Lint(
+                "unreachable",
+                f"{what} {text} begins at step {_shown(t)}, but its time is over at "
+                f"{_shown(end)}: move it forward, or drop it",
+                t,
+            )
+
+
+def _of_end(schedule: Schedule, values: dict[int, float], peak: float, run: int) -> Iterator[Lint]:
+    length, last = schedule.length, values[run - 1]
+    if length is not None and length < 0.99 * run:
+        yield Lint(
+            "ends-early",
+            f"it covers {_shown(length)} of {run:_} steps and holds {schedule(length):.6g} from "
+            "there on: lengthen it, or leave a length open",
+            length,
+        )
+    if math.isfinite(last) and last > _HIGH * peak and not schedule.has_feedback:
+        yield Lint(
+            "still-high",
+            f"the last value is {last:.6g}, {last / peak:.0%} of the peak {peak:.6g}: end with a "
+            "decay, such as >> linear('10%')",
+            run - 1,
+        )
+
+
+class _Place(NamedTuple):
+    """A step of the run at which something begins, and the step before which it must to count."""
+
+    step: float
+    what: str
+    text: str
+    end: float
+
+
+class _Frame(NamedTuple):
+    """The clock of an inner schedule: its step t is step scale·t + offset of the run, until end."""
+
+    scale: float
+    offset: float
+    end: float
+
+    def step(self, t: float) -> float:
+        return self.scale * t + self.offset
+
+    def inside(self, scale: float, offset: float, end: float = math.inf) -> _Frame:
+        return _Frame(self.scale * scale, self.step(offset), min(self.end, self.step(end)))
+
+    def place(self, t: float, what: str, text: str) -> _Place:
+        return _Place(self.step(t), what, text, self.end)
+
+
+def _places(node: Schedule, frame: _Frame) -> Iterator[_Place]:
+    if isinstance(node, Join):
+        assert node.starts is not None
+        for t, segment in zip(node.starts[1:], node.segments[1:], strict=True):
+            yield frame.place(t, "segment", repr(segment))
+    elif isinstance(node, MultiStep | PiecewiseConstant):
+        milestones = node.milestones if isinstance(node, MultiStep) else node.boundaries
+        for t in milestones:
+            yield frame.place(float(t), "milestone", f"{t} of {node!r}")
+    elif isinstance(node, Warmup):
+        yield frame.place(float(node.length or 0), "warmup", repr(node))
+    for part, inner in _inner(node, frame):
+        yield from _places(part, inner)
+
+
+def _inner(node: Schedule, frame: _Frame) -> Iterator[tuple[Schedule, _Frame]]:
+    """Yield the parts of a bound schedule, each with its clock."""
+    if isinstance(node, Join):
+        starts = node.starts or ()
+        for part, start, end in zip(node.segments, starts, (*starts[1:], math.inf), strict=True):
+            yield part, frame.inside(1.0, start, end)
+    elif isinstance(node, Stretch):
+        yield node.body, frame.inside(node.factor, 0.0)
+    elif isinstance(node, Fit):
+        yield node.body, frame.inside(float(node.length) / node.body.length, 0.0)
+    elif isinstance(node, Shift):
+        yield node.body, frame.inside(1.0, float(node.by))
+    elif isinstance(node, Take):
+        yield node.body, frame.inside(1.0, 0.0, float(node.length))
+    elif isinstance(node, Repeat):
+        for i in range(min(node.times or _REPEATS, _REPEATS)):
+            if frame.step(i * node.period) < frame.end:
+                yield node.body, frame.inside(1.0, i * node.period)
+    else:
+        yield from ((part, frame) for part in node.parts)
+
+
+def _shown(t: float) -> str:
+    return written(int(t) if float(t).is_integer() else round(t, 3))
