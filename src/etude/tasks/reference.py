@@ -204,9 +204,11 @@ def _check_options(reference: str, function: Callable[..., Any], options: dict[s
         return
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if options and not named:
+            raise TaskError(f"{reference!r} takes no options ({', '.join(options)})")
         for option in options:
             if option not in named:
-                raise unknown_name(f"option of task {reference!r}", option, named or ["none"])
+                raise unknown_name(f"option of task {reference!r}", option, named)
     missing = [
         p.name
         for p in parameters

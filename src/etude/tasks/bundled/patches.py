@@ -23,6 +23,9 @@ STRIP = 64
 HOLD_OUT = 5
 """Strips are 64 pixels wide, and the middle one of every five is held out."""
 
+LARGEST = STRIP // 2
+"""A larger patch would, with many bands, leave some band without any patch of its own."""
+
 
 @cache
 def _load() -> tuple[Tensor, ...]:
@@ -64,13 +67,13 @@ def origin(*, size: int = 16, bands: int = 4) -> Examples:
     """Return patches (N, 3, size, size), and labels picture · bands + band, (N,).
 
     Args:
-        size: Pixels along each side of a patch, from 4 to 64.
+        size: Pixels along each side of a patch, from 4 to 32.
         bands: Heights to tell apart in each picture, from 1 to 6.
 
     >>> origin().train[0].shape, origin().valid[0].shape, origin().facts["outputs"]
     (torch.Size([5152, 3, 16, 16]), torch.Size([1288, 3, 16, 16]), 8)
     """
-    whole("size", size, least=4, most=STRIP)
+    whole("size", size, least=4, most=LARGEST)
     whole("bands", bands, most=6)
     parts: dict[bool, list[tuple[Tensor, Tensor]]] = {False: [], True: []}
     for number, picture in enumerate(_load()):

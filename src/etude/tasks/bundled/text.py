@@ -40,6 +40,8 @@ SYMBOLS = "\n" + string.digits + string.ascii_letters + string.punctuation + " "
 
 VOCABULARY = len(SYMBOLS) + 1
 
+_NUMBERS = {symbol: i for i, symbol in enumerate(SYMBOLS)}
+
 
 def encode(text: str) -> Tensor:
     r"""Return the symbol numbers of a text, in [0, VOCABULARY).
@@ -47,8 +49,7 @@ def encode(text: str) -> Tensor:
     >>> encode("\n09é").tolist()
     [0, 1, 10, 96]
     """
-    numbers = {symbol: i for i, symbol in enumerate(SYMBOLS)}
-    return torch.tensor([numbers.get(c, len(SYMBOLS)) for c in text], dtype=torch.long)
+    return torch.tensor([_NUMBERS.get(c, len(SYMBOLS)) for c in text], dtype=torch.long)
 
 
 def decode(numbers: Tensor) -> str:
