@@ -1,1 +1,38 @@
-"""Etude: the learning rate of neural networks."""
+"""Etude: the learning rate of neural networks. Choose it, schedule it, watch what it does."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etude.recipe import Recipe
+    from etude.tasks.metrics import Metric
+    from etude.tasks.task import Task
+    from etude.training.record import Record
+    from etude.training.train import train
+    from etude.tuning.result import TuneResult
+    from etude.tuning.tune import tune
+
+__all__ = ["Metric", "Recipe", "Record", "Task", "TuneResult", "train", "tune"]
+
+_HOMES = {
+    "Metric": "etude.tasks.metrics",
+    "Recipe": "etude.recipe",
+    "Record": "etude.training.record",
+    "Task": "etude.tasks.task",
+    "TuneResult": "etude.tuning.result",
+    "train": "etude.training.train",
+    "tune": "etude.tuning.tune",
+}
+"""Where each public name lives. It is loaded when first used: importing Etude loads no torch."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

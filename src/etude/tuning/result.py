@@ -26,7 +26,7 @@ class Trial:
     Attributes:
         lr: The rate.
         record: What happened, as far as it was taken.
-        unstable: Whether it diverged, or left the model worse than untrained.
+        unstable: Whether it diverged, or, above the best, stood still (see `stable_below`).
         tied: Whether it cannot be told apart from the best.
     """
 
@@ -54,8 +54,8 @@ class TuneResult:
         tied: The lowest and highest of the neighbouring tried rates that cannot be told apart
             from `lr`: their paired difference in validation loss is within two standard errors,
             or within 1% of the drop from the untrained loss.
-        stable_below: The lowest tried rate above `lr` at which training diverged or left the
-            model worse than untrained; None where no tried rate did.
+        stable_below: The lowest tried rate above `lr` at which training diverged, or stood still
+            far behind what `lr` had reached after as many updates; None where no tried rate did.
         cost: In full runs of the recipe, everything included.
         costs: The same, part by part.
         outcome: 'found', 'at an edge' (the best rate is the lowest or highest one tried, and the

@@ -22,6 +22,11 @@ from etude.tuning.prior import grid, log10_centre, nice
 REFINEMENTS = (0.2, 0.1, 0.3, 0.05, 0.15)
 """Decades from the best at which a large budget looks for a still better one."""
 
+KEPT, GAINED = 0.8, 0.1
+"""A rate above the best is unstable if it keeps less than the one share of the best's drop and
+has gained less than the other lately: a network that a high rate has killed predicts a constant,
+which is well below the untrained loss and stays there."""
+
 SHORTEST = 16
 """Updates below which a rung would be less than two updates long."""
 
@@ -149,12 +154,14 @@ class Search:
         left = self.allowed - self.spent - after
         return left // each if each else len(self.field)
 
-    def plan(self) -> int:
-        """Return what the rungs still to come cost, in updates."""
-        total = 0
-        for index, rung in enumerate(self.ladder.rungs[1:], start=1):
-            total += rung.keep * (self.steps[index] - self.steps[index - 1])
-        return total
+    def plan(self, step: int) -> int:
+        """Return what the rungs beyond `step` cost, in updates."""
+        rungs = list(zip(self.ladder.rungs, self.steps, strict=True))
+        return sum(
+            rung.keep * (there - here)
+            for (_, here), (rung, there) in pairwise(rungs)
+            if here >= step
+        )
 
     def widen(self, step: int) -> None:
         """Add rates beyond an edge while the best stands there, then between far neighbours.
@@ -179,7 +186,7 @@ class Search:
 
     def fill(self, step: int, leader: float) -> None:
         """Halve a wide gap beside the leader, if the ladder can still be climbed in full."""
-        while self.affordable(step, self.plan()) >= 1:
+        while self.affordable(step, self.plan(step)) >= 1:
             rates = sorted(self.field)
             place = rates.index(leader)
             gaps = [
@@ -231,17 +238,39 @@ class Search:
         return best
 
     def find_edge(self, best: Candidate) -> None:
-        """Look for the rate at which training breaks, for what is left."""
-        step = min(self.steps[0], self.length // 8)
-        for _ in range(3):
-            above = [c for rate, c in self.field.items() if rate > best.lr]
-            if any(self.unstable(c) for c in above) or self.affordable(step, 0) < 1:
-                return
-            self.go([self.add(nice(max(self.field) * 10**0.8))], step, "edge of stability")
+        """Look for the rate at which training breaks, for what is left of the budget.
 
-    def unstable(self, candidate: Candidate) -> bool:
-        """Say whether a candidate diverged, or is worse than the untrained model."""
+        Rates go up by 0.8 decades until one is unstable; then the gap below it is halved down to
+        half a decade.
+        """
+        step = min(self.steps[0], self.length // 8)
+        while self.affordable(step, 0) >= 1:
+            above = {rate: c for rate, c in self.field.items() if rate >= best.lr}
+            broken = min((r for r, c in above.items() if self.unstable(c, best)), default=None)
+            stable = max(r for r in above if broken is None or r < broken)
+            if broken is None:
+                rate = stable * 10**0.8
+            elif math.log10(broken / stable) > 0.5:
+                rate = math.sqrt(broken * stable)
+            else:
+                return
+            self.go([self.add(nice(rate))], step, "edge of stability")
+
+    def unstable(self, candidate: Candidate, best: Candidate) -> bool:
+        """Say whether a rate diverged, or, above the best, stands still far behind it.
+
+        That is: after as many updates, its drop from the untrained loss is less than `KEPT` of
+        the best's, and either that drop or what it gained over the second half of its way is
+        less than `GAINED` of the best's.
+        """
         last = candidate.last()
-        return candidate.diverged or (
-            last is not None and last.step > 0 and not last.loss <= self.untrained.loss
-        )
+        if candidate.diverged or candidate.lr <= best.lr or last is None:
+            return candidate.diverged
+        mark = best.at(last.step)
+        earlier = [e for e in candidate.run.evaluations if e.step <= last.step / 2]
+        if mark is None or not earlier:
+            return False
+        drop = self.untrained.loss - mark.loss
+        kept = (self.untrained.loss - last.loss) / drop if drop > 0 else math.inf
+        gained = (earlier[-1].loss - last.loss) / drop if drop > 0 else math.inf
+        return kept < GAINED or (kept < KEPT and gained < GAINED)

@@ -112,7 +112,7 @@ def judge(
         low -= 1
     while high < len(rates) - 1 and ties[high + 1]:
         high += 1
-    unstable = [search.unstable(c) for c in candidates]
+    unstable = [search.unstable(c, best) for c in candidates]
     above = [rate for rate, bad in zip(rates, unstable, strict=True) if bad and rate > best.lr]
     final = best.last()
     outcome: Outcome = "found"

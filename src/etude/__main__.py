@@ -1,0 +1,5 @@
+"""`python -m etude`: the command line."""
+
+from etude.cli.main import main
+
+main()

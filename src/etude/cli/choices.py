@@ -1,0 +1,213 @@
+"""The options that verbs share: which task, which recipe, which run folder."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from etude import files
+from etude.errors import BadValueError, StorageError
+
+if TYPE_CHECKING:
+    from etude.recipe import Recipe
+    from etude.tasks import Task
+
+TASK_FILE = "task.json"
+
+TaskName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TASK",
+        help="A bundled task (`etude tasks` lists them), or your own as file.py:name or "
+        "module:name.",
+        show_default=False,
+    ),
+]
+With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with", metavar="KEY=VALUE", help="An option of the task's model or data, repeatable."
+    ),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", metavar="FILE", help="A recipe file, .toml or .json."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A field of the recipe, repeatable: lr=0.01, clip_norm=1, optimizer.momentum=0.9.",
+    ),
+]
+Optimizer = Annotated[str | None, typer.Option(help="The optimizer's name.")]
+ScheduleText = Annotated[
+    str | None,
+    typer.Option("--schedule", help="The schedule, such as \"warmup('5%') >> cosine()\"."),
+]
+Steps = Annotated[
+    str | None, typer.Option(help="Length: a number of updates, or '20 epochs'.", metavar="LENGTH")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Samples in one batch.")]
+Seed = Annotated[int | None, typer.Option(help="The only source of randomness.")]
+Device = Annotated[str | None, typer.Option(help="Where to train: cpu, cuda, mps, ...")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The run folder [default: runs/TASK-DATE-TIME]."),
+]
+Resume = Annotated[
+    Path | None, typer.Option("--resume", metavar="DIR", help="Go on with the run in a folder.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
+
+
+def pairs(texts: list[str] | None, option: str) -> dict[str, Any]:
+    """Return KEY=VALUE texts as a mapping; values are read as TOML, else taken as text.
+
+    Raises:
+        BadValueError: If a text has no '='.
+
+    >>> pairs(["width=64", "residual=true", "activation=relu"], "--with")
+    {'width': 64, 'residual': True, 'activation': 'relu'}
+    """
+    table: dict[str, Any] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise BadValueError(f"{option} {text!r}: write KEY=VALUE")
+        table[key.strip()] = _value(value.strip())
+    return table
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def choose_task(name: str | None, options: list[str] | None, resume: Path | None) -> Task:
+    """Return the task meant: by name, or the one of the run to resume.
+
+    Raises:
+        BadValueError: If there is neither, or both.
+        StorageError: If the folder to resume does not say.
+    """
+    from etude import tasks
+
+    if resume is not None:
+        if name is not None:
+            raise BadValueError("--resume goes on with the folder's own task: leave TASK out")
+        if not (resume / TASK_FILE).exists():
+            raise StorageError(
+                f"{str(resume)!r} holds no run to resume: there is no {TASK_FILE} in it"
+            )
+        kept = files.read_json(resume / TASK_FILE, "the task")
+        return tasks.load(kept["reference"], **kept["options"])
+    if name is None:
+        raise BadValueError("which task? Give a name (`etude tasks` lists them) or file.py:name")
+    return tasks.load(name, **pairs(options, "--with"))
+
+
+def choose_recipe(
+    task: Task,
+    file: Path | None,
+    changes: list[str] | None,
+    **named: Any,
+) -> Recipe:
+    """Return the task's recipe, or the file's, with the changes asked for.
+
+    Args:
+        task: Whose defaults to start from where there is no file.
+        file: A recipe file.
+        changes: FIELD=VALUE texts; 'optimizer.momentum=0.9' reaches into the optimizer.
+        **named: Fields from options of their own; None changes nothing.
+
+    Raises:
+        RecipeError: If a field is unknown or out of bounds.
+    """
+    from etude.recipe import Recipe
+
+    recipe = Recipe(**task.defaults) if file is None else Recipe.load(file)
+    fields = {key: value for key, value in named.items() if value is not None}
+    if isinstance(steps := fields.get("steps"), str):
+        fields["steps"] = _value(steps)
+    inner: dict[str, dict[str, Any]] = {}
+    for key, value in pairs(changes, "--set").items():
+        outer, dot, name = key.partition(".")
+        if dot:
+            inner.setdefault(outer, {})[name] = value
+        else:
+            fields[key] = value
+    for outer, table in inner.items():
+        fields[outer] = {**_table(outer, fields.get(outer), recipe), **table}
+    return recipe.replace(**fields)
+
+
+def _table(field: str, given: Any, recipe: Recipe) -> dict[str, Any]:
+    """Return the table that FIELD.KEY=VALUE adds to."""
+    if field == "optimizer":
+        plain = given if given is not None else recipe.optimizer.plain()
+        return {"name": plain} if isinstance(plain, str) else dict(plain)
+    if field == "schedules":
+        return {**recipe.schedules, **(given or {})}
+    raise BadValueError(f"--set {field}.…: only 'optimizer' and 'schedules' have parts")
+
+
+@contextmanager
+def run_folder(
+    out: Path | None, resume: Path | None, name: str | None, options: list[str] | None
+) -> Iterator[Path]:
+    """Give the run folder, with a note of which task it is for, so that it can be resumed.
+
+    A folder that was made for nothing, because the run could not begin, is taken away again.
+    """
+    if resume is not None:
+        yield resume
+        return
+    assert name is not None
+    folder = out or _fresh(name)
+    files.make_folder(folder)
+    note = folder / TASK_FILE
+    if note.exists():
+        raise StorageError(
+            f"{str(folder)!r} already holds a run: go on with --resume {folder}, or choose "
+            "another folder"
+        )
+    head, colon, tail = name.partition(":")
+    reference = f"{Path(head).resolve()}:{tail}" if colon and head.endswith(".py") else name
+    files.write_json(note, {"reference": reference, "options": pairs(options, "--with")})
+    try:
+        yield folder
+    finally:
+        if [path.name for path in folder.iterdir()] == [TASK_FILE]:
+            note.unlink()
+            if out is None:
+                folder.rmdir()
+
+
+def _fresh(name: str) -> Path:
+    """Return a folder under runs/ that does not exist yet."""
+    short = name.rpartition(":")[2] or "run"
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    first = Path("runs") / f"{short}-{stamp}"
+    folder, count = first, 1
+    while folder.exists():
+        count += 1
+        folder = first.with_name(f"{first.name}-{count}")
+    return folder
+
+
+def refuse_with_resume(*given: object) -> None:
+    """Refuse options that a resumed run, which keeps its own, would silently ignore."""
+    if any(value is not None for value in given):
+        raise BadValueError(
+            "--resume goes on with the folder's own recipe and budget: leave other options out"
+        )

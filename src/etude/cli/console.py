@@ -1,0 +1,58 @@
+"""What the verbs print with: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def complain(message: str, error: BaseException) -> None:
+    """Print an error's message and the notes it gathered on its way."""
+    line = Text("etude: ", style="bold red")
+    line.append(message, style="not bold default")
+    err.print(line)
+    for note in getattr(error, "__notes__", ()):
+        err.print(Text(note))
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document for machines."""
+    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def facts(rows: list[tuple[str, str]]) -> Table:
+    """Return a table of names and what they are, without lines."""
+    table = Table.grid(padding=(0, 3))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, Text.from_markup(value))
+    return table
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number to a few digits; a dash for none.
+
+    >>> number(0.123456), number(None)
+    ('0.1235', '–')
+    """
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def metric_text(name: str | None, value: float | None) -> str:
+    """Return a metric as people read it: an accuracy in percent.
+
+    >>> metric_text("accuracy", 0.98611), metric_text("mse", 0.01)
+    ('98.61%', '0.01')
+    """
+    if value is not None and name == "accuracy":
+        return f"{100 * value:.2f}%"
+    return number(value)

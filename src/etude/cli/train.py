@@ -1,0 +1,114 @@
+"""`etude train`: one recipe on one task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from etude.cli import choices
+from etude.cli.console import facts, metric_text, number, out, print_json
+
+if TYPE_CHECKING:
+    from etude.training.record import Record
+    from etude.training.run import Run
+
+EPILOG = """[bold]Examples[/bold]
+
+  etude train digits-cnn --lr 0.003
+
+  etude train my_project.py:task --recipe recipe.toml --out runs/first
+
+  etude train --resume runs/first"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command("train", epilog=EPILOG, no_args_is_help=True)(train)
+
+
+def train(
+    task: choices.TaskName = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="The peak of the rate.")] = None,
+    recipe: choices.RecipeFile = None,
+    optimizer: choices.Optimizer = None,
+    schedule: choices.ScheduleText = None,
+    steps: choices.Steps = None,
+    batch_size: choices.BatchSize = None,
+    seed: choices.Seed = None,
+    changes: choices.Set = None,
+    options: choices.With = None,
+    device: choices.Device = None,
+    folder: choices.Out = None,
+    resume: choices.Resume = None,
+    json: choices.Json = False,
+) -> None:
+    """Train TASK by one recipe; keep the model, the record and a report in a run folder.
+
+    Ctrl-C saves and leaves; --resume goes on, to the bit as if nothing had happened.
+    """
+    from etude import report
+    from etude.progress import bar
+    from etude.training.train import train as run
+
+    chosen = choices.choose_task(task, options, resume)
+    wanted = None
+    if resume is None:
+        wanted = choices.choose_recipe(
+            chosen,
+            recipe,
+            changes,
+            lr=lr,
+            optimizer=optimizer,
+            schedule=schedule,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+        )
+    else:
+        choices.refuse_with_resume(
+            lr, recipe, optimizer, schedule, steps, batch_size, seed, changes, options, folder
+        )
+    with (
+        choices.run_folder(folder, resume, task, options) as home,
+        bar(False if json else None, chosen.name) as draw,
+    ):
+
+        def show_step(current: Run) -> None:
+            if current.step % 10 == 0:
+                last = current.evaluations[-1].loss
+                draw(current.step, current.length, f"validation loss {last:.4g}")
+
+        record = run(
+            chosen,
+            wanted,
+            folder=home,
+            resume=resume is not None,
+            device=device,
+            on_step=show_step,
+        )
+        page = report.write(record, home / "report.html")
+    if json:
+        print_json({**record.plain(), "folder": str(home), "report": str(page)})
+    else:
+        show(record, home, page)
+    if record.status == "diverged":
+        raise typer.Exit(1)
+
+
+def show(record: Record, home: Path, page: Path) -> None:
+    """Print what happened for a person."""
+    rows = [
+        ("status", record.status if not record.reason else f"{record.status}: {record.reason}"),
+        ("learning rate", f"{record.recipe.lr:g}, {record.recipe.schedule!r}"),
+        ("updates", f"{record.cost.steps} of {record.length}, {record.cost.seconds:.1f} s"),
+        ("validation loss", number(record.valid_loss)),
+    ]
+    if record.metric is not None:
+        text = metric_text(record.metric, record.valid_metric)
+        rows.append((f"validation {record.metric}", f"[bold]{text}[/bold]"))
+    rows += [("run folder", f"[bold]{home}[/bold]"), ("report", f"[bold]{page}[/bold]")]
+    out.print()
+    out.print(f"[bold]{record.task}[/bold]")
+    out.print(facts(rows))

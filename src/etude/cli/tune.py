@@ -1,0 +1,161 @@
+"""`etude tune`: which learning rate trains a task best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.syntax import Syntax
+from rich.table import Table
+
+from etude.cli import choices
+from etude.cli.console import facts, metric_text, number, out, print_json
+
+if TYPE_CHECKING:
+    from etude.tuning.result import TuneResult
+
+EPILOG = """[bold]Examples[/bold]
+
+  etude tune digits-cnn
+
+  etude tune digits-mlp --with width=256 --optimizer sgd --set optimizer.momentum=0.9
+
+  etude tune my_project.py:task --recipe recipe.toml --budget 1.5
+
+  etude tune --resume runs/digits-cnn-20250101-120000"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command("tune", epilog=EPILOG, no_args_is_help=True)(tune)
+
+
+def tune(
+    task: choices.TaskName = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="In full training runs, the trained model included [default: 3.0]."),
+    ] = None,
+    recipe: choices.RecipeFile = None,
+    optimizer: choices.Optimizer = None,
+    schedule: choices.ScheduleText = None,
+    steps: choices.Steps = None,
+    batch_size: choices.BatchSize = None,
+    seed: choices.Seed = None,
+    changes: choices.Set = None,
+    options: choices.With = None,
+    device: choices.Device = None,
+    folder: choices.Out = None,
+    resume: choices.Resume = None,
+    json: choices.Json = False,
+) -> None:
+    """Find the learning rate that trains TASK best, with the trained model as evidence.
+
+    A few rates start on the recipe's real schedule, pause, and the better ones go on. Prints the
+    rate, the range that ties with it, where training becomes unstable, and what it cost; writes a
+    run folder with the model and a report.
+    """
+    from etude import report
+    from etude.tuning.tune import tune as search
+
+    chosen = choices.choose_task(task, options, resume)
+    wanted: dict[str, Any] = {}
+    if resume is None:
+        wanted["recipe"] = choices.choose_recipe(
+            chosen,
+            recipe,
+            changes,
+            optimizer=optimizer,
+            schedule=schedule,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        wanted["budget"] = 3.0 if budget is None else budget
+    else:
+        choices.refuse_with_resume(
+            budget, recipe, optimizer, schedule, steps, batch_size, seed, changes, options, folder
+        )
+    with choices.run_folder(folder, resume, task, options) as home:
+        best = search(
+            chosen,
+            folder=home,
+            resume=resume is not None,
+            device=device,
+            progress=False if json else None,
+            **wanted,
+        )
+        page = report.write(best, home / "report.html")
+    if json:
+        print_json({**best.plain(), "folder": str(home), "report": str(page)})
+    else:
+        show(best, home, page)
+    if best.outcome == "nothing trains":
+        raise typer.Exit(1)
+
+
+def show(best: TuneResult, home: Path, page: Path) -> None:
+    """Print the findings for a person."""
+    record = best.record
+    out.print()
+    out.print(
+        f"[bold]{record.task}[/bold]: {len(best.trials)} rates, {best.cost:.2f} full runs, "
+        f"{best.seconds:.1f} s"
+    )
+    out.print()
+    out.print(facts(_findings(best)))
+    if advice := best.advice():
+        out.print(f"\n[yellow]{advice}[/yellow]")
+    out.print()
+    out.print(_trials(best))
+    out.print("\n[dim]The recipe, for a PyTorch loop of your own:[/dim]\n")
+    out.print(Syntax(best.recipe.to_pytorch(record.length), "python", background_color="default"))
+    out.print()
+    out.print(facts([("run folder", f"[bold]{home}[/bold]"), ("report", f"[bold]{page}[/bold]")]))
+
+
+def _findings(best: TuneResult) -> list[tuple[str, str]]:
+    record = best.record
+    low, high = best.tied
+    parts = ", ".join(f"{part.runs:.2f} {part.name}" for part in best.costs)
+    stable = [t.lr for t in best.trials if t.lr >= best.lr and not t.unstable]
+    rows = [
+        ("learning rate", f"[bold green]{best.lr:g}[/bold green]"),
+        ("ties with it", "no other rate tried" if low == high else f"{low:g} to {high:g}"),
+    ]
+    if best.stable_below is None:
+        rows.append(("unstable", f"at no rate tried, up to {max(stable, default=best.lr):g}"))
+    else:
+        below = max((r for r in stable if r < best.stable_below), default=best.lr)
+        rows.append(("unstable from", f"{best.stable_below:g} (stable at {below:g})"))
+    rows.append(("cost", f"{best.cost:.2f} full runs: {parts}"))
+    if record.metric is not None:
+        now = metric_text(record.metric, best.metric)
+        before = metric_text(record.metric, best.untrained.metric)
+        rows.append((f"validation {record.metric}", f"[bold]{now}[/bold] (untrained {before})"))
+    rows.append(
+        ("validation loss", f"{number(best.loss)} (untrained {number(best.untrained.loss)})")
+    )
+    return rows
+
+
+def _trials(best: TuneResult) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for name in ("rate", "updates", "validation loss", ""):
+        table.add_column(name, justify="left" if name == "" else "right")
+    for trial in best.trials:
+        record = trial.record
+        last = record.evaluations[-1] if record.evaluations else None
+        if trial.lr == best.lr:
+            word = "[bold green]best[/bold green]"
+        elif record.status == "diverged":
+            word = f"[red]diverged: {record.reason}[/red]"
+        elif trial.unstable:
+            word = "[red]unstable[/red]"
+        else:
+            word = "ties" if trial.tied else "[dim]worse[/dim]"
+        table.add_row(
+            f"{trial.lr:g}", str(record.cost.steps), number(last.loss if last else None), word
+        )
+    return table
