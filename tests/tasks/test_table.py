@@ -122,17 +122,17 @@ def test_building_leaves_the_random_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_digits_cnn_reaches_98_percent():
-    torch.manual_seed(0)
+def test_digits_cnn_reaches_98_percent_at_a_good_rate():
+    torch.manual_seed(1)
     task = get("digits-cnn")
     model = task.build()
     steps = task.defaults["steps"]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=task.defaults["lr"])
+    optimizer = torch.optim.AdamW(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=task.defaults["lr"], total_steps=steps, pct_start=0.05
+        optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.05
     )
     for _ in range(steps):
-        index = torch.randint(task.train.samples, (64,))
+        index = torch.randint(task.train.samples, (task.defaults["batch_size"],))
         loss, _, _ = task.forward(model, task.train.take(index))
         optimizer.zero_grad()
         loss.backward()

@@ -115,7 +115,7 @@ _DIGITS = (
         model="cnn",
         goal=CROSS_ENTROPY,
         recipe=ADAMW,
-        steps=1_500,
+        steps=1_200,
         batch_size=64,
     ),
     _row(
@@ -249,7 +249,7 @@ _TEXT = (
         model="gru",
         goal=SYMBOLS,
         recipe=ADAMW,
-        steps=400,
+        steps=300,
         batch_size=32,
         width=128,
     ),
@@ -260,7 +260,7 @@ _TEXT = (
         model="transformer",
         goal=SYMBOLS,
         recipe=ADAMW,
-        steps=400,
+        steps=300,
         batch_size=32,
     ),
 )

@@ -57,6 +57,15 @@ def test_transformer_block_is_the_identity_when_what_it_adds_is_zero():
     assert torch.equal(block(x), x)
 
 
+def test_transformer_block_without_its_stream_keeps_nothing_of_its_input():
+    for branch in ("attention", "feed_forward"):
+        block = models.transformer(inputs=4, context=5, outputs=2, residual=False).blocks[0]
+        last = block.attention.out if branch == "attention" else block.feed_forward.down
+        zeroed(last)
+        a, b = block(torch.randn(3, 5, 64)), block(torch.randn(3, 5, 64))
+        assert torch.equal(a, b)
+
+
 def test_resnet_18_and_20_have_their_published_sizes():
     eighteen = models.resnet(channels=3, outputs=1000, depth=2, width=64, stages=4, stem="large")
     assert count(eighteen) == 11_689_512  # torchvision's documentation of resnet18
@@ -128,6 +137,22 @@ def test_sequence_models_answer_at_each_step_or_once(every_step):
     assert net(torch.randn(2, 7, 3)).shape == ((2, 7, 5) if every_step else (2, 5))
 
 
+@pytest.mark.parametrize("build", [models.rnn, models.lstm, models.gru])
+def test_one_answer_is_read_at_the_last_step(build):
+    once, each = build(inputs=3, outputs=5), build(inputs=3, outputs=5, every_step=True)
+    each.load_state_dict(once.state_dict())
+    x = torch.randn(2, 7, 3)
+    torch.testing.assert_close(once(x), each(x)[:, -1])
+
+
+def test_one_answer_of_a_transformer_is_read_from_the_mean():
+    once = models.transformer(inputs=3, context=7, outputs=5)
+    each = models.transformer(inputs=3, context=7, outputs=5, every_step=True)
+    each.load_state_dict(once.state_dict())
+    x = torch.randn(2, 7, 3)
+    torch.testing.assert_close(once(x), each(x).mean(1))
+
+
 def test_a_stack_of_recurrent_layers_equals_torchs_own():
     torch.manual_seed(0)
     net = models.lstm(inputs=3, outputs=5, depth=2, width=6, every_step=True)
@@ -159,6 +184,14 @@ def test_attention_equals_torchs_own():
     torch.testing.assert_close(attention(x), expected, atol=1e-6, rtol=1e-5)
 
 
+def test_dropout_reaches_the_attention_weights():
+    attention = models.transformer(inputs=4, context=5, outputs=2, dropout=0.5).blocks[0].attention
+    x = torch.randn(2, 5, 64)
+    assert not torch.equal(attention(x), attention(x))
+    attention.eval()
+    assert torch.equal(attention(x), attention(x))
+
+
 def test_heads_act():
     torch.manual_seed(0)
     x = torch.randn(2, 5, 4)
@@ -185,6 +218,8 @@ def test_autoencoder_passes_through_its_code():
     x = torch.randn(5, 1, 8, 8)
     assert net.encode(x).shape == (5, 3)
     torch.testing.assert_close(net(x), net.head(net.decoder(net.encode(x))))
+    assert len(net.encode(x).unique(dim=0)) == 5
+    assert len(net(x).unique(dim=0)) == 5
 
 
 def test_names_that_other_code_selects_by():
