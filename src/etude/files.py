@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -52,7 +53,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             "another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it must not hide the error on its way
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -20,15 +20,21 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 
 from etude import files, optimizers
 from etude.errors import BadTypeError, BadValueError, EtudeError
+from etude.optimizers.table import Number, Pair
 from etude.schedules import Clock, Schedule, parse
 
 FORMAT = 1
 """The version of the recipe file; a newer file is refused, never half understood."""
+
+
+CHECKED = 1000
+"""Updates, evenly spread over a run, at which a schedule's values are checked beforehand."""
 
 
 class RecipeError(BadValueError):
@@ -95,9 +101,10 @@ def _schedule(value: object) -> Schedule:
     return value if isinstance(value, Schedule) else parse(value)  # type: ignore[arg-type]
 
 
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise BadTypeError(f"{value!r} is not a number")
+def _number(value: object, info: ValidationInfo) -> object:
+    """Refuse what pydantic would take for a number: True, and text."""
+    if isinstance(value, (bool, str, bytes)):
+        raise BadTypeError(f"{info.field_name}={value!r} is not a number: give one without quotes")
     return value
 
 
@@ -116,8 +123,8 @@ def _length(value: object) -> int | str:
 
 
 ScheduleField = Annotated[Schedule, BeforeValidator(_schedule), PlainSerializer(repr)]
-Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 
 
 class Recipe(BaseModel):
@@ -162,7 +169,7 @@ class Recipe(BaseModel):
     clip_norm: Positive | None = None
     clip_value: Positive | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**63)] = 0
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -189,11 +196,43 @@ class Recipe(BaseModel):
                 )
             if name == "momentum" and "momentum" not in known and "betas" not in known:
                 raise BadValueError(f"schedules['momentum']: {self.optimizer.name} has no momentum")
+            row = known.get(name)
+            if row is not None and not (isinstance(row, Number) and not row.once):
+                fix = "schedule 'momentum', the first of them" if name == "betas" else "set it once"
+                raise BadValueError(
+                    f"schedules[{name!r}]: {self.optimizer.name} cannot change it while training: "
+                    f"{fix}"
+                )
 
     def replace(self, **changes: Any) -> Self:
         """Return a recipe with some fields changed, validated again."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**fields, **changes})
+
+    def bound_schedules(self, clock: Clock) -> dict[str, Schedule]:
+        """Return `schedules` over the length of a run, their values checked against the bounds.
+
+        Args:
+            clock: The run's clock, with a horizon.
+
+        Raises:
+            BadValueError: If a value on the way is one that the optimizer does not take.
+        """
+        row = optimizers.get(self.optimizer.name)
+        bound = {name: schedule.over(clock) for name, schedule in self.schedules.items()}
+        for name, schedule in bound.items():
+            limits = row.hyperparameters.get(name)
+            if limits is None:  # 'momentum' of an optimizer that has betas
+                pair = row.hyperparameters["betas"]
+                assert isinstance(pair, Pair)
+                limits = pair.first
+            stride = max(1, clock.horizon // CHECKED)
+            for t in (*range(0, clock.horizon, stride), clock.horizon - 1):
+                try:
+                    limits.check(f"schedules[{name!r}] at update {t}", schedule(t))
+                except BadValueError as error:
+                    raise RecipeError(str(error)) from None
+        return bound
 
     def plain(self) -> dict[str, Any]:
         """Return the fields as plain values, those that are None or empty left out."""
@@ -259,7 +298,7 @@ class Recipe(BaseModel):
         if not isinstance(table, dict):
             raise RecipeError(f"a recipe is a table of fields, not a {type(table).__name__}")
         version = table.pop("version", FORMAT)
-        if version != FORMAT:
+        if version != FORMAT or isinstance(version, bool):
             newer = isinstance(version, int) and version > FORMAT
             fix = "upgrade etude to read it" if newer else f"write version = {FORMAT}"
             raise RecipeError(f"the recipe is of version {version!r}, this is {FORMAT}: {fix}")

@@ -30,7 +30,7 @@ def build(
 
     Raises:
         UnknownNameError: If the optimizer or a hyperparameter has another name.
-        BadValueError: If a value is out of bounds.
+        BadValueError: If a value is out of bounds, or torch refuses them together.
         TaskError: If there is no trainable parameter.
 
     >>> build("sgd", nn.Linear(2, 1), lr=0.1, momentum=0.9).defaults["momentum"]
@@ -48,5 +48,8 @@ def build(
         raise TaskError("there is no trainable parameter: every requires_grad is False")
     module, _, attribute = row.factory.partition(":")
     factory = getattr(importlib.import_module(module), attribute)
-    optimizer: Optimizer = factory(parameters, lr=lr, **checked)
+    try:
+        optimizer: Optimizer = factory(parameters, lr=lr, **checked)
+    except ValueError as error:  # values that are good alone, and not together
+        raise BadValueError(f"{name} refuses {checked}: {error}") from error
     return optimizer

@@ -16,22 +16,29 @@ from etude.errors import BadTypeError, BadValueError, unknown_name
 
 @dataclass(frozen=True)
 class Number:
-    """A number in [low, high), or [low, high] where `closed`."""
+    """A number in [low, high), or [low, high] where `closed`.
+
+    `once` says that the optimizer reads it when it is built: changing it later does nothing.
+    """
 
     default: float
     low: float = 0.0
     high: float = math.inf
     closed: bool = False
+    once: bool = False
 
     def check(self, name: str, value: object) -> float:
         """Return `value` as a float inside the bounds, or raise."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise BadTypeError(f"{name}={value!r} is not a number: give one {self.bounds}")
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
         inside = self.low <= number and (number <= self.high if self.closed else number < self.high)
         if not inside or not math.isfinite(number):
             raise BadValueError(f"{name}={value!r} is out of bounds: give a number {self.bounds}")
-        return number
+        return number + 0.0  # turns -0.0 into 0.0: equal choices have equal texts
 
     @property
     def bounds(self) -> str:
@@ -197,7 +204,7 @@ ROWS: Mapping[str, OptimizerRow] = MappingProxyType(
                 "sparse features and convex problems",
                 lr_decay=Number(0.0),
                 weight_decay=Number(0.0),
-                initial_accumulator_value=Number(0.0),
+                initial_accumulator_value=Number(0.0, once=True),
                 eps=Number(1e-10),
             ),
             _row(

@@ -57,7 +57,7 @@ class Run:
         self.clock = clock_of(task, recipe)
         self.length = self.clock.horizon
         self.shape = recipe.schedule.over(self.clock)
-        self.others = {name: s.over(self.clock) for name, s in recipe.schedules.items()}
+        self.others = recipe.bound_schedules(self.clock)
         with random_state_kept(derive_seed(recipe.seed, "init")):
             model = task.build()
             self.device = _device(device, model)

@@ -1,0 +1,14 @@
+"""One thread, so that the suite's processes share the cores; no deadline, as machines differ."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("etude", deadline=None, print_blob=True)
+settings.load_profile("etude")
