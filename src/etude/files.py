@@ -69,11 +69,16 @@ def _sync_folder(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    write_atomic(path, lambda temporary: _write(temporary, text))
+    write_bytes(path, text.encode())
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a binary file atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomic(path, write)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,22 +1,36 @@
-"""`etude schedule`: the values of a schedule."""
+"""`etude schedule`: the values, the picture, the faults and the translation of a schedule."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
+from etude import files
 from etude.cli import choices
 from etude.cli.console import out, print_json
+from etude.cli.plot import plot as draw
+from etude.errors import BadValueError, unknown_name
+
+if TYPE_CHECKING:
+    from etude.schedules import Schedule
 
 EPILOG = """[bold]Examples[/bold]
 
-  etude schedule "step(10, 0.5)" --lr 0.1 --steps 30
+  etude schedule "step(10, 0.5)" --lr 0.1 --epochs 30
 
-  etude schedule "warmup('5%') >> cosine(floor=0.01)" --lr 3e-3 --steps 2000 --rows 20
+  etude schedule "cosine(50, floor=0.01)" --lr 0.1 --epochs 10 --table
 
-  etude schedule "exponential(0.95)" --lr 0.1 --epochs 10"""
+  etude schedule "warmup('5%') >> cosine()" --lr 3e-3 --steps 2000 --plot --lint
+
+  etude schedule "warmup(100) >> cosine()" --steps 1000 --diff "warmup(50) >> cosine()"
+
+  etude schedule "warmup('5%') >> cosine()" --lr 3e-3 --steps 2000 --to torch"""
+
+TARGETS = ("torch", "keras", "optax")
 
 
 def register(app: typer.Typer) -> None:
@@ -32,38 +46,179 @@ def schedule(
         float | None, typer.Option(help="Length in epochs of --steps-per-epoch updates.")
     ] = None,
     steps_per_epoch: Annotated[int, typer.Option(help="Updates in an epoch.", min=1)] = 1,
+    table: Annotated[bool, typer.Option("--table", help="Print the values.")] = False,
     rows: Annotated[
-        int, typer.Option(help="Rows of the table at most, evenly spread; 0 shows every step.")
+        int,
+        typer.Option(help="Rows of the table at most, evenly spread; 0 shows every step.", min=0),
     ] = 50,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw it in the terminal.")] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw it into a file: .svg, .png or .html."),
+    ] = None,
+    lint: Annotated[
+        bool, typer.Option("--lint", help="Name what looks wrong; exit code 1 if anything does.")
+    ] = False,
+    diff: Annotated[
+        str | None, typer.Option(metavar="EXPR2", help="Say how another schedule differs.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="PEER", help="Print code for torch, keras or optax.")
+    ] = None,
     json: choices.Json = False,
 ) -> None:
-    """Print the values of a schedule, step by step; the step after the last is shown too."""
-    from etude.errors import BadValueError
-    from etude.schedules import Clock, parse
+    """Show a schedule: its values and its picture; or lint, compare and translate it.
 
-    if (steps is None) == (epochs is None):
-        raise BadValueError("give the length: either --steps or --epochs")
-    text = f"{epochs} epochs" if steps is None else steps
-    clock = Clock(horizon=text, steps_per_epoch=steps_per_epoch)
-    shape = parse(expression).over(clock)
-    last = int(clock.horizon)
-    count = last if rows == 0 else min(rows, last)
-    marks = sorted({round(last * i / count) for i in range(count + 1)})
-    values = [(mark, lr * shape(mark)) for mark in marks]
+    Without any of --table, --plot, --save, --lint, --diff, --to, the picture and the values are
+    shown. The step after the last is shown too: it is the value at the end.
+    """
+    if to is not None and to not in TARGETS:
+        raise unknown_name("target of --to", to, TARGETS)
+    shape, last = _bound(expression, steps, epochs, steps_per_epoch)
+    other = None if diff is None else _bound(diff, steps, epochs, steps_per_epoch)[0]
+    scaled = shape if lr == 1.0 else lr * shape
+    everything = not (table or plot or save or lint or diff or to)
+    found = _lints(scaled, last) if lint else []
+    differences = _differences(scaled, other if other is None or lr == 1.0 else lr * other)
     if json:
         print_json(
             {
                 "schedule": repr(shape),
                 "lr": lr,
                 "steps": last,
-                "values": [{"step": step, "lr": value} for step, value in values],
+                "area": _area(scaled, last),
+                "values": [{"step": t, "lr": v} for t, v in _values(scaled, last, rows)],
+                **({"lint": found} if lint else {}),
+                **({"diff": differences} if diff is not None else {}),
+                **({"code": _code(shape, lr, to)} if to is not None else {}),
             }
         )
-        return
-    out.print(f"[bold]{lr:g} * ({shape!r})[/bold]")
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("epoch" if steps is None and steps_per_epoch == 1 else "step", justify="right")
-    table.add_column("rate", justify="right")
-    for step, value in values:
-        table.add_row(str(step), f"{value:.8g}")
-    out.print(table)
+    else:
+        out.print(f"[bold]{escape(repr(scaled))}[/bold]")
+        if plot or everything:
+            _print_plot(scaled, last)
+        if table or everything:
+            unit = "epoch" if steps is None and steps_per_epoch == 1 else "step"
+            _print_table(scaled, last, rows, unit)
+        for line in differences:
+            out.print(escape(line))
+        if diff is not None and not differences:
+            out.print("no difference")
+        if to is not None:
+            out.print(escape(_code(shape, lr, to)))
+        for fault in found:
+            out.print(f"[yellow]{escape(fault)}[/yellow]")
+        if lint and not found:
+            out.print("[green]nothing looks wrong[/green]")
+    if save is not None:
+        _save(scaled, last, save)
+        if not json:
+            out.print(f"drawn to [bold]{escape(str(save))}[/bold]")
+    if found:
+        raise typer.Exit(1)
+
+
+def _bound(
+    text: str, steps: int | None, epochs: float | None, steps_per_epoch: int
+) -> tuple[Schedule, int]:
+    """Return the schedule bound to its length, and that length in updates."""
+    from etude.schedules import Clock, parse
+
+    if steps is not None and epochs is not None:
+        raise BadValueError("--steps and --epochs both give the length: leave one out")
+    shape = parse(text)
+    if steps is None and epochs is None:
+        if shape.length is None:
+            raise BadValueError(f"{shape!r} has no length of its own: give --steps or --epochs")
+        return shape, max(1, round(shape.length))
+    horizon = steps if steps is not None else f"{epochs} epochs"
+    clock = Clock(horizon=horizon, steps_per_epoch=steps_per_epoch)
+    return shape.over(clock), int(clock.horizon)
+
+
+def _values(shape: Schedule, last: int, rows: int) -> list[tuple[int, float]]:
+    count = last if rows == 0 else min(rows, last)
+    marks = sorted({round(last * i / count) for i in range(count + 1)})
+    return [(mark, shape(mark)) for mark in marks]
+
+
+def _lints(shape: Schedule, last: int) -> list[str]:
+    from etude.schedules import lint
+
+    return [str(fault) for fault in lint(shape, last)]
+
+
+def _differences(shape: Schedule, other: Schedule | None) -> list[str]:
+    from etude.schedules import diff
+
+    return [] if other is None else diff(shape, other)
+
+
+def _area(shape: Schedule, last: int) -> float:
+    from etude.schedules import area
+
+    return area(shape, 0, last)
+
+
+def _print_plot(shape: Schedule, last: int) -> None:
+    from etude.schedules import preview
+
+    seen = preview(shape, last)
+    for line in draw(seen.steps, seen.values):
+        out.print(f"[cyan]{line}[/cyan]")
+    out.print(f"[dim]{'0':>8}{last:>64,}[/dim]")
+
+
+def _print_table(shape: Schedule, last: int, rows: int, unit: str) -> None:
+    values = Table(box=None, padding=(0, 2), header_style="dim")
+    values.add_column(unit, justify="right")
+    values.add_column("value", justify="right")
+    for step, value in _values(shape, last, rows):
+        values.add_row(str(step), f"{value:.8g}")
+    out.print(values)
+
+
+def _code(shape: Schedule, lr: float, to: str) -> str:
+    """Return code to paste that uses the schedule in another library."""
+    text = f"s = parse({repr(lr * shape)!r})"
+    head = "from etude.schedules import parse"
+    lines = {
+        "torch": [
+            head,
+            "from etude.interop.torch import Scheduler",
+            text,
+            "scheduler = Scheduler(optimizer, lr=s)  # call scheduler.step() after each update",
+        ],
+        "keras": [
+            head,
+            "from etude.interop.keras import to_keras",
+            text,
+            "optimizer = keras.optimizers.SGD(learning_rate=to_keras(s))",
+        ],
+        "optax": [
+            head,
+            "from etude.interop.optax import to_optax",
+            text,
+            "optimizer = optax.sgd(learning_rate=to_optax(s))",
+        ],
+    }
+    return "\n".join(lines[to])
+
+
+def _save(shape: Schedule, last: int, path: Path) -> None:
+    from etude.schedules import preview, svg
+
+    kind = path.suffix.lower()
+    if kind == ".svg":
+        files.write_text(path, svg(shape, last))
+    elif kind == ".html":
+        title = escape(repr(shape))
+        page = f"<!doctype html><meta charset=utf-8><title>{title}</title>"
+        files.write_text(path, f"{page}<body style='color:#234'>{svg(shape, last)}")
+    elif kind == ".png":
+        from etude.cli.picture import png
+
+        seen = preview(shape, last)
+        files.write_bytes(path, png(seen.steps, seen.values))
+    else:
+        raise BadValueError(f"--save {str(path)!r}: name a file that ends in .svg, .png or .html")

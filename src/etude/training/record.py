@@ -147,8 +147,7 @@ class Record:
 
     def save(self, folder: Path) -> None:
         """Write `record.json` and `series.safetensors`, each atomically."""
-        content = save(self.arrays())
-        files.write_atomic(folder / "series.safetensors", lambda path: write_bytes(path, content))
+        files.write_bytes(folder / "series.safetensors", save(self.arrays()))
         files.write_json(folder / "record.json", self.plain())
 
     @classmethod
@@ -168,11 +167,6 @@ class Record:
     def without_model(self) -> Record:
         """Return the record alone, for keeping many."""
         return replace(self, model=None)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes to a file."""
-    path.write_bytes(content)
 
 
 def to_json(value: float | None) -> float | str | None:
