@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from etude import files
@@ -106,13 +107,16 @@ def judge(
     """Turn a finished search into what it says."""
     rates = sorted(search.field)
     candidates = [search.field[rate] for rate in rates]
-    ties = [_tied(c, best, search.untrained.loss) for c in candidates]
+    unstable = [search.unstable(c, best) for c in candidates]
+    ties = [
+        not bad and _tied(c, best, search.untrained.loss)
+        for c, bad in zip(candidates, unstable, strict=True)
+    ]
     place = low = high = rates.index(best.lr)
     while low > 0 and ties[low - 1]:
         low -= 1
     while high < len(rates) - 1 and ties[high + 1]:
         high += 1
-    unstable = [search.unstable(c, best) for c in candidates]
     above = [rate for rate, bad in zip(rates, unstable, strict=True) if bad and rate > best.lr]
     final = best.last()
     outcome: Outcome = "found"
@@ -172,13 +176,18 @@ def _kept_request(home: Path, recipe: Recipe | None) -> tuple[Recipe, float]:
     """Return recipe and budget of the tuning in a folder."""
     if not (home / TUNING).exists():
         raise StorageError(f"{str(home)!r} holds no tuning to resume: there is no {TUNING} in it")
-    request = files.read_json(home / TUNING, "the tuning")["request"]
-    kept = Recipe(**request["recipe"])
+    try:
+        request = files.read_json(home / TUNING, "the tuning")["request"]
+        kept, budget = Recipe(**request["recipe"]), float(request["budget"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"the tuning {str(home / TUNING)!r} is damaged: {type(error).__name__}: {error}"
+        ) from error
     if recipe is not None and recipe != kept:
         raise StorageError(
             f"{str(home)!r} holds a tuning of another recipe: leave the recipe out to go on"
         )
-    return kept, float(request["budget"])
+    return kept, budget
 
 
 def _finished(home: Path, task: Task) -> TuneResult | None:
@@ -188,7 +197,12 @@ def _finished(home: Path, task: Task) -> TuneResult | None:
     with random_state_kept():
         model = task.build()
     if (home / MODEL).exists():
-        load_model(model, str(home / MODEL))
+        try:
+            load_model(model, str(home / MODEL))
+        except (RuntimeError, SafetensorError) as error:
+            raise StorageError(
+                f"{str(home / MODEL)!r} is damaged, or of another task: {error}"
+            ) from error
     return replace(TuneResult.load(home), model=model)
 
 
