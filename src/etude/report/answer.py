@@ -1,0 +1,174 @@
+"""The answer in words and numbers: what stands at the head of the page."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from etude.report import words
+from etude.training.record import Evaluation, Record
+from etude.tuning.result import TuneResult
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number of the head: what it is, the number, and what it is measured against."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The head of a page, as plain text.
+
+    Attributes:
+        kind: What was done.
+        title: The answer in a line.
+        lede: The answer in a few sentences.
+        notice: What the reader must know before using it; empty where all is well.
+        facts: The numbers.
+    """
+
+    kind: str
+    title: str
+    lede: str
+    notice: str
+    facts: tuple[Fact, ...]
+
+
+def of_tuning(result: TuneResult) -> Answer:
+    """Say what a tuning found."""
+    task, rate = result.record.task, words.rate(result.lr)
+    title = f"{task} trains best at a learning rate of {rate}"
+    if result.outcome == "nothing trains":
+        title = f"No learning rate trains {task}"
+    return Answer(
+        kind="Tuning of the learning rate",
+        title=title,
+        lede=" ".join(_tuning_lede(result)),
+        notice=result.advice(),
+        facts=(
+            _rate_fact(result),
+            _tied_fact(result),
+            _stable_fact(result),
+            *_scores(result.record, result.untrained),
+            Fact(
+                "Cost",
+                words.runs(result.cost),
+                f"of {result.budget:g} allowed; {words.duration(result.seconds)}",
+            ),
+        ),
+    )
+
+
+def _tuning_lede(result: TuneResult) -> list[str]:
+    low, high = result.trials[0].lr, result.trials[-1].lr
+    tried = words.plural(len(result.trials), "rate")
+    between = f"from {words.rate(low)} to {words.rate(high)}" if low < high else "alone"
+    cost = f"That cost {words.runs(result.cost)} of the recipe"
+    if result.outcome == "nothing trains":
+        return [
+            f"{tried} {'were' if len(result.trials) > 1 else 'was'} tried, {between}, and none "
+            f"left the network better than untrained. {cost}."
+        ]
+    parts = []
+    if result.tied[0] < result.tied[1]:
+        parts.append(
+            f"Of {tried} tried {between}, those from {words.rate(result.tied[0])} to "
+            f"{words.rate(result.tied[1])} cannot be told apart from it."
+        )
+    else:
+        parts.append(f"Of {tried} tried {between}, it is the best by more than chance explains.")
+    if result.stable_below is not None:
+        parts.append(
+            f"Training breaks at {words.rate(result.stable_below)}: it diverges there, or stands "
+            "still."
+        )
+    else:
+        parts.append("At no higher rate that was tried did training break.")
+    final = ", the finished model included" if result.record.status == "finished" else ""
+    parts.append(f"{cost}{final}.")
+    return parts
+
+
+def _rate_fact(result: TuneResult) -> Fact:
+    rate = words.rate(result.lr)
+    if result.outcome == "nothing trains":
+        return Fact("Learning rate", "none", f"the least bad is {rate}")
+    return Fact("Learning rate", rate, "best, at an edge" if result.advice() else "the peak")
+
+
+def _tied_fact(result: TuneResult) -> Fact:
+    low, high = result.tied
+    if low == high:
+        return Fact("Ties with it", "none", "of the rates tried")
+    count = sum(trial.tied for trial in result.trials) - 1
+    return Fact(
+        "Tied range",
+        f"{words.rate(low)} – {words.rate(high)}",
+        f"{words.plural(count, 'rate')} as good as the best",
+    )
+
+
+def _stable_fact(result: TuneResult) -> Fact:
+    if result.stable_below is None:
+        return Fact("Stable below", "not met", "no higher rate tried broke training")
+    times = result.stable_below / result.lr
+    return Fact("Stable below", words.rate(result.stable_below), f"{times:.3g} times the chosen")
+
+
+def of_record(record: Record) -> Answer:
+    """Say how a run went."""
+    rate, task = words.rate(record.recipe.lr), record.task
+    done = f"{words.count(record.cost.steps)} of {words.plural(record.length, 'update')}"
+    title = {
+        "finished": f"{task} trained at a learning rate of {rate}",
+        "diverged": f"{task} diverged at a learning rate of {rate}",
+        "stopped": f"{task} was stopped after {done}",
+    }[record.status]
+    reason = record.reason[:1].upper() + record.reason[1:]
+    notice = {
+        "finished": "",
+        "diverged": f"{reason or 'A NaN or infinity ended the run'}. Nothing after that can be "
+        "used: train at a lower rate, or with a longer warmup or clipped gradients.",
+        "stopped": reason and f"{reason}.",
+    }[record.status]
+    first = record.evaluations[0] if record.evaluations else None
+    untrained = first if first is not None and first.step == 0 else None
+    return Answer(
+        kind="Training run",
+        title=title,
+        lede=f"{done[:1].upper()}{done[1:]} with {record.recipe.optimizer.name}, in "
+        f"{words.duration(record.cost.seconds)}.",
+        notice=notice,
+        facts=(
+            Fact("Learning rate", rate, "the peak"),
+            *_scores(record, untrained),
+            Fact("Updates", words.count(record.cost.steps), f"of {words.count(record.length)}"),
+            Fact("Gradients", words.count(record.cost.gradients), "of single samples"),
+            Fact("Time", words.duration(record.cost.seconds), f"status: {record.status}"),
+        ),
+    )
+
+
+def _scores(record: Record, untrained: Evaluation | None) -> list[Fact]:
+    """Return metric and loss on the validation data, against the untrained model."""
+    facts = []
+    if record.metric is not None:
+        before = untrained.metric if untrained is not None else None
+        facts.append(
+            Fact(f"Validation {record.metric}", words.number(record.valid_metric), _was(before))
+        )
+    loss = record.evaluations[-1].loss if record.evaluations else None
+    before = untrained.loss if untrained is not None else None
+    if record.status == "diverged" and loss is not None and math.isfinite(loss):
+        facts.append(Fact("Validation loss", "diverged", f"last finite: {words.number(loss)}"))
+    else:
+        facts.append(Fact("Validation loss", words.number(loss), _was(before)))
+    return facts
+
+
+def _was(value: float | None) -> str:
+    return "" if value is None else f"untrained {words.number(value)}"

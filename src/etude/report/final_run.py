@@ -1,0 +1,245 @@
+"""Figure: one run, its training and validation loss, its metric, and what else was recorded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etude.report import frame, words
+from etude.report.candidate_curves import smoothing
+from etude.report.curves import Curve, curve, looks, smooth, window_for
+from etude.report.palette import LIGHT, Theme
+from etude.report.view import View, view
+from etude.training.record import Record, Status
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+MOST_PANELS = 6
+"""Recorded series drawn below the loss; more of them are named in the caption."""
+
+NAMES = {"grad_norm": "gradient norm, before clipping"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A recorded series below the loss."""
+
+    name: str
+    curve: Curve
+    view: View
+
+
+@dataclass(frozen=True)
+class FinalRun:
+    """What the figure shows.
+
+    Attributes:
+        length: Updates of the full run.
+        updates: Updates made.
+        status: How it ended.
+        raw: The training loss of each update.
+        smooth: The same, smoothed.
+        window: Updates over which it is smoothed.
+        valid: The validation loss.
+        view: The range of the losses.
+        metric: The metric on the validation data, None where the task has none.
+        panels: Further series.
+        left_out: Names of series for which there was no place.
+    """
+
+    length: int
+    updates: int
+    status: Status
+    raw: Curve
+    smooth: Curve
+    window: int
+    valid: Curve
+    view: View
+    metric: Panel | None
+    panels: tuple[Panel, ...]
+    left_out: tuple[str, ...]
+
+
+def info(record: Record) -> FinalRun:
+    """Return the numbers of the figure."""
+    losses = record.series.get("loss", ())
+    window = window_for(record.length)
+    raw, valid = curve(losses), looks(record.evaluations)
+    metric = looks(record.evaluations, "metric")
+    others = [name for name in record.series if name not in ("loss", "lr")]
+    others.sort(key=lambda name: (name != "grad_norm", name))
+    start = valid.values[0] if valid else math.nan
+    return FinalRun(
+        length=record.length,
+        updates=record.cost.steps,
+        status=record.status,
+        raw=raw,
+        smooth=curve(smooth(losses, window)),
+        window=window,
+        valid=valid,
+        # Room above the start, so that a spike is seen as one and does not flatten the rest.
+        view=view((*raw.values, *valid.values), start, room=0.6),
+        metric=_metric(record, metric),
+        panels=tuple(_panel(record, name) for name in others[:MOST_PANELS]),
+        left_out=tuple(others[MOST_PANELS:]),
+    )
+
+
+def _metric(record: Record, line: Curve) -> Panel | None:
+    return Panel(record.metric or "metric", line, view(line.values, log=False)) if line else None
+
+
+def _panel(record: Record, name: str) -> Panel:
+    line = curve(record.series[name])
+    return Panel(NAMES.get(name, name), line, view(line.values))
+
+
+def caption(info: FinalRun) -> str:
+    """Say what one should see."""
+    parts = ["Grey: the training loss of every update."]
+    if info.window > 1:
+        parts.append(f"Dark: the same, smoothed ({smoothing(info.window)}).")
+    if info.valid:
+        parts.append(
+            "Blue: the validation loss; where it turns up while the training loss falls "
+            "on, the network overfits."
+        )
+    hidden = sum(c.hidden for c in (info.raw, info.valid, *(p.curve for p in info.panels)))
+    if hidden:
+        parts.append(f"{words.plural(hidden, 'value')} that are NaN or infinite cannot be drawn.")
+    if info.left_out:
+        parts.append(f"Recorded and not drawn: {', '.join(info.left_out)}.")
+    return " ".join(parts)
+
+
+def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
+    """Draw the figure."""
+    from plotly.graph_objects import Figure
+
+    panels = [*([info.metric] if info.metric is not None else []), *info.panels]
+    heights = [270] + [130] * len(panels)
+    total, domains = frame.stacked(heights, 44, 30, 84)
+    axes: dict[str, Any] = {}
+    views = [info.view, *(panel.view for panel in panels)]
+    for index, (shown, domain) in enumerate(zip(views, domains, strict=True)):
+        number = str(index + 1) if index else ""
+        last = index == len(views) - 1
+        axes[f"xaxis{number}"] = frame.update_axis(
+            theme,
+            info.length,
+            title=last,
+            anchor=f"y{number}",
+            **({"matches": "x"} if index else {}),
+        )
+        axes[f"yaxis{number}"] = frame.value_axis(
+            theme, shown, domain=domain, anchor=f"x{number}", nticks=6 if index == 0 else 4
+        )
+    traces = _loss(info, theme)
+    for index, panel in enumerate(panels):
+        traces.append(_series(panel, index + 2, panel is info.metric, theme))
+    if info.metric is not None:
+        traces += _last(info.metric.curve, "2", theme)
+    titles = ["loss", *(words.safe(panel.name) for panel in panels)]
+    return Figure(
+        traces,
+        frame.layout(
+            theme,
+            total,
+            margin={"l": frame.MARGIN, "r": 14, "t": 30, "b": 84},
+            showlegend=True,
+            annotations=[
+                frame.panel_title(title, theme, str(i + 1) if i else "")
+                for i, title in enumerate(titles)
+            ],
+            **axes,
+        ),
+    )
+
+
+def _loss(info: FinalRun, theme: Theme) -> list[Any]:
+    """Return the lines of the loss: raw, smoothed, validation, and the end if it diverged."""
+    from plotly.graph_objects import Scatter
+
+    few = "lines+markers" if len(info.raw.steps) < 40 else "lines"
+    rows: list[tuple[str, Curve, str, Any, Any]] = [
+        ("training", info.raw, few, {"color": theme.raw, "width": 1}, {"size": 4}),
+        ("training, smoothed", info.smooth, "lines", {"color": theme.ink, "width": 2}, None),
+        (
+            "validation",
+            info.valid,
+            "lines+markers",
+            {"color": theme.accent, "width": 2},
+            {"size": 6},
+        ),
+    ]
+    if info.window == 1:
+        del rows[1]
+    traces = [
+        Scatter(
+            x=line.steps,
+            y=line.values,
+            name=name,
+            mode=mode,
+            line=style,
+            marker=marker,
+            hovertemplate=f"{name} loss %{{y:.4g}}<br>update %{{x}}<extra></extra>",
+        )
+        for name, line, mode, style, marker in rows
+        if line
+    ]
+    traces += _last(info.valid, "", theme)
+    if info.status == "diverged":
+        traces.append(
+            Scatter(
+                x=[info.updates],
+                y=[info.view.high],
+                name="diverged",
+                mode="markers",
+                marker={"symbol": "x", "size": 10, "color": theme.warn},
+                cliponaxis=False,
+                hovertemplate="diverged at update %{x}<extra></extra>",
+            )
+        )
+    return traces
+
+
+def _last(line: Curve, axis: str, theme: Theme) -> list[Any]:
+    """Return the last value of a line, in words beside it."""
+    from plotly.graph_objects import Scatter
+
+    if not line:
+        return []
+    return [
+        Scatter(
+            x=line.steps[-1:],
+            y=line.values[-1:],
+            mode="text",
+            text=[words.number(line.values[-1])],
+            textposition="top left",
+            textfont={"size": 12.5, "color": theme.accent},
+            xaxis=f"x{axis}",
+            yaxis=f"y{axis}",
+            cliponaxis=False,
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    ]
+
+
+def _series(panel: Panel, axis: int, is_metric: bool, theme: Theme) -> Any:
+    from plotly.graph_objects import Scatter
+
+    colour = theme.accent if is_metric else theme.second
+    return Scatter(
+        x=panel.curve.steps,
+        y=panel.curve.values,
+        mode="lines+markers" if is_metric else "lines",
+        line={"color": colour, "width": 2 if is_metric else 1.2},
+        marker={"size": 6},
+        xaxis=f"x{axis}",
+        yaxis=f"y{axis}",
+        showlegend=False,
+        hovertemplate=f"{words.safe(panel.name)} %{{y:.4g}}<br>update %{{x}}<extra></extra>",
+    )

@@ -1,0 +1,185 @@
+"""What all figures share: type, axes, titles above their panels, shades."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from etude.report import words
+from etude.report.palette import Theme
+from etude.report.view import View
+
+SANS = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+
+MARGIN = 52
+"""Pixels left of a panel, for the values at its axis."""
+
+MANY_DECADES = 1.7
+"""Decades above which only powers of ten are written at an axis; below, 1, 2 and 5 of each."""
+
+
+def layout(theme: Theme, height: int, **more: Any) -> dict[str, Any]:
+    """Return the layout of a figure: no decoration, the legend below.
+
+    Args:
+        theme: The colours.
+        height: In pixels, the same on every screen.
+        more: Further entries of the layout.
+    """
+    return {
+        "template": "none",
+        "autosize": True,
+        "height": height,
+        "margin": {"l": MARGIN, "r": 14, "t": 30, "b": 46},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": SANS, "size": 13, "color": theme.ink},
+        "hoverlabel": {
+            "bgcolor": theme.paper,
+            "bordercolor": theme.rule,
+            "font": {"family": SANS, "size": 13, "color": theme.ink},
+        },
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 0,
+            "yref": "container",
+            "yanchor": "bottom",
+            "font": {"size": 12.5, "color": theme.ink},
+            "title": {"font": {"size": 12.5, "color": theme.soft}},
+            "itemclick": False,
+            "itemdoubleclick": False,
+        },
+        "showlegend": False,
+        "separators": f".{words.THIN}",
+        "modebar": {
+            "bgcolor": "rgba(0,0,0,0)",
+            "color": theme.rule,
+            "activecolor": theme.accent,
+        },
+        **more,
+    }
+
+
+def value_axis(theme: Theme, view: View, **more: Any) -> dict[str, Any]:
+    """Return the vertical axis of a panel: lines behind the data, none beside it."""
+    return {
+        **_axis(theme, view),
+        "showgrid": True,
+        "gridcolor": theme.grid,
+        "gridwidth": 1,
+        "nticks": 6,
+        **more,
+    }
+
+
+def rate_axis(theme: Theme, view: View, **more: Any) -> dict[str, Any]:
+    """Return the horizontal axis of learning rates."""
+    return {
+        **_axis(theme, view),
+        **_base_line(theme),
+        "minor": {"ticks": "outside", "dtick": "D1", "ticklen": 3, "tickcolor": theme.rule},
+        "title": {"text": "learning rate", "font": {"color": theme.soft, "size": 13}},
+        **more,
+    }
+
+
+def update_axis(theme: Theme, length: int, title: bool = True, **more: Any) -> dict[str, Any]:
+    """Return the horizontal axis of updates, as long as the full run.
+
+    The training loss of update 0 stands at 0, and so does the evaluation before it.
+    """
+    words = {"text": "updates", "font": {"color": theme.soft, "size": 13}} if title else None
+    return {
+        **_axis(theme, View(-0.01 * length, 1.015 * length, False)),
+        **_base_line(theme),
+        "tickformat": ",~g",
+        "nticks": 8,
+        "showticklabels": title,
+        "title": words,
+        **more,
+    }
+
+
+def panel_title(text: str, theme: Theme, axis: str = "", lift: int = 8) -> dict[str, Any]:
+    """Return the name of a panel's quantity, level and above its axis, where it is read first.
+
+    Args:
+        text: The name.
+        theme: The colours.
+        axis: The number of the panel's axis; empty for the first.
+        lift: Pixels above the panel.
+    """
+    return {
+        "text": text,
+        "showarrow": False,
+        "xref": "paper",
+        "x": 0,
+        "xanchor": "left",
+        "xshift": -MARGIN,
+        "yref": f"y{axis} domain",
+        "y": 1,
+        "yanchor": "bottom",
+        "yshift": lift,
+        "font": {"size": 13, "color": theme.soft},
+    }
+
+
+def note(text: str, theme: Theme, **place: Any) -> dict[str, Any]:
+    """Return a small text inside a panel."""
+    return {
+        "text": text,
+        "showarrow": False,
+        "font": {"size": 12, "color": theme.soft},
+        **place,
+    }
+
+
+def stacked(heights: list[int], gap: int, top: int, bottom: int) -> tuple[int, list[Any]]:
+    """Return the height of a figure of panels above each other, and each panel's share of it.
+
+    Args:
+        heights: Of the panels in pixels, from the top.
+        gap: Between two panels in pixels.
+        top: Above the first panel.
+        bottom: Below the last panel.
+
+    >>> stacked([100, 100], 50, 0, 0)
+    (250, [[0.6, 1.0], [0.0, 0.4]])
+    """
+    inner = sum(heights) + gap * (len(heights) - 1)
+    domains, reached = [], inner
+    for height in heights:
+        domains.append([max(0.0, (reached - height) / inner), reached / inner])
+        reached -= height + gap
+    return inner + top + bottom, domains
+
+
+def _axis(theme: Theme, view: View) -> dict[str, Any]:
+    low, high = view.limits()
+    log: dict[str, Any] = {}
+    if view.log:
+        # A format makes plotly write 0.02 where it would write a bare, small 2.
+        log = {"dtick": 1 if high - low > MANY_DECADES else "D2", "tickformat": "~g"}
+        if high - low > 7:
+            del log["dtick"]
+    return {
+        "type": "log" if view.log else "linear",
+        "range": [low, high],
+        "zeroline": False,
+        "showgrid": False,
+        "tickfont": {"size": 12.5, "color": theme.soft},
+        "exponentformat": "power",
+        **log,
+    }
+
+
+def _base_line(theme: Theme) -> dict[str, Any]:
+    return {
+        "showline": True,
+        "linecolor": theme.rule,
+        "linewidth": 1,
+        "ticks": "outside",
+        "ticklen": 5,
+        "tickcolor": theme.rule,
+    }

@@ -1,0 +1,244 @@
+"""Figure: validation loss against learning rate, a line for every depth of comparison."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etude.report import frame, words
+from etude.report.palette import LIGHT, Theme, depth
+from etude.report.view import View, rates_view, view
+from etude.tuning.result import TuneResult
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True)
+class Depth:
+    """The rates that got as far as `updates`, ascending, and their validation loss there."""
+
+    updates: int
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LossAgainstRate:
+    """What the figure shows.
+
+    Attributes:
+        length: Updates of the full run.
+        depths: One for every number of updates at which some rate was paused or finished.
+        best: The chosen rate and its last validation loss; None where that is not finite.
+        tied: Lowest and highest rate that tie.
+        stable_below: As in the result.
+        diverged: Rates that ended with a NaN or Inf, and after how many updates.
+        above: Rates whose last loss lies above what is shown, and that loss.
+        untrained: The loss before training; NaN where it is not finite.
+        rates: Every rate tried, ascending.
+        view: The range of the losses.
+    """
+
+    length: int
+    depths: tuple[Depth, ...]
+    best: tuple[float, float] | None
+    tied: tuple[float, float]
+    stable_below: float | None
+    diverged: tuple[tuple[float, int], ...]
+    above: tuple[tuple[float, float], ...]
+    untrained: float
+    rates: tuple[float, ...]
+    view: View
+
+
+def info(result: TuneResult) -> LossAgainstRate:
+    """Return the numbers of the figure."""
+    ended = {
+        trial.record.evaluations[-1].step
+        for trial in result.trials
+        if trial.record.evaluations and trial.record.status != "diverged"
+    }
+    depths = tuple(d for step in sorted(ended - {0}) if (d := _depth(result, step)).rates)
+    untrained = result.untrained.loss if math.isfinite(result.untrained.loss) else math.nan
+    shown = view([loss for d in depths for loss in d.losses], untrained, below=0.14)
+    last = {rate: loss for d in depths for rate, loss in zip(d.rates, d.losses, strict=True)}
+    chosen = last.get(result.lr)
+    return LossAgainstRate(
+        length=result.record.length,
+        depths=depths,
+        best=None if chosen is None else (result.lr, chosen),
+        tied=result.tied,
+        stable_below=result.stable_below,
+        diverged=tuple(
+            (trial.lr, trial.record.cost.steps)
+            for trial in result.trials
+            if trial.record.status == "diverged"
+        ),
+        above=tuple((lr, loss) for lr, loss in sorted(last.items()) if loss > shown.high),
+        untrained=untrained,
+        rates=tuple(trial.lr for trial in result.trials),
+        view=shown,
+    )
+
+
+def _depth(result: TuneResult, step: int) -> Depth:
+    found = [
+        (trial.lr, e.loss)
+        for trial in result.trials
+        for e in trial.record.evaluations
+        if e.step == step and math.isfinite(e.loss)
+    ]
+    return Depth(step, tuple(lr for lr, _ in found), tuple(loss for _, loss in found))
+
+
+def caption(info: LossAgainstRate) -> str:
+    """Say what one should see."""
+    parts = [
+        "Each line joins the rates that were trained for the same number of updates; the darker, "
+        "the deeper into the run. Lower is better, and a trough that stays in place from line to "
+        "line can be trusted."
+    ]
+    if info.best is not None:
+        parts.append(f"The ring is the chosen rate, {words.rate(info.best[0])}.")
+    if info.tied[0] < info.tied[1]:
+        parts.append("Blue shade: rates that cannot be told apart from it.")
+    if info.stable_below is not None:
+        parts.append("Red shade: training breaks.")
+    if info.diverged:
+        parts.append("Crosses at the top: rates that ended in NaN or infinity.")
+    if info.above:
+        parts.append("Triangles at the top: losses above what is shown.")
+    return " ".join(parts)
+
+
+def draw(info: LossAgainstRate, theme: Theme = LIGHT, height: int = 430) -> Figure:
+    """Draw the figure."""
+    from plotly.graph_objects import Figure
+
+    across = rates_view(info.rates)
+    shapes, notes = _shades(info, across, theme)
+    return Figure(
+        [*_lines(info, theme), *_best(info, theme), *_edge(info, theme)],
+        frame.layout(
+            theme,
+            height,
+            margin={"l": frame.MARGIN, "r": 14, "t": 52, "b": 84},
+            showlegend=True,
+            xaxis=frame.rate_axis(theme, across),
+            yaxis=frame.value_axis(theme, info.view),
+            shapes=shapes,
+            annotations=[
+                frame.panel_title("validation loss", theme, lift=27),
+                *notes,
+            ],
+        ),
+    )
+
+
+def _lines(info: LossAgainstRate, theme: Theme) -> list[Any]:
+    from plotly.graph_objects import Scatter
+
+    traces = []
+    for index, one in enumerate(info.depths):
+        place = index / max(1, len(info.depths) - 1) if len(info.depths) > 1 else 1.0
+        colour = depth(place, theme)
+        updates = words.plural(one.updates, "update")
+        part = words.share(one.updates, info.length)
+        traces.append(
+            Scatter(
+                x=one.rates,
+                y=one.losses,
+                name=f"after {updates}" if index == 0 else words.count(one.updates),
+                mode="lines+markers",
+                line={"color": colour, "width": 1.4 + 1.2 * place},
+                marker={"size": 6 + 2 * place, "color": colour},
+                hovertemplate=f"rate %{{x:~g}}<br>loss %{{y:.4g}}<br>after {updates}, {part}"
+                "<extra></extra>",
+            )
+        )
+    return traces
+
+
+def _best(info: LossAgainstRate, theme: Theme) -> list[Any]:
+    from plotly.graph_objects import Scatter
+
+    if info.best is None:
+        return []
+    rate, loss = info.best
+    return [
+        Scatter(
+            x=[rate],
+            y=[loss],
+            mode="markers+text",
+            text=[f"<b>{words.rate(rate)}</b>"],
+            textposition="bottom center",
+            textfont={"color": theme.ink, "size": 14},
+            marker={
+                "symbol": "circle-open",
+                "size": 17,
+                "color": theme.ink,
+                "line": {"width": 2, "color": theme.ink},
+            },
+            cliponaxis=False,
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    ]
+
+
+def _edge(info: LossAgainstRate, theme: Theme) -> list[Any]:
+    """Return the marks at the top edge: what has no place, or none that is shown."""
+    from plotly.graph_objects import Scatter
+
+    rows = [
+        ("x", "diverged", [(r, f"diverged at update {n}") for r, n in info.diverged]),
+        ("triangle-up", "off the axis", [(r, f"loss {words.number(v)}") for r, v in info.above]),
+    ]
+    return [
+        Scatter(
+            x=[rate for rate, _ in marks],
+            y=[info.view.high] * len(marks),
+            name=name,
+            mode="markers",
+            text=[text for _, text in marks],
+            marker={"symbol": symbol, "size": 10, "color": theme.warn},
+            cliponaxis=False,
+            hovertemplate="rate %{x:~g}<br>%{text}<extra></extra>",
+        )
+        for symbol, name, marks in rows
+        if marks
+    ]
+
+
+def _shades(info: LossAgainstRate, across: View, theme: Theme) -> tuple[list[Any], list[Any]]:
+    """Return the shaded ranges and the line of the untrained loss, with their names."""
+    shapes, notes = [], []
+    common = {"type": "rect", "xref": "x", "yref": "y domain", "y0": 0, "y1": 1, "layer": "below"}
+    over = {"xref": "x", "yref": "y domain", "y": 1, "yanchor": "bottom", "yshift": 3}
+    if info.tied[0] < info.tied[1]:
+        shapes.append(
+            {**common, "x0": info.tied[0], "x1": info.tied[1], "fillcolor": theme.tied}
+            | {"line": {"width": 0}}
+        )
+        middle = math.log10(info.tied[0] * info.tied[1]) / 2
+        notes.append(frame.note("tied", theme, x=middle, **over))
+    if info.stable_below is not None:
+        shapes.append(
+            {**common, "x0": info.stable_below, "x1": across.high, "fillcolor": theme.unstable}
+            | {"line": {"width": 0}}
+        )
+        end = math.log10(across.high)
+        notes.append(frame.note("unstable", theme, x=end, xanchor="right", **over))
+    if info.view.low < info.untrained < info.view.high:
+        line = {"color": theme.soft, "width": 1, "dash": "dot"}
+        shapes.append(
+            {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "line": line, "layer": "below"}
+            | {"yref": "y", "y0": info.untrained, "y1": info.untrained}
+        )
+        level = math.log10(info.untrained) if info.view.log else info.untrained
+        place = {"xref": "x domain", "x": 0.005, "xanchor": "left", "y": level, "yanchor": "top"}
+        text = f"untrained {words.number(info.untrained)}"
+        notes.append(frame.note(text, theme, yref="y", **place))
+    return shapes, notes

@@ -1,0 +1,79 @@
+"""What part of an axis to show: all that matters, and no blow-up that would flatten it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+WIDE = 10.0
+"""Ratio of highest to lowest above which an axis of positive values is logarithmic."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The range of an axis in its own units, and whether it is logarithmic."""
+
+    low: float
+    high: float
+    log: bool
+
+    def limits(self) -> tuple[float, float]:
+        """Return the range as a plotting library wants it: exponents where logarithmic."""
+        if self.log:
+            return math.log10(self.low), math.log10(self.high)
+        return self.low, self.high
+
+
+def view(
+    values: Iterable[float],
+    reference: float = math.nan,
+    room: float = 0.25,
+    below: float = 0.06,
+    log: bool = True,
+) -> View:
+    """Return the range that shows all values up to some way above a reference.
+
+    With s the distance from the lowest value to the reference (in decades on a logarithmic
+    axis), what lies more than room * s above the reference is off the axis.
+
+    Args:
+        values: What is to be shown; NaN and Inf are passed over.
+        reference: What an untrained model has; NaN takes the highest value.
+        room: How much above the reference is shown, as a share of s.
+        below: How much below the lowest value is shown, as a share of s.
+        log: Whether the axis may be logarithmic: it is where positive values span a decade.
+
+    >>> view([1.0, 2.0, 1e30], reference=2.0)
+    View(low=0.94, high=2.25, log=False)
+    >>> view([0.01, 2.0], reference=2.0).log
+    True
+    """
+    finite = sorted(v for v in values if math.isfinite(v))
+    if not finite:
+        return View(0.0, 1.0, False)
+    low = finite[0]
+    top = reference if math.isfinite(reference) else finite[-1]
+    if top <= low:
+        top = median(finite)
+    if log and low > 0 and top / low > WIDE:
+        span = math.log10(top / low)
+        most = 10 ** min(300.0, math.log10(top) + room * span)
+        pad = 10 ** (0.06 * span)
+        return View(low / 10 ** (below * span), min(most, max(top, finite[-1]) * pad), True)
+    # Equal values still need an axis of some height.
+    span = top - low or 0.1 * abs(top) or 1.0
+    high = min(top + room * span, max(top, finite[-1]) + 0.06 * span)
+    return View(low - below * span, max(high, low + 0.06 * span), False)
+
+
+def rates_view(rates: Iterable[float]) -> View:
+    """Return the range of a logarithmic axis of learning rates, with a margin on both sides.
+
+    >>> rates_view([0.01]).log
+    True
+    """
+    known = list(rates)
+    margin = 10**0.25 if max(known) > min(known) else 10**0.6
+    return View(min(known) / margin, max(known) * margin, True)

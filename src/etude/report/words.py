@@ -1,0 +1,118 @@
+"""Numbers and durations as a reader wants them."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+THIN = "\u2009"
+"""Stands between thousands."""
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number with its significant digits, an en dash for none.
+
+    >>> number(0.0531122), number(1e-05), number(float("inf")), number(None)
+    ('0.05311', '1e-5', '∞', '–')
+    """
+    if value is None:
+        return "–"
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return _short(f"{value:.{digits}g}").replace("-", "−", 1 if value < 0 else 0)
+
+
+def rate(value: float) -> str:
+    """Return a learning rate as it can be typed.
+
+    >>> rate(0.00363), rate(3e-05)
+    ('0.00363', '3e-5')
+    """
+    return _short(f"{value:g}")
+
+
+def count(value: int) -> str:
+    """Return a whole number with thin spaces between the thousands.
+
+    >>> count(1500) == "1\u2009500"
+    True
+    """
+    return f"{value:,}".replace(",", THIN)
+
+
+def share(part: float, whole: float) -> str:
+    """Return a part of a whole in percent.
+
+    >>> share(375, 1500)
+    '25%'
+    """
+    return f"{100 * part / whole:.3g}%" if whole else "–"
+
+
+def runs(value: float) -> str:
+    """Return a cost in full runs.
+
+    >>> runs(1.0), runs(2.75)
+    ('1.00 full run', '2.75 full runs')
+    """
+    return f"{value:.2f} full run{'' if round(value, 2) == 1 else 's'}"
+
+
+def aligned(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return numbers padded on the right so that their decimal points stand below each other.
+
+    The padding is the space as wide as a digit, and the one as wide as a point.
+
+    >>> aligned(["0.25", "10"]) == ("0.25", "10\u2008\u2007\u2007")
+    True
+    """
+    numbers = [text.replace(THIN, "").isdecimal() or "." in text for text in texts]
+    tails = [len(text.partition(".")[2]) if "." in text else -1 for text in texts]
+    most = max(tails, default=-1)
+    if any(text.endswith("%") for text in texts) or most < 0:
+        return tuple(texts)
+    return tuple(
+        text + "\u2008" * (tail < 0) + "\u2007" * (most - max(tail, 0)) if is_number else text
+        for text, tail, is_number in zip(texts, tails, numbers, strict=True)
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the units a person would name.
+
+    >>> duration(8.04), duration(135), duration(7300)
+    ('8.0 s', '2 min 15 s', '2 h 2 min')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plural(amount: int, one: str) -> str:
+    """Return a count of things.
+
+    >>> plural(1, "update"), plural(3, "update")
+    ('1 update', '3 updates')
+    """
+    return f"{count(amount)} {one}{'' if amount == 1 else 's'}"
+
+
+def safe(text: object) -> str:
+    """Return a text that HTML, and the text of a figure, shows as it is.
+
+    >>> safe("<b>")
+    '&lt;b&gt;'
+    """
+    return html.escape(str(text), quote=True)
+
+
+def _short(text: str) -> str:
+    """Drop the leading zeros of an exponent."""
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if e else mantissa
