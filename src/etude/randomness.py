@@ -84,6 +84,33 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+class OwnRandomness:
+    """A global random state of its own, swapped in for the length of each block.
+
+    >>> own = OwnRandomness(0)
+    >>> with own:
+    ...     first = torch.rand(())
+    >>> with own, random_state_kept(0):
+    ...     again = torch.rand(())
+    >>> with own:
+    ...     second = torch.rand(())
+    >>> bool(first == again), bool(first == second)
+    (True, False)
+    """
+
+    def __init__(self, seed: int) -> None:
+        with random_state_kept(seed):
+            self._own = RandomState.capture()
+
+    def __enter__(self) -> None:
+        self._caller = RandomState.capture()
+        self._own.restore()
+
+    def __exit__(self, *error: object) -> None:
+        self._own = RandomState.capture()
+        self._caller.restore()
+
+
 @contextmanager
 def random_state_kept(seed: int | None = None) -> Iterator[None]:
     """Run a block without touching the caller's random state; optionally seeded."""

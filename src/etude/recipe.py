@@ -336,7 +336,7 @@ class Recipe(BaseModel):
             "import torch",
             "from etude.schedules import parse",
             "",
-            f"optimizer = torch.optim.{class_name}(model.parameters(), lr={self.lr:.6g}{values})",
+            f"optimizer = torch.optim.{class_name}(model.parameters(), lr={self.lr!r}{values})",
             f"shape = parse({repr(self.schedule)!r}).over({steps})",
             "scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)",
         ]

@@ -7,11 +7,11 @@ function of the seed and the epoch alone, so that a run can go on from any posit
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from torch.utils.data import default_collate as collate
 
 from etude.errors import BadTypeError, BadValueError, TaskError
-from etude.randomness import derive_seed, random_state_kept
+from etude.randomness import OwnRandomness, derive_seed
 
 Batch = Any
 """What the model or the user's step receives: a tuple or a mapping of tensors, or their own."""
@@ -40,6 +40,9 @@ class Data(ABC):
 
     samples: int | None
     """How many samples there are; None where a loader does not say."""
+
+    draws = False
+    """Whether reading a batch may draw from the global random state, and so move it."""
 
     @abstractmethod
     def steps_per_epoch(self, batch_size: int) -> int | None:
@@ -65,10 +68,19 @@ class Data(ABC):
         """Return the same data with its tensors on `device`, where that is possible."""
         return self
 
+    def generators(self) -> list[torch.Generator]:
+        """Return the user's own random generators that the order is drawn from."""
+        return []
+
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Leave the user's own objects as they were when the block ends."""
-        yield
+        """Leave the user's own generators as they were when the block ends."""
+        states = [(generator, generator.get_state()) for generator in self.generators()]
+        try:
+            yield
+        finally:
+            for generator, state in states:
+                generator.set_state(state)
 
     def targets(self) -> int | None:
         """Return how many answers there are to learn: labels or tokens, else samples."""
@@ -182,6 +194,8 @@ class TensorData(IndexedData):
 class DatasetData(IndexedData):
     """A map-style Dataset, collated the way a DataLoader does."""
 
+    draws = True
+
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
         self.samples = len(dataset)  # type: ignore[arg-type]
@@ -190,17 +204,28 @@ class DatasetData(IndexedData):
         """Fetch and collate the items."""
         indices = index.tolist()
         many = getattr(self.dataset, "__getitems__", None)
-        return collate(many(indices) if many else [self.dataset[i] for i in indices])
+        try:
+            return collate(many(indices) if many else [self.dataset[i] for i in indices])
+        except Exception as error:
+            raise TaskError(f"the Dataset failed: {type(error).__name__}: {error}") from error
 
     def part(self, index: Tensor) -> DatasetData:
         """Return a Subset."""
         return DatasetData(Subset(self.dataset, index.tolist()))
 
 
+_END = object()
+
+
 class LoaderData(Data):
     """The user's own DataLoader: its batching and its order, seeded per epoch."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
+        if loader.persistent_workers:
+            # Its one set of workers would serve one walk at a time, and carry their random state
+            # from epoch to epoch: paired candidates would read each other's batches.
+            loader = copy.copy(loader)
+            vars(loader)["persistent_workers"] = False
         self.loader = loader
         iterable = isinstance(loader.dataset, IterableDataset)
         self.samples = None if iterable else len(loader.dataset)  # type: ignore[arg-type]
@@ -224,47 +249,55 @@ class LoaderData(Data):
             )
         return own or batch_size or 1
 
-    def _generators(self) -> list[torch.Generator]:
-        owners = (
-            self.loader,
-            self.loader.sampler,
-            getattr(self.loader.batch_sampler, "sampler", None),
-        )
-        found = [getattr(owner, "generator", None) for owner in owners]
+    def generators(self) -> list[torch.Generator]:
+        """Return the generators of the loader and its samplers."""
+        found = [getattr(owner, "generator", None) for owner in (self.loader, *self._samplers())]
         unique = {id(g): g for g in found if isinstance(g, torch.Generator)}
         return list(unique.values())
 
+    def _samplers(self) -> list[Any]:
+        """Return whatever has a say in the order: the samplers, and a dataset that streams."""
+        batches = self.loader.batch_sampler
+        owners = (self.loader.sampler, batches, getattr(batches, "sampler", None))
+        streams = isinstance(self.loader.dataset, IterableDataset)
+        return [*owners, self.loader.dataset] if streams else list(owners)
+
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Restore the state of the loader's generators and the epoch of its sampler."""
-        states = [(g, g.get_state()) for g in self._generators()]
-        sampler = self.loader.sampler
-        epoch = getattr(sampler, "epoch", None)
-        try:
-            yield
-        finally:
-            for generator, state in states:
-                generator.set_state(state)
-            if epoch is not None:
-                sampler.set_epoch(epoch)
+        """Restore the generators, and the epoch of a sampler that counts epochs."""
+        counters = [o for o in self._samplers() if hasattr(o, "set_epoch") and hasattr(o, "epoch")]
+        epochs = [counter.epoch for counter in counters]
+        with super().untouched():
+            try:
+                yield
+            finally:
+                for counter, epoch in zip(counters, epochs, strict=True):
+                    counter.set_epoch(epoch)
 
     def _epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield one epoch from batch `skip` on, its order drawn from `seed` and `epoch` alone."""
         order = derive_seed(seed, "order", epoch)
-        for generator in self._generators():
+        for generator in self.generators():
             generator.manual_seed(order)
-        if hasattr(self.loader.sampler, "set_epoch"):
-            self.loader.sampler.set_epoch(epoch)
-        # A sampler draws its own seed from the global state when it hands out the first index.
-        with random_state_kept(order):
-            batches = iter(self.loader)
-            first = list(islice(batches, 1))
-        rest = chain(first, batches)
-        if skip:
-            with random_state_kept():
-                for _ in islice(rest, skip):
-                    pass
-        yield from rest
+        for owner in self._samplers():
+            if hasattr(owner, "set_epoch"):
+                owner.set_epoch(epoch)
+        # Samplers, shuffle buffers and augmentation draw from the global state whenever they
+        # like: with a state of their own, an epoch walked again is the same epoch.
+        own = OwnRandomness(order)
+        try:
+            with own:
+                batches = iter(self.loader)
+            while True:
+                with own:
+                    batch = next(batches, _END)
+                if batch is _END:
+                    return
+                if skip == 0:
+                    yield batch
+                skip = max(0, skip - 1)
+        except Exception as error:
+            raise TaskError(f"the DataLoader failed: {type(error).__name__}: {error}") from error
 
     def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:
         """Yield the loader's batches, epoch after epoch; a resumed one skips what was used."""
@@ -294,6 +327,8 @@ def _rows(batch: Batch) -> int:
 
 def _tensor(value: Any) -> Tensor:
     if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biufc":
+            raise BadTypeError(f"expected an array of numbers, got one of dtype {value.dtype}")
         # NumPy's default float is double, a network's is single: left as it is, the first
         # layer would refuse it.
         return torch.as_tensor(value, dtype=torch.float32 if value.dtype == np.float64 else None)
@@ -344,7 +379,11 @@ def as_data(source: Any, what: str) -> Data:
                 "sample, a Dataset, or a DataLoader"
             )
         data = TensorData(tuple(_tensor(part) for part in source))
-    elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+    elif (
+        hasattr(source, "__getitem__")
+        and hasattr(source, "__len__")
+        and not isinstance(source, (str, bytes))
+    ):
         data = DatasetData(source)
     else:
         raise BadTypeError(

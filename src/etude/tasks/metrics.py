@@ -41,6 +41,8 @@ def _pair(of: Tensor, count: int) -> Tensor:
 def _accuracy(output: Tensor, target: Tensor) -> Tensor:
     if output.shape == target.shape:  # one logit per answer: a two-class problem
         hits = (output > 0) == (target > 0.5)
+    elif output.shape == (*target.shape, 1):
+        hits = (output.squeeze(-1) > 0) == (target > 0.5)
     elif output.shape[:-1] == target.shape:
         hits = output.argmax(-1) == target
     elif output.ndim > 1 and output.shape[:1] + output.shape[2:] == target.shape:

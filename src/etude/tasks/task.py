@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from etude.errors import BadTypeError, BadValueError, TaskError
@@ -85,7 +86,10 @@ class Task:
             object.__setattr__(self, name, value)
 
     def build(self) -> nn.Module:
-        """Return a new network: built from the global random state, or copied."""
+        """Return a new network: built from the global random state, or copied.
+
+        What a function returns is copied too: it may hand out the same network every time.
+        """
         if isinstance(self.model, nn.Module):
             return copy.deepcopy(self.model)
         try:
@@ -96,7 +100,14 @@ class Task:
             raise BadTypeError(
                 f"model() returned a {type(network).__name__}: it must return a torch.nn.Module"
             )
-        return network
+        return copy.deepcopy(network)
+
+    def on(self, device: torch.device) -> Task:
+        """Return the same task with its tensors on a device."""
+        train, valid = self.train.to(device), self.valid.to(device)
+        if train is self.train and valid is self.valid:
+            return self
+        return replace(self, train=train, valid=valid)
 
     def check(self, model: nn.Module, batch: Batch) -> None:
         """Try one batch before training, and refuse what torch would only warn about.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import warnings
@@ -29,9 +30,9 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     Raises:
         StorageError: If it cannot be written; earlier checkpoints are left as they are.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     tree, tensors = flatten(state)
-    path = folder / f"step-{step:012d}.safetensors"
+    path = folder / f"{_name(step)}.safetensors"
 
     def write(temporary: Path) -> None:
         try:
@@ -44,10 +45,11 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     files.write_json(
         path.with_suffix(".json"), {"version": FORMAT, "sha256": _digest_json(body), "body": body}
     )
-    kept = {f"step-{step:012d}" for step in _steps(folder)[:KEPT]}
+    kept = {_name(step) for step in _steps(folder)[:KEPT]}
     for old in folder.glob("step-*"):
         if old.stem not in kept:
-            old.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what is left over does no harm
+                old.unlink(missing_ok=True)
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
@@ -58,19 +60,29 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     Raises:
         StorageError: If there are checkpoints and none of them is whole.
     """
-    damaged = []
-    for step in _steps(folder):
+    steps = _steps(folder)
+    halves = [step for step in _steps(folder, ".safetensors") if step > max(steps, default=-1)]
+    damaged = [
+        f"checkpoint {str(folder / _name(step))!r} is half-written: it has tensors and no .json"
+        for step in halves
+    ]
+    for step in steps:
         try:
-            state = _load(folder / f"step-{step:012d}.json")
+            state = _load(folder / f"{_name(step)}.json")
         except StorageError as error:
             damaged.append(str(error))
             continue
-        for message in damaged:
-            warnings.warn(f"{message}; going on from step {step} instead", stacklevel=2)
+        _warn(damaged, f"step {step}")
         return state
-    if damaged:
+    if len(damaged) > len(halves):
         raise StorageError(f"no checkpoint in {str(folder)!r} is whole: {'; '.join(damaged)}")
+    _warn(damaged, "the start")
     return None
+
+
+def _warn(damaged: list[str], place: str) -> None:
+    for message in damaged:
+        warnings.warn(f"{message}; going on from {place} instead", stacklevel=3)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -95,9 +107,13 @@ def _load(path: Path) -> dict[str, Any]:
     return state
 
 
-def _steps(folder: Path) -> list[int]:
-    """Return the steps that have a checkpoint's JSON, newest first."""
-    found = (path.stem.removeprefix("step-") for path in folder.glob("step-*.json"))
+def _name(step: int) -> str:
+    return f"step-{step:012d}"
+
+
+def _steps(folder: Path, suffix: str = ".json") -> list[int]:
+    """Return the steps that have a checkpoint's JSON (or its tensors), newest first."""
+    found = (path.stem.removeprefix("step-") for path in folder.glob(f"step-*{suffix}"))
     return sorted((int(step) for step in found if step.isdigit()), reverse=True)
 
 

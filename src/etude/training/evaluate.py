@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etude.errors import EtudeError, TaskError
 from etude.randomness import random_state_kept
 from etude.tasks.data import Batch
 from etude.tasks.metrics import Metric
-from etude.tasks.task import Task
+from etude.tasks.task import Task, describe
 from etude.training.record import Evaluation
 
 PARTS = 16
@@ -75,12 +76,28 @@ def _sweep(
         losses.append(loss.detach().double())
         counts.append(count)
         if metric is not None:
-            part = metric.sums(output, target)
+            part = _sums(metric, output, target)
             sums = part if sums is None else sums + part
+    if not losses:
+        raise TaskError("valid gave no batch: at least one is needed to judge a model by")
     parts = torch.stack(losses).tolist()
-    mean = math.fsum(p * n for p, n in zip(parts, counts, strict=True)) / sum(counts)
+    weighted = [p * n for p, n in zip(parts, counts, strict=True)]
+    # fsum refuses to add inf to -inf, which is nan like any other loss that broke.
+    mean = (math.fsum if all(map(math.isfinite, weighted)) else sum)(weighted) / sum(counts)
     value = None if metric is None or sums is None else float(metric.finish(sums.tolist()))
     return Evaluation(step, mean, value, tuple(parts))
+
+
+def _sums(metric: Metric, output: Any, target: Any) -> Tensor:
+    try:
+        return metric.sums(output, target)
+    except EtudeError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"metric {metric.name!r} failed on the output {describe(output)} with targets "
+            f"{describe(target)}: {error}"
+        ) from error
 
 
 def move(batch: Batch, device: torch.device | None) -> Batch:

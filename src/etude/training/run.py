@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadValueError, StorageError
+from etude.errors import BadValueError, StorageError, TaskError
 from etude.optimizers.factory import build
 from etude.randomness import RandomState, derive_seed, random_state_kept
 from etude.recipe import Recipe
@@ -23,6 +23,9 @@ from etude.tasks.data import Batch, Cursor
 from etude.tasks.task import Task
 from etude.training.evaluate import evaluate, move
 from etude.training.record import Cost, Evaluation, Record, Status, environment
+from etude.training.undo import Undo
+
+OWN_SERIES = {"loss", "lr", "grad_norm", "valid_parts"}
 
 Probe = Callable[["Run"], float]
 """Measures one number of a run after the backward pass, before the update."""
@@ -53,6 +56,8 @@ class Run:
     ) -> None:
         self.recipe = recipe
         self.probes = dict(probes or {})
+        if taken := sorted(OWN_SERIES & self.probes.keys()):
+            raise BadValueError(f"probe {taken[0]!r}: the record has a series of that name already")
         self.batch_size = task.train.check(recipe.batch_size)
         self.clock = clock_of(task, recipe)
         self.length = self.clock.horizon
@@ -166,23 +171,12 @@ class Run:
     def _update(self, stream: Iterator[Batch]) -> None:
         """Do one optimizer update, or find that the run has diverged."""
         self._place = replace(self._cursor)
-        recipe, share = self.recipe, 1 / self.recipe.accumulate
-        self.optimizer.zero_grad(set_to_none=True)
-        total: Tensor | None = None
-        for _ in range(recipe.accumulate):
-            batch = move(next(stream), self.device)
-            with self.autocast():
-                loss, _, _ = self.task.forward(self.model, batch)
-            loss = loss if recipe.accumulate == 1 else loss * share
-            loss.backward()  # type: ignore[no-untyped-call]
-            total = loss.detach() if total is None else total + loss.detach()
-        values: dict[str, Any] = {"loss": total, "lr": self._set_rates()}
-        if recipe.clip_norm is not None:
-            values["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
-        if recipe.clip_value is not None:
-            nn.utils.clip_grad_value_(self.parameters, recipe.clip_value)
-        for name, probe in self.probes.items():
-            values[name] = float(probe(self))
+        undo = Undo(self.model, self.task.train.draws)
+        try:
+            values = self._gradient(stream)
+        except BaseException:
+            undo.restore()
+            raise
         self._pending.append(values)
         if len(self._pending) >= self.check_every:
             self._settle()
@@ -193,6 +187,30 @@ class Run:
         self._whole = True
         self.step += 1
         self._place = self._cursor
+
+    def _gradient(self, stream: Iterator[Batch]) -> dict[str, Any]:
+        """Compute the gradient of one update; return the loss, the rate and what is measured."""
+        recipe, share = self.recipe, 1 / self.recipe.accumulate
+        self.optimizer.zero_grad(set_to_none=True)
+        total: Tensor | None = None
+        for _ in range(recipe.accumulate):
+            batch = move(next(stream), self.device)
+            with self.autocast():
+                loss, _, _ = self.task.forward(self.model, batch)
+            loss = loss if recipe.accumulate == 1 else loss * share
+            try:
+                loss.backward()  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                raise TaskError(f"the backward pass failed: {error}") from error
+            total = loss.detach() if total is None else total + loss.detach()
+        values: dict[str, Any] = {"loss": total, "lr": self._set_rates()}
+        if recipe.clip_norm is not None:
+            values["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
+        if recipe.clip_value is not None:
+            nn.utils.clip_grad_value_(self.parameters, recipe.clip_value)
+        for name, probe in self.probes.items():
+            values[name] = float(probe(self))
+        return values
 
     def _set_rates(self) -> float:
         """Write the rate and every other scheduled value of this update; return the rate."""
@@ -362,9 +380,12 @@ def clock_of(task: Task, recipe: Recipe) -> Clock:
 def _device(wanted: str | torch.device | None, model: nn.Module) -> torch.device:
     if wanted is not None:
         try:
-            return torch.device(wanted)
-        except RuntimeError as error:
-            raise BadValueError(f"device={wanted!r}: {error}") from error
+            device = torch.device(wanted)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0]
+            raise BadValueError(f"device={str(wanted)!r} cannot be used: {reason}") from error
+        return device
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     if own.type != "cpu" or not torch.accelerator.is_available():
         return own

@@ -30,6 +30,8 @@ def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     def visit(node: Any, path: str) -> Any:
         if isinstance(node, Tensor):
             # A copy of its own: safetensors refuses memory that two names share.
+            while path in tensors:  # {"a/b": x, "a": {"b": y}} spells one path twice
+                path += "'"
             tensors[path] = node.detach().to("cpu", copy=True).contiguous()
             return {_MARK: "tensor", "name": path}
         if node is None or isinstance(node, (bool, int, str)):

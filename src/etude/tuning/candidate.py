@@ -51,10 +51,11 @@ class Candidate:
             again: The command that goes on, for the note of an error.
         """
         run, keeper = self.run, self.keeper
-        marks = {mark for mark in run.marks(LOOKS) if mark > run.step} | {until}
+        # A run that was killed between its last update and the evaluation there still owes it.
+        marks = {mark for mark in run.marks(LOOKS) if mark >= run.step} | {until}
         if keeper is None:
             run.walk(marks, until, stop=stop, on_step=on_step)
-        elif run.step < until:
+        elif run.step < until or (run.step == until and self.at(until) is None):
             keeper.on_step = on_step
             with keeper.rescue(again):
                 run.walk(marks, until, stop=stop, on_step=keeper.after_step)

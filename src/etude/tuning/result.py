@@ -161,9 +161,18 @@ class TuneResult:
             StorageError: If the folder holds no finished tuning.
         """
         folder = Path(folder)
-        plain = files.read_json(folder / TUNING, "the tuning").get("result")
-        if plain is None:
+        content = files.read_json(folder / TUNING, "the tuning")
+        if isinstance(content, dict) and "result" not in content:
             raise StorageError(f"{str(folder)!r} holds a tuning that is not finished: resume it")
+        try:
+            return cls._from_plain(content["result"], folder)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise StorageError(
+                f"the tuning {str(folder / TUNING)!r} is damaged: {type(error).__name__}: {error}"
+            ) from error
+
+    @classmethod
+    def _from_plain(cls, plain: dict[str, Any], folder: Path) -> TuneResult:
         trials = []
         for index, row in enumerate(plain["trials"]):
             record = Record.load(folder / trial_folder(index, plain["trials"]))

@@ -27,6 +27,9 @@ KEPT, GAINED = 0.8, 0.1
 has gained less than the other lately: a network that a high rate has killed predicts a constant,
 which is well below the untrained loss and stays there."""
 
+LOWEST, HIGHEST = 1e-15, 1e15
+"""Rates beyond which none is tried: single precision sees no difference any more."""
+
 SHORTEST = 16
 """Updates below which a rung would be less than two updates long."""
 
@@ -181,6 +184,8 @@ class Search:
                 rate = leader * 10**stride
             else:
                 return self.fill(step, leader)
+            if not LOWEST < rate < HIGHEST:
+                return
             strides += 1
             self.go([self.add(nice(rate))], step, "beyond an edge")
 
@@ -253,6 +258,8 @@ class Search:
             elif math.log10(broken / stable) > 0.5:
                 rate = math.sqrt(broken * stable)
             else:
+                return
+            if rate > HIGHEST:
                 return
             self.go([self.add(nice(rate))], step, "edge of stability")
 
