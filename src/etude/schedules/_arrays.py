@@ -18,9 +18,14 @@ def evaluate(schedule: Schedule, t: Any) -> Any:
     the value is NaN: under jit and compile an error cannot depend on data.
     """
     xp = namespace(t)
+    y = _values(schedule, t, xp)
+    return y[()] if type(t).__module__ == "numpy" and not hasattr(t, "__setitem__") else y
+
+
+def _values(schedule: Schedule, t: Any, xp: Any) -> Any:
     if xp.isdtype(t.dtype, "real floating"):
         x = widest(t, xp)
-        valid = x <= LAST_STEP
+        valid = x <= float(LAST_STEP)
         x = xp.clip(xp.where(valid, x, xp.zeros_like(x)), 0.0, float(LAST_STEP))
         y = schedule.on(x, xp)
         return xp.where(valid, y, xp.full_like(y, float("nan")))

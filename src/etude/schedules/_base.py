@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
 from etude.errors import BadTypeError, BadValueError
-from etude.schedules._numbers import LAST_STEP, Duration, Steps, written
+from etude.schedules._numbers import LAST_STEP, Duration, Steps, duration, written
 from etude.schedules.clock import Clock, as_clock, in_steps
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Schedule(ABC):
         (0.0, 0.05, 0.1, 0.001)
     """
 
-    __slots__ = ()
+    __slots__ = ("__weakref__",)  # jax.jit keeps weak references to what it compiles
 
     __array_ufunc__ = None  # so that numpy's scalars leave `np.float64(0.1) * s` to us
 
@@ -90,6 +90,18 @@ class Schedule(ABC):
         """Set fields during construction, where the dataclass is frozen."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def put_length(self, above: float | None = None) -> None:
+        """Check the field `length`; one with a unit moves to `wanted` until a clock is known."""
+        given = self.length
+        value = None if given is None else duration("length", given, above=above)
+        in_units = isinstance(value, str)
+        self.put(length=None if in_units else value, wanted=value if in_units else None)
+
+    def argument(self, name: str) -> Any:
+        """Return the value of a field as it is written: a length with its unit, if it has one."""
+        value = getattr(self, name)
+        return getattr(self, "wanted", None) if name == "length" and value is None else value
 
     # ---- evaluation ----------------------------------------------------------------------
 
@@ -167,7 +179,7 @@ class Schedule(ABC):
             isinstance(value, str)
             for node in self.walk()
             for name in node.durations
-            for value in _each(getattr(node, name))
+            for value in _each(node.argument(name))
         )
 
     # ---- text ----------------------------------------------------------------------------
@@ -442,7 +454,7 @@ class Kind(Schedule):
 
     @property
     def is_open(self) -> bool:
-        return self.length is None
+        return self.argument("length") is None
 
     @property
     def is_bound(self) -> bool:
@@ -452,7 +464,7 @@ class Kind(Schedule):
         changed = {
             name: _resolved(clock, f"{name} of {self.name}", value)
             for name in self.durations
-            if (value := getattr(self, name)) is not None
+            if (value := self.argument(name)) is not None
         }
         return replace(self, **changed)  # type: ignore[type-var]
 
@@ -465,8 +477,8 @@ class Kind(Schedule):
     def arguments(self) -> Iterator[str]:
         """Yield its arguments as text, those at their default left out."""
         skipped = False
-        for i, field in enumerate(fields(self)):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
+        for i, field in enumerate(f for f in fields(self) if f.init):  # type: ignore[arg-type]
+            value = self.argument(field.name)
             if value == field.default and type(value) is type(field.default):
                 skipped = True
             elif i < self.by_position and not skipped:

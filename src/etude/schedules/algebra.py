@@ -86,7 +86,8 @@ class Join(Schedule):
         for i, (segment, start) in enumerate(zip(self.segments, self.starts or (), strict=True)):
             if segment.length == 0 and i < last:
                 continue
-            own = segment.on(xp.clip(t - start, 0.0, _limit(segment)), xp)
+            end = float(segment.length) if i < last else None
+            own = segment.on(xp.clip(t - start, 0.0, end), xp)
             y = own if y is None else xp.where(t >= start, own, y)
         return y
 
@@ -231,10 +232,6 @@ def product(*members: Schedule) -> Schedule:
 def total(*members: Schedule) -> Schedule:
     """Return the sum of schedules."""
     return Sum(members)
-
-
-def _limit(segment: Schedule) -> float | None:
-    return None if segment.length is None else float(segment.length)
 
 
 def _sum_or_none(lengths: list[Steps | None]) -> Steps | None:

@@ -74,8 +74,8 @@ def _compare_fields(place: str, a: Schedule, b: Schedule) -> Iterator[str]:
     name = a.name if isinstance(a, Kind) else type(a).__name__.lower()
     spelling = a.spelling if isinstance(a, Kind) else {}
     for field in fields(a):  # type: ignore[arg-type]
-        before, after = getattr(a, field.name), getattr(b, field.name)
-        if not field.compare or before == after:
+        before, after = a.argument(field.name), b.argument(field.name)
+        if not field.init or before == after:
             continue
         if isinstance(before, Schedule):
             yield from _compare(place, before, after)

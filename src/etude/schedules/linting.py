@@ -100,8 +100,6 @@ def _of_values(values: dict[int, float], run: int) -> Iterator[Lint]:
             "floor, or lengthen the decay",
             t,
         )
-    if len(values) > 1 and values[0] == 0.0 == values[min(t for t in values if t > 0)]:
-        yield Lint("zero", "the value is 0 from the start: nothing is learned", 0)
 
 
 def _of_jumps(schedule: Schedule, edges: list[float], peak: float) -> Iterator[Lint]:
@@ -186,8 +184,8 @@ def _places(node: Schedule, frame: _Frame) -> Iterator[_Place]:
             yield frame.place(t, "segment", repr(segment))
     elif isinstance(node, MultiStep | PiecewiseConstant):
         milestones = node.milestones if isinstance(node, MultiStep) else node.boundaries
-        for t in milestones:
-            yield frame.place(float(t), "milestone", f"{t} of {node!r}")
+        for step in milestones:
+            yield frame.place(float(step), "milestone", f"{step} of {node!r}")
     elif isinstance(node, Warmup):
         yield frame.place(float(node.length or 0), "warmup", repr(node))
     for part, inner in _inner(node, frame):

@@ -89,7 +89,7 @@ def _written(schedule: Schedule) -> dict[str, Any]:
     spelling = schedule.spelling if isinstance(schedule, Kind) else {}
     data: dict[str, Any] = {"kind": name}
     for field in fields(schedule):  # type: ignore[arg-type]
-        value = getattr(schedule, field.name)
+        value = schedule.argument(field.name)
         if not field.init or (isinstance(schedule, Kind) and value == field.default):
             continue
         if isinstance(value, EventLog):

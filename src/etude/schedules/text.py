@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +54,9 @@ def parse(text: str) -> Schedule:
         raise BadValueError(f"the text has {len(text)} characters; at most 10,000 are read")
     _check_nesting(text)
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd literals, which are refused below anyway
+            tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too complex"
         raise BadValueError(f"{_short(text)} is not a Python expression: {reason}") from None
@@ -178,7 +181,8 @@ class _Reader:
         except EtudeError:
             raise
         except TypeError as error:
-            raise self.error(node, str(error).replace("__init__() ", "").strip()) from None
+            reason = str(error).partition("() ")[2] or str(error)
+            raise self.error(node, f"{name} {reason}") from None
 
     def error(self, node: ast.AST, reason: str) -> BadValueError:
         place = ast.get_source_segment(self.text.strip(), node) or self.text

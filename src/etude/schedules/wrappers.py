@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from etude.errors import BadTypeError, BadValueError
-from etude.schedules._base import Schedule, is_steps
+from etude.schedules._base import Kind, Schedule, is_steps
 from etude.schedules._numbers import (
     LAST_STEP,
     Duration,
@@ -296,6 +296,7 @@ class Fit(Wrapper):
 
     body: Schedule
     length: Duration
+    wanted: str | None = field(init=False, default=None)
 
     durations: ClassVar[tuple[str, ...]] = ("length",)
 
@@ -307,10 +308,11 @@ class Fit(Wrapper):
             )
         if body.length == 0:
             raise BadValueError(f"{body!r} has length 0; what is fitted must have a length")
-        self.put(body=body, length=duration("length", self.length, above=0.0))
+        self.put(body=body)
+        self.put_length(above=0.0)
 
     def at(self, t: float) -> float:
-        u = t * self.body.length / self.length
+        u = float(t) * float(self.body.length) / float(self.length)
         return self.body.at(u if u < LAST_STEP else LAST_STEP)
 
     def on(self, t: Any, xp: Any) -> Any:
@@ -318,7 +320,7 @@ class Fit(Wrapper):
         return self.body.on(xp.clip(u, None, float(LAST_STEP)), xp)
 
     def own_time(self, t: Steps) -> Steps:
-        return float(t * self.body.length / self.length)
+        return float(t) * float(self.body.length) / float(self.length)
 
     @property
     def is_open(self) -> bool:
@@ -329,12 +331,12 @@ class Fit(Wrapper):
         return self.body.is_bound and is_steps(self.length)
 
     def resolve(self, clock: Clock) -> Schedule:
-        length = in_steps(clock, "length of fit", self.length)
+        length = in_steps(clock, "length of fit", self.argument("length"))
         body = self.body.resolve(clock)
         return Fit(body if body.is_bound else body.fill(length), length)
 
     def text(self) -> str:
-        return f"{self.body.inside(4)}.fit({written(self.length)})"
+        return f"{self.body.inside(4)}.fit({written(self.argument('length'))})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -382,7 +384,8 @@ class Shift(Wrapper):
         return max(inner + self.by, 0)
 
     def resolve(self, clock: Clock) -> Schedule:
-        return Shift(self.body.resolve(clock), in_steps(clock, "by of shift", self.by))
+        by = in_steps(clock, "by of shift", self.by) if isinstance(self.by, str) else self.by
+        return Shift(self.body.resolve(clock), by)
 
     def fill(self, room: Steps) -> Schedule:
         assert not isinstance(self.by, str)
@@ -407,11 +410,13 @@ class Take(Wrapper):
 
     body: Schedule
     length: Duration
+    wanted: str | None = field(init=False, default=None)
 
     durations: ClassVar[tuple[str, ...]] = ("length",)
 
     def __post_init__(self) -> None:
-        self.put(body=member("body", self.body), length=duration("length", self.length))
+        self.put(body=member("body", self.body))
+        self.put_length()
 
     def at(self, t: float) -> float:
         L: Any = self.length
@@ -432,10 +437,12 @@ class Take(Wrapper):
         return self.body.is_bound and is_steps(self.length)
 
     def resolve(self, clock: Clock) -> Schedule:
-        return take(self.body.resolve(clock), in_steps(clock, "length of take", self.length))
+        return take(
+            self.body.resolve(clock), in_steps(clock, "length of take", self.argument("length"))
+        )
 
     def text(self) -> str:
-        return f"{self.body.inside(4)}.take({written(self.length)})"
+        return f"{self.body.inside(4)}.take({written(self.argument('length'))})"
 
 
 def take(body: Schedule, length: Duration) -> Schedule:
@@ -446,14 +453,10 @@ def take(body: Schedule, length: Duration) -> Schedule:
     if not isinstance(body, Schedule):
         raise BadTypeError(f"body is {body!r}; it must be a schedule")
     wanted = duration("length", length)
-    if body.is_open and not isinstance(wanted, str) and not body.has_units:
-        return body.fill(wanted) if not body.is_bound else _cut(body, wanted)
+    steps_known = not isinstance(wanted, str) and not body.has_units
+    if body.is_open and steps_known and (isinstance(body, Kind) or not body.is_bound):
+        return body.fill(wanted)  # type: ignore[arg-type]
     return body if body.length == wanted else Take(body, wanted)
-
-
-def _cut(body: Schedule, length: Steps) -> Schedule:
-    filled = body.fill(length)
-    return filled if filled.length == length else Take(filled, length)
 
 
 def whole(x: float) -> Steps:

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from etude.schedules._base import Kind, is_steps
-from etude.schedules._numbers import Duration, duration, number
+from etude.schedules._base import Kind
+from etude.schedules._numbers import Duration, number
 from etude.schedules.registry import kind
 
 
@@ -31,13 +31,14 @@ class Constant(Kind):
 
     value: float = 1.0
     length: Duration | None = None
+    wanted: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        length = None if self.length is None else duration("length", self.length)
-        self.put(value=number("value", self.value), length=length)
+        self.put_length()
+        self.put(value=number("value", self.value))
 
     def at(self, t: float) -> float:
-        if type(self.length) is str:
+        if self.wanted is not None:
             raise TypeError  # as arithmetic with a unit does in the other kinds
         return self.value
 
@@ -46,7 +47,7 @@ class Constant(Kind):
 
     @property
     def is_bound(self) -> bool:
-        return self.length is None or is_steps(self.length)
+        return self.wanted is None
 
 
 constant = Constant

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from etude.schedules._base import Kind
-from etude.schedules._numbers import Duration, duration, number
+from etude.schedules._numbers import Duration, number
 from etude.schedules.registry import kind
 
 _QUARTER = 0.5 * math.pi
@@ -46,12 +46,13 @@ class Cosine(Kind):
     """
 
     length: Duration | None = None
+    wanted: str | None = field(init=False, default=None)
     floor: float = 0.0
     exponent: float = 1.0
 
     def __post_init__(self) -> None:
+        self.put_length()
         self.put(
-            length=None if self.length is None else duration("length", self.length),
             floor=number("floor", self.floor, at_least=0.0, at_most=1.0),
             exponent=number("exponent", self.exponent, above=0.0),
         )

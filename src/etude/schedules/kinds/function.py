@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from etude.errors import BadTypeError, BadValueError, unknown_name
-from etude.schedules._base import Kind, Schedule, is_steps
-from etude.schedules._numbers import Duration, Steps, duration
+from etude.schedules._base import Kind, Schedule
+from etude.schedules._numbers import Duration, Steps
 from etude.schedules.registry import kind
 
 F = TypeVar("F", bound=Callable[[float], float])
@@ -85,14 +85,15 @@ class Function(Kind):
 
     of: str
     length: Duration | None = None
+    wanted: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.of not in FUNCTIONS:
             raise unknown_name("registered function", self.of, FUNCTIONS)
-        self.put(length=None if self.length is None else duration("length", self.length))
+        self.put_length()
 
     def at(self, t: float) -> float:
-        if type(self.length) is str:
+        if self.wanted is not None:
             raise TypeError  # as arithmetic with a unit does in the other kinds
         return float(FUNCTIONS[self.of][0](t))
 
@@ -113,7 +114,7 @@ class Function(Kind):
 
     @property
     def is_bound(self) -> bool:
-        return self.length is None or is_steps(self.length)
+        return self.wanted is None
 
     def fill(self, room: Steps) -> Schedule:
         return Function(self.of, room)

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from etude.errors import BadValueError
 from etude.schedules._base import Kind
-from etude.schedules._numbers import Duration, duration, flag, number
+from etude.schedules._numbers import Duration, flag, number
 from etude.schedules.registry import kind
 
 
@@ -49,6 +49,7 @@ class Polynomial(Kind):
     """
 
     length: Duration | None = None
+    wanted: str | None = field(init=False, default=None)
     power: float = 1.0
     end: float = 0.0
     cycle: bool = False
@@ -56,8 +57,8 @@ class Polynomial(Kind):
 
     def __post_init__(self) -> None:
         above = 0.0 if flag("cycle", self.cycle) else None
+        self.put_length(above=above)
         self.put(
-            length=None if self.length is None else duration("length", self.length, above=above),
             power=number("power", self.power, above=0.0),
             end=number("end", self.end, at_least=0.0, at_most=1.0),
             k_decay=number("k_decay", self.k_decay, above=0.0),
@@ -108,12 +109,13 @@ class Linear(Kind):
     """
 
     length: Duration | None = None
+    wanted: str | None = field(init=False, default=None)
     start: float = 1.0
     end: float = 0.0
 
     def __post_init__(self) -> None:
+        self.put_length()
         self.put(
-            length=None if self.length is None else duration("length", self.length),
             start=number("start", self.start),
             end=number("end", self.end),
         )

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from etude.schedules._base import Kind
-from etude.schedules._numbers import Duration, duration, number
+from etude.schedules._numbers import Duration, number
 from etude.schedules.registry import kind
 
 
@@ -33,11 +33,12 @@ class Rex(Kind):
     """
 
     length: Duration | None = None
+    wanted: str | None = field(init=False, default=None)
     floor: float = 0.0
 
     def __post_init__(self) -> None:
+        self.put_length()
         self.put(
-            length=None if self.length is None else duration("length", self.length),
             floor=number("floor", self.floor, at_least=0.0, at_most=1.0),
         )
 

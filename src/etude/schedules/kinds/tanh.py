@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from etude.errors import BadValueError
 from etude.schedules._base import Kind
-from etude.schedules._numbers import Duration, duration, number
+from etude.schedules._numbers import Duration, number
 from etude.schedules.registry import kind
 
 
@@ -40,13 +40,14 @@ class Tanh(Kind):
     """
 
     length: Duration | None = None
+    wanted: str | None = field(init=False, default=None)
     low: float = -7.0
     high: float = 3.0
     floor: float = 0.0
 
     def __post_init__(self) -> None:
+        self.put_length()
         self.put(
-            length=None if self.length is None else duration("length", self.length),
             low=number("low", self.low),
             high=number("high", self.high),
             floor=number("floor", self.floor, at_least=0.0, at_most=1.0),

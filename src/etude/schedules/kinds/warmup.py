@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from etude.schedules._base import Kind
-from etude.schedules._numbers import Duration, duration, number
+from etude.schedules._numbers import Duration, number
 from etude.schedules.kinds.shapes import shape_at, shape_name, shape_on
 from etude.schedules.registry import kind
 
@@ -47,13 +47,14 @@ class Warmup(Kind):
     """
 
     length: Duration | None = None
+    wanted: str | None = field(init=False, default=None)
     start: float = 0.0
     shape: str = "linear"
 
     def __post_init__(self) -> None:
         start = number("start", self.start, at_least=0.0, at_most=1.0)
+        self.put_length()
         self.put(
-            length=None if self.length is None else duration("length", self.length),
             start=start,
             shape=shape_name(self.shape, start, 1.0),
         )
