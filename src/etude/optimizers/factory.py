@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from etude.errors import BadValueError, TaskError
-from etude.optimizers.table import get
+from etude.errors import BadValueError, MissingExtraError, TaskError
+from etude.optimizers.row import OptimizerRow
+from etude.optimizers.table import ROWS, get
+
+Group = dict[str, Any]
+"""A torch parameter group: 'params', and the settings that differ from the optimizer's."""
 
 
 def build(
     name: str,
-    model_or_params: nn.Module | Iterable[Tensor],
+    model_or_params: nn.Module | Iterable[Tensor] | Sequence[Group],
     *,
     lr: float,
     **hyperparameters: Any,
 ) -> Optimizer:
-    """Build a torch Optimizer by name, with torch's own defaults.
+    """Build a torch Optimizer by name, with its library's own defaults.
 
     Args:
         name: A name of the table, for instance 'adamw'.
-        model_or_params: A model, whose trainable parameters are taken, or the parameters.
+        model_or_params: A model, whose trainable parameters are taken, or the parameters, or
+            torch parameter groups.
         lr: The rate; 0 changes nothing.
         **hyperparameters: Any of the row's, checked against its bounds.
 
     Raises:
         UnknownNameError: If the optimizer or a hyperparameter has another name.
-        BadValueError: If a value is out of bounds, or torch refuses them together.
-        TaskError: If there is no trainable parameter.
+        BadValueError: If a value is out of bounds, or the optimizer refuses them together.
+        TaskError: If there is no trainable parameter, one is listed twice or has no shape yet,
+            or the model makes sparse gradients that the optimizer does not take.
+        MissingExtraError: If it comes from a library that is not installed.
 
     >>> build("sgd", nn.Linear(2, 1), lr=0.1, momentum=0.9).defaults["momentum"]
     0.9
@@ -40,16 +50,131 @@ def build(
     checked = row.check(hyperparameters)
     if not 0 <= lr < float("inf"):
         raise BadValueError(f"lr={lr!r} is out of bounds: give a finite number >= 0")
-    if isinstance(model_or_params, nn.Module):
-        parameters: list[Tensor] = [p for p in model_or_params.parameters() if p.requires_grad]
+    model = model_or_params if isinstance(model_or_params, nn.Module) else None
+    if model is None:
+        groups = as_groups(model_or_params)  # type: ignore[arg-type]
     else:
-        parameters = list(model_or_params)
+        refuse_sparse(row, checked, model)
+        groups = as_groups(p for p in model.parameters() if p.requires_grad)
+        if name == "muon":
+            groups = _embeddings_apart(groups, model)
+    _check_parameters(groups)
+    optimizer = _construct(row, groups, lr, checked)
+    if model is not None:
+        _check_complete(optimizer, model)
+    return optimizer
+
+
+def as_groups(parameters: Iterable[Tensor] | Sequence[Group]) -> list[Group]:
+    """Return parameters as parameter groups: one, unless groups were given."""
+    listed: list[Any] = list(parameters)
+    if listed and all(isinstance(item, dict) for item in listed):
+        return [{**item, "params": list(item["params"])} for item in listed]
+    return [{"params": listed}]
+
+
+def factory(row: OptimizerRow) -> Any:
+    """Return the class a row names.
+
+    Raises:
+        MissingExtraError: If its library is not installed.
+    """
+    try:
+        return getattr(importlib.import_module(row.module), row.attribute)
+    except ImportError as error:
+        if not row.package:
+            raise
+        raise MissingExtraError(
+            f"the optimizer {row.name!r} comes from {row.package}, which cannot be loaded "
+            f"({error}): pip install 'etude[optimizers]'"
+        ) from error
+
+
+def refuse_sparse(row: OptimizerRow, hyperparameters: dict[str, Any], model: nn.Module) -> None:
+    """Refuse a model whose embeddings make sparse gradients that the optimizer does not take.
+
+    Raises:
+        TaskError: With the embedding's name, and the optimizers that take it.
+    """
+    for where, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not getattr(module, "sparse", False) or weight is None or not weight.requires_grad:
+            continue
+        refuse_sparse_gradient(row, hyperparameters, f"{where}.weight".lstrip("."))
+
+
+def refuse_sparse_gradient(
+    row: OptimizerRow, hyperparameters: dict[str, Any], parameter: str
+) -> None:
+    """Refuse one parameter with a sparse gradient, if the optimizer does not take it.
+
+    Raises:
+        TaskError: With the parameter's name, and the optimizers that take it.
+    """
+    if row.sparse == "no":
+        able = ", ".join(other.name for other in ROWS.values() if other.sparse != "no")
+        raise TaskError(
+            f"{row.name} does not take sparse gradients, and that of {parameter!r} is sparse: "
+            f"use {able}, or build the embedding with sparse=False"
+        )
+    if row.sparse == "without decay" and row.value(hyperparameters, "weight_decay"):
+        raise TaskError(
+            f"{row.name} takes the sparse gradient of {parameter!r} only without weight decay: "
+            "give weight_decay=0, or build the embedding with sparse=False"
+        )
+
+
+def _construct(
+    row: OptimizerRow, groups: list[Group], lr: float, hyperparameters: dict[str, Any]
+) -> Optimizer:
+    values = {**row.preset, **hyperparameters}
+    make = factory(row)
+    try:
+        # Some libraries print a line when they are built, which belongs into no one's output;
+        # some refuse a rate of 0, though they train with it once they are built.
+        with contextlib.redirect_stdout(io.StringIO()):
+            optimizer: Optimizer = make(groups, lr=lr if lr else row.lr, **values)
+    except ValueError as error:
+        raise BadValueError(f"{row.name} refuses {values}: {error}") from error
+    if not lr:
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+    return optimizer
+
+
+def _check_parameters(groups: list[Group]) -> None:
+    parameters = [p for group in groups for p in group["params"]]
     if not parameters:
         raise TaskError("there is no trainable parameter: every requires_grad is False")
-    module, _, attribute = row.factory.partition(":")
-    factory = getattr(importlib.import_module(module), attribute)
-    try:
-        optimizer: Optimizer = factory(parameters, lr=lr, **checked)
-    except ValueError as error:  # values that are good alone, and not together
-        raise BadValueError(f"{name} refuses {checked}: {error}") from error
-    return optimizer
+    if len({id(p) for p in parameters}) != len(parameters):
+        raise TaskError("a parameter is listed twice, and would be updated twice: list it once")
+    if any(isinstance(p, UninitializedParameter) for p in parameters):
+        raise TaskError(
+            "a lazy layer has no shape yet: run the model on one batch, then build the optimizer"
+        )
+
+
+def _check_complete(optimizer: Optimizer, model: nn.Module) -> None:
+    reached = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missed = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in reached]
+    if missed:
+        raise TaskError(
+            f"{', '.join(missed[:5])} would be trained by no optimizer: put every parameter into "
+            "a group, or set its requires_grad to False"
+        )
+
+
+def _embeddings_apart(groups: list[Group], model: nn.Module) -> list[Group]:
+    """Split off the embeddings, whose rows are not a matrix to be orthogonalised."""
+    tables = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+    }
+    split = []
+    for group in groups:
+        for wanted in (False, True):
+            part = [p for p in group["params"] if (id(p) in tables) == wanted]
+            if part:
+                split.append({**group, "params": part, **({"matrix": False} if wanted else {})})
+    return split

@@ -1,257 +1,426 @@
 """The table of optimizers: one frozen row each. To add an optimizer, add a row here.
 
-A row names its factory as text, so that reading the table loads no torch.
+A row names its factory as text, so that reading the table loads no torch. torch's own come
+first; then those of the extra `optimizers`; Etude's own only where neither has the formula.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from etude.errors import BadTypeError, BadValueError, unknown_name
+from etude.errors import unknown_name
+from etude.optimizers.hyperparameters import (
+    Choice,
+    Flag,
+    Hyperparameter,
+    Number,
+    Pair,
+    Whole,
+)
+from etude.optimizers.row import OptimizerRow
 
-
-@dataclass(frozen=True)
-class Number:
-    """A number in [low, high), or [low, high] where `closed`.
-
-    `once` says that the optimizer reads it when it is built: changing it later does nothing.
-    """
-
-    default: float
-    low: float = 0.0
-    high: float = math.inf
-    closed: bool = False
-    once: bool = False
-
-    def check(self, name: str, value: object) -> float:
-        """Return `value` as a float inside the bounds, or raise."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise BadTypeError(f"{name}={value!r} is not a number: give one {self.bounds}")
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
-        inside = self.low <= number and (number <= self.high if self.closed else number < self.high)
-        if not inside or not math.isfinite(number):
-            raise BadValueError(f"{name}={value!r} is out of bounds: give a number {self.bounds}")
-        return number + 0.0  # turns -0.0 into 0.0: equal choices have equal texts
-
-    @property
-    def bounds(self) -> str:
-        """The bounds in words."""
-        if self.high == math.inf:
-            return f">= {self.low:g}"
-        return f"in [{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
-
-
-@dataclass(frozen=True)
-class Flag:
-    """True or false."""
-
-    default: bool = False
-
-    def check(self, name: str, value: object) -> bool:
-        """Return `value` if it is a bool, or raise."""
-        if not isinstance(value, bool):
-            raise BadTypeError(f"{name}={value!r} is not a switch: give true or false")
-        return value
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two numbers, each within bounds of its own."""
-
-    first: Number
-    second: Number
-
-    @property
-    def default(self) -> tuple[float, float]:
-        """Both defaults."""
-        return (self.first.default, self.second.default)
-
-    def check(self, name: str, value: object) -> tuple[float, float]:
-        """Return `value` as two floats inside the bounds, or raise."""
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise BadTypeError(f"{name}={value!r} is not a pair: give two numbers")
-        return (
-            self.first.check(f"{name}[0]", value[0]),
-            self.second.check(f"{name}[1]", value[1]),
-        )
-
-
-Hyperparameter = Number | Flag | Pair
-
-
-@dataclass(frozen=True)
-class OptimizerRow:
-    """What is known of one optimizer.
-
-    Attributes:
-        name: What a recipe calls it.
-        factory: 'module:attribute' of the torch Optimizer class.
-        hyperparameters: Those a recipe may set, with bounds; the defaults are the factory's own.
-        centre: log10 of the rate around which a search begins; a prior, never a bound.
-        paper: Where it comes from.
-        when: One line on when to choose it.
-    """
-
-    name: str
-    factory: str
-    hyperparameters: Mapping[str, Hyperparameter]
-    centre: float
-    paper: str
-    when: str
-
-    def check(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the hyperparameters, each checked against its bounds, by name.
-
-        Raises:
-            UnknownNameError: If the optimizer has no hyperparameter of a name.
-            BadValueError: If a value is out of bounds.
-        """
-        checked = {}
-        for name in sorted(hyperparameters):
-            if name not in self.hyperparameters:
-                raise unknown_name(f"hyperparameter of {self.name}", name, self.hyperparameters)
-            checked[name] = self.hyperparameters[name].check(
-                f"{self.name}.{name}", hyperparameters[name]
-            )
-        return checked
-
-    def value(self, hyperparameters: Mapping[str, Any], name: str) -> Any:
-        """Return the value in force: the one given, else the default."""
-        return hyperparameters.get(name, self.hyperparameters[name].default)
+__all__ = ["ROWS", "Number", "OptimizerRow", "Pair", "get"]
 
 
 def _row(
     name: str,
-    attribute: str,
+    factory: str,
+    lr: float,
     centre: float,
     paper: str,
     when: str,
+    can: Mapping[str, Any] | None = None,
     **hyperparameters: Hyperparameter,
 ) -> OptimizerRow:
-    factory = f"torch.optim:{attribute}"
-    return OptimizerRow(name, factory, MappingProxyType(hyperparameters), centre, paper, when)
+    if ":" not in factory:
+        factory = f"torch.optim:{factory}"
+    return OptimizerRow(
+        name=name,
+        factory=factory,
+        lr=lr,
+        centre=centre,
+        paper=paper,
+        when=when,
+        hyperparameters=MappingProxyType(hyperparameters),
+        **(can or {}),
+    )
 
 
-def _betas(first: float = 0.9, second: float = 0.999) -> Pair:
-    return Pair(Number(first, high=1), Number(second, high=1))
+def _betas(first: float = 0.9, second: float = 0.999, *, above: bool = False) -> Pair:
+    return Pair(Number(first, high=1, above=above), Number(second, high=1))
 
 
+def _share(default: float) -> Number:
+    return Number(default, high=1)
+
+
+_OWN = "etude.optimizers."
 _ADAM = "Kingma & Ba 2015, arXiv:1412.6980"
+_DADAPT = "Defazio & Mishchenko 2023, arXiv:2301.07733"
+_WHOLE = {"linear": False}
+"""Its step depends on a whole tensor, or on rates gone by: no part of it has its own rate."""
+_ALONE = {"linear": False, "group_rates": False, "rate_free": True}
 
-# The centres of sgd, adam, adamw, rmsprop and adagrad were fitted on 47 small tasks; the others
-# stand where their rate has the same meaning (the size of a coordinate's step) as Adam's.
+# The centres of sgd, adam, adamw, rmsprop and adagrad were fitted on 47 small tasks. Those of the
+# others follow from what their rate means: the size of a coordinate's step, as Adam's; a share of
+# a tensor's norm (lamb, lars, adafactor); or a multiplier of a step they size themselves (0.0).
+_FIRST_ORDER = (
+    _row(
+        "sgd",
+        "SGD",
+        1e-3,
+        -0.9,
+        "Robbins & Monro 1951; momentum: Polyak 1964; nesterov: Sutskever et al. 2013",
+        "convolutional networks with normalisation; batch_size='all' is batch descent, 1 is "
+        "stochastic, momentum=0.9 the heavy ball, nesterov=true Nesterov's",
+        {"vmap": True, "sparse": "without decay"},
+        momentum=_share(0.0),
+        dampening=Number(0.0, high=1, closed=True),
+        weight_decay=Number(0.0),
+        nesterov=Flag(),
+    ),
+    _row(
+        "averaged_momentum",
+        _OWN + "averaged_momentum:AveragedMomentum",
+        1e-3,
+        0.1,
+        "Polyak 1964, averaged as Ng's lecture notes and Kingma & Ba 2015 do",
+        "momentum whose best rate stays where it is when the momentum changes",
+        momentum=_share(0.9),
+        weight_decay=Number(0.0),
+    ),
+    _row(
+        "adagrad",
+        "Adagrad",
+        1e-2,
+        -0.6,
+        "Duchi et al. 2011, JMLR 12",
+        "sparse features and convex problems",
+        {"vmap": True, "sparse": "without decay"},
+        lr_decay=Number(0.0),
+        weight_decay=Number(0.0),
+        initial_accumulator_value=Number(0.0, once=True),
+        eps=Number(1e-10),
+    ),
+    _row(
+        "adadelta",
+        "Adadelta",
+        1.0,
+        0.0,
+        "Zeiler 2012, arXiv:1212.5701",
+        "old recipes that name it; its rate multiplies a step it chooses itself",
+        {"rate_free": True},
+        rho=Number(0.9, high=1, closed=True),
+        eps=Number(1e-6),
+        weight_decay=Number(0.0),
+    ),
+    _row(
+        "rmsprop",
+        "RMSprop",
+        1e-2,
+        -1.7,
+        "Tieleman & Hinton 2012, lecture 6.5",
+        "recurrent networks and reinforcement learning",
+        {"vmap": True},
+        alpha=_share(0.99),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+        momentum=_share(0.0),
+        centered=Flag(),
+    ),
+)
+
+_ADAMS = (
+    _row(
+        "adam",
+        "Adam",
+        1e-3,
+        -1.6,
+        _ADAM,
+        "a first try on almost anything without weight decay",
+        {"vmap": True},
+        betas=_betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+        amsgrad=Flag(),
+    ),
+    _row(
+        "adam_uncorrected",
+        _OWN + "adam_uncorrected:UncorrectedAdam",
+        1e-3,
+        -1.6,
+        _ADAM + ", algorithm 1 without its two corrections",
+        "textbooks that print Adam so; its first steps are about three times too long",
+        betas=_betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+    ),
+    _row(
+        "adamw",
+        "AdamW",
+        1e-3,
+        -1.6,
+        "Loshchilov & Hutter 2019, arXiv:1711.05101",
+        "transformers, and the default for anything new",
+        {"vmap": True, "decay": "decoupled"},
+        betas=_betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(1e-2),
+        amsgrad=Flag(),
+    ),
+    _row(
+        "nadam",
+        "NAdam",
+        2e-3,
+        -1.6,
+        "Dozat 2016, ICLR workshop",
+        "Adam with a look ahead; recurrent networks",
+        {"vmap": True, "decay_flag": "decoupled_weight_decay"},
+        betas=_betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+        momentum_decay=Number(4e-3),
+        decoupled_weight_decay=Flag(),
+    ),
+    _row(
+        "radam",
+        "RAdam",
+        1e-3,
+        -1.6,
+        "Liu et al. 2020, arXiv:1908.03265",
+        "Adam where no warmup is wanted",
+        {"decay_flag": "decoupled_weight_decay"},
+        betas=_betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+        decoupled_weight_decay=Flag(),
+    ),
+    _row(
+        "adamax",
+        "Adamax",
+        2e-3,
+        -1.6,
+        _ADAM + ", section 7",
+        "gradients with rare large entries",
+        betas=_betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+    ),
+    _row(
+        "sparse_adam",
+        _OWN + "sparse_adam:SparseDenseAdam",
+        1e-3,
+        -1.6,
+        _ADAM + "; lazily, on the rows a sparse gradient holds",
+        "large embedding tables with sparse=True; Adam for every other tensor",
+        {"sparse": "yes", "decay": "none"},
+        betas=_betas(),
+        eps=Number(1e-8, above=True),
+    ),
+    _row(
+        "lion",
+        "pytorch_optimizer:Lion",
+        1e-4,
+        -2.6,
+        "Chen et al. 2023, arXiv:2302.06675",
+        "half of Adam's memory; a rate three to ten times smaller, decay as much larger",
+        {"vmap": True, "decay": "decoupled"},
+        betas=_betas(0.9, 0.99),
+        weight_decay=Number(0.0),
+    ),
+)
+
+_TENSORS = (
+    _row(
+        "adafactor",
+        "Adafactor",
+        1e-2,
+        -1.0,
+        "Shazeer & Stern 2018, arXiv:1804.04235",
+        "models whose optimizer state must be small: a row and a column per matrix",
+        {"linear": False, "decay": "decoupled"},
+        beta2_decay=Number(-0.8, low=-float("inf"), high=0, closed=True),
+        d=Number(1.0, low=1, closed=True),
+        weight_decay=Number(0.0),
+    ),
+    _row(
+        "lamb",
+        _OWN + "lamb:Lamb",
+        1e-3,
+        -1.7,
+        "You et al. 2020, arXiv:1904.00962",
+        "transformers with batches of thousands",
+        {"linear": False, "decay": "decoupled"},
+        betas=_betas(),
+        eps=Number(1e-6),
+        weight_decay=Number(1e-2),
+    ),
+    _row(
+        "lars",
+        "pytorch_optimizer:LARS",
+        1e-3,
+        0.3,
+        "You et al. 2017, arXiv:1708.03888",
+        "convolutional networks with batches of thousands",
+        _WHOLE,
+        momentum=_share(0.9),
+        dampening=_share(0.0),
+        weight_decay=Number(0.0),
+        trust_coefficient=Number(1e-3),
+        nesterov=Flag(),
+    ),
+    _row(
+        "muon",
+        _OWN + "muon:MuonAdamW",
+        1e-3,
+        -1.8,
+        "Jordan et al. 2024, kellerjordan.github.io/posts/muon; rate: arXiv:2502.16982",
+        "networks that are mostly matrices (transformers, MLPs); AdamW for every other tensor",
+        {"linear": False, "decay": "decoupled"},
+        momentum=_share(0.95),
+        nesterov=Flag(default=True),
+        ns_steps=Whole(5),
+        weight_decay=Number(0.1),
+        betas=_betas(),
+        eps=Number(1e-8),
+    ),
+    _row(
+        "shampoo",
+        "pytorch_optimizer:Shampoo",
+        1e-3,
+        -0.6,
+        "Gupta et al. 2018, arXiv:1802.09568",
+        "ill-conditioned problems with small layers: it keeps a matrix per side of a tensor",
+        _WHOLE,
+        momentum=_share(0.0),
+        weight_decay=Number(0.0),
+        preconditioning_compute_steps=Whole(1),
+        matrix_eps=Number(1e-6, above=True),
+    ),
+    _row(
+        "soap",
+        "pytorch_optimizer:SOAP",
+        3e-3,
+        -1.8,
+        "Vyas et al. 2024, arXiv:2409.11321",
+        "fewest updates on transformers, each of them dearer: Adam in Shampoo's eigenbasis",
+        {"linear": False, "decay": "decoupled"},
+        betas=_betas(0.95, 0.95),
+        eps=Number(1e-8),
+        weight_decay=Number(1e-2),
+        precondition_frequency=Whole(10),
+    ),
+)
+
+_SELF_SIZED = (
+    _row(
+        "prodigy",
+        "prodigyopt:Prodigy",
+        1.0,
+        0.0,
+        "Mishchenko & Defazio 2024, arXiv:2306.06101",
+        "no time to look for a rate: it finds Adam's while it trains; keep lr at 1",
+        {**_ALONE, "decay_flag": "decouple"},
+        betas=_betas(),
+        eps=Number(1e-8, above=True),
+        weight_decay=Number(0.0),
+        decouple=Flag(default=True),
+        use_bias_correction=Flag(),
+        safeguard_warmup=Flag(),
+        d0=Number(1e-6, above=True, once=True),
+        d_coef=Number(1.0, above=True),
+    ),
+    _row(
+        "dadapt_adam",
+        "dadaptation:DAdaptAdam",
+        1.0,
+        0.0,
+        _DADAPT,
+        "as prodigy, more careful and slower to find its rate",
+        {**_ALONE, "decay_flag": "decouple"},
+        betas=_betas(),
+        eps=Number(1e-8, above=True),
+        weight_decay=Number(0.0),
+        decouple=Flag(),
+        use_bias_correction=Flag(),
+        d0=Number(1e-6, above=True, once=True),
+    ),
+    _row(
+        "schedulefree_adamw",
+        "schedulefree:AdamWScheduleFree",
+        2.5e-3,
+        -1.6,
+        "Defazio et al. 2024, arXiv:2405.15682",
+        "training whose length is not known: good at every moment, no schedule",
+        {"linear": False, "decay": "decoupled", "eval_mode": True, "schedule_free": True},
+        betas=_betas(above=True),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+        r=Number(0.0),
+        weight_lr_power=Number(2.0),
+    ),
+    _row(
+        "schedulefree_sgd",
+        "schedulefree:SGDScheduleFree",
+        1.0,
+        -0.2,
+        "Defazio et al. 2024, arXiv:2405.15682",
+        "as sgd with momentum, where the length is not known",
+        {"linear": False, "eval_mode": True, "schedule_free": True},
+        momentum=Number(0.9, high=1, above=True),
+        weight_decay=Number(0.0),
+        r=Number(0.0),
+        weight_lr_power=Number(2.0),
+    ),
+)
+
+_SECOND_ORDER = (
+    _row(
+        "lbfgs",
+        "LBFGS",
+        1.0,
+        0.0,
+        "Liu & Nocedal 1989; strong Wolfe line search: Nocedal & Wright 2006, algorithm 3.5",
+        "small smooth problems in full batches (batch_size='all')",
+        {
+            **_ALONE,
+            "decay": "none",
+            "closure": "gradient",
+            "preset": {"line_search_fn": "strong_wolfe"},
+        },
+        max_iter=Whole(20),
+        tolerance_grad=Number(1e-7),
+        tolerance_change=Number(1e-9),
+        history_size=Whole(100),
+        line_search_fn=Choice("strong_wolfe", ("strong_wolfe",)),
+    ),
+    _row(
+        "newton",
+        _OWN + "newton:DampedNewton",
+        1.0,
+        0.0,
+        "Levenberg 1944; Marquardt 1963; Nocedal & Wright 2006, section 3.4",
+        "at most 2,000 parameters and full batches: the exact Hessian, damped until it helps",
+        {**_ALONE, "decay": "none", "closure": "graph"},
+        damping=Number(1e-3, above=True),
+    ),
+    _row(
+        "newton_cg",
+        _OWN + "newton_cg:NewtonCG",
+        1.0,
+        0.0,
+        "Dembo & Steihaug 1983; Martens 2010 (Hessian-free); Nocedal & Wright 2006, algorithm 7.1",
+        "ill-conditioned problems of any size in large batches: Hessian-vector products only",
+        {**_ALONE, "decay": "none", "closure": "graph"},
+        damping=Number(1e-3),
+        iterations=Whole(30),
+    ),
+)
+
 ROWS: Mapping[str, OptimizerRow] = MappingProxyType(
-    {
-        row.name: row
-        for row in (
-            _row(
-                "sgd",
-                "SGD",
-                -0.9,
-                "Robbins & Monro 1951; momentum: Sutskever et al. 2013",
-                "convolutional networks with normalisation, and anything you tune by hand",
-                momentum=Number(0.0, high=1),
-                dampening=Number(0.0, high=1, closed=True),
-                weight_decay=Number(0.0),
-                nesterov=Flag(),
-            ),
-            _row(
-                "adam",
-                "Adam",
-                -1.6,
-                _ADAM,
-                "a first try on almost anything without weight decay",
-                betas=_betas(),
-                eps=Number(1e-8),
-                weight_decay=Number(0.0),
-                amsgrad=Flag(),
-            ),
-            _row(
-                "adamw",
-                "AdamW",
-                -1.6,
-                "Loshchilov & Hutter 2019, arXiv:1711.05101",
-                "transformers, and the default for anything new",
-                betas=_betas(),
-                eps=Number(1e-8),
-                weight_decay=Number(1e-2),
-                amsgrad=Flag(),
-            ),
-            _row(
-                "rmsprop",
-                "RMSprop",
-                -1.7,
-                "Tieleman & Hinton 2012, lecture 6.5",
-                "recurrent networks and reinforcement learning",
-                alpha=Number(0.99, high=1),
-                eps=Number(1e-8),
-                weight_decay=Number(0.0),
-                momentum=Number(0.0, high=1),
-                centered=Flag(),
-            ),
-            _row(
-                "adagrad",
-                "Adagrad",
-                -0.6,
-                "Duchi et al. 2011",
-                "sparse features and convex problems",
-                lr_decay=Number(0.0),
-                weight_decay=Number(0.0),
-                initial_accumulator_value=Number(0.0, once=True),
-                eps=Number(1e-10),
-            ),
-            _row(
-                "nadam",
-                "NAdam",
-                -1.6,
-                "Dozat 2016",
-                "Adam with a look ahead; recurrent networks",
-                betas=_betas(),
-                eps=Number(1e-8),
-                weight_decay=Number(0.0),
-                momentum_decay=Number(4e-3),
-                decoupled_weight_decay=Flag(),
-            ),
-            _row(
-                "radam",
-                "RAdam",
-                -1.6,
-                "Liu et al. 2020, arXiv:1908.03265",
-                "Adam where no warmup is wanted",
-                betas=_betas(),
-                eps=Number(1e-8),
-                weight_decay=Number(0.0),
-                decoupled_weight_decay=Flag(),
-            ),
-            _row(
-                "adamax",
-                "Adamax",
-                -1.6,
-                _ADAM + ", section 7",
-                "sparse gradients with rare large entries",
-                betas=_betas(),
-                eps=Number(1e-8),
-                weight_decay=Number(0.0),
-            ),
-            _row(
-                "adadelta",
-                "Adadelta",
-                0.0,
-                "Zeiler 2012, arXiv:1212.5701",
-                "old recipes that name it; its rate multiplies a step it chooses itself",
-                rho=Number(0.9, high=1, closed=True),
-                eps=Number(1e-6),
-                weight_decay=Number(0.0),
-            ),
-        )
-    }
+    {row.name: row for row in (*_FIRST_ORDER, *_ADAMS, *_TENSORS, *_SELF_SIZED, *_SECOND_ORDER)}
 )
 
 

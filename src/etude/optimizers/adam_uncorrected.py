@@ -1,0 +1,70 @@
+"""Adam without bias correction, as some textbooks print it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from etude.optimizers.gather import Loss, gather, loss_of
+
+
+class UncorrectedAdam(Optimizer):
+    """Adam whose moments are used as they are, though both start at zero.
+
+        g ← ∇f(w) + λ w
+        m ← β1 m + (1 - β1) g,    v ← β2 v + (1 - β2) g²
+        w ← w - lr m / (√v + ε)
+
+    The first update is lr (1 - β1) / √(1 - β2), 3.2 lr by default, where Adam's is lr.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: The rate.
+        betas: (β1, β2).
+        eps: ε.
+        weight_decay: λ, in the gradient.
+
+    Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1 without its two corrections.
+
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> optimizer = UncorrectedAdam([w], lr=0.1)
+    >>> w.grad = torch.tensor([0.5])
+    >>> optimizer.step()
+    >>> round(w.item(), 4)
+    0.6838
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Loss | None = None) -> Any:
+        """Do one update."""
+        loss = loss_of(closure)
+        for group in self.param_groups:
+            parameters, gradients, (first, second) = gather(self, group, "exp_avg", "exp_avg_sq")
+            if not parameters:
+                continue
+            beta1, beta2 = group["betas"]
+            if group["weight_decay"]:
+                gradients = list(
+                    torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+                )
+            torch._foreach_lerp_(first, gradients, 1 - beta1)
+            torch._foreach_mul_(second, beta2)
+            torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
+            scales = torch._foreach_sqrt(second)
+            torch._foreach_add_(scales, group["eps"])
+            torch._foreach_addcdiv_(parameters, first, scales, value=-group["lr"])
+        return loss

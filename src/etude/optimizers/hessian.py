@@ -1,0 +1,101 @@
+"""Second derivatives of a loss through Hessian-vector products: the matrix is never needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from etude.errors import TaskError
+
+PRICE = 2
+"""Gradient evaluations that one product with the Hessian costs (Pearlmutter 1994)."""
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Choose kernels that have a second derivative: fused attention and cuDNN's cells have none."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+class Hessian:
+    """The second derivative of a loss by its parameters, as what it does to a vector.
+
+    Args:
+        loss: A scalar with its graph, computed within `twice_differentiable()`.
+        parameters: What to differentiate by; vectors are these tensors laid end to end.
+
+    Raises:
+        TaskError: If some operation of the model has no second derivative.
+
+    >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> hessian = Hessian((w**3).sum(), [w])
+    >>> hessian.gradient.tolist(), hessian.times(torch.tensor([1.0, 1.0])).tolist()
+    ([3.0, 12.0], [6.0, 12.0])
+    """
+
+    def __init__(self, loss: Tensor, parameters: Sequence[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.size = sum(p.numel() for p in self.parameters)
+        self.products = 0
+        gradients = torch.autograd.grad(
+            loss, self.parameters, create_graph=True, materialize_grads=True
+        )
+        self._gradient = flat(gradients)
+        self.gradient = self._gradient.detach()
+
+    def times(self, vector: Tensor) -> Tensor:
+        """Return the product of the Hessian with a vector of `size` numbers."""
+        self.products += 1
+        if not self._gradient.requires_grad:  # a loss that is linear in every parameter
+            return torch.zeros_like(vector)
+        try:
+            parts = torch.autograd.grad(
+                self._gradient,
+                self.parameters,
+                vector,
+                retain_graph=True,
+                materialize_grads=True,
+            )
+        except RuntimeError as error:
+            raise TaskError(
+                f"the model has no second derivative: {error}; use a first-order optimizer"
+            ) from error
+        return flat(parts).detach()
+
+    def matrix(self) -> Tensor:
+        """Return the whole matrix, (size, size), by as many products; made symmetric."""
+        unit = torch.zeros_like(self.gradient)
+        rows = []
+        for index in range(self.size):
+            unit[index] = 1
+            rows.append(self.times(unit))
+            unit[index] = 0
+        matrix = torch.stack(rows)
+        return (matrix + matrix.T) / 2
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Lay tensors end to end."""
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+@torch.no_grad()
+def move(parameters: Sequence[Tensor], direction: Tensor, length: float) -> None:
+    """Add `length` times a vector, laid end to end, to the parameters in place."""
+    parts = torch.split(direction, [p.numel() for p in parameters])
+    shaped = [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
+    torch._foreach_add_(list(parameters), shaped, alpha=length)
+
+
+@torch.no_grad()
+def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Write values into the parameters in place."""
+    torch._foreach_copy_(list(parameters), list(values))

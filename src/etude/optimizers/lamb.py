@@ -1,0 +1,78 @@
+"""LAMB: Adam's direction at a length that is a share of the tensor's own norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from etude.optimizers.gather import Loss, count, gather, loss_of
+
+
+class Lamb(Optimizer):
+    """Layer-wise adaptive moments.
+
+        m ← β1 m + (1 - β1) g,    v ← β2 v + (1 - β2) g²
+        u ← m̂ / (√v̂ + ε) + λ w,    m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)
+        w ← w - lr (‖w‖ / ‖u‖) u   per tensor; the ratio is 1 where either norm is 0
+
+    The published libraries differ from this: pytorch_optimizer's decays the weights outside the
+    ratio and does not correct v, and scales its first steps by 1 / (1 - β1^t).
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: The share of a tensor's norm that one update moves it.
+        betas: (β1, β2).
+        eps: ε.
+        weight_decay: λ, in the direction.
+
+    Source: You et al. 2020, arXiv:1904.00962, algorithm 2 with φ(z) = z.
+
+    >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    >>> optimizer = Lamb([w], lr=0.1, weight_decay=0.0)
+    >>> w.grad = torch.tensor([1.0, 0.0])
+    >>> optimizer.step()
+    >>> [round(x, 4) for x in w.tolist()]
+    [2.5, 4.0]
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Loss | None = None) -> Any:
+        """Do one update."""
+        loss = loss_of(closure)
+        for group in self.param_groups:
+            parameters, gradients, (first, second) = gather(self, group, "exp_avg", "exp_avg_sq")
+            if not parameters:
+                continue
+            beta1, beta2 = group["betas"]
+            t = count(group)
+            torch._foreach_lerp_(first, gradients, 1 - beta1)
+            torch._foreach_mul_(second, beta2)
+            torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
+            updates = torch._foreach_div(second, 1 - beta2**t)
+            torch._foreach_sqrt_(updates)
+            torch._foreach_add_(updates, group["eps"])
+            torch._foreach_reciprocal_(updates)
+            torch._foreach_mul_(updates, first)
+            torch._foreach_div_(updates, 1 - beta1**t)
+            if group["weight_decay"]:
+                torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
+            sizes = torch.stack(torch._foreach_norm(parameters))
+            lengths = torch.stack(torch._foreach_norm(updates))
+            ratios = torch.where((sizes > 0) & (lengths > 0), sizes / lengths, 1.0)
+            torch._foreach_mul_(updates, list(ratios.unbind()))
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+        return loss

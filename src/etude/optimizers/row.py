@@ -1,0 +1,145 @@
+"""One row of the table: what is known of an optimizer before it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from etude.errors import unknown_name
+from etude.optimizers.hyperparameters import Hyperparameter, Number, Pair
+
+Closure = Literal["", "gradient", "graph"]
+Decay = Literal["coupled", "decoupled", "none"]
+Sparse = Literal["no", "yes", "without decay"]
+
+EXTRAS: Mapping[str, str] = MappingProxyType(
+    {
+        "schedulefree": "schedulefree",
+        "prodigyopt": "prodigyopt",
+        "dadaptation": "dadaptation",
+        "pytorch_optimizer": "pytorch_optimizer",
+    }
+)
+"""Module -> distribution of the libraries that the extra `optimizers` installs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerRow:
+    """What is known of one optimizer.
+
+    Attributes:
+        name: What a recipe calls it.
+        factory: 'module:attribute' of the torch Optimizer class.
+        hyperparameters: Those a recipe may set, with bounds. The defaults are the factory's own,
+            but for those in `preset`.
+        preset: What is passed to the factory where its own default will not do, and why the
+            hyperparameter's default differs from it.
+        lr: The factory's own default rate.
+        centre: log10 of the rate around which a search begins; a prior, never a bound.
+        paper: Where it comes from.
+        when: One line on when to choose it.
+        decay: Whether `weight_decay` joins the gradient ('coupled'), shrinks the weights on its
+            own ('decoupled'), or is not there.
+        decay_flag: The switch among its hyperparameters that decouples the decay, if any.
+        closure: What its step needs: '' the gradient in `p.grad` alone; 'gradient' a closure
+            that sets the gradient anew and returns the loss; 'graph' one that returns the loss
+            with its graph, for Hessian-vector products.
+        eval_mode: Whether it trains at other weights than those to be evaluated, and has
+            `train()` and `eval()` to move between them.
+        linear: Whether each entry's change is that entry's rate times something that no rate
+            enters: a multiplier of the rate for a part of a tensor is then exact.
+        group_rates: Whether parameter groups may have rates of their own.
+        sparse: Whether sparse gradients are accepted; 'without decay': only at weight_decay 0.
+        rate_free: Whether it sizes its step itself, its rate being a multiplier that starts at 1.
+        schedule_free: Whether a constant rate (after a warmup) is what it is made for.
+        vmap: Whether many runs of it can be trained as one under `torch.func.vmap`.
+    """
+
+    name: str
+    factory: str
+    hyperparameters: Mapping[str, Hyperparameter]
+    lr: float
+    centre: float
+    paper: str
+    when: str
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    decay: Decay = "coupled"
+    decay_flag: str = ""
+    closure: Closure = ""
+    eval_mode: bool = False
+    linear: bool = True
+    group_rates: bool = True
+    sparse: Sparse = "no"
+    rate_free: bool = False
+    schedule_free: bool = False
+    vmap: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module the factory is in."""
+        return self.factory.partition(":")[0]
+
+    @property
+    def attribute(self) -> str:
+        """The factory's name in its module."""
+        return self.factory.partition(":")[2]
+
+    @property
+    def package(self) -> str:
+        """What to install for it; empty if it comes with torch or with Etude."""
+        return EXTRAS.get(self.module.partition(".")[0], "")
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What sets it apart, in words."""
+        words = {
+            "sizes its own step": self.rate_free,
+            "no schedule needed": self.schedule_free,
+            "needs a closure": bool(self.closure),
+            "has an eval mode": self.eval_mode,
+            "sparse gradients": self.sparse != "no",
+            "one rate for all": not self.group_rates,
+        }
+        return tuple(word for word, true in words.items() if true)
+
+    def check(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the hyperparameters, each checked against its bounds, by name.
+
+        Raises:
+            UnknownNameError: If the optimizer has no hyperparameter of a name.
+            BadValueError: If a value is out of bounds.
+        """
+        checked = {}
+        for name in sorted(hyperparameters):
+            if name not in self.hyperparameters:
+                raise unknown_name(f"hyperparameter of {self.name}", name, self.hyperparameters)
+            checked[name] = self.hyperparameters[name].check(
+                f"{self.name}.{name}", hyperparameters[name]
+            )
+        return checked
+
+    def value(self, hyperparameters: Mapping[str, Any], name: str) -> Any:
+        """Return the value in force: the one given, else the default."""
+        return hyperparameters.get(name, self.hyperparameters[name].default)
+
+    def decays(self, hyperparameters: Mapping[str, Any]) -> Decay:
+        """Return how `weight_decay` acts with these hyperparameters."""
+        if self.decay_flag and self.value(hyperparameters, self.decay_flag):
+            return "decoupled"
+        return self.decay
+
+    def scheduled(self, name: str) -> Number | None:
+        """Return the bounds of a value that may follow a schedule; None if it may not.
+
+        Besides the plain numbers these are 'momentum' (or 'beta1') and 'beta2' of a pair of
+        betas.
+        """
+        kind = self.hyperparameters.get(name)
+        if isinstance(kind, Number):
+            return None if kind.once else kind
+        betas = self.hyperparameters.get("betas")
+        if isinstance(betas, Pair):
+            return {"momentum": betas.first, "beta1": betas.first, "beta2": betas.second}.get(name)
+        return None

@@ -1,0 +1,69 @@
+"""Adam that touches only the rows a sparse gradient holds, and plain Adam for dense gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, Optimizer, SparseAdam
+from torch.optim.optimizer import ParamsT
+
+from etude.optimizers.gather import Loss, loss_of
+from etude.optimizers.halves import placeholder, serve
+
+
+class SparseDenseAdam(Optimizer):
+    """Lazy Adam where the gradient is sparse, Adam elsewhere, at one rate.
+
+        rows i in the gradient:  m_i ← β1 m_i + (1 - β1) g_i,   v_i ← β2 v_i + (1 - β2) g_i²
+                                 w_i ← w_i - lr m̂_i / (√v_i + ε)   (corrected by t as Adam's)
+        every other row:         unchanged, moments included
+
+    torch's SparseAdam refuses dense gradients, so that no model whose embedding feeds a dense
+    layer can be trained with it alone.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: The rate of both halves.
+        betas: (β1, β2).
+        eps: ε.
+
+    Source: Kingma & Ba 2015, arXiv:1412.6980. Both halves are torch.optim's.
+
+    >>> table = torch.nn.Embedding(3, 1, sparse=True)
+    >>> optimizer = SparseDenseAdam(table.parameters(), lr=0.1)
+    >>> before = table.weight.detach().clone()
+    >>> table(torch.tensor([1])).sum().backward()
+    >>> optimizer.step()
+    >>> (before - table.weight).flatten().tolist()[::2]
+    [0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        dense = Adam(placeholder(), lr=lr, betas=betas, eps=eps)
+        super().__init__(params, dict(dense.defaults))
+
+    @torch.no_grad()
+    def step(self, closure: Loss | None = None) -> Any:
+        """Do one update."""
+        loss = loss_of(closure)
+        groups = self.param_groups
+        serve(
+            SparseAdam(placeholder()),
+            self,
+            [(group, _with(group, sparse=True)) for group in groups],
+        )
+        serve(Adam(placeholder()), self, [(group, _with(group, sparse=False)) for group in groups])
+        return loss
+
+
+def _with(group: dict[str, Any], *, sparse: bool) -> Iterable[Tensor]:
+    return (p for p in group["params"] if p.grad is not None and p.grad.is_sparse == sparse)
