@@ -1,0 +1,61 @@
+"""Which parameter, or slice of one, gets which multiple of the learning rate.
+
+Reading and comparing multipliers loads no torch; laying them over a model does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from etude.layerwise.mup import mup_from, rescale
+    from etude.layerwise.parts import Part, anatomy
+    from etude.layerwise.planning import Plan, Row, plan
+    from etude.layerwise.rates import Rates, apply, rates_of
+    from etude.layerwise.spec import LrMult, Rule
+    from etude.layerwise.text import POLICIES, parse_policies
+
+_HOMES = {
+    "LrMult": "spec",
+    "POLICIES": "text",
+    "Part": "parts",
+    "Plan": "planning",
+    "Rates": "rates",
+    "Row": "planning",
+    "Rule": "spec",
+    "anatomy": "parts",
+    "apply": "rates",
+    "mup_from": "mup",
+    "parse_policies": "text",
+    "plan": "planning",
+    "rates_of": "rates",
+    "rescale": "mup",
+}
+
+__all__ = [
+    "POLICIES",
+    "LrMult",
+    "Part",
+    "Plan",
+    "Rates",
+    "Row",
+    "Rule",
+    "anatomy",
+    "apply",
+    "mup_from",
+    "parse_policies",
+    "plan",
+    "rates_of",
+    "rescale",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"etude.layerwise.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

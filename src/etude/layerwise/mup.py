@@ -1,0 +1,199 @@
+"""The maximal update parametrisation: a rate that stays right when the model grows wider.
+
+With m_in and m_out the widths of a tensor's input and output side divided by the base model's,
+and 1 where a side does not grow (Yang et al. 2022, "Tensor Programs V", arXiv:2203.03466,
+table 3):
+
+                                 Adam        SGD        initial standard deviation
+    input weights, biases        1           m_out      unchanged
+    hidden weights               1 / m_in    1          unchanged
+    output weights               1 / m_in    1 / m_in   times 1 / sqrt(m_in)
+
+"Unchanged" holds for the usual initialisations, whose variance is of the order 1 / fan_in.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from etude.errors import BadTypeError, BadValueError
+from etude.layerwise.parts import GATES, Part, anatomy
+from etude.layerwise.policies import Factor, Policy, Setting, number
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FAMILIES: Mapping[str, str] = {
+    "sgd": "sgd",
+    **dict.fromkeys(
+        ("adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad", "lion"), "adam"
+    ),
+}
+"""Which column of the table an optimizer follows: the size of its step does, or does not, depend
+on the size of the gradient."""
+
+KEEPS_DECAY = frozenset({"adamw", "lion"})
+"""Optimizers that decay by rate × weight decay: the product is kept where the rate is divided."""
+
+
+@dataclass(frozen=True, repr=False)
+class Mup(Policy):
+    """Multipliers of the maximal update parametrisation, relative to a base width.
+
+    A rate tuned on a model of the base width is then right for a wider one. Engines that draw the
+    weights themselves also draw the output weights smaller, by 1 / sqrt(m_in).
+
+    Args:
+        base_width: The width of the base model. Where the model's factory has an argument
+            `width`, the base model is built with it and shapes are compared; otherwise the width
+            is read off the first layer's output, and every inner side is taken to grow with it.
+        ratios: In place of `base_width`, name -> (m_in, m_out) of every parameter, as `mup_from`
+            returns them.
+        init: Whether the output weights' draw is scaled too; False for pretrained weights.
+
+    Raises:
+        BadValueError: If the optimizer has no rule, or names do not fit the model.
+    """
+
+    name: ClassVar[str] = "mup"
+    base_width: int | None = None
+    ratios: Any = ()
+    init: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.base_width is None) == (not self.ratios):
+            raise BadValueError("mup: give base_width=, or ratios= as mup_from returns them")
+        if self.base_width is not None and (
+            isinstance(self.base_width, bool) or not isinstance(self.base_width, int)
+        ):
+            raise BadTypeError(f"mup: base_width={self.base_width!r} is not a whole number")
+        if self.base_width is not None and self.base_width < 1:
+            raise BadValueError(f"mup: base_width={self.base_width!r}: give at least 1")
+        if not isinstance(self.init, bool):
+            raise BadTypeError(f"mup: init={self.init!r}: give True or False")
+        rows = dict(self.ratios).items()
+        frozen = []
+        for name, pair in rows:
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise BadTypeError(f"mup: ratios[{name!r}]={pair!r}: give (m_in, m_out)")
+            first, second = (number("mup", f"ratios[{name!r}]", v, open_low=True) for v in pair)
+            frozen.append((str(name), (first, second)))
+        self.put(ratios=tuple(frozen))
+
+    def growth(self, parts: Sequence[Part]) -> list[tuple[float, float]]:
+        """Return (m_in, m_out) of each part."""
+        if not self.ratios:
+            assert self.base_width is not None
+            return _read_off(parts, self.base_width)
+        known = dict(self.ratios)
+        missing = [part.name for part in parts if part.name not in known]
+        extra = sorted(set(known) - {part.name for part in parts})
+        if missing or extra:
+            what = f"lacks {missing[0]}" if missing else f"knows {extra[0]}, which is not there"
+            raise BadValueError(f"mup: ratios= is of another model: it {what}; call mup_from again")
+        return [known[part.name] for part in parts]
+
+    def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
+        """Return the multiplier of the rate, and of the decay where that keeps their product."""
+        family = FAMILIES.get(setting.optimizer)
+        if family is None:
+            raise BadValueError(
+                f"mup has no rule for {setting.optimizer}: it is known for {', '.join(FAMILIES)}"
+            )
+        found = []
+        for part, (inside, outside) in zip(parts, self.growth(parts), strict=True):
+            if len(part.shape) < 2 or inside == 1:
+                found.append(Factor(outside if family == "sgd" else 1.0))
+            elif family == "sgd":
+                found.append(Factor(1.0 if outside != 1 else 1 / inside))
+            else:
+                kept = inside if setting.optimizer in KEEPS_DECAY else 1.0
+                found.append(Factor(1 / inside, kept))
+        return found
+
+    def scales(self, parts: Sequence[Part]) -> dict[str, float]:
+        """Return by what the initial weights of the output layers are multiplied, by name."""
+        return {
+            part.name: inside**-0.5
+            for part, (inside, outside) in zip(parts, self.growth(parts), strict=True)
+            if len(part.shape) >= 2 and outside == 1 and inside != 1
+        }
+
+    def against(self, model: nn.Module, factory: Callable[..., Any]) -> Mup:
+        """Return the same with ratios, where the factory can build the base model.
+
+        Args:
+            model: The model that will be trained.
+            factory: What built it; a base model is built if it has an argument `width`.
+        """
+        if self.base_width is None or not _takes_width(factory):
+            return self
+        return replace(mup_from(model, factory(width=self.base_width)), init=self.init)
+
+
+def mup_from(model: nn.Module, base: nn.Module) -> Mup:
+    """Return muP for a model, its growth found by comparing with a base model.
+
+    Args:
+        model: The model that will be trained.
+        base: The same model at the width on which the rate was, or will be, tuned.
+
+    Raises:
+        BadValueError: If the two have different parameters.
+
+    >>> from torch import nn
+    >>> wide, narrow = (nn.Sequential(nn.Linear(3, n), nn.Linear(n, 2)) for n in (64, 16))
+    >>> dict(mup_from(wide, narrow).ratios)["1.weight"]
+    (4.0, 1.0)
+    """
+    small = {part.name: part for part in anatomy(base)}
+    ratios = {}
+    for part in anatomy(model):
+        other = small.pop(part.name, None)
+        if other is None or len(other.shape) != len(part.shape):
+            raise BadValueError(f"mup: the base model has no {part.name} of as many axes")
+        ratios[part.name] = (
+            1.0 if part.inward is None else part.shape[part.inward] / other.shape[part.inward],
+            1.0 if part.outward is None else part.shape[part.outward] / other.shape[part.outward],
+        )
+    if small:
+        raise BadValueError(f"mup: the base model has {next(iter(small))}, the model has not")
+    return Mup(ratios=ratios)
+
+
+def rescale(model: nn.Module, policy: Mup) -> None:
+    """Scale the output weights of a freshly drawn model in place, as muP draws them."""
+    import torch
+
+    scales = policy.scales(anatomy(model)) if policy.init else {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in scales:
+                parameter.mul_(scales[name])
+
+
+def _read_off(parts: Sequence[Part], base_width: int) -> list[tuple[float, float]]:
+    """Return (m_in, m_out), taking every side but the first input and last output to grow."""
+    last = max(part.depth for part in parts)
+    first = next((p for p in parts if p.depth == 0 and len(p.shape) >= 2), None)
+    if first is None or last == 0:
+        raise BadValueError("mup: the width cannot be read off: give ratios=mup_from(model, base)")
+    assert first.outward is not None
+    gates = len(GATES.get(first.layer, ())) if first.gates else 1
+    ratio = first.shape[first.outward] / gates / base_width
+    found = []
+    for part in parts:
+        recurrent = part.kind == "recurrent" and "_hh" in part.name
+        inward = (part.depth > 0 or recurrent) and part.inward is not None
+        found.append((ratio if inward else 1.0, ratio if part.depth < last else 1.0))
+    return found
+
+
+def _takes_width(factory: Callable[..., Any]) -> bool:
+    try:
+        return "width" in inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return False

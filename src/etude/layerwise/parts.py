@@ -1,0 +1,286 @@
+"""What a model is made of, parameter by parameter: kind, depth, gates, which axis is which.
+
+A `Part` is plain data. Selectors and policies read parts and never a model, so that the same
+rules can be tried on hand-written parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from etude.errors import BadValueError, TaskError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+KINDS = ("convolution", "linear", "recurrent", "embedding", "normalisation", "other")
+"""The kinds of layer that a parameter can belong to."""
+
+GATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "LSTM": ("input", "forget", "cell", "output"),
+        "GRU": ("reset", "update", "new"),
+        "MultiheadAttention": ("query", "key", "value"),
+    }
+)
+"""The named parts that torch keeps in one tensor, in torch's order along axis 0."""
+
+PROJECTION = "projection"
+"""The name of an LSTM's projection, a tensor of its own beside the gates."""
+
+Place = Literal["new", "joins", "loose"]
+"""Whether parameters begin a layer, join the one before, or stand loose in a container."""
+
+_LEVEL = re.compile(r"_l(\d+)(?:_reverse)?(?:\.|$)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One trainable parameter of a model.
+
+    Attributes:
+        name: Its dotted name.
+        shape: Its shape.
+        kind: The kind of its layer, one of `KINDS`.
+        layer: The class of the module that holds it.
+        bias: Whether it is added: a bias, or the shift of a normalisation.
+        depth: The layer it belongs to, counted from the input, from 0.
+        gates: Named row ranges along axis 0: (first, one past the last).
+        aliases: Other names of the same tensor, where the model ties it.
+        inward: The axis that its layer's input meets, None for what has no such axis.
+        outward: The axis that makes its layer's output.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str = "other"
+    layer: str = "Module"
+    bias: bool = False
+    depth: int = 0
+    gates: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    inward: int | None = None
+    outward: int | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name and its aliases."""
+        return (self.name, *self.aliases)
+
+    @property
+    def count(self) -> int:
+        """How many numbers it holds."""
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+    @property
+    def rows(self) -> int:
+        """Its length along axis 0; 1 for a single number."""
+        return self.shape[0] if self.shape else 1
+
+
+def anatomy(model: nn.Module) -> tuple[Part, ...]:
+    """Return the trainable parameters of a model as parts, in the model's own order.
+
+    Depth counts layers from the input, in the order in which the model's modules were assigned.
+    Containers (Sequential, ModuleList, ModuleDict) are opened, and modules that hold a list of
+    compound modules; any other module is one layer, for instance a transformer block. A stacked
+    LSTM counts one layer for each of its levels. A normalisation, or an embedding that is not
+    the first layer, belongs to the layer before it.
+
+    Args:
+        model: Any network.
+
+    Raises:
+        TaskError: If a lazy parameter has no shape yet.
+
+    >>> from torch import nn
+    >>> [(p.name, p.kind, p.depth) for p in anatomy(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))]
+    [('0.weight', 'linear', 0), ('0.bias', 'linear', 0)]
+    """
+    from torch import nn
+
+    first: dict[int, str] = {}
+    aliases: dict[str, list[str]] = {}
+    parameters: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise TaskError(
+                f"{name} has no shape yet (a lazy layer): run the model once on a batch first"
+            )
+        if id(parameter) in first:
+            aliases[first[id(parameter)]].append(name)
+            continue
+        first[id(parameter)] = name
+        aliases[name] = []
+        if parameter.requires_grad:
+            parameters[name] = parameter
+    depths = _depths(model)
+    return tuple(
+        _part(model, name, tuple(parameter.shape), tuple(aliases[name]), depths[name])
+        for name, parameter in parameters.items()
+    )
+
+
+def _part(
+    model: nn.Module, name: str, shape: tuple[int, ...], aliases: tuple[str, ...], depth: int
+) -> Part:
+    path, _, leaf = name.rpartition(".")
+    if ".parametrizations." in f".{name}":
+        # torch's parametrizations keep the original below the layer that it belongs to.
+        path, _, rest = name.rpartition("parametrizations.")
+        path, leaf = path.rstrip("."), rest.partition(".")[0]
+    owner = model.get_submodule(path)
+    kind = kind_of(owner)
+    inward, outward = _axes(owner, kind, len(shape))
+    return Part(
+        name=name,
+        shape=shape,
+        kind=kind,
+        layer=type(owner).__name__,
+        bias=leaf.startswith("bias") or leaf.endswith("_bias"),
+        depth=depth,
+        gates=MappingProxyType(_gates(owner, leaf, shape)),
+        aliases=aliases,
+        inward=inward,
+        outward=outward,
+    )
+
+
+def kind_of(module: nn.Module) -> str:
+    """Return the kind of a module, 'other' where its class does not tell.
+
+    >>> from torch import nn
+    >>> kind_of(nn.Conv2d(1, 2, 3)), kind_of(nn.GRU(2, 2)), kind_of(nn.RMSNorm(4))
+    ('convolution', 'recurrent', 'normalisation')
+    """
+    from torch import nn
+    from torch.nn.modules.batchnorm import _NormBase
+    from torch.nn.modules.conv import _ConvNd
+
+    kinds: tuple[tuple[str, tuple[type, ...]], ...] = (
+        ("convolution", (_ConvNd,)),
+        ("linear", (nn.Linear, nn.Bilinear, nn.MultiheadAttention)),
+        ("recurrent", (nn.RNNBase, nn.RNNCellBase)),
+        ("embedding", (nn.Embedding, nn.EmbeddingBag)),
+        ("normalisation", (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)),
+    )
+    for kind, classes in kinds:
+        if isinstance(module, classes):
+            return kind
+    name = type(module).__name__
+    if "Norm" in name:  # the many RMSNorm and LayerNorm of models written elsewhere
+        return "normalisation"
+    return "linear" if name == "Conv1D" else "other"  # Conv1D: the linear layer of GPT-2
+
+
+def _axes(owner: nn.Module, kind: str, dimensions: int) -> tuple[int | None, int | None]:
+    """Return the axis that meets the input and the axis that makes the output."""
+    if dimensions == 0:
+        return None, None
+    if dimensions == 1:
+        return None, 0
+    if kind == "embedding" or getattr(owner, "transposed", False):
+        return 0, 1
+    if type(owner).__name__ == "Conv1D":
+        return 0, 1
+    return 1, 0
+
+
+def _gates(owner: nn.Module, leaf: str, shape: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    """Return the named row ranges of one tensor of a layer."""
+    from torch import nn
+
+    if isinstance(owner, (nn.LSTM, nn.LSTMCell)):
+        names = GATES["LSTM"]
+        if leaf.startswith("weight_hr"):
+            return {PROJECTION: (0, shape[0])}
+    elif isinstance(owner, (nn.GRU, nn.GRUCell)):
+        names = GATES["GRU"]
+    elif isinstance(owner, nn.MultiheadAttention) and leaf.startswith("in_proj"):
+        names = GATES["MultiheadAttention"]
+    else:
+        return {}
+    if not shape or shape[0] % len(names):
+        return {}
+    size = shape[0] // len(names)
+    return {name: (i * size, (i + 1) * size) for i, name in enumerate(names)}
+
+
+def _depths(model: nn.Module) -> dict[str, int]:
+    """Return the depth of every parameter, by name."""
+    depths: dict[str, int] = {}
+    loose: list[str] = []
+    current = -1
+    for place, names in _layers(model, ""):
+        if not names:
+            continue
+        if place == "loose" and current < 0:
+            loose += names  # such as a class token: it stands with the first layer
+            continue
+        if place == "new" or current < 0:
+            current += 1
+        depths.update({name: current for name in (*loose, *names) if name not in depths})
+        loose = []
+    depths.update(dict.fromkeys(loose, 0))
+    return depths
+
+
+def _layers(module: nn.Module, prefix: str) -> Iterator[tuple[Place, list[str]]]:
+    """Yield (where they stand, names of parameters), from input to output."""
+    from torch import nn
+
+    names = [prefix + name for name, _ in module.named_parameters(remove_duplicate=False)]
+    children = [(n, m) for n, m in module.named_children() if any(True for _ in m.parameters())]
+    if isinstance(module, nn.RNNBase):
+        yield from _levels(names)
+    elif children and (not prefix or _opens(module)):
+        yield "loose", [prefix + name for name, _ in module.named_parameters(recurse=False)]
+        for name, child in children:
+            yield from _layers(child, f"{prefix}{name}.")
+    else:
+        yield "joins" if kind_of(module) in ("normalisation", "embedding") else "new", names
+
+
+def _levels(names: list[str]) -> Iterator[tuple[Place, list[str]]]:
+    """Yield the levels of a stacked recurrent layer: `_l0` is the first."""
+    levels: dict[int, list[str]] = {}
+    for name in names:
+        found = _LEVEL.search(name)
+        levels.setdefault(int(found[1]) if found else 0, []).append(name)
+    for level in sorted(levels):
+        yield "new", levels[level]
+
+
+def _opens(module: nn.Module) -> bool:
+    """Say whether a module is a row of layers rather than one layer."""
+    from torch import nn
+
+    rows = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    if isinstance(module, rows):
+        return True
+    return any(
+        isinstance(inner, rows)
+        and any(
+            any(True for _ in item.children()) and any(True for _ in item.parameters())
+            for item in inner.children()
+        )
+        for inner in module.modules()
+    )
+
+
+def layer_count(parts: tuple[Part, ...]) -> int:
+    """Return how many layers the parts form.
+
+    Raises:
+        BadValueError: If there is no part.
+    """
+    if not parts:
+        raise BadValueError("the model has no trainable parameter: every requires_grad is False")
+    return 1 + max(part.depth for part in parts)

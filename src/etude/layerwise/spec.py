@@ -1,0 +1,97 @@
+"""`LrMult` says which parameters get which multiple of the rate: frozen, plain, comparable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import BadTypeError, BadValueError
+from etude.layerwise.multipliers import Multiplier, multiplier, plain
+from etude.layerwise.selectors import Selector
+
+if TYPE_CHECKING:
+    from etude.layerwise.policies import Policy
+
+POLICY = "@policy"
+"""The key under which a table of rules names its policies."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One selector and its multiplier."""
+
+    selector: Selector
+    multiplier: Multiplier
+
+
+@dataclass(frozen=True)
+class LrMult:
+    """Multipliers of the learning rate: ordered rules, times policies.
+
+    The first rule that matches a parameter, or rows of it, decides; what no rule matches has 1.
+    Policies are about every parameter, and multiply what the rules say.
+
+    Attributes:
+        rules: In order.
+        policies: In the order in which they are written, which changes nothing.
+
+    >>> LrMult.of({"*[forget]": 3.0, "conv*": 2})
+    LrMult({'*[forget]': 3.0, 'conv*': 2.0})
+    >>> LrMult.of("decay(0.8) * no_decay()")
+    LrMult('decay(0.8) * no_decay()')
+    """
+
+    rules: tuple[Rule, ...] = ()
+    policies: tuple[Policy, ...] = ()
+
+    @classmethod
+    def of(cls, value: object) -> LrMult:
+        """Return the multipliers meant by a table of selectors or a policy's text.
+
+        Args:
+            value: A mapping selector -> number or schedule text, in which '@policy' may name
+                policies; or a policy's text; or an LrMult.
+
+        Raises:
+            BadTypeError: If it is of another kind.
+            BadValueError: If it is empty, or a selector, number or text in it is wrong.
+        """
+        from etude.layerwise.text import parse_policies
+
+        if isinstance(value, LrMult):
+            return value
+        if isinstance(value, str):
+            return cls(policies=parse_policies(value))
+        if not isinstance(value, Mapping):
+            raise BadTypeError(
+                f"lr_mult={value!r}: give a table such as {{'*[forget]': 3.0}} or a policy such as "
+                "'decay(0.75)'"
+            )
+        table = dict(value)
+        policies = parse_policies(table.pop(POLICY)) if POLICY in table else ()
+        if not table and not policies:
+            raise BadValueError("lr_mult is an empty table: leave it out, or give a rule")
+        rules: dict[str, Rule] = {}
+        for text, factor in table.items():
+            selector = Selector.of(text)
+            if selector.text in rules:
+                raise BadValueError(f"lr_mult names {selector.text!r} twice: give it once")
+            rules[selector.text] = Rule(selector, multiplier(selector.text, factor))
+        return cls(tuple(rules.values()), policies)
+
+    def plain(self) -> str | dict[str, Any]:
+        """Return the shortest form that JSON and TOML can hold."""
+        text = " * ".join(map(repr, self.policies))
+        if not self.rules:
+            return text
+        table = {rule.selector.text: plain(rule.multiplier) for rule in self.rules}
+        return {POLICY: text, **table} if text else table
+
+    def pairs(self) -> list[list[Any]] | str:
+        """Return the plain form with its order in it, for digests: the order of rules counts."""
+        value = self.plain()
+        return value if isinstance(value, str) else [list(pair) for pair in value.items()]
+
+    def __repr__(self) -> str:
+        return f"LrMult({self.plain()!r})"

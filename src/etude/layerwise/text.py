@@ -1,0 +1,142 @@
+"""The text form of policies: `decay(0.75) * no_decay()`, read without running Python."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from inspect import signature
+from types import MappingProxyType
+from typing import Any
+
+from etude.errors import BadTypeError, BadValueError, EtudeError, unknown_name
+from etude.layerwise.mup import Mup
+from etude.layerwise.policies import (
+    Decay,
+    Discriminative,
+    Ends,
+    Freeze,
+    Kinds,
+    NoDecay,
+    Policy,
+    Trust,
+    Unfreeze,
+    mapping_of,
+)
+
+POLICIES: Mapping[str, type[Policy]] = MappingProxyType(
+    dict(mapping_of([Decay, Discriminative, Ends, Kinds, Mup, Freeze, Unfreeze, NoDecay, Trust]))
+)
+"""The named policies. To add one, add its class here."""
+
+MAX_CHARACTERS = 1_000_000
+"""The longest text that is read: muP's ratios of a large model take a line for each tensor."""
+
+MAX_DEPTH = 50
+
+
+def parse_policies(text: str) -> tuple[Policy, ...]:
+    """Read policies joined by `*` from their text.
+
+    Only the names in the table, numbers, text, tuples, lists, dictionaries, `True`, `False` and
+    `None` are read; nothing is ever run.
+
+    Args:
+        text: Such as 'decay(0.75)' or 'mup(base_width=64) * no_decay()'.
+
+    Returns:
+        The policies; their factors are multiplied.
+
+    Raises:
+        BadValueError: If the text is no policy; the message shows the place and the fix.
+        UnknownNameError: If a policy or an argument is unknown.
+
+    >>> parse_policies("decay(factor=0.75) * no_decay()")
+    (decay(), no_decay())
+    """
+    if not isinstance(text, str):
+        raise BadTypeError(f"a policy is text such as 'decay(0.75)', not {text!r}")
+    if len(text) > MAX_CHARACTERS:
+        raise BadValueError(f"the policy has {len(text)} characters; at most 1,000,000 are read")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too complex"
+        raise BadValueError(f"{_short(text)} is no policy: {reason}") from None
+    policies = tuple(_policy(node, text) for node in _factors(tree))
+    for policy in policies:
+        if sum(type(one) is type(policy) for one in policies) > 1 and not isinstance(
+            policy, Freeze
+        ):
+            raise BadValueError(f"{_short(text)} has {policy.name} twice: give it once")
+    return policies
+
+
+def _factors(tree: ast.expr) -> list[ast.expr]:
+    """Return the factors of a product from left to right."""
+    found = []
+    while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Mult):
+        found.append(tree.right)
+        tree = tree.left
+    return [tree, *reversed(found)]
+
+
+def _policy(node: ast.expr, text: str) -> Policy:
+    if isinstance(node, ast.Name):
+        if node.id in POLICIES:
+            raise BadValueError(f"{node.id} is called with parentheses: {node.id}()")
+        raise unknown_name("policy", node.id, POLICIES)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        raise BadValueError(
+            f"{_short(text)} is no policy: write policies joined by *, such as "
+            "'decay(0.75) * no_decay()'"
+        )
+    name = node.func.id
+    if name not in POLICIES:
+        raise unknown_name("policy", name, POLICIES)
+    known = list(signature(POLICIES[name]).parameters)
+    args = [_value(item, text, 0) for item in node.args]
+    named: dict[str, Any] = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise BadValueError(f"{_short(text)}: arguments are written out, without **")
+        if keyword.arg not in known:
+            raise unknown_name(f"argument of {name}", keyword.arg, known)
+        named[keyword.arg] = _value(keyword.value, text, 0)
+    if len(args) > len(known):
+        raise BadValueError(f"{name} takes {len(known)} arguments: {', '.join(known)}")
+    try:
+        return POLICIES[name](*args, **named)
+    except EtudeError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise BadValueError(f"{_short(text)}: {error}") from None
+
+
+def _value(node: ast.expr, text: str, depth: int) -> Any:
+    """Read an argument: a literal, or a tuple, list or dictionary of them."""
+    if depth > MAX_DEPTH:
+        raise BadValueError(f"{_short(text)} is nested too deep: make it flatter")
+    match node:
+        case ast.Constant(value=value) if value is None or isinstance(
+            value, bool | int | float | str
+        ):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.Tuple(elts=items) | ast.List(elts=items):
+            return tuple(_value(item, text, depth + 1) for item in items)
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return {
+                _value(k, text, depth + 1): _value(v, text, depth + 1)
+                for k, v in zip(keys, values, strict=True)
+                if k is not None
+            }
+    place = ast.get_source_segment(text.strip(), node) or text
+    raise BadValueError(
+        f"cannot read {_short(place)}: arguments are numbers, text, True, False, None, and "
+        "lists or tables of them"
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
