@@ -1,0 +1,96 @@
+"""Where a hyperparameter lives inside a parameter group, and how it is written there."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from etude.errors import BadTypeError, BadValueError, unknown_name
+
+_BETAS = {"momentum": 0, "beta1": 0, "beta2": 1}
+"""Hyperparameters that some optimizers keep inside the tuple `betas`."""
+
+
+class Slot(NamedTuple):
+    """A key of a group and, for a value inside a tuple such as betas, its place."""
+
+    key: str
+    inside: int | None = None
+
+
+def find(name: str, group: dict[str, Any], place: int) -> Slot:
+    """Return where the hyperparameter of that name is kept in a group.
+
+    `momentum` is the first of `betas` where the optimizer has no `momentum` of its own.
+
+    Args:
+        name: Such as 'lr', 'momentum', 'weight_decay', 'beta2' or any key of the group.
+        group: The parameter group.
+        place: Its number, for the error.
+
+    Raises:
+        UnknownNameError: The group has no such hyperparameter.
+        BadTypeError: It has, but not a number.
+    """
+    if name in group and name != "params":
+        slot = Slot(name)
+    elif name in _BETAS and isinstance(group.get("betas"), tuple | list):
+        slot = Slot("betas", _BETAS[name])
+    else:
+        raise unknown_name(f"hyperparameter of group {place}", name, known(group))
+    value = read(group, slot)
+    if isinstance(value, bool) or not (value is None or isinstance(value, int | float | Tensor)):
+        raise BadTypeError(
+            f"{name} of group {place} is {value!r}, not a number, so a schedule cannot move it"
+        )
+    return slot
+
+
+def known(group: dict[str, Any]) -> list[str]:
+    """Return the names of the hyperparameters of a group that a schedule can move."""
+    names = [
+        key
+        for key, value in group.items()
+        if isinstance(value, int | float | Tensor)
+        and not isinstance(value, bool)
+        and not key.startswith("initial_")
+    ]
+    return names + (list(_BETAS) if "betas" in group else [])
+
+
+def read(group: dict[str, Any], slot: Slot) -> Any:
+    """Return the live value."""
+    value = group[slot.key]
+    return value if slot.inside is None else value[slot.inside]
+
+
+def write(group: dict[str, Any], slot: Slot, value: float) -> None:
+    """Write a value: in place into a tensor, so that a compiled step is not compiled anew."""
+    live = group[slot.key]
+    if slot.inside is None:
+        if isinstance(live, Tensor):
+            live.fill_(value)
+        else:
+            group[slot.key] = value
+    elif isinstance(live[slot.inside], Tensor):
+        live[slot.inside].fill_(value)
+    else:
+        group[slot.key] = type(live)((*live[: slot.inside], value, *live[slot.inside + 1 :]))
+
+
+def base(name: str, group: dict[str, Any], slot: Slot, place: int) -> float:
+    """Return the group's own value of a hyperparameter, from before any schedule moved it.
+
+    It is kept in the group as `initial_lr`, `initial_weight_decay` and so on, as torch keeps it,
+    so that it is saved and loaded with the optimizer.
+    """
+    value = group.get(f"initial_{name}")
+    if value is None:
+        value = read(group, slot)
+    if value is None:
+        raise BadValueError(
+            f"{name} of group {place} is None, so there is nothing to multiply: "
+            "give absolute values, or the optimizer a number"
+        )
+    return float(value)

@@ -1,0 +1,167 @@
+"""Schedules in Lightning: from `configure_optimizers`, or as a callback beside any module."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import BadValueError, MissingExtraError
+from etude.interop._horizon import all_over
+from etude.interop._peer import load
+from etude.interop.torch import Scheduler
+from etude.schedules import Clock
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback as ScheduleCallback
+
+__all__ = ["ScheduleCallback", "clock", "configure"]
+
+
+def clock(trainer: Any) -> Clock:
+    """Return the clock of a Lightning run: its updates in all, and per epoch.
+
+    Accumulation and the number of devices are Lightning's own count; a step is one update.
+
+    Args:
+        trainer: The trainer, once it knows its data.
+
+    Returns:
+        The clock; its horizon is unknown for a run without an end.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> trainer = SimpleNamespace(
+        ...     estimated_stepping_batches=15, num_training_batches=9, accumulate_grad_batches=2
+        ... )
+        >>> clock(trainer)
+        Clock(horizon=15, steps_per_epoch=5, samples_per_step=None, tokens_per_step=None)
+    """
+    total = trainer.estimated_stepping_batches
+    batches = trainer.num_training_batches
+    accumulated = trainer.accumulate_grad_batches
+    per_epoch = math.ceil(batches / accumulated) if math.isfinite(batches) and batches else None
+    horizon = int(total) if math.isfinite(total) and total > 0 else None
+    return Clock(horizon=horizon, steps_per_epoch=per_epoch)
+
+
+def configure(optimizer: Any, trainer: Any = None, **schedules: Any) -> dict[str, Any]:
+    """Return what `configure_optimizers` returns: the optimizer, and a `Scheduler` per update.
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.AdamW(self.parameters())
+            schedule = "1e-3 * (warmup('5%') >> cosine())"
+            return configure(optimizer, self.trainer, lr=schedule)
+
+    Args:
+        optimizer: The optimizer.
+        trainer: The trainer, to whose length the schedules are bound; None if they are bound.
+        schedules: What `etude.interop.torch.Scheduler` takes.
+
+    Returns:
+        A dictionary for Lightning.
+
+    Raises:
+        BadValueError: A schedule reacts to a metric: use `ScheduleCallback`, which reports it.
+
+    Examples:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+        >>> configure(optimizer, lr="0.1 * cosine(100)")["lr_scheduler"]["interval"]
+        'step'
+    """
+    bound = schedules if trainer is None else all_over(schedules, clock(trainer))
+    scheduler = Scheduler(optimizer, **bound)
+    if scheduler.has_feedback:
+        raise BadValueError(
+            "a schedule here reacts to a metric, which Lightning gives only to its own plateau: "
+            "Trainer(callbacks=[ScheduleCallback(..., monitor='val_loss')]) reports it"
+        )
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1},
+    }
+
+
+@cache
+def _callback_class() -> type[Any]:
+    """Make the class once Lightning is there."""
+    try:
+        callbacks = load("lightning.pytorch.callbacks")
+    except MissingExtraError:
+        callbacks = load("pytorch_lightning.callbacks")
+
+    class ScheduleCallback(callbacks.Callback):  # type: ignore[misc, name-defined]
+        """Moves the hyperparameters of a module's optimizer, without a change to the module.
+
+            Trainer(callbacks=[ScheduleCallback(lr="1e-3 * (warmup('5%') >> cosine())")])
+
+        Before each update the values of `trainer.global_step` are written, the number of updates
+        so far: forward passes under accumulation do not count. The module must not schedule the
+        same hyperparameters itself.
+
+        Args:
+            monitor: A logged metric to report to schedules that react to one, after each
+                validation.
+            optimizer: The number of the optimizer, where the module has several.
+            schedules: What `etude.interop.torch.Scheduler` takes; lengths may be left out.
+
+        Raises:
+            BadValueError: A schedule reacts to a metric, but no `monitor` is given.
+        """
+
+        def __init__(
+            self, *, monitor: str | None = None, optimizer: int = 0, **schedules: Any
+        ) -> None:
+            super().__init__()
+            self.monitor, self.optimizer, self.schedules = monitor, optimizer, schedules
+            self.scheduler: Scheduler | None = None
+            self._saved: dict[str, Any] | None = None
+
+        @property
+        def state_key(self) -> str:
+            return f"{type(self).__qualname__}[optimizer={self.optimizer}]"
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            optimizer = trainer.optimizers[self.optimizer]
+            self.scheduler = Scheduler(optimizer, **all_over(self.schedules, clock(trainer)))
+            if self.scheduler.has_feedback and self.monitor is None:
+                raise BadValueError(
+                    "a schedule here reacts to a metric: name it, such as monitor='val_loss'"
+                )
+            if self._saved is not None:
+                self.scheduler.load_state_dict(self._saved)
+
+        def on_train_batch_start(
+            self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+        ) -> None:
+            scheduler = self.scheduler
+            if scheduler is not None and scheduler.last_epoch != trainer.global_step:
+                scheduler.seek(trainer.global_step)
+
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            scheduler = self.scheduler
+            if self.monitor is None or scheduler is None or trainer.sanity_checking:
+                return
+            if self.monitor not in trainer.callback_metrics:
+                raise BadValueError(
+                    f"monitor is {self.monitor!r}, which was not logged; logged are "
+                    f"{', '.join(sorted(trainer.callback_metrics)) or 'no metrics'}"
+                )
+            scheduler.seek(trainer.global_step)
+            scheduler.record(trainer.callback_metrics[self.monitor])
+
+        def state_dict(self) -> dict[str, Any]:
+            return {} if self.scheduler is None else self.scheduler.state_dict()
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self._saved = state_dict or None
+
+    ScheduleCallback.__qualname__ = "ScheduleCallback"
+    return ScheduleCallback
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ScheduleCallback":
+        return _callback_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

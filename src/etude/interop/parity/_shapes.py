@@ -1,0 +1,45 @@
+"""What the parity constructors share."""
+
+from __future__ import annotations
+
+from etude.errors import BadTypeError, BadValueError
+from etude.schedules import Schedule, constant, cosine, warmup
+
+
+def between(shape: Schedule, low: float, high: float) -> Schedule:
+    """Return low + (high − low)·s(t): a shape that moves in [0, 1], laid between two values.
+
+    Examples:
+        >>> between(cosine(10), 0.25, 1.25)
+        1.0 * cosine(10) + 0.25
+        >>> between(cosine(10), 0.0, 0.5)
+        0.5 * cosine(10)
+    """
+    if low == 0.0:
+        return high * shape
+    return (high - low) * shape + low
+
+
+def wave(half: float) -> Schedule:
+    """Return ½(1 + cos(πt/H)) without an end: down in H steps, and up again in H.
+
+    Examples:
+        >>> s = wave(10)
+        >>> s(0), s(10), s(20), s(30)
+        (1.0, 0.0, 1.0, 0.0)
+    """
+    return (cosine(half) >> warmup(half, shape="cosine")).repeat()
+
+
+def delayed(begin: float, value: float, then: Schedule) -> Schedule:
+    """Return a value for `begin` steps, then a schedule."""
+    return constant(value, length=begin) >> then if begin > 0 else then
+
+
+def whole(name: str, value: object, *, at_least: int = 0) -> int:
+    """Return a count of steps as the peers take it: a whole number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadTypeError(f"{name} is {value!r}; it must be a whole number of steps")
+    if not value >= at_least or value != value // 1:
+        raise BadValueError(f"{name} is {value!r}; it must be a whole number, at least {at_least}")
+    return int(value)

@@ -1,0 +1,385 @@
+"""Schedules in PyTorch: a scheduler for any hyperparameter, and torch's own schedulers read in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import wraps
+from typing import Any, SupportsFloat
+from weakref import ref
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from etude.errors import BadTypeError, BadValueError
+from etude.interop import _slots, _state
+from etude.interop._columns import Column, Relative, column
+from etude.interop._from_torch import from_torch
+from etude.schedules import EventLog
+
+__all__ = ["Scheduler", "from_torch", "relative"]
+
+
+def relative(shape: Any) -> Relative:
+    """Make a schedule multiply each group's own base value instead of replacing it.
+
+    Args:
+        shape: A schedule, or its text, of factors.
+
+    Returns:
+        What `Scheduler` takes in place of a schedule. `scale=s` is short for `lr=relative(s)`.
+
+    Examples:
+        >>> import torch
+        >>> from etude.schedules import linear
+        >>> weights = {"params": [torch.zeros(1)], "weight_decay": 0.5}
+        >>> biases = {"params": [torch.zeros(1)], "weight_decay": 0.0}
+        >>> optimizer = torch.optim.SGD([weights, biases], lr=0.1)
+        >>> Scheduler(optimizer, weight_decay=relative(linear(10))).seek(5)
+        >>> [group["weight_decay"] for group in optimizer.param_groups]
+        [0.25, 0.0]
+    """
+    return Relative(shape)
+
+
+class Scheduler(LRScheduler):
+    """Moves the hyperparameters of an optimizer along schedules: group[name] = s(t).
+
+    t counts the calls of `step()`, from 0 at construction; call it after each update. Values are
+    absolute and computed from t alone, never from the live value, so that a resumed run is at the
+    right rate whatever was loaded, in whatever order. Tensors are written in place. Groups that
+    join later follow at once.
+
+    Each argument is one of
+    - a schedule, or its text: for every group;
+    - a list: one for each group, None to leave a group alone;
+    - a mapping by number or name of a group (`group["name"]`), with '*' for all others.
+
+    Args:
+        optimizer: The optimizer.
+        lr: Learning rates, absolute: `0.1 * cosine(10_000)`.
+        scale: The rate as a multiple of each group's own base rate: `cosine(10_000)`; the base is
+            the group's `initial_lr`, as in torch. Instead of `lr`.
+        momentum: Momentum, or the first of `betas`.
+        weight_decay: Weight decay.
+        hyperparameters: Any other by its name in the group; also `beta1` and `beta2`.
+
+    Raises:
+        BadValueError: A schedule lacks a length (`.over(steps)` gives it one), nothing is
+            scheduled, or both `lr` and `scale` are given.
+        UnknownNameError: A group has no such hyperparameter, or there is no such group.
+
+    Examples:
+        >>> import torch
+        >>> from etude.schedules import cosine, warmup
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> s = 0.5 * (warmup(10) >> cosine(90))
+        >>> scheduler = Scheduler(optimizer, lr=s, momentum=0.5 * warmup(10))
+        >>> for _ in range(5):
+        ...     optimizer.step()
+        ...     scheduler.step()
+        >>> scheduler.get_last_lr(), optimizer.param_groups[0]["momentum"]
+        ([0.25], 0.25)
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr: Any = None,
+        *,
+        scale: Any = None,
+        momentum: Any = None,
+        weight_decay: Any = None,
+        **hyperparameters: Any,
+    ) -> None:
+        # LRScheduler's own construction would wrap `optimizer.step` to warn about the order of
+        # calls, falsely where a step is skipped, and would move the live rate.
+        self.optimizer = _unwrapped(optimizer)
+        self._columns = _columns(
+            self.optimizer.param_groups,
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, **hyperparameters},
+            scale,
+        )
+        if not self._columns:
+            raise BadValueError("nothing is scheduled: give lr=, scale= or another hyperparameter")
+        self._heard = self._columns
+        self._log = EventLog()
+        self._bases: list[dict[str, float]] = []
+        self._go_to(0)
+        self._watch()
+
+    # ---- moving ----------------------------------------------------------------------------
+
+    def step(self, metric: SupportsFloat | None = None) -> None:
+        """Go on to the next update, and write its values.
+
+        Args:
+            metric: What schedules with feedback react to, such as a validation loss, measured
+                after the updates so far; it acts on the update that comes next.
+
+        Raises:
+            BadValueError: A metric is given, but no schedule reacts to one. To go to a step, call
+                `seek`.
+        """
+        t = self.last_epoch + 1
+        if metric is not None:
+            self._hear(t, metric)
+        self.last_epoch = t
+        self._step_count += 1
+        self._write()
+
+    def record(self, metric: SupportsFloat) -> None:
+        """Report a metric after the updates so far, without going on to the next.
+
+        Raises:
+            BadValueError: No schedule reacts to a metric.
+        """
+        self._hear(self.last_epoch, metric)
+        self._write()
+
+    def seek(self, step: int) -> None:
+        """Go to any step at once, and write its values; the events that are known stay known."""
+        self._go_to(_state.whole_step(step))
+
+    @property
+    def has_feedback(self) -> bool:
+        """Whether some schedule reacts to a metric."""
+        return any(c.has_feedback for c in self._columns)
+
+    def _go_to(self, step: int) -> None:
+        self.last_epoch, self._step_count = step, step + 1
+        self._lay_out()
+        self._write()
+
+    def _hear(self, step: int, metric: SupportsFloat) -> None:
+        if not self.has_feedback:
+            raise BadValueError(
+                f"a metric is given ({metric!r}), but no schedule here reacts to one: call step() "
+                "without it, or seek(step) to go to a step"
+            )
+        event = EventLog.of([(step, metric)])
+        self._log = self._log.plus(step, metric)  # type: ignore[arg-type]
+        self._heard = tuple(c.hear(event) for c in self._heard)
+        self._lay_out()
+
+    # ---- writing ---------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        """Write the values of the current step; this is what every update costs."""
+        groups = self.optimizer.param_groups
+        if groups is not self._groups or len(groups) != self._count:
+            self._lay_out()
+        t = self.last_epoch
+        for at, slot, key, members in self._absolute:
+            value = at(t)
+            for group in members:
+                if type(group[key]) is float:
+                    group[key] = value
+                else:
+                    _slots.write(group, slot, value)
+        for at, slot, key, pairs in self._multiples:
+            factor = at(t)
+            for group, base in pairs:
+                if type(group[key]) is float:
+                    group[key] = base * factor
+                else:
+                    _slots.write(group, slot, base * factor)
+
+    def _lay_out(self) -> None:
+        """Note which groups follow which schedule, so that writing need not look."""
+        groups = self.optimizer.param_groups
+        absolute: dict[Any, tuple[Any, Any, str, list[Any]]] = {}
+        multiples: dict[Any, tuple[Any, Any, str, list[Any]]] = {}
+        for place, group in enumerate(groups):
+            self._keep_base("lr", group, _slots.Slot("lr"), place, group["lr"] is not None)
+            for one in self._heard:
+                entry = one.of(place, group)
+                if entry is None:
+                    continue
+                slot = _slots.find(one.name, group, place)
+                rows = multiples if entry.relative else absolute
+                row = rows.setdefault((slot, id(entry)), (entry.schedule.at, slot, slot.key, []))
+                if entry.relative:
+                    base = self._keep_base(one.name, group, slot, place, True)
+                    row[3].append((group, base))
+                else:
+                    row[3].append(group)
+        self._groups, self._count = groups, len(groups)
+        self._absolute, self._multiples = list(absolute.values()), list(multiples.values())
+
+    def _keep_base(
+        self, name: str, group: dict[str, Any], slot: _slots.Slot, place: int, wanted: bool
+    ) -> float | None:
+        """Return a group's base value, the one it had when it joined."""
+        while len(self._bases) <= place:
+            self._bases.append({})
+        known = self._bases[place]
+        if name not in known and wanted:
+            known[name] = _slots.base(name, group, slot, place)
+        if name in known:
+            group[f"initial_{name}"] = known[name]
+        return known.get(name)
+
+    # ---- groups that join ------------------------------------------------------------------
+
+    def add_param_group(
+        self, group: dict[str, Any], lr: Any = None, *, scale: Any = None, **hyperparameters: Any
+    ) -> None:
+        """Add a group to the optimizer, with schedules of its own.
+
+        `optimizer.add_param_group` does as well where a single schedule, or '*', says what later
+        groups follow.
+
+        Args:
+            group: What `optimizer.add_param_group` takes.
+            lr: A schedule, or its text, of the group's rates.
+            scale: A schedule of multiples of the group's rate. Instead of `lr`.
+            hyperparameters: Schedules of other hyperparameters of the group.
+        """
+        place = len(self.optimizer.param_groups)
+        forms = _with_scale({"lr": lr, **hyperparameters}, scale)
+        before = self._columns, self._heard
+        names = [c.name for c in self._columns]
+        later = [Column(name, {}).plus(place, form) for name, form in forms.items()]
+        added = tuple(c for c in later if c.name not in names and c.entries)
+        self._columns = (*(c.plus(place, forms.get(c.name)) for c in self._columns), *added)
+        self._heard = (*(c.plus(place, forms.get(c.name)) for c in self._heard), *added)
+        try:
+            self.optimizer.add_param_group(group)
+        except BaseException:
+            self._columns, self._heard = before
+            raise
+
+    def _watch(self) -> None:
+        """Write anew when groups join the optimizer or a state is loaded into it."""
+        me, optimizer = ref(self), self.optimizer
+        them = ref(optimizer)
+        add = vars(optimizer).get("add_param_group")
+
+        def rewrite(_: Optimizer) -> None:
+            scheduler = me()
+            if scheduler is not None:
+                scheduler._lay_out()
+                scheduler._write()
+
+        @wraps(optimizer.add_param_group)
+        def add_param_group(group: dict[str, Any]) -> None:
+            owner = them()
+            assert owner is not None
+            if add is None:
+                type(owner).add_param_group(owner, group)
+            else:
+                add(group)
+            rewrite(owner)
+
+        optimizer.register_load_state_dict_post_hook(rewrite)
+        vars(optimizer)["add_param_group"] = add_param_group
+
+    # ---- state -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the texts of the schedules, the step and the log of events, as plain data."""
+        return _state.state_dict(self.last_epoch, self._columns, self._bases, self._log)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], on_difference: str = "error") -> None:
+        """Go on where a saved scheduler was; before or after the optimizer loads its state.
+
+        Args:
+            state_dict: What `state_dict` returned.
+            on_difference: What to do if the saved schedules, or base values that they multiply,
+                are not this Scheduler's: 'error' says how they differ, 'keep' goes on with this
+                Scheduler's, 'replace' with the saved ones.
+
+        Raises:
+            BadValueError: The schedules differ, or this is no state of a Scheduler.
+        """
+        state = _state.check(state_dict)
+        lines = _state.explain(state, self._columns, self._bases)
+        _state.refuse(lines, state.step, on_difference)
+        log = EventLog.of(state.events)
+        if lines and on_difference == "replace":
+            self._columns = _state.saved_columns(state)
+            self._bases[: len(state.bases)] = [dict(base) for base in state.bases]
+        self._log = log
+        self._heard = tuple(c.hear(log) for c in self._columns)
+        self._go_to(state.step)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is laid out anew."""
+        derived = ("_groups", "_count", "_absolute", "_multiples")
+        return {key: value for key, value in vars(self).items() if key not in derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lay_out()
+        self._watch()
+
+    # ---- what LRScheduler promises -----------------------------------------------------------
+
+    @property
+    def base_lrs(self) -> list[float | Tensor]:  # type: ignore[override]
+        """The rate that each group had when it joined."""
+        return [base.get("lr", 0.0) for base in self._bases]
+
+    @property
+    def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]
+        return self.get_last_lr()
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """Return the rate of each group for the next update, as floats."""
+        rates: list[float | Tensor] = []
+        for place, group in enumerate(self.optimizer.param_groups):
+            found = (c.of(place, group) for c in self._heard if c.name == "lr")
+            entry = next(found, None)
+            if entry is None:
+                rates.append(float(group["lr"]))
+            else:
+                base = self._bases[place]["lr"] if entry.relative else 1.0
+                rates.append(base * entry.schedule.at(self.last_epoch))
+        return rates
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the same as `get_last_lr`."""
+        return self.get_last_lr()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        """Go to a step, or to the next, as torch's own compositions ask for it."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self._write()
+
+    def __repr__(self) -> str:
+        moved = ", ".join(f"{c.name}={c.texts()}" for c in self._columns)
+        return f"Scheduler({moved}, step={self.last_epoch})"
+
+
+def _unwrapped(optimizer: Any) -> Optimizer:
+    """Return the optimizer inside a wrapper such as accelerate's."""
+    inner = getattr(optimizer, "optimizer", None)
+    if isinstance(inner, Optimizer):
+        return _unwrapped(inner)
+    if not isinstance(optimizer, Optimizer):
+        raise BadTypeError(
+            f"optimizer is a {type(optimizer).__name__}; it must be a torch.optim.Optimizer, such "
+            "as torch.optim.AdamW(model.parameters())"
+        )
+    return optimizer
+
+
+def _with_scale(forms: dict[str, Any], scale: Any) -> dict[str, Any]:
+    if scale is None:
+        return {name: form for name, form in forms.items() if form is not None}
+    if forms.get("lr") is not None:
+        raise BadValueError(
+            "both lr and scale are given: lr sets the rate, scale multiplies each group's own; "
+            "give one of them"
+        )
+    return _with_scale({**forms, "lr": Relative(scale)}, None)
+
+
+def _columns(groups: list[dict[str, Any]], forms: dict[str, Any], scale: Any) -> tuple[Column, ...]:
+    given = _with_scale(forms, scale)
+    made = []
+    for name, form in given.items():
+        spread = isinstance(form, Relative) and isinstance(form.shape, list | tuple | Mapping)
+        made.append(column(name, form.shape if spread else form, groups, relative=spread))
+    return tuple(made)
