@@ -51,7 +51,7 @@ def of_tuning(result: TuneResult) -> Answer:
         notice=result.advice(),
         facts=(
             _rate_fact(result),
-            _tied_fact(result),
+            *([] if result.outcome == "nothing trains" else [_tied_fact(result)]),
             _stable_fact(result),
             *_scores(result.record, result.untrained),
             Fact(
@@ -81,16 +81,22 @@ def _tuning_lede(result: TuneResult) -> list[str]:
         )
     else:
         parts.append(f"Of {tried} tried {between}, it is the best by more than chance explains.")
-    if result.stable_below is not None:
+    if low == high:
+        parts = ["No other rate was tried."]
+    elif result.stable_below is not None:
         parts.append(
-            f"Training breaks at {words.rate(result.stable_below)}: it diverges there, or stands "
-            "still."
+            f"Training breaks at {words.rate(result.stable_below)}, where it "
+            f"{'diverges' if _diverged(result, result.stable_below) else 'stands still'}."
         )
     else:
         parts.append("At no higher rate that was tried did training break.")
     final = ", the finished model included" if result.record.status == "finished" else ""
     parts.append(f"{cost}{final}.")
     return parts
+
+
+def _diverged(result: TuneResult, rate: float) -> bool:
+    return any(t.lr == rate and t.record.status == "diverged" for t in result.trials)
 
 
 def _rate_fact(result: TuneResult) -> Fact:
@@ -161,11 +167,13 @@ def _scores(record: Record, untrained: Evaluation | None) -> list[Fact]:
         facts.append(
             Fact(f"Validation {record.metric}", words.number(record.valid_metric), _was(before))
         )
-    loss = record.evaluations[-1].loss if record.evaluations else None
     before = untrained.loss if untrained is not None else None
-    if record.status == "diverged" and loss is not None and math.isfinite(loss):
-        facts.append(Fact("Validation loss", "diverged", f"last finite: {words.number(loss)}"))
+    finite = [e.loss for e in record.evaluations if math.isfinite(e.loss)]
+    if record.status == "diverged":
+        last = f"last finite: {words.number(finite[-1])}" if finite else ""
+        facts.append(Fact("Validation loss", "diverged", last))
     else:
+        loss = record.evaluations[-1].loss if record.evaluations else None
         facts.append(Fact("Validation loss", words.number(loss), _was(before)))
     return facts
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from etude.report import frame, words
 from etude.report.curves import Curve, curve, looks, smooth, window_for
 from etude.report.palette import LIGHT, Theme, heat, places
-from etude.report.view import View, view
+from etude.report.view import View, shown_length, view
 from etude.tuning.result import Trial, TuneResult
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def draw(info: CandidateCurves, theme: Theme = LIGHT) -> Figure:
     """Draw the figure."""
     from plotly.graph_objects import Figure
 
+    length = shown_length(info.length, max(c.updates for c in info.candidates))
     total, (upper, lower) = frame.stacked(PANELS, GAP, TOP + 44, BOTTOM)
     traces = []
     places_of = places([c.lr for c in info.candidates])
@@ -160,8 +161,8 @@ def draw(info: CandidateCurves, theme: Theme = LIGHT) -> Figure:
             theme,
             total,
             margin={"l": frame.MARGIN, "r": 14, "t": TOP + 44, "b": BOTTOM},
-            xaxis=frame.update_axis(theme, info.length, title=False, anchor="y"),
-            xaxis2=frame.update_axis(theme, info.length, anchor="y2", matches="x"),
+            xaxis=frame.update_axis(theme, length, title=False, anchor="y"),
+            xaxis2=frame.update_axis(theme, length, anchor="y2", matches="x"),
             yaxis=frame.value_axis(theme, info.valid, domain=upper, anchor="x"),
             yaxis2=frame.value_axis(theme, info.train, domain=lower, anchor="x2"),
             annotations=[

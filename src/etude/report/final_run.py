@@ -10,7 +10,7 @@ from etude.report import frame, words
 from etude.report.candidate_curves import smoothing
 from etude.report.curves import Curve, curve, looks, smooth, window_for
 from etude.report.palette import LIGHT, Theme
-from etude.report.view import View, view
+from etude.report.view import View, shown_length, view
 from etude.training.record import Record, Status
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 6
 """Recorded series drawn below the loss; more of them are named in the caption."""
+
+BLOW_UP = 1_000.0
+"""Times the first loss up to which the loss of a run that diverged is shown."""
 
 NAMES = {"grad_norm": "gradient norm, before clipping"}
 
@@ -70,7 +73,6 @@ def info(record: Record) -> FinalRun:
     metric = looks(record.evaluations, "metric")
     others = [name for name in record.series if name not in ("loss", "lr")]
     others.sort(key=lambda name: (name != "grad_norm", name))
-    start = valid.values[0] if valid else math.nan
     return FinalRun(
         length=record.length,
         updates=record.cost.steps,
@@ -79,12 +81,21 @@ def info(record: Record) -> FinalRun:
         smooth=curve(smooth(losses, window)),
         window=window,
         valid=valid,
-        # Room above the start, so that a spike is seen as one and does not flatten the rest.
-        view=view((*raw.values, *valid.values), start, room=0.6),
+        view=_view(raw, valid, record.status),
         metric=_metric(record, metric),
         panels=tuple(_panel(record, name) for name in others[:MOST_PANELS]),
         left_out=tuple(others[MOST_PANELS:]),
     )
+
+
+def _view(raw: Curve, valid: Curve, status: Status) -> View:
+    """Return the range of the losses: a spike is seen as one, and does not flatten the rest."""
+    values = (*raw.values, *valid.values)
+    start = valid.values[0] if valid else math.nan
+    if status == "diverged" and valid and raw:
+        # Here the blow-up is what matters.
+        return view(values, min(max(values), BLOW_UP * max(abs(start), 1e-300)), room=0)
+    return view(values, start, room=0.6)
 
 
 def _metric(record: Record, line: Curve) -> Panel | None:
@@ -98,17 +109,19 @@ def _panel(record: Record, name: str) -> Panel:
 
 def caption(info: FinalRun) -> str:
     """Say what one should see."""
-    parts = ["Grey: the training loss of every update."]
+    if not info.raw:
+        return "No update was made."
+    parts = ["Thin: the training loss of every update."]
     if info.window > 1:
-        parts.append(f"Dark: the same, smoothed ({smoothing(info.window)}).")
+        parts.append(f"Thick: the same, smoothed ({smoothing(info.window)}).")
     if info.valid:
         parts.append(
-            "Blue: the validation loss; where it turns up while the training loss falls "
+            "With points: the validation loss; where it turns up while the training loss falls "
             "on, the network overfits."
         )
     hidden = sum(c.hidden for c in (info.raw, info.valid, *(p.curve for p in info.panels)))
     if hidden:
-        parts.append(f"{words.plural(hidden, 'value')} that are NaN or infinite cannot be drawn.")
+        parts.append(f"Not drawn, as they are NaN or infinite: {words.plural(hidden, 'value')}.")
     if info.left_out:
         parts.append(f"Recorded and not drawn: {', '.join(info.left_out)}.")
     return " ".join(parts)
@@ -120,7 +133,7 @@ def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
 
     panels = [*([info.metric] if info.metric is not None else []), *info.panels]
     heights = [270] + [130] * len(panels)
-    total, domains = frame.stacked(heights, 44, 30, 84)
+    total, domains = frame.stacked(heights, 44, 30, 46 + 40)
     axes: dict[str, Any] = {}
     views = [info.view, *(panel.view for panel in panels)]
     for index, (shown, domain) in enumerate(zip(views, domains, strict=True)):
@@ -128,7 +141,7 @@ def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
         last = index == len(views) - 1
         axes[f"xaxis{number}"] = frame.update_axis(
             theme,
-            info.length,
+            shown_length(info.length, info.updates),
             title=last,
             anchor=f"y{number}",
             **({"matches": "x"} if index else {}),
@@ -147,8 +160,9 @@ def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
         frame.layout(
             theme,
             total,
-            margin={"l": frame.MARGIN, "r": 14, "t": 30, "b": 84},
+            margin={"l": frame.MARGIN, "r": 14, "t": 30, "b": 46},
             showlegend=True,
+            legend_y=frame.legend_place(total - 30 - 46),
             annotations=[
                 frame.panel_title(title, theme, str(i + 1) if i else "")
                 for i, title in enumerate(titles)

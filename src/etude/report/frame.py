@@ -42,9 +42,7 @@ def layout(theme: Theme, height: int, **more: Any) -> dict[str, Any]:
             "orientation": "h",
             "x": 0,
             "xanchor": "left",
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
+            "yanchor": "top",
             "font": {"size": 12.5, "color": theme.ink},
             "title": {"font": {"size": 12.5, "color": theme.soft}},
             "itemclick": False,
@@ -79,7 +77,7 @@ def rate_axis(theme: Theme, view: View, **more: Any) -> dict[str, Any]:
         **_axis(theme, view),
         **_base_line(theme),
         "minor": {"ticks": "outside", "dtick": "D1", "ticklen": 3, "tickcolor": theme.rule},
-        "title": {"text": "learning rate", "font": {"color": theme.soft, "size": 13}},
+        "title": _title("learning rate", theme),
         **more,
     }
 
@@ -89,14 +87,13 @@ def update_axis(theme: Theme, length: int, title: bool = True, **more: Any) -> d
 
     The training loss of update 0 stands at 0, and so does the evaluation before it.
     """
-    words = {"text": "updates", "font": {"color": theme.soft, "size": 13}} if title else None
     return {
         **_axis(theme, View(-0.01 * length, 1.015 * length, False)),
         **_base_line(theme),
         "tickformat": ",~g",
         "nticks": 8,
         "showticklabels": title,
-        "title": words,
+        "title": _title("updates", theme) if title else None,
         **more,
     }
 
@@ -155,6 +152,20 @@ def stacked(heights: list[int], gap: int, top: int, bottom: int) -> tuple[int, l
     return inner + top + bottom, domains
 
 
+def legend_place(inner: int) -> float:
+    """Return where a legend stands to clear the title of the axis above it.
+
+    Below the panels the legend takes what it needs from them: on a narrow screen it has rows.
+
+    Args:
+        inner: Height of the panels in pixels.
+
+    >>> legend_place(600)
+    -0.1
+    """
+    return -60 / inner
+
+
 def _axis(theme: Theme, view: View) -> dict[str, Any]:
     low, high = view.limits()
     log: dict[str, Any] = {}
@@ -172,6 +183,10 @@ def _axis(theme: Theme, view: View) -> dict[str, Any]:
         "exponentformat": "power",
         **log,
     }
+
+
+def _title(text: str, theme: Theme) -> dict[str, Any]:
+    return {"text": text, "font": {"color": theme.soft, "size": 13}, "standoff": 8}
 
 
 def _base_line(theme: Theme) -> dict[str, Any]:

@@ -96,9 +96,9 @@ def _depth(result: TuneResult, step: int) -> Depth:
 def caption(info: LossAgainstRate) -> str:
     """Say what one should see."""
     parts = [
-        "Each line joins the rates that were trained for the same number of updates; the darker, "
-        "the deeper into the run. Lower is better, and a trough that stays in place from line to "
-        "line can be trusted."
+        "Each line joins the rates that were trained for the same number of updates; the stronger "
+        "the line, the deeper into the run. Lower is better, and a trough that stays in place "
+        "from line to line can be trusted."
     ]
     if info.best is not None:
         parts.append(f"The ring is the chosen rate, {words.rate(info.best[0])}.")
@@ -124,8 +124,9 @@ def draw(info: LossAgainstRate, theme: Theme = LIGHT, height: int = 430) -> Figu
         frame.layout(
             theme,
             height,
-            margin={"l": frame.MARGIN, "r": 14, "t": 52, "b": 84},
+            margin={"l": frame.MARGIN, "r": 14, "t": 52, "b": 46},
             showlegend=True,
+            legend_y=frame.legend_place(height - 52 - 46),
             xaxis=frame.rate_axis(theme, across),
             yaxis=frame.value_axis(theme, info.view),
             shapes=shapes,

@@ -64,12 +64,14 @@ def html(result: TuneResult | Record) -> str:
     Raises:
         BadTypeError: If `result` is neither a TuneResult nor a Record.
 
-    >>> from torch.nn import Linear
-    >>> from torch.nn.functional import mse_loss
-    >>> import torch, etude.tasks, etude.training.train as training
+    >>> import torch
+    >>> from etude.recipe import Recipe
+    >>> from etude.tasks.task import Task
+    >>> from etude.training.train import train
     >>> x = torch.linspace(-1, 1, 64)[:, None]
-    >>> task = etude.tasks.Task(lambda: Linear(1, 1), (x, 3 * x), loss=mse_loss, name="line")
-    >>> record = training.train(task, Recipe(lr=0.1, steps=50, batch_size=16))
+    >>> loss = torch.nn.functional.mse_loss
+    >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=loss)
+    >>> record = train(task, Recipe(lr=0.1, steps=50, batch_size=16))
     >>> html(record).startswith("<!doctype html>")
     True
     """

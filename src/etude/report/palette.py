@@ -66,13 +66,13 @@ DARK = Theme(
     rule="#454d57",
     grid="#262b31",
     accent="#6fb7ea",
-    pale="#3f6480",
+    pale="#4a7391",
     second="#eda65b",
     raw="#59636e",
     warn="#ff8a5c",
     tied="rgba(111, 183, 234, 0.14)",
     unstable="rgba(255, 138, 92, 0.13)",
-    heat=(0.34, 0.94),
+    heat=(0.42, 0.94),
 )
 
 # The plasma scale of matplotlib (Smith and van der Walt 2015): lightness rises evenly, so that

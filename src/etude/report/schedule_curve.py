@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from etude.report import frame, words
 from etude.report.curves import Curve, curve
 from etude.report.palette import LIGHT, Theme
-from etude.report.view import View
+from etude.report.view import View, shown_length
 from etude.training.record import Record
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ def draw(info: ScheduleCurve, theme: Theme = LIGHT) -> Figure:
         frame.layout(
             theme,
             240,
-            xaxis=frame.update_axis(theme, info.length),
+            xaxis=frame.update_axis(theme, shown_length(info.length, info.rates.steps[-1] + 1))
+            if info.rates
+            else frame.update_axis(theme, info.length),
             yaxis=frame.value_axis(
                 theme, View(low, 1.06 * top, False), nticks=5, exponentformat="e", tickformat="~g"
             ),

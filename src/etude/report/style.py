@@ -56,7 +56,9 @@ thead th,thead td{{color:var(--soft);font-size:.8125rem;border-bottom-color:var(
 .n{{text-align:right;white-space:nowrap}}
 .trials th,.trials td{{text-align:right;white-space:nowrap}}
 .trials th:first-child,.trials th:last-child,.trials td:last-child{{text-align:left}}
-.trials td:last-child,.trials th:last-child{{padding-left:1.6rem;white-space:normal}}
+.trials td:last-child,.trials th:last-child{{padding-left:1.6rem;white-space:normal;
+ min-width:8.5rem}}
+.trials caption{{max-width:min(46rem,calc(100vw - 2rem))}}
 .trials .chosen th,.trials .chosen td{{font-weight:650;background:var(--tied)}}
 .key{{float:left;width:.6rem;height:.6rem;margin:.45rem .7rem 0 0;border-radius:50%;
  background:var(--light)}}
@@ -80,10 +82,13 @@ button:focus-visible{{outline:2px solid var(--accent);outline-offset:2px}}
 @media (max-width:36rem){{main{{padding:1.8rem 1rem 3rem}}h1{{font-size:1.625rem}}
  .lede{{font-size:1.0625rem}}.facts{{grid-template-columns:1fr 1fr;gap:0 1.2rem}}
  .facts .value{{font-size:1.1875rem}}h2{{margin-top:2.6rem}}
- th,td{{padding-right:.7rem}}.cost .bar{{display:none}}}}
+ th,td{{padding-right:.7rem}}
+ .cost .bar,.trials th:nth-child(3),.trials td:nth-child(3){{display:none}}
+ .trials{{font-size:.875rem}}
+ .trials td:last-child,.trials th:last-child{{padding-left:.4rem;min-width:6rem}}}}
 @media print{{@page{{margin:16mm}}body{{font-size:10.5pt;background:none}}
  main{{max-width:none;padding:0}}h1{{font-size:20pt}}button,.modebar{{display:none}}
- h2,h3{{break-after:avoid}}figure,tr,pre,.facts{{break-inside:avoid}}
+ .facts{{grid-template-columns:repeat(3,1fr)}}h2{{margin-top:2.2rem}}h2,h3{{break-after:avoid}}figure,tr,pre,.facts{{break-inside:avoid}}
  pre{{white-space:pre-wrap;border:1px solid var(--rule);background:none}}
  i,.chosen *{{print-color-adjust:exact;-webkit-print-color-adjust:exact}}}}
 """

@@ -69,7 +69,7 @@ def _verdict(trial: Trial, chosen: bool, result: TuneResult) -> str:
     if trial.record.status == "diverged":
         return f"diverged: {trial.record.reason}" if trial.record.reason else "diverged"
     if trial.unstable:
-        return "unstable: stood still"
+        return "unstable"
     if chosen:
         return "least bad" if result.outcome == "nothing trains" else "chosen"
     if trial.tied:

@@ -10,6 +10,10 @@ from statistics import median
 WIDE = 10.0
 """Ratio of highest to lowest above which an axis of positive values is logarithmic."""
 
+DEEPEST = 1e9
+"""Ratio of the reference to the lowest value shown on a logarithmic axis: what lies below is
+rounding."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -58,6 +62,7 @@ def view(
     if top <= low:
         top = median(finite)
     if log and low > 0 and top / low > WIDE:
+        low = max(low, top / DEEPEST)
         span = math.log10(top / low)
         most = 10 ** min(300.0, math.log10(top) + room * span)
         pad = 10 ** (0.06 * span)
@@ -66,6 +71,15 @@ def view(
     span = top - low or 0.1 * abs(top) or 1.0
     high = min(top + room * span, max(top, finite[-1]) + 0.06 * span)
     return View(low - below * span, max(high, low + 0.06 * span), False)
+
+
+def shown_length(length: int, reached: int) -> int:
+    """Return how many updates an axis shows: the full run, or what was made if far less.
+
+    >>> shown_length(100, 3), shown_length(100, 60)
+    (3, 100)
+    """
+    return length if 2 * reached >= length else max(1, reached)
 
 
 def rates_view(rates: Iterable[float]) -> View:

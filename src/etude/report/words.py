@@ -84,7 +84,7 @@ def duration(seconds: float) -> str:
     """Return a duration in the units a person would name.
 
     >>> duration(8.04), duration(135), duration(7300)
-    ('8.0 s', '2 min 15 s', '2 h 2 min')
+    ('8.0 s', '2 min 15 s', '2 h 1 min')
     """
     if seconds < 59.95:
         return f"{seconds:.1f} s"

@@ -1,0 +1,202 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etude.report import (
+    candidate_curves,
+    final_run,
+    loss_against_rate,
+    palette,
+    schedule_curve,
+    words,
+)
+from etude.report.curves import MOST
+from etude.training.record import Evaluation
+from etude.tuning.result import Trial
+
+
+def test_a_line_for_every_depth_at_which_a_rate_stood(result):
+    info = loss_against_rate.info(result())
+    assert [(d.updates, d.rates, d.losses) for d in info.depths] == [
+        (8, (0.03, 0.1), (0.8, 0.7)),
+        (16, (0.1,), (0.3,)),
+    ]
+    assert info.best == (0.1, 0.3)
+    assert info.tied == (0.03, 0.1)
+    assert info.stable_below == 1.0
+    assert info.diverged == ((1.0, 3),)
+    assert info.above == ()
+    assert info.untrained == 2.3
+    assert info.view.low < 0.3 < 2.3 < info.view.high
+
+
+def test_a_loss_off_the_axis_is_marked_at_its_edge(result, record):
+    far = record(np.ones(16), lr=0.5, evaluations=((0, 2.3, 0.1), (16, 1e9, 0.1)))
+    trials = (result().trials[1], Trial(0.5, far, True, False))
+    info = loss_against_rate.info(result(trials, stable_below=0.5))
+    assert info.above == ((0.5, 1e9),)
+    assert info.view.high < 10
+    top = [t for t in loss_against_rate.draw(info).data if t.name == "off the axis"]
+    assert top[0].y == (info.view.high,)
+
+
+def test_a_loss_that_is_not_finite_has_no_place(result, record):
+    lost = record(
+        np.ones(16),
+        lr=0.1,
+        status="diverged",
+        evaluations=((0, 2.3, 0.1), (16, math.nan, 0.1)),
+    )
+    only = (Trial(0.1, lost, True, True),)
+    info = loss_against_rate.info(result(only, stable_below=None, tied=(0.1, 0.1)))
+    assert info.best is None
+    assert info.depths == ()
+    assert info.diverged == ((0.1, 16),)
+
+
+def test_shades_stand_where_the_result_says(result):
+    figure = loss_against_rate.draw(loss_against_rate.info(result()))
+    bands = [(s.x0, s.x1) for s in figure.layout.shapes if s.type == "rect"]
+    assert bands[0] == (0.03, 0.1)
+    assert bands[1][0] == 1.0
+    assert math.log10(bands[1][1]) == pytest.approx(figure.layout.xaxis.range[1])
+    alone = loss_against_rate.info(result(tied=(0.1, 0.1), stable_below=None))
+    assert all(s.type == "line" for s in loss_against_rate.draw(alone).layout.shapes)
+
+
+def test_candidates_end_where_they_were_dropped(result):
+    info = candidate_curves.info(result())
+    assert [(c.lr, c.end, c.updates, c.chosen) for c in info.candidates] == [
+        (0.03, "dropped", 8, False),
+        (0.1, "finished", 16, True),
+        (1.0, "diverged", 3, False),
+    ]
+    assert info.candidates[0].train.steps == tuple(range(8))
+    assert info.candidates[0].valid.values == (2.3, 1.2, 0.8)
+    assert candidate_curves.draw(info).layout.xaxis.type == "linear"
+
+
+def test_names_keep_apart(result, record):
+    rates = (0.1, 0.11, 0.12)
+    trials = tuple(Trial(r, replace(result().record), False, True) for r in rates)
+    info = candidate_curves.info(result(trials, lr=0.1))
+    assert [c.named for c in info.candidates] == [True, False, False]
+
+
+def test_the_training_loss_of_candidates_is_smoothed(result, record):
+    noisy = record(np.tile([0.0, 2.0], 400), evaluations=((0, 2.3, 0.1), (800, 1.0, 0.5)))
+    info = candidate_curves.info(
+        result((Trial(0.1, noisy, False, True),), tied=(0.1, 0.1), stable_below=None)
+    )
+    assert info.window == 16
+    tail = info.candidates[0].train.values[-100:]
+    assert max(tail) - min(tail) < 0.2
+    assert "0.9375" in candidate_curves.caption(info)
+
+
+def test_the_schedule_is_what_every_update_used(record):
+    info = schedule_curve.info(record(lr=0.4, length=10))
+    assert info.rates.steps == (0, 1, 2, 3)
+    np.testing.assert_allclose(info.rates.values, np.linspace(0.4, 0, 4))
+    assert info.highest == (0, 0.4)
+    assert "ends where the run did" in schedule_curve.caption(info)
+    assert "ends where" not in schedule_curve.caption(schedule_curve.info(record()))
+
+
+def test_a_run_shows_metric_and_everything_recorded(record):
+    info = final_run.info(record(sharp=[1.0, 2, 3, 4], grad_norm=[1.0, math.inf, 3, 4]))
+    assert info.raw.values == (2.0, 1.0, 0.5, 0.4)
+    assert info.valid.steps == (0, 4)
+    assert info.metric.name == "accuracy"
+    assert info.metric.curve.values == (0.1, 0.9)
+    assert [p.name for p in info.panels] == ["gradient norm, before clipping", "sharp"]
+    assert "NaN or infinite: 1 value." in final_run.caption(info)
+    axes = [name for name in final_run.draw(info).layout.to_plotly_json() if "yaxis" in name]
+    assert len(axes) == 4
+
+
+def test_a_run_without_metric_has_one_panel(record):
+    info = final_run.info(record(metric=None))
+    assert info.metric is None
+    assert info.panels == ()
+
+
+def test_more_series_than_panels_are_named(record):
+    many = {f"probe{i}": [1.0, 2, 3, 4] for i in range(9)}
+    info = final_run.info(record(**many))
+    assert len(info.panels) == final_run.MOST_PANELS
+    assert info.left_out == ("probe6", "probe7", "probe8")
+    assert "probe6, probe7, probe8" in final_run.caption(info)
+
+
+def test_a_long_run_is_thinned_and_its_spike_kept(record):
+    losses = np.linspace(2, 1, 12_345)
+    losses[4567] = 7.5
+    info = final_run.info(record(losses, evaluations=((0, 2.3, 0.1),)))
+    assert len(info.raw.steps) <= MOST
+    assert info.raw.values[info.raw.steps.index(4567)] == 7.5
+    assert len(info.smooth.steps) <= MOST
+
+
+def test_a_run_that_diverged_at_once_is_drawn(record):
+    info = final_run.info(
+        record([2.0, 50.0, 1e20], status="diverged", length=100, evaluations=((0, 2.3, 0.1),))
+    )
+    assert info.view.log
+    assert info.view.high == pytest.approx(2300, rel=0.01)
+    cross = [t for t in final_run.draw(info).data if t.name == "diverged"]
+    assert cross[0].x == (3,)
+
+
+@pytest.mark.parametrize("losses", [(), (1.0,), (math.inf,)])
+def test_runs_with_hardly_anything_are_drawn(record, losses):
+    run = record(losses, status="stopped", length=5, evaluations=(), metric=None)
+    info = final_run.info(run)
+    assert len(info.raw.steps) == sum(map(math.isfinite, losses))
+    final_run.draw(info)
+    schedule_curve.draw(schedule_curve.info(run))
+
+
+def test_an_untrained_loss_that_is_not_finite_is_no_line(result):
+    info = loss_against_rate.info(result(untrained=Evaluation(0, math.inf)))
+    assert math.isnan(info.untrained)
+    figure = loss_against_rate.draw(info)
+    assert [s.type for s in figure.layout.shapes] == ["rect", "rect"]
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@given(st.floats(0, 1))
+def test_the_scale_of_rates_can_be_seen_and_rises_in_lightness(place):
+    for theme in (palette.LIGHT, palette.DARK):
+        assert contrast(palette.heat(place, theme), theme.paper) > 2.7
+        higher = palette.heat(min(1.0, place + 0.1), theme)
+        assert luminance(higher) >= luminance(palette.heat(place, theme)) - 1e-3
+
+
+@pytest.mark.parametrize("theme", [palette.LIGHT, palette.DARK])
+def test_text_has_contrast(theme):
+    for colour in (theme.ink, theme.soft, theme.accent, theme.second, theme.warn):
+        assert contrast(colour, theme.paper) > 4.5
+
+
+@given(st.lists(st.floats(0, 1e9).map(words.number), min_size=1, max_size=8))
+def test_aligned_numbers_have_their_points_below_each_other(texts):
+    plain = [t for t in texts if "e" not in t]
+    padded = words.aligned(plain)
+    ends = {len(t) - t.index(".") for t in padded if "." in t}
+    assert len(ends) <= 1
+    assert [t.strip("\u2007\u2008") for t in padded] == plain
