@@ -1,4 +1,4 @@
-"""Which optimizers may have which multipliers, and why not: stated here and nowhere else."""
+"""Which optimizers may have which multipliers, and why not: decided here and nowhere else."""
 
 from __future__ import annotations
 
@@ -6,69 +6,77 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from etude.errors import BadValueError
+from etude.optimizers.row import OptimizerRow
+from etude.optimizers.table import ROWS
 
-LINEAR = frozenset(
+WHY_NO_SLICES: Mapping[str, str] = MappingProxyType(
     {
-        "sgd", "adam", "adamw", "nadam", "radam", "adamax", "adadelta", "adagrad", "rmsprop",
-        "lion", "sparseadam",
-    }
-)  # fmt: skip
-"""Optimizers, by class in lower case, that move each number by rate × something that depends on
-neither the rate nor on other numbers of its tensor, so that its rows can have their own rates."""
-
-NO_SLICES: Mapping[str, str] = MappingProxyType(
-    {
-        "asgd": "its step size is not linear in the rate",
-        "rprop": "it uses the rate at its first update only",
-        "adafactor": "it clips a tensor's update as a whole and takes steps relative to the tensor",
+        "adafactor": "it clips a tensor's update as a whole, and steps relative to the tensor",
         "lamb": "its trust ratio is measured over the whole tensor",
         "lars": "its trust ratio is measured over the whole tensor",
-        "muon": "it makes a whole matrix orthogonal, which slices at rates of their own would undo",
+        "muon": "it makes a whole matrix orthogonal, which rates of its rows would undo",
         "shampoo": "it preconditions a whole tensor",
         "soap": "it preconditions a whole tensor",
+        "schedulefree_adamw": "its weights are an average that is not linear in the rate",
+        "schedulefree_sgd": "its weights are an average that is not linear in the rate",
+        "ASGD": "its step size is not linear in the rate",
+        "Rprop": "it reads the rate at its first update only",
     }
 )
-"""Why rows of a tensor cannot have rates of their own; the whole tensor can."""
+"""Why rows of a tensor cannot have their own rates; by row name, or class for those without."""
 
-NO_RATES: Mapping[str, str] = MappingProxyType(
+WHY_NO_RATES: Mapping[str, str] = MappingProxyType(
     {
         "lbfgs": "its line search and its curvature mix all parameters, at one rate",
         "newton": "it solves for all parameters together, at one rate",
-        "prodigy": "it estimates one rate for all parameters from how they move together",
-        "dadapt": "it estimates one rate for all parameters from how they move together",
+        "newton_cg": "it solves for all parameters together, at one rate",
+        "prodigy": "it estimates one rate for all parameters, from how they move together",
+        "dadapt_adam": "it estimates one rate for all parameters, from how they move together",
     }
 )
-"""Why an optimizer can have no multipliers at all; matched by the beginning of its class."""
+"""Why an optimizer can have no multipliers at all."""
 
 
-def refuse(classes: tuple[str, ...], *, slices: bool) -> None:
+def row_of(optimizer: type) -> OptimizerRow | None:
+    """Return the table's row of an optimizer class, or of the nearest class it derives from.
+
+    >>> import torch
+    >>> row_of(torch.optim.AdamW).name
+    'adamw'
+    """
+    by_class = {(row.module.partition(".")[0], row.attribute): row for row in ROWS.values()}
+    for one in optimizer.__mro__:
+        found = by_class.get((one.__module__.partition(".")[0], one.__name__))
+        if found is not None:
+            return found
+    return None
+
+
+def refuse(optimizer: type, row: OptimizerRow | None, *, slices: bool) -> None:
     """Refuse multipliers that an optimizer would get wrong.
 
     Args:
-        classes: The optimizer's class and its bases, in lower case.
+        optimizer: Its class.
+        row: Its row in the table, None for one that is not there.
         slices: Whether some tensor has slices or a trust ratio, which need an update that is
-            linear in the rate, number by number.
+            linear in the rate, entry by entry.
 
     Raises:
         BadValueError: If it would; the message says why and what to do.
-
-    >>> refuse(("adamw", "adam"), slices=True)
     """
-    name = classes[0]
-    for start, why in NO_RATES.items():
-        if any(one.startswith(start) for one in classes):
-            raise BadValueError(f"{name} refuses lr_mult: {why}; leave lr_mult out")
-    if not slices or name in LINEAR:
+    name = optimizer.__name__ if row is None else row.name
+    if row is not None and not row.group_rates:
+        why = WHY_NO_RATES.get(name, "it has one rate for all parameters")
+        raise BadValueError(f"{name} refuses lr_mult: {why}; leave lr_mult out")
+    if not slices or (row is not None and row.linear):
         return
-    for one in classes:
-        if one in NO_SLICES or "schedulefree" in one:
-            why = NO_SLICES.get(one, "its weights are an average that is not linear in the rate")
-            raise BadValueError(
-                f"{name} refuses multipliers of slices and trust ratios: {why}; give the whole "
-                "tensor a multiplier, or use an optimizer such as adamw"
-            )
-    if not any(one in LINEAR for one in classes):
+    if row is None and name not in WHY_NO_SLICES:
         raise BadValueError(
-            f"{name} is not known to have an update that is linear in its rate, which slices and "
-            f"trust ratios need; known: {', '.join(sorted(LINEAR))}. If it is, say linear=True"
+            f"{name} is not known to have an update that is linear in its rate, entry by entry, "
+            "which slices and trust ratios need: say linear=True if it is"
         )
+    why = WHY_NO_SLICES.get(name, "its update is not linear in its rate, entry by entry")
+    raise BadValueError(
+        f"{name} refuses multipliers of slices, and trust ratios: {why}; give the whole tensor a "
+        "multiplier, or use an optimizer such as adamw"
+    )

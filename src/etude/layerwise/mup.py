@@ -22,21 +22,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from etude.errors import BadTypeError, BadValueError
 from etude.layerwise.parts import GATES, Part, anatomy
 from etude.layerwise.policies import Factor, Policy, Setting, number
+from etude.layerwise.spec import LrMult
+from etude.optimizers.table import ROWS
 
 if TYPE_CHECKING:
     from torch import nn
 
 FAMILIES: Mapping[str, str] = {
     "sgd": "sgd",
-    **dict.fromkeys(
-        ("adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad", "lion"), "adam"
-    ),
+    "averaged_momentum": "sgd",
+    "adam": "adam",
+    "adam_uncorrected": "adam",
+    "adamw": "adam",
+    "nadam": "adam",
+    "radam": "adam",
+    "adamax": "adam",
+    "rmsprop": "adam",
+    "adagrad": "adam",
+    "lion": "adam",
 }
 """Which column of the table an optimizer follows: the size of its step does, or does not, depend
 on the size of the gradient."""
-
-KEEPS_DECAY = frozenset({"adamw", "lion"})
-"""Optimizers that decay by rate × weight decay: the product is kept where the rate is divided."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,8 +116,9 @@ class Mup(Policy):
             elif family == "sgd":
                 found.append(Factor(1.0 if outside != 1 else 1 / inside))
             else:
-                kept = inside if setting.optimizer in KEEPS_DECAY else 1.0
-                found.append(Factor(1 / inside, kept))
+                # A decoupled decay shrinks by rate × decay: the product is kept.
+                decoupled = ROWS[setting.optimizer].decay == "decoupled"
+                found.append(Factor(1 / inside, inside if decoupled else 1.0))
         return found
 
     def scales(self, parts: Sequence[Part]) -> dict[str, float]:
@@ -173,6 +180,30 @@ def rescale(model: nn.Module, policy: Mup) -> None:
         for name, parameter in model.named_parameters():
             if name in scales:
                 parameter.mul_(scales[name])
+
+
+def prepare(spec: LrMult | None, model: nn.Module, factory: object) -> LrMult | None:
+    """Fit multipliers to a model that was just drawn, and draw muP's output weights smaller.
+
+    Args:
+        spec: The multipliers; None stays None.
+        model: The model; only muP's output weights are changed, in place.
+        factory: What built it; a network in place of a factory keeps its own weights.
+
+    Returns:
+        The same multipliers, muP's growth found against a base model where one can be built.
+    """
+    from torch import nn
+
+    if spec is None or isinstance(factory, nn.Module) or not callable(factory):
+        return spec
+    policies = []
+    for policy in spec.policies:
+        if isinstance(policy, Mup):
+            policy = policy.against(model, factory)
+            rescale(model, policy)
+        policies.append(policy)
+    return replace(spec, policies=tuple(policies))
 
 
 def _read_off(parts: Sequence[Part], base_width: int) -> list[tuple[float, float]]:

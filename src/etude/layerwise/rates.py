@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude.errors import BadTypeError, BadValueError, TaskError
-from etude.layerwise.capabilities import refuse
+from etude.layerwise.capabilities import refuse, row_of
 from etude.layerwise.multipliers import Multiplier, checked
 from etude.layerwise.planning import Plan, Row, plan
 from etude.layerwise.spec import LrMult
@@ -167,11 +167,10 @@ def rates_of(optimizer: Optimizer) -> Rates | None:
 
 def apply(
     optimizer: Optimizer,
-    model: nn.Module,
+    model: nn.Module | None,
     lr_mult: LrMult | Mapping[str, object] | str,
     *,
     linear: bool = False,
-    name: str | None = None,
 ) -> Rates:
     """Lay multipliers into an optimizer that was built over a model's parameters.
 
@@ -186,7 +185,6 @@ def apply(
         lr_mult: A table of selectors or a policy; see `LrMult.of`.
         linear: For an optimizer that Etude does not know: its update is linear in its rate,
             number by number, so that slices and trust ratios are right.
-        name: The optimizer's name in Etude's table, which muP asks for; None reads its class.
 
     Returns:
         The rates, also found by `rates_of(optimizer)`.
@@ -202,12 +200,16 @@ def apply(
     >>> [group["lr"] for group in optimizer.param_groups]
     [0.03]
     """
+    if not isinstance(model, nn.Module):
+        raise BadTypeError(
+            "lr_mult selects parameters by their names: give the model, not its parameters"
+        )
     _check_fresh(optimizer, model)
-    classes = tuple(one.__name__.lower() for one in type(optimizer).__mro__)
-    laid = plan(lr_mult, model, optimizer=name or classes[0])
+    row = row_of(type(optimizer))
+    laid = plan(lr_mult, model, optimizer=row.name if row else type(optimizer).__name__)
     by_name = laid.of()
     sliced = any(len(rows) > 1 for rows in by_name.values())
-    refuse(classes, slices=not linear and (sliced or laid.trust is not None))
+    refuse(type(optimizer), row, slices=not linear and (sliced or laid.trust is not None))
     rows_of = {id(p): by_name[n] for n, p in model.named_parameters() if n in by_name}
     groups, merged = _split(optimizer, rows_of)
     optimizer.param_groups[:] = groups
@@ -219,10 +221,6 @@ def apply(
 
 def _check_fresh(optimizer: Optimizer, model: nn.Module) -> None:
     """Refuse an optimizer that was changed before, or that does not hold the model."""
-    if not isinstance(model, nn.Module):
-        raise BadTypeError(
-            "lr_mult selects parameters by their names: give the model, not its parameters"
-        )
     if rates_of(optimizer) is not None:
         raise BadValueError("this optimizer has multipliers already: build a new one")
     if any("initial_lr" in group for group in optimizer.param_groups):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from etude.errors import BadValueError, MissingExtraError, TaskError
+from etude.layerwise.rates import apply
+from etude.layerwise.spec import LrMult
 from etude.optimizers.row import OptimizerRow
 from etude.optimizers.table import ROWS, get
 
@@ -25,6 +27,7 @@ def build(
     model_or_params: nn.Module | Iterable[Tensor] | Sequence[Group],
     *,
     lr: float,
+    lr_mult: LrMult | Mapping[str, Any] | str | None = None,
     **hyperparameters: Any,
 ) -> Optimizer:
     """Build a torch Optimizer by name, with its library's own defaults.
@@ -34,6 +37,7 @@ def build(
         model_or_params: A model, whose trainable parameters are taken, or the parameters, or
             torch parameter groups.
         lr: The rate; 0 changes nothing.
+        lr_mult: Multipliers of the rate for parts of the model, as `LrMult.of` reads them.
         **hyperparameters: Any of the row's, checked against its bounds.
 
     Raises:
@@ -62,6 +66,8 @@ def build(
     optimizer = _construct(row, groups, lr, checked)
     if model is not None:
         _check_complete(optimizer, model)
+    if lr_mult is not None:
+        apply(optimizer, model, lr_mult)
     return optimizer
 
 
