@@ -62,7 +62,7 @@ def info(result: TuneResult) -> LossAgainstRate:
     }
     depths = tuple(d for step in sorted(ended - {0}) if (d := _depth(result, step)).rates)
     untrained = result.untrained.loss if math.isfinite(result.untrained.loss) else math.nan
-    shown = view([loss for d in depths for loss in d.losses], untrained, below=0.14)
+    shown = view([loss for d in depths for loss in d.losses], untrained, below=0.22)
     last = {rate: loss for d in depths for rate, loss in zip(d.rates, d.losses, strict=True)}
     chosen = last.get(result.lr)
     return LossAgainstRate(
