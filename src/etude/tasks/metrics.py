@@ -13,6 +13,10 @@ from torch import Tensor
 from etude.errors import BadTypeError, TaskError, unknown_name
 
 
+IGNORED = -100
+"""A target that asks for no answer, such as padding: what torch's losses ignore by default."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A number that says how good a model is.
@@ -34,8 +38,8 @@ def _mean(sums: list[float]) -> float:
     return sums[0] / sums[1]
 
 
-def _pair(of: Tensor, count: int) -> Tensor:
-    return torch.stack([of.double().sum(), torch.tensor(float(count), device=of.device).double()])
+def _pair(of: Tensor, count: int | Tensor) -> Tensor:
+    return torch.stack([of.double().sum(), torch.as_tensor(count, device=of.device).double()])
 
 
 def _accuracy(output: Tensor, target: Tensor) -> Tensor:
@@ -53,7 +57,8 @@ def _accuracy(output: Tensor, target: Tensor) -> Tensor:
             f"targets of shape {tuple(target.shape)}: give class scores of shape (N, classes) "
             "and labels of shape (N,)"
         )
-    return _pair(hits, hits.numel())
+    asked = target != IGNORED
+    return _pair(hits & asked, asked.sum())
 
 
 def _mse(output: Tensor, target: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ def _r2(sums: list[float]) -> float:
 def _perplexity_sums(output: Tensor, target: Tensor) -> Tensor:
     scores = output.reshape(-1, output.shape[-1]).double()
     nll = torch.nn.functional.cross_entropy(scores, target.reshape(-1), reduction="sum")
-    return _pair(nll, target.numel())
+    return _pair(nll, (target != IGNORED).sum())
 
 
 def _perplexity(sums: list[float]) -> float:
