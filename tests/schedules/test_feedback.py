@@ -207,6 +207,18 @@ def test_extending_the_horizon_makes_no_jump(at: int, horizon: int) -> None:
     assert all(abs(longer(t + 1) - longer(t)) < steepest for t in range(horizon))
 
 
+def test_a_plan_changed_often_stays_short() -> None:
+    s = 0.1 * (warmup(100) >> cosine(900))
+    for i in range(1, 11):
+        before, at = s, 150 * i
+        s = s.extend(at=at, horizon=2_000 + 100 * i)
+        assert s(at) == pytest.approx(before(at), rel=1e-14)
+    assert s.length == 3_000
+    assert len(repr(s)) < 3_000
+    assert parse(repr(s)) == s
+    assert repr((warmup(9) >> linear(9)).cooldown(at=9, length=5)) == "warmup(9) >> 1.0 * linear(5)"
+
+
 def test_changes_of_plan_that_are_impossible_are_refused() -> None:
     assert constant().extend(at=5, horizon=100) == constant()
     assert linear(10).extend(at=5, horizon=10) == linear(10)

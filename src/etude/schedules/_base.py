@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from etude.errors import BadTypeError, BadValueError
-from etude.schedules._numbers import LAST_STEP, Duration, Steps, duration, written
-from etude.schedules.clock import Clock, as_clock, in_steps
+from etude.schedules._numbers import LAST_STEP, Duration, Steps, duration
+from etude.schedules.clock import Clock, as_clock
 
 if TYPE_CHECKING:
     from etude.schedules.feedback.log import EventLog
@@ -215,7 +214,12 @@ class Schedule(ABC):
     def __rshift__(self, other: Schedule) -> Schedule:
         from etude.schedules.algebra import join
 
-        return join(self, other) if isinstance(other, Schedule) else NotImplemented
+        return join(self, other)
+
+    def __rrshift__(self, other: Any) -> Schedule:
+        from etude.schedules.algebra import join
+
+        return join(other, self)
 
     def __mul__(self, other: Schedule | float) -> Schedule:
         from etude.schedules.algebra import product
@@ -275,7 +279,7 @@ class Schedule(ABC):
             >>> s(9) == s(19), s(10), s(20)
             (True, 1.0, 0.0)
         """
-        from etude.schedules.wrappers import Repeat
+        from etude.schedules.timing import Repeat
 
         return Repeat(self, times)
 
@@ -287,7 +291,7 @@ class Schedule(ABC):
             >>> linear(10).stretch(2).length
             20
         """
-        from etude.schedules.wrappers import Stretch
+        from etude.schedules.timing import Stretch
 
         return Stretch(self, factor)
 
@@ -299,7 +303,7 @@ class Schedule(ABC):
             >>> (warmup(1) >> linear(3)).fit(4_000)(1_000)
             1.0
         """
-        from etude.schedules.wrappers import Fit
+        from etude.schedules.timing import Fit
 
         return Fit(self, length)
 
@@ -311,7 +315,7 @@ class Schedule(ABC):
             >>> linear(10).shift(5)(10)
             0.5
         """
-        from etude.schedules.wrappers import Shift
+        from etude.schedules.timing import Shift
 
         return Shift(self, by)
 
@@ -324,7 +328,7 @@ class Schedule(ABC):
             >>> s.length
             100
         """
-        from etude.schedules.wrappers import take
+        from etude.schedules.timing import take
 
         return take(self, length)
 
@@ -350,7 +354,7 @@ class Schedule(ABC):
         Examples:
             >>> from etude.schedules import constant, warmup
             >>> (warmup(500) >> constant()).cooldown(at=2_000, length=100)
-            (warmup(500) >> constant()).take(2_000) >> 1.0 * linear(100)
+            warmup(500) >> constant(length=1_500) >> 1.0 * linear(100)
         """
         from etude.schedules.changes import cooldown
 
@@ -432,78 +436,6 @@ class Schedule(ABC):
         return self
 
 
-class Kind(Schedule):
-    """A schedule with a formula of its own: a leaf of the expression.
-
-    A kind is a frozen dataclass. Its fields are its arguments; those without a default, and a
-    leading `length`, are written by position.
-    """
-
-    __slots__ = ()
-
-    name: ClassVar[str]
-    """Its name in text, set by the registry."""
-
-    durations: ClassVar[tuple[str, ...]] = ("length",)
-
-    spelling: ClassVar[dict[str, str]] = {}
-    """Fields whose argument has another name, because a method has that one."""
-
-    by_position: ClassVar[int] = 1
-    """How many fields are written without their name."""
-
-    @property
-    def is_open(self) -> bool:
-        return self.argument("length") is None
-
-    @property
-    def is_bound(self) -> bool:
-        return all(is_steps(getattr(self, name)) for name in self.durations)
-
-    def resolve(self, clock: Clock) -> Self:
-        changed = {
-            name: _resolved(clock, f"{name} of {self.name}", value)
-            for name in self.durations
-            if (value := self.argument(name)) is not None
-        }
-        return replace(self, **changed)  # type: ignore[type-var]
-
-    def fill(self, room: Steps) -> Schedule:
-        return replace(self, length=room)  # type: ignore[type-var]
-
-    def text(self) -> str:
-        return f"{self.name}({', '.join(self.arguments())})"
-
-    def arguments(self) -> Iterator[str]:
-        """Yield its arguments as text, those at their default left out."""
-        skipped = False
-        for i, field in enumerate(f for f in fields(self) if f.init):  # type: ignore[arg-type]
-            value = self.argument(field.name)
-            if value == field.default and type(value) is type(field.default):
-                skipped = True
-            elif i < self.by_position and not skipped:
-                yield written(value)
-            else:
-                yield f"{field.name}={written(value)}"
-
-
-class Endless(Kind):
-    """A kind without a length: it goes on for ever, or until another segment follows."""
-
-    __slots__ = ()
-
-    durations: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def length(self) -> None:
-        return None
-
-    def fill(self, room: Steps) -> Schedule:
-        from etude.schedules.wrappers import Take
-
-        return Take(self, room)
-
-
 def _each(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
@@ -512,9 +444,3 @@ def is_steps(value: object) -> bool:
     if isinstance(value, tuple):
         return all(map(is_steps, value))
     return isinstance(value, int | float)
-
-
-def _resolved(clock: Clock, name: str, value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(in_steps(clock, name, v) for v in value)
-    return in_steps(clock, name, value)

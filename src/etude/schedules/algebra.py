@@ -81,6 +81,10 @@ class Join(Schedule):
         return self.segments[i].at(t - self.starts[i])  # type: ignore[index]
 
     def on(self, t: Any, xp: Any) -> Any:
+        from array_api_compat import is_numpy_namespace
+
+        if is_numpy_namespace(xp) and t.ndim:
+            return self._on_numpy(t, xp)
         y = None
         last = len(self.segments) - 1
         for i, (segment, start) in enumerate(zip(self.segments, self.starts or (), strict=True)):
@@ -89,6 +93,16 @@ class Join(Schedule):
             end = float(segment.length) if i < last else None
             own = segment.on(xp.clip(t - start, 0.0, end), xp)
             y = own if y is None else xp.where(t >= start, own, y)
+        return y
+
+    def _on_numpy(self, t: Any, xp: Any) -> Any:
+        """Evaluate each segment at its own steps only; under jit every segment sees all steps."""
+        which = xp.searchsorted(xp.asarray(self.inner, dtype=t.dtype), t, side="right")
+        y = xp.empty_like(t)
+        for i in xp.unique_values(which).tolist():
+            own = which == i
+            start = (self.starts or ())[i]
+            y[own] = self.segments[i].on(t[own] - start, xp)
         return y
 
     @property
@@ -170,7 +184,7 @@ class Together(Schedule):
         return type(self)(tuple(s.resolve(clock) for s in self.members))
 
     def fill(self, room: Steps) -> Schedule:
-        from etude.schedules.wrappers import take
+        from etude.schedules.timing import take
 
         bound = type(self)(tuple(s if s.is_bound else s.fill(room) for s in self.members))
         return take(bound, room)

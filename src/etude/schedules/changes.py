@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from etude.errors import BadValueError
 from etude.schedules._base import Schedule
 from etude.schedules._numbers import Duration, Steps, duration, steps, written
+from etude.schedules.algebra import Join
 from etude.schedules.kinds.wsd import falling
-from etude.schedules.wrappers import Take
+from etude.schedules.wrappers import Scale
 
 
 def cooldown(
@@ -14,9 +17,8 @@ def cooldown(
 ) -> Schedule:
     """Return the schedule up to step `at`, then a decay from the value reached there."""
     start = steps("at", at)
-    reached = schedule(start)
-    decay = reached * falling(shape, duration("length", length), floor)
-    return decay if start == 0 else Take(schedule, start) >> decay
+    decay = schedule(start) * falling(shape, duration("length", length), floor)
+    return decay if start == 0 else split(schedule, start)[0] >> decay
 
 
 def extend(schedule: Schedule, at: Steps, horizon: Duration) -> Schedule:
@@ -39,4 +41,29 @@ def extend(schedule: Schedule, at: Steps, horizon: Duration) -> Schedule:
         return schedule
     if start == 0:
         return schedule.fit(wanted)
-    return Take(schedule, start) >> schedule.shift(-start).fit(wanted - start)
+    before, after = split(schedule, start)
+    return before >> after.fit(wanted - start)
+
+
+def split(schedule: Schedule, at: Steps) -> tuple[Schedule, Schedule]:
+    """Return a bound schedule before and after step `at` > 0, the latter counted from there.
+
+    Only the segment that the step lies in is cut, so the text of a schedule whose plan changes
+    again and again grows slowly.
+    """
+    if isinstance(schedule, Scale):
+        before, after = split(schedule.body, at)
+        return schedule.factor * before, schedule.factor * after
+    if not isinstance(schedule, Join) or schedule.starts is None:
+        return schedule.take(at), schedule.shift(-at)
+    i = bisect_left(schedule.starts, at) - 1
+    own = at - schedule.starts[i]
+    part, rest = schedule.segments[i], schedule.segments[i + 1 :]
+    if rest and own == part.length:
+        return _joined(schedule.segments[: i + 1]), _joined(rest)
+    before, after = split(part, own)
+    return _joined((*schedule.segments[:i], before)), _joined((after, *rest))
+
+
+def _joined(segments: tuple[Schedule, ...]) -> Schedule:
+    return segments[0] if len(segments) == 1 else Join(segments)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields
 from difflib import SequenceMatcher
 
 from etude.errors import BadTypeError
-from etude.schedules._base import Kind, Schedule
+from etude.schedules._base import Schedule
+from etude.schedules._kind import Kind
 from etude.schedules._numbers import written
 from etude.schedules.algebra import Join, Together
 
@@ -90,7 +92,7 @@ def _largest(a: Schedule, b: Schedule) -> str:
     last = max(ends, default=10_000)
     steps = sorted({*(last * i // _SAMPLES for i in range(_SAMPLES + 1)), *ends})
     gaps = [(abs(a(t) - b(t)), t) for t in steps]
-    gap, where = max(gaps, key=lambda g: g[0])
+    gap, where = max(gaps, key=lambda g: 0.0 if math.isnan(g[0]) else g[0])
     if gap == 0.0:
         return f"all values compared, up to step {last:_}, are the same"
     return f"values differ most at step {where:_}: {b(where):.6g}, was {a(where):.6g}"

@@ -13,7 +13,7 @@ from etude.schedules._numbers import count, written
 from etude.schedules.algebra import Join
 from etude.schedules.kinds.milestones import MultiStep, PiecewiseConstant
 from etude.schedules.kinds.warmup import Warmup
-from etude.schedules.wrappers import Fit, Repeat, Shift, Stretch, Take
+from etude.schedules.timing import Fit, Repeat, Shift, Stretch, Take
 
 _JUMP = 0.01
 _HIGH = 0.1
@@ -166,12 +166,17 @@ class _Frame(NamedTuple):
     scale: float
     offset: float
     end: float
+    repeats: int = _REPEATS  # how many of them are looked at, so that nested ones stay few
 
     def step(self, t: float) -> float:
         return self.scale * t + self.offset
 
     def inside(self, scale: float, offset: float, end: float = math.inf) -> _Frame:
-        return _Frame(self.scale * scale, self.step(offset), min(self.end, self.step(end)))
+        return self._replace(
+            scale=self.scale * scale,
+            offset=self.step(offset),
+            end=min(self.end, self.step(end)),
+        )
 
     def place(self, t: float, what: str, text: str) -> _Place:
         return _Place(self.step(t), what, text, self.end)
@@ -207,9 +212,11 @@ def _inner(node: Schedule, frame: _Frame) -> Iterator[tuple[Schedule, _Frame]]:
     elif isinstance(node, Take):
         yield node.body, frame.inside(1.0, 0.0, float(node.length))
     elif isinstance(node, Repeat):
-        for i in range(min(node.times or _REPEATS, _REPEATS)):
+        times = min(node.times or frame.repeats, frame.repeats)
+        nested = frame._replace(repeats=max(1, frame.repeats // times))
+        for i in range(times):
             if frame.step(i * node.period) < frame.end:
-                yield node.body, frame.inside(1.0, i * node.period)
+                yield node.body, nested.inside(1.0, i * node.period)
     else:
         yield from ((part, frame) for part in node.parts)
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from etude.schedules._base import Kind, Schedule
+from etude.schedules._base import Schedule
+from etude.schedules._kind import Kind
 
 K = TypeVar("K", bound=type[Kind])
 F = TypeVar("F", bound=Callable[..., Schedule])

@@ -8,12 +8,14 @@ from dataclasses import fields
 from typing import Any
 
 from etude.errors import BadTypeError, BadValueError, EtudeError, unknown_name
-from etude.schedules._base import Kind, Schedule
+from etude.schedules._base import Schedule
+from etude.schedules._kind import Kind
 from etude.schedules.algebra import Join, Product, Sum
 from etude.schedules.feedback.log import EventLog
 from etude.schedules.registry import KINDS
 from etude.schedules.text import MAX_DEPTH
-from etude.schedules.wrappers import Clip, Fit, Offset, Repeat, Scale, Shift, Stretch, Take
+from etude.schedules.timing import Fit, Repeat, Shift, Stretch, Take
+from etude.schedules.wrappers import Clip, Offset, Scale
 
 MAX_JSON_CHARACTERS = 100_000_000
 """A log of a few million events; a text form without a log is bounded by `parse`."""

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, ClassVar, NamedTuple
 
-from etude.schedules._base import Endless, Schedule
+from etude.schedules._base import Schedule
+from etude.schedules._kind import Endless
 from etude.schedules._numbers import Steps, written
 from etude.schedules.feedback.log import Event, EventLog
 from etude.schedules.kinds.milestones import look_up

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from etude.schedules._base import Endless, Schedule
+from etude.schedules._base import Schedule
+from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, duration, number
 from etude.schedules.kinds.exponential import power
 from etude.schedules.registry import composition, kind

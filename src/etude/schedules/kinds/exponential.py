@@ -8,7 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from etude.schedules._base import Endless, Schedule
+from etude.schedules._base import Schedule
+from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, duration, flag, number, written
 from etude.schedules.registry import composition, kind
 

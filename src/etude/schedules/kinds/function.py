@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from etude.errors import BadTypeError, BadValueError, unknown_name
-from etude.schedules._base import Kind, Schedule
+from etude.schedules._base import Schedule
+from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, Steps
 from etude.schedules.registry import kind
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from etude.schedules._base import Kind
+from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, count, number
 from etude.schedules.kinds.shapes import shape_at, shape_name, shape_on
 from etude.schedules.registry import kind

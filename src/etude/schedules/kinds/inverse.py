@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from etude.errors import BadValueError
-from etude.schedules._base import Endless, Schedule
+from etude.schedules._base import Schedule
+from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, count, duration, flag, number
 from etude.schedules.kinds.exponential import power
 from etude.schedules.kinds.warmup import warmup as warmup_kind

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from etude.errors import BadTypeError, BadValueError
 from etude.schedules._arrays import table
-from etude.schedules._base import Endless, is_steps
+from etude.schedules._base import is_steps
+from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, duration, number
 from etude.schedules.kinds.exponential import power
 from etude.schedules.registry import kind

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 from etude.errors import BadValueError
 from etude.schedules._arrays import table
-from etude.schedules._base import Kind, is_steps
+from etude.schedules._base import is_steps
+from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, Steps, number
 from etude.schedules.kinds.milestones import below, ordered, pick, sequence
 from etude.schedules.kinds.shapes import shape_at, shape_name, shape_on

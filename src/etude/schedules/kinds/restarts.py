@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from etude.errors import BadValueError
 from etude.schedules._arrays import table
-from etude.schedules._base import Kind, is_steps
+from etude.schedules._base import is_steps
+from etude.schedules._kind import Kind
 from etude.schedules._numbers import LAST_STEP, Duration, Steps, count, duration, exact, number
 from etude.schedules.kinds.exponential import power
 from etude.schedules.kinds.milestones import below, pick
@@ -139,7 +140,7 @@ class Restarts(Kind):
         return is_steps(self.period)
 
     def fill(self, room: Steps) -> Any:
-        from etude.schedules.wrappers import Take
+        from etude.schedules.timing import Take
 
         return Take(self, room)
 

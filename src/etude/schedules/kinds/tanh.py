@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from etude.errors import BadValueError
-from etude.schedules._base import Kind
+from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
 from etude.schedules.registry import kind
 
