@@ -16,7 +16,7 @@ CSS = f"""
 @media screen and (prefers-color-scheme:dark){{:root{{{_variables(DARK)}}}}}
 *{{box-sizing:border-box}}
 html{{-webkit-text-size-adjust:100%}}
-body{{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 {SANS};
+body{{margin:0;background:var(--paper);color:var(--ink);font:1rem/1.55 {SANS};
  font-variant-numeric:tabular-nums lining-nums;-webkit-font-smoothing:antialiased}}
 main{{max-width:58rem;margin:0 auto;padding:3.5rem 1.5rem 4rem}}
 .kind{{margin:0 0 .6rem;color:var(--soft);font-size:.875rem}}
@@ -86,9 +86,10 @@ button:focus-visible{{outline:2px solid var(--accent);outline-offset:2px}}
  .cost .bar,.trials th:nth-child(3),.trials td:nth-child(3){{display:none}}
  .trials{{font-size:.875rem}}
  .trials td:last-child,.trials th:last-child{{padding-left:.4rem;min-width:6rem}}}}
-@media print{{@page{{margin:16mm}}body{{font-size:10.5pt;background:none}}
- main{{max-width:none;padding:0}}h1{{font-size:20pt}}button,.modebar{{display:none}}
- .facts{{grid-template-columns:repeat(3,1fr)}}h2{{margin-top:2.2rem}}h2,h3{{break-after:avoid}}figure,tr,pre,.facts{{break-inside:avoid}}
+@media print{{@page{{margin:14mm 16mm}}html{{font-size:12.5px}}body{{background:none}}
+ main{{max-width:none;padding:0}}h1{{font-size:2rem}}button,.modebar{{display:none}}
+ .facts{{grid-template-columns:repeat(3,1fr)}}h2{{margin-top:2.2rem}}h2,h3{{break-after:avoid}}
+ figure,table,pre,.facts{{break-inside:avoid}}
  pre{{white-space:pre-wrap;border:1px solid var(--rule);background:none}}
  i,.chosen *{{print-color-adjust:exact;-webkit-print-color-adjust:exact}}}}
 """
