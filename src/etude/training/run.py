@@ -331,6 +331,8 @@ class Run:
         except (RuntimeError, ValueError, KeyError) as error:
             raise StorageError(f"the checkpoint is of another model: {error}") from error
         self.step, self.status, self.reason = state["step"], state["status"], state["reason"]
+        if self.status == "stopped":
+            self.reason = ""  # whatever stopped it is over
         self.seconds = state["seconds"]
         self.series = {name: values.tolist() for name, values in state["series"].items()}
         self.evaluations = [
