@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -10,6 +10,27 @@ from typer.core import TyperGroup
 from etude.cli import schedule, tasks, train, tune
 from etude.cli.console import complain
 from etude.errors import BadTypeError, BadValueError, EtudeError
+
+FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
+
+
+class Program(TyperGroup):
+    """The verbs; an error or an interruption ends in one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; what goes wrong is told in words, never as a traceback."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            complain(str(stop) or "interrupted", stop)
+            raise typer.Exit(INTERRUPTED) from stop
+        except (BadValueError, BadTypeError) as error:
+            complain(str(error), error)
+            raise typer.Exit(WRONG_USE) from error
+        except EtudeError as error:
+            complain(str(error), error)
+            raise typer.Exit(FAILED) from error
+
 
 app = typer.Typer(
     name="etude",
@@ -19,31 +40,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    cls=TyperGroup,
+    cls=Program,
 )
 for verb in (tune, train, tasks, schedule):
     verb.register(app)
 
-FAILED, WRONG_USE, INTERRUPTED = 1, 2, 130
-
 
 def main() -> None:
-    """Run the command line; an error is one message, never a traceback.
-
-    Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
-    """
-    try:
-        app()
-    except KeyboardInterrupt as stop:
-        complain(str(stop) or "stopped", stop)
-        sys.exit(INTERRUPTED)
-    except (BadValueError, BadTypeError) as error:
-        complain(str(error), error)
-        sys.exit(WRONG_USE)
-    except EtudeError as error:
-        complain(str(error), error)
-        sys.exit(FAILED)
-    except BrokenPipeError:
-        # Whoever read our output has left, as `etude tasks | head` does.
-        sys.stderr.close()
-        sys.exit(FAILED)
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
+    app()
