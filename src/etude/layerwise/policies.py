@@ -47,6 +47,11 @@ class Policy(ABC):
     name: ClassVar[str]
     by_position: ClassVar[int] = 1
 
+    @property
+    def moves(self) -> bool:
+        """Whether its multipliers follow a schedule."""
+        return False
+
     @abstractmethod
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
         """Return one factor for each part."""
@@ -237,6 +242,11 @@ class Freeze(Policy):
         if self.until is not None:
             _schedule_of(self, self.until)
 
+    @property
+    def moves(self) -> bool:
+        """Whether it ends within the run."""
+        return self.until is not None
+
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
         """Return 0 until `until` for what is selected, else 1."""
         selector = Selector.of(self.selector)
@@ -279,6 +289,11 @@ class Unfreeze(Policy):
                 f"unfreeze: over={self.over!r} is out of bounds: give a share of the run such as "
                 "'50%', at most '100%', or each= in another unit"
             )
+
+    @property
+    def moves(self) -> bool:
+        """Always: that is its purpose."""
+        return True
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
         """Return 0 until a layer's turn comes, then 1."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from etude.errors import BadTypeError, BadValueError
 from etude.layerwise.multipliers import Multiplier, multiplier, plain
 from etude.layerwise.selectors import Selector
+from etude.schedules import Schedule
 
 if TYPE_CHECKING:
     from etude.layerwise.policies import Policy
@@ -79,6 +80,13 @@ class LrMult:
                 raise BadValueError(f"lr_mult names {selector.text!r} twice: give it once")
             rules[selector.text] = Rule(selector, multiplier(selector.text, factor))
         return cls(tuple(rules.values()), policies)
+
+    @property
+    def moves(self) -> bool:
+        """Whether some multiplier follows a schedule."""
+        return any(isinstance(rule.multiplier, Schedule) for rule in self.rules) or any(
+            policy.moves for policy in self.policies
+        )
 
     def plain(self) -> str | dict[str, Any]:
         """Return the shortest form that JSON and TOML can hold."""
