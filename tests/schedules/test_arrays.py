@@ -65,6 +65,13 @@ def test_a_compiled_torch_step_may_hold_a_schedule() -> None:
     np.testing.assert_allclose(compiled(t).numpy(), 2.0 * S(T), rtol=1e-13)
 
 
+def test_long_arrays_give_the_values_of_short_ones() -> None:
+    t = np.arange(100_000).reshape(100, 1_000)
+    long = S(t)
+    assert long.shape == t.shape
+    np.testing.assert_array_equal(long, np.stack([S(row) for row in t]))
+
+
 def test_torch_keeps_the_device() -> None:
     out = S(torch.arange(5, device="meta"))
     assert out.device.type == "meta"

@@ -66,6 +66,13 @@ def test_whole_steps_in_any_shape_give_the_same_values(s: Schedule, steps: list[
     np.testing.assert_array_equal(s(square.astype(np.uint16)), out)
 
 
+@given(schedules(), st.lists(st.integers(0, 10_000), min_size=2, max_size=20))
+def test_the_order_of_steps_does_not_matter(s: Schedule, steps: list[int]) -> None:
+    t = np.array(steps)
+    order = np.argsort(t)
+    np.testing.assert_allclose(s(t)[order], s(t[order]), rtol=1e-14, atol=1e-13)
+
+
 @given(schedules())
 def test_text_json_pickle_and_copy_round_trip(s: Schedule) -> None:
     text = repr(s)

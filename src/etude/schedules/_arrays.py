@@ -10,6 +10,9 @@ from etude.schedules._numbers import LAST_STEP
 if TYPE_CHECKING:
     from etude.schedules._base import Schedule
 
+_CHUNK = 2**16
+"""Steps that NumPy evaluates at once: what is between two operations stays in the cache."""
+
 
 def evaluate(schedule: Schedule, t: Any) -> Any:
     """Return the values of a bound schedule at the steps in an array, as an array of its kind.
@@ -18,6 +21,12 @@ def evaluate(schedule: Schedule, t: Any) -> Any:
     the value is NaN: under jit and compile an error cannot depend on data.
     """
     xp = namespace(t)
+    if type(t).__module__ == "numpy" and t.size > _CHUNK and xp.isdtype(t.dtype, "numeric"):
+        flat = t.reshape(-1)
+        y = xp.empty(t.size, dtype=xp.float64)
+        for i in range(0, t.size, _CHUNK):
+            y[i : i + _CHUNK] = _values(schedule, flat[i : i + _CHUNK], xp)
+        return y.reshape(t.shape)
     y = _values(schedule, t, xp)
     return y[()] if type(t).__module__ == "numpy" and not hasattr(t, "__setitem__") else y
 

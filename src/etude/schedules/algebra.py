@@ -7,7 +7,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import reduce
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from operator import add, mul
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -83,8 +83,8 @@ class Join(Schedule):
     def on(self, t: Any, xp: Any) -> Any:
         from array_api_compat import is_numpy_namespace
 
-        if is_numpy_namespace(xp) and t.ndim:
-            return self._on_numpy(t, xp)
+        if is_numpy_namespace(xp) and t.ndim == 1 and bool((t[1:] >= t[:-1]).all()):
+            return self._on_rising(t, xp)
         y = None
         last = len(self.segments) - 1
         for i, (segment, start) in enumerate(zip(self.segments, self.starts or (), strict=True)):
@@ -95,14 +95,14 @@ class Join(Schedule):
             y = own if y is None else xp.where(t >= start, own, y)
         return y
 
-    def _on_numpy(self, t: Any, xp: Any) -> Any:
-        """Evaluate each segment at its own steps only; under jit every segment sees all steps."""
-        which = xp.searchsorted(xp.asarray(self.inner, dtype=t.dtype), t, side="right")
+    def _on_rising(self, t: Any, xp: Any) -> Any:
+        """Evaluate each segment at its own steps only, which lie side by side in a rising array."""
         y = xp.empty_like(t)
-        for i in xp.unique_values(which).tolist():
-            own = which == i
-            start = (self.starts or ())[i]
-            y[own] = self.segments[i].on(t[own] - start, xp)
+        starts = self.starts or ()
+        cuts = [0, *xp.searchsorted(t, xp.asarray(starts[1:], dtype=t.dtype)).tolist(), len(t)]
+        for segment, start, own in zip(self.segments, starts, pairwise(cuts), strict=True):
+            if own[0] < own[1]:
+                y[slice(*own)] = segment.on(t[slice(*own)] - start, xp)
         return y
 
     @property
