@@ -1,0 +1,60 @@
+"""What the documentation shows is run: its Python, its commands, its examples."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from etude.schedules import KINDS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
+    names: dict[str, object] = {}
+    found = blocks(page, "python")
+    for block in found:
+        exec(compile(block, page.name, "exec"), names)
+    assert names or not found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_schedule_commands_of_a_page_run(page: Path) -> None:
+    for block in blocks(page, "sh"):
+        for line in block.splitlines():
+            if line.startswith("etude schedule"):
+                words = [sys.executable, "-m", *shlex.split(line)]
+                done = subprocess.run(words, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, (line, done.stderr)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs(example: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(example)], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_page_on_schedules_names_every_kind() -> None:
+    text = (ROOT / "docs" / "schedules.md").read_text()
+    assert [name for name in KINDS if f"`{name}" not in text] == []
