@@ -60,7 +60,7 @@ def test_jit_gives_the_same_values() -> None:
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected")
 def test_a_compiled_torch_step_may_hold_a_schedule() -> None:
-    compiled = torch.compile(lambda t: 2.0 * S(t), backend="eager")
+    compiled = torch.compile(lambda t: 2.0 * S(t), backend="eager", fullgraph=True)
     t = torch.from_numpy(T)
     np.testing.assert_allclose(compiled(t).numpy(), 2.0 * S(T), rtol=1e-13)
 
