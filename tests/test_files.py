@@ -31,7 +31,7 @@ def failing(error: BaseException):
     return fail
 
 
-@pytest.mark.parametrize("what", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.write_text"])
+@pytest.mark.parametrize("what", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.write_bytes"])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, what):
     path = tmp_path / "kept.json"
     files.write_json(path, {"old": True})
@@ -51,7 +51,7 @@ def test_a_write_stopped_half_way_leaves_the_old_file(tmp_path):
         temporary.write_text("ne", encoding="utf-8")
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="^$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         files.write_atomic(path, write)
     assert path.read_text(encoding="utf-8") == "old"
     assert leftovers(tmp_path) == ["kept.txt"]

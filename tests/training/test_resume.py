@@ -1,0 +1,273 @@
+"""A run that goes on from any step equals the one that was never interrupted, to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset
+
+from etude import Recipe, Record, Task, train
+from etude.errors import BadValueError, EtudeError, StorageError, TaskError
+from etude.training import checkpoint
+from etude.training.run import Run
+
+
+def data() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(48, 6, generator=g)
+    return x, (x[:, 0] * x[:, 1] > 0).long()
+
+
+class Augmented(Dataset):
+    def __init__(self) -> None:
+        self.x, self.y = data()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        noise = torch.rand(6) + np.random.rand()  # noqa: NPY002
+        return self.x[index] + 0.1 * noise.float(), self.y[index]
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 2))
+
+
+def noisy() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(6, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Dropout(0.3), nn.Linear(10, 2)
+    )
+
+
+def loader() -> DataLoader:
+    generator = torch.Generator().manual_seed(7)
+    return DataLoader(Augmented(), batch_size=8, shuffle=True, generator=generator)
+
+
+STEPS = 17
+BASE = Recipe(optimizer="adamw", lr=0.05, steps=STEPS, batch_size=8, seed=5)
+SGD = {"name": "sgd", "momentum": 0.9, "nesterov": True}
+CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "adamw": (mlp, data, {}),
+    "sgd, dropout, batch norm": (noisy, data, {"optimizer": SGD}),
+    "adamw, dropout, batch norm": (noisy, data, {}),
+    "rmsprop": (mlp, data, {"optimizer": {"name": "rmsprop", "centered": True, "momentum": 0.5}}),
+    "adagrad": (mlp, data, {"optimizer": "adagrad"}),
+    "nadam": (mlp, data, {"optimizer": "nadam"}),
+    "schedules": (
+        mlp,
+        data,
+        {"schedules": {"momentum": "0.9 * linear(end=0.5)", "weight_decay": "linear()"}},
+    ),
+    "accumulation, clipping": (noisy, data, {"accumulate": 3, "clip_norm": 0.5, "batch_size": 5}),
+    "bfloat16": (noisy, data, {"precision": "bfloat16"}),
+    "dataset": (noisy, Augmented, {}),
+    "loader": (noisy, loader, {}),
+    "loader, accumulation": (noisy, loader, {"accumulate": 2}),
+}
+
+
+def task(model: Any, source: Any) -> Task:
+    return Task(model, source(), valid=data(), loss=cross_entropy, metric="accuracy")
+
+
+def facts(run: Run | Record) -> dict[str, Any]:
+    """Everything that must not depend on where a run was interrupted."""
+    record = run.record() if isinstance(run, Run) else run
+    return {
+        "model": {n: v.tolist() for n, v in record.model.state_dict().items()},
+        "series": {n: s.tolist() for n, s in record.series.items()},
+        "evaluations": [dataclasses.asdict(e) for e in record.evaluations],
+        "status": (record.status, record.reason, record.cost.steps, record.cost.gradients),
+    }
+
+
+def optimizer_state(run: Run) -> str:
+    return repr(run.optimizer.state_dict())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_resumed_at_any_step_equals_uninterrupted(name, tmp_path):
+    model, source, changes = CASES[name]
+    recipe = BASE.replace(**changes)
+    whole = Run(task(model, source), recipe)
+    marks = whole.marks(4)
+    whole.walk(marks)
+    for stop in range(STEPS + 1):
+        first = Run(task(model, source), recipe)
+        first.walk(marks, stop)
+        folder = tmp_path / str(stop)
+        checkpoint.save(folder, first.step, first.state())
+        torch.rand(stop)  # a fresh process would stand elsewhere in the global state too
+        second = Run(task(model, source), recipe)
+        second.load(checkpoint.load_newest(folder))
+        second.walk(marks)
+        assert facts(second) == facts(whole), stop
+        assert optimizer_state(second) == optimizer_state(whole), stop
+
+
+class FaultError(Exception):
+    pass
+
+
+class Failing(nn.Module):
+    """Draws dropout's numbers and moves batch statistics, and only then fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = noisy()
+        self.at: int | None = None
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = self.inner(x)
+        if self.training:
+            self.calls += 1
+            if self.calls == self.at:
+                raise FaultError("the disk of the user is on fire")
+        return output
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("source", [data, Augmented, loader], ids=["tensors", "dataset", "loader"])
+def test_an_error_in_the_middle_of_an_update_costs_nothing(tmp_path, source, accumulate):
+    recipe = BASE.replace(accumulate=accumulate)
+    whole = train(task(Failing, source), recipe, folder=tmp_path / "whole")
+
+    def break_it(run: Run) -> None:
+        if run.step == 9:
+            run.model.at = run.model.calls + accumulate  # in the last batch of the next update
+
+    folder = tmp_path / "broken"
+    with pytest.raises(TaskError, match="the disk of the user is on fire") as caught:
+        train(task(Failing, source), recipe, folder=folder, on_step=break_it)
+    notes = " ".join(caught.value.__notes__)
+    assert notes == f"Saved up to update 9. Go on with: etude train --resume {folder}"
+    kept = Record.load(folder)
+    assert (kept.status, kept.cost.steps) == ("stopped", 9)
+    assert "the disk of the user is on fire" in kept.reason
+    assert kept.series["loss"].tolist() == whole.series["loss"][:9].tolist()
+    again = train(task(Failing, source), folder=folder, resume=True)
+    assert facts(again) == facts(whole)
+    one, other = (tmp_path / name / "model.safetensors" for name in ("whole", "broken"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_an_error_outside_the_update_costs_nothing(tmp_path):
+    whole = train(task(noisy, data), BASE)
+
+    def fail(run: Run) -> None:
+        if run.step == 9:
+            raise FaultError("in a callback")
+
+    with pytest.raises(FaultError, match="in a callback") as caught:
+        train(task(noisy, data), BASE, folder=tmp_path / "run", on_step=fail)
+    assert "Saved up to update 9" in caught.value.__notes__[0]
+    assert facts(train(task(noisy, data), folder=tmp_path / "run", resume=True)) == facts(whole)
+
+
+def test_a_run_stopped_in_memory_goes_on(tmp_path):
+    whole = Run(task(noisy, loader), BASE)
+    whole.advance()
+    stopped = Run(task(noisy, loader), BASE)
+    stopped.advance(stop=lambda: stopped.step == 7)
+    assert (stopped.step, stopped.status) == (7, "stopped")
+    stopped.advance()
+    assert facts(stopped) == facts(whole)
+
+
+def test_half_an_update_inside_the_optimizer_is_not_saved(tmp_path):
+    def break_optimizer(run: Run) -> None:
+        if run.step == 8:
+
+            def fail(*args: object, **kwargs: object) -> None:
+                raise FaultError("inside the optimizer")
+
+            run.optimizer.step = fail
+
+    folder = tmp_path / "run"
+    with pytest.raises(FaultError, match="inside the optimizer") as caught:
+        train(task(noisy, data), BASE, folder=folder, on_step=break_optimizer, checkpoint_every=3)
+    assert "an update is half done" in caught.value.__notes__[0]
+    whole = train(task(noisy, data), BASE)
+    assert facts(train(task(noisy, data), folder=folder, resume=True)) == facts(whole)
+
+
+def partial(folder: Path, at: int = 9) -> None:
+    """Leave a run in `folder` that was interrupted after `at` updates."""
+
+    def stop(run: Run) -> None:
+        if run.step == at:
+            raise FaultError("stop")
+
+    with pytest.raises(FaultError, match="stop"):
+        train(task(noisy, data), BASE, folder=folder, on_step=stop, checkpoint_every=3)
+
+
+def test_a_damaged_newest_checkpoint_gives_the_same_result(tmp_path):
+    whole = train(task(noisy, data), BASE)
+    folder = tmp_path / "run"
+    partial(folder, at=10)
+    newest = sorted((folder / "checkpoints").glob("*.safetensors"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="step-000000000010.*is damaged.*going on from step 9"):
+        again = train(task(noisy, data), folder=folder, resume=True)
+    assert facts(again) == facts(whole)
+
+
+def test_lost_checkpoints_are_a_start_anew_and_damaged_ones_are_not(tmp_path):
+    whole = train(task(noisy, data), BASE)
+    folder = tmp_path / "run"
+    partial(folder)
+    kept = tmp_path / "kept"
+    shutil.copytree(folder, kept)
+    shutil.rmtree(folder / "checkpoints")
+    assert facts(train(task(noisy, data), folder=folder, resume=True)) == facts(whole)
+    for path in (kept / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    before = {p.name: p.read_bytes() for p in kept.iterdir() if p.is_file()}
+    with pytest.raises(StorageError, match=r"no checkpoint in .* is whole"):
+        train(task(noisy, data), folder=kept, resume=True)
+    assert {p.name: p.read_bytes() for p in kept.iterdir() if p.is_file()} == before
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    folder = tmp_path / "run"
+    whole = train(task(noisy, data), BASE, folder=folder)
+    content = (folder / "model.safetensors").read_bytes()
+    again = train(task(noisy, data), folder=folder, resume=True)
+    assert facts(again) == facts(whole)
+    assert (folder / "model.safetensors").read_bytes() == content
+
+
+def test_what_can_be_resumed_and_what_cannot(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(BadValueError, match="resume=True needs folder="):
+        train(task(mlp, data), resume=True)
+    with pytest.raises(StorageError, match=r"holds no run to resume: there is no recipe\.toml"):
+        train(task(mlp, data), folder=folder, resume=True)
+    partial(folder)
+    with pytest.raises(StorageError, match="already holds a run: resume it, or choose another"):
+        train(task(noisy, data), BASE, folder=folder)
+    with pytest.raises(StorageError, match=r"another recipe \(other lr, seed\): leave the recipe"):
+        train(task(noisy, data), BASE.replace(lr=1.0, seed=0), folder=folder, resume=True)
+    with pytest.raises(StorageError, match="the checkpoint is of another model"):
+        train(task(mlp, data), folder=folder, resume=True)
+    (folder / "recipe.toml").write_text("lr = ", encoding="utf-8")
+    with pytest.raises(EtudeError, match=r"recipe\.toml: the recipe is not valid TOML"):
+        train(task(noisy, data), folder=folder, resume=True)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+    run = Run(task(mlp, data), BASE)
+    with pytest.raises(StorageError, match=r"the checkpoint is of recipe .*, not "):
+        Run(task(mlp, data), BASE.replace(lr=0.1)).load(run.state())
