@@ -76,7 +76,7 @@ def make_result(
         "tied": tied,
         "stable_below": stable_below,
         "cost": 1.6875,
-        "costs": (RungCost("start", 0.9375), RungCost("to 0.5", 0.25), RungCost("finish", 0.5)),
+        "costs": (RungCost("to 25%", 0.9375), RungCost("to 50%", 0.25), RungCost("finish", 0.5)),
         "outcome": outcome,
         "untrained": Evaluation(0, 2.3, 0.1),
         "record": chosen,

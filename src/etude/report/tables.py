@@ -12,7 +12,6 @@ from etude.training.record import Record
 from etude.tuning.result import Trial, TuneResult
 
 PARTS = {
-    "start": "start: every rate to the first pause",
     "beyond an edge": "beyond an edge: the best stood at one",
     "finish": "finish: the best to the end",
     "refine": "refine: neighbours of the best",
@@ -137,14 +136,11 @@ def cost(result: TuneResult) -> str:
 def part_name(name: str) -> str:
     """Return what a part of a tuning is for.
 
-    >>> part_name("to 0.5")
+    >>> part_name("to 50%")
     'to 50% of the run: those that still led'
     """
     if name.startswith("to "):
-        try:
-            return f"to {words.share(float(name[3:]), 1)} of the run: those that still led"
-        except ValueError:
-            return name
+        return f"{name} of the run: those that still led"
     return PARTS.get(name, name)
 
 

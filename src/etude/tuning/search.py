@@ -69,7 +69,7 @@ class Search:
         self.ladder = ladder_for(budget)
         first = Run(task, recipe, device=device)
         first.check()
-        self.task, self.device = first.task, first.device
+        self.task, self.device, self.threads = first.task, first.device, first.threads
         self.recipe = recipe
         self.length = first.length
         if self.length < SHORTEST:
@@ -92,7 +92,7 @@ class Search:
         """Climb the ladder and return the best candidate, finished if any could be."""
         first, rungs = self.steps[0], self.ladder.rungs
         start = grid(self.centre, rungs[0].keep, self.ladder.spacing)
-        self.go([self.add(rate) for rate in start], first, "start")
+        self.go([self.add(rate) for rate in start], first, f"to {100 * rungs[0].share:g}%")
         self.widen(first)
         for index, rung in enumerate(rungs[1:], start=1):
             here, there = self.steps[index - 1], self.steps[index]
@@ -110,6 +110,7 @@ class Search:
     def add(self, rate: float) -> Candidate:
         """Enter a rate into the field."""
         run = Run(self.task, self.recipe.replace(lr=rate), device=self.device)
+        run.threads = self.threads
         place = None if self.folder is None else self.folder / "trials" / f"lr-{rate:g}"
         candidate = Candidate(run, place)
         if not self.field:
@@ -129,7 +130,7 @@ class Search:
                 self.bar(
                     self.spent + run.step - before,
                     self.allowed,
-                    f"{part}: {index + 1} of {len(chosen)}{self.standing()}",
+                    f"{part}, rate {index + 1} of {len(chosen)}{self.standing()}",
                 )
 
             used = candidate.go(until, stop=self.stop, on_step=show, again=self.again)
