@@ -1,0 +1,502 @@
+"""The torch adapter writes the schedule: for every form, optimizer and order of loading."""
+
+import copy
+import gc
+import io
+import json
+import pickle
+import warnings
+import weakref
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim.lr_scheduler import LRScheduler, SequentialLR
+
+from etude.errors import BadTypeError, BadValueError, UnknownNameError
+from etude.interop.torch import Scheduler, relative
+from etude.schedules import (
+    KINDS,
+    Clock,
+    constant,
+    cosine,
+    exponential,
+    function,
+    linear,
+    parse,
+    plateau,
+    register,
+    step,
+    warmup,
+)
+from tests.interop.peers import adamw, few, sgd
+
+CLOCK = Clock(horizon=200, steps_per_epoch=20, samples_per_step=8, tokens_per_step=64)
+EXAMPLES = sorted({text for row in KINDS.values() for text in row.examples})
+S = 0.5 * (warmup(10) >> cosine(50, floor=0.1))
+
+
+def rates(optimizer, name="lr"):
+    return [float(group[name]) for group in optimizer.param_groups]
+
+
+def parameter():
+    return [torch.nn.Parameter(torch.zeros(1))]
+
+
+# ---- values --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_it_writes_the_pure_function_for_every_kind(text):
+    s = parse(text).over(CLOCK)
+    optimizer = sgd(0.1, 0.2)
+    scheduler = Scheduler(optimizer, lr=s)
+    for t in range(70):
+        assert rates(optimizer) == [s(t), s(t)] == scheduler.get_last_lr()
+        scheduler.step()
+
+
+def test_it_never_reads_the_live_value_back():
+    optimizer = sgd()
+    scheduler = Scheduler(optimizer, lr=S)
+    optimizer.param_groups[0]["lr"] = 77.0
+    scheduler.step()
+    assert rates(optimizer) == [S(1)]
+
+
+def test_scale_multiplies_each_groups_own_rate():
+    optimizer = sgd(0.1, 0.4)
+    scheduler = Scheduler(optimizer, scale=cosine(20))
+    for t in range(25):
+        assert rates(optimizer) == [0.1 * cosine(20)(t), 0.4 * cosine(20)(t)]
+        scheduler.step()
+    assert scheduler.base_lrs == [0.1, 0.4]
+    assert [g["initial_lr"] for g in optimizer.param_groups] == [0.1, 0.4]
+
+
+def test_forms_by_list_number_name_and_star():
+    groups = [{"params": parameter(), "name": n} for n in ("body", "neck", "head")]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    Scheduler(optimizer, lr=[constant(0.2), None, constant(0.3)])
+    assert rates(optimizer) == [0.2, 0.1, 0.3]
+    Scheduler(optimizer, lr={"head": constant(0.4), 0: constant(0.5), "*": constant(0.6)})
+    assert rates(optimizer) == [0.5, 0.6, 0.4]
+    Scheduler(optimizer, lr={"head": "constant(0.7)", "*": None})
+    assert rates(optimizer) == [0.5, 0.6, 0.7]
+    Scheduler(optimizer, scale={"head": constant(2.0)})
+    assert rates(optimizer) == [0.5, 0.6, pytest.approx(0.2)]  # from the rate it joined with
+
+
+def test_momentum_is_momentum_or_the_first_beta():
+    s = 0.9 * linear(10, start=1.0, end=0.5)
+    for optimizer, read in (
+        (sgd(), lambda g: g["momentum"]),
+        (adamw(), lambda g: g["betas"][0]),
+        (torch.optim.RMSprop(parameter(), lr=0.1), lambda g: g["momentum"]),
+    ):
+        scheduler = Scheduler(optimizer, momentum=s)
+        scheduler.seek(7)
+        assert read(optimizer.param_groups[0]) == s(7)
+        assert rates(optimizer) == [optimizer.defaults["lr"]]
+
+
+def test_any_hyperparameter_on_one_clock():
+    optimizer = adamw()
+    scheduler = Scheduler(
+        optimizer,
+        lr=S,
+        beta1=constant(0.8),
+        beta2=constant(0.95),
+        weight_decay=0.1 * linear(10),
+        eps=exponential(0.5),
+    )
+    for _ in range(3):
+        scheduler.step()
+    group = optimizer.param_groups[0]
+    assert group["betas"] == (0.8, 0.95)
+    assert (group["lr"], group["eps"], group["weight_decay"]) == (S(3), 0.125, 0.1 * linear(10)(3))
+
+
+def test_a_relative_weight_decay_leaves_groups_without_decay_alone():
+    decayed = {"params": parameter(), "weight_decay": 0.2}
+    optimizer = torch.optim.AdamW([decayed, {"params": parameter(), "weight_decay": 0.0}])
+    scheduler = Scheduler(optimizer, weight_decay=relative(linear(10)))
+    scheduler.seek(5)
+    assert rates(optimizer, "weight_decay") == [0.1, 0.0]
+    assert rates(optimizer) == [1e-3, 1e-3]
+
+
+def test_tensor_values_are_written_in_place():
+    lr, beta = torch.tensor(0.1), torch.tensor(0.9)
+    group = {"params": parameter(), "lr": lr}
+    optimizer = torch.optim.SGD([group], lr=0.1)
+    optimizer.param_groups[0]["betas"] = (beta, 0.99)
+    scheduler = Scheduler(optimizer, lr=S, beta1=linear(10))
+    scheduler.seek(5)
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert optimizer.param_groups[0]["betas"][0] is beta
+    assert lr.item() == pytest.approx(S(5))
+    assert beta.item() == 0.5
+    assert scheduler.get_last_lr() == [S(5)]
+
+
+@few
+@given(t=st.integers(0, 2**53))
+def test_seek_is_the_pure_function_anywhere(t):
+    optimizer = sgd()
+    scheduler = Scheduler(optimizer, lr=S, momentum=0.9 * step(1_000, 0.999))
+    scheduler.seek(t)
+    assert (scheduler.last_epoch, rates(optimizer)) == (t, [S(t)])
+
+
+# ---- groups that join ----------------------------------------------------------------------
+
+
+def test_a_group_that_joins_follows_at_once():
+    optimizer = sgd()
+    scheduler = Scheduler(optimizer, lr=S)
+    scheduler.seek(7)
+    optimizer.add_param_group({"params": parameter(), "lr": 9.0})
+    assert rates(optimizer) == [S(7), S(7)]
+    scheduler.step()
+    assert rates(optimizer) == [S(8), S(8)] == scheduler.get_last_lr()
+
+
+def test_a_group_that_joins_is_scaled_from_its_own_rate():
+    optimizer = sgd(0.1)
+    scheduler = Scheduler(optimizer, scale=linear(10))
+    scheduler.seek(5)
+    optimizer.add_param_group({"params": parameter(), "lr": 0.4})
+    assert rates(optimizer) == [0.05, 0.2]
+
+
+def test_a_group_may_join_with_schedules_of_its_own():
+    optimizer = sgd(0.1)
+    scheduler = Scheduler(optimizer, lr=[S])
+    scheduler.seek(5)
+    scheduler.add_param_group({"params": parameter()}, lr=linear(10), momentum=constant(0.3))
+    assert rates(optimizer) == [S(5), 0.5]
+    assert rates(optimizer, "momentum") == [0.9, 0.3]
+    other = Scheduler(sgd(0.1), lr=[S])
+    other.add_param_group({"params": parameter()}, lr=linear(10), momentum=constant(0.3))
+    other.load_state_dict(scheduler.state_dict())
+    assert other.get_last_lr() == [S(5), 0.5]
+
+
+def test_a_list_does_not_guess_for_a_group_that_joins():
+    optimizer = sgd(0.1)
+    scheduler = Scheduler(optimizer, lr=[S])
+    with pytest.raises(BadValueError, match=r"group 1, but lr lists schedules for 1: add groups"):
+        optimizer.add_param_group({"params": parameter()})
+    assert scheduler.last_epoch == 0
+
+
+def test_a_group_that_cannot_join_changes_nothing():
+    optimizer = sgd(0.1)
+    scheduler = Scheduler(optimizer, lr=[S])
+    with pytest.raises(ValueError, match="some parameters appear in more than one"):
+        scheduler.add_param_group({"params": optimizer.param_groups[0]["params"]}, lr=S)
+    scheduler.step()
+    assert rates(optimizer) == [S(1)]
+
+
+# ---- state ---------------------------------------------------------------------------------
+
+
+def _feed(scheduler, t):
+    """One update: with a metric where something reacts to it."""
+    if scheduler.has_feedback:
+        scheduler.step(1.0 + t % 3)
+    else:
+        scheduler.step()
+
+
+def _made(optimizer, text, scaled):
+    s = parse(text).over(CLOCK)
+    return Scheduler(optimizer, scale=s) if scaled else Scheduler(optimizer, lr=s, momentum=s)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["values", "scaled"])
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_resumed_is_uninterrupted_for_every_kind_in_any_order(text, scaled):
+    optimizer = sgd(0.1, 0.2)
+    scheduler = _made(optimizer, text, scaled)
+    scheduler.seek(40)  # after the events that some examples bring along
+    for t in range(40, 83):
+        _feed(scheduler, t)
+    saved = copy.deepcopy(optimizer.state_dict()), json.loads(json.dumps(scheduler.state_dict()))
+    expected = []
+    for t in range(83, 125):
+        expected.append((rates(optimizer), rates(optimizer, "momentum")))
+        _feed(scheduler, t)
+    for order in permutations(("build", "optimizer", "scheduler")):
+        if order.index("build") > order.index("scheduler"):
+            continue  # what does not exist cannot load
+        optimizer = sgd(0.1, 0.2)
+        for action in order:
+            if action == "build":
+                scheduler = _made(optimizer, text, scaled)
+            elif action == "optimizer":
+                optimizer.load_state_dict(copy.deepcopy(saved[0]))
+            else:
+                scheduler.load_state_dict(saved[1])
+        found = []
+        for t in range(83, 125):
+            found.append((rates(optimizer), rates(optimizer, "momentum")))
+            _feed(scheduler, t)
+        assert found == expected, order
+
+
+def test_a_registered_function_resumes_as_well():
+    @register("interop_test_halving", replace=True)
+    def halving(t):
+        return 0.5 ** (t // 10)
+
+    scheduler = Scheduler(sgd(), lr=0.1 * function("interop_test_halving"))
+    scheduler.seek(25)
+    other = Scheduler(sgd(), lr=0.1 * function("interop_test_halving"))
+    other.load_state_dict(scheduler.state_dict())
+    assert other.get_last_lr() == [0.1 * 0.25]
+
+
+def test_the_state_is_plain_data_that_torch_loads_safely():
+    scheduler = Scheduler(sgd(), lr=0.1 * (warmup(5) >> plateau(patience=0, factor=0.5)))
+    for metric in (1.0, float("nan"), torch.tensor(2.0)):
+        scheduler.step(metric)
+    state = scheduler.state_dict()
+    assert state["schedules"] == {
+        "lr": {"*": "0.1 * (warmup(5) >> plateau(factor=0.5, patience=0))"}
+    }
+    assert state["events"] == [[1, 1.0], [2, None], [3, 2.0]]
+    assert json.loads(json.dumps(state)) == state
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True) == state
+
+
+def test_another_schedules_state_is_explained_not_taken():
+    saved = Scheduler(sgd(), lr=0.1 * cosine(100))
+    saved.seek(40)
+    other = Scheduler(sgd(), lr=0.1 * cosine(200), momentum=constant(0.9))
+    with pytest.raises(BadValueError) as caught:
+        other.load_state_dict(saved.state_dict())
+    message = str(caught.value)
+    assert "at step 40" in message
+    assert "lr: length of cosine is 200, was 100" in message
+    assert "momentum: constant(0.9) instead of no schedule" in message
+    assert "saved.extend(at=40, horizon=...)" in message
+    assert (other.last_epoch, other.get_last_lr()) == (0, [0.1])
+
+    other.load_state_dict(saved.state_dict(), on_difference="keep")
+    assert other.get_last_lr() == [0.1 * cosine(200)(40)]
+    other.load_state_dict(saved.state_dict(), on_difference="replace")
+    assert other.get_last_lr() == [0.1 * cosine(100)(40)]
+    assert other.state_dict() == saved.state_dict()
+    with pytest.raises(BadValueError, match="unknown on_difference 'keeep': did you mean 'keep'"):
+        other.load_state_dict(saved.state_dict(), on_difference="keeep")
+
+
+@pytest.mark.parametrize("optimizer_first", [True, False])
+def test_another_base_rate_is_explained_in_either_order(optimizer_first):
+    old = sgd(0.1)
+    saved = Scheduler(old, scale=cosine(100))
+    saved.seek(40)
+    new = sgd(0.2)
+    scheduler = Scheduler(new, scale=cosine(100))
+    if optimizer_first:
+        new.load_state_dict(old.state_dict())
+    with pytest.raises(BadValueError, match=r"base lr of group 0 is 0\.2, was 0\.1"):
+        scheduler.load_state_dict(saved.state_dict())
+    scheduler.load_state_dict(saved.state_dict(), on_difference="keep")
+    assert rates(new) == [0.2 * cosine(100)(40)]
+    scheduler.load_state_dict(saved.state_dict(), on_difference="replace")
+    assert rates(new) == [0.1 * cosine(100)(40)]
+
+
+def test_values_and_multiples_are_not_mistaken_for_each_other():
+    saved = Scheduler(sgd(), lr=cosine(10))
+    other = Scheduler(sgd(), scale=cosine(10))
+    with pytest.raises(BadValueError, match="multiples of each group's base value instead of val"):
+        other.load_state_dict(saved.state_dict())
+
+
+def test_an_unreadable_saved_schedule_is_shown_as_it_is():
+    scheduler = Scheduler(sgd(), lr=cosine(10))
+    state = scheduler.state_dict()
+    state["schedules"]["lr"]["*"] = "function('interop_not_here')"
+    with pytest.raises(
+        BadValueError, match=r"cosine\(10\) instead of function\('interop_not_here'"
+    ):
+        scheduler.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        ({"last_epoch": 3, "T_max": 5}, BadValueError, r"not the state of an etude .*T_max"),
+        ({"etude": 9}, BadValueError, "format 9; this version reads 1"),
+        ({"etude": 1, "step": 3}, BadValueError, "the state is damaged: KeyError: 'events'"),
+        ([1], BadTypeError, "the state is a list; it must be a mapping"),
+        (
+            {"etude": 1, "step": -1, "events": [], "schedules": {}, "bases": []},
+            BadValueError,
+            r"step is -1; it must be between 0 and 2\*\*53",
+        ),
+    ],
+)
+def test_what_is_no_state_is_refused(state, error, message):
+    with pytest.raises(error, match=message):
+        Scheduler(sgd(), lr=S).load_state_dict(state)
+
+
+def test_copied_and_pickled_schedulers_go_on_by_themselves():
+    optimizer = sgd()
+    scheduler = Scheduler(optimizer, lr=S, momentum=relative(linear(10)))
+    scheduler.seek(5)
+    for other in (copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
+        assert other.optimizer is not optimizer
+        other.step()
+        other.optimizer.add_param_group({"params": parameter()})
+        assert rates(other.optimizer) == [S(6), S(6)]
+    assert rates(optimizer) == [S(5)]
+
+
+def test_the_optimizer_does_not_keep_a_scheduler_alive():
+    optimizer = sgd()
+    scheduler = Scheduler(optimizer, lr=S)
+    gone = weakref.ref(scheduler)
+    del scheduler
+    gc.collect()
+    assert gone() is None
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.add_param_group({"params": parameter(), "lr": 3.0})
+    assert rates(optimizer) == [0.0, 3.0]
+
+
+def test_two_schedulers_may_share_an_optimizer():
+    optimizer = sgd()
+    first, second = Scheduler(optimizer, lr=S), Scheduler(optimizer, momentum=linear(10))
+    first.seek(5)
+    second.seek(5)
+    optimizer.add_param_group({"params": parameter()})
+    assert rates(optimizer) == [S(5)] * 2
+    assert rates(optimizer, "momentum") == [0.5] * 2
+
+
+# ---- feedback ------------------------------------------------------------------------------
+
+
+def test_metrics_reach_a_plateau_inside_a_join_and_are_replayed():
+    s = 0.1 * (warmup(3) >> plateau(factor=0.5, patience=0))
+    optimizer = sgd()
+    scheduler = Scheduler(optimizer, lr=s)
+    for metric in (9.0, 9.0, 9.0, 1.0, 1.0, 1.0):
+        scheduler.step(metric)
+    assert rates(optimizer) == [0.1 * 0.25]  # the first metric that it hears is that of step 3
+    scheduler.seek(4)
+    assert rates(optimizer) == [0.1]
+    scheduler.seek(5)
+    assert rates(optimizer) == [0.1 * 0.5]
+
+
+def test_record_reports_without_going_on():
+    scheduler = Scheduler(sgd(), lr=plateau(factor=0.5, patience=0))
+    scheduler.seek(100)
+    scheduler.record(1.0)
+    scheduler.record(1.0)
+    assert (scheduler.last_epoch, scheduler.get_last_lr()) == (100, [0.5])
+
+
+def test_a_metric_that_nothing_reacts_to_is_an_error():
+    scheduler = Scheduler(sgd(), lr=S)
+    for call in (scheduler.step, scheduler.record):
+        with pytest.raises(BadValueError, match=r"a metric is given \(5\), but no schedule"):
+            call(5)
+    assert scheduler.last_epoch == 0
+
+
+@pytest.mark.parametrize("metric", [True, "0.5"])
+def test_a_metric_is_a_number(metric):
+    scheduler = Scheduler(sgd(), lr=plateau())
+    with pytest.raises(BadTypeError, match=f"a metric is {metric!r}; it must be a number"):
+        scheduler.step(metric)
+    assert (scheduler.last_epoch, scheduler.state_dict()["events"]) == (0, [])
+
+
+# ---- bad input -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda o: Scheduler(o), BadValueError, "nothing is scheduled: give lr="),
+        (lambda o: Scheduler(o, lr=cosine()), BadValueError, r"schedule\.over\(10_000\)"),
+        (lambda o: Scheduler(o, lr="warmup('5%')"), BadValueError, "no length in steps yet"),
+        (lambda o: Scheduler(o, lr=0.1), BadTypeError, r"lr is 0\.1; it must be a schedule"),
+        (lambda o: Scheduler(o, lr=S, scale=S), BadValueError, "both lr and scale are given"),
+        (lambda o: Scheduler(o, lr=[S, S]), BadValueError, "lr lists 2 schedules, but the optim"),
+        (lambda o: Scheduler(o, lr={"head": S}), UnknownNameError, "unknown group 'head'"),
+        (lambda o: Scheduler(o, lr={4: S}), BadValueError, "the groups are 0 to 0"),
+        (lambda o: Scheduler(o, lr={1.5: S}), BadTypeError, r"lr has the key 1\.5"),
+        (
+            lambda o: Scheduler(o, weight_deacy=S),
+            UnknownNameError,
+            "unknown hyperparameter of group 0 'weight_deacy': did you mean 'weight_decay'",
+        ),
+        (lambda o: Scheduler(o, beta1=S), UnknownNameError, "hyperparameter of group 0 'beta1'"),
+        (lambda o: Scheduler(o, nesterov=S), BadTypeError, "nesterov of group 0 is False, not a n"),
+        (lambda o: Scheduler(o, params=S), UnknownNameError, "hyperparameter of group 0 'params'"),
+        (lambda o: Scheduler([o], lr=S), BadTypeError, "optimizer is a list; it must be a torch"),
+        (lambda o: Scheduler(o, lr=S).seek(-1), BadValueError, "step is -1; it must be between"),
+        (lambda o: Scheduler(o, lr=S).seek(1.5), BadTypeError, r"step is 1\.5; it must be a whole"),
+        (lambda o: Scheduler(o, lr=S).seek(True), BadTypeError, "step is True; it must be a whole"),
+    ],
+)
+def test_bad_input(make, error, message):
+    with pytest.raises(error, match=message):
+        make(sgd())
+
+
+def test_a_multiple_of_nothing_is_refused():
+    optimizer = sgd()
+    optimizer.param_groups[0]["lr"] = None
+    with pytest.raises(BadValueError, match="lr of group 0 is None, so there is nothing to multi"):
+        Scheduler(optimizer, scale=S)
+
+
+# ---- among torch's own ---------------------------------------------------------------------
+
+
+def test_it_is_an_lr_scheduler():
+    scheduler = Scheduler(sgd(0.1, 0.2), lr=S)
+    assert isinstance(scheduler, LRScheduler)
+    scheduler.step()
+    assert scheduler._last_lr == scheduler.get_lr() == [S(1), S(1)]
+    assert (scheduler.last_epoch, scheduler._step_count) == (1, 2)
+    assert repr(scheduler).startswith("Scheduler(lr={'*': '0.5 * (warmup(10)")
+
+
+def test_torchs_sequential_may_hold_it():
+    optimizer = sgd()
+    parts = [Scheduler(optimizer, lr=linear(10)), Scheduler(optimizer, lr=S)]
+    outer = SequentialLR(optimizer, parts, milestones=[4])
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(9):
+            found.append(rates(optimizer)[0])
+            outer.step()
+    assert found == [*(linear(10)(t) for t in range(4)), *(S(t) for t in range(5))]
+
+
+def test_a_wrapped_optimizer_is_found():
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    optimizer = sgd()
+    assert Scheduler(Wrapper(optimizer), lr=S).optimizer is optimizer
