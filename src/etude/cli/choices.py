@@ -143,7 +143,7 @@ def choose_recipe(
     for key, value in pairs(changes, "--set").items():
         outer, dot, name = key.partition(".")
         if dot:
-            inner.setdefault(outer, {})[name] = value
+            inner.setdefault(outer, {})[_bare(name)] = value
         else:
             fields[key] = value
     for outer, table in inner.items():
@@ -158,7 +158,15 @@ def _table(field: str, given: Any, recipe: Recipe) -> dict[str, Any]:
         return {"name": plain} if isinstance(plain, str) else dict(plain)
     if field == "schedules":
         return {**recipe.schedules, **(given or {})}
-    raise BadValueError(f"--set {field}.…: only 'optimizer' and 'schedules' have parts")
+    if field == "lr_mult":
+        plain = given if given is not None else recipe.lr_mult and recipe.lr_mult.plain()
+        return {"@policy": plain} if isinstance(plain, str) else dict(plain or {})
+    raise BadValueError(f"--set {field}.…: only 'optimizer', 'schedules' and 'lr_mult' have parts")
+
+
+def _bare(name: str) -> str:
+    """Return a key without the quotes that TOML writes around one such as "*[forget]"."""
+    return name[1:-1] if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" else name
 
 
 @contextmanager

@@ -1,0 +1,199 @@
+"""The picture of a plan: a bar for each parameter or slice, in a terminal or as SVG."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from etude.layerwise.multipliers import Multiplier
+from etude.layerwise.planning import Plan
+from etude.schedules import Schedule
+
+POINTS = 64
+"""Points of a curve over the run."""
+
+
+class Bar(NamedTuple):
+    """One line of the picture.
+
+    Attributes:
+        name: The parameter, with the slice.
+        shape: Its shape.
+        size: How many numbers it holds.
+        rule: What decided.
+        multiplier: Its multiplier where its rate is largest.
+        rate: Its largest rate over the run.
+        decay: The multiplier of its weight decay.
+        text: The multiplier as a number, or as a schedule's text.
+        curve: Its multiplier at `POINTS` moments of the run; empty where it is constant.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    rule: str
+    multiplier: float
+    rate: float
+    decay: float
+    text: str
+    curve: tuple[float, ...]
+
+
+def bars(plan: Plan, lr: float, shape: Schedule, length: int) -> list[Bar]:
+    """Return the bars of a plan over a run.
+
+    Args:
+        plan: What every parameter's rate is multiplied by, bound to the run.
+        lr: The peak of the recipe's rate.
+        shape: The schedule that multiplies it, bound to the run.
+        length: The run's length in updates.
+    """
+    steps = np.unique(np.linspace(0, length - 1, min(length, 100_000)).round())
+    base = lr * np.asarray(shape(steps), dtype=np.float64)
+    known: dict[Multiplier, tuple[float, float, tuple[float, ...]]] = {}
+    found = []
+    for row in plan.rows:
+        if row.multiplier not in known:
+            known[row.multiplier] = _largest(row.multiplier, steps, base)
+        multiplier, rate, curve = known[row.multiplier]
+        own = row.multiplier
+        text = repr(own) if isinstance(own, Schedule) else f"{own:.4g}"
+        found.append(
+            Bar(
+                row.name, row.part.shape, row.count, row.rule, multiplier, rate, row.decay,
+                text, curve,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _largest(
+    multiplier: Multiplier, steps: np.ndarray, base: np.ndarray
+) -> tuple[float, float, tuple[float, ...]]:
+    """Return the multiplier and the rate where the rate is largest, and the curve."""
+    if not isinstance(multiplier, Schedule):
+        return multiplier, float(multiplier * base.max()), ()
+    values = np.asarray(multiplier(steps), dtype=np.float64)
+    rates = values * base
+    at = int(rates.argmax())
+    places = np.linspace(0, len(steps) - 1, POINTS).round().astype(int)
+    return float(values[at]), float(rates[at]), tuple(float(v) for v in values[places])
+
+
+def span(lines: Sequence[Bar]) -> float:
+    """Return how many decades a full half of the picture stands for, at least log10(2)."""
+    decades = [abs(math.log10(bar.multiplier)) for bar in lines if bar.multiplier > 0]
+    return max([math.log10(2), *decades])
+
+
+def terminal(bar: Bar, decades: float, half: int = 10) -> str:
+    """Return a bar for a terminal: to the right of the line for more than 1, left for less.
+
+    >>> terminal(Bar("w", (1,), 1, "-", 10.0, 0.1, 1.0, "10", ()), 1.0, half=4)
+    '    │████'
+    """
+    if bar.multiplier == 0:
+        return f"{'frozen':>{half}}│{'':{half}}"
+    cells = round(half * min(1.0, abs(math.log10(bar.multiplier)) / decades))
+    left, right = (cells, 0) if bar.multiplier < 1 else (0, cells)
+    return f"{'█' * left:>{half}}│{'█' * right:<{half}}"
+
+
+ROW, LEFT, WIDE = 18, 300, 220
+
+
+def svg(lines: Sequence[Bar]) -> str:
+    """Return the picture as SVG text: bars on a log scale around 1, curves where they move."""
+    decades = span(lines)
+    height = ROW * len(lines) + 40
+    middle = LEFT + WIDE / 2
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" '
+        f'viewBox="0 0 760 {height}" font-family="system-ui, sans-serif" font-size="11" '
+        'role="img" aria-label="Multiplier of the learning rate, by parameter">',
+        f'<line x1="{middle}" y1="20" x2="{middle}" y2="{height - 16}" stroke="#888"/>',
+        f'<text x="{middle}" y="14" text-anchor="middle" fill="currentColor">× 1</text>',
+        f'<text x="{LEFT}" y="14" fill="currentColor">× {10**-decades:.3g}</text>',
+        f'<text x="{LEFT + WIDE}" y="14" text-anchor="end" fill="currentColor">'
+        f"× {10**decades:.3g}</text>",
+    ]
+    for index, bar in enumerate(lines):
+        top = 24 + ROW * index
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{top + 11}" text-anchor="end" fill="currentColor">'
+            f"{html.escape(bar.name)}</text>"
+        )
+        parts += _mark(bar, top, middle, decades)
+        parts.append(
+            f'<text x="{LEFT + WIDE + 8}" y="{top + 11}" fill="currentColor">{bar.rate:.3g}</text>'
+        )
+    return "\n".join([*parts, "</svg>"])
+
+
+def _mark(bar: Bar, top: float, middle: float, decades: float) -> list[str]:
+    """Return a bar's shape: a rectangle, the word 'frozen', and a curve where it moves."""
+    marks = []
+    if bar.multiplier > 0:
+        size = WIDE / 2 * min(1.0, abs(math.log10(bar.multiplier)) / decades)
+        left = middle - size if bar.multiplier < 1 else middle
+        marks.append(
+            f'<rect x="{left:.1f}" y="{top + 2}" width="{max(size, 1.5):.1f}" height="{ROW - 6}" '
+            f'fill="{"#0b5488" if bar.multiplier >= 1 else "#a34a00"}"/>'
+        )
+    else:
+        marks.append(
+            f'<text x="{middle - 4}" y="{top + 11}" text-anchor="end" fill="#b23a0e">frozen</text>'
+        )
+    if bar.curve:
+        top_value = max(max(bar.curve), 1e-30)
+        points = " ".join(
+            f"{600 + 120 * i / (len(bar.curve) - 1):.1f},"
+            f"{top + ROW - 5 - (ROW - 7) * value / top_value:.1f}"
+            for i, value in enumerate(bar.curve)
+        )
+        marks.append(f'<polyline points="{points}" fill="none" stroke="currentColor"/>')
+    return marks
+
+
+def page(title: str, lines: Sequence[Bar]) -> str:
+    """Return one HTML file with the picture and the table, complete in itself."""
+    cells = "\n".join(
+        "<tr>"
+        + "".join(
+            f"<td>{html.escape(text)}</td>"
+            for text in (
+                bar.name, "×".join(map(str, bar.shape)), f"{bar.size}", bar.rule, bar.text,
+                f"{bar.rate:.4g}", "" if bar.decay == 1 else f"{bar.decay:.4g}",
+            )
+        )
+        + "</tr>"
+        for bar in lines
+    )  # fmt: skip
+    heads = "".join(
+        f"<th>{head}</th>"
+        for head in (
+            "parameter", "shape", "numbers", "rule", "multiplier", "rate at the peak",
+            "weight decay ×",
+        )
+    )  # fmt: skip
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }}
+table {{ border-collapse: collapse; font-size: 0.85rem; margin-top: 2rem; }}
+td, th {{ text-align: left; padding: 0.2rem 0.8rem 0.2rem 0; border-bottom: 1px solid #8884; }}
+svg {{ max-width: 100%; height: auto; }}
+</style></head><body>
+<h1>{html.escape(title)}</h1>
+<p>Bars: the multiplier of the learning rate, on a log scale; the number is the largest rate over
+the run. Lines: how a multiplier moves over the run.</p>
+{svg(lines)}
+<table><thead><tr>{heads}</tr></thead><tbody>
+{cells}
+</tbody></table></body></html>
+"""
