@@ -6,11 +6,10 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import (
@@ -18,15 +17,18 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    InstanceOf,
     PlainSerializer,
     ValidationError,
     ValidationInfo,
+    WrapValidator,
     field_validator,
 )
 
 from etude import files, optimizers
 from etude.errors import BadTypeError, BadValueError, EtudeError
-from etude.optimizers.table import Number, Pair
+from etude.layerwise.spec import LrMult
+from etude.optimizers.choice import OptimizerChoice
 from etude.schedules import Clock, Schedule, parse
 
 FORMAT = 1
@@ -37,64 +39,12 @@ CHECKED = 1000
 """Updates, evenly spread over a run, at which a schedule's values are checked beforehand."""
 
 
+CLIPPING = ("clip_norm", "clip_value", "clip_adaptive", "clip_percentile")
+"""The fields that bound the gradient."""
+
+
 class RecipeError(BadValueError):
     """A field of a recipe is unknown, of the wrong kind, or out of bounds."""
-
-
-@dataclass(frozen=True)
-class OptimizerChoice:
-    """An optimizer's name and the hyperparameters that differ from torch's defaults.
-
-    >>> OptimizerChoice.of({"name": "sgd", "momentum": 0.9})
-    OptimizerChoice('sgd', momentum=0.9)
-    """
-
-    name: str
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        checked = optimizers.get(self.name).check(self.hyperparameters)
-        object.__setattr__(self, "hyperparameters", MappingProxyType(checked))
-
-    @classmethod
-    def of(cls, value: object) -> OptimizerChoice:
-        """Return the choice meant by a name or a table of a name and hyperparameters."""
-        if isinstance(value, OptimizerChoice):
-            return value
-        if isinstance(value, str):
-            return cls(value)
-        if isinstance(value, Mapping):
-            table = dict(value)
-            name = table.pop("name", None)
-            if isinstance(name, str):
-                return cls(name, table)
-        raise BadTypeError(
-            f"optimizer={value!r}: give a name, or a table such as "
-            '{"name": "sgd", "momentum": 0.9}'
-        )
-
-    def plain(self) -> str | dict[str, Any]:
-        """Return the shortest form: the name alone where nothing else is set."""
-        if not self.hyperparameters:
-            return self.name
-        values = {
-            k: list(v) if isinstance(v, tuple) else v for k, v in self.hyperparameters.items()
-        }
-        return {"name": self.name, **values}
-
-    def value(self, name: str) -> Any:
-        """Return a hyperparameter's value in force: set, or torch's default."""
-        return optimizers.get(self.name).value(self.hyperparameters, name)
-
-    def __repr__(self) -> str:
-        values = "".join(f", {k}={v!r}" for k, v in self.hyperparameters.items())
-        return f"OptimizerChoice({self.name!r}{values})"
-
-    def __hash__(self) -> int:
-        return hash((self.name, tuple(self.hyperparameters.items())))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return OptimizerChoice, (self.name, dict(self.hyperparameters))
 
 
 def _schedule(value: object) -> Schedule:
@@ -106,6 +56,10 @@ def _number(value: object, info: ValidationInfo) -> object:
     if isinstance(value, (bool, str, bytes)):
         raise BadTypeError(f"{info.field_name}={value!r} is not a number: give one without quotes")
     return value
+
+
+def _batch_size(value: object, check: Callable[[object], int]) -> int | str:
+    return "all" if value == "all" else check(value)
 
 
 def _length(value: object) -> int | str:
@@ -122,9 +76,35 @@ def _length(value: object) -> int | str:
     return value
 
 
+def _lr_mult(value: object) -> LrMult | None:
+    return None if value is None else LrMult.of(value)
+
+
+LrMultField = Annotated[
+    InstanceOf[LrMult] | None,
+    BeforeValidator(_lr_mult),
+    PlainSerializer(lambda value: None if value is None else value.plain()),
+]
 ScheduleField = Annotated[Schedule, BeforeValidator(_schedule), PlainSerializer(repr)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
+if TYPE_CHECKING:
+    BatchSize = int | Literal["all"]
+else:  # a union would answer every mistake twice
+    BatchSize = Annotated[Count, WrapValidator(_batch_size)]
+Percentile = Annotated[float, BeforeValidator(_number), Field(gt=0, le=100, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False)]
+Initialisation = Literal[
+    "default",
+    "uniform",
+    "normal",
+    "xavier_uniform",
+    "xavier_normal",
+    "he_uniform",
+    "he_normal",
+    "orthogonal",
+    "lsuv",
+]
 
 
 class Recipe(BaseModel):
@@ -133,15 +113,30 @@ class Recipe(BaseModel):
     Attributes:
         optimizer: A name of `etude.optimizers`, or a table of a name and hyperparameters; what
             is not named keeps torch's own default.
-        lr: The peak of the learning rate. Update t uses `lr * schedule(t)`.
-        schedule: The shape that multiplies `lr`, as a Schedule or its text.
+        lr: The peak of the learning rate. Update t uses `lr * schedule(t)`. Left out, it is 1
+            for an optimizer that sizes its own step, 0.001 for any other.
+        lr_mult: Multipliers of the rate for parts of the model: a table of selectors, such as
+            {"*[forget]": 3.0, "conv*": 2.0}, or a policy, such as "decay(0.75)"; None for none.
+        schedule: The shape that multiplies `lr`, as a Schedule or its text. Left out, it is
+            constant for an optimizer with a line search, and after a warmup for Schedule-Free.
         schedules: For other hyperparameters ('momentum', 'weight_decay', 'eps', ...): the value
             itself over the steps.
         steps: Length in optimizer updates, or with a unit: '20 epochs', '1e6 samples'.
-        batch_size: Samples in one batch; None takes 64, or a DataLoader's own.
+        batch_size: Samples in one batch, or 'all'; None takes 64, or a DataLoader's own.
         accumulate: Batches whose gradients are averaged into one update.
         clip_norm: Largest 2-norm of the gradient over all parameters; None does not clip.
         clip_value: Largest magnitude of any one entry of the gradient; None does not clip.
+        clip_adaptive: Largest norm of a unit's gradient as a share of its weights' (AGC).
+        clip_percentile: Clip the norm at this percentile of the run's own history (AutoClip).
+        l1: Weight in the loss of the sum of the weights' magnitudes.
+        l2: Weight in the loss of half the sum of the weights' squares.
+        activity: Weight in the loss of the mean squares of the layers' activations.
+        dropout: The share that every dropout of the model drops; None leaves the model's own.
+        label_smoothing: The share of each label that is spread evenly over the classes.
+        early_stopping: Evaluations without a lower validation loss after which to stop, with the
+            best weights put back; None trains to the end.
+        initialisation: How to draw the weights anew: 'xavier_normal', 'he_normal',
+            'orthogonal', 'lsuv', ...; None keeps them as the model comes.
         precision: 'float32', or 'bfloat16' for autocast around the forward pass.
         seed: The only source of randomness: weights, data order, dropout.
 
@@ -161,19 +156,29 @@ class Recipe(BaseModel):
         OptimizerChoice, BeforeValidator(OptimizerChoice.of), PlainSerializer(OptimizerChoice.plain)
     ] = OptimizerChoice("adamw")
     lr: Positive = 1e-3
+    lr_mult: LrMultField = None
     schedule: ScheduleField = Field(default_factory=lambda: parse("warmup('5%') >> cosine()"))
     schedules: Mapping[str, ScheduleField] = Field(default_factory=dict)
     steps: Annotated[int | str, BeforeValidator(_length)] = "20 epochs"
-    batch_size: Count | None = None
+    batch_size: BatchSize | None = None
     accumulate: Count = 1
     clip_norm: Positive | None = None
     clip_value: Positive | None = None
+    clip_adaptive: Positive | None = None
+    clip_percentile: Percentile | None = None
+    l1: Positive | None = None
+    l2: Positive | None = None
+    activity: Positive | None = None
+    dropout: Share | None = None
+    label_smoothing: Share | None = None
+    early_stopping: Count | None = None
+    initialisation: Initialisation | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**63)] = 0
 
     def __init__(self, **fields: Any) -> None:
         try:
-            super().__init__(**fields)
+            super().__init__(**{**_usual(fields.get("optimizer")), **fields})
         except ValidationError as error:
             raise RecipeError("; ".join(map(_explain, error.errors()))) from None
 
@@ -184,25 +189,29 @@ class Recipe(BaseModel):
 
     def model_post_init(self, _: Any) -> None:
         """Check what concerns more than one field."""
-        known = optimizers.get(self.optimizer.name).hyperparameters
+        row = optimizers.get(self.optimizer.name)
         for name in self.schedules:
             if name == "lr":
                 raise BadValueError("schedules['lr']: the rate's own shape is the field 'schedule'")
-            if name not in known and name != "momentum":
-                usable = ", ".join(known)
-                raise BadValueError(
-                    f"schedules[{name!r}]: {self.optimizer.name} has no such hyperparameter; "
-                    f"it has {usable}"
-                )
-            if name == "momentum" and "momentum" not in known and "betas" not in known:
-                raise BadValueError(f"schedules['momentum']: {self.optimizer.name} has no momentum")
-            row = known.get(name)
-            if row is not None and not (isinstance(row, Number) and not row.once):
+            if row.scheduled(name) is not None:
+                continue
+            if name in row.hyperparameters:
                 fix = "schedule 'momentum', the first of them" if name == "betas" else "set it once"
                 raise BadValueError(
-                    f"schedules[{name!r}]: {self.optimizer.name} cannot change it while training: "
-                    f"{fix}"
+                    f"schedules[{name!r}]: {row.name} cannot change it while training: {fix}"
                 )
+            if name == "momentum":
+                raise BadValueError(f"schedules['momentum']: {row.name} has no momentum")
+            usable = ", ".join(row.hyperparameters)
+            raise BadValueError(
+                f"schedules[{name!r}]: {row.name} has no such hyperparameter; it has {usable}"
+            )
+        clipped = [name for name in CLIPPING if getattr(self, name) is not None]
+        if row.closure and clipped:
+            raise BadValueError(
+                f"{clipped[0]}={getattr(self, clipped[0])!r}: {row.name} compares losses along its "
+                "step, which needs the true gradient: leave clipping out"
+            )
 
     def replace(self, **changes: Any) -> Self:
         """Return a recipe with some fields changed, validated again."""
@@ -221,11 +230,8 @@ class Recipe(BaseModel):
         row = optimizers.get(self.optimizer.name)
         bound = {name: schedule.over(clock) for name, schedule in self.schedules.items()}
         for name, schedule in bound.items():
-            limits = row.hyperparameters.get(name)
-            if limits is None:  # 'momentum' of an optimizer that has betas
-                pair = row.hyperparameters["betas"]
-                assert isinstance(pair, Pair)
-                limits = pair.first
+            limits = row.scheduled(name)
+            assert limits is not None
             stride = max(1, clock.horizon // CHECKED)
             for t in (*range(0, clock.horizon, stride), clock.horizon - 1):
                 try:
@@ -239,12 +245,13 @@ class Recipe(BaseModel):
         fields = {
             "optimizer": self.optimizer.plain(),
             "lr": self.lr,
+            "lr_mult": None if self.lr_mult is None else self.lr_mult.plain(),
             "schedule": repr(self.schedule),
             "schedules": {name: repr(s) for name, s in self.schedules.items()},
             **{
                 name: getattr(self, name)
                 for name in type(self).model_fields
-                if name not in ("optimizer", "lr", "schedule", "schedules")
+                if name not in ("optimizer", "lr", "lr_mult", "schedule", "schedules")
             },
         }
         return {name: value for name, value in fields.items() if value not in (None, {})}
@@ -258,6 +265,8 @@ class Recipe(BaseModel):
         """
         default = Recipe().plain()
         changed = {k: v for k, v in self.plain().items() if default.get(k) != v}
+        if self.lr_mult is not None:
+            changed["lr_mult"] = self.lr_mult.pairs()  # in order: the first match wins
         text = json.dumps(changed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -332,6 +341,8 @@ class Recipe(BaseModel):
         """
         class_name = optimizers.get(self.optimizer.name).factory.partition(":")[2]
         values = "".join(f", {k}={v!r}" for k, v in self.optimizer.hyperparameters.items())
+        if self.lr_mult is not None:
+            return self._with_multipliers(values, steps)
         lines = [
             "import torch",
             "from etude.schedules import parse",
@@ -340,6 +351,33 @@ class Recipe(BaseModel):
             f"shape = parse({repr(self.schedule)!r}).over({steps})",
             "scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)",
         ]
+        return "\n".join(lines)
+
+    def _with_multipliers(self, values: str, steps: int) -> str:
+        """Return the code where the rate differs from layer to layer."""
+        assert self.lr_mult is not None
+        mult = f"lr_mult={self.lr_mult.plain()!r}"
+        lines = [
+            "import torch",
+            "from etude import layerwise, optimizers",
+            "from etude.schedules import parse",
+            "",
+            f"optimizer = optimizers.build({self.optimizer.name!r}, model, lr={self.lr!r}{values},",
+            f"                             {mult})",
+            f"shape = parse({repr(self.schedule)!r}).over({steps})",
+        ]
+        for policy in self.lr_mult.policies:
+            if policy.name == "mup":
+                draw = f"layerwise.rescale(model, layerwise.parse_policies({repr(policy)!r})[0])"
+                lines.insert(4, f"{draw}  # once, on freshly drawn weights")
+        if self.lr_mult.moves:
+            lines += [
+                "rates = layerwise.rates_of(optimizer)",
+                f"rates.bind({steps})",
+                f"# before optimizer.step() of update t: rates.set({self.lr!r} * shape(t), t)",
+            ]
+        else:
+            lines.append("scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)")
         return "\n".join(lines)
 
     def __hash__(self) -> int:
@@ -353,6 +391,20 @@ class Recipe(BaseModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_json, (self.to_json(),)
+
+
+def _usual(optimizer: object) -> dict[str, Any]:
+    """Return rate and schedule of a recipe that names neither, where AdamW's would be wrong."""
+    try:
+        row = optimizers.get(OptimizerChoice.of(optimizer).name)
+    except EtudeError:
+        return {}  # what is wrong with it is said where it is checked
+    usual: dict[str, Any] = {"lr": 1.0} if row.rate_free else {}
+    if row.closure:
+        usual["schedule"] = "constant()"
+    elif row.schedule_free:
+        usual["schedule"] = "warmup('5%') >> constant()"
+    return usual
 
 
 def _explain(error: Any) -> str:

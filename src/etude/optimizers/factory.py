@@ -106,17 +106,25 @@ def refuse_sparse(row: OptimizerRow, hyperparameters: dict[str, Any], model: nn.
         weight = getattr(module, "weight", None)
         if not getattr(module, "sparse", False) or weight is None or not weight.requires_grad:
             continue
-        refuse_sparse_gradient(row, hyperparameters, f"{where}.weight".lstrip("."))
+        _refuse_sparse_gradient(row, hyperparameters, f"{where}.weight".lstrip("."))
 
 
-def refuse_sparse_gradient(
-    row: OptimizerRow, hyperparameters: dict[str, Any], parameter: str
+def refuse_sparse_gradients(
+    row: OptimizerRow, hyperparameters: Mapping[str, Any], model: nn.Module
 ) -> None:
-    """Refuse one parameter with a sparse gradient, if the optimizer does not take it.
+    """Refuse gradients that turned out sparse, if the optimizer does not take them.
 
     Raises:
         TaskError: With the parameter's name, and the optimizers that take it.
     """
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            _refuse_sparse_gradient(row, hyperparameters, name)
+
+
+def _refuse_sparse_gradient(
+    row: OptimizerRow, hyperparameters: Mapping[str, Any], parameter: str
+) -> None:
     if row.sparse == "no":
         able = ", ".join(other.name for other in ROWS.values() if other.sparse != "no")
         raise TaskError(

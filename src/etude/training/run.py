@@ -14,18 +14,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadValueError, StorageError, TaskError
-from etude.optimizers.factory import build
+from etude import optimizers
+from etude.errors import BadValueError, StorageError
+from etude.layerwise.mup import prepare
+from etude.layerwise.rates import rates_of
+from etude.optimizers.factory import build, refuse_sparse_gradients
+from etude.optimizers.hessian import PRICE
 from etude.randomness import RandomState, derive_seed, random_state_kept
 from etude.recipe import Recipe
-from etude.schedules import Clock
 from etude.tasks.data import Batch, Cursor
 from etude.tasks.task import Task
+from etude.training.clipping import Clipper
+from etude.training.device import deterministic, device_for
+from etude.training.early_stopping import EarlyStopping
 from etude.training.evaluate import evaluate, move
+from etude.training.initialisation import prepare_model
+from etude.training.length import batch_size_of, clock_of
+from etude.training.objective import Again, Objective
 from etude.training.record import Cost, Evaluation, Record, Status, environment
+from etude.training.threads import counted_work, use_threads, worth
 from etude.training.undo import Undo
+from etude.training.weights import EvaluationWeights
 
-OWN_SERIES = {"loss", "lr", "grad_norm", "valid_parts"}
+OWN_SERIES = {"loss", "lr", "grad_norm", "penalty", "valid_parts"}
 
 Probe = Callable[["Run"], float]
 """Measures one number of a run after the backward pass, before the update."""
@@ -58,20 +69,46 @@ class Run:
         self.probes = dict(probes or {})
         if taken := sorted(OWN_SERIES & self.probes.keys()):
             raise BadValueError(f"probe {taken[0]!r}: the record has a series of that name already")
-        self.batch_size = task.train.check(recipe.batch_size)
+        self.batch_size = batch_size_of(task, recipe)
         self.clock = clock_of(task, recipe)
         self.length = self.clock.horizon
         self.shape = recipe.schedule.over(self.clock)
         self.others = recipe.bound_schedules(self.clock)
         with random_state_kept(derive_seed(recipe.seed, "init")):
             model = task.build()
-            self.device = _device(device, model)
+            lr_mult = prepare(recipe.lr_mult, model, task.model)
+            self.device = device_for(device, model)
             self.model: nn.Module = model.to(self.device).train()
-        self.task = task.on(self.device)
+            self.task = task.on(self.device)
+            prepare_model(self.model, recipe, self.task, self.batch_size)
         self.optimizer = build(
-            recipe.optimizer.name, self.model, lr=recipe.lr, **recipe.optimizer.hyperparameters
+            recipe.optimizer.name,
+            self.model,
+            lr=recipe.lr,
+            lr_mult=lr_mult,
+            **recipe.optimizer.hyperparameters,
         )
+        self.rates = rates_of(self.optimizer)
+        if self.rates is not None:
+            self.rates.bind(self.clock)
+        self.row = optimizers.get(recipe.optimizer.name)
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        self.objective = Objective(self.task, self.model, recipe, self.autocast)
+        self.clipper = Clipper(self.parameters, recipe)
+        self.weights = (
+            EvaluationWeights(
+                self.task,
+                self.model,
+                self.optimizer,
+                batch_size=self.batch_size,
+                autocast=self.autocast,
+            )
+            if self.row.eval_mode
+            else None
+        )
+        self.stopping = EarlyStopping(recipe.early_stopping) if recipe.early_stopping else None
+        self.extra = 0
+        self.threads = torch.get_num_threads()
         self.step = 0
         self.status: Status = "stopped"
         self.reason = ""
@@ -80,7 +117,8 @@ class Run:
         self.evaluations: list[Evaluation] = []
         # Reading a loss waits for the device: a CPU has nothing to wait for; an accelerator is
         # asked only now and then, and the update at fault is found in what was kept.
-        self.check_every = 1 if self.device.type == "cpu" else 16
+        eager = self.device.type == "cpu" or recipe.clip_percentile is not None
+        self.check_every = 1 if eager else 16
         self._pending: list[dict[str, Any]] = []
         self._cursor = Cursor()
         self._place = replace(self._cursor)
@@ -95,6 +133,11 @@ class Run:
         """Whether a NaN or Inf has ended the run."""
         return self.status == "diverged"
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do: the run has diverged, finished, or stopped early."""
+        return self.status in ("diverged", "finished")
+
     def check(self) -> None:
         """Try one batch on a copy of the model, and leave no trace of it.
 
@@ -105,7 +148,9 @@ class Run:
         data = self.task.train
         with random_state_kept(0), data.untouched(), self.autocast():
             batch = next(data.stream(self.batch_size, self.recipe.seed, Cursor()))
-            self.task.check(model, move(batch, self.device))
+            with counted_work(model) as work:
+                self.task.check(model, move(batch, self.device))
+            self.threads = worth(work)
 
     def advance(
         self,
@@ -122,11 +167,11 @@ class Run:
             on_step: Called after every update.
         """
         until = self.length if until is None else min(until, self.length)
-        if self.step >= until:
+        if self.step >= until or self.ended:
             return
         started = time.perf_counter()
         try:
-            with self._own_randomness(), deterministic(self.device):
+            with self._own_randomness(), deterministic(self.device), use_threads(self.threads):
                 if self._stream is None:
                     self._stream = self.task.train.stream(
                         self.batch_size, self.recipe.seed, self._cursor
@@ -144,7 +189,12 @@ class Run:
         finally:
             self.seconds += time.perf_counter() - started
         if self.step >= self.length and not self.diverged:
-            self.status = "finished"
+            self._finish()
+
+    def _finish(self) -> None:
+        self.status = "finished"
+        if self.weights is not None:
+            self.weights.settle()
 
     def marks(self, count: int) -> set[int]:
         """Return the updates that cut the run into `count` parts, both ends included."""
@@ -163,7 +213,7 @@ class Run:
         while True:
             if self.step in marks and self.step <= until:
                 self.evaluate()
-            if self.diverged or self.step >= until or stop():
+            if self.ended or self.step >= until or stop():
                 return
             mark = min((m for m in marks if self.step < m < until), default=until)
             self.advance(mark, stop=stop, on_step=on_step)
@@ -173,7 +223,7 @@ class Run:
         self._place = replace(self._cursor)
         undo = Undo(self.model, self.task.train.draws)
         try:
-            values = self._gradient(stream)
+            values, again = self._gradient(stream)
         except BaseException:
             undo.restore()
             raise
@@ -183,34 +233,48 @@ class Run:
             if self.diverged:
                 return
         self._whole = False
-        self.optimizer.step()
+        if again is None:
+            self.optimizer.step()
+        else:
+            before = getattr(self.optimizer, "products", 0)
+            self.optimizer.step(again)  # type: ignore[arg-type]
+            products = getattr(self.optimizer, "products", 0) - before
+            self.extra += again.count + PRICE * products
         self._whole = True
         self.step += 1
         self._place = self._cursor
 
-    def _gradient(self, stream: Iterator[Batch]) -> dict[str, Any]:
-        """Compute the gradient of one update; return the loss, the rate and what is measured."""
-        recipe, share = self.recipe, 1 / self.recipe.accumulate
+    def _gradient(self, stream: Iterator[Batch]) -> tuple[dict[str, Any], Again | None]:
+        """Compute the gradient of one update.
+
+        Returns:
+            The loss, the rate and what is measured; and the closure, if the optimizer needs one.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        total: Tensor | None = None
-        for _ in range(recipe.accumulate):
-            batch = move(next(stream), self.device)
-            with self.autocast():
-                loss, _, _ = self.task.forward(self.model, batch)
-            loss = loss if recipe.accumulate == 1 else loss * share
-            try:
-                loss.backward()  # type: ignore[no-untyped-call]
-            except RuntimeError as error:
-                raise TaskError(f"the backward pass failed: {error}") from error
-            total = loss.detach() if total is None else total + loss.detach()
-        values: dict[str, Any] = {"loss": total, "lr": self._set_rates()}
-        if recipe.clip_norm is not None:
-            values["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, recipe.clip_norm)
-        if recipe.clip_value is not None:
-            nn.utils.clip_grad_value_(self.parameters, recipe.clip_value)
+        batches = (move(next(stream), self.device) for _ in range(self.recipe.accumulate))
+        values: dict[str, Any]
+        again = None
+        if self.row.closure:
+            again = Again(
+                self.objective,
+                list(batches),
+                self.optimizer,
+                graph=self.row.closure == "graph",
+                draws=self.task.train.draws,
+            )
+            values = {**again.first()}
+        else:
+            values = {**self.objective.backward(batches)}
+        if self.step == 0:
+            refuse_sparse_gradients(self.row, self.recipe.optimizer.hyperparameters, self.model)
+        values["lr"] = self._set_rates()
+        if self.clipper:
+            norm = self.clipper.clip(self.series.get("grad_norm", ()))
+            if norm is not None:
+                values["grad_norm"] = norm
         for name, probe in self.probes.items():
             values[name] = float(probe(self))
-        return values
+        return values, again
 
     def _set_rates(self) -> float:
         """Write the rate and every other scheduled value of this update; return the rate."""
@@ -219,10 +283,16 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
             for name, value in others.items():
-                if name == "momentum" and "betas" in group:
+                if name in ("momentum", "beta1") and name not in group:
                     group["betas"] = (value, group["betas"][1])
+                elif name == "beta2":
+                    group["betas"] = (group["betas"][0], value)
                 else:
                     group[name] = value
+        if self.rates is not None:
+            self.rates.set(lr, self.step)
+            if "weight_decay" in others:
+                self.rates.decay(others["weight_decay"])
         return lr
 
     def _settle(self) -> None:
@@ -250,20 +320,42 @@ class Run:
         if self.evaluations and self.evaluations[-1].step == self.step:
             return self.evaluations[-1]
         started = time.perf_counter()
-        result = evaluate(
-            self.task,
-            self.model,
-            step=self.step,
-            batch_size=max(128, 2 * self.batch_size),
-            device=self.device,
-            autocast=self.autocast,
-        )
+        judged = nullcontext() if self.weights is None else self.weights.judged()
+        with use_threads(self.threads), judged:
+            result = evaluate(
+                self.task,
+                self.model,
+                step=self.step,
+                batch_size=max(128, 2 * self.batch_size),
+                device=self.device,
+                autocast=self.autocast,
+            )
+            enough = self.stopping is not None and self.stopping.see(result, self.model)
         self.seconds += time.perf_counter() - started
         self.evaluations.append(result)
         if not math.isfinite(result.loss) and not self.diverged:
             self.status = "diverged"
             self.reason = f"the validation loss became {result.loss} after update {self.step}"
-        return result
+        elif enough or self.step >= self.length:
+            self._keep_best()
+        return self.evaluations[-1]
+
+    def _keep_best(self) -> None:
+        """End a run that stops early, or put its best weights back at its end."""
+        stopping = self.stopping
+        if stopping is None or stopping.best is None or self.diverged:
+            return
+        if not self.ended:
+            self._finish()
+        if stopping.best.step == self.step:
+            return
+        stopping.restore(self.model)
+        self.reason = (
+            f"update {stopping.best.step} had the best validation loss, and its weights were kept"
+        )
+        if self.step < self.length:
+            self.reason = f"stopped early after update {self.step} of {self.length}: {self.reason}"
+        self.evaluations.append(replace(stopping.best, step=self.step))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of the forward pass for the recipe's precision."""
@@ -306,6 +398,9 @@ class Run:
             "status": self.status,
             "reason": self.reason,
             "seconds": self.seconds,
+            "extra": self.extra,
+            "stopping": None if self.stopping is None else self.stopping.state(),
+            "threads": self.threads,
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "random": (self._random or RandomState.capture()).tree(),
@@ -333,7 +428,10 @@ class Run:
         self.step, self.status, self.reason = state["step"], state["status"], state["reason"]
         if self.status == "stopped":
             self.reason = ""  # whatever stopped it is over
-        self.seconds = state["seconds"]
+        self.seconds, self.threads = state["seconds"], state["threads"]
+        self.extra = state["extra"]
+        if self.stopping is not None:
+            self.stopping.load(state["stopping"])
         self.series = {name: values.tolist() for name, values in state["series"].items()}
         self.evaluations = [
             Evaluation(e["step"], e["loss"], e["metric"], tuple(e["parts"]))
@@ -357,59 +455,10 @@ class Run:
             series={name: np.array(values) for name, values in self.series.items()},
             evaluations=tuple(self.evaluations),
             cost=Cost(
-                self.step, self.step * self.recipe.accumulate * self.batch_size, self.seconds
+                self.step,
+                (self.step + self.extra) * self.recipe.accumulate * self.batch_size,
+                self.seconds,
             ),
-            environment=environment(str(self.device)),
+            environment=environment(str(self.device), self.threads),
             model=self.model,
         )
-
-
-def clock_of(task: Task, recipe: Recipe) -> Clock:
-    """Return the clock of a recipe on a task: how many updates, and how many an epoch.
-
-    Raises:
-        BadValueError: If the length has a unit that the data cannot answer for.
-    """
-    batch_size = task.train.check(recipe.batch_size)
-    batches = task.train.steps_per_epoch(batch_size)
-    return Clock(
-        horizon=recipe.steps,
-        steps_per_epoch=None if batches is None else batches / recipe.accumulate,
-        samples_per_step=batch_size * recipe.accumulate,
-    )
-
-
-def _device(wanted: str | torch.device | None, model: nn.Module) -> torch.device:
-    if wanted is not None:
-        try:
-            device = torch.device(wanted)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).partition("\n")[0]
-            raise BadValueError(f"device={str(wanted)!r} cannot be used: {reason}") from error
-        return device
-    own = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if own.type != "cpu" or not torch.accelerator.is_available():
-        return own
-    current = torch.accelerator.current_accelerator()
-    return current if current is not None else own
-
-
-@contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Ask an accelerator for the same bits every time, for the length of a block."""
-    if device.type == "cpu":
-        yield
-        return
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.backends.cudnn.benchmark,
-    )
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = before[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from etude import optimizers
-from etude.recipe import OptimizerChoice
+from etude.optimizers.choice import OptimizerChoice
 
 
 def log10_centre(optimizer: OptimizerChoice, parameters: int, targets: int | None) -> float:
@@ -14,7 +14,7 @@ def log10_centre(optimizer: OptimizerChoice, parameters: int, targets: int | Non
     c - 0.45 * clip(log10(parameters / targets), -1.5, 2), where c is the optimizer's own centre.
     For SGD, c is stated at momentum 0.9 and moves with the length of the sum it builds:
     log10((1 - momentum) / 0.1). Fitted on 47 small tasks, where it correlates -0.68 with the
-    best rate.
+    best rate. An optimizer that sizes its own step starts at its own centre, whatever the sizes.
 
     Args:
         optimizer: The recipe's.
@@ -28,7 +28,7 @@ def log10_centre(optimizer: OptimizerChoice, parameters: int, targets: int | Non
     centre = row.centre
     if optimizer.name == "sgd":
         centre += math.log10((1 - optimizer.value("momentum")) / 0.1)
-    if targets is None:
+    if targets is None or row.rate_free:
         return centre
     return centre - 0.45 * min(2.0, max(-1.5, math.log10(max(1, parameters) / max(1, targets))))
 

@@ -1,0 +1,67 @@
+"""An optimizer and its settings, as a recipe holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from etude.errors import BadTypeError
+from etude.optimizers.table import get
+
+
+@dataclass(frozen=True)
+class OptimizerChoice:
+    """An optimizer's name and the hyperparameters that differ from torch's defaults.
+
+    >>> OptimizerChoice.of({"name": "sgd", "momentum": 0.9})
+    OptimizerChoice('sgd', momentum=0.9)
+    """
+
+    name: str
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked = get(self.name).check(self.hyperparameters)
+        object.__setattr__(self, "hyperparameters", MappingProxyType(checked))
+
+    @classmethod
+    def of(cls, value: object) -> OptimizerChoice:
+        """Return the choice meant by a name or a table of a name and hyperparameters."""
+        if isinstance(value, OptimizerChoice):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if isinstance(value, Mapping):
+            table = dict(value)
+            name = table.pop("name", None)
+            if isinstance(name, str):
+                return cls(name, table)
+        raise BadTypeError(
+            f"optimizer={value!r}: give a name, or a table such as "
+            '{"name": "sgd", "momentum": 0.9}'
+        )
+
+    def plain(self) -> str | dict[str, Any]:
+        """Return the shortest form: the name alone where nothing else is set."""
+        if not self.hyperparameters:
+            return self.name
+        values = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in self.hyperparameters.items()
+        }
+        return {"name": self.name, **values}
+
+    def value(self, name: str) -> Any:
+        """Return a hyperparameter's value in force: set, or torch's default."""
+        return get(self.name).value(self.hyperparameters, name)
+
+    def __repr__(self) -> str:
+        values = "".join(f", {k}={v!r}" for k, v in self.hyperparameters.items())
+        return f"OptimizerChoice({self.name!r}{values})"
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.hyperparameters.items())))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OptimizerChoice, (self.name, dict(self.hyperparameters))

@@ -1,0 +1,149 @@
+"""Bounds on the gradient: by norm, by value, by the weights' own size, by the run's history."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from etude.recipe import Recipe
+
+SMALLEST = 1e-3
+"""Norm that adaptive clipping takes a weight to have at least, so that zeros can grow."""
+
+
+class Clipper:
+    """Applies a recipe's bounds, in this order: adaptive, percentile, norm, value.
+
+    Args:
+        parameters: Whose gradients are bounded, in place.
+        recipe: Its clip_adaptive, clip_percentile, clip_norm and clip_value.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], recipe: Recipe) -> None:
+        self.parameters = list(parameters)
+        self.recipe = recipe
+        self._sorted: list[float] = []
+        self._seen = 0
+
+    def __bool__(self) -> bool:
+        recipe = self.recipe
+        bounds = (
+            recipe.clip_norm,
+            recipe.clip_value,
+            recipe.clip_adaptive,
+            recipe.clip_percentile,
+        )
+        return any(bound is not None for bound in bounds)
+
+    @torch.no_grad()
+    def clip(self, history: Sequence[float]) -> Tensor | None:
+        """Bound the gradients.
+
+        Args:
+            history: The norms of all earlier updates.
+
+        Returns:
+            The norm before it was bounded by norm or percentile, None where neither is asked
+            for.
+        """
+        recipe = self.recipe
+        if recipe.clip_adaptive is not None:
+            clip_adaptive(self.parameters, recipe.clip_adaptive)
+        tensors = entries(self.parameters)
+        norm: Tensor | None = None
+        if recipe.clip_percentile is not None:
+            norm = nn.utils.get_total_norm(tensors)
+            scale_to(tensors, norm, self._bound(float(norm), history, recipe.clip_percentile))
+        if recipe.clip_norm is not None:
+            now = nn.utils.get_total_norm(tensors)
+            scale_to(tensors, now, recipe.clip_norm)
+            norm = now if norm is None else norm
+        if recipe.clip_value is not None:
+            torch._foreach_clamp_min_(tensors, -recipe.clip_value)
+            torch._foreach_clamp_max_(tensors, recipe.clip_value)
+        return norm
+
+    def _bound(self, norm: float, history: Sequence[float], percentile: float) -> float:
+        """Return the percentile of all finite norms so far, this one included."""
+        if self._seen != len(history):  # the run was read back from a checkpoint
+            self._sorted = sorted(value for value in history if math.isfinite(value))
+        self._seen = len(history) + 1
+        if math.isfinite(norm):
+            bisect.insort(self._sorted, norm)
+        return at_percentile(self._sorted, percentile) if self._sorted else math.inf
+
+
+def at_percentile(values: Sequence[float], percentile: float) -> float:
+    """Return a percentile of sorted values, linear between them as NumPy's.
+
+    >>> at_percentile([1.0, 2.0, 4.0], 75)
+    3.0
+    """
+    place = (len(values) - 1) * percentile / 100
+    low = math.floor(place)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (place - low) * (values[high] - values[low])
+
+
+def entries(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors that hold the gradients' entries: for a sparse one, its values."""
+    found: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            found.append(parameter.grad.values())
+        else:
+            found.append(parameter.grad)
+    return found
+
+
+def scale_to(tensors: Sequence[Tensor], norm: Tensor, bound: float) -> None:
+    """Scale tensors of a common norm down to a bound, as torch's `clip_grad_norm_`."""
+    factor = torch.clamp(bound / (norm + 1e-6), max=1.0)
+    torch._foreach_mul_(list(tensors), factor.to(tensors[0].device))
+
+
+def clip_adaptive(parameters: Sequence[Tensor], bound: float) -> None:
+    """Bound each unit's gradient by a share of the norm of its weights.
+
+        g_i ← g_i · min(1, bound · max(‖w_i‖, 10⁻³) / ‖g_i‖)   for the weights of each output i
+
+    A vector (a bias, a gain) is one unit. A sparse gradient is bounded row by row.
+
+    Args:
+        parameters: Whose gradients are bounded in place.
+        bound: λ; 0.01 is usual, and less for larger batches.
+
+    Source: Brock et al. 2021, arXiv:2102.06171, equation 3.
+
+    >>> w = nn.Parameter(torch.ones(1, 4))
+    >>> w.grad = torch.full((1, 4), 10.0)
+    >>> clip_adaptive([w], 0.01)
+    >>> round(w.grad.norm().item(), 4)
+    0.02
+    """
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is None:
+            continue
+        weight = parameter.detach()
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            parameter.grad = gradient
+            weight = weight[gradient.indices()[0]]
+            gradient = gradient.values()
+        allowed = bound * _unit_norm(weight).clamp_min(SMALLEST)
+        size = _unit_norm(gradient)
+        gradient.mul_(torch.where(size > allowed, allowed / size.clamp_min(1e-12), 1.0))
+
+
+def _unit_norm(tensor: Tensor) -> Tensor:
+    axes = tuple(range(1, tensor.ndim))
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=axes or None, keepdim=bool(axes))
+    return norm

@@ -1,0 +1,48 @@
+"""Where a run computes, and how it gives the same bits there every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from etude.errors import BadValueError
+
+
+def device_for(wanted: str | torch.device | None, model: nn.Module) -> torch.device:
+    """Return the device asked for, else the model's own, else an accelerator, else the CPU."""
+    if wanted is not None:
+        try:
+            device = torch.device(wanted)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0]
+            raise BadValueError(f"device={str(wanted)!r} cannot be used: {reason}") from error
+        return device
+    own = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if own.type != "cpu" or not torch.accelerator.is_available():
+        return own
+    current = torch.accelerator.current_accelerator()
+    return current if current is not None else own
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Ask an accelerator for the same bits every time, for the length of a block."""
+    if device.type == "cpu":
+        yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]

@@ -1,0 +1,54 @@
+"""Stops a run whose validation loss no longer falls, and keeps the weights that were best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor, nn
+
+from etude.training.record import Evaluation
+
+
+class EarlyStopping:
+    """Counts evaluations since the best one.
+
+    Args:
+        patience: Evaluations without a lower loss after which to stop.
+
+    Source: Prechelt 1998, "Early stopping - but when?"; Goodfellow et al. 2016, algorithm 7.1.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.best: Evaluation | None = None
+        self.since = 0
+        self._weights: dict[str, Tensor] = {}
+
+    def see(self, evaluation: Evaluation, model: nn.Module) -> bool:
+        """Take note of an evaluation and the weights it is of; return whether to stop.
+
+        A loss that is not finite is no better than any.
+        """
+        if self.best is None or evaluation.loss < self.best.loss:
+            self.best, self.since = evaluation, 0
+            self._weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        else:
+            self.since += 1
+        return self.since >= self.patience
+
+    def restore(self, model: nn.Module) -> None:
+        """Put the best weights into the model."""
+        model.load_state_dict(self._weights)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold."""
+        best = None if self.best is None else asdict(self.best)
+        return {"best": best, "since": self.since, "weights": self._weights}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state."""
+        best = state["best"]
+        self.best = None if best is None else Evaluation(**{**best, "parts": tuple(best["parts"])})
+        self.since, self._weights = state["since"], dict(state["weights"])

@@ -1,0 +1,36 @@
+"""How long a recipe is on a task: samples in a batch, updates in an epoch and in all."""
+
+from __future__ import annotations
+
+from etude.errors import BadValueError
+from etude.recipe import Recipe
+from etude.schedules import Clock
+from etude.tasks.task import Task
+
+
+def batch_size_of(task: Task, recipe: Recipe) -> int:
+    """Return the number of samples in one batch of a recipe on a task.
+
+    Raises:
+        BadValueError: If the data cannot give batches of that size.
+    """
+    if recipe.batch_size != "all":
+        return int(task.train.check(recipe.batch_size))
+    if task.train.samples is None:
+        raise BadValueError("batch_size='all': the DataLoader does not say how many samples it has")
+    return int(task.train.check(task.train.samples))
+
+
+def clock_of(task: Task, recipe: Recipe) -> Clock:
+    """Return the clock of a recipe on a task: how many updates, and how many an epoch.
+
+    Raises:
+        BadValueError: If the length has a unit that the data cannot answer for.
+    """
+    batch_size = batch_size_of(task, recipe)
+    batches = task.train.steps_per_epoch(batch_size)
+    return Clock(
+        horizon=recipe.steps,
+        steps_per_epoch=None if batches is None else batches / recipe.accumulate,
+        samples_per_step=batch_size * recipe.accumulate,
+    )

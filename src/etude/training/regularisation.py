@@ -1,0 +1,153 @@
+"""What a recipe adds to the loss or sets in the model, so that it learns less by heart."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules import activation
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.rnn import PackedSequence
+
+from etude.errors import TaskError
+from etude.recipe import Recipe
+from etude.tasks.losses import symbol_cross_entropy
+from etude.tasks.task import Task
+
+NOT_UNITS = {"MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin"}
+UNITS: tuple[type[nn.Module], ...] = (
+    *(getattr(activation, name) for name in activation.__all__ if name not in NOT_UNITS),
+    nn.RNNBase,
+)
+"""Modules whose outputs are activations: every activation function, and recurrent layers."""
+
+
+class Penalty:
+    """What is added to the loss: on the size of the weights, and of the activations.
+
+        l1 Σ|w| + (l2 / 2) Σ w² + activity Σ_layers mean(a²)
+
+    w runs over weight matrices, kernels and embedding tables (not over biases, normalisations,
+    or tables with sparse gradients, where it would touch every row); a over the outputs of
+    activation functions and recurrent layers.
+
+    Args:
+        model: The network.
+        recipe: Its l1, l2 and activity.
+
+    Raises:
+        TaskError: If activity is penalised and the model has no activation module.
+
+    Source: Goodfellow, Bengio & Courville 2016, sections 7.1 and 7.10.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        self.l1, self.l2 = recipe.l1 or 0.0, recipe.l2 or 0.0
+        self.activity = recipe.activity or 0.0
+        lazy = {id(m.weight) for m in model.modules() if getattr(m, "sparse", False)}
+        self.weights: list[Tensor] = [
+            p for p in model.parameters() if p.requires_grad and p.ndim > 1 and id(p) not in lazy
+        ]
+        self.units = [m for m in model.modules() if isinstance(m, UNITS)] if self.activity else []
+        if self.activity and not self.units:
+            raise TaskError(
+                f"activity={self.activity:g}: the model has no activation module to watch; use "
+                "nn.ReLU() and the like in place of functions, or leave activity out"
+            )
+        self._seen: list[Tensor] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.l1 or self.l2 or self.activity)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep the mean square of every activation of the forward pass in the block."""
+        self._seen.clear()
+        with ExitStack() as stack:
+            for unit in self.units:
+                stack.callback(unit.register_forward_hook(self._see).remove)
+            yield
+
+    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        values = first.data if isinstance(first, PackedSequence) else first
+        self._seen.append(values.float().square().mean())
+
+    def value(self) -> Tensor:
+        """Return the penalty, after the forward pass whose activations were watched."""
+        terms: list[Tensor] = []
+        if self.l1:
+            terms.append(self.l1 * torch.stack(torch._foreach_norm(self.weights, 1)).sum())
+        if self.l2:
+            squares = [weight.square().sum() for weight in self.weights]
+            terms.append(self.l2 / 2 * torch.stack(squares).sum())
+        if self._seen:
+            terms.append(self.activity * torch.stack(self._seen).sum())
+            self._seen.clear()
+        return torch.stack(terms).sum()
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Set the share that every dropout of a model drops.
+
+    Raises:
+        TaskError: If the model has none.
+
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
+    >>> set_dropout(net, 0.5)
+    >>> net[1].p
+    0.5
+    """
+    found = False
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.p, found = share, True
+        elif isinstance(module, nn.MultiheadAttention) or (
+            isinstance(module, nn.RNNBase) and module.num_layers > 1
+        ):
+            module.dropout, found = share, True
+    if not found:
+        raise TaskError(
+            f"dropout={share:g}: the model has no dropout to set; build it with one (for a "
+            "bundled task: --with dropout=0.1), or leave dropout out of the recipe"
+        )
+
+
+def smoothed(task: Task, share: float) -> Task:
+    """Return the task with labels smoothed in its loss.
+
+        (1 - ε) · CE(z, y) + ε · mean over classes k of CE(z, k)
+
+    Args:
+        task: One whose loss is a cross-entropy.
+        share: ε, in (0, 1).
+
+    Raises:
+        TaskError: If the loss is another one.
+
+    Source: Szegedy et al. 2016, arXiv:1512.00567, section 7; as torch's `label_smoothing`.
+    """
+    return replace(task, loss=_smoothed(task.loss, share))
+
+
+def _smoothed(loss: Callable[..., Tensor] | None, share: float) -> Callable[..., Tensor]:
+    if isinstance(loss, nn.CrossEntropyLoss):
+        copied = copy.copy(loss)
+        copied.label_smoothing = share
+        return copied
+    inner = loss.func if isinstance(loss, functools.partial) else loss
+    if inner is F.cross_entropy or inner is symbol_cross_entropy:
+        assert loss is not None
+        return functools.partial(loss, label_smoothing=share)
+    name = getattr(loss, "__name__", type(loss).__name__) if loss is not None else "step="
+    raise TaskError(
+        f"label_smoothing={share:g} needs a cross-entropy, and the task's loss is {name}: use "
+        "torch.nn.functional.cross_entropy, or leave label_smoothing out"
+    )
