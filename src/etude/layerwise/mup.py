@@ -122,11 +122,16 @@ class Mup(Policy):
         return found
 
     def scales(self, parts: Sequence[Part]) -> dict[str, float]:
-        """Return by what the initial weights of the output layers are multiplied, by name."""
+        """Return by what the initial weights of the last layer are multiplied, by name.
+
+        A bottleneck inside the model, such as the code of an autoencoder, keeps its draw: what
+        follows it would otherwise begin with a signal that fades as the width grows.
+        """
+        last = max(part.depth for part in parts)
         return {
             part.name: inside**-0.5
             for part, (inside, outside) in zip(parts, self.growth(parts), strict=True)
-            if len(part.shape) >= 2 and outside == 1 and inside != 1
+            if part.depth == last and len(part.shape) >= 2 and outside == 1 and inside != 1
         }
 
     def against(self, model: nn.Module, factory: Callable[..., Any]) -> Mup:
