@@ -99,11 +99,18 @@ def _diverged(result: TuneResult, rate: float) -> bool:
     return any(t.lr == rate and t.record.status == "diverged" for t in result.trials)
 
 
+_WORTH = {
+    "found": "the peak",
+    "at an edge": "best, at an edge",
+    "unfinished": "best that was sound, not finished",
+}
+
+
 def _rate_fact(result: TuneResult) -> Fact:
     rate = words.rate(result.lr)
     if result.outcome == "nothing trains":
         return Fact("Learning rate", "none", f"the least bad is {rate}")
-    return Fact("Learning rate", rate, "best, at an edge" if result.advice() else "the peak")
+    return Fact("Learning rate", rate, _WORTH[result.outcome])
 
 
 def _tied_fact(result: TuneResult) -> Fact:

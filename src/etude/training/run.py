@@ -442,6 +442,8 @@ class Run:
         self._place = self._cursor
         self._stream, self._orders = None, []
         self._pending.clear()
+        if self.step >= self.length and not self.ended:
+            self._finish()  # it was killed between its last update and saying so
 
     def record(self) -> Record:
         """Return what has happened so far."""

@@ -16,7 +16,7 @@ from etude.training.record import Evaluation, Record, from_json, to_json
 
 TUNING = "tuning.json"
 
-Outcome = Literal["found", "at an edge", "nothing trains"]
+Outcome = Literal["found", "at an edge", "unfinished", "nothing trains"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class TuneResult:
         cost: In full runs of the recipe, everything included.
         costs: The same, part by part.
         outcome: 'found', 'at an edge' (the best rate is the lowest or highest one tried, and the
-            budget held no further one), or 'nothing trains'.
+            budget held no further one), 'unfinished' (the best rate diverged before its end, and
+            the budget held no second finish), or 'nothing trains'.
         untrained: The evaluation before training.
         record: The finished run at `lr`, with its series.
         trials: Every rate tried, ascending.
@@ -100,6 +101,13 @@ class TuneResult:
                 f"No rate from {low:g} to {high:g} trains: the best validation loss is "
                 f"{self.loss:.4g}, untrained it is {self.untrained.loss:.4g}. Look for the fault "
                 "in the model, the data or the loss before the rate."
+            )
+        if self.outcome == "unfinished":
+            return (
+                f"Better rates diverged on the way, and the budget of {self.budget:g} runs held no "
+                f"second finish: {self.lr:g} is the best that was sound, after "
+                f"{self.record.cost.steps} of {self.record.length} updates, and its model is not "
+                "kept. Give a larger budget."
             )
         if self.outcome == "at an edge":
             side = "lowest" if self.lr == low else "highest"

@@ -105,7 +105,7 @@ class Search:
         if best is not None:
             best = self.refine(best)
             self.find_edge(best)
-        return best or min(self.field.values(), key=lambda c: c.lr)
+        return best or self.furthest()
 
     def add(self, rate: float) -> Candidate:
         """Enter a rate into the field."""
@@ -220,6 +220,13 @@ class Search:
             if not candidate.diverged:
                 return candidate
         return None
+
+    def furthest(self) -> Candidate:
+        """Return the best of the sound ones that went furthest, if there are any left."""
+        alive = [c for c in self.field.values() if not c.diverged]
+        if not alive:
+            return min(self.field.values(), key=lambda c: c.lr)
+        return min(alive, key=lambda c: (-c.reached, c.loss(c.reached), c.lr))
 
     def refine(self, best: Candidate) -> Candidate:
         """Try neighbours of the best for what is left, finishing those that keep up."""

@@ -122,6 +122,8 @@ def judge(
     outcome: Outcome = "found"
     if best.diverged or final is None or not _learned(final.loss, search.untrained.loss):
         outcome = "nothing trains"
+    elif best.run.status != "finished":
+        outcome = "unfinished"
     elif place in (0, len(rates) - 1):
         outcome = "at an edge"
     return TuneResult(
