@@ -76,11 +76,11 @@ class Run:
         self.others = recipe.bound_schedules(self.clock)
         with random_state_kept(derive_seed(recipe.seed, "init")):
             model = task.build()
-            lr_mult = prepare(recipe.lr_mult, model, task.model)
             self.device = device_for(device, model)
             self.model: nn.Module = model.to(self.device).train()
             self.task = task.on(self.device)
             prepare_model(self.model, recipe, self.task, self.batch_size)
+            lr_mult = prepare(recipe.lr_mult, self.model, task.model)
         self.optimizer = build(
             recipe.optimizer.name,
             self.model,
