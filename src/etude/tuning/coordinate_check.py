@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -187,7 +188,7 @@ def coordinate_check(
 
 def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
     chosen = tuple(widths)
-    rising = all(a < b for a, b in zip(chosen, chosen[1:], strict=False))
+    rising = all(a < b for a, b in pairwise(chosen))
     if len(chosen) < 2 or not rising or chosen[0] < 1:
         raise BadValueError(f"widths={list(chosen)}: give at least two, each larger than the last")
     return chosen
