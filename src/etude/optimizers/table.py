@@ -294,7 +294,7 @@ _TENSORS = (
         "Gupta et al. 2018, arXiv:1802.09568",
         "ill-conditioned problems with small layers: it keeps a matrix per side of a tensor",
         _WHOLE,
-        momentum=_share(0.0),
+        # No momentum: the library's averages the gradient with an update it has preconditioned.
         weight_decay=Number(0.0),
         preconditioning_compute_steps=Whole(1),
         matrix_eps=Number(1e-6, above=True),
