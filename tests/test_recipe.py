@@ -56,10 +56,22 @@ RECIPES = st.fixed_dictionaries(
         "schedule": SCHEDULES,
         "schedules": st.dictionaries(st.just("weight_decay"), SCHEDULES),
         "steps": st.one_of(st.integers(1, 10**9), st.sampled_from(["20 epochs", "1e6 samples"])),
-        "batch_size": st.one_of(st.none(), st.integers(1, 10**6)),
+        "lr_mult": st.sampled_from(
+            [None, {"*bias": 2.0, "0.*": 0.5}, {"0.*": 0.5, "*bias": 2.0}, "decay(0.75)"]
+        ),
+        "batch_size": st.one_of(st.none(), st.integers(1, 10**6), st.just("all")),
         "accumulate": st.integers(1, 1000),
         "clip_norm": st.one_of(st.none(), positive),
         "clip_value": st.one_of(st.none(), positive),
+        "clip_adaptive": st.one_of(st.none(), positive),
+        "clip_percentile": st.one_of(st.none(), st.floats(0, 100, exclude_min=True)),
+        "l1": st.one_of(st.none(), positive),
+        "l2": st.one_of(st.none(), positive),
+        "activity": st.one_of(st.none(), positive),
+        "dropout": st.one_of(st.none(), shares),
+        "label_smoothing": st.one_of(st.none(), shares),
+        "early_stopping": st.one_of(st.none(), st.integers(1, 100)),
+        "initialisation": st.sampled_from([None, "default", "he_normal", "orthogonal", "lsuv"]),
         "precision": st.sampled_from(["float32", "bfloat16"]),
         "seed": st.integers(0, 2**63 - 1),
     },
@@ -145,7 +157,7 @@ def small_task() -> Task:
     y = (x[:, 0] + x[:, 1] > 0).long()
 
     def model() -> nn.Module:
-        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 2))
 
     return Task(model, (x, y), loss=cross_entropy)
 
@@ -161,20 +173,31 @@ CHANGED = {
     "accumulate": 2,
     "clip_norm": 1e-3,
     "clip_value": 1e-4,
+    "lr_mult": {"0.*": 0.5},
+    "clip_adaptive": 1e-3,
+    "clip_percentile": 50.0,
+    "l1": 1e-3,
+    "l2": 1e-3,
+    "activity": 1e-3,
+    "dropout": 0.5,
+    "label_smoothing": 0.1,
+    "early_stopping": 1,
+    "initialisation": "orthogonal",
     "precision": "bfloat16",
     "seed": 1,
 }
 
 
 def outcome(recipe: Recipe) -> list[float]:
-    record = train(small_task(), recipe, evaluations=1)
+    record = train(small_task(), recipe, evaluations=6)
     weights = torch.cat([p.flatten() for p in record.model.parameters()])
     return [*record.series["loss"].tolist(), *weights.tolist()]
 
 
 @pytest.mark.parametrize("field", Recipe.model_fields)
 def test_every_field_changes_the_training(field):
-    base = Recipe(**BASE)
+    # A rate so high that the validation loss rises, which is what early stopping waits for.
+    base = Recipe(**BASE).replace(**({"lr": 1.0} if field == "early_stopping" else {}))
     assert outcome(base.replace(**{field: CHANGED[field]})) != outcome(base)
 
 
