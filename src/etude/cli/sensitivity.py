@@ -1,0 +1,131 @@
+"""`etude sensitivity`: how the loss responds to the rate of each layer kind and gate."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from etude.cli import choices
+from etude.cli.console import number, out, print_json
+
+if TYPE_CHECKING:
+    from etude.tuning.sensitivity import Response, Sensitivity
+
+EPILOG = """[bold]Examples[/bold]
+
+  etude sensitivity digits-lstm
+
+  etude sensitivity digits-cnn --budget 10 --seeds 6
+
+  etude sensitivity digits-mlp --part @input --part @middle --part @output"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command("sensitivity", epilog=EPILOG, no_args_is_help=True)(sensitivity)
+
+
+def sensitivity(
+    task: choices.TaskName = None,
+    budget: Annotated[float, typer.Option(help="In full runs, all short runs together.")] = 6.0,
+    seeds: Annotated[int, typer.Option(help="Repetitions of every comparison, 2 to 10.")] = 4,
+    factor: Annotated[float, typer.Option(help="Rates are multiplied and divided by it.")] = 3.0,
+    parts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--part",
+            metavar="SELECTOR",
+            help="What to vary, repeatable [default: each layer kind and each gate].",
+        ),
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="The peak of the rate.")] = None,
+    recipe: choices.RecipeFile = None,
+    optimizer: choices.Optimizer = None,
+    schedule: choices.ScheduleText = None,
+    steps: choices.Steps = None,
+    batch_size: choices.BatchSize = None,
+    seed: choices.Seed = None,
+    changes: choices.Set = None,
+    options: choices.With = None,
+    device: choices.Device = None,
+    json: choices.Json = False,
+) -> None:
+    """Measure how TASK's loss responds to the rate of each layer kind and gate.
+
+    Pairs of short runs with the same seed, one part's rate multiplied and divided. Proposes
+    multipliers only where the gain exceeds its spread over the seeds and holds on fresh ones.
+    """
+    from etude.tuning.sensitivity import sensitivity as measure
+
+    chosen = choices.choose_task(task, options, None)
+    wanted = choices.choose_recipe(
+        chosen,
+        recipe,
+        changes,
+        lr=lr,
+        optimizer=optimizer,
+        schedule=schedule,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    found = measure(
+        chosen,
+        wanted,
+        budget=budget,
+        seeds=seeds,
+        factor=factor,
+        parts=parts,
+        device=device,
+        progress=False if json else None,
+    )
+    if json:
+        print_json(found.plain())
+    else:
+        show(found)
+
+
+def show(found: Sensitivity) -> None:
+    """Print the findings for a person."""
+    base = sum(found.baseline) / len(found.baseline)
+    out.print()
+    out.print(
+        f"[bold]{escape(found.task)}[/bold]: {len(found.seeds)} seeds, {found.steps} updates each, "
+        f"{found.cost:.2f} full runs; validation loss {number(base)} at one rate for all"
+    )
+    out.print()
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for name in ("part", "rate ×", "gain", "± 95%", "spread", ""):
+        table.add_column(name, justify="left" if name in ("part", "") else "right")
+    rows = [*found.responses, *([found.trial] if found.trial else [])]
+    for one in rows:
+        table.add_row(*_cells(one))
+    out.print(table)
+    out.print(f"\n{escape(found.advice())}")
+    if found.proposal:
+        sets = " ".join(
+            f"--set {shlex.quote(f'lr_mult.{part}={factor:.3g}')}"
+            for part, factor in found.proposal.items()
+        )
+        out.print(f"\n[dim]etude tune … {escape(sets)}[/dim]")
+
+
+def _cells(one: Response) -> list[str]:
+    colours = {"better": "green", "worse": "yellow", "diverged": "red", "nothing": "dim"}
+    words = {"nothing": "within its spread", "diverged": "diverged"}
+    colour = colours[one.verdict]
+    verdict = f"[{colour}]{words.get(one.verdict, one.verdict)}[/{colour}]"
+    if not one.finite:
+        return [escape(one.part), f"{one.factor:.3g}", "–", "–", "–", verdict]
+    return [
+        escape(one.part),
+        f"{one.factor:.3g}",
+        f"{one.effect:+.3g}",
+        f"{one.margin:.2g}",
+        f"{one.spread:.2g}",
+        verdict,
+    ]
