@@ -45,7 +45,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     """Build the error for a name that is in no table.
 
     >>> print(unknown_name("optimizer", "adamv", ["adam", "adamw", "sgd"]))
-    unknown optimizer 'adamv': did you mean 'adamw' or 'adam'? Known: adam, adamw, sgd
+    unknown optimizer 'adamv': did you mean 'adam' or 'adamw'? Known: adam, adamw, sgd
     """
     names = sorted(known)
     near = difflib.get_close_matches(str(name).lower(), names, n=3, cutoff=0.6)
