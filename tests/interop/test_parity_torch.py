@@ -237,6 +237,8 @@ def test_deviations_where_torch_is_wrong():
     assert parity.LinearLR(LR, 0.5, total_iters=0)(0) == LR
     assert parity.OneCycleLR(LR, 10, pct_start=0.1)(0) == LR
     assert parity.OneCycleLR(LR, 10)(10) == parity.OneCycleLR(LR, 10)(9)
+    late = parity.OneCycleLR(LR, 20, pct_start=0.6, three_phase=True)
+    assert late(19) == late(20) == late(50) < LR
     with pytest.raises(ZeroDivisionError, match="division by zero"):
         peer.OneCycleLR(sgd(), LR, 10, pct_start=0.1)
 

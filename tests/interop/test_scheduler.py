@@ -165,6 +165,17 @@ def test_a_group_that_joins_follows_at_once():
     assert rates(optimizer) == [S(8), S(8)] == scheduler.get_last_lr()
 
 
+def test_a_group_that_joins_unseen_follows_from_the_next_step():
+    optimizer = sgd()
+    scheduler = Scheduler(optimizer, lr=S)
+    torch.optim.Optimizer.add_param_group(optimizer, {"params": parameter(), "lr": 9.0})
+    scheduler.step()
+    assert rates(optimizer) == [S(1), S(1)]
+    optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
+    scheduler.step()
+    assert rates(optimizer) == [S(2), S(2)]
+
+
 def test_a_group_that_joins_is_scaled_from_its_own_rate():
     optimizer = sgd(0.1)
     scheduler = Scheduler(optimizer, scale=linear(10))
@@ -197,8 +208,10 @@ def test_a_list_does_not_guess_for_a_group_that_joins():
 def test_a_group_that_cannot_join_changes_nothing():
     optimizer = sgd(0.1)
     scheduler = Scheduler(optimizer, lr=[S])
+    before = scheduler.state_dict()
     with pytest.raises(ValueError, match="some parameters appear in more than one"):
         scheduler.add_param_group({"params": optimizer.param_groups[0]["params"]}, lr=S)
+    assert scheduler.state_dict() == before
     scheduler.step()
     assert rates(optimizer) == [S(1)]
 
@@ -248,6 +261,46 @@ def test_resumed_is_uninterrupted_for_every_kind_in_any_order(text, scaled):
             found.append((rates(optimizer), rates(optimizer, "momentum")))
             _feed(scheduler, t)
         assert found == expected, order
+
+
+def test_a_rate_inside_a_loaded_optimizer_is_not_taken_over():
+    old = sgd(0.1)
+    Scheduler(old, lr=S, momentum=linear(10)).seek(3)
+    optimizer = sgd(0.1)
+    scheduler = Scheduler(optimizer, lr=S, momentum=linear(10))
+    scheduler.seek(7)
+    optimizer.load_state_dict(copy.deepcopy(old.state_dict()))
+    assert (rates(optimizer), rates(optimizer, "momentum")) == ([S(7)], [linear(10)(7)])
+    scheduler.step()
+    assert rates(optimizer) == [S(8)]
+
+
+def test_an_optimizer_saved_without_base_rates_does_not_change_them():
+    plain = sgd(0.05).state_dict()
+    assert "initial_lr" not in plain["param_groups"][0]
+    optimizer = sgd(0.4)
+    scheduler = Scheduler(optimizer, scale=linear(10))
+    optimizer.load_state_dict(plain)
+    scheduler.seek(5)
+    assert rates(optimizer) == [0.2]
+
+
+def test_a_tensor_rate_that_is_loaded_is_written_in_place_from_then_on():
+    def made():
+        return torch.optim.AdamW(parameter(), lr=torch.tensor(0.1))
+
+    old = made()
+    Scheduler(old, lr=S).seek(3)
+    optimizer = made()
+    scheduler = Scheduler(optimizer, lr=S)
+    scheduler.seek(7)
+    optimizer.load_state_dict(copy.deepcopy(old.state_dict()))
+    live = optimizer.param_groups[0]["lr"]
+    assert isinstance(live, torch.Tensor)
+    assert live.item() == pytest.approx(S(7))
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] is live
+    assert live.item() == pytest.approx(S(8))
 
 
 def test_a_registered_function_resumes_as_well():
