@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etude.optimizers import ROWS, build
-from etude.optimizers.hyperparameters import Choice, Flag, Number, Pair, Whole
+from etude.optimizers.hyperparameters import Flag, Number, Pair, Whole
 from tests.optimizers import reference
 
 SHAPES = ((3, 4), (5,))
 FORMULAS = [name for name, row in ROWS.items() if not row.closure]
 TOLERANCE = {"muon": 0.06}
 """Relative to the largest change; torch's Newton-Schulz computes in bfloat16 (8 bits)."""
-TOLERANCE |= {"soap": 1e-6, "shampoo": 1e-6}  # eigenvectors of nearly singular matrices
+TOLERANCE |= {"shampoo": 1e-6}  # eigenvectors of nearly singular matrices
+TOLERANCE |= {"soap": 1e-3}  # and the library's QR is in float32
 TOLERANCE |= {"nadam": 1e-6}  # torch keeps the product of its momenta in float32
 
 
@@ -58,7 +59,7 @@ def settings_of(draw: st.DrawFn, name: str) -> dict[str, object]:
     row = ROWS[name]
     chosen = {}
     for key, kind in row.hyperparameters.items():
-        if isinstance(kind, Choice) or key == "preconditioning_compute_steps":
+        if key == "preconditioning_compute_steps":
             continue
         if draw(st.booleans()):
             chosen[key] = value_for(key, kind, draw)

@@ -141,15 +141,14 @@ def _refuse_sparse_gradient(
 def _construct(
     row: OptimizerRow, groups: list[Group], lr: float, hyperparameters: dict[str, Any]
 ) -> Optimizer:
-    values = {**row.preset, **hyperparameters}
     make = factory(row)
     try:
         # Some libraries print a line when they are built, which belongs into no one's output;
         # some refuse a rate of 0, though they train with it once they are built.
         with contextlib.redirect_stdout(io.StringIO()):
-            optimizer: Optimizer = make(groups, lr=lr if lr else row.lr, **values)
+            optimizer: Optimizer = make(groups, lr=lr if lr else row.lr, **hyperparameters)
     except ValueError as error:
-        raise BadValueError(f"{row.name} refuses {values}: {error}") from error
+        raise BadValueError(f"{row.name} refuses {hyperparameters}: {error}") from error
     if not lr:
         for group in optimizer.param_groups:
             group["lr"] = 0.0

@@ -1,11 +1,11 @@
-"""What a hyperparameter may be: a number, a whole number, a switch, a pair or a choice."""
+"""What a hyperparameter may be: a number, a whole number, a switch or a pair."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from etude.errors import BadTypeError, BadValueError, unknown_name
+from etude.errors import BadTypeError, BadValueError
 
 
 @dataclass(frozen=True)
@@ -87,27 +87,6 @@ class Flag:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One of a few names."""
-
-    default: str
-    names: tuple[str, ...]
-
-    def check(self, name: str, value: object) -> str:
-        """Return `value` if it is one of the names, or raise."""
-        if not isinstance(value, str):
-            raise BadTypeError(f"{name}={value!r} is not a name: give {self.bounds}")
-        if value not in self.names:
-            raise unknown_name(name, value, self.names)
-        return value
-
-    @property
-    def bounds(self) -> str:
-        """The names in words."""
-        return " or ".join(repr(name) for name in self.names)
-
-
-@dataclass(frozen=True)
 class Pair:
     """Two numbers, each within bounds of its own."""
 
@@ -134,4 +113,4 @@ class Pair:
         return f"{self.first.bounds}; {self.second.bounds}"
 
 
-Hyperparameter = Number | Whole | Flag | Choice | Pair
+Hyperparameter = Number | Whole | Flag | Pair

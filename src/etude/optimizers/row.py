@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -32,10 +32,7 @@ class OptimizerRow:
     Attributes:
         name: What a recipe calls it.
         factory: 'module:attribute' of the torch Optimizer class.
-        hyperparameters: Those a recipe may set, with bounds. The defaults are the factory's own,
-            but for those in `preset`.
-        preset: What is passed to the factory where its own default will not do, and why the
-            hyperparameter's default differs from it.
+        hyperparameters: Those a recipe may set, with bounds; the defaults are the factory's own.
         lr: The factory's own default rate.
         centre: log10 of the rate around which a search begins; a prior, never a bound.
         paper: Where it comes from.
@@ -64,7 +61,6 @@ class OptimizerRow:
     centre: float
     paper: str
     when: str
-    preset: Mapping[str, Any] = field(default_factory=dict)
     decay: Decay = "coupled"
     decay_flag: str = ""
     closure: Closure = ""

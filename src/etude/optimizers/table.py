@@ -12,7 +12,6 @@ from typing import Any
 
 from etude.errors import unknown_name
 from etude.optimizers.hyperparameters import (
-    Choice,
     Flag,
     Hyperparameter,
     Number,
@@ -380,22 +379,16 @@ _SELF_SIZED = (
 _SECOND_ORDER = (
     _row(
         "lbfgs",
-        "LBFGS",
+        _OWN + "lbfgs:LBFGS",
         1.0,
         0.0,
         "Liu & Nocedal 1989; strong Wolfe line search: Nocedal & Wright 2006, algorithm 3.5",
         "small smooth problems in full batches (batch_size='all')",
-        {
-            **_ALONE,
-            "decay": "none",
-            "closure": "gradient",
-            "preset": {"line_search_fn": "strong_wolfe"},
-        },
+        {**_ALONE, "decay": "none", "closure": "gradient"},
         max_iter=Whole(20),
         tolerance_grad=Number(1e-7),
         tolerance_change=Number(1e-9),
         history_size=Whole(100),
-        line_search_fn=Choice("strong_wolfe", ("strong_wolfe",)),
     ),
     _row(
         "newton",

@@ -183,7 +183,7 @@ def _optional(value: float | str | None) -> float | None:
     return None if value is None else float(value)
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str, threads: int) -> dict[str, Any]:
     """Return what a figure depends on besides the recipe: versions, device, threads."""
     import torch
 
@@ -198,6 +198,6 @@ def environment(device: str) -> dict[str, Any]:
         "numpy": np.__version__,
         "system": f"{platform.system()} {platform.machine()}",
         "device": device,
-        "threads": torch.get_num_threads(),
+        "threads": threads,
         "cores": os.cpu_count(),
     }

@@ -20,6 +20,7 @@ from etude.layerwise.mup import prepare
 from etude.layerwise.rates import rates_of
 from etude.optimizers.factory import build, refuse_sparse_gradients
 from etude.optimizers.hessian import PRICE
+from etude.optimizers.state import restore
 from etude.randomness import RandomState, derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Batch, Cursor
@@ -422,7 +423,7 @@ class Run:
             )
         try:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore(self.optimizer, state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise StorageError(f"the checkpoint is of another model: {error}") from error
         self.step, self.status, self.reason = state["step"], state["status"], state["reason"]
