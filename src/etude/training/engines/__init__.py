@@ -1,0 +1,1 @@
+"""Engines: several runs of one task, taken further together."""

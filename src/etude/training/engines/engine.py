@@ -1,0 +1,130 @@
+"""What an engine is: it takes several runs further, each as the plain loop would."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import ClassVar, Self
+
+from etude.errors import BadValueError, EtudeError
+from etude.training.run import Run
+
+OnStep = Callable[[Run, int], None]
+"""Told of progress: a run, and the updates it has done. The run's own state may lag behind."""
+
+Marks = Callable[[Run], Iterable[int]]
+"""The updates at which to evaluate a run."""
+
+
+def no_marks(run: Run) -> Iterable[int]:
+    """Evaluate nowhere."""
+    return ()
+
+
+class Engine(ABC):
+    """Takes runs of one task further; where and how they are computed is its own affair.
+
+    Between two calls every run is whole: it can be evaluated, saved, recorded, or taken further
+    by another engine.
+
+    Attributes:
+        name: What to call it.
+        notes: Sentences on what it did otherwise than asked, each said once.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    @abstractmethod
+    def advance(
+        self,
+        runs: Sequence[Run],
+        until: int | None = None,
+        *,
+        marks: Marks = no_marks,
+        stop: Callable[[], bool] = bool,
+        on_step: OnStep | None = None,
+    ) -> None:
+        """Train every run until it stands at `until`, or has ended, or `stop()` is true.
+
+        Args:
+            runs: All of one task; those that stand there or have ended are left alone.
+            until: The updates to stand at; None goes to each run's own end.
+            marks: The updates at which to evaluate a run on its way.
+            stop: Asked often. What was computed until then is kept.
+            on_step: Called as a run makes progress: `on_step(run, step)`. `run.step` is what its
+                state is of; `step`, which is no smaller, is how far it has got.
+
+        Raises:
+            EtudeError: If a run fails; it is named, and the others keep what they have.
+        """
+
+    def close(self) -> None:  # noqa: B027  (most engines hold nothing)
+        """Give back what the engine holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def explain(self, sentence: str) -> None:
+        """Note a sentence and warn with it, unless it was said before."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+            warnings.warn(sentence, stacklevel=3)
+
+
+def check_runs(runs: Sequence[Run]) -> None:
+    """Refuse the same run twice.
+
+    Raises:
+        BadValueError: With the place of the second one.
+    """
+    seen: set[int] = set()
+    for index, run in enumerate(runs):
+        if id(run) in seen:
+            raise BadValueError(f"run {index} is listed twice: give each run once")
+        seen.add(id(run))
+
+
+def pending(runs: Sequence[Run], until: int | None, marks: Marks = no_marks) -> list[int]:
+    """Return the places of the runs that have something left to do."""
+    return [
+        i
+        for i, run in enumerate(runs)
+        if not run.ended
+        and (run.step < target(run, until) or (run.step in marks(run) and not _judged(run)))
+    ]
+
+
+def _judged(run: Run) -> bool:
+    return bool(run.evaluations) and run.evaluations[-1].step == run.step
+
+
+def target(run: Run, until: int | None) -> int:
+    """Return the update at which a run is to stand."""
+    length: int = run.length
+    return length if until is None else min(until, length)
+
+
+def describe(index: int, run: Run) -> str:
+    """Name a run in an error: its place, rate and seed."""
+    return f"member {index} (lr {run.recipe.lr:g}, seed {run.recipe.seed})"
+
+
+def blame(error: EtudeError, index: int, run: Run) -> EtudeError:
+    """Return an error of the same kind whose message names the run it comes from."""
+    named = type(error)(f"{describe(index, run)}: {error}")
+    for note in getattr(error, "__notes__", ()):
+        named.add_note(note)
+    return named
