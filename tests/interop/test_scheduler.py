@@ -335,7 +335,7 @@ def test_another_schedules_state_is_explained_not_taken():
     saved = Scheduler(sgd(), lr=0.1 * cosine(100))
     saved.seek(40)
     other = Scheduler(sgd(), lr=0.1 * cosine(200), momentum=constant(0.9))
-    with pytest.raises(BadValueError) as caught:
+    with pytest.raises(BadValueError, match="at step 40") as caught:
         other.load_state_dict(saved.state_dict())
     message = str(caught.value)
     assert "at step 40" in message
