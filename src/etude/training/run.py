@@ -6,13 +6,13 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from etude import optimizers
 from etude.errors import BadValueError, StorageError
@@ -21,7 +21,7 @@ from etude.layerwise.rates import rates_of
 from etude.optimizers.factory import build, refuse_sparse_gradients
 from etude.optimizers.hessian import PRICE
 from etude.optimizers.state import restore
-from etude.randomness import RandomState, derive_seed, random_state_kept
+from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Batch, Cursor
 from etude.tasks.task import Task
@@ -32,6 +32,7 @@ from etude.training.evaluate import evaluate, move
 from etude.training.initialisation import prepare_model
 from etude.training.length import batch_size_of, clock_of
 from etude.training.objective import Again, Objective
+from etude.training.private import PrivateRandomness
 from etude.training.record import Cost, Evaluation, Record, Status, environment
 from etude.training.threads import counted_work, use_threads, worth
 from etude.training.undo import Undo
@@ -125,9 +126,7 @@ class Run:
         self._place = replace(self._cursor)
         self._stream: Iterator[Batch] | None = None
         self._whole = True
-        with random_state_kept(derive_seed(recipe.seed, "noise")):
-            self._random: RandomState | None = RandomState.capture()
-        self._orders: list[Tensor] = []
+        self._randomness = PrivateRandomness(recipe.seed)
 
     @property
     def diverged(self) -> bool:
@@ -138,6 +137,11 @@ class Run:
     def ended(self) -> bool:
         """Whether nothing is left to do: the run has diverged, finished, or stopped early."""
         return self.status in ("diverged", "finished")
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it was trained to its end, or stopped early because the recipe says so."""
+        return self.status == "finished"
 
     def check(self) -> None:
         """Try one batch on a copy of the model, and leave no trace of it.
@@ -172,7 +176,11 @@ class Run:
             return
         started = time.perf_counter()
         try:
-            with self._own_randomness(), deterministic(self.device), use_threads(self.threads):
+            with (
+                self._randomness.held(self.task.train),
+                deterministic(self.device),
+                use_threads(self.threads),
+            ):
                 if self._stream is None:
                     self._stream = self.task.train.stream(
                         self.batch_size, self.recipe.seed, self._cursor
@@ -364,26 +372,6 @@ class Run:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """Swap the run's random state in, and the caller's back when the block ends."""
-        caller = RandomState.capture()
-        data = self.task.train
-        generators = data.generators()
-        with data.untouched():
-            if self._orders:
-                for generator, state in zip(generators, self._orders, strict=True):
-                    generator.set_state(state)
-            assert self._random is not None
-            self._random.restore()
-            self._random = None  # it is the global state now
-            try:
-                yield
-            finally:
-                self._random = RandomState.capture()
-                self._orders = [generator.get_state() for generator in generators]
-                caller.restore()
-
     def state(self) -> dict[str, Any]:
         """Return all that is needed to go on from here, to the bit.
 
@@ -404,7 +392,7 @@ class Run:
             "threads": self.threads,
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
-            "random": (self._random or RandomState.capture()).tree(),
+            "random": self._randomness.tree(),
             "place": asdict(self._place),
             "series": {n: torch.tensor(v, dtype=torch.float64) for n, v in self.series.items()},
             "evaluations": [asdict(e) for e in self.evaluations],
@@ -438,10 +426,10 @@ class Run:
             Evaluation(e["step"], e["loss"], e["metric"], tuple(e["parts"]))
             for e in state["evaluations"]
         ]
-        self._random = RandomState.from_tree(state["random"])
+        self._randomness.load(state["random"])
         self._cursor = Cursor(**state["place"])
         self._place = self._cursor
-        self._stream, self._orders = None, []
+        self._stream = None
         self._pending.clear()
         if self.step >= self.length and not self.ended:
             self._finish()  # it was killed between its last update and saying so

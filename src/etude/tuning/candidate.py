@@ -60,8 +60,8 @@ class Candidate:
             with keeper.rescue(again):
                 run.walk(marks, until, stop=stop, on_step=keeper.after_step)
                 keeper.save()
-        before, self.reached = self.reached, min(run.step, until)
-        return self.reached - before
+        before, self.reached = self.reached, until if run.ended_well else min(run.step, until)
+        return min(run.step, self.reached) - min(run.step, before)
 
     @property
     def diverged(self) -> bool:
@@ -69,8 +69,15 @@ class Candidate:
         return self.run.diverged and self.run.step <= self.reached
 
     def at(self, step: int) -> Evaluation | None:
-        """Return the evaluation after `step` updates, if there was one."""
-        return next((e for e in self.run.evaluations if e.step == step), None)
+        """Return the evaluation after `step` updates, if there was one.
+
+        A run that stopped early stands from then on where it stopped, at its best weights, which
+        are the last that were evaluated there.
+        """
+        evaluations = self.run.evaluations
+        if self.run.ended_well and step > self.run.step:
+            return evaluations[-1]
+        return next((e for e in reversed(evaluations) if e.step == step), None)
 
     def loss(self, step: int) -> float:
         """Return the validation loss after `step` updates; infinite if it did not get there."""
