@@ -97,17 +97,11 @@ class Run:
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self.objective = Objective(self.task, self.model, recipe, self.autocast)
         self.clipper = Clipper(self.parameters, recipe)
-        self.weights = (
-            EvaluationWeights(
-                self.task,
-                self.model,
-                self.optimizer,
-                batch_size=self.batch_size,
-                autocast=self.autocast,
+        self.weights: EvaluationWeights | None = None
+        if self.row.eval_mode:
+            self.weights = EvaluationWeights(
+                self.task, self.model, self.optimizer, self.batch_size, self.autocast
             )
-            if self.row.eval_mode
-            else None
-        )
         self.stopping = EarlyStopping(recipe.early_stopping) if recipe.early_stopping else None
         self.extra = 0
         self.threads = torch.get_num_threads()

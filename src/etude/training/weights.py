@@ -41,7 +41,6 @@ class EvaluationWeights:
         task: Task,
         model: nn.Module,
         optimizer: Optimizer,
-        *,
         batch_size: int,
         autocast: Context,
     ) -> None:
