@@ -34,7 +34,7 @@ from etude.schedules import Schedule, cosine, warmup
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS = (1, 10, 100)
-ROUNDS = 9
+ROUNDS = 21
 HORIZON = 10_000_000
 """Longer than any measurement, so that no schedule reaches its end while it is measured."""
 
@@ -97,7 +97,7 @@ def warmups(groups: int) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "ignite with warmup", lambda: handler(None)
 
 
-def best(call: Callable[[], Any], calls: int) -> float:
+def timed(call: Callable[[], Any], calls: int) -> float:
     """Return the seconds of one call, over one batch of calls."""
     start = time.perf_counter()
     for _ in range(calls):
@@ -114,24 +114,29 @@ def updates() -> Iterator[Row]:
             found: dict[str, list[float]] = {name: [] for name, _ in contenders}
             for _ in range(ROUNDS):  # in turn, so that a busy machine slows all alike
                 for name, call in contenders:
-                    found[name].append(best(call, calls))
+                    found[name].append(timed(call, calls))
             for name, seconds in found.items():
                 yield Row(task, groups, name, min(seconds))
 
 
 def million() -> Iterator[Row]:
-    """Measure a million values: in one call, and by stepping."""
+    """Measure a million values: in one call, and by stepping; in turn, as the updates."""
     count = 1_000_000
-    steps = np.arange(count)
+    steps, tensor = np.arange(count), torch.arange(count)
     s = 0.1 * (warmup(10_000) >> cosine(count - 10_000))
-    yield Row(
-        "a million values", 1, "etude, one call", min(best(lambda: s(steps), 1) for _ in range(5))
-    )
-    ours = Scheduler(sgd(1), lr=s)
-    yield Row("a million values", 1, "etude, stepping", best(ours.step, count) * count)
+    contenders: list[tuple[str, Callable[[], Any], int]] = [
+        ("etude, one call", lambda: s(steps), 1),
+        ("etude, one call on a torch tensor", lambda: s(tensor), 1),
+    ]
     for name, call in warmups(1):
-        if not name.startswith(("etude", "writing")):
-            yield Row("a million values", 1, f"{name}, stepping", best(call, count) * count)
+        if name not in ("writing alone", "etude scale="):
+            contenders.append((f"{name.removesuffix(' lr=')}, stepping", call, count))
+    found: dict[str, list[float]] = {name: [] for name, _, _ in contenders}
+    for _ in range(3):
+        for name, call, calls in contenders:
+            found[name].append(timed(call, calls) * calls)
+    for name, seconds in found.items():
+        yield Row("a million values", 1, name, min(seconds))
 
 
 def seeking() -> Iterator[Row]:
@@ -142,10 +147,13 @@ def seeking() -> Iterator[Row]:
         "seek step 10^9",
         1,
         "etude seek",
-        min(best(lambda: scheduler.seek(10**9), 2_000) for _ in range(5)),
+        min(timed(lambda: scheduler.seek(10**9), 2_000) for _ in range(5)),
     )
     yield Row(
-        "seek step 10^9", 1, "etude s(10**9)", min(best(lambda: s(10**9), 20_000) for _ in range(5))
+        "seek step 10^9",
+        1,
+        "etude s(10**9)",
+        min(timed(lambda: s(10**9), 20_000) for _ in range(5)),
     )
 
 
