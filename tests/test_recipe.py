@@ -323,36 +323,3 @@ def test_the_plain_form_is_json_without_a_reader_of_ours():
     plain = json.loads(Recipe(optimizer={"name": "adamw", "betas": (0.8, 0.9)}).to_json())
     assert plain["optimizer"] == {"name": "adamw", "betas": [0.8, 0.9]}
     assert plain["version"] == 1
-
-
-# ---- as PyTorch --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        Recipe(lr=0.0123456789, steps=40, batch_size=16),
-        Recipe(
-            optimizer={"name": "sgd", "momentum": 0.9},
-            lr=0.1,
-            steps=30,
-            schedule="0.5 * exponential(0.9)",
-        ),
-        Recipe(optimizer={"name": "adamw", "betas": (0.8, 0.99)}, lr=1e-3 / 3, steps=25),
-    ],
-    ids=["default", "sgd", "adamw"],
-)
-def test_the_pasted_code_runs_at_the_same_rates(recipe):
-    record = train(small_task(), recipe, evaluations=1)
-    place = {"model": nn.Linear(2, 2)}
-    exec(recipe.to_pytorch(record.length), place)
-    optimizer, scheduler = place["optimizer"], place["scheduler"]
-    assert type(optimizer).__name__.lower() == recipe.optimizer.name
-    for name, value in recipe.optimizer.hyperparameters.items():
-        assert optimizer.defaults[name] == value
-    rates = []
-    for _ in range(record.length):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert rates == record.series["lr"].tolist()

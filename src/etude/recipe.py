@@ -334,51 +334,10 @@ class Recipe(BaseModel):
         files.write_text(path, self.to_json() if path.suffix == ".json" else self.to_toml())
 
     def to_pytorch(self, steps: int) -> str:
-        """Return the recipe as code for a plain PyTorch loop of `steps` updates.
+        """Return a plain PyTorch loop of `steps` updates that does what the recipe says."""
+        from etude.pytorch_code import pytorch_code
 
-        Args:
-            steps: The number of updates, to which the schedules are bound.
-        """
-        class_name = optimizers.get(self.optimizer.name).factory.partition(":")[2]
-        values = "".join(f", {k}={v!r}" for k, v in self.optimizer.hyperparameters.items())
-        if self.lr_mult is not None:
-            return self._with_multipliers(values, steps)
-        lines = [
-            "import torch",
-            "from etude.schedules import parse",
-            "",
-            f"optimizer = torch.optim.{class_name}(model.parameters(), lr={self.lr!r}{values})",
-            f"shape = parse({repr(self.schedule)!r}).over({steps})",
-            "scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)",
-        ]
-        return "\n".join(lines)
-
-    def _with_multipliers(self, values: str, steps: int) -> str:
-        """Return the code where the rate differs from layer to layer."""
-        assert self.lr_mult is not None
-        mult = f"lr_mult={self.lr_mult.plain()!r}"
-        lines = [
-            "import torch",
-            "from etude import layerwise, optimizers",
-            "from etude.schedules import parse",
-            "",
-            f"optimizer = optimizers.build({self.optimizer.name!r}, model, lr={self.lr!r}{values},",
-            f"                             {mult})",
-            f"shape = parse({repr(self.schedule)!r}).over({steps})",
-        ]
-        for policy in self.lr_mult.policies:
-            if policy.name == "mup":
-                draw = f"layerwise.rescale(model, layerwise.parse_policies({repr(policy)!r})[0])"
-                lines.insert(4, f"{draw}  # once, on freshly drawn weights")
-        if self.lr_mult.moves:
-            lines += [
-                "rates = layerwise.rates_of(optimizer)",
-                f"rates.bind({steps})",
-                f"# before optimizer.step() of update t: rates.set({self.lr!r} * shape(t), t)",
-            ]
-        else:
-            lines.append("scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)")
-        return "\n".join(lines)
+        return pytorch_code(self, steps)
 
     def __hash__(self) -> int:
         return hash(self.digest)

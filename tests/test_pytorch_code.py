@@ -1,0 +1,98 @@
+"""The code that a recipe prints for pasting trains as `etude.train` does."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import etude
+from etude.optimizers import ROWS
+from etude.pytorch_code import ELSEWHERE
+from etude.randomness import derive_seed, random_state_kept
+from etude.recipe import Recipe
+from etude.tasks.data import Cursor
+from etude.training.train import train
+
+X = torch.randn(96, 5, generator=torch.Generator().manual_seed(3))
+Y = (X.sum(1) > 0).long()
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+TASK = etude.Task(network, (X, Y), (X[:32], Y[:32]), loss=cross_entropy)
+
+
+def pasted(recipe: Recipe, steps: int) -> nn.Module:
+    """Run the pasted code on the weights and batches that `etude.train` would use."""
+    with random_state_kept(derive_seed(recipe.seed, "init")):
+        model = network()
+    size = TASK.train.check(recipe.batch_size)
+    place = {
+        "model": model,
+        "loss_function": cross_entropy,
+        "batches": TASK.train.stream(size, recipe.seed, Cursor()),
+    }
+    exec(recipe.to_pytorch(steps), place)
+    return model
+
+
+RECIPES = {
+    "default": Recipe(lr=0.0123456789, steps=24, batch_size=16),
+    "sgd": Recipe(
+        optimizer={"name": "sgd", "momentum": 0.9}, lr=0.1, steps=20, schedule="exponential(0.9)"
+    ),
+    "clipped": Recipe(lr=0.01, steps=20, clip_norm=0.1, clip_value=0.01),
+    "accumulated": Recipe(lr=0.01, steps=20, batch_size=8, accumulate=2),
+    "bfloat16": Recipe(lr=0.01, steps=20, precision="bfloat16"),
+    "scheduled": Recipe(
+        optimizer={"name": "sgd", "momentum": 0.9, "weight_decay": 0.1},
+        lr=0.05,
+        steps=20,
+        schedules={"momentum": "linear(20, 0.9, 0.5)", "weight_decay": "0.1 * cosine(20)"},
+    ),
+    "betas": Recipe(lr=0.01, steps=20, schedules={"momentum": "linear(20, 0.95, 0.85)"}),
+    "multiplied": Recipe(lr=0.01, steps=20, lr_mult={"0.*": 0.5, "*bias": 2.0}),
+    "unfrozen": Recipe(
+        lr=0.01, steps=20, lr_mult={"0.*": "constant(0.0, length='50%') >> constant()"}
+    ),
+    "lbfgs": Recipe(optimizer="lbfgs", lr=0.5, steps=6, batch_size=32, schedule="constant()"),
+    "newton_cg": Recipe(optimizer="newton_cg", lr=0.5, steps=6, schedule="constant()"),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_the_pasted_loop_gives_the_weights_of_train(recipe):
+    record = train(TASK, recipe, evaluations=1)
+    assert record.status == "finished"
+    model = pasted(recipe, record.length)
+    for ours, theirs in zip(model.parameters(), record.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_code_of_every_optimizer_is_python_that_names_it_rightly(name):
+    code = Recipe(optimizer=name, steps=10).to_pytorch(10)
+    ast.parse(code)
+    row = ROWS[name]
+    builder = f"torch.optim.{row.attribute}(" if row.module == "torch.optim" else f"build({name!r}"
+    assert builder in code
+
+
+def test_what_the_loop_cannot_say_is_named_in_a_comment():
+    recipe = Recipe(l1=1e-4, early_stopping=3, initialisation="he_normal", dropout=0.1, steps=10)
+    comment = recipe.to_pytorch(10).splitlines()[-1]
+    assert comment.startswith("# The recipe also says ")
+    for name in ("l1=0.0001", "early_stopping=3", "initialisation='he_normal'", "dropout=0.1"):
+        assert name in comment
+
+
+def test_every_field_of_a_recipe_is_in_the_code_or_named_as_not_being_there():
+    in_code = {"optimizer", "lr", "lr_mult", "schedule", "schedules", "steps", "accumulate"}
+    in_code |= {"clip_norm", "clip_value", "precision"}
+    assert in_code | set(ELSEWHERE) == set(Recipe.model_fields)
