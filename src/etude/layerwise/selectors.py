@@ -29,7 +29,9 @@ GATE_NAMES = (*dict.fromkeys(gate for gates in GATES.values() for gate in gates)
 Span = tuple[int, int, str]
 """Rows of a tensor: the first, one past the last, and what to call them ('' for all)."""
 
-_BRACKETS = re.compile(r"^(?P<where>.*)\[(?P<inside>[^\[\]]*)\]$", re.DOTALL)
+_BRACKETS = re.compile(r"^(?P<where>.*)\[(?P<inside>[a-zA-Z_,\s]*|[\d\s]*:[\d\s]*)\]$", re.DOTALL)
+"""Brackets at the end that hold words or rows; others, such as [0-9], are fnmatch's own."""
+
 _ROWS = re.compile(r"^\s*(\d+)\s*:\s*(\d+)\s*$")
 
 

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from etude.layerwise.policies import Trust
 
+WIDE = (torch.float32, torch.float64)
+"""The types of weights whose multipliers a tensor of the same type holds well enough."""
+
 
 class Slices:
     """Rows of tensors whose change is rescaled after each step.
@@ -29,18 +32,17 @@ class Slices:
     def __init__(self, places: list[tuple[Tensor, int, int]]) -> None:
         self.places = places
         self._parameters = list({id(parameter): parameter for parameter, _, _ in places}.values())
+        self._ratios: list[float] = [1.0] * len(places)
         self._addresses: list[int] = []
-        self._active: list[int] = []
-        self._weights: list[float] = []
         self._views: list[Tensor] = []
         self._kept: list[Tensor] = []
+        self._columns: list[Tensor] = []
+        self._weights: list[float] = []
 
     def set(self, ratios: list[float]) -> None:
         """Say by what the change of each place is multiplied, in [0, 1]; 1 costs nothing."""
-        active = [i for i, ratio in enumerate(ratios) if ratio != 1]
-        self._weights = [1 - ratios[i] for i in active]
-        if active != self._active:
-            self._active, self._addresses = active, []
+        if ratios != self._ratios:
+            self._ratios, self._addresses = ratios, []
 
     def keep(self) -> None:
         """Keep the values before a step."""
@@ -48,17 +50,57 @@ class Slices:
         addresses = [parameter.data_ptr() for parameter in self._parameters]
         if addresses != self._addresses:
             self._addresses = addresses
-            chosen = [self.places[i] for i in self._active]
-            self._views = [parameter.detach()[first:last] for parameter, first, last in chosen]
-            self._kept = [torch.empty_like(view) for view in self._views]
+            self._look()
         if self._views:
             torch._foreach_copy_(self._kept, self._views)
 
     def rescale(self) -> None:
         """Replace the change Δ of each by ratio · Δ."""
-        if self._views:
-            # lerp(new, old, 1 - r) = old + r (new - old), and exactly old where r = 0.
-            torch._foreach_lerp_(self._views, self._kept, self._weights)
+        # lerp(new, old, 1 - r) = old + r (new - old): exactly new for r = 1, exactly old for 0.
+        count = len(self._columns)
+        for view, kept, column in zip(
+            self._views[:count], self._kept[:count], self._columns, strict=True
+        ):
+            view.lerp_(kept, column)
+        if self._weights:
+            torch._foreach_lerp_(self._views[count:], self._kept[count:], self._weights)
+
+    def _look(self) -> None:
+        """Take views of the rows to rescale: those of one tensor together where that is right.
+
+        On a CPU a call costs more than the rows between, so that a tensor's rows are rescaled at
+        once, by a column of weights; in half precision the column would round the multipliers.
+        """
+        together: dict[int, list[int]] = {}
+        alone = []
+        for index, (parameter, _, _) in enumerate(self.places):
+            if self._ratios[index] == 1:
+                continue
+            if parameter.device.type == "cpu" and parameter.dtype in WIDE:
+                together.setdefault(id(parameter), []).append(index)
+            else:
+                alone.append(index)
+        blocks = [self._block(indices) for indices in together.values()]
+        self._columns = [column for _, column in blocks]
+        chosen = [self.places[index] for index in alone]
+        self._views = [
+            *(view for view, _ in blocks),
+            *(parameter.detach()[first:last] for parameter, first, last in chosen),
+        ]
+        self._weights = [1 - self._ratios[index] for index in alone]
+        self._kept = [torch.empty_like(view) for view in self._views]
+
+    def _block(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Return the rows from the first to the last of some places, and their weights."""
+        parameter = self.places[indices[0]][0].detach()
+        first = min(self.places[index][1] for index in indices)
+        last = max(self.places[index][2] for index in indices)
+        column = torch.zeros(last - first, dtype=parameter.dtype)
+        for index in indices:
+            _, start, stop = self.places[index]
+            column[start - first : stop - first] = 1 - self._ratios[index]
+        view = parameter[first:last]
+        return view, column.view(-1, *[1] * (view.dim() - 1))
 
 
 class TrustRatios:
