@@ -1,0 +1,1 @@
+"""Stacked training: many runs of one kind as one computation."""

@@ -1,0 +1,164 @@
+"""The first updates of a user's own model, by the loop and in a stack, held side by side."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.tasks.data import Cursor
+from etude.training.engines.vmap.cells import unroll
+from etude.training.engines.vmap.layout import Layout
+from etude.training.engines.vmap.masks import Mask, Plan
+from etude.training.engines.vmap.program import Program
+from etude.training.engines.vmap.rules import flags_of
+from etude.training.engines.vmap.stack import Stack
+from etude.training.run import Run
+
+STEPS = 3
+"""Updates that are compared."""
+
+GRADIENT, LOSS = 1e-3, 1e-3
+"""Largest difference that is roundoff: of gradients, as a share of their norm; of losses, as a
+share of the first."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A program that a trial has approved, and what one forward pass draws."""
+
+    program: Program
+    masks: list[Mask]
+
+
+class UnfitError(Exception):
+    """The trial failed; the message says at what."""
+
+
+def fit(runs: list[Run]) -> Fitted:
+    """Build the program of runs of one kind, and try it on two of them.
+
+    The runs are left as they are.
+
+    Raises:
+        UnfitError: If vmap cannot take the model, or answers otherwise than the loop.
+    """
+    chosen = sorted(runs, key=lambda run: run.recipe.lr)[:2]
+    loops = [_copy(run) for run in chosen]
+    masks, untouched, gradients = zip(*(_first(run) for run in loops), strict=True)
+    if masks[0] != masks[-1] or untouched[0] != untouched[-1]:
+        raise UnfitError("two runs of it do not compute the same way")
+    net = copy.deepcopy(chosen[0].model)
+    unroll(net)
+    layout = Layout.of(net, untouched[0])
+    if not layout.names:
+        raise UnfitError("no parameter gets a gradient")
+    program = Program(
+        chosen[0], net, layout, flags_of(chosen[0].recipe.optimizer, chosen[0].others)
+    )
+    try:
+        stack = Stack(program, chosen, masks[0])
+        _compare_gradients(stack, gradients)
+        for run in loops:
+            run.advance(run.step + STEPS)
+        count = min(run.step for run in loops) - chosen[0].step
+        if count and all(run.step - c.step == count for run, c in zip(loops, chosen, strict=True)):
+            stack.advance(count, program.step)
+            _compare(stack, loops, count)
+    except UnfitError:
+        raise
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise UnfitError(_first_line(error)) from error
+    return Fitted(program, masks[0])
+
+
+def _copy(run: Run) -> Run:
+    copied = Run(run.task, run.recipe, device=run.device)
+    state = run.state()
+    if run.stopping is not None:
+        state["stopping"] = copy.copy(run.stopping.state())
+    copied.load(state)
+    return copied
+
+
+def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor]]:
+    """Return what the next forward pass draws, the parameters without gradient, the gradients.
+
+    The run is left as it is.
+    """
+    state = run.state()
+    model = copy.deepcopy(run.model)
+    names = dict(model.named_parameters())
+    batches = run.task.train.stream(run.batch_size, run.recipe.seed, Cursor(**state["place"]))
+    plan = Plan()
+    # Recurrent layers must be seen to draw, and draw in the same order step by step.
+    seen = copy.deepcopy(model)
+    unroll(seen)
+    from etude.randomness import random_state_kept
+
+    with random_state_kept(0):
+        batch = next(batches)
+        try:
+            with plan:
+                run.objective.task.forward(seen, batch)
+        except Exception as error:
+            raise UnfitError(_first_line(error)) from error
+        loss, _, _ = run.objective.task.forward(model.train(), batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+    untouched = tuple(n for n, p in names.items() if p.requires_grad and p.grad is None)
+    gradients = {n: p.grad for n, p in names.items() if p.grad is not None}
+    return plan.masks, untouched, gradients
+
+
+def _compare_gradients(stack: Stack, expected: tuple[dict[str, Tensor], ...]) -> None:
+    """Hold the gradients of one batch side by side, where dropout does not come between them."""
+    program = stack.program
+    places = [member.supply.place() for member in stack.members]
+    feeds, _ = stack.feeds(1)
+    for member, place in zip(stack.members, places, strict=True):
+        member.supply.go_to(place)
+    if feeds[0].masks or program.batches > 1 or program.penalised:
+        return  # the losses after some updates speak for these
+    columns = dict(zip(program.names, feeds[0].columns.unsqueeze(2).unbind(1), strict=True))
+    gradient, _, _ = program.gradient(stack.state, feeds[0], stack.data, columns)
+    for row, wanted in zip(gradient, expected, strict=True):
+        whole = program.layout.row(wanted)
+        if not torch.isfinite(whole).all():
+            continue
+        off = float((row - whole).norm()) / max(float(whole.norm()), 1e-12)
+        if not off <= GRADIENT:
+            raise UnfitError(f"its gradient differs from the loop's by {100 * off:.2g}%")
+
+
+def _compare(stack: Stack, loops: list[Run], count: int) -> None:
+    for place, (member, run) in enumerate(zip(stack.members, loops, strict=True)):
+        ours, theirs = member.series["loss"][-count:], run.series["loss"][-count:]
+        scale = max(abs(theirs[0]), 1e-6)
+        for one, other in zip(ours, theirs, strict=True):
+            if math.isfinite(other) and abs(one - other) > LOSS * max(scale, abs(other)):
+                raise UnfitError(f"its loss is {one:g}, and the loop's {other:g}")
+        _compare_buffers(stack, place, run.model)
+
+
+def _compare_buffers(stack: Stack, place: int, model: nn.Module) -> None:
+    buffers: dict[str, Any] = dict(model.named_buffers())
+    for name, tensor in zip(stack.program.layout.fixed, stack.state.fixed, strict=True):
+        if name not in buffers:
+            continue
+        wanted = buffers[name]
+        if not torch.allclose(tensor[place].double(), wanted.double(), rtol=1e-2, atol=1e-4):
+            raise UnfitError(f"its buffer {name} differs from the loop's")
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the beginning of the deepest cause's message."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip().split("\n")[0] or type(error).__name__
+    return text if len(text) <= 160 else f"{text[:157]}..."

@@ -1,0 +1,54 @@
+"""A run's numbers over its next updates: rate, hyperparameters, each as the loop would set it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etude.training.run import Run
+
+Numbers = NDArray[np.float64]
+
+
+class Values:
+    """What `Run` writes into its optimizer's groups, for `count` updates from `step` on.
+
+    Args:
+        run: The run.
+        step: The first update.
+        count: How many.
+    """
+
+    def __init__(self, run: Run, step: int, count: int) -> None:
+        self.run = run
+        self.steps = np.arange(step, step + count, dtype=np.int64)
+        self.lr: Numbers = run.recipe.lr * self._along(run.shape)
+
+    @property
+    def number(self) -> Numbers:
+        """How many updates will have been done: what Adam's corrections count."""
+        return self.steps.astype(np.float64) + 1
+
+    def _along(self, schedule: Any) -> Numbers:
+        return np.asarray(schedule(self.steps.astype(np.float64)), dtype=np.float64)
+
+    def __call__(self, name: str) -> Numbers:
+        """Return a number's values: scheduled, or the one that is set."""
+        if name in self.run.others:
+            return self._along(self.run.others[name])
+        return np.full(len(self.steps), float(self.run.recipe.optimizer.value(name)))
+
+    def betas(self) -> tuple[Numbers, Numbers]:
+        """Return both averages' factors; 'momentum' and 'beta1' name the first."""
+        pair = self.run.recipe.optimizer.value("betas")
+        found = []
+        for names, value in ((("momentum", "beta1"), pair[0]), (("beta2",), pair[1])):
+            scheduled = next((n for n in names if n in self.run.others), None)
+            found.append(
+                np.full(len(self.steps), value)
+                if scheduled is None
+                else self._along(self.run.others[scheduled])
+            )
+        return found[0], found[1]
