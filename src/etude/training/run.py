@@ -120,6 +120,7 @@ class Run:
         self._place = replace(self._cursor)
         self._stream: Iterator[Batch] | None = None
         self._whole = True
+        self._undo = Undo(self.model, self.task.train.draws)
         self._randomness = PrivateRandomness(recipe.seed)
 
     @property
@@ -131,11 +132,6 @@ class Run:
     def ended(self) -> bool:
         """Whether nothing is left to do: the run has diverged, finished, or stopped early."""
         return self.status in ("diverged", "finished")
-
-    @property
-    def ended_well(self) -> bool:
-        """Whether it was trained to its end, or stopped early because the recipe says so."""
-        return self.status == "finished"
 
     def check(self) -> None:
         """Try one batch on a copy of the model, and leave no trace of it.
@@ -224,11 +220,11 @@ class Run:
     def _update(self, stream: Iterator[Batch]) -> None:
         """Do one optimizer update, or find that the run has diverged."""
         self._place = replace(self._cursor)
-        undo = Undo(self.model, self.task.train.draws)
+        self._undo.mark()
         try:
             values, again = self._gradient(stream)
         except BaseException:
-            undo.restore()
+            self._undo.restore()
             raise
         self._pending.append(values)
         if len(self._pending) >= self.check_every:
@@ -303,7 +299,8 @@ class Run:
         if not self._pending:
             return
         first = len(self.series["loss"])
-        losses = torch.stack([values["loss"] for values in self._pending]).tolist()
+        waiting = [values["loss"] for values in self._pending]
+        losses = [waiting[0].item()] if len(waiting) == 1 else torch.stack(waiting).tolist()
         for index, (loss, values) in enumerate(zip(losses, self._pending, strict=True)):
             if not math.isfinite(loss):
                 self._diverge(first + index, f"the training loss became {loss}")

@@ -21,18 +21,30 @@ class Undo:
     """
 
     def __init__(self, model: nn.Module, draws: bool) -> None:
-        self._all = RandomState.capture() if draws else None
+        self._draws = draws
+        # Looked up once, read at every mark: walking the modules would cost more than copying.
+        self._holders = [m._buffers for m in model.modules() if m._buffers]
+        self._cuda = next((p.is_cuda for p in model.parameters()), False)
+        self.mark()
+
+    def mark(self) -> None:
+        """Remember the state as it is now."""
+        self._all = RandomState.capture() if self._draws else None
         self._torch = torch.get_rng_state()
-        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        self._cuda = torch.cuda.get_rng_state_all() if cuda else []
-        self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        self._devices = torch.cuda.get_rng_state_all() if self._cuda else []
+        self._buffers = [
+            (buffer, buffer.clone())
+            for holder in self._holders
+            for buffer in holder.values()
+            if buffer is not None
+        ]
 
     def restore(self) -> None:
         """Put everything back."""
         if self._all is not None:
             self._all.restore()
         torch.set_rng_state(self._torch)
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
+        if self._devices:
+            torch.cuda.set_rng_state_all(self._devices)
         for buffer, value in self._buffers:
             buffer.copy_(value)
