@@ -99,7 +99,9 @@ def measure(name: str) -> dict[str, float | str]:
 def main() -> None:
     """Measure, print, and write the results."""
     rows = [measure(name) for name in TASKS]
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+    machine = (
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+    )
     lines = [
         "# The plain loop beside a bare one",
         "",
