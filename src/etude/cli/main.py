@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from etude.cli import layerwise, schedule, sensitivity, tasks, train, tune
+from etude.cli import layerwise, optimizers, schedule, sensitivity, tasks, train, tune
 from etude.cli.console import complain
 from etude.errors import BadTypeError, BadValueError, EtudeError
 
@@ -42,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     cls=Program,
 )
-for verb in (tune, train, tasks, schedule, layerwise, sensitivity):
+for verb in (tune, train, tasks, schedule, layerwise, sensitivity, optimizers):
     verb.register(app)
 
 

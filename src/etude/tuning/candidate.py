@@ -60,8 +60,13 @@ class Candidate:
             with keeper.rescue(again):
                 run.walk(marks, until, stop=stop, on_step=keeper.after_step)
                 keeper.save()
-        before, self.reached = self.reached, until if run.ended_well else min(run.step, until)
+        before, self.reached = self.reached, until if self._done else min(run.step, until)
         return min(run.step, self.reached) - min(run.step, before)
+
+    @property
+    def _done(self) -> bool:
+        """Whether the run has come to its end, or stopped early as its recipe says."""
+        return self.run.status == "finished"
 
     @property
     def diverged(self) -> bool:
@@ -75,7 +80,7 @@ class Candidate:
         are the last that were evaluated there.
         """
         evaluations = self.run.evaluations
-        if self.run.ended_well and step > self.run.step:
+        if self._done and step > self.run.step:
             return evaluations[-1]
         return next((e for e in reversed(evaluations) if e.step == step), None)
 

@@ -1,0 +1,181 @@
+"""`etude optimizers`: the table of optimizers, and which suit a task."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from etude.cli import choices
+from etude.cli.console import facts, number, out, print_json
+
+if TYPE_CHECKING:
+    from etude.optimizers import OptimizerRow
+    from etude.optimizers.match import Match, Traits
+
+EPILOG = """[bold]Examples[/bold]
+
+  etude optimizers
+
+  etude optimizers show adamw
+
+  etude optimizers match digits-cnn"""
+
+app = typer.Typer(no_args_is_help=False, rich_markup_mode="rich")
+
+
+def register(program: typer.Typer) -> None:
+    """Add the verb to the program."""
+    program.add_typer(app, name="optimizers", epilog=EPILOG)
+
+
+@app.callback(invoke_without_command=True, epilog=EPILOG)
+def optimizers(context: typer.Context, json: choices.Json = False) -> None:
+    """List the optimizers; `show NAME` for one of them, `match TASK` for those that suit a task."""
+    if context.invoked_subcommand is not None:
+        return
+    from etude.optimizers import ROWS
+
+    if json:
+        print_json([_plain(row) for row in ROWS.values()])
+        return
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for column in ("optimizer", "from", "choose it for", "note"):
+        table.add_column(column)
+    for row in ROWS.values():
+        note = ", ".join(row.capabilities)
+        table.add_row(f"[bold]{row.name}[/bold]", _origin(row), row.when, f"[dim]{note}[/dim]")
+    out.print(table)
+    out.print(
+        "\n[dim]etude optimizers show NAME has settings and paper; match TASK recommends.[/dim]"
+    )
+
+
+@app.command("show", epilog=EPILOG)
+def show(
+    name: Annotated[str, typer.Argument(help="An optimizer's name.")], json: choices.Json = False
+) -> None:
+    """Show one optimizer: its settings with their bounds, and its paper."""
+    from etude.optimizers import get
+
+    row = get(name)
+    if json:
+        print_json(_plain(row))
+        return
+    out.print(f"[bold]{row.name}[/bold]: {row.when}\n")
+    rows = [
+        ("paper", row.paper),
+        ("from", f"{row.factory.replace(':', '.')}{_missing(row)}"),
+        ("rate", f"{row.lr:g} is the library's default"),
+        ("weight decay", row.decay),
+        ("note", ", ".join(row.capabilities) or "–"),
+    ]
+    out.print(facts(rows))
+    out.print("\n[dim]settings, for --set optimizer.KEY=VALUE[/dim]")
+    out.print(
+        facts([(k, f"{v.default}   [dim]{v.bounds}[/dim]") for k, v in row.hyperparameters.items()])
+    )
+
+
+@app.command("match", epilog=EPILOG)
+def match(
+    task: choices.TaskName = None,
+    options: choices.With = None,
+    recipe: choices.RecipeFile = None,
+    batch_size: choices.BatchSize = None,
+    seed: choices.Seed = None,
+    device: choices.Device = None,
+    top: Annotated[int, typer.Option(help="How many to show.", min=1)] = 5,
+    json: choices.Json = False,
+) -> None:
+    """Recommend optimizers for TASK from what a short training measures, and say why."""
+    from etude.optimizers.match import match as rank
+    from etude.tuning.traits import measure
+
+    chosen = choices.choose_task(task, options, None)
+    wanted = choices.choose_recipe(chosen, recipe, None, batch_size=batch_size, seed=seed)
+    traits = measure(chosen, wanted, device=device)
+    ranked = rank(traits)
+    if json:
+        print_json({"traits": traits.plain(), "ranked": [_standing(one) for one in ranked]})
+        return
+    out.print(f"[bold]{chosen.name}[/bold]\n")
+    out.print(facts(_measured(traits)))
+    for place, one in enumerate(ranked[:top], start=1):
+        settings = " ".join(f"--set {key}={value}" for key, value in one.settings.items())
+        out.print(f"\n{place}. [bold]{one.name}[/bold]  [dim]{one.score:+.1f}  {settings}[/dim]")
+        for reason in one.reasons:
+            out.print(f"   {reason}")
+    first = ranked[0]
+    settings = "".join(f" --set {key}={value}" for key, value in first.settings.items())
+    out.print(
+        f"\n[dim]A recommendation is a start: etude tune {task} --optimizer {first.name}{settings} "
+        "settles it.[/dim]"
+    )
+
+
+def _measured(traits: Traits) -> list[tuple[str, str]]:
+    noise = traits.noise / traits.batch_size
+    rows = [
+        ("parameters", f"{traits.parameters:,}, {traits.matrices:.0%} of them in matrices"),
+        ("layers", f"{traits.depth}: {', '.join(sorted(traits.kinds))}"),
+        (
+            "noise scale",
+            f"{number(traits.noise, 3)} samples, {number(noise, 3)} times the batch of "
+            f"{traits.batch_size}",
+        ),
+        ("gradient norm", f"largest {number(traits.bursts, 3)} times the median"),
+        (
+            "curvature",
+            f"largest eigenvalue {number(traits.sharpness, 3)}, {number(traits.spread, 3)} times "
+            f"the root mean square; most negative {number(traits.negative, 2)} of the largest",
+        ),
+    ]
+    if traits.tables:
+        rows.append(("embeddings", f"{traits.sparse:.0%} of the rows get no gradient from a batch"))
+    return rows
+
+
+def _standing(one: Match) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "score": one.score,
+        "reasons": list(one.reasons),
+        "settings": dict(one.settings),
+    }
+
+
+def _origin(row: OptimizerRow) -> str:
+    head = row.module.partition(".")[0]
+    return f"{head}{_missing(row)}"
+
+
+def _missing(row: OptimizerRow) -> str:
+    absent = row.package and find_spec(row.module.partition(".")[0]) is None
+    return " [yellow](not installed)[/yellow]" if absent else ""
+
+
+def _plain(row: OptimizerRow) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "factory": row.factory,
+        "package": row.package,
+        "lr": row.lr,
+        "paper": row.paper,
+        "when": row.when,
+        "weight_decay": row.decay,
+        "closure": row.closure,
+        "eval_mode": row.eval_mode,
+        "linear": row.linear,
+        "group_rates": row.group_rates,
+        "sparse": row.sparse,
+        "rate_free": row.rate_free,
+        "schedule_free": row.schedule_free,
+        "vmap": row.vmap,
+        "hyperparameters": {
+            key: {"default": value.default, "bounds": value.bounds}
+            for key, value in row.hyperparameters.items()
+        },
+    }
