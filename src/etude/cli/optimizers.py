@@ -42,7 +42,8 @@ def optimizers(context: typer.Context, json: choices.Json = False) -> None:
         print_json([_plain(row) for row in ROWS.values()])
         return
     table = Table(box=None, padding=(0, 2), header_style="dim")
-    for column in ("optimizer", "from", "choose it for", "note"):
+    table.add_column("optimizer", no_wrap=True)
+    for column in ("from", "choose it for", "note"):
         table.add_column(column)
     for row in ROWS.values():
         note = ", ".join(row.capabilities)

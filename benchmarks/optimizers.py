@@ -1,0 +1,280 @@
+"""What optimizers cost to build and to step, and whether `optimizers match` recommends well.
+
+    python -m benchmarks.optimizers            construction and steps: a minute
+    python -m benchmarks.optimizers --match    every task × optimizer × rate: half an hour
+
+Costs are measured in turns within one run; the figure is the median of the ratios of neighbours.
+The results go to benchmarks/results/optimizers.json and optimizers.md; the part that is not
+measured keeps its last figures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from torch import nn
+
+from etude import Recipe, tasks, train
+from etude.errors import EtudeError
+from etude.optimizers import ROWS, build
+from etude.optimizers.factory import factory
+from etude.optimizers.match import match
+from etude.tasks.task import parameter_count
+from etude.tuning.prior import log10_centre
+from etude.tuning.traits import measure
+
+RESULTS = Path(__file__).parent / "results"
+BOUND = 0.05
+"""Seconds in which an optimizer for a thousand tensors is to be built."""
+
+PAIRS = {
+    "averaged_momentum": ("sgd", {"momentum": 0.9, "foreach": True}),
+    "adam_uncorrected": ("adam", {"foreach": True}),
+    "lamb": ("adamw", {"foreach": True}),
+    "sparse_adam": ("adam", {"foreach": True}),
+    "muon": ("torch.optim.Muon", {}),
+}
+"""Our own optimizers, and torch's that is closest, both with foreach."""
+
+TASKS = (
+    "digits-mlp",
+    "digits-deep-mlp",
+    "digits-cnn",
+    "digits-resnet",
+    "digits-rnn",
+    "digits-lstm",
+    "digits-transformer",
+    "digits-autoencoder",
+    "cancer-mlp",
+    "diabetes-mlp",
+    "patches-cnn",
+    "text-gru",
+)
+TRIED = (
+    "sgd",
+    "adagrad",
+    "rmsprop",
+    "adam",
+    "adamw",
+    "nadam",
+    "muon",
+    "shampoo",
+    "soap",
+    "lion",
+    "schedulefree_adamw",
+    "prodigy",
+    "newton_cg",
+    "lbfgs",
+)
+SHIFTS: tuple[float, ...] = (-0.8, -0.4, 0.0, 0.4, 0.8)
+SHARE = 0.25
+"""Of the task's own length that each trial is trained."""
+
+
+def construction() -> list[dict[str, Any]]:
+    """Seconds to build each optimizer for a model of a thousand tensors, the median of nine."""
+    model = nn.ModuleList([nn.Linear(4, 4) for _ in range(500)])
+    rows = []
+    for name, row in ROWS.items():
+        if name == "newton":
+            continue  # for 2,000 numbers at most
+        factory(row)
+        taken = []
+        for _ in range(9):
+            started = time.perf_counter()
+            build(name, model, lr=0.1)
+            taken.append(time.perf_counter() - started)
+        rows.append({"optimizer": name, "seconds": statistics.median(taken), "bound": BOUND})
+    return rows
+
+
+def stepper(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], matrices: bool) -> Any:
+    """Return a step of an optimizer over 60 tensors of 128 × 128 (and as many vectors)."""
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(128, 128)) for _ in range(60)]
+    if not matrices:
+        parameters += [nn.Parameter(torch.randn(128)) for _ in range(60)]
+    optimizer = make(parameters)
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    return optimizer.step
+
+
+def in_turns(one: Callable[[], Any], other: Callable[[], Any], rounds: int) -> tuple[float, float]:
+    """Return (median seconds of `one`, median ratio of `one` to its neighbour)."""
+    for _ in range(3):
+        one()
+        other()
+    seconds, ratios = [], []
+    for index in range(rounds):
+        taken = {}
+        for step in (one, other) if index % 2 else (other, one):
+            started = time.perf_counter()
+            step()
+            taken[step] = time.perf_counter() - started
+        seconds.append(taken[one])
+        ratios.append(taken[one] / taken[other])
+    return statistics.median(seconds), statistics.median(ratios)
+
+
+def steps() -> list[dict[str, Any]]:
+    """Step time of our own optimizers against torch's closest."""
+    rows = []
+    for name, (peer, values) in PAIRS.items():
+        matrices = name == "muon"
+
+        def theirs(p: list[nn.Parameter], peer: str = peer, values: Any = values) -> Any:
+            kind = torch.optim.Muon if "Muon" in peer else factory(ROWS[peer])
+            return kind(p, lr=1e-4, **values)
+
+        ours = stepper(lambda p, name=name: build(name, p, lr=1e-4), matrices)  # type: ignore[misc]
+        seconds, ratio = in_turns(ours, stepper(theirs, matrices), 20 if matrices else 60)
+        rows.append({"optimizer": name, "against": peer, "seconds": seconds, "ratio": ratio})
+        print(f"{name}: {ratio:.2f} of {peer}", flush=True)
+    return rows
+
+
+def trials(task_name: str) -> dict[str, float]:
+    """Return the best validation loss of each optimizer over its rates, at the same cost."""
+    task = tasks.load(task_name)
+    base = Recipe(**task.defaults)
+    with torch.random.fork_rng():
+        size = parameter_count(task.build())
+    samples = task.train.samples or 0
+    batch = task.train.check(base.batch_size)
+    updates = max(40, round(SHARE * (base.steps if isinstance(base.steps, int) else 1000)))
+    losses: dict[str, float] = {}
+    for name in TRIED:
+        row = ROWS[name]
+        fields: dict[str, Any] = {"optimizer": name, "schedule": "warmup('5%') >> cosine()"}
+        if name == "sgd":
+            fields["optimizer"] = {"name": name, "momentum": 0.9}
+        shifts = SHIFTS
+        steps = updates
+        if row.closure:  # as many gradients, in full batches
+            each = 22 if row.name == "lbfgs" else 40
+            fields |= {"batch_size": "all", "schedule": "constant()"}
+            steps, shifts = max(1, round(updates * batch / samples / each)), (0.0,)
+        elif row.schedule_free:
+            fields["schedule"] = "warmup('5%') >> constant()"
+        elif row.rate_free:
+            shifts = (-0.4, 0.0)
+        recipe = base.replace(**fields, steps=steps)
+        centre = log10_centre(recipe.optimizer, size, task.train.targets())
+        found = []
+        for shift in shifts:
+            try:
+                record = train(task, recipe.replace(lr=10 ** (centre + shift)), evaluations=1)
+                found.append(record.valid_loss)
+            except EtudeError as error:
+                print(f"{task_name} {name}: {error}", flush=True)
+        losses[name] = min(found, default=float("inf"))
+        losses["untrained"] = record.evaluations[0].loss
+    return losses
+
+
+def regret(losses: dict[str, float], name: str) -> float:
+    """Return the share of the attainable drop that a choice misses."""
+    best = min(v for k, v in losses.items() if k != "untrained")
+    return (min(losses[name], losses["untrained"]) - best) / (losses["untrained"] - best)
+
+
+def matching() -> list[dict[str, Any]]:
+    """What the recommended optimizer misses on each task, and what the usual ones miss."""
+    rows = []
+    for task_name in TASKS:
+        losses = trials(task_name)
+        traits = measure(tasks.load(task_name))
+        ranked = [one.name for one in match(traits) if one.name in TRIED]
+        row: dict[str, Any] = {
+            "task": task_name,
+            "recommended": ranked[:3],
+            "best": min((k for k in TRIED), key=lambda k: losses[k]),
+            "missed": {name: regret(losses, name) for name in TRIED},
+            "traits": traits.plain(),
+        }
+        rows.append(row)
+        missed = row["missed"]
+        print(
+            f"{task_name}: recommended {ranked[0]} misses {missed[ranked[0]]:.1%}, "
+            f"adamw {missed['adamw']:.1%}, best {row['best']}",
+            flush=True,
+        )
+    return rows
+
+
+def report(results: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
+    where = results["environment"]
+    lines = ["# Optimizers", "", f"{where['machine']}, {where['torch']}, one thread.", ""]
+    lines += ["## Building for 1,000 tensors", "", "| optimizer | ms | allowed |", "|---|---|---|"]
+    for row in results.get("construction", ()):
+        lines.append(f"| {row['optimizer']} | {1e3 * row['seconds']:.1f} | {1e3 * BOUND:.0f} |")
+    lines += ["", "## A step of our own against torch's closest (foreach)", ""]
+    lines += ["| optimizer | against | ms | ratio |", "|---|---|---|---|"]
+    for row in results.get("steps", ()):
+        ms = 1e3 * row["seconds"]
+        lines.append(f"| {row['optimizer']} | {row['against']} | {ms:.2f} | {row['ratio']:.2f} |")
+    rows = results.get("matching", ())
+    if rows:
+        lines += ["", "## What `etude optimizers match` misses", ""]
+        lines += [
+            f"Share of the attainable drop in validation loss, each optimizer at its best of five "
+            f"rates over {SHARE:.0%} of the task's length, second order at the same cost.",
+            "",
+            "| task | recommended | it misses | best of the first three | adamw | sgd | best |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            missed, first = row["missed"], row["recommended"]
+            three = min(missed[name] for name in first)
+            lines.append(
+                f"| {row['task']} | {first[0]} | {missed[first[0]]:.1%} | {three:.1%} "
+                f"| {missed['adamw']:.1%} | {missed['sgd']:.1%} | {row['best']} |"
+            )
+        for label, values in (
+            ("the recommended", [r["missed"][r["recommended"][0]] for r in rows]),
+            (
+                "the best of the first three",
+                [min(r["missed"][n] for n in r["recommended"]) for r in rows],
+            ),
+            *((name, [r["missed"][name] for r in rows]) for name in TRIED),
+        ):
+            middle, mean = statistics.median(values), statistics.fmean(values)
+            lines.append(
+                f"\n{label}: median {middle:.1%}, mean {mean:.1%}, worst {max(values):.1%}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and keep the results."""
+    path = RESULTS / "optimizers.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    torch.set_num_threads(1)
+    results["environment"] = {
+        "torch": f"torch {torch.__version__}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+    if "--match" in sys.argv:
+        results["matching"] = matching()
+    else:
+        results["construction"], results["steps"] = construction(), steps()
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / "optimizers.md").write_text(report(results))
+
+
+if __name__ == "__main__":
+    main()
