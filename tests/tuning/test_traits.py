@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from typer.testing import CliRunner
 
 from etude import Recipe, Task, tasks
+from etude.cli.choices import choose_recipe
 from etude.cli.main import app
 from etude.optimizers import ROWS
 from etude.optimizers.lanczos import edges
@@ -252,3 +253,20 @@ def test_a_recommendation_on_the_command_line():
     document = json.loads(run("optimizers", "match", "cancer-mlp", "--json"))
     assert document["traits"]["parameters"] > 0
     assert document["ranked"][0]["reasons"]
+
+
+def test_another_kind_of_optimizer_brings_its_own_rate_and_schedule():
+    task = tasks.load("digits-mlp")
+    assert task.defaults["lr"] == 1e-3
+
+    def chosen(**fields: object) -> Recipe:
+        return choose_recipe(task, None, None, **fields)
+
+    assert chosen(optimizer="sgd").lr == 1e-3
+    assert chosen(optimizer="prodigy").lr == 1.0
+    assert chosen(optimizer="prodigy", lr=0.5).lr == 0.5
+    assert repr(chosen(optimizer="lbfgs").schedule) == "constant()"
+    assert repr(chosen(optimizer="schedulefree_sgd").schedule) == "warmup('5%') >> constant()"
+    assert chosen(optimizer="adam").schedule == Recipe(**task.defaults).schedule
+    kept = chosen(optimizer="lbfgs", schedule="cosine()")
+    assert repr(kept.schedule) == "cosine()"

@@ -148,7 +148,25 @@ def choose_recipe(
             fields[key] = value
     for outer, table in inner.items():
         fields[outer] = {**_table(outer, fields.get(outer), recipe), **table}
-    return recipe.replace(**fields)
+    return recipe.replace(**{**_suited(recipe, fields), **fields})
+
+
+def _suited(recipe: Recipe, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return rate and schedule for an optimizer to which the recipe's own mean something else.
+
+    A task's 0.001 is a rate to Adam and next to nothing to Prodigy, whose rate multiplies one it
+    finds itself; a cosine is no help to a line search.
+    """
+    from etude import optimizers
+
+    if "optimizer" not in fields:
+        return {}
+    usual = type(recipe)(optimizer=fields["optimizer"])
+    old, new = (optimizers.get(one.optimizer.name) for one in (recipe, usual))
+    suited: dict[str, Any] = {} if old.rate_free == new.rate_free else {"lr": usual.lr}
+    if bool(new.closure) != bool(old.closure) or new.schedule_free != old.schedule_free:
+        suited["schedule"] = usual.schedule
+    return suited
 
 
 def _table(field: str, given: Any, recipe: Recipe) -> dict[str, Any]:
