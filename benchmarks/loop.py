@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from etude import tasks
+from etude.optimizers import build
 from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Cursor
@@ -40,19 +41,21 @@ def bare(name: str) -> tuple[Callable[[], None], int]:
     with random_state_kept(derive_seed(recipe.seed, "init")):
         model = task.build()
     size = task.train.check(recipe.batch_size)
-    optimizer = Run(task, recipe).optimizer.__class__(
-        model.parameters(), lr=recipe.lr, **recipe.optimizer.hyperparameters
+    optimizer = build(
+        recipe.optimizer.name, model, lr=recipe.lr, **recipe.optimizer.hyperparameters
     )
     shape = recipe.schedule.over(MOST)
     batches = task.train.stream(size, recipe.seed, Cursor())
     losses: list[float] = []
     model.train()
+    loss_function = task.loss
+    assert loss_function is not None
 
     def go() -> None:
         for _ in range(UPDATES):
             optimizer.zero_grad()
             inputs, targets = next(batches)
-            loss = task.loss(model(inputs), targets)
+            loss = loss_function(model(inputs), targets)
             loss.backward()
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * shape(len(losses))

@@ -1,4 +1,4 @@
-"""Tune the learning rate of your own network: run it, or `etude tune examples/own_network.py:task`."""
+"""Tune your own network: run it, or `etude tune examples/own_network.py:task`."""
 
 import torch
 from sklearn.datasets import load_wine
