@@ -254,6 +254,19 @@ def test_what_the_user_gave_is_left_as_it_was():
     assert weights(record) != before
 
 
+def test_the_number_of_threads_is_the_callers_and_changes_no_bit():
+    before = torch.get_num_threads()
+    records = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            records.append(train(task(noisy), BASE))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+    assert weights(records[0]) == weights(records[1])
+
+
 def test_a_function_that_hands_out_one_network_has_it_copied():
     network = mlp()
     before = weights(network)

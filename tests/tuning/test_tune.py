@@ -432,6 +432,17 @@ def test_a_hundredth_of_the_drop_is_a_tie_and_more_of_the_same_everywhere_is_non
     assert not tie(evaluation([p + 0.012 * drop + 1e-6 for p in parts]), best, drop)
 
 
+@given(st.integers(1, 20), st.floats(0.01, 3))
+def test_two_standard_errors_are_the_bound(pairs, spread):
+    """Differences m ± s in equal number: their standard error is s / sqrt(n - 1)."""
+    error = spread / math.sqrt(2 * pairs - 1)
+    best = evaluation([0.0] * (2 * pairs))
+    for times, tied in ((1.99, True), (2.01, False)):
+        mean = times * error
+        other = evaluation([mean + spread, mean - spread] * pairs)
+        assert tie(other, best, 0.0) == tied
+
+
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=16), st.integers(0, 3))
 def test_the_order_of_the_slices_does_not_matter(parts, shift):
     other = [p + 0.1 * (i % 3) for i, p in enumerate(parts)]
