@@ -17,6 +17,8 @@ from etude.cli.console import out, print_json
 
 if TYPE_CHECKING:
     from etude.layerwise.picture import Bar
+    from etude.recipe import Recipe
+    from etude.tuning.coordinate_check import CoordinateCheck
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -25,6 +27,8 @@ EPILOG = """[bold]Examples[/bold]
   etude layerwise digits-resnet --lr-mult "decay(0.75) * no_decay()"
 
   etude layerwise digits-cnn --lr-mult "unfreeze('50%')" --html rates.html
+
+  etude layerwise digits-mlp --lr 0.01 --lr-mult "mup(64)" --widths 64,128,256,512
 
   etude tune digits-lstm --set "lr_mult.*\\[forget]=3"      the same, to tune with"""
 
@@ -56,6 +60,14 @@ def layerwise(
     page: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the picture as a page.")
     ] = None,
+    widths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,W,...",
+            help="Also check that every layer moves as far at each of these widths, as it does "
+            "under mup().",
+        ),
+    ] = None,
     json: choices.Json = False,
 ) -> None:
     """Show the rate of every parameter and slice of TASK's model: rule, multiplier, peak.
@@ -86,12 +98,52 @@ def layerwise(
     if page is not None:
         title = f"{chosen.name}: rates by layer"
         files.write_text(page, picture.page(title, lines))
+    check = None if widths is None else _check(task, options, wanted, widths)
     if json:
-        print_json(_plain(chosen.name, wanted, lines, page))
-        return
-    _show(lines, laid.depths)
-    if page is not None:
-        out.print(f"\n[dim]picture[/dim]   [bold]{escape(str(page))}[/bold]")
+        plain = _plain(chosen.name, wanted, lines, page)
+        print_json(plain if check is None else {**plain, "coordinate_check": check.plain()})
+    else:
+        _show(lines, laid.depths)
+        if check is not None:
+            _show_check(check)
+        if page is not None:
+            out.print(f"\n[dim]picture[/dim]   [bold]{escape(str(page))}[/bold]")
+    if check is not None and not check.passed:
+        raise typer.Exit(1)
+
+
+def _check(
+    task: str | None, options: list[str] | None, recipe: Recipe, widths: str
+) -> CoordinateCheck:
+    """Run the coordinate check on the task at several widths."""
+    from etude import tasks
+    from etude.errors import BadValueError
+    from etude.tuning.coordinate_check import coordinate_check
+
+    try:
+        chosen = [int(text) for text in widths.split(",")]
+    except ValueError:
+        raise BadValueError(f"--widths {widths!r}: write whole numbers, such as 64,128") from None
+    given = choices.pairs(options, "--with")
+    assert task is not None
+    return coordinate_check(
+        lambda width: tasks.load(task, **{**given, "width": width}), recipe, widths=chosen
+    )
+
+
+def _show_check(check: CoordinateCheck) -> None:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("layer", no_wrap=True)
+    for width in check.widths:
+        table.add_column(f"change at {width}", justify="right", no_wrap=True)
+    table.add_column("slope", justify="right")
+    for one in check.layers:
+        colour = "red" if one in check.failing else "green"
+        cells = [f"{value:.3g}" for value in one.change]
+        table.add_row(escape(one.layer), *cells, f"[{colour}]{one.slope:+.2f}[/{colour}]")
+    out.print()
+    _print_whole(table)
+    out.print(f"\nCoordinate check {escape(check.verdict())}")
 
 
 def rules(texts: list[str] | None) -> dict[str, Any] | str | None:
@@ -131,20 +183,22 @@ def _show(lines: list[Bar], depths: int) -> None:
     if decayed:
         table.add_column("decay ×", justify="right")
     table.add_column("× 1".center(17))
-    for column in table.columns:
-        column.no_wrap = True
     for bar in lines:
         cells = [bar.name, f"{bar.size:,}", bar.rule, bar.text, f"{bar.rate:.4g}"]
         cells += [f"{bar.decay:g}"] if decayed else []
         table.add_row(*map(escape, cells), terminal(bar, decades, half=8))
-    # A name that is cut off names nothing: a narrow terminal wraps the line instead.
-    needed = Measurement.get(out, out.options.update(width=10_000), table).maximum
-    Console(highlight=False, soft_wrap=True, width=max(out.width, needed)).print(table)
+    _print_whole(table)
     total = sum(bar.size for bar in lines)
     out.print(f"\n[dim]{len(lines)} rows, {depths} layers, {total:,} numbers[/dim]")
 
 
-def _plain(name: str, recipe: Any, lines: list[Bar], page: Path | None) -> dict[str, Any]:
+def _print_whole(table: Table) -> None:
+    """Print a table at its own width: a name that is cut off names nothing."""
+    needed = Measurement.get(out, out.options.update(width=10_000), table).maximum
+    Console(highlight=False, soft_wrap=True, width=max(out.width, needed)).print(table)
+
+
+def _plain(name: str, recipe: Recipe, lines: list[Bar], page: Path | None) -> dict[str, Any]:
     return {
         "task": name,
         "lr": recipe.lr,
