@@ -56,7 +56,7 @@ def bare(name: str) -> tuple[Callable[[], None], int]:
             optimizer.zero_grad()
             inputs, targets = next(batches)
             loss = loss_function(model(inputs), targets)
-            loss.backward()
+            torch.autograd.backward(loss)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * shape(len(losses))
             optimizer.step()
