@@ -1,1 +1,26 @@
-"""Engines: several runs of one task, taken further together."""
+"""Engines: several runs of one task, taken further together.
+
+`loop` is the plain loop, one run after the other; `pool` has a process per core; `vmap` stacks
+runs that differ in numbers only; `auto` measures and takes the fastest.
+"""
+
+from etude.training.engines.auto import AutoEngine, Choice
+from etude.training.engines.engine import Engine, Marks, OnStep
+from etude.training.engines.loop import LoopEngine
+from etude.training.engines.pool import PoolEngine
+from etude.training.engines.train_many import ENGINES, engine_for, train_many
+from etude.training.engines.vmap.engine import VmapEngine
+
+__all__ = [
+    "ENGINES",
+    "AutoEngine",
+    "Choice",
+    "Engine",
+    "LoopEngine",
+    "Marks",
+    "OnStep",
+    "PoolEngine",
+    "VmapEngine",
+    "engine_for",
+    "train_many",
+]

@@ -123,6 +123,10 @@ class VmapEngine(Engine):
                 self._fitted[key] = str(error)
         return self._fitted[key]
 
+    def size(self, fitted: Fitted, run: Run) -> int:
+        """Return how many members one stack may have."""
+        return self.largest or members_at_once(fitted.program, run)
+
     def _chunks(
         self,
         members: list[Run],
@@ -134,7 +138,7 @@ class VmapEngine(Engine):
     ) -> list[Run]:
         """Train in stacks that fit into memory; return the runs that failed in all sizes."""
         fitted, execution = found
-        size = self.largest or members_at_once(fitted.program, members[0])
+        size = self.size(fitted, members[0])
         waiting = list(members)
         while waiting and not stop():
             chunk = waiting[:size]
@@ -166,36 +170,37 @@ class VmapEngine(Engine):
     ) -> None:
         """Train one stack, and bring every member home."""
         looks = {id(m.run): set(marks(m.run)) for m in stack.members}
-        threads = _threads(stack)
+        threads = threads_for(stack)
         try:
             while True:
                 self._evaluate(stack, looks)
-                self._dismiss(stack, until)
-                if not len(stack) or stop():
+                self._dismiss(stack, execution, until)
+                if not stack.active or stop():
                     return
-                ahead = max(target(m.run, until) - m.step for m in stack.members)
-                execution.plan(ahead)
-                count = min(BLOCK, *(_stretch(m.run, m.step, until, looks) for m in stack.members))
+                active = stack.active
+                execution.plan(max(target(m.run, until) - m.step for m in active))
+                count = min(BLOCK, *(_stretch(m.run, m.step, until, looks) for m in active))
                 started = time.perf_counter()
                 with deterministic(stack.state.rows.device), use_threads(threads):
                     broken = stack.advance(count, execution.step)
-                share = (time.perf_counter() - started) / len(stack)
-                for place, member in enumerate(stack.members):
+                share = (time.perf_counter() - started) / len(active)
+                for member in active:
                     member.seconds += share
-                    if place in broken:
-                        stack.bring_home(place, broken[place])
-                    if on_step is not None and place not in broken:
+                for place, loss in broken.items():
+                    stack.bring_home(place, loss)
+                _leave(stack, execution, list(broken))
+                if on_step is not None:
+                    for member in stack.active:
                         on_step(member.run, member.step)
-                if broken:
-                    stack.keep([i for i in range(len(stack)) if i not in broken])
         finally:
-            for place in range(len(stack)):
-                stack.bring_home(place)
+            for place, member in enumerate(stack.members):
+                if not member.idle:
+                    stack.bring_home(place)
 
     def _evaluate(self, stack: Stack, looks: dict[int, set[int]]) -> None:
         for place, member in enumerate(stack.members):
             run = member.run
-            if member.step not in looks[id(run)]:
+            if member.idle or member.step not in looks[id(run)]:
                 continue
             if run.evaluations and run.evaluations[-1].step == member.step:
                 continue
@@ -205,17 +210,29 @@ class VmapEngine(Engine):
                 stack.bring_home(place)
             run.evaluate()
 
-    def _dismiss(self, stack: Stack, until: int | None) -> None:
+    def _dismiss(self, stack: Stack, execution: Execution, until: int | None) -> None:
         """Bring home those that have ended or stand where they are to stand."""
         done = [
             place
             for place, m in enumerate(stack.members)
-            if m.run.ended or m.step >= target(m.run, until)
+            if not m.idle and (m.run.ended or m.step >= target(m.run, until))
         ]
         for place in done:
             stack.bring_home(place)
-        if done:
-            stack.keep([i for i in range(len(stack)) if i not in done])
+        _leave(stack, execution, done)
+
+
+def _leave(stack: Stack, execution: Execution, places: list[int]) -> None:
+    """Let members leave a stack, their runs being at home.
+
+    A stack that was compiled keeps its size, with idle rows, until half of them are.
+    """
+    for place in places:
+        stack.members[place].idle = True
+    left = [place for place, member in enumerate(stack.members) if not member.idle]
+    few = 2 * len(left) <= len(stack)
+    if places and left and (few or not execution.is_compiled(stack.state)):
+        stack.keep(left)
 
 
 def _stretch(run: Run, step: int, until: int | None, looks: dict[int, set[int]]) -> int:
@@ -224,7 +241,7 @@ def _stretch(run: Run, step: int, until: int | None, looks: dict[int, set[int]])
     return min((mark for mark in looks[id(run)] if step < mark < end), default=end) - step
 
 
-def _threads(stack: Stack) -> int:
+def threads_for(stack: Stack) -> int:
     """Return the threads that an update of all members is worth."""
     run = stack.members[0].run
     work = 2.0 * stack.program.layout.width * run.batch_size * len(stack)

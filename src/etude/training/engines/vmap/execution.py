@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,8 @@ from etude.training.engines.vmap.program import Feed, Leaves, Program, Stacked
 Mode = Literal["auto", "never", "always"]
 """When to compile."""
 
+Key = tuple[tuple[int, ...], tuple[int, ...]]
+
 Scales = tuple[Tensor, Tensor] | None
 
 SECONDS_PER_NODE = 0.08
@@ -24,6 +26,9 @@ SECONDS_PER_NODE = 0.08
 
 SHARE = 0.5
 """Share of the time that a compiled update takes of one that is not: 0.2 to 0.6."""
+
+TRACING = 2.0
+"""Seconds to be saved before a graph is traced, which takes some tenths of one."""
 
 LARGEST = 1500
 """Operations beyond which a graph is not compiled: it would take minutes."""
@@ -41,9 +46,10 @@ class Execution:
         self.program, self.mode = program, compile
         self.reason = ""
         self.seconds = 0.0
-        self._compiled: dict[Hashable, Callable[..., Any]] = {}
-        self._tried: set[Hashable] = set()
-        self._times: dict[Hashable, list[float]] = {}
+        self._compiled: dict[Key, Callable[..., Any]] = {}
+        self._traced: dict[Key, Callable[..., Any]] = {}
+        self._tried: set[Key] = set()
+        self._times: dict[Key, list[float]] = {}
         self._ahead = 0
 
     def plan(self, ahead: int) -> None:
@@ -55,6 +61,11 @@ class Execution:
         """Whether anything was compiled."""
         return bool(self._compiled)
 
+    def is_compiled(self, state: Stacked) -> bool:
+        """Whether updates of so many members are."""
+        shape = tuple(state.rows.shape)
+        return any(shape == key[0] for key in self._compiled)
+
     def step(
         self, state: Stacked, feed: Feed, data: Leaves, scales: Scales
     ) -> tuple[Stacked, Tensor]:
@@ -63,8 +74,9 @@ class Execution:
         self._ahead -= 1
         if key not in self._compiled and key not in self._tried and self._pays(key):
             self._compile(key, state, feed, data, scales)
-        if key in self._compiled:
-            result: tuple[Stacked, Tensor] = self._compiled[key](state, feed, data, scales)
+        ready = self._compiled.get(key) or self._traced.get(key)
+        if ready is not None:
+            result: tuple[Stacked, Tensor] = ready(state, feed, data, scales)
             return result
         started = time.perf_counter()
         result = self.program.step(state, feed, data, scales)
@@ -73,20 +85,17 @@ class Execution:
             times.append(time.perf_counter() - started)
         return result
 
-    def worth(self, key: Hashable) -> float:
+    def worth(self, key: Key) -> float:
         """Return the seconds that compiling would save over the updates to come."""
         times = self._times.get(key, [])
         return 0.0 if len(times) < 3 else min(times) * self._ahead * (1 - SHARE)
 
-    def _pays(self, key: Hashable) -> bool:
+    def _pays(self, key: Key) -> bool:
         if self.mode != "auto":
             return self.mode == "always"
-        # Nothing compiles in less than some seconds: not worth a trace to find out.
-        return self.worth(key) > 5.0
+        return self.worth(key) > TRACING
 
-    def _compile(
-        self, key: Hashable, state: Stacked, feed: Feed, data: Leaves, scales: Scales
-    ) -> None:
+    def _compile(self, key: Key, state: Stacked, feed: Feed, data: Leaves, scales: Scales) -> None:
         self._tried.add(key)
         started = time.perf_counter()
         try:
@@ -103,23 +112,29 @@ class Execution:
             graph = make_fx(flat)(*leaves)
             nodes = len(graph.graph.nodes)
             expected = nodes * SECONDS_PER_NODE
+            self._traced[key] = _called(graph, shape)
             if self.mode == "auto" and (nodes > LARGEST or self.worth(key) < 1.3 * expected):
                 return
             compiled = _inductor(graph, leaves)
             with torch.no_grad():
                 compiled(*leaves)  # what is compiled late is compiled now
+            self._compiled[key] = _called(compiled, shape)
         except Exception as error:  # noqa: BLE001  (no compiler, or one that cannot)
             self.reason = f"not compiled: {str(error).strip().partition(chr(10))[0][:120]}"
             return
         finally:
             self.seconds += time.perf_counter() - started
 
-        def call(state: Stacked, feed: Feed, data: Leaves, scales: Scales) -> Any:
-            with torch.no_grad():
-                leaves = pytree.tree_leaves((state, feed, data, scales))
-                return pytree.tree_unflatten(compiled(*leaves), shape[0])
 
-        self._compiled[key] = call
+def _called(flat: Callable[..., Any], shape: list[Any]) -> Callable[..., Any]:
+    """Return a function of the flat tensors as one of the nested arguments."""
+
+    def call(state: Stacked, feed: Feed, data: Leaves, scales: Scales) -> Any:
+        with torch.no_grad():
+            leaves = pytree.tree_leaves((state, feed, data, scales))
+            return pytree.tree_unflatten(flat(*leaves), shape[0])
+
+    return call
 
 
 def _inductor(graph: torch.fx.GraphModule, leaves: list[Any]) -> Callable[..., Any]:
@@ -131,5 +146,5 @@ def _inductor(graph: torch.fx.GraphModule, leaves: list[Any]) -> Callable[..., A
     return compiled
 
 
-def _key(state: Stacked, feed: Feed) -> Hashable:
+def _key(state: Stacked, feed: Feed) -> Key:
     return (tuple(state.rows.shape), tuple(feed.samples.shape))

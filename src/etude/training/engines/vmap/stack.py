@@ -30,12 +30,14 @@ class Member:
         supply: Its samples, masks and numbers.
         series: What was measured since it was last brought home.
         seconds: Its share of the time since then.
+        idle: Whether only its row is left, because a stack of another size costs more.
     """
 
     run: Run
     supply: Supply
     series: dict[str, list[float]]
     seconds: float = 0.0
+    idle: bool = False
 
     @property
     def step(self) -> int:
@@ -86,11 +88,17 @@ class Stack:
     @property
     def shared(self) -> bool:
         """Whether all members read the same samples."""
-        first = self.members[0].supply
+        active = self.active
+        first = active[0].supply
         return all(
             m.supply.cursor == first.cursor and m.run.recipe.seed == first.run.recipe.seed
-            for m in self.members
+            for m in active
         )
+
+    @property
+    def active(self) -> list[Member]:
+        """The members that are still trained."""
+        return [member for member in self.members if not member.idle]
 
     def advance(self, count: int, step: Step) -> dict[int, float]:
         """Do up to `count` updates of every member.
@@ -103,14 +111,15 @@ class Stack:
         before = [member.supply.place() for member in self.members]
         state, report, rates = self._run(count, step)
         losses = report[:, 0]
-        good = np.isfinite(losses).all(axis=1)
+        idle = np.array([member.idle for member in self.members])
+        good = (np.isfinite(losses) | idle).all(axis=1)
         broken: dict[int, float] = {}
         if not good.all():
             whole = int(np.argmin(good))
             broken = {
                 i: float(losses[whole, i])
                 for i in range(len(self))
-                if not math.isfinite(losses[whole, i])
+                if not (idle[i] or math.isfinite(losses[whole, i]))
             }
             for member, place in zip(self.members, before, strict=True):
                 member.supply.go_to(place)
@@ -120,6 +129,8 @@ class Stack:
                 state, report, rates = self._run(whole, step)
         self.state = state
         for i, member in enumerate(self.members):
+            if member.idle:
+                continue
             for name, values in zip(self.program.reports, report[:count, :, i].T, strict=True):
                 member.series.setdefault(name, []).extend(values.tolist())
             member.series.setdefault("lr", []).extend(rates[i][:count].tolist())
@@ -141,15 +152,22 @@ class Stack:
         """Prepare the next updates, and return each member's rates."""
         device = self.state.rows.device
         shared = self.shared
-        samples = [member.supply.samples(count) for member in self.members]
-        index = (samples[0] if shared else torch.stack(samples, 1)).to(device)
-        tables, rates = [], []
-        for member in self.members:
-            table, values = member.supply.columns(self.program, count)
-            tables.append(table)
-            rates.append(values.lr)
+        active = self.active
+        own: dict[int, Any] = {}
+        for member in active:
+            supply = member.supply
+            if shared and member is not active[0]:
+                samples = own[id(active[0])][0]
+                supply.follow(active[0].supply)
+            else:
+                samples = supply.samples(count)
+            table, values = supply.columns(self.program, count)
+            own[id(member)] = samples, table, values.lr, supply.draw(count)
+        # An idle row computes what the first active one does; nobody reads it.
+        each = [own[id(active[0] if member.idle else member)] for member in self.members]
+        every, tables, rates, drawn = (list(parts) for parts in zip(*each, strict=True))
+        index = (every[0] if shared else torch.stack(every, 1)).to(device)
         columns = torch.from_numpy(np.stack(tables, 1)).float().to(device)
-        drawn = [member.supply.draw(count) for member in self.members]
         feeds = [
             Feed(
                 columns[t],

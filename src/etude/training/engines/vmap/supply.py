@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from etude.randomness import RandomState
-from etude.tasks.data import Cursor, TensorData
+from etude.tasks.data import Batch, Cursor, TensorData
 from etude.training.engines.vmap.masks import Mask
 from etude.training.engines.vmap.program import ALWAYS, Program
 from etude.training.engines.vmap.values import Values
@@ -58,7 +59,7 @@ class Supply:
         self.cursor = replace(place.cursor)
         self.carried = dict(place.carried)
         self._generator.set_state(place.random)
-        self._stream = self._numbers.stream(self.run.batch_size, self.run.recipe.seed, self.cursor)
+        self._stream: Iterator[Batch] | None = None
 
     def place(self) -> Place:
         """Return where it stands."""
@@ -75,9 +76,17 @@ class Supply:
         others[self._device.index or 0] = own
         return replace(self._rest, accelerators=tuple(others)).tree()
 
+    def follow(self, other: Supply) -> None:
+        """Stand in the data where another supply of the same seed stands."""
+        self.cursor = replace(other.cursor)
+        self._stream = None
+
     def samples(self, count: int) -> Tensor:
         """Return the samples of the next updates: (count, accumulate, samples)."""
         each = self.run.recipe.accumulate
+        if self._stream is None:
+            recipe = self.run.recipe
+            self._stream = self._numbers.stream(self.run.batch_size, recipe.seed, self.cursor)
         rows = [next(self._stream)[0] for _ in range(count * each)]
         return torch.stack(rows).reshape(count, each, -1)
 

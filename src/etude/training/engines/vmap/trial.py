@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor
+from etude.training.engines.parcel import pack, unpack
 from etude.training.engines.vmap.cells import unroll
 from etude.training.engines.vmap.layout import Layout
 from etude.training.engines.vmap.masks import Mask, Plan
@@ -48,7 +50,7 @@ def fit(runs: list[Run]) -> Fitted:
         UnfitError: If vmap cannot take the model, or answers otherwise than the loop.
     """
     chosen = sorted(runs, key=lambda run: run.recipe.lr)[:2]
-    loops = [_copy(run) for run in chosen]
+    loops = [copied(run) for run in chosen]
     masks, untouched, gradients = zip(*(_first(run) for run in loops), strict=True)
     if masks[0] != masks[-1] or untouched[0] != untouched[-1]:
         raise UnfitError("two runs of it do not compute the same way")
@@ -78,13 +80,12 @@ def fit(runs: list[Run]) -> Fitted:
     return Fitted(program, masks[0])
 
 
-def _copy(run: Run) -> Run:
-    copied = Run(run.task, run.recipe, device=run.device)
-    state = run.state()
-    if run.stopping is not None:
-        state["stopping"] = copy.copy(run.stopping.state())
-    copied.load(state)
-    return copied
+def copied(run: Run) -> Run:
+    """Return a run that stands where another stands, and shares nothing with it but the data."""
+    other = Run(run.task, run.recipe, device=run.device)
+    # By way of bytes: a state refers to the tensors of the run it is of.
+    other.load(unpack(pack(run.state())))
+    return other
 
 
 def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor]]:
@@ -100,8 +101,6 @@ def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor]]:
     # Recurrent layers must be seen to draw, and draw in the same order step by step.
     seen = copy.deepcopy(model)
     unroll(seen)
-    from etude.randomness import random_state_kept
-
     with random_state_kept(0):
         batch = next(batches)
         try:
