@@ -180,3 +180,43 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_run_goes_on(tmp_path, whole):
     assert "Traceback" not in err
     run("train", "--resume", str(folder))
     assert equal_runs(folder, whole)
+
+
+MINE = """
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from etude import Task
+
+x = torch.linspace(-1, 1, 640)[:, None].repeat(1, 4)
+y = (x[:, 0] > 0).long()
+
+
+def task():
+    data = TensorDataset(x, y)
+    train = DataLoader(data, 8, shuffle=True, num_workers=1, multiprocessing_context="spawn")
+    return Task(lambda: torch.nn.Linear(4, 2), train, valid=(x, y), loss=cross_entropy)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "tune"])
+def test_ctrl_c_that_kills_the_loaders_workers_is_still_ctrl_c(tmp_path, verb):
+    """A terminal sends it to every process: workers started afresh die of it at once."""
+    (tmp_path / "mine.py").write_text(MINE, encoding="utf-8")
+    folder = tmp_path / "run"
+    words = [verb, f"{tmp_path / 'mine.py'}:task", "--steps", "80", "--out", str(folder)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "etude", *words],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    wait(process, lambda: checkpoints(folder) >= 8)
+    os.killpg(process.pid, signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert f"Go on with: etude {verb} --resume {folder}" in err

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from etude.errors import TaskError
 
 
 class StopRequest:
@@ -44,3 +46,17 @@ def stop_on_signal() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def broken_by(stop: Callable[[], bool]) -> Iterator[None]:
+    """Pass over a failure of the task once `stop()` is true.
+
+    Ctrl-C reaches every process of a terminal: a DataLoader's workers die of it, and the next
+    batch fails, before the loop asks whether to stop.
+    """
+    try:
+        yield
+    except TaskError:
+        if not stop():
+            raise

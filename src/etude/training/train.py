@@ -12,7 +12,7 @@ from etude.recipe import Recipe
 from etude.tasks.task import Task
 from etude.training import checkpoint
 from etude.training.folder import CHECKPOINTS, claim, kept_recipe, quoted, save_model
-from etude.training.interrupt import stop_on_signal
+from etude.training.interrupt import broken_by, stop_on_signal
 from etude.training.keeper import Keeper
 from etude.training.record import Record
 from etude.training.run import Probe, Run
@@ -94,7 +94,7 @@ def _walk_in(
     keeper = Keeper(run, folder, every, on_step)
     again = f"etude train --resume {quoted(folder)}"
     with stop_on_signal() as request:
-        with keeper.rescue(again):
+        with keeper.rescue(again), broken_by(lambda: bool(request)):
             run.walk(looks, stop=lambda: bool(request), on_step=keeper.after_step)
         keeper.save()
         if request.signal and run.status == "stopped":

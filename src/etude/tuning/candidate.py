@@ -8,6 +8,7 @@ from pathlib import Path
 
 from etude.training import checkpoint
 from etude.training.folder import CHECKPOINTS, claim
+from etude.training.interrupt import broken_by
 from etude.training.keeper import Keeper
 from etude.training.record import Evaluation
 from etude.training.run import Run
@@ -58,7 +59,8 @@ class Candidate:
         elif run.step < until or (run.step == until and self.at(until) is None):
             keeper.on_step = on_step
             with keeper.rescue(again):
-                run.walk(marks, until, stop=stop, on_step=keeper.after_step)
+                with broken_by(stop):
+                    run.walk(marks, until, stop=stop, on_step=keeper.after_step)
                 keeper.save()
         before, self.reached = self.reached, until if self._done else min(run.step, until)
         return min(run.step, self.reached) - min(run.step, before)
