@@ -60,9 +60,10 @@ def _model(model: nn.Module) -> str:
 def kind(run: Run) -> Hashable:
     """Return what runs must have in common to be stacked."""
     recipe = run.recipe
+    known = recipe.optimizer.name in RULES
     return (
         recipe.optimizer.name,
-        tuple(flags_of(recipe.optimizer, run.others).items()),
+        tuple(flags_of(recipe.optimizer, run.others).items()) if known else (),
         run.batch_size,
         recipe.accumulate,
         recipe.label_smoothing,

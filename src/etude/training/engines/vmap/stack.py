@@ -15,7 +15,7 @@ from etude.training.engines.vmap.layout import multipliers
 from etude.training.engines.vmap.masks import Mask
 from etude.training.engines.vmap.moments import read, write
 from etude.training.engines.vmap.program import Feed, Leaves, Program, Stacked
-from etude.training.engines.vmap.supply import Supply
+from etude.training.engines.vmap.supply import Place, Supply
 from etude.training.run import Run
 
 Step = Callable[[Stacked, Feed, Leaves, tuple[Tensor, Tensor] | None], tuple[Stacked, Tensor]]
@@ -109,6 +109,18 @@ class Stack:
             The places of the members whose loss was not finite at the next update, with it.
         """
         before = [member.supply.place() for member in self.members]
+        try:
+            return self._advance(count, step, before)
+        except BaseException:
+            # Nothing was done: whoever goes on meets the same samples and masks again.
+            self._go_back(before)
+            raise
+
+    def _go_back(self, places: list[Place]) -> None:
+        for member, place in zip(self.members, places, strict=True):
+            member.supply.go_to(place)
+
+    def _advance(self, count: int, step: Step, before: list[Place]) -> dict[int, float]:
         state, report, rates = self._run(count, step)
         losses = report[:, 0]
         idle = np.array([member.idle for member in self.members])
@@ -121,8 +133,7 @@ class Stack:
                 for i in range(len(self))
                 if not (idle[i] or math.isfinite(losses[whole, i]))
             }
-            for member, place in zip(self.members, before, strict=True):
-                member.supply.go_to(place)
+            self._go_back(before)
             state, count = self.state, whole
             if whole:
                 # The same updates again give the same bits, and end where all is well.
