@@ -53,6 +53,8 @@ def times(one: Multiplier, other: Multiplier) -> Multiplier:
     >>> times(2.0, 0.5), times(1.0, parse("warmup(10)"))
     (1.0, warmup(10))
     """
+    if 0.0 in (one, other):
+        return 0.0
     if one == 1.0:
         return other
     if other == 1.0:

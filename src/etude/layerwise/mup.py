@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from etude.errors import BadTypeError, BadValueError
 from etude.layerwise.parts import GATES, Part, anatomy
-from etude.layerwise.policies import Factor, Policy, Setting, number
+from etude.layerwise.policy import Factor, Policy, Setting, number
 from etude.layerwise.spec import LrMult
 from etude.optimizers.table import ROWS
 

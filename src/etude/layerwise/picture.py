@@ -103,60 +103,66 @@ def terminal(bar: Bar, decades: float, half: int = 10) -> str:
     return f"{'█' * left:>{half}}│{'█' * right:<{half}}"
 
 
-ROW, LEFT, WIDE = 18, 300, 220
+ROW, WIDE, CURVE, LETTER = 18, 220, 120, 6.6
+"""Pixels: a line's height, the bars' and the curves' width, a letter's at most."""
 
 
 def svg(lines: Sequence[Bar]) -> str:
     """Return the picture as SVG text: bars on a log scale around 1, curves where they move."""
     decades = span(lines)
-    height = ROW * len(lines) + 40
-    middle = LEFT + WIDE / 2
+    left = max(60, round(LETTER * max((len(bar.name) for bar in lines), default=0)))
+    height, width = ROW * len(lines) + 40, left + WIDE + CURVE + 110
+    middle = left + WIDE / 2
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" '
-        f'viewBox="0 0 760 {height}" font-family="system-ui, sans-serif" font-size="11" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="11" '
         'role="img" aria-label="Multiplier of the learning rate, by parameter">',
         f'<line x1="{middle}" y1="20" x2="{middle}" y2="{height - 16}" stroke="#888"/>',
-        f'<text x="{middle}" y="14" text-anchor="middle" fill="currentColor">× 1</text>',
-        f'<text x="{LEFT}" y="14" fill="currentColor">× {10**-decades:.3g}</text>',
-        f'<text x="{LEFT + WIDE}" y="14" text-anchor="end" fill="currentColor">'
-        f"× {10**decades:.3g}</text>",
+        _text(middle, 14, "× 1", "middle"),
+        _text(left, 14, f"× {10**-decades:.3g}"),
+        _text(left + WIDE, 14, f"× {10**decades:.3g}", "end"),
     ]
     for index, bar in enumerate(lines):
         top = 24 + ROW * index
-        parts.append(
-            f'<text x="{LEFT - 8}" y="{top + 11}" text-anchor="end" fill="currentColor">'
-            f"{html.escape(bar.name)}</text>"
-        )
+        parts.append(_text(left - 8, top + 11, bar.name, "end"))
         parts += _mark(bar, top, middle, decades)
-        parts.append(
-            f'<text x="{LEFT + WIDE + 8}" y="{top + 11}" fill="currentColor">{bar.rate:.3g}</text>'
-        )
+        parts.append(_text(left + WIDE + 8, top + 11, f"{bar.rate:.3g}"))
+        if bar.curve:
+            parts.append(_curve(bar.curve, left + WIDE + 90, top))
     return "\n".join([*parts, "</svg>"])
 
 
+def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
+    return (
+        f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="currentColor">'
+        f"{html.escape(text)}</text>"
+    )
+
+
 def _mark(bar: Bar, top: float, middle: float, decades: float) -> list[str]:
-    """Return a bar's shape: a rectangle, the word 'frozen', and a curve where it moves."""
-    marks = []
-    if bar.multiplier > 0:
-        size = WIDE / 2 * min(1.0, abs(math.log10(bar.multiplier)) / decades)
-        left = middle - size if bar.multiplier < 1 else middle
-        marks.append(
-            f'<rect x="{left:.1f}" y="{top + 2}" width="{max(size, 1.5):.1f}" height="{ROW - 6}" '
-            f'fill="{"#0b5488" if bar.multiplier >= 1 else "#a34a00"}"/>'
-        )
-    else:
-        marks.append(
+    """Return a bar's rectangle, or the word 'frozen'."""
+    if bar.multiplier == 0:
+        return [
             f'<text x="{middle - 4}" y="{top + 11}" text-anchor="end" fill="#b23a0e">frozen</text>'
-        )
-    if bar.curve:
-        top_value = max(max(bar.curve), 1e-30)
-        points = " ".join(
-            f"{600 + 120 * i / (len(bar.curve) - 1):.1f},"
-            f"{top + ROW - 5 - (ROW - 7) * value / top_value:.1f}"
-            for i, value in enumerate(bar.curve)
-        )
-        marks.append(f'<polyline points="{points}" fill="none" stroke="currentColor"/>')
-    return marks
+        ]
+    size = WIDE / 2 * min(1.0, abs(math.log10(bar.multiplier)) / decades)
+    left = middle - size if bar.multiplier < 1 else middle
+    colour = "#0b5488" if bar.multiplier >= 1 else "#a34a00"
+    return [
+        f'<rect x="{left:.1f}" y="{top + 2}" width="{max(size, 1.5):.1f}" height="{ROW - 6}" '
+        f'fill="{colour}"/>'
+    ]
+
+
+def _curve(values: Sequence[float], left: float, top: float) -> str:
+    """Return how a multiplier moves over the run, as a line."""
+    largest = max(*values, 1e-30)
+    points = " ".join(
+        f"{left + CURVE * i / (len(values) - 1):.1f},"
+        f"{top + ROW - 5 - (ROW - 7) * value / largest:.1f}"
+        for i, value in enumerate(values)
+    )
+    return f'<polyline points="{points}" fill="none" stroke="currentColor"/>'
 
 
 def page(title: str, lines: Sequence[Bar]) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from etude.errors import BadValueError
 from etude.layerwise.multipliers import Multiplier, times
 from etude.layerwise.parts import Part, anatomy, layer_count
-from etude.layerwise.policies import Factor, Setting, Trust
+from etude.layerwise.policy import Factor, Setting
 from etude.layerwise.selectors import Selector, near_misses
 from etude.layerwise.spec import LrMult
+from etude.layerwise.trust import Trust
 from etude.schedules import Clock, Schedule
 
 if TYPE_CHECKING:

@@ -1,95 +1,15 @@
-"""Named policies: rules for a whole model in one word, each a pure function of its parts."""
+"""Policies by depth and kind: decay, discriminative, ends, kinds; and who is spared the decay."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from etude.errors import BadTypeError, BadValueError
-from etude.layerwise.multipliers import Multiplier, checked
 from etude.layerwise.parts import Part
+from etude.layerwise.policy import Factor, Policy, Setting, number
 from etude.layerwise.selectors import Selector, near_misses
-from etude.schedules import parse
-
-
-@dataclass(frozen=True)
-class Factor:
-    """What a policy does to one parameter.
-
-    Attributes:
-        rate: What its rate is multiplied by.
-        decay: What its weight decay is multiplied by.
-    """
-
-    rate: Multiplier = 1.0
-    decay: float = 1.0
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a policy may ask besides the parts.
-
-    Attributes:
-        depths: How many layers the model has.
-        optimizer: The optimizer's name, or its class in lower case.
-    """
-
-    depths: int
-    optimizer: str
-
-
-@dataclass(frozen=True)
-class Policy(ABC):
-    """A named policy; `repr` is its text form."""
-
-    name: ClassVar[str]
-    by_position: ClassVar[int] = 1
-
-    @property
-    def moves(self) -> bool:
-        """Whether its multipliers follow a schedule."""
-        return False
-
-    @abstractmethod
-    def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return one factor for each part."""
-
-    def __repr__(self) -> str:
-        shown: list[str] = []
-        for index, field in enumerate(fields(self)):
-            value = getattr(self, field.name)
-            if value == field.default:
-                continue
-            at_place = index < self.by_position and len(shown) == index
-            shown.append(repr(value) if at_place else f"{field.name}={value!r}")
-        return f"{self.name}({', '.join(shown)})"
-
-    def put(self, **values: Any) -> None:
-        """Set fields during construction."""
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-
-
-def number(
-    policy: str, name: str, value: object, *, low: float = 0.0, open_low: bool = False
-) -> float:
-    """Return a policy's number as a float >= low, or > low.
-
-    Raises:
-        BadTypeError: If it is no number.
-        BadValueError: If it is out of bounds.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadTypeError(f"{policy}: {name}={value!r} is not a number")
-    result = checked(f"{policy}: {name}", float(value))
-    if result < low or (open_low and result == low):
-        sign = ">" if open_low else ">="
-        raise BadValueError(
-            f"{policy}: {name}={value!r} is out of bounds: give a number {sign} {low:g}"
-        )
-    return result
 
 
 @dataclass(frozen=True, repr=False)
@@ -217,104 +137,6 @@ class Kinds(Policy):
 
 
 @dataclass(frozen=True, repr=False)
-class Freeze(Policy):
-    """Some layers keep their weights, for a while or for the whole run.
-
-    Multiplier 0 until `until`, then 1. The optimizer's averages go on while a layer is frozen, so
-    that it starts warm; its gradients are still computed.
-
-    Args:
-        selector: What to freeze, such as 'embedding*', '@convolution', 'layers.0'.
-        until: A length in steps or with a unit ('10%', '2 epochs'); None freezes for good.
-    """
-
-    name: ClassVar[str] = "freeze"
-    by_position: ClassVar[int] = 2
-    selector: str = "@input"
-    until: str | int | float | None = None
-
-    def __post_init__(self) -> None:
-        if Selector.of(self.selector).slices:
-            raise BadValueError(
-                f"{self!r}: a policy is about whole tensors; freeze a gate with a rule of its own: "
-                f'{{"{self.selector}": 0}}'
-            )
-        if self.until is not None:
-            _schedule_of(self, self.until)
-
-    @property
-    def moves(self) -> bool:
-        """Whether it ends within the run."""
-        return self.until is not None
-
-    def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return 0 until `until` for what is selected, else 1."""
-        selector = Selector.of(self.selector)
-        frozen: Multiplier = 0.0 if self.until is None else _schedule_of(self, self.until)
-        chosen = [selector.covers(part, setting.depths) for part in parts]
-        if not any(chosen):
-            hint = near_misses(selector, parts, setting.depths)
-            raise BadValueError(f"{self!r} matches no parameter: {hint}")
-        if all(chosen) and self.until is None:
-            raise BadValueError(f"{self!r} freezes every parameter: nothing is left to train")
-        return [Factor(frozen if one else 1.0) for one in chosen]
-
-
-@dataclass(frozen=True, repr=False)
-class Unfreeze(Policy):
-    """Gradual unfreezing: the last layer trains from the start, each earlier one joins later.
-
-    With L layers, the layer k places before the last joins after k · each, or, with `over`,
-    after k / (L − 1) · over.
-
-    Args:
-        over: When the first layer joins, as a share of the run ('50%').
-        each: In place of `over`, the time from one layer to the next ('1 epochs', 200).
-
-    Source: Howard & Ruder 2018 (ULMFiT), arXiv:1801.06146, section 3.3.
-    """
-
-    name: ClassVar[str] = "unfreeze"
-    over: str = "50%"
-    each: str | int | float | None = None
-
-    def __post_init__(self) -> None:
-        if self.each is not None:
-            if self.over != "50%":
-                raise BadValueError(f"unfreeze(over={self.over!r}, each={self.each!r}): give one")
-            _schedule_of(self, self.each)
-        amount, unit = _amount(self, self.over)
-        if unit != "%" or not 0 < amount <= 100:
-            raise BadValueError(
-                f"unfreeze: over={self.over!r} is out of bounds: give a share of the run such as "
-                "'50%', at most '100%', or each= in another unit"
-            )
-
-    @property
-    def moves(self) -> bool:
-        """Always: that is its purpose."""
-        return True
-
-    def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return 0 until a layer's turn comes, then 1."""
-        last = setting.depths - 1
-        found = []
-        for part in parts:
-            turns = last - part.depth
-            if turns == 0:
-                found.append(Factor())
-            elif self.each is None:
-                amount, _ = _amount(self, self.over)
-                found.append(Factor(_schedule_of(self, f"{amount * turns / last:.6g}%")))
-            else:
-                amount, unit = _amount(self, self.each)
-                wait = f"{amount * turns:g} {unit}" if unit not in ("", "%") else None
-                steps = f"{amount * turns:g}%" if unit == "%" else amount * turns
-                found.append(Factor(_schedule_of(self, wait or steps)))
-        return found
-
-
-@dataclass(frozen=True, repr=False)
 class NoDecay(Policy):
     """No weight decay for biases and normalisations, nor for anything else of one axis.
 
@@ -344,45 +166,6 @@ class NoDecay(Policy):
             )
             for part in parts
         ]
-
-
-@dataclass(frozen=True, repr=False)
-class Trust(Policy):
-    """A trust ratio on each tensor's update: LAMB around AdamW, LARS-like around SGD.
-
-    With w the tensor, Δ the optimizer's own update at rate lr and u = −Δ / lr:
-    r = coefficient · min(max(‖w‖, low), high) / ‖u‖, and Δ becomes r · Δ. Biases, normalisations
-    and anything else of one axis keep Δ, and so does a tensor where ‖w‖ or ‖u‖ is 0.
-
-    Args:
-        coefficient: 1 for LAMB, about 0.001 for LARS.
-        low: Least norm of w that counts.
-        high: Largest norm of w that counts, None for no bound.
-
-    Source: You et al. 2020 (LAMB), arXiv:1904.00962, algorithm 2; You et al. 2017 (LARS).
-    """
-
-    name: ClassVar[str] = "trust"
-    coefficient: float = 1.0
-    low: float = 0.0
-    high: float | None = None
-
-    def __post_init__(self) -> None:
-        self.put(
-            coefficient=number("trust", "coefficient", self.coefficient, open_low=True),
-            low=number("trust", "low", self.low),
-        )
-        if self.high is not None:
-            high = number("trust", "high", self.high, low=self.low, open_low=True)
-            self.put(high=high)
-
-    def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return 1 for each part: the ratio is measured at every update instead."""
-        return [Factor() for _ in parts]
-
-    def scales(self, part: Part) -> bool:
-        """Say whether a part's update is scaled."""
-        return len(part.shape) >= 2 and not part.bias and part.kind != "normalisation"
 
 
 def given_depths(
@@ -421,28 +204,3 @@ def _texts(policy: str, name: str, value: object) -> tuple[str, ...]:
         if Selector.of(text).slices:
             raise BadValueError(f"{policy}: {name}: {text!r} is a slice; a layer is a whole tensor")
     return tuple(value)
-
-
-def _schedule_of(policy: Policy, wait: object) -> Multiplier:
-    """Return 0 for a while, then 1."""
-    if isinstance(wait, bool) or not isinstance(wait, (int, float, str)):
-        raise BadTypeError(f"{policy!r}: {wait!r} is no length: give steps, '10%' or '2 epochs'")
-    return parse(f"constant(0, {wait!r}) >> constant(1)")
-
-
-def _amount(policy: Policy, length: object) -> tuple[float, str]:
-    """Split a length into a number and its unit."""
-    if isinstance(length, (int, float)) and not isinstance(length, bool):
-        return length, ""
-    text = str(length).strip()
-    bare = text.removesuffix("%").strip()
-    amount, _, unit = (bare, "", "%") if text.endswith("%") else bare.partition(" ")
-    try:
-        return float(amount), unit.strip()
-    except ValueError:
-        raise BadValueError(f"{policy!r}: {length!r} is no length: give '10%' or 200") from None
-
-
-def mapping_of(policies: Sequence[type[Policy]]) -> Mapping[str, type[Policy]]:
-    """Return policies by name."""
-    return {policy.name: policy for policy in policies}

@@ -12,7 +12,7 @@ from etude.layerwise.selectors import Selector
 from etude.schedules import Schedule
 
 if TYPE_CHECKING:
-    from etude.layerwise.policies import Policy
+    from etude.layerwise.policy import Policy
 
 POLICY = "@policy"
 """The key under which a table of rules names its policies."""

@@ -9,22 +9,27 @@ from types import MappingProxyType
 from typing import Any
 
 from etude.errors import BadTypeError, BadValueError, EtudeError, unknown_name
+from etude.layerwise.freezing import Freeze, Unfreeze
 from etude.layerwise.mup import Mup
-from etude.layerwise.policies import (
-    Decay,
-    Discriminative,
-    Ends,
-    Freeze,
-    Kinds,
-    NoDecay,
-    Policy,
-    Trust,
-    Unfreeze,
-    mapping_of,
-)
+from etude.layerwise.policies import Decay, Discriminative, Ends, Kinds, NoDecay
+from etude.layerwise.policy import Policy
+from etude.layerwise.trust import Trust
 
 POLICIES: Mapping[str, type[Policy]] = MappingProxyType(
-    dict(mapping_of([Decay, Discriminative, Ends, Kinds, Mup, Freeze, Unfreeze, NoDecay, Trust]))
+    {
+        policy.name: policy
+        for policy in (
+            Decay,
+            Discriminative,
+            Ends,
+            Kinds,
+            Mup,
+            Freeze,
+            Unfreeze,
+            NoDecay,
+            Trust,
+        )
+    }
 )
 """The named policies. To add one, add its class here."""
 

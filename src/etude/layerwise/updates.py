@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.layerwise.policies import Trust
+from etude.layerwise.trust import Trust
 
 WIDE = (torch.float32, torch.float64)
 """The types of weights whose multipliers a tensor of the same type holds well enough."""

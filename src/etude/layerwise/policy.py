@@ -1,0 +1,90 @@
+"""What a policy is: a named, pure function from the parts of a model to factors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from etude.errors import BadTypeError, BadValueError
+from etude.layerwise.multipliers import Multiplier, checked
+from etude.layerwise.parts import Part
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What a policy does to one parameter.
+
+    Attributes:
+        rate: What its rate is multiplied by.
+        decay: What its weight decay is multiplied by.
+    """
+
+    rate: Multiplier = 1.0
+    decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a policy may ask besides the parts.
+
+    Attributes:
+        depths: How many layers the model has.
+        optimizer: The optimizer's name, or its class in lower case.
+    """
+
+    depths: int
+    optimizer: str
+
+
+@dataclass(frozen=True)
+class Policy(ABC):
+    """A named policy; `repr` is its text form."""
+
+    name: ClassVar[str]
+    by_position: ClassVar[int] = 1
+
+    @property
+    def moves(self) -> bool:
+        """Whether its multipliers follow a schedule."""
+        return False
+
+    @abstractmethod
+    def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
+        """Return one factor for each part."""
+
+    def __repr__(self) -> str:
+        shown: list[str] = []
+        for index, field in enumerate(fields(self)):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            at_place = index < self.by_position and len(shown) == index
+            shown.append(repr(value) if at_place else f"{field.name}={value!r}")
+        return f"{self.name}({', '.join(shown)})"
+
+    def put(self, **values: Any) -> None:
+        """Set fields during construction."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def number(
+    policy: str, name: str, value: object, *, low: float = 0.0, open_low: bool = False
+) -> float:
+    """Return a policy's number as a float >= low, or > low.
+
+    Raises:
+        BadTypeError: If it is no number.
+        BadValueError: If it is out of bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadTypeError(f"{policy}: {name}={value!r} is not a number")
+    result = checked(f"{policy}: {name}", float(value))
+    if result < low or (open_low and result == low):
+        sign = ">" if open_low else ">="
+        raise BadValueError(
+            f"{policy}: {name}={value!r} is out of bounds: give a number {sign} {low:g}"
+        )
+    return result
