@@ -61,6 +61,12 @@ RECIPES = {
     "unfrozen": Recipe(
         lr=0.01, steps=20, lr_mult={"0.*": "constant(0.0, length='50%') >> constant()"}
     ),
+    "unfrozen-and-scheduled": Recipe(
+        lr=0.01,
+        steps=20,
+        lr_mult={"0.*": "constant(0.0, length='50%') >> constant()"},
+        schedules={"momentum": "linear(20, 0.95, 0.85)"},
+    ),
     "lbfgs": Recipe(optimizer="lbfgs", lr=0.5, steps=6, batch_size=32, schedule="constant()"),
     "newton_cg": Recipe(optimizer="newton_cg", lr=0.5, steps=6, schedule="constant()"),
 }

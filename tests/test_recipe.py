@@ -71,6 +71,7 @@ RECIPES = st.fixed_dictionaries(
         "dropout": st.one_of(st.none(), shares),
         "label_smoothing": st.one_of(st.none(), shares),
         "early_stopping": st.one_of(st.none(), st.integers(1, 100)),
+        "evaluations": st.integers(1, 1000),
         "initialisation": st.sampled_from([None, "default", "he_normal", "orthogonal", "lsuv"]),
         "precision": st.sampled_from(["float32", "bfloat16"]),
         "seed": st.integers(0, 2**63 - 1),
@@ -162,7 +163,7 @@ def small_task() -> Task:
     return Task(model, (x, y), loss=cross_entropy)
 
 
-BASE = {"optimizer": "adamw", "lr": 0.05, "steps": 12, "batch_size": 16}
+BASE = {"optimizer": "adamw", "lr": 0.05, "steps": 12, "batch_size": 16, "evaluations": 6}
 CHANGED = {
     "optimizer": {"name": "adamw", "weight_decay": 0.5},
     "lr": 0.051,
@@ -182,6 +183,7 @@ CHANGED = {
     "dropout": 0.5,
     "label_smoothing": 0.1,
     "early_stopping": 1,
+    "evaluations": 3,
     "initialisation": "orthogonal",
     "precision": "bfloat16",
     "seed": 1,
@@ -189,9 +191,9 @@ CHANGED = {
 
 
 def outcome(recipe: Recipe) -> list[float]:
-    record = train(small_task(), recipe, evaluations=6)
+    record = train(small_task(), recipe)
     weights = torch.cat([p.flatten() for p in record.model.parameters()])
-    return [*record.series["loss"].tolist(), *weights.tolist()]
+    return [len(record.evaluations), *record.series["loss"].tolist(), *weights.tolist()]
 
 
 @pytest.mark.parametrize("field", Recipe.model_fields)

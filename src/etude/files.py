@@ -42,6 +42,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        # Made here, so that its mode is the user's own, whatever library fills it.
+        temporary.touch()
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

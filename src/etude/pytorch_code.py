@@ -19,6 +19,7 @@ ELSEWHERE = (
     "dropout",
     "label_smoothing",
     "early_stopping",
+    "evaluations",
     "initialisation",
     "seed",
 )
@@ -41,14 +42,15 @@ def pytorch_code(recipe: Recipe, steps: int) -> str:
     moving = recipe.lr_mult is not None and recipe.lr_mult.moves
     if moving:
         setup += ["rates = layerwise.rates_of(optimizer)", f"rates.bind({steps})"]
-    elif recipe.schedules:
+    if recipe.schedules:
         imports.append("from etude.interop.torch import Scheduler")
-        others = "".join(
-            f", {name}=parse({repr(schedule)!r}).over({steps})"
+        shapes = [] if moving else ["scale=shape"]
+        shapes += [
+            f"{name}=parse({repr(schedule)!r}).over({steps})"
             for name, schedule in recipe.schedules.items()
-        )
-        setup.append(f"scheduler = Scheduler(optimizer, scale=shape{others})")
-    else:
+        ]
+        setup.append(f"scheduler = Scheduler(optimizer, {', '.join(shapes)})")
+    elif not moving:
         setup.append("scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)")
     if row.eval_mode:
         setup.append("optimizer.train()  # and optimizer.eval() before the model is judged")
@@ -56,7 +58,7 @@ def pytorch_code(recipe: Recipe, steps: int) -> str:
     if moving:
         loop.append(f"    rates.set({recipe.lr!r} * shape(step), step)")
     loop += _closure(recipe) if row.closure else _plain(recipe)
-    if not moving:
+    if recipe.schedules or not moving:
         loop.append("    scheduler.step()")
     if row.eval_mode:
         loop.append("optimizer.eval()")

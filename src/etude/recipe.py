@@ -137,6 +137,8 @@ class Recipe(BaseModel):
             best weights put back; None trains to the end.
         initialisation: How to draw the weights anew: 'xavier_normal', 'he_normal',
             'orthogonal', 'lsuv', ...; None keeps them as the model comes.
+        evaluations: How many times over the run to look at the validation data, besides once
+            before it: what early stopping and schedules that react, such as `plateau`, hear.
         precision: 'float32', or 'bfloat16' for autocast around the forward pass.
         seed: The only source of randomness: weights, data order, dropout.
 
@@ -173,6 +175,7 @@ class Recipe(BaseModel):
     label_smoothing: Share | None = None
     early_stopping: Count | None = None
     initialisation: Initialisation | None = None
+    evaluations: Count = 20
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**63)] = 0
 
@@ -206,6 +209,13 @@ class Recipe(BaseModel):
             raise BadValueError(
                 f"schedules[{name!r}]: {row.name} has no such hyperparameter; it has {usable}"
             )
+        for schedule in (self.schedule, *self.schedules.values()):
+            for node in schedule.walk():
+                if node.reacts and getattr(node, "name", "") != "plateau":
+                    raise BadValueError(
+                        f"schedule {node!r} reacts to the gradient, which training does not report "
+                        "to it: record it in a loop of your own, or use plateau()"
+                    )
         clipped = [name for name in CLIPPING if getattr(self, name) is not None]
         if row.closure and clipped:
             raise BadValueError(

@@ -264,7 +264,7 @@ def test_a_recipe_that_does_not_fit_the_task(changes, message, tmp_path):
 
 def test_arguments_out_of_bounds(tmp_path):
     task = Task(mlp, (X, Y), loss=cross_entropy)
-    with pytest.raises(BadValueError, match="evaluations=0: give at least 1"):
+    with pytest.raises(BadValueError, match="evaluations=0 is out of bounds"):
         train(task, BASE, evaluations=0)
     with pytest.raises(BadValueError, match="device='warp' cannot be used: "):
         train(task, BASE, device="warp")

@@ -202,7 +202,7 @@ def run_folder(
     folder = out or _fresh(name)
     files.make_folder(folder)
     note = folder / TASK_FILE
-    if note.exists():
+    if note.exists() and any(path != note for path in folder.iterdir()):
         raise StorageError(
             f"{str(folder)!r} already holds a run: go on with --resume {folder}, or choose "
             "another folder"

@@ -46,7 +46,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
         path.with_suffix(".json"), {"version": FORMAT, "sha256": _digest_json(body), "body": body}
     )
     kept = {_name(step) for step in _steps(folder)[:KEPT]}
-    for old in folder.glob("step-*"):
+    for old in (*folder.glob("step-*"), *folder.glob(".step-*.tmp")):
         if old.stem not in kept:
             with contextlib.suppress(OSError):  # what is left over does no harm
                 old.unlink(missing_ok=True)

@@ -42,6 +42,13 @@ class EarlyStopping:
         """Put the best weights into the model."""
         model.load_state_dict(self._weights)
 
+    def reason(self, step: int, length: int) -> str:
+        """Say which weights were kept, of a run that stands after `step` updates of `length`."""
+        assert self.best is not None
+        kept = f"update {self.best.step} had the best validation loss, and its weights were kept"
+        early = f"stopped early after update {step} of {length}: " if step < length else ""
+        return early + kept
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
         best = None if self.best is None else asdict(self.best)

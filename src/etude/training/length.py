@@ -29,6 +29,11 @@ def clock_of(task: Task, recipe: Recipe) -> Clock:
     """
     batch_size = batch_size_of(task, recipe)
     batches = task.train.steps_per_epoch(batch_size)
+    if batches is None and isinstance(recipe.steps, str) and "epoch" in recipe.steps:
+        raise BadValueError(
+            f"steps={recipe.steps!r}, but the DataLoader does not say how long an epoch is: give "
+            "steps as a number of updates, or as '1e6 samples'"
+        )
     return Clock(
         horizon=recipe.steps,
         steps_per_epoch=None if batches is None else batches / recipe.accumulate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
@@ -25,10 +25,12 @@ from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Batch, Cursor
 from etude.tasks.task import Task
+from etude.training import groups
 from etude.training.clipping import Clipper
 from etude.training.device import deterministic, device_for
 from etude.training.early_stopping import EarlyStopping
 from etude.training.evaluate import evaluate, move
+from etude.training.feedback import after
 from etude.training.initialisation import prepare_model
 from etude.training.length import batch_size_of, clock_of
 from etude.training.objective import Again, Objective
@@ -74,6 +76,7 @@ class Run:
         self.batch_size = batch_size_of(task, recipe)
         self.clock = clock_of(task, recipe)
         self.length = self.clock.horizon
+        self.heard = self.marks(recipe.evaluations)
         self.shape = recipe.schedule.over(self.clock)
         self.others = recipe.bound_schedules(self.clock)
         with random_state_kept(derive_seed(recipe.seed, "init")):
@@ -279,15 +282,7 @@ class Run:
         """Write the rate and every other scheduled value of this update; return the rate."""
         lr = self.recipe.lr * self.shape(self.step)
         others = {name: shape(self.step) for name, shape in self.others.items()}
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-            for name, value in others.items():
-                if name in ("momentum", "beta1") and name not in group:
-                    group["betas"] = (value, group["betas"][1])
-                elif name == "beta2":
-                    group["betas"] = (group["betas"][0], value)
-                else:
-                    group[name] = value
+        groups.write(self.optimizer, lr, others)
         if self.rates is not None:
             self.rates.set(lr, self.step)
             if "weight_decay" in others:
@@ -330,7 +325,9 @@ class Run:
                 device=self.device,
                 autocast=self.autocast,
             )
-            enough = self.stopping is not None and self.stopping.see(result, self.model)
+            enough = False
+            if self.stopping is not None and self.step in self.heard:
+                enough = self.stopping.see(result, self.model)
         self.seconds += time.perf_counter() - started
         self.evaluations.append(result)
         if not math.isfinite(result.loss) and not self.diverged:
@@ -338,7 +335,15 @@ class Run:
             self.reason = f"the validation loss became {result.loss} after update {self.step}"
         elif enough or self.step >= self.length:
             self._keep_best()
+        else:
+            self._react([result])
         return self.evaluations[-1]
+
+    def _react(self, evaluations: Sequence[Evaluation]) -> None:
+        """Let the schedules hear those evaluations that the recipe asks for."""
+        heard = [e for e in evaluations if e.step in self.heard]
+        self.shape = after(self.shape, heard)
+        self.others = {name: after(s, heard) for name, s in self.others.items()}
 
     def _keep_best(self) -> None:
         """End a run that stops early, or put its best weights back at its end."""
@@ -350,11 +355,7 @@ class Run:
         if stopping.best.step == self.step:
             return
         stopping.restore(self.model)
-        self.reason = (
-            f"update {stopping.best.step} had the best validation loss, and its weights were kept"
-        )
-        if self.step < self.length:
-            self.reason = f"stopped early after update {self.step} of {self.length}: {self.reason}"
+        self.reason = stopping.reason(self.step, self.length)
         self.evaluations.append(replace(stopping.best, step=self.step))
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -417,6 +418,7 @@ class Run:
             Evaluation(e["step"], e["loss"], e["metric"], tuple(e["parts"]))
             for e in state["evaluations"]
         ]
+        self._react(self.evaluations)
         self._randomness.load(state["random"])
         self._cursor = Cursor(**state["place"])
         self._place = self._cursor

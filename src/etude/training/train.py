@@ -25,7 +25,7 @@ def train(
     folder: str | Path | None = None,
     resume: bool = False,
     device: str | torch.device | None = None,
-    evaluations: int = 20,
+    evaluations: int | None = None,
     checkpoint_every: int | str = "5%",
     probes: Mapping[str, Probe] | None = None,
     on_step: Callable[[Run], None] | None = None,
@@ -63,20 +63,21 @@ def train(
     >>> train(task, Recipe(lr=0.1, steps=50, batch_size=16)).status
     'finished'
     """
-    if evaluations < 1:
-        raise BadValueError(f"evaluations={evaluations}: give at least 1, the one at the end")
     home = None if folder is None else Path(folder)
     if resume:
         if home is None:
             raise BadValueError("resume=True needs folder=, the run folder to go on from")
         recipe = kept_recipe(home, recipe)
-    run = Run(task, recipe or Recipe(**task.defaults), device=device, probes=probes)
+    recipe = recipe or Recipe(**task.defaults)
+    if evaluations is not None:
+        recipe = recipe.replace(evaluations=evaluations)
+    run = Run(task, recipe, device=device, probes=probes)
     state = checkpoint.load_newest(home / CHECKPOINTS) if home is not None and resume else None
     if state is None:
         run.check()
     else:
         run.load(state)
-    looks = run.marks(evaluations)
+    looks = run.marks(recipe.evaluations)
     if home is None:
         run.walk(looks, on_step=on_step)
         return run.record()

@@ -13,9 +13,6 @@ from etude.training.keeper import Keeper
 from etude.training.record import Evaluation
 from etude.training.run import Run
 
-LOOKS = 16
-"""Evaluations over a full run; every rung's share is a whole number of sixteenths."""
-
 
 class Candidate:
     """A paused run at one rate.
@@ -53,7 +50,7 @@ class Candidate:
         """
         run, keeper = self.run, self.keeper
         # A run that was killed between its last update and the evaluation there still owes it.
-        marks = {mark for mark in run.marks(LOOKS) if mark >= run.step} | {until}
+        marks = {mark for mark in run.heard if mark >= run.step} | {until}
         if keeper is None:
             run.walk(marks, until, stop=stop, on_step=on_step)
         elif run.step < until or (run.step == until and self.at(until) is None):

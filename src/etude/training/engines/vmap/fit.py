@@ -28,6 +28,8 @@ def misfit(run: Run) -> str:
         return "clip_percentile looks back at each run's own history"
     if recipe.activity is not None:
         return "activity= watches the modules of one run"
+    if any(s.has_feedback for s in (run.shape, *run.others.values())):
+        return "a schedule reacts to one run's validation loss"
     if run.probes:
         return "probes look at one run"
     if not isinstance(run.task.train, TensorData):
