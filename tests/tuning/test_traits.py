@@ -168,7 +168,7 @@ def test_the_default_is_the_default():
         ("sgd", {"bursts": 20.0}, -1),
         ("muon", {"matrices": 0.95}, 1),
         ("lamb", {"batch_size": 8192, "noise": 1e4}, 1),
-        ("newton_cg", {"noise": 1.0}, 1),
+        ("newton_cg", {"noise": 1.0, "depth": 1}, 1),
         ("adagrad", {"tables": 0.9, "sparse": 0.95}, 1),
         ("rmsprop", {"kinds": frozenset({"recurrent"})}, 1),
         ("adafactor", {"parameters": 10**9}, 1),
@@ -192,7 +192,8 @@ def test_reasons_carry_the_numbers():
 
 def test_newton_is_offered_only_where_it_fits():
     assert "newton" not in [m.name for m in match(PLAIN)]
-    small = replace(PLAIN, parameters=1500, noise=1.0, samples=400)
+    small = replace(PLAIN, parameters=1500, noise=1.0, samples=400, depth=1)
+    assert {m.name for m in match(small)[:2]} == {"lbfgs", "newton"}
     newton = next(m for m in match(small) if m.name == "newton")
     assert newton.settings == {"batch_size": "all", "lr": 1.0}
     assert next(m for m in match(replace(PLAIN, bursts=9.0)) if m.name == "adamw").settings == {

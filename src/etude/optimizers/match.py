@@ -106,7 +106,8 @@ def match(traits: Traits) -> tuple[Match, ...]:
     """Rank the optimizers for a task, best first; those that cannot train it are left out.
 
     Each rule reads one trait. The weights are judgements, made from the papers the table names
-    and from short runs on the bundled tasks; `etude tune` settles what they propose.
+    and from short runs on twelve bundled tasks (benchmarks/optimizers.py says how far they miss
+    there, and on four others); `etude tune` settles what they propose.
 
     Args:
         traits: As `etude.tuning.traits.measure` returns them.
@@ -151,16 +152,13 @@ def _noise(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
     ratio = traits.noise / traits.batch_size
     said = f"the noise scale is {_number(traits.noise)} samples, the batch {traits.batch_size}"
     if row.closure:
-        if ratio > CLEAR:
+        if ratio > CLEAR and traits.batch_size < (traits.samples or math.inf):
             yield -3.0, f"{said}: a line search would follow the batch's own noise"
-        elif traits.parameters > SMALL:
-            yield -1.0, f"{traits.parameters:,} parameters make each step dear"
+        elif traits.depth > 1:
+            yield -2.0, "a step costs some twenty gradients, and deep losses are not convex"
         else:
             extra = 0.0 if row.name == "newton_cg" else 0.3
-            yield (
-                1.8 + extra,
-                f"{said}: a batch is nearly the whole gradient, and steps can be long",
-            )
+            yield 2.0 + extra, f"{said}: one layer and a clear gradient make for long exact steps"
     elif ratio > NOISY and row.name in ("lion", "muon"):
         yield -0.4, f"{said}: a step whose length ignores the gradient's keeps all of that noise"
     elif ratio > NOISY and row.name == "schedulefree_adamw":
@@ -173,12 +171,16 @@ def _curvature(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
     said = f"the largest curvature is {_number(traits.spread)} times the usual one"
     if traits.spread >= SPREAD:
         weight = min(1.0, 0.3 * math.log2(traits.spread / SPREAD) + 0.3)
-        if row.name in ("soap", "shampoo", "muon"):
-            yield weight, f"{said}: it rescales whole directions, not entries alone"
+        whole = f"{said}: it rescales whole directions, not entries alone"
+        if row.name in ("soap", "shampoo"):
+            yield weight, whole
+        elif row.name == "muon" and traits.matrices > 0.1:
+            yield round(weight * traits.matrices, 2), f"{whole}, in matrices"
         elif row.name in ("newton_cg", "newton", "lbfgs"):
             yield weight, f"{said}: it divides the curvature out"
         elif row.name in ("sgd", "averaged_momentum"):
-            yield -weight, f"{said}: one rate must suit them all"
+            still = 0.5 if "normalisation" in traits.kinds else 1.0
+            yield -weight * still, f"{said}: one rate must suit them all"
     elif row.name == "sgd":
         yield 0.5, f"{said}: one rate can suit all directions"
 
@@ -187,18 +189,23 @@ def _shape(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
     kinds = traits.kinds
     if "attention" in kinds:
         if row.name == "adamw":
-            yield 1.0, "attention is trained with it nearly everywhere"
+            yield 0.5, "attention is trained with it nearly everywhere"
         elif row.name in ("sgd", "averaged_momentum"):
             yield -1.0, "attention's heavy-tailed gradients need a rate per entry"
     if "convolution" in kinds and "normalisation" in kinds and row.name == "sgd":
         yield 0.8, "normalised convolutions generalise best with it"
     if "recurrent" in kinds and row.name in ("rmsprop", "nadam", "adam"):
         yield 0.4, "recurrent networks are trained with it"
-    if traits.matrices > 0.8 and traits.parameters >= 10_000 and row.name in ("muon", "soap"):
-        weight = 0.9 if row.name == "muon" else 0.7
+    if traits.matrices > 0.5 and row.name in ("muon", "soap"):
+        large = traits.matrices > 0.8 and traits.parameters >= 10_000
+        weight = (0.9 if large else 0.5) - (0.2 if row.name == "soap" else 0.0)
         yield weight, f"{traits.matrices:.0%} of {traits.parameters:,} parameters are in matrices"
-    if traits.depth >= 8 and "normalisation" not in kinds and row.name in ("sgd", "lbfgs"):
-        yield -0.5, f"{traits.depth} layers without normalisation scale the gradient layer by layer"
+    if (
+        traits.depth >= 8
+        and "normalisation" not in kinds
+        and row.name in ("sgd", "averaged_momentum")
+    ):
+        yield -1.0, f"{traits.depth} layers without normalisation scale the gradient layer by layer"
 
 
 def _bursts(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
