@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from etude import Recipe, Task
 from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.tasks.models import mlp as bundled_mlp
 from etude.training.engines import LoopEngine, PoolEngine, train_many
 from etude.training.engines.pool import DEATHS
 from etude.training.run import Run
@@ -93,8 +95,8 @@ class TestBits:
 
     @pytest.mark.slow
     def test_processes_that_are_not_forked(self) -> None:
-        of = Task(Slow, data(), loss=cross_entropy, metric="accuracy")
-        ours, theirs = both(of, RECIPES, PoolEngine(2, start="spawn"), (7, None))
+        model = partial(bundled_mlp, inputs=6, outputs=2, width=8)  # a process can import it
+        ours, theirs = both(task(model), RECIPES, PoolEngine(2, start="spawn"), (7, None))
         for one, other in zip(ours, theirs, strict=True):
             assert same_bits(one, other)
 

@@ -12,12 +12,12 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.data import DataLoader, TensorDataset
 
 from etude import Recipe, Task
-from etude.errors import BadValueError
+from etude.errors import BadValueError, TaskError
 from etude.optimizers.table import ROWS
 from etude.tasks.table import get
 from etude.training.engines import LoopEngine, VmapEngine
 from etude.training.engines.vmap.cells import unroll
-from etude.training.engines.vmap.engine import BLOCK
+from etude.training.engines.vmap.drive import BLOCK
 from etude.training.engines.vmap.execution import Execution
 from etude.training.engines.vmap.rules import RULES
 from etude.training.run import Run
@@ -287,6 +287,43 @@ class TestCompany:
         quiet().advance(ours, on_step=lambda run, step: seen.append(step))
         assert seen[:3] == [BLOCK] * 3
         assert seen[-1] == BLOCK + 3
+
+
+class TestErrors:
+    def test_an_error_of_the_callers_is_not_taken_for_ours(self) -> None:
+        def on_step(run: Run, step: int) -> None:
+            raise RuntimeError("of the caller's")
+
+        runs = runs_of(task(), members(steps=2 * BLOCK))
+        with pytest.raises(RuntimeError, match="of the caller's"):
+            quiet().advance(runs, on_step=on_step)
+        assert {run.step for run in runs} == {BLOCK}
+
+    def test_an_evaluation_that_fails_names_the_member(self) -> None:
+        def metric(output: Tensor, target: Tensor) -> float:
+            if not torch.is_grad_enabled() and metric.asked > 1:  # type: ignore[attr-defined]
+                raise ValueError("it broke")
+            metric.asked += 1  # type: ignore[attr-defined]
+            return 0.0
+
+        metric.asked = 0  # type: ignore[attr-defined]
+        of = Task(mlp, data(), loss=F.cross_entropy, metric=metric)
+        runs = [Run(of, recipe) for recipe in members()]
+        with pytest.raises(TaskError, match=r"member 0 \(lr 0.05, seed 0\): metric .*it broke"):
+            quiet().advance(runs, marks=marks)
+
+    def test_an_update_that_fails_is_the_loops_to_answer(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def failing(*_: Any) -> Any:
+            raise RuntimeError("no rule for it\nand more")
+
+        monkeypatch.setattr(Execution, "step", failing)
+        engine = quiet()
+        with pytest.warns(UserWarning, match=r"a stacked update failed \(no rule for it\)"):
+            ours, theirs = both(task(noisy), members(), engine)
+        for one, other in zip(ours, theirs, strict=True):
+            assert same_bits(one, other)
 
 
 class Branch(nn.Module):

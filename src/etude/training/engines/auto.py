@@ -19,7 +19,8 @@ from etude.training.engines.engine import (
 from etude.training.engines.loop import LoopEngine
 from etude.training.engines.pool import PoolEngine, cores
 from etude.training.engines.team import usual_start
-from etude.training.engines.vmap.engine import VmapEngine, threads_for
+from etude.training.engines.vmap.drive import threads_for
+from etude.training.engines.vmap.engine import VmapEngine
 from etude.training.engines.vmap.execution import SECONDS_PER_NODE, SHARE
 from etude.training.engines.vmap.fit import kind, misfit
 from etude.training.engines.vmap.stack import Stack
@@ -39,7 +40,7 @@ STARTING = 0.15
 NODES = 200
 """Operations in the graph of an update, before it is known: two hidden layers have 160."""
 
-SHORT = 1.5
+SHORT = 3.0
 """Seconds of work below which measuring would cost more than it gains."""
 
 GAIN = 0.9

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import ClassVar
 
-import torch
-
 from etude.errors import BadValueError
-from etude.training.device import deterministic
 from etude.training.engines.engine import (
     Engine,
     Marks,
@@ -17,22 +13,15 @@ from etude.training.engines.engine import (
     check_runs,
     no_marks,
     pending,
-    target,
 )
 from etude.training.engines.loop import LoopEngine
+from etude.training.engines.vmap.drive import Order, UpdateError, drive
 from etude.training.engines.vmap.execution import Execution, Mode
 from etude.training.engines.vmap.fit import kind, misfit
 from etude.training.engines.vmap.memory import members_at_once
 from etude.training.engines.vmap.stack import Stack
 from etude.training.engines.vmap.trial import Fitted, UnfitError, fit
 from etude.training.run import Run
-from etude.training.threads import use_threads
-
-BLOCK = 32
-"""Updates between two looks at the losses."""
-
-WIDE = 2e8
-"""Operations of all members' forward passes below which one thread is used."""
 
 
 class VmapEngine(Engine):
@@ -89,6 +78,8 @@ class VmapEngine(Engine):
     ) -> None:
         """Train every run, those of one kind together; see `Engine.advance`."""
         check_runs(runs)
+        places = {id(run): place for place, run in enumerate(runs)}
+        order = Order(until, marks, stop, on_step, places)
         kinds: dict[Hashable, list[Run]] = {}
         others: list[Run] = []
         for run in (runs[i] for i in pending(runs, until, marks)):
@@ -107,11 +98,9 @@ class VmapEngine(Engine):
                 )
                 others += members
                 continue
-            others += self._chunks(members, found, until, marks, stop, on_step)
-        # In the caller's order, so that errors name the same place.
-        rest = [run for run in runs if any(run is other for other in others)]
-        if rest:
-            self.fallback.advance(rest, until, marks=marks, stop=stop, on_step=on_step)
+            others += self._chunks(members, found, order)
+        if others:  # all runs are passed on, so that an error names the same place
+            self.fallback.advance(runs, until, marks=marks, stop=stop, on_step=on_step)
 
     def fitted(self, key: Hashable, runs: list[Run]) -> tuple[Fitted, Execution] | str:
         """Return the program of a kind of runs, or why there is none."""
@@ -131,26 +120,22 @@ class VmapEngine(Engine):
         self,
         members: list[Run],
         found: tuple[Fitted, Execution],
-        until: int | None,
-        marks: Marks,
-        stop: Callable[[], bool],
-        on_step: OnStep | None,
+        order: Order,
     ) -> list[Run]:
         """Train in stacks that fit into memory; return the runs that failed in all sizes."""
         fitted, execution = found
         size = self.size(fitted, members[0])
         waiting = list(members)
-        while waiting and not stop():
+        while waiting and not order.stop():
             chunk = waiting[:size]
             try:
-                self._drive(Stack(fitted.program, chunk, fitted.masks), execution, until, marks,
-                            stop, on_step)  # fmt: skip
+                drive(Stack(fitted.program, chunk, fitted.masks), execution, order)
                 waiting = waiting[size:]
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+            except UpdateError as error:
+                if not error.out_of_memory:
                     self.explain(
-                        f"vmap: a stacked update failed ({str(error).partition(chr(10))[0]}); "
-                        f"trained by the {self.fallback.name} engine instead"
+                        f"vmap: a stacked update failed ({error}); trained by the "
+                        f"{self.fallback.name} engine instead"
                     )
                     return waiting
                 if len(chunk) == 1:
@@ -158,98 +143,3 @@ class VmapEngine(Engine):
                 size = (len(chunk) + 1) // 2
                 self.explain(f"vmap: out of memory with {len(chunk)} members; going on with {size}")
         return []
-
-    def _drive(
-        self,
-        stack: Stack,
-        execution: Execution,
-        until: int | None,
-        marks: Marks,
-        stop: Callable[[], bool],
-        on_step: OnStep | None,
-    ) -> None:
-        """Train one stack, and bring every member home."""
-        looks = {id(m.run): set(marks(m.run)) for m in stack.members}
-        threads = threads_for(stack)
-        try:
-            while True:
-                self._evaluate(stack, looks)
-                self._dismiss(stack, execution, until)
-                if not stack.active or stop():
-                    return
-                active = stack.active
-                execution.plan(max(target(m.run, until) - m.step for m in active))
-                count = min(BLOCK, *(_stretch(m.run, m.step, until, looks) for m in active))
-                started = time.perf_counter()
-                with deterministic(stack.state.rows.device), use_threads(threads):
-                    broken = stack.advance(count, execution.step)
-                share = (time.perf_counter() - started) / len(active)
-                for member in active:
-                    member.seconds += share
-                for place, loss in broken.items():
-                    stack.bring_home(place, loss)
-                _leave(stack, execution, list(broken))
-                if on_step is not None:
-                    for member in stack.active:
-                        on_step(member.run, member.step)
-        finally:
-            for place, member in enumerate(stack.members):
-                if not member.idle:
-                    stack.bring_home(place)
-
-    def _evaluate(self, stack: Stack, looks: dict[int, set[int]]) -> None:
-        for place, member in enumerate(stack.members):
-            run = member.run
-            if member.idle or member.step not in looks[id(run)]:
-                continue
-            if run.evaluations and run.evaluations[-1].step == member.step:
-                continue
-            if run.stopping is None:
-                stack.show(place)
-            else:  # it may end here, with other weights than those of the stack
-                stack.bring_home(place)
-            run.evaluate()
-
-    def _dismiss(self, stack: Stack, execution: Execution, until: int | None) -> None:
-        """Bring home those that have ended or stand where they are to stand."""
-        done = [
-            place
-            for place, m in enumerate(stack.members)
-            if not m.idle and (m.run.ended or m.step >= target(m.run, until))
-        ]
-        for place in done:
-            stack.bring_home(place)
-        _leave(stack, execution, done)
-
-
-def _leave(stack: Stack, execution: Execution, places: list[int]) -> None:
-    """Let members leave a stack, their runs being at home.
-
-    A stack that was compiled keeps its size, with idle rows, until half of them are.
-    """
-    for place in places:
-        stack.members[place].idle = True
-    left = [place for place, member in enumerate(stack.members) if not member.idle]
-    few = 2 * len(left) <= len(stack)
-    if places and left and (few or not execution.is_compiled(stack.state)):
-        stack.keep(left)
-
-
-def _stretch(run: Run, step: int, until: int | None, looks: dict[int, set[int]]) -> int:
-    """Return the updates to the next evaluation, or to where the run is to stand."""
-    end = target(run, until)
-    return min((mark for mark in looks[id(run)] if step < mark < end), default=end) - step
-
-
-def threads_for(stack: Stack) -> int:
-    """Return the threads that an update of all members is worth."""
-    run = stack.members[0].run
-    work = 2.0 * stack.program.layout.width * run.batch_size * len(stack)
-    return 1 if run.threads == 1 and work < WIDE else max(run.threads, torch.get_num_threads())
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return "can't allocate memory" in text or "not enough memory" in text

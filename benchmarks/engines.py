@@ -1,0 +1,284 @@
+"""What the engines do: updates of members per second, against the plain loop in the same run.
+
+    python -m benchmarks.engines
+
+Steady state: the time to fork, to trace and to compile is left out; the column 'auto, all in'
+counts it, and what the trials cost. Time is processor time, which does not grow when something
+else runs on the machine: every engine here computes with one thread per process, and the pool's
+time is that of its processes divided by their number. What processes lose to each other, in the
+cache and on the way to memory, is in it; what they lose by waiting for a last run is not. The
+results go to benchmarks/results/engines.json and engines.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from etude import Recipe, Task
+from etude.tasks.data import Cursor
+from etude.tasks.table import get
+from etude.training.engines import AutoEngine, Engine, PoolEngine, VmapEngine
+from etude.training.engines.pool import cores
+from etude.training.run import Run
+from etude.training.threads import counted_work
+
+RESULTS = Path(__file__).parent / "results"
+LONG = 10_000_000
+"""Updates of a run that is only measured, never finished."""
+
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mlp 32": ("digits-mlp", {"width": 32}),
+    "mlp 128": ("digits-mlp", {"width": 128}),
+    "mlp 512": ("digits-mlp", {"width": 512}),
+    "cnn": ("digits-cnn", {}),
+    "resnet": ("digits-resnet", {}),
+    "lstm": ("digits-lstm", {}),
+    "transformer": ("digits-transformer", {}),
+}
+MEMBERS = (4, 16, 64)
+COMPILED = {"mlp 32", "mlp 128", "mlp 512", "cnn"}
+"""Tasks whose stacks are compiled here; the others' graphs take minutes on two cores."""
+
+SECONDS = 1.0
+"""How long a figure is measured at least."""
+
+JOB = 6.0
+"""Seconds that the loop would take for the job that is given to `auto`, compiling included."""
+
+
+def runs_of(task: Task, members: int, steps: int, device: str | None = None) -> list[Run]:
+    """Return runs that differ in their rates, as the tuner's candidates do."""
+    recipe = Recipe(**{**task.defaults, "steps": steps})
+    runs: list[Run] = []
+    for i in range(members):
+        run = Run(task, recipe.replace(lr=recipe.lr * 0.9**i), device=device)
+        task = run.task
+        if not runs:
+            run.check()
+        else:
+            run.threads = runs[0].threads
+        runs.append(run)
+    return runs
+
+
+def clock(processes: int = 1) -> float:
+    """Return the processor time so far: this process's, and its children's share."""
+    ours, theirs = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return ours.ru_utime + ours.ru_stime + (theirs.ru_utime + theirs.ru_stime) / processes
+
+
+def loop_rate(run: Run) -> float:
+    """Return the loop's updates per second: the best of some stretches."""
+    run.advance(run.step + 5)
+    best, chunk = 0.0, 5
+    end = time.process_time() + SECONDS
+    while time.process_time() < end:
+        started = time.process_time()
+        run.advance(run.step + chunk)
+        spent = time.process_time() - started
+        best = max(best, chunk / spent)
+        chunk = max(5, round(0.2 / spent * chunk))
+    return best
+
+
+def rate(engine: Engine, runs: list[Run], warm: int) -> float:
+    """Return the updates of members per second, what it takes to begin left out."""
+    processes = min(cores(), len(runs)) if isinstance(engine, PoolEngine) else 1
+
+    def spent(steps: int) -> float:
+        started = clock(processes)
+        engine.advance(runs, runs[0].step + steps)
+        return clock(processes) - started
+
+    spent(warm)
+    short, count = spent(warm), warm
+    while True:
+        long = spent(2 * count)
+        if long - short > SECONDS / 2:
+            return len(runs) * count / (long - short)
+        count, short = 2 * count, long
+
+
+def compiled_rate(task: Task, members: int) -> tuple[float, float]:
+    """Return the rate of a compiled stack, and the seconds that compiling took."""
+    engine = VmapEngine(compile="always")
+    found = rate(engine, runs_of(task, members, LONG), 32)
+    ((_, execution),) = (f for f in engine._fitted.values() if not isinstance(f, str))
+    return (found if execution.compiled else 0.0), execution.seconds
+
+
+def auto_rate(task: Task, members: int, loop: float) -> tuple[float, str]:
+    """Return the rate of `auto` over a whole job, trials and compiling counted, and its choice."""
+    engine = AutoEngine()
+    runs = runs_of(task, members, max(10, round(JOB * loop / members)))
+    before = clock(), clock(cores())
+    engine.advance(runs)
+    choice = engine.choices[0].engine
+    # A compiler's time counts in full, the pool's by its number of processes.
+    spent = clock(cores()) - before[1] if choice == "pool" else clock() - before[0]
+    return sum(run.step for run in runs) / spent, choice
+
+
+def matmul_rate() -> float:
+    """Return one core's multiplications and additions per second in a product of matrices."""
+    torch.set_num_threads(1)
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best = 0.0
+    for _ in range(20):
+        started = time.process_time()
+        torch.mm(a, b)
+        best = max(best, 2 * 1024**3 / (time.process_time() - started))
+    return best
+
+
+def work(run: Run) -> float:
+    """Return the operations of one update: three forward passes' worth."""
+    batch = next(run.task.train.stream(run.batch_size, 0, Cursor()))
+    with counted_work(run.model) as counted, torch.no_grad():
+        run.task.forward(run.model, batch)
+    return 3 * sum(counted)
+
+
+def measure(name: str, members: int, peak: float) -> dict[str, Any]:
+    """Return one row: rates of every engine, as updates of members per second."""
+    task = get(TASKS[name][0], **TASKS[name][1])
+    first = runs_of(task, 1, LONG)[0]
+    loop = loop_rate(first)
+    rates = {"pool": rate(PoolEngine(), runs_of(task, members, LONG), 8)}
+    rates["vmap"] = rate(VmapEngine(compile="never"), runs_of(task, members, LONG), 4)
+    seconds = 0.0
+    if name in COMPILED:
+        rates["vmap compiled"], seconds = compiled_rate(task, members)
+    all_in, choice = auto_rate(task, members, loop)
+    rates["loop"] = loop = max(loop, loop_rate(first))
+    steady = max(rates.values())
+    busy = cores() if steady == rates["pool"] else 1
+    return {
+        "task": name,
+        "members": members,
+        "rates": rates,
+        "compile seconds": seconds,
+        "auto, steady": steady / loop,
+        "auto, steady, by": max(rates, key=lambda engine: rates[engine]),
+        "against the better of loop and pool": steady / max(loop, rates["pool"]),
+        "auto, all in": all_in / loop,
+        "auto, all in, by": choice,
+        "share of the matrix rate": steady * work(first) / peak / busy,
+    }
+
+
+def on_a_gpu(members: int) -> dict[str, Any]:
+    """Return the rates of small networks on a GPU, where the loop leaves it idle."""
+    task = get("digits-mlp", width=32)
+    loop = loop_rate(runs_of(task, 1, LONG, "cuda")[0])
+    plain = rate(VmapEngine(compile="never"), runs_of(task, members, LONG, "cuda"), 8)
+    engine = VmapEngine(compile="always")
+    compiled = rate(engine, runs_of(task, members, LONG, "cuda"), 32)
+    return {
+        "device": torch.cuda.get_device_name(),
+        "task": "mlp 32",
+        "members": members,
+        "rates": {"loop": loop, "vmap": plain, "vmap compiled": compiled},
+        "against the loop": max(plain, compiled) / loop,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the cells of the table."""
+    header = [
+        "task", "members", "loop/s", "pool", "vmap", "compiled", "(s)", "auto, steady",
+        "over loop and pool", "auto, all in", "share of mm",
+    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        rates, loop = row["rates"], row["rates"]["loop"]
+        compiled = rates.get("vmap compiled")
+        cells.append(
+            [
+                row["task"],
+                str(row["members"]),
+                f"{loop:,.0f}",
+                f"{rates['pool'] / loop:.2f}×",
+                f"{rates['vmap'] / loop:.2f}×",
+                f"{compiled / loop:.2f}×" if compiled else "–",
+                f"{row['compile seconds']:.0f}" if compiled else "–",
+                f"{row['auto, steady']:.2f}× {row['auto, steady, by']}",
+                f"{row['against the better of loop and pool']:.2f}×",
+                f"{row['auto, all in']:.2f}× {row['auto, all in, by']}",
+                f"{100 * row['share of the matrix rate']:.0f}%",
+            ]
+        )
+    return header, cells
+
+
+def save(result: dict[str, Any]) -> None:
+    """Write what was measured so far as JSON and as a table."""
+    (RESULTS / "engines.json").write_text(json.dumps(result, indent=1) + "\n")
+    header, cells = table(result["rows"])
+    lines = [" | ".join(header), " | ".join("---" for _ in header)]
+    lines += [" | ".join(cell) for cell in cells]
+    about = result["machine"]
+    text = (
+        "# Engines\n\nUpdates of members per second: the plain loop's, and every engine as a "
+        f"multiple of it in the same run. {about['cores']} cores, torch {about['torch']}, "
+        f"{about['system']}; one core's product of matrices reaches "
+        f"{about['matrix rate'] / 1e9:.0f} GFLOP/s. Time is processor time, as on a machine that "
+        "does nothing else, and the pool's is divided by its processes; the load average was "
+        f"{about['load before']:.1f} before and {about['load after']:.1f} after.\n\n"
+    )
+    body = "\n".join(f"| {line} |" for line in lines)
+    gpu = result.get("gpu")
+    after = "\n\nNo GPU was at hand.\n"
+    if gpu:
+        listed = "\n".join(
+            f"- {one['members']} members: {one['against the loop']:.1f}×" for one in gpu
+        )
+        after = f"\n\n## {gpu[0]['device']}, mlp 32\n\n{listed}\n"
+    (RESULTS / "engines.md").write_text(text + body + after)
+
+
+def main(chosen: list[str]) -> None:
+    """Measure all rows, or those of the tasks named, and write the results."""
+    warnings.simplefilter("ignore")
+    RESULTS.mkdir(exist_ok=True)
+    peak = matmul_rate()
+    machine = {
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "matrix rate": peak,
+        "load before": os.getloadavg()[0],
+        "load after": os.getloadavg()[0],
+    }
+    result: dict[str, Any] = {"machine": machine, "rows": []}
+    for name in chosen or TASKS:
+        for members in (*MEMBERS, 128) if name == "mlp 32" else MEMBERS:
+            result["rows"].append(measure(name, members, peak))
+            machine["load after"] = os.getloadavg()[0]
+            save(result)
+            print(table(result["rows"])[1][-1], flush=True)
+    if torch.cuda.is_available():
+        result["gpu"] = [on_a_gpu(members) for members in (4, 16, 64, 128)]
+        save(result)
+    shown = Table(*table(result["rows"])[0])
+    for cell in table(result["rows"])[1]:
+        shown.add_row(*cell)
+    Console().print(shown)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
