@@ -98,9 +98,10 @@ class Search:
             here, there = self.steps[index - 1], self.steps[index]
             ranked = self.ranked(here)
             keep = max(1, min(rung.keep, self.affordable(there - here, self.length - there)))
-            self.go(
-                ranked[:keep], there, "finish" if there == self.length else f"to {rung.share:g}"
-            )
+            part = "finish" if there == self.length else f"to {100 * rung.share:g}%"
+            self.go(ranked[:keep], there, part)
+            if there < self.length:
+                self.widen(there)
         best = self.finished() or self.fall_back()
         if best is not None:
             best = self.refine(best)
