@@ -39,7 +39,8 @@ def test_measuring_leaves_the_runs_alone(monkeypatch: pytest.MonkeyPatch) -> Non
         run.advance(5)
     engine = AutoEngine(workers=2)
     choice = engine.choose(runs)
-    assert set(choice.measured) == set(choice.expected) == {"loop", "pool", "vmap"}
+    assert set(choice.measured) == {"loop", "pool", "vmap"}
+    assert set(choice.expected) == {"loop", "pool", "vmap", "vmap pool"}
     assert all(seconds > 0 for seconds in choice.measured.values())
     assert choice.reason.startswith("expected: ")
     for one, other in zip(runs, others, strict=True):
@@ -47,14 +48,15 @@ def test_measuring_leaves_the_runs_alone(monkeypatch: pytest.MonkeyPatch) -> Non
         assert torch.equal(numbers(one), numbers(other))
 
 
-@pytest.mark.parametrize("name", ["loop", "pool", "vmap"])
+@pytest.mark.parametrize("name", ["loop", "pool", "vmap", "vmap pool"])
 def test_the_answer_is_the_same_whichever_is_taken(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = {engine: 1e-3 if engine == name else 1.0 for engine in ("loop", "pool", "vmap")}
+    seconds = {"loop": 1.0, "pool": 1.0 if name == "vmap pool" else 4.0, "vmap": 9.0}
+    seconds |= {"vmap pool": {"vmap": 0.5}}.get(name, {name: 0.1})
     monkeypatch.setattr(module, "_time_loop", lambda run: seconds["loop"])
     monkeypatch.setattr(module, "_time_pool", lambda runs, steps: seconds["pool"])
-    monkeypatch.setattr(module, "_time_vmap", lambda engine, key, runs: seconds["vmap"])
+    monkeypatch.setattr(module, "_time_vmap", lambda engine, key, runs, hopeless: seconds["vmap"])
     monkeypatch.setattr(module, "SHORT", 0.0)
     engine = AutoEngine(workers=2)
     ours, theirs = runs_of(task(noisy), RECIPES), runs_of(task(noisy), RECIPES)
@@ -75,17 +77,20 @@ class TestExpectation:
         assert uneven["pool"] == pytest.approx(100.15)
 
     def test_compiling_is_counted(self) -> None:
+        compiling = NODES * SECONDS_PER_NODE
         few = AutoEngine()._expected({"loop": 1e-3, "vmap": 1e-3}, [100])
         assert few["vmap"] == pytest.approx(0.1)
+        both = AutoEngine(workers=2)._expected({"loop": 1.0, "pool": 1.2, "vmap": 0.1}, [100] * 4)
+        assert both["vmap pool"] == pytest.approx(0.15 + 40 * 1.2 / 2 * SHARE + compiling)
         many = AutoEngine()._expected({"loop": 1e-3, "vmap": 1e-3}, [10**6])
-        assert many["vmap"] == pytest.approx(1000 * SHARE + NODES * SECONDS_PER_NODE)
+        assert many["vmap"] == pytest.approx(1000 * SHARE + compiling)
 
     def test_a_small_gain_is_no_reason_to_leave_the_loop(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "_time_loop", lambda run: 1.0)
         monkeypatch.setattr(module, "_time_pool", lambda runs, steps: 4.0)
-        monkeypatch.setattr(module, "_time_vmap", lambda engine, key, runs: GAIN + 0.05)
+        monkeypatch.setattr(module, "_time_vmap", lambda engine, key, runs, hopeless: GAIN + 0.05)
         engine = AutoEngine(workers=2)
         runs = runs_of(task(), [r.replace(steps=2) for r in RECIPES])
         assert engine.choose(runs).engine == "loop"

@@ -22,11 +22,23 @@ from torch.utils.data import DataLoader, TensorDataset
 from etude import Recipe, Task
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.tasks.models import mlp as bundled_mlp
-from etude.training.engines import LoopEngine, PoolEngine, train_many
+from etude.training.engines import LoopEngine, PoolEngine, VmapPoolEngine, train_many
 from etude.training.engines.pool import DEATHS
 from etude.training.run import Run
 
-from .common import BASE, both, counting, data, marks, mlp, noisy, runs_of, same_bits, task
+from .common import (
+    BASE,
+    assert_close,
+    both,
+    counting,
+    data,
+    marks,
+    mlp,
+    noisy,
+    runs_of,
+    same_bits,
+    task,
+)
 
 RECIPES = [BASE.replace(lr=lr, seed=seed) for lr, seed in [(0.1, 0), (0.01, 1), (0.05, 0)]]
 
@@ -309,6 +321,71 @@ class TestSignals:
         process.kill()
         process.communicate(timeout=30)
         assert self.gone(pids)
+
+
+STACKED = [BASE.replace(lr=0.02 * (i + 1), seed=i % 2) for i in range(5)]
+
+
+class TestStacksInProcesses:
+    def test_a_member_is_a_run_also_after_a_pause(self) -> None:
+        engine = VmapPoolEngine(2, compile="never")
+        ours, theirs = both(task(noisy), STACKED, engine, (7, None))
+        assert engine.notes == []
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_they_are_compiled_before_they_are_forked(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        graphs: list[int] = []
+
+        def compiled(graph: Any, leaves: Any) -> Any:
+            graphs.append(os.getpid())
+            return graph
+
+        monkeypatch.setattr("etude.training.engines.vmap.execution._inductor", compiled)
+        ours, theirs = both(task(noisy), STACKED, VmapPoolEngine(2, compile="always"))
+        assert graphs[:2] == [os.getpid()] * 2  # a stack of three and one of two
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_a_killed_process_costs_only_its_unfinished_updates(self) -> None:
+        recipes = [recipe.replace(steps=2_000) for recipe in STACKED[:4]]
+        ours, theirs = runs_of(task(), recipes), runs_of(task(), recipes)
+        engine = VmapPoolEngine(2, compile="never", keep=0.1)
+        killed: list[int] = []
+
+        def kill() -> None:
+            killed.append(engine.processes[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+        home: list[int] = []
+        engine.advance(ours, stop=after(0.6, kill), on_step=lambda run, step: home.append(run.step))
+        assert killed
+        assert any(0 < step < 2_000 for step in home)
+        VmapPoolEngine(2, compile="never").advance(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other, 1e-2)
+
+    def test_what_cannot_be_stacked_goes_to_the_pool(self) -> None:
+        recipes = [recipe.replace(optimizer="radam") for recipe in STACKED[:2]]
+        engine = VmapPoolEngine(2)
+        with pytest.warns(UserWarning, match="vmap pool: the optimizer radam has no stacked"):
+            ours, theirs = both(task(), recipes, engine)
+        for one, other in zip(ours, theirs, strict=True):
+            assert same_bits(one, other)
+
+    def test_an_error_names_the_member_by_its_place_among_all(self) -> None:
+        def metric(output: Tensor, target: Tensor) -> float:
+            if float(output.abs().max()) > 50:
+                raise ValueError("it broke")
+            return 0.0
+
+        of = Task(mlp, data(), loss=cross_entropy, metric=metric)
+        recipes = [BASE, BASE, BASE, BASE.replace(lr=300.0)]
+        runs = [Run(of, recipe) for recipe in recipes]
+        with pytest.raises(TaskError, match=r"^member 3 \(lr 300, seed 0\): metric .*it broke"):
+            VmapPoolEngine(2, compile="never").advance(runs, marks=marks)
 
 
 def test_train_many_by_the_pool_is_the_loop() -> None:

@@ -1,7 +1,8 @@
 """Engines: several runs of one task, taken further together.
 
 `loop` is the plain loop, one run after the other; `pool` has a process per core; `vmap` stacks
-runs that differ in numbers only; `auto` measures and takes the fastest.
+runs that differ in numbers only; `vmap pool` has such a stack per core; `auto` measures and
+takes the fastest.
 """
 
 from etude.training.engines.auto import AutoEngine, Choice
@@ -10,6 +11,7 @@ from etude.training.engines.loop import LoopEngine
 from etude.training.engines.pool import PoolEngine
 from etude.training.engines.train_many import ENGINES, engine_for, train_many
 from etude.training.engines.vmap.engine import VmapEngine
+from etude.training.engines.vmap_pool import VmapPoolEngine
 
 __all__ = [
     "ENGINES",
@@ -21,6 +23,7 @@ __all__ = [
     "OnStep",
     "PoolEngine",
     "VmapEngine",
+    "VmapPoolEngine",
     "engine_for",
     "train_many",
 ]

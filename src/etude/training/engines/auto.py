@@ -25,11 +25,15 @@ from etude.training.engines.vmap.execution import SECONDS_PER_NODE, SHARE
 from etude.training.engines.vmap.fit import kind, misfit
 from etude.training.engines.vmap.stack import Stack
 from etude.training.engines.vmap.trial import copied
+from etude.training.engines.vmap_pool import VmapPoolEngine
 from etude.training.run import Run
 from etude.training.threads import use_threads
 
 WARM, TIMED = 3, 8
 """Updates of a trial: before the clock starts, and under it."""
+
+CARE = 0.02
+"""Share of the work that a trial of the pool may take."""
 
 LONG = 0.15
 """Seconds of a trial of the pool, whose processes are slow at first."""
@@ -40,10 +44,10 @@ STARTING = 0.15
 NODES = 200
 """Operations in the graph of an update, before it is known: two hidden layers have 160."""
 
-SHORT = 3.0
+SHORT = 5.0
 """Seconds of work below which measuring would cost more than it gains."""
 
-GAIN = 0.9
+GAIN = 0.85
 """Another engine is taken if it is expected to need less than this share of the loop's time."""
 
 
@@ -84,10 +88,14 @@ class AutoEngine(Engine):
         self.workers = workers
         self.choices: list[Choice] = []
         self._pool = PoolEngine(workers)
+        stacks = VmapEngine(fallback=self._pool)
+        both = VmapPoolEngine(workers)
+        both.inner = stacks  # what one has tried and compiled, the other uses
         self._engines: dict[str, Engine] = {
             "loop": LoopEngine(),
             "pool": self._pool,
-            "vmap": VmapEngine(fallback=self._pool),
+            "vmap": stacks,
+            "vmap pool": both,
         }
         self._measured: dict[Hashable, dict[str, float]] = {}
 
@@ -132,7 +140,7 @@ class AutoEngine(Engine):
             reason = f"all updates take the loop about {work:.2g} s, too little to measure more"
             return Choice("loop", reason, {"loop": work}, dict(measured))
         if len(measured) == 1:
-            measured |= self._time_others(runs, measured["loop"])
+            measured |= self._time_others(runs, measured["loop"], work)
         expected = self._expected(measured, steps)
         best = min(expected, key=lambda name: expected[name])
         if expected[best] > GAIN * expected["loop"]:
@@ -150,22 +158,28 @@ class AutoEngine(Engine):
             rounds = max(max(steps), sum(steps) / processes)
             expected["pool"] = measured["pool"] * rounds + STARTING
         if "vmap" in measured:
-            plain = measured["vmap"] * sum(steps)
-            expected["vmap"] = min(plain, plain * SHARE + NODES * SECONDS_PER_NODE)
+            plain, compiling = measured["vmap"] * sum(steps), NODES * SECONDS_PER_NODE
+            expected["vmap"] = min(plain, plain * SHARE + compiling)
+            processes = min(self.workers or cores(), len(steps) // 2)
+            if "pool" in measured and processes > 1:
+                # What processes lose to each other was seen in the pool.
+                plain *= max(1.0, measured["pool"] / measured["loop"]) / processes
+                expected["vmap pool"] = STARTING + min(plain, plain * SHARE + compiling)
         return expected
 
-    def _time_others(self, runs: list[Run], loop: float) -> dict[str, float]:
+    def _time_others(self, runs: list[Run], loop: float, work: float) -> dict[str, float]:
         found = {}
         processes = min(self.workers or cores(), len(runs))
         if processes > 1 and usual_start() == "fork" and runs[0].device.type == "cpu":
-            found["pool"] = _time_pool(runs[:processes], max(TIMED, round(LONG / loop)))
+            seconds = min(LONG, CARE * work)
+            found["pool"] = _time_pool(runs[:processes], max(TIMED, round(seconds / loop)))
         engine = self._engines["vmap"]
         assert isinstance(engine, VmapEngine)
         kinds = {kind(run) for run in runs}
         if len(kinds) == 1 and not misfit(runs[0]):
-            seconds = _time_vmap(engine, kinds.pop(), runs)
-            if seconds is not None:
-                found["vmap"] = seconds
+            stacked = _time_vmap(engine, kinds.pop(), runs, 2 * loop)
+            if stacked is not None:
+                found["vmap"] = stacked
         return found
 
 
@@ -198,7 +212,8 @@ def _time_pool(runs: list[Run], steps: int) -> float:
     return max(each)
 
 
-def _time_vmap(engine: VmapEngine, key: Hashable, runs: list[Run]) -> float | None:
+def _time_vmap(engine: VmapEngine, key: Hashable, runs: list[Run], hopeless: float) -> float | None:
+    """Return the seconds of a member's update in a stack, soon if they are hopelessly many."""
     found = engine.fitted(key, runs)
     if isinstance(found, str):
         engine.explain(f"vmap: the model cannot be stacked: {found}")
@@ -207,9 +222,10 @@ def _time_vmap(engine: VmapEngine, key: Hashable, runs: list[Run]) -> float | No
     stack = Stack(fitted.program, runs[: engine.size(fitted, runs[0])], fitted.masks)
     times = []
     with use_threads(threads_for(stack)):
-        stack.advance(WARM, fitted.program.step)
-        for _ in range(2):
+        for count in (1, 2, TIMED, TIMED):
             started = time.perf_counter()
-            stack.advance(TIMED, fitted.program.step)
-            times.append((time.perf_counter() - started) / TIMED / len(stack))
+            stack.advance(count, fitted.program.step)
+            times.append((time.perf_counter() - started) / count / len(stack))
+            if len(times) > 1 and times[-1] > hopeless:
+                break
     return min(times)

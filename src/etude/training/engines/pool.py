@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -17,7 +18,6 @@ from etude.training.engines.engine import (
     describe,
     no_marks,
     pending,
-    target,
 )
 from etude.training.engines.loop import LoopEngine
 from etude.training.engines.parcel import unpack
@@ -84,7 +84,8 @@ class PoolEngine(Engine):
         if not waiting or stop():
             return
         reason = self._unfit(runs)
-        team = None if reason else Team(runs, self.start or usual_start())
+        shares = [] if reason else self._shares(runs, waiting, until)
+        team = None if reason else self._team(runs)
         if team is not None:
             try:
                 team.hire()
@@ -97,10 +98,20 @@ class PoolEngine(Engine):
                 LoopEngine().advance(runs, until, marks=marks, stop=stop, on_step=on_step)
             return
         jobs = [
-            Job(i, target(runs[i], until), frozenset(marks(runs[i])), self.keep) for i in waiting
+            Job(places, until, {i: frozenset(marks(runs[i])) for i in places}, self.keep)
+            for places in shares
         ]
         count = min(self.workers or cores(), len(jobs))
         _Shift(team, jobs, count, stop, on_step, self.processes).work()
+
+    def _shares(
+        self, runs: Sequence[Run], waiting: list[int], until: int | None
+    ) -> list[tuple[int, ...]]:
+        """Return the places of the runs of each job: here one."""
+        return [(place,) for place in waiting]
+
+    def _team(self, runs: Sequence[Run]) -> Team:
+        return Team(runs, self.start or usual_start())
 
     def _unfit(self, runs: Sequence[Run]) -> str:
         for run in runs:
@@ -172,18 +183,18 @@ class _Shift:
                 self._take(seat, message)
 
     def _take(self, seat: Seat, message: tuple[Any, ...]) -> None:
-        kind, index, *rest = message
-        run = self.runs[index]
-        if kind == "at":
-            self._tell(run, rest[0])
-            return
-        if rest[0] is not None:
-            self._load(index, rest[0])
-            self._tell(run, run.step)
+        kind, places, about, *error = message
+        for place, what in about.items():
+            if kind == "at":
+                self._tell(self.runs[place], what)
+            else:
+                self._load(place, what)
         if kind in ("done", "failed"):
             seat.job = None
         if kind == "failed" and self.failure is None:
-            self.failure = _rebuilt(index, run, *rest[1:])
+            self.failure = _rebuilt(places, self.runs, *error)
+        for place in about if kind != "at" else ():
+            self._tell(self.runs[place], self.runs[place].step)
 
     def _load(self, index: int, parcel: bytes) -> None:
         run = self.runs[index]
@@ -203,13 +214,14 @@ class _Shift:
         code = self.team.dismiss(seat)
         if job is None:
             return
-        self.deaths[job.index] = self.deaths.get(job.index, 0) + 1
-        if self.deaths[job.index] < DEATHS:
+        place = job.places[0]
+        self.deaths[place] = self.deaths.get(place, 0) + 1
+        if self.deaths[place] < DEATHS:
             self.open.append(job)
             return
-        run = self.runs[job.index]
+        run = self.runs[place]
         self.failure = TaskError(
-            f"{describe(job.index, run)}: its process died {DEATHS} times after update {run.step} "
+            f"{describe(place, run)}: its process died {DEATHS} times after update {run.step} "
             f"({cause_of_death(code)}): it may need more memory than there is; train it with the "
             "loop to see why"
         )
@@ -224,15 +236,23 @@ class _Shift:
             self._listen()
 
 
-def _rebuilt(index: int, run: Run, blob: bytes | None, text: str, trace: str) -> BaseException:
+def _rebuilt(
+    places: tuple[int, ...], runs: Sequence[Run], blob: bytes | None, text: str, trace: str
+) -> BaseException:
     """Return the error that a process met, as one to be raised here."""
+    index, run = places[0], runs[places[0]]
     try:
         # Bytes of our own process, never of a file.
         error = pickle.loads(blob) if blob is not None else TaskError(text)  # noqa: S301
     except Exception:  # noqa: BLE001
         error = TaskError(text)
     named: BaseException = error
-    if isinstance(error, EtudeError):
+    own = re.match(r"member (\d+) ", str(error))
+    if isinstance(error, EtudeError) and own:
+        # An engine in the process counts from its own first run.
+        text = str(error).replace(own[0], f"member {places[int(own[1])]} ", 1)
+        named = type(error)(text)
+    elif isinstance(error, EtudeError):
         named = blame(error, index, run)
     elif isinstance(error, BaseException):
         error.add_note(f"in {describe(index, run)}")

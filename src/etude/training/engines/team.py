@@ -18,8 +18,9 @@ import torch.multiprocessing
 
 from etude.recipe import Recipe
 from etude.tasks.task import Task
+from etude.training.engines.engine import Engine
 from etude.training.engines.parcel import pack, unpack
-from etude.training.engines.worker import Job, serve
+from etude.training.engines.worker import Job, Post, serve
 from etude.training.run import Run
 
 Start = Literal["fork", "spawn"]
@@ -55,10 +56,11 @@ class Team:
     Args:
         runs: What the jobs' places refer to.
         start: How to start a process.
+        inner: What takes the runs of a job further, if not the plain loop; forked only.
     """
 
-    def __init__(self, runs: Sequence[Run], start: Start) -> None:
-        self.runs, self.start = runs, start
+    def __init__(self, runs: Sequence[Run], start: Start, inner: Engine | None = None) -> None:
+        self.runs, self.start, self.inner = runs, start, inner
         # Typed as Any: torch's wrapper adds the sharing of tensors to the standard library's.
         self._context: Any = torch.multiprocessing.get_context(start)
         self._flag = self._context.RawValue("i", 0)
@@ -75,7 +77,7 @@ class Team:
         main: Callable[..., None]
         args: tuple[Any, ...]
         if self.start == "fork":
-            main, args = _forked, (theirs, self.runs, others, self._flag, os.getpid())
+            main, args = _forked, (theirs, self.runs, others, self.inner, self._flag, os.getpid())
         else:
             task, recipes = _parts(self.runs[0].task), [run.recipe.plain() for run in self.runs]
             main, args = _spawned, (theirs, task, recipes, self._flag, os.getpid())
@@ -95,11 +97,12 @@ class Team:
         return seat
 
     def give(self, seat: Seat, job: Job) -> None:
-        """Let a process do a job, from the state that the run has now."""
-        # What was forked with the run may be older than the run is now.
+        """Let a process do a job, from the states that its runs have now."""
+        # What was forked with a run may be older than the run is now.
         seat.job = job
+        states = [pack(self.runs[place].state()) for place in job.places]
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # found dead by `hear`
-            seat.home.send((job, pack(self.runs[job.index].state())))
+            seat.home.send((job, states))
 
     def hear(self, seconds: float) -> list[tuple[Seat, tuple[Any, ...] | None]]:
         """Wait for messages; None stands for the death of the one who would have sent it."""
@@ -150,18 +153,21 @@ def cause_of_death(code: int | None) -> str:
 
 
 def _forked(
-    home: Connection, runs: Sequence[Run], others: list[Connection], flag: Any, parent: int
+    home: Connection,
+    runs: Sequence[Run],
+    others: list[Connection],
+    inner: Engine | None,
+    flag: Any,
+    parent: int,
 ) -> None:
     for other in others:  # or the death of a sibling would go unnoticed
         other.close()
 
-    def run_of(job: Job, state: bytes | None) -> Run:
-        run = runs[job.index]
-        if state is not None:
-            run.load(unpack(state))
-        return run
+    def run_of(place: int, state: bytes) -> Run:
+        runs[place].load(unpack(state))
+        return runs[place]
 
-    serve(home, run_of, flag, parent)
+    serve(Post(home, run_of, inner, flag, parent))
 
 
 def _parts(task: Task) -> dict[str, Any]:
@@ -175,10 +181,9 @@ def _spawned(
 ) -> None:
     task = Task(**parts)
 
-    def run_of(job: Job, state: bytes | None) -> Run:
-        run = Run(task, Recipe(**recipes[job.index]), device="cpu")
-        if state is not None:
-            run.load(unpack(state))
+    def run_of(place: int, state: bytes) -> Run:
+        run = Run(task, Recipe(**recipes[place]), device="cpu")
+        run.load(unpack(state))
         return run
 
-    serve(home, run_of, flag, parent)
+    serve(Post(home, run_of, None, flag, parent))

@@ -15,11 +15,18 @@ from etude.training.engines.engine import Engine, OnStep
 from etude.training.engines.loop import LoopEngine
 from etude.training.engines.pool import PoolEngine
 from etude.training.engines.vmap.engine import VmapEngine
+from etude.training.engines.vmap_pool import VmapPoolEngine
 from etude.training.record import Record
 from etude.training.run import Run
 
 ENGINES: Mapping[str, Callable[[], Engine]] = MappingProxyType(
-    {"loop": LoopEngine, "pool": PoolEngine, "vmap": VmapEngine, "auto": AutoEngine}
+    {
+        "loop": LoopEngine,
+        "pool": PoolEngine,
+        "vmap": VmapEngine,
+        "vmap pool": VmapPoolEngine,
+        "auto": AutoEngine,
+    }
 )
 """The engines by name."""
 
@@ -55,12 +62,12 @@ def train_many(
     """Train a task's model by many recipes, and return their records in order.
 
     Each record is that of `etude.train` with its recipe: to the bit in the engines 'loop' and
-    'pool' (with one thread), up to roundoff in 'vmap'.
+    'pool' (with one thread), up to roundoff where runs are stacked.
 
     Args:
         task: What to learn.
         recipes: How, each.
-        engine: 'loop', 'pool', 'vmap' or 'auto', or an Engine.
+        engine: 'loop', 'pool', 'vmap', 'vmap pool' or 'auto', or an Engine.
         device: Where to train; as `train`.
         evaluations: How often to evaluate over each run, besides the one before it.
         on_step: Called as a run makes progress, with the run and the updates it has done.

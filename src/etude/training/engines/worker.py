@@ -7,35 +7,62 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
+from etude.training.engines.engine import Engine, pending
 from etude.training.engines.parcel import pack
 from etude.training.run import Run
 
 TOLD = 0.05
 """Seconds between two messages on how far a run is."""
 
+STRIDE = 256
+"""Updates of the first stride of several runs."""
+
 
 @dataclass(frozen=True)
 class Job:
-    """One run to take further.
+    """Runs to take further: one by the plain loop, several by an engine of their own.
 
     Attributes:
-        index: Its place among the runs.
+        places: Theirs among the runs.
         until: The updates to stand at.
-        marks: The updates at which to evaluate.
-        keep: Seconds after which its state is sent home.
+        marks: The updates at which to evaluate each.
+        keep: Seconds after which states are sent home.
     """
 
-    index: int
+    places: tuple[int, ...]
     until: int | None
-    marks: frozenset[int]
+    marks: Mapping[int, frozenset[int]]
     keep: float
+
+
+@dataclass(frozen=True)
+class Post:
+    """What a process works with.
+
+    Attributes:
+        home: Where jobs, each with its runs' states, come from and answers go to.
+        run_of: Finds or builds the run of a place, in a state.
+        inner: What takes several runs further; None for the plain loop.
+        flag: A shared number; anything but 0 asks to stop.
+        parent: The process to work for; when it is gone, so is this one.
+    """
+
+    home: Connection
+    run_of: Callable[[int, bytes], Run]
+    inner: Engine | None
+    flag: Any
+    parent: int
+
+    def stop(self) -> bool:
+        """Whether to leave after this update."""
+        return bool(self.flag.value) or alone(self.parent)
 
 
 def alone(parent: int) -> bool:
@@ -43,71 +70,88 @@ def alone(parent: int) -> bool:
     return os.getppid() != parent
 
 
-def serve(
-    home: Connection, run_of: Callable[[Job, bytes | None], Run], flag: Any, parent: int
-) -> None:
-    """Do jobs until told to stop.
-
-    Args:
-        home: Where jobs, each with a state or None, come from and answers go to.
-        run_of: Finds or builds the run of a job.
-        flag: A shared number; anything but 0 asks to stop.
-        parent: The process to work for; when it is gone, so is this one.
-    """
+def serve(post: Post) -> None:
+    """Do jobs until told to leave."""
     # Ctrl-C reaches the whole terminal: the parent decides, and asks through the flag.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     try:
         while True:
-            while not home.poll(0.5):
-                if alone(parent):
+            while not post.home.poll(0.5):
+                if alone(post.parent):
                     return
-            message = home.recv()
+            message = post.home.recv()
             if message is None:
                 return
-            job, state = message
-            home.send(_do(home, job, run_of, state, flag, parent))
+            job, states = message
+            post.home.send(_do(post, job, states))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # nobody is left to answer to
 
 
-def _do(
-    home: Connection,
-    job: Job,
-    run_of: Callable[[Job, bytes | None], Run],
-    state: bytes | None,
-    flag: Any,
-    parent: int,
-) -> tuple[Any, ...]:
-    run: Run | None = None
+def _do(post: Post, job: Job, states: Sequence[bytes]) -> tuple[Any, ...]:
+    runs: dict[int, Run] = {}
     try:
-        run = run_of(job, state)
-        _walk(home, job, run, flag, parent)
+        for place, state in zip(job.places, states, strict=True):
+            runs[place] = post.run_of(place, state)
+            runs[place].threads = 1
+        if post.inner is None:
+            for place, run in runs.items():
+                _walk(post, job, place, run)
+        else:
+            _stride(post, job, post.inner, runs)
     except Exception as error:  # noqa: BLE001  (it is raised again at home)
-        kept = None if run is None else _kept(run)
-        return "failed", job.index, kept, *_described(error)
-    return "done", job.index, pack(run.state())
+        kept = {place: parcel for place, run in runs.items() if (parcel := _kept(run))}
+        return "failed", job.places, kept, *_described(error)
+    return "done", job.places, {place: pack(run.state()) for place, run in runs.items()}
 
 
-def _walk(home: Connection, job: Job, run: Run, flag: Any, parent: int) -> None:
+def _walk(post: Post, job: Job, place: int, run: Run) -> None:
     told = sent = time.monotonic()
-
-    def stop() -> bool:
-        return bool(flag.value) or alone(parent)
 
     def on_step(run: Run) -> None:
         nonlocal told, sent
         now = time.monotonic()
         if now - sent > job.keep:
-            home.send(("kept", job.index, pack(run.state())))
+            post.home.send(("kept", job.places, {place: pack(run.state())}))
             told = sent = now
         elif now - told > TOLD:
-            home.send(("at", job.index, run.step))
+            post.home.send(("at", job.places, {place: run.step}))
             told = now
 
-    run.threads = 1
-    run.walk(set(job.marks), job.until, stop=stop, on_step=on_step)
+    run.walk(set(job.marks[place]), job.until, stop=post.stop, on_step=on_step)
+
+
+def _stride(post: Post, job: Job, engine: Engine, runs: dict[int, Run]) -> None:
+    """Take several runs further, and their states home between strides of `keep` seconds."""
+    places = {id(run): place for place, run in runs.items()}
+    listed = list(runs.values())
+    told, count = time.monotonic(), STRIDE
+
+    def on_step(run: Run, step: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told > TOLD:
+            post.home.send(("at", job.places, {places[id(run)]: step}))
+            told = now
+
+    def marks(run: Run) -> frozenset[int]:
+        return job.marks[places[id(run)]]
+
+    while left := pending(listed, job.until, marks):
+        least = min(listed[i].step for i in left) + count
+        until = least if job.until is None else min(least, job.until)
+        started = time.monotonic()
+        engine.advance(listed, until, marks=marks, stop=post.stop, on_step=on_step)
+        if post.stop():
+            return
+        # Strides that double find the length that takes `keep` seconds.
+        if time.monotonic() - started < job.keep / 2:
+            count *= 2
+        elif pending(listed, job.until, marks):
+            kept = {place: pack(run.state()) for place, run in runs.items()}
+            post.home.send(("kept", job.places, kept))
 
 
 def _kept(run: Run) -> bytes | None:

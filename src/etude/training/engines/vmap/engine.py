@@ -13,15 +13,17 @@ from etude.training.engines.engine import (
     check_runs,
     no_marks,
     pending,
+    target,
 )
 from etude.training.engines.loop import LoopEngine
-from etude.training.engines.vmap.drive import Order, UpdateError, drive
+from etude.training.engines.vmap.drive import Order, UpdateError, drive, threads_for
 from etude.training.engines.vmap.execution import Execution, Mode
 from etude.training.engines.vmap.fit import kind, misfit
 from etude.training.engines.vmap.memory import members_at_once
 from etude.training.engines.vmap.stack import Stack
 from etude.training.engines.vmap.trial import Fitted, UnfitError, fit
 from etude.training.run import Run
+from etude.training.threads import use_threads
 
 
 class VmapEngine(Engine):
@@ -111,6 +113,30 @@ class VmapEngine(Engine):
             except UnfitError as error:
                 self._fitted[key] = str(error)
         return self._fitted[key]
+
+    def refused(self, runs: Sequence[Run]) -> str:
+        """Return why runs cannot be trained as one stack; empty if they can."""
+        kinds = {kind(run): run for run in runs if not run.ended}
+        for run in kinds.values():
+            if reason := misfit(run):
+                return reason
+        for key in kinds:
+            found = self.fitted(key, [run for run in runs if not run.ended and kind(run) == key])
+            if isinstance(found, str):
+                return f"the model cannot be stacked: {found}"
+        return ""
+
+    def prepare(self, runs: list[Run], until: int | None = None) -> None:
+        """Trace and compile what training some runs of one kind would; they stay as they are."""
+        found = self.fitted(kind(runs[0]), runs)
+        if isinstance(found, str) or len({kind(run) for run in runs}) > 1:
+            return
+        fitted, execution = found
+        stack = Stack(fitted.program, runs[: self.size(fitted, runs[0])], fitted.masks)
+        execution.plan(max(target(run, until) - run.step for run in runs))
+        with use_threads(threads_for(stack)):
+            for _ in range(5):
+                stack.advance(1, execution.step)
 
     def size(self, fitted: Fitted, run: Run) -> int:
         """Return how many members one stack may have."""

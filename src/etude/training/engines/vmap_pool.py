@@ -1,0 +1,75 @@
+"""Stacks in processes: every core trains a stack of its own, compiled once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from etude.training.engines.engine import Engine, Marks, OnStep, no_marks
+from etude.training.engines.pool import PoolEngine, cores
+from etude.training.engines.team import Team, usual_start
+from etude.training.engines.vmap.engine import VmapEngine
+from etude.training.engines.vmap.execution import Mode
+from etude.training.run import Run
+
+
+class VmapPoolEngine(PoolEngine):
+    """Trains stacks of runs in processes of one thread each.
+
+    What is traced and compiled is so before the processes are forked, and shared by them. Where
+    processes cannot be forked, one stack is trained in this one.
+
+    Args:
+        workers: How many processes; None for one per core.
+        compile: As for the vmap engine.
+        keep: Seconds after which the runs' states are sent home.
+
+    >>> VmapPoolEngine(workers=2).name
+    'vmap pool'
+    """
+
+    name: ClassVar[str] = "vmap pool"
+
+    def __init__(
+        self, workers: int | None = None, *, compile: Mode = "auto", keep: float = 2.0
+    ) -> None:
+        super().__init__(workers, keep=keep, start="fork")
+        self.inner = VmapEngine(compile)
+
+    def close(self) -> None:
+        """Forget what was traced and compiled."""
+        self.inner.close()
+
+    def advance(
+        self,
+        runs: Sequence[Run],
+        until: int | None = None,
+        *,
+        marks: Marks = no_marks,
+        stop: Callable[[], bool] = bool,
+        on_step: OnStep | None = None,
+    ) -> None:
+        """Train every run in a stack of a process; see `Engine.advance`."""
+        chosen: Engine | None = None
+        if usual_start() != "fork" or any(run.device.type != "cpu" for run in runs):
+            chosen = self.inner
+        elif self.inner.refused(runs):
+            chosen = PoolEngine(self.workers, keep=self.keep)
+            self.explain(f"vmap pool: {self.inner.refused(runs)}; trained by the pool instead")
+        if chosen is None:
+            super().advance(runs, until, marks=marks, stop=stop, on_step=on_step)
+        else:
+            chosen.advance(runs, until, marks=marks, stop=stop, on_step=on_step)
+
+    def _team(self, runs: Sequence[Run]) -> Team:
+        return Team(runs, "fork", self.inner)
+
+    def _shares(
+        self, runs: Sequence[Run], waiting: list[int], until: int | None
+    ) -> list[tuple[int, ...]]:
+        """Return the places of the runs of each job: as many jobs as processes."""
+        count = min(self.workers or cores(), len(waiting))
+        shares = [tuple(waiting[i::count]) for i in range(count)]
+        for size in {len(share): share for share in shares}.values():
+            self.inner.prepare([runs[i] for i in size], until)
+        return shares
