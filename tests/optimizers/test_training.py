@@ -330,3 +330,18 @@ def test_schedules_of_other_values_are_written(optimizer, name, read):
         probes={"value": lambda run: seen.append(read(run.optimizer.param_groups[0])) or 0.0},
     )
     assert seen == pytest.approx([0.4, 0.35, 0.3, 0.25])
+
+
+@pytest.mark.skipif("schedulefree_sgd" not in NAMES, reason="schedulefree is not installed")
+def test_statistics_are_taken_from_mixed_batches_also_where_the_data_is_sorted():
+    x = torch.cat([torch.zeros(64, 2), torch.ones(64, 2)])
+    task = Task(
+        lambda: nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)),
+        (x, x[:, :1]),
+        valid=(x, x[:, :1]),
+        loss=mse_loss,
+    )
+    run = Run(task, recipe_for("schedulefree_sgd", steps=2, batch_size=32, lr=0.01))
+    run.walk({2})
+    torch.testing.assert_close(run.model[0].running_mean, torch.full((2,), 0.5))
+    assert (run.model[0].running_var > 0.2).all()

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from etude.randomness import random_state_kept
+from etude.tasks.data import Cursor
 from etude.tasks.task import Task
 from etude.training.evaluate import move
 from etude.training.objective import Context
@@ -92,7 +93,10 @@ class EvaluationWeights:
             norm.train()
         try:
             with random_state_kept(0), torch.no_grad(), data.untouched():
-                for batch, _ in islice(data.sweep(self.batch_size), BATCHES):
+                # In the order of training: a set sorted by class would give each batch one class.
+                shuffled = data.stream(self.batch_size, 0, Cursor())
+                count = min(BATCHES, data.steps_per_epoch(self.batch_size) or BATCHES)
+                for batch in islice(shuffled, count):
                     with self.autocast():
                         self.task.forward(self.model, move(batch, device))
         finally:
