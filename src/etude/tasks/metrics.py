@@ -12,7 +12,6 @@ from torch import Tensor
 
 from etude.errors import BadTypeError, TaskError, unknown_name
 
-
 IGNORED = -100
 """A target that asks for no answer, such as padding: what torch's losses ignore by default."""
 
