@@ -47,14 +47,18 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "lstm": ("digits-lstm", {}),
     "transformer": ("digits-transformer", {}),
 }
-MEMBERS = (4, 16, 64)
+MEMBERS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(TASKS, (4, 16)),
+    "mlp 32": (4, 16, 64, 128),
+    "mlp 128": (4, 16, 64),
+}
 COMPILED = {"mlp 32", "mlp 128", "mlp 512", "cnn"}
 """Tasks whose stacks are compiled here; the others' graphs take minutes on two cores."""
 
-SECONDS = 0.8
-"""How long a figure is measured at least."""
+SECONDS = 0.5
+"""How long a figure is measured at least, in processor time."""
 
-JOB = 6.0
+JOB = 10.0
 """Seconds that the loop would take for the job that is given to `auto`, compiling included."""
 
 
@@ -105,14 +109,12 @@ def rate(engine: Engine, runs: list[Run], warm: int) -> float:
         return clock(processes) - started
 
     spent(warm)
-    short, count = spent(warm), warm
-    while True:
-        long = spent(2 * count)
-        if long - short > SECONDS / 2:
-            again = (spent(2 * count) - spent(count) for _ in range(2))
-            best = min(long - short, *(s for s in again if s > SECONDS / 8))
-            return len(runs) * count / best
-        count, short = 2 * count, long
+    count = warm
+    while spent(count) < SECONDS / 2:
+        count *= 2
+    short = min(spent(count) for _ in range(2))
+    long = min(spent(3 * count) for _ in range(2))
+    return len(runs) * 2 * count / (long - short)
 
 
 def compiled_rates(task: Task, members: int) -> tuple[dict[str, float], float]:
@@ -272,8 +274,8 @@ def main(chosen: list[str]) -> None:
         "load after": os.getloadavg()[0],
     }
     result: dict[str, Any] = {"machine": machine, "rows": []}
-    for name in chosen or TASKS:
-        for members in (*MEMBERS, 128) if name == "mlp 32" else MEMBERS:
+    for members in (4, 16, 64, 128):  # so that what is there early covers every task
+        for name in (one for one in chosen or TASKS if members in MEMBERS[one]):
             result["rows"].append(measure(name, members, peak))
             machine["load after"] = os.getloadavg()[0]
             save(result)

@@ -44,7 +44,7 @@ STARTING = 0.15
 NODES = 200
 """Operations in the graph of an update, before it is known: two hidden layers have 160."""
 
-SHORT = 5.0
+SHORT = 8.0
 """Seconds of work below which measuring would cost more than it gains."""
 
 GAIN = 0.85
@@ -177,7 +177,7 @@ class AutoEngine(Engine):
         assert isinstance(engine, VmapEngine)
         kinds = {kind(run) for run in runs}
         if len(kinds) == 1 and not misfit(runs[0]):
-            stacked = _time_vmap(engine, kinds.pop(), runs, 2 * loop)
+            stacked = _time_vmap(engine, kinds.pop(), runs, 1.3 * loop)
             if stacked is not None:
                 found["vmap"] = stacked
         return found
