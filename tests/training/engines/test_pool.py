@@ -258,7 +258,9 @@ class TestErrors:
 
 
 SCRIPT = """
-    import time, torch
+    import signal, time, torch
+    # Whoever runs the tests in the background may have had SIGINT ignored, which is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     from torch import nn
     from torch.nn.functional import cross_entropy

@@ -8,6 +8,7 @@ the value that the t-th event sets, counted from 0: ignite sets it before the it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -140,7 +141,7 @@ def create_lr_scheduler_with_warmup(
     first = lr_scheduler(0)
     end = first if warmup_end_value is None else warmup_end_value
     rise = linear(warmup_duration - 1, start=warmup_start_value, end=end)
-    if end == first:
+    if math.isclose(end, first, rel_tol=1e-12, abs_tol=1e-15):
         return rise >> lr_scheduler
     return rise.take(warmup_duration) >> lr_scheduler
 
