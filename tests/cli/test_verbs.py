@@ -32,7 +32,33 @@ def make(width=4):
 """
 
 
-@pytest.mark.parametrize("verb", ["tune", "train", "tasks", "schedule"])
+NAN = """
+import torch
+import etude
+
+x = torch.ones(64, 2)
+task = etude.Task(lambda: torch.nn.Linear(2, 1), (x, x[:, :1]),
+                  loss=lambda o, t: (o - t).mean() * float("nan"), defaults={"steps": 32})
+"""
+
+
+def test_when_nothing_trains_no_rate_is_recommended(etude):
+    Path("mine.py").write_text(NAN)
+    said = etude("tune", "mine.py:task", "--out", "run")
+    assert said.code == 1
+    assert "trains: the best validation loss is" in said.out
+    assert "learning rate" not in said.out
+    assert "optimizer =" not in said.out
+
+
+def test_help_shows_the_defaults_it_speaks_of(etude):
+    assert "(default: 3.0)" in etude("tune", "--help").out.replace("\n", " ")
+
+
+VERBS = ["tune", "train", "tasks", "schedule", "optimizers", "layerwise", "sensitivity"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_examples(etude, verb):
     said = etude(verb, "--help")
     assert said.code == 0

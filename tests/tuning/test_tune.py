@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
-from etude import Recipe, Task, TuneResult, train, tune
+from etude import Recipe, Task, TuneResult, tasks, train, tune
 from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError
 from etude.randomness import random_state_kept
 from etude.training.record import Evaluation
@@ -402,6 +402,15 @@ def test_the_edge_of_stability_is_above_the_best():
     assert best.stable_below is not None
     stable = [t.lr for t in best.trials if not t.unstable]
     assert max(r for r in stable if r < best.stable_below) <= 1.0 <= 1.7 * best.stable_below
+
+
+def test_the_edge_is_found_on_a_real_network_that_dies_without_a_nan():
+    # What a high rate has killed predicts a constant: finite, and below the untrained loss.
+    task = tasks.get("digits-mlp", width=32)
+    best = tune(task, Recipe(**{**task.defaults, "steps": 600}), progress=False)
+    assert best.stable_below is not None
+    assert best.lr < best.stable_below < 0.5
+    assert all(not t.unstable for t in best.trials if t.lr < best.stable_below)
 
 
 # ---- ties --------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ Seed = Annotated[int | None, typer.Option(help="The only source of randomness.")
 Device = Annotated[str | None, typer.Option(help="Where to train: cpu, cuda, mps, ...")]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="The run folder [default: runs/TASK-DATE-TIME]."),
+    typer.Option("--out", metavar="DIR", help="The run folder (default: runs/TASK-DATE-TIME)."),
 ]
 Resume = Annotated[
     Path | None, typer.Option("--resume", metavar="DIR", help="Go on with the run in a folder.")

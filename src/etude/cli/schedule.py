@@ -190,12 +190,14 @@ def _code(shape: Schedule, lr: float, to: str) -> str:
             "scheduler = Scheduler(optimizer, lr=s)  # call scheduler.step() after each update",
         ],
         "keras": [
+            "import keras",
             head,
             "from etude.interop.keras import to_keras",
             text,
             "optimizer = keras.optimizers.SGD(learning_rate=to_keras(s))",
         ],
         "optax": [
+            "import optax",
             head,
             "from etude.interop.optax import to_optax",
             text,

@@ -39,7 +39,7 @@ def sensitivity(
         typer.Option(
             "--part",
             metavar="SELECTOR",
-            help="What to vary, repeatable [default: each layer kind and each gate].",
+            help="What to vary, repeatable (default: each layer kind and each gate).",
         ),
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="The peak of the rate.")] = None,

@@ -35,7 +35,7 @@ def tune(
     task: choices.TaskName = None,
     budget: Annotated[
         float | None,
-        typer.Option(help="In full training runs, the trained model included [default: 3.0]."),
+        typer.Option(help="In full training runs, the trained model included (default: 3.0)."),
     ] = None,
     recipe: choices.RecipeFile = None,
     optimizer: choices.Optimizer = None,
@@ -104,13 +104,17 @@ def show(best: TuneResult, home: Path, page: Path) -> None:
         f"{best.seconds:.1f} s"
     )
     out.print()
-    out.print(facts(_findings(best)))
+    found = best.outcome != "nothing trains"
+    if found:
+        out.print(facts(_findings(best)))
     if advice := best.advice():
         out.print(f"\n[yellow]{advice}[/yellow]")
     out.print()
     out.print(_trials(best))
-    out.print("\n[dim]The recipe, for a PyTorch loop of your own:[/dim]\n")
-    out.print(Syntax(best.recipe.to_pytorch(record.length), "python", background_color="default"))
+    if found:
+        code = best.recipe.to_pytorch(record.length)
+        out.print("\n[dim]The recipe, for a PyTorch loop of your own:[/dim]\n")
+        out.print(Syntax(code, "python", background_color="default"))
     out.print()
     out.print(facts([("run folder", f"[bold]{home}[/bold]"), ("report", f"[bold]{page}[/bold]")]))
 
@@ -147,7 +151,7 @@ def _trials(best: TuneResult) -> Table:
     for trial in best.trials:
         record = trial.record
         last = record.evaluations[-1] if record.evaluations else None
-        if trial.lr == best.lr:
+        if trial.lr == best.lr and best.outcome != "nothing trains":
             word = "[bold green]best[/bold green]"
         elif record.status == "diverged":
             word = f"[red]diverged: {record.reason}[/red]"

@@ -174,6 +174,8 @@ class Search:
         A rate beyond the edge may use up what later rungs would compare: an optimum outside the
         field cannot be ranked inside it. Only the finish of one candidate is never spent.
         """
+        if not math.isfinite(self.untrained.loss):
+            return  # the fault is not the rate
         strides = 0
         while self.affordable(step, self.length - step) >= 1:
             rates = sorted(self.field)
@@ -257,7 +259,9 @@ class Search:
         Rates go up by 0.8 decades until one is unstable; then the gap below it is halved down to
         half a decade.
         """
-        step = min(self.steps[0], self.length // 8)
+        most = min(self.steps[0], self.length // 8)
+        # Where the best was looked at too, so that the two can be compared.
+        step = max((e.step for e in best.run.evaluations if 0 < e.step <= most), default=most)
         while self.affordable(step, 0) >= 1:
             above = {rate: c for rate, c in self.field.items() if rate >= best.lr}
             broken = min((r for r, c in above.items() if self.unstable(c, best)), default=None)
@@ -279,13 +283,16 @@ class Search:
         the best's, and either that drop or what it gained over the second half of its way is
         less than `GAINED` of the best's.
         """
-        last = candidate.last()
-        if candidate.diverged or candidate.lr <= best.lr or last is None:
+        if candidate.diverged or candidate.lr <= best.lr:
             return candidate.diverged
-        mark = best.at(last.step)
-        earlier = [e for e in candidate.run.evaluations if e.step <= last.step / 2]
-        if mark is None or not earlier:
+        seen = [e for e in candidate.run.evaluations if e.step <= candidate.reached]
+        common = [e for e in seen if e.step > 0 and best.at(e.step) is not None]
+        if not common:
             return False
+        last = common[-1]
+        mark = best.at(last.step)
+        assert mark is not None
+        earlier = [e for e in seen if e.step <= last.step / 2]
         drop = self.untrained.loss - mark.loss
         kept = (self.untrained.loss - last.loss) / drop if drop > 0 else math.inf
         gained = (earlier[-1].loss - last.loss) / drop if drop > 0 else math.inf
