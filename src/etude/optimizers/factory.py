@@ -26,7 +26,7 @@ def build(
     name: str,
     model_or_params: nn.Module | Iterable[Tensor] | Sequence[Group],
     *,
-    lr: float,
+    lr: float | None = None,
     lr_mult: LrMult | Mapping[str, Any] | str | None = None,
     **hyperparameters: Any,
 ) -> Optimizer:
@@ -36,7 +36,7 @@ def build(
         name: A name of the table, for instance 'adamw'.
         model_or_params: A model, whose trainable parameters are taken, or the parameters, or
             torch parameter groups.
-        lr: The rate; 0 changes nothing.
+        lr: The rate; 0 changes nothing. None takes its library's own default.
         lr_mult: Multipliers of the rate for parts of the model, as `LrMult.of` reads them.
         **hyperparameters: Any of the row's, checked against its bounds.
 
@@ -52,6 +52,7 @@ def build(
     """
     row = get(name)
     checked = row.check(hyperparameters)
+    lr = row.lr if lr is None else lr
     if not 0 <= lr < float("inf"):
         raise BadValueError(f"lr={lr!r} is out of bounds: give a finite number >= 0")
     model = model_or_params if isinstance(model_or_params, nn.Module) else None

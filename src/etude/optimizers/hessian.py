@@ -45,9 +45,15 @@ class Hessian:
         self.parameters = list(parameters)
         self.size = sum(p.numel() for p in self.parameters)
         self.products = 0
-        gradients = torch.autograd.grad(
-            loss, self.parameters, create_graph=True, materialize_grads=True
-        )
+        try:
+            gradients = torch.autograd.grad(
+                loss, self.parameters, create_graph=True, materialize_grads=True
+            )
+        except RuntimeError as error:
+            raise TaskError(
+                "the closure's loss has no graph left to differentiate twice: let the closure "
+                "return loss_function(model(inputs), targets) without calling backward()"
+            ) from error
         self._gradient = flat(gradients)
         self.gradient = self._gradient.detach()
 
