@@ -225,8 +225,8 @@ def on_a_gpu(members: int) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the cells of the table."""
     header = [
-        "task", "members", "loop/s", "pool", "vmap", "compiled", "(s)", "per core", "fastest engine",
-        "over loop and pool", "auto, all in", "share of mm",
+        "task", "members", "loop/s", "pool", "vmap", "compiled", "(s)", "per core",
+        "fastest engine", "over loop and pool", "auto, all in", "share of mm",
     ]  # fmt: skip
     cells = []
     for row in rows:
