@@ -154,8 +154,9 @@ def _learned(loss: float, untrained: float) -> bool:
 def _tied(candidate: Candidate, best: Candidate, untrained: float) -> bool:
     if candidate is best:
         return True
-    if candidate.diverged:
-        return False
+    last = candidate.last()
+    if candidate.diverged or last is None or not _learned(last.loss, untrained):
+        return False  # whatever it had been before: it stands no better than untrained
     steps = {e.step for e in candidate.run.evaluations if 0 < e.step <= candidate.reached}
     common = [e for e in best.run.evaluations if e.step in steps]
     if not common:
