@@ -1,0 +1,141 @@
+"""The oracle: every bundled task at 25 rates and 3 seeds, what `benchmarks.regret` is held against.
+
+    python -m benchmarks.oracle [TASK ...]
+
+Hours of one core's work, kept as data in benchmarks/results/oracle: one JSON file per task, and a
+task whose file is there is left alone. Every run is the plain loop's, with one thread. Beside the
+validation loss of the weights themselves two others are kept: of the mean of the weights since
+the mark before, which costs no gradient, and after a cooldown of 1/64 of the run, linear to zero,
+that is thrown away. `benchmarks.concordance` says which of the three foretells the end best.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import contest
+from etude.recipe import Recipe
+from etude.schedules import constant, linear
+from etude.training.evaluate import evaluate
+from etude.training.run import Run
+
+DATA = Path(__file__).parent / "results" / "oracle"
+SEEDS = (0, 1, 2)
+COUNT, SPACING = 25, 0.2
+LOWEST = {"adamw": -4.8, "rmsprop": -4.8, "sgd": -3.8}
+"""log10 of the lowest rate, by optimizer: three decades and more on both sides of the usual."""
+
+SHARES = (1 / 32, 1 / 16, 3 / 32, *(i / 16 for i in range(2, 17)))
+"""Where the validation loss is kept, in shares of the run."""
+
+BRANCHES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Where a cooldown branches off."""
+
+BRANCH = 1 / 64
+"""Its length."""
+
+
+def rates(name: str) -> list[float]:
+    """Return the rates of a task's grid, ascending."""
+    optimizer = Recipe(**contest.get(name).defaults).optimizer.name
+    return [10 ** (LOWEST[optimizer] + SPACING * i) for i in range(COUNT)]
+
+
+class Mean:
+    """The mean of a model's weights over the updates since it was last taken."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.sums = [torch.zeros_like(p) for p in run.model.parameters()]
+        self.count = 0
+
+    def see(self, run: Run) -> None:
+        """Add the weights as they are."""
+        torch._foreach_add_(self.sums, list(run.model.parameters()))
+        self.count += 1
+
+    def loss(self) -> float:
+        """Return the mean weights' validation loss, and begin anew."""
+        model = deepcopy(self.run.model)
+        with torch.no_grad():
+            for p, total in zip(model.parameters(), self.sums, strict=True):
+                p.copy_(total / self.count)
+        for total in self.sums:
+            total.zero_()
+        self.count = 0
+        run = self.run
+        return evaluate(run.task, model, batch_size=max(128, 2 * run.batch_size)).loss
+
+
+def cooled(run: Run) -> float:
+    """Return the validation loss after a short cooldown from where a run stands."""
+    branch = Run(run.task, run.recipe)
+    branch.threads = run.threads
+    branch.load(deepcopy(run.state()))
+    start, length = run.step, max(2, round(BRANCH * run.length))
+    top = float(run.shape(start))
+    branch.shape = top * (constant(length=start) >> linear(length))
+    branch.advance(start + length)
+    return math.inf if branch.diverged else branch.evaluate().loss
+
+
+def trace(unit: tuple[str, int, float]) -> dict[str, Any]:
+    """Train one task at one rate with one seed, and return what was seen."""
+    name, seed, rate = unit
+    torch.set_num_threads(1)
+    task = contest.get(name)
+    run = Run(task, Recipe(**{**task.defaults, "lr": rate, "seed": seed}))
+    run.threads = 1
+    mean = Mean(run)
+    started = time.process_time()
+    first = run.evaluate()
+    row: dict[str, Any] = {"lr": rate, "seed": seed, "untrained": first.loss}
+    seen: dict[str, list[Any]] = {"loss": [], "metric": [], "parts": [], "mean": [], "train": []}
+    branches: list[float] = []
+    for share in SHARES:
+        before = run.step
+        run.advance(math.floor(run.length * share), on_step=mean.see)
+        if run.diverged:
+            break
+        look = run.evaluate()
+        if run.diverged:
+            break
+        seen["loss"].append(look.loss)
+        seen["metric"].append(look.metric)
+        seen["parts"].append([float(f"{p:.4g}") for p in look.parts])
+        seen["mean"].append(mean.loss())
+        lately = run.series["loss"][before:]
+        seen["train"].append(sum(lately) / len(lately))
+        if share in BRANCHES:
+            branches.append(cooled(run))
+    row |= {**seen, "cooled": branches, "steps": run.step, "length": run.length}
+    row["seconds"] = time.process_time() - started
+    return row
+
+
+def make(names: Iterable[str]) -> None:
+    """Fill in the files that are missing."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        for name in names:
+            path = DATA / f"{name}.json"
+            if path.exists():
+                continue
+            units = [(name, seed, rate) for seed in SEEDS for rate in rates(name)]
+            rows = pool.map(trace, units, chunksize=1)
+            path.write_text(json.dumps({"task": name, "shares": SHARES, "runs": rows}) + "\n")
+            print(name, f"{sum(row['seconds'] for row in rows):.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    make(sys.argv[1:] or contest.NAMES)
