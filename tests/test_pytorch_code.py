@@ -36,7 +36,8 @@ def pasted(recipe: Recipe, steps: int) -> nn.Module:
     place = {
         "model": model,
         "loss_function": cross_entropy,
-        "batches": TASK.train.stream(size, recipe.seed, Cursor()),
+        "train_loader": TASK.train.stream(size, recipe.seed, Cursor()),
+        "valid_loader": [(X[:32], Y[:32])],
     }
     exec(recipe.to_pytorch(steps), place)
     return model
@@ -68,15 +69,77 @@ RECIPES = {
         schedules={"momentum": "linear(20, 0.95, 0.85)"},
     ),
     "lbfgs": Recipe(optimizer="lbfgs", lr=0.5, steps=6, batch_size=32, schedule="constant()"),
+    "plateau": Recipe(lr=0.3, steps=40, schedule="plateau(factor=0.5, patience=0)", evaluations=10),
+    "plateau-of-momentum": Recipe(
+        lr=0.3,
+        steps=40,
+        schedule="warmup(4) >> plateau(factor=0.5, patience=0)",
+        schedules={"momentum": "0.9 * plateau(factor=0.5, patience=0)"},
+        evaluations=10,
+        precision="bfloat16",
+    ),
+    "plateau-and-unfrozen": Recipe(
+        lr=0.3,
+        steps=40,
+        schedule="plateau(factor=0.5, patience=0)",
+        lr_mult={"0.*": "constant(0.0, length='50%') >> constant()"},
+        evaluations=10,
+    ),
     "newton_cg": Recipe(optimizer="newton_cg", lr=0.5, steps=6, schedule="constant()"),
 }
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 def test_the_pasted_loop_gives_the_weights_of_train(recipe):
-    record = train(TASK, recipe, evaluations=1)
+    record = train(TASK, recipe)
     assert record.status == "finished"
     model = pasted(recipe, record.length)
+    for ours, theirs in zip(model.parameters(), record.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("plateau")])
+def test_the_plateaus_above_do_react(name):
+    rates = train(TASK, RECIPES[name]).series["lr"]
+    assert rates[-1] < max(rates)
+
+
+@pytest.mark.parametrize("schedule", ["cosine()", "plateau(patience=0)"])
+def test_the_pasted_loop_goes_through_a_loader_as_often_as_it_needs(schedule):
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=32)
+    seen: list[int] = []
+
+    def loss_function(output, target):
+        seen.append(len(target))
+        return cross_entropy(output, target)
+
+    place = {"model": network(), "loss_function": loss_function}
+    code = Recipe(steps=10, schedule=schedule, evaluations=5).to_pytorch(10)
+    exec(code, {**place, "train_loader": loader, "valid_loader": loader})
+    looks = 4 if "plateau" in schedule else 0
+    assert len(seen) == 10 + 3 * looks
+
+
+def own_step(model, batch):
+    return cross_entropy(model(batch["x"]), batch["y"])
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"optimizer": "lbfgs"}])
+def test_the_pasted_loop_of_a_task_with_its_own_step_calls_it(changes):
+    recipe = Recipe(lr=0.1, steps=12, schedule="plateau(patience=0)", evaluations=3)
+    recipe = recipe.replace(**changes)
+    data = {"x": X, "y": Y}
+    task = etude.Task(network, data, data, step=own_step)
+    record = train(task, recipe)
+    with random_state_kept(derive_seed(recipe.seed, "init")):
+        model = network()
+    place = {
+        "model": model,
+        "step": own_step,
+        "train_loader": task.train.stream(64, recipe.seed, Cursor()),
+        "valid_loader": [data],
+    }
+    exec(recipe.to_pytorch(12, own_step=True), place)
     for ours, theirs in zip(model.parameters(), record.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

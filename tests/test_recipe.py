@@ -321,6 +321,13 @@ def test_files(tmp_path, name):
         Recipe.load(path)
 
 
+@pytest.mark.parametrize("name", ["mine.yaml", "mine", "mine.toml.bak"])
+def test_a_recipe_is_saved_only_under_a_name_that_says_its_format(tmp_path, name):
+    with pytest.raises(BadValueError, match=r"name a file that ends in \.toml or \.json"):
+        Recipe().save(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_the_plain_form_is_json_without_a_reader_of_ours():
     plain = json.loads(Recipe(optimizer={"name": "adamw", "betas": (0.8, 0.9)}).to_json())
     assert plain["optimizer"] == {"name": "adamw", "betas": [0.8, 0.9]}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etude import optimizers
 
 if TYPE_CHECKING:
+    from etude.optimizers import OptimizerRow
     from etude.recipe import Recipe
 
 ELSEWHERE = (
@@ -25,113 +27,209 @@ ELSEWHERE = (
 )
 """Fields that do not live in the loop, or that only `etude.train` applies: named in a comment."""
 
+ENDLESS = (
+    "def endless(loader):",
+    "    while True:  # one epoch after another",
+    "        yield from loader",
+)
+"""A DataLoader gives one epoch; a run has as many updates as the recipe says."""
 
-def pytorch_code(recipe: Recipe, steps: int) -> str:
+
+def pytorch_code(recipe: Recipe, steps: int, *, own_step: bool = False) -> str:
     """Return a training loop of `steps` updates that does what the recipe says.
 
-    It names `model`, `loss_function` and `batches` of (inputs, targets), which are the reader's.
+    Its first line names what is the reader's: `model`, `train_loader` (a DataLoader, gone through
+    as often as the updates need it), and `loss_function` or `step`. Where a schedule reacts to the
+    validation loss, the loop measures it on `valid_loader` at the recipe's evaluations.
 
     Args:
         recipe: What to write down.
         steps: The number of updates, to which the schedules are bound.
+        own_step: Whether the loss is `step(model, batch)` rather than
+            `loss_function(model(inputs), targets)`.
     """
-    row = optimizers.get(recipe.optimizer.name)
-    imports = ["import torch", "from etude.schedules import parse"]
-    setup = _optimizer(recipe, imports)
-    setup.append(f"shape = parse({repr(recipe.schedule)!r}).over({steps})")
-    moving = recipe.lr_mult is not None and recipe.lr_mult.moves
-    if moving:
-        setup += ["rates = layerwise.rates_of(optimizer)", f"rates.bind({steps})"]
-    if recipe.schedules:
-        imports.append("from etude.interop.torch import Scheduler")
-        shapes = [] if moving else ["scale=shape"]
-        shapes += [
-            f"{name}=parse({repr(schedule)!r}).over({steps})"
-            for name, schedule in recipe.schedules.items()
+    return _Loop(recipe, steps, own_step).text()
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What the parts of the loop depend on."""
+
+    recipe: Recipe
+    steps: int
+    own_step: bool
+
+    @property
+    def row(self) -> OptimizerRow:
+        return optimizers.get(self.recipe.optimizer.name)
+
+    @property
+    def moving(self) -> bool:
+        """Whether multipliers move, so that they, and not a scheduler, write the rate."""
+        return self.recipe.lr_mult is not None and self.recipe.lr_mult.moves
+
+    @property
+    def shape_hears(self) -> bool:
+        """Whether the loop itself must tell the rate's shape the validation loss."""
+        return self.moving and self.recipe.schedule.has_feedback
+
+    @property
+    def scheduler_hears(self) -> bool:
+        """Whether the scheduler must be told the validation loss."""
+        rate = [] if self.moving else [self.recipe.schedule]
+        return any(s.has_feedback for s in (*rate, *self.recipe.schedules.values()))
+
+    @property
+    def hears(self) -> bool:
+        return self.shape_hears or self.scheduler_hears
+
+    @property
+    def batch(self) -> str:
+        return "batch" if self.own_step else "inputs, targets"
+
+    def text(self) -> str:
+        """Return the whole."""
+        imports = ["import torch", "from etude.schedules import parse"]
+        setup = [*self.optimizer(imports), *self.schedules(imports), "", *ENDLESS]
+        if self.hears:
+            setup += ["", *self.valid_loss()]
+        loop = ["", *self.before(), f"for update in range({self.steps}):"]
+        if self.moving:
+            loop.append(f"    rates.set({self.recipe.lr!r} * shape(update), update)")
+        loop += self.closure() if self.row.closure else self.plain()
+        loop += self.after()
+        given = ["model", "train_loader", *(["valid_loader"] if self.hears else [])]
+        given.append("step(model, batch)" if self.own_step else "loss_function")
+        return "\n".join(
+            [f"# Yours: {', '.join(given)}.", *imports, "", *setup, *loop, *self.rest()]
+        )
+
+    def optimizer(self, imports: list[str]) -> list[str]:
+        """Return the lines that build the optimizer: torch's own, where that is all it takes."""
+        recipe, row = self.recipe, self.row
+        values = "".join(f", {k}={v!r}" for k, v in recipe.optimizer.hyperparameters.items())
+        if recipe.lr_mult is None and row.module == "torch.optim":
+            call = f"torch.optim.{row.attribute}(model.parameters(), lr={recipe.lr!r}{values})"
+            return [f"optimizer = {call}"]
+        imports.append("from etude import optimizers")
+        lines = []
+        if recipe.lr_mult is not None:
+            values += f", lr_mult={recipe.lr_mult.plain()!r}"
+            if recipe.lr_mult.moves or any(p.name == "mup" for p in recipe.lr_mult.policies):
+                imports[-1] = "from etude import layerwise, optimizers"
+            for policy in recipe.lr_mult.policies:
+                if policy.name == "mup":
+                    parsed = f"layerwise.parse_policies({repr(policy)!r})[0]"
+                    lines.append(f"layerwise.rescale(model, {parsed})  # once, on fresh weights")
+        call = f"optimizers.build({recipe.optimizer.name!r}, model, lr={recipe.lr!r}{values})"
+        return [*lines, f"optimizer = {call}"]
+
+    def schedules(self, imports: list[str]) -> list[str]:
+        """Return the lines that bind the schedules to the run and to the optimizer."""
+        others = self.recipe.schedules
+        lines = [f"shape = {self.bound(repr(self.recipe.schedule))}"]
+        if self.moving:
+            lines += ["rates = layerwise.rates_of(optimizer)", f"rates.bind({self.steps})"]
+        if others or self.scheduler_hears:
+            imports.append("from etude.interop.torch import Scheduler")
+            shapes = [] if self.moving else ["scale=shape"]
+            shapes += [f"{name}={self.bound(repr(s))}" for name, s in others.items()]
+            lines.append(f"scheduler = Scheduler(optimizer, {', '.join(shapes)})")
+        elif not self.moving:
+            lines.append("scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)")
+        return lines
+
+    def bound(self, schedule: str) -> str:
+        return f"parse({schedule!r}).over({self.steps})"
+
+    def valid_loss(self) -> list[str]:
+        """Return the function that measures what schedules with feedback hear."""
+        mode = self.row.eval_mode
+        return [
+            "def valid_loss():",
+            *(("    optimizer.eval()",) if mode else ()),
+            "    model.eval()",
+            "    total = count = 0",
+            "    with torch.no_grad():",
+            f"        for {self.batch} in valid_loader:",
+            *self.forward(" " * 12),
+            f"            size = {'1' if self.own_step else 'len(targets)'}",
+            "            total, count = total + size * loss.item(), count + size",
+            "    model.train()",
+            *(("    optimizer.train()",) if mode else ()),
+            "    return total / count",
         ]
-        setup.append(f"scheduler = Scheduler(optimizer, {', '.join(shapes)})")
-    elif not moving:
-        setup.append("scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)")
-    if row.eval_mode:
-        setup.append("optimizer.train()  # and optimizer.eval() before the model is judged")
-    loop = ["", "batches = iter(batches)", f"for step in range({steps}):"]
-    if moving:
-        loop.append(f"    rates.set({recipe.lr!r} * shape(step), step)")
-    loop += _closure(recipe) if row.closure else _plain(recipe)
-    if recipe.schedules or not moving:
-        loop.append("    scheduler.step()")
-    if row.eval_mode:
-        loop.append("optimizer.eval()")
-    return "\n".join([*imports, "", *setup, *loop, *_rest(recipe)])
 
+    def before(self) -> list[str]:
+        """Return what stands right before the loop."""
+        lines = ["batches = endless(train_loader)"]
+        if self.hears:
+            count = self.recipe.evaluations
+            lines.append(f"looks = {{{self.steps} * i // {count} for i in range(1, {count})}}")
+        if self.row.eval_mode:
+            lines.append("optimizer.train()  # and optimizer.eval() before the model is judged")
+        return lines
 
-def _optimizer(recipe: Recipe, imports: list[str]) -> list[str]:
-    """Return the lines that build the optimizer: torch's own, where that is all it takes."""
-    row = optimizers.get(recipe.optimizer.name)
-    values = "".join(f", {k}={v!r}" for k, v in recipe.optimizer.hyperparameters.items())
-    if recipe.lr_mult is None and row.module == "torch.optim":
-        call = f"torch.optim.{row.attribute}(model.parameters(), lr={recipe.lr!r}{values})"
-        return [f"optimizer = {call}"]
-    imports.append("from etude import optimizers")
-    lines = []
-    if recipe.lr_mult is not None:
-        values += f", lr_mult={recipe.lr_mult.plain()!r}"
-        if recipe.lr_mult.moves or any(p.name == "mup" for p in recipe.lr_mult.policies):
-            imports[-1] = "from etude import layerwise, optimizers"
-        for policy in recipe.lr_mult.policies:
-            if policy.name == "mup":
-                parsed = f"layerwise.parse_policies({repr(policy)!r})[0]"
-                lines.append(f"layerwise.rescale(model, {parsed})  # once, on fresh weights")
-    call = f"optimizers.build({recipe.optimizer.name!r}, model, lr={recipe.lr!r}{values})"
-    return [*lines, f"optimizer = {call}"]
+    def after(self) -> list[str]:
+        """Return what follows an update, and what follows the last."""
+        lines = []
+        if self.hears:
+            lines.append("    heard = valid_loss() if update + 1 in looks else None")
+        if self.shape_hears:
+            lines += ["    if heard is not None:"]
+            lines += ["        shape = shape.record(update + 1, heard)"]
+        if self.recipe.schedules or not self.moving:
+            lines.append(f"    scheduler.step({'heard' if self.scheduler_hears else ''})")
+        return [*lines, "optimizer.eval()"] if self.row.eval_mode else lines
 
+    def forward(self, indent: str) -> list[str]:
+        """Return the lines from a batch to its loss."""
+        loss = "step(model, batch)" if self.own_step else "loss_function(model(inputs), targets)"
+        if self.recipe.precision == "float32":
+            return [f"{indent}loss = {loss}"]
+        device = "next(model.parameters()).device.type"
+        return [
+            f"{indent}with torch.autocast({device}, dtype=torch.bfloat16):",
+            f"{indent}    loss = {loss}",
+        ]
 
-def _forward(recipe: Recipe, indent: str) -> list[str]:
-    """Return the lines from a batch to its loss."""
-    if recipe.precision == "float32":
-        return [f"{indent}loss = loss_function(model(inputs), targets)"]
-    return [
-        f"{indent}with torch.autocast(inputs.device.type, dtype=torch.bfloat16):",
-        f"{indent}    loss = loss_function(model(inputs), targets)",
-    ]
+    def plain(self) -> list[str]:
+        """Return the body of the loop for an optimizer that needs the gradient alone."""
+        recipe = self.recipe
+        lines = ["    optimizer.zero_grad()"]
+        if recipe.accumulate == 1:
+            lines += [f"    {self.batch} = next(batches)", *self.forward("    ")]
+            lines.append("    loss.backward()")
+        else:
+            lines.append(f"    for _ in range({recipe.accumulate}):")
+            lines += [f"        {self.batch} = next(batches)", *self.forward(" " * 8)]
+            lines.append(f"        (loss / {recipe.accumulate}).backward()")
+        clip = "    torch.nn.utils.clip_grad_"
+        if recipe.clip_norm is not None:
+            lines.append(f"{clip}norm_(model.parameters(), {recipe.clip_norm!r})")
+        if recipe.clip_value is not None:
+            lines.append(f"{clip}value_(model.parameters(), {recipe.clip_value!r})")
+        return [*lines, "    optimizer.step()"]
 
+    def closure(self) -> list[str]:
+        """Return the body of the loop for an optimizer that evaluates the loss itself."""
+        graph = self.row.closure == "graph"
+        return [
+            f"    {self.batch} = next(batches)",
+            "    def closure():",
+            *(() if graph else ("        optimizer.zero_grad()",)),
+            *self.forward(" " * 8),
+            *(() if graph else ("        loss.backward()",)),
+            "        return loss",
+            "    optimizer.step(closure)",
+        ]
 
-def _plain(recipe: Recipe) -> list[str]:
-    """Return the body of the loop for an optimizer that needs the gradient alone."""
-    lines = ["    optimizer.zero_grad()"]
-    if recipe.accumulate == 1:
-        lines += ["    inputs, targets = next(batches)", *_forward(recipe, "    ")]
-        lines.append("    loss.backward()")
-    else:
-        lines.append(f"    for _ in range({recipe.accumulate}):")
-        lines += ["        inputs, targets = next(batches)", *_forward(recipe, " " * 8)]
-        lines.append(f"        (loss / {recipe.accumulate}).backward()")
-    clip = "    torch.nn.utils.clip_grad_"
-    if recipe.clip_norm is not None:
-        lines.append(f"{clip}norm_(model.parameters(), {recipe.clip_norm!r})")
-    if recipe.clip_value is not None:
-        lines.append(f"{clip}value_(model.parameters(), {recipe.clip_value!r})")
-    return [*lines, "    optimizer.step()"]
-
-
-def _closure(recipe: Recipe) -> list[str]:
-    """Return the body of the loop for an optimizer that evaluates the loss itself."""
-    graph = optimizers.get(recipe.optimizer.name).closure == "graph"
-    return [
-        "    inputs, targets = next(batches)",
-        "    def closure():",
-        *(() if graph else ("        optimizer.zero_grad()",)),
-        *_forward(recipe, " " * 8),
-        *(() if graph else ("        loss.backward()",)),
-        "        return loss",
-        "    optimizer.step(closure)",
-    ]
-
-
-def _rest(recipe: Recipe) -> list[str]:
-    """Return a comment on what the recipe says besides."""
-    plain = recipe.plain()
-    if optimizers.get(recipe.optimizer.name).closure and recipe.accumulate > 1:
-        plain["batch_size"] = f"{recipe.accumulate} * {plain.get('batch_size', 64)}"
-    said = [f"{name}={plain[name]!r}" for name in ELSEWHERE if plain.get(name)]
-    return [f"# The recipe also says {', '.join(said)}."] if said else []
+    def rest(self) -> list[str]:
+        """Return a comment on what the recipe says besides."""
+        plain = self.recipe.plain()
+        if self.row.closure and self.recipe.accumulate > 1:
+            plain["batch_size"] = f"{self.recipe.accumulate} * {plain.get('batch_size', 64)}"
+        if self.hears:
+            plain.pop("evaluations")  # the loop makes them
+        said = [f"{name}={plain[name]!r}" for name in ELSEWHERE if plain.get(name)]
+        return [f"# The recipe also says {', '.join(said)}."] if said else []

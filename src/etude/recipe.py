@@ -339,15 +339,29 @@ class Recipe(BaseModel):
             raise RecipeError(f"{path}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the recipe to a .toml or .json file, atomically."""
+        """Write the recipe to a .toml or .json file, atomically.
+
+        Raises:
+            BadValueError: If the file's name ends otherwise.
+        """
         path = Path(path)
+        if path.suffix not in (".toml", ".json"):
+            raise BadValueError(
+                f"{str(path)!r}: a recipe is kept as TOML or JSON: name a file that ends in .toml "
+                "or .json"
+            )
         files.write_text(path, self.to_json() if path.suffix == ".json" else self.to_toml())
 
-    def to_pytorch(self, steps: int) -> str:
-        """Return a plain PyTorch loop of `steps` updates that does what the recipe says."""
+    def to_pytorch(self, steps: int, *, own_step: bool = False) -> str:
+        """Return a plain PyTorch loop of `steps` updates that does what the recipe says.
+
+        Args:
+            steps: The number of updates, to which the schedules are bound.
+            own_step: Whether the task brings its own `step(model, batch)` in place of a loss.
+        """
         from etude.pytorch_code import pytorch_code
 
-        return pytorch_code(self, steps)
+        return pytorch_code(self, steps, own_step=own_step)
 
     def __hash__(self) -> int:
         return hash(self.digest)

@@ -278,7 +278,7 @@ def test_the_code_of_a_recipe_writes_the_same_rates(factor: object) -> None:
     own.load_state_dict(coded.state_dict())
     torch.manual_seed(0)
     data = [(torch.randn(4, 8, 8), torch.randint(0, 10, (4,))) for _ in range(10)]
-    space = {"model": coded, "batches": data, "loss_function": nn.functional.cross_entropy}
+    space = {"model": coded, "train_loader": data, "loss_function": nn.functional.cross_entropy}
     exec(recipe.to_pytorch(10), space)
     optimizer = build("adamw", own, lr=0.01, lr_mult=recipe.lr_mult)
     rates = rates_of(optimizer)

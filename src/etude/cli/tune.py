@@ -86,16 +86,17 @@ def tune(
             progress=False if json else None,
             **wanted,
         )
-        page = report.write(best, home / "report.html")
+        own_step = chosen.step is not None
+        page = report.write(best, home / "report.html", own_step=own_step)
     if json:
         print_json({**best.plain(), "folder": str(home), "report": str(page)})
     else:
-        show(best, home, page)
+        show(best, home, page, own_step)
     if best.outcome == "nothing trains":
         raise typer.Exit(1)
 
 
-def show(best: TuneResult, home: Path, page: Path) -> None:
+def show(best: TuneResult, home: Path, page: Path, own_step: bool = False) -> None:
     """Print the findings for a person."""
     record = best.record
     out.print()
@@ -112,7 +113,7 @@ def show(best: TuneResult, home: Path, page: Path) -> None:
     out.print()
     out.print(_trials(best))
     if found:
-        code = best.recipe.to_pytorch(record.length)
+        code = best.recipe.to_pytorch(record.length, own_step=own_step)
         out.print("\n[dim]The recipe, for a PyTorch loop of your own:[/dim]\n")
         out.print(Syntax(code, "python", background_color="default"))
     out.print()

@@ -34,12 +34,13 @@ POLICY = (
 )
 
 
-def write(result: TuneResult | Record, path: str | Path) -> Path:
+def write(result: TuneResult | Record, path: str | Path, *, own_step: bool = False) -> Path:
     """Write the report as one HTML file that needs no network.
 
     Args:
         result: What a tuning found, or the record of one run.
         path: Where to write; a folder that is missing is made.
+        own_step: Whether the task brings its own step, for the PyTorch loop that is shown.
 
     Returns:
         The path.
@@ -49,17 +50,18 @@ def write(result: TuneResult | Record, path: str | Path) -> Path:
         StorageError: If the file cannot be written.
     """
     path = Path(path)
-    text = html(result)
+    text = html(result, own_step=own_step)
     files.make_folder(path.parent)
     files.write_text(path, text)
     return path
 
 
-def html(result: TuneResult | Record) -> str:
+def html(result: TuneResult | Record, *, own_step: bool = False) -> str:
     """Return the report as the text of one HTML file.
 
     Args:
         result: What a tuning found, or the record of one run.
+        own_step: Whether the task brings its own step, for the PyTorch loop that is shown.
 
     Raises:
         BadTypeError: If `result` is neither a TuneResult nor a Record.
@@ -75,7 +77,7 @@ def html(result: TuneResult | Record) -> str:
     >>> html(record).startswith("<!doctype html>")
     True
     """
-    page = _Page()
+    page = _Page(own_step)
     if isinstance(result, TuneResult):
         return page.tuning(result)
     if isinstance(result, Record):
@@ -89,7 +91,8 @@ def html(result: TuneResult | Record) -> str:
 class _Page:
     """A page being put together: the figures are counted, and their data kept for its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_step: bool) -> None:
+        self.own_step = own_step
         self.figures: dict[str, Any] = {}
 
     def tuning(self, result: TuneResult) -> str:
@@ -112,7 +115,7 @@ class _Page:
             *self.one_run(result.record),
             "<h2>What it cost</h2>",
             tables.cost(result),
-            recipe(result.record),
+            recipe(result.record, self.own_step),
         ]
         return self.whole(f"{result.record.task}: tuning", body)
 
@@ -121,7 +124,7 @@ class _Page:
             head(answer.of_record(record)),
             "<h2>The run</h2>",
             *self.one_run(record),
-            recipe(record),
+            recipe(record, self.own_step),
         ]
         return self.whole(f"{record.task}: run", body)
 
@@ -185,14 +188,13 @@ def head(said: answer.Answer) -> str:
     )
 
 
-def recipe(record: Record) -> str:
+def recipe(record: Record, own_step: bool) -> str:
     """Return the recipe to take away, and the environment it was run in."""
+    code = record.recipe.to_pytorch(record.length, own_step=own_step)
     return (
         "<h2>The recipe</h2>"
         + _block("recipe-toml", "As recipe.toml", record.recipe.to_toml())
-        + _block(
-            "recipe-torch", "For your own PyTorch loop", record.recipe.to_pytorch(record.length)
-        )
+        + _block("recipe-torch", "For your own PyTorch loop", code)
         + "<h2>Where it was run</h2>"
         + tables.environment(record)
     )
