@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class EtudeError(Exception):
@@ -51,3 +53,21 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     near = difflib.get_close_matches(str(name).lower(), names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return UnknownNameError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+
+
+def where(error: BaseException) -> str:
+    """Return where the user's own code failed, ' (file.py:LINE)'; empty if none of it did.
+
+    That is the innermost frame which is neither torch's nor ours.
+
+    >>> try:
+    ...     1 / 0
+    ... except ZeroDivisionError as error:
+    ...     where(error).endswith(":2)")
+    True
+    """
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).partition(".")[0] not in ("torch", "etude"):
+            place = f" ({Path(frame.f_code.co_filename).name}:{line})"
+    return place
