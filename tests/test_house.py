@@ -112,6 +112,7 @@ def test_every_arrow_leads_to_a_room_that_may_be_built():
         "import etude.optimizers",
         "from etude import Recipe; Recipe(optimizer='sgd').to_toml()",
         "import etude.cli.main",
+        "import etude.cli.program",
         "from etude.schedules import parse; parse('cosine()').over(10)(3)",
     ],
 )

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from etude.tuning.result import TuneResult
     from etude.tuning.tune import tune
 
+    __version__: str
+
 __all__ = ["Metric", "Recipe", "Record", "Task", "TuneResult", "train", "tune"]
 
 _HOMES = {
@@ -29,10 +31,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("etude")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

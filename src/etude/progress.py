@@ -1,11 +1,15 @@
-"""A progress bar for whoever watches: drawn on a terminal's error stream, else silent."""
+"""Progress for whoever watches: a bar on a terminal's error stream, else a line now and then."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+SECONDS = 10.0
+"""Between two lines, where no terminal can show a bar: what is quicker stays silent."""
 
 
 class Bar(Protocol):
@@ -19,16 +23,34 @@ def _silent(done: float, total: float, text: str) -> None:
     return None
 
 
+class _Lines:
+    """Writes a line every so often, for a log."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.told = time.monotonic()
+
+    def __call__(self, done: float, total: float, text: str) -> None:
+        if (now := time.monotonic()) - self.told >= SECONDS:
+            self.told = now
+            share = done / total if total else 0.0
+            print(f"{self.title}: {share:.0%} {text}".rstrip(), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def bar(wanted: bool | None, title: str) -> Iterator[Bar]:
     """Give a bar to report to for the length of a block.
 
     Args:
-        wanted: Whether to draw it; None draws it where somebody sits at a terminal.
+        wanted: Whether to draw it; None draws it where somebody sits at a terminal, and elsewhere
+            writes a line every `SECONDS`.
         title: What is being done.
     """
-    if wanted is False or (wanted is None and not sys.stderr.isatty()):
+    if wanted is False:
         yield _silent
+        return
+    if wanted is None and not sys.stderr.isatty():
+        yield _Lines(title)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -148,7 +148,7 @@ def test_layerwise_runs_the_coordinate_check(etude: Callable) -> None:
         (["--lr-mult", "*[forgot]=3"], "did you mean 'forget'?"),
         (["--lr-mult", "haed=3"], "did you mean 'head'?"),
         (["--lr-mult", "head=-1"], "give a finite number >= 0"),
-        (["--lr-mult", "head"], "write KEY=VALUE"),
+        (["--lr-mult", "head"], "write SELECTOR=FACTOR, such as head=3"),
         (["--lr-mult", "decay()", "--lr-mult", "no_decay()"], "'decay() * no_decay()'"),
         (["--lr-mult", "*[forget]=3", "--optimizer", "muon"], "muon refuses"),
     ],

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from etude import Recipe, Task, tasks
 from etude.cli.choices import choose_recipe
-from etude.cli.main import app
+from etude.cli.program import app
 from etude.optimizers import ROWS
 from etude.optimizers.lanczos import edges
 from etude.optimizers.match import Traits, match

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from etude import files
+from etude.cli.console import err
+from etude.cli.interrupt import raise_again
 from etude.errors import BadValueError, StorageError
 
 if TYPE_CHECKING:
@@ -37,7 +40,12 @@ With = Annotated[
 ]
 RecipeFile = Annotated[
     Path | None,
-    typer.Option("--recipe", metavar="FILE", help="A recipe file, .toml or .json."),
+    typer.Option(
+        "--recipe",
+        metavar="FILE",
+        help="A recipe file, .toml or .json (default: the object `recipe` beside your task, else "
+        "the task's own defaults).",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -96,6 +104,9 @@ def _value(text: str) -> Any:
 def choose_task(name: str | None, options: list[str] | None, resume: Path | None) -> Task:
     """Return the task meant: by name, or the one of the run to resume.
 
+    One of your own that has no name of its own is called after the object or its file. From here
+    on Ctrl-C is an ordinary KeyboardInterrupt: what is heavy to load is loaded.
+
     Raises:
         BadValueError: If there is neither, or both.
         StorageError: If the folder to resume does not say.
@@ -110,16 +121,35 @@ def choose_task(name: str | None, options: list[str] | None, resume: Path | None
                 f"{str(resume)!r} holds no run to resume: there is no {TASK_FILE} in it"
             )
         kept = files.read_json(resume / TASK_FILE, "the task")
-        return tasks.load(kept["reference"], **kept["options"])
+        return _named(tasks.load(kept["reference"], **kept["options"]), kept["reference"])
     if name is None:
         raise BadValueError("which task? Give a name (`etude tasks` lists them) or file.py:name")
-    return tasks.load(name, **pairs(options, "--with"))
+    return _named(tasks.load(name, **pairs(options, "--with")), name)
+
+
+def _named(task: Task, reference: str) -> Task:
+    raise_again()
+    return task if task.name != "task" else replace(task, name=title(reference))
+
+
+def title(reference: str) -> str:
+    """Return what to call a task by its reference: the object, or the file of one called 'task'.
+
+    >>> title("digits-cnn"), title("mine.py:wine"), title("src/mine.py:task"), title("a.b:task")
+    ('digits-cnn', 'wine', 'mine', 'b')
+    """
+    place, _, name = reference.rpartition(":")
+    if name != "task" or not place:
+        return name
+    return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
 
 
 def choose_recipe(
     task: Task,
     file: Path | None,
     changes: list[str] | None,
+    *,
+    reference: str | None = None,
     **named: Any,
 ) -> Recipe:
     """Return the task's recipe, or the file's, with the changes asked for.
@@ -127,15 +157,14 @@ def choose_recipe(
     Args:
         task: Whose defaults to start from where there is no file.
         file: A recipe file.
+        reference: Of the task: a Recipe called `recipe` beside it comes before the defaults.
         changes: FIELD=VALUE texts; 'optimizer.momentum=0.9' reaches into the optimizer.
         **named: Fields from options of their own; None changes nothing.
 
     Raises:
         RecipeError: If a field is unknown or out of bounds.
     """
-    from etude.recipe import Recipe
-
-    recipe = Recipe(**task.defaults) if file is None else Recipe.load(file)
+    recipe = _start(task, file, reference)
     fields = {key: value for key, value in named.items() if value is not None}
     if isinstance(steps := fields.get("steps"), str):
         fields["steps"] = _value(steps)
@@ -145,10 +174,66 @@ def choose_recipe(
         if dot:
             inner.setdefault(outer, {})[_bare(name)] = value
         else:
+            _refuse_misplaced(key, value, fields.get("optimizer"), recipe)
             fields[key] = value
     for outer, table in inner.items():
         fields[outer] = {**_table(outer, fields.get(outer), recipe), **table}
     return recipe.replace(**{**_suited(recipe, fields), **fields})
+
+
+def _start(task: Task, file: Path | None, reference: str | None) -> Recipe:
+    from etude.recipe import Recipe
+    from etude.tasks.reference import beside
+
+    if file is not None:
+        return Recipe.load(file)
+    own = None if reference is None else beside(reference, "recipe")
+    if not isinstance(own, Recipe):
+        return Recipe(**task.defaults)
+    assert reference is not None
+    err.print(f"The recipe is `recipe` of {reference.rpartition(':')[0]}.", style="dim")
+    return own
+
+
+def _refuse_misplaced(key: str, value: Any, optimizer: object, recipe: Recipe) -> None:
+    """Say where a hyperparameter of the optimizer lives, if that is what is set.
+
+    Raises:
+        BadValueError: If the optimizer, or another one, has it.
+    """
+    from etude import optimizers
+    from etude.optimizers.choice import OptimizerChoice
+
+    if key in type(recipe).model_fields:
+        return
+    row = optimizers.get(OptimizerChoice.of(optimizer or recipe.optimizer).name)
+    if key in row.hyperparameters:
+        raise BadValueError(
+            f"--set {key}={value}: {key} lives in the optimizer: write --set "
+            f"optimizer.{key}={value}"
+        )
+    having = [name for name, one in optimizers.ROWS.items() if key in one.hyperparameters]
+    if having:
+        raise BadValueError(
+            f"--set {key}={value}: {row.name} has no {key}; it has "
+            f"{', '.join(row.hyperparameters)}. With {key}, for instance: --optimizer {having[0]} "
+            f"--set optimizer.{key}={value}"
+        )
+
+
+def refuse_rate(lr: str | None, changes: list[str] | None, task: str | None) -> None:
+    """Refuse a rate where the rate is what is looked for.
+
+    Raises:
+        BadValueError: If there is one; the message names the verb that takes it.
+    """
+    given = lr if lr is not None else pairs(changes, "--set").get("lr")
+    if given is not None:
+        option = f"--lr {given}" if lr is not None else f"--set lr={given}"
+        raise BadValueError(
+            f"{option}: the rate is what `etude tune` looks for; leave it out. To train at this "
+            f"rate: etude train {task or 'TASK'} --lr {given}"
+        )
 
 
 def _suited(recipe: Recipe, fields: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +306,7 @@ def run_folder(
 
 def _fresh(name: str) -> Path:
     """Return a folder under runs/ that does not exist yet."""
-    short = name.rpartition(":")[2] or "run"
+    short = title(name) or "run"
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     first = Path("runs") / f"{short}-{stamp}"
     folder, count = first, 1

@@ -86,6 +86,7 @@ def layerwise(
         chosen,
         recipe,
         changes,
+        reference=task,
         lr=lr,
         optimizer=optimizer,
         schedule=schedule,
@@ -159,6 +160,8 @@ def rules(texts: list[str] | None) -> dict[str, Any] | str | None:
     """
     from etude.errors import BadValueError
 
+    for text in texts or ():
+        _check_rule(text)
     policies = [text for text in texts or () if _POLICY.match(text)]
     table = choices.pairs([text for text in texts or () if text not in policies], "--lr-mult")
     if len(policies) > 1:
@@ -167,6 +170,25 @@ def rules(texts: list[str] | None) -> dict[str, Any] | str | None:
     if not table:
         return policies[0] if policies else None
     return {"@policy": policies[0], **table} if policies else table
+
+
+def _check_rule(text: str) -> None:
+    """Refuse what is neither a policy nor SELECTOR=FACTOR, with both as they are written."""
+    from etude.errors import BadValueError
+
+    if _POLICY.match(text):
+        return
+    selector, _, factor = text.partition("=")
+    if not selector.strip() or not factor.strip():
+        raise BadValueError(
+            f"--lr-mult {text!r}: write SELECTOR=FACTOR, such as {selector.strip() or 'head'}=3, "
+            "or a policy, such as decay(0.75)"
+        )
+    if factor.strip().isidentifier():
+        raise BadValueError(
+            f"--lr-mult {text!r}: {factor.strip()} is no number: write {selector.strip()}=3, or a "
+            f"schedule, such as \"{selector.strip()}=warmup('10%')\""
+        )
 
 
 def _show(lines: list[Bar], depths: int) -> None:

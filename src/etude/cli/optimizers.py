@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from typer.core import TyperGroup
 
 from etude.cli import choices
 from etude.cli.console import facts, number, out, print_json
+from etude.errors import BadValueError, unknown_name
 
 if TYPE_CHECKING:
     from etude.optimizers import OptimizerRow
@@ -23,7 +25,27 @@ EPILOG = """[bold]Examples[/bold]
 
   etude optimizers match digits-cnn"""
 
-app = typer.Typer(no_args_is_help=False, rich_markup_mode="rich")
+
+class Optimizers(TyperGroup):
+    """The verbs about optimizers; an optimizer's name in place of one gets a hint."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb.
+
+        Raises:
+            BadValueError: If it is an optimizer's name.
+            UnknownNameError: If it is anything else.
+        """
+        from etude.optimizers import ROWS
+
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            if args[0] in ROWS:
+                raise BadValueError(f"to see {args[0]}: etude optimizers show {args[0]}")
+            raise unknown_name("verb or optimizer", args[0], [*self.commands, *ROWS])
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(no_args_is_help=False, rich_markup_mode="rich", cls=Optimizers)
 
 
 def register(program: typer.Typer) -> None:
@@ -96,7 +118,9 @@ def match(
     from etude.tuning.traits import measure
 
     chosen = choices.choose_task(task, options, None)
-    wanted = choices.choose_recipe(chosen, recipe, None, batch_size=batch_size, seed=seed)
+    wanted = choices.choose_recipe(
+        chosen, recipe, None, reference=task, batch_size=batch_size, seed=seed
+    )
     traits = measure(chosen, wanted, device=device)
     ranked = rank(traits)
     if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,8 @@ EPILOG = """[bold]Examples[/bold]
 
 TARGETS = ("torch", "keras", "optax")
 
+_EPOCHS = re.compile(r"\d\s*epochs?\b")
+
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
@@ -45,7 +48,9 @@ def schedule(
     epochs: Annotated[
         float | None, typer.Option(help="Length in epochs of --steps-per-epoch updates.")
     ] = None,
-    steps_per_epoch: Annotated[int, typer.Option(help="Updates in an epoch.", min=1)] = 1,
+    steps_per_epoch: Annotated[
+        int | None, typer.Option(help="Updates in an epoch (with --epochs: 1).", min=1)
+    ] = None,
     table: Annotated[bool, typer.Option("--table", help="Print the values.")] = False,
     rows: Annotated[
         int,
@@ -98,8 +103,12 @@ def schedule(
         if plot or everything:
             _print_plot(scaled, last)
         if table or everything:
-            unit = "epoch" if steps is None and steps_per_epoch == 1 else "step"
+            unit = "epoch" if epochs is not None and steps_per_epoch in (None, 1) else "step"
             _print_table(scaled, last, rows, unit)
+        if everything:
+            area = _area(scaled, last)
+            said = f"area under the curve {area:.6g}, mean {area / last:.4g}"
+            out.print(f"\n[dim]{said}[/dim]")
         for line in differences:
             out.print(escape(line))
         if diff is not None and not differences:
@@ -119,7 +128,7 @@ def schedule(
 
 
 def _bound(
-    text: str, steps: int | None, epochs: float | None, steps_per_epoch: int
+    text: str, steps: int | None, epochs: float | None, steps_per_epoch: int | None
 ) -> tuple[Schedule, int]:
     """Return the schedule bound to its length, and that length in updates."""
     from etude.schedules import Clock, parse
@@ -131,8 +140,15 @@ def _bound(
         if shape.length is None:
             raise BadValueError(f"{shape!r} has no length of its own: give --steps or --epochs")
         return shape, max(1, round(shape.length))
-    horizon = steps if steps is not None else f"{epochs} epochs"
-    clock = Clock(horizon=horizon, steps_per_epoch=steps_per_epoch)
+    if steps is None:
+        clock = Clock(horizon=f"{epochs} epochs", steps_per_epoch=steps_per_epoch or 1)
+    else:
+        clock = Clock(horizon=steps, steps_per_epoch=steps_per_epoch)
+        if steps_per_epoch is None and _EPOCHS.search(text):
+            raise BadValueError(
+                f"{shape!r} counts in epochs: with --steps, give --steps-per-epoch too, or give "
+                "the length as --epochs"
+            )
     return shape.over(clock), int(clock.horizon)
 
 

@@ -66,6 +66,7 @@ def sensitivity(
         chosen,
         recipe,
         changes,
+        reference=task,
         lr=lr,
         optimizer=optimizer,
         schedule=schedule,

@@ -59,6 +59,7 @@ def train(
             chosen,
             recipe,
             changes,
+            reference=task,
             lr=lr,
             optimizer=optimizer,
             schedule=schedule,

@@ -37,6 +37,7 @@ def tune(
         float | None,
         typer.Option(help="In full training runs, the trained model included (default: 3.0)."),
     ] = None,
+    lr: Annotated[str | None, typer.Option("--lr", hidden=True)] = None,
     recipe: choices.RecipeFile = None,
     optimizer: choices.Optimizer = None,
     schedule: choices.ScheduleText = None,
@@ -59,6 +60,7 @@ def tune(
     from etude import report
     from etude.tuning.tune import tune as search
 
+    choices.refuse_rate(lr, changes, task)
     chosen = choices.choose_task(task, options, resume)
     wanted: dict[str, Any] = {}
     if resume is None:
@@ -66,6 +68,7 @@ def tune(
             chosen,
             recipe,
             changes,
+            reference=task,
             optimizer=optimizer,
             schedule=schedule,
             steps=steps,

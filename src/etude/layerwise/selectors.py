@@ -173,6 +173,9 @@ def near_misses(selector: Selector, parts: Sequence[Part], depths: int) -> str:
         kinds = sorted({part.layer for part in covered})
         having = list(dict.fromkeys(_module(part) for part in parts if part.gates))
         fix = f"layers with gates: {_some(having)}" if having else "no layer here has gates"
+        gate = selector.gates[0]
+        if any(gate in _module(part).split(".") for part in covered):
+            fix += f". Here {gate} is a layer of its own: write '*{gate}'"
         return f"{_some(names)} ({', '.join(kinds)}) has no gates; {fix}"
     wanted = [test for test in selector.tests if not test.startswith("@")]
     known = list(dict.fromkeys(n for p in parts for full in p.names for n in prefixes(full)))

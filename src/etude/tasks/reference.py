@@ -62,6 +62,23 @@ def load(reference: str, **options: Any) -> Task:
         return _task(reference, _import(place), name, options)
 
 
+def beside(reference: str, name: str) -> Any:
+    """Return another object of the file or module from which `load` took a task.
+
+    Args:
+        reference: As it was given to `load`.
+        name: Of the other object.
+
+    Returns:
+        The object; None if there is none, or nothing was loaded from there.
+    """
+    place, colon, _ = reference.rpartition(":")
+    if not colon:
+        return None
+    loaded = _private_name(Path(place).expanduser()) if _is_file(place) else place
+    return getattr(sys.modules.get(loaded), name, None)
+
+
 def _is_file(place: str) -> bool:
     return place.endswith(".py") or "/" in place or "\\" in place
 
@@ -84,8 +101,7 @@ def _run_file(path: Path) -> ModuleType:
         near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         known = f"; {path.parent} has {', '.join(near[:8])}" if near else ""
         raise TaskError(f"there is no Python file {str(path)!r}{known}: check the path")
-    digest = hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()
-    private = f"_etude_task_{digest}"
+    private = _private_name(path)
     spec = importlib.util.spec_from_file_location(private, path)
     assert spec is not None
     assert spec.loader is not None
@@ -100,6 +116,11 @@ def _run_file(path: Path) -> ModuleType:
         _put_back(private, before)
         raise
     return module
+
+
+def _private_name(path: Path) -> str:
+    digest = hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()
+    return f"_etude_task_{digest}"
 
 
 def _put_back(name: str, module: ModuleType | None) -> None:

@@ -1,0 +1,84 @@
+"""The program `etude`: its verbs, and what an error looks like."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from etude.cli import layerwise, optimizers, schedule, sensitivity, tasks, train, tune
+from etude.cli.console import complain, out, print_json
+from etude.cli.interrupt import INTERRUPTED
+from etude.errors import BadTypeError, BadValueError, EtudeError
+
+FAILED, WRONG_USE = 1, 2
+
+
+class Program(TyperGroup):
+    """The verbs; an error or an interruption ends in one message and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Note whether a machine reads what is printed: then it gets errors as JSON too."""
+        ctx.meta["etude.json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; what goes wrong is told in words, never as a traceback."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _ended(ctx, stop, INTERRUPTED) from stop
+        except (BadValueError, BadTypeError) as error:
+            raise _ended(ctx, error, WRONG_USE) from error
+        except EtudeError as error:
+            raise _ended(ctx, error, FAILED) from error
+        except Exception as error:
+            told = getattr(error, "format_message", None)  # what typer itself finds wrong
+            if told is not None and ctx.meta["etude.json"]:
+                print_json({"error": told()})
+            raise
+
+
+def _ended(ctx: Any, error: BaseException, code: int) -> typer.Exit:
+    """Tell an error to whoever reads, a person or a machine; return the exit to raise."""
+    message = str(error) or "interrupted"
+    if ctx.meta["etude.json"]:
+        print_json({"error": message})
+    complain(message, error)
+    return typer.Exit(code)
+
+
+app = typer.Typer(
+    name="etude",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    cls=Program,
+)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        import etude
+
+        out.print(f"etude {etude.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Say which version this is.", callback=_tell_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Choose, schedule and watch the learning rate of neural networks."""
+
+
+for verb in (tune, train, tasks, schedule, layerwise, sensitivity, optimizers):
+    verb.register(app)

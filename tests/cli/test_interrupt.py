@@ -1,0 +1,82 @@
+"""Ctrl-C at any moment before the work begins: one line, exit code 130, no traceback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from etude.cli.interrupt import INTERRUPTED, leave_at_once, raise_again
+
+START = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""Whoever runs the tests in the background may have had SIGINT ignored, which is inherited."""
+
+AT_IMPORT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+
+IN_CALLBACK = """
+import os, signal
+
+class Last:
+    def __del__(self):  # Python passes over what is raised in here
+        os.kill(os.getpid(), signal.SIGINT)
+
+Last()
+"""
+
+
+def run(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    call = f"import sys; sys.argv = ['etude', *{list(words)!r}]\n"
+    call += "from etude.cli.main import main\nmain()\n"
+    return subprocess.run(
+        [sys.executable, "-c", START + code + call], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", ["typer", "rich", "etude.cli.program", "torch"])
+def test_ctrl_c_while_something_is_imported_ends_in_one_line(name):
+    done = run(AT_IMPORT.format(name=name), "train", "cancer-mlp")
+    assert (done.returncode, done.stdout) == (INTERRUPTED, "")
+    assert done.stderr == "etude: interrupted\n"
+
+
+def test_ctrl_c_that_python_would_swallow_is_heard(tmp_path: Path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(IN_CALLBACK)
+    done = run("", "train", f"{mine}:task")
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "etude: interrupted\n")
+
+
+def test_from_the_work_on_ctrl_c_is_an_exception_and_afterwards_as_it_was():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with leave_at_once():
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+            raise_again()
+            with pytest.raises(KeyboardInterrupt, match=r"^$"):
+                signal.raise_signal(signal.SIGINT)
+        with leave_at_once():
+            pass
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with leave_at_once():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
