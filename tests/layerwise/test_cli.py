@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from etude import Task, tasks
 from etude.cli.choices import choose_recipe
 from etude.cli.layerwise import rules
 from etude.cli.main import main
+from etude.cli.sensitivity import show
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.layerwise.picture import bars, page, span, svg, terminal
 from etude.layerwise.planning import plan
@@ -335,3 +337,65 @@ def test_sensitivity_on_the_command_line(etude: Callable) -> None:
     assert "@bias" in out
     code, out, _ = etude(*words, "--json")
     assert json.loads(out)["seeds"] == [0, 1]
+
+
+def test_a_multiplier_of_everything_is_not_tried_against_the_same_rate(monkeypatch) -> None:
+    # Every part looks better three times as fast: together they are the rate, and no news.
+    def losses(lab: Any, given: Any, seeds: Any) -> tuple[float, ...]:
+        factor = 1.0 if given is None else next(iter(given.values()))
+        return tuple(1.0 + 0.001 * s - (0.1 if factor > 1 else 0.0) for s in seeds)
+
+    monkeypatch.setattr(module._Lab, "losses", losses)
+    task = tasks.get("digits-mlp", width=4)
+    found = sensitivity(task, seeds=3, budget=9.0, progress=False, parts=["@linear", "@bias"])
+    assert {r.verdict for r in found.responses if r.factor == 3.0} == {"better"}
+    assert found.trial is None
+    assert found.proposal == {}
+    assert "Tune it first" in found.advice()
+    assert "is the whole model at one multiplier" in found.advice()
+
+
+def test_small_runs_keep_to_one_thread_however_many_there_are() -> None:
+    seen: list[int] = []
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return nn.functional.cross_entropy(output, target)
+
+    x, y = torch.randn(64, 4), torch.randint(0, 3, (64,))
+    task = Task(lambda: mlp(inputs=4, outputs=3, width=8), (x, y), (x, y), loss=loss)
+    recipe = Recipe(steps=64, batch_size=16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        sensitivity(task, recipe, budget=4.0, seeds=2, parts=["@bias"], progress=False)
+    finally:
+        torch.set_num_threads(before)
+    # The batch that is tried before the size of a step is known has both.
+    assert seen.count(2) == 1
+    assert seen.count(1) == len(seen) - 1 > 16
+
+
+def test_what_to_do_next_is_printed_as_commands(etude: Callable, capsys) -> None:
+    rows = (response("*", 3.0, 0.10, 0.11), response("@bias", 3.0, 0.2, 0.21))
+    trial = response(module.TOGETHER, 3.0, 0.1, 0.11)
+    found = Sensitivity("mine", Recipe(), 10, (0, 1), (1.0, 1.0), rows, {"@bias": 3.0}, trial, 1.0)
+    own = ["--optimizer", "sgd", "--set", "lr=0.1", "--set", "clip_norm=1"]
+    show(found, ["digits-lstm", "--with", "width=8"], own)
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if "etude" in line]
+    subject = ["digits-lstm", "--with", "width=8"]
+    kept = ["--optimizer", "sgd", "--set", "clip_norm=1"]
+    assert lines == [
+        ["etude", "tune", *subject, *kept, "--out", "runs/mine-tuned"],
+        ["etude", "sensitivity", *subject, "--recipe", "runs/mine-tuned/recipe.toml"],
+        ["etude", "tune", *subject, *kept, "--set", "lr_mult.@bias=3"],
+    ]
+
+
+def test_the_words_of_the_command_line_come_back_in_the_next_ones(etude: Callable) -> None:
+    code, out, err = etude(
+        "sensitivity", "cancer-mlp", "--with", "width=8", "--lr", "1e-3", "--steps", "100",
+        "--budget", "6", "--seeds", "2", "--part", "@bias",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "etude tune cancer-mlp --with width=8 --steps 100 --out runs/cancer-mlp-tuned" in out

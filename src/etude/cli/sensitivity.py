@@ -87,11 +87,35 @@ def sensitivity(
     if json:
         print_json(found.plain())
     else:
-        show(found)
+        own = _words(
+            **{
+                "--optimizer": optimizer,
+                "--schedule": schedule,
+                "--steps": steps,
+                "--batch-size": batch_size,
+                "--seed": seed,
+                "--recipe": recipe,
+            }
+        )
+        own += [word for text in changes or () for word in ("--set", text)]
+        subject = [task or "TASK", *(word for text in options or () for word in ("--with", text))]
+        show(found, subject, own)
 
 
-def show(found: Sensitivity) -> None:
-    """Print the findings for a person."""
+def _words(**options: object) -> list[str]:
+    """Return the options that were given, as they are typed."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return [word for name, value in given.items() for word in (name, str(value))]
+
+
+def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
+    """Print the findings for a person.
+
+    Args:
+        found: What to print.
+        subject: The words that name the task on the command line.
+        own: The options that change its recipe.
+    """
     base = sum(found.baseline) / len(found.baseline)
     out.print()
     out.print(
@@ -107,24 +131,45 @@ def show(found: Sensitivity) -> None:
         table.add_row(*_cells(one))
     out.print(table)
     out.print(f"\n{escape(found.advice())}")
+    lines = []
+    if found.whole is not None:
+        tuned = f"runs/{found.task}-tuned"
+        lines += [
+            ["etude", "tune", *subject, *_without_rate(own), "--out", tuned],
+            ["etude", "sensitivity", *subject, "--recipe", f"{tuned}/recipe.toml"],
+        ]
     if found.proposal:
-        sets = " ".join(
-            f"--set {shlex.quote(f'lr_mult.{part}={factor:.3g}')}"
-            for part, factor in found.proposal.items()
-        )
-        out.print(f"\n[dim]etude tune … {escape(sets)}[/dim]")
+        rules = [f"lr_mult.{part}={factor:.3g}" for part, factor in found.proposal.items()]
+        sets = [word for rule in rules for word in ("--set", rule)]
+        lines.append(["etude", "tune", *subject, *_without_rate(own), *sets])
+    if lines:
+        out.print()
+    for line in lines:
+        out.print(f"[dim]{escape(shlex.join(line))}[/dim]")
+
+
+def _without_rate(own: list[str]) -> list[str]:
+    """Leave out a rate that was set, which `tune` would refuse."""
+    kept: list[str] = []
+    for option, value in zip(own[::2], own[1::2], strict=True):
+        if option != "--set" or value.partition("=")[0].strip() != "lr":
+            kept += [option, value]
+    return kept
 
 
 def _cells(one: Response) -> list[str]:
+    from etude.tuning.sensitivity import TOGETHER
+
     colours = {"better": "green", "worse": "yellow", "diverged": "red", "nothing": "dim"}
     words = {"nothing": "within its spread", "diverged": "diverged"}
     colour = colours[one.verdict]
     verdict = f"[{colour}]{words.get(one.verdict, one.verdict)}[/{colour}]"
+    factor = "–" if one.part == TOGETHER else f"{one.factor:.3g}"
     if not one.finite:
-        return [escape(one.part), f"{one.factor:.3g}", "–", "–", "–", verdict]
+        return [escape(one.part), factor, "–", "–", "–", verdict]
     return [
         escape(one.part),
-        f"{one.factor:.3g}",
+        factor,
         f"{one.effect:+.3g}",
         f"{one.margin:.2g}",
         f"{one.spread:.2g}",

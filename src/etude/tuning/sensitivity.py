@@ -99,7 +99,8 @@ class Sensitivity:
         responses: One for each part and factor.
         proposal: Multipliers worth having; empty where there are none.
         trial: All that looked better together, on fresh seeds, against one rate for all: the
-            recipe's, or `factor` times it where that is better; None where nothing was tried.
+            recipe's, or `factor` times it where that is better; None where nothing was tried,
+            or where all that looked better is one multiplier of everything.
         cost: In full runs of the recipe.
         left_out: Why gates were not measured, empty where they were.
     """
@@ -115,10 +116,15 @@ class Sensitivity:
     cost: float
     left_out: str = ""
 
+    @property
+    def whole(self) -> Response | None:
+        """The change of every rate at once that is better; None where the rate suits."""
+        return _whole(self.responses)
+
     def advice(self) -> str:
         """Say in a few sentences what follows."""
         words = []
-        whole = _whole(self.responses)
+        whole = self.whole
         if whole is not None:
             words.append(
                 f"Every rate × {whole.factor:.3g} gains {whole.effect:.3g}: the rate itself is "
@@ -137,6 +143,11 @@ class Sensitivity:
                 f"{self._one_rate()} ({self.trial.effect:+.3g} ± {self.trial.margin:.2g}): keep "
                 "one rate for all."
             )
+        elif any(r.part != ALL and r.verdict == "better" for r in self.responses):
+            words.append(
+                "What looked better, all together, is the whole model at one multiplier: a matter "
+                "of the rate, not of its parts. Keep one rate for all."
+            )
         else:
             words.append("No multiplier helps by more than its spread: keep one rate for all.")
         chance = 0.025 * len([r for r in self.responses if r.part != ALL])
@@ -148,7 +159,7 @@ class Sensitivity:
         return " ".join([*words, *([self.left_out] if self.left_out else [])])
 
     def _one_rate(self) -> str:
-        whole = _whole(self.responses)
+        whole = self.whole
         return "the recipe's one rate" if whole is None else f"every rate × {whole.factor:.3g}"
 
     def plain(self) -> dict[str, Any]:
@@ -204,7 +215,8 @@ def sensitivity(
         factor: By what rates are multiplied and divided, above 1.
         parts: Selectors; None takes the kinds of layer and the gates that the model has.
         device: As `train`.
-        progress: Whether to draw a bar; None draws it where somebody sits at a terminal.
+        progress: Whether to draw a bar; None draws it where somebody sits at a terminal, and
+            elsewhere writes a line now and then.
 
     Raises:
         BadValueError: If a number is out of bounds, the budget too small, or the recipe has
@@ -229,7 +241,7 @@ def sensitivity(
             f"compare: give at least {SHORTEST * runs / first.length:.2g}, or fewer seeds or parts"
         )
     with bar(progress, f"{task.name}: sensitivity") as draw:
-        lab = _Lab(task, recipe.replace(steps=steps), device, draw, runs)
+        lab = _Lab(first, recipe.replace(steps=steps), draw, runs)
         own = tuple(recipe.seed + i for i in range(seeds))
         baseline = lab.losses(None, own)
         if not all(map(math.isfinite, baseline)):
@@ -242,7 +254,7 @@ def sensitivity(
         wanted = _propose(responses, anatomy(first.model))
         whole = _whole(responses)
         trial = None
-        if wanted:
+        if wanted and not _is_one_rate(wanted, first):
             fresh = tuple(recipe.seed + seeds + i for i in range(seeds))
             beside = None if whole is None else {ALL: whole.factor}
             trial = lab.response(wanted, TOGETHER, factor, fresh, lab.losses(beside, fresh))
@@ -262,17 +274,10 @@ def sensitivity(
 
 
 class _Lab:
-    """Trains short runs and counts what they cost."""
+    """Trains short runs like the first, which has been checked, and counts what they cost."""
 
-    def __init__(
-        self,
-        task: Task,
-        recipe: Recipe,
-        device: str | torch.device | None,
-        draw: Bar,
-        runs: int,
-    ) -> None:
-        self.task, self.recipe, self.device = task, recipe, device
+    def __init__(self, first: Run, recipe: Recipe, draw: Bar, runs: int) -> None:
+        self.first, self.recipe = first, recipe
         self.draw, self.runs = draw, runs
         self.done = self.updates = 0
 
@@ -280,7 +285,9 @@ class _Lab:
         """Return the validation loss after training with each seed; infinite if it diverged."""
         found = []
         for seed in seeds:
-            run = Run(self.task, self.recipe.replace(seed=seed, lr_mult=rules), device=self.device)
+            recipe = self.recipe.replace(seed=seed, lr_mult=rules)
+            run = Run(self.first.task, recipe, device=self.first.device)
+            run.threads = self.first.threads  # one that is not checked takes all there are
             run.advance()
             loss = math.inf if run.diverged else run.evaluate().loss
             found.append(loss if math.isfinite(loss) else math.inf)
@@ -344,6 +351,11 @@ def _whole(responses: Sequence[Response]) -> Response | None:
     """Return the better of the two changes of every rate at once, if one is better at all."""
     found = [one for one in responses if one.part == ALL and one.verdict == "better"]
     return max(found, key=lambda one: one.effect, default=None)
+
+
+def _is_one_rate(rules: Mapping[str, float], run: Run) -> bool:
+    """Say whether rules give all of a model the same multiplier."""
+    return len({row.multiplier for row in plan(rules, run.model).rows}) == 1
 
 
 def _is_some(text: str, parts: Sequence[Part]) -> bool:
