@@ -132,14 +132,14 @@ def _at(recipe: Recipe, batch_size: int, factor: float) -> Recipe:
     ratio = batch_size / int(recipe.batch_size or 1)
     steps = max(1, round(recipe.steps / ratio))
     schedules = {
-        name: _carried(name, schedule, recipe.steps, steps)
+        name: carried(name, schedule, recipe.steps, steps)
         for name, schedule in {"schedule": recipe.schedule, **recipe.schedules}.items()
     }
     shape = schedules.pop("schedule")
     return recipe.replace(**changes, steps=steps, schedule=shape, schedules=schedules)
 
 
-def _carried(name: str, schedule: Schedule, before: int, after: int) -> Schedule:
+def carried(name: str, schedule: Schedule, before: int, after: int) -> Schedule:
     """Return a schedule that runs over `after` updates as this one over `before`."""
     if _alike(schedule, schedule, before, after):
         return schedule
