@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from etude import Recipe, Record, Task, train
 from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError, TaskError
@@ -82,28 +82,49 @@ def test_a_rate_far_too_high_diverges_and_the_folder_says_so(tmp_path):
     assert (again.status, again.reason) == (record.status, record.reason)
 
 
+class BreaksLate:
+    """A loss whose values on the validation data break at an evaluation, the first being 0."""
+
+    def __init__(self, at: int, values: list[float]) -> None:
+        self.at, self.values, self.seen = at, values, 0
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        loss = cross_entropy(output, target)
+        if output.requires_grad:
+            return loss
+        self.seen += 1
+        evaluation, place = divmod(self.seen - 1, 10)  # ten rows are ten slices
+        breaks = evaluation == self.at and place < len(self.values)
+        return loss + self.values[place] if breaks else loss
+
+
 @pytest.mark.parametrize("bad", [[math.nan], [math.inf], [math.inf, -math.inf]])
 def test_a_validation_loss_that_breaks_alone_ends_the_run(bad):
-    x, y = data()
-    held = torch.cat([x[: len(bad)], torch.tensor(bad)[:, None].expand(-1, 6)])
-
-    class Sum(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.w = nn.Parameter(torch.ones(6))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x @ self.w
-
-    def linear(output: Tensor, target: Tensor) -> Tensor:
-        return output.mean()
-
-    task = Task(Sum, (x, y), valid=(held, torch.zeros(len(held))), loss=linear)
-    record = train(task, BASE)
+    task = Task(mlp, (X, Y), valid=(X[:10], Y[:10]), loss=BreaksLate(2, bad))
+    record = train(task, BASE, evaluations=4)
     assert record.status == "diverged"
     shown = "inf" if bad == [math.inf] else "nan"
-    assert record.reason == f"the validation loss became {shown} after update 0"
-    assert record.cost.steps == 0
+    assert record.reason == f"the validation loss became {shown} after update 20"
+    assert record.cost.steps == 20
+
+
+@pytest.mark.parametrize("loader", [False, True])
+def test_a_validation_loss_that_is_broken_before_training_is_an_error(loader):
+    held = X.clone()
+    held[5, 2] = held[7, 0] = math.nan
+    valid: Any = TensorDataset(held, Y) if loader else (held, Y)
+    if loader:
+        valid = DataLoader(valid, batch_size=48)
+    task = Task(mlp, (X, Y), valid=valid, loss=cross_entropy)
+    message = (
+        r"the untrained model is nan on the validation data: valid: inputs\[0\] holds 2 values "
+        "that are NaN or Inf, the first in row 5"
+    )
+    with pytest.raises(TaskError, match=message):
+        train(task, BASE)
+    fault = Task(mlp, (X, Y), loss=BreaksLate(0, [math.inf]))
+    with pytest.raises(TaskError, match="is inf on the validation data: the data is finite, so lo"):
+        train(fault, BASE)
 
 
 # ---- what does not fit -------------------------------------------------------------------
@@ -217,6 +238,12 @@ def test_a_misfit_is_one_message_and_leaves_no_run(name, tmp_path):
         ({"loss": None}, TaskError, "needs either loss= or step=, and neither was given"),
         ({"step": lambda m, b: 0}, TaskError, "needs either loss= or step=, and both was given"),
         ({"loss": "mse"}, BadTypeError, "loss is a str: give a function"),
+        (
+            {"loss": nn.CrossEntropyLoss},
+            BadTypeError,
+            r"loss is the class CrossEntropyLoss: give an instance, nn.CrossEntropyLoss\(\)$",
+        ),
+        ({"loss": BreaksAt}, BadTypeError, r"give an instance, BreaksAt\(\)"),
         ({"valid": 1.5}, BadValueError, "valid=1.5: a share to hold out lies between 0 and 1"),
         ({"valid": 0}, BadValueError, "valid=0: a share"),
         ({"valid": math.nan}, BadValueError, "valid=nan: a share"),
@@ -379,11 +406,13 @@ def test_a_record_is_read_back(tmp_path):
 
 
 def test_a_record_with_infinities_is_read_back(tmp_path):
-    task = Task(mlp, (X, Y), valid=(X * math.nan, Y), loss=cross_entropy, metric="accuracy")
+    broken = BreaksLate(1, [math.nan])
+    task = Task(mlp, (X, Y), valid=(X[:10], Y[:10]), loss=broken, metric="accuracy")
     record = train(task, BASE, folder=tmp_path)
     again = Record.load(tmp_path)
     assert again.status == record.status == "diverged"
-    assert math.isnan(again.evaluations[0].loss)
+    assert math.isnan(again.evaluations[1].loss)
+    assert again.evaluations[0] == record.evaluations[0]
 
 
 @pytest.mark.parametrize("name", ["record.json", "series.safetensors"])

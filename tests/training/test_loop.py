@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from etude import Recipe, Record, Task, train
-from etude.errors import BadValueError
+from etude.errors import BadValueError, TaskError
 from etude.randomness import derive_seed, random_state_kept, seed_everything
 from etude.schedules import Clock, parse
 from etude.tasks.data import Cursor
+from etude.tasks.metrics import mean_metric
 from etude.training.evaluate import evaluate
 from etude.training.run import Run
 
@@ -356,8 +357,31 @@ def test_a_step_of_the_users_own():
     x, y = data()
     named = Task(mlp, {"x": x, "y": y}, step=step)
     assert weights(train(named, BASE)) == weights(train(task(), BASE))
-    with pytest.raises(Exception, match="metric= needs the model's output"):
+    with pytest.raises(TaskError, match=r"metric='accuracy' needs the model's output, .*give a fu"):
         Task(mlp, {"x": x, "y": y}, step=step, metric="accuracy")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_metric_of_a_step_is_that_of_the_same_task_with_a_loss(precision):
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        return cross_entropy(model(batch["x"]), batch["y"])
+
+    def right(model: nn.Module, batch: Any) -> Tensor:
+        assert not model.training
+        return (model(batch["x"]).argmax(1) == batch["y"]).double().mean()
+
+    x, y = data(90)  # 18 rows in slices of two and a slice of their own
+    of_step = Task(
+        noisy, {"x": x, "y": y}, step=step, metric=mean_metric("right", right, maximize=True)
+    )
+    of_loss = Task(noisy, (x, y), loss=cross_entropy, metric="accuracy")
+    recipe = BASE.replace(precision=precision)
+    ours, theirs = train(of_step, recipe), train(of_loss, recipe)
+    assert weights(ours) == weights(theirs)
+    for one, other in zip(ours.evaluations, theirs.evaluations, strict=True):
+        assert one.metric == pytest.approx(other.metric)
+        assert one.metric_parts == pytest.approx(other.metric_parts)
+    assert ours.metric == "right"
 
 
 # ---- evaluation --------------------------------------------------------------------------
@@ -397,3 +421,36 @@ def test_the_slices_of_a_loss_average_to_it():
     for evaluation in record.evaluations:
         assert evaluation.loss == pytest.approx(math.fsum(evaluation.parts) / 16)
         assert len(evaluation.parts) == 16
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "perplexity"])
+@settings(max_examples=10)
+@given(count=st.integers(1, 70))
+def test_the_slices_of_a_metric_are_the_metric_of_the_slices(metric, count):
+    x, y = data(80)
+    of = Task(mlp, (x, y), valid=(x[:count], y[:count]), loss=cross_entropy, metric=metric)
+    with random_state_kept(0):
+        model = mlp()
+    result = evaluate(of, model)
+    size = math.ceil(count / 16)
+    slices = [
+        evaluate(Task(mlp, (x, y), valid=part, loss=cross_entropy, metric=metric), model).metric
+        for part in zip(x[:count].split(size), y[:count].split(size), strict=True)
+    ]
+    assert result.metric_parts == pytest.approx(slices)
+    assert len(result.metric_parts) == len(result.parts)
+
+
+def test_a_slice_without_an_answer_has_no_metric_and_the_rest_has():
+    x, y = data(32)
+    y = torch.where(torch.arange(32) < 2, -100, y)
+    result = evaluate(Task(mlp, (x, y), valid=(x, y), loss=cross_entropy, metric="accuracy"), mlp())
+    assert math.isnan(result.metric_parts[0])
+    assert all(math.isfinite(part) for part in result.metric_parts[1:])
+    assert 0 <= result.metric <= 1
+
+
+def test_without_a_metric_there_are_no_parts_of_one():
+    record = train(Task(mlp, data(), loss=cross_entropy), BASE)
+    assert {e.metric_parts for e in record.evaluations} == {()}
+    assert "valid_metric_parts" not in record.arrays()

@@ -52,6 +52,8 @@ class OptimizerRow:
         rate_free: Whether it sizes its step itself, its rate being a multiplier that starts at 1.
         schedule_free: Whether a constant rate (after a warmup) is what it is made for.
         vmap: Whether many runs of it can be trained as one under `torch.func.vmap`.
+        in_turns: Whether parts of a model may be updated in turns, the others having no gradient:
+            what it remembers is of single parameters, so that it is as if each part had its own.
     """
 
     name: str
@@ -71,6 +73,7 @@ class OptimizerRow:
     rate_free: bool = False
     schedule_free: bool = False
     vmap: bool = False
+    in_turns: bool = True
 
     @property
     def module(self) -> str:

@@ -60,7 +60,7 @@ _ADAM = "Kingma & Ba 2015, arXiv:1412.6980"
 _DADAPT = "Defazio & Mishchenko 2023, arXiv:2301.07733"
 _WHOLE = {"linear": False}
 """Its step depends on a whole tensor, or on rates gone by: no part of it has its own rate."""
-_ALONE = {"linear": False, "group_rates": False, "rate_free": True}
+_ALONE = {"linear": False, "group_rates": False, "rate_free": True, "in_turns": False}
 
 # The centres of sgd, adam, adamw, rmsprop and adagrad were fitted on 47 small tasks. Those of the
 # others are the mean over digits-mlp, digits-cnn, digits-gru and diabetes-mlp of the best of nine
@@ -252,7 +252,7 @@ _TENSORS = (
         -1.3,
         "You et al. 2020, arXiv:1904.00962",
         "transformers with batches of thousands",
-        {"linear": False, "decay": "decoupled"},
+        {"in_turns": False, "linear": False, "decay": "decoupled"},
         betas=_betas(),
         eps=Number(1e-6),
         weight_decay=Number(1e-2),
@@ -306,7 +306,7 @@ _TENSORS = (
         -1.7,
         "Vyas et al. 2024, arXiv:2409.11321",
         "fewest updates on transformers, each of them dearer: Adam in Shampoo's eigenbasis",
-        {"linear": False, "decay": "decoupled"},
+        {"in_turns": False, "linear": False, "decay": "decoupled"},
         betas=_betas(0.95, 0.95),
         eps=Number(1e-8),
         weight_decay=Number(1e-2),
@@ -354,7 +354,13 @@ _SELF_SIZED = (
         -1.7,
         "Defazio et al. 2024, arXiv:2405.15682",
         "training whose length is not known: good at every moment, no schedule",
-        {"linear": False, "decay": "decoupled", "eval_mode": True, "schedule_free": True},
+        {
+            "in_turns": False,
+            "linear": False,
+            "decay": "decoupled",
+            "eval_mode": True,
+            "schedule_free": True,
+        },
         betas=_betas(above=True),
         eps=Number(1e-8),
         weight_decay=Number(0.0),
@@ -368,7 +374,7 @@ _SELF_SIZED = (
         0.1,
         "Defazio et al. 2024, arXiv:2405.15682",
         "as sgd with momentum, where the length is not known",
-        {"linear": False, "eval_mode": True, "schedule_free": True},
+        {"in_turns": False, "linear": False, "eval_mode": True, "schedule_free": True},
         momentum=Number(0.9, high=1, above=True),
         weight_decay=Number(0.0),
         r=Number(0.0),

@@ -1,4 +1,4 @@
-"""One face for every kind of data: tensors, a Dataset, or the user's own DataLoader.
+"""One face for every kind of data: tensors, a Dataset, a stream, or the user's own DataLoader.
 
 Tensors are batched by indexing, without Python per sample. A Dataset is indexed by the same
 permutations. A DataLoader keeps its own batching and order. In every case the order is a
@@ -7,11 +7,8 @@ function of the seed and the epoch alone, so that a run can go on from any posit
 
 from __future__ import annotations
 
-import copy
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,71 +17,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torch.utils.data import default_collate as collate
 
-from etude.errors import BadTypeError, BadValueError, TaskError
-from etude.randomness import OwnRandomness, derive_seed
+from etude.errors import BadTypeError, BadValueError, TaskError, where
+from etude.randomness import derive_seed
+from etude.tasks.loaders import IterableData, LoaderData
+from etude.tasks.source import Batch, Cursor, Data, checked_size, rows
 
-Batch = Any
-"""What the model or the user's step receives: a tuple or a mapping of tensors, or their own."""
-
-
-@dataclass
-class Cursor:
-    """A place in the endless stream of training batches: epoch and batch within it."""
-
-    epoch: int = 0
-    batch: int = 0
-
-
-class Data(ABC):
-    """A finite set of samples that can be walked for training and for evaluation."""
-
-    samples: int | None
-    """How many samples there are; None where a loader does not say."""
-
-    draws = False
-    """Whether reading a batch may draw from the global random state, and so move it."""
-
-    @abstractmethod
-    def steps_per_epoch(self, batch_size: int) -> int | None:
-        """Return the number of training batches in one epoch; None if unknown."""
-
-    @abstractmethod
-    def check(self, batch_size: int | None) -> int:
-        """Return the batch size in force, or raise where the wanted one cannot be had."""
-
-    @abstractmethod
-    def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:
-        """Yield training batches without end from `cursor` on, moving it along.
-
-        The cursor is moved before a batch is handed out: when the stream stands still it
-        names the next batch, so that saving it at any moment is enough to go on.
-        """
-
-    @abstractmethod
-    def sweep(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
-        """Yield every sample once, in a fixed order, as (batch, number of samples)."""
-
-    def to(self, device: torch.device) -> Data:
-        """Return the same data with its tensors on `device`, where that is possible."""
-        return self
-
-    def generators(self) -> list[torch.Generator]:
-        """Return the user's own random generators that the order is drawn from."""
-        return []
-
-    @contextmanager
-    def untouched(self) -> Iterator[None]:
-        """Leave the user's own generators as they were when the block ends."""
-        states = [(generator, generator.get_state()) for generator in self.generators()]
-        try:
-            yield
-        finally:
-            for generator, state in states:
-                generator.set_state(state)
-
-    def targets(self) -> int | None:
-        """Return how many answers there are to learn: labels or tokens, else samples."""
-        return self.samples
+__all__ = [
+    "Batch",
+    "Cursor",
+    "Data",
+    "DatasetData",
+    "IndexedData",
+    "IterableData",
+    "LoaderData",
+    "TensorData",
+    "as_data",
+    "rows",
+]
 
 
 class IndexedData(Data):
@@ -106,14 +55,7 @@ class IndexedData(Data):
 
     def check(self, batch_size: int | None) -> int:
         """Return `batch_size`, or 64 (or all samples, if fewer) where none is asked for."""
-        if batch_size is None:
-            return min(64, self.samples)
-        if batch_size > self.samples:
-            raise BadValueError(
-                f"batch_size={batch_size} is larger than the {self.samples} training samples: "
-                f"give batch_size <= {self.samples}"
-            )
-        return batch_size
+        return checked_size(batch_size, self.samples)
 
     def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:
         """Yield batches of a fresh permutation each epoch, full batches only."""
@@ -207,122 +149,13 @@ class DatasetData(IndexedData):
         try:
             return collate(many(indices) if many else [self.dataset[i] for i in indices])
         except Exception as error:
-            raise TaskError(f"the Dataset failed: {type(error).__name__}: {error}") from error
+            raise TaskError(
+                f"the Dataset failed: {type(error).__name__}: {error}{where(error)}"
+            ) from error
 
     def part(self, index: Tensor) -> DatasetData:
         """Return a Subset."""
         return DatasetData(Subset(self.dataset, index.tolist()))
-
-
-_END = object()
-
-
-class LoaderData(Data):
-    """The user's own DataLoader: its batching and its order, seeded per epoch."""
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        if loader.persistent_workers:
-            # Its one set of workers would serve one walk at a time, and carry their random state
-            # from epoch to epoch: paired candidates would read each other's batches.
-            loader = copy.copy(loader)
-            vars(loader)["persistent_workers"] = False
-        self.loader = loader
-        iterable = isinstance(loader.dataset, IterableDataset)
-        self.samples = None if iterable else len(loader.dataset)  # type: ignore[arg-type]
-
-    def steps_per_epoch(self, batch_size: int) -> int | None:
-        """Return the loader's length, where it has one."""
-        try:
-            return len(self.loader)
-        except TypeError:
-            return None
-
-    def check(self, batch_size: int | None) -> int:
-        """Return the loader's own batch size; a recipe that wants another one is refused."""
-        own = self.loader.batch_size
-        if own is None:
-            own = getattr(self.loader.batch_sampler, "batch_size", None)
-        if batch_size is not None and own is not None and batch_size != own:
-            raise BadValueError(
-                f"the recipe asks for batch_size={batch_size}, but the DataLoader makes batches "
-                f"of {own}: leave batch_size out, or build the loader with {batch_size}"
-            )
-        return own or batch_size or 1
-
-    def generators(self) -> list[torch.Generator]:
-        """Return the generators of the loader and its samplers."""
-        found = [getattr(owner, "generator", None) for owner in (self.loader, *self._samplers())]
-        unique = {id(g): g for g in found if isinstance(g, torch.Generator)}
-        return list(unique.values())
-
-    def _samplers(self) -> list[Any]:
-        """Return whatever has a say in the order: the samplers, and a dataset that streams."""
-        batches = self.loader.batch_sampler
-        owners = (self.loader.sampler, batches, getattr(batches, "sampler", None))
-        streams = isinstance(self.loader.dataset, IterableDataset)
-        return [*owners, self.loader.dataset] if streams else list(owners)
-
-    @contextmanager
-    def untouched(self) -> Iterator[None]:
-        """Restore the generators, and the epoch of a sampler that counts epochs."""
-        counters = [o for o in self._samplers() if hasattr(o, "set_epoch") and hasattr(o, "epoch")]
-        epochs = [counter.epoch for counter in counters]
-        with super().untouched():
-            try:
-                yield
-            finally:
-                for counter, epoch in zip(counters, epochs, strict=True):
-                    counter.set_epoch(epoch)
-
-    def _epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Yield one epoch from batch `skip` on, its order drawn from `seed` and `epoch` alone."""
-        order = derive_seed(seed, "order", epoch)
-        for generator in self.generators():
-            generator.manual_seed(order)
-        for owner in self._samplers():
-            if hasattr(owner, "set_epoch"):
-                owner.set_epoch(epoch)
-        # Samplers, shuffle buffers and augmentation draw from the global state whenever they
-        # like: with a state of their own, an epoch walked again is the same epoch.
-        own = OwnRandomness(order)
-        try:
-            with own:
-                batches = iter(self.loader)
-            while True:
-                with own:
-                    batch = next(batches, _END)
-                if batch is _END:
-                    return
-                if skip == 0:
-                    yield batch
-                skip = max(0, skip - 1)
-        except Exception as error:
-            raise TaskError(f"the DataLoader failed: {type(error).__name__}: {error}") from error
-
-    def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:
-        """Yield the loader's batches, epoch after epoch; a resumed one skips what was used."""
-        while True:
-            for batch in self._epoch(seed, cursor.epoch, skip=cursor.batch):
-                cursor.batch += 1
-                yield batch
-            if cursor.batch == 0:
-                raise TaskError("the DataLoader gave no batch: its dataset is empty")
-            cursor.epoch, cursor.batch = cursor.epoch + 1, 0
-
-    def sweep(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
-        """Yield one epoch of the loader; a shuffled one is walked in one fixed order."""
-        for batch in self._epoch(0, 0):
-            yield batch, _rows(batch)
-
-
-def _rows(batch: Batch) -> int:
-    """Return the number of samples in a batch: the first axis of its first tensor."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 1
-    parts = batch.values() if isinstance(batch, Mapping) else batch
-    if isinstance(parts, (str, bytes)) or not hasattr(parts, "__iter__"):
-        return 1
-    return next((_rows(p) for p in parts if isinstance(p, (Tensor, Mapping, list, tuple))), 1)
 
 
 def _tensor(value: Any) -> Tensor:
@@ -344,8 +177,8 @@ def as_data(source: Any, what: str) -> Data:
     """Return the Data that stands for whatever the user gave as `what` ('train' or 'valid').
 
     Args:
-        source: A tensor, an array, a tuple, list or mapping of them, a map-style Dataset, a
-            DataLoader, or a Data.
+        source: A tensor, an array, a tuple, list or mapping of them, a Dataset of either style,
+            a DataLoader, or a Data.
         what: The name to use in an error.
 
     Raises:
@@ -363,10 +196,7 @@ def as_data(source: Any, what: str) -> Data:
     elif isinstance(source, TensorDataset):
         data = TensorData(tuple(source.tensors))
     elif isinstance(source, IterableDataset):
-        raise BadTypeError(
-            f"{what} is a bare IterableDataset, which has no batches: wrap it as "
-            f"DataLoader({what}, batch_size=...)"
-        )
+        data = IterableData(source)
     elif isinstance(source, (Tensor, np.ndarray)):
         data = TensorData((_tensor(source),))
     elif isinstance(source, Mapping):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from etude.errors import BadTypeError, TaskError, unknown_name
+from etude.tasks.data import rows
 
 IGNORED = -100
 """A target that asks for no answer, such as padding: what torch's losses ignore by default."""
@@ -22,7 +23,8 @@ class Metric:
 
     Attributes:
         name: What to call it.
-        sums: (output, target) -> a tensor of sums over the batch, added up over batches.
+        sums: (output, target) -> a tensor of sums over the batch, added up over batches; for a
+            task with `step`, (model, batch).
         finish: The added-up sums -> the metric.
         maximize: Whether larger is better.
     """
@@ -121,7 +123,8 @@ def mean_metric(
 
     Args:
         name: What to call it.
-        function: (output, target) -> the batch's mean value, a number or 0-d tensor.
+        function: (output, target) -> the batch's mean value, a number or 0-d tensor; (model,
+            batch) for a task with `step`.
         maximize: Whether larger is better.
 
     >>> bias = mean_metric("bias", lambda output, target: (output - target).mean())
@@ -130,11 +133,20 @@ def mean_metric(
     """
 
     def sums(output: Any, target: Any) -> Tensor:
-        count = len(target) if hasattr(target, "__len__") else 1
+        count = _count(target)
         value = torch.as_tensor(function(output, target)).double()
         return torch.stack([value * count, torch.as_tensor(float(count)).double().to(value.device)])
 
     return Metric(name, sums, _mean, maximize)
+
+
+def _count(target: Any) -> int:
+    """Return the number of samples: rows of the first tensor, else the length."""
+    if isinstance(target, (list, tuple)) and not any(
+        isinstance(part, (Tensor, Mapping, list, tuple)) for part in target
+    ):
+        return len(target)
+    return rows(target)
 
 
 def as_metric(metric: Metric | str | Callable[[Any, Any], Any] | None) -> Metric | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadTypeError, BadValueError, TaskError
-from etude.tasks.data import Batch, Data, IndexedData, as_data
-from etude.tasks.metrics import Metric, as_metric
+from etude.errors import BadTypeError, BadValueError, TaskError, where
+from etude.tasks.data import Batch, Data, IndexedData, IterableData, as_data
+from etude.tasks.metrics import METRICS, Metric, as_metric
+from etude.tasks.turns import check_reach, takes_turns, turns
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +26,17 @@ class Task:
         model: A function without arguments that builds the network (its weights are then drawn
             from the recipe's seed), or a network, which is copied and never changed.
         train: `(inputs, ..., targets)` as tensors with one row per sample, a mapping of tensors,
-            a Dataset, or a DataLoader.
+            a Dataset, an IterableDataset, or a DataLoader.
         valid: The same, or the share of `train` to hold out.
         loss: (output, target) -> scalar tensor.
         step: In place of `loss`, your own (model, batch) -> scalar loss, for anything that does
-            not fit `loss(model(*inputs), target)`.
+            not fit `loss(model(*inputs), target)`. A generator function lets parts of the model
+            take turns: after each `yield 'critic', loss` the parameters of `model.critic` alone
+            are updated, before it goes on.
         metric: A name ('accuracy', 'mse', 'mae', 'r2', 'perplexity'), a function (output, target)
-            -> number (smaller is better), or a Metric; None for the loss alone.
+            -> number (smaller is better; `mean_metric(..., maximize=True)` says otherwise), or a
+            Metric; None for the loss alone. With `step` it is a function (model, batch) ->
+            number, or a Metric whose sums take these two.
         name: What to call the task in reports.
         summary: One line on it.
         defaults: Fields of the recipe it is trained with when none is given.
@@ -68,13 +73,12 @@ class Task:
             given = "both" if self.loss is not None else "neither"
             raise TaskError(f"a task needs either loss= or step=, and {given} was given")
         for name, part in (("loss", self.loss), ("step", self.step)):
-            if part is not None and not callable(part):
-                raise BadTypeError(f"{name} is a {type(part).__name__}: give a function")
+            _check_function(name, part)
         metric = as_metric(self.metric)
-        if self.step is not None and metric is not None:
+        if self.step is not None and metric is not None and metric is METRICS.get(metric.name):
             raise TaskError(
-                "metric= needs the model's output, which step= hides: "
-                "use loss= with it, or leave metric out"
+                f"metric={metric.name!r} needs the model's output, which step= hides: give a "
+                "function (model, batch) -> number, or use loss= in place of step="
             )
         train, valid = _split(self.train, self.valid)
         for name, value in (
@@ -95,7 +99,7 @@ class Task:
         try:
             network = self.model()
         except Exception as error:
-            raise TaskError(f"building the model failed: {error}") from error
+            raise TaskError(f"building the model failed: {error}{where(error)}") from error
         if not isinstance(network, nn.Module):
             raise BadTypeError(
                 f"model() returned a {type(network).__name__}: it must return a torch.nn.Module"
@@ -109,48 +113,81 @@ class Task:
             return self
         return replace(self, train=train, valid=valid)
 
-    def check(self, model: nn.Module, batch: Batch) -> None:
+    @property
+    def alternates(self) -> bool:
+        """Whether `step` yields: parts of the model take turns."""
+        return takes_turns(self.step)
+
+    def check(self, model: nn.Module, batch: Batch) -> Tensor:
         """Try one batch before training, and refuse what torch would only warn about.
+
+        Returns:
+            The loss.
 
         Raises:
             TaskError: As `forward`; or if the loss would broadcast an output against targets of
-                another shape, or depends on no parameter.
+                another shape, or depends on no parameter, or a part's on none of the part.
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")
+            if self.alternates:
+                losses = []
+                for part, loss in self.turns(model, batch):
+                    check_reach(model, part, loss)
+                    losses.append(loss)
+                return torch.stack(losses).sum()
             loss, _, _ = self.forward(model, batch)
         if not loss.requires_grad:
             raise TaskError(
                 "the loss depends on no trainable parameter: check requires_grad, detach() and "
                 "torch.no_grad() in the model and the loss"
             )
+        return loss
+
+    def turns(self, model: nn.Module, batch: Batch) -> Generator[tuple[str, Tensor], None, None]:
+        """Yield (part, loss) as a `step` that yields does.
+
+        Raises:
+            TaskError: If the step fails, yields anything else, or yields nothing.
+        """
+        assert self.step is not None
+        for part, loss in turns(self.step, model, batch, describe(batch)):
+            yield part, _scalar(loss, "step")
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
         """Return (loss, output, target) of one batch; output and target are None with `step`.
+
+        Of a step that yields, the loss is the sum of what it yields; nothing is updated between.
 
         Raises:
             TaskError: If the model, the loss or the step fails on the batch, or the loss is not
                 a scalar.
         """
+        if self.alternates:
+            return torch.stack([loss for _, loss in self.turns(model, batch)]).sum(), None, None
         if self.step is not None:
             try:
                 loss = self.step(model, batch)
             except Exception as error:
-                raise TaskError(f"step failed on {describe(batch)}: {error}") from error
+                raise TaskError(
+                    f"step failed on {describe(batch)}: {error}{where(error)}"
+                ) from error
             return _scalar(loss, "step"), None, None
         assert self.loss is not None
         *inputs, target = _inputs(batch)
         try:
             output = model(*inputs)
         except Exception as error:
-            raise TaskError(f"the model failed on inputs {describe(inputs)}: {error}") from error
+            raise TaskError(
+                f"the model failed on inputs {describe(inputs)}: {error}{where(error)}"
+            ) from error
         name = getattr(self.loss, "__name__", type(self.loss).__name__)
         try:
             loss = self.loss(output, target)
         except Exception as error:
             raise TaskError(
                 f"the model's output {describe(output)} does not fit the loss {name} with "
-                f"targets {describe(target)}: {error}"
+                f"targets {describe(target)}: {error}{where(error)}"
             ) from error
         return _scalar(loss, name), output, target
 
@@ -158,6 +195,16 @@ class Task:
     def metric_name(self) -> str | None:
         """The metric's name, None without one."""
         return self.metric.name if isinstance(self.metric, Metric) else None
+
+
+def _check_function(name: str, part: Any) -> None:
+    if isinstance(part, type):
+        home = "nn." if part.__module__.startswith("torch.nn.") else ""
+        raise BadTypeError(
+            f"{name} is the class {part.__name__}: give an instance, {home}{part.__name__}()"
+        )
+    if part is not None and not callable(part):
+        raise BadTypeError(f"{name} is a {type(part).__name__}: give a function")
 
 
 def _split(train: Any, valid: Any) -> tuple[Data, Data]:
@@ -168,6 +215,11 @@ def _split(train: Any, valid: Any) -> tuple[Data, Data]:
         return data, as_data(valid, "valid")
     if not 0 < valid < 1:
         raise BadValueError(f"valid={valid}: a share to hold out lies between 0 and 1")
+    if isinstance(data, IterableData):
+        raise TaskError(
+            "an IterableDataset cannot be split: give the validation data as valid=, which must "
+            "come to an end"
+        )
     if not isinstance(data, IndexedData):
         raise TaskError(
             "a DataLoader cannot be split: give the validation data as valid=DataLoader(...)"
@@ -186,6 +238,11 @@ def _inputs(batch: Batch) -> list[Any]:
 
 
 def _scalar(loss: Any, name: str) -> Tensor:
+    if isinstance(loss, Generator):
+        raise TaskError(
+            f"{name} returned a generator: for parts that take turns, give the generator function "
+            "itself (def step(model, batch): ... yield part, loss), not one that calls it"
+        )
     if not isinstance(loss, Tensor):
         raise TaskError(f"{name} returned a {type(loss).__name__}: it must return a scalar tensor")
     if loss.ndim != 0:

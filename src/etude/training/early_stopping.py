@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from etude.training.record import Evaluation
+from etude.training.undo import load_weights
 
 
 class EarlyStopping:
@@ -40,7 +41,7 @@ class EarlyStopping:
 
     def restore(self, model: nn.Module) -> None:
         """Put the best weights into the model."""
-        model.load_state_dict(self._weights)
+        load_weights(model, self._weights, same=True)
 
     def reason(self, step: int, length: int) -> str:
         """Say which weights were kept, of a run that stands after `step` updates of `length`."""
@@ -57,5 +58,5 @@ class EarlyStopping:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
         best = state["best"]
-        self.best = None if best is None else Evaluation(**{**best, "parts": tuple(best["parts"])})
+        self.best = None if best is None else Evaluation.of(best)
         self.since, self._weights = state["since"], dict(state["weights"])

@@ -17,7 +17,7 @@ def batch_size_of(task: Task, recipe: Recipe) -> int:
     if recipe.batch_size != "all":
         return int(task.train.check(recipe.batch_size))
     if task.train.samples is None:
-        raise BadValueError("batch_size='all': the DataLoader does not say how many samples it has")
+        raise BadValueError("batch_size='all': the data does not say how many samples it has")
     return int(task.train.check(task.train.samples))
 
 
@@ -31,8 +31,8 @@ def clock_of(task: Task, recipe: Recipe) -> Clock:
     batches = task.train.steps_per_epoch(batch_size)
     if batches is None and isinstance(recipe.steps, str) and "epoch" in recipe.steps:
         raise BadValueError(
-            f"steps={recipe.steps!r}, but the DataLoader does not say how long an epoch is: give "
-            "steps as a number of updates, or as '1e6 samples'"
+            f"steps={recipe.steps!r}, but the training data does not say how long an epoch is: "
+            "give steps as a number of updates, or as '1e6 samples', or the dataset a __len__"
         )
     return Clock(
         horizon=recipe.steps,

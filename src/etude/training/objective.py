@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude.errors import TaskError
+from etude.optimizers.hessian import PRICE
 from etude.recipe import Recipe
 from etude.tasks.data import Batch
 from etude.tasks.task import Task
@@ -125,3 +126,13 @@ class Again:
             return self.objective.value(self.batches)
         self.optimizer.zero_grad(set_to_none=True)
         return _total(self.objective.backward(self.batches))
+
+
+def go(optimizer: Optimizer, again: Again | None) -> int:
+    """Let an optimizer do its update; return the gradients it took beyond the first."""
+    if again is None:
+        optimizer.step()
+        return 0
+    before = getattr(optimizer, "products", 0)
+    optimizer.step(again)  # type: ignore[arg-type]
+    return again.count + PRICE * int(getattr(optimizer, "products", 0) - before)

@@ -33,12 +33,25 @@ class Evaluation:
         metric: The task's metric, None where it has none.
         parts: Mean loss of fixed slices of the validation data, in order: two evaluations of
             one task can be compared slice by slice.
+        metric_parts: The metric of each of these slices, empty where there is no metric; NaN for
+            a slice that has no answer to score.
     """
 
     step: int
     loss: float
     metric: float | None = None
     parts: tuple[float, ...] = ()
+    metric_parts: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Evaluation:
+        """Rebuild an evaluation from its fields; older ones lack the metric's parts.
+
+        >>> Evaluation.of({"step": 3, "loss": 1.5, "metric": None, "parts": [1.0, 2.0]}).parts
+        (1.0, 2.0)
+        """
+        parts, metric_parts = plain["parts"], plain.get("metric_parts", ())
+        return cls(plain["step"], plain["loss"], plain["metric"], tuple(parts), tuple(metric_parts))
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,8 @@ class Record:
         length: Updates in the full run.
         metric: The name of the task's metric, None where it has none.
         series: Values per update: 'loss' and 'lr', 'grad_norm' where the norm was clipped, and
-            one for each probe.
+            one for each probe. Where parts take turns also 'loss/part' and 'grad_norm/part',
+            NaN where a part had no turn.
         evaluations: On the validation data, in order.
         cost: In updates, gradients and seconds.
         environment: Versions, device and threads.
@@ -111,10 +125,15 @@ class Record:
         }
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
-        """Return the series, and the evaluations' parts as rows of 'valid_parts'."""
+        """Return the series, and the evaluations' parts as rows.
+
+        'valid_parts' holds those of the loss, 'valid_metric_parts' those of the metric.
+        """
         arrays = {name: np.ascontiguousarray(values) for name, values in self.series.items()}
         if self.evaluations and self.evaluations[0].parts:
             arrays["valid_parts"] = np.array([e.parts for e in self.evaluations])
+        if self.evaluations and all(e.metric_parts for e in self.evaluations):
+            arrays["valid_metric_parts"] = np.array([e.metric_parts for e in self.evaluations])
         return arrays
 
     @classmethod
@@ -123,12 +142,9 @@ class Record:
     ) -> Record:
         """Rebuild a record from `plain()` and `arrays()`."""
         series = dict(arrays)
-        rows = series.pop("valid_parts", None)
-        parts = (
-            [tuple(r.tolist()) for r in rows]
-            if rows is not None
-            else [()] * len(plain["evaluations"])
-        )
+        count = len(plain["evaluations"])
+        parts = _rows(series.pop("valid_parts", None), count)
+        metric_parts = _rows(series.pop("valid_metric_parts", None), count)
         return cls(
             task=plain["task"],
             recipe=Recipe(**plain["recipe"]),
@@ -138,8 +154,8 @@ class Record:
             metric=plain["metric"],
             series=series,
             evaluations=tuple(
-                Evaluation(e["step"], from_json(e["loss"]), _optional(e["metric"]), p)
-                for e, p in zip(plain["evaluations"], parts, strict=True)
+                Evaluation(e["step"], from_json(e["loss"]), _optional(e["metric"]), p, m)
+                for e, p, m in zip(plain["evaluations"], parts, metric_parts, strict=True)
             ),
             cost=Cost(**plain["cost"]),
             environment=plain["environment"],
@@ -177,6 +193,10 @@ def to_json(value: float | None) -> float | str | None:
 def from_json(value: float | str) -> float:
     """Undo `to_json`."""
     return float(value)
+
+
+def _rows(array: NDArray[np.float64] | None, count: int) -> list[tuple[float, ...]]:
+    return [()] * count if array is None else [tuple(row.tolist()) for row in array]
 
 
 def _optional(value: float | str | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,17 +14,18 @@ import torch
 from torch import nn
 
 from etude import optimizers
-from etude.errors import BadValueError, StorageError
+from etude.errors import StorageError
 from etude.layerwise.mup import prepare
 from etude.layerwise.rates import rates_of
 from etude.optimizers.factory import build, refuse_sparse_gradients
-from etude.optimizers.hessian import PRICE
 from etude.optimizers.state import restore
 from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Batch, Cursor
 from etude.tasks.task import Task
 from etude.training import groups
+from etude.training.alternate import Turns, broken_part
+from etude.training.check import check, refuse_taken, refuse_untrained
 from etude.training.clipping import Clipper
 from etude.training.device import deterministic, device_for
 from etude.training.early_stopping import EarlyStopping
@@ -33,14 +33,12 @@ from etude.training.evaluate import evaluate, move
 from etude.training.feedback import after
 from etude.training.initialisation import prepare_model
 from etude.training.length import batch_size_of, clock_of
-from etude.training.objective import Again, Objective
+from etude.training.objective import Again, Objective, go
 from etude.training.private import PrivateRandomness
 from etude.training.record import Cost, Evaluation, Record, Status, environment
-from etude.training.threads import counted_work, use_threads, worth
-from etude.training.undo import Undo
+from etude.training.threads import use_threads
+from etude.training.undo import Undo, load_weights
 from etude.training.weights import EvaluationWeights
-
-OWN_SERIES = {"loss", "lr", "grad_norm", "penalty", "valid_parts"}
 
 Probe = Callable[["Run"], float]
 """Measures one number of a run after the backward pass, before the update."""
@@ -54,7 +52,8 @@ class Run:
         recipe: How to learn it.
         device: Where; None takes the model's own device, else an accelerator, else the CPU.
         probes: Named functions of the run, called at every update between backward pass and
-            optimizer step; their values become series of the record.
+            optimizer step; their values become series of the record. Where parts take turns,
+            each turn calls them, and the last value of an update is kept.
 
     Raises:
         BadValueError: If recipe and data do not fit.
@@ -71,8 +70,7 @@ class Run:
     ) -> None:
         self.recipe = recipe
         self.probes = dict(probes or {})
-        if taken := sorted(OWN_SERIES & self.probes.keys()):
-            raise BadValueError(f"probe {taken[0]!r}: the record has a series of that name already")
+        refuse_taken(self.probes)
         self.batch_size = batch_size_of(task, recipe)
         self.clock = clock_of(task, recipe)
         self.length = self.clock.horizon
@@ -100,6 +98,7 @@ class Run:
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self.objective = Objective(self.task, self.model, recipe, self.autocast)
         self.clipper = Clipper(self.parameters, recipe)
+        self.turns = Turns(self) if self.task.alternates else None
         self.weights: EvaluationWeights | None = None
         if self.row.eval_mode:
             self.weights = EvaluationWeights(
@@ -140,15 +139,9 @@ class Run:
         """Try one batch on a copy of the model, and leave no trace of it.
 
         Raises:
-            TaskError: If model, data and loss do not fit together.
+            TaskError: If model, data and loss do not fit together, or the loss is not finite.
         """
-        model = copy.deepcopy(self.model)
-        data = self.task.train
-        with random_state_kept(0), data.untouched(), self.autocast():
-            batch = next(data.stream(self.batch_size, self.recipe.seed, Cursor()))
-            with counted_work(model) as work:
-                self.task.check(model, move(batch, self.device))
-            self.threads = worth(work)
+        self.threads = check(self)
 
     def advance(
         self,
@@ -221,39 +214,42 @@ class Run:
             self.advance(mark, stop=stop, on_step=on_step)
 
     def _update(self, stream: Iterator[Batch]) -> None:
-        """Do one optimizer update, or find that the run has diverged."""
+        """Do one optimizer update, or find that the run has diverged.
+
+        Where parts take turns, the optimizer has gone with each of them already.
+        """
         self._place = replace(self._cursor)
         self._undo.mark()
+        batches = (move(next(stream), self.device) for _ in range(self.recipe.accumulate))
+        again = None
         try:
-            values, again = self._gradient(stream)
+            if self.turns is None:
+                values, again = self._gradient(batches)
+            else:
+                values = self.turns.update(batches, self._prepare, eager=self.check_every == 1)
         except BaseException:
             self._undo.restore()
+            self._whole = self.turns is None or not self.turns.moved
             raise
         self._pending.append(values)
         if len(self._pending) >= self.check_every:
             self._settle()
             if self.diverged:
                 return
-        self._whole = False
-        if again is None:
-            self.optimizer.step()
-        else:
-            before = getattr(self.optimizer, "products", 0)
-            self.optimizer.step(again)  # type: ignore[arg-type]
-            products = getattr(self.optimizer, "products", 0) - before
-            self.extra += again.count + PRICE * products
-        self._whole = True
+        if self.turns is None:
+            self._whole = False
+            self.extra += go(self.optimizer, again)
+            self._whole = True
         self.step += 1
         self._place = self._cursor
 
-    def _gradient(self, stream: Iterator[Batch]) -> tuple[dict[str, Any], Again | None]:
+    def _gradient(self, batches: Iterator[Batch]) -> tuple[dict[str, Any], Again | None]:
         """Compute the gradient of one update.
 
         Returns:
             The loss, the rate and what is measured; and the closure, if the optimizer needs one.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        batches = (move(next(stream), self.device) for _ in range(self.recipe.accumulate))
         values: dict[str, Any]
         again = None
         if self.row.closure:
@@ -267,16 +263,21 @@ class Run:
             values = {**again.first()}
         else:
             values = {**self.objective.backward(batches)}
+        return values | self._prepare(self.clipper), again
+
+    def _prepare(self, clipper: Clipper, part: str = "") -> dict[str, Any]:
+        """Do what lies between gradient and update; return the rate and what is measured."""
         if self.step == 0:
             refuse_sparse_gradients(self.row, self.recipe.optimizer.hyperparameters, self.model)
-        values["lr"] = self._set_rates()
-        if self.clipper:
-            norm = self.clipper.clip(self.series.get("grad_norm", ()))
+        values: dict[str, Any] = {"lr": self._set_rates()}
+        if clipper:
+            name = f"grad_norm{part}"
+            norm = clipper.clip(self.series.get(name, ()))
             if norm is not None:
-                values["grad_norm"] = norm
+                values[name] = norm
         for name, probe in self.probes.items():
             values[name] = float(probe(self))
-        return values, again
+        return values
 
     def _set_rates(self) -> float:
         """Write the rate and every other scheduled value of this update; return the rate."""
@@ -298,11 +299,13 @@ class Run:
         losses = [waiting[0].item()] if len(waiting) == 1 else torch.stack(waiting).tolist()
         for index, (loss, values) in enumerate(zip(losses, self._pending, strict=True)):
             if not math.isfinite(loss):
-                self._diverge(first + index, f"the training loss became {loss}")
+                self._diverge(
+                    first + index, f"the training loss{broken_part(values)} became {loss}"
+                )
                 break
-            for name, value in values.items():
-                number = loss if name == "loss" else float(value)
-                self.series.setdefault(name, []).append(number)
+            for name in {**self.series, **values}:  # a part may have no turn in an update
+                number = loss if name == "loss" else float(values.get(name, math.nan))
+                self.series.setdefault(name, [math.nan] * (first + index)).append(number)
         self._pending.clear()
 
     def _diverge(self, step: int, what: str) -> None:
@@ -329,6 +332,7 @@ class Run:
             if self.stopping is not None and self.step in self.heard:
                 enough = self.stopping.see(result, self.model)
         self.seconds += time.perf_counter() - started
+        refuse_untrained(self, result.loss)
         self.evaluations.append(result)
         if not math.isfinite(result.loss) and not self.diverged:
             self.status = "diverged"
@@ -402,7 +406,7 @@ class Run:
                 "resume with the recipe.toml beside it"
             )
         try:
-            self.model.load_state_dict(state["model"])
+            load_weights(self.model, state["model"])
             restore(self.optimizer, state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise StorageError(f"the checkpoint is of another model: {error}") from error
@@ -414,10 +418,7 @@ class Run:
         if self.stopping is not None:
             self.stopping.load(state["stopping"])
         self.series = {name: values.tolist() for name, values in state["series"].items()}
-        self.evaluations = [
-            Evaluation(e["step"], e["loss"], e["metric"], tuple(e["parts"]))
-            for e in state["evaluations"]
-        ]
+        self.evaluations = [Evaluation.of(e) for e in state["evaluations"]]
         self._react(self.evaluations)
         self._randomness.load(state["random"])
         self._cursor = Cursor(**state["place"])

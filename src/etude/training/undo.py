@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from etude.randomness import RandomState
+
+
+class Buffers:
+    """A model's buffers at one moment, in place or set anew since.
+
+    Args:
+        model: Whose buffers are kept.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        # Looked up once, read at every mark: walking the modules would cost more than copying.
+        self._holders = [m._buffers for m in model.modules() if m._buffers]
+        self.mark()
+
+    def mark(self) -> None:
+        """Remember them as they are now."""
+        self._kept = [
+            (holder, name, buffer, None if buffer is None else buffer.clone())
+            for holder in self._holders
+            for name, buffer in holder.items()
+        ]
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for holder, name, buffer, value in self._kept:
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
+            holder[name] = buffer
 
 
 class Undo:
@@ -22,9 +53,8 @@ class Undo:
 
     def __init__(self, model: nn.Module, draws: bool) -> None:
         self._draws = draws
-        # Looked up once, read at every mark: walking the modules would cost more than copying.
-        self._holders = [m._buffers for m in model.modules() if m._buffers]
         self._cuda = next((p.is_cuda for p in model.parameters()), False)
+        self._buffers = Buffers(model)
         self.mark()
 
     def mark(self) -> None:
@@ -32,12 +62,7 @@ class Undo:
         self._all = RandomState.capture() if self._draws else None
         self._torch = torch.get_rng_state()
         self._devices = torch.cuda.get_rng_state_all() if self._cuda else []
-        self._buffers = [
-            (buffer, buffer.clone())
-            for holder in self._holders
-            for buffer in holder.values()
-            if buffer is not None
-        ]
+        self._buffers.mark()
 
     def restore(self) -> None:
         """Put everything back."""
@@ -46,5 +71,38 @@ class Undo:
         torch.set_rng_state(self._torch)
         if self._devices:
             torch.cuda.set_rng_state_all(self._devices)
-        for buffer, value in self._buffers:
-            buffer.copy_(value)
+        self._buffers.restore()
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Leave a model's buffers as they were: a state that is carried on is not the block's."""
+    buffers = Buffers(model)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            buffers.restore()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool = False) -> None:
+    """Put saved weights and buffers into a model, whatever shape its buffers have just now.
+
+    A buffer that holds a state from batch to batch may be None at first, or of another size.
+
+    Args:
+        model: The network.
+        weights: As `state_dict` returns them.
+        same: Whether they are of this very model: a buffer that they lack was None then.
+    """
+    for path, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            saved = weights.get(f"{path}.{name}" if path else name)
+            if name in module._non_persistent_buffers_set:
+                continue
+            if saved is None:
+                module._buffers[name] = None if same else buffer
+            elif buffer is None or buffer.shape != saved.shape:
+                device = next((p.device for p in model.parameters()), saved.device)
+                module._buffers[name] = torch.empty_like(saved, device=device)
+    model.load_state_dict(dict(weights))

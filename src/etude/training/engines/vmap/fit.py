@@ -22,6 +22,8 @@ def misfit(run: Run) -> str:
     recipe, name = run.recipe, run.recipe.optimizer.name
     if name not in RULES or not run.row.vmap:
         return f"the optimizer {name} has no stacked formula"
+    if run.turns is not None:
+        return "the step yields: parts of the model take turns"
     if recipe.precision != "float32":
         return f"precision={recipe.precision!r} is not stacked"
     if recipe.clip_percentile is not None:

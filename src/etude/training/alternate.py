@@ -1,0 +1,181 @@
+"""One update of a step that yields: the parts of the model take turns at the one optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from etude.errors import BadValueError, TaskError
+from etude.optimizers.row import OptimizerRow
+from etude.recipe import Recipe
+from etude.tasks.data import Batch
+from etude.tasks.turns import parameters_of
+from etude.training.clipping import Clipper
+from etude.training.regularisation import Penalty
+
+if TYPE_CHECKING:
+    from etude.training.run import Run
+
+Walk = Generator[tuple[str, Tensor], None, None]
+
+Prepare = Callable[[Clipper, str], dict[str, Any]]
+"""Sets the rates, bounds the gradient and measures; called between gradient and update."""
+
+
+class Turns:
+    """The turns of one run.
+
+    After each `yield part, loss` the part's parameters alone get the gradient of the loss, and
+    the optimizer updates them before the step goes on: it skips every parameter without
+    gradient, its momentum and its weight decay too. What is yielded later sees the new weights.
+
+    Accumulated batches go side by side: the first losses of all of them make the first update.
+
+    Args:
+        run: Of a task whose step yields; its optimizer holds all the parts.
+
+    Raises:
+        BadValueError: If the optimizer cannot update parts in turns, or the recipe penalises
+            activations.
+
+    Source: Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1.
+    """
+
+    def __init__(self, run: Run) -> None:
+        _refuse(run.recipe, run.row)
+        self.task, self.model, self.recipe = run.task, run.model, run.recipe
+        self.optimizer, self.autocast = run.optimizer, run.autocast
+        self.penalty = Penalty(self.model, self.recipe)
+        self.moved = False
+        self._clippers: dict[str, Clipper] = {}
+
+    def update(self, batches: Iterable[Batch], prepare: Prepare, *, eager: bool) -> dict[str, Any]:
+        """Do one pass of the step, with an update after each of its yields.
+
+        `moved` says whether a part has been updated, should this be left by an error.
+
+        Args:
+            batches: Those of the update.
+            prepare: Called before each part's update.
+            eager: Whether to stop before an update whose loss is not finite, which waits for
+                the device.
+
+        Returns:
+            'loss', the sum of all that was yielded; 'loss/part' for each part, the sum of what
+            it yielded; 'penalty', the mean over the updates, where there is one; and what
+            `prepare` returned, the last value of each.
+        """
+        self.moved = False
+        walks = [self.task.turns(self.model, batch) for batch in batches]
+        sums: dict[str, Any] = {}
+        prepared: dict[str, Any] = {}
+        count = 0
+        try:
+            for part, terms in self._turns(walks):
+                count += 1
+                _add(sums, f"loss/{part}", terms["loss"])
+                for name, term in terms.items():
+                    _add(sums, name, term)
+                if eager and not math.isfinite(float(terms["loss"])):
+                    break
+                prepared |= prepare(self._clipper(part), f"/{part}")
+                self.moved = True
+                self.optimizer.step()
+        finally:
+            for walk in walks:
+                walk.close()
+        if "penalty" in sums:
+            sums["penalty"] = sums["penalty"] / count
+        return sums | prepared
+
+    def _turns(self, walks: list[Walk]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """Take every batch to its next yield, together; the gradient is set when this yields."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            parts: list[str | None] = []
+            sums: dict[str, Tensor] = {}
+            for walk in walks:
+                with self.autocast():
+                    turn = next(walk, None)
+                parts.append(None if turn is None else turn[0])
+                _refuse_disagreement(parts)
+                if turn is not None:
+                    for name, term in self._gradient(*turn, len(walks)).items():
+                        _add(sums, name, term)
+            if parts[0] is None:
+                return
+            yield parts[0], sums
+
+    def _gradient(self, part: str, loss: Tensor, count: int) -> dict[str, Tensor]:
+        terms = {"loss": loss}
+        if self.penalty:
+            terms["penalty"] = self.penalty.value()
+        if count > 1:
+            terms = {name: term * (1 / count) for name, term in terms.items()}
+        inputs = [p for p in self._clipper(part).parameters if p.requires_grad]
+        total = terms["loss"] + terms["penalty"] if "penalty" in terms else terms["loss"]
+        try:
+            torch.autograd.backward(total, inputs=inputs)
+        except RuntimeError as error:
+            hint = ""
+            if "modified by an inplace operation" in str(error):
+                hint = (
+                    "; what was computed before an earlier yield used weights that its update "
+                    "has changed: compute it after that yield"
+                )
+            raise TaskError(f"the backward pass of part {part!r} failed: {error}{hint}") from error
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _clipper(self, part: str) -> Clipper:
+        """Return the bounds on a part's gradient, which know its parameters."""
+        if part not in self._clippers:
+            self._clippers[part] = Clipper(parameters_of(self.model, part), self.recipe)
+        return self._clippers[part]
+
+
+def _refuse(recipe: Recipe, row: OptimizerRow) -> None:
+    if not row.in_turns:
+        why = (
+            "evaluates the loss several times in an update"
+            if row.closure
+            else "remembers numbers that all parameters share"
+        )
+        raise BadValueError(
+            f"the step yields, so that parts of the model take turns, and {row.name} {why}: use "
+            "adam, adamw, rmsprop, sgd or another that updates each parameter by itself"
+        )
+    if recipe.activity is not None:
+        raise BadValueError(
+            f"activity={recipe.activity:g} watches one forward pass, and a step that yields has "
+            "one for each part: leave activity out, or add such a term to the losses you yield"
+        )
+
+
+def _refuse_disagreement(parts: list[str | None]) -> None:
+    if parts[-1] != parts[0]:
+        one, other = ("an end" if part is None else repr(part) for part in (parts[0], parts[-1]))
+        raise TaskError(
+            f"the batches of one update must yield the same parts in the same order, and one "
+            f"came to {one} where another came to {other}: use accumulate=1, or let the step not "
+            "depend on the batch"
+        )
+
+
+def _add(sums: dict[str, Any], name: str, term: Tensor) -> None:
+    sums[name] = sums[name] + term if name in sums else term
+
+
+def broken_part(values: Mapping[str, Any]) -> str:
+    """Return ' of part' for the first part whose loss is not finite; empty without parts.
+
+    >>> broken_part({"loss": math.nan, "loss/critic": 0.5, "loss/generator": math.nan})
+    " of 'generator'"
+    """
+    for name, value in values.items():
+        if name.startswith("loss/") and not math.isfinite(float(value)):
+            return f" of {name.removeprefix('loss/')!r}"
+    return ""

@@ -1,0 +1,250 @@
+"""Tries a run on one batch before it trains, and names what is wrong with model, data or loss."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from etude.errors import BadValueError, TaskError
+from etude.randomness import random_state_kept
+from etude.tasks.data import Batch, Cursor, TensorData
+from etude.tasks.task import Task
+from etude.tasks.turns import parameters_of
+from etude.training.evaluate import move
+from etude.training.threads import counted_work, worth
+from etude.training.undo import Buffers
+
+if TYPE_CHECKING:
+    from etude.training.run import Run
+
+OWN_SERIES = {"loss", "lr", "grad_norm", "penalty", "valid_parts", "valid_metric_parts"}
+OF_PARTS = ("loss/", "grad_norm/")
+"""Series of the record that no probe may take the name of, and beginnings of such."""
+
+Place = tuple[dict[str, Any], str, str]
+"""Where a module keeps a value: the mapping, the key, and what to call it."""
+
+
+def refuse_taken(probes: Iterable[str]) -> None:
+    """Refuse a probe that would write into a series of the record's own.
+
+    Raises:
+        BadValueError: With its name.
+    """
+    for name in sorted(probes):
+        if name in OWN_SERIES or name.startswith(OF_PARTS):
+            raise BadValueError(f"probe {name!r}: the record has a series of that name already")
+
+
+def check(run: Run) -> int:
+    """Try one batch on a copy of a run's model, and leave no trace of it.
+
+    Returns:
+        How many threads an update is worth.
+
+    Raises:
+        TaskError: If model, data and loss do not fit together, or the loss of the untrained
+            model is not finite; the message says where in the data the cause is.
+    """
+    model = copy.deepcopy(run.model)
+    task, data = run.task, run.task.train
+    with random_state_kept(0), data.untouched(), run.autocast():
+        batch = move(next(data.stream(run.batch_size, run.recipe.seed, Cursor())), run.device)
+        carried = list(_places(model))
+        before = [holder.get(key) for holder, key, _ in carried]
+        buffers = Buffers(model)
+        with counted_work(model) as work:
+            loss = float(task.check(model, batch).detach())
+        if not math.isfinite(loss):
+            raise TaskError(_broken(loss, "first batch", faults(batch, task)))
+        buffers.restore()
+        _warn_of_lost_state(task, model, batch, list(zip(carried, before, strict=True)))
+        if task.alternates:
+            _warn_of_idle_parts(task, model, batch)
+        _check_all_rows(task, model, batch)
+    return worth(work)
+
+
+def refuse_untrained(run: Run, loss: float) -> None:
+    """Refuse a validation loss that is not finite if nothing was trained yet.
+
+    Raises:
+        TaskError: With the cause, where the data holds it.
+    """
+    if run.step > 0 or math.isfinite(loss):
+        return
+    cause, task, data = "", run.task, run.task.valid
+    if isinstance(data, TensorData):
+        cause = faults(data.tensors, task)
+    else:
+        with random_state_kept(0), data.untouched():
+            for batch, _ in data.sweep(128):
+                if cause := faults(batch, task):
+                    break
+    raise TaskError(_broken(loss, "validation data", cause and f"valid: {cause}"))
+
+
+def _check_all_rows(task: Task, model: nn.Module, batch: Batch) -> None:
+    """Try the first row with a NaN or Inf, wherever it is: a loss may pass over it, or not."""
+    data = task.train
+    if not isinstance(data, TensorData):
+        return
+    row = min((bad for t in leaves(data.tensors) if (bad := _first(t)) is not None), default=None)
+    if row is None:
+        return
+    one = data.take(torch.tensor([row]))
+    mixed = _mixed(batch, one)
+    with torch.no_grad():
+        loss = float(task.forward(model, mixed)[0])
+    if not math.isfinite(loss):
+        raise TaskError(_broken(loss, f"training row {row}", faults(data.tensors, task)))
+
+
+def _mixed(batch: Batch, one: Batch) -> Batch:
+    """Return a batch whose first sample is another one."""
+    if isinstance(batch, dict):
+        return {name: torch.cat([one[name], rest[1:]]) for name, rest in batch.items()}
+    return tuple(torch.cat([a, b[1:]]) for a, b in zip(one, batch, strict=True))
+
+
+def faults(batch: Any, task: Task) -> str:
+    """Say which tensors of a batch hold a NaN or Inf, how many, and the first row; or nothing.
+
+    >>> from etude.tasks.metrics import METRICS
+    >>> from torch.nn.functional import mse_loss
+    >>> x = torch.tensor([[1.0], [math.nan], [math.inf]])
+    >>> faults((x, torch.zeros(3)), Task(nn.Linear(1, 1), (x, x), loss=mse_loss))
+    'inputs[0] holds 2 values that are NaN or Inf, the first in row 1'
+    """
+    found = []
+    for name, tensor in _named(batch, task):
+        row = _first(tensor)
+        if row is not None:
+            count = int((~torch.isfinite(tensor)).sum())
+            values = "value that is" if count == 1 else "values that are"
+            found.append(f"{name} holds {count} {values} NaN or Inf, the first in row {row}")
+    return "; ".join(found)
+
+
+def _broken(loss: float, place: str, cause: str) -> str:
+    cause = cause or "the data is finite, so look in the model and the loss"
+    return f"the loss of the untrained model is {loss} on the {place}: {cause}"
+
+
+def _named(batch: Any, task: Task) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of a batch with what its user calls it."""
+    if isinstance(batch, Tensor):
+        yield "the batch", batch
+    elif isinstance(batch, Mapping):
+        for key, value in batch.items():
+            yield from ((repr(key), t) for t in leaves(value))
+    elif isinstance(batch, (tuple, list)):
+        last = len(batch) - 1
+        for i, value in enumerate(batch):
+            name = (
+                f"batch[{i}]" if task.loss is None else "targets" if i == last else f"inputs[{i}]"
+            )
+            yield from ((name, t) for t in leaves(value))
+
+
+def leaves(value: Any) -> Iterator[Tensor]:
+    """Yield every tensor in nested mappings, tuples and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from leaves(part)
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from leaves(part)
+
+
+def _first(tensor: Tensor) -> int | None:
+    """Return the first row that holds a NaN or Inf, None if there is none."""
+    if not (tensor.is_floating_point() or tensor.is_complex()) or bool(
+        torch.isfinite(tensor).all()
+    ):
+        return None
+    bad = ~torch.isfinite(tensor)
+    rows = bad.reshape(len(bad), -1).any(1) if bad.ndim else bad.reshape(1)
+    return int(rows.nonzero()[0])
+
+
+def _places(model: nn.Module) -> Iterator[Place]:
+    """Yield where a model may carry tensors that no checkpoint holds."""
+    for path, module in model.named_modules():
+        own = {"training", "_parameters", "_buffers", "_modules"}
+        for key, value in vars(module).items():
+            if key not in own and (value is None or _is_state(value)):
+                yield vars(module), key, f"{path}.{key}".lstrip(".")
+        for key in module._non_persistent_buffers_set:
+            yield module._buffers, key, f"{path}.{key}".lstrip(".")
+
+
+def _is_state(value: Any) -> bool:
+    tensors = value if isinstance(value, (tuple, list)) else (value,)
+    return bool(tensors) and all(isinstance(t, Tensor) for t in tensors)
+
+
+def _warn_of_lost_state(
+    task: Task, model: nn.Module, batch: Batch, before: list[tuple[Place, Any]]
+) -> None:
+    """Warn of tensors that a batch leaves behind for the next one outside of any buffer.
+
+    A tensor that is only kept for show changes no loss, and is passed over.
+    """
+    known = {(id(holder), key) for (holder, key, _), _ in before}
+    new = [((h, k, n), None) for h, k, n in _places(model) if (id(h), k) not in known]
+    moved = [
+        (place, value)
+        for place, value in (*before, *new)
+        if place[0].get(place[1]) is not value and _is_state(place[0].get(place[1]))
+    ]
+    if not moved:
+        return
+    try:
+        after = _loss(task, model, batch)
+        for (holder, key, _), value in moved:
+            holder[key] = value
+        fresh = _loss(task, model, batch)
+    except TaskError:
+        return
+    if not math.isclose(after, fresh, rel_tol=1e-6):
+        names = ", ".join(name for (_, _, name), _ in moved)
+        warnings.warn(
+            f"the model carries {names} from batch to batch, and the loss depends on it: a resumed "
+            "run would have lost it, and an evaluation overwrites it; make it a buffer, "
+            f"self.register_buffer({moved[0][0][1]!r}, ...)",
+            stacklevel=5,
+        )
+
+
+def _loss(task: Task, model: nn.Module, batch: Batch) -> float:
+    buffers = Buffers(model)
+    try:
+        with random_state_kept(0), torch.no_grad():
+            return float(task.forward(model, batch)[0])
+    finally:
+        buffers.restore()
+
+
+def _warn_of_idle_parts(task: Task, model: nn.Module, batch: Batch) -> None:
+    """Warn of parameters that no part of the first batch's turns holds."""
+    with random_state_kept(0), torch.enable_grad():
+        parts = list(dict.fromkeys(part for part, _ in task.turns(model, batch)))
+    trained = {id(p) for part in parts for p in parameters_of(model, part)}
+    idle = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in trained]
+    if idle:
+        more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+        warnings.warn(
+            f"{idle[0]}{more} belongs to none of the parts that the step yields "
+            f"({', '.join(map(repr, parts))}), and is not trained by them: yield a part that holds "
+            "it, or set its requires_grad to False",
+            stacklevel=5,
+        )
