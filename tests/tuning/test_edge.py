@@ -21,7 +21,8 @@ from etude.optimizers.factory import build
 from etude.optimizers.hessian import PRICE
 from etude.randomness import random_state_kept
 from etude.training.run import Run
-from etude.tuning.edge import SPIKE, edge, judge
+from etude.tuning.edge import edge
+from etude.tuning.probe import SPIKE, judge
 from etude.tuning.sharpness import largest, sharpness
 from etude.tuning.threshold import KINDS, stability
 

@@ -7,7 +7,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from etude.cli import layerwise, optimizers, schedule, sensitivity, tasks, train, tune
+from etude.cli import (
+    edge,
+    layerwise,
+    optimizers,
+    schedule,
+    sensitivity,
+    tasks,
+    train,
+    transfer,
+    tune,
+)
 from etude.cli.console import complain, out, print_json
 from etude.cli.interrupt import INTERRUPTED
 from etude.errors import BadTypeError, BadValueError, EtudeError
@@ -80,5 +90,5 @@ def program(
     """Choose, schedule and watch the learning rate of neural networks."""
 
 
-for verb in (tune, train, tasks, schedule, layerwise, sensitivity, optimizers):
+for verb in (tune, train, tasks, schedule, layerwise, sensitivity, optimizers, edge, transfer):
     verb.register(app)

@@ -220,6 +220,8 @@ def carry(
     rules: list[Rule] = []
     if batch_size is not None:
         kind = family(recipe, "batch size")
+        if isinstance(batch_size, int) and batch_size >= 1:
+            task.train.check(batch_size)  # what the data cannot give is the first thing to say
         before = recipe
         recipe = (linear if kind == "sgd" else square_root)(recipe, batch_size)
         assert isinstance(before.batch_size, int)

@@ -1,0 +1,86 @@
+"""`etude edge` and `etude transfer`: for people, for machines, and with wrong input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from etude.recipe import Recipe
+
+EDGE = ("edge", "cancer-mlp", "--steps", "64", "--at-most", "32", "--doublings", "2")
+TRANSFER = ("transfer", "cancer-mlp", "--set", "steps=64")
+
+
+@pytest.mark.parametrize("verb", ["edge", "transfer"])
+def test_help_with_examples(etude, verb):
+    said = etude(verb, "--help")
+    assert said.code == 0
+    assert "Examples" in said.out
+    assert f"etude {verb}" in said.out
+
+
+def test_edge_for_people(etude):
+    said = etude(*EDGE)
+    assert said.code == 0
+    for word in ("breaks at", "predicted limit", "rate × sharpness = 2 + 2 μ", "Twice the rate"):
+        assert word in said.out
+    assert not said.err
+
+
+def test_edge_for_machines(etude):
+    said = etude(*EDGE, "--json", "--marks", "1", "--lr", "0.02")
+    assert said.code == 0
+    assert said.json["lr"] == 0.02
+    assert [p["lr"] for p in said.json["probes"]] == [0.02, 0.04, 0.08]
+    assert [s["step"] for s in said.json["sharpness"]] == [0, 32]
+    assert said.json["sharpness"][0]["threshold"] == pytest.approx(3.8)
+
+
+def test_an_optimizer_without_a_threshold_is_told_why(etude):
+    said = etude(*EDGE, "--optimizer", "radam", "--marks", "1")
+    assert "no threshold is known for radam" in said.out
+    said = etude(*EDGE, "--iterations", "0")
+    assert "no curvature was measured" in said.out
+
+
+def test_transfer_for_people_saves_the_recipe_to_use(etude):
+    said = etude(*TRANSFER, "--width", "32", "64", "--mup", "--save", "wide.toml")
+    assert said.code == 0
+    assert "width 32 → 64: lr unchanged" in said.out
+    assert "onfirmed" in said.out
+    assert "etude train cancer-mlp --with width=64 --recipe wide.toml" in said.out
+    assert Recipe.load("wide.toml").lr_mult is not None
+    Path("more.toml").write_text(Path("wide.toml").read_text())
+    again = etude("transfer", "cancer-mlp", "--recipe", "more.toml", "--batch-size", "64", "--json")
+    assert again.json["recipe"]["batch_size"] == 64
+    assert again.json["rule_lr"] == pytest.approx(2 * Recipe.load("more.toml").lr)
+
+
+def test_transfer_builds_the_bundled_task_at_its_new_size(etude):
+    narrow = etude(*TRANSFER, "--depth", "2", "2", "--json", "--further", "0")
+    wide = etude(*TRANSFER, "--width", "32", "64", "--json", "--further", "0")
+    assert narrow.json["untrained_loss"] != wide.json["untrained_loss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("edge", "cancer-mlp", "--at-most", "1"), "steps=1 is out of bounds"),
+        (("edge", "cancer-mlp", "--samples", "0"), "samples=0 is out of bounds"),
+        (("edge", "cancer-mpl"), "did you mean 'cancer-mlp'"),
+        (("edge", "cancer-mlp", "--recipe", "none.toml"), "none.toml"),
+        (("transfer", "cancer-mlp"), "nothing is to change"),
+        ((*TRANSFER, "--width", "32"), "--width"),
+        ((*TRANSFER, "--width", "32", "0"), "0"),
+        ((*TRANSFER, "--width", "32", "64", "--with", "width=48"), "leave --with out"),
+        ((*TRANSFER, "--optimizer", "muon", "--batch-size", "64"), "no rule is known"),
+        ((*TRANSFER, "--batch-size", "100000"), "larger than the 455 training samples"),
+        ((*TRANSFER, "--steps", "100", "--share", "2"), "share=2"),
+    ],
+)
+def test_wrong_input_is_one_message(etude, words, message):
+    said = etude(*words)
+    assert said.code in (1, 2)
+    assert message in said.err
+    assert "Traceback" not in said.err
