@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
+from etude.errors import BadTypeError
 from etude.schedules._base import Schedule, is_steps
 from etude.schedules._numbers import Steps, written
 from etude.schedules.clock import Clock, in_steps
 
 
-class Kind(Schedule):
+def _uncalled(cls: Any, other: object) -> NoReturn:
+    raise BadTypeError(
+        f"{cls.name} is a kind of schedule, not yet a schedule: call it, {cls.name}(...)"
+    )
+
+
+class KindType(ABCMeta):
+    """The type of kinds: `0.1 * cosine`, without the call, is answered in words."""
+
+    __mul__ = __rmul__ = __truediv__ = __add__ = __radd__ = __rshift__ = __rrshift__ = _uncalled
+
+
+class Kind(Schedule, metaclass=KindType):
     """A schedule with a formula of its own: a leaf of the expression.
 
     A kind is a frozen dataclass. Its fields are its arguments; those without a default, and a

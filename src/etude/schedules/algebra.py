@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 def member(name: str, value: object) -> Schedule:
     """Return `value` if it is a schedule."""
     if not isinstance(value, Schedule):
+        if isinstance(value, type) and issubclass(value, Schedule):
+            called = getattr(value, "name", value.__name__)
+            raise BadTypeError(f"{name} holds {called}, which is not called: {called}(...)")
         raise BadTypeError(
             f"{name} is {value!r}; it must be a schedule, such as constant(0.1) or cosine(1_000)"
         )

@@ -46,6 +46,8 @@ def parse(text: str) -> Schedule:
         0.1 * (warmup(500) >> cosine(9_500, floor=0.01))
     """
     if not isinstance(text, str):
+        for name in [name for name, row in KINDS.items() if row.make == text]:
+            raise BadTypeError(f"{name} is called with parentheses: {name}(...)")
         raise BadTypeError(
             f"a schedule is read from text, not from {type(text).__name__}: "
             "parse('warmup(500) >> cosine(9_500)')"
