@@ -375,6 +375,21 @@ def test_a_task_with_a_step_of_its_own():
     assert found.limit is not None
 
 
+def test_where_parts_take_turns_only_the_measured_limit_is_given():
+    def step(model: nn.Module, batch: Any) -> Any:
+        yield "0", model(batch[0]).pow(2).mean()
+        yield "2", (model(batch[0]) - 1).pow(2).mean()
+
+    net = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1))
+    turns = Task(net, data(), step=step)
+    recipe = Recipe(lr=0.01, steps=30, batch_size=16)
+    found = edge(turns, recipe, doublings=1)
+    assert found.sharpness == ()
+    assert "take turns" in found.unpredicted()
+    with pytest.raises(TaskError, match="no one loss has a Hessian"):
+        sharpness(Run(turns, recipe))
+
+
 def test_what_the_user_gave_is_left_alone():
     net = mlp()
     net.eval()

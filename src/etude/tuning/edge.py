@@ -146,7 +146,7 @@ class Edge:
         if self.predicted is not None:
             return ""
         if not self.sharpness:
-            return "no curvature was measured"
+            return "no curvature was measured (not asked for, or parts of the model take turns)"
         if self.formula and all(one.threshold is None for one in self.sharpness):
             return self.sharpness[-1].reason
         return self.sharpness[-1].reason or "the loss curves up nowhere"
@@ -206,7 +206,8 @@ def edge(
         marks: Along the recipe's own run, besides its start, where the sharpness is measured.
         samples: As `etude.tuning.sharpness.sharpness`.
         tolerance: As there.
-        iterations: As there; 0 measures no curvature.
+        iterations: As there; 0 measures no curvature. Where parts of the model take turns there
+            is no one loss, and none is measured either.
         device: Where to train; None takes the model's own device, else an accelerator.
         progress: Whether to draw a bar; None draws it where somebody sits at a terminal.
 
@@ -240,7 +241,7 @@ def edge(
 
     with bar(progress, task.name) as show:
         search = _Search(task, recipe, steps, device, show)
-        seen = search.own(marks, look if iterations else None)
+        seen = search.own(marks, look if iterations and not task.alternates else None)
         search.bracket(doublings, bisections)
     return search.result(seen)
 

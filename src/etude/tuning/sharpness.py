@@ -125,6 +125,7 @@ def sharpness(
 
     Raises:
         BadValueError: If a number is out of bounds.
+        TaskError: If parts of the model take turns: there is no one loss to differentiate.
 
     >>> from etude import Recipe, Task
     >>> bowl = torch.nn.Linear(1, 1, bias=False)
@@ -135,6 +136,8 @@ def sharpness(
     (4.0, 0.5)
     """
     _check(samples, tolerance, iterations)
+    if run.task.alternates:
+        raise TaskError("parts of the model take turns: no one loss has a Hessian to measure")
     edge = stability(run)
     with random_state_kept(derive_seed(run.recipe.seed, "sharpness")), _still(run) as undo:
         matrix = _Matrix(run, _sample(run, samples), undo, edge.decay)
