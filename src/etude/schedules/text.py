@@ -46,12 +46,7 @@ def parse(text: str) -> Schedule:
         0.1 * (warmup(500) >> cosine(9_500, floor=0.01))
     """
     if not isinstance(text, str):
-        for name in [name for name, row in KINDS.items() if row.make == text]:
-            raise BadTypeError(f"{name} is called with parentheses: {name}(...)")
-        raise BadTypeError(
-            f"a schedule is read from text, not from {type(text).__name__}: "
-            "parse('warmup(500) >> cosine(9_500)')"
-        )
+        raise _no_text(text)
     if len(text) > MAX_CHARACTERS:
         raise BadValueError(f"the text has {len(text)} characters; at most 10,000 are read")
     _check_nesting(text)
@@ -189,6 +184,16 @@ class _Reader:
     def error(self, node: ast.AST, reason: str) -> BadValueError:
         place = ast.get_source_segment(self.text.strip(), node) or self.text
         return BadValueError(f"cannot read {_short(place)}: {reason}")
+
+
+def _no_text(value: object) -> BadTypeError:
+    for name, row in KINDS.items():
+        if row.make is value:
+            return BadTypeError(f"{name} is called with parentheses: {name}(...)")
+    return BadTypeError(
+        f"a schedule is read from text, not from {type(value).__name__}: "
+        "parse('warmup(500) >> cosine(9_500)')"
+    )
 
 
 def _check_nesting(text: str) -> None:

@@ -12,6 +12,7 @@ from etude.recipe import Recipe
 from etude.tasks.task import Task
 from etude.training import checkpoint
 from etude.training.folder import CHECKPOINTS, claim, kept_recipe, quoted, save_model
+from etude.training.given import check_given
 from etude.training.interrupt import broken_by, stop_on_signal
 from etude.training.keeper import Keeper
 from etude.training.record import Record
@@ -63,6 +64,7 @@ def train(
     >>> train(task, Recipe(lr=0.1, steps=50, batch_size=16)).status
     'finished'
     """
+    check_given(task, recipe)
     home = None if folder is None else Path(folder)
     if resume:
         if home is None:

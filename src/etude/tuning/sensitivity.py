@@ -22,6 +22,7 @@ from etude.layerwise.selectors import Selector
 from etude.progress import Bar, bar
 from etude.recipe import Recipe
 from etude.tasks.task import Task
+from etude.training.given import check_given
 from etude.training.run import Run
 
 ALL = "*"
@@ -227,6 +228,7 @@ def sensitivity(
     >>> [(r.part, round(r.factor, 2)) for r in found.responses]
     [('*', 0.33), ('*', 3.0), ('@bias', 0.33), ('@bias', 3.0)]
     """
+    check_given(task, recipe)
     recipe = recipe or Recipe(**task.defaults)
     _check(recipe, budget, seeds, factor)
     first = Run(task, recipe, device=device)

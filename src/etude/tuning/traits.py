@@ -19,6 +19,7 @@ from etude.recipe import Recipe
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task, parameter_count
 from etude.training.evaluate import move
+from etude.training.given import check_given
 from etude.training.run import Run
 from etude.training.undo import Undo
 from etude.tuning.noise_scale import noise_scale
@@ -51,6 +52,7 @@ def measure(
 
     Source: noise: McCandlish et al. 2018; curvature: Lanczos 1950 with Pearlmutter 1994.
     """
+    check_given(task, recipe)
     recipe = recipe or Recipe(**task.defaults)
     run = Run(task, _short(task, recipe), device=device, probes={"norm": _norm})
     run.check()

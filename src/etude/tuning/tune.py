@@ -20,6 +20,7 @@ from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.task import Task
 from etude.training.folder import MODEL, quoted
+from etude.training.given import check_given
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.tuning.candidate import Candidate
 from etude.tuning.result import TUNING, Outcome, RungCost, Trial, TuneResult, tie
@@ -70,6 +71,7 @@ def tune(
     >>> best.tied[0] <= best.lr <= best.tied[1], best.cost <= 1.5
     (True, True)
     """
+    check_given(task, recipe)
     home = None if folder is None else Path(folder)
     if resume:
         if home is None:

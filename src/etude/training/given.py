@@ -1,0 +1,55 @@
+"""What `train`, `tune` and the rest are given: a Task and a Recipe, or words on how to make one."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from etude.errors import BadTypeError, EtudeError
+from etude.recipe import Recipe
+from etude.tasks.table import rows
+from etude.tasks.task import Task
+
+
+def check_given(task: object, recipe: object = None) -> None:
+    """Refuse what is no task, or no recipe.
+
+    Args:
+        task: What should be a Task.
+        recipe: What should be a Recipe, or None for the task's own.
+
+    Raises:
+        BadTypeError: If it is something else; the message shows how to make the right thing of it.
+
+    >>> check_given("digits-mlp")
+    Traceback (most recent call last):
+    etude.errors.BadTypeError: task='digits-mlp' is a name: give etude.tasks.get('digits-mlp')
+    """
+    if isinstance(task, str):
+        if ".py" in task or ":" in task:
+            raise BadTypeError(f"task={task!r} is a reference: give etude.tasks.load({task!r})")
+        if task in {row.name for row in rows()}:
+            raise BadTypeError(f"task={task!r} is a name: give etude.tasks.get({task!r})")
+        raise BadTypeError(
+            f"task={task!r} is text, and no bundled task: give etude.Task(model, train, loss=...)"
+        )
+    if not isinstance(task, Task):
+        model = "model" if isinstance(task, nn.Module) else "..."
+        raise BadTypeError(
+            f"task is a {type(task).__name__}: give etude.Task({model}, train=(inputs, targets), "
+            "loss=...), or a bundled one, such as etude.tasks.get('digits-mlp')"
+        )
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise BadTypeError(f"recipe is a {type(recipe).__name__}: give {_suggestion(recipe)}")
+
+
+def _suggestion(recipe: object) -> str:
+    try:
+        if isinstance(recipe, dict) and recipe:
+            Recipe(**recipe)
+            return "etude.Recipe(**recipe)"
+        if isinstance(recipe, str):
+            Recipe(optimizer=recipe)
+            return f"etude.Recipe(optimizer={recipe!r})"
+    except (EtudeError, TypeError):
+        pass
+    return "an etude.Recipe, such as etude.Recipe(optimizer='adamw', steps=1_000)"
