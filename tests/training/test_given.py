@@ -1,4 +1,4 @@
-"""What is given in place of a task or a recipe is answered with how to make one of it."""
+"""What is given that is no task or recipe is answered; what is handed back is short in print."""
 
 from __future__ import annotations
 
@@ -48,3 +48,15 @@ def test_what_is_no_task_is_answered_with_one(verb, task, fix):
 def test_what_is_no_recipe_is_answered_with_one(verb, recipe, fix):
     with pytest.raises(BadTypeError, match=fix):
         verb(TASK, recipe)
+
+
+@pytest.mark.parametrize("metric", ["mse", None])
+def test_what_is_handed_back_is_one_line_however_long_the_run(metric):
+    task = etude.Task(lambda: nn.Linear(1, 1), (X, X), loss=mse_loss, metric=metric, name="line")
+    record = etude.train(task, etude.Recipe(lr=0.1, steps=300, batch_size=16))
+    assert len(repr(record)) < 200
+    assert "\n" not in repr(record)
+    said = f"finished, lr 0.1, validation loss {record.valid_loss:.4g}"
+    assert said in repr(record)
+    assert (f"mse {record.valid_metric or 0:.4g}" in repr(record)) == (metric is not None)
+    assert repr(record).endswith("300 of 300 updates>")

@@ -95,6 +95,13 @@ class Record:
     environment: Mapping[str, Any]
     model: Any = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        lines = [self.status, f"lr {self.recipe.lr:g}", f"validation loss {self.valid_loss:.4g}"]
+        if self.valid_metric is not None:
+            lines.append(f"{self.metric} {self.valid_metric:.4g}")
+        lines.append(f"{self.cost.steps:,} of {self.length:,} updates")
+        return f"<Record of {self.task!r}: {', '.join(lines)}>"
+
     @property
     def valid_loss(self) -> float:
         """The last validation loss; infinite if the run diverged or was never evaluated."""
