@@ -152,7 +152,7 @@ class Task:
         """
         assert self.step is not None
         for part, loss in turns(self.step, model, batch, describe(batch)):
-            yield part, _scalar(loss, "step")
+            yield part, _scalar(loss, "step", "yield")
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
         """Return (loss, output, target) of one batch; output and target are None with `step`.
@@ -237,19 +237,19 @@ def _inputs(batch: Batch) -> list[Any]:
     )
 
 
-def _scalar(loss: Any, name: str) -> Tensor:
+def _scalar(loss: Any, name: str, verb: str = "return") -> Tensor:
     if isinstance(loss, Generator):
         raise TaskError(
             f"{name} returned a generator: for parts that take turns, give the generator function "
             "itself (def step(model, batch): ... yield part, loss), not one that calls it"
         )
     if not isinstance(loss, Tensor):
-        raise TaskError(f"{name} returned a {type(loss).__name__}: it must return a scalar tensor")
+        raise TaskError(f"{name} {verb}ed a {type(loss).__name__}: it must {verb} a scalar tensor")
     if loss.ndim != 0:
         if loss.numel() == 1:
             return loss.reshape(())
         raise TaskError(
-            f"{name} returned a tensor of shape {tuple(loss.shape)}: a loss is one number; "
+            f"{name} {verb}ed a tensor of shape {tuple(loss.shape)}: a loss is one number; "
             "average it, for instance with .mean()"
         )
     return loss

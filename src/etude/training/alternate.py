@@ -169,13 +169,14 @@ def _add(sums: dict[str, Any], name: str, term: Tensor) -> None:
     sums[name] = sums[name] + term if name in sums else term
 
 
-def broken_part(values: Mapping[str, Any]) -> str:
-    """Return ' of part' for the first part whose loss is not finite; empty without parts.
+def what_broke(values: Mapping[str, Any], loss: float) -> str:
+    """Say which loss is not finite: that of the first such part, or the loss of the update.
 
-    >>> broken_part({"loss": math.nan, "loss/critic": 0.5, "loss/generator": math.nan})
-    " of 'generator'"
+    >>> what_broke({"loss": math.nan, "loss/critic": 0.5, "loss/generator": math.inf}, math.nan)
+    "the training loss of 'generator' became inf"
     """
     for name, value in values.items():
         if name.startswith("loss/") and not math.isfinite(float(value)):
-            return f" of {name.removeprefix('loss/')!r}"
-    return ""
+            part = name.removeprefix("loss/")
+            return f"the training loss of {part!r} became {float(value)}"
+    return f"the training loss became {loss}"

@@ -243,8 +243,8 @@ def _warn_of_idle_parts(task: Task, model: nn.Module, batch: Batch) -> None:
     if idle:
         more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
         warnings.warn(
-            f"{idle[0]}{more} belongs to none of the parts that the step yields "
-            f"({', '.join(map(repr, parts))}), and is not trained by them: yield a part that holds "
-            "it, or set its requires_grad to False",
+            f"{idle[0]}{more} belongs to none of the parts that the step yields for the first "
+            f"batch ({', '.join(map(repr, parts))}): if that is so for every batch, it is not "
+            "trained; yield a part that holds it, or set its requires_grad to False",
             stacklevel=5,
         )

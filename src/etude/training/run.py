@@ -24,7 +24,7 @@ from etude.recipe import Recipe
 from etude.tasks.data import Batch, Cursor
 from etude.tasks.task import Task
 from etude.training import groups
-from etude.training.alternate import Turns, broken_part
+from etude.training.alternate import Turns, what_broke
 from etude.training.check import check, refuse_taken, refuse_untrained
 from etude.training.clipping import Clipper
 from etude.training.device import deterministic, device_for
@@ -299,9 +299,7 @@ class Run:
         losses = [waiting[0].item()] if len(waiting) == 1 else torch.stack(waiting).tolist()
         for index, (loss, values) in enumerate(zip(losses, self._pending, strict=True)):
             if not math.isfinite(loss):
-                self._diverge(
-                    first + index, f"the training loss{broken_part(values)} became {loss}"
-                )
+                self._diverge(first + index, what_broke(values, loss))
                 break
             for name in {**self.series, **values}:  # a part may have no turn in an update
                 number = loss if name == "loss" else float(values.get(name, math.nan))

@@ -1,0 +1,594 @@
+"""Parts that take turns: one optimizer does what one for each part would, to the bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from etude import Recipe, Record, Task, train
+from etude.errors import BadValueError, StorageError, TaskError
+from etude.optimizers.factory import build
+from etude.optimizers.table import ROWS
+from etude.randomness import derive_seed, random_state_kept, seed_everything
+from etude.tasks.data import Cursor
+from etude.tasks.metrics import mean_metric
+from etude.training.engines.loop import LoopEngine
+from etude.training.engines.pool import PoolEngine
+from etude.training.engines.vmap.fit import misfit
+from etude.training.evaluate import evaluate
+from etude.training.run import Run
+
+SAMPLES = torch.randn(96, 2, generator=torch.Generator().manual_seed(1)) * 0.5 + 1.0
+
+
+class Gan(nn.Module):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.critic = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 1))
+        self.generator = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2))
+
+
+def losses(model: Any, real: Tensor) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    fake = model.generator(torch.randn(len(real), 3))
+
+    def critic() -> Tensor:
+        return softplus(-model.critic(real)).mean() + softplus(model.critic(fake.detach())).mean()
+
+    def generator() -> Tensor:
+        return softplus(-model.critic(fake)).mean()
+
+    return critic, generator
+
+
+def gan(model: nn.Module, batch: Any) -> Iterator[tuple[str, Tensor]]:
+    critic, generator = losses(model, batch[0])
+    yield "critic", critic()
+    yield "generator", generator()
+
+
+def twice(model: nn.Module, batch: Any) -> Iterator[tuple[str, Tensor]]:
+    """Two updates of the critic for one of the generator."""
+    for half in batch[0].chunk(2):
+        yield "critic", losses(model, half)[0]()
+    yield "generator", losses(model, batch[0])[1]()
+
+
+def distance(model: Any, batch: Any) -> Tensor:
+    """How far the generated mean is from the real one."""
+    fake = model.generator(torch.randn(len(batch[0]), 3))
+    return (fake.mean(0) - batch[0].mean(0)).norm()
+
+
+def task(step: Any = gan, model: Any = Gan, **more: Any) -> Task:
+    return Task(model, (SAMPLES,), step=step, metric=distance, **more)
+
+
+BASE = Recipe(optimizer="adam", lr=0.01, steps=20, batch_size=8)
+
+
+def weights(of: Record | Run | nn.Module) -> list[float]:
+    model = of if isinstance(of, nn.Module) else of.model
+    return torch.cat([v.flatten().double() for v in model.state_dict().values()]).tolist()
+
+
+def by_hand(step: Any, recipe: Recipe, make: Callable[[str, nn.Module], Any]) -> nn.Module:
+    """The textbook loop: an optimizer for each part, each zeroed and stepped at its turn."""
+    of = task(step)
+    with random_state_kept():
+        seed_everything(derive_seed(recipe.seed, "init"))
+        model = Gan().train()
+        seed_everything(derive_seed(recipe.seed, "noise"))
+        parts = {name: make(name, part) for name, part in model.named_children()}
+        shape = recipe.schedule.over(recipe.steps)
+        rates = {name: [g["lr"] for g in o.param_groups] for name, o in parts.items()}
+        batches = of.train.stream(recipe.batch_size, recipe.seed, Cursor())
+        for t, batch in enumerate(islice(batches, recipe.steps)):
+            for name, loss in step(model, batch):
+                parts[name].zero_grad()
+                loss.backward()
+                for group, rate in zip(parts[name].param_groups, rates[name], strict=True):
+                    group["lr"] = rate * shape(t)
+                parts[name].step()
+    return model
+
+
+ABLE = [name for name, row in ROWS.items() if row.in_turns and not row.closure]
+CASES = [(name, {}) for name in ABLE] + [
+    ("sgd", {"momentum": 0.9, "weight_decay": 0.1}),
+    ("adam", {"weight_decay": 0.1}),
+    ("adamw", {"weight_decay": 0.5}),
+    ("lars", {"momentum": 0.9, "weight_decay": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("name", "hyper"), CASES)
+@pytest.mark.parametrize("step", [gan, twice])
+def test_it_is_the_textbook_loop_with_an_optimizer_for_each_part(name, hyper, step):
+    recipe = BASE.replace(optimizer={"name": name, **hyper}, schedule="cosine()")
+    record = train(task(step), recipe)
+    model = by_hand(step, recipe, lambda _, part: build(name, part, lr=0.01, **hyper))
+    assert record.status == "finished"
+    # The same numbers, but a library may sum over tensors in another order.
+    assert weights(record) == pytest.approx(weights(model), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if not row.in_turns])
+def test_an_optimizer_that_cannot_is_refused_and_truly_cannot(name):
+    with pytest.raises(BadValueError, match=rf"take turns, and {name} (remembers|evaluates)"):
+        Run(task(), BASE.replace(optimizer=name))
+    if ROWS[name].closure:
+        return
+
+    def trained(joint: bool) -> list[float]:
+        with random_state_kept(0):
+            model = Gan()
+            one = build(name, model, lr=0.05)
+            own = {n: one if joint else build(name, p, lr=0.05) for n, p in model.named_children()}
+            for optimizer in own.values():
+                getattr(optimizer, "train", lambda: None)()
+            for _ in range(20):
+                for part, loss in gan(model, (SAMPLES[:16],)):
+                    own[part].zero_grad()
+                    torch.autograd.backward(
+                        loss, inputs=list(model.get_submodule(part).parameters())
+                    )
+                    own[part].step()
+        return weights(model)
+
+    assert trained(True) != pytest.approx(trained(False), rel=1e-5, abs=1e-7)
+
+
+def test_rates_of_parts_are_multipliers():
+    recipe = BASE.replace(lr_mult={"critic.*": 4.0, "*": 1.0})
+    rates = {"critic": 0.04, "generator": 0.01}
+    model = by_hand(
+        gan, recipe, lambda name, part: torch.optim.Adam(part.parameters(), rates[name])
+    )
+    assert weights(train(task(), recipe)) == pytest.approx(weights(model), abs=1e-7)
+
+
+def test_a_multiplier_that_follows_a_schedule_and_one_of_a_slice_are_kept():
+    text = {"critic.*": "warmup(5) >> constant()", "generator.0.weight[0:2]": 0.0}
+    run = Run(task(), BASE.replace(lr_mult=text))
+    before = run.model.generator[0].weight[:2].tolist()
+    run.advance()
+    assert run.status == "finished"
+    assert run.model.generator[0].weight[:2].tolist() == before
+
+
+@settings(max_examples=10)
+@given(count=st.integers(2, 4))
+def test_accumulated_batches_equal_one_large_batch(count):
+    def still(model: Any, batch: Any) -> Iterator[tuple[str, Tensor]]:
+        noise = torch.cat([batch[0], batch[0][:, :1]], 1)
+        fake = model.generator(noise)
+        yield "critic", (softplus(-model.critic(batch[0])) + softplus(model.critic(fake))).mean()
+        yield "generator", softplus(-model.critic(model.generator(noise))).mean()
+
+    x = SAMPLES[: 24 * count]
+    of = Task(Gan, (x,), valid=(x,), step=still)
+    recipe = BASE.replace(optimizer="sgd", lr=0.1, steps=6, clip_norm=0.5, l2=0.01)
+    big = train(of, recipe.replace(batch_size=6 * count))
+    small = train(of, recipe.replace(batch_size=6, accumulate=count))
+    assert weights(small) == pytest.approx(weights(big), abs=1e-5)
+    for name, values in big.series.items():
+        assert small.series[name].tolist() == pytest.approx(values.tolist(), abs=1e-5), name
+
+
+def seldom(model: nn.Module, batch: Any) -> Iterator[tuple[str, Tensor]]:
+    """The generator's turn comes with every third batch, by a count in a buffer."""
+    model.count += 1
+    critic, generator = losses(model, batch[0])
+    yield "critic", critic()
+    if model.count % 3 == 0:
+        yield "generator", generator()
+
+
+def counting() -> nn.Module:
+    model = Gan()
+    model.register_buffer("count", torch.zeros((), dtype=torch.long))
+    model.critic.insert(1, nn.BatchNorm1d(8))
+    model.critic.insert(2, nn.Dropout(0.2))
+    return model
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "sgd", "momentum": 0.9, "weight_decay": 0.5},
+        {"name": "adamw", "weight_decay": 0.5},
+        "muon",
+    ],
+)
+def test_a_part_without_a_turn_does_not_move(optimizer):
+    moves = {"critic": [], "generator": []}
+    seen: dict[str, list[float]] = {}
+
+    def look(run: Run) -> None:
+        for part in moves:
+            now = torch.cat([p.flatten() for p in run.model.get_submodule(part).parameters()])
+            moves[part].append(part in seen and seen[part] != now.tolist())
+            seen[part] = now.tolist()
+
+    recipe = BASE.replace(optimizer=optimizer, steps=10)
+    record = train(task(seldom, counting), recipe, on_step=look)
+    assert moves["critic"][1:] == [True] * 9
+    assert moves["generator"][1:] == [t % 3 == 2 for t in range(1, 10)]
+    turns = record.series["loss/generator"]
+    assert [math.isfinite(v) for v in turns] == [t % 3 == 2 for t in range(10)]
+
+
+RESUMED = {
+    "plain": (gan, Gan, {}),
+    "percentile": (twice, Gan, {"clip_percentile": 60.0, "clip_value": 0.01}),
+    "norm": (twice, counting, {"clip_norm": 0.1, "l2": 0.01, "accumulate": 2}),
+    "seldom": (seldom, counting, {"clip_percentile": 60.0}),
+    "bfloat16": (twice, counting, {"precision": "bfloat16", "clip_adaptive": 0.01}),
+    "multipliers": (gan, Gan, {"lr_mult": {"critic.*": "warmup(9) >> constant()", "*": 1.0}}),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+@settings(max_examples=4)
+@given(at=st.integers(0, 20))
+def test_resumed_equals_uninterrupted_to_the_bit(name, at):
+    step, model, changes = RESUMED[name]
+    recipe = BASE.replace(**changes)
+    whole, first, second = (Run(task(step, model), recipe) for _ in range(3))
+    whole.walk(whole.marks(4))
+    first.walk(first.marks(4), at)
+    second.load(first.state())
+    second.walk(second.marks(4))
+    assert weights(second) == weights(whole)
+    assert list(second.series) == list(whole.series)
+    for series, values in whole.series.items():
+        assert second.series[series] == pytest.approx(values, abs=0, nan_ok=True), series
+        assert len(values) == 20
+    assert second.evaluations == whole.evaluations
+
+
+def test_the_series_of_the_parts_add_up_to_the_loss():
+    record = train(
+        task(twice), BASE.replace(clip_norm=0.05, l2=0.1), probes={"t": lambda r: r.step}
+    )
+    assert set(record.series) == {
+        *("loss", "lr", "penalty", "t"),
+        *("loss/critic", "loss/generator", "grad_norm/critic", "grad_norm/generator"),
+    }
+    both = record.series["loss/critic"] + record.series["loss/generator"]
+    assert record.series["loss"].tolist() == pytest.approx(both.tolist(), rel=1e-6)
+    assert (record.series["loss/critic"] > record.series["loss/generator"]).all()  # two of them
+    assert record.series["t"].tolist() == list(range(20))
+    assert record.series["penalty"][0] > 0
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_others():
+    one, again, other = (train(task(), BASE.replace(seed=s)) for s in (0, 0, 1))
+    assert weights(one) == weights(again) != weights(other)
+
+
+def test_the_penalty_pulls_only_on_the_part_whose_turn_it_is():
+    def only(model: Any, batch: Any) -> Iterator[tuple[str, Tensor]]:
+        yield "critic", model.critic(batch[0]).mean() * 0 + 1.0
+
+    run = Run(task(only), BASE.replace(optimizer="sgd", lr=0.1, l2=1.0))
+    before = weights(run.model.generator), run.model.critic[0].weight.norm()
+    run.advance()
+    assert weights(run.model.generator) == before[0]
+    assert run.model.critic[0].weight.norm() < 0.5 * before[1]
+
+
+def test_a_gan_learns_and_its_metric_says_so():
+    recipe = Recipe(
+        optimizer={"name": "adam", "betas": [0.5, 0.99]}, lr=0.01, steps=300, batch_size=32
+    )
+    held = torch.randn(640, 2, generator=torch.Generator().manual_seed(2)) * 0.5 + 1.0
+    record = train(task(valid=(held,)), recipe, evaluations=3)
+    assert record.evaluations[-1].metric < 0.35 * record.evaluations[0].metric
+    assert len(record.evaluations[-1].metric_parts) == len(record.evaluations[-1].parts)
+
+
+# ---- evaluation --------------------------------------------------------------------------
+
+
+def penalised(model: Any, batch: Any) -> Iterator[tuple[str, Tensor]]:
+    """A critic with a penalty on its gradient (Gulrajani et al. 2017)."""
+    real = batch[0]
+    fake = model.generator(torch.randn(len(real), 3)).detach()
+    share = torch.rand(len(real), 1)
+    between = (share * real + (1 - share) * fake).requires_grad_()
+    (slope,) = torch.autograd.grad(model.critic(between).sum(), between, create_graph=True)
+    penalty = (slope.norm(dim=1) - 1).square().mean()
+    yield "critic", model.critic(fake).mean() - model.critic(real).mean() + 10 * penalty
+    yield "generator", -model.critic(model.generator(torch.randn(len(real), 3))).mean()
+
+
+@pytest.mark.parametrize("step", [gan, twice, penalised, seldom])
+def test_an_evaluation_is_the_sum_and_updates_nothing(step):
+    of = task(step, counting)
+    with random_state_kept(0):
+        model = counting()
+    before = weights(model)
+    result = evaluate(of, model)
+    assert weights(model) == before
+    assert all(p.grad is None for p in model.parameters())
+    assert result == evaluate(of, model)
+    model.eval()
+    with random_state_kept(0):
+        expected = []
+        for batch, _ in of.valid.sweep(2):
+            expected.append(sum(float(loss.detach()) for _, loss in step(model, batch)))
+            distance(model, batch)  # draws from the same generator
+    assert result.parts[:3] == pytest.approx(expected[:3], rel=1e-5)
+
+
+def test_a_step_with_a_gradient_of_its_own_trains():
+    record = train(task(penalised), BASE)
+    assert record.status == "finished"
+    assert all(math.isfinite(e.loss) for e in record.evaluations)
+
+
+def test_a_plain_step_with_a_gradient_of_its_own_is_evaluated():
+    """u' = cos x: the loss holds a derivative by the input."""
+
+    def residual(model: nn.Module, batch: Any) -> Tensor:
+        x = batch[0].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        return (slope - x.cos()).square().mean()
+
+    x = torch.linspace(-1, 1, 64)[:, None]
+    model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
+    record = train(Task(model, (x,), step=residual), BASE.replace(steps=100))
+    assert record.valid_loss < 0.1 * record.evaluations[0].loss
+    assert record.model[0].weight.grad is not None  # of the last update, not of the evaluation
+
+
+# ---- divergence and errors ---------------------------------------------------------------
+
+
+def breaks(part: str, at: int, value: float) -> Any:
+    def step(model: Any, batch: Any) -> Iterator[tuple[str, Tensor]]:
+        model.count += model.training
+        factor = value if model.training and model.count == at + 1 else 1.0
+        for name, loss in gan(model, batch):
+            yield name, loss * factor if name == part else loss
+
+    return step
+
+
+@pytest.mark.parametrize("every", [1, 16])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("part", ["critic", "generator"])
+def test_a_part_that_breaks_ends_the_run_and_is_named(part, value, every, tmp_path):
+    run = Run(task(breaks(part, 7, value), counting), BASE)
+    run.check_every = every
+    run.walk(run.marks(4))
+    record = run.record()
+    assert (record.status, record.cost.steps) == ("diverged", 7)
+    assert record.reason.startswith(f"the training loss of '{part}' became {value} at update 7")
+    assert {len(values) for values in record.series.values()} == {7}
+    assert all(math.isfinite(v) for values in record.series.values() for v in values)
+    if every == 1:  # what broke was not applied
+        assert all(bool(p.isfinite().all()) for p in run.model.parameters())
+    record.save(tmp_path)
+    assert Record.load(tmp_path).reason == record.reason
+
+
+def wrong(*turns: Any) -> Any:
+    def step(model: Any, batch: Any) -> Iterator[Any]:
+        critic, generator = losses(model, batch[0])
+        known = {"critic": critic, "generator": generator}
+        for turn in turns:
+            yield (turn[0], known[turn[1]]()) if isinstance(turn, tuple) else turn
+
+    return step
+
+
+def no_mean(model: Any, batch: Any) -> Iterator[Any]:
+    yield "critic", model.critic(batch[0])
+
+
+def a_number(model: Any, batch: Any) -> Iterator[Any]:
+    yield "critic", model.critic(batch[0]).mean().item()
+
+
+def nothing(model: Any, batch: Any) -> Iterator[Any]:
+    yield from ()
+
+
+def too_early(model: Any, batch: Any) -> Iterator[Any]:
+    critic, generator = losses(model, batch[0])
+    late = generator()
+    yield "critic", critic()
+    yield "generator", late
+
+
+def fails(model: Any, batch: Any) -> Iterator[Any]:
+    yield "critic", losses(model, batch[0])[0]()
+    yield "generator", model.no_such
+
+
+def detached(model: Any, batch: Any) -> Iterator[Any]:
+    critic, generator = losses(model, batch[0])
+    yield "critic", critic()
+    yield "generator", generator().detach()
+
+
+def returned(model: Any, batch: Any) -> Any:
+    return gan(model, batch)
+
+
+MISFITS = {
+    "name": (wrong(("generater", "critic")), "unknown part of the model 'generater': did you mean"),
+    "deep name": (wrong(("critic.3", "critic")), r"unknown part of the model 'critic\.3'"),
+    "empty name": (wrong(("", "critic")), "unknown part of the model ''"),
+    "nothing": (nothing, "step yielded nothing: yield at least one part's name and its loss"),
+    "no name": (wrong(3.0), "step yielded a float: yield a part's name and its loss, as in"),
+    "list": (wrong(["critic", 3.0]), "step yielded a list: yield a part's name"),
+    "no scalar": (no_mean, r"step yielded a tensor of shape \(8, 1\): a loss is one number"),
+    "not a tensor": (a_number, "step yielded a float: it must yield a scalar tensor"),
+    "other part": (wrong(("generator", "critic")), "'generator' depends on none of its param"),
+    "detached": (detached, r"yielded for 'generator' depends on none .* check detach\(\)"),
+    "fails": (fails, r"step failed on \[\(8, 2\) float32\]: .*no_such.* \(test_turns.py:\d+\)"),
+    "returned": (returned, "step returned a generator: .* give the generator function itself"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_step_that_does_not_fit_is_refused_before_training(name):
+    step, message = MISFITS[name]
+    with pytest.raises((TaskError, BadValueError), match=message):
+        train(task(step), BASE)
+
+
+def test_a_frozen_part_is_refused():
+    def frozen() -> nn.Module:
+        model = Gan()
+        model.critic.requires_grad_(False)
+        return model
+
+    with pytest.raises(TaskError, match="'critic', which has no trainable parameter: check req"):
+        train(task(model=frozen), BASE)
+
+
+def test_a_loss_computed_too_early_is_explained():
+    with pytest.raises(
+        TaskError, match=r"part 'generator' failed: .*: compute it after that yield"
+    ):
+        train(task(too_early), BASE)
+
+
+def test_a_parameter_that_no_part_holds_is_warned_of():
+    def extra() -> nn.Module:
+        model = Gan()
+        model.encoder = nn.Linear(2, 2)
+        return model
+
+    with pytest.warns(
+        UserWarning,
+        match=r"encoder.weight and 1 more belongs to none of the parts .* for the first batch",
+    ):
+        Run(task(model=extra), BASE).check()
+
+
+def test_a_single_parameter_can_be_a_part():
+    class Tempered(Gan):
+        def __init__(self) -> None:
+            super().__init__()
+            self.log_alpha = nn.Parameter(torch.zeros(()))
+
+    def step(model: Any, batch: Any) -> Iterator[Any]:
+        yield from gan(model, batch)
+        yield "log_alpha", (model.log_alpha - 1).square()
+
+    record = train(task(step, Tempered), BASE.replace(lr=0.05, steps=100))
+    assert float(record.model.log_alpha.detach()) == pytest.approx(1, abs=0.2)
+
+
+def test_a_penalty_on_activations_is_refused():
+    with pytest.raises(BadValueError, match=r"activity=0.1 watches one forward pass"):
+        Run(task(), BASE.replace(activity=0.1))
+
+
+def test_batches_that_disagree_are_refused():
+    def moody(model: Any, batch: Any) -> Iterator[Any]:
+        model.count += 1
+        odd = bool(model.count % 2)
+        critic, generator = losses(model, batch[0])
+        yield "critic", critic()
+        if odd:
+            yield "generator", generator()
+
+    with pytest.raises(TaskError, match="came to 'generator' where another came to an end"):
+        train(task(moody, counting), BASE.replace(accumulate=2))
+
+
+def test_a_probe_may_not_take_the_name_of_a_part():
+    with pytest.raises(BadValueError, match="probe 'loss/critic': the record has a series"):
+        train(task(), BASE, probes={"loss/critic": lambda run: 0.0})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_error_in_a_step_keeps_a_whole_state_or_none(first, tmp_path):
+    def step(model: Any, batch: Any) -> Iterator[Any]:
+        model.count += model.training
+        if first and model.training and model.count == 12:
+            raise ValueError("broke")
+        for turn in gan(model, batch):
+            yield turn
+            if model.training and model.count == 12:
+                raise ValueError("broke")
+
+    whole = train(task(gan_counted, counting), BASE)
+    run = Run(task(step, counting), BASE)
+    with pytest.raises(TaskError, match=r"step failed .*: broke \(test_turns.py"):
+        run.advance()
+    assert run.step == 11
+    if not first:  # the critic is ahead of the generator
+        with pytest.raises(StorageError, match="an update is half done"):
+            run.state()
+        return
+    again = Run(task(gan_counted, counting), BASE)
+    again.load(run.state())
+    again.advance()
+    assert weights(again) == weights(whole)
+
+
+def gan_counted(model: Any, batch: Any) -> Iterator[Any]:
+    model.count += model.training
+    yield from gan(model, batch)
+
+
+# ---- engines -----------------------------------------------------------------------------
+
+
+def test_runs_with_turns_are_not_stacked_and_the_pool_gives_the_same_bits():
+    of = task(twice, counting)
+    recipes = [BASE.replace(lr=lr) for lr in (0.003, 0.01)]
+    assert misfit(Run(of, BASE)) == "the step yields: parts of the model take turns"
+    ours, theirs = ([Run(of, r) for r in recipes] for _ in range(2))
+    for run in (*ours, *theirs):
+        run.threads = 1
+    LoopEngine().advance(theirs)
+    pool = PoolEngine(2)
+    try:
+        pool.advance(ours)
+    finally:
+        pool.close()
+    for one, other in zip(ours, theirs, strict=True):
+        assert weights(one) == weights(other)
+        assert one.series == other.series
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_precision_and_accumulation_of_plain_steps_and_of_one_part(precision, accumulate):
+    """A step with one part is a plain step."""
+
+    def plain(model: Any, batch: Any) -> Tensor:
+        return (model(batch["x"]) - batch["y"]).square().mean()
+
+    def yielding(model: Any, batch: Any) -> Iterator[Any]:
+        yield "0", plain(model, batch)
+
+    x = SAMPLES
+    model = nn.Sequential(nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)))
+    recipe = BASE.replace(precision=precision, accumulate=accumulate, clip_norm=0.1, l2=0.01)
+    data = {"x": x, "y": x[:, :1]}
+    error = mean_metric("error", plain)
+    one, other = (train(Task(model, data, step=s, metric=error), recipe) for s in (plain, yielding))
+    assert weights(one) == weights(other)
+    assert one.series["loss"].tolist() == other.series["loss/0"].tolist()
+    assert one.series["grad_norm"].tolist() == other.series["grad_norm/0"].tolist()
+    assert one.series["penalty"].tolist() == other.series["penalty"].tolist()
+    assert one.evaluations == other.evaluations
+    assert one.evaluations[-1].metric == pytest.approx(one.valid_loss, rel=1e-2)
