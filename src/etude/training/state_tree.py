@@ -13,8 +13,12 @@ _MARK = "$"
 """Key of a node that JSON alone cannot hold; its value says of what kind it is."""
 
 
-def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
+def flatten(tree: Any, *, copy: bool = True) -> tuple[Any, dict[str, Tensor]]:
     """Return (JSON value, tensors by name) of a tree of dicts, lists, tuples, numbers, tensors.
+
+    Args:
+        tree: What to take apart.
+        copy: Whether every tensor has memory of its own; else it may be that of the tree's.
 
     Raises:
         StorageError: If a value is of a kind that a safe format cannot hold; it is named.
@@ -32,7 +36,7 @@ def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
             # A copy of its own: safetensors refuses memory that two names share.
             while path in tensors:  # {"a/b": x, "a": {"b": y}} spells one path twice
                 path += "'"
-            tensors[path] = node.detach().to("cpu", copy=True).contiguous()
+            tensors[path] = node.detach().to("cpu", copy=copy).contiguous()
             return {_MARK: "tensor", "name": path}
         if node is None or isinstance(node, (bool, int, str)):
             return node

@@ -23,7 +23,7 @@ from etude import Recipe, Task
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.tasks.models import mlp as bundled_mlp
 from etude.training.engines import LoopEngine, PoolEngine, VmapPoolEngine, train_many
-from etude.training.engines.pool import DEATHS
+from etude.training.engines.shift import DEATHS
 from etude.training.run import Run
 
 from .common import (
@@ -179,6 +179,7 @@ class TestDeath:
             runs_of(task(Slow), RECIPES), on_step=lambda run, step: pids.update(engine.processes)
         )
         assert len(pids) == 2
+        engine.close()
         assert not any(alive(pid) for pid in pids)
 
 

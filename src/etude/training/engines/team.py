@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -12,15 +14,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.multiprocessing
 
 from etude.recipe import Recipe
+from etude.tasks.data import TensorData
 from etude.tasks.task import Task
 from etude.training.engines.engine import Engine
-from etude.training.engines.parcel import pack, unpack
-from etude.training.engines.worker import Job, Post, serve
+from etude.training.engines.parcel import Desk, room_for
+from etude.training.engines.worker import Job, Letter, Post, serve
 from etude.training.run import Run
 
 Start = Literal["fork", "spawn"]
@@ -43,28 +47,73 @@ def usual_start() -> Start:
 
 @dataclass(eq=False)
 class Seat:
-    """One process of the team, and the job it is doing."""
+    """One process of the team.
+
+    Attributes:
+        process: It.
+        home: Where messages go and come from.
+        desk: Where states lie that are named in them.
+        known: Numbers of the runs it has.
+        job: What it is doing.
+    """
 
     process: Any
     home: Connection
+    desk: Desk
+    known: set[int]
     job: Job | None = None
 
 
 class Team:
-    """Processes that take runs further.
+    """Processes that take runs further, job after job.
+
+    What is forked off knows the runs that there were at the time; those that come later it builds
+    from their recipes, if they are of the same task and have the same probes.
 
     Args:
-        runs: What the jobs' places refer to.
+        runs: The first runs; all of one task.
         start: How to start a process.
         inner: What takes the runs of a job further, if not the plain loop; forked only.
+        at_once: Runs of one job at most.
     """
 
-    def __init__(self, runs: Sequence[Run], start: Start, inner: Engine | None = None) -> None:
-        self.runs, self.start, self.inner = runs, start, inner
+    def __init__(
+        self, runs: Sequence[Run], start: Start, inner: Engine | None = None, at_once: int = 1
+    ) -> None:
+        self.runs, self.start, self.inner, self.at_once = tuple(runs), start, inner, at_once
         # Typed as Any: torch's wrapper adds the sharing of tensors to the standard library's.
         self._context: Any = torch.multiprocessing.get_context(start)
         self._flag = self._context.RawValue("i", 0)
         self.seats: list[Seat] = []
+        self._task, self._probes = runs[0].task, runs[0].probes
+        self._surroundings = _surroundings(self._task)
+        self._numbers: WeakKeyDictionary[Run, int] = WeakKeyDictionary()
+        self._count = itertools.count()
+        self._owner = os.getpid()
+        _TEAMS.add(self)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def number(self, run: Run) -> int:
+        """Return what the processes know a run by."""
+        if run not in self._numbers:
+            self._numbers[run] = next(self._count)
+        return self._numbers[run]
+
+    def take_over(self, runs: Sequence[Run]) -> bool:
+        """Turn to other runs; say whether the processes can."""
+        self.runs = tuple(runs)
+        self._flag.value = 0
+        return (
+            self._owner == os.getpid()
+            and self._surroundings is not None
+            and self._surroundings == _surroundings(self._task)
+            and all(self._buildable(run) for run in runs)
+        )
+
+    def _buildable(self, run: Run) -> bool:
+        return type(run) is Run and run.task is self._task and run.probes == self._probes
 
     def hire(self) -> Seat:
         """Start one more process.
@@ -76,11 +125,15 @@ class Team:
         others = [seat.home for seat in self.seats] + [ours]
         main: Callable[..., None]
         args: tuple[Any, ...]
+        common = (theirs, self._flag, os.getpid())
+        known: dict[int, Run] = {}
         if self.start == "fork":
-            main, args = _forked, (theirs, self.runs, others, self.inner, self._flag, os.getpid())
+            desk = Desk(room_for(self.runs, self.at_once))
+            known = {self.number(run): run for run in self.runs}
+            main, args = _forked, (*common, others, desk, known, self._building(), self.inner)
         else:
-            task, recipes = _parts(self.runs[0].task), [run.recipe.plain() for run in self.runs]
-            main, args = _spawned, (theirs, task, recipes, self._flag, os.getpid())
+            desk = Desk(0)
+            main, args = _spawned, (*common, _parts(self._task))
         process = self._context.Process(target=main, args=args, name="etude-pool")
         try:
             with warnings.catch_warnings():
@@ -92,17 +145,25 @@ class Team:
             raise
         finally:
             theirs.close()
-        seat = Seat(process, ours)
+        seat = Seat(process, ours, desk, set(known))
         self.seats.append(seat)
         return seat
 
+    def _building(self) -> Callable[[dict[str, Any]], Run]:
+        task, probes = self._task, self._probes
+        return lambda plain: Run(task, Recipe(**plain), device="cpu", probes=probes)
+
     def give(self, seat: Seat, job: Job) -> None:
         """Let a process do a job, from the states that its runs have now."""
-        # What was forked with a run may be older than the run is now.
         seat.job = job
-        states = [pack(self.runs[place].state()) for place in job.places]
+        runs = {self.number(run): run for run in self.runs}
+        chosen = {number: runs[number] for number in job.numbers}
+        gone = frozenset(seat.known - set(self._numbers.values()))
+        new = {n: run.recipe.plain() for n, run in chosen.items() if n not in seat.known}
+        seat.known = (seat.known - gone) | set(chosen)
+        parcels = seat.desk.put([run.state() for run in chosen.values()])
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # found dead by `hear`
-            seat.home.send((job, states))
+            seat.home.send(Letter(job, parcels, new, gone))
 
     def hear(self, seconds: float) -> list[tuple[Seat, tuple[Any, ...] | None]]:
         """Wait for messages; None stands for the death of the one who would have sent it."""
@@ -121,10 +182,16 @@ class Team:
 
     def dismiss(self, seat: Seat) -> int | None:
         """End one process, and return its exit code."""
+        self._send_off(seat)
+        return self._see_out(seat)
+
+    def _send_off(self, seat: Seat) -> None:
         self.seats.remove(seat)
         with contextlib.suppress(OSError):
             seat.home.send(None)
         seat.home.close()
+
+    def _see_out(self, seat: Seat) -> int | None:
         seat.process.join(0.0 if seat.job is not None else PATIENCE)
         if seat.process.is_alive():
             seat.process.kill()
@@ -135,9 +202,45 @@ class Team:
 
     def close(self) -> None:
         """End every process."""
+        if self._owner != os.getpid():
+            return  # a copy that was forked along: the processes are another's
         self.ask_to_stop()
-        for seat in list(self.seats):
-            self.dismiss(seat)
+        seats = list(self.seats)
+        for seat in seats:
+            self._send_off(seat)
+        for seat in seats:
+            self._see_out(seat)
+
+
+_TEAMS: WeakSet[Team] = WeakSet()
+
+
+def _close_all() -> None:
+    for team in list(_TEAMS):
+        team.close()
+
+
+# What is registered last is called first: before multiprocessing waits for its processes.
+atexit.register(_close_all)
+
+
+def _surroundings(task: Task) -> tuple[Any, ...] | None:
+    """Return what a process was forked with and would not see change; None if that is unknown."""
+    found: list[Any] = [
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_grad_enabled(),
+        torch.backends.mkldnn.enabled,
+    ]
+    for data in (task.train, task.valid):
+        if not isinstance(data, TensorData):
+            return None
+        tensors = data.tensors.values() if isinstance(data.tensors, dict) else data.tensors
+        if any(tensor.is_inference() for tensor in tensors):
+            return None
+        found += [tensor._version for tensor in tensors]
+    return tuple(found)
 
 
 def cause_of_death(code: int | None) -> str:
@@ -154,20 +257,17 @@ def cause_of_death(code: int | None) -> str:
 
 def _forked(
     home: Connection,
-    runs: Sequence[Run],
-    others: list[Connection],
-    inner: Engine | None,
     flag: Any,
     parent: int,
+    others: list[Connection],
+    desk: Desk,
+    runs: dict[int, Run],
+    build: Callable[[dict[str, Any]], Run],
+    inner: Engine | None,
 ) -> None:
     for other in others:  # or the death of a sibling would go unnoticed
         other.close()
-
-    def run_of(place: int, state: bytes) -> Run:
-        runs[place].load(unpack(state))
-        return runs[place]
-
-    serve(Post(home, run_of, inner, flag, parent))
+    serve(Post(home, desk, runs, build, inner, flag, parent))
 
 
 def _parts(task: Task) -> dict[str, Any]:
@@ -176,14 +276,10 @@ def _parts(task: Task) -> dict[str, Any]:
     return {name: getattr(task, name) for name in names}
 
 
-def _spawned(
-    home: Connection, parts: dict[str, Any], recipes: list[dict[str, Any]], flag: Any, parent: int
-) -> None:
+def _spawned(home: Connection, flag: Any, parent: int, parts: dict[str, Any]) -> None:
     task = Task(**parts)
 
-    def run_of(place: int, state: bytes) -> Run:
-        run = Run(task, Recipe(**recipes[place]), device="cpu")
-        run.load(unpack(state))
-        return run
+    def build(plain: dict[str, Any]) -> Run:
+        return Run(task, Recipe(**plain), device="cpu")
 
-    serve(Post(home, run_of, None, flag, parent))
+    serve(Post(home, Desk(0), {}, build, None, flag, parent))

@@ -61,8 +61,8 @@ def train_many(
 ) -> list[Record]:
     """Train a task's model by many recipes, and return their records in order.
 
-    Each record is that of `etude.train` with its recipe: to the bit in the engines 'loop' and
-    'pool' (with one thread), up to roundoff where runs are stacked.
+    Each record is that of `etude.train` with its recipe: to the bit in the engine 'loop', and in
+    'pool', which computes each run with one thread; up to roundoff where runs are stacked.
 
     Args:
         task: What to learn.
@@ -96,6 +96,9 @@ def train_many(
         raise BadValueError(f"evaluations={evaluations}: give at least 1, the one at the end")
     chosen = engine_for(engine)
     runs = _runs(task, listed, device)
+    if isinstance(chosen, PoolEngine):
+        for run in runs:  # a core each, rather than all cores for one after the other
+            run.threads = 1
     try:
         chosen.advance(runs, marks=lambda run: run.marks(evaluations), on_step=on_step)
     finally:

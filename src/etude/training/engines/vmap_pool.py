@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from etude.training.engines.engine import Engine, Marks, OnStep, no_marks
 from etude.training.engines.pool import PoolEngine, cores
+from etude.training.engines.shift import Work
 from etude.training.engines.team import Team, usual_start
 from etude.training.engines.vmap.engine import VmapEngine
 from etude.training.engines.vmap.execution import Mode
@@ -35,9 +36,12 @@ class VmapPoolEngine(PoolEngine):
     ) -> None:
         super().__init__(workers, keep=keep, start="fork")
         self.inner = VmapEngine(compile)
+        self._alone = PoolEngine(workers, keep=keep)
 
     def close(self) -> None:
         """Forget what was traced and compiled."""
+        super().close()
+        self._alone.close()
         self.inner.close()
 
     def advance(
@@ -54,22 +58,27 @@ class VmapPoolEngine(PoolEngine):
         if usual_start() != "fork" or any(run.device.type != "cpu" for run in runs):
             chosen = self.inner
         elif self.inner.refused(runs):
-            chosen = PoolEngine(self.workers, keep=self.keep)
+            chosen = self._alone
             self.explain(f"vmap pool: {self.inner.refused(runs)}; trained by the pool instead")
-        if chosen is None:
-            super().advance(runs, until, marks=marks, stop=stop, on_step=on_step)
-        else:
+        if chosen is not None:
             chosen.advance(runs, until, marks=marks, stop=stop, on_step=on_step)
+            return
+        try:
+            super().advance(runs, until, marks=marks, stop=stop, on_step=on_step)
+        finally:
+            super().close()  # what is compiled next time would not be known to these
 
-    def _team(self, runs: Sequence[Run]) -> Team:
-        return Team(runs, "fork", self.inner)
+    def width(self, runs: Sequence[Run]) -> int:
+        """Return how many processes would take some runs further: of one thread each."""
+        return min(self.workers or cores(), len(runs))
 
-    def _shares(
-        self, runs: Sequence[Run], waiting: list[int], until: int | None
-    ) -> list[tuple[int, ...]]:
-        """Return the places of the runs of each job: as many jobs as processes."""
-        count = min(self.workers or cores(), len(waiting))
+    def _new_team(self, runs: Sequence[Run], at_once: int) -> Team:
+        return Team(runs, "fork", self.inner, at_once)
+
+    def _jobs(self, runs: Sequence[Run], waiting: list[int], until: int | None) -> list[Work]:
+        """Return the runs of each stack: as many stacks as processes."""
+        count = self.width([runs[i] for i in waiting])
         shares = [tuple(waiting[i::count]) for i in range(count)]
         for size in {len(share): share for share in shares}.values():
             self.inner.prepare([runs[i] for i in size], until)
-        return shares
+        return [Work(share, until, 1) for share in shares]

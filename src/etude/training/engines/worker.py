@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextvars
+import gc
 import os
 import pickle
 import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import torch
 
 from etude.training.engines.engine import Engine, pending
-from etude.training.engines.parcel import pack
+from etude.training.engines.parcel import Desk, Parcel
 from etude.training.run import Run
 
 TOLD = 0.05
@@ -30,16 +33,35 @@ class Job:
     """Runs to take further: one by the plain loop, several by an engine of their own.
 
     Attributes:
-        places: Theirs among the runs.
+        numbers: What the team calls them.
         until: The updates to stand at.
         marks: The updates at which to evaluate each.
         keep: Seconds after which states are sent home.
+        threads: How many to compute with.
     """
 
-    places: tuple[int, ...]
+    numbers: tuple[int, ...]
     until: int | None
     marks: Mapping[int, frozenset[int]]
     keep: float
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What a process is sent: a job, and what it needs to know for it.
+
+    Attributes:
+        job: The job.
+        parcels: Its runs' states.
+        recipes: Of the runs that the process does not know, in plain values.
+        forgotten: Runs that are no more.
+    """
+
+    job: Job
+    parcels: list[Parcel]
+    recipes: dict[int, dict[str, Any]]
+    forgotten: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -47,15 +69,19 @@ class Post:
     """What a process works with.
 
     Attributes:
-        home: Where jobs, each with its runs' states, come from and answers go to.
-        run_of: Finds or builds the run of a place, in a state.
+        home: Where letters come from and answers go to.
+        desk: Where states lie that are named in them.
+        runs: Those it knows, by number.
+        build: Makes one from a recipe.
         inner: What takes several runs further; None for the plain loop.
         flag: A shared number; anything but 0 asks to stop.
         parent: The process to work for; when it is gone, so is this one.
     """
 
     home: Connection
-    run_of: Callable[[int, bytes], Run]
+    desk: Desk
+    runs: dict[int, Run]
+    build: Callable[[dict[str, Any]], Run]
     inner: Engine | None
     flag: Any
     parent: int
@@ -63,6 +89,11 @@ class Post:
     def stop(self) -> bool:
         """Whether to leave after this update."""
         return bool(self.flag.value) or alone(self.parent)
+
+    def pack(self, runs: Mapping[int, Run]) -> dict[int, Parcel]:
+        """Put the runs' states where the parent finds them."""
+        parcels = self.desk.put([run.state() for run in runs.values()])
+        return dict(zip(runs, parcels, strict=True))
 
 
 def alone(parent: int) -> bool:
@@ -75,57 +106,82 @@ def serve(post: Post) -> None:
     # Ctrl-C reaches the whole terminal: the parent decides, and asks through the flag.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()  # or its first sweep would touch, and so copy, all that was inherited
     torch.set_num_threads(1)
     try:
         while True:
             while not post.home.poll(0.5):
                 if alone(post.parent):
                     return
-            message = post.home.recv()
-            if message is None:
+            letter = post.home.recv()
+            if letter is None:
                 return
-            job, states = message
-            post.home.send(_do(post, job, states))
+            post.home.send(_done(post, letter))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # nobody is left to answer to
 
 
-def _do(post: Post, job: Job, states: Sequence[bytes]) -> tuple[Any, ...]:
+def _done(post: Post, letter: Letter) -> tuple[Any, ...]:
+    """Do a job with as many threads as it asks for, and return the answer."""
+    if letter.job.threads == 1:
+        return _do(post, letter)
+    # OpenMP's threads were not forked along: the thread that was would wait for them for ever. One
+    # that is new here starts its own.
+    answers: list[tuple[Any, ...]] = []
+
+    def work() -> None:
+        torch.set_num_threads(letter.job.threads)
+        answers.append(_do(post, letter))
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))
+    thread.start()
+    thread.join()
+    torch.set_num_threads(1)
+    return answers[0]
+
+
+def _do(post: Post, letter: Letter) -> tuple[Any, ...]:
+    job = letter.job
     runs: dict[int, Run] = {}
     try:
-        for place, state in zip(job.places, states, strict=True):
-            runs[place] = post.run_of(place, state)
-            runs[place].threads = 1
+        for number in letter.forgotten:
+            post.runs.pop(number, None)
+        for number, state in zip(job.numbers, post.desk.get(letter.parcels), strict=True):
+            if number not in post.runs:
+                post.runs[number] = post.build(letter.recipes[number])
+            runs[number] = post.runs[number]
+            runs[number].load(state)
+            runs[number].threads = job.threads
         if post.inner is None:
-            for place, run in runs.items():
-                _walk(post, job, place, run)
+            for number, run in runs.items():
+                _walk(post, job, number, run)
         else:
             _stride(post, job, post.inner, runs)
+        return "done", job.numbers, post.pack(runs)
     except Exception as error:  # noqa: BLE001  (it is raised again at home)
-        kept = {place: parcel for place, run in runs.items() if (parcel := _kept(run))}
-        return "failed", job.places, kept, *_described(error)
-    return "done", job.places, {place: pack(run.state()) for place, run in runs.items()}
+        whole = {number: run for number, run in runs.items() if _is_whole(run)}
+        return "failed", job.numbers, post.pack(whole), *_described(error)
 
 
-def _walk(post: Post, job: Job, place: int, run: Run) -> None:
+def _walk(post: Post, job: Job, number: int, run: Run) -> None:
     told = sent = time.monotonic()
 
     def on_step(run: Run) -> None:
         nonlocal told, sent
         now = time.monotonic()
-        if now - sent > job.keep:
-            post.home.send(("kept", job.places, {place: pack(run.state())}))
+        if now - sent > job.keep and not post.desk.taken:
+            post.home.send(("kept", job.numbers, post.pack({number: run})))
             told = sent = now
         elif now - told > TOLD:
-            post.home.send(("at", job.places, {place: run.step}))
+            post.home.send(("at", job.numbers, {number: run.step}))
             told = now
 
-    run.walk(set(job.marks[place]), job.until, stop=post.stop, on_step=on_step)
+    run.walk(set(job.marks[number]), job.until, stop=post.stop, on_step=on_step)
 
 
 def _stride(post: Post, job: Job, engine: Engine, runs: dict[int, Run]) -> None:
     """Take several runs further, and their states home between strides of `keep` seconds."""
-    places = {id(run): place for place, run in runs.items()}
+    numbers = {id(run): number for number, run in runs.items()}
     listed = list(runs.values())
     told, count = time.monotonic(), STRIDE
 
@@ -133,11 +189,11 @@ def _stride(post: Post, job: Job, engine: Engine, runs: dict[int, Run]) -> None:
         nonlocal told
         now = time.monotonic()
         if now - told > TOLD:
-            post.home.send(("at", job.places, {places[id(run)]: step}))
+            post.home.send(("at", job.numbers, {numbers[id(run)]: step}))
             told = now
 
     def marks(run: Run) -> frozenset[int]:
-        return job.marks[places[id(run)]]
+        return job.marks[numbers[id(run)]]
 
     while left := pending(listed, job.until, marks):
         least = min(listed[i].step for i in left) + count
@@ -150,15 +206,15 @@ def _stride(post: Post, job: Job, engine: Engine, runs: dict[int, Run]) -> None:
         if time.monotonic() - started < job.keep / 2:
             count *= 2
         elif pending(listed, job.until, marks):
-            kept = {place: pack(run.state()) for place, run in runs.items()}
-            post.home.send(("kept", job.places, kept))
+            post.home.send(("kept", job.numbers, post.pack(runs)))
 
 
-def _kept(run: Run) -> bytes | None:
+def _is_whole(run: Run) -> bool:
     try:
-        return pack(run.state())
+        run.state()
     except Exception:  # noqa: BLE001  (half an update: the last state that was sent stands)
-        return None
+        return False
+    return True
 
 
 def _described(error: Exception) -> tuple[bytes | None, str, str]:
