@@ -139,7 +139,45 @@ def test_the_pasted_loop_of_a_task_with_its_own_step_calls_it(changes):
         "train_loader": task.train.stream(64, recipe.seed, Cursor()),
         "valid_loader": [data],
     }
-    exec(recipe.to_pytorch(12, own_step=True), place)
+    exec(recipe.to_pytorch(12, task=task), place)
+    for ours, theirs in zip(model.parameters(), record.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 2), nn.Linear(5, 2)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+def turns(model, batch):
+    loss = cross_entropy(model.first(batch["x"]), batch["y"])
+    yield "first", loss
+    with torch.no_grad():
+        seen = model.first(batch["x"])
+    yield "second", ((model.second(batch["x"]) - seen) ** 2).mean()
+    yield "scale", (model.scale * seen).square().mean()
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"clip_norm": 0.05}, {"precision": "bfloat16"}, {"schedule": "plateau()"}]
+)
+def test_the_pasted_loop_of_parts_that_take_turns_trains_as_train_does(changes):
+    recipe = Recipe(optimizer={"name": "sgd", "momentum": 0.9}, lr=0.1, steps=12, evaluations=3)
+    recipe = recipe.replace(**changes)
+    data = {"x": X, "y": Y}
+    task = etude.Task(Pair, data, data, step=turns)
+    record = train(task, recipe)
+    with random_state_kept(derive_seed(recipe.seed, "init")):
+        model = Pair()
+    place = {
+        "model": model,
+        "step": turns,
+        "train_loader": task.train.stream(64, recipe.seed, Cursor()),
+        "valid_loader": [data],
+    }
+    exec(recipe.to_pytorch(12, task=task), place)
     for ours, theirs in zip(model.parameters(), record.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

@@ -10,6 +10,7 @@ from etude import optimizers
 if TYPE_CHECKING:
     from etude.optimizers import OptimizerRow
     from etude.recipe import Recipe
+    from etude.tasks.task import Task
 
 ELSEWHERE = (
     "batch_size",
@@ -35,7 +36,7 @@ ENDLESS = (
 """A DataLoader gives one epoch; a run has as many updates as the recipe says."""
 
 
-def pytorch_code(recipe: Recipe, steps: int, *, own_step: bool = False) -> str:
+def pytorch_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> str:
     """Return a training loop of `steps` updates that does what the recipe says.
 
     Its first line names what is the reader's: `model`, `train_loader` (a DataLoader, gone through
@@ -45,10 +46,11 @@ def pytorch_code(recipe: Recipe, steps: int, *, own_step: bool = False) -> str:
     Args:
         recipe: What to write down.
         steps: The number of updates, to which the schedules are bound.
-        own_step: Whether the loss is `step(model, batch)` rather than
-            `loss_function(model(inputs), targets)`.
+        task: Where it has a `step`, the loss is `step(model, batch)`, in turns if it yields; else,
+            and without a task, `loss_function(model(inputs), targets)`.
     """
-    return _Loop(recipe, steps, own_step).text()
+    own_step = task is not None and task.step is not None
+    return _Loop(recipe, steps, own_step, task is not None and task.alternates).text()
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class _Loop:
     recipe: Recipe
     steps: int
     own_step: bool
+    turns: bool
 
     @property
     def row(self) -> OptimizerRow:
@@ -152,7 +155,7 @@ class _Loop:
             "    total = count = 0",
             "    with torch.no_grad():",
             f"        for {self.batch} in valid_loader:",
-            *self.forward(" " * 12),
+            *self.forward(" " * 12, whole=True),
             f"            size = {'1' if self.own_step else 'len(targets)'}",
             "            total, count = total + size * loss.item(), count + size",
             "    model.train()",
@@ -182,9 +185,11 @@ class _Loop:
             lines.append(f"    scheduler.step({'heard' if self.scheduler_hears else ''})")
         return [*lines, "optimizer.eval()"] if self.row.eval_mode else lines
 
-    def forward(self, indent: str) -> list[str]:
-        """Return the lines from a batch to its loss."""
+    def forward(self, indent: str, whole: bool = False) -> list[str]:
+        """Return the lines from a batch to its loss, `whole` with all turns together."""
         loss = "step(model, batch)" if self.own_step else "loss_function(model(inputs), targets)"
+        if whole and self.turns:
+            loss = "sum(loss for _, loss in step(model, batch))"
         if self.recipe.precision == "float32":
             return [f"{indent}loss = {loss}"]
         device = "next(model.parameters()).device.type"
@@ -196,6 +201,8 @@ class _Loop:
     def plain(self) -> list[str]:
         """Return the body of the loop for an optimizer that needs the gradient alone."""
         recipe = self.recipe
+        if self.turns:
+            return self.in_turns()
         lines = ["    optimizer.zero_grad()"]
         if recipe.accumulate == 1:
             lines += [f"    {self.batch} = next(batches)", *self.forward("    ")]
@@ -204,12 +211,38 @@ class _Loop:
             lines.append(f"    for _ in range({recipe.accumulate}):")
             lines += [f"        {self.batch} = next(batches)", *self.forward(" " * 8)]
             lines.append(f"        (loss / {recipe.accumulate}).backward()")
-        clip = "    torch.nn.utils.clip_grad_"
+        return [*lines, *self.clipping("    "), "    optimizer.step()"]
+
+    def in_turns(self) -> list[str]:
+        """Return the body of the loop for a step that yields (part, loss)."""
+        turn = ["    for part, loss in step(model, next(batches)):"]
+        if self.recipe.precision != "float32":
+            device = "next(model.parameters()).device.type"
+            turn = [
+                "    turns = step(model, next(batches))",
+                "    while True:",
+                f"        with torch.autocast({device}, dtype=torch.bfloat16):",
+                "            part, loss = next(turns, (None, None))",
+                "        if part is None:",
+                "            break",
+            ]
+        named = "model.named_parameters()"
+        return [
+            *turn,
+            "        optimizer.zero_grad()  # what has no gradient is not moved",
+            f"        own = [p for name, p in {named} if f'{{name}}.'.startswith(f'{{part}}.')]",
+            "        loss.backward(inputs=own)",
+            *self.clipping(" " * 8),
+            "        optimizer.step()",
+        ]
+
+    def clipping(self, indent: str) -> list[str]:
+        recipe, clip, lines = self.recipe, f"{indent}torch.nn.utils.clip_grad_", []
         if recipe.clip_norm is not None:
             lines.append(f"{clip}norm_(model.parameters(), {recipe.clip_norm!r})")
         if recipe.clip_value is not None:
             lines.append(f"{clip}value_(model.parameters(), {recipe.clip_value!r})")
-        return [*lines, "    optimizer.step()"]
+        return lines
 
     def closure(self) -> list[str]:
         """Return the body of the loop for an optimizer that evaluates the loss itself."""
@@ -231,5 +264,6 @@ class _Loop:
             plain["batch_size"] = f"{self.recipe.accumulate} * {plain.get('batch_size', 64)}"
         if self.hears:
             plain.pop("evaluations")  # the loop makes them
-        said = [f"{name}={plain[name]!r}" for name in ELSEWHERE if plain.get(name)]
+        names = [*ELSEWHERE, *(["accumulate"] if self.turns and self.recipe.accumulate > 1 else [])]
+        said = [f"{name}={plain[name]!r}" for name in names if plain.get(name)]
         return [f"# The recipe also says {', '.join(said)}."] if said else []

@@ -31,6 +31,9 @@ from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
 from etude.schedules import Clock, Schedule, parse
 
+if TYPE_CHECKING:
+    from etude.tasks.task import Task
+
 FORMAT = 1
 """The version of the recipe file; a newer file is refused, never half understood."""
 
@@ -352,16 +355,16 @@ class Recipe(BaseModel):
             )
         files.write_text(path, self.to_json() if path.suffix == ".json" else self.to_toml())
 
-    def to_pytorch(self, steps: int, *, own_step: bool = False) -> str:
+    def to_pytorch(self, steps: int, *, task: Task | None = None) -> str:
         """Return a plain PyTorch loop of `steps` updates that does what the recipe says.
 
         Args:
             steps: The number of updates, to which the schedules are bound.
-            own_step: Whether the task brings its own `step(model, batch)` in place of a loss.
+            task: The task that is trained, whose own `step`, if it has one, the loop calls.
         """
         from etude.pytorch_code import pytorch_code
 
-        return pytorch_code(self, steps, own_step=own_step)
+        return pytorch_code(self, steps, task=task)
 
     def __hash__(self) -> int:
         return hash(self.digest)

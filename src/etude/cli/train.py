@@ -89,7 +89,7 @@ def train(
             device=device,
             on_step=show_step,
         )
-        page = report.write(record, home / "report.html", own_step=chosen.step is not None)
+        page = report.write(record, home / "report.html", task=chosen)
     if json:
         print_json({**record.plain(), "folder": str(home), "report": str(page)})
     else:

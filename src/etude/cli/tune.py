@@ -13,6 +13,7 @@ from etude.cli import choices
 from etude.cli.console import facts, metric_text, number, out, print_json
 
 if TYPE_CHECKING:
+    from etude.tasks import Task
     from etude.tuning.result import TuneResult
 
 EPILOG = """[bold]Examples[/bold]
@@ -89,17 +90,16 @@ def tune(
             progress=False if json else None,
             **wanted,
         )
-        own_step = chosen.step is not None
-        page = report.write(best, home / "report.html", own_step=own_step)
+        page = report.write(best, home / "report.html", task=chosen)
     if json:
         print_json({**best.plain(), "folder": str(home), "report": str(page)})
     else:
-        show(best, home, page, own_step)
+        show(best, home, page, chosen)
     if best.outcome == "nothing trains":
         raise typer.Exit(1)
 
 
-def show(best: TuneResult, home: Path, page: Path, own_step: bool = False) -> None:
+def show(best: TuneResult, home: Path, page: Path, task: Task | None = None) -> None:
     """Print the findings for a person."""
     record = best.record
     out.print()
@@ -116,7 +116,7 @@ def show(best: TuneResult, home: Path, page: Path, own_step: bool = False) -> No
     out.print()
     out.print(_trials(best))
     if found:
-        code = best.recipe.to_pytorch(record.length, own_step=own_step)
+        code = best.recipe.to_pytorch(record.length, task=task)
         out.print("\n[dim]The recipe, for a PyTorch loop of your own:[/dim]\n")
         out.print(Syntax(code, "python", background_color="default"))
     out.print()

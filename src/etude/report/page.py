@@ -22,6 +22,7 @@ from etude.report import (
     words,
 )
 from etude.report.palette import Theme
+from etude.tasks.task import Task
 from etude.training.record import Record
 from etude.tuning.result import TuneResult
 
@@ -34,13 +35,13 @@ POLICY = (
 )
 
 
-def write(result: TuneResult | Record, path: str | Path, *, own_step: bool = False) -> Path:
+def write(result: TuneResult | Record, path: str | Path, *, task: Task | None = None) -> Path:
     """Write the report as one HTML file that needs no network.
 
     Args:
         result: What a tuning found, or the record of one run.
         path: Where to write; a folder that is missing is made.
-        own_step: Whether the task brings its own step, for the PyTorch loop that is shown.
+        task: What was trained, for the PyTorch loop that is shown: its own step, if it has one.
 
     Returns:
         The path.
@@ -50,18 +51,18 @@ def write(result: TuneResult | Record, path: str | Path, *, own_step: bool = Fal
         StorageError: If the file cannot be written.
     """
     path = Path(path)
-    text = html(result, own_step=own_step)
+    text = html(result, task=task)
     files.make_folder(path.parent)
     files.write_text(path, text)
     return path
 
 
-def html(result: TuneResult | Record, *, own_step: bool = False) -> str:
+def html(result: TuneResult | Record, *, task: Task | None = None) -> str:
     """Return the report as the text of one HTML file.
 
     Args:
         result: What a tuning found, or the record of one run.
-        own_step: Whether the task brings its own step, for the PyTorch loop that is shown.
+        task: What was trained, for the PyTorch loop that is shown: its own step, if it has one.
 
     Raises:
         BadTypeError: If `result` is neither a TuneResult nor a Record.
@@ -77,7 +78,7 @@ def html(result: TuneResult | Record, *, own_step: bool = False) -> str:
     >>> html(record).startswith("<!doctype html>")
     True
     """
-    page = _Page(own_step)
+    page = _Page(task)
     if isinstance(result, TuneResult):
         return page.tuning(result)
     if isinstance(result, Record):
@@ -91,8 +92,8 @@ def html(result: TuneResult | Record, *, own_step: bool = False) -> str:
 class _Page:
     """A page being put together: the figures are counted, and their data kept for its end."""
 
-    def __init__(self, own_step: bool) -> None:
-        self.own_step = own_step
+    def __init__(self, task: Task | None) -> None:
+        self.task = task
         self.figures: dict[str, Any] = {}
 
     def tuning(self, result: TuneResult) -> str:
@@ -115,7 +116,7 @@ class _Page:
             *self.one_run(result.record),
             "<h2>What it cost</h2>",
             tables.cost(result),
-            recipe(result.record, self.own_step),
+            recipe(result.record, self.task),
         ]
         return self.whole(f"{result.record.task}: tuning", body)
 
@@ -124,7 +125,7 @@ class _Page:
             head(answer.of_record(record)),
             "<h2>The run</h2>",
             *self.one_run(record),
-            recipe(record, self.own_step),
+            recipe(record, self.task),
         ]
         return self.whole(f"{record.task}: run", body)
 
@@ -188,9 +189,9 @@ def head(said: answer.Answer) -> str:
     )
 
 
-def recipe(record: Record, own_step: bool) -> str:
+def recipe(record: Record, task: Task | None) -> str:
     """Return the recipe to take away, and the environment it was run in."""
-    code = record.recipe.to_pytorch(record.length, own_step=own_step)
+    code = record.recipe.to_pytorch(record.length, task=task)
     return (
         "<h2>The recipe</h2>"
         + _block("recipe-toml", "As recipe.toml", record.recipe.to_toml())
