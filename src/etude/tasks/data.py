@@ -88,10 +88,17 @@ class IndexedData(Data):
 
 
 class TensorData(IndexedData):
-    """Tensors with a common first axis: a tuple of them, or a mapping from name to tensor."""
+    """Tensors with a common first axis: a tuple of them, or a mapping from name to tensor.
 
-    def __init__(self, tensors: tuple[Tensor, ...] | dict[str, Tensor]) -> None:
-        self.tensors = tensors
+    Args:
+        tensors: With one row per sample.
+        origin: Which rows of the user's tensors these are, where they are a part of them.
+    """
+
+    def __init__(
+        self, tensors: tuple[Tensor, ...] | dict[str, Tensor], origin: Tensor | None = None
+    ) -> None:
+        self.tensors, self.origin = tensors, origin
         self._all = list(tensors.values() if isinstance(tensors, dict) else tensors)
         sizes = {len(t) if t.ndim else None for t in self._all}
         if len(sizes) != 1 or None in sizes:
@@ -113,7 +120,7 @@ class TensorData(IndexedData):
 
     def part(self, index: Tensor) -> TensorData:
         """Copy the rows at `index`."""
-        return TensorData(self.take(index))
+        return TensorData(self.take(index), index if self.origin is None else self.origin[index])
 
     def sweep(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
         """Yield slices, which copy nothing."""
@@ -125,7 +132,7 @@ class TensorData(IndexedData):
         """Move every tensor once."""
         if all(t.device == device for t in self._all):
             return self
-        return TensorData(self._each([t.to(device) for t in self._all]))
+        return TensorData(self._each([t.to(device) for t in self._all]), self.origin)
 
     def targets(self) -> int:
         """Count labels or tokens for whole-number targets, samples for any other."""

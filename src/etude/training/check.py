@@ -62,9 +62,12 @@ def check(run: Run) -> int:
         with counted_work(model) as work:
             loss = float(task.check(model, batch).detach())
         if not math.isfinite(loss):
-            raise TaskError(_broken(loss, "first batch", faults(batch, task)))
-        buffers.restore()
+            cause = faults(batch, task)
+            if cause and isinstance(data, TensorData):
+                cause = faults(data.tensors, task, data.origin)
+            raise TaskError(_broken(loss, "the first batch", cause))
         _warn_of_lost_state(task, model, batch, list(zip(carried, before, strict=True)))
+        buffers.restore()
         if task.alternates:
             _warn_of_idle_parts(task, model, batch)
         _check_all_rows(task, model, batch)
@@ -81,13 +84,13 @@ def refuse_untrained(run: Run, loss: float) -> None:
         return
     cause, task, data = "", run.task, run.task.valid
     if isinstance(data, TensorData):
-        cause = faults(data.tensors, task)
+        cause = faults(data.tensors, task, data.origin)
     else:
         with random_state_kept(0), data.untouched():
             for batch, _ in data.sweep(128):
                 if cause := faults(batch, task):
                     break
-    raise TaskError(_broken(loss, "validation data", cause and f"valid: {cause}"))
+    raise TaskError(_broken(loss, "the validation data", cause and f"valid: {cause}"))
 
 
 def _check_all_rows(task: Task, model: nn.Module, batch: Batch) -> None:
@@ -103,7 +106,8 @@ def _check_all_rows(task: Task, model: nn.Module, batch: Batch) -> None:
     with torch.no_grad():
         loss = float(task.forward(model, mixed)[0])
     if not math.isfinite(loss):
-        raise TaskError(_broken(loss, f"training row {row}", faults(data.tensors, task)))
+        place = f"training row {row if data.origin is None else int(data.origin[row])}"
+        raise TaskError(_broken(loss, place, faults(data.tensors, task, data.origin)))
 
 
 def _mixed(batch: Batch, one: Batch) -> Batch:
@@ -113,8 +117,13 @@ def _mixed(batch: Batch, one: Batch) -> Batch:
     return tuple(torch.cat([a, b[1:]]) for a, b in zip(one, batch, strict=True))
 
 
-def faults(batch: Any, task: Task) -> str:
+def faults(batch: Any, task: Task, origin: Tensor | None = None) -> str:
     """Say which tensors of a batch hold a NaN or Inf, how many, and the first row; or nothing.
+
+    Args:
+        batch: A batch, or all the data.
+        task: Whose it is.
+        origin: Which rows of the user's data its rows are; None if they are the same.
 
     >>> from etude.tasks.metrics import METRICS
     >>> from torch.nn.functional import mse_loss
@@ -127,6 +136,7 @@ def faults(batch: Any, task: Task) -> str:
         row = _first(tensor)
         if row is not None:
             count = int((~torch.isfinite(tensor)).sum())
+            row = row if origin is None else int(origin[row])
             values = "value that is" if count == 1 else "values that are"
             found.append(f"{name} holds {count} {values} NaN or Inf, the first in row {row}")
     return "; ".join(found)
@@ -134,7 +144,7 @@ def faults(batch: Any, task: Task) -> str:
 
 def _broken(loss: float, place: str, cause: str) -> str:
     cause = cause or "the data is finite, so look in the model and the loss"
-    return f"the loss of the untrained model is {loss} on the {place}: {cause}"
+    return f"the loss of the untrained model is {loss} on {place}: {cause}"
 
 
 def _named(batch: Any, task: Task) -> Iterator[tuple[str, Tensor]]:
