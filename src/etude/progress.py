@@ -19,7 +19,7 @@ class Bar(Protocol):
         """Show that `done` of `total` is done, and what `text` says of it."""
 
 
-def _silent(done: float, total: float, text: str) -> None:
+def silent(done: float, total: float, text: str) -> None:
     return None
 
 
@@ -47,7 +47,7 @@ def bar(wanted: bool | None, title: str) -> Iterator[Bar]:
         title: What is being done.
     """
     if wanted is False:
-        yield _silent
+        yield silent
         return
     if wanted is None and not sys.stderr.isatty():
         yield _Lines(title)

@@ -1,94 +1,222 @@
-"""One rate under trial: a run that is paused, judged, and perhaps taken further."""
+"""One recipe under trial: a run that is paused, judged, and perhaps taken further."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
+from etude.errors import StorageError
+from etude.recipe import Recipe
 from etude.training import checkpoint
 from etude.training.folder import CHECKPOINTS, claim
-from etude.training.interrupt import broken_by
-from etude.training.keeper import Keeper
-from etude.training.record import Evaluation
+from etude.training.record import Evaluation, Record
 from etude.training.run import Run
+from etude.tuning.curve import Curve
+from etude.tuning.goal import Goal, mean
+
+WINDOW = 16
+"""The share of a run, as 1/WINDOW, over which the training loss is averaged before a look."""
 
 
 class Candidate:
-    """A paused run at one rate.
+    """A paused recipe: one run, or one for each fold of the data.
 
     What it has cost counts only as far as it was asked to go: a candidate that was read back
     from a folder, where it may have gone further already, is judged as it was the first time.
 
     Args:
-        run: The run at this rate.
+        name: What to call its folder.
+        make: Builds its runs, before their first update.
+        goal: What it is judged by.
         folder: Where to keep it; None keeps it in memory alone.
     """
 
-    def __init__(self, run: Run, folder: Path | None) -> None:
-        self.run = run
-        self.lr = run.recipe.lr
+    def __init__(
+        self, name: str, make: Callable[[], list[Run]], goal: Goal, folder: Path | None
+    ) -> None:
+        self.name, self.goal, self.folder = name, goal, folder
+        self._make = make
+        self._runs = make()
+        self._asleep: list[Record] = []
+        self.recipe: Recipe = self._runs[0].recipe
+        self.length: int = self._runs[0].length
+        first = self._runs[0]
+        self.weight = first.batch_size * first.recipe.accumulate
         self.reached = 0
-        self.keeper: Keeper | None = None
-        if folder is not None:
-            if (state := checkpoint.load_newest(folder / CHECKPOINTS)) is not None:
+        self.touched = 0
+        if folder is None:
+            return
+        for run, place in zip(self._runs, self._places(folder), strict=True):
+            if (state := checkpoint.load_newest(place / CHECKPOINTS)) is not None:
                 run.load(state)
-            elif not (folder / "recipe.toml").exists():
-                claim(folder, run.recipe)
-            self.keeper = Keeper(run, folder, max(1, run.length // 20))
+            elif not (place / "recipe.toml").exists():
+                claim(place, run.recipe)
 
-    def go(
-        self, until: int, *, stop: Callable[[], bool], on_step: Callable[[Run], None], again: str
-    ) -> int:
-        """Train to `until` and evaluate there; return how many updates that took.
+    def _places(self, folder: Path) -> list[Path]:
+        if len(self._runs or self._asleep) == 1:
+            return [folder]
+        return [folder / f"fold-{i}" for i in range(len(self._runs or self._asleep))]
 
-        Args:
-            until: Updates to stand at.
-            stop: Asked before each update.
-            on_step: Called after each update.
-            again: The command that goes on, for the note of an error.
-        """
-        run, keeper = self.run, self.keeper
-        # A run that was killed between its last update and the evaluation there still owes it.
-        marks = {mark for mark in run.heard if mark >= run.step} | {until}
-        if keeper is None:
-            run.walk(marks, until, stop=stop, on_step=on_step)
-        elif run.step < until or (run.step == until and self.at(until) is None):
-            keeper.on_step = on_step
-            with keeper.rescue(again):
-                with broken_by(stop):
-                    run.walk(marks, until, stop=stop, on_step=keeper.after_step)
-                keeper.save()
-        before, self.reached = self.reached, until if self._done else min(run.step, until)
-        return min(run.step, self.reached) - min(run.step, before)
+    # ---- memory ----------------------------------------------------------------------------
 
     @property
-    def _done(self) -> bool:
-        """Whether the run has come to its end, or stopped early as its recipe says."""
-        return self.run.status == "finished"
+    def runs(self) -> list[Run]:
+        """The runs, fetched back from where they were put if need be."""
+        if not self._runs:
+            assert self.folder is not None
+            self._runs = self._make()
+            for run, place in zip(self._runs, self._places(self.folder), strict=True):
+                state = checkpoint.load_newest(place / CHECKPOINTS)
+                if state is None:
+                    raise StorageError(f"the paused state in {str(place)!r} is gone")
+                run.load(state)
+            self._asleep = []
+        return self._runs
+
+    @property
+    def awake(self) -> bool:
+        """Whether its state is in memory."""
+        return bool(self._runs)
+
+    def size(self) -> int:
+        """Return the bytes that its paused state takes in memory, zero when asleep."""
+        return sum(_bytes(run) for run in self._runs)
+
+    def save(self) -> None:
+        """Write where its runs stand into its folder, if it has one."""
+        if self.folder is None or not self.awake:
+            return
+        for run, place in zip(self._runs, self._places(self.folder), strict=True):
+            checkpoint.save(place / CHECKPOINTS, run.step, run.state())
+            run.record().save(place)
+
+    def sleep(self, spare: Path) -> None:
+        """Put its state on disk and free the memory.
+
+        Args:
+            spare: Where to, if it has no folder of its own.
+        """
+        if not self.awake:
+            return
+        self.folder = self.folder or spare / self.name
+        self.save()
+        self._asleep = [run.record().without_model() for run in self._runs]
+        self._runs = []
+
+    def finish(self) -> None:
+        """Keep the records, drop the checkpoints: nobody will go on from here."""
+        if self.folder is None:
+            return
+        for record, place in zip(self.records(), self._places(self.folder), strict=True):
+            record.save(place)
+            shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+
+    # ---- what was seen -----------------------------------------------------------------------
+
+    def records(self) -> list[Record]:
+        """Return what has happened in each run, without the models."""
+        return self._asleep or [run.record().without_model() for run in self._runs]
+
+    def record(self) -> Record:
+        """Return what has happened; over folds, the first one's with the mean evaluations."""
+        first = self.records()[0]
+        return first if len(self._seen()) == 1 else replace(first, evaluations=tuple(self.looks()))
+
+    def _seen(self) -> Sequence[Run | Record]:
+        return self._runs or self._asleep
+
+    @property
+    def lr(self) -> float:
+        """The rate."""
+        return self.recipe.lr
+
+    @property
+    def steps(self) -> int:
+        """Updates that its run has done, the furthest of them."""
+        return max(_step(seen) for seen in self._seen())
+
+    @property
+    def ended(self) -> bool:
+        """Whether every run had come to its end, or stopped early, within what was asked."""
+        return all(s.status == "finished" and _step(s) <= self.reached for s in self._seen())
 
     @property
     def diverged(self) -> bool:
-        """Whether a NaN or Inf had ended it within the updates it was asked for."""
-        return self.run.diverged and self.run.step <= self.reached
+        """Whether a NaN or Inf had ended a run within the updates it was asked for."""
+        return any(s.status == "diverged" and _step(s) <= self.reached for s in self._seen())
+
+    def went(self, until: int) -> int:
+        """Note that it was asked to go to `until`; return the updates that took, over all runs."""
+        before, self.reached = self.reached, max(self.reached, until)
+        steps = [_step(seen) for seen in self._seen()]
+        return sum(min(step, self.reached) - min(step, before) for step in steps)
 
     def at(self, step: int) -> Evaluation | None:
-        """Return the evaluation after `step` updates, if there was one.
+        """Return the evaluation after `step` updates, the mean over folds, if there was one.
 
         A run that stopped early stands from then on where it stopped, at its best weights, which
         are the last that were evaluated there.
         """
-        evaluations = self.run.evaluations
-        if self._done and step > self.run.step:
-            return evaluations[-1]
-        return next((e for e in reversed(evaluations) if e.step == step), None)
+        found = [_at(seen, step) for seen in self._seen()]
+        whole = [e for e in found if e is not None]
+        return mean(whole) if len(whole) == len(found) else None
 
-    def loss(self, step: int) -> float:
-        """Return the validation loss after `step` updates; infinite if it did not get there."""
-        found = self.at(step)
-        return found.loss if found is not None and math.isfinite(found.loss) else math.inf
+    def score(self, step: int) -> float:
+        """Return the score after `step` updates; infinite if it did not get there."""
+        return self.goal.score(self.at(step))
+
+    def looks(self) -> list[Evaluation]:
+        """Return its evaluations within what it was asked for, in order."""
+        steps = sorted({e.step for e in self._seen()[0].evaluations if e.step <= self.reached})
+        found = (self.at(step) for step in steps)
+        return [e for e in found if e is not None]
 
     def last(self) -> Evaluation | None:
         """Return the newest evaluation within what it was asked for."""
-        reached = [e for e in self.run.evaluations if e.step <= self.reached]
-        return reached[-1] if reached else None
+        return next(reversed(self.looks()), None)
+
+    @property
+    def share(self) -> float:
+        """How far of its run it was asked to go."""
+        return self.reached / self.length
+
+    def curve(self) -> Curve:
+        """Return its looks after the start, as the search reads them."""
+        looks = [e for e in self.looks() if e.step > 0]
+        return Curve(
+            self.lr,
+            tuple(e.step / self.length for e in looks),
+            tuple(self.goal.score(e) for e in looks),
+            tuple(self._training(e.step) for e in looks),
+        )
+
+    def _training(self, step: int) -> float:
+        """Return the mean training loss over the sixteenth of the run before an update."""
+        first = max(0, step - max(1, self.length // WINDOW))
+        means = []
+        for seen in self._seen():
+            losses = seen.series["loss"][first : min(step, _step(seen))]
+            means.append(math.fsum(losses) / len(losses) if len(losses) else math.nan)
+        return math.fsum(means) / len(means)
+
+
+def _step(seen: Run | Record) -> int:
+    return seen.step if isinstance(seen, Run) else seen.cost.steps
+
+
+def _at(seen: Run | Record, step: int) -> Evaluation | None:
+    if seen.status == "finished" and step > _step(seen):
+        return seen.evaluations[-1]
+    return next((e for e in reversed(seen.evaluations) if e.step == step), None)
+
+
+def _bytes(run: Run) -> int:
+    tensors = [*run.model.parameters(), *run.model.buffers()]
+    for state in run.optimizer.state.values():
+        tensors += [value for value in state.values() if isinstance(value, Tensor)]
+    return sum(t.numel() * t.element_size() for t in tensors)

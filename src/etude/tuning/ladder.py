@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from etude.errors import BadTypeError, BadValueError
 
+SPACING = 0.4
+"""Decades between two neighbouring candidates at the start."""
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -18,58 +21,75 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rungs in order, and how far apart the first candidates stand.
+    """Rungs in order: the first is reached by all candidates, the last is the best's finish.
 
     Attributes:
-        spacing: Decades between two neighbouring candidates.
-        rungs: The first is reached by all candidates; the last is the finish of the best.
+        rungs: The rungs.
     """
 
-    spacing: float
     rungs: tuple[Rung, ...]
 
-    def cost(self) -> float:
-        """Return the cost in full runs when no candidate diverges and none is added."""
+    def cost(self, folds: int = 1) -> float:
+        """Return the cost in full runs when no candidate diverges and none is added.
+
+        Args:
+            folds: Runs of one candidate. With more than one, the finish is a run on all the
+                data, of which nothing is paid yet.
+        """
         below = [0.0, *(rung.share for rung in self.rungs)]
-        return sum(
+        paid = [
             rung.keep * (rung.share - before)
             for rung, before in zip(self.rungs, below, strict=False)
-        )
+        ]
+        return sum(paid) if folds == 1 else folds * sum(paid[:-1]) + 1
 
 
-def _ladder(spacing: float, *rungs: tuple[float, int]) -> Ladder:
-    return Ladder(spacing, tuple(Rung(share, keep) for share, keep in (*rungs, (1.0, 1))))
+def _ladder(*rungs: tuple[float, int]) -> Ladder:
+    return Ladder(tuple(Rung(share, keep) for share, keep in (*rungs, (1.0, 1))))
 
 
 LADDERS = (
-    _ladder(0.4, (1 / 8, 3)),  # 1.25 runs
-    _ladder(0.45, (1 / 8, 4), (1 / 4, 2)),  # 1.5
-    _ladder(0.4, (1 / 8, 5), (1 / 4, 3), (1 / 2, 2)),  # 2.0
-    _ladder(0.4, (1 / 4, 5), (1 / 2, 3), (3 / 4, 2)),  # 2.75, and a candidate beyond an edge
+    _ladder((1 / 8, 2)),  # 1.125 runs, and a look at a quarter that may cost that quarter
+    _ladder((1 / 8, 2), (1 / 4, 1)),
+    _ladder((1 / 8, 3), (1 / 4, 2)),
+    _ladder((1 / 8, 5), (1 / 4, 3), (1 / 2, 2)),
+    _ladder((1 / 8, 5), (1 / 4, 3), (1 / 2, 2), (3 / 4, 2)),
 )
-"""Cheapest first. What a budget holds beyond its ladder goes to candidates beyond an edge, then
-to neighbours of the best, then to the edge of stability."""
+"""Cheapest first."""
 
-LEAST = LADDERS[0].cost()
+NEEDED = (1.2, 1.375, 1.5, 2.0, 2.25)
+"""The budget from which each ladder is climbed. It holds what the ladder costs, and what a start
+anew at a lower rate costs where the leader is seen to overfit."""
+
+LEAST = NEEDED[0]
+MOST = 1000.0
 
 
-def ladder_for(budget: float) -> Ladder:
+def ladder_for(budget: float, folds: int = 1) -> Ladder:
     """Return the longest ladder that a budget pays for.
 
     Args:
         budget: In full training runs, the finished model included.
+        folds: Runs of one candidate.
 
     Raises:
         BadValueError: If no two rates can be compared for it.
 
     >>> [rung.keep for rung in ladder_for(3.0).rungs]
-    [5, 3, 2, 1]
+    [5, 3, 2, 2, 1]
     """
     if isinstance(budget, bool) or not isinstance(budget, (int, float)):
         raise BadTypeError(f"budget={budget!r} is not a number: give full runs, such as 3.0")
-    if not math.isfinite(budget) or budget < LEAST:
+    least = LEAST if folds == 1 else LADDERS[0].cost(folds)
+    if not math.isfinite(budget) or not least <= budget <= MOST:
+        each = "" if folds == 1 else f" in {folds} folds"
         raise BadValueError(
-            f"budget={budget!r} is out of bounds: comparing rates takes at least {LEAST} full "
-            "runs, the finished model included; to train at one rate, use train"
+            f"budget={budget!r} is out of bounds: comparing rates{each} takes at least {least:g} "
+            f"full runs, the finished model included, and at most {MOST:g} are looked through; to "
+            "train at one rate, use train"
         )
-    return max((one for one in LADDERS if one.cost() <= budget), key=Ladder.cost)
+    if folds == 1:
+        fit = [one for one, need in zip(LADDERS, NEEDED, strict=True) if need <= budget]
+    else:
+        fit = [one for one in LADDERS if one.cost(folds) <= budget]
+    return fit[-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +12,11 @@ from etude.errors import StorageError
 from etude.recipe import Recipe
 from etude.training.folder import save_model
 from etude.training.record import Evaluation, Record, from_json, to_json
+from etude.tuning.goal import Goal
 
 TUNING = "tuning.json"
 
-Outcome = Literal["found", "at an edge", "unfinished", "nothing trains"]
+Outcome = Literal["found", "at an edge", "too small to tell", "unfinished", "nothing trains"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Trial:
         record: What happened, as far as it was taken.
         unstable: Whether it diverged, or, above the best, stood still (see `stable_below`).
         tied: Whether it cannot be told apart from the best.
+        folder: Where the run folder keeps it.
     """
 
     lr: float
     record: Record
     unstable: bool
     tied: bool
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,28 @@ class TuneResult:
         recipe: The recipe with the rate that was chosen.
         lr: The chosen rate.
         tied: The lowest and highest of the neighbouring tried rates that cannot be told apart
-            from `lr`: their paired difference in validation loss is within two standard errors,
-            or within 1% of the drop from the untrained loss.
+            from `lr`: their paired difference in the validation score is within two standard
+            errors, or within 1% of the drop from the untrained score.
         stable_below: The lowest tried rate above `lr` at which training diverged, or stood still
             far behind what `lr` had reached after as many updates; None where no tried rate did.
+        sensitivity: The share of the drop that is lost at twice or half the rate, the worse of
+            the two, between the rates that were tried; None where there was no other.
+        confidence: How often the same rate is chosen when the slices of the validation data are
+            drawn anew; None where nothing could be compared. It covers the noise of the
+            validation data, not that of the seed.
         cost: In full runs of the recipe, everything included.
         costs: The same, part by part.
         outcome: 'found', 'at an edge' (the best rate is the lowest or highest one tried, and the
-            budget held no further one), 'unfinished' (the best rate diverged before its end, and
-            the budget held no second finish), or 'nothing trains'.
+            budget held no further one), 'too small to tell' (rates more than a decade apart all
+            tie after the little that the budget held), 'unfinished' (the best rate diverged
+            before its end, and the budget held no second finish), or 'nothing trains'.
         untrained: The evaluation before training.
         record: The finished run at `lr`, with its series.
         trials: Every rate tried, ascending.
         budget: What was allowed, in full runs.
         seconds: Wall-clock time.
+        objective: What was compared: 'loss', or the metric's name.
+        folds: Into how many parts the training data was cut; 1 for none.
         model: The trained network. In memory only; a run folder keeps it beside the record.
     """
 
@@ -81,7 +91,19 @@ class TuneResult:
     trials: tuple[Trial, ...]
     budget: float
     seconds: float
+    sensitivity: float | None = None
+    confidence: float | None = None
+    objective: str = "loss"
+    folds: int = 1
     model: Any = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        """Say in a line what was found; `plain()` has the rest."""
+        low, high = self.tied
+        return (
+            f"TuneResult({self.record.task!r}: lr={self.lr:g}, tied={low:g} to {high:g}, "
+            f"{self.outcome}, {self.cost:.2f} runs)"
+        )
 
     @property
     def metric(self) -> float | None:
@@ -109,6 +131,11 @@ class TuneResult:
                 f"{self.record.cost.steps} of {self.record.length} updates, and its model is not "
                 "kept. Give a larger budget."
             )
+        if self.outcome == "too small to tell":
+            return (
+                f"All rates from {low:g} to {high:g} tie: the budget of {self.budget:g} runs shows "
+                "no difference between them. Any of them will do, or give a larger budget."
+            )
         if self.outcome == "at an edge":
             side = "lowest" if self.lr == low else "highest"
             return (
@@ -135,10 +162,15 @@ class TuneResult:
             "untrained_metric": to_json(self.untrained.metric),
             "budget": self.budget,
             "seconds": self.seconds,
+            "sensitivity": self.sensitivity,
+            "confidence": self.confidence,
+            "objective": self.objective,
+            "folds": self.folds,
             "recipe": self.recipe.plain(),
             "trials": [
                 {
                     "lr": trial.lr,
+                    "folder": trial.folder,
                     "unstable": trial.unstable,
                     "tied": trial.tied,
                     "updates": trial.record.cost.steps,
@@ -182,9 +214,9 @@ class TuneResult:
     @classmethod
     def _from_plain(cls, plain: dict[str, Any], folder: Path) -> TuneResult:
         trials = []
-        for index, row in enumerate(plain["trials"]):
-            record = Record.load(folder / trial_folder(index, plain["trials"]))
-            trials.append(Trial(row["lr"], record, row["unstable"], row["tied"]))
+        for row in plain["trials"]:
+            record = Record.load(folder / row["folder"])
+            trials.append(Trial(row["lr"], record, row["unstable"], row["tied"], row["folder"]))
         untrained = Evaluation(
             0,
             from_json(plain["untrained_loss"]),
@@ -203,37 +235,38 @@ class TuneResult:
             trials=tuple(trials),
             budget=plain["budget"],
             seconds=plain["seconds"],
+            sensitivity=plain["sensitivity"],
+            confidence=plain["confidence"],
+            objective=plain["objective"],
+            folds=plain["folds"],
         )
 
 
-def trial_folder(index: int, rows: Sequence[Any]) -> str:
-    """Return the subfolder of a trial, named by its rate."""
-    return f"trials/lr-{rows[index]['lr']:g}"
-
-
-def tie(one: Evaluation, best: Evaluation, drop: float) -> bool:
+def tie(one: Evaluation, best: Evaluation, drop: float, goal: Goal | None = None) -> bool:
     """Say whether two evaluations after the same number of updates cannot be told apart.
 
-    With d the differences of the slices' losses, n of them: mean(d) <= max(2 s(d)/sqrt(n),
+    With d the differences of the slices' scores, n of them: mean(d) <= max(2 s(d)/sqrt(n),
     0.01 drop), where s is the sample standard deviation.
 
     Args:
         one: Of the rate that may tie.
         best: Of the best rate.
-        drop: Untrained loss minus the best's.
+        drop: Untrained score minus the best's.
+        goal: What is compared; None compares the losses.
 
     >>> tie(Evaluation(9, 1.1, None, (1.0, 1.2)), Evaluation(9, 1.0, None, (1.1, 0.9)), 2.0)
     True
     >>> tie(Evaluation(9, 1.3, None, (1.2, 1.4)), Evaluation(9, 1.0, None, (0.9, 1.1)), 2.0)
     False
     """
-    differences = [a - b for a, b in zip(one.parts, best.parts, strict=True)]
-    mean = one.loss - best.loss
+    goal = goal or Goal()
+    differences = [a - b for a, b in zip(goal.parts(one), goal.parts(best), strict=True)]
+    mean = goal.score(one) - goal.score(best)
     if not math.isfinite(mean):
         return False
     count = len(differences)
     error = 0.0
-    if count > 1:
+    if count > 1 and all(map(math.isfinite, differences)):
         centre = math.fsum(differences) / count
         spread = math.fsum((d - centre) ** 2 for d in differences) / (count - 1)
         error = math.sqrt(spread / count)

@@ -3,297 +3,452 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-import torch
+from etude.tuning.curve import Curve, Exposure, drop
+from etude.tuning.ladder import SPACING, Ladder, Rung
+from etude.tuning.prior import grid, nice
+from etude.tuning.stability import stands_still
+from etude.tuning.turning import foretold, target, turned
 
-from etude.errors import BadValueError, Interrupted
-from etude.progress import Bar
-from etude.recipe import Recipe
-from etude.tasks.task import Task, parameter_count
-from etude.training.record import Evaluation
-from etude.training.run import Run
-from etude.tuning.candidate import Candidate
-from etude.tuning.ladder import ladder_for
-from etude.tuning.prior import grid, log10_centre, nice
+FURTHER = 1.25
+"""How much further down than the turn says a fresh start goes when nothing else is compared."""
 
-REFINEMENTS = (0.2, 0.1, 0.3, 0.05, 0.15)
-"""Decades from the best at which a large budget looks for a still better one."""
+LOOK = 1 / 4
+"""Where the leader of a small budget is looked at for a turn."""
 
-KEPT, GAINED = 0.8, 0.1
-"""A rate above the best is unstable if it keeps less than the one share of the best's drop and
-has gained less than the other lately: a network that a high rate has killed predicts a constant,
-which is well below the untrained loss and stays there."""
+REFINEMENTS = (0.2, -0.2, 0.4, -0.4, 0.1, -0.1, 0.3, -0.3, 0.05, -0.05, 0.15, -0.15)
+"""Decades from the best at which a large budget looks for a still better one, in order."""
+
+PAUSES = ((1 / 2, 0.01), (3 / 4, 0.002))
+"""Where a refinement is held against the best, and by what share of the drop it may trail."""
+
+CURES = 3
+"""Fresh starts at a lower rate after a finished run that has turned."""
+
+APART = 0.05
+"""Decades within which two rates count as one."""
 
 LOWEST, HIGHEST = 1e-15, 1e15
 """Rates beyond which none is tried: single precision sees no difference any more."""
 
-SHORTEST = 16
-"""Updates below which a rung would be less than two updates long."""
-
-NEAR = 0.01
-"""A refinement is finished if it trails by at most this share of the drop."""
+STRIDE, GAP = 0.8, 0.5
+"""Decades between looks for the edge of stability, and the gap at which looking ends."""
 
 
-class Search:
-    """The state of one tuning.
+class Entrant(Protocol):
+    """One rate in the field."""
+
+    @property
+    def lr(self) -> float:
+        """Its rate."""
+
+    @property
+    def share(self) -> float:
+        """How far of its run it was asked to go."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a NaN or Inf had ended it by then."""
+
+    def curve(self) -> Curve:
+        """Return what was seen of it."""
+
+
+E = TypeVar("E", bound=Entrant)
+
+
+class Starters(Protocol[E]):
+    """What the search asks of the field: enter rates, take them further, say what is left."""
+
+    @property
+    def untrained_score(self) -> float:
+        """The score before training."""
+
+    @property
+    def untrained_loss(self) -> float:
+        """The magnitude of the loss before training."""
+
+    @property
+    def exposure(self) -> Exposure:
+        """How much of the schedule's area lies behind at each share of the run."""
+
+    @property
+    def left(self) -> float:
+        """What may still be spent, in full runs."""
+
+    def enter(self, lr: float) -> E:
+        """Enter a rate, or return the one that is there."""
+
+    def entrants(self) -> Sequence[E]:
+        """Return all that are in the field."""
+
+    def go(self, entrants: Sequence[E], share: float, part: str) -> None:
+        """Take some to a share of their runs, and pay for it."""
+
+    def price(self, entrant: E, share: float) -> float:
+        """Return the cost of taking one to a share of its run."""
+
+    def fresh(self, share: float) -> float:
+        """Return the cost of taking a new one to a share of its run."""
+
+
+class Search(Generic[E]):
+    """Decides which rates start, how far each goes, and which is finished.
 
     Every rate shares the recipe's seed: same initial weights, same batches. All run on the
     recipe's own full-length schedule, so that the winner's past is already paid when it goes on.
+    What is compared is the validation score at the same share of the run; where a leader is seen
+    to overfit, what its curve foretells (see `etude.tuning.turning`).
 
     Args:
-        task: What to learn.
-        recipe: How; its rate is what is looked for.
-        budget: In full runs.
-        folder: Where to keep the candidates; None keeps them in memory.
-        device: As `train`.
-        bar: Where progress is shown.
-        stop: Asked before every update.
-        again: The command that goes on after an interruption.
+        field: The candidates.
+        ladder: How many go how far.
+        centre: log10 of the rate to begin around.
+        final: Whether the best is finished here; folds are finished elsewhere.
     """
 
     def __init__(
-        self,
-        task: Task,
-        recipe: Recipe,
-        budget: float,
-        *,
-        folder: Path | None,
-        device: str | torch.device | None,
-        bar: Bar,
-        stop: Callable[[], bool],
-        again: str,
+        self, field: Starters[E], ladder: Ladder, centre: float, *, final: bool = True
     ) -> None:
-        self.ladder = ladder_for(budget)
-        first = Run(task, recipe, device=device)
-        first.check()
-        self.task, self.device, self.threads = first.task, first.device, first.threads
-        self.recipe = recipe
-        self.length = first.length
-        if self.length < SHORTEST:
-            raise BadValueError(
-                f"steps={self.length} is too short to compare rates on: give at least {SHORTEST}"
-            )
-        self.centre = log10_centre(
-            recipe.optimizer, parameter_count(first.model), task.train.targets()
-        )
-        self.folder, self.bar, self.stop, self.again = folder, bar, stop, again
-        self.allowed = math.floor(budget * self.length)
-        self.spent = 0
-        self.costs: dict[str, int] = {}
-        self.field: dict[float, Candidate] = {}
-        self.untrained: Evaluation
-        # Rounded down, so that rounding never costs more than the ladder does.
-        self.steps = [math.floor(self.length * rung.share) for rung in self.ladder.rungs]
+        self.field, self.centre, self.final = field, centre, final
+        self.rungs = ladder.rungs if final else ladder.rungs[:-1]
+        self.first = self.rungs[0].share
 
-    def run(self) -> Candidate:
-        """Climb the ladder and return the best candidate, finished if any could be."""
-        first, rungs = self.steps[0], self.ladder.rungs
-        start = grid(self.centre, rungs[0].keep, self.ladder.spacing)
-        self.go([self.add(rate) for rate in start], first, f"to {100 * rungs[0].share:g}%")
-        self.widen(first)
-        for index, rung in enumerate(rungs[1:], start=1):
-            here, there = self.steps[index - 1], self.steps[index]
-            ranked = self.ranked(here)
-            keep = max(1, min(rung.keep, self.affordable(there - here, self.length - there)))
-            part = "finish" if there == self.length else f"to {100 * rung.share:g}%"
-            self.go(ranked[:keep], there, part)
-            if there < self.length:
-                self.widen(there)
+    def run(self) -> E:
+        """Search, and return the best, finished if any could be."""
+        count = self.rungs[0].keep
+        small = self.final and len(self.rungs) <= 3
+        if small and len(self.rungs) == 2:
+            self.tiny()
+        elif small:
+            self.start(count)
+            self.short()
+        else:
+            self.start(count)
+            self.climb()
+        if not self.final:
+            return self.ranked(self.rungs[-1].share)[0] if self.alive() else self.furthest()
         best = self.finished() or self.fall_back()
-        if best is not None:
-            best = self.refine(best)
-            self.find_edge(best)
-        return best or self.furthest()
+        if best is None:
+            return self.furthest()
+        best = self.cure(best)
+        self.find_edge(best)
+        return self.refine(best)
 
-    def add(self, rate: float) -> Candidate:
-        """Enter a rate into the field."""
-        run = Run(self.task, self.recipe.replace(lr=rate), device=self.device)
-        run.threads = self.threads
-        place = None if self.folder is None else self.folder / "trials" / f"lr-{rate:g}"
-        candidate = Candidate(run, place)
-        if not self.field:
-            self.untrained = candidate.at(0) or run.evaluate()
-        elif not run.evaluations:
-            run.evaluations.append(self.untrained)  # the same weights: no need to ask again
-        self.field[rate] = candidate
-        return candidate
+    # ---- standing ------------------------------------------------------------------------------
 
-    def go(self, candidates: Iterable[Candidate], until: int, part: str) -> None:
-        """Take candidates to an update, paying for it."""
-        chosen = list(candidates)
-        for index, candidate in enumerate(chosen):
-            before = candidate.reached
+    def alive(self) -> list[E]:
+        """Return those that have not diverged."""
+        return [one for one in self.field.entrants() if not one.diverged]
 
-            def show(run: Run, before: int = before, index: int = index) -> None:
-                self.bar(
-                    self.spent + run.step - before,
-                    self.allowed,
-                    f"{part}, rate {index + 1} of {len(chosen)}{self.standing()}",
-                )
+    def here(self, share: float) -> list[E]:
+        """Return those that stand soundly at a share of the run, or beyond."""
+        return [
+            one
+            for one in self.field.entrants()
+            if one.share >= share - 1e-9 and math.isfinite(one.curve().at(share))
+        ]
 
-            used = candidate.go(until, stop=self.stop, on_step=show, again=self.again)
-            self.spent += used
-            self.costs[part] = self.costs.get(part, 0) + used
-            if self.stop():
-                raise Interrupted(f"stopped; the candidates are saved. Go on with: {self.again}")
+    def ranked(self, share: float) -> list[E]:
+        """Return those that got to a share of the run, best first; ties go to the lower rate."""
+        return sorted(self.here(share), key=lambda one: (one.curve().at(share), one.lr))
 
-    def standing(self) -> str:
-        """Say which rate leads: the lowest loss among those that went furthest."""
-        furthest = max(c.reached for c in self.field.values())
-        ranked = self.ranked(furthest)
+    def turned(self, share: float) -> list[Curve]:
+        """Return the curves that have turned up."""
+        curves = [one.curve() for one in self.here(share)]
+        return turned(curves, share, self.field.untrained_score, self.field.untrained_loss)
+
+    def judged(self, share: float) -> list[E]:
+        """Return them best first: by what is foretold where one has turned, else by the score."""
+        if not self.turned(share):
+            return self.ranked(share)
+        here = self.here(share)
+        curves = [one.curve() for one in here]
+        scores = {
+            one.lr: foretold(curve, curves, share, self.field.exposure, self.field.untrained_score)
+            for one, curve in zip(here, curves, strict=True)
+        }
+        return sorted(here, key=lambda one: (scores[one.lr], one.lr))
+
+    def finished(self) -> E | None:
+        """Return the best of those that reached the end."""
+        return next(iter(self.ranked(1.0)), None)
+
+    def furthest(self) -> E:
+        """Return the best of the sound ones that went furthest, if there are any left."""
+        alive = self.alive()
+        if not alive:
+            return min(self.field.entrants(), key=lambda one: one.lr)
+        return min(alive, key=lambda one: (-one.share, one.curve().at(one.share), one.lr))
+
+    def affords(self, cost: float, after: float = 0.0) -> bool:
+        """Say whether the budget holds a cost and what comes after it."""
+        return cost + after <= self.field.left + 1e-9
+
+    def known(self, lr: float) -> E | None:
+        """Return the entrant at a rate, or so near that it makes no difference."""
+        near = [one for one in self.field.entrants() if abs(math.log10(one.lr / lr)) < APART]
+        return min(near, key=lambda one: abs(math.log10(one.lr / lr)), default=None)
+
+    # ---- small budgets -------------------------------------------------------------------------
+
+    def start(self, count: int) -> None:
+        """Take the first rates to the first rung."""
+        rates = grid(self.centre, count, SPACING)
+        self.field.go([self.field.enter(r) for r in rates], self.first, name_of(self.first))
+
+    def tiny(self) -> None:
+        """One rate, looked at for a turn; else a rival on the side that its curve points to."""
+        here, look = self.first, min(LOOK, self.field.left - 1)
+        one = self.field.enter(nice(10**self.centre))
+        self.field.go([one], here, name_of(here))
+        self.widen(here)
+        leader = next(iter(self.ranked(here)), None)
+        if leader is None:
+            return
+        spare = self.field.left - self.field.price(leader, 1.0)
+        if spare >= look - here - 1e-9:
+            self.field.go([leader], look, name_of(look))
+            if self.anew(leader, look):
+                return
+        if len(self.field.entrants()) == 1 and self.affords(self.field.fresh(1.0)):
+            curve = leader.curve()
+            scale = drop(self.field.untrained_score, curve.scores)
+            slow = curve.at(here) - curve.scores[-1] > 0.1 * scale
+            rival = self.field.enter(nice(leader.lr * 10 ** (SPACING if slow else -SPACING)))
+            self.field.go([rival], here, name_of(here))
+        best = self.ranked(here)[0]
+        self.field.go([best], 1.0, name_of(1.0))
+
+    def short(self) -> None:
+        """The leader goes ahead and is looked at for a turn; then the next is held against it."""
+        here = self.first
+        if not self.ranked(here):
+            self.widen(here)
+        ranked = self.ranked(here)
         if not ranked:
-            return ""
-        return f", best so far {ranked[0].lr:g} (loss {ranked[0].loss(furthest):.4g})"
+            return
+        leader, share = ranked[0], LOOK
+        if self.affords(self.field.price(leader, share), self.field.fresh(1.0)):
+            self.field.go([leader], share, name_of(share))
+            if self.anew(leader, share):
+                return
+        self.widen(here)
+        for one in self.ranked(here)[:2]:
+            finish = self.field.price(one, 1.0)
+            if one.share < share and self.affords(finish):
+                self.field.go([one], share, name_of(share))
+        best = next(iter(self.ranked(share) or self.ranked(here)), None)
+        if best is not None:
+            self.field.go([best], 1.0, name_of(1.0))
 
-    def ranked(self, step: int) -> list[Candidate]:
-        """Return the candidates that stand well after `step` updates, best first."""
-        alive = [c for c in self.field.values() if math.isfinite(c.loss(step))]
-        alive = [c for c in alive if c.reached >= step]
-        return sorted(alive, key=lambda c: (c.loss(step), c.lr))
+    def anew(self, leader: E, share: float) -> bool:
+        """Start anew at the lower rate that a turned leader points to, and finish it."""
+        found = self.turned(share)
+        curve = next((c for c in found if c.lr == leader.lr), found[0] if found else None)
+        if curve is None or not self.affords(self.field.fresh(1.0)):
+            return False
+        lr = target(curve, self.field.exposure, self.field.untrained_score, FURTHER)
+        if math.log10(curve.lr / lr) < 2 * APART:
+            return False
+        self.field.go([self.field.enter(nice(lr))], 1.0, "anew, lower")
+        return True
 
-    def affordable(self, each: int, after: int) -> int:
-        """Return how many can go `each` updates further and leave `after` for the finish."""
-        left = self.allowed - self.spent - after
-        return left // each if each else len(self.field)
+    # ---- the ladder ----------------------------------------------------------------------------
 
-    def plan(self, step: int) -> int:
-        """Return what the rungs beyond `step` cost, in updates."""
-        rungs = list(zip(self.ladder.rungs, self.steps, strict=True))
-        return sum(
-            rung.keep * (there - here)
-            for (_, here), (rung, there) in pairwise(rungs)
-            if here >= step
-        )
+    def climb(self) -> None:
+        """Climb rung by rung."""
+        self.widen(self.first)
+        self.aim(self.first)
+        for below, rung in pairwise(self.rungs):
+            ranked = self.judged(below.share)
+            if not ranked:
+                return
+            self.field.go(self.kept(ranked, rung), rung.share, name_of(rung.share))
+            if rung.share < 1:
+                self.widen(rung.share)
+                self.aim(rung.share)
 
-    def widen(self, step: int) -> None:
-        """Add rates beyond an edge while the best stands there, then between far neighbours.
+    def kept(self, ranked: list[E], rung: Rung) -> list[E]:
+        """Return the best that go on to a rung, as many as the budget leaves a finish for."""
+        chosen: list[E] = []
+        cost = 0.0
+        for one in ranked[: rung.keep]:
+            cost += self.field.price(one, rung.share)
+            if chosen and not self.affords(cost, self.finish(rung.share)):
+                break
+            chosen.append(one)
+        return chosen
+
+    def finish(self, share: float) -> float:
+        """Return what the finish of one candidate costs from a share of its run on."""
+        return self.field.fresh(1.0) - self.field.fresh(share) if self.final else 0.0
+
+    def widen(self, share: float) -> None:
+        """Add rates beyond an edge while the best stands there, in growing strides.
 
         A rate beyond the edge may use up what later rungs would compare: an optimum outside the
         field cannot be ranked inside it. Only the finish of one candidate is never spent.
         """
-        if not math.isfinite(self.untrained.loss):
+        if not math.isfinite(self.field.untrained_score):
             return  # the fault is not the rate
         strides = 0
-        while self.affordable(step, self.length - step) >= 1:
-            rates = sorted(self.field)
-            ranked = self.ranked(step)
+        while self.affords(self.field.fresh(share), self.finish(share)):
+            rates = sorted(one.lr for one in self.field.entrants())
+            ranked = self.ranked(share)
             leader = ranked[0].lr if ranked else rates[0]
-            stride = self.ladder.spacing * (1 if strides == 0 else 2)
+            stride = SPACING * (1 if strides == 0 else 2)
+            if len(rates) == 1 and ranked:
+                return
             if leader == rates[0]:
                 rate = leader / 10**stride
             elif leader == rates[-1]:
                 rate = leader * 10**stride
             else:
-                return self.fill(step, leader)
+                return self.fill(share, leader)
             if not LOWEST < rate < HIGHEST:
                 return
             strides += 1
-            self.go([self.add(nice(rate))], step, "beyond an edge")
+            one = self.field.enter(nice(rate))
+            if one.share >= share:
+                return
+            self.field.go([one], share, "beyond an edge")
 
-    def fill(self, step: int, leader: float) -> None:
+    def fill(self, share: float, leader: float) -> None:
         """Halve a wide gap beside the leader, if the ladder can still be climbed in full."""
-        while self.affordable(step, self.plan(step)) >= 1:
-            rates = sorted(self.field)
+        while self.affords(self.field.fresh(share), self.plan(share)):
+            rates = sorted(one.lr for one in self.field.entrants())
             place = rates.index(leader)
             gaps = [
                 (math.log10(b / a), math.sqrt(a * b))
                 for a, b in pairwise(rates)
                 if leader in (a, b)
             ]
-            if place in (0, len(rates) - 1) or max(gaps)[0] < 1.5 * self.ladder.spacing:
+            if place in (0, len(rates) - 1) or max(gaps)[0] < 1.5 * SPACING:
                 return
-            self.go([self.add(nice(max(gaps)[1]))], step, "beyond an edge")
-            leader = self.ranked(step)[0].lr
+            one = self.field.enter(nice(max(gaps)[1]))
+            if one.share >= share:
+                return
+            self.field.go([one], share, "beyond an edge")
+            leader = self.ranked(share)[0].lr
 
-    def finished(self) -> Candidate | None:
-        """Return the best of those that reached the end."""
-        ranked = self.ranked(self.length)
-        return ranked[0] if ranked else None
+    def plan(self, share: float) -> float:
+        """Return what the rungs beyond a share of the run cost."""
+        return sum(
+            rung.keep * (self.field.fresh(rung.share) - self.field.fresh(below.share))
+            for below, rung in pairwise(self.rungs)
+            if below.share >= share - 1e-9
+        )
 
-    def fall_back(self) -> Candidate | None:
+    def aim(self, share: float) -> None:
+        """Where a curve has turned, add the lower rate that it points to."""
+        found = self.turned(share)
+        if not found:
+            return
+        leader = self.judged(share)[0]
+        curve = next((c for c in found if c.lr == leader.lr), min(found, key=lambda c: c.lr))
+        lr = target(curve, self.field.exposure, self.field.untrained_score)
+        if math.log10(curve.lr / lr) < SPACING / 2 + APART or lr < LOWEST:
+            return
+        one = self.known(lr)
+        cost = self.field.fresh(share) if one is None else self.field.price(one, share)
+        if self.affords(cost, self.finish(share)):
+            self.field.go([one or self.field.enter(nice(lr))], share, "where a curve turned")
+
+    # ---- after the finish ----------------------------------------------------------------------
+
+    def fall_back(self) -> E | None:
         """Resume the furthest surviving lower rates until one reaches the end."""
-        alive = [c for c in self.field.values() if not c.diverged]
-        for candidate in sorted(alive, key=lambda c: (-c.reached, c.loss(c.reached))):
-            if self.affordable(self.length - candidate.reached, 0) < 1:
+        for one in sorted(self.alive(), key=lambda c: (-c.share, c.curve().at(c.share), c.lr)):
+            if not self.affords(self.field.price(one, 1.0)):
                 continue
-            self.go([candidate], self.length, "after a divergence")
-            if not candidate.diverged:
-                return candidate
+            self.field.go([one], 1.0, "after a divergence")
+            if not one.diverged:
+                return one
         return None
 
-    def furthest(self) -> Candidate:
-        """Return the best of the sound ones that went furthest, if there are any left."""
-        alive = [c for c in self.field.values() if not c.diverged]
-        if not alive:
-            return min(self.field.values(), key=lambda c: c.lr)
-        return min(alive, key=lambda c: (-c.reached, c.loss(c.reached), c.lr))
-
-    def refine(self, best: Candidate) -> Candidate:
-        """Try neighbours of the best for what is left, finishing those that keep up."""
-        pause = 3 * self.length // 4
-        centre = best.lr
-        reserve = self.steps[0] // 2
-        for shift in (s * sign for s in REFINEMENTS for sign in (1, -1)):
-            if self.affordable(self.length, reserve) < 1:
-                break
-            rate = nice(centre * 10**shift)
-            if rate in self.field:
-                continue
-            rival = self.add(rate)
-            self.go([rival], pause, "refine")
-            mark = best.at(pause)
-            slack = NEAR * (self.untrained.loss - best.loss(self.length))
-            if mark is not None and rival.loss(pause) > mark.loss + slack:
-                continue
-            self.go([rival], self.length, "refine")
-            if rival.loss(self.length) < best.loss(self.length):
-                best = rival
+    def cure(self, best: E) -> E:
+        """Where the finished run has turned, start anew at the rate that its turn points to."""
+        for _ in range(CURES):
+            curve = next((c for c in self.turned(1.0) if c.lr == best.lr), None)
+            if curve is None:
+                return best
+            lr = target(curve, self.field.exposure, self.field.untrained_score, FURTHER)
+            lr = min(lr, best.lr * 10 ** (-SPACING / 2))
+            one = self.known(lr)
+            if one is not None and (one.diverged or one.share >= 1):
+                return best
+            cost = self.field.fresh(1.0) if one is None else self.field.price(one, 1.0)
+            if not self.affords(cost) or lr < LOWEST:
+                return best
+            self.field.go([one or self.field.enter(nice(lr))], 1.0, "where a curve turned")
+            best = self.finished() or best
         return best
 
-    def find_edge(self, best: Candidate) -> None:
+    def refine(self, best: E) -> E:
+        """Try neighbours of the best for what is left, finishing those that keep up."""
+        centre = best
+        for shift in REFINEMENTS:
+            rate = nice(centre.lr * 10**shift)
+            one = self.known(rate) if abs(shift) > APART else None
+            if one is not None and (one.diverged or one.share >= PAUSES[0][0]):
+                continue
+            cost = self.field.fresh(1.0) if one is None else self.field.price(one, 1.0)
+            if not self.affords(cost):
+                continue
+            rival = one or self.field.enter(rate)
+            if self.keeps_up(rival, best):
+                self.field.go([rival], 1.0, "refine")
+                best = self.finished() or best
+        return best
+
+    def keeps_up(self, rival: E, best: E) -> bool:
+        """Take a rival to the pauses; say whether it never trails the best by much."""
+        curve = best.curve()
+        scale = self.field.untrained_score - curve.at(1.0)
+        for share, slack in PAUSES:
+            self.field.go([rival], share, "refine")
+            mark, mine = curve.at(share), rival.curve().at(share)
+            if not math.isfinite(mine):
+                return False
+            if math.isfinite(mark) and mine > mark + slack * scale:
+                return False
+        return True
+
+    def find_edge(self, best: E) -> None:
         """Look for the rate at which training breaks, for what is left of the budget.
 
         Rates go up by 0.8 decades until one is unstable; then the gap below it is halved down to
         half a decade.
         """
-        most = min(self.steps[0], self.length // 8)
-        # Where the best was looked at too, so that the two can be compared.
-        step = max((e.step for e in best.run.evaluations if 0 < e.step <= most), default=most)
-        while self.affordable(step, 0) >= 1:
-            above = {rate: c for rate, c in self.field.items() if rate >= best.lr}
-            broken = min((r for r, c in above.items() if self.unstable(c, best)), default=None)
+        share = self.first
+        while self.affords(self.field.fresh(share)):
+            above = {one.lr: one for one in self.field.entrants() if one.lr >= best.lr}
+            broken = min((r for r, one in above.items() if self.unstable(one, best)), default=None)
             stable = max(r for r in above if broken is None or r < broken)
             if broken is None:
-                rate = stable * 10**0.8
-            elif math.log10(broken / stable) > 0.5:
+                rate = stable * 10**STRIDE
+            elif math.log10(broken / stable) > GAP:
                 rate = math.sqrt(broken * stable)
             else:
                 return
             if rate > HIGHEST:
                 return
-            self.go([self.add(nice(rate))], step, "edge of stability")
+            one = self.field.enter(nice(rate))
+            if one.share > 0:
+                return
+            self.field.go([one], share, "edge of stability")
 
-    def unstable(self, candidate: Candidate, best: Candidate) -> bool:
-        """Say whether a rate diverged, or, above the best, stands still far behind it.
+    def unstable(self, one: E, best: E) -> bool:
+        """Say whether a rate diverged, or, above the best, stands still far behind it."""
+        if one.diverged or one.lr <= best.lr:
+            return one.diverged
+        return stands_still(one.curve(), best.curve(), self.field.untrained_score)
 
-        That is: after as many updates, its drop from the untrained loss is less than `KEPT` of
-        the best's, and either that drop or what it gained over the second half of its way is
-        less than `GAINED` of the best's.
-        """
-        if candidate.diverged or candidate.lr <= best.lr:
-            return candidate.diverged
-        seen = [e for e in candidate.run.evaluations if e.step <= candidate.reached]
-        common = [e for e in seen if e.step > 0 and best.at(e.step) is not None]
-        if not common:
-            return False
-        last = common[-1]
-        mark = best.at(last.step)
-        assert mark is not None
-        earlier = [e for e in seen if e.step <= last.step / 2]
-        drop = self.untrained.loss - mark.loss
-        kept = (self.untrained.loss - last.loss) / drop if drop > 0 else math.inf
-        gained = (earlier[-1].loss - last.loss) / drop if drop > 0 else math.inf
-        return kept < GAINED or (kept < KEPT and gained < GAINED)
+
+def name_of(share: float) -> str:
+    """Return what a part of the cost is called."""
+    return "finish" if share >= 1 else f"to {100 * share:g}%"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,24 @@ from etude.errors import BadValueError, StorageError
 from etude.progress import bar
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
-from etude.tasks.task import Task
+from etude.tasks.task import Task, parameter_count
+from etude.training.engines import Engine, engine_for
 from etude.training.folder import MODEL, quoted
 from etude.training.given import check_given
 from etude.training.interrupt import StopRequest, stop_on_signal
+from etude.training.length import clock_of
+from etude.tuning import verdict
 from etude.tuning.candidate import Candidate
-from etude.tuning.result import TUNING, Outcome, RungCost, Trial, TuneResult, tie
+from etude.tuning.field import Field, Setting
+from etude.tuning.folds import folds_of
+from etude.tuning.goal import goal_for
+from etude.tuning.ladder import ladder_for
+from etude.tuning.prior import log10_centre
+from etude.tuning.result import TUNING, RungCost, Trial, TuneResult
 from etude.tuning.search import Search
+
+SHORTEST = 16
+"""Updates below which a rung would be less than two updates long."""
 
 
 def tune(
@@ -32,9 +44,14 @@ def tune(
     recipe: Recipe | None = None,
     budget: float = 3.0,
     *,
+    objective: str = "loss",
+    maximize: bool | None = None,
+    folds: int = 1,
+    engine: str | Engine | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
     device: str | torch.device | None = None,
+    memory: int | None = None,
     progress: bool | None = None,
 ) -> TuneResult:
     """Find the learning rate that trains a task best, and return the model trained with it.
@@ -42,17 +59,27 @@ def tune(
     A few candidates start on the recipe's real, full-length schedule from the same initial
     weights and with the same batches. They are paused, the worse are dropped, the better go on
     from where they stood, and the best is finished: its whole past is part of the final run.
+    Where one is seen to overfit, a lower rate is started, which its curve points to.
 
     The user's model, generators and the global random state are left as they were.
 
     Args:
         task: What to learn.
         recipe: How; its `lr` is what is looked for. None takes the task's defaults.
-        budget: In full training runs, the finished model included; at least 1.25.
+        budget: In full training runs, the finished model included; at least 1.2.
+        objective: What is compared: 'loss', 'metric', or the metric's name.
+        maximize: Whether a larger metric is better; None takes the metric's own direction.
+        folds: Cut the training data into so many parts, compare rates by their mean over the
+            parts held out, and then train on all of it. The task's validation data is not
+            looked at for the choice. Every rate costs that many runs.
+        engine: What takes several candidates further: 'loop', 'pool', 'vmap', 'vmap pool' or
+            'auto'. None takes the faster of loop and pool, which give the same bits.
         folder: Where to keep everything; None keeps it in memory. With a folder, Ctrl-C and
             SIGTERM save and leave.
         resume: Go on with the tuning that `folder` holds.
         device: Where to train; None takes the model's own device, else an accelerator.
+        memory: Bytes that paused candidates may take, the others wait on disk; None allows half
+            of what is free.
         progress: Whether to draw a bar; None draws it where somebody sits at a terminal.
 
     Returns:
@@ -73,126 +100,173 @@ def tune(
     """
     check_given(task, recipe)
     home = None if folder is None else Path(folder)
+    request = Request(recipe or Recipe(**task.defaults), budget, objective, maximize, folds)
     if resume:
         if home is None:
             raise BadValueError("resume=True needs folder=, the run folder to go on from")
         if (finished := _finished(home, task)) is not None:
             return finished
-        recipe, budget = _kept_request(home, recipe)
-    recipe = recipe or Recipe(**task.defaults)
+        request = _kept_request(home, recipe)
+    chosen = engine_for("loop") if engine is None else engine_for(engine)
     watched: AbstractContextManager[StopRequest | None] = (
         nullcontext() if home is None else stop_on_signal()
     )
+    try:
+        with watched as asked, bar(progress, task.name) as show:
+            setting = Setting(
+                engine=chosen,
+                folder=home,
+                device=device,
+                memory=memory,
+                bar=show,
+                stop=lambda: bool(asked),
+                again="" if home is None else f"etude tune --resume {quoted(home)}",
+            )
+            return _tuned(task, request, setting, claim=not resume)
+    finally:
+        if chosen is not engine:
+            chosen.close()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: all that decides the answer."""
+
+    recipe: Recipe
+    budget: float
+    objective: str = "loss"
+    maximize: bool | None = None
+    folds: int = 1
+
+    def plain(self, task: str) -> dict[str, Any]:
+        """Return it as values that JSON can hold."""
+        return {
+            "task": task,
+            "recipe": self.recipe.plain(),
+            "budget": self.budget,
+            "objective": self.objective,
+            "maximize": self.maximize,
+            "folds": self.folds,
+        }
+
+
+def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> TuneResult:
     started = time.perf_counter()
-    with watched as request, bar(progress, task.name) as show:
-        search = Search(
-            task,
-            recipe,
-            budget,
-            folder=home,
-            device=device,
-            bar=show,
-            stop=lambda: bool(request),
-            again="" if home is None else f"etude tune --resume {quoted(home)}",
-        )
-        if home is not None and not resume:
-            _claim(home, task, recipe, budget)
-        result = judge(search, search.run(), budget, lambda: time.perf_counter() - started)
-        if home is not None:
-            _save(result, search, home)
-    return result
+    recipe, folds = request.recipe, request.folds
+    ladder = ladder_for(request.budget, folds)
+    goal = goal_for(task, request.objective, request.maximize)
+    parts = [task] if folds == 1 else folds_of(task, folds)
+    if folds > 1:
+        recipe = recipe.replace(steps=clock_of(task, recipe).horizon)
+    field = Field(parts, recipe, request.budget - (folds > 1), goal, setting)
+    try:
+        if field.length < SHORTEST:
+            raise BadValueError(
+                f"steps={field.length} is too short to compare rates on: give at least {SHORTEST}"
+            )
+        if claim and setting.folder is not None:
+            _claim(setting.folder, task, request)
+        first = field.first
+        centre = log10_centre(recipe.optimizer, parameter_count(first.model), task.train.targets())
+        search = Search(field, ladder, centre, final=folds == 1)
+        best = search.run()
+        assert isinstance(best, Candidate)
+        last = field if folds == 1 else whole(task, best, request, setting)
+        result = judged(field, search, best, last, request, time.perf_counter() - started)
+        if setting.folder is not None:
+            _save(result, [field, last], setting.folder)
+        return result
+    finally:
+        field.close()
 
 
-def judge(
-    search: Search, best: Candidate, budget: float, seconds: Callable[[], float]
+def whole(task: Task, best: Candidate, request: Request, setting: Setting) -> Field:
+    """Train the rate that was best over the folds on all the training data."""
+    field = Field([task], best.recipe, 1.0, best.goal, setting)
+    if not best.diverged:
+        field.go([field.add(best.recipe, "whole")], 1.0, "finish on all the data")
+    return field
+
+
+def judged(
+    field: Field, search: Search, best: Candidate, last: Field, request: Request, seconds: float
 ) -> TuneResult:
     """Turn a finished search into what it says."""
-    rates = sorted(search.field)
-    candidates = [search.field[rate] for rate in rates]
+    own = [c for c in field.candidates if c.recipe.seed == best.recipe.seed]
+    candidates = sorted(own, key=lambda c: c.lr)
+    rates = [c.lr for c in candidates]
     unstable = [search.unstable(c, best) for c in candidates]
-    ties = [
-        not bad and _tied(c, best, search.untrained.loss)
+    tied = [
+        not bad and verdict.ties(c, best, field.goal, field.untrained_score)
         for c, bad in zip(candidates, unstable, strict=True)
     ]
-    place = low = high = rates.index(best.lr)
-    while low > 0 and ties[low - 1]:
+    low = high = rates.index(best.lr)
+    while low > 0 and tied[low - 1]:
         low -= 1
-    while high < len(rates) - 1 and ties[high + 1]:
+    while high < len(rates) - 1 and tied[high + 1]:
         high += 1
+    neighbours = [low <= i <= high for i in range(len(rates))]
     above = [rate for rate, bad in zip(rates, unstable, strict=True) if bad and rate > best.lr]
-    final = best.last()
-    outcome: Outcome = "found"
-    if best.diverged or final is None or not _learned(final.loss, search.untrained.loss):
-        outcome = "nothing trains"
-    elif best.run.status != "finished":
-        outcome = "unfinished"
-    elif place in (0, len(rates) - 1):
-        outcome = "at an edge"
+    sound = [c for c, bad in zip(candidates, unstable, strict=True) if not bad]
+    final = next(iter(last.candidates), best) if last is not field else best
+    costs = {**field.costs, **(last.costs if last is not field else {})}
     return TuneResult(
-        recipe=best.run.recipe,
+        recipe=request.recipe.replace(lr=best.lr),
         lr=best.lr,
         tied=(rates[low], rates[high]),
         stable_below=min(above, default=None),
-        cost=search.spent / search.length,
-        costs=tuple(RungCost(name, n / search.length) for name, n in search.costs.items()),
-        outcome=outcome,
-        untrained=search.untrained,
-        record=best.run.record().without_model(),
-        trials=tuple(
-            Trial(c.lr, c.run.record().without_model(), bad, low <= i <= high)
-            for i, (c, bad) in enumerate(zip(candidates, unstable, strict=True))
+        sensitivity=verdict.sensitivity(
+            best.curve(), [c.curve() for c in sound], field.untrained_score
         ),
-        budget=budget,
-        seconds=seconds(),
-        model=best.run.model,
+        confidence=verdict.confidence(best, sound, field.goal),
+        cost=math.fsum(costs.values()),
+        costs=tuple(RungCost(name, runs) for name, runs in costs.items()),
+        outcome=verdict.outcome(field, best, rates, neighbours),
+        untrained=last.untrained if last.candidates else field.untrained,
+        record=final.records()[0],
+        trials=tuple(
+            Trial(c.lr, c.record(), bad, tie, f"trials/{c.name}")
+            for c, bad, tie in zip(candidates, unstable, neighbours, strict=True)
+        ),
+        budget=request.budget,
+        seconds=seconds,
+        objective=field.goal.name,
+        folds=request.folds,
+        model=final.runs[0].model,
     )
 
 
-def _learned(loss: float, untrained: float) -> bool:
-    """Say whether a loss is lower than the untrained one by more than rounding."""
-    return loss < untrained - 1e-3 * abs(untrained)
-
-
-def _tied(candidate: Candidate, best: Candidate, untrained: float) -> bool:
-    if candidate is best:
-        return True
-    last = candidate.last()
-    if candidate.diverged or last is None or not _learned(last.loss, untrained):
-        return False  # whatever it had been before: it stands no better than untrained
-    steps = {e.step for e in candidate.run.evaluations if 0 < e.step <= candidate.reached}
-    common = [e for e in best.run.evaluations if e.step in steps]
-    if not common:
-        return False
-    one = candidate.at(common[-1].step)
-    return one is not None and tie(one, common[-1], untrained - common[-1].loss)
-
-
-def _claim(home: Path, task: Task, recipe: Recipe, budget: float) -> None:
+def _claim(home: Path, task: Task, request: Request) -> None:
     files.make_folder(home)
     if (home / TUNING).exists() or (home / "recipe.toml").exists():
         raise StorageError(
             f"{str(home)!r} already holds a run: resume it, or choose another folder"
         )
-    request: dict[str, Any] = {"task": task.name, "recipe": recipe.plain(), "budget": budget}
-    files.write_json(home / TUNING, {"request": request})
+    files.write_json(home / TUNING, {"request": request.plain(task.name)})
 
 
-def _kept_request(home: Path, recipe: Recipe | None) -> tuple[Recipe, float]:
-    """Return recipe and budget of the tuning in a folder."""
+def _kept_request(home: Path, recipe: Recipe | None) -> Request:
+    """Return what was asked of the tuning in a folder."""
     if not (home / TUNING).exists():
         raise StorageError(f"{str(home)!r} holds no tuning to resume: there is no {TUNING} in it")
     try:
-        request = files.read_json(home / TUNING, "the tuning")["request"]
-        kept, budget = Recipe(**request["recipe"]), float(request["budget"])
+        plain = files.read_json(home / TUNING, "the tuning")["request"]
+        kept = Request(
+            Recipe(**plain["recipe"]),
+            float(plain["budget"]),
+            plain.get("objective", "loss"),
+            plain.get("maximize"),
+            plain.get("folds", 1),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(
             f"the tuning {str(home / TUNING)!r} is damaged: {type(error).__name__}: {error}"
         ) from error
-    if recipe is not None and recipe != kept:
+    if recipe is not None and recipe != kept.recipe:
         raise StorageError(
             f"{str(home)!r} holds a tuning of another recipe: leave the recipe out to go on"
         )
-    return kept, budget
+    return kept
 
 
 def _finished(home: Path, task: Task) -> TuneResult | None:
@@ -211,9 +285,9 @@ def _finished(home: Path, task: Task) -> TuneResult | None:
     return replace(TuneResult.load(home), model=model)
 
 
-def _save(result: TuneResult, search: Search, home: Path) -> None:
+def _save(result: TuneResult, fields: Sequence[Field], home: Path) -> None:
     """Write the findings; the paused states have served and go."""
     result.save(home)
-    for candidate in search.field.values():
-        if candidate.keeper is not None:
-            candidate.keeper.finish()
+    for field in fields:
+        for candidate in field.candidates:
+            candidate.finish()

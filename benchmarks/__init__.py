@@ -1,0 +1,1 @@
+"""Measurements: each file states in its first lines what it measures, and against what."""

@@ -1,0 +1,85 @@
+"""What was seen of a candidate: validation score and training loss at its pauses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from etude.schedules import Clock, Schedule
+
+POINTS = 1000
+"""Places at which a schedule's area is summed."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A candidate's way so far.
+
+    Attributes:
+        lr: Its rate.
+        shares: How far of its run it stood at each look, ascending, the start left out.
+        scores: The validation score there: less is better.
+        training: The mean training loss over the sixteenth of the run before each look.
+    """
+
+    lr: float
+    shares: tuple[float, ...]
+    scores: tuple[float, ...]
+    training: tuple[float, ...]
+
+    def until(self, share: float) -> Curve:
+        """Return the curve as it was at a share of the run."""
+        count = sum(s <= share + 1e-9 for s in self.shares)
+        return Curve(self.lr, self.shares[:count], self.scores[:count], self.training[:count])
+
+    def at(self, share: float) -> float:
+        """Return the score at a share of the run; infinite if it was not looked at there."""
+        found = (y for x, y in zip(self.shares, self.scores, strict=True) if abs(x - share) < 1e-6)
+        return next(found, math.inf)
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How much of a schedule's area lies behind at each share of the run: 0 to 1.
+
+    To first order the weights after some updates depend on the sum of the rates so far alone
+    (gradient flow). A rate η at share s of its run has therefore come as far as the rate
+    η·A(s)/A(1) will at its end, where A is the area under the schedule.
+
+    >>> from etude.schedules import linear
+    >>> round(Exposure.of(linear(), 1_000).behind(0.5), 2)
+    0.75
+    """
+
+    sums: tuple[float, ...]
+
+    @classmethod
+    def of(cls, schedule: Schedule, length: int) -> Exposure:
+        """Return the exposure of a schedule over a run."""
+        return cls.over(schedule.over(Clock(horizon=length)), length)
+
+    @classmethod
+    def over(cls, shape: Schedule, length: int) -> Exposure:
+        """Return the exposure of a schedule that is bound to a run."""
+        count = min(POINTS, length)
+        total, sums = 0.0, [0.0]
+        for i in range(count):
+            total += max(0.0, float(shape(length * i // count)))
+            sums.append(total)
+        return cls(tuple(s / total if total > 0 else i / count for i, s in enumerate(sums)))
+
+    def behind(self, share: float) -> float:
+        """Return the share of the area that lies behind."""
+        place = min(max(share, 0.0), 1.0) * (len(self.sums) - 1)
+        low = min(int(place), len(self.sums) - 2)
+        return self.sums[low] + (place - low) * (self.sums[low + 1] - self.sums[low])
+
+    def log10(self, lr: float, share: float) -> float:
+        """Return log10 of the rate that will have come as far at its end as `lr` has at `share`."""
+        return math.log10(lr) + math.log10(max(self.behind(share), 1e-12))
+
+
+def drop(untrained: float, scores: Sequence[float]) -> float:
+    """Return how far the best of some scores lies below the untrained one."""
+    return max(untrained - min(scores), 1e-12)

@@ -1,0 +1,314 @@
+"""The field: every candidate of a tuning, taken further together, and what that has cost."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from etude.errors import Interrupted, StorageError
+from etude.progress import Bar, silent
+from etude.recipe import Recipe
+from etude.tasks.task import Task
+from etude.training.engines.engine import Engine
+from etude.training.engines.pool import cores
+from etude.training.interrupt import broken_by
+from etude.training.record import Evaluation
+from etude.training.run import Run
+from etude.tuning.candidate import Candidate
+from etude.tuning.curve import Exposure
+from etude.tuning.goal import Goal
+
+SAVED = 20.0
+"""Seconds after which a candidate that is under way is saved, besides at every pause."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and with what candidates are trained: nothing of it decides the answer.
+
+    Attributes:
+        engine: Takes the runs further.
+        folder: Where to keep the candidates; None keeps them in memory.
+        device: As `train`.
+        memory: Bytes that paused candidates may take, the others wait on disk; None allows half
+            of what is free.
+        bar: Where progress is shown.
+        stop: Asked before every update.
+        again: The command that goes on after an interruption.
+    """
+
+    engine: Engine
+    folder: Path | None = None
+    device: str | torch.device | None = None
+    memory: int | None = None
+    bar: Bar = silent
+    stop: Callable[[], bool] = bool
+    again: str = ""
+
+
+class Field:
+    """Candidates of one or more tasks that are compared, and their cost in full runs.
+
+    One full run is the gradient evaluations of the recipe that is tuned.
+
+    Args:
+        tasks: What to learn; with several, such as folds, a candidate has a run of each.
+        recipe: Whose full run is the unit of cost.
+        budget: What may be spent, in full runs.
+        goal: What is compared.
+        setting: Where and with what they are trained.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], recipe: Recipe, budget: float, goal: Goal, setting: Setting
+    ) -> None:
+        self.recipe, self.goal, self.setting = recipe, goal, setting
+        self.budget = budget
+        self.folder, self.stop, self.bar = setting.folder, setting.stop, setting.bar
+        device, memory = setting.device, setting.memory
+        first = Run(tasks[0], recipe, device=device)
+        first.check()
+        self.first, self.device = first, first.device
+        self.tasks = [first.task, *(task.on(first.device) for task in tasks[1:])]
+        self.work = first.threads
+        self.length = first.length
+        self.unit = first.length * _samples(first)
+        self.memory = _memory(first.device) if memory is None else memory
+        self.candidates: list[Candidate] = []
+        self.spent = 0.0
+        self.costs: dict[str, float] = {}
+        self.untrained: Evaluation
+        self._exposure = Exposure.over(first.shape, first.length)
+        self._asked = 0
+        self._unjudged: dict[tuple[object, ...], Evaluation] = {}
+        self._spare: tempfile.TemporaryDirectory[str] | None = None
+
+    # ---- entering ----------------------------------------------------------------------------
+
+    def add(self, recipe: Recipe, name: str = "") -> Candidate:
+        """Enter a recipe into the field; the one that is there already is not entered twice."""
+        known = next((c for c in self.candidates if c.recipe == recipe), None)
+        if known is not None:
+            return known
+        name = name or f"lr-{recipe.lr:g}"
+        folder = None if self.folder is None else self.folder / "trials" / name
+        candidate = Candidate(name, lambda: self._runs(recipe), self.goal, folder)
+        self._judge(candidate)
+        self.candidates.append(candidate)
+        if len(self.candidates) == 1:
+            found = candidate.at(0)
+            assert found is not None
+            self.untrained = found
+        return candidate
+
+    def _runs(self, recipe: Recipe) -> list[Run]:
+        return [Run(task, recipe, device=self.device) for task in self.tasks]
+
+    def _judge(self, candidate: Candidate) -> None:
+        """Evaluate the runs before training; the same weights are not asked twice."""
+        for fold, run in enumerate(candidate.runs):
+            key = (fold, run.recipe.seed, run.recipe.initialisation)
+            if run.evaluations:
+                continue
+            if run.weights is None and key in self._unjudged:
+                run.evaluations.append(self._unjudged[key])
+            else:
+                self._unjudged[key] = run.evaluate()
+
+    # ---- going further -------------------------------------------------------------------------
+
+    @property
+    def left(self) -> float:
+        """What may still be spent, in full runs."""
+        return self.budget - self.spent
+
+    def price(self, entrant: Candidate, share: float) -> float:
+        """Return what it would cost, in full runs, to take a candidate to a share of its run."""
+        if entrant.ended or entrant.diverged:
+            return 0.0
+        updates = max(0, step_at(entrant, share) - entrant.reached)
+        cost: float = updates * len(self.tasks) * entrant.weight / self.unit
+        return cost
+
+    def go(self, entrants: Sequence[Candidate], share: float, part: str) -> None:
+        """Take candidates to a share of their runs, evaluate there, and pay for it.
+
+        Raises:
+            Interrupted: If `stop` became true; every candidate is saved.
+        """
+        self._asked += 1
+        threads = max(1, min(self.work, cores() // max(1, len(entrants) * len(self.tasks))))
+        waiting = [c for c in entrants if self._owes(c, share)]
+        for batch in self._portions(waiting):
+            self._advance(batch, share, part, threads)
+        for candidate in entrants:
+            updates = candidate.went(step_at(candidate, share))
+            cost = updates * candidate.weight / self.unit
+            self.spent += cost
+            self.costs[part] = self.costs.get(part, 0.0) + cost
+
+    def _owes(self, candidate: Candidate, share: float) -> bool:
+        """Whether a candidate has updates to do up to a share, or an evaluation there."""
+        until = step_at(candidate, share)
+        return candidate.at(until) is None and not candidate.diverged
+
+    def _portions(self, waiting: list[Candidate]) -> Iterator[list[Candidate]]:
+        """Yield the candidates in portions that memory holds together."""
+        portion: list[Candidate] = []
+        for candidate in waiting:
+            portion.append(candidate)
+            if sum(c.size() or self._guess() for c in portion) > self.memory:
+                yield portion
+                portion = []
+        if portion:
+            yield portion
+
+    def _guess(self) -> int:
+        return max((c.size() for c in self.candidates), default=0)
+
+    def _advance(self, batch: list[Candidate], share: float, part: str, threads: int) -> None:
+        runs: list[Run] = []
+        owner: dict[int, Candidate] = {}
+        until: dict[int, int] = {}
+        for candidate in batch:
+            candidate.touched = self._asked
+            for run in candidate.runs:
+                run.threads = threads
+                owner[id(run)] = candidate
+                until[id(run)] = step_at(candidate, share)
+                runs.append(run)
+        marks = {
+            id(run): {m for m in run.heard if m >= run.step} | {until[id(run)]} for run in runs
+        }
+        begun = {id(run): run.step for run in runs}
+        at = dict(begun)
+        saved = time.monotonic()
+
+        def told(run: Run, step: int) -> None:
+            nonlocal saved
+            at[id(run)] = step
+            used = sum(at[i] - begun[i] for i in at) * owner[id(run)].weight / self.unit
+            self.bar(self.spent + used, self.budget, f"{part}{self.standing()}")
+            if self.folder is not None and time.monotonic() - saved > SAVED and run.step == step:
+                owner[id(run)].save()
+                saved = time.monotonic()
+
+        with self._rescued(batch):
+            for length in sorted(set(until.values())):
+                chosen = [run for run in runs if until[id(run)] == length]
+                with broken_by(self.stop):
+                    self.setting.engine.advance(
+                        chosen,
+                        length,
+                        marks=lambda run: marks[id(run)],
+                        stop=self.stop,
+                        on_step=told,
+                    )
+            if self.stop():
+                raise Interrupted(
+                    f"stopped; the candidates are saved. Go on with: {self.setting.again}"
+                )
+        self._make_room()
+
+    @contextmanager
+    def _rescued(self, batch: list[Candidate]) -> Iterator[None]:
+        """Save the candidates when the block ends, whichever way it does."""
+        try:
+            yield
+        except BaseException as error:
+            try:
+                for candidate in batch:
+                    candidate.save()
+            except (StorageError, OSError) as second:
+                error.add_note(f"what was computed since the last pause is lost: {second}")
+            else:
+                if self.folder is not None and not isinstance(error, Interrupted):
+                    error.add_note(f"The candidates are saved. Go on with: {self.setting.again}")
+            raise
+        for candidate in batch:
+            candidate.save()
+
+    def _make_room(self) -> None:
+        """Put the candidates that were not asked for the longest on disk while memory is short."""
+        held = {c.name: c.size() for c in self.candidates if c.awake}
+        for candidate in sorted(self.candidates, key=lambda c: c.touched):
+            if sum(held.values()) <= self.memory or len(held) == 1:
+                return
+            if candidate.awake:
+                if self._spare is None:
+                    self._spare = tempfile.TemporaryDirectory(prefix="etude-")
+                candidate.sleep(Path(self._spare.name))
+                held.pop(candidate.name)
+
+    # ---- standing ------------------------------------------------------------------------------
+
+    def entrants(self) -> list[Candidate]:
+        """Return all that are in the field, by seed and rate as they entered."""
+        return self.candidates
+
+    def enter(self, lr: float) -> Candidate:
+        """Enter the recipe at a rate, or return the candidate that is there."""
+        return self.add(self.recipe.replace(lr=lr))
+
+    def fresh(self, share: float) -> float:
+        """Return the cost, in full runs, of taking a new rate to a share of its run."""
+        return float(math.floor(self.length * share + 1e-9) * len(self.tasks) / self.length)
+
+    @property
+    def exposure(self) -> Exposure:
+        """How much of the schedule's area lies behind at each share of the run."""
+        return self._exposure
+
+    @property
+    def untrained_score(self) -> float:
+        """The score before training."""
+        return self.goal.score(self.untrained)
+
+    @property
+    def untrained_loss(self) -> float:
+        """The magnitude of the validation loss before training."""
+        return abs(self.untrained.loss)
+
+    def standing(self) -> str:
+        """Say which rate leads: the best among those that went furthest."""
+        furthest = max((c.share for c in self.candidates), default=0.0)
+        there = [c for c in self.candidates if c.share == furthest and c.last() is not None]
+        best = min(there, key=lambda c: self.goal.score(c.last()), default=None)
+        look = None if best is None else best.last()
+        if not furthest or best is None or look is None:
+            return ""
+        return f", best so far {best.lr:g} ({self.goal.name} {self.goal.value(look):.4g})"
+
+    def close(self) -> None:
+        """Forget what was put on disk for want of memory."""
+        if self._spare is not None:
+            self._spare.cleanup()
+            self._spare = None
+
+
+def step_at(candidate: Candidate, share: float) -> int:
+    """Return the update at a share of a candidate's run, rounded down so that it costs no more."""
+    return math.floor(candidate.length * share + 1e-9)
+
+
+def _samples(run: Run) -> int:
+    """Return the samples of one update."""
+    return run.batch_size * run.recipe.accumulate
+
+
+def _memory(device: torch.device) -> int:
+    """Return the bytes that paused candidates may take: half of what is free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return 2**33

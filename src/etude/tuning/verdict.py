@@ -1,0 +1,127 @@
+"""The verdict: what the candidates of a finished search say of the rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from etude.training.record import Evaluation
+from etude.tuning.candidate import Candidate
+from etude.tuning.curve import Curve
+from etude.tuning.field import Field
+from etude.tuning.goal import Goal
+from etude.tuning.result import Outcome, tie
+
+RESAMPLES = 2000
+"""Draws of the validation slices from which the confidence is counted."""
+
+FACTOR = 2.0
+"""The sensitivity is stated for a rate this many times too high or too low."""
+
+
+def outcome(field: Field, best: Candidate, rates: Sequence[float], tied: Sequence[bool]) -> Outcome:
+    """Say how a search ended.
+
+    Args:
+        field: The candidates.
+        best: The one that was chosen.
+        rates: Those of the recipe's own seed, ascending.
+        tied: Which of them cannot be told apart from the best.
+    """
+    final = best.last()
+    untrained = field.untrained_score
+    if best.diverged or final is None or not learned(field.goal.score(final), untrained):
+        return "nothing trains"
+    if not best.ended and len(field.tasks) == 1:
+        return "unfinished"
+    if len(rates) > 2 and all(tied) and math.log10(rates[-1] / rates[0]) > 1 and field.budget < 2:
+        return "too small to tell"
+    if len(rates) > 1 and best.lr in (rates[0], rates[-1]):
+        return "at an edge"
+    return "found"
+
+
+def learned(score: float, untrained: float) -> bool:
+    """Say whether a score is lower than the untrained one by more than rounding."""
+    return score < untrained - 1e-3 * abs(untrained)
+
+
+def common(one: Candidate, best: Candidate) -> tuple[Evaluation, Evaluation] | None:
+    """Return the last two evaluations after the same share of the run, None without one."""
+    for look in reversed(one.looks()):
+        step = round(look.step * best.length / one.length)
+        if look.step > 0 and (mark := best.at(step)) is not None:
+            return look, mark
+    return None
+
+
+def ties(one: Candidate, best: Candidate, goal: Goal, untrained: float) -> bool:
+    """Say whether a candidate cannot be told apart from the best where both were last looked at."""
+    if one is best:
+        return True
+    last = one.last()
+    if one.diverged or last is None or not learned(goal.score(last), untrained):
+        return False  # whatever it had been before: it stands no better than untrained
+    if (pair := common(one, best)) is None:
+        return False
+    mine, mark = pair
+    return tie(mine, mark, untrained - goal.score(mark), goal)
+
+
+def confidence(best: Candidate, others: Sequence[Candidate], goal: Goal) -> float | None:
+    """Return how sure the choice is: the share of resampled validation sets that repeat it.
+
+    The slices of the validation data are drawn anew with replacement, the same for every
+    candidate; a draw repeats the choice if no other candidate has a lower mean score than the
+    best where both were last looked at. It covers the noise of the validation data, not that of
+    the seed, nor that an earlier look may foretell the end wrongly.
+
+    Source: the bootstrap, Efron 1979.
+    """
+    rows = []
+    for one in others:
+        pair = None if one is best or one.diverged else common(one, best)
+        if pair is None:
+            continue
+        mine, mark = (np.array(goal.parts(e)) for e in pair)
+        if len(mine) < 2 or len(mine) != len(mark) or not np.isfinite(mine).all():
+            continue
+        rows.append(mine - mark)
+    if not rows:
+        return None
+    rng = np.random.default_rng(0)
+    wins = np.ones(RESAMPLES, dtype=bool)
+    for count in {len(row) for row in rows}:
+        draws = rng.integers(count, size=(RESAMPLES, count))
+        for row in rows:
+            if len(row) == count:
+                wins &= row[draws].mean(axis=1) >= 0
+    return float(wins.mean())
+
+
+def sensitivity(best: Curve, curves: Sequence[Curve], untrained: float) -> float | None:
+    """Return the share of the drop that is lost at twice or half the rate, the worse of the two.
+
+    Read off straight lines, in the logarithm of the rate, between the candidates' scores where
+    each was last looked at together with the best; None where no rate lies on either side.
+    """
+    found = []
+    for side in (1, -1):
+        points = [(0.0, 0.0)]
+        for curve in curves:
+            distance = side * math.log10(curve.lr / best.lr)
+            shared = [s for s in curve.shares if math.isfinite(best.at(s))]
+            if distance <= 0 or not shared:
+                continue
+            drop = untrained - best.at(shared[-1])
+            if drop > 0 and math.isfinite(curve.at(shared[-1])):
+                points.append((distance, (curve.at(shared[-1]) - best.at(shared[-1])) / drop))
+        points.sort()
+        if len(points) > 1:
+            xs, ys = zip(*points, strict=True)
+            reach = min(math.log10(FACTOR), xs[-1])
+            value = float(np.interp(reach, xs, ys))
+            found.append(value * math.log10(FACTOR) / reach)
+    return max(0.0, *found) if found else None
