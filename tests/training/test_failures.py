@@ -315,6 +315,27 @@ def test_a_length_in_epochs_of_data_that_does_not_say_how_long_it_is():
     assert record.cost.gradients == 160
 
 
+def test_a_bare_stream_is_as_long_as_it_says():
+    class Silent(IterableDataset):
+        def __iter__(self) -> Any:
+            yield from zip(X, Y, strict=True)
+
+    class Sized(Silent):
+        def __len__(self) -> int:
+            return len(X)
+
+    recipe = BASE.replace(steps="2 epochs", batch_size=10)
+    silent, sized = (Task(mlp, s, valid=(X, Y), loss=cross_entropy) for s in (Silent(), Sized()))
+    with pytest.raises(BadValueError, match="'2 epochs', but the training data does not say how lo"):
+        train(silent, recipe)
+    with pytest.raises(BadValueError, match="batch_size='all': the data does not say how many"):
+        train(silent, BASE.replace(batch_size="all"))
+    assert train(sized, recipe).cost.gradients == 80  # 48 samples are four full batches
+    assert train(silent, BASE.replace(batch_size=10)).status == "finished"
+    with pytest.raises(TaskError, match="an IterableDataset cannot be split: give the validation"):
+        Task(mlp, Sized(), loss=cross_entropy)
+
+
 def test_a_validation_loader_without_batches():
     class Nothing(IterableDataset):
         def __iter__(self) -> Any:
@@ -403,6 +424,32 @@ def test_a_record_is_read_back(tmp_path):
     for name, values in record.series.items():
         assert again.series[name].tolist() == values.tolist()
     assert again.model is None
+
+
+def test_a_record_from_before_the_metrics_parts_is_read_back(tmp_path):
+    task = Task(mlp, (X, Y), loss=cross_entropy, metric="accuracy")
+    record = train(task, BASE)
+    arrays = record.arrays()
+    assert arrays.pop("valid_metric_parts").shape == arrays["valid_parts"].shape
+    again = Record.from_plain(record.plain(), arrays)
+    assert [e.metric_parts for e in again.evaluations] == [()] * len(record.evaluations)
+    assert [e.parts for e in again.evaluations] == [e.parts for e in record.evaluations]
+
+
+def test_a_state_from_before_the_metrics_parts_goes_on():
+    task = Task(mlp, (X, Y), loss=cross_entropy, metric="accuracy")
+    recipe = BASE.replace(early_stopping=50)
+    whole, run, again = (Run(task, recipe) for _ in range(3))
+    whole.walk(whole.heard)
+    run.walk(run.heard, 20)
+    state = run.state()
+    for old in (*state["evaluations"], state["stopping"]["best"]):
+        del old["metric_parts"]
+    again.load(state)
+    again.walk(again.heard)
+    assert again.series == whole.series
+    assert again.evaluations[-1] == whole.evaluations[-1]
+    again.record().arrays()
 
 
 def test_a_record_with_infinities_is_read_back(tmp_path):
