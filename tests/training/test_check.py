@@ -17,7 +17,8 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from etude import Recipe, Task, train
-from etude.errors import EtudeError, TaskError, where
+from etude.errors import EtudeError, StorageError, TaskError, where
+from etude.training.folder import read_model
 from etude.training.run import Run
 
 COUNT = 64
@@ -307,6 +308,16 @@ def test_the_best_weights_of_a_model_with_a_state_are_put_back():
     run.walk(run.heard)
     assert run.status == "finished"
     assert "its weights were kept" in run.reason
+
+
+def test_a_trained_model_with_a_state_is_read_back(tmp_path):
+    record = train(carrying("set"), RECIPE, folder=tmp_path)
+    model = Carrying("set")
+    read_model(model, tmp_path)
+    for name, value in record.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    with pytest.raises(StorageError, match="is damaged, or of another task"):
+        read_model(linear(), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["plain", "not kept"])

@@ -326,7 +326,7 @@ def test_a_bare_stream_is_as_long_as_it_says():
 
     recipe = BASE.replace(steps="2 epochs", batch_size=10)
     silent, sized = (Task(mlp, s, valid=(X, Y), loss=cross_entropy) for s in (Silent(), Sized()))
-    with pytest.raises(BadValueError, match="'2 epochs', but the training data does not say how lo"):
+    with pytest.raises(BadValueError, match="'2 epochs', but the training data does not say how"):
         train(silent, recipe)
     with pytest.raises(BadValueError, match="batch_size='all': the data does not say how many"):
         train(silent, BASE.replace(batch_size="all"))

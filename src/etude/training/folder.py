@@ -6,12 +6,14 @@ import shlex
 from pathlib import Path
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model
 from safetensors.torch import save_model as save_module
 from torch import nn
 
 from etude import files
 from etude.errors import StorageError
 from etude.recipe import Recipe
+from etude.training.undo import fit_buffers
 
 RECIPE = "recipe.toml"
 CHECKPOINTS = "checkpoints"
@@ -66,6 +68,20 @@ def save_model(model: nn.Module, folder: Path) -> None:
             raise OSError(str(error)) from error
 
     files.write_atomic(folder / MODEL, write)
+
+
+def read_model(model: nn.Module, folder: Path) -> None:
+    """Put the weights that `save_model` wrote into a model.
+
+    Raises:
+        StorageError: If the file is damaged, or of another model.
+    """
+    path = folder / MODEL
+    try:
+        fit_buffers(model, load_file(path))
+        load_model(model, str(path))
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise StorageError(f"{str(path)!r} is damaged, or of another task: {error}") from error
 
 
 def quoted(folder: Path) -> str:

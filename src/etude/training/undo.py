@@ -88,12 +88,19 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool = False) -> None:
     """Put saved weights and buffers into a model, whatever shape its buffers have just now.
 
-    A buffer that holds a state from batch to batch may be None at first, or of another size.
-
     Args:
         model: The network.
         weights: As `state_dict` returns them.
         same: Whether they are of this very model: a buffer that they lack was None then.
+    """
+    fit_buffers(model, weights, same=same)
+    model.load_state_dict(dict(weights))
+
+
+def fit_buffers(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool = False) -> None:
+    """Give a model's buffers the shapes of saved ones; see `load_weights`.
+
+    A buffer that holds a state from batch to batch may be None at first, or of another size.
     """
     for path, module in model.named_modules():
         for name, buffer in module._buffers.items():
@@ -105,4 +112,3 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool 
             elif buffer is None or buffer.shape != saved.shape:
                 device = next((p.device for p in model.parameters()), saved.device)
                 module._buffers[name] = torch.empty_like(saved, device=device)
-    model.load_state_dict(dict(weights))

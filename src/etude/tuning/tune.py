@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model
 
 from etude import files
 from etude.errors import BadValueError, StorageError
@@ -21,7 +19,7 @@ from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.task import Task, parameter_count
 from etude.training.engines import Engine, engine_for
-from etude.training.folder import MODEL, quoted
+from etude.training.folder import MODEL, quoted, read_model
 from etude.training.given import check_given
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.length import clock_of
@@ -276,12 +274,7 @@ def _finished(home: Path, task: Task) -> TuneResult | None:
     with random_state_kept():
         model = task.build()
     if (home / MODEL).exists():
-        try:
-            load_model(model, str(home / MODEL))
-        except (RuntimeError, SafetensorError) as error:
-            raise StorageError(
-                f"{str(home / MODEL)!r} is damaged, or of another task: {error}"
-            ) from error
+        read_model(model, home)
     return replace(TuneResult.load(home), model=model)
 
 
