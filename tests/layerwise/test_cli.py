@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import sys
 import xml.etree.ElementTree as ET
@@ -183,6 +184,17 @@ def test_set_reaches_into_the_multipliers_with_and_without_quotes(tmp_path: Path
     assert recipe.lr_mult.plain() == {"head": 3.0, "@bias": 2.0}
     with pytest.raises(BadValueError, match="only 'optimizer', 'schedules' and 'lr_mult' have"):
         choose_recipe(task, None, ["lr.x=3"])
+
+
+@pytest.mark.parametrize("policy", ["decay(0.5)", "no_decay()"])
+def test_no_column_of_the_page_is_empty(policy: str) -> None:
+    laid = plan(policy, mlp(inputs=2, outputs=3, width=4)).over(100)
+    text = page("t", bars(laid, 0.01, parse("cosine()").over(100), 100))
+    rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>.*?</tr>", text)]
+    assert len({len(row) for row in rows}) == 1
+    assert all(cell for row in rows for cell in row)
+    assert ("weight decay" in text) == (policy == "no_decay()")
+    assert 'name="viewport"' in text
 
 
 # ---- sensitivity -----------------------------------------------------------------------------

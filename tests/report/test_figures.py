@@ -14,7 +14,7 @@ from etude.report import (
     schedule_curve,
     words,
 )
-from etude.report.curves import MOST
+from etude.report.curves import MOST, window_for
 from etude.training.record import Evaluation
 from etude.tuning.result import Trial
 
@@ -200,3 +200,32 @@ def test_aligned_numbers_have_their_points_below_each_other(texts):
     ends = {len(t) - t.index(".") for t in padded if "." in t}
     assert len(ends) <= 1
     assert [t.strip("\u2007\u2008") for t in padded] == plain
+
+
+def test_what_a_run_ends_at_stands_above_its_panel_where_no_line_is(record):
+    shown = final_run.info(record(evaluations=((0, 2.3, 0.1), (4, 0.5, 0.9))))
+    figure = final_run.draw(shown)
+    assert not any("text" in (trace.mode or "") for trace in figure.data)
+    ends = {a.text: a.yref for a in figure.layout.annotations if a.xanchor == "right"}
+    assert ends == {"validation ends at 0.5": "y domain", "ends at 0.9": "y2 domain"}
+    assert all(a.yanchor == "bottom" and a.y == 1 for a in figure.layout.annotations)
+    without = final_run.draw(final_run.info(record(evaluations=(), metric=None)))
+    assert not any(a.xanchor == "right" for a in without.layout.annotations)
+
+
+@pytest.mark.parametrize(("length", "smoothed"), [(16, False), (1_000, True)])
+def test_a_training_loss_is_called_smoothed_only_where_it_is(result, length, smoothed):
+    info = replace(candidate_curves.info(result()), window=window_for(length))
+    titles = [a.text for a in candidate_curves.draw(info).layout.annotations]
+    assert ("training loss, smoothed" in titles) == smoothed
+    assert ("training loss" in titles) != smoothed
+    assert ("not smoothed" in candidate_curves.caption(info)) != smoothed
+
+
+@pytest.mark.parametrize(("last", "place"), [(0.3, "bottom left"), (0.8, "top left")])
+def test_the_name_of_the_chosen_rate_stands_clear_of_its_own_line(result, record, last, place):
+    kept = record(evaluations=((0, 2.3, 0.1), (2, 0.7, 0.8), (4, last, 0.9)))
+    found = result((Trial(0.1, kept, False, False),), tied=(0.1, 0.1))
+    figure = candidate_curves.draw(candidate_curves.info(found))
+    named = [trace for trace in figure.data if trace.mode == "markers+text"]
+    assert [trace.textposition for trace in named] == [place]

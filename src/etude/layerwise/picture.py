@@ -111,7 +111,8 @@ def svg(lines: Sequence[Bar]) -> str:
     """Return the picture as SVG text: bars on a log scale around 1, curves where they move."""
     decades = span(lines)
     left = max(60, round(LETTER * max((len(bar.name) for bar in lines), default=0)))
-    height, width = ROW * len(lines) + 40, left + WIDE + CURVE + 110
+    beside = CURVE + 110 if any(bar.curve for bar in lines) else 80
+    height, width = ROW * len(lines) + 40, left + WIDE + beside
     middle = left + WIDE / 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
@@ -167,13 +168,14 @@ def _curve(values: Sequence[float], left: float, top: float) -> str:
 
 def page(title: str, lines: Sequence[Bar]) -> str:
     """Return one HTML file with the picture and the table, complete in itself."""
+    decayed = any(bar.decay != 1 for bar in lines)
     cells = "\n".join(
         "<tr>"
         + "".join(
             f"<td>{html.escape(text)}</td>"
             for text in (
                 bar.name, "×".join(map(str, bar.shape)), f"{bar.size}", bar.rule, bar.text,
-                f"{bar.rate:.4g}", "" if bar.decay == 1 else f"{bar.decay:.4g}",
+                f"{bar.rate:.4g}", *([f"{bar.decay:.4g}"] if decayed else []),
             )
         )
         + "</tr>"
@@ -183,23 +185,26 @@ def page(title: str, lines: Sequence[Bar]) -> str:
         f"<th>{head}</th>"
         for head in (
             "parameter", "shape", "numbers", "rule", "multiplier", "rate at the peak",
-            "weight decay ×",
+            *(["weight decay ×"] if decayed else []),
         )
     )  # fmt: skip
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
 <style>
 :root {{ color-scheme: light dark; }}
 body {{ font-family: system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }}
 table {{ border-collapse: collapse; font-size: 0.85rem; margin-top: 2rem; }}
 td, th {{ text-align: left; padding: 0.2rem 0.8rem 0.2rem 0; border-bottom: 1px solid #8884; }}
-svg {{ max-width: 100%; height: auto; }}
+.wide {{ overflow-x: auto; }}
+svg {{ display: block; }}
 </style></head><body>
 <h1>{html.escape(title)}</h1>
 <p>Bars: the multiplier of the learning rate, on a log scale; the number is the largest rate over
 the run. Lines: how a multiplier moves over the run.</p>
-{svg(lines)}
-<table><thead><tr>{heads}</tr></thead><tbody>
+<div class="wide">{svg(lines)}</div>
+<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>
 {cells}
-</tbody></table></body></html>
+</tbody></table></div></body></html>
 """

@@ -168,7 +168,9 @@ def draw(info: CandidateCurves, theme: Theme = LIGHT) -> Figure:
             annotations=[
                 *([frame.panel_title("learning rate", theme, lift=66)] if bar else []),
                 frame.panel_title("validation loss", theme),
-                frame.panel_title("training loss, smoothed", theme, "2"),
+                frame.panel_title(
+                    "training loss" if info.window == 1 else "training loss, smoothed", theme, "2"
+                ),
             ],
         ),
     )
@@ -202,7 +204,7 @@ def _one(one: CandidateCurve, colour: str, theme: Theme) -> list[Any]:
                 cliponaxis=False,
                 mode="markers+text" if one.named else "markers",
                 text=[words.rate(one.lr)],
-                textposition="top left" if one.end == "finished" else "top right",
+                textposition=_beside(one),
                 textfont={"size": 12, "color": colour},
                 marker={**mark, "color": theme.warn if one.end == "diverged" else colour},
                 hovertemplate=f"rate {words.rate(one.lr)}<br>{one.end} after "
@@ -210,6 +212,14 @@ def _one(one: CandidateCurve, colour: str, theme: Theme) -> list[Any]:
             )
         )
     return traces
+
+
+def _beside(one: CandidateCurve) -> str:
+    """Return where the name of a rate stands, clear of the line that comes to its end."""
+    if one.end != "finished":
+        return "top right"
+    falls = len(one.valid.values) > 1 and one.valid.values[-1] < one.valid.values[-2]
+    return "bottom left" if falls else "top left"
 
 
 def _colour_bar(info: CandidateCurves, theme: Theme, total: int) -> list[Any]:

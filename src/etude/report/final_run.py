@@ -152,9 +152,15 @@ def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
     traces = _loss(info, theme)
     for index, panel in enumerate(panels):
         traces.append(_series(panel, index + 2, panel is info.metric, theme))
-    if info.metric is not None:
-        traces += _last(info.metric.curve, "2", theme)
     titles = ["loss", *(words.safe(panel.name) for panel in panels)]
+    ends = [
+        frame.panel_end(f"{what} {words.number(line.values[-1])}", theme, axis)
+        for what, line, axis in (
+            ("validation ends at", info.valid, ""),
+            ("ends at", info.metric.curve if info.metric is not None else None, "2"),
+        )
+        if line
+    ]
     return Figure(
         traces,
         frame.layout(
@@ -166,7 +172,8 @@ def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
             annotations=[
                 frame.panel_title(title, theme, str(i + 1) if i else "")
                 for i, title in enumerate(titles)
-            ],
+            ]
+            + ends,
             **axes,
         ),
     )
@@ -203,7 +210,6 @@ def _loss(info: FinalRun, theme: Theme) -> list[Any]:
         for name, line, mode, style, marker in rows
         if line
     ]
-    traces += _last(info.valid, "", theme)
     if info.status == "diverged":
         traces.append(
             Scatter(
@@ -217,29 +223,6 @@ def _loss(info: FinalRun, theme: Theme) -> list[Any]:
             )
         )
     return traces
-
-
-def _last(line: Curve, axis: str, theme: Theme) -> list[Any]:
-    """Return the last value of a line, in words beside it."""
-    from plotly.graph_objects import Scatter
-
-    if not line:
-        return []
-    return [
-        Scatter(
-            x=line.steps[-1:],
-            y=line.values[-1:],
-            mode="text",
-            text=[words.number(line.values[-1])],
-            textposition="top left",
-            textfont={"size": 12.5, "color": theme.accent},
-            xaxis=f"x{axis}",
-            yaxis=f"y{axis}",
-            cliponaxis=False,
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    ]
 
 
 def _series(panel: Panel, axis: int, is_metric: bool, theme: Theme) -> Any:

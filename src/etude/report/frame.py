@@ -122,6 +122,24 @@ def panel_title(text: str, theme: Theme, axis: str = "", lift: int = 8) -> dict[
     }
 
 
+def panel_end(text: str, theme: Theme, axis: str = "", lift: int = 8) -> dict[str, Any]:
+    """Return what a panel's line ends at, above the panel's right end: no line is in its way.
+
+    Args:
+        text: The value, in words.
+        theme: The colours.
+        axis: The number of the panel's axis; empty for the first.
+        lift: Pixels above the panel.
+    """
+    return {
+        **panel_title(text, theme, axis, lift),
+        "x": 1,
+        "xanchor": "right",
+        "xshift": 0,
+        "font": {"size": 13, "color": theme.accent},
+    }
+
+
 def note(text: str, theme: Theme, **place: Any) -> dict[str, Any]:
     """Return a small text inside a panel."""
     return {

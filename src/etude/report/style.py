@@ -84,8 +84,10 @@ button:focus-visible{{outline:2px solid var(--accent);outline-offset:2px}}
  .facts .value{{font-size:1.1875rem}}h2{{margin-top:2.6rem}}
  th,td{{padding-right:.7rem}}
  .cost .bar,.trials th:nth-child(3),.trials td:nth-child(3){{display:none}}
- .trials{{font-size:.875rem}}
- .trials td:last-child,.trials th:last-child{{padding-left:.4rem;min-width:6rem}}}}
+ .trials{{font-size:.8125rem}}
+ .trials th,.trials td{{padding-right:.5rem}}.trials thead th{{white-space:normal}}
+ .trials .key{{margin-right:.35rem}}
+ .trials td:last-child,.trials th:last-child{{padding:.42rem 0;min-width:0}}}}
 @media print{{@page{{margin:14mm 16mm}}html{{font-size:12.5px}}body{{background:none}}
  main{{max-width:none;padding:0}}h1{{font-size:2rem}}button,.modebar{{display:none}}
  .facts{{grid-template-columns:repeat(3,1fr)}}h2{{margin-top:2.2rem}}h2,h3{{break-after:avoid}}
