@@ -88,7 +88,7 @@ class PoolEngine(Engine):
         waiting = pending(runs, until, marks)
         if not waiting or stop():
             return
-        reason = self._unfit(runs)
+        reason = self.unfit(runs)
         jobs = [] if reason else self._jobs(runs, waiting, until)
         if not reason:
             try:
@@ -114,6 +114,11 @@ class PoolEngine(Engine):
         threads = max(run.threads for run in runs)
         return min(self.workers or max(1, cores() // threads), len(runs))
 
+    def missing(self, runs: Sequence[Run]) -> int:
+        """Return how many processes would have to be started for some runs."""
+        ready = len(self.processes) if self._team is not None and self._team.suits(runs) else 0
+        return max(0, self.width(runs) - ready)
+
     def _jobs(self, runs: Sequence[Run], waiting: list[int], until: int | None) -> list[Work]:
         """Return what there is to do: runs, and ends of those that are cut in two."""
         left = [target(runs[i], until) - runs[i].step for i in waiting]
@@ -128,7 +133,8 @@ class PoolEngine(Engine):
 
     def _ready(self, runs: Sequence[Run], at_once: int) -> Team:
         """Return a team that can take these runs: that of the last call, or a new one."""
-        if self._team is not None and self._team.take_over(runs):
+        if self._team is not None and self._team.suits(runs):
+            self._team.turn_to(runs)
             return self._team
         self.close()
         self._team = self._new_team(runs, at_once)
@@ -142,7 +148,8 @@ class PoolEngine(Engine):
     def _new_team(self, runs: Sequence[Run], at_once: int) -> Team:
         return Team(runs, self.start or usual_start())
 
-    def _unfit(self, runs: Sequence[Run]) -> str:
+    def unfit(self, runs: Sequence[Run]) -> str:
+        """Return why runs cannot go to other processes; empty if they can."""
         for run in runs:
             if run.device.type != "cpu":
                 return f"the runs are on {run.device}, which processes would have to share"

@@ -101,10 +101,13 @@ class Team:
             self._numbers[run] = next(self._count)
         return self._numbers[run]
 
-    def take_over(self, runs: Sequence[Run]) -> bool:
-        """Turn to other runs; say whether the processes can."""
+    def turn_to(self, runs: Sequence[Run]) -> None:
+        """Let jobs refer to other runs."""
         self.runs = tuple(runs)
         self._flag.value = 0
+
+    def suits(self, runs: Sequence[Run]) -> bool:
+        """Say whether the processes can take some runs further."""
         return (
             self._owner == os.getpid()
             and self._surroundings is not None

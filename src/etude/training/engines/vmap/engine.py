@@ -114,6 +114,10 @@ class VmapEngine(Engine):
                 self._fitted[key] = str(error)
         return self._fitted[key]
 
+    def found(self, key: Hashable) -> tuple[Fitted, Execution] | str | None:
+        """Return what is known of a kind of runs: its program, or why there is none."""
+        return self._fitted.get(key)
+
     def refused(self, runs: Sequence[Run]) -> str:
         """Return why runs cannot be trained as one stack; empty if they can."""
         kinds = {kind(run): run for run in runs if not run.ended}
