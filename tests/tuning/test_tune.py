@@ -22,7 +22,7 @@ from etude import Recipe, Task, TuneResult, tasks, train, tune
 from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError
 from etude.randomness import random_state_kept
 from etude.training.record import Evaluation
-from etude.tuning.ladder import LADDERS, LEAST, ladder_for
+from etude.tuning.ladder import LADDERS, LEAST, NEEDED, ladder_for
 from etude.tuning.prior import grid, log10_centre, nice
 from etude.tuning.result import tie
 
@@ -106,24 +106,24 @@ def test_the_cost_stays_within_the_budget_and_adds_up(budget, steps, scale, opti
         assert best.loss == min(t.record.valid_loss for t in finished)
 
 
-def test_the_ladders_cost_what_was_measured_for_them():
-    # The costs of "pause and continue" in the project's notes on tuning: 1.25, 1.5, 2.8 runs.
-    assert [ladder.cost() for ladder in LADDERS] == [1.25, 1.5, 2.0, 2.75]
-    assert [r.keep for r in ladder_for(1.3).rungs] == [3, 1]
-    assert [r.keep for r in ladder_for(1.5).rungs] == [4, 2, 1]
-    assert [r.keep for r in ladder_for(3.0).rungs] == [5, 3, 2, 1]
-    assert ladder_for(10.0) == ladder_for(3.0)
-    for ladder in LADDERS:
+def test_a_ladder_costs_no_more_than_the_budget_it_is_climbed_for():
+    for ladder, need in zip(LADDERS, NEEDED, strict=True):
+        assert ladder.cost() <= need
+        assert ladder_for(need) == ladder
         shares = [rung.share for rung in ladder.rungs]
         assert shares == sorted(shares)
         assert shares[-1] == 1
         assert all((16 * share).is_integer() for share in shares)
+    assert [r.keep for r in ladder_for(1.3).rungs] == [2, 1]
+    assert [r.keep for r in ladder_for(1.5).rungs] == [3, 2, 1]
+    assert [r.keep for r in ladder_for(3.0).rungs] == [5, 3, 2, 2, 1]
+    assert ladder_for(10.0) == ladder_for(3.0)
 
 
-@pytest.mark.parametrize("budget", [0, 1, 1.24, -3, math.nan, math.inf])
+@pytest.mark.parametrize("budget", [0, 1, 1.19, -3, math.nan, math.inf])
 def test_a_budget_that_compares_nothing_is_refused(budget):
     with pytest.raises(
-        BadValueError, match=rf"budget={budget!r} is out of bounds: .*at least 1.25"
+        BadValueError, match=rf"budget={budget!r} is out of bounds: .*at least 1.2 "
     ):
         quick(task(), BASE, budget)
 
@@ -395,7 +395,7 @@ def test_a_divergence_that_the_budget_cannot_mend_is_said(tmp_path):
     assert best.record.status == "stopped"
     assert best.loss < best.untrained.loss
     assert "the budget of 4 runs held no second finish" in best.advice()
-    assert f"{best.lr:g} is the best that was sound, after 16 of 64 updates" in best.advice()
+    assert f"{best.lr:g} is the best that was sound, after 8 of 64 updates" in best.advice()
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert TuneResult.load(tmp_path / "run").outcome == "unfinished"
 
@@ -558,24 +558,23 @@ def test_a_tuning_interrupted_anywhere_goes_on_to_the_same_result(tmp_path, monk
 
 
 def test_a_kill_between_the_last_update_and_its_evaluation_loses_nothing(tmp_path, monkeypatch):
-    """A checkpoint may fall on the very update at which candidates are compared."""
-    from etude.training.keeper import Keeper
+    """A candidate may be saved on the very update at which candidates are compared."""
+    from etude.training.run import Run
 
     recipe = BASE.replace(steps=160)
     whole = quick(task(), recipe, 1.25)
     folder = tmp_path / "run"
-    after_step = Keeper.after_step
+    evaluate = Run.evaluate
 
-    def die(self: Keeper, run: Any) -> None:
-        after_step(self, run)
-        if run.step == 160:
-            self.save()
+    def die(self: Run) -> Evaluation:
+        if self.step == 160:
             raise SystemExit("killed")
+        return evaluate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "after_step", die)
+        patch.setattr(Run, "evaluate", die)
         with pytest.raises(SystemExit, match="killed"):
-            quick(task(), recipe, 1.25, folder=folder)
+            quick(task(), recipe, 1.25, folder=folder, engine="loop")
     again = tune(task(), folder=folder, resume=True, progress=False)
     assert same(again, whole)
 

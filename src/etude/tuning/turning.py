@@ -28,6 +28,11 @@ BEYOND = 0.02
 """Share of the drop by which a forecast may be better than the best that was seen."""
 
 
+DEEPEST = 2.0
+"""Decades below a curve's rate beyond which its turn points to no other: looks before the
+schedule has begun to act say nothing."""
+
+
 def turned(curves: Sequence[Curve], share: float, untrained: float, loss: float) -> list[Curve]:
     """Return the sound curves that have turned up before a share of the run.
 
@@ -75,7 +80,7 @@ def target(curve: Curve, exposure: Exposure, untrained: float, further: float = 
         if score <= min(curve.scores) + FLAT * scale
     ]
     shift = math.fsum(near) / len(near) - math.log10(curve.lr)
-    return float(10 ** (math.log10(curve.lr) + further * shift))
+    return float(10 ** (math.log10(curve.lr) + max(further * shift, -DEEPEST)))
 
 
 def foretold(
