@@ -45,6 +45,7 @@ class Candidate:
         self._asleep: list[Record] = []
         self.recipe: Recipe = self._runs[0].recipe
         self.length: int = self._runs[0].length
+        self.arm = self.recipe.replace(lr=1.0).digest
         first = self._runs[0]
         self.weight = first.batch_size * first.recipe.accumulate
         self.reached = 0

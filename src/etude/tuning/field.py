@@ -20,10 +20,10 @@ from etude.tasks.task import Task
 from etude.training.engines.engine import Engine
 from etude.training.engines.pool import cores
 from etude.training.interrupt import broken_by
+from etude.training.length import batch_size_of
 from etude.training.record import Evaluation
 from etude.training.run import Run
 from etude.tuning.candidate import Candidate
-from etude.tuning.curve import Exposure
 from etude.tuning.goal import Goal
 
 SAVED = 20.0
@@ -80,25 +80,27 @@ class Field:
         self.tasks = [first.task, *(task.on(first.device) for task in tasks[1:])]
         self.work = first.threads
         self.length = first.length
-        self.unit = first.length * _samples(first)
+        self.unit = first.length * self.weight(recipe)
         self.memory = _memory(first.device) if memory is None else memory
         self.candidates: list[Candidate] = []
         self.spent = 0.0
         self.costs: dict[str, float] = {}
         self.untrained: Evaluation
-        self._exposure = Exposure.over(first.shape, first.length)
         self._asked = 0
         self._unjudged: dict[tuple[object, ...], Evaluation] = {}
         self._spare: tempfile.TemporaryDirectory[str] | None = None
 
     # ---- entering ----------------------------------------------------------------------------
 
-    def add(self, recipe: Recipe, name: str = "") -> Candidate:
+    def weight(self, recipe: Recipe) -> int:
+        """Return the samples of one update of a recipe."""
+        return batch_size_of(self.tasks[0], recipe) * recipe.accumulate
+
+    def add(self, recipe: Recipe, name: str) -> Candidate:
         """Enter a recipe into the field; the one that is there already is not entered twice."""
         known = next((c for c in self.candidates if c.recipe == recipe), None)
         if known is not None:
             return known
-        name = name or f"lr-{recipe.lr:g}"
         folder = None if self.folder is None else self.folder / "trials" / name
         candidate = Candidate(name, lambda: self._runs(recipe), self.goal, folder)
         self._judge(candidate)
@@ -202,6 +204,10 @@ class Field:
                 saved = time.monotonic()
 
         with self._rescued(batch):
+            for run in runs:
+                # One that was killed between its last update and the evaluation there owes it.
+                if run.status == "finished" and run.evaluations[-1].step < run.step:
+                    run.evaluate()
             for length in sorted(set(until.values())):
                 chosen = [run for run in runs if until[id(run)] == length]
                 with broken_by(self.stop):
@@ -250,23 +256,6 @@ class Field:
 
     # ---- standing ------------------------------------------------------------------------------
 
-    def entrants(self) -> list[Candidate]:
-        """Return all that are in the field, by seed and rate as they entered."""
-        return self.candidates
-
-    def enter(self, lr: float) -> Candidate:
-        """Enter the recipe at a rate, or return the candidate that is there."""
-        return self.add(self.recipe.replace(lr=lr))
-
-    def fresh(self, share: float) -> float:
-        """Return the cost, in full runs, of taking a new rate to a share of its run."""
-        return float(math.floor(self.length * share + 1e-9) * len(self.tasks) / self.length)
-
-    @property
-    def exposure(self) -> Exposure:
-        """How much of the schedule's area lies behind at each share of the run."""
-        return self._exposure
-
     @property
     def untrained_score(self) -> float:
         """The score before training."""
@@ -297,11 +286,6 @@ class Field:
 def step_at(candidate: Candidate, share: float) -> int:
     """Return the update at a share of a candidate's run, rounded down so that it costs no more."""
     return math.floor(candidate.length * share + 1e-9)
-
-
-def _samples(run: Run) -> int:
-    """Return the samples of one update."""
-    return run.batch_size * run.recipe.accumulate
 
 
 def _memory(device: torch.device) -> int:

@@ -24,6 +24,7 @@ from etude.training.given import check_given
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.length import clock_of
 from etude.tuning import verdict
+from etude.tuning.arm import Arm
 from etude.tuning.candidate import Candidate
 from etude.tuning.field import Field, Setting
 from etude.tuning.folds import folds_of
@@ -166,9 +167,8 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
             _claim(setting.folder, task, request)
         first = field.first
         centre = log10_centre(recipe.optimizer, parameter_count(first.model), task.train.targets())
-        search = Search(field, ladder, centre, final=folds == 1)
+        search = Search(Arm(field, recipe), ladder, centre, final=folds == 1)
         best = search.run()
-        assert isinstance(best, Candidate)
         last = field if folds == 1 else whole(task, best, request, setting)
         result = judged(field, search, best, last, request, time.perf_counter() - started)
         if setting.folder is not None:
@@ -187,11 +187,15 @@ def whole(task: Task, best: Candidate, request: Request, setting: Setting) -> Fi
 
 
 def judged(
-    field: Field, search: Search, best: Candidate, last: Field, request: Request, seconds: float
+    field: Field,
+    search: Search[Candidate],
+    best: Candidate,
+    last: Field,
+    request: Request,
+    seconds: float,
 ) -> TuneResult:
     """Turn a finished search into what it says."""
-    own = [c for c in field.candidates if c.recipe.seed == best.recipe.seed]
-    candidates = sorted(own, key=lambda c: c.lr)
+    candidates = sorted(search.field.entrants(), key=lambda c: c.lr)
     rates = [c.lr for c in candidates]
     unstable = [search.unstable(c, best) for c in candidates]
     tied = [

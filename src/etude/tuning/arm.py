@@ -1,0 +1,66 @@
+"""An arm: all candidates of one recipe but for the rate, as the search sees them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from etude.recipe import Recipe
+from etude.training.length import clock_of
+from etude.tuning.candidate import Candidate
+from etude.tuning.curve import Exposure
+from etude.tuning.field import Field
+
+
+class Arm:
+    """The candidates of a field that differ from a recipe in their rate alone.
+
+    Args:
+        field: Where they are trained and paid for.
+        recipe: What they share; its rate does not matter.
+        name: What their folders' names begin with.
+    """
+
+    def __init__(self, field: Field, recipe: Recipe, name: str = "") -> None:
+        self.field, self.recipe, self.name = field, recipe, name
+        self.key = recipe.replace(lr=1.0).digest
+        clock = clock_of(field.tasks[0], recipe)
+        self.length = clock.horizon
+        self.exposure = Exposure.over(recipe.schedule.over(clock), self.length)
+
+    @property
+    def untrained_score(self) -> float:
+        """The score before training."""
+        return self.field.untrained_score
+
+    @property
+    def untrained_loss(self) -> float:
+        """The magnitude of the loss before training."""
+        return self.field.untrained_loss
+
+    @property
+    def left(self) -> float:
+        """What may still be spent, in full runs."""
+        return self.field.left
+
+    def enter(self, lr: float) -> Candidate:
+        """Enter a rate, or return the candidate that is there."""
+        name = f"{self.name}-lr-{lr:g}" if self.name else f"lr-{lr:g}"
+        return self.field.add(self.recipe.replace(lr=lr), name)
+
+    def entrants(self) -> list[Candidate]:
+        """Return the candidates of this arm, as they entered."""
+        return [c for c in self.field.candidates if c.arm == self.key]
+
+    def go(self, entrants: Sequence[Candidate], share: float, part: str) -> None:
+        """Take some to a share of their runs, and pay for it."""
+        self.field.go(entrants, share, part)
+
+    def price(self, entrant: Candidate, share: float) -> float:
+        """Return the cost of taking one to a share of its run."""
+        return self.field.price(entrant, share)
+
+    def fresh(self, share: float) -> float:
+        """Return the cost of taking a new one to a share of its run."""
+        updates = math.floor(self.length * share + 1e-9) * len(self.field.tasks)
+        return float(updates * self.field.weight(self.recipe) / self.field.unit)
