@@ -118,11 +118,11 @@ class Task:
         """Whether `step` yields: parts of the model take turns."""
         return takes_turns(self.step)
 
-    def check(self, model: nn.Module, batch: Batch) -> Tensor:
+    def check(self, model: nn.Module, batch: Batch) -> tuple[Tensor, list[str]]:
         """Try one batch before training, and refuse what torch would only warn about.
 
         Returns:
-            The loss.
+            The loss, and the parts that `step` yielded one for.
 
         Raises:
             TaskError: As `forward`; or if the loss would broadcast an output against targets of
@@ -131,18 +131,18 @@ class Task:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")
             if self.alternates:
-                losses = []
+                seen = []
                 for part, loss in self.turns(model, batch):
                     check_reach(model, part, loss)
-                    losses.append(loss)
-                return torch.stack(losses).sum()
+                    seen.append((part, loss.detach()))
+                return torch.stack([loss for _, loss in seen]).sum(), [part for part, _ in seen]
             loss, _, _ = self.forward(model, batch)
         if not loss.requires_grad:
             raise TaskError(
                 "the loss depends on no trainable parameter: check requires_grad, detach() and "
                 "torch.no_grad() in the model and the loss"
             )
-        return loss
+        return loss, []
 
     def turns(self, model: nn.Module, batch: Batch) -> Generator[tuple[str, Tensor], None, None]:
         """Yield (part, loss) as a `step` that yields does.

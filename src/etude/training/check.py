@@ -60,7 +60,8 @@ def check(run: Run) -> int:
         before = [holder.get(key) for holder, key, _ in carried]
         buffers = Buffers(model)
         with counted_work(model) as work:
-            loss = float(task.check(model, batch).detach())
+            tried, parts = task.check(model, batch)
+        loss = float(tried.detach())
         if not math.isfinite(loss):
             cause = faults(batch, task)
             if cause and isinstance(data, TensorData):
@@ -68,8 +69,8 @@ def check(run: Run) -> int:
             raise TaskError(_broken(loss, "the first batch", cause))
         _warn_of_lost_state(task, model, batch, list(zip(carried, before, strict=True)))
         buffers.restore()
-        if task.alternates:
-            _warn_of_idle_parts(task, model, batch)
+        if parts:
+            _warn_of_idle_parts(model, parts)
         _check_all_rows(task, model, batch)
     return worth(work)
 
@@ -244,17 +245,16 @@ def _loss(task: Task, model: nn.Module, batch: Batch) -> float:
         buffers.restore()
 
 
-def _warn_of_idle_parts(task: Task, model: nn.Module, batch: Batch) -> None:
+def _warn_of_idle_parts(model: nn.Module, parts: list[str]) -> None:
     """Warn of parameters that no part of the first batch's turns holds."""
-    with random_state_kept(0), torch.enable_grad():
-        parts = list(dict.fromkeys(part for part, _ in task.turns(model, batch)))
     trained = {id(p) for part in parts for p in parameters_of(model, part)}
     idle = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in trained]
     if idle:
         more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+        named = ", ".join(map(repr, dict.fromkeys(parts)))
         warnings.warn(
             f"{idle[0]}{more} belongs to none of the parts that the step yields for the first "
-            f"batch ({', '.join(map(repr, parts))}): if that is so for every batch, it is not "
+            f"batch ({named}): if that is so for every batch, it is not "
             "trained; yield a part that holds it, or set its requires_grad to False",
             stacklevel=5,
         )
