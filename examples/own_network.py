@@ -1,4 +1,7 @@
-"""Tune your own network: run it, or `etude tune examples/own_network.py:task`."""
+"""Tune your own network: run it, or `etude tune examples/own_network.py:task`.
+
+The command takes the object `recipe` of this file too.
+"""
 
 import torch
 from sklearn.datasets import load_wine

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from etude import tasks
+from etude.errors import BadValueError
+from etude.layerwise.planning import plan
 from etude.schedules import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +59,32 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), (page.name, target)
+
+
+def selectors() -> list[tuple[str, list[str]]]:
+    """The selectors of the table in the page on layers, with the tasks each is said to suit."""
+    text = (ROOT / "docs" / "layers-and-gates.md").read_text()
+    table = text[text.index("| selector |") :].split("\n\n")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines()[2:]]
+    return [
+        (selector, re.findall(r"[a-z]+-[a-z]+", names))
+        for cells, _, names in rows
+        for selector in re.findall(r"`([^`]+)`", cells)
+    ]
+
+
+@pytest.mark.parametrize(("selector", "names"), selectors())
+def test_a_selector_of_the_page_matches_a_task_that_it_names(
+    selector: str, names: list[str]
+) -> None:
+    matched = 0
+    for name in names:
+        try:
+            plan({selector: 2.0}, tasks.get(name).build())
+            matched += 1
+        except BadValueError:
+            pass
+    assert matched
 
 
 def test_the_page_on_schedules_names_every_kind() -> None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from etude import layerwise, optimizers, report, schedules, tasks
     from etude.recipe import Recipe
     from etude.tasks.metrics import Metric
     from etude.tasks.task import Task
@@ -29,14 +30,19 @@ _HOMES = {
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""
 
+_ROOMS = ("layerwise", "optimizers", "report", "schedules", "tasks")
+"""Rooms that are reached as attributes too, such as `etude.tasks.get("digits-cnn")`."""
+
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("etude")
+    if name in _ROOMS:
+        return import_module(f"etude.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted([*__all__, *_ROOMS, "__version__"])
