@@ -6,7 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from etude import layerwise, optimizers, report, schedules, tasks
+    from etude import layerwise as layerwise
+    from etude import optimizers as optimizers
+    from etude import report as report
+    from etude import schedules as schedules
+    from etude import tasks as tasks
     from etude.recipe import Recipe
     from etude.tasks.metrics import Metric
     from etude.tasks.task import Task
