@@ -184,7 +184,7 @@ class Recipe(BaseModel):
 
     def __init__(self, **fields: Any) -> None:
         try:
-            super().__init__(**{**_usual(fields.get("optimizer")), **fields})
+            super().__init__(**{**usual(fields.get("optimizer")), **fields})
         except ValidationError as error:
             raise RecipeError("; ".join(map(_explain, error.errors()))) from None
 
@@ -379,7 +379,7 @@ class Recipe(BaseModel):
         return type(self).from_json, (self.to_json(),)
 
 
-def _usual(optimizer: object) -> dict[str, Any]:
+def usual(optimizer: object) -> dict[str, Any]:
     """Return rate and schedule of a recipe that names neither, where AdamW's would be wrong."""
     try:
         row = optimizers.get(OptimizerChoice.of(optimizer).name)

@@ -13,6 +13,7 @@ from etude.recipe import Recipe
 from etude.training.folder import save_model
 from etude.training.record import Evaluation, Record, from_json, to_json
 from etude.tuning.goal import Goal
+from etude.tuning.selection import Selection, from_plain
 
 TUNING = "tuning.json"
 
@@ -76,6 +77,8 @@ class TuneResult:
         seconds: Wall-clock time.
         objective: What was compared: 'loss', or the metric's name.
         folds: Into how many parts the training data was cut; 1 for none.
+        selection: What the recipe was selected from, where more than the rate was asked for; the
+            trials are then those of the chosen recipe.
         model: The trained network. In memory only; a run folder keeps it beside the record.
     """
 
@@ -95,6 +98,7 @@ class TuneResult:
     confidence: float | None = None
     objective: str = "loss"
     folds: int = 1
+    selection: Selection | None = None
     model: Any = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -117,6 +121,11 @@ class TuneResult:
 
     def advice(self) -> str:
         """Say in a sentence what the outcome means for the reader; empty where all is well."""
+        if self.selection is None or self.outcome == "nothing trains":
+            return self._advice()
+        return " ".join(filter(None, (self._advice(), self.selection.advice())))
+
+    def _advice(self) -> str:
         low, high = self.trials[0].lr, self.trials[-1].lr
         if self.outcome == "nothing trains":
             return (
@@ -166,6 +175,7 @@ class TuneResult:
             "confidence": self.confidence,
             "objective": self.objective,
             "folds": self.folds,
+            "selection": None if self.selection is None else self.selection.plain(),
             "recipe": self.recipe.plain(),
             "trials": [
                 {
@@ -239,6 +249,7 @@ class TuneResult:
             confidence=plain["confidence"],
             objective=plain["objective"],
             folds=plain["folds"],
+            selection=None if plain["selection"] is None else from_plain(plain["selection"]),
         )
 
 

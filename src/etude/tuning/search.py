@@ -129,14 +129,23 @@ class Search(Generic[E]):
         else:
             self.start(count)
             self.climb()
+        return self.conclude()
+
+    def conclude(self) -> E:
+        """Return the best that is finished, improved on for what is left."""
         if not self.final:
-            return self.ranked(self.rungs[-1].share)[0] if self.alive() else self.furthest()
+            return next(iter(self.ranked(self.rungs[-1].share)), None) or self.furthest()
         best = self.finished() or self.fall_back()
         if best is None:
             return self.furthest()
         best = self.cure(best)
         self.find_edge(best)
         return self.refine(best)
+
+    def finish_best(self) -> None:
+        """Take the best of those that went furthest to the end."""
+        if self.final and self.alive():
+            self.field.go([self.furthest()], 1.0, name_of(1.0))
 
     # ---- standing ------------------------------------------------------------------------------
 

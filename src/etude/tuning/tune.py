@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,10 +29,16 @@ from etude.tuning.candidate import Candidate
 from etude.tuning.field import Field, Setting
 from etude.tuning.folds import folds_of
 from etude.tuning.goal import goal_for
-from etude.tuning.ladder import ladder_for
+from etude.tuning.ladder import Ladder, Rung, ladder_for
 from etude.tuning.prior import log10_centre
 from etude.tuning.result import TUNING, RungCost, Trial, TuneResult
 from etude.tuning.search import Search
+from etude.tuning.selection import HORIZONS, Selection
+from etude.tuning.selector import Selector
+from etude.tuning.space import Space
+
+LEAST_SELECTING = 1.5
+"""Full runs below which fewer than four recipes would be compared."""
 
 SHORTEST = 16
 """Updates below which a rung would be less than two updates long."""
@@ -46,6 +52,7 @@ def tune(
     objective: str = "loss",
     maximize: bool | None = None,
     folds: int = 1,
+    over: Mapping[str, Any] | None = None,
     engine: str | Engine | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
@@ -71,6 +78,10 @@ def tune(
         folds: Cut the training data into so many parts, compare rates by their mean over the
             parts held out, and then train on all of it. The task's validation data is not
             looked at for the choice. Every rate costs that many runs.
+        over: What else to choose, from the same budget: fields of the recipe, hyperparameters
+            such as 'optimizer.weight_decay', or 'warmup', each with a list of values or a pair
+            (low, high). Another batch size gets as many samples in all. Rate-free and schedule-free optimizers are values of 'optimizer' like
+            any other.
         engine: What takes several candidates further: 'loop', 'pool', 'vmap', 'vmap pool' or
             'auto'. None takes the faster of loop and pool, which give the same bits.
         folder: Where to keep everything; None keeps it in memory. With a folder, Ctrl-C and
@@ -99,7 +110,9 @@ def tune(
     """
     check_given(task, recipe)
     home = None if folder is None else Path(folder)
-    request = Request(recipe or Recipe(**task.defaults), budget, objective, maximize, folds)
+    base = recipe or Recipe(**task.defaults)
+    space = None if over is None else Space.of(base, over)
+    request = Request(base, budget, objective, maximize, folds, space)
     if resume:
         if home is None:
             raise BadValueError("resume=True needs folder=, the run folder to go on from")
@@ -136,6 +149,7 @@ class Request:
     objective: str = "loss"
     maximize: bool | None = None
     folds: int = 1
+    space: Space | None = None
 
     def plain(self, task: str) -> dict[str, Any]:
         """Return it as values that JSON can hold."""
@@ -146,6 +160,7 @@ class Request:
             "objective": self.objective,
             "maximize": self.maximize,
             "folds": self.folds,
+            "over": None if self.space is None else self.space.plain(),
         }
 
 
@@ -165,17 +180,41 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
             )
         if claim and setting.folder is not None:
             _claim(setting.folder, task, request)
-        first = field.first
-        centre = log10_centre(recipe.optimizer, parameter_count(first.model), task.train.targets())
-        search = Search(Arm(field, recipe), ladder, centre, final=folds == 1)
-        best = search.run()
+        search, best, selection = _found(task, field, request, ladder)
         last = field if folds == 1 else whole(task, best, request, setting)
-        result = judged(field, search, best, last, request, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        result = judged(field, search, best, last, request, seconds)
+        result = replace(result, selection=selection)
         if setting.folder is not None:
             _save(result, [field, last], setting.folder)
         return result
     finally:
         field.close()
+
+
+def _found(
+    task: Task, field: Field, request: Request, ladder: Ladder
+) -> tuple[Search[Candidate], Candidate, Selection | None]:
+    """Search for the rate, or for the whole recipe; return the search and the best candidate."""
+    final = request.folds == 1
+    if request.space is None:
+        recipe = field.recipe
+        centre = log10_centre(
+            recipe.optimizer, parameter_count(field.first.model), task.train.targets()
+        )
+        search = Search(Arm(field, recipe), ladder, centre, final=final)
+        return search, search.run(), None
+    if request.budget < LEAST_SELECTING:
+        raise BadValueError(
+            f"budget={request.budget!r} is too small to choose a recipe: with over=, give at "
+            f"least {LEAST_SELECTING}"
+        )
+    selector = Selector(task, field, request.space, field.recipe.seed)
+    arm, selection = selector.run(reserve=1.0 if final else 0.0)
+    rungs = (*(Rung(share, 1) for share in HORIZONS), Rung(1.0, 1))
+    search = Search(arm, Ladder(rungs), selector.centre(arm.recipe), final=final)
+    search.finish_best()
+    return search, search.conclude(), selection
 
 
 def whole(task: Task, best: Candidate, request: Request, setting: Setting) -> Field:
@@ -213,7 +252,9 @@ def judged(
     final = next(iter(last.candidates), best) if last is not field else best
     costs = {**field.costs, **(last.costs if last is not field else {})}
     return TuneResult(
-        recipe=request.recipe.replace(lr=best.lr),
+        recipe=best.recipe
+        if request.folds == 1
+        else best.recipe.replace(steps=request.recipe.steps),
         lr=best.lr,
         tied=(rates[low], rates[high]),
         stable_below=min(above, default=None),
@@ -253,12 +294,14 @@ def _kept_request(home: Path, recipe: Recipe | None) -> Request:
         raise StorageError(f"{str(home)!r} holds no tuning to resume: there is no {TUNING} in it")
     try:
         plain = files.read_json(home / TUNING, "the tuning")["request"]
+        base, over = Recipe(**plain["recipe"]), plain.get("over")
         kept = Request(
-            Recipe(**plain["recipe"]),
+            base,
             float(plain["budget"]),
             plain.get("objective", "loss"),
             plain.get("maximize"),
             plain.get("folds", 1),
+            None if over is None else Space.from_plain(base, over),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError(

@@ -17,6 +17,9 @@ from etude.tuning.result import Outcome, tie
 RESAMPLES = 2000
 """Draws of the validation slices from which the confidence is counted."""
 
+TOLD = 1 / 4
+"""Share of a run before which nothing is called tied: early on the higher rate leads anyway."""
+
 FACTOR = 2.0
 """The sensitivity is stated for a rate this many times too high or too low."""
 
@@ -67,6 +70,8 @@ def ties(one: Candidate, best: Candidate, goal: Goal, untrained: float) -> bool:
     if (pair := common(one, best)) is None:
         return False
     mine, mark = pair
+    if mine.step < TOLD * one.length - 1:
+        return False
     return tie(mine, mark, untrained - goal.score(mark), goal)
 
 

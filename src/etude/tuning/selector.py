@@ -1,0 +1,197 @@
+"""The selector: whole recipes, sampled, halved, the best one's rate refined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import MissingExtraError
+from etude.recipe import Recipe
+from etude.tasks.task import Task, parameter_count
+from etude.tuning.arm import Arm
+from etude.tuning.candidate import Candidate
+from etude.tuning.field import Field, step_at
+from etude.tuning.ladder import SPACING
+from etude.tuning.prior import log10_centre, nice
+from etude.tuning.selection import HORIZONS, Selection, Tried
+from etude.tuning.space import Space, rate_free
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+
+SHARES = (0.5, 0.25, 0.25)
+"""Of what is left beside the finish, spent up to each horizon."""
+
+WIDTH, NARROW = 1.0, 0.3
+"""Decades around the prior's centre from which rates are drawn; for one that sizes its step."""
+
+TOGETHER = 2
+"""Recipes that the sampler proposes before it hears how they did."""
+
+
+class Selector:
+    """Chooses a recipe from a space, the rate included, within what a field may spend.
+
+    Half of what the finish leaves goes to as many recipes as that pays up to an eighth of their
+    runs, a quarter each to the best of them up to a quarter and a half (successive halving,
+    Jamieson and Talwalkar 2016, arXiv:1502.07943). Where all combinations fit, each is tried at
+    the prior's rate, then at its neighbours; else Optuna's TPE proposes them.
+
+    Args:
+        task: What is learned, for the prior.
+        field: Where they are trained and paid for.
+        space: What to choose from.
+        seed: Of the sampler.
+    """
+
+    def __init__(self, task: Task, field: Field, space: Space, seed: int) -> None:
+        self.task, self.field, self.space, self.seed = task, field, space, seed
+        self.arms: dict[str, tuple[Arm, dict[str, Any]]] = {}
+        self.targets = task.train.targets()
+        self.parameters = parameter_count(field.first.model)
+
+    def run(self, reserve: float) -> tuple[Arm, Selection]:
+        """Return the arm of the best recipe, taken to the last horizon, and what was tried.
+
+        Args:
+            reserve: Full runs to leave for what comes after.
+        """
+        spare = (self.field.left - reserve) / len(self.field.tasks)
+        count = max(2, int(SHARES[0] * spare / HORIZONS[0] + 1e-9))
+        entered = self.grid(count) if self.space.size() <= count else self.sampled(count)
+        below = HORIZONS[0]
+        for share, part in zip(HORIZONS[1:], SHARES[1:], strict=True):
+            ranked = self.ranked(entered, below)
+            keep = max(1, int(part * spare / (share - below) + 1e-9))
+            self.go(ranked[:keep], share)
+            below = share
+        found = self.ranked(entered, HORIZONS[-1]) or self.ranked(entered, HORIZONS[0])
+        best = found[0] if found else entered[0]
+        arm, values = self.arms[best.arm]
+        return arm, Selection(values, self.tried(entered), held(entered))
+
+    def go(self, entered: Sequence[Candidate], share: float) -> None:
+        """Take the recipes to a horizon."""
+        self.field.go(entered, share, f"recipes to {100 * share:g}%")
+
+    def enter(self, values: dict[str, Any], offset: float) -> Candidate:
+        """Enter a recipe at some decades from its prior's centre."""
+        recipe = self.sized(self.space.recipe(values))
+        arm = Arm(self.field, recipe, f"recipe-{len(self.arms) + 1}")
+        arm, _ = self.arms.setdefault(arm.key, (arm, values))
+        return arm.enter(nice(10 ** (self.centre(recipe) + offset)))
+
+    def sized(self, recipe: Recipe) -> Recipe:
+        """Return a recipe that sees as many samples as the base, whatever its batches."""
+        if not isinstance(recipe.steps, int):
+            return recipe
+        own = self.field.weight(recipe)
+        return recipe.replace(steps=max(len(HORIZONS), self.field.unit // own))
+
+    def centre(self, recipe: Recipe) -> float:
+        """Return log10 of the rate that a recipe begins at."""
+        return log10_centre(recipe.optimizer, self.parameters, self.targets)
+
+    def grid(self, count: int) -> list[Candidate]:
+        """Try every combination, at the centre first and then beside it."""
+        combined = list(self.space.all())
+        offsets = (0.0, -SPACING, SPACING, -2 * SPACING, 2 * SPACING)
+        rounds = min(len(offsets), count // len(combined))
+        pairs = [(values, offset) for offset in offsets[:rounds] for values in combined]
+        entered = [self.enter(v, o if not self.free(v) else o / 4) for v, o in pairs]
+        self.go(entered, HORIZONS[0])
+        return entered
+
+    def free(self, values: dict[str, Any]) -> bool:
+        """Whether a combination's optimizer sizes its own step."""
+        return rate_free(self.space.recipe(values))
+
+    def sampled(self, count: int) -> list[Candidate]:
+        """Try what Optuna's TPE proposes, two at a time."""
+        study = _study(self.seed, count)
+        spread = _distributions(self.space)
+        entered: list[Candidate] = []
+        while len(entered) < count:
+            trials = [study.ask(spread) for _ in range(min(TOGETHER, count - len(entered)))]
+            chosen = []
+            for trial in trials:
+                values = {name: _value(self.space, name, trial.params[name]) for name in spread}
+                offset = values.pop(OFFSET)
+                scale = NARROW if self.free(values) else WIDTH
+                chosen.append(self.enter(values, scale * offset))
+            self.go(chosen, HORIZONS[0])
+            for trial, one in zip(trials, chosen, strict=True):
+                score = one.score(step_at(one, HORIZONS[0]))
+                worst = self.field.untrained_score
+                study.tell(trial, score if math.isfinite(score) else worst + abs(worst) + 1)
+            entered += chosen
+        return list(dict.fromkeys(entered))
+
+    def ranked(self, entered: Sequence[Candidate], share: float) -> list[Candidate]:
+        """Return those that stand soundly at a horizon, best first."""
+        scores = {c.name: c.score(step_at(c, share)) for c in entered if c.share >= share - 1e-3}
+        sound = [c for c in entered if math.isfinite(scores.get(c.name, math.inf))]
+        return sorted(sound, key=lambda c: (scores[c.name], c.lr))
+
+    def tried(self, entered: Sequence[Candidate]) -> tuple[Tried, ...]:
+        """Return what became of each, the furthest and best first."""
+        rows = []
+        for one in entered:
+            scores = [one.score(step_at(one, s)) for s in HORIZONS if one.share >= s - 1e-3]
+            rows.append(Tried(self.arms[one.arm][1], one.lr, tuple(scores)))
+        return tuple(sorted(rows, key=lambda row: (-len(row.scores), row.scores[-1:])))
+
+
+OFFSET = "log10 lr"
+
+
+def held(entered: Sequence[Candidate]) -> float | None:
+    """Return Kendall's tau between the orders at the first and the second horizon."""
+    both = [c for c in entered if c.share >= HORIZONS[1] - 1e-3 and not c.diverged]
+    if len(both) < 3:
+        return None
+    pairs = [tuple(c.score(step_at(c, share)) for share in HORIZONS[:2]) for c in both]
+    signs = [
+        math.copysign(1, (a[0] - b[0]) * (a[1] - b[1])) if a != b else 0.0
+        for i, a in enumerate(pairs)
+        for b in pairs[:i]
+    ]
+    return math.fsum(signs) / len(signs)
+
+
+def _study(seed: int, count: int) -> Study:
+    optuna = _optuna()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(
+        seed=seed, multivariate=True, constant_liar=True, n_startup_trials=max(4, count // 3)
+    )
+    study: Study = optuna.create_study(direction="minimize", sampler=sampler)
+    return study
+
+
+def _distributions(space: Space) -> dict[str, BaseDistribution]:
+    kinds = _optuna().distributions
+    spread: dict[str, BaseDistribution] = {OFFSET: kinds.FloatDistribution(-1.0, 1.0)}
+    for name, values in space.choices.items():
+        spread[name] = kinds.CategoricalDistribution(list(range(len(values))))
+    for name, (low, high) in space.ranges.items():
+        spread[name] = kinds.FloatDistribution(low, high, log=True)
+    return spread
+
+
+def _value(space: Space, name: str, given: Any) -> Any:
+    """Return the value that the sampler's number stands for."""
+    return space.choices[name][given] if name in space.choices else float(f"{given:.4g}")
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise MissingExtraError(
+            "over= holds more recipes than the budget can try one by one, and proposing them "
+            "needs optuna: pip install 'etude[search]'"
+        ) from error
+    return optuna
