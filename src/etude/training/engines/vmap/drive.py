@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from etude.errors import EtudeError
 from etude.training.device import deterministic
 from etude.training.engines.engine import Marks, OnStep, blame, target
 from etude.training.engines.vmap.execution import Execution
+from etude.training.engines.vmap.looks import Together, UnstackedError, fits
 from etude.training.engines.vmap.stack import Stack
 from etude.training.run import Run
 from etude.training.threads import use_threads
@@ -86,20 +88,64 @@ def drive(stack: Stack, execution: Execution, order: Order) -> None:
 
 
 def _evaluate(stack: Stack, looks: dict[int, set[int]], places: Mapping[int, int]) -> None:
+    due = []
     for place, member in enumerate(stack.members):
         run = member.run
         if member.idle or member.step not in looks[id(run)]:
             continue
-        if run.evaluations and run.evaluations[-1].step == member.step:
+        if not run.evaluations or run.evaluations[-1].step != member.step:
+            due.append(place)
+    # One that stops early may end here, with other weights than those of the stack; one that has
+    # come as it stands is judged with its own bits.
+    together = [
+        place
+        for place in due
+        if stack.members[place].run.stopping is None
+        and stack.members[place].run.step < stack.members[place].step
+    ]
+    if together and fits(stack.program, stack.members[together[0]].run, len(together)):
+        try:
+            _evaluate_together(stack, together, places)
+        except UnstackedError:
+            stack.program.stacks_looks = False
+    for place in due:
+        run = stack.members[place].run
+        if run.evaluations and run.evaluations[-1].step == stack.members[place].step:
             continue
         if run.stopping is None:
             stack.show(place)
-        else:  # it may end here, with other weights than those of the stack
+        else:
             stack.bring_home(place)
-        try:
+        with _blamed(run, places):
             run.evaluate()
-        except EtudeError as error:
-            raise blame(error, places[id(run)], run) from error
+
+
+def _evaluate_together(stack: Stack, due: list[int], places: Mapping[int, int]) -> None:
+    """Evaluate members with one forward pass for all.
+
+    Raises:
+        UnstackedError: If that cannot be; then no member was evaluated.
+    """
+    together = Together(stack, due)
+    for index, place in enumerate(due):
+        run = stack.members[place].run
+        own, run.task = run.task, together.task(index)
+        run.step = stack.members[place].step
+        try:
+            with _blamed(run, places):
+                run.evaluate()
+        finally:
+            run.task = own
+        if run.ended:  # it diverged, and leaves with the weights it has here
+            stack.show(place)
+
+
+@contextmanager
+def _blamed(run: Run, places: Mapping[int, int]) -> Iterator[None]:
+    try:
+        yield
+    except EtudeError as error:
+        raise blame(error, places[id(run)], run) from error
 
 
 def _dismiss(stack: Stack, execution: Execution, until: int | None) -> None:
