@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 import etude as package
 from etude.cli.choices import title
 from etude.optimizers import ROWS
+from etude.optimizers.match import Traits, match, recommended
+from etude.optimizers.row import INSTALL
 from etude.recipe import Recipe
 
 OWN = """
@@ -34,6 +38,24 @@ lines = make()
 parabola = make(name="named")
 """
 RECIPE = '\nrecipe = etude.Recipe(optimizer="sgd", lr=0.125, steps=20, batch_size=16)\n'
+
+
+TRAITS = Traits(
+    parameters=50_000,
+    samples=1_000,
+    batch_size=64,
+    depth=3,
+    kinds=frozenset({"linear"}),
+    matrices=0.95,
+    tables=0.0,
+    sparse=0.0,
+    lazy=False,
+    noise=100.0,
+    bursts=2.0,
+    sharpness=10.0,
+    spread=40.0,
+    negative=-0.1,
+)
 
 
 def after(text: str, command: str) -> list[str]:
@@ -66,6 +88,64 @@ def test_a_hyperparameter_of_another_optimizer_is_met_with_what_this_one_has(etu
     said = etude("train", "cancer-mlp", "--optimizer", "adamw", "--set", "momentum=0.9")
     assert said.code == 2
     assert "adamw has no momentum; it has betas" in said.err
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """An environment without the packages of the extra."""
+    monkeypatch.setattr("etude.optimizers.row.find_spec", lambda name: None)
+
+
+def test_what_is_not_installed_is_marked_and_never_the_command_to_try(etude, bare):
+    table = etude("optimizers").out
+    assert table.count("(not installed)") == len([row for row in ROWS.values() if row.package])
+    assert INSTALL in table
+    said = etude("optimizers", "match", "cancer-mlp", "--top", "99")
+    marked = [line for line in said.out.splitlines() if line.endswith("not installed")]
+    away = {name for name, row in ROWS.items() if row.package}
+    assert {line.split()[1] for line in marked} <= away
+    assert marked
+    assert INSTALL in said.out
+    spelt = after(said.out.replace("[dim]", ""), "etude tune")
+    assert spelt[spelt.index("--optimizer") + 1] not in away
+
+
+def test_where_all_is_installed_nothing_is_marked(etude, monkeypatch):
+    monkeypatch.setattr("etude.optimizers.row.find_spec", lambda name: object())
+    table = etude("optimizers").out
+    assert "not installed" not in table
+    assert INSTALL not in table
+
+
+def test_of_equals_the_installed_comes_first(bare):
+    ranked = match(TRAITS)
+    assert [one.installed for one in ranked] == [ROWS[one.name].installed for one in ranked]
+    for one, after_it in pairwise(ranked):
+        assert (one.score, one.installed) >= (after_it.score, after_it.installed)
+    assert recommended(ranked).score == max(one.score for one in ranked if one.installed)
+
+
+def test_the_table_of_optimizers_keeps_to_a_narrow_terminal(etude, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("etude.cli.optimizers.out", Console(highlight=False, width=80))
+    lines = etude("optimizers").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 4 * len(ROWS)
+    for name, row in ROWS.items():
+        assert any(line.split()[:1] == [name] for line in lines), row
+
+
+def test_tasks_from_the_hub_are_marked(etude):
+    rows = {row["name"]: row["hub"] for row in etude("tasks", "--json").json}
+    assert {name for name, hub in rows.items() if hub} == {
+        name for name in rows if name.startswith(("mnist", "cifar10", "imagenet"))
+    }
+    said = etude("tasks").out
+    listed = {line.split()[0]: line.split()[-1] for line in said.splitlines() if line.strip()}
+    assert all((listed[name] == "hub") == hub for name, hub in rows.items())
+    assert "pip install 'etude[hub]'" in said
+    assert "pip install 'etude[hub]'" in etude("tasks", "mnist-mlp").out
+    assert "hub" not in etude("tasks", "digits-mlp").out
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -59,21 +59,23 @@ def optimizers(context: typer.Context, json: choices.Json = False) -> None:
     if context.invoked_subcommand is not None:
         return
     from etude.optimizers import ROWS
+    from etude.optimizers.row import INSTALL
 
     if json:
         print_json([_plain(row) for row in ROWS.values()])
         return
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("optimizer", no_wrap=True)
-    for column in ("from", "choose it for", "note"):
-        table.add_column(column)
+    table.add_column("choose it for")
     for row in ROWS.values():
-        note = ", ".join(row.capabilities)
-        table.add_row(f"[bold]{row.name}[/bold]", _origin(row), row.when, f"[dim]{note}[/dim]")
+        note = ", ".join([f"from {_origin(row)}", *row.capabilities])
+        table.add_row(f"[bold]{row.name}[/bold]", f"{row.when}\n[dim]{note}[/dim]")
     out.print(table)
     out.print(
         "\n[dim]etude optimizers show NAME has settings and paper; match TASK recommends.[/dim]"
     )
+    if not all(row.installed for row in ROWS.values()):
+        out.print(f"[dim]{escape(INSTALL)} brings those that are not installed.[/dim]")
 
 
 @app.command("show", epilog=EPILOG)
@@ -115,6 +117,8 @@ def match(
 ) -> None:
     """Recommend optimizers for TASK from what a short training measures, and say why."""
     from etude.optimizers.match import match as rank
+    from etude.optimizers.match import recommended
+    from etude.optimizers.row import INSTALL
     from etude.tuning.traits import measure
 
     chosen = choices.choose_task(task, options, None)
@@ -130,10 +134,14 @@ def match(
     out.print(facts(_measured(traits)))
     for place, one in enumerate(ranked[:top], start=1):
         settings = " ".join(f"--set {key}={value}" for key, value in one.settings.items())
-        out.print(f"\n{place}. [bold]{one.name}[/bold]  [dim]{one.score:+.1f}  {settings}[/dim]")
+        mark = "" if one.installed else "  [yellow]not installed[/yellow]"
+        score = f"[dim]{one.score:+.1f}  {settings}[/dim]"
+        out.print(f"\n{place}. [bold]{one.name}[/bold]  {score}{mark}")
         for reason in one.reasons:
             out.print(f"   {reason}")
-    first = ranked[0]
+    first = recommended(ranked)
+    if not all(one.installed for one in ranked[:top]):
+        out.print(f"\n[dim]{escape(INSTALL)} brings those that are not installed.[/dim]")
     settings = "".join(f" --set {key}={value}" for key, value in first.settings.items())
     out.print(
         f"\n[dim]A recommendation is a start: etude tune {task} --optimizer {first.name}{settings} "
@@ -169,6 +177,7 @@ def _standing(one: Match) -> dict[str, Any]:
         "score": one.score,
         "reasons": list(one.reasons),
         "settings": dict(one.settings),
+        "installed": one.installed,
     }
 
 
@@ -178,8 +187,7 @@ def _origin(row: OptimizerRow) -> str:
 
 
 def _missing(row: OptimizerRow) -> str:
-    absent = row.package and find_spec(row.module.partition(".")[0]) is None
-    return " [yellow](not installed)[/yellow]" if absent else ""
+    return "" if row.installed else " [yellow](not installed)[/yellow]"
 
 
 def _plain(row: OptimizerRow) -> dict[str, Any]:
@@ -187,6 +195,7 @@ def _plain(row: OptimizerRow) -> dict[str, Any]:
         "name": row.name,
         "factory": row.factory,
         "package": row.package,
+        "installed": row.installed,
         "lr": row.lr,
         "paper": row.paper,
         "when": row.when,

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from etude.cli import choices
 from etude.cli.console import facts, out, print_json
+
+if TYPE_CHECKING:
+    from etude.tasks import TaskRow
+
+HUB = escape(
+    "hub: downloaded when first used, or read from --with source=FOLDER; "
+    "needs pip install 'etude[hub]'"
+)
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -20,6 +29,10 @@ EPILOG = """[bold]Examples[/bold]
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("tasks", epilog=EPILOG)(tasks)
+
+
+def _from_hub(row: TaskRow) -> bool:
+    return row.factory.data.startswith("etude.tasks.hub:")
 
 
 def tasks(
@@ -44,6 +57,7 @@ def tasks(
                     "summary": row.summary,
                     "data": row.data,
                     "family": row.family,
+                    "hub": _from_hub(row),
                     "recipe": dict(row.factory.defaults),
                     "options": row.factory.options(),
                 }
@@ -52,15 +66,19 @@ def tasks(
         )
     elif name is None:
         listing = Table(box=None, padding=(0, 2), header_style="dim")
-        for column in ("task", "what", "network"):
+        for column in ("task", "what", "network", "data"):
             listing.add_column(column)
         for row in chosen:
-            listing.add_row(f"[bold]{row.name}[/bold]", row.summary, row.family)
+            origin = "[yellow]hub[/yellow]" if _from_hub(row) else ""
+            listing.add_row(f"[bold]{row.name}[/bold]", row.summary, row.family, origin)
         out.print(listing)
-        out.print("\n[dim]etude tasks NAME shows what can be set; etude tune NAME tunes it.[/dim]")
+        out.print(f"\n[dim]{HUB}[/dim]")
+        out.print("[dim]etude tasks NAME shows what can be set; etude tune NAME tunes it.[/dim]")
     else:
         row = chosen[0]
         out.print(f"[bold]{row.name}[/bold]: {row.summary}\n")
+        if _from_hub(row):
+            out.print(f"[dim]{HUB}[/dim]\n")
         out.print("[dim]recipe[/dim]")
         out.print(facts([(key, str(value)) for key, value in row.factory.defaults.items()]))
         out.print("\n[dim]options, for --with KEY=VALUE[/dim]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,12 +79,14 @@ class Match:
         score: Larger is better; 0 is what an optimizer has of which nothing is known.
         reasons: What spoke for it and against it, with the numbers.
         settings: Fields of the recipe that go with it.
+        installed: Whether it can be built here.
     """
 
     name: str
     score: float
     reasons: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    installed: bool = True
 
 
 Voice = tuple[float, str]
@@ -105,6 +107,8 @@ USUAL: Mapping[str, Voice] = {
 def match(traits: Traits) -> tuple[Match, ...]:
     """Rank the optimizers for a task, best first; those that cannot train it are left out.
 
+    Of equals, one that is installed comes first.
+
     Each rule reads one trait. The weights are judgements, made from the papers the table names
     and from short runs on twelve bundled tasks (benchmarks/optimizers.py says how far they miss
     there, and on four others); `etude tune` settles what they propose.
@@ -122,8 +126,17 @@ def match(traits: Traits) -> tuple[Match, ...]:
         score = round(sum(weight for weight, _ in voices), 2)
         voices.sort(key=lambda voice: -abs(voice[0]))
         reasons = tuple(words if weight >= 0 else f"but: {words}" for weight, words in voices)
-        found.append(Match(row.name, score, reasons, _settings(traits, row)))
-    return tuple(sorted(found, key=lambda one: -one.score))
+        found.append(Match(row.name, score, reasons, _settings(traits, row), row.installed))
+    return tuple(sorted(found, key=lambda one: (-one.score, not one.installed)))
+
+
+def recommended(ranked: Sequence[Match]) -> Match:
+    """Return the first that is installed; torch's own always are.
+
+    Args:
+        ranked: As `match` returns them.
+    """
+    return next(one for one in ranked if one.installed)
 
 
 def _usual(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -23,6 +24,9 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Module -> distribution of the libraries that the extra `optimizers` installs."""
+
+INSTALL = "pip install 'etude[optimizers]'"
+"""What brings them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,11 @@ class OptimizerRow:
     def package(self) -> str:
         """What to install for it; empty if it comes with torch or with Etude."""
         return EXTRAS.get(self.module.partition(".")[0], "")
+
+    @property
+    def installed(self) -> bool:
+        """Whether it can be built here: it comes with torch or with Etude, or its package is in."""
+        return not self.package or find_spec(self.module.partition(".")[0]) is not None
 
     @property
     def capabilities(self) -> tuple[str, ...]:
