@@ -263,12 +263,32 @@ def test_a_state_in_a_buffer_is_carried_paused_and_resumed_to_the_bit(kind, prec
     assert float(whole.model.state.abs().sum()) > 0
 
 
+class Normed(Carrying):
+    """Its statistics are taken anew for an optimizer that is judged at other weights."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.norm(x))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "schedulefree_adamw"])
 @pytest.mark.parametrize("kind", ["in place", "set"])
-def test_looking_does_not_disturb_the_state(kind):
-    seldom, often = (Run(carrying(kind), RECIPE) for _ in range(2))
+def test_looking_does_not_disturb_the_state(kind, optimizer):
+    of = Task(lambda: Normed(kind), Windows(), valid=Windows(4), step=step)
+    recipe = RECIPE.replace(optimizer=optimizer, schedule="constant()")
+    seldom, often = (Run(of, recipe) for _ in range(2))
     seldom.walk(seldom.marks(1))
     often.walk(often.marks(30))
     assert seldom.series == often.series
+
+
+def test_a_state_begins_untouched_after_an_initialisation_that_looks_at_data():
+    run = Run(carrying("in place"), RECIPE.replace(initialisation="lsuv"))
+    assert float(run.model.state.abs().sum()) == 0
+    assert Run(carrying("set"), RECIPE.replace(initialisation="lsuv")).model.state is None
 
 
 def test_the_state_matters():

@@ -13,6 +13,7 @@ from etude.tasks.models.initialisation import initialise
 from etude.tasks.task import Task
 from etude.training.evaluate import move
 from etude.training.regularisation import set_dropout
+from etude.training.undo import buffers_kept
 
 TOLERANCE = 0.02
 TRIES = 10
@@ -67,7 +68,7 @@ def lsuv(model: nn.Module, task: Task, batch: Batch) -> None:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), buffers_kept(model):
             for layer in _in_order(model, task, batch):
                 _to_unit_variance(layer, model, task, batch)
     finally:

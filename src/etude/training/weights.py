@@ -16,6 +16,7 @@ from etude.tasks.data import Cursor
 from etude.tasks.task import Task
 from etude.training.evaluate import move
 from etude.training.objective import Context
+from etude.training.undo import Buffers
 
 BATCHES = 32
 """Batches from which running statistics are taken anew."""
@@ -66,15 +67,17 @@ class EvaluationWeights:
         if self.settled:
             yield
             return
-        kept = [(t, t.detach().clone()) for t in (*self.model.parameters(), *self.model.buffers())]
+        kept = [(p, p.detach().clone()) for p in self.model.parameters()]
+        buffers = Buffers(self.model)
         self.settle()
         try:
             yield
         finally:
             self.optimizer.train()  # type: ignore[attr-defined]
             with torch.no_grad():
-                for tensor, value in kept:
-                    tensor.copy_(value)
+                for parameter, value in kept:
+                    parameter.copy_(value)
+                buffers.restore()
 
     def _renew_statistics(self) -> None:
         norms = [
