@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("schedules", "loop", "optimizers", "layerwise", "engines")
+NAMES = ("schedules", "loop", "optimizers", "layerwise", "engines", "concordance", "wall", "regret")
 """In order; each runs in a process of its own, so that none warms up another."""
 
 

@@ -100,7 +100,7 @@ def trace(unit: tuple[str, int, float]) -> dict[str, Any]:
     started = time.process_time()
     first = run.evaluate()
     row: dict[str, Any] = {"lr": rate, "seed": seed, "untrained": first.loss}
-    seen: dict[str, list[Any]] = {"loss": [], "metric": [], "parts": [], "mean": [], "train": []}
+    seen: dict[str, list[Any]] = {"loss": [], "metric": [], "mean": [], "train": []}
     branches: list[float] = []
     for share in SHARES:
         before = run.step
@@ -108,11 +108,10 @@ def trace(unit: tuple[str, int, float]) -> dict[str, Any]:
         if run.diverged:
             break
         look = run.evaluate()
-        if run.diverged:
+        if not math.isfinite(look.loss):
             break
         seen["loss"].append(look.loss)
         seen["metric"].append(look.metric)
-        seen["parts"].append([float(f"{p:.4g}") for p in look.parts])
         seen["mean"].append(mean.loss())
         lately = run.series["loss"][before:]
         seen["train"].append(sum(lately) / len(lately))
@@ -121,6 +120,24 @@ def trace(unit: tuple[str, int, float]) -> dict[str, Any]:
     row |= {**seen, "cooled": branches, "steps": run.step, "length": run.length}
     row["seconds"] = time.process_time() - started
     return row
+
+
+def shorter(value: Any) -> Any:
+    """Return what JSON holds of a value: seven digits of a number, null where it is not finite."""
+    if isinstance(value, dict):
+        return {key: shorter(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [shorter(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value
+
+
+def write(path: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    """Write a task's file: a line for every run."""
+    lines = ",\n".join(json.dumps(shorter(row), separators=(",", ":")) for row in rows)
+    head = f'"task": {json.dumps(name)}, "shares": {json.dumps(SHARES)}'
+    path.write_text(f'{{{head}, "runs": [\n{lines}\n]}}\n')
 
 
 def make(names: Iterable[str]) -> None:
@@ -133,7 +150,7 @@ def make(names: Iterable[str]) -> None:
                 continue
             units = [(name, seed, rate) for seed in SEEDS for rate in rates(name)]
             rows = pool.map(trace, units, chunksize=1)
-            path.write_text(json.dumps({"task": name, "shares": SHARES, "runs": rows}) + "\n")
+            write(path, name, rows)
             print(name, f"{sum(row['seconds'] for row in rows):.0f} s", flush=True)
 
 
