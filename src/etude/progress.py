@@ -20,7 +20,7 @@ class Bar(Protocol):
 
 
 def silent(done: float, total: float, text: str) -> None:
-    return None
+    """Show nothing."""
 
 
 class _Lines:

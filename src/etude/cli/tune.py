@@ -11,10 +11,12 @@ from rich.table import Table
 
 from etude.cli import choices
 from etude.cli.console import facts, metric_text, number, out, print_json
+from etude.cli.over import read_over
 
 if TYPE_CHECKING:
     from etude.tasks import Task
     from etude.tuning.result import TuneResult
+    from etude.tuning.selection import Selection
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -23,6 +25,8 @@ EPILOG = """[bold]Examples[/bold]
   etude tune digits-mlp --with width=256 --optimizer sgd --set optimizer.momentum=0.9
 
   etude tune my_project.py:task --recipe recipe.toml --budget 1.5
+
+  etude tune digits-mlp --over optimizer=adamw,sgd,prodigy --over batch_size=32,128 --budget 6
 
   etude tune --resume runs/digits-cnn-20250101-120000"""
 
@@ -47,6 +51,29 @@ def tune(
     seed: choices.Seed = None,
     changes: choices.Set = None,
     options: choices.With = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUES",
+            help="Choose this too, from the same budget: a field of the recipe, "
+            "optimizer.HYPERPARAMETER or warmup, with values between commas or LOW..HIGH; may "
+            "be repeated.",
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Compare rates by 'loss' (default) or 'metric'.")
+    ] = None,
+    maximize: Annotated[
+        bool | None,
+        typer.Option("--maximize/--minimize", help="Which way the metric is better."),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Compare by k-fold cross-validation on the training data.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="loop, pool, vmap, 'vmap pool' or auto; default: loop or pool."),
+    ] = None,
     device: choices.Device = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
@@ -77,9 +104,12 @@ def tune(
             seed=seed,
         )
         wanted["budget"] = 3.0 if budget is None else budget
+        wanted |= {"over": read_over(over), "objective": objective or "loss"}
+        wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
     else:
         choices.refuse_with_resume(
-            budget, recipe, optimizer, schedule, steps, batch_size, seed, changes, options, folder
+            *(budget, recipe, optimizer, schedule, steps, batch_size, seed, changes, options),
+            *(over, objective, maximize, folds, folder),
         )
     with choices.run_folder(folder, resume, task, options) as home:
         best = search(
@@ -87,6 +117,7 @@ def tune(
             folder=home,
             resume=resume is not None,
             device=device,
+            engine=engine,
             progress=False if json else None,
             **wanted,
         )
@@ -114,6 +145,9 @@ def show(best: TuneResult, home: Path, page: Path, task: Task | None = None) -> 
     if advice := best.advice():
         out.print(f"\n[yellow]{advice}[/yellow]")
     out.print()
+    if best.selection is not None:
+        out.print(_selection(best.selection))
+        out.print()
     out.print(_trials(best))
     if found:
         code = best.recipe.to_pytorch(record.length, task=task)
@@ -137,6 +171,10 @@ def _findings(best: TuneResult) -> list[tuple[str, str]]:
     else:
         below = max((r for r in stable if r < best.stable_below), default=best.lr)
         rows.append(("unstable from", f"{best.stable_below:g} (stable at {below:g})"))
+    if best.sensitivity is not None:
+        rows.append(("at twice or half", f"{best.sensitivity:.1%} of the drop is lost, at most"))
+    if best.confidence is not None:
+        rows.append(("confidence", f"{best.confidence:.0%} of resampled validation sets agree"))
     rows.append(("cost", f"{best.cost:.2f} full runs: {parts}"))
     if record.metric is not None:
         now = metric_text(record.metric, best.metric)
@@ -146,6 +184,33 @@ def _findings(best: TuneResult) -> list[tuple[str, str]]:
         ("validation loss", f"{number(best.loss)} (untrained {number(best.untrained.loss)})")
     )
     return rows
+
+
+def _selection(selection: Selection) -> Table:
+    """Return what the recipe was chosen from, the best first."""
+    from etude.tuning.selection import HORIZONS
+    from etude.tuning.space import plain
+
+    table = Table(box=None, padding=(0, 2), header_style="dim", title_justify="left")
+    names = list(dict.fromkeys(name for one in selection.tried for name in one.values))
+    for name in names:
+        table.add_column(name.removeprefix("optimizer."))
+    for name in ("rate", *(f"at {100 * share:g}%" for share in HORIZONS)):
+        table.add_column(name, justify="right")
+    for one in selection.tried:
+        values = [_short(plain(one.values.get(name, ""))) for name in names]
+        scores = [number(score) for score in one.scores]
+        scores += [""] * (len(HORIZONS) - len(scores))
+        chosen = "bold green" if one.values == selection.values else ""
+        table.add_row(*values, f"{one.lr:g}", *scores, style=chosen)
+    return table
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        rest = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
+        return f"{value.get('name', '')}({rest})" if rest else str(value.get("name", ""))
+    return str(value)
 
 
 def _trials(best: TuneResult) -> Table:

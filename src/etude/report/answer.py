@@ -53,6 +53,7 @@ def of_tuning(result: TuneResult) -> Answer:
             _rate_fact(result),
             *([] if result.outcome == "nothing trains" else [_tied_fact(result)]),
             _stable_fact(result),
+            *_sensitivity_fact(result),
             *_scores(result.record, result.untrained),
             Fact(
                 "Cost",
@@ -80,7 +81,10 @@ def _tuning_lede(result: TuneResult) -> list[str]:
             f"{words.rate(result.tied[1])} cannot be told apart from it."
         )
     else:
-        parts.append(f"Of {tried} tried {between}, it is the best by more than chance explains.")
+        parts.append(
+            f"Of {tried} tried {between}, none that was followed to a quarter of the run ties "
+            "with it."
+        )
     if low == high:
         parts = ["No other rate was tried."]
     elif result.stable_below is not None:
@@ -101,6 +105,7 @@ def _diverged(result: TuneResult, rate: float) -> bool:
 
 _WORTH = {
     "found": "the peak",
+    "too small to tell": "any of those tried will do",
     "at an edge": "best, at an edge",
     "unfinished": "best that was sound, not finished",
 }
@@ -123,6 +128,13 @@ def _tied_fact(result: TuneResult) -> Fact:
         f"{words.rate(low)} – {words.rate(high)}",
         f"{words.plural(count, 'rate')} as good as the best",
     )
+
+
+def _sensitivity_fact(result: TuneResult) -> list[Fact]:
+    if result.sensitivity is None:
+        return []
+    lost = words.share(result.sensitivity, 1)
+    return [Fact("At twice or half the rate", lost, "of the drop is lost at most")]
 
 
 def _stable_fact(result: TuneResult) -> Fact:

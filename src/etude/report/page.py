@@ -101,6 +101,7 @@ class _Page:
         curves = candidate_curves.info(result)
         body = [
             head(answer.of_tuning(result)),
+            tables.selection(result),
             "<h2>Which rate</h2>",
             self.figure(
                 lambda theme: loss_against_rate.draw(rates, theme),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from etude.report import words
 from etude.report.palette import DARK, LIGHT, heat, places
 from etude.training.record import Record
 from etude.tuning.result import Trial, TuneResult
+from etude.tuning.selection import HORIZONS
+from etude.tuning.space import plain
 
 PARTS = {
     "beyond an edge": "beyond an edge: the best stood at one",
@@ -17,6 +20,9 @@ PARTS = {
     "refine": "refine: neighbours of the best",
     "edge of stability": "edge of stability: where training breaks",
     "after a divergence": "after a divergence: lower rates resumed",
+    "anew, lower": "anew, lower: the leader was seen to overfit",
+    "where a curve turned": "where a curve turned: the lower rate that it points to",
+    "finish on all the data": "finish on all the data: the folds only chose the rate",
 }
 """What the parts of a tuning are for; one that is not named here keeps its own name."""
 
@@ -142,6 +148,41 @@ def part_name(name: str) -> str:
     if name.startswith("to "):
         return f"{name} of the run: those that still led"
     return PARTS.get(name, name)
+
+
+def selection(result: TuneResult) -> str:
+    """Return what the recipe was chosen from as HTML, empty where only the rate was looked for."""
+    found = result.selection
+    if found is None:
+        return ""
+    names = list(dict.fromkeys(name for one in found.tried for name in one.values))
+    head = "".join(
+        f'<th scope="col">{words.safe(name)}</th>'
+        for name in (*names, "rate", *(f"at {words.share(share, 1)}" for share in HORIZONS))
+    )
+    rows = []
+    for one in found.tried:
+        scores = [words.number(score) for score in one.scores]
+        scores += [""] * (len(HORIZONS) - len(scores))
+        values = [_told(one.values.get(name, "")) for name in names]
+        cells = "".join(f"<td>{words.safe(c)}</td>" for c in (*values, words.rate(one.lr), *scores))
+        chosen = ' class="chosen"' if one.values == found.values else ""
+        rows.append(f"<tr{chosen}>{cells}</tr>")
+    order = "" if found.held is None else f" Rank correlation of the first two: {found.held:.2f}."
+    return (
+        "<h2>Which recipe</h2>"
+        '<div class="wide"><table class="trials"><caption>Every recipe tried, and how it stood '
+        f"after the same share of its run; less is better.{order}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _told(value: Any) -> str:
+    shown = plain(value)
+    if isinstance(shown, dict):
+        rest = ", ".join(f"{k}={v}" for k, v in shown.items() if k != "name")
+        return f"{shown.get('name', '')}({rest})" if rest else str(shown.get("name", ""))
+    return str(shown)
 
 
 def environment(record: Record) -> str:

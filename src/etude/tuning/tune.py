@@ -80,8 +80,8 @@ def tune(
             looked at for the choice. Every rate costs that many runs.
         over: What else to choose, from the same budget: fields of the recipe, hyperparameters
             such as 'optimizer.weight_decay', or 'warmup', each with a list of values or a pair
-            (low, high). Another batch size gets as many samples in all. Rate-free and schedule-free optimizers are values of 'optimizer' like
-            any other.
+            (low, high). Another batch size gets as many samples in all. Rate-free and
+            schedule-free optimizers are values of 'optimizer' like any other.
         engine: What takes several candidates further: 'loop', 'pool', 'vmap', 'vmap pool' or
             'auto'. None takes the faster of loop and pool, which give the same bits.
         folder: Where to keep everything; None keeps it in memory. With a folder, Ctrl-C and
@@ -184,7 +184,9 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
         last = field if folds == 1 else whole(task, best, request, setting)
         seconds = time.perf_counter() - started
         result = judged(field, search, best, last, request, seconds)
-        result = replace(result, selection=selection)
+        if selection is not None:
+            found = "found" if result.outcome == "at an edge" else result.outcome
+            result = replace(result, selection=selection, outcome=found)
         if setting.folder is not None:
             _save(result, [field, last], setting.folder)
         return result
