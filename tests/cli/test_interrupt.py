@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -49,6 +50,11 @@ def test_ctrl_c_while_something_is_imported_ends_in_one_line(name):
     done = run(AT_IMPORT.format(name=name), "train", "cancer-mlp")
     assert (done.returncode, done.stdout) == (INTERRUPTED, "")
     assert done.stderr == "etude: interrupted\n"
+
+
+def test_a_machine_is_told_as_json():
+    done = run(AT_IMPORT.format(name="typer"), "train", "cancer-mlp", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (INTERRUPTED, {"error": "interrupted"})
 
 
 def test_ctrl_c_that_python_would_swallow_is_heard(tmp_path: Path):

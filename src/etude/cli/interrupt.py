@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ INTERRUPTED = 130
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    if "--json" in sys.argv:
+        os.write(1, b'{"error": "interrupted"}\n')
     os.write(2, b"etude: interrupted\n")
     os._exit(INTERRUPTED)
 
