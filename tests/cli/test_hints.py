@@ -84,6 +84,15 @@ def test_a_hyperparameter_of_the_optimizer_is_met_with_the_spelling_that_works(e
         assert f"--set optimizer.{key}=3" in said.err
 
 
+@pytest.mark.parametrize("change", ["nesterov=true", "momentum = 0.9", "weight_decay=1e-4"])
+def test_the_spelling_works_when_it_is_typed(etude, change):
+    words = ("layerwise", "cancer-mlp", "--optimizer", "sgd", "--set", "optimizer.momentum=0.5")
+    said = etude(*words, "--set", change)
+    assert said.code == 2
+    spelt = "--set 'optimizer" if " " in change else "--set optimizer"
+    assert etude(*words, *after(said.err, spelt)).code == 0
+
+
 def test_a_hyperparameter_of_another_optimizer_is_met_with_what_this_one_has(etude):
     said = etude("train", "cancer-mlp", "--optimizer", "adamw", "--set", "momentum=0.9")
     assert said.code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,12 +170,13 @@ def choose_recipe(
     if isinstance(steps := fields.get("steps"), str):
         fields["steps"] = _value(steps)
     inner: dict[str, dict[str, Any]] = {}
-    for key, value in pairs(changes, "--set").items():
+    for text in changes or ():
+        ((key, value),) = pairs([text], "--set").items()
         outer, dot, name = key.partition(".")
         if dot:
             inner.setdefault(outer, {})[_bare(name)] = value
         else:
-            _refuse_misplaced(key, value, fields.get("optimizer"), recipe)
+            _refuse_misplaced(key, text, fields.get("optimizer"), recipe)
             fields[key] = value
     for outer, table in inner.items():
         fields[outer] = {**_table(outer, fields.get(outer), recipe), **table}
@@ -191,11 +193,13 @@ def _start(task: Task, file: Path | None, reference: str | None) -> Recipe:
     if not isinstance(own, Recipe):
         return Recipe(**task.defaults)
     assert reference is not None
-    err.print(f"The recipe is `recipe` of {reference.rpartition(':')[0]}.", style="dim")
+    err.print(
+        f"The recipe is `recipe` of {reference.rpartition(':')[0]}.", style="dim", markup=False
+    )
     return own
 
 
-def _refuse_misplaced(key: str, value: Any, optimizer: object, recipe: Recipe) -> None:
+def _refuse_misplaced(key: str, text: str, optimizer: object, recipe: Recipe) -> None:
     """Say where a hyperparameter of the optimizer lives, if that is what is set.
 
     Raises:
@@ -207,17 +211,14 @@ def _refuse_misplaced(key: str, value: Any, optimizer: object, recipe: Recipe) -
     if key in type(recipe).model_fields:
         return
     row = optimizers.get(OptimizerChoice.of(optimizer or recipe.optimizer).name)
+    spelt = f"--set {shlex.quote(f'optimizer.{text.strip()}')}"
     if key in row.hyperparameters:
-        raise BadValueError(
-            f"--set {key}={value}: {key} lives in the optimizer: write --set "
-            f"optimizer.{key}={value}"
-        )
+        raise BadValueError(f"--set {text}: {key} lives in the optimizer: write {spelt}")
     having = [name for name, one in optimizers.ROWS.items() if key in one.hyperparameters]
     if having:
         raise BadValueError(
-            f"--set {key}={value}: {row.name} has no {key}; it has "
-            f"{', '.join(row.hyperparameters)}. With {key}, for instance: --optimizer {having[0]} "
-            f"--set optimizer.{key}={value}"
+            f"--set {text}: {row.name} has no {key}; it has {', '.join(row.hyperparameters)}. "
+            f"With {key}, for instance: --optimizer {having[0]} {spelt}"
         )
 
 
