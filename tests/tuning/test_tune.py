@@ -200,6 +200,14 @@ def test_every_candidate_is_a_prefix_of_its_own_full_run():
     assert trial.record.series["loss"].tolist() == whole.series["loss"][:count].tolist()
 
 
+@pytest.mark.parametrize("steps", [61, 67, 90])
+def test_a_share_that_is_no_whole_number_of_updates_is_still_compared(steps):
+    best = quick(task(), BASE.replace(steps=steps))
+    assert not {"after a divergence"} & {part.name for part in best.costs}
+    assert sum(t.record.cost.steps > steps // 8 for t in best.trials) >= 3
+    assert len(best.trials) < 12
+
+
 def test_the_same_tuning_twice_is_the_same_and_another_seed_another():
     again, other = quick(task(), BASE), quick(task(), BASE.replace(seed=1))
     assert same(again, found())

@@ -49,6 +49,7 @@ class Candidate:
         first = self._runs[0]
         self.weight = first.batch_size * first.recipe.accumulate
         self.reached = 0
+        self.asked: dict[float, int] = {}
         self.touched = 0
         if folder is None:
             return
@@ -151,8 +152,14 @@ class Candidate:
         """Whether a NaN or Inf had ended a run within the updates it was asked for."""
         return any(s.status == "diverged" and _step(s) <= self.reached for s in self._seen())
 
-    def went(self, until: int) -> int:
-        """Note that it was asked to go to `until`; return the updates that took, over all runs."""
+    def went(self, share: float, until: int) -> int:
+        """Note that it was asked to go to a share; return the updates that took, over all runs.
+
+        Args:
+            share: Of the run, as it was asked for.
+            until: The whole update that this is.
+        """
+        self.asked[share] = until
         before, self.reached = self.reached, max(self.reached, until)
         steps = [_step(seen) for seen in self._seen()]
         return sum(min(step, self.reached) - min(step, before) for step in steps)
@@ -184,16 +191,23 @@ class Candidate:
     @property
     def share(self) -> float:
         """How far of its run it was asked to go."""
-        return self.reached / self.length
+        return max(self.asked, default=0.0)
 
     def curve(self) -> Curve:
-        """Return its looks after the start, as the search reads them."""
-        looks = [e for e in self.looks() if e.step > 0]
+        """Return its looks after the start, as the search reads them.
+
+        A share that is no whole number of updates is looked at an update early: the look stands
+        at the share that was asked for, where every other candidate's stands too.
+        """
+        steps = {e.step / self.length: e.step for e in self.looks() if e.step > 0}
+        places = {x: step for x, step in steps.items() if step not in self.asked.values()}
+        looks = [(x, step, self.at(step)) for x, step in sorted((places | self.asked).items())]
+        seen = [(x, step, e) for x, step, e in looks if e is not None]
         return Curve(
             self.lr,
-            tuple(e.step / self.length for e in looks),
-            tuple(self.goal.score(e) for e in looks),
-            tuple(self._training(e.step) for e in looks),
+            tuple(x for x, _, _ in seen),
+            tuple(self.goal.score(e) for _, _, e in seen),
+            tuple(self._training(step) for _, step, _ in seen),
         )
 
     def _training(self, step: int) -> float:

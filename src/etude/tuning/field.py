@@ -152,7 +152,7 @@ class Field:
         for batch in self._portions(waiting):
             self._advance(batch, share, part, threads)
         for candidate in entrants:
-            updates = candidate.went(step_at(candidate, share))
+            updates = candidate.went(share, step_at(candidate, share))
             cost = updates * candidate.weight / self.unit
             self.spent += cost
             self.costs[part] = self.costs.get(part, 0.0) + cost
