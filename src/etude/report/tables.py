@@ -22,6 +22,7 @@ PARTS = {
     "after a divergence": "after a divergence: lower rates resumed",
     "anew, lower": "anew, lower: the leader was seen to overfit",
     "where a curve turned": "where a curve turned: the lower rate that it points to",
+    "another seed, for a tie": "another seed: the best two tied",
     "finish on all the data": "finish on all the data: the folds only chose the rate",
 }
 """What the parts of a tuning are for; one that is not named here keeps its own name."""

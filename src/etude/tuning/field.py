@@ -154,8 +154,9 @@ class Field:
         for candidate in entrants:
             updates = candidate.went(share, step_at(candidate, share))
             cost = updates * candidate.weight / self.unit
-            self.spent += cost
-            self.costs[part] = self.costs.get(part, 0.0) + cost
+            if cost:
+                self.spent += cost
+                self.costs[part] = self.costs.get(part, 0.0) + cost
 
     def _owes(self, candidate: Candidate, share: float) -> bool:
         """Whether a candidate has updates to do up to a share, or an evaluation there."""

@@ -3,99 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Generic, Protocol, TypeVar
 
-from etude.tuning.curve import Curve, Exposure, drop
+from etude.tuning.curve import drop
+from etude.tuning.improve import FURTHER, HIGHEST, LOWEST, cure, fall_back, find_edge, refine
 from etude.tuning.ladder import SPACING, Ladder, Rung
 from etude.tuning.prior import grid, nice
-from etude.tuning.stability import stands_still
-from etude.tuning.turning import foretold, target, turned
-
-FURTHER = 1.25
-"""How much further down than the turn says a fresh start goes when nothing else is compared."""
+from etude.tuning.standing import APART, Standing
+from etude.tuning.starters import E, Starters
+from etude.tuning.turning import target
 
 LOOK = 1 / 4
 """Where the leader of a small budget is looked at for a turn."""
 
-REFINEMENTS = (0.2, -0.2, 0.4, -0.4, 0.1, -0.1, 0.3, -0.3, 0.05, -0.05, 0.15, -0.15)
-"""Decades from the best at which a large budget looks for a still better one, in order."""
 
-PAUSES = ((1 / 2, 0.01), (3 / 4, 0.002))
-"""Where a refinement is held against the best, and by what share of the drop it may trail."""
-
-CURES = 3
-"""Fresh starts at a lower rate after a finished run that has turned."""
-
-APART = 0.05
-"""Decades within which two rates count as one."""
-
-LOWEST, HIGHEST = 1e-15, 1e15
-"""Rates beyond which none is tried: single precision sees no difference any more."""
-
-STRIDE, GAP = 0.8, 0.5
-"""Decades between looks for the edge of stability, and the gap at which looking ends."""
-
-
-class Entrant(Protocol):
-    """One rate in the field."""
-
-    @property
-    def lr(self) -> float:
-        """Its rate."""
-
-    @property
-    def share(self) -> float:
-        """How far of its run it was asked to go."""
-
-    @property
-    def diverged(self) -> bool:
-        """Whether a NaN or Inf had ended it by then."""
-
-    def curve(self) -> Curve:
-        """Return what was seen of it."""
-
-
-E = TypeVar("E", bound=Entrant)
-
-
-class Starters(Protocol[E]):
-    """What the search asks of the field: enter rates, take them further, say what is left."""
-
-    @property
-    def untrained_score(self) -> float:
-        """The score before training."""
-
-    @property
-    def untrained_loss(self) -> float:
-        """The magnitude of the loss before training."""
-
-    @property
-    def exposure(self) -> Exposure:
-        """How much of the schedule's area lies behind at each share of the run."""
-
-    @property
-    def left(self) -> float:
-        """What may still be spent, in full runs."""
-
-    def enter(self, lr: float) -> E:
-        """Enter a rate, or return the one that is there."""
-
-    def entrants(self) -> Sequence[E]:
-        """Return all that are in the field."""
-
-    def go(self, entrants: Sequence[E], share: float, part: str) -> None:
-        """Take some to a share of their runs, and pay for it."""
-
-    def price(self, entrant: E, share: float) -> float:
-        """Return the cost of taking one to a share of its run."""
-
-    def fresh(self, share: float) -> float:
-        """Return the cost of taking a new one to a share of its run."""
-
-
-class Search(Generic[E]):
+class Search(Standing[E]):
     """Decides which rates start, how far each goes, and which is finished.
 
     Every rate shares the recipe's seed: same initial weights, same batches. All run on the
@@ -113,7 +35,8 @@ class Search(Generic[E]):
     def __init__(
         self, field: Starters[E], ladder: Ladder, centre: float, *, final: bool = True
     ) -> None:
-        self.field, self.centre, self.final = field, centre, final
+        super().__init__(field)
+        self.centre, self.final = centre, final
         self.rungs = ladder.rungs if final else ladder.rungs[:-1]
         self.first = self.rungs[0].share
 
@@ -135,72 +58,17 @@ class Search(Generic[E]):
         """Return the best that is finished, improved on for what is left."""
         if not self.final:
             return next(iter(self.ranked(self.rungs[-1].share)), None) or self.furthest()
-        best = self.finished() or self.fall_back()
+        best = self.finished() or fall_back(self)
         if best is None:
             return self.furthest()
-        best = self.cure(best)
-        self.find_edge(best)
-        return self.refine(best)
+        best = cure(self, best)
+        find_edge(self, best, self.first)
+        return refine(self, best)
 
     def finish_best(self) -> None:
         """Take the best of those that went furthest to the end."""
         if self.final and self.alive():
             self.field.go([self.furthest()], 1.0, name_of(1.0))
-
-    # ---- standing ------------------------------------------------------------------------------
-
-    def alive(self) -> list[E]:
-        """Return those that have not diverged."""
-        return [one for one in self.field.entrants() if not one.diverged]
-
-    def here(self, share: float) -> list[E]:
-        """Return those that stand soundly at a share of the run, or beyond."""
-        return [
-            one
-            for one in self.field.entrants()
-            if one.share >= share - 1e-9 and math.isfinite(one.curve().at(share))
-        ]
-
-    def ranked(self, share: float) -> list[E]:
-        """Return those that got to a share of the run, best first; ties go to the lower rate."""
-        return sorted(self.here(share), key=lambda one: (one.curve().at(share), one.lr))
-
-    def turned(self, share: float) -> list[Curve]:
-        """Return the curves that have turned up."""
-        curves = [one.curve() for one in self.here(share)]
-        return turned(curves, share, self.field.untrained_score, self.field.untrained_loss)
-
-    def judged(self, share: float) -> list[E]:
-        """Return them best first: by what is foretold where one has turned, else by the score."""
-        if not self.turned(share):
-            return self.ranked(share)
-        here = self.here(share)
-        curves = [one.curve() for one in here]
-        scores = {
-            one.lr: foretold(curve, curves, share, self.field.exposure, self.field.untrained_score)
-            for one, curve in zip(here, curves, strict=True)
-        }
-        return sorted(here, key=lambda one: (scores[one.lr], one.lr))
-
-    def finished(self) -> E | None:
-        """Return the best of those that reached the end."""
-        return next(iter(self.ranked(1.0)), None)
-
-    def furthest(self) -> E:
-        """Return the best of the sound ones that went furthest, if there are any left."""
-        alive = self.alive()
-        if not alive:
-            return min(self.field.entrants(), key=lambda one: one.lr)
-        return min(alive, key=lambda one: (-one.share, one.curve().at(one.share), one.lr))
-
-    def affords(self, cost: float, after: float = 0.0) -> bool:
-        """Say whether the budget holds a cost and what comes after it."""
-        return cost + after <= self.field.left + 1e-9
-
-    def known(self, lr: float) -> E | None:
-        """Return the entrant at a rate, or so near that it makes no difference."""
-        near = [one for one in self.field.entrants() if abs(math.log10(one.lr / lr)) < APART]
-        return min(near, key=lambda one: abs(math.log10(one.lr / lr)), default=None)
 
     # ---- small budgets -------------------------------------------------------------------------
 
@@ -366,96 +234,6 @@ class Search(Generic[E]):
         cost = self.field.fresh(share) if one is None else self.field.price(one, share)
         if self.affords(cost, self.finish(share)):
             self.field.go([one or self.field.enter(nice(lr))], share, "where a curve turned")
-
-    # ---- after the finish ----------------------------------------------------------------------
-
-    def fall_back(self) -> E | None:
-        """Resume the furthest surviving lower rates until one reaches the end."""
-        for one in sorted(self.alive(), key=lambda c: (-c.share, c.curve().at(c.share), c.lr)):
-            if not self.affords(self.field.price(one, 1.0)):
-                continue
-            self.field.go([one], 1.0, "after a divergence")
-            if not one.diverged:
-                return one
-        return None
-
-    def cure(self, best: E) -> E:
-        """Where the finished run has turned, start anew at the rate that its turn points to."""
-        for _ in range(CURES):
-            curve = next((c for c in self.turned(1.0) if c.lr == best.lr), None)
-            if curve is None:
-                return best
-            lr = target(curve, self.field.exposure, self.field.untrained_score, FURTHER)
-            lr = min(lr, best.lr * 10 ** (-SPACING / 2))
-            one = self.known(lr)
-            if one is not None and (one.diverged or one.share >= 1):
-                return best
-            cost = self.field.fresh(1.0) if one is None else self.field.price(one, 1.0)
-            if not self.affords(cost) or lr < LOWEST:
-                return best
-            self.field.go([one or self.field.enter(nice(lr))], 1.0, "where a curve turned")
-            best = self.finished() or best
-        return best
-
-    def refine(self, best: E) -> E:
-        """Try neighbours of the best for what is left, finishing those that keep up."""
-        centre = best
-        for shift in REFINEMENTS:
-            rate = nice(centre.lr * 10**shift)
-            one = self.known(rate) if abs(shift) > APART else None
-            if one is not None and (one.diverged or one.share >= PAUSES[0][0]):
-                continue
-            cost = self.field.fresh(1.0) if one is None else self.field.price(one, 1.0)
-            if not self.affords(cost):
-                continue
-            rival = one or self.field.enter(rate)
-            if self.keeps_up(rival, best):
-                self.field.go([rival], 1.0, "refine")
-                best = self.finished() or best
-        return best
-
-    def keeps_up(self, rival: E, best: E) -> bool:
-        """Take a rival to the pauses; say whether it never trails the best by much."""
-        curve = best.curve()
-        scale = self.field.untrained_score - curve.at(1.0)
-        for share, slack in PAUSES:
-            self.field.go([rival], share, "refine")
-            mark, mine = curve.at(share), rival.curve().at(share)
-            if not math.isfinite(mine):
-                return False
-            if math.isfinite(mark) and mine > mark + slack * scale:
-                return False
-        return True
-
-    def find_edge(self, best: E) -> None:
-        """Look for the rate at which training breaks, for what is left of the budget.
-
-        Rates go up by 0.8 decades until one is unstable; then the gap below it is halved down to
-        half a decade.
-        """
-        share = self.first
-        while self.affords(self.field.fresh(share)):
-            above = {one.lr: one for one in self.field.entrants() if one.lr >= best.lr}
-            broken = min((r for r, one in above.items() if self.unstable(one, best)), default=None)
-            stable = max(r for r in above if broken is None or r < broken)
-            if broken is None:
-                rate = stable * 10**STRIDE
-            elif math.log10(broken / stable) > GAP:
-                rate = math.sqrt(broken * stable)
-            else:
-                return
-            if rate > HIGHEST:
-                return
-            one = self.field.enter(nice(rate))
-            if one.share > 0:
-                return
-            self.field.go([one], share, "edge of stability")
-
-    def unstable(self, one: E, best: E) -> bool:
-        """Say whether a rate diverged, or, above the best, stands still far behind it."""
-        if one.diverged or one.lr <= best.lr:
-            return one.diverged
-        return stands_still(one.curve(), best.curve(), self.field.untrained_score)
 
 
 def name_of(share: float) -> str:

@@ -157,6 +157,7 @@ def with_values(base: Recipe, values: Mapping[str, Any]) -> Recipe:
 def with_warmup(schedule: Schedule, length: Any) -> Schedule:
     """Return a schedule with a warmup of another length in front; 0 takes it away.
 
+    >>> from etude.schedules import parse
     >>> with_warmup(parse("cosine()"), "5%")
     warmup('5%') >> cosine()
     >>> with_warmup(parse("warmup('5%') >> cosine()"), 0)

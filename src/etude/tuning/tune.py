@@ -18,7 +18,7 @@ from etude.progress import bar
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.task import Task, parameter_count
-from etude.training.engines import Engine, engine_for
+from etude.training.engines import AutoEngine, Engine, engine_for
 from etude.training.folder import MODEL, quoted, read_model
 from etude.training.given import check_given
 from etude.training.interrupt import StopRequest, stop_on_signal
@@ -31,6 +31,7 @@ from etude.tuning.folds import folds_of
 from etude.tuning.goal import goal_for
 from etude.tuning.ladder import Ladder, Rung, ladder_for
 from etude.tuning.prior import log10_centre
+from etude.tuning.replicates import settle
 from etude.tuning.result import TUNING, RungCost, Trial, TuneResult
 from etude.tuning.search import Search
 from etude.tuning.selection import HORIZONS, Selection
@@ -119,7 +120,7 @@ def tune(
         if (finished := _finished(home, task)) is not None:
             return finished
         request = _kept_request(home, recipe)
-    chosen = engine_for("loop") if engine is None else engine_for(engine)
+    chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
     watched: AbstractContextManager[StopRequest | None] = (
         nullcontext() if home is None else stop_on_signal()
     )
@@ -181,6 +182,8 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
         if claim and setting.folder is not None:
             _claim(setting.folder, task, request)
         search, best, selection = _found(task, field, request, ladder)
+        if folds == 1:
+            best = settle(field, Arm(field, best.recipe), best)
         last = field if folds == 1 else whole(task, best, request, setting)
         seconds = time.perf_counter() - started
         result = judged(field, search, best, last, request, seconds)

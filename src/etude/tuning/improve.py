@@ -1,0 +1,115 @@
+"""After a first finish: what the rest of a budget is best spent on."""
+
+from __future__ import annotations
+
+import math
+
+from etude.tuning.ladder import SPACING
+from etude.tuning.prior import nice
+from etude.tuning.standing import APART, Standing
+from etude.tuning.starters import E
+from etude.tuning.turning import target
+
+FURTHER = 1.25
+"""How much further down than the turn says a fresh start goes when nothing else is compared."""
+
+REFINEMENTS = (0.2, -0.2, 0.4, -0.4, 0.1, -0.1, 0.3, -0.3, 0.05, -0.05, 0.15, -0.15)
+"""Decades from the best at which a large budget looks for a still better one, in order."""
+
+PAUSES = ((1 / 2, 0.01), (3 / 4, 0.002))
+"""Where a refinement is held against the best, and by what share of the drop it may trail."""
+
+CURES = 3
+"""Fresh starts at a lower rate after a finished run that has turned."""
+
+LOWEST, HIGHEST = 1e-15, 1e15
+"""Rates beyond which none is tried: single precision sees no difference any more."""
+
+STRIDE, GAP = 0.8, 0.5
+"""Decades between looks for the edge of stability, and the gap at which looking ends."""
+
+
+def fall_back(standing: Standing[E]) -> E | None:
+    """Resume the furthest surviving lower rates until one reaches the end."""
+    for one in sorted(standing.alive(), key=lambda c: (-c.share, c.curve().at(c.share), c.lr)):
+        if not standing.affords(standing.field.price(one, 1.0)):
+            continue
+        standing.field.go([one], 1.0, "after a divergence")
+        if not one.diverged:
+            return one
+    return None
+
+
+def cure(standing: Standing[E], best: E) -> E:
+    """Where the finished run has turned, start anew at the rate that its turn points to."""
+    for _ in range(CURES):
+        curve = next((c for c in standing.turned(1.0) if c.lr == best.lr), None)
+        if curve is None:
+            return best
+        lr = target(curve, standing.field.exposure, standing.field.untrained_score, FURTHER)
+        lr = min(lr, best.lr * 10 ** (-SPACING / 2))
+        one = standing.known(lr)
+        if one is not None and (one.diverged or one.share >= 1):
+            return best
+        cost = standing.field.fresh(1.0) if one is None else standing.field.price(one, 1.0)
+        if not standing.affords(cost) or lr < LOWEST:
+            return best
+        standing.field.go([one or standing.field.enter(nice(lr))], 1.0, "where a curve turned")
+        best = standing.finished() or best
+    return best
+
+
+def refine(standing: Standing[E], best: E) -> E:
+    """Try neighbours of the best for what is left, finishing those that keep up."""
+    centre = best
+    for shift in REFINEMENTS:
+        rate = nice(centre.lr * 10**shift)
+        one = standing.known(rate) if abs(shift) > APART else None
+        if one is not None and (one.diverged or one.share >= PAUSES[0][0]):
+            continue
+        cost = standing.field.fresh(1.0) if one is None else standing.field.price(one, 1.0)
+        if not standing.affords(cost):
+            continue
+        rival = one or standing.field.enter(rate)
+        if keeps_up(standing, rival, best):
+            standing.field.go([rival], 1.0, "refine")
+            best = standing.finished() or best
+    return best
+
+
+def keeps_up(standing: Standing[E], rival: E, best: E) -> bool:
+    """Take a rival to the pauses; say whether it never trails the best by much."""
+    curve = best.curve()
+    scale = standing.field.untrained_score - curve.at(1.0)
+    for share, slack in PAUSES:
+        standing.field.go([rival], share, "refine")
+        mark, mine = curve.at(share), rival.curve().at(share)
+        if not math.isfinite(mine):
+            return False
+        if math.isfinite(mark) and mine > mark + slack * scale:
+            return False
+    return True
+
+
+def find_edge(standing: Standing[E], best: E, share: float) -> None:
+    """Look for the rate at which training breaks, for what is left of the budget.
+
+    Rates go up by 0.8 decades until one is unstable; then the gap below it is halved down to
+    half a decade.
+    """
+    while standing.affords(standing.field.fresh(share)):
+        above = {one.lr: one for one in standing.field.entrants() if one.lr >= best.lr}
+        broken = min((r for r, one in above.items() if standing.unstable(one, best)), default=None)
+        stable = max(r for r in above if broken is None or r < broken)
+        if broken is None:
+            rate = stable * 10**STRIDE
+        elif math.log10(broken / stable) > GAP:
+            rate = math.sqrt(broken * stable)
+        else:
+            return
+        if rate > HIGHEST:
+            return
+        one = standing.field.enter(nice(rate))
+        if one.share > 0:
+            return
+        standing.field.go([one], share, "edge of stability")
