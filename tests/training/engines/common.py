@@ -61,7 +61,7 @@ def both(
 
 def numbers(run: Run) -> Tensor:
     """Return the weights, the buffers and what the optimizer remembers, as one row."""
-    states = run.optimizer.state_dict()["state"].values()
+    states = [state for _, state in sorted(run.optimizer.state_dict()["state"].items())]
     tensors = [
         *run.model.state_dict().values(),
         *(v for state in states for _, v in sorted(state.items()) if isinstance(v, Tensor)),
