@@ -81,5 +81,16 @@ class Exposure:
 
 
 def drop(untrained: float, scores: Sequence[float]) -> float:
-    """Return how far the best of some scores lies below the untrained one."""
-    return max(untrained - min(scores), 1e-12)
+    """Return how far the best of some scores lies below the untrained one.
+
+    Where the untrained score is not finite, as of a metric that is undefined at first, it is how
+    far the best lies below the worst.
+
+    >>> drop(3.0, [2.5, 1.0]), drop(math.inf, [2.5, 1.0])
+    (2.0, 1.5)
+    """
+    finite = [score for score in scores if math.isfinite(score)]
+    if not finite:
+        return 1e-12
+    top = untrained if math.isfinite(untrained) else max(finite)
+    return max(top - min(finite), 1e-12)

@@ -161,8 +161,8 @@ class Search(Standing[E]):
         return chosen
 
     def finish(self, share: float) -> float:
-        """Return what the finish of one candidate costs from a share of its run on."""
-        return self.field.fresh(1.0) - self.field.fresh(share) if self.final else 0.0
+        """Return what one candidate costs from a share of its run to the last rung."""
+        return max(0.0, self.field.fresh(self.rungs[-1].share) - self.field.fresh(share))
 
     def widen(self, share: float) -> None:
         """Add rates beyond an edge while the best stands there, in growing strides.
@@ -170,7 +170,7 @@ class Search(Standing[E]):
         A rate beyond the edge may use up what later rungs would compare: an optimum outside the
         field cannot be ranked inside it. Only the finish of one candidate is never spent.
         """
-        if not math.isfinite(self.field.untrained_score):
+        if not math.isfinite(self.field.untrained_score) and not self.ranked(share):
             return  # the fault is not the rate
         strides = 0
         while self.affords(self.field.fresh(share), self.finish(share)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from etude.tuning.curve import Curve, Exposure, drop
 
@@ -104,7 +105,7 @@ def foretold(
     here, there = exposure.log10(curve.lr, share), math.log10(curve.lr)
     forecast = own
     for fast in sorted(curves, key=lambda c: c.lr):
-        if fast.lr <= curve.lr or fast.at(share) - best > SOUND * scale:
+        if fast.lr <= curve.lr or not fast.at(share) - best <= SOUND * scale:
             continue
         reach = min(there, exposure.log10(fast.lr, share))
         if reach <= here:
@@ -118,13 +119,15 @@ def foretold(
 
 
 def _along(curve: Curve, exposure: Exposure, place: float, untrained: float) -> float:
-    """Return a curve's score where it had come as far as `place`, between its looks."""
-    places = [exposure.log10(curve.lr, share) for share in curve.shares]
-    if place <= places[0]:
-        return untrained + (curve.scores[0] - untrained) * float(10 ** (place - places[0]))
-    for low in range(len(places) - 1):
-        if place <= places[low + 1]:
-            width = places[low + 1] - places[low]
-            part = (place - places[low]) / width if width > 0 else 1.0
-            return curve.scores[low] + part * (curve.scores[low + 1] - curve.scores[low])
-    return curve.scores[-1]
+    """Return a curve's score where it had come as far as `place`, between its finite looks."""
+    looks = zip(curve.shares, curve.scores, strict=True)
+    seen = [(exposure.log10(curve.lr, x), y) for x, y in looks if math.isfinite(y)]
+    first, score = seen[0]
+    if place <= first:
+        start = untrained if math.isfinite(untrained) else score
+        return start + (score - start) * float(10 ** (place - first))
+    for (low, below), (high, above) in pairwise(seen):
+        if place <= high:
+            part = (place - low) / (high - low) if high > low else 1.0
+            return below + part * (above - below)
+    return seen[-1][1]
