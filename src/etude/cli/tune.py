@@ -61,7 +61,10 @@ def tune(
         ),
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="Compare rates by 'loss' (default) or 'metric'.")
+        str | None,
+        typer.Option(
+            help="Compare rates by 'loss' or 'metric' (default: loss, for a GAN the metric)."
+        ),
     ] = None,
     maximize: Annotated[
         bool | None,
@@ -104,7 +107,7 @@ def tune(
             seed=seed,
         )
         wanted["budget"] = 3.0 if budget is None else budget
-        wanted |= {"over": read_over(over), "objective": objective or "loss"}
+        wanted |= {"over": read_over(over), "objective": objective}
         wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
     else:
         choices.refuse_with_resume(

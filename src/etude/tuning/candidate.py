@@ -150,7 +150,7 @@ class Candidate:
     @property
     def diverged(self) -> bool:
         """Whether a NaN or Inf had ended a run within the updates it was asked for."""
-        return any(s.status == "diverged" and _step(s) <= self.reached for s in self._seen())
+        return any(_broken(seen, self.reached) for seen in self._seen())
 
     def went(self, share: float, until: int) -> int:
         """Note that it was asked to go to a share; return the updates that took, over all runs.
@@ -172,7 +172,9 @@ class Candidate:
         """
         found = [_at(seen, step) for seen in self._seen()]
         whole = [e for e in found if e is not None]
-        return mean(whole) if len(whole) == len(found) else None
+        if len(whole) < len(found):
+            return None
+        return replace(mean(whole), step=max(e.step for e in whole))
 
     def score(self, step: int) -> float:
         """Return the score after `step` updates; infinite if it did not get there."""
@@ -180,7 +182,8 @@ class Candidate:
 
     def looks(self) -> list[Evaluation]:
         """Return its evaluations within what it was asked for, in order."""
-        steps = sorted({e.step for e in self._seen()[0].evaluations if e.step <= self.reached})
+        steps = sorted({e.step for s in self._seen() for e in s.evaluations})
+        steps = [step for step in steps if step <= self.reached]
         found = (self.at(step) for step in steps)
         return [e for e in found if e is not None]
 
@@ -222,6 +225,18 @@ class Candidate:
 
 def _step(seen: Run | Record) -> int:
     return seen.step if isinstance(seen, Run) else seen.cost.steps
+
+
+def _broken(seen: Run | Record, reached: int) -> bool:
+    """Say whether a run had diverged within `reached` updates.
+
+    One whose next update broke was sound until it was asked for that update.
+    """
+    if seen.status != "diverged":
+        return False
+    look = next(reversed(seen.evaluations), None)
+    judged = look is not None and look.step == _step(seen) and not math.isfinite(look.loss)
+    return _step(seen) <= reached if judged else _step(seen) < reached
 
 
 def _at(seen: Run | Record, step: int) -> Evaluation | None:

@@ -109,6 +109,7 @@ class Field:
             found = candidate.at(0)
             assert found is not None
             self.untrained = found
+        self._make_room()
         return candidate
 
     def _runs(self, recipe: Recipe) -> list[Run]:
@@ -117,7 +118,7 @@ class Field:
     def _judge(self, candidate: Candidate) -> None:
         """Evaluate the runs before training; the same weights are not asked twice."""
         for fold, run in enumerate(candidate.runs):
-            key = (fold, run.recipe.seed, run.recipe.initialisation)
+            key = (fold, run.recipe.replace(lr=1.0).digest)
             if run.evaluations:
                 continue
             if run.weights is None and key in self._unjudged:

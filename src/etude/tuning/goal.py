@@ -80,6 +80,22 @@ def goal_for(task: Task, objective: str = "loss", maximize: bool | None = None) 
     return Goal(metric.name, metric.maximize if maximize is None else maximize)
 
 
+def usual_objective(task: Task) -> str:
+    """Return what a task is judged by when nobody says: the loss, or the metric of a GAN.
+
+    Raises:
+        BadValueError: If parts of the model take turns and the task has no metric.
+    """
+    if not task.alternates:
+        return "loss"
+    if task.metric is None:
+        raise BadValueError(
+            "parts of the model take turns, and their losses pull against each other: give the "
+            "task metric=, a number of (model, batch) that says how good the model is"
+        )
+    return "metric"
+
+
 def mean(evaluations: Iterable[Evaluation]) -> Evaluation:
     """Return the mean of evaluations after the same number of updates, their slices in a row.
 

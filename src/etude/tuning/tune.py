@@ -28,7 +28,7 @@ from etude.tuning.arm import Arm
 from etude.tuning.candidate import Candidate
 from etude.tuning.field import Field, Setting
 from etude.tuning.folds import folds_of
-from etude.tuning.goal import goal_for
+from etude.tuning.goal import goal_for, usual_objective
 from etude.tuning.ladder import Ladder, Rung, ladder_for
 from etude.tuning.prior import log10_centre
 from etude.tuning.replicates import settle
@@ -50,7 +50,7 @@ def tune(
     recipe: Recipe | None = None,
     budget: float = 3.0,
     *,
-    objective: str = "loss",
+    objective: str | None = None,
     maximize: bool | None = None,
     folds: int = 1,
     over: Mapping[str, Any] | None = None,
@@ -74,7 +74,8 @@ def tune(
         task: What to learn.
         recipe: How; its `lr` is what is looked for. None takes the task's defaults.
         budget: In full training runs, the finished model included; at least 1.2.
-        objective: What is compared: 'loss', 'metric', or the metric's name.
+        objective: What is compared: 'loss', 'metric', or the metric's name. None takes the loss,
+            but the metric where parts of the model take turns, whose losses say little.
         maximize: Whether a larger metric is better; None takes the metric's own direction.
         folds: Cut the training data into so many parts, compare rates by their mean over the
             parts held out, and then train on all of it. The task's validation data is not
@@ -113,7 +114,8 @@ def tune(
     home = None if folder is None else Path(folder)
     base = recipe or Recipe(**task.defaults)
     space = None if over is None else Space.of(base, over)
-    request = Request(base, budget, objective, maximize, folds, space)
+    aim = objective or usual_objective(task)
+    request = Request(base, budget, aim, maximize, folds, space)
     if resume:
         if home is None:
             raise BadValueError("resume=True needs folder=, the run folder to go on from")
@@ -242,9 +244,11 @@ def judged(
     candidates = sorted(search.field.entrants(), key=lambda c: c.lr)
     rates = [c.lr for c in candidates]
     unstable = [search.unstable(c, best) for c in candidates]
+    sound = [c for c, bad in zip(candidates, unstable, strict=True) if not bad]
+    compared = [c for c in sound if c is best or verdict.comparable(c, best, search.turned)]
     tied = [
-        not bad and verdict.ties(c, best, field.goal, field.untrained_score)
-        for c, bad in zip(candidates, unstable, strict=True)
+        c in compared and verdict.ties(c, best, field.goal, field.untrained_score)
+        for c in candidates
     ]
     low = high = rates.index(best.lr)
     while low > 0 and tied[low - 1]:
@@ -253,7 +257,6 @@ def judged(
         high += 1
     neighbours = [low <= i <= high for i in range(len(rates))]
     above = [rate for rate, bad in zip(rates, unstable, strict=True) if bad and rate > best.lr]
-    sound = [c for c, bad in zip(candidates, unstable, strict=True) if not bad]
     final = next(iter(last.candidates), best) if last is not field else best
     costs = {**field.costs, **(last.costs if last is not field else {})}
     return TuneResult(
@@ -266,7 +269,7 @@ def judged(
         sensitivity=verdict.sensitivity(
             best.curve(), [c.curve() for c in sound], field.untrained_score
         ),
-        confidence=verdict.confidence(best, sound, field.goal),
+        confidence=verdict.confidence(best, compared, field.goal),
         cost=math.fsum(costs.values()),
         costs=tuple(RungCost(name, runs) for name, runs in costs.items()),
         outcome=verdict.outcome(field, best, rates, neighbours),

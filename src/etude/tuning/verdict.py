@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -60,6 +60,23 @@ def common(one: Candidate, best: Candidate) -> tuple[Evaluation, Evaluation] | N
     return None
 
 
+def comparable(one: Candidate, best: Candidate, turned: Callable[[float], Sequence[Curve]]) -> bool:
+    """Say whether the scores of a candidate and the best tell which is better at the end.
+
+    They do from a quarter of the run on, unless the candidate is the faster one and a curve had
+    turned up by then: what leads there is about to fall behind.
+
+    Args:
+        one: The candidate.
+        best: The best.
+        turned: Returns the curves that have turned up before a share of the run.
+    """
+    if (pair := common(one, best)) is None:
+        return False
+    share = pair[0].step / one.length
+    return share >= TOLD - 1 / one.length and (one.lr <= best.lr or share >= 1 or not turned(share))
+
+
 def ties(one: Candidate, best: Candidate, goal: Goal, untrained: float) -> bool:
     """Say whether a candidate cannot be told apart from the best where both were last looked at."""
     if one is best:
@@ -70,13 +87,13 @@ def ties(one: Candidate, best: Candidate, goal: Goal, untrained: float) -> bool:
     if (pair := common(one, best)) is None:
         return False
     mine, mark = pair
-    if mine.step < TOLD * one.length - 1:
-        return False
     return tie(mine, mark, untrained - goal.score(mark), goal)
 
 
 def confidence(best: Candidate, others: Sequence[Candidate], goal: Goal) -> float | None:
     """Return how sure the choice is: the share of resampled validation sets that repeat it.
+
+    Only candidates that are `comparable` belong among the others.
 
     The slices of the validation data are drawn anew with replacement, the same for every
     candidate; a draw repeats the choice if no other candidate has a lower mean score than the
