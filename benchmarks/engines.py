@@ -3,11 +3,10 @@
     python -m benchmarks.engines
 
 Steady state: the time to fork, to trace and to compile is left out; the column 'auto, all in'
-counts it, and what the trials cost. Time is processor time, which does not grow when something
-else runs on the machine: every engine here computes with one thread per process, and the pool's
-time is that of its processes divided by their number. What processes lose to each other, in the
-cache and on the way to memory, is in it; what they lose by waiting for a last run is not. The
-results go to benchmarks/results/engines.json and engines.md.
+counts it, with a compiler's cache that is empty at the beginning of every row, and 'auto, steady'
+is the steady state of the engine that auto took. Time is that of the clock on the wall: measure on
+a machine that does nothing else, and mind the load average that is noted. The results go to
+benchmarks/results/engines.json and engines.md.
 """
 
 from __future__ import annotations
@@ -15,10 +14,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import sys
+import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ COMPILED = {"mlp 32", "mlp 128", "mlp 512", "cnn"}
 """Tasks whose stacks are compiled here; the others' graphs take minutes on two cores."""
 
 SECONDS = 0.5
-"""How long a figure is measured at least, in processor time."""
+"""How long a figure is measured at least."""
 
 CACHE = "compiler's cache"
 
@@ -80,23 +81,15 @@ def runs_of(task: Task, members: int, steps: int, device: str | None = None) -> 
     return runs
 
 
-def clock(processes: int = 1) -> float:
-    """Return the processor time so far: this process's, and its children's share."""
-    ours, theirs = (
-        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return ours.ru_utime + ours.ru_stime + (theirs.ru_utime + theirs.ru_stime) / processes
-
-
 def loop_rate(run: Run) -> float:
     """Return the loop's updates per second: the best of some stretches."""
     run.advance(run.step + 5)
     best, chunk = 0.0, 5
-    end = time.process_time() + SECONDS
-    while time.process_time() < end:
-        started = time.process_time()
+    end = time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        started = time.perf_counter()
         run.advance(run.step + chunk)
-        spent = time.process_time() - started
+        spent = time.perf_counter() - started
         best = max(best, chunk / spent)
         chunk = max(5, round(0.2 / spent * chunk))
     return best
@@ -104,12 +97,11 @@ def loop_rate(run: Run) -> float:
 
 def rate(engine: Engine, runs: list[Run], warm: int) -> float:
     """Return the updates of members per second, what it takes to begin left out."""
-    processes = min(cores(), len(runs)) if isinstance(engine, PoolEngine) else 1  # of stacks too
 
     def spent(steps: int) -> float:
-        started = clock(processes)
+        started = time.perf_counter()
         engine.advance(runs, runs[0].step + steps)
-        return clock(processes) - started
+        return time.perf_counter() - started
 
     spent(warm)
     count = warm
@@ -117,7 +109,23 @@ def rate(engine: Engine, runs: list[Run], warm: int) -> float:
         count *= 2
     short = min(spent(count) for _ in range(2))
     long = min(spent(3 * count) for _ in range(2))
+    if isinstance(engine, PoolEngine):
+        engine._team = None  # its processes end; what was compiled stays
     return len(runs) * 2 * count / (long - short)
+
+
+@contextmanager
+def cold_compiler() -> Iterator[None]:
+    """Let the compiler begin with an empty cache, for the length of a block."""
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("TORCHINDUCTOR_CACHE_DIR")
+            if before is not None:
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
 def compiled_rates(task: Task, members: int) -> tuple[dict[str, float], float]:
@@ -133,26 +141,27 @@ def compiled_rates(task: Task, members: int) -> tuple[dict[str, float], float]:
 
 def steadily(run: Run, seconds: float) -> float:
     """Return the loop's updates per second over a while: what it does, not what it can."""
-    first, started = run.step, time.process_time()
-    while time.process_time() - started < seconds:
+    first, started = run.step, time.perf_counter()
+    while time.perf_counter() - started < seconds:
         run.advance(run.step + 20)
-    return (run.step - first) / (time.process_time() - started)
+    return (run.step - first) / (time.perf_counter() - started)
 
 
 def auto_ratio(task: Task, members: int, loop: float) -> tuple[float, str]:
-    """Return how much sooner than the loop `auto` does a whole job, and its choice.
+    """Return how much sooner than the loop `auto` does a whole job, and its last choice.
 
     Trials and compiling are counted. The loop is watched for a while before and after.
     """
-    engine = AutoEngine()
     other = runs_of(task, 1, LONG)[0]
     runs = runs_of(task, members, max(10, round(JOB * loop / members)))
     rates = [steadily(other, JOB / 8)]
-    before = clock(), clock(cores())
-    engine.advance(runs)
-    choice = engine.choices[0].engine
-    # A compiler's time counts in full, the pool's by its number of processes.
-    spent = clock(cores()) - before[1] if "pool" in choice else clock() - before[0]
+    with AutoEngine() as engine, cold_compiler():
+        started = time.perf_counter()
+        engine.advance(runs)
+        spent = time.perf_counter() - started
+        choice = engine.choices[-1].engine
+        if choice == "vmap" and engine._compiled(runs):
+            choice = "vmap compiled"
     rates.append(steadily(other, JOB / 8))
     return sum(run.step for run in runs) / spent / (sum(rates) / 2), choice
 
@@ -163,9 +172,9 @@ def matmul_rate() -> float:
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     best = 0.0
     for _ in range(20):
-        started = time.process_time()
+        started = time.perf_counter()
         torch.mm(a, b)
-        best = max(best, 2 * 1024**3 / (time.process_time() - started))
+        best = max(best, 2 * 1024**3 / (time.perf_counter() - started))
     return best
 
 
@@ -186,7 +195,8 @@ def measure(name: str, members: int, peak: float) -> dict[str, Any]:
     rates["vmap"] = rate(VmapEngine(compile="never"), runs_of(task, members, LONG), 4)
     seconds = 0.0
     if name in COMPILED:
-        compiled, seconds = compiled_rates(task, members)
+        with cold_compiler():
+            compiled, seconds = compiled_rates(task, members)
         rates |= compiled
     all_in, choice = auto_ratio(task, members, loop)
     rates["loop"] = loop = max(loop, loop_rate(first))
@@ -200,6 +210,7 @@ def measure(name: str, members: int, peak: float) -> dict[str, Any]:
         "fastest engine": steady / loop,
         "fastest, by": max(rates, key=lambda engine: rates[engine]),
         "against the better of loop and pool": steady / max(loop, rates["pool"]),
+        "auto, steady": rates.get(choice, rates["vmap"]) / loop,
         "auto, all in": all_in,
         "auto, all in, by": choice,
         "share of the matrix rate": steady * work(first) / peak / busy,
@@ -226,7 +237,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the cells of the table."""
     header = [
         "task", "members", "loop/s", "pool", "vmap", "compiled", "(s)", "per core",
-        "fastest engine", "over loop and pool", "auto, all in", "share of mm",
+        "fastest engine", "over loop and pool", "auto, steady", "auto, all in", "share of mm",
     ]  # fmt: skip
     cells = []
     for row in rows:
@@ -244,6 +255,7 @@ def table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
                 f"{rates['vmap pool'] / loop:.2f}×" if compiled else "–",
                 f"{row['fastest engine']:.2f}× {row['fastest, by']}",
                 f"{row['against the better of loop and pool']:.2f}×",
+                f"{row['auto, steady']:.2f}×",
                 f"{row['auto, all in']:.2f}× {row['auto, all in, by']}",
                 f"{100 * row['share of the matrix rate']:.0f}%",
             ]
@@ -262,14 +274,12 @@ def save(result: dict[str, Any]) -> None:
         "# Engines\n\nUpdates of members per second: the plain loop's, and every engine as a "
         f"multiple of it in the same run. {about['cores']} cores, torch {about['torch']}, "
         f"{about['system']}; one core's product of matrices reaches "
-        f"{about['matrix rate'] / 1e9:.0f} GFLOP/s. Time is processor time, as on a machine that "
-        "does nothing else. That of processes is divided by their number: the columns 'pool' and "
-        "'per core' are what they would reach if none ever waited, an upper bound, and no "
-        "wall-clock figure. 'fastest engine' is the best of the columns before it, in the steady "
-        "state, and not what auto took; 'auto, all in' is what auto did with a job of "
-        f"{JOB:.0f} s, trials and compiling counted, and the engine it took. The compiler's cache "
-        f"was {about[CACHE]}. The load average was "
-        f"{about['load before']:.1f} before and {about['load after']:.1f} after.\n\n"
+        f"{about['matrix rate'] / 1e9:.0f} GFLOP/s. Time is that of the clock on the wall. "
+        "'fastest engine' is the best of the columns before it, in the steady state, and not what "
+        "auto took; 'auto, steady' is the steady state of what it took in the end, and 'auto, all "
+        f"in' what it did with a job of {JOB:.0f} s, trials and compiling counted, the compiler's "
+        f"cache {about[CACHE]}. The load average was {about['load before']:.1f} before and "
+        f"{about['load after']:.1f} after.\n\n"
     )
     body = "\n".join(f"| {line} |" for line in lines)
     gpu = result.get("gpu")
@@ -285,7 +295,7 @@ def save(result: dict[str, Any]) -> None:
 def main(chosen: list[str]) -> None:
     """Measure all rows, or those of the tasks named, and write the results."""
     warnings.simplefilter("ignore")
-    torch._inductor.config.force_disable_caches = True  # or a second run would compile for free
+    torch._inductor.config.force_disable_caches = True  # beside the files of the cold compiler
     RESULTS.mkdir(exist_ok=True)
     peak = matmul_rate()
     machine = {
@@ -293,7 +303,7 @@ def main(chosen: list[str]) -> None:
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
         "matrix rate": peak,
-        CACHE: "off",
+        CACHE: "empty at the beginning",
         "load before": os.getloadavg()[0],
         "load after": os.getloadavg()[0],
     }
