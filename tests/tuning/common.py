@@ -1,0 +1,55 @@
+"""What the tests of the tuner share: small tasks, and how to hold two tunings side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from etude import Recipe, Task, TuneResult, tune
+
+BASE = Recipe(optimizer="adamw", steps=64, batch_size=16)
+
+
+def data(count: int = 120) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(count, 6, generator=g)
+    return x, (x[:, 0] * x[:, 1] + 0.5 * x[:, 2] > 0).long()
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def noisy() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)
+    )
+
+
+def task(model: Any = mlp, **more: Any) -> Task:
+    return Task(model, data(), loss=cross_entropy, metric="accuracy", **more)
+
+
+def quick(of: Task, recipe: Recipe = BASE, budget: float = 3.0, **more: Any) -> TuneResult:
+    return tune(of, recipe, budget, progress=False, **more)
+
+
+def weights(model: nn.Module) -> list[float]:
+    return torch.cat([v.flatten().double() for v in model.state_dict().values()]).tolist()
+
+
+def facts(result: TuneResult) -> dict[str, Any]:
+    """Return all that a tuning found, but for the seconds it took."""
+    plain = {k: v for k, v in result.plain().items() if k != "seconds"}
+    series = [{n: s.tolist() for n, s in t.record.series.items()} for t in result.trials]
+    evaluations = [[dataclasses.asdict(e) for e in t.record.evaluations] for t in result.trials]
+    final = [dataclasses.asdict(e) for e in result.record.evaluations]
+    return {**plain, "series": series, "all": evaluations, "final": final}
+
+
+def same(one: TuneResult, two: TuneResult) -> bool:
+    return facts(one) == facts(two)
