@@ -13,8 +13,12 @@ from etude.tuning.turning import target
 FURTHER = 1.25
 """How much further down than the turn says a fresh start goes when nothing else is compared."""
 
-REFINEMENTS = (0.2, -0.2, 0.4, -0.4, 0.1, -0.1, 0.3, -0.3, 0.05, -0.05, 0.15, -0.15)
-"""Decades from the best at which a large budget looks for a still better one, in order."""
+REFINEMENTS = (
+    *(0.2, -0.2, 0.4, -0.4, 0.1, -0.1, 0.3, -0.3, 0.05, -0.05, 0.15, -0.15),
+    *(-0.6, -0.8, -1.0),
+)
+"""Decades from the best at which a large budget looks for a still better one, in order; at last
+well below it, where a second optimum learns too slowly to be seen early."""
 
 PAUSES = ((1 / 2, 0.01), (3 / 4, 0.002))
 """Where a refinement is held against the best, and by what share of the drop it may trail."""
