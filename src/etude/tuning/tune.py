@@ -143,6 +143,12 @@ def tune(
             chosen.close()
 
 
+def _turned(search: Search[Candidate], best: Candidate, sound: Sequence[Candidate]) -> bool:
+    """Whether a faster candidate had turned up where it was last looked at."""
+    shares = {c.share for c in sound if c.lr > best.lr}
+    return any(curve.lr > best.lr for share in shares for curve in search.turned(share))
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked for: all that decides the answer."""
@@ -267,12 +273,14 @@ def judged(
         tied=(rates[low], rates[high]),
         stable_below=min(above, default=None),
         sensitivity=verdict.sensitivity(
-            best.curve(), [c.curve() for c in sound], field.untrained_score
+            best.curve(), [c.curve() for c in compared], field.untrained_score
         ),
         confidence=verdict.confidence(best, compared, field.goal),
         cost=math.fsum(costs.values()),
         costs=tuple(RungCost(name, runs) for name, runs in costs.items()),
-        outcome=verdict.outcome(field, best, rates, neighbours),
+        outcome=verdict.outcome(
+            field, best, rates, neighbours, turned=_turned(search, best, sound)
+        ),
         untrained=last.untrained if last.candidates else field.untrained,
         record=final.records()[0],
         trials=tuple(

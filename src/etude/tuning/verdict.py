@@ -24,7 +24,13 @@ FACTOR = 2.0
 """The sensitivity is stated for a rate this many times too high or too low."""
 
 
-def outcome(field: Field, best: Candidate, rates: Sequence[float], tied: Sequence[bool]) -> Outcome:
+def outcome(
+    field: Field,
+    best: Candidate,
+    rates: Sequence[float],
+    tied: Sequence[bool],
+    turned: bool,
+) -> Outcome:
     """Say how a search ended.
 
     Args:
@@ -32,6 +38,8 @@ def outcome(field: Field, best: Candidate, rates: Sequence[float], tied: Sequenc
         best: The one that was chosen.
         rates: Those of the recipe's own seed, ascending.
         tied: Which of them cannot be told apart from the best.
+        turned: Whether the best was started because a faster one had turned up: then it is not
+            at the edge of what was looked at, though it is the lowest rate.
     """
     final = best.last()
     untrained = field.untrained_score
@@ -41,7 +49,7 @@ def outcome(field: Field, best: Candidate, rates: Sequence[float], tied: Sequenc
         return "unfinished"
     if len(rates) > 2 and all(tied) and math.log10(rates[-1] / rates[0]) > 1 and field.budget < 2:
         return "too small to tell"
-    if len(rates) > 1 and best.lr in (rates[0], rates[-1]):
+    if len(rates) > 1 and (best.lr == rates[-1] or (best.lr == rates[0] and not turned)):
         return "at an edge"
     return "found"
 
