@@ -556,7 +556,7 @@ def test_a_tuning_interrupted_anywhere_goes_on_to_the_same_result(tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_update", counted)
         with pytest.raises(StopError, match="the power is gone") as caught:
-            quick(task(noisy), BASE, 3.0, folder=folder)
+            quick(task(noisy), BASE, 3.0, folder=folder, engine="loop")
     assert f"Go on with: etude tune --resume {folder}" in caught.value.__notes__[0]
     with pytest.raises(StorageError, match="holds a tuning that is not finished: resume it"):
         TuneResult.load(folder)
