@@ -140,7 +140,7 @@ def limit(_: dict[str, Any], one: Table, seed: int) -> Iterator[Choice]:
     others = [k for k in range(len(one.untrained)) if k != seed]
     rate = int(one.final[others].mean(axis=0).argmin())
     loss = float(one.final[seed, rate])
-    yield Choice("limit: best rate of other seeds", one.task, seed, one.regret(loss), 1.0, False)
+    yield Choice("limit: other seeds' best rate", one.task, seed, one.regret(loss), 1.0, False)
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,8 @@ def header(content: dict[str, Any], tasks: Sequence[str]) -> list[str]:
         "",
         "- **trained**: the tuning or run was done. **table**: read off the oracle's runs. On the "
         "kin Etude's own search runs on the table, its rates moved to the nearest of the grid; "
-        "for the bundled tasks the rows *replayed* do the same, as a check of the table.",
+        "for the bundled tasks the rows *replayed* do the same, as a check of the table. A replay "
+        "never settles a tie with other seeds, as `tune` does where the budget allows.",
         "- Range tests (trained ramps of 100 updates, their cost counted, then one full run on "
         "the recipe's schedule): pytorch-lr-finder from 1e-7 to 100; Lightning's Tuner from 1e-8 "
         "to 1; the fastai rows are its rules in own code after its documentation, since fastai "

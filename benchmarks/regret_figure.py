@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+OURS, THEIRS = "#c2410c", "#334155"
+CROWDED = 1.25
+"""Full runs below which labels stand in a column."""
 
 FLOOR = 1e-3
 """Regret below which a point stands on the axis: seeds differ by more."""
@@ -52,8 +57,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    mpl.rcParams.update({"svg.hashsalt": "etude", "font.size": 9, "font.family": "sans-serif"})
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 6), layout="constrained")
+    mpl.rcParams.update({"svg.hashsalt": "etude", "svg.fonttype": "none", "font.size": 9})
+    figure, axes = pyplot.subplots(1, 2, figsize=(13, 6), layout="constrained")
     for axis, name in zip(axes, ("mean", "worst"), strict=True):
         _panel(axis, points, name)
     figure.savefig(path, metadata={"Date": None})
@@ -62,7 +67,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
 
 def _panel(axis: Any, points: Sequence[Point], name: str) -> None:
     values = {p.way: max(FLOOR, getattr(p, name)) for p in points}
-    axis.set(xscale="log", yscale="log", xlim=(0.3, 45), ylim=(FLOOR / 1.3, 1.5))
+    axis.set(xscale="log", yscale="log", xlim=(0.14, 55), ylim=(FLOOR / 1.5, 1.6))
     axis.set_xlabel("cost in full runs, the delivered model included")
     axis.set_title(f"{name} regret over the bundled tasks × 3 seeds", loc="left")
     axis.set_xticks([1, 2, 3, 5, 10, 30], ["1", "2", "3", "5", "10", "30"])
@@ -73,57 +78,48 @@ def _panel(axis: Any, points: Sequence[Point], name: str) -> None:
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     ours = sorted((p for p in points if _own(p)), key=lambda p: p.cost)
-    axis.plot([p.cost for p in ours], [values[p.way] for p in ours], color="#c2410c", linewidth=1.4)
+    axis.plot([p.cost for p in ours], [values[p.way] for p in ours], color=OURS, linewidth=1.4)
     for point in points:
-        colour = "#c2410c" if _own(point) else "#334155"
+        colour = OURS if _own(point) else THEIRS
         axis.plot(point.cost, values[point.way], "o", color=colour, markersize=5)
-    _label(axis, [p for p in points if p.cost < 1.25 and not _own(p)], values, 0.32, "left")
-    _label(axis, [p for p in points if p.cost >= 1.25 and not _own(p)], values, None, "right")
-    _label(axis, ours, values, None, "ours")
+    _column(axis, [p for p in points if _cheap(p)], values)
+    for point in points:
+        if not _cheap(point):
+            _beside(axis, point, values[point.way])
 
 
 def _own(point: Point) -> bool:
     return point.way.startswith("Etude")
 
 
-def _label(
-    axis: Any, points: Sequence[Point], values: dict[str, float], column: float | None, side: str
-) -> None:
-    """Write labels: in a column at the left edge with lines to the points, or beside them."""
-    height = 0.036 if side == "left" else 0.0
-    start, stop = (axis.transData.transform((1, y))[1] for y in axis.get_ylim())
-    ordered = sorted(points, key=lambda p: values[p.way])
-    places = [
-        (axis.transData.transform((1, values[p.way]))[1] - start) / (stop - start) for p in ordered
-    ]
-    if height:
-        places = spread(places, height)
-    for point, place in zip(ordered, places, strict=True):
-        where = (point.cost, values[point.way])
-        if column is not None:
-            axis.annotate(
-                point.way,
-                where,
-                (column, 10 ** _log_at(axis, place)),
-                va="center",
-                fontsize=8,
-                arrowprops={"arrowstyle": "-", "color": "#94a3b8", "linewidth": 0.5},
-            )
-        else:
-            up = side == "ours"
-            axis.annotate(
-                point.way,
-                where,
-                (0, -12 if up else 7),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8,
-                weight="bold" if up else "normal",
-            )
+def _cheap(point: Point) -> bool:
+    """Whether a point stands among the many at one run and a little, too near for own labels."""
+    return point.cost < CROWDED and not _own(point)
 
 
-def _log_at(axis: Any, place: float) -> float:
-    import math
-
+def _column(axis: Any, points: Sequence[Point], values: dict[str, float]) -> None:
+    """Write labels in a column at the left edge, with lines to their points."""
     low, high = (math.log10(y) for y in axis.get_ylim())
-    return low + place * (high - low)
+    ordered = sorted(points, key=lambda p: (values[p.way], -p.cost))
+    places = [(math.log10(values[p.way]) - low) / (high - low) for p in ordered]
+    for point, place in zip(ordered, spread(places, 0.037), strict=True):
+        axis.annotate(
+            point.way,
+            (point.cost, values[point.way]),
+            (0.15, 10 ** (low + place * (high - low))),
+            va="center",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": "#94a3b8", "linewidth": 0.5},
+        )
+
+
+def _beside(axis: Any, point: Point, value: float) -> None:
+    """Write a label beside its point: Etude's to the left, others' to the right or below."""
+    text = point.way.replace(" TPE", "").replace(" trials", "")
+    if _own(point):
+        place, look = (-6, -9), {"ha": "right", "weight": "bold", "color": OURS}
+    elif "Hyperband" in point.way:
+        text, place, look = "Optuna 30, Hyperband", (0, -14), {"ha": "center"}
+    else:
+        place, look = (6, 4), {"ha": "left" if point.cost < 20 else "center"}
+    axis.annotate(text, (point.cost, value), place, textcoords="offset points", fontsize=8, **look)
