@@ -20,11 +20,10 @@ import numpy as np
 
 from benchmarks import contest
 from etude.recipe import Recipe
-from etude.tasks.task import parameter_count
 from etude.training.length import clock_of
 from etude.tuning.curve import Curve, Exposure
 from etude.tuning.ladder import ladder_for
-from etude.tuning.prior import log10_centre
+from etude.tuning.prior import centre_of
 from etude.tuning.search import Search
 
 DATA = Path(__file__).parent / "results" / "oracle"
@@ -171,7 +170,7 @@ def start(task: str) -> tuple[float, Exposure]:
     """Return what a search begins with: log10 of the rate to begin around, and the exposure."""
     one = contest.get(task)
     recipe = Recipe(**one.defaults)
-    centre = log10_centre(recipe.optimizer, parameter_count(one.build()), one.train.targets())
+    centre = centre_of(one, one.build(), recipe.optimizer)
     return centre, Exposure.of(recipe.schedule, clock_of(one, recipe).horizon)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from etude.tuning.curve import drop
 from etude.tuning.ladder import SPACING
 from etude.tuning.prior import nice
 from etude.tuning.standing import APART, Standing
@@ -84,7 +85,7 @@ def refine(standing: Standing[E], best: E) -> E:
 def keeps_up(standing: Standing[E], rival: E, best: E) -> bool:
     """Take a rival to the pauses; say whether it never trails the best by much."""
     curve = best.curve()
-    scale = standing.field.untrained_score - curve.at(1.0)
+    scale = drop(standing.field.untrained_score, [curve.at(1.0)])
     for share, slack in PAUSES:
         standing.field.go([rival], share, "refine")
         mark, mine = curve.at(share), rival.curve().at(share)

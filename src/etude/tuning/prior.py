@@ -4,11 +4,42 @@ from __future__ import annotations
 
 import math
 
+from torch import nn
+
 from etude import optimizers
 from etude.optimizers.choice import OptimizerChoice
+from etude.tasks.task import Task, parameter_count
+
+ATTENTION = -0.9
+"""Decades from an optimizer's own centre that a model with attention begins at, at most: 0.0025
+for AdamW. Those in use, 0.0006 to 0.001 (GPT-2, ViT), and up to 0.003 for small ones, lie below."""
 
 
-def log10_centre(optimizer: OptimizerChoice, parameters: int, targets: int | None) -> float:
+def centre_of(task: Task, model: nn.Module, optimizer: OptimizerChoice) -> float:
+    """Return log10 of the rate to begin around for a task's model; see `log10_centre`.
+
+    Args:
+        task: What is learned.
+        model: Its network.
+        optimizer: The recipe's.
+    """
+    return log10_centre(
+        optimizer, parameter_count(model), task.train.targets(), attention=has_attention(model)
+    )
+
+
+def has_attention(model: nn.Module) -> bool:
+    """Whether a module of the model is attention, torch's or one that is called so."""
+    return any("attention" in type(module).__name__.lower() for module in model.modules())
+
+
+def log10_centre(
+    optimizer: OptimizerChoice,
+    parameters: int,
+    targets: int | None,
+    *,
+    attention: bool = False,
+) -> float:
     """Return log10 of the rate around which the candidates are laid.
 
     c - 0.45 * clip(log10(parameters / targets), -1.5, 2), where c is the optimizer's own centre.
@@ -20,6 +51,7 @@ def log10_centre(optimizer: OptimizerChoice, parameters: int, targets: int | Non
         optimizer: The recipe's.
         parameters: Trainable numbers in the model.
         targets: Answers to learn from: labels, tokens or samples; None where unknown.
+        attention: Whether the model has attention, which begins lower.
 
     >>> round(log10_centre(OptimizerChoice("adamw"), 10_000, 1_000), 2)
     -2.05
@@ -28,9 +60,11 @@ def log10_centre(optimizer: OptimizerChoice, parameters: int, targets: int | Non
     centre = row.centre
     if optimizer.name == "sgd":
         centre += math.log10((1 - optimizer.value("momentum")) / 0.1)
-    if targets is None or row.rate_free:
+    if row.rate_free:
         return centre
-    return centre - 0.45 * min(2.0, max(-1.5, math.log10(max(1, parameters) / max(1, targets))))
+    ratio = 1.0 if targets is None else max(1, parameters) / max(1, targets)
+    fitted = centre - 0.45 * min(2.0, max(-1.5, math.log10(ratio)))
+    return min(fitted, centre + ATTENTION) if attention else fitted
 
 
 def nice(rate: float) -> float:

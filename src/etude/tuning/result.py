@@ -256,7 +256,7 @@ class TuneResult:
 def tie(one: Evaluation, best: Evaluation, drop: float, goal: Goal | None = None) -> bool:
     """Say whether two evaluations after the same number of updates cannot be told apart.
 
-    With d the differences of the slices' scores, n of them: mean(d) <= max(2 s(d)/sqrt(n),
+    With d the differences of the slices' finite scores, n of them: mean(d) <= max(2 s(d)/sqrt(n),
     0.01 drop), where s is the sample standard deviation.
 
     Args:
@@ -271,13 +271,14 @@ def tie(one: Evaluation, best: Evaluation, drop: float, goal: Goal | None = None
     False
     """
     goal = goal or Goal()
-    differences = [a - b for a, b in zip(goal.parts(one), goal.parts(best), strict=True)]
+    pairs = zip(goal.parts(one), goal.parts(best), strict=True)
+    differences = [a - b for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
     mean = goal.score(one) - goal.score(best)
     if not math.isfinite(mean):
         return False
     count = len(differences)
     error = 0.0
-    if count > 1 and all(map(math.isfinite, differences)):
+    if count > 1:
         centre = math.fsum(differences) / count
         spread = math.fsum((d - centre) ** 2 for d in differences) / (count - 1)
         error = math.sqrt(spread / count)

@@ -16,6 +16,9 @@ from etude.tuning.turning import target
 LOOK = 1 / 4
 """Where the leader of a small budget is looked at for a turn."""
 
+EQUAL = 0.05
+"""Share of the drop within which the lowest rate equals the best after the first rung."""
+
 
 class Search(Standing[E]):
     """Decides which rates start, how far each goes, and which is finished.
@@ -138,6 +141,7 @@ class Search(Standing[E]):
 
     def climb(self) -> None:
         """Climb rung by rung."""
+        self.look_below(self.first)
         self.widen(self.first)
         self.aim(self.first)
         for below, rung in pairwise(self.rungs):
@@ -148,6 +152,23 @@ class Search(Standing[E]):
             if rung.share < 1:
                 self.widen(rung.share)
                 self.aim(rung.share)
+
+    def look_below(self, share: float) -> None:
+        """Add a rate below a field in which all are about equal, if the ladder's cost allows.
+
+        A network that every rate has damaged stands on a shelf, where noise ranks them; the
+        optimum is then below.
+        """
+        ranked = self.ranked(share)
+        if len(ranked) < self.rungs[0].keep or not self.affords(
+            self.field.fresh(share), self.plan(share)
+        ):
+            return
+        scores = {one.lr: one.curve().at(share) for one in ranked}
+        lowest, best = min(scores), min(scores.values())
+        if scores[lowest] - best <= EQUAL * drop(self.field.untrained_score, [best]):
+            rate = nice(lowest / 10**SPACING)
+            self.field.go([self.field.enter(rate)], share, "beyond an edge")
 
     def kept(self, ranked: list[E], rung: Rung) -> list[E]:
         """Return the best that go on to a rung, as many as the budget leaves a finish for."""

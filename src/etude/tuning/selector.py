@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from etude.errors import MissingExtraError
 from etude.recipe import Recipe
-from etude.tasks.task import Task, parameter_count
+from etude.tasks.task import Task
 from etude.tuning.arm import Arm
 from etude.tuning.candidate import Candidate
 from etude.tuning.field import Field, step_at
 from etude.tuning.ladder import SPACING
-from etude.tuning.prior import log10_centre, nice
+from etude.tuning.prior import centre_of, nice
 from etude.tuning.selection import HORIZONS, Selection, Tried
 from etude.tuning.space import Space, rate_free
 
@@ -49,8 +49,6 @@ class Selector:
     def __init__(self, task: Task, field: Field, space: Space, seed: int) -> None:
         self.task, self.field, self.space, self.seed = task, field, space, seed
         self.arms: dict[str, tuple[Arm, dict[str, Any]]] = {}
-        self.targets = task.train.targets()
-        self.parameters = parameter_count(field.first.model)
 
     def run(self, reserve: float) -> tuple[Arm, Selection]:
         """Return the arm of the best recipe, taken to the last horizon, and what was tried.
@@ -92,7 +90,7 @@ class Selector:
 
     def centre(self, recipe: Recipe) -> float:
         """Return log10 of the rate that a recipe begins at."""
-        return log10_centre(recipe.optimizer, self.parameters, self.targets)
+        return centre_of(self.task, self.field.first.model, recipe.optimizer)
 
     def grid(self, count: int) -> list[Candidate]:
         """Try every combination, at the centre first and then beside it."""
@@ -124,10 +122,15 @@ class Selector:
             self.go(chosen, HORIZONS[0])
             for trial, one in zip(trials, chosen, strict=True):
                 score = one.score(step_at(one, HORIZONS[0]))
-                worst = self.field.untrained_score
-                study.tell(trial, score if math.isfinite(score) else worst + abs(worst) + 1)
+                study.tell(trial, score if math.isfinite(score) else self.worse(entered))
             entered += chosen
         return list(dict.fromkeys(entered))
+
+    def worse(self, entered: Sequence[Candidate]) -> float:
+        """Return a score that is worse than the untrained one and all that were seen."""
+        seen = [one.score(step_at(one, HORIZONS[0])) for one in entered]
+        known = [s for s in (self.field.untrained_score, *seen) if math.isfinite(s)]
+        return max((s + abs(s) for s in known), default=0.0) + 1
 
     def ranked(self, entered: Sequence[Candidate], share: float) -> list[Candidate]:
         """Return those that stand soundly at a horizon, best first."""

@@ -23,7 +23,7 @@ from etude.training.given import check_given
 from etude.training.run import Run
 from etude.training.undo import Undo
 from etude.tuning.noise_scale import noise_scale
-from etude.tuning.prior import log10_centre, nice
+from etude.tuning.prior import centre_of, nice
 
 SHARE, SHORTEST, LONGEST = 0.05, 20, 100
 """Of the run that is trained before measuring, and its bounds in updates."""
@@ -93,7 +93,7 @@ def _short(task: Task, recipe: Recipe) -> Recipe:
     adam = Recipe(optimizer="sparse_adam").optimizer
     with random_state_kept(0):
         model = task.build()
-    rate = nice(10 ** log10_centre(adam, parameter_count(model), task.train.targets()))
+    rate = nice(10 ** centre_of(task, model, adam))
     free: dict[str, Any] = {"lr_mult": None, "schedules": {}, "early_stopping": None}
     return recipe.replace(optimizer=adam, lr=rate, schedule="warmup(10) >> constant()", **free)
 

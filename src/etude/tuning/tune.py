@@ -17,7 +17,7 @@ from etude.errors import BadValueError, StorageError
 from etude.progress import bar
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
-from etude.tasks.task import Task, parameter_count
+from etude.tasks.task import Task
 from etude.training.engines import AutoEngine, Engine, engine_for
 from etude.training.folder import MODEL, quoted, read_model
 from etude.training.given import check_given
@@ -30,7 +30,7 @@ from etude.tuning.field import Field, Setting
 from etude.tuning.folds import folds_of
 from etude.tuning.goal import goal_for, usual_objective
 from etude.tuning.ladder import Ladder, Rung, ladder_for
-from etude.tuning.prior import log10_centre
+from etude.tuning.prior import centre_of
 from etude.tuning.replicates import settle
 from etude.tuning.result import TUNING, RungCost, Trial, TuneResult
 from etude.tuning.search import Search
@@ -212,9 +212,7 @@ def _found(
     final = request.folds == 1
     if request.space is None:
         recipe = field.recipe
-        centre = log10_centre(
-            recipe.optimizer, parameter_count(field.first.model), task.train.targets()
-        )
+        centre = centre_of(task, field.first.model, recipe.optimizer)
         search = Search(Arm(field, recipe), ladder, centre, final=final)
         return search, search.run(), None
     if request.budget < LEAST_SELECTING:

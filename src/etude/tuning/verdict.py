@@ -9,7 +9,7 @@ import numpy as np
 
 from etude.training.record import Evaluation
 from etude.tuning.candidate import Candidate
-from etude.tuning.curve import Curve
+from etude.tuning.curve import Curve, drop
 from etude.tuning.field import Field
 from etude.tuning.goal import Goal
 from etude.tuning.result import Outcome, tie
@@ -55,7 +55,12 @@ def outcome(
 
 
 def learned(score: float, untrained: float) -> bool:
-    """Say whether a score is lower than the untrained one by more than rounding."""
+    """Say whether a score is lower than the untrained one by more than rounding.
+
+    A metric may be undefined before training: then any score that is a number is.
+    """
+    if not math.isfinite(untrained):
+        return math.isfinite(score)
     return score < untrained - 1e-3 * abs(untrained)
 
 
@@ -79,9 +84,8 @@ def comparable(one: Candidate, best: Candidate, turned: Callable[[float], Sequen
         best: The best.
         turned: Returns the curves that have turned up before a share of the run.
     """
-    if (pair := common(one, best)) is None:
-        return False
-    share = pair[0].step / one.length
+    mark = best.curve()
+    share = max((s for s in one.curve().shares if math.isfinite(mark.at(s))), default=0.0)
     return share >= TOLD - 1 / one.length and (one.lr <= best.lr or share >= 1 or not turned(share))
 
 
@@ -95,7 +99,7 @@ def ties(one: Candidate, best: Candidate, goal: Goal, untrained: float) -> bool:
     if (pair := common(one, best)) is None:
         return False
     mine, mark = pair
-    return tie(mine, mark, untrained - goal.score(mark), goal)
+    return tie(mine, mark, drop(untrained, [goal.score(mark)]), goal)
 
 
 def confidence(best: Candidate, others: Sequence[Candidate], goal: Goal) -> float | None:
@@ -116,9 +120,11 @@ def confidence(best: Candidate, others: Sequence[Candidate], goal: Goal) -> floa
         if pair is None:
             continue
         mine, mark = (np.array(goal.parts(e)) for e in pair)
-        if len(mine) < 2 or len(mine) != len(mark) or not np.isfinite(mine).all():
+        if len(mine) != len(mark):
             continue
-        rows.append(mine - mark)
+        told = np.isfinite(mine) & np.isfinite(mark)  # a slice may hold no answer to score
+        if told.sum() > 1:
+            rows.append(np.subtract(mine, mark, out=np.zeros(len(mine)), where=told))
     if not rows:
         return None
     rng = np.random.default_rng(0)
@@ -127,7 +133,7 @@ def confidence(best: Candidate, others: Sequence[Candidate], goal: Goal) -> floa
         draws = rng.integers(count, size=(RESAMPLES, count))
         for row in rows:
             if len(row) == count:
-                wins &= row[draws].mean(axis=1) >= 0
+                wins &= row[draws].sum(axis=1) >= 0
     return float(wins.mean())
 
 
@@ -145,9 +151,9 @@ def sensitivity(best: Curve, curves: Sequence[Curve], untrained: float) -> float
             shared = [s for s in curve.shares if math.isfinite(best.at(s))]
             if distance <= 0 or not shared:
                 continue
-            drop = untrained - best.at(shared[-1])
-            if drop > 0 and math.isfinite(curve.at(shared[-1])):
-                points.append((distance, (curve.at(shared[-1]) - best.at(shared[-1])) / drop))
+            fall = untrained - best.at(shared[-1])
+            if 0 < fall < math.inf and math.isfinite(curve.at(shared[-1])):
+                points.append((distance, (curve.at(shared[-1]) - best.at(shared[-1])) / fall))
         points.sort()
         if len(points) > 1:
             xs, ys = zip(*points, strict=True)
