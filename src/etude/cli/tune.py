@@ -191,8 +191,8 @@ def _findings(best: TuneResult) -> list[tuple[str, str]]:
 
 def _selection(selection: Selection) -> Table:
     """Return what the recipe was chosen from, the best first."""
+    from etude.report.words import told
     from etude.tuning.selection import HORIZONS
-    from etude.tuning.space import plain
 
     table = Table(box=None, padding=(0, 2), header_style="dim", title_justify="left")
     names = list(dict.fromkeys(name for one in selection.tried for name in one.values))
@@ -201,19 +201,12 @@ def _selection(selection: Selection) -> Table:
     for name in ("rate", *(f"at {100 * share:g}%" for share in HORIZONS)):
         table.add_column(name, justify="right")
     for one in selection.tried:
-        values = [_short(plain(one.values.get(name, ""))) for name in names]
+        values = [told(one.values.get(name, "")) for name in names]
         scores = [number(score) for score in one.scores]
         scores += [""] * (len(HORIZONS) - len(scores))
         chosen = "bold green" if one.values == selection.values else ""
         table.add_row(*values, f"{one.lr:g}", *scores, style=chosen)
     return table
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        rest = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
-        return f"{value.get('name', '')}({rest})" if rest else str(value.get("name", ""))
-    return str(value)
 
 
 def _trials(best: TuneResult) -> Table:

@@ -94,6 +94,10 @@ def _tuning_lede(result: TuneResult) -> list[str]:
         )
     else:
         parts.append("At no higher rate that was tried did training break.")
+    if result.selection is not None:
+        given = ", ".join(f"{k} {words.told(v)}" for k, v in result.selection.values.items())
+        tried_recipes = words.plural(len(result.selection.tried), "recipe")
+        parts.insert(0, f"Of {tried_recipes} tried, the best has {given}.")
     final = ", the finished model included" if result.record.status == "finished" else ""
     parts.append(f"{cost}{final}.")
     return parts

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from etude.report import words
 from etude.report.palette import DARK, LIGHT, heat, places
 from etude.training.record import Record
 from etude.tuning.result import Trial, TuneResult
 from etude.tuning.selection import HORIZONS
-from etude.tuning.space import plain
 
 PARTS = {
     "beyond an edge": "beyond an edge: the best stood at one",
@@ -165,8 +163,10 @@ def selection(result: TuneResult) -> str:
     for one in found.tried:
         scores = [words.number(score) for score in one.scores]
         scores += [""] * (len(HORIZONS) - len(scores))
-        values = [_told(one.values.get(name, "")) for name in names]
-        cells = "".join(f"<td>{words.safe(c)}</td>" for c in (*values, words.rate(one.lr), *scores))
+        values = [words.told(one.values.get(name, "")) for name in names]
+        first, *rest = [*values, words.rate(one.lr), *scores]
+        cells = f'<th scope="row">{words.safe(first)}</th>'
+        cells += "".join(f"<td>{words.safe(c)}</td>" for c in rest)
         chosen = ' class="chosen"' if one.values == found.values else ""
         rows.append(f"<tr{chosen}>{cells}</tr>")
     order = "" if found.held is None else f" Rank correlation of the first two: {found.held:.2f}."
@@ -176,14 +176,6 @@ def selection(result: TuneResult) -> str:
         f"after the same share of its run; less is better.{order}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
-
-
-def _told(value: Any) -> str:
-    shown = plain(value)
-    if isinstance(shown, dict):
-        rest = ", ".join(f"{k}={v}" for k, v in shown.items() if k != "name")
-        return f"{shown.get('name', '')}({rest})" if rest else str(shown.get("name", ""))
-    return str(shown)
 
 
 def environment(record: Record) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from etude.tuning.space import plain
 
 THIN = "\u2009"
 """Stands between thousands."""
@@ -116,3 +119,16 @@ def _short(text: str) -> str:
     """Drop the leading zeros of an exponent."""
     mantissa, e, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if e else mantissa
+
+
+def told(value: Any) -> str:
+    """Return a value of a recipe as text.
+
+    >>> told({"name": "sgd", "momentum": 0.9}), told(64)
+    ('sgd (momentum 0.9)', '64')
+    """
+    shown = plain(value)
+    if isinstance(shown, dict):
+        rest = ", ".join(f"{k} {v}" for k, v in shown.items() if k != "name")
+        return f"{shown.get('name', '')} ({rest})" if rest else str(shown.get("name", ""))
+    return str(shown)
