@@ -164,9 +164,9 @@ def selection(result: TuneResult) -> str:
         scores = [words.number(score) for score in one.scores]
         scores += [""] * (len(HORIZONS) - len(scores))
         values = [words.told(one.values.get(name, "")) for name in names]
-        first, *rest = [*values, words.rate(one.lr), *scores]
-        cells = f'<th scope="row">{words.safe(first)}</th>'
-        cells += "".join(f"<td>{words.safe(c)}</td>" for c in rest)
+        texts = [words.safe(text) for text in (*values, words.rate(one.lr), *scores)]
+        cells = f'<th scope="row">{texts[0]}</th>'
+        cells += "".join(f"<td>{text}</td>" for text in texts[1:])
         chosen = ' class="chosen"' if one.values == found.values else ""
         rows.append(f"<tr{chosen}>{cells}</tr>")
     order = "" if found.held is None else f" Rank correlation of the first two: {found.held:.2f}."
