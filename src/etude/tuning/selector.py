@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from etude.errors import MissingExtraError
+from etude.errors import BadValueError, MissingExtraError
 from etude.recipe import Recipe
 from etude.tasks.task import Task
 from etude.tuning.arm import Arm
@@ -26,6 +27,9 @@ SHARES = (0.5, 0.25, 0.25)
 
 WIDTH, NARROW = 1.0, 0.3
 """Decades around the prior's centre from which rates are drawn; for one that sizes its step."""
+
+FEWEST = 8
+"""Updates below which a recipe cannot be looked at after an eighth of them."""
 
 TOGETHER = 2
 """Recipes that the sampler proposes before it hears how they did."""
@@ -65,8 +69,9 @@ class Selector:
             keep = max(1, int(part * spare / (share - below) + 1e-9))
             self.go(ranked[:keep], share)
             below = share
-        found = self.ranked(entered, HORIZONS[-1]) or self.ranked(entered, HORIZONS[0])
-        best = found[0] if found else entered[0]
+        sound = [one for one in entered if not one.diverged]
+        standing = (self.ranked(sound, share) for share in reversed(HORIZONS))
+        best = next(filter(None, standing), entered)[0]
         arm, values = self.arms[best.arm]
         return arm, Selection(values, self.tried(entered), held(entered))
 
@@ -82,11 +87,32 @@ class Selector:
         return arm.enter(nice(10 ** (self.centre(recipe) + offset)))
 
     def sized(self, recipe: Recipe) -> Recipe:
-        """Return a recipe that sees as many samples as the base, whatever its batches."""
-        if not isinstance(recipe.steps, int):
-            return recipe
+        """Return a recipe that sees as many samples as the base, whatever its batches.
+
+        Raises:
+            BadValueError: If that is too few batches to compare it.
+        """
         own = self.field.weight(recipe)
-        return recipe.replace(steps=max(len(HORIZONS), self.field.unit // own))
+        if own == self.field.weight(self.field.recipe):
+            return recipe
+        steps = self.field.unit // own
+        if steps < FEWEST:
+            raise BadValueError(
+                f"batches of {own:,} samples are only {steps} updates of the {self.field.unit:,} "
+                f"samples that every recipe sees: at least {FEWEST} are needed; give smaller "
+                "batches, or a longer recipe"
+            )
+        return recipe.replace(steps=steps)
+
+    def check(self) -> None:
+        """Refuse batches that are too large for the length, before anything is trained.
+
+        Raises:
+            BadValueError: With the updates that would be left.
+        """
+        names = [n for n in ("batch_size", "accumulate") if n in self.space.choices]
+        for values in product(*(self.space.choices[name] for name in names)):
+            self.sized(self.space.recipe(dict(zip(names, values, strict=True))))
 
     def centre(self, recipe: Recipe) -> float:
         """Return log10 of the rate that a recipe begins at."""

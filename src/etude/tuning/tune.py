@@ -39,7 +39,10 @@ from etude.tuning.selector import Selector
 from etude.tuning.space import Space
 
 LEAST_SELECTING = 1.5
-"""Full runs below which fewer than four recipes would be compared."""
+"""Full runs below which less than half a run is left for comparing recipes."""
+
+LEAST_EXPLORED = 5 / 8
+"""Runs of each fold that comparing two recipes, and following the better to its half, costs."""
 
 SHORTEST = 16
 """Updates below which a rung would be less than two updates long."""
@@ -187,9 +190,10 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
             raise BadValueError(
                 f"steps={field.length} is too short to compare rates on: give at least {SHORTEST}"
             )
+        selector = _selector(task, field, request)
         if claim and setting.folder is not None:
             _claim(setting.folder, task, request)
-        search, best, selection = _found(task, field, request, ladder)
+        search, best, selection = _found(task, field, selector, ladder)
         if folds == 1:
             best = settle(field, Arm(field, best.recipe), best)
         last = field if folds == 1 else whole(task, best, request, setting)
@@ -205,22 +209,31 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
         field.close()
 
 
+def _selector(task: Task, field: Field, request: Request) -> Selector | None:
+    """Return what chooses the recipe, where more than the rate is asked for."""
+    if request.space is None:
+        return None
+    least = LEAST_SELECTING if request.folds == 1 else 1 + LEAST_EXPLORED * request.folds
+    if request.budget < least:
+        raise BadValueError(
+            f"budget={request.budget!r} is too small to choose a recipe: with over=, give at "
+            f"least {least:g}"
+        )
+    selector = Selector(task, field, request.space, field.recipe.seed)
+    selector.check()
+    return selector
+
+
 def _found(
-    task: Task, field: Field, request: Request, ladder: Ladder
+    task: Task, field: Field, selector: Selector | None, ladder: Ladder
 ) -> tuple[Search[Candidate], Candidate, Selection | None]:
     """Search for the rate, or for the whole recipe; return the search and the best candidate."""
-    final = request.folds == 1
-    if request.space is None:
+    final = len(field.tasks) == 1
+    if selector is None:
         recipe = field.recipe
         centre = centre_of(task, field.first.model, recipe.optimizer)
         search = Search(Arm(field, recipe), ladder, centre, final=final)
         return search, search.run(), None
-    if request.budget < LEAST_SELECTING:
-        raise BadValueError(
-            f"budget={request.budget!r} is too small to choose a recipe: with over=, give at "
-            f"least {LEAST_SELECTING}"
-        )
-    selector = Selector(task, field, request.space, field.recipe.seed)
     arm, selection = selector.run(reserve=1.0 if final else 0.0)
     rungs = (*(Rung(share, 1) for share in HORIZONS), Rung(1.0, 1))
     search = Search(arm, Ladder(rungs), selector.centre(arm.recipe), final=final)
@@ -264,9 +277,7 @@ def judged(
     final = next(iter(last.candidates), best) if last is not field else best
     costs = {**field.costs, **(last.costs if last is not field else {})}
     return TuneResult(
-        recipe=best.recipe
-        if request.folds == 1
-        else best.recipe.replace(steps=request.recipe.steps),
+        recipe=_as_asked(best, last, request),
         lr=best.lr,
         tied=(rates[low], rates[high]),
         stable_below=min(above, default=None),
@@ -291,6 +302,13 @@ def judged(
         folds=request.folds,
         model=final.runs[0].model,
     )
+
+
+def _as_asked(best: Candidate, last: Field, request: Request) -> Recipe:
+    """Return the best recipe, its length as the user put it where that is the same."""
+    asked = best.recipe.replace(steps=request.recipe.steps)
+    same = clock_of(last.tasks[0], asked).horizon == best.length
+    return asked if request.folds > 1 and same else best.recipe
 
 
 def _claim(home: Path, task: Task, request: Request) -> None:
