@@ -403,7 +403,7 @@ def test_a_divergence_that_the_budget_cannot_mend_is_said(tmp_path):
     assert best.record.status == "stopped"
     assert best.loss < best.untrained.loss
     assert "the budget of 4 runs held no second finish" in best.advice()
-    assert f"{best.lr:g} is the best that was sound, after 8 of 64 updates" in best.advice()
+    assert f"{best.lr:g} is the best that was sound, after 16 of 64 updates" in best.advice()
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert TuneResult.load(tmp_path / "run").outcome == "unfinished"
 

@@ -35,14 +35,28 @@ STRIDE, GAP = 0.8, 0.5
 
 
 def fall_back(standing: Standing[E]) -> E | None:
-    """Resume the furthest surviving lower rates until one reaches the end."""
-    for one in sorted(standing.alive(), key=lambda c: (-c.share, c.curve().at(c.share), c.lr)):
+    """Return the first to end of the survivors below the rates that broke, or of a new one."""
+
+    def broken() -> float:
+        return min((c.lr for c in standing.field.entrants() if c.diverged), default=math.inf)
+
+    def ends(one: E) -> bool:
         if not standing.affords(standing.field.price(one, 1.0)):
-            continue
+            return False
         standing.field.go([one], 1.0, "after a divergence")
-        if not one.diverged:
+        return not one.diverged
+
+    survivors = standing.alive()
+    survivors.sort(key=lambda c: (-c.share, c.curve().at(c.share), c.lr))
+    for one in [c for c in survivors if c.lr < broken()]:
+        if ends(one):
             return one
-    return None
+    fresh = nice(broken() / 10**SPACING) if math.isfinite(broken()) else 0.0
+    if fresh > LOWEST and standing.affords(standing.field.fresh(1.0)):
+        one = standing.field.enter(fresh)
+        if one.share == 0 and ends(one):
+            return one
+    return next((c for c in survivors if not c.diverged and ends(c)), None)
 
 
 def cure(standing: Standing[E], best: E) -> E:
