@@ -19,11 +19,11 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks import contest, finders, regret_figure, samplers, table
-from benchmarks.regret_jobs import BUDGETS, FREE, RESULTS, SEEDS, Job, rate_job, read, work
+from benchmarks.regret_jobs import BUDGETS, FREE, RESULTS, SEEDS, Job, rate_job, read, version, work
 from benchmarks.table import Table
 from etude.recipe import Recipe
 
@@ -75,7 +75,7 @@ def choices(runs: dict[str, Any], tasks: Sequence[str]) -> list[Choice]:
 
 
 def etude(runs: dict[str, Any], one: Table, seed: int) -> Iterator[Choice]:
-    """Etude, trained where it was, and replayed on the table."""
+    """Etude: trained, with the replay beside it; where it was not, the replay alone."""
     for budget in sorted(BUDGETS):
         found = table.replay(one, seed, budget, table.start(one.task))
         replayed = Choice(
@@ -89,10 +89,10 @@ def etude(runs: dict[str, Any], one: Table, seed: int) -> Iterator[Choice]:
         done = runs.get(Job("tune", f"{budget:g}", one.task, seed).key)
         way = f"Etude {budget:g}"
         if done is None:
-            yield Choice(way, one.task, seed, replayed.regret, replayed.cost, False)
+            yield replace(replayed, way=way)
         else:
             yield Choice(way, one.task, seed, one.regret(done["loss"]), done["cost"], True)
-        yield replayed
+            yield replayed
 
 
 def own_rate(_: dict[str, Any], one: Table, seed: int) -> Iterator[Choice]:
@@ -196,7 +196,8 @@ def source(row: Row) -> str:
 def section(title: str, found: Sequence[Choice]) -> list[str]:
     """Return a group's table."""
     tasks = list(dict.fromkeys(one.task for one in found))
-    lines = ["", f"## {title}", "", f"{len(tasks)} tasks: {', '.join(tasks)}.", ""]
+    named = "" if len(tasks) == len(contest.NAMES) else f": {', '.join(tasks)}"
+    lines = ["", f"## {title}", "", f"{len(tasks)} tasks{named}.", ""]
     lines += ["| way | cost, full runs | median | mean | worst | losses |"]
     lines += ["|---|---:|---:|---:|---:|---|"]
     lines += [
@@ -253,8 +254,8 @@ def header(content: dict[str, Any], tasks: Sequence[str]) -> list[str]:
     return [
         "# What ways of choosing a learning rate miss",
         "",
-        f"{content.get('machine', '')}; the code of commit {content.get('code', '')}, one thread "
-        "for each run. Written by `python -m benchmarks.regret`.",
+        f"{content.get('machine', '')}; one thread for each run; trained with the code of commit "
+        f"{content.get('code', '')}, replayed with that of {version()}. Written by `python -m benchmarks.regret`.",
         "",
         "**Regret** is the share of the attainable drop of the validation loss that a choice "
         "missed: (L − L*) / (L₀ − L*), L* the mean over 3 seeds at the best of 25 rates 0.2 "
@@ -264,7 +265,7 @@ def header(content: dict[str, Any], tasks: Sequence[str]) -> list[str]:
         "",
         "- **trained**: the tuning or run was done. **table**: read off the oracle's runs. On the "
         "kin Etude's own search runs on the table, its rates moved to the nearest of the grid; "
-        "for the bundled tasks the rows *replayed* do the same, as a check of the table. A replay "
+        "rows *replayed* repeat the trained tunings so, as a check of the table. A replay "
         "never settles a tie with other seeds, as `tune` does where the budget allows.",
         "- Range tests (trained ramps of 100 updates, their cost counted, then one full run on "
         "the recipe's schedule): pytorch-lr-finder from 1e-7 to 100; Lightning's Tuner from 1e-8 "
@@ -292,6 +293,7 @@ def report(found: Sequence[Choice], content: dict[str, Any]) -> str:
     tasks = list(dict.fromkeys(one.task for one in found))
     lines = header(content, tasks)
     lines += aims(found)
+    lines += section("All tasks", [c for c in found if not c.way.endswith("replayed")])
     for title, inside in GROUPS.items():
         own = [one for one in found if inside(one.task)]
         lines += section(title, own) if own else []
