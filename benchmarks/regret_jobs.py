@@ -110,10 +110,10 @@ def jobs(kept: dict[str, Any]) -> list[Job]:
     every = contest.NAMES
     plan = [Job("ramp", name, t, s) for name in finders.RAMPS for t in every for s in SEEDS]
     plan += [Job("free", name, t, s) for name in FREE for t in every for s in SEEDS]
+    plan += [Job("tune", f"{b:g}", t, s) for b in BUDGETS for t in contest.BUNDLED for s in SEEDS]
     for job in [job for job in plan if job.kind == "ramp" and job.task in contest.BUNDLED]:
         suggested = kept.get(job.key, {}).get("suggested", {})
         plan += [rate_job(lr, job.task, job.seed) for lr in suggested.values() if lr is not None]
-    plan += [Job("tune", f"{b:g}", t, s) for b in BUDGETS for t in contest.BUNDLED for s in SEEDS]
     return [job for job in dict.fromkeys(plan) if job.key not in kept]
 
 
@@ -147,7 +147,7 @@ def work() -> None:
 
 def _late(job: Job) -> bool:
     """Whether a job waits until all rates that ramps suggest are known."""
-    return job.kind == "rate" or job.what == f"{BUDGETS[3]:g}"
+    return job.kind == "rate"
 
 
 def dumped(content: dict[str, Any]) -> str:
