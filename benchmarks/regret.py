@@ -255,7 +255,8 @@ def header(content: dict[str, Any], tasks: Sequence[str]) -> list[str]:
         "# What ways of choosing a learning rate miss",
         "",
         f"{content.get('machine', '')}; one thread for each run; trained with the code of commit "
-        f"{content.get('code', '')}, replayed with that of {version()}. Written by `python -m benchmarks.regret`.",
+        f"{content.get('code', '')}, replayed with that of {version()}. "
+        "Written by `python -m benchmarks.regret`.",
         "",
         "**Regret** is the share of the attainable drop of the validation loss that a choice "
         "missed: (L − L*) / (L₀ − L*), L* the mean over 3 seeds at the best of 25 rates 0.2 "
