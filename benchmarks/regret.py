@@ -304,7 +304,10 @@ def report(found: Sequence[Choice], content: dict[str, Any]) -> str:
 def points(found: Sequence[Choice]) -> list[regret_figure.Point]:
     """Return a point for each way, over all bundled tasks."""
     own = [c for c in found if c.task in contest.BUNDLED and not c.way.endswith("replayed")]
-    return [regret_figure.Point(row.way, row.cost, row.mean, row.worst) for row in rows(own)]
+    return [
+        regret_figure.Point(row.way, row.cost, row.mean, row.worst, row.trained == row.count)
+        for row in rows(own)
+    ]
 
 
 def main(arguments: Sequence[str] = ()) -> None:

@@ -25,12 +25,14 @@ class Point:
         cost: In full runs.
         mean: Regret.
         worst: Regret.
+        trained: Whether all of it was trained; what was read off a table is drawn hollow.
     """
 
     way: str
     cost: float
     mean: float
     worst: float
+    trained: bool
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
@@ -61,6 +63,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 6), layout="constrained")
     for axis, name in zip(axes, ("mean", "worst"), strict=True):
         _panel(axis, points, name)
+    figure.supxlabel("filled: trained; hollow: read off the oracle's table", fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
@@ -81,11 +84,13 @@ def _panel(axis: Any, points: Sequence[Point], name: str) -> None:
     axis.plot([p.cost for p in ours], [values[p.way] for p in ours], color=OURS, linewidth=1.4)
     for point in points:
         colour = OURS if _own(point) else THEIRS
-        axis.plot(point.cost, values[point.way], "o", color=colour, markersize=5)
+        inside = colour if point.trained else "white"
+        look = {"color": colour, "markerfacecolor": inside, "markersize": 5}
+        axis.plot(point.cost, values[point.way], "o", **look)
     _column(axis, [p for p in points if _cheap(p)], values)
     for point in points:
         if not _cheap(point):
-            _beside(axis, point, values[point.way])
+            _beside(axis, point, values[point.way], ours.index(point) % 2 if _own(point) else 0)
 
 
 def _own(point: Point) -> bool:
@@ -113,11 +118,12 @@ def _column(axis: Any, points: Sequence[Point], values: dict[str, float]) -> Non
         )
 
 
-def _beside(axis: Any, point: Point, value: float) -> None:
-    """Write a label beside its point: Etude's to the left, others' to the right or below."""
+def _beside(axis: Any, point: Point, value: float, turn: int) -> None:
+    """Write a label beside its point: Etude's left and right in turn, others' right or below."""
     text = point.way.replace(" TPE", "").replace(" trials", "")
     if _own(point):
-        place, look = (-6, -9), {"ha": "right", "weight": "bold", "color": OURS}
+        place = (7, 4) if turn else (-6, -9)
+        look = {"ha": "left" if turn else "right", "weight": "bold", "color": OURS}
     elif "Hyperband" in point.way:
         text, place, look = "Optuna 30, Hyperband", (0, -14), {"ha": "center"}
     else:
