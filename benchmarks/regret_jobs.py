@@ -130,7 +130,8 @@ def read() -> dict[str, Any]:
 def work() -> None:
     """Do what is missing, and keep each result as it comes."""
     content = read()
-    content["code"] = version()
+    codes = [code for code in content.get("code", "").split(", ") if code]
+    content["code"] = ", ".join(dict.fromkeys([*codes, version()]))
     content["machine"] = (
         f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     )

@@ -71,7 +71,10 @@ def measure(name: str) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, and write the results."""
     load = os.getloadavg()[0]
-    rows = [measure(name) for name in TASKS]
+    rows = []
+    for name in TASKS:
+        rows.append(measure(name))
+        print(rows[-1], flush=True)
     machine = (
         f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}"
     )
