@@ -1,4 +1,7 @@
-"""One thread, so that the suite's processes share the cores; no deadline, as machines differ."""
+"""One thread, so that the suite's processes share the cores; no deadline, as machines differ.
+
+Hypothesis draws the same examples every time; HYPOTHESIS_PROFILE=explore draws new ones.
+"""
 
 from __future__ import annotations
 
@@ -10,5 +13,6 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
-settings.register_profile("etude", deadline=None, print_blob=True)
-settings.load_profile("etude")
+settings.register_profile("etude", deadline=None, print_blob=True, derandomize=True)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "etude"))

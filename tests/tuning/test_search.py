@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from etude.schedules import constant, cosine
@@ -145,7 +145,7 @@ def test_an_optimum_far_away_is_found_or_the_best_stands_at_an_edge(budget, opti
 
 @given(st.floats(1.2, 15), st.floats(0, 15), optima, widths, limits)
 def test_more_budget_is_never_worse(budget, more, optimum, width, limit):
-    """Up to where a coarse grid happens to lie: a fifth of a decade and some rounding."""
+    """Up to where the rates happen to lie: half a stride of 0.8 decades and some rounding."""
     few, many = (
         search(Formula(b, valley(optimum, width), end=breaking(optimum + limit)))
         for b in (budget, budget + more)
@@ -153,7 +153,7 @@ def test_more_budget_is_never_worse(budget, more, optimum, width, limit):
     if few.diverged:
         return
     near, far = (abs(math.log10(p.lr) - optimum) for p in (many, few))
-    assert near <= max(far, 0.25) + 0.01
+    assert near <= max(far, 0.4) + 0.05
 
 
 @given(st.floats(3, 15), st.floats(0, 15), optima, widths)
@@ -187,9 +187,12 @@ def test_a_leader_that_overfits_gives_way_to_the_rate_its_turn_points_to(
 ):
     """The rates begin around one that leads early, `ahead` decades above the best.
 
-    With two to three runs the curve that turned may be dropped before the next comparison.
+    With less than two runs the turn must show by a quarter of the run; with two to three the
+    curve that turned may be dropped before the next comparison.
     """
     exposure = Exposure.of(schedule, 1000)
+    beyond = ahead + math.log10(exposure.behind(1 / 4))
+    assume(budget >= 2 or beyond > width / 3)
     score, training = flow(0.0, width, exposure)
     of = Formula(budget, score, training, exposure=exposure)
     best = search(of, centre=ahead)
