@@ -26,6 +26,9 @@ from etude.training.run import Run
 from etude.tuning.candidate import Candidate
 from etude.tuning.goal import Goal
 
+SHOWN = 0.1
+"""Seconds between two words on the progress."""
+
 SAVED = 20.0
 """Seconds after which a candidate that is under way is saved, besides at every pause."""
 
@@ -194,16 +197,20 @@ class Field:
         }
         begun = {id(run): run.step for run in runs}
         at = dict(begun)
-        saved = time.monotonic()
+        leader = self.standing()
+        saved, shown = time.monotonic(), 0.0
 
         def told(run: Run, step: int) -> None:
-            nonlocal saved
+            nonlocal saved, shown
             at[id(run)] = step
-            used = sum(at[i] - begun[i] for i in at) * owner[id(run)].weight / self.unit
-            self.bar(self.spent + used, self.budget, f"{part}{self.standing()}")
-            if self.folder is not None and time.monotonic() - saved > SAVED and run.step == step:
+            now = time.monotonic()
+            if now - shown > SHOWN:
+                used = sum(at[i] - begun[i] for i in at) * owner[id(run)].weight / self.unit
+                self.bar(self.spent + used, self.budget, f"{part}{leader}")
+                shown = now
+            if self.folder is not None and now - saved > SAVED and run.step == step:
                 owner[id(run)].save()
-                saved = time.monotonic()
+                saved = now
 
         with self._rescued(batch):
             for run in runs:
