@@ -16,12 +16,24 @@ if TYPE_CHECKING:
     from etude.tasks.task import Task
     from etude.training.record import Record
     from etude.training.train import train
+    from etude.tuning.edge import edge
     from etude.tuning.result import TuneResult
+    from etude.tuning.transfer import transfer
     from etude.tuning.tune import tune
 
     __version__: str
 
-__all__ = ["Metric", "Recipe", "Record", "Task", "TuneResult", "train", "tune"]
+__all__ = [
+    "Metric",
+    "Recipe",
+    "Record",
+    "Task",
+    "TuneResult",
+    "edge",
+    "train",
+    "transfer",
+    "tune",
+]
 
 _HOMES = {
     "Metric": "etude.tasks.metrics",
@@ -29,7 +41,9 @@ _HOMES = {
     "Record": "etude.training.record",
     "Task": "etude.tasks.task",
     "TuneResult": "etude.tuning.result",
+    "edge": "etude.tuning.edge",
     "train": "etude.training.train",
+    "transfer": "etude.tuning.transfer",
     "tune": "etude.tuning.tune",
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""
