@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from etude import Task
-from etude.training.engines import LoopEngine, PoolEngine
+from etude.training.engines import LoopEngine, PoolEngine, VmapPoolEngine
 from etude.training.engines.parcel import Desk, pack, room_for, unpack
 from etude.training.engines.pieces import SHORTEST, pieces
 from etude.training.run import Run
@@ -299,3 +299,26 @@ def test_states_come_home_while_the_parent_is_slow() -> None:
     LoopEngine().advance(theirs, marks=marks)
     for one, other in zip(ours, theirs, strict=True):
         assert same_bits(one, other)
+
+
+def test_what_a_stack_per_core_has_traced_stays_for_the_next_call():
+    engine = VmapPoolEngine(2, compile="never")
+    with engine:
+        members = runs_of(task(), [BASE.replace(lr=0.1 / (i + 1)) for i in range(4)])
+        engine.advance(members, 4)
+        before = {key: id(found) for key, found in engine.inner._fitted.items()}
+        engine.advance(members, 8)
+        assert len(before) == 1
+        assert {key: id(found) for key, found in engine.inner._fitted.items()} == before
+    assert not engine.inner._fitted
+
+
+def test_a_forked_process_makes_the_compilers_threads_anew():
+    """Or the first new shape that it compiled would wait for a thread that was not forked along."""
+    from torch._inductor.async_compile import AsyncCompile
+
+    AsyncCompile.pool()
+    child = os.fork()
+    if child == 0:
+        os._exit(AsyncCompile.pool.cache_info().currsize)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -70,6 +70,10 @@ class PoolEngine(Engine):
 
     def close(self) -> None:
         """End the processes."""
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """End the processes; what else the engine holds stays."""
         if self._team is not None:
             self._team.close()
         self._team = None
@@ -107,7 +111,7 @@ class PoolEngine(Engine):
         finally:
             team.runs = ()
             if not ended:
-                self.close()
+                self.dismiss()
 
     def width(self, runs: Sequence[Run]) -> int:
         """Return how many processes would take some runs further."""
@@ -136,12 +140,12 @@ class PoolEngine(Engine):
         if self._team is not None and self._team.suits(runs):
             self._team.turn_to(runs)
             return self._team
-        self.close()
+        self.dismiss()
         self._team = self._new_team(runs, at_once)
         try:
             self._team.hire()
         except BaseException:
-            self.close()
+            self.dismiss()
             raise
         return self._team
 

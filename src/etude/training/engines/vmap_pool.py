@@ -66,7 +66,7 @@ class VmapPoolEngine(PoolEngine):
         try:
             super().advance(runs, until, marks=marks, stop=stop, on_step=on_step)
         finally:
-            super().close()  # what is compiled next time would not be known to these
+            self.dismiss()  # what is compiled next time would not be known to these
 
     def width(self, runs: Sequence[Run]) -> int:
         """Return how many processes would take some runs further: of one thread each."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -32,6 +34,22 @@ TRACING = 2.0
 
 LARGEST = 1500
 """Operations beyond which a graph is not compiled: it would take minutes."""
+
+
+def _forget_threads() -> None:
+    """Let the compiler make its threads anew: a forked process has the pool, but none of them.
+
+    torch resets its pool of processes after a fork, and not that of threads: the first new shape
+    that a forked process compiled would wait for one of them for ever.
+    """
+    compiler = sys.modules.get("torch._inductor.async_compile")
+    pool = getattr(getattr(compiler, "AsyncCompile", None), "pool", None)
+    if hasattr(pool, "cache_clear"):
+        pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 class Execution:
