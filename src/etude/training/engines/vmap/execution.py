@@ -43,9 +43,10 @@ def _forget_threads() -> None:
     that a forked process compiled would wait for one of them for ever.
     """
     compiler = sys.modules.get("torch._inductor.async_compile")
-    pool = getattr(getattr(compiler, "AsyncCompile", None), "pool", None)
-    if hasattr(pool, "cache_clear"):
-        pool.cache_clear()
+    pool: Any = getattr(getattr(compiler, "AsyncCompile", None), "pool", None)
+    forget = getattr(pool, "cache_clear", None)
+    if forget is not None:
+        forget()
 
 
 if hasattr(os, "register_at_fork"):
