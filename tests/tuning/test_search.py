@@ -145,7 +145,7 @@ def test_an_optimum_far_away_is_found_or_the_best_stands_at_an_edge(budget, opti
 
 @given(st.floats(1.2, 15), st.floats(0, 15), optima, widths, limits)
 def test_more_budget_is_never_worse(budget, more, optimum, width, limit):
-    """Up to where the rates happen to lie: half a stride of 0.8 decades and some rounding."""
+    """Up to where a coarse grid happens to lie: a fifth of a decade and some rounding."""
     few, many = (
         search(Formula(b, valley(optimum, width), end=breaking(optimum + limit)))
         for b in (budget, budget + more)
@@ -153,7 +153,7 @@ def test_more_budget_is_never_worse(budget, more, optimum, width, limit):
     if few.diverged:
         return
     near, far = (abs(math.log10(p.lr) - optimum) for p in (many, few))
-    assert near <= max(far, 0.4) + 0.05
+    assert near <= max(far, 0.25) + 0.01
 
 
 @given(st.floats(3, 15), st.floats(0, 15), optima, widths)

@@ -42,19 +42,15 @@ class Search(Standing[E]):
         self.centre, self.final = centre, final
         self.rungs = ladder.rungs if final else ladder.rungs[:-1]
         self.first = self.rungs[0].share
+        self.small = final and len(self.rungs) <= 3
 
     def run(self) -> E:
         """Search, and return the best, finished if any could be."""
-        count = self.rungs[0].keep
-        small = self.final and len(self.rungs) <= 3
-        if small and len(self.rungs) == 2:
+        if self.small and len(self.rungs) == 2:
             self.tiny()
-        elif small:
-            self.start(count)
-            self.short()
         else:
-            self.start(count)
-            self.climb()
+            self.start(self.rungs[0].keep)
+            self.short() if self.small else self.climb()
         return self.conclude()
 
     def conclude(self) -> E:
@@ -166,8 +162,9 @@ class Search(Standing[E]):
             return
         scores = {one.lr: one.curve().at(share) for one in ranked}
         lowest, best = min(scores), min(scores.values())
-        if scores[lowest] - best <= EQUAL * drop(self.field.untrained_score, [best]):
-            rate = nice(lowest / 10**SPACING)
+        rate = nice(lowest / 10**SPACING)
+        equal = scores[lowest] - best <= EQUAL * drop(self.field.untrained_score, [best])
+        if equal and rate > LOWEST:
             self.field.go([self.field.enter(rate)], share, "beyond an edge")
 
     def kept(self, ranked: list[E], rung: Rung) -> list[E]:
@@ -216,8 +213,12 @@ class Search(Standing[E]):
             self.field.go([one], share, "beyond an edge")
 
     def fill(self, share: float, leader: float) -> None:
-        """Halve a wide gap beside the leader, if the ladder can still be climbed in full."""
-        while self.affords(self.field.fresh(share), self.plan(share)):
+        """Halve a wide gap beside the leader, if the ladder can still be climbed in full.
+
+        Where the ladder has no rung but the finish that compares, only the finish is kept back.
+        """
+        after = self.finish(share) if self.small else self.plan(share)
+        while self.affords(self.field.fresh(share), after):
             rates = sorted(one.lr for one in self.field.entrants())
             place = rates.index(leader)
             gaps = [
