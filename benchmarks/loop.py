@@ -34,12 +34,12 @@ ROUNDS, UPDATES = 15, 20
 MOST = ROUNDS * UPDATES + 20
 
 
-def bare(name: str) -> tuple[Callable[[], None], int]:
+def bare(name: str, device: str = "cpu") -> tuple[Callable[[], None], int]:
     """Return a function that does `UPDATES` updates in a loop without a library around it."""
-    task = tasks.get(name)
+    task = tasks.get(name).on(torch.device(device))
     recipe = Recipe(**{**task.defaults, "steps": MOST})
     with random_state_kept(derive_seed(recipe.seed, "init")):
-        model = task.build()
+        model = task.build().to(device)
     size = task.train.check(recipe.batch_size)
     optimizer = build(
         recipe.optimizer.name, model, lr=recipe.lr, **recipe.optimizer.hyperparameters

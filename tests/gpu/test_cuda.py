@@ -1,0 +1,172 @@
+"""Training on a CUDA device: the same bits twice and after a resume, and close to the CPU's."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import etude
+from etude import Recipe, Task
+from etude.optimizers import ROWS
+from etude.training.engines import LoopEngine, engine_for, train_many
+from etude.training.run import Run
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+RECIPE = Recipe(optimizer="adamw", lr=3e-3, steps=40, batch_size=32, evaluations=4)
+
+
+def data(count: int = 256) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(count, 3, 8, 8, generator=g)
+    return x, (x[:, 0].mean((1, 2)) > 0).long()
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 2),
+    )  # fmt: skip
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.Tanh(), nn.Linear(32, 2))
+
+
+def task(model: Any = cnn) -> Task:
+    return Task(model, data(), loss=cross_entropy, metric="accuracy")
+
+
+def weights(record: etude.Record) -> Tensor:
+    assert record.model is not None
+    return torch.cat([p.detach().flatten().double() for p in record.model.parameters()])
+
+
+def recipe_of(name: str) -> Recipe:
+    row = ROWS[name]
+    steps = 6 if row.closure else 24
+    return RECIPE.replace(optimizer=name, lr=row.lr, steps=steps, clip_norm=1.0)
+
+
+TAKE_DENSE = [name for name, row in ROWS.items() if row.installed and name != "sparse_adam"]
+
+
+@pytest.mark.parametrize("name", TAKE_DENSE)
+def test_every_optimizer_gives_the_same_bits_twice(name):
+    first, second = (etude.train(task(mlp), recipe_of(name), device="cuda") for _ in range(2))
+    assert first.status == "finished", first.reason
+    assert first.environment["device"].startswith("cuda")
+    assert torch.equal(weights(first), weights(second))
+    assert first.evaluations == second.evaluations
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", TAKE_DENSE)
+def test_every_optimizer_resumes_to_the_bit(name, tmp_path: Path):
+    recipe = recipe_of(name)
+    at = recipe.steps // 2
+
+    def stop(run: Run) -> None:
+        if run.step == at:
+            raise StoppedError("half way")
+
+    with pytest.raises(StoppedError, match="half way"):
+        etude.train(
+            task(mlp), recipe, device="cuda", folder=tmp_path, on_step=stop, checkpoint_every=at
+        )
+    resumed = etude.train(task(mlp), device="cuda", folder=tmp_path, resume=True)
+    whole = etude.train(task(mlp), recipe, device="cuda")
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("model", [mlp, cnn])
+def test_losses_are_those_of_the_cpu_up_to_roundoff(model):
+    recipe = RECIPE.replace(steps=10)
+    here, there = (etude.train(task(model), recipe, device=d) for d in ("cpu", "cuda"))
+    if model is mlp:  # dropout draws other masks on another device
+        for a, b in zip(here.series["loss"], there.series["loss"], strict=True):
+            assert math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-4)
+    assert [e.step for e in here.evaluations] == [e.step for e in there.evaluations]
+
+
+def test_half_precision_trains():
+    record = etude.train(task(), RECIPE.replace(precision="bfloat16"), device="cuda")
+    assert record.status == "finished"
+    assert record.evaluations[-1].loss < record.evaluations[0].loss
+
+
+def test_a_run_that_breaks_is_named_at_its_update():
+    """The loss is read now and then only: the update at fault is found in what was kept."""
+    x, y = data()
+    recipe = RECIPE.replace(optimizer="sgd", schedule="constant()", steps=100)
+    here, there = (
+        etude.train(Task(mlp, (x, y), loss=cross_entropy), recipe.replace(lr=lr), device="cuda")
+        for lr in (1e36, 1e-3)
+    )
+    assert here.status == "diverged"
+    assert len(here.series["loss"]) <= 5
+    assert there.status == "finished"
+
+
+@pytest.mark.parametrize("engine", ["loop", "vmap", "auto"])
+def test_every_engine_trains_members_like_the_loop(engine):
+    recipes = [RECIPE.replace(lr=lr) for lr in (1e-3, 3e-3, 1e-2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        records = train_many(task(mlp), recipes, engine, device="cuda", evaluations=4)
+    alone = [etude.train(task(mlp), recipe, device="cuda") for recipe in recipes]
+    for one, other in zip(records, alone, strict=True):
+        assert one.status == other.status == "finished"
+        for a, b in zip(one.evaluations, other.evaluations, strict=True):
+            assert math.isclose(a.loss, b.loss, rel_tol=5e-3, abs_tol=1e-3)
+
+
+def test_a_tuning_gives_the_same_answer_twice():
+    first, second = (
+        etude.tune(task(mlp), RECIPE.replace(steps=64), 1.5, device="cuda", progress=False)
+        for _ in range(2)
+    )
+    assert (first.lr, first.tied, first.cost) == (second.lr, second.tied, second.cost)
+    assert torch.equal(
+        torch.cat([p.flatten() for p in first.model.parameters()]),
+        torch.cat([p.flatten() for p in second.model.parameters()]),
+    )
+
+
+def test_updates_seldom_wait_for_the_device():
+    """The loop reads losses every sixteenth update: what waits must not grow with the updates."""
+    run = Run(task(mlp), RECIPE.replace(steps=200), device="cuda")
+    run.check()
+    run.advance(20)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run.advance(20 + 64)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in caught if "synchroniz" in str(w.message)]
+    print(f"{len(waits)} waits in 64 updates")
+    assert len(waits) <= 3 * 64 // 16
+
+
+def test_engines_leave_runs_whole_on_a_device():
+    runs = [Run(task(mlp), RECIPE.replace(lr=lr), device="cuda") for lr in (1e-3, 1e-2)]
+    for run in runs:
+        run.check()
+    with engine_for("vmap") as engine:
+        engine.advance(runs, 20)
+    LoopEngine().advance(runs, 40)
+    assert [run.step for run in runs] == [40, 40]
+    assert all(run.status == "finished" for run in runs)
