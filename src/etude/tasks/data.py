@@ -49,6 +49,10 @@ class IndexedData(Data):
     def part(self, index: Tensor) -> IndexedData:
         """Return the data that holds only the samples at `index`."""
 
+    def beside(self, index: Tensor) -> Tensor:
+        """Return indices where `take` wants them."""
+        return index
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Return the number of full batches: what is left over joins the next shuffle."""
         return self.samples // batch_size
@@ -61,7 +65,7 @@ class IndexedData(Data):
         """Yield batches of a fresh permutation each epoch, full batches only."""
         while True:
             order = torch.Generator().manual_seed(derive_seed(seed, "order", cursor.epoch))
-            permutation = torch.randperm(self.samples, generator=order)
+            permutation = self.beside(torch.randperm(self.samples, generator=order))
             count = self.steps_per_epoch(batch_size)
             while cursor.batch < count:
                 start = cursor.batch * batch_size
@@ -117,6 +121,10 @@ class TensorData(IndexedData):
     def take(self, index: Tensor) -> Batch:
         """Index every tensor."""
         return self._each([t[index.to(t.device)] for t in self._all])
+
+    def beside(self, index: Tensor) -> Tensor:
+        """Move an epoch's indices to the device once: a copy per batch would wait for it."""
+        return index.to(self._all[0].device)
 
     def part(self, index: Tensor) -> TensorData:
         """Copy the rows at `index`."""
