@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "etude"
 FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-GROUND = {"errors", "files", "randomness", "progress"}
+GROUND = {"errors", "files", "memory_layout", "randomness", "progress", "warning_filters"}
 """Files that every room but `schedules` may stand on; among themselves they may lean too."""
 
 ARROWS = {

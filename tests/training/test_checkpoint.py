@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,9 +117,42 @@ def test_all_damaged_is_an_error_that_names_each(folder):
 def test_a_newer_version_is_not_half_understood(folder):
     for step in (10, 15):
         path = file(folder, step, "json")
-        path.write_text(json.dumps({"version": 2, "new": []}), encoding="utf-8")
-    with pytest.raises(StorageError, match="is of version 2, this Etude reads 1: use the Etude"):
+        path.write_text(json.dumps({"version": 3, "new": []}), encoding="utf-8")
+    with pytest.raises(StorageError, match="is of version 3, this Etude reads 1 and 2: use the"):
         checkpoint.load_newest(folder)
+
+
+def sealed(path: Path, change: Any) -> None:
+    """Change a checkpoint's JSON and its digest with it."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    text = json.dumps(content["body"], sort_keys=True, separators=(",", ":"))
+    content["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_a_checkpoint_of_the_first_format_is_read_and_says_what_it_lacks(folder):
+    sealed(file(folder, 15, "json"), lambda content: content.update(version=1))
+    with pytest.warns(UserWarning, match="of an older Etude, which did not keep how tensors lie"):
+        found = checkpoint.load_newest(folder)
+    assert torch.equal(found["model"]["w"], torch.full((50,), 15.0))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        [],
+        {"$": "tensor", "name": "/model/w"},
+        {"step": 15, "model": {"w": {"$": "tensor", "name": "/model/w", "stride": [2**60]}}},
+        {"step": 15, "model": {"w": {"$": "tensor"}}},
+        {"step": 15, "model": {"$": "dict", "items": [[{"a": 1}, 2]]}},
+    ],
+)
+def test_a_state_that_was_made_up_is_damaged(folder, state):
+    sealed(file(folder, 15, "json"), lambda content: content["body"].update(state=state))
+    with pytest.warns(UserWarning, match=r"000015\.json' is damaged.*going on from step 10"):
+        assert checkpoint.load_newest(folder)["step"] == 10
 
 
 @pytest.mark.parametrize("what", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.write_bytes"])

@@ -75,9 +75,10 @@ def test_names_that_spell_one_path_do_not_collide():
 
 def test_a_flat_tensor_is_a_copy():
     weight = torch.zeros(3)
-    _, named = flatten({"w": weight, "tied": weight})
+    _, named = flatten({"w": weight, "turned": torch.zeros(3, 2).T})
     weight += 1
-    assert [t.tolist() for t in named.values()] == [[0.0] * 3] * 2
+    assert [t.tolist() for t in named.values()] == [[0.0] * 3, [[0.0] * 3] * 2]
+    assert all(t.is_contiguous() for t in named.values())
 
 
 def test_what_no_safe_format_can_hold_is_named():

@@ -44,7 +44,8 @@ def build(
         UnknownNameError: If the optimizer or a hyperparameter has another name.
         BadValueError: If a value is out of bounds, or the optimizer refuses them together.
         TaskError: If there is no trainable parameter, one is listed twice or has no shape yet,
-            or the model makes sparse gradients that the optimizer does not take.
+            or the model has complex parameters or makes sparse gradients that the optimizer does
+            not take.
         MissingExtraError: If it comes from a library that is not installed.
 
     >>> build("sgd", nn.Linear(2, 1), lr=0.1, momentum=0.9).defaults["momentum"]
@@ -64,6 +65,8 @@ def build(
         if name == "muon":
             groups = _embeddings_apart(groups, model)
     _check_parameters(groups)
+    _refuse_complex(row, groups, model)
+    groups = _with_numbers(groups)
     optimizer = _construct(row, groups, lr, checked)
     if model is not None:
         _check_complete(optimizer, model)
@@ -166,11 +169,33 @@ def _check_parameters(groups: list[Group]) -> None:
         raise TaskError(
             "a lazy layer has no shape yet: run the model on one batch, then build the optimizer"
         )
+    if not any(p.numel() for p in parameters):
+        raise TaskError("there is no trainable parameter: each holds 0 numbers")
+
+
+def _with_numbers(groups: list[Group]) -> list[Group]:
+    """Leave out parameters without any number: some libraries divide by their size."""
+    return [{**group, "params": [p for p in group["params"] if p.numel()]} for group in groups]
+
+
+def _refuse_complex(row: OptimizerRow, groups: list[Group], model: nn.Module | None) -> None:
+    if row.complex_numbers:
+        return
+    found = {id(p) for group in groups for p in group["params"] if p.is_complex()}
+    if found:
+        named = () if model is None else model.named_parameters()
+        names = [repr(name) for name, p in named if id(p) in found]
+        able = ", ".join(other.name for other in ROWS.values() if other.complex_numbers)
+        raise TaskError(
+            f"{row.name} does not take complex parameters, and {' and '.join(names[:3]) or 'one'} "
+            f"is complex: use {able}, or keep the real and imaginary parts as real parameters"
+        )
 
 
 def _check_complete(optimizer: Optimizer, model: nn.Module) -> None:
     reached = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    missed = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in reached]
+    wanted = ((n, p) for n, p in model.named_parameters() if p.requires_grad and p.numel())
+    missed = [name for name, p in wanted if id(p) not in reached]
     if missed:
         raise TaskError(
             f"{', '.join(missed[:5])} would be trained by no optimizer: put every parameter into "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from etude.errors import TaskError
+from etude.errors import BadValueError, TaskError
 
 Loss = Callable[[], Any]
 """A closure: it computes the loss anew, with its gradient, and returns it."""
@@ -27,6 +27,9 @@ def gather(
     optimizer: Optimizer, group: dict[str, Any], *moments: str
 ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
     """Return (parameters, gradients, moments) of those in a group that have a gradient.
+
+    Complex ones are returned as pairs of real numbers, as torch's own Adam treats them: g² of a
+    complex g is no size.
 
     Args:
         optimizer: Whose state holds the moments.
@@ -49,10 +52,37 @@ def gather(
         for name in moments:
             if name not in state:
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-    return parameters, gradients, [[optimizer.state[p][m] for p in parameters] for m in moments]
+    states = [[optimizer.state[p][m] for p in parameters] for m in moments]
+    return real(parameters), real(gradients), [real(state) for state in states]
 
 
-def count(group: dict[str, Any]) -> int:
-    """Count one more update of a group and return its number, from 1 on."""
-    group["step"] = int(group.get("step", 0)) + 1
-    return int(group["step"])
+def real(tensors: list[Tensor]) -> list[Tensor]:
+    """Return tensors with each complex number as the two real ones it is made of.
+
+    >>> real([torch.tensor([1 + 2j])])[0].tolist()
+    [[1.0, 2.0]]
+    """
+    return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+
+
+def counts(optimizer: Optimizer, group: dict[str, Any]) -> list[int]:
+    """Count one more update of each parameter that has a gradient; return the numbers, from 1 on.
+
+    A parameter may have had no gradient in some updates, or come later than others.
+    """
+    states = [optimizer.state[p] for p in group["params"] if p.grad is not None]
+    for state in states:
+        # What was saved when updates were counted for a whole group goes on from there.
+        before = group.get("step", 0) if "exp_avg" in state else 0
+        state["step"] = int(state.get("step", before)) + 1
+    return [state["step"] for state in states]
+
+
+def refuse_second_group(optimizer: Optimizer, name: str) -> None:
+    """Refuse a parameter group beside the one there is.
+
+    Raises:
+        BadValueError: If there is one.
+    """
+    if optimizer.param_groups:
+        raise BadValueError(f"{name} solves for all parameters at once: give one group")

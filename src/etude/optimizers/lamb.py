@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from etude.optimizers.gather import Loss, count, gather, loss_of
+from etude.optimizers.gather import Loss, counts, gather, loss_of
 
 
 class Lamb(Optimizer):
@@ -17,6 +17,8 @@ class Lamb(Optimizer):
         m ← β1 m + (1 - β1) g,    v ← β2 v + (1 - β2) g²
         u ← m̂ / (√v̂ + ε) + λ w,    m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)
         w ← w - lr (‖w‖ / ‖u‖) u   per tensor; the ratio is 1 where either norm is 0
+
+    t counts a tensor's own updates: those in which it had a gradient.
 
     The published libraries differ from this: pytorch_optimizer's decays the weights outside the
     ratio and does not correct v, and scales its first steps by 1 / (1 - β1^t).
@@ -54,20 +56,20 @@ class Lamb(Optimizer):
         """Do one update."""
         loss = loss_of(closure)
         for group in self.param_groups:
+            steps = counts(self, group)
             parameters, gradients, (first, second) = gather(self, group, "exp_avg", "exp_avg_sq")
             if not parameters:
                 continue
             beta1, beta2 = group["betas"]
-            t = count(group)
             torch._foreach_lerp_(first, gradients, 1 - beta1)
             torch._foreach_mul_(second, beta2)
             torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
-            updates = torch._foreach_div(second, 1 - beta2**t)
+            updates = torch._foreach_div(second, [1 - beta2**t for t in steps])
             torch._foreach_sqrt_(updates)
             torch._foreach_add_(updates, group["eps"])
             torch._foreach_reciprocal_(updates)
             torch._foreach_mul_(updates, first)
-            torch._foreach_div_(updates, 1 - beta1**t)
+            torch._foreach_div_(updates, [1 - beta1**t for t in steps])
             if group["weight_decay"]:
                 torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
             sizes = torch.stack(torch._foreach_norm(parameters))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import LBFGS as TORCH
 from torch.optim.optimizer import ParamsT
 
-from etude.optimizers.gather import Loss, loss_of
+from etude.errors import TaskError
+from etude.optimizers.gather import Loss, loss_of, real, refuse_second_group
 
 
 class LBFGS(TORCH):
@@ -27,9 +30,12 @@ class LBFGS(TORCH):
         tolerance_change: Ends the update when nothing changes by more.
         history_size: Changes that are remembered.
 
+    Raises:
+        BadValueError: If there are several groups.
+        TaskError: If the line search divides by zero, as it may in float16.
+
     Source: Liu & Nocedal 1989; Nocedal & Wright 2006, algorithms 7.4 and 3.5.
 
-    >>> import torch
     >>> w = torch.nn.Parameter(torch.tensor([4.0]))
     >>> optimizer = LBFGS([w])
     >>> def closure():
@@ -61,8 +67,29 @@ class LBFGS(TORCH):
             line_search_fn="strong_wolfe",
         )
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take the parameters: all of them, in one group."""
+        refuse_second_group(self, "lbfgs")
+        super().add_param_group(param_group)
+
+    def _gather_flat_grad(self) -> Tensor:
+        # torch's own takes a view, which a gradient in another order (channels last) does not have.
+        rows = []
+        for p in self._params:
+            gradient = torch.zeros_like(p) if p.grad is None else p.grad
+            gradient = gradient.to_dense() if gradient.is_sparse else gradient
+            rows += [row.reshape(-1) for row in real([gradient])]
+        return torch.cat(rows)
+
     def step(self, closure: Loss) -> Any:  # type: ignore[override]
         """Do one update."""
         if self.param_groups[0]["lr"] == 0:
             return loss_of(closure)
-        return super().step(closure)  # type: ignore[no-untyped-call]
+        try:
+            return super().step(closure)  # type: ignore[no-untyped-call]
+        except ZeroDivisionError as error:
+            kinds = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in self._params}))
+            raise TaskError(
+                f"the line search of lbfgs has no room left between two steps in {kinds}: train in "
+                "float32 or float64, with larger batches, or with adamw"
+            ) from error

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from etude.errors import BadValueError
+from etude.optimizers.gather import refuse_second_group
 from etude.optimizers.hessian import Hessian, move, put, twice_differentiable
 
 LIMIT = 2_000
@@ -49,8 +50,6 @@ class DampedNewton(Optimizer):
 
     def __init__(self, params: ParamsT, lr: float = 1.0, damping: float = 1e-3) -> None:
         super().__init__(params, {"lr": lr, "damping": damping})
-        if len(self.param_groups) != 1:
-            raise BadValueError("newton solves for all parameters at once: give one group")
         count = sum(p.numel() for p in self.param_groups[0]["params"])
         if count > LIMIT:
             raise BadValueError(
@@ -58,6 +57,11 @@ class DampedNewton(Optimizer):
                 "use newton_cg, which needs products with it alone"
             )
         self.products = 0
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take the parameters: all of them, in one group."""
+        refuse_second_group(self, "newton")
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Any:  # type: ignore[override]

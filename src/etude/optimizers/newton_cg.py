@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from etude.errors import BadValueError
+from etude.optimizers.gather import refuse_second_group
 from etude.optimizers.hessian import Hessian, move, put, twice_differentiable
 
 ARMIJO = 1e-4
@@ -51,9 +51,12 @@ class NewtonCG(Optimizer):
         self, params: ParamsT, lr: float = 1.0, damping: float = 1e-3, iterations: int = 30
     ) -> None:
         super().__init__(params, {"lr": lr, "damping": damping, "iterations": iterations})
-        if len(self.param_groups) != 1:
-            raise BadValueError("newton_cg solves for all parameters at once: give one group")
         self.products = 0
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take the parameters: all of them, in one group."""
+        refuse_second_group(self, "newton_cg")
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Any:  # type: ignore[override]

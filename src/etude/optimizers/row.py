@@ -58,6 +58,7 @@ class OptimizerRow:
         vmap: Whether many runs of it can be trained as one under `torch.func.vmap`.
         in_turns: Whether parts of a model may be updated in turns, the others having no gradient:
             what it remembers is of single parameters, so that it is as if each part had its own.
+        complex_numbers: Whether parameters may be complex; each number is then two real ones.
     """
 
     name: str
@@ -78,6 +79,7 @@ class OptimizerRow:
     schedule_free: bool = False
     vmap: bool = False
     in_turns: bool = True
+    complex_numbers: bool = True
 
     @property
     def module(self) -> str:

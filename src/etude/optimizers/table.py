@@ -61,6 +61,7 @@ _DADAPT = "Defazio & Mishchenko 2023, arXiv:2301.07733"
 _WHOLE = {"linear": False}
 """Its step depends on a whole tensor, or on rates gone by: no part of it has its own rate."""
 _ALONE = {"linear": False, "group_rates": False, "rate_free": True, "in_turns": False}
+_REAL = {"complex_numbers": False}
 
 # The centres of sgd, adam, adamw, rmsprop and adagrad were fitted on 47 small tasks. Those of the
 # others are the mean over digits-mlp, digits-cnn, digits-gru and diabetes-mlp of the best of nine
@@ -240,7 +241,7 @@ _TENSORS = (
         -0.6,
         "Shazeer & Stern 2018, arXiv:1804.04235",
         "models whose optimizer state must be small: a row and a column per matrix",
-        {"linear": False, "decay": "decoupled"},
+        {**_REAL, "linear": False, "decay": "decoupled"},
         beta2_decay=Number(-0.8, low=-float("inf"), high=0, closed=True),
         d=Number(1.0, low=1, closed=True),
         weight_decay=Number(0.0),
@@ -252,7 +253,7 @@ _TENSORS = (
         -1.3,
         "You et al. 2020, arXiv:1904.00962",
         "transformers with batches of thousands",
-        {"in_turns": False, "linear": False, "decay": "decoupled"},
+        {"linear": False, "decay": "decoupled"},
         betas=_betas(),
         eps=Number(1e-6),
         weight_decay=Number(1e-2),
@@ -278,7 +279,7 @@ _TENSORS = (
         -1.7,
         "Jordan et al. 2024, kellerjordan.github.io/posts/muon; rate: arXiv:2502.16982",
         "networks that are mostly matrices (transformers, MLPs); AdamW for every other tensor",
-        {"linear": False, "decay": "decoupled"},
+        {**_REAL, "linear": False, "decay": "decoupled"},
         momentum=_share(0.95),
         nesterov=Flag(default=True),
         ns_steps=Whole(5),
@@ -293,7 +294,7 @@ _TENSORS = (
         -0.2,
         "Gupta et al. 2018, arXiv:1802.09568",
         "ill-conditioned problems with small layers: it keeps a matrix per side of a tensor",
-        _WHOLE,
+        {**_WHOLE, **_REAL},
         # No momentum: the library's averages the gradient with an update it has preconditioned.
         weight_decay=Number(0.0),
         preconditioning_compute_steps=Whole(1),
@@ -306,7 +307,7 @@ _TENSORS = (
         -1.7,
         "Vyas et al. 2024, arXiv:2409.11321",
         "fewest updates on transformers, each of them dearer: Adam in Shampoo's eigenbasis",
-        {"in_turns": False, "linear": False, "decay": "decoupled"},
+        {**_REAL, "in_turns": False, "linear": False, "decay": "decoupled"},
         betas=_betas(0.95, 0.95),
         eps=Number(1e-8),
         weight_decay=Number(1e-2),
@@ -322,7 +323,7 @@ _SELF_SIZED = (
         0.0,
         "Mishchenko & Defazio 2024, arXiv:2306.06101",
         "no time to look for a rate: it finds Adam's while it trains; keep lr at 1",
-        {**_ALONE, "decay_flag": "decouple"},
+        {**_ALONE, **_REAL, "decay_flag": "decouple"},
         betas=_betas(),
         eps=Number(1e-8, above=True),
         weight_decay=Number(0.0),
@@ -339,7 +340,7 @@ _SELF_SIZED = (
         0.0,
         _DADAPT,
         "as prodigy, more careful and slower to find its rate",
-        {**_ALONE, "decay_flag": "decouple"},
+        {**_ALONE, **_REAL, "decay_flag": "decouple"},
         betas=_betas(),
         eps=Number(1e-8, above=True),
         weight_decay=Number(0.0),
@@ -355,6 +356,7 @@ _SELF_SIZED = (
         "Defazio et al. 2024, arXiv:2405.15682",
         "training whose length is not known: good at every moment, no schedule",
         {
+            **_REAL,
             "in_turns": False,
             "linear": False,
             "decay": "decoupled",
@@ -403,7 +405,7 @@ _SECOND_ORDER = (
         0.0,
         "Levenberg 1944; Marquardt 1963; Nocedal & Wright 2006, section 3.4",
         "at most 2,000 parameters and full batches: the exact Hessian, damped until it helps",
-        {**_ALONE, "decay": "none", "closure": "graph"},
+        {**_ALONE, **_REAL, "decay": "none", "closure": "graph"},
         damping=Number(1e-3, above=True),
     ),
     _row(
@@ -413,7 +415,7 @@ _SECOND_ORDER = (
         0.0,
         "Dembo & Steihaug 1983; Martens 2010 (Hessian-free); Nocedal & Wright 2006, algorithm 7.1",
         "ill-conditioned problems of any size in large batches: Hessian-vector products only",
-        {**_ALONE, "decay": "none", "closure": "graph"},
+        {**_ALONE, **_REAL, "decay": "none", "closure": "graph"},
         damping=Number(1e-3),
         iterations=Whole(30),
     ),

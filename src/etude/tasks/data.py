@@ -104,6 +104,11 @@ class TensorData(IndexedData):
     ) -> None:
         self.tensors, self.origin = tensors, origin
         self._all = list(tensors.values() if isinstance(tensors, dict) else tensors)
+        if any(t.is_meta for t in self._all):
+            raise TaskError(
+                "the data are on the meta device, where a tensor has a shape and no values: give "
+                "tensors made outside of torch.device('meta')"
+            )
         sizes = {len(t) if t.ndim else None for t in self._all}
         if len(sizes) != 1 or None in sizes:
             shapes = ", ".join(str(tuple(t.shape)) for t in self._all)

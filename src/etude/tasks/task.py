@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -179,7 +180,8 @@ class Task:
             output = model(*inputs)
         except Exception as error:
             raise TaskError(
-                f"the model failed on inputs {describe(inputs)}: {error}{where(error)}"
+                f"the model failed on inputs {describe(inputs)}{_layer(error, model)}: "
+                f"{error}{where(error)}"
             ) from error
         name = getattr(self.loss, "__name__", type(self.loss).__name__)
         try:
@@ -195,6 +197,17 @@ class Task:
     def metric_name(self) -> str | None:
         """The metric's name, None without one."""
         return self.metric.name if isinstance(self.metric, Metric) else None
+
+
+def _layer(error: BaseException, model: nn.Module) -> str:
+    """Return which layer of a model failed, ' in layer NAME (Kind)'; empty if it is not known."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    place = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = frame.f_locals.get("self")
+        if id(module) in names:
+            place = f" in layer {names[id(module)]!r} ({type(module).__name__})"
+    return place
 
 
 def _check_function(name: str, part: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import reprlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from etude import files
 from etude.errors import StorageError
 from etude.training.state_tree import flatten, unflatten
 
-FORMAT = 1
+FORMAT = 2
+"""Since 2 it says how tensors lie in memory; the JSON of 1 is otherwise the same."""
+
 KEPT = 2
 """Checkpoints kept: the newest, and the one before it for the day the newest is damaged."""
 
@@ -90,10 +93,11 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StorageError(f"checkpoint {str(path)!r} is damaged: it is not a table")
     tensors = path.with_suffix(".safetensors")
-    if content.get("version") != FORMAT:
+    version = content.get("version")
+    if version not in (1, FORMAT):
         raise StorageError(
-            f"checkpoint {str(path)!r} is of version {content.get('version')!r}, this Etude "
-            f"reads {FORMAT}: use the Etude that wrote it"
+            f"checkpoint {str(path)!r} is of version {reprlib.repr(version)}, this Etude "
+            f"reads 1 and {FORMAT}: use the Etude that wrote it"
         )
     body = content.get("body")
     if not isinstance(body, dict) or _digest_json(body) != content.get("sha256"):
@@ -102,8 +106,19 @@ def _load(path: Path) -> dict[str, Any]:
         raise StorageError(f"checkpoint {str(path)!r} has lost its tensors, {tensors.name}")
     if _digest(tensors) != body["tensors"]:
         raise StorageError(f"checkpoint {str(tensors)!r} is damaged: its digest does not match")
-    state = unflatten(body["state"], load_file(tensors))
-    assert isinstance(state, dict)
+    try:
+        state = unflatten(body["state"], load_file(tensors))
+    except (StorageError, KeyError) as error:
+        raise StorageError(f"checkpoint {str(path)!r} is damaged: {error}") from error
+    if not isinstance(state, dict):
+        raise StorageError(f"checkpoint {str(path)!r} is damaged: its state is no table")
+    if version == 1:
+        warnings.warn(
+            f"checkpoint {str(path)!r} is of an older Etude, which did not keep how tensors lie in "
+            "memory: what follows may differ in the last digits from a run that was never "
+            "interrupted",
+            stacklevel=4,
+        )
     return state
 
 

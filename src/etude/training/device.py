@@ -8,14 +8,22 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from etude.errors import BadValueError
+from etude.errors import BadValueError, TaskError
 
 
 def device_for(wanted: str | torch.device | None, model: nn.Module) -> torch.device:
-    """Return the device asked for, else the model's own, else an accelerator, else the CPU."""
+    """Return the device asked for, else the model's own, else an accelerator, else the CPU.
+
+    Raises:
+        BadValueError: If the device cannot be used.
+        TaskError: If a weight or buffer of the model is on the meta device.
+    """
+    _refuse_meta(model)
     if wanted is not None:
         try:
             device = torch.device(wanted)
+            if device.type == "meta":
+                raise NotImplementedError("tensors on it have a shape and no values")
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).partition("\n")[0]
@@ -26,6 +34,16 @@ def device_for(wanted: str | torch.device | None, model: nn.Module) -> torch.dev
         return own
     current = torch.accelerator.current_accelerator()
     return current if current is not None else own
+
+
+def _refuse_meta(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise TaskError(
+                f"{name!r} of the model is on the meta device, where a tensor has a shape and no "
+                "values: build the model outside of torch.device('meta'), or give it memory with "
+                "model.to_empty(device='cpu') and set every weight"
+            )
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from etude.training.objective import Again, Objective, go
 from etude.training.private import PrivateRandomness
 from etude.training.record import Cost, Evaluation, Record, Status, environment
 from etude.training.threads import use_threads
-from etude.training.undo import Undo, load_weights
+from etude.training.undo import Undo, load_state
 from etude.training.weights import EvaluationWeights
 
 Probe = Callable[["Run"], float]
@@ -404,7 +404,7 @@ class Run:
                 "resume with the recipe.toml beside it"
             )
         try:
-            load_weights(self.model, state["model"])
+            load_state(self.model, state["model"])
             restore(self.optimizer, state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise StorageError(f"the checkpoint is of another model: {error}") from error

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from etude.errors import StorageError
+from etude.memory_layout import PLAIN, Place, Rebuilt, blocks
 
 _MARK = "$"
 """Key of a node that JSON alone cannot hold; its value says of what kind it is."""
@@ -16,65 +19,159 @@ _MARK = "$"
 def flatten(tree: Any, *, copy: bool = True) -> tuple[Any, dict[str, Tensor]]:
     """Return (JSON value, tensors by name) of a tree of dicts, lists, tuples, numbers, tensors.
 
+    The value also says how the tensors lie in memory: their strides, what they share, and how
+    far from an aligned address they begin. What shares memory is among the tensors once.
+
     Args:
         tree: What to take apart.
-        copy: Whether every tensor has memory of its own; else it may be that of the tree's.
+        copy: Whether every tensor has memory of its own, in order; else it may be the tree's.
 
     Raises:
         StorageError: If a value is of a kind that a safe format cannot hold; it is named.
 
     >>> import torch
-    >>> tree = {"step": 3, 0: (torch.ones(2), float("inf"), None)}
+    >>> tree = {"step": 3, 0: (torch.ones(2), float("inf"), None), "q": torch.ones(2, 3).T}
     >>> back = unflatten(*flatten(tree))
-    >>> back["step"], back[0][1:], back[0][0].tolist()
-    (3, (inf, None), [1.0, 1.0])
+    >>> back["step"], back[0][1:], back[0][0].tolist(), back["q"].stride()
+    (3, (inf, None), [1.0, 1.0], (1, 3))
     """
-    tensors: dict[str, Tensor] = {}
+    found = _Flat()
+    value = found.visit(tree, "")
+    return value, found.contents(copy=copy)
 
-    def visit(node: Any, path: str) -> Any:
+
+class _Flat:
+    """A tree on its way to JSON: the nodes of its tensors, to be filled in at the end."""
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        self.nodes: dict[int, tuple[str, dict[str, Any]]] = {}
+        self.names: set[str] = set()
+
+    def visit(self, node: Any, path: str) -> Any:
         if isinstance(node, Tensor):
-            # A copy of its own: safetensors refuses memory that two names share.
-            while path in tensors:  # {"a/b": x, "a": {"b": y}} spells one path twice
-                path += "'"
-            tensors[path] = node.detach().to("cpu", copy=copy).contiguous()
-            return {_MARK: "tensor", "name": path}
+            return self.tensor(node, path)
         if node is None or isinstance(node, (bool, int, str)):
             return node
         if isinstance(node, float):
             return node if math.isfinite(node) else {_MARK: "float", "value": str(node)}
         if isinstance(node, dict):
             if all(isinstance(k, str) and k != _MARK for k in node):
-                return {k: visit(v, f"{path}/{k}") for k, v in node.items()}
+                return {k: self.visit(v, f"{path}/{k}") for k, v in node.items()}
             pairs = [
-                [visit(k, f"{path}#{i}"), visit(v, f"{path}/{k}")]
+                [self.visit(k, f"{path}#{i}"), self.visit(v, f"{path}/{k}")]
                 for i, (k, v) in enumerate(node.items())
             ]
             return {_MARK: "dict", "items": pairs}
-        if isinstance(node, tuple):
-            return {_MARK: "tuple", "items": [visit(v, f"{path}/{i}") for i, v in enumerate(node)]}
-        if isinstance(node, list):
-            return [visit(v, f"{path}/{i}") for i, v in enumerate(node)]
+        if isinstance(node, (tuple, list)):
+            items = [self.visit(v, f"{path}/{i}") for i, v in enumerate(node)]
+            return items if isinstance(node, list) else {_MARK: "tuple", "items": items}
         raise StorageError(
             f"the state at {path!r} is a {type(node).__name__}, which no safe format can hold: "
             "keep tensors, numbers, text, lists and mappings there"
         )
 
-    return visit(tree, ""), tensors
+    def tensor(self, tensor: Tensor, path: str) -> dict[str, Any]:
+        tensor = tensor.detach()
+        if tensor.layout is torch.sparse_coo:
+            return {
+                _MARK: "sparse",
+                "indices": self.tensor(tensor._indices(), f"{path}/indices"),
+                "values": self.tensor(tensor._values(), f"{path}/values"),
+                "shape": list(tensor.shape),
+                "coalesced": tensor.is_coalesced(),
+            }
+        if tensor.layout is not torch.strided or tensor.is_meta or type(tensor) is not Tensor:
+            kind = "meta" if tensor.is_meta else f"{type(tensor).__name__}, {tensor.layout}"
+            raise StorageError(
+                f"the tensor at {path!r} ({kind}) has no memory that a safe format can hold: "
+                "keep plain or sparse_coo tensors there"
+            )
+        while path in self.names:  # {"a/b": x, "a": {"b": y}} spells one path twice
+            path += "'"
+        self.names.add(path)
+        node: dict[str, Any] = {_MARK: "tensor", "name": path}
+        # Signs that torch has put off are kept as they are, put off.
+        if tensor.is_conj():
+            node["conj"], tensor = True, tensor.conj()
+        if tensor.is_neg():
+            node["neg"], tensor = True, torch._neg_view(tensor)
+        self.places.append(Place.of(tensor))
+        self.nodes[id(self.places[-1])] = path, node
+        return node
+
+    def contents(self, *, copy: bool) -> dict[str, Tensor]:
+        """Write into the nodes how the tensors lie; return what is kept of their memory."""
+        found: dict[str, Tensor] = {}
+        for block in blocks(self.places):
+            name, _ = self.nodes[id(block.places[0])]
+            for place in block.places:
+                _, node = self.nodes[id(place)]
+                node |= {"name": name, **block.layout(place)}
+            found[name] = _kept(block.content, copy=copy)
+        return found
+
+
+def _kept(content: Tensor, *, copy: bool) -> Tensor:
+    if content.dtype not in PLAIN:
+        row = torch.empty(content.numel(), dtype=content.dtype)
+        row.view(content.shape).copy_(content)
+        return row.view(torch.uint8)
+    if copy:
+        return torch.empty(content.shape, dtype=content.dtype).copy_(content)
+    return content.cpu()
 
 
 def unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Rebuild the tree from what `flatten` returned."""
+    """Rebuild the tree from what `flatten` returned, the tensors in new memory, laid out alike.
+
+    Raises:
+        StorageError: If the two do not belong together.
+    """
+    try:
+        return _rebuild(value, Rebuilt(tensors))
+    except StorageError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise StorageError(f"the state is damaged: {error}") from error
+
+
+def _rebuild(value: Any, tensors: Rebuilt) -> Any:
     if isinstance(value, list):
-        return [unflatten(v, tensors) for v in value]
+        return [_rebuild(v, tensors) for v in value]
     if not isinstance(value, dict):
         return value
     kind = value.get(_MARK)
     if kind is None:
-        return {k: unflatten(v, tensors) for k, v in value.items()}
+        return {k: _rebuild(v, tensors) for k, v in value.items()}
     if kind == "tensor":
-        return tensors[value["name"]]
+        found = tensors.tensor(value["name"], value)
+        if value.get("neg"):
+            found = torch._neg_view(found)
+        return found.conj() if value.get("conj") else found
+    if kind == "sparse":
+        indices, values = (_rebuild(value[key], tensors) for key in ("indices", "values"))
+        return torch.sparse_coo_tensor(
+            indices, values, value["shape"], is_coalesced=value["coalesced"], check_invariants=True
+        )
     if kind == "float":
         return float(value["value"])
     if kind == "tuple":
-        return tuple(unflatten(v, tensors) for v in value["items"])
-    return {unflatten(k, tensors): unflatten(v, tensors) for k, v in value["items"]}
+        return tuple(_rebuild(v, tensors) for v in value["items"])
+    return {_rebuild(k, tensors): _rebuild(v, tensors) for k, v in value["items"]}
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """Yield every tensor of a tree.
+
+    >>> sum(t.numel() for t in tensors_in({"a": [torch.ones(2), 3], "b": (torch.ones(4),)}))
+    6
+    """
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for inner in tree.values():
+            yield from tensors_in(inner)
+    elif isinstance(tree, (list, tuple)):
+        for inner in tree:
+            yield from tensors_in(inner)

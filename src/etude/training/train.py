@@ -17,8 +17,10 @@ from etude.training.interrupt import broken_by, stop_on_signal
 from etude.training.keeper import Keeper
 from etude.training.record import Record
 from etude.training.run import Probe, Run
+from etude.warning_filters import filters_kept
 
 
+@filters_kept()
 def train(
     task: Task,
     recipe: Recipe | None = None,

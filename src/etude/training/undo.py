@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from etude.memory_layout import moved, overlaps, span
 from etude.randomness import RandomState
 
 
@@ -26,17 +27,39 @@ class Buffers:
     def mark(self) -> None:
         """Remember them as they are now."""
         self._kept = [
-            (holder, name, buffer, None if buffer is None else buffer.clone())
+            (holder, name, buffer, None if buffer is None else _copied(buffer))
             for holder in self._holders
             for name, buffer in holder.items()
         ]
 
     def restore(self) -> None:
         """Put everything back."""
-        for holder, name, buffer, value in self._kept:
-            if buffer is not None and value is not None:
-                buffer.copy_(value)
+        for holder, name, buffer, copy in self._kept:
+            if buffer is not None and copy is not None:
+                memory, values = copy
+                if not _lies_as(buffer, memory):
+                    buffer.data = memory
+                _written(memory).copy_(values)
             holder[name] = buffer
+
+
+def _copied(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the memory of a tensor, and a copy of what is in it."""
+    memory = tensor.detach()
+    return memory, _written(memory).clone()
+
+
+def _written(memory: Tensor) -> Tensor:
+    """Return what to write to: of elements that share a place, one cannot be written alone."""
+    return memory if memory.is_contiguous() or not overlaps(memory) else span(memory)
+
+
+def _lies_as(one: Tensor, other: Tensor) -> bool:
+    return (
+        one.data_ptr() == other.data_ptr()
+        and one.shape == other.shape
+        and one.stride() == other.stride()
+    )
 
 
 class Undo:
@@ -95,6 +118,27 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool 
     """
     fit_buffers(model, weights, same=same)
     model.load_state_dict(dict(weights))
+
+
+def load_state(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Put a run's weights and buffers back, laid out in memory as they were.
+
+    Args:
+        model: The network, as it was built.
+        saved: What its `state_dict` was; it may go on in these very tensors.
+    """
+    found = dict(saved)
+    memo: dict[int, torch.UntypedStorage] = {}
+    for path, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            key = f"{path}.{name}" if path else name
+            kept = found.get(key)
+            if tensor is None or kept is None or kept.shape != tensor.shape:
+                continue
+            if kept.stride() != tensor.stride() or overlaps(kept):
+                tensor.data = moved(kept, tensor.device, memo)
+                found[key] = tensor  # what it is loaded from is itself
+    load_weights(model, found)
 
 
 def fit_buffers(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool = False) -> None:

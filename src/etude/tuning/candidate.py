@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from etude.errors import StorageError
 from etude.recipe import Recipe
 from etude.training import checkpoint
 from etude.training.folder import CHECKPOINTS, claim
 from etude.training.record import Evaluation, Record
 from etude.training.run import Run
+from etude.training.state_tree import tensors_in
 from etude.tuning.curve import Curve
 from etude.tuning.goal import Goal, mean
 
@@ -247,6 +246,5 @@ def _at(seen: Run | Record, step: int) -> Evaluation | None:
 
 def _bytes(run: Run) -> int:
     tensors = [*run.model.parameters(), *run.model.buffers()]
-    for state in run.optimizer.state.values():
-        tensors += [value for value in state.values() if isinstance(value, Tensor)]
+    tensors += tensors_in(list(run.optimizer.state.values()))
     return sum(t.numel() * t.element_size() for t in tensors)

@@ -25,6 +25,7 @@ from etude.training.run import Run
 from etude.tuning.probe import Probe, judge
 from etude.tuning.sharpness import Sharpness, sharpness
 from etude.tuning.threshold import KINDS
+from etude.warning_filters import filters_kept
 
 SHORTEST = 10
 """Updates below which nothing can be said of a rate."""
@@ -176,6 +177,7 @@ class Edge:
         }
 
 
+@filters_kept()
 def edge(
     task: Task,
     recipe: Recipe | None = None,

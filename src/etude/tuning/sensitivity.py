@@ -24,6 +24,7 @@ from etude.recipe import Recipe
 from etude.tasks.task import Task
 from etude.training.given import check_given
 from etude.training.run import Run
+from etude.warning_filters import filters_kept
 
 ALL = "*"
 """The control: every rate at once. What a part does is news only beside what the whole does."""
@@ -191,6 +192,7 @@ class Sensitivity:
         }
 
 
+@filters_kept()
 def sensitivity(
     task: Task,
     recipe: Recipe | None = None,

@@ -24,6 +24,7 @@ from etude.tuning.prior import nice
 from etude.tuning.result import TuneResult, tie
 from etude.tuning.rules import Rule, batch_rule, depth_rule, family, length_rule, pair, width_rule
 from etude.tuning.scaling import carried, linear, square_root
+from etude.warning_filters import filters_kept
 
 SHORTEST = 2
 """Updates of the check below which nothing can be compared."""
@@ -118,6 +119,7 @@ class Transfer:
         }
 
 
+@filters_kept()
 def transfer(
     found: Recipe | TuneResult,
     task: Task,

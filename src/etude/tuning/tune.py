@@ -37,6 +37,7 @@ from etude.tuning.search import Search
 from etude.tuning.selection import HORIZONS, Selection
 from etude.tuning.selector import Selector
 from etude.tuning.space import Space
+from etude.warning_filters import filters_kept
 
 LEAST_SELECTING = 1.5
 """Full runs below which less than half a run is left for comparing recipes."""
@@ -48,6 +49,7 @@ SHORTEST = 16
 """Updates below which a rung would be less than two updates long."""
 
 
+@filters_kept()
 def tune(
     task: Task,
     recipe: Recipe | None = None,

@@ -79,8 +79,9 @@ class TestPace:
                 raise ValueError("it broke")
 
         runs = [Run(task(Broken), recipe) for recipe in RECIPES[:2]]
-        with pytest.raises(TaskError, match=r"member 0 \(lr 0.01, seed 0\): .*it broke"):
+        with pytest.raises(TaskError, match=r"^the model failed .*it broke") as caught:
             AutoEngine().advance(runs)
+        assert "in the run at lr 0.01, seed 0" in caught.value.__notes__
 
     def test_a_watch_stops_what_is_slower_than_the_loop(self) -> None:
         runs = runs_of(task(), RECIPES[:2])

@@ -166,9 +166,7 @@ class TestDeath:
                 return self.net(x)
 
         runs = runs_of(task(Deadly), RECIPES[:1])
-        message = (
-            rf"member 0 \(lr 0.1, seed 0\): its process died {DEATHS} times after update 0 .SIG"
-        )
+        message = rf"the run at lr 0.1, seed 0: its process died {DEATHS} times after update 0 .SIG"
         with pytest.raises(TaskError, match=message):
             PoolEngine(1).advance(runs)
 
@@ -201,13 +199,16 @@ class TestErrors:
     def test_an_error_names_the_member_and_keeps_the_rest(self) -> None:
         runs = [Run(task(Failing), r.replace(steps=30)) for r in RECIPES]
         with pytest.raises(
-            TaskError, match=r"member \d \(lr [\d.]+, seed \d\): the model failed .*it broke"
+            TaskError, match=r"^the model failed on inputs .*: it broke \(test_pool.py:\d+\)$"
         ) as caught:
             PoolEngine(1).advance(runs)
-        assert "Traceback" in "".join(caught.value.__notes__)
+        first, *rest = caught.value.__notes__
+        assert first == "in the run at lr 0.1, seed 0"
+        assert "Traceback" in "".join(rest)
         assert runs[0].step == 10
-        with pytest.raises(TaskError, match=r"member 0 .*it broke"):
+        with pytest.raises(TaskError, match=r"^the model .*it broke") as caught:
             LoopEngine().advance([Run(task(Failing), BASE.replace(steps=30))])
+        assert caught.value.__notes__ == ["in the run at lr 0.05, seed 0"]
 
     def test_an_error_that_is_not_ours_keeps_its_kind(self) -> None:
         def probe(run: Run) -> float:
@@ -216,7 +217,7 @@ class TestErrors:
         run = Run(task(), BASE, probes={"probe": probe})
         with pytest.raises(ZeroDivisionError, match="division by zero") as caught:
             PoolEngine(1).advance([run])
-        assert "in member 0 (lr 0.05, seed 0)" in caught.value.__notes__
+        assert "in the run at lr 0.05, seed 0" in caught.value.__notes__
         assert run.step == 5
 
     def test_an_error_of_the_callers_ends_every_process(self) -> None:
@@ -391,8 +392,9 @@ class TestStacksInProcesses:
         of = Task(mlp, data(), loss=cross_entropy, metric=metric)
         recipes = [BASE, BASE, BASE, BASE.replace(lr=300.0)]
         runs = [Run(of, recipe) for recipe in recipes]
-        with pytest.raises(TaskError, match=r"^member 3 \(lr 300, seed 0\): metric .*it broke"):
+        with pytest.raises(TaskError, match=r"^metric .*it broke") as caught:
             VmapPoolEngine(2, compile="never").advance(runs, marks=marks)
+        assert caught.value.__notes__[0] == "in the run at lr 300, seed 0"
 
 
 def test_train_many_by_the_pool_is_the_loop() -> None:

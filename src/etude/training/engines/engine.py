@@ -117,14 +117,21 @@ def target(run: Run, until: int | None) -> int:
     return length if until is None else min(until, length)
 
 
-def describe(index: int, run: Run) -> str:
-    """Name a run in an error: its place, rate and seed."""
-    return f"member {index} (lr {run.recipe.lr:g}, seed {run.recipe.seed})"
+def describe(run: Run) -> str:
+    """Name a run to whoever asked for several: by its rate and seed."""
+    return f"the run at lr {run.recipe.lr:g}, seed {run.recipe.seed}"
 
 
-def blame(error: EtudeError, index: int, run: Run) -> EtudeError:
-    """Return an error of the same kind whose message names the run it comes from."""
-    named = type(error)(f"{describe(index, run)}: {error}")
-    for note in getattr(error, "__notes__", ()):
-        named.add_note(note)
-    return named
+def blame(error: EtudeError, run: Run) -> EtudeError:
+    """Return the same error, with a note on which run it comes from: what it says comes first."""
+    same = type(error)(str(error))
+    notes = getattr(error, "__notes__", ())
+    for note in (
+        notes if any(_names_run(note) for note in notes) else (*notes, f"in {describe(run)}")
+    ):
+        same.add_note(note)
+    return same
+
+
+def _names_run(note: str) -> bool:
+    return note.startswith("in the run at ")

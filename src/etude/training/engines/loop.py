@@ -50,4 +50,4 @@ class LoopEngine(Engine):
             try:
                 run.walk(set(marks(run)), until, stop=stop, on_step=told)
             except EtudeError as error:
-                raise blame(error, index, run) from error
+                raise blame(error, run) from error

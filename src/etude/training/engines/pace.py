@@ -82,7 +82,7 @@ def begin(call: Call, run: Run) -> Pace | None:
     updates: list[float] = []
     looks: list[float] = []
     end = min(run.step + WARM + TIMED, target(run, call.until))
-    with _blamed(call, run):
+    with _blamed(run):
         while True:
             seen, spent = len(run.evaluations), _spent(lambda: run.walk(marks, run.step))
             if len(run.evaluations) > seen:
@@ -110,12 +110,11 @@ def _spent(do: Callable[[], None]) -> float:
 
 
 @contextmanager
-def _blamed(call: Call, run: Run) -> Iterator[None]:
+def _blamed(run: Run) -> Iterator[None]:
     try:
         yield
     except EtudeError as error:
-        place = next(i for i, other in enumerate(call.runs) if other is run)
-        raise blame(error, place, run) from error
+        raise blame(error, run) from error
 
 
 class Watch:

@@ -7,6 +7,7 @@ once; elsewhere it travels as bytes.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -14,11 +15,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from etude.memory_layout import ALIGNED
 from etude.training.run import Run
 from etude.training.state_tree import flatten, unflatten
-
-ALIGNED = 64
-"""Bytes to a multiple of which every tensor's place is rounded up."""
 
 Parcel: TypeAlias = bytes | tuple[int, int]
 """A packed state, or where one lies in the shared memory: (first byte, bytes)."""
@@ -48,7 +47,7 @@ class _Packing:
         for tensor, place in zip(self.tensors.values(), self._places, strict=True):
             if tensor.nbytes:
                 view = _view(target, tensor.dtype, tensor.numel(), offset + self.start + place)
-                view.copy_(tensor.reshape(-1))
+                view.view(tensor.shape).copy_(tensor)
 
 
 def _with_words(state: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
@@ -90,13 +89,9 @@ def _read(source: Any, offset: int) -> dict[str, Any]:
     start = offset + _up(8 + length)
     tensors = {}
     for name, kind, shape, place in table:
-        dtype, count = getattr(torch, kind), 1
-        for size in shape:
-            count *= size
+        dtype, count = getattr(torch, kind), math.prod(shape)
         empty = torch.empty(shape, dtype=dtype)
-        if count:
-            empty.view(-1).copy_(_view(source, dtype, count, start + place))
-        tensors[name] = empty
+        tensors[name] = _view(source, dtype, count, start + place).view(shape) if count else empty
     state = unflatten(tree, tensors)
     assert isinstance(state, dict)
     return _with_words(state, Tensor.tolist)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +129,7 @@ class Shift:
             seat.job = None
             del self.at_work[seat]
         if kind == "failed" and self.failure is None:
-            self.failure = _rebuilt(places, self.runs, *error)
+            self.failure = _rebuilt(self.runs[places[0]], *error)
         for number in about:
             run = self.runs[self.places[number]]
             self._tell(run, run.step)
@@ -160,7 +159,7 @@ class Shift:
             return
         run = self.runs[place]
         self.failure = TaskError(
-            f"{describe(place, run)}: its process died {DEATHS} times after update {run.step} "
+            f"{describe(run)}: its process died {DEATHS} times after update {run.step} "
             f"({cause_of_death(code)}): it may need more memory than there is; train it with the "
             "loop to see why"
         )
@@ -175,25 +174,17 @@ class Shift:
             self._listen()
 
 
-def _rebuilt(
-    places: tuple[int, ...], runs: Sequence[Run], blob: bytes | None, text: str, trace: str
-) -> BaseException:
+def _rebuilt(run: Run, blob: bytes | None, text: str, trace: str) -> BaseException:
     """Return the error that a process met, as one to be raised here."""
-    index, run = places[0], runs[places[0]]
     try:
         # Bytes of our own process, never of a file.
         error = pickle.loads(blob) if blob is not None else TaskError(text)  # noqa: S301
     except Exception:  # noqa: BLE001
         error = TaskError(text)
     named: BaseException = error
-    own = re.match(r"member (\d+) ", str(error))
-    if isinstance(error, EtudeError) and own:
-        # An engine in the process counts from its own first run.
-        text = str(error).replace(own[0], f"member {places[int(own[1])]} ", 1)
-        named = type(error)(text)
-    elif isinstance(error, EtudeError):
-        named = blame(error, index, run)
+    if isinstance(error, EtudeError):
+        named = blame(error, run)
     elif isinstance(error, BaseException):
-        error.add_note(f"in {describe(index, run)}")
+        error.add_note(f"in {describe(run)}")
     named.add_note(trace)
     return named

@@ -18,6 +18,7 @@ from etude.training.engines.vmap.engine import VmapEngine
 from etude.training.engines.vmap_pool import VmapPoolEngine
 from etude.training.record import Record
 from etude.training.run import Run
+from etude.warning_filters import filters_kept
 
 ENGINES: Mapping[str, Callable[[], Engine]] = MappingProxyType(
     {
@@ -50,6 +51,7 @@ def engine_for(engine: str | Engine) -> Engine:
     return ENGINES[engine]()
 
 
+@filters_kept()
 def train_many(
     task: Task,
     recipes: Iterable[Recipe],

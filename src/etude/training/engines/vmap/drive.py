@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,13 +27,12 @@ WIDE = 2e8
 
 @dataclass(frozen=True)
 class Order:
-    """What `Engine.advance` was asked for, and each run's place in its list, by identity."""
+    """What `Engine.advance` was asked for."""
 
     until: int | None
     marks: Marks
     stop: Callable[[], bool]
     on_step: OnStep | None
-    places: Mapping[int, int]
 
 
 class UpdateError(Exception):
@@ -59,7 +58,7 @@ def drive(stack: Stack, execution: Execution, order: Order) -> None:
     threads = threads_for(stack)
     try:
         while True:
-            _evaluate(stack, looks, order.places)
+            _evaluate(stack, looks)
             _dismiss(stack, execution, order.until)
             active = stack.active
             if not active or order.stop():
@@ -87,7 +86,7 @@ def drive(stack: Stack, execution: Execution, order: Order) -> None:
                 stack.bring_home(place)
 
 
-def _evaluate(stack: Stack, looks: dict[int, set[int]], places: Mapping[int, int]) -> None:
+def _evaluate(stack: Stack, looks: dict[int, set[int]]) -> None:
     due = []
     for place, member in enumerate(stack.members):
         run = member.run
@@ -105,7 +104,7 @@ def _evaluate(stack: Stack, looks: dict[int, set[int]], places: Mapping[int, int
     ]
     if together and fits(stack.program, stack.members[together[0]].run, len(together)):
         try:
-            _evaluate_together(stack, together, places)
+            _evaluate_together(stack, together)
         except UnstackedError:
             stack.program.stacks_looks = False
     for place in due:
@@ -116,11 +115,11 @@ def _evaluate(stack: Stack, looks: dict[int, set[int]], places: Mapping[int, int
             stack.show(place)
         else:
             stack.bring_home(place)
-        with _blamed(run, places):
+        with _blamed(run):
             run.evaluate()
 
 
-def _evaluate_together(stack: Stack, due: list[int], places: Mapping[int, int]) -> None:
+def _evaluate_together(stack: Stack, due: list[int]) -> None:
     """Evaluate members with one forward pass for all.
 
     Raises:
@@ -132,7 +131,7 @@ def _evaluate_together(stack: Stack, due: list[int], places: Mapping[int, int]) 
         own, run.task = run.task, together.task(index)
         run.step = stack.members[place].step
         try:
-            with _blamed(run, places):
+            with _blamed(run):
                 run.evaluate()
         finally:
             run.task = own
@@ -141,11 +140,11 @@ def _evaluate_together(stack: Stack, due: list[int], places: Mapping[int, int]) 
 
 
 @contextmanager
-def _blamed(run: Run, places: Mapping[int, int]) -> Iterator[None]:
+def _blamed(run: Run) -> Iterator[None]:
     try:
         yield
     except EtudeError as error:
-        raise blame(error, places[id(run)], run) from error
+        raise blame(error, run) from error
 
 
 def _dismiss(stack: Stack, execution: Execution, until: int | None) -> None:

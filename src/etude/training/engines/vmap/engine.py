@@ -80,8 +80,7 @@ class VmapEngine(Engine):
     ) -> None:
         """Train every run, those of one kind together; see `Engine.advance`."""
         check_runs(runs)
-        places = {id(run): place for place, run in enumerate(runs)}
-        order = Order(until, marks, stop, on_step, places)
+        order = Order(until, marks, stop, on_step)
         kinds: dict[Hashable, list[Run]] = {}
         others: list[Run] = []
         for run in (runs[i] for i in pending(runs, until, marks)):
