@@ -85,6 +85,7 @@ class _Watch(TorchFunctionMode):
         for name, parameter in model.named_parameters():
             self._put(parameter, _Trail(True, frozenset([name])))
         self._own = {id(parameter) for parameter in model.parameters()}
+        self._vectors = {name for name, p in model.named_parameters() if p.ndim < 2}
 
     def _put(self, tensor: Tensor, trail: _Trail) -> None:
         self.trails[id(tensor)] = trail
@@ -124,7 +125,7 @@ class _Watch(TorchFunctionMode):
         behind |= nearest
         if not behind & self.applied:
             self.inputs |= first
-        self.applied |= weights
+        self.applied |= weights - self._vectors
         for one in weights:
             self.before.setdefault(one, set()).update(behind)
         return _Trail(False, last, behind | (weights - last))

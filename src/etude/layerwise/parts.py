@@ -7,7 +7,8 @@ rules can be tried on hand-written parts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -126,7 +127,7 @@ def anatomy(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:
     """
     from torch import nn
 
-    from etude.layerwise.roles import places, with_roles
+    from etude.layerwise.roles import give_roles
 
     first: dict[int, str] = {}
     aliases: dict[str, list[str]] = {}
@@ -148,9 +149,8 @@ def anatomy(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:
         _part(model, name, tuple(parameter.shape), tuple(aliases[name]), depths[name])
         for name, parameter in parameters.items()
     )
-    parts = with_roles(parts, model, flow)
-    found = places(parts)
-    return tuple(replace(part, places=found[part.name]) for part in parts)
+    give_roles(parts, model, flow)
+    return parts
 
 
 def _part(
@@ -185,6 +185,11 @@ def kind_of(module: nn.Module) -> str:
     >>> kind_of(nn.Conv2d(1, 2, 3)), kind_of(nn.GRU(2, 2)), kind_of(nn.RMSNorm(4))
     ('convolution', 'recurrent', 'normalisation')
     """
+    return _kind_of_class(type(module))
+
+
+@cache
+def _kind_of_class(kind: type) -> str:
     from torch import nn
     from torch.nn.modules.batchnorm import _NormBase
     from torch.nn.modules.conv import _ConvNd
@@ -196,13 +201,12 @@ def kind_of(module: nn.Module) -> str:
         ("embedding", (nn.Embedding, nn.EmbeddingBag)),
         ("normalisation", (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)),
     )
-    for kind, classes in kinds:
-        if isinstance(module, classes):
-            return kind
-    name = type(module).__name__
-    if "Norm" in name:  # the many RMSNorm and LayerNorm of models written elsewhere
+    for name, classes in kinds:
+        if issubclass(kind, classes):
+            return name
+    if "Norm" in kind.__name__:  # the many RMSNorm and LayerNorm of models written elsewhere
         return "normalisation"
-    return "linear" if name == "Conv1D" else "other"  # Conv1D: the linear layer of GPT-2
+    return "linear" if kind.__name__ == "Conv1D" else "other"  # Conv1D: GPT-2's linear layer
 
 
 def _axes(owner: nn.Module, kind: str, dimensions: int) -> tuple[int | None, int | None]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etude.errors import BadValueError
 from etude.layerwise.parts import Part, Role
@@ -35,33 +34,45 @@ ADDED = re.compile(
 _NUMBERED = re.compile(r"^(.*?)(\d+)$")
 
 
-def with_roles(parts: Sequence[Part], model: nn.Module, flow: Flow | None) -> tuple[Part, ...]:
-    """Return the parts with their roles.
+def give_roles(parts: Sequence[Part], model: nn.Module, flow: Flow | None) -> None:
+    """Give parts that were just made their roles and places.
 
     Args:
-        parts: With depth, kind and names.
+        parts: With depth, kind and names; changed in place, since copying a thousand takes long.
         model: The network they are of.
         flow: What a forward pass showed, None where there was none.
     """
     if flow is not None and any(part.name in flow.outputs for part in parts):
-        return tuple(_seen(part, flow) for part in parts)
-    outputs, told = _outputs(parts, model)
-    return tuple(_named(part, outputs, told) for part in parts)
+        for part in parts:
+            _set(part, **_seen(part, flow))
+    else:
+        outputs, told = _outputs(parts, model)
+        for part in parts:
+            _set(part, **_named(part, outputs, told))
+    found = places(parts)
+    for part in parts:
+        _set(part, places=found[part.name])
 
 
-def _seen(part: Part, flow: Flow) -> Part:
-    applied = part.name in flow.applied or part.name not in flow.order
-    added = not applied and len(part.shape) >= 2 and part.kind != "normalisation"
+def _set(part: Part, **values: Any) -> None:
+    for name, value in values.items():
+        object.__setattr__(part, name, value)
+
+
+def _seen(part: Part, flow: Flow) -> dict[str, Any]:
+    known = part.name in flow.applied or part.name not in flow.order
+    applied = known or len(part.shape) < 2
+    added = not applied and part.kind != "normalisation"
     first = part.name in flow.inputs or added
     role = _role(first, part.name in flow.outputs, part.name in flow.direct)
-    return replace(part, role=role, applied=applied)
+    return {"role": role, "applied": applied}
 
 
-def _named(part: Part, outputs: frozenset[str], told: bool) -> Part:
+def _named(part: Part, outputs: frozenset[str], told: bool) -> dict[str, Any]:
     applied = not (part.kind == "other" and ADDED.search(part.name))
     first = part.depth == 0 or part.kind == "embedding" or not applied
     role = _role(first, part.name in outputs, not part.aliases)
-    return replace(part, role=role, applied=applied, told=told)
+    return {"role": role, "applied": applied, "told": told}
 
 
 def _role(first: bool, last: bool, direct: bool) -> Role:
@@ -130,6 +141,8 @@ def _last_matrix(members: Sequence[Part]) -> tuple[frozenset[str], bool]:
     matrices = [part for part in members if _is_layer(part)]
     if not matrices:
         return frozenset(part.name for part in members), True
+    if matrices[-1].kind == "other" and len(matrices) > 1:
+        return frozenset([matrices[-1].name]), False  # loose in one module, used in any order
     homes = list(dict.fromkeys(part.name.rpartition(".")[0] for part in matrices))
     own = {part.name for part in members if part.name.rpartition(".")[0] == homes[-1]}
     # Modules numbered in one list follow each other; others may be used in any order.
