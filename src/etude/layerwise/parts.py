@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from etude.errors import BadValueError, TaskError
 
@@ -185,7 +185,8 @@ def kind_of(module: nn.Module) -> str:
     >>> kind_of(nn.Conv2d(1, 2, 3)), kind_of(nn.GRU(2, 2)), kind_of(nn.RMSNorm(4))
     ('convolution', 'recurrent', 'normalisation')
     """
-    return _kind_of_class(type(module))
+    kind: Any = type(module)
+    return _kind_of_class(kind)
 
 
 @cache

@@ -22,6 +22,8 @@ def flow_of(
     model: nn.Module,
     batch_size: int,
     autocast: AbstractContextManager[Any],
+    *,
+    asked: bool = False,
 ) -> Flow | None:
     """Return how the loss of the first batch comes about; the model is left as it is.
 
@@ -34,8 +36,9 @@ def flow_of(
         model: The network.
         batch_size: Samples in the batch.
         autocast: The context of the forward pass.
+        asked: Whether to follow it in any case.
     """
-    asked = recipe.optimizer.name == "muon"
+    asked = asked or recipe.optimizer.name == "muon"
     asked = asked or (recipe.lr_mult is not None and recipe.lr_mult.needs_flow)
     if not asked or task.alternates:
         return None
