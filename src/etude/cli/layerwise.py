@@ -204,16 +204,17 @@ def _show(lines: list[Bar], depths: int) -> None:
     decayed = any(bar.decay != 1 for bar in lines)
     table.add_column("parameter")
     table.add_column("numbers", justify="right")
-    table.add_column("layer")
     table.add_column("rule")
     table.add_column("multiplier", justify="right")
     table.add_column("rate at the peak", justify="right")
     if decayed:
         table.add_column("decay ×", justify="right")
+    table.add_column("layer")
     table.add_column("× 1".center(17))
     for bar in lines:
-        cells = [bar.name, f"{bar.size:,}", bar.role or "–", bar.rule, bar.text, f"{bar.rate:.4g}"]
+        cells = [bar.name, f"{bar.size:,}", bar.rule, bar.text, f"{bar.rate:.4g}"]
         cells += [f"{bar.decay:g}"] if decayed else []
+        cells.append(bar.role or "–")
         table.add_row(*map(escape, cells), terminal(bar, decades, half=8))
     _print_whole(table)
     total = sum(bar.size for bar in lines)
