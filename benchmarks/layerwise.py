@@ -163,7 +163,8 @@ def construction() -> Iterator[Row]:
     model = tower(500)
     rules = {"[0-9]?": 0.5, "1??": 0.7}
     made = build("adamw", model, lr=1e-3, lr_mult=rules)
-    for label, options in (("one rate", {}), ("with multipliers", {"lr_mult": rules})):
+    choices: dict[str, dict[str, Any]] = {"one rate": {}, "with multipliers": {"lr_mult": rules}}
+    for label, options in choices.items():
         times = []
         for _ in range(15):
             start = time.process_time()

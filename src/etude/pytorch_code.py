@@ -72,6 +72,15 @@ class _Loop:
         return self.recipe.lr_mult is not None and self.recipe.lr_mult.moves
 
     @property
+    def silences(self) -> bool:
+        """Whether some part may stand still, and must be kept out of the clipping."""
+        mult = self.recipe.lr_mult
+        if mult is None or self.recipe.clip_norm is self.recipe.clip_value is None:
+            return False
+        still = any(rule.multiplier == 0.0 for rule in mult.rules)
+        return still or mult.moves or any(policy.name == "freeze" for policy in mult.policies)
+
+    @property
     def shape_hears(self) -> bool:
         """Whether the loop itself must tell the rate's shape the validation loss."""
         return self.moving and self.recipe.schedule.has_feedback
@@ -118,7 +127,11 @@ class _Loop:
         lines = []
         if recipe.lr_mult is not None:
             values += f", lr_mult={recipe.lr_mult.plain()!r}"
-            if recipe.lr_mult.moves or any(p.name == "mup" for p in recipe.lr_mult.policies):
+            if (
+                self.silences
+                or recipe.lr_mult.moves
+                or any(p.name == "mup" for p in recipe.lr_mult.policies)
+            ):
                 imports[-1] = "from etude import layerwise, optimizers"
             for policy in recipe.lr_mult.policies:
                 if policy.name == "mup":
@@ -131,8 +144,10 @@ class _Loop:
         """Return the lines that bind the schedules to the run and to the optimizer."""
         others = self.recipe.schedules
         lines = [f"shape = {self.bound(repr(self.recipe.schedule))}"]
+        if self.moving or self.silences:
+            lines.append("rates = layerwise.rates_of(optimizer)")
         if self.moving:
-            lines += ["rates = layerwise.rates_of(optimizer)", f"rates.bind({self.steps})"]
+            lines.append(f"rates.bind({self.steps})")
         if others or self.scheduler_hears:
             imports.append("from etude.interop.torch import Scheduler")
             shapes = [] if self.moving else ["scale=shape"]
@@ -238,6 +253,8 @@ class _Loop:
 
     def clipping(self, indent: str) -> list[str]:
         recipe, clip, lines = self.recipe, f"{indent}torch.nn.utils.clip_grad_", []
+        if self.silences:
+            lines.append(f"{indent}rates.silence()  # what stands still has no part in the norm")
         if recipe.clip_norm is not None:
             lines.append(f"{clip}norm_(model.parameters(), {recipe.clip_norm!r})")
         if recipe.clip_value is not None:

@@ -27,6 +27,7 @@ from pydantic import (
 
 from etude import files, optimizers
 from etude.errors import BadTypeError, BadValueError, EtudeError
+from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
 from etude.schedules import Clock, Schedule, parse
@@ -196,6 +197,7 @@ class Recipe(BaseModel):
     def model_post_init(self, _: Any) -> None:
         """Check what concerns more than one field."""
         row = optimizers.get(self.optimizer.name)
+        selectors(self.optimizer.hyperparameters.get("matrix", ()))
         for name in self.schedules:
             if name == "lr":
                 raise BadValueError("schedules['lr']: the rate's own shape is the field 'schedule'")

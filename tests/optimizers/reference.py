@@ -245,9 +245,17 @@ def muon(
     betas=(0.9, 0.999),
     eps=1e-8,
 ) -> Path:
-    """The momentum is an average (torch); Newton-Schulz here is exact, torch's is bfloat16."""
-    if w.ndim != 2:
+    """The momentum is an average (torch); Newton-Schulz here is exact, torch's is bfloat16.
+
+    A kernel is the matrix of its outputs against everything else.
+    """
+    if w.ndim < 2:
         yield from _adam(w, gradients, lr, betas, eps, 0.0, weight_decay)
+        return
+    if w.ndim > 2:
+        flat = [g.reshape(len(g), -1) for g in gradients]
+        walked = muon(w.reshape(len(w), -1), flat, lr, momentum, nesterov, ns_steps, weight_decay)
+        yield from (x.reshape(w.shape) for x in walked)
         return
     b = np.zeros_like(w)
     for g in gradients:

@@ -77,8 +77,10 @@ def layerwise(
     """
     from etude import files
     from etude.layerwise import picture
+    from etude.layerwise.parts import anatomy
     from etude.layerwise.planning import plan
     from etude.layerwise.spec import LrMult
+    from etude.training.flow import flow_of
     from etude.training.run import Run
 
     chosen = choices.choose_task(task, options, None)
@@ -94,8 +96,11 @@ def layerwise(
         lr_mult=rules(multipliers),
     )
     run = Run(chosen, wanted, device="cpu")
-    laid = plan(LrMult(), run.model) if run.rates is None else run.rates.plan
-    lines = picture.bars(laid, wanted.lr, run.shape, run.length)
+    run.still.release()
+    flow = flow_of(run.task, wanted, run.model, run.batch_size, run.autocast(), asked=True)
+    laid = plan(LrMult(), run.model, flow=flow) if run.rates is None else run.rates.plan
+    parts = anatomy(run.model, flow)
+    lines = picture.bars(laid, wanted.lr, run.shape, run.length, parts)
     if page is not None:
         title = f"{chosen.name}: rates by layer"
         files.write_text(page, picture.page(title, lines))
@@ -204,10 +209,12 @@ def _show(lines: list[Bar], depths: int) -> None:
     table.add_column("rate at the peak", justify="right")
     if decayed:
         table.add_column("decay ×", justify="right")
+    table.add_column("layer")
     table.add_column("× 1".center(17))
     for bar in lines:
         cells = [bar.name, f"{bar.size:,}", bar.rule, bar.text, f"{bar.rate:.4g}"]
         cells += [f"{bar.decay:g}"] if decayed else []
+        cells.append(bar.role or "–")
         table.add_row(*map(escape, cells), terminal(bar, decades, half=8))
     _print_whole(table)
     total = sum(bar.size for bar in lines)

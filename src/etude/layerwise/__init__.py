@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from etude.layerwise.flow import Flow, trace
     from etude.layerwise.mup import mup_from, rescale
     from etude.layerwise.parts import Part, anatomy
     from etude.layerwise.planning import Plan, Row, plan
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from etude.layerwise.text import POLICIES, parse_policies
 
 _HOMES = {
+    "Flow": "flow",
     "LrMult": "spec",
     "POLICIES": "text",
     "Part": "parts",
@@ -31,10 +33,12 @@ _HOMES = {
     "plan": "planning",
     "rates_of": "rates",
     "rescale": "mup",
+    "trace": "flow",
 }
 
 __all__ = [
     "POLICIES",
+    "Flow",
     "LrMult",
     "Part",
     "Plan",
@@ -48,6 +52,7 @@ __all__ = [
     "plan",
     "rates_of",
     "rescale",
+    "trace",
 ]
 
 

@@ -67,7 +67,10 @@ def refuse(optimizer: type, row: OptimizerRow | None, *, slices: bool) -> None:
     name = optimizer.__name__ if row is None else row.name
     if row is not None and not row.group_rates:
         why = WHY_NO_RATES.get(name, "it has one rate for all parameters")
-        raise BadValueError(f"{name} refuses lr_mult: {why}; leave lr_mult out")
+        raise BadValueError(
+            f"{name} refuses lr_mult: {why}; leave lr_mult out, and "
+            "freeze a part with requires_grad=False in the model"
+        )
     if not slices or (row is not None and row.linear):
         return
     if row is None and name not in WHY_NO_SLICES:

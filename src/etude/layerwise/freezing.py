@@ -18,8 +18,11 @@ from etude.schedules import parse
 class Freeze(Policy):
     """Some layers keep their weights, for a while or for the whole run.
 
-    Multiplier 0 until `until`, then 1. The optimizer's averages go on while a layer is frozen, so
-    that it starts warm; its gradients are still computed.
+    Multiplier 0 until `until`, then 1. A frozen layer has no say, as with `requires_grad=False`:
+    its gradient counts in no norm, and the optimizer's averages and its weight decay begin when
+    it thaws. What is frozen for good has no gradient computed at all. As in torch, a batch
+    normalisation in it goes on to use the statistics of the batch and to keep its running ones;
+    call `eval()` on it in the model's own `train` method to hold them.
 
     Args:
         selector: What to freeze, such as 'embedding*', '@convolution', 'layers.0'.
@@ -44,6 +47,11 @@ class Freeze(Policy):
     def moves(self) -> bool:
         """Whether it ends within the run."""
         return self.until is not None
+
+    @property
+    def by_role(self) -> bool:
+        """Whether its selector is '@input', '@middle' or '@output'."""
+        return Selector.of(self.selector).by_role
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
         """Return 0 until `until` for what is selected, else 1."""
@@ -91,6 +99,11 @@ class Unfreeze(Policy):
     @property
     def moves(self) -> bool:
         """Always: that is its purpose."""
+        return True
+
+    @property
+    def by_depth(self) -> bool:
+        """Always: it goes from the last layer to the first."""
         return True
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:

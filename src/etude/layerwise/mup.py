@@ -22,11 +22,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from etude.errors import BadTypeError, BadValueError
 from etude.layerwise.parts import GATES, Part, anatomy
 from etude.layerwise.policy import Factor, Policy, Setting, number
+from etude.layerwise.roles import refuse_guess
 from etude.layerwise.spec import LrMult
 from etude.optimizers.table import ROWS
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from etude.layerwise.flow import Flow
 
 FAMILIES: Mapping[str, str] = {
     "sgd": "sgd",
@@ -52,10 +55,15 @@ class Mup(Policy):
     A rate tuned on a model of the base width is then right for a wider one. Engines that draw the
     weights themselves also draw the output weights smaller, by 1 / sqrt(m_in).
 
+    An embedding tied to the head has the input's rate and draw. Its answers then grow with the
+    width, which no rate can mend: such a model divides them by the ratio of the widths itself
+    (table 8 of the paper).
+
     Args:
         base_width: The width of the base model. Where the model's factory has an argument
             `width`, the base model is built with it and shapes are compared; otherwise the width
-            is read off the first layer's output, and every inner side is taken to grow with it.
+            is read off the output of what reads the input, and every side is taken to grow but
+            the input's and the output's.
         ratios: In place of `base_width`, name -> (m_in, m_out) of every parameter, as `mup_from`
             returns them.
         init: Whether the output weights' draw is scaled too; False for pretrained weights.
@@ -88,6 +96,11 @@ class Mup(Policy):
             first, second = (number("mup", f"ratios[{name!r}]", v, open_low=True) for v in pair)
             frozen.append((str(name), (first, second)))
         self.put(ratios=tuple(frozen))
+
+    @property
+    def by_role(self) -> bool:
+        """Always: input, hidden and output weights have rates of their own."""
+        return True
 
     def growth(self, parts: Sequence[Part]) -> list[tuple[float, float]]:
         """Return (m_in, m_out) of each part."""
@@ -122,16 +135,16 @@ class Mup(Policy):
         return found
 
     def scales(self, parts: Sequence[Part]) -> dict[str, float]:
-        """Return by what the initial weights of the last layer are multiplied, by name.
+        """Return by what the initial output weights are multiplied, by name.
 
         A bottleneck inside the model, such as the code of an autoencoder, keeps its draw: what
         follows it would otherwise begin with a signal that fades as the width grows.
         """
-        last = max(part.depth for part in parts)
+        refuse_guess(parts, repr(self))
         return {
             part.name: inside**-0.5
             for part, (inside, outside) in zip(parts, self.growth(parts), strict=True)
-            if part.depth == last and len(part.shape) >= 2 and outside == 1 and inside != 1
+            if part.role == "output" and len(part.shape) >= 2 and outside == 1 and inside != 1
         }
 
     def against(self, model: nn.Module, factory: Callable[..., Any]) -> Mup:
@@ -176,24 +189,36 @@ def mup_from(model: nn.Module, base: nn.Module) -> Mup:
     return Mup(ratios=ratios)
 
 
-def rescale(model: nn.Module, policy: Mup) -> None:
-    """Scale the output weights of a freshly drawn model in place, as muP draws them."""
+def rescale(model: nn.Module, policy: Mup, flow: Flow | None = None) -> None:
+    """Scale the output weights of a freshly drawn model in place, as muP draws them.
+
+    Args:
+        model: The network.
+        policy: muP's multipliers for it.
+        flow: What `trace` returned for it; without one names tell the output.
+
+    Raises:
+        BadValueError: If they do not.
+    """
     import torch
 
-    scales = policy.scales(anatomy(model)) if policy.init else {}
+    scales = policy.scales(anatomy(model, flow)) if policy.init else {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in scales:
                 parameter.mul_(scales[name])
 
 
-def prepare(spec: LrMult | None, model: nn.Module, factory: object) -> LrMult | None:
+def prepare(
+    spec: LrMult | None, model: nn.Module, factory: object, flow: Flow | None = None
+) -> LrMult | None:
     """Fit multipliers to a model that was just drawn, and draw muP's output weights smaller.
 
     Args:
         spec: The multipliers; None stays None.
         model: The model; only muP's output weights are changed, in place.
         factory: What built it; a network in place of a factory keeps its own weights.
+        flow: What a forward pass of it showed.
 
     Returns:
         The same multipliers, muP's growth found against a base model where one can be built.
@@ -206,25 +231,28 @@ def prepare(spec: LrMult | None, model: nn.Module, factory: object) -> LrMult | 
     for policy in spec.policies:
         if isinstance(policy, Mup):
             policy = policy.against(model, factory)
-            rescale(model, policy)
+            rescale(model, policy, flow)
         policies.append(policy)
     return replace(spec, policies=tuple(policies))
 
 
 def _read_off(parts: Sequence[Part], base_width: int) -> list[tuple[float, float]]:
-    """Return (m_in, m_out), taking every side but the first input and last output to grow."""
-    last = max(part.depth for part in parts)
-    first = next((p for p in parts if p.depth == 0 and len(p.shape) >= 2), None)
-    if first is None or last == 0:
+    """Return (m_in, m_out), taking every side to grow but the input's and the output's."""
+    first = next(
+        (p for p in parts if p.role in ("input", "both") and p.applied and len(p.shape) >= 2), None
+    )
+    if first is None or all(part.depth == 0 for part in parts):
         raise BadValueError("mup: the width cannot be read off: give ratios=mup_from(model, base)")
     assert first.outward is not None
     gates = len(GATES.get(first.layer, ())) if first.gates else 1
     ratio = first.shape[first.outward] / gates / base_width
     found = []
     for part in parts:
+        reads = part.role in ("input", "both", "direct")
         recurrent = part.kind == "recurrent" and "_hh" in part.name
-        inward = (part.depth > 0 or recurrent) and part.inward is not None
-        found.append((ratio if inward else 1.0, ratio if part.depth < last else 1.0))
+        inward = (not reads or recurrent) and part.inward is not None and part.applied
+        outward = part.role not in ("output", "direct")
+        found.append((ratio if inward else 1.0, ratio if outward else 1.0))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a model is made of, parameter by parameter: kind, depth, gates, which axis is which.
+"""What a model is made of, parameter by parameter: kind, depth, role, gates, axes.
 
 A `Part` is plain data. Selectors and policies read parts and never a model, so that the same
 rules can be tried on hand-written parts.
@@ -6,16 +6,18 @@ rules can be tried on hand-written parts.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from etude.errors import BadValueError, TaskError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from etude.layerwise.flow import Flow
 
 KINDS = ("convolution", "linear", "recurrent", "embedding", "normalisation", "other")
 """The kinds of layer that a parameter can belong to."""
@@ -35,7 +37,9 @@ PROJECTION = "projection"
 Place = Literal["new", "joins", "loose"]
 """Whether parameters begin a layer, join the one before, or stand loose in a container."""
 
-_LEVEL = re.compile(r"_l(\d+)(?:_reverse)?(?:\.|$)")
+Role = Literal["", "input", "hidden", "output", "both", "direct"]
+"""What a parameter is for: 'both' in two uses, reading the input in one and making the output in
+the other, as an embedding tied to the head; 'direct' in one, from the input to the output."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class Part:
         aliases: Other names of the same tensor, where the model ties it.
         inward: The axis that its layer's input meets, None for what has no such axis.
         outward: The axis that makes its layer's output.
+        role: What it is for; '' where nobody has asked.
+        applied: Whether it is applied as a matrix, a kernel or a table, and not only added, as a
+            position's embedding is.
+        told: Whether flow or names tell the role; False for a guess.
+        places: Which of 'input', 'middle' and 'output' its layer is.
     """
 
     name: str
@@ -65,6 +74,10 @@ class Part:
     aliases: tuple[str, ...] = ()
     inward: int | None = None
     outward: int | None = None
+    role: Role = ""
+    applied: bool = True
+    told: bool = True
+    places: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,26 +98,36 @@ class Part:
         return self.shape[0] if self.shape else 1
 
 
-def anatomy(model: nn.Module) -> tuple[Part, ...]:
+def anatomy(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:
     """Return the trainable parameters of a model as parts, in the model's own order.
 
-    Depth counts layers from the input, in the order in which the model's modules were assigned.
-    Containers (Sequential, ModuleList, ModuleDict) are opened, and modules that hold a list of
-    compound modules; any other module is one layer, for instance a transformer block. A stacked
-    LSTM counts one layer for each of its levels. A normalisation, or an embedding that is not
-    the first layer, belongs to the layer before it.
+    Depth counts layers from the input: in the order in which a forward pass uses them where a
+    flow is given, else in the order in which the model's modules were assigned. Containers
+    (Sequential, ModuleList, ModuleDict) are opened, and modules that hold a list of compound
+    modules; any other module is one layer, for instance a transformer block. A stacked LSTM
+    counts one layer for each of its levels. A normalisation, an embedding that is not the first
+    layer, or a module that the forward pass does not use belongs to the layer before it. A tied
+    matrix stands where it is used first.
+
+    Roles are those that the flow shows. Without one they are told from names: of a matrix that is
+    an embedding and a head, of modules called `head`, `classifier`, `fc` and the like, of a
+    `Sequential`; what these do not tell is a guess, and marked as such.
 
     Args:
         model: Any network.
+        flow: What `etude.layerwise.trace` returned for it.
 
     Raises:
         TaskError: If a lazy parameter has no shape yet.
 
     >>> from torch import nn
-    >>> [(p.name, p.kind, p.depth) for p in anatomy(nn.Sequential(nn.Linear(2, 3), nn.ReLU()))]
-    [('0.weight', 'linear', 0), ('0.bias', 'linear', 0)]
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> [(p.name, p.kind, p.depth, p.role) for p in anatomy(net)][::2]
+    [('0.weight', 'linear', 0, 'input'), ('2.weight', 'linear', 1, 'output')]
     """
     from torch import nn
+
+    from etude.layerwise.roles import give_roles
 
     first: dict[int, str] = {}
     aliases: dict[str, list[str]] = {}
@@ -121,11 +144,13 @@ def anatomy(model: nn.Module) -> tuple[Part, ...]:
         aliases[name] = []
         if parameter.requires_grad:
             parameters[name] = parameter
-    depths = _depths(model)
-    return tuple(
+    depths = _depths(model, frozenset(aliases), None if flow is None else flow.order)
+    parts = tuple(
         _part(model, name, tuple(parameter.shape), tuple(aliases[name]), depths[name])
         for name, parameter in parameters.items()
     )
+    give_roles(parts, model, flow)
+    return parts
 
 
 def _part(
@@ -160,6 +185,12 @@ def kind_of(module: nn.Module) -> str:
     >>> kind_of(nn.Conv2d(1, 2, 3)), kind_of(nn.GRU(2, 2)), kind_of(nn.RMSNorm(4))
     ('convolution', 'recurrent', 'normalisation')
     """
+    kind: Any = type(module)
+    return _kind_of_class(kind)
+
+
+@cache
+def _kind_of_class(kind: type) -> str:
     from torch import nn
     from torch.nn.modules.batchnorm import _NormBase
     from torch.nn.modules.conv import _ConvNd
@@ -171,13 +202,12 @@ def kind_of(module: nn.Module) -> str:
         ("embedding", (nn.Embedding, nn.EmbeddingBag)),
         ("normalisation", (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)),
     )
-    for kind, classes in kinds:
-        if isinstance(module, classes):
-            return kind
-    name = type(module).__name__
-    if "Norm" in name:  # the many RMSNorm and LayerNorm of models written elsewhere
+    for name, classes in kinds:
+        if issubclass(kind, classes):
+            return name
+    if "Norm" in kind.__name__:  # the many RMSNorm and LayerNorm of models written elsewhere
         return "normalisation"
-    return "linear" if name == "Conv1D" else "other"  # Conv1D: the linear layer of GPT-2
+    return "linear" if kind.__name__ == "Conv1D" else "other"  # Conv1D: GPT-2's linear layer
 
 
 def _axes(owner: nn.Module, kind: str, dimensions: int) -> tuple[int | None, int | None]:
@@ -213,18 +243,27 @@ def _gates(owner: nn.Module, leaf: str, shape: tuple[int, ...]) -> dict[str, tup
     return {name: (i * size, (i + 1) * size) for i, name in enumerate(names)}
 
 
-def _depths(model: nn.Module) -> dict[str, int]:
-    """Return the depth of every parameter, by name."""
+def _depths(
+    model: nn.Module, own: frozenset[str], order: Mapping[str, int] | None
+) -> dict[str, int]:
+    """Return the depth of every parameter, by name.
+
+    Args:
+        model: The network.
+        own: The first name of every parameter: a tied one stands where that stands.
+        order: Of first use; None where it is not known.
+    """
     depths: dict[str, int] = {}
     loose: list[str] = []
     current = -1
-    for place, names in _layers(model, ""):
+    for place, found in _layers(model, "", order):
+        names = [name for name in found if name in own]
         if not names:
             continue
         if place == "loose" and current < 0:
             loose += names  # such as a class token: it stands with the first layer
             continue
-        if place == "new" or current < 0:
+        if current < 0 or (place == "new" and _used(names, order)):
             current += 1
         depths.update({name: current for name in (*loose, *names) if name not in depths})
         loose = []
@@ -232,7 +271,13 @@ def _depths(model: nn.Module) -> dict[str, int]:
     return depths
 
 
-def _layers(module: nn.Module, prefix: str) -> Iterator[tuple[Place, list[str]]]:
+def _used(names: Sequence[str], order: Mapping[str, int] | None) -> bool:
+    return order is None or any(name in order for name in names)
+
+
+def _layers(
+    module: nn.Module, prefix: str, order: Mapping[str, int] | None
+) -> Iterator[tuple[Place, list[str]]]:
     """Yield (where they stand, names of parameters), from input to output."""
     from torch import nn
 
@@ -242,17 +287,41 @@ def _layers(module: nn.Module, prefix: str) -> Iterator[tuple[Place, list[str]]]
         yield from _levels(names)
     elif children and (not prefix or _opens(module)):
         yield "loose", [prefix + name for name, _ in module.named_parameters(recurse=False)]
-        for name, child in children:
-            yield from _layers(child, f"{prefix}{name}.")
+        for name, child in _by_use(children, prefix, order):
+            yield from _layers(child, f"{prefix}{name}.", order)
     else:
         yield "joins" if kind_of(module) in ("normalisation", "embedding") else "new", names
 
 
+def _by_use(
+    children: list[tuple[str, nn.Module]], prefix: str, order: Mapping[str, int] | None
+) -> list[tuple[str, nn.Module]]:
+    """Return child modules in the order of first use; an unused one stays behind its neighbour."""
+    if order is None:
+        return children
+    keys, last = [], -1
+    seen: set[int] = set()
+    for name, child in children:
+        # A tied matrix counts where it was assigned first: the other module has its bias alone.
+        own = [
+            order[full]
+            for inner, parameter in child.named_parameters()
+            if id(parameter) not in seen and (full := f"{prefix}{name}.{inner}") in order
+        ]
+        seen.update(id(parameter) for parameter in child.parameters())
+        last = min(own, default=last)
+        keys.append(last)
+    places = sorted(range(len(children)), key=lambda place: keys[place])
+    return [children[place] for place in places]
+
+
 def _levels(names: list[str]) -> Iterator[tuple[Place, list[str]]]:
     """Yield the levels of a stacked recurrent layer: `_l0` is the first."""
+    from etude.layerwise.flow import LEVEL
+
     levels: dict[int, list[str]] = {}
     for name in names:
-        found = _LEVEL.search(name)
+        found = LEVEL.search(name)
         levels.setdefault(int(found[1]) if found else 0, []).append(name)
     for level in sorted(levels):
         yield "new", levels[level]

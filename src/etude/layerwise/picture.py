@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from etude.layerwise.multipliers import Multiplier
+from etude.layerwise.parts import Part
 from etude.layerwise.planning import Plan
 from etude.schedules import Schedule
 
@@ -30,6 +31,8 @@ class Bar(NamedTuple):
         decay: The multiplier of its weight decay.
         text: The multiplier as a number, or as a schedule's text.
         curve: Its multiplier at `POINTS` moments of the run; empty where it is constant.
+        role: Whether its layer reads the input, makes the output or stands between; '' where that
+            cannot be told.
     """
 
     name: str
@@ -41,9 +44,16 @@ class Bar(NamedTuple):
     decay: float
     text: str
     curve: tuple[float, ...]
+    role: str = ""
 
 
-def bars(plan: Plan, lr: float, shape: Schedule, length: int) -> list[Bar]:
+def bars(
+    plan: Plan,
+    lr: float,
+    shape: Schedule,
+    length: int,
+    parts: Sequence[Part] = (),
+) -> list[Bar]:
     """Return the bars of a plan over a run.
 
     Args:
@@ -51,7 +61,9 @@ def bars(plan: Plan, lr: float, shape: Schedule, length: int) -> list[Bar]:
         lr: The peak of the recipe's rate.
         shape: The schedule that multiplies it, bound to the run.
         length: The run's length in updates.
+        parts: The model's, with the roles that a forward pass showed; those of the plan without.
     """
+    roles = {part.name: _role(part) for part in (*(row.part for row in plan.rows), *parts)}
     steps = np.unique(np.linspace(0, length - 1, min(length, 100_000)).round())
     base = lr * np.asarray(shape(steps), dtype=np.float64)
     known: dict[Multiplier, tuple[float, float, tuple[float, ...]]] = {}
@@ -65,10 +77,14 @@ def bars(plan: Plan, lr: float, shape: Schedule, length: int) -> list[Bar]:
         found.append(
             Bar(
                 row.name, row.part.shape, row.count, row.rule, multiplier, rate, row.decay,
-                text, curve,
+                text, curve, roles[row.part.name],
             )
         )  # fmt: skip
     return found
+
+
+def _role(part: Part) -> str:
+    return " + ".join(sorted(part.places)) if part.told else ""
 
 
 def _largest(
@@ -174,8 +190,8 @@ def page(title: str, lines: Sequence[Bar]) -> str:
         + "".join(
             f"<td>{html.escape(text)}</td>"
             for text in (
-                bar.name, "×".join(map(str, bar.shape)), f"{bar.size}", bar.rule, bar.text,
-                f"{bar.rate:.4g}", *([f"{bar.decay:.4g}"] if decayed else []),
+                bar.name, "×".join(map(str, bar.shape)), f"{bar.size}", bar.role, bar.rule,
+                bar.text, f"{bar.rate:.4g}", *([f"{bar.decay:.4g}"] if decayed else []),
             )
         )
         + "</tr>"
@@ -184,7 +200,7 @@ def page(title: str, lines: Sequence[Bar]) -> str:
     heads = "".join(
         f"<th>{head}</th>"
         for head in (
-            "parameter", "shape", "numbers", "rule", "multiplier", "rate at the peak",
+            "parameter", "shape", "numbers", "layer", "rule", "multiplier", "rate at the peak",
             *(["weight decay ×"] if decayed else []),
         )
     )  # fmt: skip

@@ -10,6 +10,7 @@ from etude.errors import BadValueError
 from etude.layerwise.multipliers import Multiplier, times
 from etude.layerwise.parts import Part, anatomy, layer_count
 from etude.layerwise.policy import Factor, Setting
+from etude.layerwise.roles import refuse_guess
 from etude.layerwise.selectors import Selector, near_misses
 from etude.layerwise.spec import LrMult
 from etude.layerwise.trust import Trust
@@ -17,6 +18,8 @@ from etude.schedules import Clock, Schedule
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from etude.layerwise.flow import Flow
 
 DEFAULT_RULE = "–"
 """What stands in the table for a parameter that no rule matches."""
@@ -101,6 +104,7 @@ def plan(
     model: nn.Module | Sequence[Part],
     *,
     optimizer: str = "adamw",
+    flow: Flow | None = None,
 ) -> Plan:
     """Lay rules and policies over a model.
 
@@ -108,13 +112,16 @@ def plan(
         lr_mult: What `LrMult.of` reads.
         model: The network, or its parts.
         optimizer: The optimizer's name, which muP depends on.
+        flow: What `trace` returned for the network: which layers read the input and make the
+            output, and in which order they are used. Without one names and the module tree tell.
 
     Returns:
         A row for each parameter or slice, with the rule that claimed it.
 
     Raises:
         BadValueError: If a rule matches nothing (with near misses), or nothing that an earlier
-            rule has not claimed; if slices overlap; or if a slice is of a tied tensor.
+            rule has not claimed; if slices overlap; if a slice is of a tied tensor; or if a rule
+            goes by input and output and names do not tell them.
 
     >>> from torch import nn
     >>> found = plan({"*[forget]": 3.0}, nn.LSTM(2, 4))
@@ -122,7 +129,8 @@ def plan(
     [('weight_ih_l0[forget]', 3.0), ('weight_ih_l0[rest]', 1.0)]
     """
     spec = LrMult.of(lr_mult)
-    parts = tuple(model) if isinstance(model, Sequence) else anatomy(model)
+    parts = tuple(model) if isinstance(model, Sequence) else anatomy(model, flow)
+    _refuse_guess(spec, parts)
     depths = layer_count(parts)
     setting = Setting(depths, optimizer)
     policies = [(policy, policy.factors(parts, setting)) for policy in spec.policies]
@@ -150,6 +158,13 @@ def plan(
     trust = next((policy for policy in spec.policies if isinstance(policy, Trust)), None)
     _check_trust(trust, rows)
     return Plan(tuple(rows), depths, trust)
+
+
+def _refuse_guess(spec: LrMult, parts: Sequence[Part]) -> None:
+    asking = [f"rule {rule.selector.text!r}" for rule in spec.rules if rule.selector.by_role]
+    asking += [repr(policy) for policy in spec.policies if policy.by_role]
+    if asking:
+        refuse_guess(parts, asking[0])
 
 
 @dataclass(frozen=True)

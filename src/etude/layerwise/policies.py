@@ -36,6 +36,11 @@ class Decay(Policy):
             layers=_texts("decay", "layers", self.layers),
         )
 
+    @property
+    def by_depth(self) -> bool:
+        """Unless the layers are given."""
+        return not self.layers
+
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
         """Return factor^(L − 1 − depth) for each part."""
         depths, count = given_depths(self.layers, parts, setting)
@@ -65,6 +70,11 @@ class Discriminative(Policy):
             layers=_texts("discriminative", "layers", self.layers),
         )
 
+    @property
+    def by_depth(self) -> bool:
+        """Unless the layers are given."""
+        return not self.layers
+
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
         """Return divisor^(depth − L + 1) for each part."""
         depths, count = given_depths(self.layers, parts, setting)
@@ -75,8 +85,10 @@ class Discriminative(Policy):
 class Ends(Policy):
     """Input and output layer small, the layers between them large.
 
+    Several heads are all output; an embedding tied to the head is both ends at once.
+
     Args:
-        outer: Multiplier of the first and the last layer.
+        outer: Multiplier of the layers that read the input and of those that make the output.
         inner: Multiplier of the layers between.
     """
 
@@ -90,15 +102,21 @@ class Ends(Policy):
             outer=number("ends", "outer", self.outer), inner=number("ends", "inner", self.inner)
         )
 
+    @property
+    def by_role(self) -> bool:
+        """Always: that is what it goes by."""
+        return True
+
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return `outer` for depth 0 and L − 1, else `inner`."""
-        if setting.depths < 3:
+        """Return `outer` for what reads the input or makes the output, else `inner`."""
+        middle = Selector.of("@middle")
+        inside = [middle.covers(part, setting.depths) for part in parts]
+        if not any(inside):
             raise BadValueError(
                 f"{self!r}: the model has {setting.depths} layers and none between the first and "
                 "the last: name the layers in a table instead"
             )
-        last = setting.depths - 1
-        return [Factor(self.outer if p.depth in (0, last) else self.inner) for p in parts]
+        return [Factor(self.inner if one else self.outer) for one in inside]
 
 
 @dataclass(frozen=True, repr=False)

@@ -50,6 +50,16 @@ class Policy(ABC):
         """Whether its multipliers follow a schedule."""
         return False
 
+    @property
+    def by_role(self) -> bool:
+        """Whether it asks which layers read the input and which make the output."""
+        return False
+
+    @property
+    def by_depth(self) -> bool:
+        """Whether it asks in which order the layers are used."""
+        return self.by_role
+
     @abstractmethod
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
         """Return one factor for each part."""

@@ -11,8 +11,10 @@ from torch.optim import Optimizer
 
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.layerwise.capabilities import refuse, row_of
+from etude.layerwise.flow import Flow
 from etude.layerwise.multipliers import Multiplier, checked
 from etude.layerwise.planning import Plan, Row, plan
+from etude.layerwise.rest import KeptCounts, Rest, Resting
 from etude.layerwise.spec import LrMult
 from etude.layerwise.updates import Slices, TrustRatios
 from etude.schedules import Clock, Schedule
@@ -45,6 +47,13 @@ class Rates:
     Constant multipliers need nothing more: they live in the groups' rates, which any torch
     scheduler goes on from. Multipliers that follow a schedule need `set` before every update.
 
+    What has multiplier 0 has no say, as if its `requires_grad` were False: the optimizer's step
+    does not see its gradient, so that its averages, its count of updates and its weight decay
+    begin with the first update that moves it. A loop that clips calls `silence` between the
+    backward pass and the clipping, so that the norm is that of what moves. Rows of a tensor that
+    will move later have no part in a norm either, but their averages go on, since they share the
+    tensor's count of updates; rows that never move have a gradient of 0.
+
     Args:
         optimizer: Whose groups were split.
         plan: What every parameter's rate is multiplied by.
@@ -52,6 +61,7 @@ class Rates:
         slices: The rows whose change is rescaled.
         of_slice: For each of them the group's place and the row.
         trust: The tensors whose change has a trust ratio.
+        resting: The tensors that stand still, or of which rows do, in some update.
     """
 
     def __init__(
@@ -62,6 +72,7 @@ class Rates:
         slices: Slices,
         of_slice: list[tuple[int, Row]],
         trust: TrustRatios | None,
+        resting: Resting,
     ) -> None:
         self.plan = plan
         self.groups = groups
@@ -69,13 +80,18 @@ class Rates:
         self._slices = slices
         self._of_slice = of_slice
         self._trust = trust
+        self._resting = resting
+        self._counts = KeptCounts(optimizer)
+        self._dropped: list[tuple[Tensor, Tensor]] = []
+        self.rest = Rest()
         self._moves = plan.moves
         self._is_set = not self._moves
-        if slices.places or trust is not None or self._moves:
+        if slices.places or trust is not None or self._moves or resting:
             optimizer.register_step_pre_hook(self._before)
             optimizer.register_step_post_hook(self._after)
         if not self._moves:
             self._set_slices(0)
+            self.look(0)
 
     def bind(self, clock: Clock | int) -> None:
         """Bind scheduled multipliers to the length of a run.
@@ -94,7 +110,32 @@ class Rates:
         ]
         rows = {id(old): new for old, new in zip(self.plan.rows, bound.rows, strict=True)}
         self._of_slice = [(group, rows[id(row)]) for group, row in self._of_slice]
+        self._resting = self._resting.bound(rows)
         self.plan = bound
+
+    @property
+    def frozen(self) -> tuple[Tensor, ...]:
+        """The tensors that never move."""
+        return self._resting.frozen
+
+    def look(self, step: int) -> Rest:
+        """Return what stands still in update `step`, and remember it as `rest`."""
+        if self._resting:
+            own = {id(row): at(row.multiplier, step, row.rule) for row in self._resting.rows()}
+            self.rest = self._resting.at(own)
+        return self.rest
+
+    def silence(self) -> None:
+        """Drop the gradient of what stands still in this update, before it is clipped.
+
+        Multipliers that follow a schedule must have been `set` for the update.
+        """
+        self._refuse_unset()
+        self._drop()
+
+    def _drop(self) -> list[tuple[Tensor, Tensor]]:
+        groups = self._optimizer.param_groups
+        return self.rest.silence([p for group in groups for p in group["params"]])
 
     def set(self, lr: float, step: int) -> None:
         """Write the rate of one update into every group: lr · multiplier(step).
@@ -114,6 +155,7 @@ class Rates:
                 group["lr"] = rate
         if self._moves:
             self._set_slices(step)
+            self.look(step)
             self._is_set = True
 
     def decay(self, value: float) -> None:
@@ -129,12 +171,18 @@ class Rates:
             ratios.append(own / largest if largest else 1.0)
         self._slices.set(ratios)
 
-    def _before(self, *_: Any) -> None:
+    def _refuse_unset(self) -> None:
         if not self._is_set:
             raise BadValueError(
                 "a multiplier follows a schedule, and the optimizer was not told which update this "
                 "is: call etude.layerwise.rates_of(optimizer).set(lr, step) before every step()"
             )
+
+    def _before(self, *_: Any) -> None:
+        self._refuse_unset()
+        if self._resting:
+            self._dropped = self._drop()
+            self._counts.keep({id(tensor) for tensor in self.rest.whole})
         if self._slices.places:
             self._slices.keep()
         if self._trust is not None:
@@ -145,6 +193,10 @@ class Rates:
             self._trust.rescale([group["lr"] for group in self._optimizer.param_groups])
         if self._slices.places:
             self._slices.rescale()
+        self._counts.put_back()
+        for parameter, gradient in self._dropped:
+            parameter.grad = gradient
+        self._dropped = []
         self._is_set = not self._moves
 
 
@@ -171,6 +223,7 @@ def apply(
     lr_mult: LrMult | Mapping[str, object] | str,
     *,
     linear: bool = False,
+    flow: Flow | None = None,
 ) -> Rates:
     """Lay multipliers into an optimizer that was built over a model's parameters.
 
@@ -185,6 +238,8 @@ def apply(
         lr_mult: A table of selectors or a policy; see `LrMult.of`.
         linear: For an optimizer that Etude does not know: its update is linear in its rate,
             number by number, so that slices and trust ratios are right.
+        flow: What `etude.layerwise.trace` returned for the model, for rules and policies that go
+            by the order of the layers, or by input and output.
 
     Returns:
         The rates, also found by `rates_of(optimizer)`.
@@ -206,7 +261,7 @@ def apply(
         )
     _check_fresh(optimizer, model)
     row = row_of(type(optimizer))
-    laid = plan(lr_mult, model, optimizer=row.name if row else type(optimizer).__name__)
+    laid = plan(lr_mult, model, optimizer=row.name if row else type(optimizer).__name__, flow=flow)
     by_name = laid.of()
     sliced = any(len(rows) > 1 for rows in by_name.values())
     refuse(type(optimizer), row, slices=not linear and (sliced or laid.trust is not None))
@@ -214,7 +269,11 @@ def apply(
     groups, merged = _split(optimizer, rows_of)
     optimizer.param_groups[:] = groups
     slices, of_slice = _slices(groups, rows_of)
-    rates = Rates(optimizer, laid, merged, slices, of_slice, _trust(laid, groups, rows_of))
+    resting = Resting(
+        [(p, rows_of[id(p)]) for g in groups for p in g["params"] if id(p) in rows_of]
+    )
+    trust = _trust(laid, groups, rows_of)
+    rates = Rates(optimizer, laid, merged, slices, of_slice, trust, resting)
     vars(optimizer)[_ATTRIBUTE] = rates
     return rates
 

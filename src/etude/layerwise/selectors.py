@@ -2,7 +2,7 @@
 
 conv*                 a name pattern (fnmatch) on a parameter or any module above it
 @linear               a kind of layer, or @bias: every bias and shift
-@input @middle @output   the first layer, the last one, and what lies between
+@input @middle @output   what reads the input, what makes the output, and what lies between
 *[forget]             one gate of every layer that has it; [input,forget]: two
 embedding*[0:100]     rows 0 to 99 of a tensor
 @linear & layers.*    both at once
@@ -85,6 +85,11 @@ class Selector:
         return cls(text, tests, gates, rows)
 
     @property
+    def by_role(self) -> bool:
+        """Whether it asks what a layer is for."""
+        return any(test.removeprefix("@") in DEPTHS for test in self.tests if test[0] == "@")
+
+    @property
     def slices(self) -> bool:
         """Whether it is about rows of a tensor rather than the whole."""
         return bool(self.gates) or self.rows is not None
@@ -144,7 +149,9 @@ def _holds(test: str, part: Part, depths: int) -> bool:
     word = test[1:]
     if word == "bias":
         return part.bias
-    if word in DEPTHS:
+    if word in DEPTHS and part.places:
+        return word in part.places
+    if word in DEPTHS:  # a part written by hand
         place = "input" if part.depth == 0 else "output" if part.depth == depths - 1 else "middle"
         return place == word
     return part.kind == word

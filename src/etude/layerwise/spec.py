@@ -88,6 +88,13 @@ class LrMult:
             policy.moves for policy in self.policies
         )
 
+    @property
+    def needs_flow(self) -> bool:
+        """Whether the order of the layers, or which of them are the ends, makes a difference."""
+        return any(rule.selector.by_role for rule in self.rules) or any(
+            policy.by_depth for policy in self.policies
+        )
+
     def plain(self) -> str | dict[str, Any]:
         """Return the shortest form that JSON and TOML can hold."""
         text = " * ".join(map(repr, self.policies))

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from etude.errors import BadValueError, MissingExtraError, TaskError
+from etude.errors import BadTypeError, BadValueError, MissingExtraError, TaskError
+from etude.layerwise.flow import Flow
+from etude.layerwise.matrices import split
 from etude.layerwise.rates import apply
 from etude.layerwise.spec import LrMult
+from etude.optimizers.hyperparameters import HIDDEN
 from etude.optimizers.row import OptimizerRow
 from etude.optimizers.table import ROWS, get
 
@@ -28,6 +31,7 @@ def build(
     *,
     lr: float | None = None,
     lr_mult: LrMult | Mapping[str, Any] | str | None = None,
+    flow: Flow | None = None,
     **hyperparameters: Any,
 ) -> Optimizer:
     """Build a torch Optimizer by name, with its library's own defaults.
@@ -38,6 +42,8 @@ def build(
             torch parameter groups.
         lr: The rate; 0 changes nothing. None takes its library's own default.
         lr_mult: Multipliers of the rate for parts of the model, as `LrMult.of` reads them.
+        flow: What `etude.layerwise.trace` returned for the model: which layers read the input and
+            make the output, for multipliers and optimizers that ask. Without one names tell.
         **hyperparameters: Any of the row's, checked against its bounds.
 
     Raises:
@@ -57,13 +63,19 @@ def build(
     if not 0 <= lr < float("inf"):
         raise BadValueError(f"lr={lr!r} is out of bounds: give a finite number >= 0")
     model = model_or_params if isinstance(model_or_params, nn.Module) else None
+    matrix = checked.pop("matrix", None)
     if model is None:
         groups = as_groups(model_or_params)  # type: ignore[arg-type]
+        if matrix not in (None, (HIDDEN,)):
+            raise BadTypeError(
+                f"matrix={list(matrix)!r} selects parameters by their names: give the model, or "
+                'parameter groups with "matrix": False for what is no matrix'
+            )
     else:
         refuse_sparse(row, checked, model)
         groups = as_groups(p for p in model.parameters() if p.requires_grad)
         if name == "muon":
-            groups = _embeddings_apart(groups, model)
+            groups = split(groups, model, matrix or (HIDDEN,), flow)
     _check_parameters(groups)
     _refuse_complex(row, groups, model)
     groups = _with_numbers(groups)
@@ -71,7 +83,7 @@ def build(
     if model is not None:
         _check_complete(optimizer, model)
     if lr_mult is not None:
-        apply(optimizer, model, lr_mult)
+        apply(optimizer, model, lr_mult, flow=flow)
     return optimizer
 
 
@@ -201,19 +213,3 @@ def _check_complete(optimizer: Optimizer, model: nn.Module) -> None:
             f"{', '.join(missed[:5])} would be trained by no optimizer: put every parameter into "
             "a group, or set its requires_grad to False"
         )
-
-
-def _embeddings_apart(groups: list[Group], model: nn.Module) -> list[Group]:
-    """Split off the embeddings, whose rows are not a matrix to be orthogonalised."""
-    tables = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-    }
-    split = []
-    for group in groups:
-        for wanted in (False, True):
-            part = [p for p in group["params"] if (id(p) in tables) == wanted]
-            if part:
-                split.append({**group, "params": part, **({"matrix": False} if wanted else {})})
-    return split

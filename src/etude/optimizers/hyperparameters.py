@@ -1,8 +1,9 @@
-"""What a hyperparameter may be: a number, a whole number, a switch or a pair."""
+"""What a hyperparameter may be: a number, a whole number, a switch, a pair or selectors."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from etude.errors import BadTypeError, BadValueError
@@ -113,4 +114,38 @@ class Pair:
         return f"{self.first.bounds}; {self.second.bounds}"
 
 
-Hyperparameter = Number | Whole | Flag | Pair
+HIDDEN, EXCEPT = "hidden", "!"
+"""The word for the hidden matrices and kernels, and what stands before a selector of others."""
+
+
+@dataclass(frozen=True)
+class Selectors:
+    """Which tensors: 'hidden', a list of selectors, or {"exclude": selectors} from the hidden.
+
+    >>> Selectors().check("muon.matrix", {"exclude": ["conv1*"]})
+    ('!conv1*',)
+    """
+
+    default: tuple[str, ...] = (HIDDEN,)
+
+    def check(self, name: str, value: object) -> tuple[str, ...]:
+        """Return the selectors, those that exclude with '!' before them, or raise."""
+        if value == HIDDEN:
+            return (HIDDEN,)
+        mark, listed = "", value
+        if isinstance(value, Mapping) and set(value) == {"exclude"}:
+            mark, listed = EXCEPT, value["exclude"]
+        if not isinstance(listed, (tuple, list)) or not all(isinstance(v, str) for v in listed):
+            raise BadTypeError(f"{name}={value!r} says not which tensors: give {self.bounds}")
+        found = tuple(f"{mark}{text.strip()}" for text in listed)
+        if not found or not all(text.removeprefix(EXCEPT) for text in found):
+            raise BadValueError(f"{name}={value!r} names no tensor: give {self.bounds}")
+        return found
+
+    @property
+    def bounds(self) -> str:
+        """The forms in words."""
+        return '"hidden", a list such as ["conv*", "layers.*"], or {"exclude": ["conv1*"]}'
+
+
+Hyperparameter = Number | Whole | Flag | Pair | Selectors

@@ -16,6 +16,7 @@ from etude.optimizers.hyperparameters import (
     Hyperparameter,
     Number,
     Pair,
+    Selectors,
     Whole,
 )
 from etude.optimizers.row import OptimizerRow
@@ -278,8 +279,9 @@ _TENSORS = (
         1e-3,
         -1.7,
         "Jordan et al. 2024, kellerjordan.github.io/posts/muon; rate: arXiv:2502.16982",
-        "networks that are mostly matrices (transformers, MLPs); AdamW for every other tensor",
+        "hidden matrices and kernels; AdamW for head, embeddings, biases and normalisations",
         {**_REAL, "linear": False, "decay": "decoupled"},
+        matrix=Selectors(),
         momentum=_share(0.95),
         nesterov=Flag(default=True),
         ns_steps=Whole(5),

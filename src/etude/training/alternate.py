@@ -50,6 +50,8 @@ class Turns:
         self.task, self.model, self.recipe = run.task, run.model, run.recipe
         self.optimizer, self.autocast = run.optimizer, run.autocast
         self.penalty = Penalty(self.model, self.recipe)
+        self.penalty.rates = run.rates
+        self.rates = run.rates
         self.moved = False
         self._clippers: dict[str, Clipper] = {}
 
@@ -117,6 +119,11 @@ class Turns:
         if count > 1:
             terms = {name: term * (1 / count) for name, term in terms.items()}
         inputs = [p for p in self._clipper(part).parameters if p.requires_grad]
+        if self.rates is not None:
+            still = {id(tensor) for tensor in self.rates.rest.whole}
+            inputs = [p for p in inputs if id(p) not in still]
+        if not inputs:  # the whole part stands still
+            return {name: term.detach() for name, term in terms.items()}
         total = terms["loss"] + terms["penalty"] if "penalty" in terms else terms["loss"]
         try:
             torch.autograd.backward(total, inputs=inputs)

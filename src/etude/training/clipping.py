@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from etude.layerwise.rest import Rest, gradient_rows
 from etude.recipe import Recipe
 
 SMALLEST = 1e-3
@@ -40,28 +41,36 @@ class Clipper:
         return any(bound is not None for bound in bounds)
 
     @torch.no_grad()
-    def clip(self, history: Sequence[float]) -> Tensor | None:
+    def clip(self, history: Sequence[float], rest: Rest | None = None) -> Tensor | None:
         """Bound the gradients.
 
         Args:
             history: The norms of all earlier updates.
+            rest: What stands still in this update: its rows have no part in any norm, and are
+                scaled by the factor that the others give.
 
         Returns:
             The norm before it was bounded by norm or percentile, None where neither is asked
             for.
         """
         recipe = self.recipe
+        waiting = [] if rest is None else _put_aside(self.parameters, rest)
         if recipe.clip_adaptive is not None:
-            clip_adaptive(self.parameters, recipe.clip_adaptive)
+            clip_adaptive(self.parameters, recipe.clip_adaptive, rest)
         tensors = entries(self.parameters)
+        if not tensors:
+            return None if recipe.clip_norm is recipe.clip_percentile is None else torch.zeros(())
         norm: Tensor | None = None
         if recipe.clip_percentile is not None:
             norm = nn.utils.get_total_norm(tensors)
-            scale_to(tensors, norm, self._bound(float(norm), history, recipe.clip_percentile))
+            bound = self._bound(float(norm), history, recipe.clip_percentile)
+            scale_to([*tensors, *(kept for _, kept in waiting)], norm, bound)
         if recipe.clip_norm is not None:
             now = nn.utils.get_total_norm(tensors)
-            scale_to(tensors, now, recipe.clip_norm)
+            scale_to([*tensors, *(kept for _, kept in waiting)], now, recipe.clip_norm)
             norm = now if norm is None else norm
+        for rows, kept in waiting:
+            rows.copy_(kept)
         if recipe.clip_value is not None:
             torch._foreach_clamp_min_(tensors, -recipe.clip_value)
             torch._foreach_clamp_max_(tensors, recipe.clip_value)
@@ -75,6 +84,20 @@ class Clipper:
         if math.isfinite(norm):
             bisect.insort(self._sorted, norm)
         return at_percentile(self._sorted, percentile) if self._sorted else math.inf
+
+
+def _put_aside(parameters: Sequence[Tensor], rest: Rest) -> list[tuple[Tensor, Tensor]]:
+    """Set the gradient of rows that wait to 0; return the rows, each with what it was."""
+    found = [
+        rows
+        for parameter in parameters
+        for span in rest.waiting.get(id(parameter), ())
+        for rows in gradient_rows(parameter, span)
+    ]
+    kept = [(rows, rows.clone()) for rows in found]
+    for rows in found:
+        rows.zero_()
+    return kept
 
 
 def at_percentile(values: Sequence[float], percentile: float) -> float:
@@ -109,7 +132,7 @@ def scale_to(tensors: Sequence[Tensor], norm: Tensor, bound: float) -> None:
     torch._foreach_mul_(list(tensors), factor.to(tensors[0].device))
 
 
-def clip_adaptive(parameters: Sequence[Tensor], bound: float) -> None:
+def clip_adaptive(parameters: Sequence[Tensor], bound: float, rest: Rest | None = None) -> None:
     """Bound each unit's gradient by a share of the norm of its weights.
 
         g_i ← g_i · min(1, bound · max(‖w_i‖, 10⁻³) / ‖g_i‖)   for the weights of each output i
@@ -119,6 +142,7 @@ def clip_adaptive(parameters: Sequence[Tensor], bound: float) -> None:
     Args:
         parameters: Whose gradients are bounded in place.
         bound: λ; 0.01 is usual, and less for larger batches.
+        rest: What stands still: its rows do not count in a unit's norm.
 
     Source: Brock et al. 2021, arXiv:2102.06171, equation 3.
 
@@ -132,7 +156,7 @@ def clip_adaptive(parameters: Sequence[Tensor], bound: float) -> None:
         gradient = parameter.grad
         if gradient is None:
             continue
-        weight = parameter.detach()
+        weight = parameter.detach() if rest is None else rest.only_moving(parameter)
         if gradient.is_sparse:
             gradient = gradient.coalesce()
             parameter.grad = gradient

@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.rnn import PackedSequence
 
 from etude.errors import TaskError
+from etude.layerwise.rates import Rates
 from etude.recipe import Recipe
 from etude.tasks.losses import symbol_cross_entropy
 from etude.tasks.task import Task
@@ -35,8 +36,9 @@ class Penalty:
         l1 Σ|w| + (l2 / 2) Σ w² + activity Σ_layers mean(a²)
 
     w runs over weight matrices, kernels and embedding tables (not over biases, normalisations,
-    or tables with sparse gradients, where it would touch every row); a over the outputs of
-    activation functions and recurrent layers.
+    or tables with sparse gradients, where it would touch every row; nor over what stands still in
+    the update, its multiplier of the rate being 0); a over the outputs of activation functions
+    and recurrent layers.
 
     Args:
         model: The network.
@@ -62,6 +64,8 @@ class Penalty:
                 "nn.ReLU() and the like in place of functions, or leave activity out"
             )
         self._seen: list[Tensor] = []
+        self.rates: Rates | None = None
+        """The multipliers of the rate, which say what stands still."""
 
     def __bool__(self) -> bool:
         return bool(self.l1 or self.l2 or self.activity)
@@ -83,10 +87,15 @@ class Penalty:
     def value(self) -> Tensor:
         """Return the penalty, after the forward pass whose activations were watched."""
         terms: list[Tensor] = []
-        if self.l1:
-            terms.append(self.l1 * torch.stack(torch._foreach_norm(self.weights, 1)).sum())
-        if self.l2:
-            squares = [weight.square().sum() for weight in self.weights]
+        weights = self.weights
+        if self.rates is not None and self.rates.rest:
+            weights = self.rates.rest.moving(weights)
+        if self.weights and not weights and (self.l1 or self.l2):
+            terms.append(torch.zeros((), device=next(iter(self.weights)).device))
+        if self.l1 and weights:
+            terms.append(self.l1 * torch.stack(torch._foreach_norm(weights, 1)).sum())
+        if self.l2 and weights:
+            squares = [weight.square().sum() for weight in weights]
             terms.append(self.l2 / 2 * torch.stack(squares).sum())
         if self._seen:
             terms.append(self.activity * torch.stack(self._seen).sum())

@@ -31,11 +31,13 @@ from etude.training.device import deterministic, device_for
 from etude.training.early_stopping import EarlyStopping
 from etude.training.evaluate import evaluate, move
 from etude.training.feedback import after
+from etude.training.flow import flow_of
 from etude.training.initialisation import prepare_model
 from etude.training.length import batch_size_of, clock_of
 from etude.training.objective import Again, Objective, go
 from etude.training.private import PrivateRandomness
 from etude.training.record import Cost, Evaluation, Record, Status, environment
+from etude.training.still import Still
 from etude.training.threads import use_threads
 from etude.training.undo import Undo, load_state
 from etude.training.weights import EvaluationWeights
@@ -83,20 +85,18 @@ class Run:
             self.model: nn.Module = model.to(self.device).train()
             self.task = task.on(self.device)
             prepare_model(self.model, recipe, self.task, self.batch_size)
-            lr_mult = prepare(recipe.lr_mult, self.model, task.model)
-        self.optimizer = build(
-            recipe.optimizer.name,
-            self.model,
-            lr=recipe.lr,
-            lr_mult=lr_mult,
-            **recipe.optimizer.hyperparameters,
-        )
+            flow = flow_of(self.task, recipe, self.model, self.batch_size, self.autocast())
+            lr_mult = prepare(recipe.lr_mult, self.model, task.model, flow)
+        told: dict[str, Any] = {"lr": recipe.lr, "lr_mult": lr_mult, "flow": flow}
+        chosen = recipe.optimizer
+        self.optimizer = build(chosen.name, self.model, **told, **chosen.hyperparameters)
         self.rates = rates_of(self.optimizer)
         if self.rates is not None:
             self.rates.bind(self.clock)
         self.row = optimizers.get(recipe.optimizer.name)
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self.objective = Objective(self.task, self.model, recipe, self.autocast)
+        self.still = Still(self)
         self.clipper = Clipper(self.parameters, recipe)
         self.turns = Turns(self) if self.task.alternates else None
         self.weights: EvaluationWeights | None = None
@@ -105,12 +105,10 @@ class Run:
                 self.task, self.model, self.optimizer, self.batch_size, self.autocast
             )
         self.stopping = EarlyStopping(recipe.early_stopping) if recipe.early_stopping else None
-        self.extra = 0
         self.threads = torch.get_num_threads()
-        self.step = 0
+        self.step = self.extra = 0
         self.status: Status = "stopped"
-        self.reason = ""
-        self.seconds = 0.0
+        self.reason, self.seconds = "", 0.0
         self.series: dict[str, list[float]] = {"loss": [], "lr": []}
         self.evaluations: list[Evaluation] = []
         # Reading a loss waits for the device: a CPU has nothing to wait for; an accelerator is
@@ -220,6 +218,7 @@ class Run:
         """
         self._place = replace(self._cursor)
         self._undo.mark()
+        self.still.look(self.step)
         batches = (move(next(stream), self.device) for _ in range(self.recipe.accumulate))
         again = None
         try:
@@ -270,9 +269,10 @@ class Run:
         if self.step == 0:
             refuse_sparse_gradients(self.row, self.recipe.optimizer.hyperparameters, self.model)
         values: dict[str, Any] = {"lr": self._set_rates()}
+        rest = self.still.silence()
         if clipper:
             name = f"grad_norm{part}"
-            norm = clipper.clip(self.series.get(name, ()))
+            norm = clipper.clip(self.series.get(name, ()), rest)
             if norm is not None:
                 values[name] = norm
         for name, probe in self.probes.items():
@@ -428,6 +428,8 @@ class Run:
 
     def record(self) -> Record:
         """Return what has happened so far."""
+        if self.ended:
+            self.still.release()
         return Record(
             task=self.task.name,
             recipe=self.recipe,

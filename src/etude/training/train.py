@@ -84,11 +84,13 @@ def train(
     looks = run.marks(recipe.evaluations)
     if home is None:
         run.walk(looks, on_step=on_step)
+        run.still.release()
         return run.record()
     every = max(1, round(run.clock.steps(checkpoint_every)))
     if not resume:
         claim(home, run.recipe)
     _walk_in(run, looks, on_step, home, every)
+    run.still.release()
     return run.record()
 
 

@@ -106,6 +106,8 @@ def train_many(
     finally:
         if chosen is not engine:
             chosen.close()
+    for run in runs:
+        run.still.release()
     return [run.record() for run in runs]
 
 

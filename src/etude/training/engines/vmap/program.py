@@ -119,10 +119,13 @@ class Program:
             name: column.unsqueeze(1)
             for name, column in zip(self.names, feed.columns.unbind(1), strict=True)
         }
-        gradient, fixed, report = self.gradient(state, feed, data, columns)
+        gradient, fixed, report = self.gradient(state, feed, data, columns, scales)
         with torch.no_grad():
             rows = state.rows
-            gradient = self._bounded(rows, gradient, columns, report)
+            moving = None if scales is None else scales[0] != 0
+            if moving is not None:  # what stands still has no say
+                gradient = torch.where(moving, gradient, 0.0)
+            gradient = self._bounded(rows, gradient, moving, columns, report)
             lr, decay = columns["lr"], columns["weight_decay"]
             if scales is not None:
                 lr, decay = lr * scales[0], decay * scales[1]
@@ -132,7 +135,12 @@ class Program:
         return Stacked(rows, moments, fixed), torch.stack(report)
 
     def gradient(
-        self, state: Stacked, feed: Feed, data: Leaves, columns: Mapping[str, Tensor]
+        self,
+        state: Stacked,
+        feed: Feed,
+        data: Leaves,
+        columns: Mapping[str, Tensor],
+        scales: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
         """Return (gradient, fixed tensors after the forward passes, [losses, penalties])."""
         rows = state.rows.detach().requires_grad_()
@@ -151,7 +159,10 @@ class Program:
             assert total is not None
             objective, report = total, [total.detach()]
             if self.penalised:
-                penalty = self._penalty(rows, columns)
+                still = None if scales is None else scales[0] == 0
+                penalty = self._penalty(
+                    rows if still is None else rows.masked_fill(still, 0.0), columns
+                )
                 objective = total + penalty
                 report.append(penalty.detach())
             # Each member's loss depends on its own row alone: the sum's gradient is every one's.
@@ -192,10 +203,16 @@ class Program:
         return l1 * (rows.abs() @ self.weighty) + l2 / 2 * ((rows * rows) @ self.weighty)
 
     def _bounded(
-        self, rows: Tensor, gradient: Tensor, columns: Mapping[str, Tensor], report: list[Tensor]
+        self,
+        rows: Tensor,
+        gradient: Tensor,
+        moving: Tensor | None,
+        columns: Mapping[str, Tensor],
+        report: list[Tensor],
     ) -> Tensor:
         """Bound the gradients in the loop's order: adaptive, norm, value."""
         if self.clips["clip_adaptive"]:
+            rows = rows if moving is None else torch.where(moving, rows, 0.0)
             gradient = self._adaptive(rows, gradient, columns["clip_adaptive"])
         if self.clips["clip_norm"]:
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)

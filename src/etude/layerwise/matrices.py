@@ -1,0 +1,138 @@
+"""Which tensors of a model an optimizer of matrices takes as such: kernels and hidden matrices."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from etude.errors import BadValueError
+from etude.layerwise.parts import Part, anatomy, layer_count
+from etude.layerwise.roles import refuse_guess
+from etude.layerwise.selectors import Selector, near_misses
+from etude.optimizers.hyperparameters import EXCEPT, HIDDEN
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from etude.layerwise.flow import Flow
+
+
+def matrices(
+    model: nn.Module, wanted: Sequence[str] = (HIDDEN,), flow: Flow | None = None
+) -> frozenset[str]:
+    """Return the names of the tensors to be taken for matrices.
+
+    'hidden' are all matrices and kernels but embeddings, positions among them, and what makes the
+    output. A first layer that is a matrix or a kernel is hidden in this sense. Other entries are
+    selectors of what is taken in place of that; with '!' before them, of what is left out.
+
+    Args:
+        model: The network.
+        wanted: As the hyperparameter `matrix` of `muon` is written.
+        flow: What `etude.layerwise.trace` returned for the model. Without one names tell which
+            matrix makes the output, and where they do not, the last layer is taken.
+
+    Raises:
+        BadValueError: If a selector is about rows, or selects no tensor of two or more axes.
+
+    >>> from torch import nn
+    >>> sorted(matrices(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 10))))
+    ['0.weight']
+    """
+    parts = anatomy(model, flow)
+    known = selectors(wanted)
+    chosen = {
+        part.name
+        for part in parts
+        if _is_matrix(part)
+        and part.kind not in ("embedding", "normalisation")
+        and part.applied
+        and part.role not in ("output", "both", "direct")
+    }
+    taken, left = ([one for one, out in known if out is way] for way in (False, True))
+    if not taken:
+        _say_what_is_guessed(parts)
+    if taken:
+        chosen = {name for selector in taken for name in _named(selector, parts)}
+    for selector in left:
+        chosen -= set(_named(selector, parts))
+    return frozenset(chosen)
+
+
+def selectors(wanted: Sequence[str]) -> list[tuple[Selector, bool]]:
+    """Return the selectors of a `matrix`, each with whether it leaves out.
+
+    Raises:
+        BadValueError: If one is about rows of a tensor.
+        UnknownNameError: If a word in it is unknown.
+    """
+    found = []
+    for text in wanted:
+        if text == HIDDEN:
+            continue
+        selector = Selector.of(text.removeprefix(EXCEPT))
+        if selector.slices:
+            raise BadValueError(
+                f"matrix={text!r} is about rows of a tensor: name whole tensors, such as 'conv*'"
+            )
+        found.append((selector, text.startswith(EXCEPT)))
+    return found
+
+
+def split(
+    groups: Sequence[dict[str, Any]], model: nn.Module, wanted: Sequence[str], flow: Flow | None
+) -> list[dict[str, Any]]:
+    """Return parameter groups in which what is no matrix stands apart, as `"matrix": False`.
+
+    Says so where no matrix is left.
+    """
+    names = matrices(model, wanted, flow)
+    if not names:
+        warnings.warn(
+            "muon finds no hidden matrix or kernel in this model, so that AdamW trains all of it: "
+            "use adamw, or say which tensors are matrices, such as "
+            '{"name": "muon", "matrix": ["head*"]}',
+            stacklevel=4,
+        )
+    own = {id(parameter) for name, parameter in model.named_parameters() if name in names}
+    found = []
+    for group in groups:
+        for is_matrix in (True, False):
+            part = [p for p in group["params"] if (id(p) in own) == is_matrix]
+            if part:
+                mark = {} if is_matrix else {"matrix": False}
+                found.append({**group, "params": part, **mark})
+    return found
+
+
+def _is_matrix(part: Part) -> bool:
+    return len(part.shape) >= 2 and part.rows > 1 and part.count > part.rows
+
+
+def _say_what_is_guessed(parts: Sequence[Part]) -> None:
+    guessed = [p.name for p in parts if p.role == "output" and not p.told and _is_matrix(p)]
+    if guessed:
+        warnings.warn(
+            f"muon takes {guessed[0]} for the head, which AdamW trains; the names of this model do "
+            "not tell: give flow=etude.layerwise.trace(model, inputs), or say which tensors are "
+            "matrices with matrix=",
+            stacklevel=5,
+        )
+
+
+def _named(selector: Selector, parts: Sequence[Part]) -> list[str]:
+    depths = layer_count(tuple(parts))
+    if selector.by_role:
+        refuse_guess(parts, f"matrix={selector.text!r}")
+    covered = [part for part in parts if selector.covers(part, depths)]
+    named = [part.name for part in covered if len(part.shape) >= 2]
+    if not covered:
+        hint = near_misses(selector, parts, depths)
+        raise BadValueError(f"matrix={selector.text!r} matches no parameter: {hint}")
+    if not named:
+        raise BadValueError(
+            f"matrix={selector.text!r} matches no tensor of two or more axes, only "
+            f"{covered[0].name}: name a weight or a kernel"
+        )
+    return named
