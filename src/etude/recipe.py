@@ -141,7 +141,8 @@ class Recipe(BaseModel):
         initialisation: How to draw the weights anew: 'xavier_normal', 'he_normal',
             'orthogonal', 'lsuv', ...; None keeps them as the model comes.
         evaluations: How many times over the run to look at the validation data, besides once
-            before it: what early stopping and schedules that react, such as `plateau`, hear.
+            before it: what early stopping hears (the loss), and schedules that react, such as
+            `plateau` (the loss; the task's metric with on='metric' or mode='max').
         precision: 'float32', or 'bfloat16' for autocast around the forward pass.
         seed: The only source of randomness: weights, data order, dropout.
 
@@ -213,12 +214,17 @@ class Recipe(BaseModel):
                 f"schedules[{name!r}]: {row.name} has no such hyperparameter; it has {usable}"
             )
         for schedule in (self.schedule, *self.schedules.values()):
-            for node in schedule.walk():
-                if node.reacts and getattr(node, "name", "") != "plateau":
-                    raise BadValueError(
-                        f"schedule {node!r} reacts to the gradient, which training does not report "
-                        "to it: record it in a loop of your own, or use plateau()"
-                    )
+            if "gradient" in schedule.hears:
+                raise BadValueError(
+                    f"schedule {schedule!r} reacts to the gradient, which training does not report "
+                    "to it: record it in a loop of your own, or use plateau()"
+                )
+            if len(schedule.hears) > 1:
+                raise BadValueError(
+                    f"schedule {schedule!r} reacts to the validation loss in one part and to the "
+                    "metric in another: let all its parts react to one, with on='loss' or "
+                    "on='metric'"
+                )
         clipped = [name for name in CLIPPING if getattr(self, name) is not None]
         if row.closure and clipped:
             raise BadValueError(

@@ -23,14 +23,13 @@ from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Batch, Cursor
 from etude.tasks.task import Task
-from etude.training import groups
+from etude.training import feedback, groups
 from etude.training.alternate import Turns, what_broke
 from etude.training.check import check, refuse_taken, refuse_untrained
 from etude.training.clipping import Clipper
 from etude.training.device import deterministic, device_for
 from etude.training.early_stopping import EarlyStopping
 from etude.training.evaluate import evaluate, move
-from etude.training.feedback import after
 from etude.training.initialisation import prepare_model
 from etude.training.length import batch_size_of, clock_of
 from etude.training.objective import Again, Objective, go
@@ -77,6 +76,8 @@ class Run:
         self.heard = self.marks(recipe.evaluations)
         self.shape = recipe.schedule.over(self.clock)
         self.others = recipe.bound_schedules(self.clock)
+        for name, schedule in {"schedule": self.shape, **self.others}.items():
+            feedback.check(name, schedule, task)
         with random_state_kept(derive_seed(recipe.seed, "init")):
             model = task.build()
             self.device = device_for(device, model)
@@ -344,8 +345,8 @@ class Run:
     def _react(self, evaluations: Sequence[Evaluation]) -> None:
         """Let the schedules hear those evaluations that the recipe asks for."""
         heard = [e for e in evaluations if e.step in self.heard]
-        self.shape = after(self.shape, heard)
-        self.others = {name: after(s, heard) for name, s in self.others.items()}
+        self.shape = feedback.after(self.shape, heard)
+        self.others = {name: feedback.after(s, heard) for name, s in self.others.items()}
 
     def _keep_best(self) -> None:
         """End a run that stops early, or put its best weights back at its end."""
