@@ -29,6 +29,7 @@ from etude import files, optimizers
 from etude.errors import BadTypeError, BadValueError, EtudeError
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
+from etude.optimizers.hyperparameters import Number
 from etude.schedules import Clock, Schedule, parse
 
 if TYPE_CHECKING:
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """The version of the recipe file; a newer file is refused, never half understood."""
-
-
-CHECKED = 1000
-"""Updates, evenly spread over a run, at which a schedule's values are checked beforehand."""
 
 
 CLIPPING = ("clip_norm", "clip_value", "clip_adaptive", "clip_percentile")
@@ -237,6 +234,22 @@ class Recipe(BaseModel):
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**fields, **changes})
 
+    def bound_schedule(self, clock: Clock) -> Schedule:
+        """Return `schedule` over the length of a run, its values checked: no rate is negative.
+
+        Args:
+            clock: The run's clock, with a horizon.
+
+        Raises:
+            BadValueError: If a value on the way is negative or not finite.
+        """
+        bound = self.schedule.over(clock)
+        try:
+            Number(1.0).check_run("schedule", bound, clock.horizon)
+        except BadValueError as error:
+            raise RecipeError(str(error)) from None
+        return bound
+
     def bound_schedules(self, clock: Clock) -> dict[str, Schedule]:
         """Return `schedules` over the length of a run, their values checked against the bounds.
 
@@ -251,12 +264,10 @@ class Recipe(BaseModel):
         for name, schedule in bound.items():
             limits = row.scheduled(name)
             assert limits is not None
-            stride = max(1, clock.horizon // CHECKED)
-            for t in (*range(0, clock.horizon, stride), clock.horizon - 1):
-                try:
-                    limits.check(f"schedules[{name!r}] at update {t}", schedule(t))
-                except BadValueError as error:
-                    raise RecipeError(str(error)) from None
+            try:
+                limits.check_run(f"schedules[{name!r}]", schedule, clock.horizon)
+            except BadValueError as error:
+                raise RecipeError(str(error)) from None
         return bound
 
     def plain(self) -> dict[str, Any]:

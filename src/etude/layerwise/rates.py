@@ -15,6 +15,7 @@ from etude.layerwise.multipliers import Multiplier, checked
 from etude.layerwise.planning import Plan, Row, plan
 from etude.layerwise.spec import LrMult
 from etude.layerwise.updates import Slices, TrustRatios
+from etude.optimizers.own_values import own_values
 from etude.schedules import Clock, Schedule
 
 _ATTRIBUTE = "layer_rates"
@@ -213,6 +214,7 @@ def apply(
     rows_of = {id(p): by_name[n] for n, p in model.named_parameters() if n in by_name}
     groups, merged = _split(optimizer, rows_of)
     optimizer.param_groups[:] = groups
+    own_values(optimizer, [(group, ("lr", None)) for group in groups])
     slices, of_slice = _slices(groups, rows_of)
     rates = Rates(optimizer, laid, merged, slices, of_slice, _trust(laid, groups, rows_of))
     vars(optimizer)[_ATTRIBUTE] = rates

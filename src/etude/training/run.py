@@ -74,7 +74,7 @@ class Run:
         self.clock = clock_of(task, recipe)
         self.length = self.clock.horizon
         self.heard = self.marks(recipe.evaluations)
-        self.shape = recipe.schedule.over(self.clock)
+        self.shape = recipe.bound_schedule(self.clock)
         self.others = recipe.bound_schedules(self.clock)
         for name, schedule in {"schedule": self.shape, **self.others}.items():
             feedback.check(name, schedule, task)
