@@ -25,7 +25,11 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2))
 
 
-TASK = etude.Task(network, (X, Y), (X[:32], Y[:32]), loss=cross_entropy)
+TASK = etude.Task(network, (X, Y), (X[:32], Y[:32]), loss=cross_entropy, metric="accuracy")
+
+
+def accuracy(model: nn.Module) -> torch.Tensor:
+    return (model(X[:32]).argmax(-1) == Y[:32]).double().mean()
 
 
 def pasted(recipe: Recipe, steps: int) -> nn.Module:
@@ -38,6 +42,7 @@ def pasted(recipe: Recipe, steps: int) -> nn.Module:
         "loss_function": cross_entropy,
         "train_loader": TASK.train.stream(size, recipe.seed, Cursor()),
         "valid_loader": [(X[:32], Y[:32])],
+        "metric_of": accuracy,
     }
     exec(recipe.to_pytorch(steps), place)
     return model
@@ -82,6 +87,26 @@ RECIPES = {
         lr=0.3,
         steps=40,
         schedule="plateau(factor=0.5, patience=0)",
+        lr_mult={"0.*": "constant(0.0, length='50%') >> constant()"},
+        evaluations=10,
+    ),
+    "plateau-of-accuracy": Recipe(
+        lr=0.3, steps=40, schedule="plateau(mode='max', factor=0.5, patience=0)", evaluations=10
+    ),
+    "plateau-of-accuracy-and-loss": Recipe(
+        lr=0.3,
+        steps=40,
+        schedule="warmup(4) >> plateau(mode='max', factor=0.5, patience=0)",
+        schedules={
+            "momentum": "0.9 * plateau(factor=0.5, patience=0)",
+            "weight_decay": "0.1 * cosine(40)",
+        },
+        evaluations=10,
+    ),
+    "plateau-of-accuracy-and-unfrozen": Recipe(
+        lr=0.3,
+        steps=40,
+        schedule="plateau(mode='max', factor=0.5, patience=0)",
         lr_mult={"0.*": "constant(0.0, length='50%') >> constant()"},
         evaluations=10,
     ),

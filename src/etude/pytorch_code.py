@@ -10,6 +10,7 @@ from etude import optimizers
 if TYPE_CHECKING:
     from etude.optimizers import OptimizerRow
     from etude.recipe import Recipe
+    from etude.schedules import Schedule
     from etude.tasks.task import Task
 
 ELSEWHERE = (
@@ -41,7 +42,8 @@ def pytorch_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> str
 
     Its first line names what is the reader's: `model`, `train_loader` (a DataLoader, gone through
     as often as the updates need it), and `loss_function` or `step`. Where a schedule reacts to the
-    validation loss, the loop measures it on `valid_loader` at the recipe's evaluations.
+    validation loss, the loop measures it on `valid_loader` at the recipe's evaluations; where one
+    reacts to the task's metric, it calls `metric_of(model)` there.
 
     Args:
         recipe: What to write down.
@@ -84,16 +86,34 @@ class _Loop:
     def shape_hears(self) -> bool:
         """Whether the loop itself must tell the rate's shape the validation loss."""
         return self.moving and self.recipe.schedule.has_feedback
+    def scheduled(self) -> dict[str, Schedule]:
+        """What a scheduler moves, by its argument."""
+        rate = {} if self.moving else {"scale": self.recipe.schedule}
+        return {**rate, **self.recipe.schedules}
 
     @property
-    def scheduler_hears(self) -> bool:
-        """Whether the scheduler must be told the validation loss."""
-        rate = [] if self.moving else [self.recipe.schedule]
-        return any(s.has_feedback for s in (*rate, *self.recipe.schedules.values()))
+    def signals(self) -> tuple[str, ...]:
+        """What the loop must measure: 'loss', 'metric', both or neither."""
+        schedules = (self.recipe.schedule, *self.recipe.schedules.values())
+        return tuple(sorted({signal for s in schedules for signal in s.hears}))
 
     @property
-    def hears(self) -> bool:
-        return self.shape_hears or self.scheduler_hears
+    def shape_hears(self) -> tuple[str, ...]:
+        """What the loop itself must tell the rate's shape."""
+        return self.recipe.schedule.hears if self.moving else ()
+
+    @property
+    def schedulers(self) -> dict[str, tuple[str, ...]]:
+        """The schedulers by their variable, with what each hears: one scheduler hears one thing."""
+        heard = sorted({signal for s in self.scheduled.values() for signal in s.hears})
+        if len(heard) < 2:
+            return {"scheduler": tuple(heard)} if self.scheduled else {}
+        return {f"{signal}_scheduler": (signal,) for signal in heard}
+
+    @property
+    def own_schedulers(self) -> bool:
+        """Whether torch's own scheduler is not enough."""
+        return bool(self.recipe.schedules) or any(self.schedulers.values())
 
     @property
     def batch(self) -> str:
@@ -103,15 +123,19 @@ class _Loop:
         """Return the whole."""
         imports = ["import torch", "from etude.schedules import parse"]
         setup = [*self.optimizer(imports), *self.schedules(imports), "", *ENDLESS]
-        if self.hears:
+        if "loss" in self.signals:
             setup += ["", *self.valid_loss()]
+        if "metric" in self.signals:
+            setup += ["", *self.valid_metric()]
         loop = ["", *self.before(), f"for update in range({self.steps}):"]
         if self.moving:
             loop.append(f"    rates.set({self.recipe.lr!r} * shape(update), update)")
         loop += self.closure() if self.row.closure else self.plain()
         loop += self.after()
-        given = ["model", "train_loader", *(["valid_loader"] if self.hears else [])]
+        given = ["model", "train_loader", *(["valid_loader"] if "loss" in self.signals else [])]
         given.append("step(model, batch)" if self.own_step else "loss_function")
+        if "metric" in self.signals:
+            given.append("metric_of(model) on the validation data")
         return "\n".join(
             [f"# Yours: {', '.join(given)}.", *imports, "", *setup, *loop, *self.rest()]
         )
@@ -142,17 +166,20 @@ class _Loop:
 
     def schedules(self, imports: list[str]) -> list[str]:
         """Return the lines that bind the schedules to the run and to the optimizer."""
-        others = self.recipe.schedules
         lines = [f"shape = {self.bound(repr(self.recipe.schedule))}"]
         if self.moving or self.silences:
             lines.append("rates = layerwise.rates_of(optimizer)")
         if self.moving:
             lines.append(f"rates.bind({self.steps})")
-        if others or self.scheduler_hears:
+        if self.own_schedulers:
             imports.append("from etude.interop.torch import Scheduler")
-            shapes = [] if self.moving else ["scale=shape"]
-            shapes += [f"{name}={self.bound(repr(s))}" for name, s in others.items()]
-            lines.append(f"scheduler = Scheduler(optimizer, {', '.join(shapes)})")
+            for place, (variable, heard) in enumerate(self.schedulers.items()):
+                moved = [
+                    f"{name}={'shape' if name == 'scale' else self.bound(repr(s))}"
+                    for name, s in self.scheduled.items()
+                    if s.hears == heard or (not s.hears and place == 0)
+                ]
+                lines.append(f"{variable} = Scheduler(optimizer, {', '.join(moved)})")
         elif not self.moving:
             lines.append("scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)")
         return lines
@@ -178,10 +205,24 @@ class _Loop:
             "    return total / count",
         ]
 
+    def valid_metric(self) -> list[str]:
+        """Return the function that measures the task's metric, for schedules that hear it."""
+        mode = self.row.eval_mode
+        return [
+            "def valid_metric():",
+            *(("    optimizer.eval()",) if mode else ()),
+            "    model.eval()",
+            "    with torch.no_grad():",
+            "        value = float(metric_of(model))",
+            "    model.train()",
+            *(("    optimizer.train()",) if mode else ()),
+            "    return value",
+        ]
+
     def before(self) -> list[str]:
         """Return what stands right before the loop."""
         lines = ["batches = endless(train_loader)"]
-        if self.hears:
+        if self.signals:
             count = self.recipe.evaluations
             lines.append(f"looks = {{{self.steps} * i // {count} for i in range(1, {count})}}")
         if self.row.eval_mode:
@@ -190,14 +231,14 @@ class _Loop:
 
     def after(self) -> list[str]:
         """Return what follows an update, and what follows the last."""
-        lines = []
-        if self.hears:
-            lines.append("    heard = valid_loss() if update + 1 in looks else None")
-        if self.shape_hears:
-            lines += ["    if heard is not None:"]
-            lines += ["        shape = shape.record(update + 1, heard)"]
-        if self.recipe.schedules or not self.moving:
-            lines.append(f"    scheduler.step({'heard' if self.scheduler_hears else ''})")
+        lines = [
+            f"    {signal} = valid_{signal}() if update + 1 in looks else None"
+            for signal in self.signals
+        ]
+        for signal in self.shape_hears:
+            lines += [f"    if {signal} is not None:"]
+            lines += [f"        shape = shape.record(update + 1, {signal})"]
+        lines += [f"    {one}.step({''.join(heard)})" for one, heard in self.schedulers.items()]
         return [*lines, "optimizer.eval()"] if self.row.eval_mode else lines
 
     def forward(self, indent: str, whole: bool = False) -> list[str]:
@@ -279,7 +320,7 @@ class _Loop:
         plain = self.recipe.plain()
         if self.row.closure and self.recipe.accumulate > 1:
             plain["batch_size"] = f"{self.recipe.accumulate} * {plain.get('batch_size', 64)}"
-        if self.hears:
+        if self.signals:
             plain.pop("evaluations")  # the loop makes them
         names = [*ELSEWHERE, *(["accumulate"] if self.turns and self.recipe.accumulate > 1 else [])]
         said = [f"{name}={plain[name]!r}" for name in names if plain.get(name)]

@@ -30,6 +30,7 @@ from etude.errors import BadTypeError, BadValueError, EtudeError
 from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
+from etude.optimizers.hyperparameters import Number
 from etude.schedules import Clock, Schedule, parse
 
 if TYPE_CHECKING:
@@ -37,10 +38,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """The version of the recipe file; a newer file is refused, never half understood."""
-
-
-CHECKED = 1000
-"""Updates, evenly spread over a run, at which a schedule's values are checked beforehand."""
 
 
 CLIPPING = ("clip_norm", "clip_value", "clip_adaptive", "clip_percentile")
@@ -142,7 +139,8 @@ class Recipe(BaseModel):
         initialisation: How to draw the weights anew: 'xavier_normal', 'he_normal',
             'orthogonal', 'lsuv', ...; None keeps them as the model comes.
         evaluations: How many times over the run to look at the validation data, besides once
-            before it: what early stopping and schedules that react, such as `plateau`, hear.
+            before it: what early stopping hears (the loss), and schedules that react, such as
+            `plateau` (the loss; the task's metric with on='metric' or mode='max').
         precision: 'float32', or 'bfloat16' for autocast around the forward pass.
         seed: The only source of randomness: weights, data order, dropout.
 
@@ -215,12 +213,17 @@ class Recipe(BaseModel):
                 f"schedules[{name!r}]: {row.name} has no such hyperparameter; it has {usable}"
             )
         for schedule in (self.schedule, *self.schedules.values()):
-            for node in schedule.walk():
-                if node.reacts and getattr(node, "name", "") != "plateau":
-                    raise BadValueError(
-                        f"schedule {node!r} reacts to the gradient, which training does not report "
-                        "to it: record it in a loop of your own, or use plateau()"
-                    )
+            if "gradient" in schedule.hears:
+                raise BadValueError(
+                    f"schedule {schedule!r} reacts to the gradient, which training does not report "
+                    "to it: record it in a loop of your own, or use plateau()"
+                )
+            if len(schedule.hears) > 1:
+                raise BadValueError(
+                    f"schedule {schedule!r} reacts to the validation loss in one part and to the "
+                    "metric in another: let all its parts react to one, with on='loss' or "
+                    "on='metric'"
+                )
         clipped = [name for name in CLIPPING if getattr(self, name) is not None]
         if row.closure and clipped:
             raise BadValueError(
@@ -232,6 +235,22 @@ class Recipe(BaseModel):
         """Return a recipe with some fields changed, validated again."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self)(**{**fields, **changes})
+
+    def bound_schedule(self, clock: Clock) -> Schedule:
+        """Return `schedule` over the length of a run, its values checked: no rate is negative.
+
+        Args:
+            clock: The run's clock, with a horizon.
+
+        Raises:
+            BadValueError: If a value on the way is negative or not finite.
+        """
+        bound = self.schedule.over(clock)
+        try:
+            Number(1.0).check_run("schedule", bound, clock.horizon)
+        except BadValueError as error:
+            raise RecipeError(str(error)) from None
+        return bound
 
     def bound_schedules(self, clock: Clock) -> dict[str, Schedule]:
         """Return `schedules` over the length of a run, their values checked against the bounds.
@@ -247,12 +266,10 @@ class Recipe(BaseModel):
         for name, schedule in bound.items():
             limits = row.scheduled(name)
             assert limits is not None
-            stride = max(1, clock.horizon // CHECKED)
-            for t in (*range(0, clock.horizon, stride), clock.horizon - 1):
-                try:
-                    limits.check(f"schedules[{name!r}] at update {t}", schedule(t))
-                except BadValueError as error:
-                    raise RecipeError(str(error)) from None
+            try:
+                limits.check_run(f"schedules[{name!r}]", schedule, clock.horizon)
+            except BadValueError as error:
+                raise RecipeError(str(error)) from None
         return bound
 
     def plain(self) -> dict[str, Any]:

@@ -232,6 +232,20 @@ def test_schedule_is_drawn_into_a_file(etude, suffix):
     )
 
 
+@pytest.mark.parametrize(
+    "text", ["plateau()", "warmup(5) >> plateau(mode='max')", "hypergradient()"]
+)
+def test_a_schedule_that_reacts_is_translated_only_where_it_can_hear(etude, text):
+    said = etude("schedule", text, "--steps", "50", "--to", "torch")
+    assert "call scheduler.step(metric) after each update" in said.out
+    for peer in ("keras", "optax"):
+        said = etude("schedule", text, "--steps", "50", "--to", peer)
+        assert said.code != 0
+        shown = " ".join(said.err.replace("│", " ").split())
+        assert f"reacts to a metric, and {peer} calls a schedule with the step" in shown
+        assert "--to torch prints a scheduler with step(metric)" in shown
+
+
 @pytest.mark.parametrize("peer", ["torch", "keras", "optax"])
 def test_schedule_is_translated_into_code_that_compiles(etude, peer):
     code = etude("schedule", "cosine(100)", "--lr", "0.1", "--to", peer, "--json").json["code"]

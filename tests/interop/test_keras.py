@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from etude.errors import BadTypeError, BadValueError
 from etude.interop.keras import from_keras, to_keras
 from etude.interop.parity import keras as parity
-from etude.schedules import KINDS, Clock, cosine, parse, plateau, warmup
+from etude.schedules import (
+    KINDS,
+    Clock,
+    constant,
+    cosine,
+    exponential,
+    linear,
+    multi_step,
+    parse,
+    warmup,
+)
 from tests.interop.peers import few
 
 keras = pytest.importorskip("keras")
@@ -20,7 +30,8 @@ STEPS = range(0, 80, 3)
 values = st.floats(0.01, 1.0)
 lengths = st.integers(1, 40)
 CLOCK = Clock(horizon=200, steps_per_epoch=20, samples_per_step=8, tokens_per_step=64)
-EXAMPLES = sorted({text for row in KINDS.values() for text in row.examples})
+ALL = sorted({text for row in KINDS.values() for text in row.examples})
+EXAMPLES = [text for text in ALL if not parse(text).has_feedback]
 
 
 def same(name, **options):
@@ -124,9 +135,31 @@ def test_a_model_trains_and_is_saved_with_it(tmp_path):
     assert float(loaded.optimizer.learning_rate) == pytest.approx(s(3), rel=1e-6)
 
 
-def test_a_long_log_is_saved_as_well():
-    s = plateau(factor=0.9, patience=0).given([(t, 1.0) for t in range(2_000)])
+def test_a_long_schedule_is_saved_as_well():
+    s = multi_step(tuple(range(1, 4_000)), 0.999)
     assert peer.deserialize(peer.serialize(to_keras(s))).schedule == s
+
+
+@pytest.mark.parametrize("text", sorted(set(ALL) - set(EXAMPLES)))
+@pytest.mark.parametrize("around", ["{}", "0.1 * {}", "warmup(5) >> 0.1 * {}", "({}).clip(0.1)"])
+def test_what_reacts_to_a_metric_is_refused_with_the_way_out(text, around):
+    with pytest.raises(BadValueError, match=r"Keras calls .* keras\.callbacks\.ReduceLROnPlateau"):
+        to_keras(around.format(text))
+    with pytest.raises(BadValueError, match="without a metric its value would never change"):
+        peer.deserialize(
+            {
+                "registered_name": "etude>EtudeSchedule",
+                "class_name": "EtudeSchedule",
+                "module": None,
+                "config": {"schedule": around.format(text)},
+            }
+        )
+
+
+@pytest.mark.parametrize("s", [linear(10, 0.1, -0.1), exponential(0.5) - 0.25, constant(-1.0)])
+def test_a_negative_rate_is_refused(s):
+    with pytest.raises(BadValueError, match=r"out of bounds: give a number >= 0; .* \.clip"):
+        to_keras(s)
 
 
 def test_the_schedule_can_be_pickled():

@@ -12,7 +12,8 @@ from etude.schedules import KINDS, Clock, cosine, linear, multi_step, parse, war
 optax = pytest.importorskip("optax")
 
 CLOCK = Clock(horizon=200, steps_per_epoch=20, samples_per_step=8, tokens_per_step=64)
-EXAMPLES = sorted({text for row in KINDS.values() for text in row.examples})
+ALL = sorted({text for row in KINDS.values() for text in row.examples})
+EXAMPLES = [text for text in ALL if not parse(text).has_feedback]
 STEPS = np.array([0, 1, 7, 20, 50, 99, 100, 101, 199, 200, 500])
 
 
@@ -62,3 +63,32 @@ def test_a_python_count_is_exact_beyond_float32():
 def test_an_unbound_schedule_is_refused():
     with pytest.raises(BadValueError, match=r"no length in steps yet: pass it as schedule.over"):
         to_optax(warmup(5) >> cosine())
+
+
+@pytest.mark.parametrize("text", sorted(set(ALL) - set(EXAMPLES)))
+@pytest.mark.parametrize("around", ["{}", "0.1 * {}", "warmup(5) >> 0.1 * {}", "({}).clip(0.1)"])
+def test_what_reacts_to_a_metric_is_refused_with_the_way_out(text, around):
+    with pytest.raises(BadValueError, match=r"optax calls .* optax\.contrib\.reduce_on_plateau"):
+        to_optax(around.format(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "hyperparameter"),
+    [
+        ("linear(10, 0.1, -0.1)", "lr"),
+        ("linear(10, 0.9, 1.2)", "momentum"),
+        ("linear(10, 0.9, 1.2)", "beta2"),
+        ("exponential(0.5) - 0.25", "weight_decay"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_unless_it_is_a_factor(text, hyperparameter):
+    with pytest.raises(BadValueError, match=r"out of bounds: .* give to_optax\(schedule, None\)"):
+        to_optax(text, hyperparameter)
+    assert float(to_optax(text, None)(3)) == pytest.approx(parse(text)(3))
+
+
+def test_a_factor_of_any_sign_goes_into_scale_by_schedule():
+    optimizer = optax.scale_by_schedule(to_optax(-0.1 * cosine(100), None))
+    params = {"w": jnp.ones(1)}
+    update, _ = optimizer.update(params, optimizer.init(params))
+    assert float(update["w"][0]) == pytest.approx(-0.1)

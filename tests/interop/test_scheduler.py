@@ -33,6 +33,9 @@ from etude.schedules import (
 )
 from tests.interop.peers import adamw, few, sgd
 
+# Rates of 1 are short to write; what the warnings say is tested in test_scheduler_checks.py.
+pytestmark = pytest.mark.filterwarnings("ignore:lr (is|sets all):UserWarning")
+
 CLOCK = Clock(horizon=200, steps_per_epoch=20, samples_per_step=8, tokens_per_step=64)
 EXAMPLES = sorted({text for row in KINDS.values() for text in row.examples})
 S = 0.5 * (warmup(10) >> cosine(50, floor=0.1))
@@ -134,12 +137,12 @@ def test_tensor_values_are_written_in_place():
     group = {"params": parameter(), "lr": lr}
     optimizer = torch.optim.SGD([group], lr=0.1)
     optimizer.param_groups[0]["betas"] = (beta, 0.99)
-    scheduler = Scheduler(optimizer, lr=S, beta1=linear(10))
+    scheduler = Scheduler(optimizer, lr=S, beta1=0.9 * linear(10))
     scheduler.seek(5)
     assert optimizer.param_groups[0]["lr"] is lr
     assert optimizer.param_groups[0]["betas"][0] is beta
     assert lr.item() == pytest.approx(S(5))
-    assert beta.item() == 0.5
+    assert beta.item() == pytest.approx(0.45)
     assert scheduler.get_last_lr() == [S(5)]
 
 
@@ -229,7 +232,9 @@ def _feed(scheduler, t):
 
 def _made(optimizer, text, scaled):
     s = parse(text).over(CLOCK)
-    return Scheduler(optimizer, scale=s) if scaled else Scheduler(optimizer, lr=s, momentum=s)
+    if scaled:
+        return Scheduler(optimizer, scale=s)
+    return Scheduler(optimizer, lr=s, momentum=(0.9 * s).clip(0.0, 0.9))
 
 
 @pytest.mark.parametrize("scaled", [False, True], ids=["values", "scaled"])
@@ -265,12 +270,13 @@ def test_resumed_is_uninterrupted_for_every_kind_in_any_order(text, scaled):
 
 def test_a_rate_inside_a_loaded_optimizer_is_not_taken_over():
     old = sgd(0.1)
-    Scheduler(old, lr=S, momentum=linear(10)).seek(3)
+    momentum = 0.9 * linear(10)
+    Scheduler(old, lr=S, momentum=momentum).seek(3)
     optimizer = sgd(0.1)
-    scheduler = Scheduler(optimizer, lr=S, momentum=linear(10))
+    scheduler = Scheduler(optimizer, lr=S, momentum=momentum)
     scheduler.seek(7)
     optimizer.load_state_dict(copy.deepcopy(old.state_dict()))
-    assert (rates(optimizer), rates(optimizer, "momentum")) == ([S(7)], [linear(10)(7)])
+    assert (rates(optimizer), rates(optimizer, "momentum")) == ([S(7)], [momentum(7)])
     scheduler.step()
     assert rates(optimizer) == [S(8)]
 
@@ -432,12 +438,12 @@ def test_the_optimizer_does_not_keep_a_scheduler_alive():
 
 def test_two_schedulers_may_share_an_optimizer():
     optimizer = sgd()
-    first, second = Scheduler(optimizer, lr=S), Scheduler(optimizer, momentum=linear(10))
+    first, second = Scheduler(optimizer, lr=S), Scheduler(optimizer, momentum=0.9 * linear(10))
     first.seek(5)
     second.seek(5)
     optimizer.add_param_group({"params": parameter()})
     assert rates(optimizer) == [S(5)] * 2
-    assert rates(optimizer, "momentum") == [0.5] * 2
+    assert rates(optimizer, "momentum") == [0.45] * 2
 
 
 # ---- feedback ------------------------------------------------------------------------------

@@ -124,6 +124,19 @@ def test_a_real_run_on_a_plateau(tmp_path):
     assert used == [0.1] * 10 + [0.05] * 5 + [0.025] * 5
 
 
+def test_a_run_whose_plateau_hears_nothing_is_refused(tmp_path):
+    pytest.importorskip("accelerate")
+    with pytest.raises(
+        BadValueError, match=r"callbacks=\[FeedbackCallback\('eval_loss'\)\]\) does"
+    ):
+        _fit(tmp_path, lr=0.1 * plateau(), eval_strategy="steps", eval_steps=5)
+    _, scheduler = optimizers(sgd(), lr=0.1 * plateau())
+    with pytest.raises(BadValueError, match="which the Trainer does not report to it"):
+        scheduler.step()
+    scheduler.step(1.0)  # in a loop of one's own
+    scheduler.step()
+
+
 def test_the_module_loads_transformers_only_when_asked():
     import subprocess
 

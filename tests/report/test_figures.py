@@ -1,20 +1,23 @@
 import math
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from etude.report import (
     candidate_curves,
     final_run,
+    frame,
     loss_against_rate,
     palette,
     schedule_curve,
     words,
 )
-from etude.report.curves import MOST, window_for
+from etude.report.curves import MOST, Curve, window_for
+from etude.report.view import View
 from etude.training.record import Evaluation
 from etude.tuning.result import Trial
 
@@ -85,6 +88,54 @@ def test_names_keep_apart(result, record):
     trials = tuple(Trial(r, replace(result().record), False, True) for r in rates)
     info = candidate_curves.info(result(trials, lr=0.1))
     assert [c.named for c in info.candidates] == [True, False, False]
+
+
+@given(st.lists(st.floats(-6, 1), min_size=2, max_size=12, unique=True))
+def test_the_rates_of_the_key_stand_side_by_side_on_a_narrow_page(powers):
+    rates = sorted(10**power for power in powers)
+    assume(rates[-1] > 1.001 * rates[0])
+    kept = candidate_curves._apart(rates)
+    assert (kept[0], kept[-1]) == (rates[0], rates[-1])
+    span = math.log10(rates[-1] / rates[0])
+    for low, high in pairwise(kept):
+        both = frame.room(words.rate(low)) + frame.room(words.rate(high))
+        if len(kept) > 2:
+            assert math.log10(high / low) / span > both / 2
+
+
+@given(st.lists(st.tuples(st.integers(1, 16), st.floats(0.2, 2.4)), min_size=1, max_size=8))
+def test_no_name_of_a_curve_stands_on_another(ends):
+    """A box of the text's own size on a page 400 wide, on the side of its mark."""
+    flat = View(0.0, 2.5, False)
+    curves = tuple(
+        candidate_curves.CandidateCurve(
+            0.001 * (i + 1), Curve((0, step), (2.4, loss), 0), Curve((), (), 0), "dropped", step,
+            chosen=i == 0,
+        )
+        for i, (step, loss) in enumerate(ends)
+    )  # fmt: skip
+    named = [c for c in candidate_curves._named(curves, flat, 16) if c.named]
+    assert named[0].chosen
+    boxes = []
+    for one in named:
+        width, x = frame.room(words.rate(one.lr)), one.valid.steps[-1] / 16
+        side = candidate_curves._beside(one, 16)
+        left = x if side.endswith("right") else x - width
+        level = one.valid.values[-1] / 2.5 + (0.04 if side.startswith("top") else -0.04)
+        boxes.append((left, left + width, level))
+        assert left + width <= 1.0 + 1e-9
+    for (a, b, level), (c, d, other) in combinations(boxes, 2):
+        assert a >= d or b <= c or abs(level - other) >= 0.08 - 1e-3
+
+
+def test_tied_does_not_stand_on_unstable(result):
+    figure = loss_against_rate.draw(
+        loss_against_rate.info(result(tied=(0.5, 0.6), stable_below=0.65))
+    )
+    tied = next(note for note in figure.layout.annotations if note.text == "tied")
+    low, high = figure.layout.xaxis.range
+    assert tied.xanchor == "right"
+    assert (tied.x - low) / (high - low) == pytest.approx(1 - frame.room("unstable"))
 
 
 def test_the_training_loss_of_candidates_is_smoothed(result, record):

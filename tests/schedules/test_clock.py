@@ -44,26 +44,46 @@ def test_percent_is_exact(horizon: int, percent: int) -> None:
     assert Clock(horizon=horizon).steps(f"{percent}%") == (percent * horizon + 50) // 100
 
 
-@given(st.integers(1, 60), st.integers(1, 8), st.integers(1, 4), st.integers(1, 4), st.booleans())
+@given(
+    st.integers(1, 60),
+    st.integers(1, 8),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.booleans(),
+    st.booleans(),
+)
 def test_steps_per_epoch_are_those_of_a_loader(
-    samples: int, batch: int, accumulation: int, world: int, drop_last: bool
+    samples: int, batch: int, accumulation: int, world: int, drop_last: bool, across: bool
 ) -> None:
     data = TensorDataset(torch.zeros(samples))
     sampler = DistributedSampler(data, num_replicas=world, rank=0, drop_last=drop_last)
     if len(sampler) == 0:
         return
     passes = len(DataLoader(data, batch, sampler=sampler, drop_last=drop_last))
-    expected = passes // accumulation if drop_last else math.ceil(passes / accumulation)
+    if across:
+        expected: float = passes / accumulation
+    else:
+        expected = passes // accumulation if drop_last else math.ceil(passes / accumulation)
     if len(sampler) != (samples // world if drop_last else -(-samples // world)):
         return  # torch pads the last sample even when it drops, if the share is not whole
     if expected == 0:
         with pytest.raises(BadValueError, match="fewer than the"):
             Clock.of_data(
-                samples, batch, accumulation=accumulation, world_size=world, drop_last=True
+                samples,
+                batch,
+                accumulation=accumulation,
+                world_size=world,
+                drop_last=True,
+                across_epochs=across,
             )
         return
     clock = Clock.of_data(
-        samples, batch, accumulation=accumulation, world_size=world, drop_last=drop_last
+        samples,
+        batch,
+        accumulation=accumulation,
+        world_size=world,
+        drop_last=drop_last,
+        across_epochs=across,
     )
     assert clock.steps_per_epoch == expected
     assert clock.samples_per_step == batch * accumulation * world

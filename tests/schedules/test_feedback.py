@@ -26,7 +26,11 @@ from etude.schedules import (
     warmup,
 )
 
-METRICS = st.lists(st.floats(-2.0, 2.0).map(lambda x: round(x, 2)) | st.just(math.nan), max_size=40)
+ABOVE_ZERO = st.floats(0.0, 2.0).map(lambda x: round(x, 2))
+METRICS = st.lists(ABOVE_ZERO | st.just(math.nan), max_size=40)
+SIGNED = st.lists(
+    st.floats(-2.0, 2.0).map(lambda x: round(x, 2)) | st.just(math.nan), min_size=1, max_size=40
+)
 
 
 @given(
@@ -68,6 +72,68 @@ def test_plateau_equals_torch_option_by_option(
         peer.step(metric)
         s = s.record(t, metric)
         assert s(t) == optimizer.param_groups[0]["lr"]
+
+
+@given(SIGNED, st.floats(0.0, 0.5), st.sampled_from(["rel", "abs"]), st.integers(0, 3))
+def test_a_smaller_metric_is_to_min_what_its_opposite_is_to_max(
+    metrics: list[float], threshold: float, threshold_mode: str, patience: int
+) -> None:
+    """Torch's margin changes its direction below zero, so that this law does not hold there."""
+    common = {
+        "factor": 0.5,
+        "patience": patience,
+        "threshold": threshold,
+        "threshold_mode": threshold_mode,
+        "eps": 0.0,
+    }
+    low = plateau(mode="min", **common).given(list(enumerate(metrics)))
+    high = plateau(mode="max", **common).given([(t, -m) for t, m in enumerate(metrics)])
+    assert [low(t) for t in range(len(metrics))] == [high(t) for t in range(len(metrics))]
+
+
+@given(
+    st.floats(-1e6, 1e6).filter(lambda x: abs(x) > 1e-6),
+    st.sampled_from(["min", "max"]),
+    st.integers(0, 3),
+    st.sampled_from([1e-4, 0.1]),
+)
+def test_a_metric_that_stands_still_is_a_stall_on_either_side_of_zero(
+    value: float, mode: str, patience: int, threshold: float
+) -> None:
+    s = plateau(factor=0.5, patience=patience, mode=mode, threshold=threshold, eps=0.0)
+    assert s.given([(t, value) for t in range(patience + 1)])(patience) == 1.0
+    assert s.given([(t, value) for t in range(patience + 2)])(patience + 1) == 0.5
+    within, beyond = 0.9 * threshold * abs(value), 1.1 * threshold * abs(value)
+    sign = -1 if mode == "min" else 1
+    hasty = plateau(factor=0.5, patience=0, mode=mode, threshold=threshold)
+    assert hasty.given([(0, value), (1, value + sign * within)])(1) == 0.5
+    assert hasty.given([(0, value), (1, value + sign * beyond)])(1) == 1.0
+
+
+def test_peers_part_below_zero() -> None:
+    """torch and optax take threshold * best, Keras a difference: only there do all stall."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+    for _ in range(20):
+        theirs.step(-1.0)
+    assert optimizer.param_groups[0]["lr"] == 1.0  # it takes every -1 for an improvement on -1
+    assert plateau(factor=0.5, patience=1).given([(t, -1.0) for t in range(1, 9)])(8) == 0.125
+
+
+def test_what_a_plateau_hears_is_written_and_read() -> None:
+    assert plateau().hears == ("loss",)
+    assert plateau(mode="max").hears == plateau(on="metric").hears == ("metric",)
+    assert hypergradient().hears == ("gradient",)
+    assert cosine(10).hears == ()
+    both = warmup(5) >> 0.5 * plateau(on="loss").take(9) >> plateau(mode="max")
+    assert both.hears == ("loss", "metric")
+    for s in (plateau(on="metric", mode="min"), plateau(on="loss"), both):
+        assert parse(repr(s)) == s == from_json(to_json(s))
+        assert parse(repr(s)).hears == s.hears
+    with pytest.raises(BadValueError, match="on is 'loss' and mode is 'max', but a loss is better"):
+        plateau(on="loss", mode="max")
+    with pytest.raises(BadValueError, match="unknown on 'metrics': did you mean 'metric'"):
+        plateau(on="metrics")
 
 
 FEEDBACK = st.sampled_from(

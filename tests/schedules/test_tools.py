@@ -47,6 +47,18 @@ from etude.schedules.testing import schedules
         ("multi_step((30, 90), 0.1).take(60) >> 0.1 * linear(40)", 100, ["unreachable"]),
         ("cosine(1_000) * piecewise_constant((1_500,), (1.0, 2.0))", 1_000, ["unreachable"]),
         ("constant()", 100, ["still-high"]),
+        ("warmup('5%') >> cosine()", 10, ["warmup-too-short"]),
+        ("warmup('4%') >> cosine()", 10, ["warmup-too-short"]),
+        ("warmup(1, start=0.1) >> cosine()", 10, ["warmup-too-short"]),
+        ("(warmup(1) >> cosine(9)).stretch(2)", 20, []),
+        ("(warmup(3) >> cosine(9)).fit(4)", 4, ["warmup-too-short", "still-high"]),
+        ("(warmup(1) >> cosine(9)).repeat(2)", 20, ["warmup-too-short", "zero"]),
+        ("wsd(1, 5, 10)", 10, ["warmup-too-short", "still-high"]),
+        ("warmup(2) >> cosine()", 10, []),
+        ("linear(1, 0.0, 1.0) >> cosine()", 10, ["zero"]),
+        ("noam(1)", 10, ["warmup-too-short", "still-high"]),
+        ("warmup(10) >> cosine()", 1, ["unbound"]),
+        ("0.0 * cosine(5)", 1, ["zero"]),
         ("exponential(10.0)", 1_000, ["not-finite"]),
         ("cosine('5 epochs')", 1_000, ["unbound"]),
         ("warmup(5_000) >> cosine(95_000)", 100_000, []),
@@ -63,6 +75,12 @@ def test_lint_names_value_place_and_fix() -> None:
     (jump,) = lint(warmup(100) >> 0.5 * cosine(900), 1_000)
     assert jump.step == 100
     assert "from 1 to 0.5 at step 100: scale" in jump.message
+    (short,) = lint(parse("warmup('5%') >> cosine()"), 10)
+    assert short.step == 0
+    assert short.message == (
+        "warmup(1) takes 1 update: the first is at 0, which changes nothing, and the next at the "
+        "full rate; give it 2 updates at least, or leave it out"
+    )
     (high,) = lint(linear(1_000, end=0.5), 1_000)
     assert "50% of the peak" in high.message
     with pytest.raises(BadTypeError, match="must be a schedule"):

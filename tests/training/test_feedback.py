@@ -1,4 +1,4 @@
-"""A schedule that reacts hears the validation loss, and only at the recipe's own evaluations."""
+"""A schedule that reacts hears the loss or the metric, at the recipe's own evaluations alone."""
 
 from __future__ import annotations
 
@@ -77,6 +77,69 @@ def test_the_tuners_winner_is_what_train_gives():
     alone = train(TASK, best.recipe)
     assert best.record.series["lr"].tolist() == alone.series["lr"].tolist()
     assert best.record.series["loss"].tolist() == alone.series["loss"].tolist()
+
+
+LABELS = (X.sum(1) > 0).long()
+CLASSES = etude.Task(
+    lambda: nn.Linear(3, 2), (X, LABELS), loss=nn.functional.cross_entropy, metric="accuracy"
+)
+HIGHER = RECIPE.replace(schedule="warmup(5) >> plateau(mode='max', factor=0.5, patience=1)")
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_it_hears_the_metric_where_it_says_so(mode):
+    task = CLASSES if mode == "max" else etude.Task(
+        lambda: nn.Linear(3, 1), (X, X.sum(1, keepdim=True)), loss=mse_loss, metric="mae"
+    )  # fmt: skip
+    text = f"plateau(on='metric', mode='{mode}', factor=0.5, patience=1)"
+    record = train(task, RECIPE.replace(schedule=text))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=RECIPE.lr)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode, factor=0.5, patience=1)
+    for evaluation in record.evaluations[1:-1]:
+        theirs.step(evaluation.metric)
+        assert record.series["lr"][evaluation.step] == optimizer.param_groups[0]["lr"]
+    assert record.series["lr"][-1] < RECIPE.lr
+
+
+def test_mode_max_hears_the_metric_in_every_place():
+    whole = train(CLASSES, HIGHER)
+    said = train(CLASSES, HIGHER.replace(schedule=f"{HIGHER.schedule!r}".replace(
+        "mode='max'", "mode='max', on='metric'")))  # fmt: skip
+    assert whole.series["lr"].tolist() == said.series["lr"].tolist()
+    first = Run(CLASSES, HIGHER)
+    first.walk(first.heard, 43)
+    second = Run(CLASSES, HIGHER)
+    second.load(first.state())
+    second.walk(second.heard)
+    assert second.series["lr"] == whole.series["lr"].tolist()
+    decays = HIGHER.replace(schedules={"weight_decay": "0.1 * plateau(mode='max', patience=0)"})
+    run = Run(CLASSES, decays)
+    run.walk(run.heard)
+    assert run.others["weight_decay"](80) < 0.1
+
+
+@pytest.mark.parametrize("field", ["schedule", "schedules"])
+def test_a_metric_that_is_not_there_or_goes_the_other_way_is_refused_before_training(field):
+    def recipe(text: str) -> Recipe:
+        change = {"momentum": f"0.9 * {text}"} if field == "schedules" else text
+        return RECIPE.replace(**{field: change})
+
+    with pytest.raises(BadValueError, match="reacts to the task's metric, and the task has none"):
+        train(TASK, recipe("plateau(mode='max')"))
+    with pytest.raises(BadValueError, match="reacts to the task's metric, and the task has none"):
+        tune(TASK, recipe("plateau(on='metric')"), budget=1.5, progress=False)
+    with pytest.raises(BadValueError, match=r"'accuracy' is better when it is larger: write plat"):
+        train(CLASSES, recipe("plateau(on='metric')"))
+    smaller = etude.Task(
+        lambda: nn.Linear(3, 1), (X, X.sum(1, keepdim=True)), loss=mse_loss, metric="mae"
+    )
+    with pytest.raises(BadValueError, match=r"'mae' is better when it is smaller: write plateau"):
+        train(smaller, recipe("plateau(mode='max')"))
+
+
+def test_one_schedule_does_not_hear_two_things():
+    with pytest.raises(BadValueError, match="to the validation loss in one part and to the metric"):
+        Recipe(schedule="plateau().take(100) >> plateau(mode='max')")
 
 
 def test_what_reacts_to_the_gradient_is_refused():

@@ -196,14 +196,23 @@ def _print_table(shape: Schedule, last: int, rows: int, unit: str) -> None:
 
 def _code(shape: Schedule, lr: float, to: str) -> str:
     """Return code to paste that uses the schedule in another library."""
+    if to != "torch" and shape.has_feedback:
+        raise BadValueError(
+            f"--to {to}: {shape!r} reacts to a metric, and {to} calls a schedule with the step "
+            "alone: without a metric its value would never change; --to torch prints a scheduler "
+            "with step(metric)"
+        )
     text = f"s = parse({repr(lr * shape)!r})"
+    hint = "# call scheduler.step() after each update"
+    if shape.has_feedback:
+        hint = "# call scheduler.step(metric) after each update, with None where none was measured"
     head = "from etude.schedules import parse"
     lines = {
         "torch": [
             head,
             "from etude.interop.torch import Scheduler",
             text,
-            "scheduler = Scheduler(optimizer, lr=s)  # call scheduler.step() after each update",
+            f"scheduler = Scheduler(optimizer, lr=s)  {hint}",
         ],
         "keras": [
             "import keras",

@@ -56,11 +56,13 @@ class Column:
         name: The hyperparameter, such as 'lr'.
         entries: By key; None leaves a group alone.
         exact: How many groups a list named one by one; None for the other forms.
+        spelled_out: Whether the user said which group follows what, '*' included.
     """
 
     name: str
     entries: Mapping[int | str, Entry | None]
     exact: int | None = None
+    spelled_out: bool = False
 
     def of(self, place: int, group: Mapping[str, Any]) -> Entry | None:
         """Return what the group of that number follows."""
@@ -121,7 +123,7 @@ def column(name: str, form: Any, groups: list[dict[str, Any]], relative: bool = 
         for key in form:
             _check_key(name, key, len(groups), names)
         entries = {k: _entry(f"{name}[{k!r}]", v, relative) for k, v in form.items()}
-        return Column(name, entries)
+        return Column(name, entries, spelled_out=True)
     if isinstance(form, list | tuple):
         if len(form) != len(groups):
             raise BadValueError(

@@ -1,4 +1,4 @@
-"""Where a hyperparameter lives inside a parameter group, and how it is written there."""
+"""Where a hyperparameter lives inside a parameter group, and what it was there at first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from etude.errors import BadTypeError, BadValueError, unknown_name
+from etude.optimizers.own_values import get
 
 _BETAS = {"momentum": 0, "beta1": 0, "beta2": 1}
 """Hyperparameters that some optimizers keep inside the tuple `betas`."""
@@ -39,7 +40,7 @@ def find(name: str, group: dict[str, Any], place: int) -> Slot:
         slot = Slot("betas", _BETAS[name])
     else:
         raise unknown_name(f"hyperparameter of group {place}", name, known(group))
-    value = read(group, slot)
+    value = get(group, slot)
     if isinstance(value, bool) or not (value is None or isinstance(value, int | float | Tensor)):
         raise BadTypeError(
             f"{name} of group {place} is {value!r}, not a number, so a schedule cannot move it"
@@ -59,26 +60,6 @@ def known(group: dict[str, Any]) -> list[str]:
     return names + (list(_BETAS) if "betas" in group else [])
 
 
-def read(group: dict[str, Any], slot: Slot) -> Any:
-    """Return the live value."""
-    value = group[slot.key]
-    return value if slot.inside is None else value[slot.inside]
-
-
-def write(group: dict[str, Any], slot: Slot, value: float) -> None:
-    """Write a value: in place into a tensor, so that a compiled step is not compiled anew."""
-    live = group[slot.key]
-    if slot.inside is None:
-        if isinstance(live, Tensor):
-            live.fill_(value)
-        else:
-            group[slot.key] = value
-    elif isinstance(live[slot.inside], Tensor):
-        live[slot.inside].fill_(value)
-    else:
-        group[slot.key] = type(live)((*live[: slot.inside], value, *live[slot.inside + 1 :]))
-
-
 def base(name: str, group: dict[str, Any], slot: Slot, place: int) -> float:
     """Return the group's own value of a hyperparameter, from before any schedule moved it.
 
@@ -87,7 +68,7 @@ def base(name: str, group: dict[str, Any], slot: Slot, place: int) -> float:
     """
     value = group.get(f"initial_{name}")
     if value is None:
-        value = read(group, slot)
+        value = get(group, slot)
     if value is None:
         raise BadValueError(
             f"{name} of group {place} is None, so there is nothing to multiply: "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from etude.errors import BadTypeError, BadValueError
+from etude.optimizers.hyperparameters import Number, strided
 from etude.schedules import Schedule, from_json, parse, to_json
 from etude.schedules.text import MAX_CHARACTERS
 
@@ -29,6 +31,45 @@ def read(text: str) -> Schedule:
         cosine(500)
     """
     return from_json(text) if text.lstrip().startswith("{") else parse(text)
+
+
+def pure(value: Any, peer: str, way_out: str) -> Schedule:
+    """Return a bound schedule of the step alone, given as such or as text.
+
+    Args:
+        value: The schedule.
+        peer: Who will call it, with the step and nothing else.
+        way_out: What to do where it reacts to a metric.
+
+    Raises:
+        BadTypeError: It is no schedule.
+        BadValueError: It lacks a length, or reacts to a metric.
+    """
+    schedule = bound("schedule", value)
+    if schedule.has_feedback:
+        raise BadValueError(
+            f"schedule is {schedule!r}, which reacts to a metric, and {peer} calls a schedule with "
+            f"the step alone: without a metric its value would never change. {way_out}"
+        )
+    return schedule
+
+
+def within(limits: Number, name: str, schedule: Schedule, way_out: str) -> None:
+    """Refuse a schedule that is known to leave the bounds of what it is for.
+
+    A schedule that has a length is looked at up to its end; an endless one at step 0 and at the
+    powers of two up to a million.
+
+    Raises:
+        BadValueError: With the step, the value, the bounds and the way out.
+    """
+    end = None if schedule.length is None else math.ceil(schedule.length)
+    steps = [0, *(2**i for i in range(21))] if end is None else [*strided(end), end]
+    for t in steps:
+        try:
+            limits.check(f"{name} at step {t}", schedule(t))
+        except BadValueError as error:
+            raise BadValueError(f"{error}; {way_out}") from None
 
 
 def bound(name: str, value: Any) -> Schedule:

@@ -10,6 +10,7 @@ from etude.errors import BadTypeError, BadValueError
 from etude.interop import _text
 from etude.interop._peer import load
 from etude.interop.parity import keras as parity
+from etude.optimizers.bounds import RATE
 from etude.schedules import Schedule
 
 __all__ = ["from_keras", "to_keras"]
@@ -30,7 +31,8 @@ def to_keras(schedule: Schedule | str) -> Any:
         A `LearningRateSchedule`, for the backends torch, jax and numpy.
 
     Raises:
-        BadValueError: The schedule lacks a length.
+        BadValueError: The schedule lacks a length, reacts to a metric, which Keras does not report
+            to a schedule, or has a negative value.
         MissingExtraError: Keras or its backend is not installed.
 
     Examples:
@@ -41,7 +43,19 @@ def to_keras(schedule: Schedule | str) -> Any:
         >>> float(s(5)), s.get_config()
         (0.25, {'schedule': '0.5 * (warmup(10) >> cosine(90))'})
     """
-    return _schedule_class()(_text.bound("schedule", schedule))
+    return _schedule_class()(_read(schedule))
+
+
+def _read(schedule: Schedule | str) -> Schedule:
+    """Return a schedule that Keras can use as a rate."""
+    found = _text.pure(
+        schedule,
+        "Keras",
+        "Use keras.callbacks.ReduceLROnPlateau beside a rate without it, or a callback of your own "
+        "that sets optimizer.learning_rate to schedule.record(step, metric)(step)",
+    )
+    _text.within(RATE, "schedule", found, "a rate is not negative: .clip(0.0) it")
+    return found
 
 
 def from_keras(source: Any) -> Schedule:
@@ -122,7 +136,7 @@ def _schedule_class() -> type[Any]:
 
         def __init__(self, schedule: Schedule | str) -> None:
             super().__init__()
-            self.schedule = _text.bound("schedule", schedule)
+            self.schedule = _read(schedule)
 
         def __call__(self, step: Any) -> Any:
             steps = keras.ops.convert_to_tensor(step)

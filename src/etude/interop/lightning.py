@@ -11,6 +11,7 @@ from etude.interop._horizon import all_over
 from etude.interop._peer import load
 from etude.interop.torch import Scheduler
 from etude.schedules import Clock
+from etude.schedules.clock import updates_per_epoch
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback as ScheduleCallback
@@ -40,7 +41,9 @@ def clock(trainer: Any) -> Clock:
     total = trainer.estimated_stepping_batches
     batches = trainer.num_training_batches
     accumulated = trainer.accumulate_grad_batches
-    per_epoch = math.ceil(batches / accumulated) if math.isfinite(batches) and batches else None
+    per_epoch = None
+    if math.isfinite(batches) and batches:
+        per_epoch = updates_per_epoch(int(batches), accumulated, across_epochs=False)
     horizon = int(total) if math.isfinite(total) and total > 0 else None
     return Clock(horizon=horizon, steps_per_epoch=per_epoch)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from etude.interop._peer import load
-from etude.interop._text import bound
+from etude.interop._text import bound, pure, within
+from etude.optimizers.bounds import ANY, GENERAL
 from etude.schedules import Schedule
 
 __all__ = ["OptaxSchedule", "to_optax"]
@@ -25,6 +26,14 @@ class OptaxSchedule:
 
     schedule: Schedule
 
+    def __post_init__(self) -> None:
+        pure(
+            self.schedule,
+            "optax",
+            "Chain optax.contrib.reduce_on_plateau behind the optimizer, or set the rate of "
+            "optax.inject_hyperparams to schedule.record(step, metric)(step) outside of the step",
+        )
+
     def __call__(self, count: Any) -> Any:
         """Return the value at a count: an int, an array, or a traced one."""
         jnp = load("jax.numpy")
@@ -33,7 +42,7 @@ class OptaxSchedule:
         return self.schedule(jnp.asarray(count))
 
 
-def to_optax(schedule: Schedule | str) -> OptaxSchedule:
+def to_optax(schedule: Schedule | str, hyperparameter: str | None = "lr") -> OptaxSchedule:
     """Return a schedule for optax: `optax.sgd(to_optax(0.1 * cosine(10_000)))`.
 
     The values are those of the schedule, rounded to float32 unless jax has x64 enabled. Counts
@@ -41,12 +50,16 @@ def to_optax(schedule: Schedule | str) -> OptaxSchedule:
 
     Args:
         schedule: A bound schedule, or its text.
+        hyperparameter: What its values are for ('lr', 'momentum', 'weight_decay', ...), whose
+            bounds they must keep; None for a factor of any sign, as in
+            `optax.scale_by_schedule(to_optax(-0.1 * cosine(100), None))`.
 
     Returns:
         A callable that works under jit, grad and vmap.
 
     Raises:
-        BadValueError: The schedule lacks a length.
+        BadValueError: The schedule lacks a length, reacts to a metric, which optax does not report
+            to a schedule, or has a value that the hyperparameter does not take.
         MissingExtraError: jax is not installed.
 
     Examples:
@@ -57,4 +70,9 @@ def to_optax(schedule: Schedule | str) -> OptaxSchedule:
         0.25
     """
     load("jax")
-    return OptaxSchedule(bound("schedule", schedule))
+    made = OptaxSchedule(bound("schedule", schedule))
+    if hyperparameter is not None:
+        limits = GENERAL.get(hyperparameter, ANY)
+        way_out = "for a factor of any sign, give to_optax(schedule, None)"
+        within(limits, hyperparameter, made.schedule, way_out)
+    return made

@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from etude.errors import BadTypeError, BadValueError
-from etude.interop import _slots, _state
+from etude.interop import _checks, _slots, _state
 from etude.interop._columns import Column, Relative, column
 from etude.interop._from_torch import from_torch
+from etude.optimizers import own_values
 from etude.schedules import EventLog
 
 __all__ = ["Scheduler", "from_torch", "relative"]
@@ -47,8 +48,14 @@ class Scheduler(LRScheduler):
 
     t counts the calls of `step()`, from 0 at construction; call it after each update. Values are
     absolute and computed from t alone, never from the live value, so that a resumed run is at the
-    right rate whatever was loaded, in whatever order. Tensors are written in place. Groups that
-    join later follow at once.
+    right rate whatever was loaded, in whatever order. Tensors are written in place; where groups
+    share one, each gets its own. Groups that join later follow at once. A value keeps to the
+    bounds of the table of optimizers, or of any optimizer: no negative rate or decay, no momentum
+    of 1 or more.
+
+    `lr` replaces the groups' own rates, `scale` keeps their proportion. A warning says so where
+    one schedule of `lr` makes rates equal that differed, or looks like a factor: its peak is 1 and
+    the optimizer's own rate is not. `lr={'*': s}` says that it is meant.
 
     Each argument is one of
     - a schedule, or its text: for every group;
@@ -65,8 +72,9 @@ class Scheduler(LRScheduler):
         hyperparameters: Any other by its name in the group; also `beta1` and `beta2`.
 
     Raises:
-        BadValueError: A schedule lacks a length (`.over(steps)` gives it one), nothing is
-            scheduled, or both `lr` and `scale` are given.
+        BadValueError: A schedule lacks a length (`.over(steps)` gives it one), leaves the bounds
+            of its hyperparameter, nothing is scheduled, both `lr` and `scale` are given, or
+            schedules wait for different metrics.
         UnknownNameError: A group has no such hyperparameter, or there is no such group.
 
     Examples:
@@ -102,6 +110,9 @@ class Scheduler(LRScheduler):
         )
         if not self._columns:
             raise BadValueError("nothing is scheduled: give lr=, scale= or another hyperparameter")
+        _checks.one_signal(self._columns)
+        _checks.values(self.optimizer, self._columns)
+        _checks.warn_of_lost_values(self.optimizer, self._columns)
         self._heard = self._columns
         self._log = EventLog()
         self._bases: list[dict[str, float]] = []
@@ -118,15 +129,19 @@ class Scheduler(LRScheduler):
                 after the updates so far; it acts on the update that comes next.
 
         Raises:
-            BadValueError: A metric is given, but no schedule reacts to one. To go to a step, call
-                `seek`.
+            BadValueError: A metric is given, but no schedule reacts to one (to go to a step, call
+                `seek`); or a value leaves its bounds, and the scheduler stays where it was.
         """
         t = self.last_epoch + 1
         if metric is not None:
             self._hear(t, metric)
         self.last_epoch = t
         self._step_count += 1
-        self._write()
+        try:
+            self._write()
+        except BadValueError:
+            self.last_epoch, self._step_count = t - 1, self._step_count - 1
+            raise
 
     def record(self, metric: SupportsFloat) -> None:
         """Report a metric after the updates so far, without going on to the next.
@@ -147,9 +162,14 @@ class Scheduler(LRScheduler):
         return any(c.has_feedback for c in self._columns)
 
     def _go_to(self, step: int) -> None:
+        before = getattr(self, "last_epoch", step), getattr(self, "_step_count", step + 1)
         self.last_epoch, self._step_count = step, step + 1
-        self._lay_out()
-        self._write()
+        try:
+            self._lay_out()
+            self._write()
+        except BadValueError:
+            self.last_epoch, self._step_count = before
+            raise
 
     def _hear(self, step: int, metric: SupportsFloat) -> None:
         if not self.has_feedback:
@@ -170,26 +190,23 @@ class Scheduler(LRScheduler):
         if groups is not self._groups or len(groups) != self._count:
             self._lay_out()
         t = self.last_epoch
-        for at, slot, key, members in self._absolute:
-            value = at(t)
-            for group in members:
+        for row in self._rows:
+            schedule, slot, key, low, high, members = row
+            value = schedule.at(t)
+            for group, base in members:
+                own = value if base is None else base * value
+                if not low <= own < high:
+                    _checks.refuse(row, t, own)
                 if type(group[key]) is float:
-                    group[key] = value
+                    group[key] = own
                 else:
-                    _slots.write(group, slot, value)
-        for at, slot, key, pairs in self._multiples:
-            factor = at(t)
-            for group, base in pairs:
-                if type(group[key]) is float:
-                    group[key] = base * factor
-                else:
-                    _slots.write(group, slot, base * factor)
+                    own_values.write(group, slot, own)
 
     def _lay_out(self) -> None:
         """Note which groups follow which schedule, so that writing need not look."""
         groups = self.optimizer.param_groups
-        absolute: dict[Any, tuple[Any, Any, str, list[Any]]] = {}
-        multiples: dict[Any, tuple[Any, Any, str, list[Any]]] = {}
+        rows: dict[Any, _checks.Row] = {}
+        written = []
         for place, group in enumerate(groups):
             self._keep_base("lr", group, _slots.Slot("lr"), place, group["lr"] is not None)
             for one in self._heard:
@@ -197,15 +214,19 @@ class Scheduler(LRScheduler):
                 if entry is None:
                     continue
                 slot = _slots.find(one.name, group, place)
-                rows = multiples if entry.relative else absolute
-                row = rows.setdefault((slot, id(entry)), (entry.schedule.at, slot, slot.key, []))
+                bounds = _checks.bounds(self.optimizer, one.name, group, slot)
+                row = rows.setdefault(
+                    (slot, id(entry), bounds),
+                    _checks.Row(entry.schedule, slot, slot.key, *bounds.limits, []),
+                )
+                base = None
                 if entry.relative:
                     base = self._keep_base(one.name, group, slot, place, True)
-                    row[3].append((group, base))
-                else:
-                    row[3].append(group)
+                row.members.append((group, base))
+                written.append((group, slot))
+        own_values.own_values(self.optimizer, written)
         self._groups, self._count = groups, len(groups)
-        self._absolute, self._multiples = list(absolute.values()), list(multiples.values())
+        self._rows = list(rows.values())
 
     def _keep_base(
         self, name: str, group: dict[str, Any], slot: _slots.Slot, place: int, wanted: bool
@@ -245,6 +266,7 @@ class Scheduler(LRScheduler):
         self._columns = (*(c.plus(place, forms.get(c.name)) for c in self._columns), *added)
         self._heard = (*(c.plus(place, forms.get(c.name)) for c in self._heard), *added)
         try:
+            _checks.one_signal(self._columns)
             self.optimizer.add_param_group(group)
         except BaseException:
             self._columns, self._heard = before
@@ -306,7 +328,7 @@ class Scheduler(LRScheduler):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is laid out anew."""
-        derived = ("_groups", "_count", "_absolute", "_multiples")
+        derived = ("_groups", "_count", "_rows")
         return {key: value for key, value in vars(self).items() if key not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsFloat, TypeVar
 
 from etude.errors import BadValueError
 from etude.interop._horizon import all_over
@@ -31,7 +31,8 @@ def optimizers(
         schedules: What `etude.interop.torch.Scheduler` takes.
 
     Returns:
-        The optimizer and its `Scheduler`.
+        The optimizer and its `Scheduler`. Where a schedule reacts to a metric, it refuses to step
+        without a `FeedbackCallback`, which reports one.
 
     Examples:
         >>> import torch
@@ -41,7 +42,28 @@ def optimizers(
         [0.0]
     """
     bound = schedules if steps is None else all_over(schedules, Clock(horizon=steps))
-    return optimizer, Scheduler(optimizer, **bound)
+    return optimizer, _Scheduler(optimizer, **bound)
+
+
+class _Scheduler(Scheduler):
+    """A scheduler in the Trainer, which reports no metric to it unless a callback does."""
+
+    is_told = False
+    """Whether someone reports metrics to it."""
+
+    def step(self, metric: SupportsFloat | None = None) -> None:
+        """Go on to the next update.
+
+        Raises:
+            BadValueError: A schedule reacts to a metric, and nobody reports one.
+        """
+        self.is_told = self.is_told or metric is not None
+        if self.has_feedback and not self.is_told:
+            raise BadValueError(
+                "a schedule here reacts to a metric, which the Trainer does not report to it: "
+                "Trainer(..., callbacks=[FeedbackCallback('eval_loss')]) does"
+            )
+        super().step(metric)
 
 
 def scheduled(trainer: T, **schedules: Any) -> T:
@@ -64,7 +86,7 @@ def scheduled(trainer: T, **schedules: Any) -> T:
         if self.lr_scheduler is None:
             bound = all_over(schedules, Clock(horizon=num_training_steps))
             owner = self.optimizer if optimizer is None else optimizer
-            self.lr_scheduler = Scheduler(owner, **bound)
+            self.lr_scheduler = _Scheduler(owner, **bound)
             self._created_lr_scheduler = True
         made: Scheduler = self.lr_scheduler
         return made
@@ -89,6 +111,11 @@ def _callback_class() -> type[Any]:
 
         def __init__(self, metric: str = "eval_loss") -> None:
             self.metric = metric
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            scheduler = kwargs.get("lr_scheduler")
+            if isinstance(scheduler, _Scheduler):
+                scheduler.is_told = True
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             scheduler, metrics = kwargs.get("lr_scheduler"), kwargs.get("metrics") or {}

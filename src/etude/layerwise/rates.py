@@ -17,6 +17,7 @@ from etude.layerwise.planning import Plan, Row, plan
 from etude.layerwise.rest import KeptCounts, Rest, Resting
 from etude.layerwise.spec import LrMult
 from etude.layerwise.updates import Slices, TrustRatios
+from etude.optimizers.own_values import own_values
 from etude.schedules import Clock, Schedule
 
 _ATTRIBUTE = "layer_rates"
@@ -268,6 +269,7 @@ def apply(
     rows_of = {id(p): by_name[n] for n, p in model.named_parameters() if n in by_name}
     groups, merged = _split(optimizer, rows_of)
     optimizer.param_groups[:] = groups
+    own_values(optimizer, [(group, ("lr", None)) for group in groups])
     slices, of_slice = _slices(groups, rows_of)
     resting = Resting(
         [(p, rows_of[id(p)]) for g in groups for p in g["params"] if id(p) in rows_of]

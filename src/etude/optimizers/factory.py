@@ -18,6 +18,7 @@ from etude.layerwise.matrices import split
 from etude.layerwise.rates import apply
 from etude.layerwise.spec import LrMult
 from etude.optimizers.hyperparameters import HIDDEN
+from etude.optimizers.own_values import own_values
 from etude.optimizers.row import OptimizerRow
 from etude.optimizers.table import ROWS, get
 
@@ -29,7 +30,7 @@ def build(
     name: str,
     model_or_params: nn.Module | Iterable[Tensor] | Sequence[Group],
     *,
-    lr: float | None = None,
+    lr: float | Tensor | None = None,
     lr_mult: LrMult | Mapping[str, Any] | str | None = None,
     flow: Flow | None = None,
     **hyperparameters: Any,
@@ -40,7 +41,8 @@ def build(
         name: A name of the table, for instance 'adamw'.
         model_or_params: A model, whose trainable parameters are taken, or the parameters, or
             torch parameter groups.
-        lr: The rate; 0 changes nothing. None takes its library's own default.
+        lr: The rate; 0 changes nothing. None takes its library's own default. A 0-d tensor stays
+            one, and every group has its own.
         lr_mult: Multipliers of the rate for parts of the model, as `LrMult.of` reads them.
         flow: What `etude.layerwise.trace` returned for the model: which layers read the input and
             make the output, for multipliers and optimizers that ask. Without one names tell.
@@ -155,7 +157,7 @@ def _refuse_sparse_gradient(
 
 
 def _construct(
-    row: OptimizerRow, groups: list[Group], lr: float, hyperparameters: dict[str, Any]
+    row: OptimizerRow, groups: list[Group], lr: float | Tensor, hyperparameters: dict[str, Any]
 ) -> Optimizer:
     make = factory(row)
     try:
@@ -167,7 +169,8 @@ def _construct(
         raise BadValueError(f"{row.name} refuses {hyperparameters}: {error}") from error
     if not lr:
         for group in optimizer.param_groups:
-            group["lr"] = 0.0
+            group["lr"] = lr
+    own_values(optimizer, [(group, ("lr", None)) for group in optimizer.param_groups])
     return optimizer
 
 

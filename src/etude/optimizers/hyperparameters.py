@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from etude.errors import BadTypeError, BadValueError
+
+CHECKED = 1000
+"""Updates, evenly spread over a run, at which a schedule's values are checked beforehand."""
+
+
+def strided(steps: int) -> list[int]:
+    """Return the updates of a run at which a schedule is looked at: the first, the last, between.
+
+    >>> strided(3), len(strided(10**9)) < 2 * CHECKED
+    ([0, 1, 2], True)
+    """
+    return sorted({*range(0, steps, max(1, steps // CHECKED)), max(0, steps - 1)})
 
 
 @dataclass(frozen=True)
@@ -37,11 +49,36 @@ class Number:
             raise BadValueError(f"{name}={value!r} is out of bounds: give a number {self.bounds}")
         return number + 0.0  # turns -0.0 into 0.0: equal choices have equal texts
 
+    def check_run(self, name: str, values: Callable[[int], float], steps: int) -> None:
+        """Refuse values over a run that leave the bounds.
+
+        Every update is looked at in runs of up to 1,000; longer ones at about as many evenly
+        spread updates and the last.
+
+        Args:
+            name: What to call the value.
+            values: The value at an update.
+            steps: Length of the run.
+
+        Raises:
+            BadValueError: With the first update found, its value and the bounds.
+        """
+        for t in strided(steps):
+            self.check(f"{name} at update {t}", values(t))
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The bounds as two floats, of which low is allowed and high is not: low <= x < high."""
+        low = math.nextafter(self.low, math.inf) if self.above else self.low
+        return low, math.nextafter(self.high, math.inf) if self.closed else self.high
+
     @property
     def bounds(self) -> str:
         """The bounds in words."""
         if self.high == math.inf:
             return f"{'>' if self.above else '>='} {self.low:g}"
+        if self.low == self.high:
+            return f"of {self.low:g}"
         opening = "(" if self.above or self.low == -math.inf else "["
         return f"in {opening}{self.low:g}, {self.high:g}{']' if self.closed else ')'}"
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 End = Literal["finished", "dropped", "diverged"]
 
-ROOM = (0.13, 0.08)
-"""Shares of the panel's width and height that the name of a rate takes."""
+LINE = 0.08
+"""Share of the panel's height that the name of a rate takes."""
 
 PANELS, GAP, TOP, BOTTOM = [270, 210], 44, 30, 46
 
@@ -91,15 +91,22 @@ def _named(
     candidates: tuple[CandidateCurve, ...], shown: View, length: int
 ) -> tuple[CandidateCurve, ...]:
     """Give names to the curves whose ends lie far enough from those that have one already."""
-    taken: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, float]] = []
     marked = []
     for one in sorted(candidates, key=lambda c: not c.chosen):
         place = _end(one, shown, length)
-        free = place is not None and all(
-            abs(place[0] - x) > ROOM[0] or abs(place[1] - y) > ROOM[1] for x, y in taken
-        )
-        if place is not None and free:
-            taken.append(place)
+        free = False
+        if place is not None:
+            width = frame.room(words.rate(one.lr))
+            left = place[0] - width if _beside(one, length).endswith("left") else place[0]
+            above = LINE / 2 if _beside(one, length).startswith("top") else -LINE / 2
+            level = place[1] + above
+            free = all(
+                left >= right or left + width <= start or abs(level - other) >= LINE
+                for start, right, other in taken
+            )
+            if free:
+                taken.append((left, left + width, level))
         marked.append(replace(one, named=free))
     return tuple(sorted(marked, key=lambda c: c.lr))
 
@@ -153,7 +160,7 @@ def draw(info: CandidateCurves, theme: Theme = LIGHT) -> Figure:
     order = sorted(range(len(places_of)), key=lambda i: info.candidates[i].chosen)
     for index in order:
         colour = heat(places_of[index], theme)
-        traces += _one(info.candidates[index], colour, theme)
+        traces += _one(info.candidates[index], info.length, colour, theme)
     bar = _colour_bar(info, theme, total)
     return Figure(
         [*traces, *bar],
@@ -176,7 +183,7 @@ def draw(info: CandidateCurves, theme: Theme = LIGHT) -> Figure:
     )
 
 
-def _one(one: CandidateCurve, colour: str, theme: Theme) -> list[Any]:
+def _one(one: CandidateCurve, length: int, colour: str, theme: Theme) -> list[Any]:
     """Return the two lines of a rate and the mark at its end."""
     from plotly.graph_objects import Scatter
 
@@ -204,7 +211,7 @@ def _one(one: CandidateCurve, colour: str, theme: Theme) -> list[Any]:
                 cliponaxis=False,
                 mode="markers+text" if one.named else "markers",
                 text=[words.rate(one.lr)],
-                textposition=_beside(one),
+                textposition=_beside(one, length),
                 textfont={"size": 12, "color": colour},
                 marker={**mark, "color": theme.warn if one.end == "diverged" else colour},
                 hovertemplate=f"rate {words.rate(one.lr)}<br>{one.end} after "
@@ -214,9 +221,10 @@ def _one(one: CandidateCurve, colour: str, theme: Theme) -> list[Any]:
     return traces
 
 
-def _beside(one: CandidateCurve) -> str:
+def _beside(one: CandidateCurve, length: int) -> str:
     """Return where the name of a rate stands, clear of the line that comes to its end."""
-    if one.end != "finished":
+    fits = one.valid.steps[-1] / length + frame.room(words.rate(one.lr)) <= 1
+    if one.end != "finished" and fits:
         return "top right"
     falls = len(one.valid.values) > 1 and one.valid.values[-1] < one.valid.values[-2]
     return "bottom left" if falls else "top left"
@@ -241,6 +249,7 @@ def _colour_bar(info: CandidateCurves, theme: Theme, total: int) -> list[Any]:
         "outlinewidth": 0,
         "tickvals": [math.log10(r) for r in _apart(rates)],
         "ticktext": [words.rate(r) for r in _apart(rates)],
+        "tickangle": 0,
         "tickfont": {"size": 12, "color": theme.soft},
         "ticks": "outside",
         "ticklen": 3,
@@ -257,8 +266,13 @@ def _colour_bar(info: CandidateCurves, theme: Theme, total: int) -> list[Any]:
 def _apart(rates: list[float]) -> list[float]:
     """Return rates far enough from each other for their names to stand side by side."""
     span = math.log10(rates[-1] / rates[0])
+
+    def far(low: float, high: float) -> bool:
+        needed = (frame.room(words.rate(low)) + frame.room(words.rate(high))) / 2
+        return math.log10(high / low) > span * needed
+
     kept = [rates[0]]
     for rate in rates[1:-1]:
-        if math.log10(rate / kept[-1]) > span / 6.5 and math.log10(rates[-1] / rate) > span / 6.5:
+        if far(kept[-1], rate) and far(rate, rates[-1]):
             kept.append(rate)
     return [*kept, rates[-1]]

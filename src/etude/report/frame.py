@@ -13,6 +13,9 @@ SANS = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', 
 MARGIN = 52
 """Pixels left of a panel, for the values at its axis."""
 
+NARROW = 300
+"""Pixels across a panel of a page 400 wide: what stands side by side there does so anywhere."""
+
 MANY_DECADES = 1.7
 """Decades above which only powers of ten are written at an axis; below, 1, 2 and 5 of each."""
 
@@ -148,6 +151,15 @@ def note(text: str, theme: Theme, **place: Any) -> dict[str, Any]:
         "font": {"size": 12, "color": theme.soft},
         **place,
     }
+
+
+def room(text: str) -> float:
+    """Return the share of a narrow panel's width that a small text takes, with a gap beside it.
+
+    >>> room("0.00455") < 0.25
+    True
+    """
+    return (7.2 * len(text) + 10) / NARROW
 
 
 def stacked(heights: list[int], gap: int, top: int, bottom: int) -> tuple[int, list[Any]]:

@@ -223,8 +223,13 @@ def _shades(info: LossAgainstRate, across: View, theme: Theme) -> tuple[list[Any
             {**common, "x0": info.tied[0], "x1": info.tied[1], "fillcolor": theme.tied}
             | {"line": {"width": 0}}
         )
+        low, high = across.limits()
         middle = math.log10(info.tied[0] * info.tied[1]) / 2
-        notes.append(frame.note("tied", theme, x=middle, **over))
+        place: dict[str, Any] = {"x": middle}
+        free = 1 - frame.room("unstable") if info.stable_below is not None else 1.0
+        if (middle - low) / (high - low) + frame.room("tied") / 2 > free:
+            place = {"x": low + free * (high - low), "xanchor": "right"}
+        notes.append(frame.note("tied", theme, **place, **over))
     if info.stable_below is not None:
         shapes.append(
             {**common, "x0": info.stable_below, "x1": across.high, "fillcolor": theme.unstable}
@@ -239,7 +244,7 @@ def _shades(info: LossAgainstRate, across: View, theme: Theme) -> tuple[list[Any
             | {"yref": "y", "y0": info.untrained, "y1": info.untrained}
         )
         level = math.log10(info.untrained) if info.view.log else info.untrained
-        place = {"xref": "x domain", "x": 0.005, "xanchor": "left", "y": level, "yanchor": "top"}
+        where = {"xref": "x domain", "x": 0.005, "xanchor": "left", "y": level, "yanchor": "top"}
         text = f"untrained {words.number(info.untrained)}"
-        notes.append(frame.note(text, theme, yref="y", **place))
+        notes.append(frame.note(text, theme, yref="y", **where))
     return shapes, notes

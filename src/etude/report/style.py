@@ -38,7 +38,7 @@ p{{text-wrap:pretty}}
 h2{{margin:3.4rem 0 1rem;font-size:1.25rem;line-height:1.3;font-weight:650;
  letter-spacing:-.008em}}
 figure{{margin:1.4rem 0 2.4rem}}
-.plot{{width:100%}}
+.plot{{width:100%;min-width:0;overflow:hidden}}
 .plot .modebar{{opacity:0;transition:opacity .2s}}
 .plot:hover .modebar{{opacity:1}}
 @media (pointer:coarse){{.plot .modebar{{display:none}}}}
@@ -121,6 +121,15 @@ SCRIPT = """
   }
   const onScreen = () => draw(dark.matches, 0);
   onScreen();
+  // A figure follows its place, whatever made that narrower: a window, a frame, a side bar.
+  const follow = new ResizeObserver((entries) => {
+    for (const {target, contentRect} of entries) {
+      const drawn = target._fullLayout;
+      if (drawn && target.layout.autosize && Math.abs(drawn.width - contentRect.width) > 1)
+        Plotly.Plots.resize(target);
+    }
+  });
+  for (const name of Object.keys(figures)) follow.observe(document.getElementById(name));
   dark.addEventListener("change", onScreen);
   addEventListener("beforeprint", () => draw(false, 660));
   addEventListener("afterprint", onScreen);

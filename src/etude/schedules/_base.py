@@ -48,6 +48,11 @@ class Schedule(ABC):
     reacts: ClassVar[bool] = False
     """Whether its values depend on a log of events."""
 
+    @property
+    def signal(self) -> str:
+        """What it itself reacts to; empty if to nothing."""
+        return ""
+
     # ---- what a kind defines -------------------------------------------------------------
 
     @abstractmethod
@@ -390,6 +395,16 @@ class Schedule(ABC):
     def has_feedback(self) -> bool:
         """Whether some schedule in it reacts to a metric."""
         return any(node.reacts for node in self.walk())
+
+    @property
+    def hears(self) -> tuple[str, ...]:
+        """What the schedules in it react to: of 'gradient', 'loss' and 'metric', in this order.
+
+        >>> from etude.schedules import cosine, plateau, warmup
+        >>> cosine(10).hears, (warmup(10) >> plateau(mode="max")).hears
+        ((), ('metric',))
+        """
+        return tuple(sorted({node.signal for node in self.walk() if node.reacts}))
 
     def given(self, log: Any) -> Schedule:
         """Return it as it goes on after these events, and only these.

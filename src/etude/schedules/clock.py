@@ -82,14 +82,17 @@ class Clock:
         world_size: int = 1,
         tokens_per_sample: float | None = None,
         drop_last: bool = False,
+        across_epochs: bool = True,
         horizon: Duration | None = None,
     ) -> Clock:
         """Build the clock of a data loader.
 
         One step consumes batch_size · accumulation · world_size samples. Each process sees
         ⌈samples / world_size⌉ samples per epoch (as torch's `DistributedSampler` pads them), or
-        ⌊…⌋ with `drop_last`; its micro-batches are counted likewise, and a last incomplete group
-        of micro-batches still makes a step unless `drop_last`.
+        ⌊…⌋ with `drop_last`; its batches are counted likewise. An update takes the next
+        `accumulation` batches, whichever epoch they are of, as `etude.train` does: 10 batches by
+        3 are 10/3 updates per epoch. `etude.train` batches tensors and datasets as with
+        `drop_last`, and takes a `DataLoader` as it is.
 
         Args:
             samples: Samples in the data set, over all processes.
@@ -97,7 +100,10 @@ class Clock:
             accumulation: Forward passes per update.
             world_size: Processes that train together, each on its own share of the data.
             tokens_per_sample: Mean number of tokens in a sample, for durations in tokens.
-            drop_last: Whether incomplete batches and groups are dropped.
+            drop_last: Whether an incomplete batch at the end of an epoch is dropped.
+            across_epochs: Whether an update may take batches of two epochs. Without, as in
+                Lightning and the Hugging Face Trainer, the last batches of an epoch make an
+                update of their own, however few, or none with `drop_last`.
             horizon: Length of the run, in any unit but percent.
 
         Returns:
@@ -108,25 +114,30 @@ class Clock:
 
         Examples:
             >>> Clock.of_data(50_000, 32, accumulation=4, world_size=2, horizon="3 epochs")
-            Clock(horizon=588, steps_per_epoch=196, samples_per_step=256, tokens_per_step=None)
+            Clock(horizon=587, steps_per_epoch=195.5, samples_per_step=256, tokens_per_step=None)
         """
-        left = count("samples", samples)
-        sizes = {"world_size": world_size, "batch_size": batch_size, "accumulation": accumulation}
+        batches = count("samples", samples)
         flag("drop_last", drop_last)
-        consumed = 1
-        for name, size in sizes.items():
+        flag("across_epochs", across_epochs)
+        consumed = count("accumulation", accumulation)
+        for name, size in {"world_size": world_size, "batch_size": batch_size}.items():
             whole = count(name, size)
             consumed *= whole
-            left = left // whole if drop_last else -(-left // whole)
-        if left == 0:
+            batches = batches // whole if drop_last else -(-batches // whole)
+        per_epoch = updates_per_epoch(
+            batches, accumulation, across_epochs=across_epochs, drop_last=drop_last
+        )
+        if not per_epoch:
+            needed = consumed // accumulation if across_epochs else consumed
             raise BadValueError(
-                f"samples is {samples}, fewer than the {consumed} of one step, and drop_last "
-                "drops them all: give more samples, a smaller batch or drop_last=False"
+                f"samples is {samples}, fewer than the {needed} of one "
+                f"{'batch' if across_epochs else 'step'}, and drop_last drops them all: give more "
+                "samples, a smaller batch or drop_last=False"
             )
         tokens = None
         if tokens_per_sample is not None:
             tokens = consumed * number("tokens_per_sample", tokens_per_sample, above=0.0)
-        return cls(horizon, left, consumed, tokens)
+        return cls(horizon, per_epoch, consumed, tokens)
 
     def steps(self, duration: Duration) -> Steps:
         """Return a duration in steps.
@@ -172,6 +183,27 @@ class Clock:
         if lost > done:
             raise BadValueError(f"skipped is {lost}; it must be at most {done}, the updates so far")
         return done - lost
+
+
+def updates_per_epoch(
+    batches: int, accumulation: int = 1, *, across_epochs: bool = True, drop_last: bool = False
+) -> Steps:
+    """Return the updates in one pass over the data: the one rule, for every loop.
+
+    Args:
+        batches: Batches in an epoch, of one process.
+        accumulation: Batches per update.
+        across_epochs: Whether an update may take batches of two epochs, so that on average there
+            are batches/accumulation updates in one; else the last of an epoch is of what is left.
+        drop_last: Whether an update of fewer batches is left out; only where updates end with
+            the epoch.
+
+    >>> updates_per_epoch(9, 2), updates_per_epoch(9, 2, across_epochs=False)
+    (4.5, 5)
+    """
+    if across_epochs and batches % accumulation:
+        return batches / accumulation
+    return batches // accumulation if across_epochs or drop_last else -(-batches // accumulation)
 
 
 def in_steps(clock: Clock, name: str, value: Duration) -> Steps:

@@ -19,6 +19,7 @@ _JUMP = 0.01
 _HIGH = 0.1
 _SAMPLES = 10_000
 _REPEATS = 100
+_SHORT = 2  # updates below which a warmup has no step between its start and the full rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Lint:
 
     Args:
         code: What it is: 'unbound', 'not-finite', 'negative', 'zero', 'jump', 'unreachable',
-            'warmup-too-long', 'still-high' or 'ends-early'.
+            'warmup-too-short', 'warmup-too-long', 'still-high' or 'ends-early'.
         message: The value, where it is, and what to do about it.
         step: The first step that shows it, or None.
     """
@@ -80,6 +81,8 @@ def lint(schedule: Schedule, steps: int) -> tuple[Lint, ...]:
         *_of_places(places),
         *_of_end(bound, values, peak, run),
     ]
+    if not any(one.code == "warmup-too-short" for one in found):
+        found += _of_start(bound, run)
     return tuple(sorted(found, key=lambda f: -1.0 if f.step is None else f.step))
 
 
@@ -102,6 +105,19 @@ def _of_values(values: dict[int, float], run: int) -> Iterator[Lint]:
         )
 
 
+def _of_start(schedule: Schedule, run: int) -> Iterator[Lint]:
+    """Look at a first update at 0, which is the price of a warmup, and a waste without one."""
+    first, second, third = (schedule(t) for t in range(3))
+    if first == 0.0 and (run == 1 or second >= third > 0.0 or second > third):
+        risen = "" if run == 1 else f", and {second:.6g} is reached at step 1 already"
+        yield Lint(
+            "zero",
+            f"the value is 0 at step 0{risen}: the first update changes nothing; start above 0, "
+            "or rise over 2 updates at least",
+            0,
+        )
+
+
 def _of_jumps(schedule: Schedule, edges: list[float], peak: float) -> Iterator[Lint]:
     """Compare the limit from the left with the value at each boundary of a join."""
     for t in edges:
@@ -116,7 +132,17 @@ def _of_jumps(schedule: Schedule, edges: list[float], peak: float) -> Iterator[L
 
 
 def _of_places(places: list[_Place]) -> Iterator[Lint]:
+    short: set[str] = set()
     for t, what, text, end in places:
+        if what == "short":
+            if text not in short and t <= end:
+                short.add(text)
+                yield Lint(
+                    "warmup-too-short",
+                    f"{text}; give it 2 updates at least, or leave it out",
+                    t,
+                )
+            continue
         if what == "warmup" and t > end:
             yield Lint(
                 "warmup-too-long",
@@ -192,9 +218,20 @@ def _places(node: Schedule, frame: _Frame) -> Iterator[_Place]:
         for step in milestones:
             yield frame.place(float(step), "milestone", f"{step} of {node!r}")
     elif isinstance(node, Warmup):
+        length = frame.scale * float(node.length or 0)
+        if length < _SHORT:
+            yield frame.place(0.0, "short", _too_short(node, length))
         yield frame.place(float(node.length or 0), "warmup", repr(node))
     for part, inner in _inner(node, frame):
         yield from _places(part, inner)
+
+
+def _too_short(node: Warmup, length: float) -> str:
+    if length == 0:
+        return f"{node!r} has no update, so nothing is warmed up"
+    said = f"{node!r} takes {_shown(length)} update{'' if length == 1 else 's'}"
+    first = "0, which changes nothing" if node.at(0) == 0 else f"{node.at(0):.6g} of the rate"
+    return f"{said}: the first is at {first}, and the next at the full rate"
 
 
 def _inner(node: Schedule, frame: _Frame) -> Iterator[tuple[Schedule, _Frame]]:

@@ -120,6 +120,7 @@ ARGUMENTS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             "factor": PART,
             "patience": st.integers(0, 3),
             "mode": st.sampled_from(["min", "max"]),
+            "on": st.sampled_from([None, "metric"]),
             "threshold": SHARE,
             "threshold_mode": st.sampled_from(["rel", "abs"]),
             "cooldown": st.integers(0, 3),

@@ -1,17 +1,20 @@
-"""Schedules that react: they hear the validation loss, at the recipe's own evaluations alone."""
+"""Schedules that react: what they hear, at the recipe's own evaluations alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from etude.errors import BadValueError
 from etude.schedules import Schedule
+from etude.tasks.task import Task
 from etude.training.record import Evaluation
 
 
 def after(schedule: Schedule, evaluations: Iterable[Evaluation]) -> Schedule:
     """Return a schedule as it goes on after these evaluations.
 
-    The evaluation before training is no news, and a loss that is not finite has ended the run.
+    It is told the validation loss, or the task's metric where it `hears` that. The evaluation
+    before training is no news, and a loss that is not finite has ended the run.
 
     Args:
         schedule: Bound to the run.
@@ -24,7 +27,40 @@ def after(schedule: Schedule, evaluations: Iterable[Evaluation]) -> Schedule:
     0.5
     """
     if schedule.has_feedback:
+        of_metric = "metric" in schedule.hears
         for evaluation in evaluations:
             if evaluation.step > 0:
-                schedule = schedule.record(evaluation.step, evaluation.loss)
+                heard = evaluation.metric if of_metric else evaluation.loss
+                schedule = schedule.record(evaluation.step, heard)
     return schedule
+
+
+def check(name: str, schedule: Schedule, task: Task) -> None:
+    """Refuse a schedule that waits for a metric which a task does not have, or the wrong way.
+
+    Args:
+        name: Of the field of the recipe.
+        schedule: What it holds.
+        task: What is to be trained.
+
+    Raises:
+        BadValueError: With the way out.
+    """
+    if "metric" not in schedule.hears:
+        return
+    if task.metric is None:
+        raise BadValueError(
+            f"{name} {schedule!r} reacts to the task's metric, and the task has none: give it "
+            "one, such as Task(..., metric='accuracy'), or use plateau(), which reacts to the "
+            "validation loss"
+        )
+    larger = task.metric.maximize
+    for node in schedule.walk():
+        mode = getattr(node, "mode", None)
+        if node.signal == "metric" and larger is not None and (mode == "max") != larger:
+            better, right = ("larger", "max") if larger else ("smaller", "min")
+            raise BadValueError(
+                f"{name} {node!r} waits for a {'larger' if mode == 'max' else 'smaller'} metric, "
+                f"but {task.metric.name!r} is better when it is {better}: write "
+                f"plateau(on='metric', mode={right!r})"
+            )

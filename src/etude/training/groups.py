@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from torch.optim import Optimizer
 
+from etude.optimizers import own_values
+
 
 def write(optimizer: Optimizer, lr: float, others: Mapping[str, float]) -> None:
     """Set the rate and other scheduled hyperparameters in every group.
@@ -17,11 +19,11 @@ def write(optimizer: Optimizer, lr: float, others: Mapping[str, float]) -> None:
             'beta2' the second.
     """
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        own_values.write(group, ("lr", None), lr)
         for name, value in others.items():
             if name in ("momentum", "beta1") and name not in group:
-                group["betas"] = (value, group["betas"][1])
-            elif name == "beta2":
-                group["betas"] = (group["betas"][0], value)
+                own_values.write(group, ("betas", 0), value)
+            elif name == "beta2" and name not in group:
+                own_values.write(group, ("betas", 1), value)
             else:
-                group[name] = value
+                own_values.write(group, (name, None), value)

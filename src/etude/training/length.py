@@ -5,6 +5,7 @@ from __future__ import annotations
 from etude.errors import BadValueError
 from etude.recipe import Recipe
 from etude.schedules import Clock
+from etude.schedules.clock import updates_per_epoch
 from etude.tasks.task import Task
 
 
@@ -36,6 +37,6 @@ def clock_of(task: Task, recipe: Recipe) -> Clock:
         )
     return Clock(
         horizon=recipe.steps,
-        steps_per_epoch=None if batches is None else batches / recipe.accumulate,
+        steps_per_epoch=None if batches is None else updates_per_epoch(batches, recipe.accumulate),
         samples_per_step=batch_size * recipe.accumulate,
     )

@@ -23,14 +23,13 @@ from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Batch, Cursor
 from etude.tasks.task import Task
-from etude.training import groups
+from etude.training import broken, feedback, groups
 from etude.training.alternate import Turns, what_broke
 from etude.training.check import check, refuse_taken, refuse_untrained
 from etude.training.clipping import Clipper
 from etude.training.device import deterministic, device_for
 from etude.training.early_stopping import EarlyStopping
 from etude.training.evaluate import evaluate, move
-from etude.training.feedback import after
 from etude.training.flow import flow_of
 from etude.training.initialisation import prepare_model
 from etude.training.length import batch_size_of, clock_of
@@ -77,8 +76,10 @@ class Run:
         self.clock = clock_of(task, recipe)
         self.length = self.clock.horizon
         self.heard = self.marks(recipe.evaluations)
-        self.shape = recipe.schedule.over(self.clock)
+        self.shape = recipe.bound_schedule(self.clock)
         self.others = recipe.bound_schedules(self.clock)
+        for name, schedule in {"schedule": self.shape, **self.others}.items():
+            feedback.check(name, schedule, task)
         with random_state_kept(derive_seed(recipe.seed, "init")):
             model = task.build()
             self.device = device_for(device, model)
@@ -107,6 +108,7 @@ class Run:
         self.stopping = EarlyStopping(recipe.early_stopping) if recipe.early_stopping else None
         self.threads = torch.get_num_threads()
         self.step = self.extra = 0
+        self.graded = -1  # the update whose gradient the parameters still hold
         self.status: Status = "stopped"
         self.reason, self.seconds = "", 0.0
         self.series: dict[str, list[float]] = {"loss": [], "lr": []}
@@ -262,6 +264,7 @@ class Run:
             values = {**again.first()}
         else:
             values = {**self.objective.backward(batches)}
+        self.graded = self.step
         return values | self._prepare(self.clipper), again
 
     def _prepare(self, clipper: Clipper, part: str = "") -> dict[str, Any]:
@@ -299,17 +302,29 @@ class Run:
         losses = [waiting[0].item()] if len(waiting) == 1 else torch.stack(waiting).tolist()
         for index, (loss, values) in enumerate(zip(losses, self._pending, strict=True)):
             if not math.isfinite(loss):
-                self._diverge(first + index, what_broke(values, loss))
+                # The optimizer has not moved on from the last of those that wait.
+                now = index == len(losses) - 1 and self.turns is None
+                self.diverge(first + index, what_broke(values, loss), now)
                 break
             for name in {**self.series, **values}:  # a part may have no turn in an update
                 number = loss if name == "loss" else float(values.get(name, math.nan))
                 self.series.setdefault(name, [math.nan] * (first + index)).append(number)
         self._pending.clear()
 
-    def _diverge(self, step: int, what: str) -> None:
+    def diverge(self, step: int, what: str, now: bool) -> None:
+        """End the run at an update whose loss is not finite.
+
+        Args:
+            step: The update.
+            what: Which loss became what.
+            now: Whether the weights are those at which it was computed, and show the cause.
+        """
         self.step = step
         self.status = "diverged"
         self.reason = f"{what} at update {step} (lr {self.recipe.lr * self.shape(step):.3g})"
+        known = broken.cause(self, now=now)
+        if known:
+            self.reason += f": {known}"
 
     def evaluate(self) -> Evaluation:
         """Evaluate on the validation data where the run stands; remembered, never done twice."""
@@ -335,6 +350,9 @@ class Run:
         if not math.isfinite(result.loss) and not self.diverged:
             self.status = "diverged"
             self.reason = f"the validation loss became {result.loss} after update {self.step}"
+            known = broken.cause(self)
+            if known:
+                self.reason = f"{known}; {self.reason}"
         elif enough or self.step >= self.length:
             self._keep_best()
         else:
@@ -344,8 +362,8 @@ class Run:
     def _react(self, evaluations: Sequence[Evaluation]) -> None:
         """Let the schedules hear those evaluations that the recipe asks for."""
         heard = [e for e in evaluations if e.step in self.heard]
-        self.shape = after(self.shape, heard)
-        self.others = {name: after(s, heard) for name, s in self.others.items()}
+        self.shape = feedback.after(self.shape, heard)
+        self.others = {name: feedback.after(s, heard) for name, s in self.others.items()}
 
     def _keep_best(self) -> None:
         """End a run that stops early, or put its best weights back at its end."""
@@ -411,7 +429,7 @@ class Run:
         self.step, self.status, self.reason = state["step"], state["status"], state["reason"]
         if self.status == "stopped":
             self.reason = ""  # whatever stopped it is over
-        self.seconds, self.threads = state["seconds"], state["threads"]
+        self.seconds, self.threads, self.graded = state["seconds"], state["threads"], -1
         self.extra = state["extra"]
         if self.stopping is not None:
             self.stopping.load(state["stopping"])

@@ -292,7 +292,9 @@ def reduce_on_plateau(
 
     optax reduces at the `patience`-th event without improvement, torch after it.
 
-    Deviation: `patience=0` makes optax reduce at each improvement; here it is refused.
+    Deviation: `patience=0` makes optax reduce at each improvement; here it is refused. The margin
+    of `rtol` is rtol·|best|, where optax's rtol·best takes a value that stands still below zero
+    for an improvement.
 
     Raises:
         BadValueError: Both tolerances are given, or the events are to be averaged: average them

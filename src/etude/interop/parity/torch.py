@@ -221,7 +221,9 @@ def ReduceLROnPlateau(
 ) -> Schedule:
     """Return the rate reduced on a plateau; it reacts to the events it is `given`.
 
-    Deviation: an infinite metric is never an improvement.
+    Deviation: an infinite metric is never an improvement; and the relative margin is
+    threshold·|best|, where torch's threshold·best takes a metric that stands still below zero for
+    an improvement.
 
     Examples:
         >>> s = ReduceLROnPlateau(0.5, factor=0.5, patience=0).given([(1, 1.0), (2, 1.0)])

@@ -68,6 +68,11 @@ class Hypergradient(Feedback):
             )
         self.begin_replay()
 
+    @property
+    def signal(self) -> str:
+        """The agreement of successive gradients."""
+        return "gradient"
+
     def begin(self) -> tuple[float]:
         """Return the state before any event."""
         return (1.0,)

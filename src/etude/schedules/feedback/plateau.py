@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from etude.errors import BadValueError
 from etude.schedules._base import Schedule
 from etude.schedules._numbers import choice, count, number
 from etude.schedules.feedback.log import Event, EventLog
@@ -23,7 +24,7 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Plateau(Feedback):
-    """The schedule that `plateau` returns; `rest` is its argument `cooldown`."""
+    """The schedule that `plateau` returns; `rest` is its argument `cooldown`, `source` is `on`."""
 
     factor: float = 0.1
     patience: int = 10
@@ -33,11 +34,12 @@ class Plateau(Feedback):
     rest: int = 0
     floor: float = 0.0
     eps: float = 1e-8
+    source: str | None = None
     log: EventLog = field(default_factory=EventLog)
     replay: Replay = field(init=False, compare=False)
 
     name: ClassVar[str] = "plateau"
-    spelling: ClassVar[dict[str, str]] = {"rest": "cooldown"}
+    spelling: ClassVar[dict[str, str]] = {"rest": "cooldown", "source": "on"}
 
     def __post_init__(self) -> None:
         self.put(
@@ -49,8 +51,19 @@ class Plateau(Feedback):
             rest=count("cooldown", self.rest, at_least=0),
             floor=number("floor", self.floor, at_least=0.0, at_most=1.0),
             eps=number("eps", self.eps, at_least=0.0),
+            source=None if self.source is None else choice("on", self.source, ("loss", "metric")),
         )
+        if self.source == "loss" and self.mode == "max":
+            raise BadValueError(
+                "on is 'loss' and mode is 'max', but a loss is better when it is smaller: leave "
+                "mode out, or hear the task's metric with on='metric'"
+            )
         self.begin_replay()
+
+    @property
+    def signal(self) -> str:
+        """The task's metric where it is named, or a larger value is better; else the loss."""
+        return self.source or ("metric" if self.mode == "max" else "loss")
 
     def begin(self) -> _State:
         """Return the state before any event."""
@@ -72,15 +85,14 @@ class Plateau(Feedback):
         return _State(value, best, bad, cooling)
 
     def _improves(self, metric: float, best: float) -> bool:
+        if math.isinf(best):
+            return True
+        # best · (1 ± threshold), and not best ± threshold · |best|: torch's bits where best > 0
+        share = math.copysign(self.threshold, best)
+        relative = self.threshold_mode == "rel"
         if self.mode == "min":
-            return metric < (
-                best * (1.0 - self.threshold)
-                if self.threshold_mode == "rel"
-                else best - self.threshold
-            )
-        return metric > (
-            best * (1.0 + self.threshold) if self.threshold_mode == "rel" else best + self.threshold
-        )
+            return metric < (best * (1.0 - share) if relative else best - self.threshold)
+        return metric > (best * (1.0 + share) if relative else best + self.threshold)
 
 
 @composition(
@@ -88,6 +100,7 @@ class Plateau(Feedback):
     "plateau()",
     "plateau(factor=0.5, patience=1, log=((10, 1.0), (20, 1.0), (30, None), (40, 1.5)))",
     "plateau(mode='max', threshold=0.01, threshold_mode='abs', cooldown=2, floor=0.1, eps=0.0)",
+    "plateau(on='metric', threshold=0.1, log=((10, -1.0), (20, -1.05), (30, -1.2)))",
     within=(0.0, 1.0),
 )
 def plateau(
@@ -100,38 +113,57 @@ def plateau(
     floor: float = 0.0,
     eps: float = 1e-8,
     log: EventLog | Iterable[Event] = (),
+    *,
+    on: str | None = None,
 ) -> Schedule:
     """Return a factor at each stall of a metric, as a pure function of the log of that metric.
 
-    An event is an improvement if it beats the best so far by the threshold. After more than
-    `patience` events without one, from that event's step on the value is max(value·factor,
-    floor); then `cooldown` events pass without counting.
+    An event is an improvement if it beats the best so far by the margin, which is threshold·|best|
+    or, in absolute terms, the threshold: in mode 'min' metric < best − margin, in mode 'max'
+    metric > best + margin. After more than `patience` events without one, from that event's step
+    on the value is max(value·factor, floor); then `cooldown` events pass without counting.
 
     Args:
         factor: In (0, 1), what the value is multiplied by.
         patience: Events without improvement that are tolerated.
         mode: 'min' if a smaller metric is better, 'max' if a larger one is.
         threshold: How much better an improvement must be.
-        threshold_mode: 'rel' for a share of the best value, 'abs' for a difference.
+        threshold_mode: 'rel' for a share of the best value's magnitude, 'abs' for a difference.
         cooldown: Events after a reduction that are not counted.
         floor: The lowest value, relative to the first value of 1, in [0, 1].
         eps: A reduction smaller than this is not made.
         log: Pairs (step, metric) that have been seen; usually set by `given` or `record`.
+        on: What a recipe reports to it: 'loss', the validation loss, or 'metric', the task's
+            metric. None is the metric in mode 'max', else the loss. In a loop of your own it
+            hears what you record.
 
     Returns:
         The schedule; it is endless.
 
     Raises:
-        BadValueError: A number is out of its bounds, or the log is out of order.
+        BadValueError: A number is out of its bounds, the log is out of order, or a loss is to be
+            maximised.
 
     Examples:
         >>> s = plateau(factor=0.1, patience=1).given([(1, 0.9), (2, 0.9), (3, 0.9)])
         >>> [s(t) for t in range(5)]
         [1.0, 1.0, 1.0, 0.1, 0.1]
 
-    Source: torch `ReduceLROnPlateau`, option by option; unlike there, an infinite metric is never
-    an improvement, so that one overflow cannot become an unbeatable best.
+    Source: torch `ReduceLROnPlateau`, option by option, with two differences. Its relative margin
+    is threshold·best, which points the wrong way below zero: there a metric that stands still
+    counts as an improvement. And an infinite metric is never an improvement here, so that one
+    overflow cannot become an unbeatable best. optax's `contrib.reduce_on_plateau` has torch's
+    margin; Keras's `ReduceLROnPlateau` has an absolute one only.
     """
     return Plateau(
-        factor, patience, mode, threshold, threshold_mode, cooldown, floor, eps, EventLog.of(log)
+        factor,
+        patience,
+        mode,
+        threshold,
+        threshold_mode,
+        cooldown,
+        floor,
+        eps,
+        on,
+        EventLog.of(log),
     )

@@ -45,6 +45,11 @@ class Feedback(Endless):
     log: EventLog
     replay: Replay
 
+    @property
+    @abstractmethod
+    def signal(self) -> str:
+        """What it hears: 'loss', 'metric' or 'gradient'."""
+
     @abstractmethod
     def begin(self) -> Any:
         """Return the state before any event: a tuple whose first entry is the value."""

@@ -228,13 +228,9 @@ class Stack:
         }
         if not ended:
             state["status"] = "finished" if member.step >= run.length else "stopped"
-        if broken is not None:
-            lr = run.recipe.lr * run.shape(member.step)
-            state["status"] = "diverged"
-            state["reason"] = (
-                f"the training loss became {broken} at update {member.step} (lr {lr:.3g})"
-            )
         run.load(state)
+        if broken is not None:
+            run.diverge(member.step, f"the training loss became {broken}", True)
         member.series, member.seconds = {}, 0.0
 
     def keep(self, places: Sequence[int]) -> None:

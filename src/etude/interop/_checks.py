@@ -1,0 +1,169 @@
+"""What a scheduler refuses or warns of: values out of bounds, metrics that differ, rates lost."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+from torch.optim import Optimizer
+
+from etude.errors import BadValueError
+from etude.interop import _slots
+from etude.interop._columns import EVERY, Column, Entry
+from etude.layerwise.capabilities import row_of
+from etude.optimizers.bounds import bounds_of
+from etude.optimizers.hyperparameters import Number, strided
+from etude.schedules import Schedule
+
+_SCOPE = 3
+"""Frames from a warning to the call of `Scheduler(...)`."""
+
+
+class Row(NamedTuple):
+    """Where one schedule is written: group[slot] = s(t), or base · s(t), with low <= value < high.
+
+    Args:
+        schedule: The schedule.
+        slot: Where a group keeps the value.
+        key: The slot's key.
+        low: The lowest value.
+        high: The first value that is too high.
+        members: The groups, each with its base value where the schedule multiplies one.
+    """
+
+    schedule: Schedule
+    slot: _slots.Slot
+    key: str
+    low: float
+    high: float
+    members: list[tuple[dict[str, Any], float | None]]
+
+
+def bounds(optimizer: Optimizer, name: str, group: Mapping[str, Any], slot: _slots.Slot) -> Number:
+    """Return the bounds of a hyperparameter of a group."""
+    return bounds_of(name, row_of(type(optimizer)), group, inside=slot.inside is not None)
+
+
+def values(optimizer: Optimizer, columns: Iterable[Column]) -> None:
+    """Refuse schedules whose values are known to leave the bounds: those that have a length.
+
+    An endless schedule is looked at where it begins; it is refused at the step that leaves them.
+
+    Raises:
+        BadValueError: With the step, the value and the bounds.
+    """
+    for column in columns:
+        for place, group, entry in _followed(optimizer, column):
+            slot = _slots.find(column.name, group, place)
+            base = _slots.base(column.name, group, slot, place) if entry.relative else 1.0
+            limits = bounds(optimizer, column.name, group, slot)
+            for t in _looked_at(entry.schedule):
+                value = base * entry.schedule.at(t)
+                if not _allowed(limits.limits, entry.schedule, t, value):
+                    limits.check(f"{column.name} of group {place} at step {t}", value)
+
+
+def refuse(row: Row, t: int, value: float) -> None:
+    """Raise for a value out of bounds, unless it is the limit at which a schedule ends.
+
+    A momentum that rises to 1 over a run is below 1 at each of its updates.
+
+    Raises:
+        BadValueError: With the step, the value and the bounds.
+    """
+    if not _allowed((row.low, row.high), row.schedule, t, value):
+        _out_of_bounds(row, t, value)
+
+
+def one_signal(columns: Iterable[Column]) -> None:
+    """Refuse schedules that wait for different metrics, since `step(metric)` reports one.
+
+    Raises:
+        BadValueError: With what they wait for.
+    """
+    entries = (entry for column in columns for entry in column.entries.values() if entry)
+    heard = sorted({signal for entry in entries for signal in entry.schedule.hears})
+    if len(heard) > 1:
+        raise BadValueError(
+            f"the schedules react to different things ({' and '.join(heard)}), and step(metric) "
+            "reports one: make a Scheduler for each, on the same optimizer"
+        )
+
+
+def warn_of_lost_values(optimizer: Optimizer, columns: Iterable[Column]) -> None:
+    """Warn where one schedule for all groups replaces values that the groups were given."""
+    for column in columns:
+        entry = column.entries.get(EVERY)
+        if entry is None or entry.relative or column.spelled_out:
+            continue
+        own = [
+            _own(column.name, group, place)
+            for place, group, followed in _followed(optimizer, column)
+            if followed is entry
+        ]
+        known = [value for value in own if value is not None]
+        if column.name == "lr" and any(v != 1.0 for v in known) and _is_factor(entry.schedule):
+            rate = known[0]
+            warnings.warn(
+                f"lr is {entry.schedule!r}, whose peak is 1: that sets the rate to 1, where the "
+                f"optimizer has {rate:g}. Scheduler(optimizer, scale=...) multiplies the "
+                f"optimizer's own rate by it; lr={rate:g} * (...) sets the rate; lr={{'*': ...}} "
+                "says that 1 is meant",
+                stacklevel=_SCOPE,
+            )
+        elif len(set(known)) > 1:
+            shown = ", ".join(f"{value:g}" for value in dict.fromkeys(known))
+            keep = "scale=..." if column.name == "lr" else f"{column.name}=relative(...)"
+            warnings.warn(
+                f"{column.name} sets all groups to the same values, where they had {shown}: "
+                f"Scheduler(optimizer, {keep}) multiplies each group's own; "
+                f"{column.name}=[..., ...] gives each group a schedule; {column.name}={{'*': ...}} "
+                "says that one is meant for all",
+                stacklevel=_SCOPE,
+            )
+
+
+def _followed(optimizer: Optimizer, column: Column) -> Iterator[tuple[int, Any, Entry]]:
+    for place, group in enumerate(optimizer.param_groups):
+        entry = column.of(place, group)
+        if entry is not None:
+            yield place, group, entry
+
+
+def _own(name: str, group: dict[str, Any], place: int) -> float | None:
+    slot = _slots.find(name, group, place)
+    if _slots.get(group, slot) is None:
+        return None
+    return _slots.base(name, group, slot, place)
+
+
+def _is_factor(schedule: Schedule) -> bool:
+    return abs(max(schedule.at(t) for t in _looked_at(schedule)) - 1.0) < 1e-9
+
+
+def _looked_at(schedule: Schedule) -> list[int]:
+    """Return the steps at which a schedule is looked at beforehand: its ends, and many between."""
+    return [0] if schedule.length is None else [*strided(_end(schedule)), _end(schedule)]
+
+
+def _end(schedule: Schedule) -> int:
+    return math.ceil(schedule.length)
+
+
+def _allowed(limits: tuple[float, float], schedule: Schedule, t: int, value: float) -> bool:
+    low, high = limits
+    if low <= value < high:
+        return True
+    ends = schedule.length is not None and t == _end(schedule)
+    return ends and value == high
+
+
+def _out_of_bounds(row: Row, t: int, value: float) -> NoReturn:
+    upper = "" if row.high == float("inf") else f" and below {row.high:g}"
+    name = row.key if row.slot.inside is None else f"{row.key}[{row.slot.inside}]"
+    raise BadValueError(
+        f"{name} would be {value:g} at step {t}: it must be at least {row.low:g}{upper}; end the "
+        "schedule earlier, or .clip it"
+    )

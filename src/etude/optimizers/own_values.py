@@ -1,0 +1,85 @@
+"""A tensor as hyperparameter: torch lets groups share it, so that writing one would move all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+Where = tuple[str, int | None]
+"""A key of a group and, for a value inside a tuple such as betas, its place there."""
+
+
+def own_values(optimizer: Optimizer, written: Iterable[tuple[dict[str, Any], Where]]) -> None:
+    """Give every value that is to be written in place a tensor of its own.
+
+    torch puts the one tensor of `SGD(..., lr=torch.tensor(0.1))` into every group and keeps it
+    for groups that join later. The first place that is written keeps that very tensor, so that
+    whoever else holds it (a compiled step, the caller) sees what is written; every other place
+    that has it gets a copy of the same value, type and device.
+
+    Args:
+        optimizer: Whose groups and defaults are looked through.
+        written: The groups, and where in them is written.
+
+    >>> import torch
+    >>> groups = [{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)]}]
+    >>> optimizer = torch.optim.SGD(groups, lr=torch.tensor(0.1))
+    >>> own_values(optimizer, [(group, ("lr", None)) for group in optimizer.param_groups])
+    >>> first, second = optimizer.param_groups
+    >>> first["lr"] is second["lr"], second["lr"] is optimizer.defaults["lr"]
+    (False, False)
+    """
+    kept: dict[int, tuple[int, Where]] = {}
+    for group, where in written:
+        value = get(group, where)
+        if isinstance(value, Tensor):
+            place = id(group), where
+            if kept.setdefault(id(value), place) != place:
+                own = value.detach().clone()
+                put(group, where, own)
+                kept[id(own)] = place
+    if not kept:
+        return
+    copies: dict[int, Tensor] = {}  # what nobody writes may stay shared
+    for holder in (*optimizer.param_groups, optimizer.defaults):
+        for where in _places(holder):
+            value = get(holder, where)
+            if kept.get(id(value), (id(holder), where)) != (id(holder), where):
+                put(holder, where, copies.setdefault(id(value), value.detach().clone()))
+
+
+def get(group: dict[str, Any], where: Where) -> Any:
+    """Return the live value at a place of a group."""
+    key, inside = where
+    return group[key] if inside is None else group[key][inside]
+
+
+def put(group: dict[str, Any], where: Where, value: Any) -> None:
+    """Put another object at a place of a group."""
+    key, inside = where
+    live = group[key]
+    if inside is None:
+        group[key] = value
+    else:
+        group[key] = type(live)((*live[:inside], value, *live[inside + 1 :]))
+
+
+def write(group: dict[str, Any], where: Where, value: float) -> None:
+    """Write a value: in place into a tensor, so that a compiled step is not compiled anew."""
+    live = get(group, where)
+    if isinstance(live, Tensor):
+        live.fill_(value)
+    else:
+        put(group, where, value)
+
+
+def _places(holder: dict[str, Any]) -> Iterator[Where]:
+    """Yield where a group, or an optimizer's defaults, hold tensors as hyperparameters."""
+    for key, value in holder.items():
+        if isinstance(value, Tensor):
+            yield key, None
+        elif isinstance(value, tuple | list) and key != "params":
+            yield from ((key, i) for i, one in enumerate(value) if isinstance(one, Tensor))
