@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from etude.errors import BadTypeError, BadValueError, TaskError, where
 from etude.tasks.data import Batch, Data, IndexedData, IterableData, as_data
-from etude.tasks.metrics import METRICS, Metric, as_metric
+from etude.tasks.metrics import as_metric
 from etude.tasks.turns import check_reach, takes_turns, turns
 from etude.tasks.weighted import WeightedLoss, as_loss, weighed
 
@@ -39,13 +39,17 @@ class Task:
             anything that does not fit `loss(model(*inputs), target)`. A generator function lets
             parts of the model take turns: after each `yield 'critic', loss` the parameters of
             `model.critic` alone are updated, before it goes on.
-        metric: A name ('accuracy', 'mse', 'mae', 'r2', 'perplexity'), a function (output, target)
-            -> number (smaller is better; `mean_metric(..., maximize=True)` says otherwise), or a
-            Metric; None for the loss alone. With `step` it is a function (model, batch) ->
-            number, or a Metric whose sums take these two.
+        metric: A name ('accuracy', 'balanced_accuracy', 'f1', 'auroc', 'average_precision',
+            'top5', 'mse', 'mae', 'r2', 'perplexity'); a function (outputs, targets) -> number,
+            which is called once on all the validation data; an object with `update`, `compute`
+            and `reset`, as of torchmetrics; a Metric of sums, or a `mean_metric`. None for the
+            loss alone. With `step` it is a function (model, batch) -> number, averaged over the
+            samples, or a Metric whose sums take these two.
         name: What to call the task in reports.
         summary: One line on it.
         defaults: Fields of the recipe it is trained with when none is given.
+        maximize: Whether a larger metric is better; None goes by the metric's own word, or by
+            its name, and asks where neither says it and it matters.
 
     Raises:
         TaskError: If the data is empty or does not fit together.
@@ -68,6 +72,7 @@ class Task:
     name: str = "task"
     summary: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    maximize: bool | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.model):
@@ -80,12 +85,7 @@ class Task:
             raise TaskError(f"a task needs either loss= or step=, and {given} was given")
         for name, part in (("loss", self.loss), ("step", self.step)):
             _check_function(name, part)
-        metric = as_metric(self.metric)
-        if self.step is not None and metric is not None and metric is METRICS.get(metric.name):
-            raise TaskError(
-                f"metric={metric.name!r} needs the model's output, which step= hides: give a "
-                "function (model, batch) -> number, or use loss= in place of step="
-            )
+        metric = as_metric(self.metric, self.maximize, of_step=self.step is not None)
         train, valid = _split(self.train, self.valid)
         for name, value in (
             ("train", train),
@@ -235,7 +235,7 @@ class Task:
     @property
     def metric_name(self) -> str | None:
         """The metric's name, None without one."""
-        return self.metric.name if isinstance(self.metric, Metric) else None
+        return None if self.metric is None else str(self.metric.name)
 
 
 def _plainly(loss: Callable[[], Any]) -> tuple[Any, None]:
