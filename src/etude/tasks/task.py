@@ -22,6 +22,13 @@ Call = Callable[[Callable[[], Any]], tuple[Any, Any]]
 """How a loss is called: the result, and what its mean was taken over where that was looked for."""
 
 
+def _plainly(loss: Callable[[], Any]) -> tuple[Any, None]:
+    return loss(), None
+
+
+_watched: Call = weighed
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """What to learn.
@@ -188,7 +195,7 @@ class Task:
         Raises:
             TaskError: As `forward`.
         """
-        return self._forward(model, batch, weighed if watch else _plainly)
+        return self._forward(model, batch, _watched if watch else _plainly)
 
     def _forward(
         self, model: nn.Module, batch: Batch, call: Call
@@ -214,7 +221,7 @@ class Task:
             ) from error
         return self.compare(output, target, call), output, target
 
-    def compare(self, output: Any, target: Any, call: Call = weighed) -> WeightedLoss:
+    def compare(self, output: Any, target: Any, call: Call = _watched) -> WeightedLoss:
         """Return the loss of an output, with what its mean was taken over.
 
         Raises:
@@ -236,10 +243,6 @@ class Task:
     def metric_name(self) -> str | None:
         """The metric's name, None without one."""
         return None if self.metric is None else str(self.metric.name)
-
-
-def _plainly(loss: Callable[[], Any]) -> tuple[Any, None]:
-    return loss(), None
 
 
 def _check_function(name: str, part: Any) -> None:

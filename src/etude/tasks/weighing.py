@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,10 +24,15 @@ Weigh = Callable[[], "float | Tensor | None"]
 
 @dataclass(frozen=True)
 class _Tag:
-    """What is known of a scalar: that it is a mean over a weight, or a sum."""
+    """What is known of a scalar: that it is a mean over a weight, or a sum.
+
+    `again` computes it anew with a divisor that is never 0, whose gradient is a number too; None
+    where it has one anyway.
+    """
 
     tensor: Tensor
     weight: Weigh | None
+    again: Callable[[], Tensor] | None = None
 
     @property
     def is_sum(self) -> bool:
@@ -63,15 +68,22 @@ class Scales(TorchFunctionMode):
         weight = tag.weight()
         return weight.detach() if isinstance(weight, Tensor) else weight
 
+    def again(self, result: Any) -> Any:
+        """Return a result with a gradient that is a number, should the divisor be 0."""
+        tag = self._tag(result)
+        return result if tag is None or tag.again is None else tag.again()
+
     # ---- what a call makes of the tags -------------------------------------------------------
 
     def _tag(self, value: Any) -> _Tag | None:
         tag = self._tags.get(id(value))
         return tag if tag is not None and tag.tensor is value else None
 
-    def _set(self, result: Tensor, weight: Weigh | None) -> None:
-        if result.ndim == 0 or result.numel() == 1:
-            self._tags[id(result)] = _Tag(result, weight)
+    def _set(
+        self, result: Tensor, weight: Weigh | None, again: Callable[[], Tensor] | None = None
+    ) -> None:
+        if result.numel() == 1:
+            self._tags[id(result)] = _Tag(result, weight, again)
 
     def known_loss(self, result: Tensor, rule: Weigh, reduction: str) -> None:
         """Tag a loss of torch."""
@@ -117,7 +129,9 @@ class Scales(TorchFunctionMode):
         one, other = _two(args, kwargs)
         for tag, factor in ((self._tag(one), other), (self._tag(other), one)):
             if tag is not None and _is_number(factor):
-                self._set(result, tag.weight)
+                inner = tag.again
+                again = None if inner is None else partial(_scaled, inner, factor)
+                self._set(result, tag.weight, again)
 
     def add(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A mean plus a number, or plus another mean over the same, is a mean over the same."""
@@ -155,10 +169,16 @@ class Scales(TorchFunctionMode):
             if _is_number(divisor) and divisor > 0:
                 self._set(result, lambda: float(divisor))
             elif _is_constant(divisor):
-                bare = self._under(divisor).detach()
-                self._set(result, lambda: bare.reshape(()))
+                bare = self._under(divisor)
+                safe = torch.where(divisor == 0, torch.ones_like(divisor), divisor)
+                # What keeps a divisor away from 0 adds no answer where there is none.
+                weight = torch.where(bare == 0, torch.zeros_like(divisor), divisor)
+                self._set(result, lambda: weight.reshape(()), lambda: total / safe)
         elif _is_number(divisor):
-            self._set(result, tag.weight)
+            inner_mean = tag.again
+            known = inner_mean is not None and divisor != 0
+            again = partial(_scaled, inner_mean, 1 / divisor) if known else None
+            self._set(result, tag.weight, again)
         elif _is_constant(divisor) and (share := self._tag(divisor)) and not share.is_sum:
             # mean(loss · mask) / mean(mask)
             inner = tag.weight
@@ -176,6 +196,10 @@ def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
 
 def _two(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     return _first(args, kwargs), args[1] if len(args) > 1 else kwargs.get("other")
+
+
+def _scaled(mean: Callable[[], Tensor], factor: float) -> Tensor:
+    return mean() * factor
 
 
 def _is_number(value: Any) -> bool:

@@ -102,7 +102,8 @@ def weighed(call: Callable[[], Any]) -> tuple[Any, Weight | None]:
     scales = Scales()
     with scales:
         result = call()
-    return result, scales.weight(result)
+    weight = scales.weight(result)
+    return scales.again(result) if isinstance(weight, Tensor) else result, weight
 
 
 def as_loss(

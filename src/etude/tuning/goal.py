@@ -124,7 +124,8 @@ def mean(evaluations: Iterable[Evaluation]) -> Evaluation:
     weights = _shares(seen)
     return Evaluation(
         seen[0].step,
-        sum(e.loss * w for e, w in zip(seen, weights, strict=True)) / len(seen),
+        # A mean over nothing is no number, and has no say.
+        sum(e.loss * w for e, w in zip(seen, weights, strict=True) if w) / len(seen),
         sum(metrics) / len(metrics) if len(metrics) == len(seen) else None,
         tuple(part * w for e, w in zip(seen, weights, strict=True) for part in e.parts),
         tuple(part for e in seen for part in e.metric_parts),
