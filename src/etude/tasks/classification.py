@@ -181,7 +181,9 @@ def _over_classes(
     a = answers(name, output, target)
     scores, values = a.scores.double(), []
     if a.by_label:
-        columns = [(scores[:, i], a.labels[:, i] > 0.5, a.asked[:, i]) for i in range(scores.shape[1])]
+        columns = [
+            (scores[:, i], a.labels[:, i] > 0.5, a.asked[:, i]) for i in range(scores.shape[1])
+        ]
     elif scores.shape[1] == 2:
         columns = [(scores[:, 1] - scores[:, 0], a.labels == 1, a.asked)]
     else:
@@ -199,7 +201,9 @@ def _over_classes(
 def _probabilities(scores: Tensor) -> Tensor:
     """Return probabilities of the classes: the softmax, unless they are such already."""
     sums = scores.sum(1)
-    if bool((scores >= 0).all()) and bool(torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all()):
+    if bool((scores >= 0).all()) and bool(
+        torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all()
+    ):
         return scores
     return scores.softmax(1)
 

@@ -7,17 +7,21 @@ import re
 from etude.errors import BadValueError
 
 LARGER = frozenset(
-    "accuracy acc auc auroc roc auprc ap map f1 fbeta r2 precision recall sensitivity specificity "
-    "iou miou jaccard dice bleu rouge meteor chrf correlation corr pearson spearman kendall kappa "
-    "mcc matthews psnr ssim ndcg mrr hits top1 top3 top5 top10 topk reward likelihood similarity "
-    "explained".split()
+    (
+        "accuracy acc auc auroc roc auprc ap map f1 fbeta r2 precision recall sensitivity specificity "
+        "iou miou jaccard dice bleu rouge meteor chrf correlation corr pearson spearman kendall kappa "
+        "mcc matthews psnr ssim ndcg mrr hits top1 top3 top5 top10 topk reward likelihood similarity "
+        "explained"
+    ).split()
 )
 """Words of a name whose metric is better when larger."""
 
 SMALLER = frozenset(
-    "loss error err errors mae mse rmse rmsle msle mape smape nmse nrmse mspe perplexity ppl nll "
-    "bce entropy logloss wer cer ece brier fid kid distance divergence kl hinge risk regret cost "
-    "bpc bpd deviance residual".split()
+    (
+        "loss error err errors mae mse rmse rmsle msle mape smape nmse nrmse mspe perplexity ppl nll "
+        "bce entropy logloss wer cer ece brier fid kid distance divergence kl hinge risk regret cost "
+        "bpc bpd deviance residual"
+    ).split()
 )
 """Words of a name whose metric is better when smaller."""
 

@@ -145,9 +145,9 @@ class Task:
             warnings.filterwarnings("error", message="Using a target size")
             if self.alternates:
                 seen = []
-                for part, loss in self.turns(model, batch):
-                    check_reach(model, part, loss.mean)
-                    seen.append((part, loss.mean.detach()))
+                for part, turn in self.turns(model, batch):
+                    check_reach(model, part, turn.mean)
+                    seen.append((part, turn.mean.detach()))
                 return torch.stack([loss for _, loss in seen]).sum(), [part for part, _ in seen]
             loss, _, _ = self.forward(model, batch)
         if not loss.requires_grad:
@@ -197,9 +197,7 @@ class Task:
         """
         return self._forward(model, batch, _watched if watch else _plainly)
 
-    def _forward(
-        self, model: nn.Module, batch: Batch, call: Call
-    ) -> tuple[WeightedLoss, Any, Any]:
+    def _forward(self, model: nn.Module, batch: Batch, call: Call) -> tuple[WeightedLoss, Any, Any]:
         if self.alternates:
             total = torch.stack([loss.mean for _, loss in self.turns(model, batch)]).sum()
             return WeightedLoss(total), None, None

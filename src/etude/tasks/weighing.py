@@ -176,8 +176,9 @@ class Scales(TorchFunctionMode):
                 self._set(result, lambda: weight.reshape(()), lambda: total / safe)
         elif _is_number(divisor):
             inner_mean = tag.again
-            known = inner_mean is not None and divisor != 0
-            again = partial(_scaled, inner_mean, 1 / divisor) if known else None
+            again = None
+            if inner_mean is not None and divisor != 0:
+                again = partial(_scaled, inner_mean, 1 / divisor)
             self._set(result, tag.weight, again)
         elif _is_constant(divisor) and (share := self._tag(divisor)) and not share.is_sum:
             # mean(loss · mask) / mean(mask)
@@ -203,9 +204,7 @@ def _scaled(mean: Callable[[], Tensor], factor: float) -> Tensor:
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_constant(value: Any) -> bool:
@@ -237,18 +236,20 @@ def _exact(weights: Tensor) -> Tensor:
 
 def _labels(given: Mapping[str, Any]) -> float | Tensor:
     """Cross-entropy and the negative log-likelihood: Σ of the weights of the answered labels."""
-    scores, target, weight = given["input"], given["target"], given.get("weight")
+    scores: Tensor = given["input"]
+    target: Tensor = given["target"]
+    weight: Tensor | None = given.get("weight")
     if target.is_floating_point():  # probabilities of the classes: a mean over the places
         return float(scores.numel() / scores.shape[1 if scores.ndim > 1 else 0])
-    answered = target != given.get("ignore_index", -100)
+    answered: Tensor = target != given.get("ignore_index", -100)
     if weight is None:
         return answered.sum()
     return (_exact(weight[torch.where(answered, target, 0)]) * answered).sum()
 
 
 def _elements(given: Mapping[str, Any]) -> float | Tensor:
-    shapes = (value.shape for value in (given["input"], given["target"]))
-    return float(math.prod(torch.broadcast_shapes(*shapes)))
+    one, _ = torch.broadcast_tensors(given["input"], given["target"])  # type: ignore[no-untyped-call]
+    return float(one.numel())
 
 
 def _by_elements_or_weight(given: Mapping[str, Any]) -> float | Tensor:

@@ -105,19 +105,34 @@ class Objective:
         loss, output, target = self.task.weighed(self.model, batch, watch=watch)
         if watch or loss.weight is not None or not math.isnan(loss.mean.item()):
             return loss
-        return replace(loss, weight=self._asked(batch, output, target))
+        empty = asks_nothing(self.task, self.model, batch, (output, target))
+        return replace(loss, weight=0.0) if empty else loss
 
-    def _asked(self, batch: Batch, output: Any, target: Any) -> float | Tensor | None:
-        """Return what a loss that is NaN was a mean over: 0, or what is of no matter."""
-        try:
-            with random_state_kept(), buffers_kept(self.model), torch.no_grad():
-                if self.task.step is None:
-                    weight = self.task.compare(output, target).weight
-                else:
-                    weight = self.task.weighed(self.model, batch)[0].weight
-        except TaskError:
-            return None
-        return 0.0 if weight is not None and float(weight) == 0 else None
+
+def asks_nothing(
+    task: Task, model: nn.Module, batch: Batch, answer: tuple[Any, Any] | None = None
+) -> bool:
+    """Say whether no target of a batch is answered, so that its loss is a mean over nothing.
+
+    Random state and buffers are left as they were.
+
+    Args:
+        task: Whose loss is asked.
+        model: The network.
+        batch: What it was called on.
+        answer: Output and target of a task with `loss`, where they are known.
+    """
+    if task.alternates:
+        return False
+    try:
+        with random_state_kept(), buffers_kept(model), torch.no_grad():
+            if answer is None or task.step is not None:
+                weight = task.weighed(model, batch)[0].weight
+            else:
+                weight = task.compare(*answer).weight
+    except TaskError:
+        return False
+    return weight is not None and float(weight) == 0
 
 
 def _total(parts: dict[str, Tensor]) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from etude.errors import BadValueError
+from etude.errors import BadValueError, TaskError
 from etude.tasks.collect import StreamedMetric, WholeMetric
 from etude.tasks.direction import unknown_direction
 from etude.tasks.task import Task
@@ -56,6 +56,26 @@ class Goal:
             return evaluation.parts
         sign = -1 if self.maximize else 1
         return tuple(sign * part for part in evaluation.metric_parts)
+
+
+def refuse_undefined(goal: Goal, seen: Sequence[Evaluation | None]) -> None:
+    """Refuse to compare candidates by a metric that is no number for any of them.
+
+    Args:
+        goal: What they are compared by.
+        seen: The last evaluation of each after some training, None where there is none.
+
+    Raises:
+        TaskError: If the metric is NaN wherever the loss is finite.
+    """
+    found = [e for e in seen if e is not None and e.step > 0 and math.isfinite(e.loss)]
+    if goal.of_loss or not found or not all(math.isnan(goal.value(e)) for e in found):
+        return
+    raise TaskError(
+        f"metric {goal.name!r} is nan on the validation data at every rate that was tried, while "
+        f"the losses are finite: the rate is not at fault. Look at the metric and at the "
+        "validation targets (one class only, for instance), or tune by the loss"
+    )
 
 
 def goal_for(task: Task, objective: str = "loss", maximize: bool | None = None) -> Goal:
