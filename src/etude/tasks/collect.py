@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -120,8 +121,7 @@ class _Gathering(Collector):
     def _parts(self, whole: float) -> tuple[float, ...]:
         count = min(GROUPS, len(self.pieces))
         bounds = [len(self.pieces) * i // count for i in range(count + 1)]
-        pairs = zip(bounds, bounds[1:], strict=False)
-        rest = [self.pieces[:low] + self.pieces[high:] for low, high in pairs]
+        rest = [self.pieces[:low] + self.pieces[high:] for low, high in pairwise(bounds)]
         return pseudo_values(whole, [self.metric.of(r) if r else math.nan for r in rest])
 
     def why(self) -> str:

@@ -7,21 +7,20 @@ import re
 from etude.errors import BadValueError
 
 LARGER = frozenset(
-    (
-        "accuracy acc auc auroc roc auprc ap map f1 fbeta r2 precision recall sensitivity specificity "
-        "iou miou jaccard dice bleu rouge meteor chrf correlation corr pearson spearman kendall kappa "
-        "mcc matthews psnr ssim ndcg mrr hits top1 top3 top5 top10 topk reward likelihood similarity "
-        "explained"
-    ).split()
+    """
+    accuracy acc auc auroc roc auprc ap map f1 fbeta r2 precision recall sensitivity specificity
+    iou miou jaccard dice bleu rouge meteor chrf correlation corr pearson spearman kendall kappa
+    mcc matthews psnr ssim ndcg mrr hits topk reward likelihood similarity explained
+    """.split()  # noqa: SIM905  (a list of so many words is read more easily so)
 )
 """Words of a name whose metric is better when larger."""
 
 SMALLER = frozenset(
-    (
-        "loss error err errors mae mse rmse rmsle msle mape smape nmse nrmse mspe perplexity ppl nll "
-        "bce entropy logloss wer cer ece brier fid kid distance divergence kl hinge risk regret cost "
-        "bpc bpd deviance residual"
-    ).split()
+    """
+    loss error err errors mae mse rmse rmsle msle mape smape nmse nrmse mspe perplexity ppl nll
+    bce entropy logloss wer cer ece brier fid kid distance divergence kl hinge risk regret cost
+    bpc bpd deviance residual
+    """.split()  # noqa: SIM905  (a list of so many words is read more easily so)
 )
 """Words of a name whose metric is better when smaller."""
 
@@ -36,7 +35,8 @@ def direction_of(name: str) -> bool | None:
     words = {word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced)}
     if words & {"negative", "neg", "inverse", "one", "minus", "complement"}:
         return None
-    larger, smaller = bool(words & LARGER), bool(words & SMALLER)
+    larger = bool(words & LARGER) or any(re.fullmatch(r"top\d+", word) for word in words)
+    smaller = bool(words & SMALLER)
     return larger if larger != smaller else None
 
 

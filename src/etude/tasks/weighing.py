@@ -166,7 +166,7 @@ class Scales(TorchFunctionMode):
         if tag is None:
             return
         if tag.is_sum:
-            if _is_number(divisor) and divisor > 0:
+            if _is_number(divisor) and divisor >= 0:
                 self._set(result, lambda: float(divisor))
             elif _is_constant(divisor):
                 bare = self._under(divisor)
