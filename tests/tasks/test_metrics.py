@@ -22,8 +22,10 @@ counts = st.integers(2, 60)
 def measured(metric: Metric, output: torch.Tensor, target: torch.Tensor, sizes: list[int]) -> float:
     """The metric, with the samples cut into batches of `sizes`."""
     parts = zip(output.split(sizes), target.split(sizes), strict=True)
-    sums = sum((metric.sums(o, t) for o, t in parts), start=torch.zeros(()))
-    return metric.finish(sums.tolist())
+    collector = metric.collector()
+    for piece in parts:
+        collector.add(*piece)
+    return collector.result()[0]
 
 
 def cut(count: int, seed: int) -> list[int]:
@@ -34,8 +36,10 @@ def cut(count: int, seed: int) -> list[int]:
 
 def example(name: str, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
-    if name == "accuracy":
-        return torch.randn(count, 4, generator=g), torch.randint(4, (count,), generator=g)
+    if METRICS[name].maximize and name != "r2":
+        return torch.randn(count, 4 if name != "topk" else 7, generator=g), torch.randint(
+            4, (count,), generator=g
+        )
     if name == "perplexity":
         return torch.randn(count, 3, 5, generator=g), torch.randint(5, (count, 3), generator=g)
     return torch.randn(count, 2, generator=g), torch.randn(count, 2, generator=g)

@@ -1,38 +1,86 @@
-"""Metrics: sums over batches, finished once, so that no metric depends on the batch size."""
+"""Metrics: of all the validation data at once, so that none depends on the batch size."""
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from etude.errors import BadTypeError, TaskError, unknown_name
+from etude.tasks import classification
+from etude.tasks.collect import IGNORED, Collector, StreamedMetric, WholeMetric, pseudo_values
 from etude.tasks.data import rows
+from etude.tasks.direction import direction_of
 
-IGNORED = -100
-"""A target that asks for no answer, such as padding: what torch's losses ignore by default."""
+__all__ = [
+    "IGNORED",
+    "METRICS",
+    "AnyMetric",
+    "Metric",
+    "StreamedMetric",
+    "WholeMetric",
+    "as_metric",
+    "mean_metric",
+    "topk",
+]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good a model is.
+    """A number that says how good a model is, from sums over the batches.
 
     Attributes:
         name: What to call it.
         sums: (output, target) -> a tensor of sums over the batch, added up over batches; for a
             task with `step`, (model, batch).
         finish: The added-up sums -> the metric.
-        maximize: Whether larger is better.
+        maximize: Whether larger is better; None where nobody said.
+        whole: Whether the metric of a few samples says little of that of all, as an F1: then its
+            noise is told by leaving out slices, not by the slices' own values.
     """
 
     name: str
     sums: Callable[[Any, Any], Tensor]
     finish: Callable[[list[float]], float]
-    maximize: bool
+    maximize: bool | None
+    whole: bool = False
+
+    def collector(self) -> Collector:
+        """Return what adds up one evaluation."""
+        return _Summing(self)
+
+    def value(self, sums: list[float]) -> float:
+        """Return the metric of added-up sums, NaN where they hold no answer that counts."""
+        try:
+            return float(self.finish(sums))
+        except (ArithmeticError, ValueError):
+            return math.nan
+
+
+AnyMetric = Metric | WholeMetric | StreamedMetric
+
+
+@dataclass
+class _Summing(Collector):
+    metric: Metric
+    sums: list[Tensor] = field(default_factory=list)
+
+    def add(self, output: Any, target: Any) -> None:
+        self.sums.append(self.metric.sums(output, target).detach())
+
+    def result(self) -> tuple[float, tuple[float, ...]]:
+        total = functools.reduce(torch.add, self.sums)
+        whole, slices = self.metric.value(total.tolist()), torch.stack(self.sums)
+        if not self.metric.whole:
+            return whole, tuple(map(self.metric.value, slices.tolist()))
+        rest = (total - slices).tolist()
+        return whole, pseudo_values(whole, [self.metric.value(sums) for sums in rest])
 
 
 def _mean(sums: list[float]) -> float:
@@ -104,7 +152,22 @@ def _like(output: Tensor, target: Tensor, metric: str) -> Tensor:
     return output
 
 
-METRICS = {
+def topk(k: int) -> Metric:
+    """Return the share of answers whose class is among the k highest scores.
+
+    Args:
+        k: At least 1, and below the number of classes.
+
+    >>> topk(2).name
+    'top2'
+
+    Source: scikit-learn's `top_k_accuracy_score`.
+    """
+    name = f"top{k}"
+    return Metric(name, classification.top_k(name, k), _mean, maximize=True)
+
+
+METRICS: Mapping[str, AnyMetric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", _accuracy, _mean, maximize=True),
@@ -112,12 +175,23 @@ METRICS = {
         Metric("mae", _mae, _mean, maximize=False),
         Metric("r2", _r2_sums, _r2, maximize=True),
         Metric("perplexity", _perplexity_sums, _perplexity, maximize=False),
+        Metric("f1", classification.counts("f1"), classification.f1, maximize=True, whole=True),
+        Metric(
+            "balanced_accuracy",
+            classification.counts("balanced_accuracy"),
+            classification.balanced_accuracy,
+            maximize=True,
+            whole=True,
+        ),
+        WholeMetric("auroc", classification.auroc, maximize=True),
+        WholeMetric("average_precision", classification.average_precision, maximize=True),
+        replace(topk(5), name="topk"),
     )
 }
 
 
 def mean_metric(
-    name: str, function: Callable[[Any, Any], Any], *, maximize: bool = False
+    name: str, function: Callable[[Any, Any], Any], *, maximize: bool | None = None
 ) -> Metric:
     """Make a metric from a function of a batch, averaged over the samples.
 
@@ -125,7 +199,8 @@ def mean_metric(
         name: What to call it.
         function: (output, target) -> the batch's mean value, a number or 0-d tensor; (model,
             batch) for a task with `step`.
-        maximize: Whether larger is better.
+        maximize: Whether larger is better; None goes by the name, and asks where that says
+            nothing and it matters.
 
     >>> bias = mean_metric("bias", lambda output, target: (output - target).mean())
     >>> bias.finish(bias.sums(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 1.0])).tolist())
@@ -137,7 +212,7 @@ def mean_metric(
         value = torch.as_tensor(function(output, target)).double()
         return torch.stack([value * count, torch.as_tensor(float(count)).double().to(value.device)])
 
-    return Metric(name, sums, _mean, maximize)
+    return Metric(name, sums, _mean, direction_of(name) if maximize is None else maximize)
 
 
 def _count(target: Any) -> int:
@@ -149,22 +224,75 @@ def _count(target: Any) -> int:
     return rows(target)
 
 
-def as_metric(metric: Metric | str | Callable[[Any, Any], Any] | None) -> Metric | None:
-    """Return the Metric meant by a name, a function (smaller is better), or a Metric.
+def as_metric(
+    metric: Any, maximize: bool | None = None, *, of_step: bool = False
+) -> AnyMetric | None:
+    """Return the metric meant by a name, a function, an object of torchmetrics, or a metric.
+
+    A function is called once on everything; with `step`, which has no outputs to gather, on
+    (model, batch), and averaged over the samples.
+
+    Args:
+        metric: What was given.
+        maximize: Whether larger is better; None goes by the metric's own word, or its name.
+        of_step: Whether it belongs to a task with `step`.
 
     Raises:
         UnknownNameError: If the name is in no table.
-        BadTypeError: If `metric` is none of these.
+        BadTypeError: If `metric` is none of these, or `maximize` is neither True nor False.
+        TaskError: If it needs the outputs that a step hides.
     """
+    if maximize is not None and not isinstance(maximize, bool):
+        raise BadTypeError(f"maximize={maximize!r}: give True, False or None")
+    found = _made(metric, of_step=of_step)
+    if found is None or maximize is None or found.maximize == maximize:
+        return found
+    return replace(found, maximize=maximize)
+
+
+def _made(metric: Any, *, of_step: bool) -> AnyMetric | None:
     if metric is None or isinstance(metric, Metric):
+        if of_step and metric is not None and metric is METRICS.get(metric.name):
+            raise _hidden(metric.name)
         return metric
     if isinstance(metric, str):
-        if metric not in METRICS:
-            raise unknown_name("metric", metric, METRICS)
-        return METRICS[metric]
-    if callable(metric):
-        return mean_metric(getattr(metric, "__name__", "metric"), metric)
+        if of_step:
+            raise _hidden(_named(metric).name)
+        return _named(metric)
+    if isinstance(metric, (WholeMetric, StreamedMetric)):
+        if of_step:
+            raise _hidden(metric.name)
+        return metric
+    if not isinstance(metric, type) and all(
+        callable(getattr(metric, part, None)) for part in ("update", "compute", "reset")
+    ):
+        name, better = type(metric).__name__, getattr(metric, "higher_is_better", None)
+        if of_step:
+            raise _hidden(name)
+        return StreamedMetric(name, metric, direction_of(name) if better is None else bool(better))
+    if callable(metric) and not isinstance(metric, type):
+        name = getattr(metric, "__name__", None) or type(metric).__name__
+        if of_step:
+            return mean_metric(name, metric)
+        return WholeMetric(name, metric, direction_of(name))
+    given = f"the class {metric.__name__}" if isinstance(metric, type) else type(metric).__name__
     raise BadTypeError(
-        f"metric must be a name, a function (output, target) -> number, or a Metric; "
-        f"got {type(metric).__name__}"
+        "metric must be a name, a function (output, target) -> number, a Metric, or an object "
+        f"with update, compute and reset; got {given}"
+    )
+
+
+def _named(name: str) -> AnyMetric:
+    top = re.fullmatch(r"top[-_]?([1-9]\d*)(?:[-_]?(?:accuracy|acc))?", name)
+    if top is not None:
+        return topk(int(top[1]))
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+    return METRICS[name]
+
+
+def _hidden(name: str) -> TaskError:
+    return TaskError(
+        f"metric={name!r} needs the model's output, which step= hides: give a "
+        "function (model, batch) -> number, or use loss= in place of step="
     )

@@ -15,8 +15,19 @@ from torch import Tensor, nn
 
 from etude.errors import BadTypeError, BadValueError, TaskError, where
 from etude.tasks.data import Batch, Data, IndexedData, IterableData, as_data
-from etude.tasks.metrics import METRICS, Metric, as_metric
+from etude.tasks.metrics import as_metric
 from etude.tasks.turns import check_reach, takes_turns, turns
+from etude.tasks.weighted import WeightedLoss, as_loss, weighed
+
+Call = Callable[[Callable[[], Any]], tuple[Any, Any]]
+"""How a loss is called: the result, and what its mean was taken over where that was looked for."""
+
+
+def _plainly(loss: Callable[[], Any]) -> tuple[Any, None]:
+    return loss(), None
+
+
+_watched: Call = weighed
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +40,24 @@ class Task:
         train: `(inputs, ..., targets)` as tensors with one row per sample, a mapping of tensors,
             a Dataset, an IterableDataset, or a DataLoader.
         valid: The same, or the share of `train` to hold out.
-        loss: (output, target) -> scalar tensor.
-        step: In place of `loss`, your own (model, batch) -> scalar loss, for anything that does
-            not fit `loss(model(*inputs), target)`. A generator function lets parts of the model
-            take turns: after each `yield 'critic', loss` the parameters of `model.critic` alone
-            are updated, before it goes on.
-        metric: A name ('accuracy', 'mse', 'mae', 'r2', 'perplexity'), a function (output, target)
-            -> number (smaller is better; `mean_metric(..., maximize=True)` says otherwise), or a
-            Metric; None for the loss alone. With `step` it is a function (model, batch) ->
-            number, or a Metric whose sums take these two.
+        loss: (output, target) -> scalar tensor, the mean over what is answered; or the pair
+            (sum, weight) of the batch, where the mean is sum / weight. What a mean of torch was
+            taken over is seen by itself: see docs/tasks.md.
+        step: In place of `loss`, your own (model, batch) -> scalar loss (or such a pair), for
+            anything that does not fit `loss(model(*inputs), target)`. A generator function lets
+            parts of the model take turns: after each `yield 'critic', loss` the parameters of
+            `model.critic` alone are updated, before it goes on.
+        metric: A name ('accuracy', 'balanced_accuracy', 'f1', 'auroc', 'average_precision',
+            'top5', 'mse', 'mae', 'r2', 'perplexity'); a function (outputs, targets) -> number,
+            which is called once on all the validation data; an object with `update`, `compute`
+            and `reset`, as of torchmetrics; a Metric of sums, or a `mean_metric`. None for the
+            loss alone. With `step` it is a function (model, batch) -> number, averaged over the
+            samples, or a Metric whose sums take these two.
         name: What to call the task in reports.
         summary: One line on it.
         defaults: Fields of the recipe it is trained with when none is given.
+        maximize: Whether a larger metric is better; None goes by the metric's own word, or by
+            its name, and asks where neither says it and it matters.
 
     Raises:
         TaskError: If the data is empty or does not fit together.
@@ -63,6 +80,7 @@ class Task:
     name: str = "task"
     summary: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    maximize: bool | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.model):
@@ -75,12 +93,7 @@ class Task:
             raise TaskError(f"a task needs either loss= or step=, and {given} was given")
         for name, part in (("loss", self.loss), ("step", self.step)):
             _check_function(name, part)
-        metric = as_metric(self.metric)
-        if self.step is not None and metric is not None and metric is METRICS.get(metric.name):
-            raise TaskError(
-                f"metric={metric.name!r} needs the model's output, which step= hides: give a "
-                "function (model, batch) -> number, or use loss= in place of step="
-            )
+        metric = as_metric(self.metric, self.maximize, of_step=self.step is not None)
         train, valid = _split(self.train, self.valid)
         for name, value in (
             ("train", train),
@@ -133,9 +146,9 @@ class Task:
             warnings.filterwarnings("error", message="Using a target size")
             if self.alternates:
                 seen = []
-                for part, loss in self.turns(model, batch):
-                    check_reach(model, part, loss)
-                    seen.append((part, loss.detach()))
+                for part, turn in self.turns(model, batch):
+                    check_reach(model, part, turn.mean)
+                    seen.append((part, turn.mean.detach()))
                 return torch.stack([loss for _, loss in seen]).sum(), [part for part, _ in seen]
             loss, _, _ = self.forward(model, batch)
         if not loss.requires_grad:
@@ -145,7 +158,9 @@ class Task:
             )
         return loss, []
 
-    def turns(self, model: nn.Module, batch: Batch) -> Generator[tuple[str, Tensor], None, None]:
+    def turns(
+        self, model: nn.Module, batch: Batch
+    ) -> Generator[tuple[str, WeightedLoss], None, None]:
         """Yield (part, loss) as a `step` that yields does.
 
         Raises:
@@ -153,7 +168,7 @@ class Task:
         """
         assert self.step is not None
         for part, loss in turns(self.step, model, batch, describe(batch)):
-            yield part, _scalar(loss, "step", "yield")
+            yield part, as_loss(loss, "step", "yield")
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
         """Return (loss, output, target) of one batch; output and target are None with `step`.
@@ -164,17 +179,38 @@ class Task:
             TaskError: If the model, the loss or the step fails on the batch, or the loss is not
                 a scalar.
         """
+        loss, output, target = self.weighed(model, batch, watch=False)
+        return loss.mean, output, target
+
+    def weighed(
+        self, model: nn.Module, batch: Batch, *, watch: bool = True
+    ) -> tuple[WeightedLoss, Any, Any]:
+        """Return what `forward` does, the loss with what its mean was taken over.
+
+        Args:
+            model: The network.
+            batch: What it is called on.
+            watch: Whether to look for that in a loss that returns a scalar, which takes some
+                microseconds for every call of torch in it.
+
+        Raises:
+            TaskError: As `forward`.
+        """
+        return self._forward(model, batch, _watched if watch else _plainly)
+
+    def _forward(self, model: nn.Module, batch: Batch, call: Call) -> tuple[WeightedLoss, Any, Any]:
         if self.alternates:
-            return torch.stack([loss for _, loss in self.turns(model, batch)]).sum(), None, None
+            total = torch.stack([loss.mean for _, loss in self.turns(model, batch)]).sum()
+            return WeightedLoss(total), None, None
         if self.step is not None:
+            step = self.step
             try:
-                loss = self.step(model, batch)
+                loss, weight = call(lambda: step(model, batch))
             except Exception as error:
                 raise TaskError(
                     f"step failed on {describe(batch)}: {error}{where(error)}"
                 ) from error
-            return _scalar(loss, "step"), None, None
-        assert self.loss is not None
+            return as_loss(loss, "step", weight=weight), None, None
         *inputs, target = _inputs(batch)
         try:
             output = model(*inputs)
@@ -183,20 +219,30 @@ class Task:
                 f"the model failed on inputs {describe(inputs)}{_layer(error, model)}: "
                 f"{error}{where(error)}"
             ) from error
-        name = getattr(self.loss, "__name__", type(self.loss).__name__)
+        return self.compare(output, target, call), output, target
+
+    def compare(self, output: Any, target: Any, call: Call = _watched) -> WeightedLoss:
+        """Return the loss of an output, with what its mean was taken over.
+
+        Raises:
+            TaskError: If the loss fails, or is neither a scalar nor a sum with its weight.
+        """
+        loss = self.loss
+        assert loss is not None
+        name = getattr(loss, "__name__", type(loss).__name__)
         try:
-            loss = self.loss(output, target)
+            found, weight = call(lambda: loss(output, target))
         except Exception as error:
             raise TaskError(
                 f"the model's output {describe(output)} does not fit the loss {name} with "
                 f"targets {describe(target)}: {error}{where(error)}"
             ) from error
-        return _scalar(loss, name), output, target
+        return as_loss(found, name, weight=weight)
 
     @property
     def metric_name(self) -> str | None:
         """The metric's name, None without one."""
-        return self.metric.name if isinstance(self.metric, Metric) else None
+        return None if self.metric is None else str(self.metric.name)
 
 
 def _layer(error: BaseException, model: nn.Module) -> str:
@@ -248,24 +294,6 @@ def _inputs(batch: Batch) -> list[Any]:
         f"a batch is a {what}, but loss= needs (inputs, ..., targets): "
         "give the targets too, or use step=lambda model, batch: ..."
     )
-
-
-def _scalar(loss: Any, name: str, verb: str = "return") -> Tensor:
-    if isinstance(loss, Generator):
-        raise TaskError(
-            f"{name} returned a generator: for parts that take turns, give the generator function "
-            "itself (def step(model, batch): ... yield part, loss), not one that calls it"
-        )
-    if not isinstance(loss, Tensor):
-        raise TaskError(f"{name} {verb}ed a {type(loss).__name__}: it must {verb} a scalar tensor")
-    if loss.ndim != 0:
-        if loss.numel() == 1:
-            return loss.reshape(())
-        raise TaskError(
-            f"{name} {verb}ed a tensor of shape {tuple(loss.shape)}: a loss is one number; "
-            "average it, for instance with .mean()"
-        )
-    return loss
 
 
 def describe(value: Any) -> str:

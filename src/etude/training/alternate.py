@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from etude.errors import BadValueError, TaskError
@@ -14,13 +15,16 @@ from etude.optimizers.row import OptimizerRow
 from etude.recipe import Recipe
 from etude.tasks.data import Batch
 from etude.tasks.turns import parameters_of
+from etude.tasks.weighing import Scales
+from etude.tasks.weighted import WeightedLoss
+from etude.training.accumulation import Accumulation
 from etude.training.clipping import Clipper
 from etude.training.regularisation import Penalty
 
 if TYPE_CHECKING:
     from etude.training.run import Run
 
-Walk = Generator[tuple[str, Tensor], None, None]
+Walk = Generator[tuple[str, WeightedLoss], None, None]
 
 Prepare = Callable[[Clipper, str], dict[str, Any]]
 """Sets the rates, bounds the gradient and measures; called between gradient and update."""
@@ -99,34 +103,37 @@ class Turns:
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             parts: list[str | None] = []
-            sums: dict[str, Tensor] = {}
+            update: Accumulation | None = None
             for walk in walks:
-                with self.autocast():
-                    turn = next(walk, None)
+                turn = self._turn(walk, watch=len(walks) > 1)
                 parts.append(None if turn is None else turn[0])
                 _refuse_disagreement(parts)
                 if turn is not None:
-                    for name, term in self._gradient(*turn, len(walks)).items():
-                        _add(sums, name, term)
-            if parts[0] is None:
+                    update = update or self._update_of(turn[0], len(walks))
+                    self._gradient(update, *turn)
+            if parts[0] is None or update is None:
                 return
-            yield parts[0], sums
+            yield parts[0], update.finish()
 
-    def _gradient(self, part: str, loss: Tensor, count: int) -> dict[str, Tensor]:
-        terms = {"loss": loss}
-        if self.penalty:
-            terms["penalty"] = self.penalty.value()
-        if count > 1:
-            terms = {name: term * (1 / count) for name, term in terms.items()}
-        inputs = [p for p in self._clipper(part).parameters if p.requires_grad]
+    def _turn(self, walk: Walk, *, watch: bool) -> tuple[str, WeightedLoss] | None:
+        """Take one batch to its next yield; return the part and the loss with its weight."""
+        scales = Scales() if watch else None
+        with self.autocast(), scales or nullcontext():
+            turn = next(walk, None)
+        if turn is None or scales is None or turn[1].weight is not None:
+            return turn
+        return turn[0], replace(turn[1], weight=scales.weight(turn[1].mean))
+
+    def _update_of(self, part: str, count: int) -> Accumulation:
+        parameters = self._clipper(part).parameters
         if self.rates is not None:
             still = {id(tensor) for tensor in self.rates.rest.whole}
-            inputs = [p for p in inputs if id(p) not in still]
-        if not inputs:  # the whole part stands still
-            return {name: term.detach() for name, term in terms.items()}
-        total = terms["loss"] + terms["penalty"] if "penalty" in terms else terms["loss"]
+            parameters = [p for p in parameters if id(p) not in still]
+        return Accumulation(count, parameters, only=True)
+
+    def _gradient(self, update: Accumulation, part: str, loss: WeightedLoss) -> None:
         try:
-            torch.autograd.backward(total, inputs=inputs)
+            update.add(loss, self.penalty.value() if self.penalty else None)
         except RuntimeError as error:
             hint = ""
             if "modified by an inplace operation" in str(error):
@@ -135,7 +142,6 @@ class Turns:
                     "has changed: compute it after that yield"
                 )
             raise TaskError(f"the backward pass of part {part!r} failed: {error}{hint}") from error
-        return {name: term.detach() for name, term in terms.items()}
 
     def _clipper(self, part: str) -> Clipper:
         """Return the bounds on a part's gradient, which know its parameters."""

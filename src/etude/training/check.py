@@ -17,8 +17,11 @@ from etude.tasks.data import Batch, Cursor, TensorData
 from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
 from etude.training.evaluate import move
+from etude.training.objective import asks_nothing
+from etude.training.record import Evaluation
 from etude.training.threads import counted_work, worth
 from etude.training.undo import Buffers
+from etude.training.unequal import warn_of_unequal_parts
 
 if TYPE_CHECKING:
     from etude.training.run import Run
@@ -62,8 +65,8 @@ def check(run: Run) -> int:
         with counted_work(model) as work:
             tried, parts = task.check(model, batch)
         loss = float(tried.detach())
-        if not math.isfinite(loss):
-            cause = faults(batch, task)
+        cause = faults(batch, task)
+        if not math.isfinite(loss) and (cause or not asks_nothing(task, model, batch)):
             if cause and isinstance(data, TensorData):
                 cause = faults(data.tensors, task, data.origin)
             raise TaskError(_broken(loss, "the first batch", cause))
@@ -71,18 +74,25 @@ def check(run: Run) -> int:
         buffers.restore()
         if parts:
             _warn_of_idle_parts(model, parts)
+        elif math.isfinite(loss):
+            warn_of_unequal_parts(task, model, batch)
         _check_all_rows(task, model, batch)
     return worth(work)
 
 
-def refuse_untrained(run: Run, loss: float) -> None:
+def refuse_untrained(run: Run, found: Evaluation) -> None:
     """Refuse a validation loss that is not finite if nothing was trained yet.
 
     Raises:
         TaskError: With the cause, where the data holds it.
     """
-    if run.step > 0 or math.isfinite(loss):
+    if run.step > 0 or math.isfinite(found.loss):
         return
+    if found.weight == 0:
+        raise TaskError(
+            "the validation data has no answered target: its loss is a mean over nothing; give "
+            "valid= with targets that the loss does not pass over"
+        )
     cause, task, data = "", run.task, run.task.valid
     if isinstance(data, TensorData):
         cause = faults(data.tensors, task, data.origin)
@@ -91,7 +101,7 @@ def refuse_untrained(run: Run, loss: float) -> None:
             for batch, _ in data.sweep(128):
                 if cause := faults(batch, task):
                     break
-    raise TaskError(_broken(loss, "the validation data", cause and f"valid: {cause}"))
+    raise TaskError(_broken(found.loss, "the validation data", cause and f"valid: {cause}"))
 
 
 def _check_all_rows(task: Task, model: nn.Module, batch: Batch) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from etude.errors import EtudeError, TaskError, where
 from etude.randomness import random_state_kept
+from etude.tasks.collect import Collector
 from etude.tasks.data import Batch
-from etude.tasks.metrics import Metric
+from etude.tasks.metrics import AnyMetric
 from etude.tasks.task import Task, describe
+from etude.tasks.weighted import WeightedLoss
 from etude.training.record import Evaluation
 from etude.training.undo import buffers_kept
 
@@ -32,7 +35,9 @@ def evaluate(
     device: torch.device | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> Evaluation:
-    """Return the mean loss and the metric of a model on the task's validation data.
+    """Return the mean loss and the metric of a model on all of the task's validation data.
+
+    The loss is the mean over what is answered, whatever the slices hold of it.
 
     The model is put into its evaluation mode for the duration, every module's mode is restored,
     its buffers (a state carried from batch to batch) and the caller's random state are left as
@@ -76,47 +81,80 @@ def _sweep(
     device: torch.device | None,
     autocast: Callable[[], AbstractContextManager[Any]] | None,
 ) -> Evaluation:
-    metric: Metric | None = task.metric
     rows = max(1, min(batch_size, math.ceil((task.valid.samples or batch_size) / PARTS)))
-    losses: list[Tensor] = []
+    losses: list[WeightedLoss] = []
     counts: list[int] = []
-    sums: list[Tensor] = []
+    metric: AnyMetric | None = task.metric
+    collector = None if metric is None else metric.collector()
     context = autocast or nullcontext
     for batch, count in task.valid.sweep(rows):
         batch = move(batch, device)
         with context():
-            loss, output, target = task.forward(model, batch)
-        losses.append(loss.detach().double())
+            loss, output, target = task.weighed(model, batch)
+        losses.append(replace(loss, mean=loss.mean.detach()).read())
         counts.append(count)
-        if metric is not None and task.step is None:
-            sums.append(_sums(metric, output, target))
-        elif metric is not None:
+        if metric is None or collector is None:
+            continue
+        if task.step is None:
+            _add(metric, collector, output, target)
+        else:
             with context():
-                sums.append(_sums(metric, model, batch).detach())
+                _add(metric, collector, model, batch)
     if not losses:
         raise TaskError("valid gave no batch: at least one is needed to judge a model by")
-    parts = torch.stack(losses).tolist()
-    weighted = [p * n for p, n in zip(parts, counts, strict=True)]
+    mean, parts, weight = together(losses, counts)
+    if metric is None or collector is None:
+        return Evaluation(step, mean, None, parts, (), weight)
+    value, slices = _result(metric, collector)
+    if math.isnan(value) and math.isfinite(mean):
+        warnings.warn(undefined(metric.name, collector.why()), stacklevel=5)
+    return Evaluation(step, mean, value, parts, slices, weight)
+
+
+def undefined(name: str, why: str) -> str:
+    """Say that a metric is no number, and why if that is known."""
+    why = f": {why}" if why else ", while the loss is finite: look in the metric"
+    return f"metric {name!r} is nan on the validation data{why}"
+
+
+def together(
+    losses: Sequence[WeightedLoss], counts: Sequence[int]
+) -> tuple[float, tuple[float, ...], float | None]:
+    """Return the loss of all slices, what each adds to it, and what it is a mean over.
+
+        L = Σ_s w_s L_s / Σ_s w_s
+
+    With weights in proportion to the samples, or unknown ones, the samples are the weights.
+
+    Args:
+        losses: Of the slices.
+        counts: Their samples.
+    """
+    means = torch.stack([loss.mean.double() for loss in losses]).tolist()
+    known = [loss.weight for loss in losses if loss.weight is not None]
+    weights = [float(weight) for weight in known] if len(known) == len(losses) else []
+    total = math.fsum(weights) if weights else None
+    first = (weights[0], counts[0]) if weights else (0.0, 1)
+    if all(w * first[1] == first[0] * n for w, n in zip(weights, counts, strict=False)):
+        return _mean(means, [float(n) for n in counts]), tuple(means), total
+    if total == 0:
+        return math.nan, tuple(means), total
+    # A mean over nothing is no number, and has no say.
+    means = [m if w else 0.0 for m, w in zip(means, weights, strict=True)]
+    middle = math.fsum(weights) / len(weights)
+    parts = tuple(m * (w / middle) for m, w in zip(means, weights, strict=True))
+    return _mean(means, weights), parts, total
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    weighted = [v * w for v, w in zip(values, weights, strict=True)]
     # fsum refuses to add inf to -inf, which is nan like any other loss that broke.
-    mean = (math.fsum if all(map(math.isfinite, weighted)) else sum)(weighted) / sum(counts)
-    if metric is None:
-        return Evaluation(step, mean, None, tuple(parts))
-    total = float(metric.finish(functools.reduce(torch.add, sums).tolist()))
-    slices = torch.stack(sums).tolist()
-    return Evaluation(step, mean, total, tuple(parts), tuple(_of_slice(metric, s) for s in slices))
+    return (math.fsum if all(map(math.isfinite, weighted)) else sum)(weighted) / math.fsum(weights)
 
 
-def _of_slice(metric: Metric, sums: list[float]) -> float:
-    """Return the metric of one slice, NaN where it has no answer that counts."""
+def _add(metric: AnyMetric, collector: Collector, output: Any, target: Any) -> None:
     try:
-        return float(metric.finish(sums))
-    except (ArithmeticError, ValueError):
-        return math.nan
-
-
-def _sums(metric: Metric, output: Any, target: Any) -> Tensor:
-    try:
-        return metric.sums(output, target)
+        collector.add(output, target)
     except EtudeError:
         raise
     except Exception as error:
@@ -127,6 +165,17 @@ def _sums(metric: Metric, output: Any, target: Any) -> Tensor:
         )
         raise TaskError(
             f"metric {metric.name!r} failed on {what}: {error}{where(error)}"
+        ) from error
+
+
+def _result(metric: AnyMetric, collector: Collector) -> tuple[float, tuple[float, ...]]:
+    try:
+        return collector.result()
+    except EtudeError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"metric {metric.name!r} failed on the whole validation data: {error}{where(error)}"
         ) from error
 
 

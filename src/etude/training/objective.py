@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,13 +15,22 @@ from torch.optim import Optimizer
 
 from etude.errors import TaskError
 from etude.optimizers.hessian import PRICE
+from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Batch
 from etude.tasks.task import Task
+from etude.tasks.weighted import WeightedLoss
+from etude.training.accumulation import Accumulation, shares
 from etude.training.regularisation import Penalty, smoothed
-from etude.training.undo import Undo
+from etude.training.undo import Undo, buffers_kept
 
 Context = Callable[[], AbstractContextManager[Any]]
+
+NOTHING_ASKED = (
+    "an update has no answered target (its loss is a mean over nothing): it has the loss 0 and the "
+    "gradient 0, and momentum, weight decay and penalties go on; leave out samples without a "
+    "target, or give a larger batch_size or accumulate"
+)
 
 
 class Objective:
@@ -36,9 +48,11 @@ class Objective:
         self.model, self.autocast = model, autocast
         self.count = recipe.accumulate
         self.penalty = Penalty(model, recipe)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._said = False
 
     def backward(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """Add the gradient of the mean over the batches to that of the parameters.
+        """Add the gradient of the mean over what the batches answer to that of the parameters.
 
         Returns:
             'loss', without the penalty; and 'penalty', where the recipe has one.
@@ -46,34 +60,79 @@ class Objective:
         Raises:
             TaskError: If the model, the loss or the backward pass fails.
         """
-        sums: dict[str, Tensor] = {}
+        update = Accumulation(self.count, self.parameters)
         for batch in batches:
-            parts = self._parts(batch)
+            loss, penalty = self._forward(batch)
             try:
-                torch.autograd.backward(_total(parts))
+                update.add(loss, penalty)
             except RuntimeError as error:
                 raise TaskError(f"the backward pass failed: {error}") from error
-            for name, part in parts.items():
-                value = part.detach()
-                sums[name] = sums[name] + value if name in sums else value
+        sums = update.finish()
+        if update.is_empty and not self._said:
+            self._said = True
+            warnings.warn(NOTHING_ASKED, stacklevel=2)
         return sums
 
     def value(self, batches: Iterable[Batch]) -> Tensor:
-        """Return the mean over the batches, penalty included, with its graph."""
-        return torch.stack([_total(self._parts(batch)) for batch in batches]).sum()
+        """Return the mean over what the batches answer, penalty included, with its graph."""
+        pairs = [self._forward(batch) for batch in batches]
+        losses = [loss.read() for loss, _ in pairs]
+        terms = [loss.times(share) for loss, share in zip(losses, shares(losses), strict=True)]
+        penalties = [penalty for _, penalty in pairs]
+        whole = [
+            term if penalty is None else term + penalty * (1 / len(pairs))
+            for term, penalty in zip(terms, penalties, strict=True)
+        ]
+        return torch.stack(whole).sum()
 
-    def _parts(self, batch: Batch) -> dict[str, Tensor]:
+    def _forward(self, batch: Batch) -> tuple[WeightedLoss, Tensor | None]:
+        """Return the loss of a batch, and the penalty where the recipe has one."""
         if not self.penalty:
             with self.autocast():
-                loss, _, _ = self.task.forward(self.model, batch)
-            parts = {"loss": loss}
-        else:
-            with self.penalty.watching(), self.autocast():
-                loss, _, _ = self.task.forward(self.model, batch)
-            parts = {"loss": loss, "penalty": self.penalty.value()}
-        if self.count > 1:
-            parts = {name: part * (1 / self.count) for name, part in parts.items()}
-        return parts
+                return self._loss(batch), None
+        with self.penalty.watching(), self.autocast():
+            loss = self._loss(batch)
+        return loss, self.penalty.value()
+
+    def _loss(self, batch: Batch) -> WeightedLoss:
+        """Return the loss, with its weight where that decides something.
+
+        Of a single batch only whether it is 0 does; on a CPU that is asked when a loss is NaN.
+        """
+        first = next(iter(self.parameters), None)
+        on_cpu = first is None or first.device.type == "cpu"
+        watch = self.count > 1 or not on_cpu
+        loss, output, target = self.task.weighed(self.model, batch, watch=watch)
+        if watch or loss.weight is not None or not math.isnan(loss.mean.item()):
+            return loss
+        empty = asks_nothing(self.task, self.model, batch, (output, target))
+        return replace(loss, weight=0.0) if empty else loss
+
+
+def asks_nothing(
+    task: Task, model: nn.Module, batch: Batch, answer: tuple[Any, Any] | None = None
+) -> bool:
+    """Say whether no target of a batch is answered, so that its loss is a mean over nothing.
+
+    Random state and buffers are left as they were.
+
+    Args:
+        task: Whose loss is asked.
+        model: The network.
+        batch: What it was called on.
+        answer: Output and target of a task with `loss`, where they are known.
+    """
+    if task.alternates:
+        return False
+    try:
+        with random_state_kept(), buffers_kept(model), torch.no_grad():
+            if answer is None or task.step is not None:
+                weight = task.weighed(model, batch)[0].weight
+            else:
+                weight = task.compare(*answer).weight
+    except TaskError:
+        return False
+    return weight is not None and float(weight) == 0
 
 
 def _total(parts: dict[str, Tensor]) -> Tensor:

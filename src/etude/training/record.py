@@ -29,12 +29,17 @@ class Evaluation:
 
     Attributes:
         step: Updates done.
-        loss: Mean loss over the validation samples.
+        loss: Mean loss over all that the validation data answers.
         metric: The task's metric, None where it has none.
         parts: Mean loss of fixed slices of the validation data, in order: two evaluations of
-            one task can be compared slice by slice.
-        metric_parts: The metric of each of these slices, empty where there is no metric; NaN for
-            a slice that has no answer to score.
+            one task can be compared slice by slice. Where slices weigh differently, each is
+            multiplied by its weight over their mean weight, so that the mean of the parts is the
+            loss; a slice of weight 0 adds 0.
+        metric_parts: The metric of each of these slices, empty where there is no metric, or one
+            of the whole set alone; NaN for a slice that has no answer to score. Of a metric whose
+            noise is told by leaving slices out, the pseudo-value of each.
+        weight: What the loss is a mean over: the answered targets, or the sum of their weights;
+            None where that is not known.
     """
 
     step: int
@@ -42,6 +47,7 @@ class Evaluation:
     metric: float | None = None
     parts: tuple[float, ...] = ()
     metric_parts: tuple[float, ...] = ()
+    weight: float | None = None
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Evaluation:
@@ -51,7 +57,14 @@ class Evaluation:
         (1.0, 2.0)
         """
         parts, metric_parts = plain["parts"], plain.get("metric_parts", ())
-        return cls(plain["step"], plain["loss"], plain["metric"], tuple(parts), tuple(metric_parts))
+        return cls(
+            plain["step"],
+            plain["loss"],
+            plain["metric"],
+            tuple(parts),
+            tuple(metric_parts),
+            plain.get("weight"),
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,12 @@ class Record:
             "length": self.length,
             "metric": self.metric,
             "evaluations": [
-                {"step": e.step, "loss": to_json(e.loss), "metric": to_json(e.metric)}
+                {
+                    "step": e.step,
+                    "loss": to_json(e.loss),
+                    "metric": to_json(e.metric),
+                    "weight": e.weight,
+                }
                 for e in self.evaluations
             ],
             "cost": asdict(self.cost),
@@ -161,7 +179,14 @@ class Record:
             metric=plain["metric"],
             series=series,
             evaluations=tuple(
-                Evaluation(e["step"], from_json(e["loss"]), _optional(e["metric"]), p, m)
+                Evaluation(
+                    e["step"],
+                    from_json(e["loss"]),
+                    _optional(e["metric"]),
+                    p,
+                    m,
+                    _optional(e.get("weight")),
+                )
                 for e, p, m in zip(plain["evaluations"], parts, metric_parts, strict=True)
             ),
             cost=Cost(**plain["cost"]),

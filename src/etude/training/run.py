@@ -345,7 +345,7 @@ class Run:
             if self.stopping is not None and self.step in self.heard:
                 enough = self.stopping.see(result, self.model)
         self.seconds += time.perf_counter() - started
-        refuse_untrained(self, result.loss)
+        refuse_untrained(self, result)
         self.evaluations.append(result)
         if not math.isfinite(result.loss) and not self.diverged:
             self.status = "diverged"

@@ -24,7 +24,7 @@ from etude.training.length import batch_size_of
 from etude.training.record import Evaluation
 from etude.training.run import Run
 from etude.tuning.candidate import Candidate
-from etude.tuning.goal import Goal
+from etude.tuning.goal import Goal, refuse_undefined
 
 SHOWN = 0.1
 """Seconds between two words on the progress."""
@@ -149,6 +149,7 @@ class Field:
 
         Raises:
             Interrupted: If `stop` became true; every candidate is saved.
+            TaskError: If the metric that is compared is no number for any of them.
         """
         self._asked += 1
         threads = max(1, min(self.work, cores() // max(1, len(entrants) * len(self.tasks))))
@@ -161,6 +162,7 @@ class Field:
             if cost:
                 self.spent += cost
                 self.costs[part] = self.costs.get(part, 0.0) + cost
+        refuse_undefined(self.goal, [candidate.last() for candidate in entrants])
 
     def _owes(self, candidate: Candidate, share: float) -> bool:
         """Whether a candidate has updates to do up to a share, or an evaluation there."""

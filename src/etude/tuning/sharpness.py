@@ -253,8 +253,7 @@ class _Matrix:
 
     def _loss(self, batch: Batch) -> Tensor:
         self.undo.restore()  # the same draws and the same statistics at every product
-        whole = self.objective.value([to_device(batch, self.device)])
-        return whole * (self.objective.count / len(self.batches))
+        return self.objective.value([to_device(batch, self.device)]) / len(self.batches)
 
     def _exact(self, vector: Tensor) -> Tensor:
         total = torch.zeros_like(vector)

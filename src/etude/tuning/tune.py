@@ -28,7 +28,7 @@ from etude.tuning.arm import Arm
 from etude.tuning.candidate import Candidate
 from etude.tuning.field import Field, Setting
 from etude.tuning.folds import folds_of
-from etude.tuning.goal import goal_for, usual_objective
+from etude.tuning.goal import goal_for, judged_by, usual_objective
 from etude.tuning.ladder import Ladder, Rung, ladder_for
 from etude.tuning.prior import centre_of
 from etude.tuning.replicates import settle
@@ -183,6 +183,7 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
     recipe, folds = request.recipe, request.folds
     ladder = ladder_for(request.budget, folds)
     goal = goal_for(task, request.objective, request.maximize)
+    task = judged_by(task, goal)
     parts = [task] if folds == 1 else folds_of(task, folds)
     if folds > 1:
         recipe = recipe.replace(steps=clock_of(task, recipe).horizon)

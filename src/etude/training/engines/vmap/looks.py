@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from etude.tasks.data import Batch
 from etude.tasks.task import Task
+from etude.tasks.weighted import WeightedLoss
 from etude.training.engines.vmap.program import Program
 from etude.training.engines.vmap.stack import Stack
 from etude.training.run import Run
@@ -27,7 +28,7 @@ Measured on one core: 16 members of 3e3 to 3e4 weights, dense or convolutional, 
 the time that each alone takes; 4 of them, or 16 of 1e5 weights, take longer.
 """
 
-Answer = tuple[Tensor, Any, Any]
+Answer = tuple[WeightedLoss, Any, Any]
 """The loss, the output and the target of one slice."""
 
 
@@ -63,28 +64,33 @@ class Together:
         own = copy.copy(self._task)
         slices = iter(range(2**62))
 
-        def forward(_: nn.Module, batch: Batch) -> Answer:
+        def weighed(_: nn.Module, batch: Batch) -> Answer:
             place = next(slices)
             if place == len(self._answers):
                 self._answers.append(self._forward(batch))
             return self._answers[place][index]
 
-        object.__setattr__(own, "forward", forward)  # a frozen task, and a copy of our own
+        object.__setattr__(own, "weighed", weighed)  # a frozen task, and a copy of our own
         return own
 
     def _forward(self, batch: Batch) -> list[Answer]:
         net, task = self.net, self._task
         *inputs, target = batch
 
-        def member(held: dict[str, Tensor]) -> tuple[Any, Tensor]:
-            assert task.loss is not None
+        numbers: list[float | None] = []
+
+        def member(held: dict[str, Tensor]) -> tuple[Any, ...]:
             output = functional_call(net, held, tuple(inputs))
-            return output, task.loss(output, target)
+            loss = task.compare(output, target)
+            if isinstance(loss.weight, Tensor):
+                return output, loss.mean, loss.weight
+            numbers.append(loss.weight)
+            return output, loss.mean
 
         modes = [(module, module.training) for module in net.modules()]
         net.eval()
         try:
-            outputs, losses = vmap(member, randomness="error")(self._held)
+            outputs, losses, *weights = vmap(member, randomness="error")(self._held)
         except Exception as error:
             raise UnstackedError from error
         finally:
@@ -96,7 +102,11 @@ class Together:
         if (len(self._answers) + 1) * sum(leaf.nbytes for leaf in leaves) > LARGEST:
             raise UnstackedError
         return [
-            (losses[i], pytree.tree_unflatten([leaf[i] for leaf in leaves], shape), target)
+            (
+                WeightedLoss(losses[i], weights[0][i] if weights else numbers[0]),
+                pytree.tree_unflatten([leaf[i] for leaf in leaves], shape),
+                target,
+            )
             for i in range(self.count)
         ]
 

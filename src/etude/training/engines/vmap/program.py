@@ -12,6 +12,8 @@ from torch.func import functional_call, vmap
 
 from etude.tasks.data import Batch
 from etude.tasks.task import Task
+from etude.tasks.weighted import WeightedLoss
+from etude.training.accumulation import positive
 from etude.training.clipping import SMALLEST
 from etude.training.engines.vmap.layout import Layout
 from etude.training.engines.vmap.masks import Given
@@ -60,9 +62,9 @@ class _Loss(nn.Module):
         super().__init__()
         self.net, self.task = net, task
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch."""
-        loss, _, _ = self.task.forward(self.net, batch)
+    def forward(self, batch: Batch, watch: bool) -> WeightedLoss:
+        """Return the loss of a batch, with what it is a mean over where that is watched for."""
+        loss, _, _ = self.task.weighed(self.net, batch, watch=watch)
         return loss
 
 
@@ -74,13 +76,22 @@ class Program:
         net: A copy of its network, on which the computation is traced.
         layout: Where its parameters lie.
         flags: Switches of the optimizer's formula.
+        weighs: Whether the loss is a mean over a number that the batch's targets decide.
     """
 
-    def __init__(self, run: Run, net: nn.Module, layout: Layout, flags: Mapping[str, bool]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        net: nn.Module,
+        layout: Layout,
+        flags: Mapping[str, bool],
+        *,
+        weighs: bool = False,
+    ) -> None:
         recipe = run.recipe
         self.rule = RULES[recipe.optimizer.name]
         self.loss = _Loss(net, run.objective.task)
-        self.layout, self.flags = layout, flags
+        self.layout, self.flags, self.weighs = layout, flags, weighs
         self.batches = recipe.accumulate
         self.names = (*ALWAYS, *self.rule.names)
         self.buffers = frozenset(name for name, _ in net.named_buffers())
@@ -148,15 +159,14 @@ class Program:
         shared = feed.samples.ndim == 2
         with torch.enable_grad():
             weights = self.layout.views(rows)
-            total: Tensor | None = None
+            parts: list[WeightedLoss] = []
             count = len(feed.masks) // self.batches
             for i in range(self.batches):
                 index = feed.samples[i] if shared else feed.samples[:, i]
                 masks = feed.masks[i * count : (i + 1) * count]
                 losses, fixed = self._losses(weights, fixed, _take(data, index), masks, shared)
-                losses = losses / self.batches if self.batches > 1 else losses
-                total = losses if total is None else total + losses
-            assert total is not None
+                parts.append(losses)
+            total = _together(parts)
             objective, report = total, [total.detach()]
             if self.penalised:
                 still = None if scales is None else scales[0] == 0
@@ -176,27 +186,26 @@ class Program:
         batch: Batch,
         masks: tuple[Tensor, ...],
         shared: bool,
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ) -> tuple[WeightedLoss, tuple[Tensor, ...]]:
         def member(
             weights: dict[str, Tensor],
             fixed: tuple[Tensor, ...],
             batch: Batch,
             masks: tuple[Tensor, ...],
-        ) -> tuple[Tensor, tuple[Tensor, ...]]:
-            own = dict(zip(self.layout.fixed, fixed, strict=True))
+        ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+            mine = dict(zip(self.layout.fixed, fixed, strict=True))
             # A forward pass writes into buffers: into copies, for the state must stay whole.
-            held = {f"net.{n}": t.clone() if n in self.buffers else t for n, t in own.items()}
+            held = {f"net.{n}": t.clone() if n in self.buffers else t for n, t in mine.items()}
             held |= {f"net.{name}": tensor for name, tensor in weights.items()}
             # The mode sees every call of torch, which takes time: only where something is drawn.
             with Given(masks) if masks else nullcontext():
-                loss = functional_call(self.loss, held, (batch,))
-            return loss, tuple(held[f"net.{name}"] for name in self.layout.fixed)
+                loss = functional_call(self.loss, held, (batch, self.weighs))
+            own = (loss.mean, loss.weight) if isinstance(loss.weight, Tensor) else (loss.mean,)
+            return own, tuple(held[f"net.{name}"] for name in self.layout.fixed)
 
         axes = (0, 0, None if shared else 0, 0)
-        result: tuple[Tensor, tuple[Tensor, ...]] = vmap(member, axes, randomness="error")(
-            weights, fixed, batch, masks
-        )
-        return result
+        found, after = vmap(member, axes, randomness="error")(weights, fixed, batch, masks)
+        return WeightedLoss(*found), after
 
     def _penalty(self, rows: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
         l1, l2 = columns["l1"].squeeze(1), columns["l2"].squeeze(1)
@@ -235,6 +244,23 @@ class Program:
             factor = torch.where(size > allowed, allowed / size.clamp_min(1e-12), 1.0)
             parts.append((g * factor.unsqueeze(2)).reshape(len(rows), -1))
         return torch.cat(parts, 1)
+
+
+def _together(losses: list[WeightedLoss]) -> Tensor:
+    """Return each member's mean over all that its batches answer; 0 over nothing.
+
+    Σ_b w_b L_b / Σ_b w_b, or the mean of the losses where their weights are all the same
+    """
+    total: Tensor | None = None
+    weight = sum((loss.weight for loss in losses if loss.weight is not None), start=0.0)
+    for loss in losses:
+        if loss.weight is not None:
+            part = loss.times(loss.weight / positive(weight))
+        else:
+            part = loss.mean / len(losses) if len(losses) > 1 else loss.mean
+        total = part if total is None else total + part
+    assert total is not None
+    return total
 
 
 def _take(data: Leaves, index: Tensor) -> Batch:

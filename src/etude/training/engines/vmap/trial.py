@@ -51,7 +51,7 @@ def fit(runs: list[Run]) -> Fitted:
     """
     chosen = sorted(runs, key=lambda run: run.recipe.lr)[:2]
     loops = [copied(run) for run in chosen]
-    masks, untouched, gradients = zip(*(_first(run) for run in loops), strict=True)
+    masks, untouched, gradients, weighs = zip(*(_first(run) for run in loops), strict=True)
     if masks[0] != masks[-1] or untouched[0] != untouched[-1]:
         raise UnfitError("two runs of it do not compute the same way")
     net = copy.deepcopy(chosen[0].model)
@@ -59,9 +59,8 @@ def fit(runs: list[Run]) -> Fitted:
     layout = Layout.of(net, untouched[0])
     if not layout.names:
         raise UnfitError("no parameter gets a gradient")
-    program = Program(
-        chosen[0], net, layout, flags_of(chosen[0].recipe.optimizer, chosen[0].others)
-    )
+    flags = flags_of(chosen[0].recipe.optimizer, chosen[0].others)
+    program = Program(chosen[0], net, layout, flags, weighs=weighs[0])
     try:
         stack = Stack(program, chosen, masks[0])
         _compare_gradients(stack, gradients)
@@ -93,10 +92,10 @@ def copied(run: Run) -> Run:
     return other
 
 
-def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor]]:
+def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor], bool]:
     """Return what the next forward pass draws, the parameters without gradient, the gradients.
 
-    The run is left as it is.
+    And whether the batch's targets decide what the loss is a mean over. The run is left as it is.
     """
     state = run.state()
     model = copy.deepcopy(run.model)
@@ -113,11 +112,11 @@ def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor]]:
                 run.objective.task.forward(seen, batch)
         except Exception as error:
             raise UnfitError(_first_line(error)) from error
-        loss, _, _ = run.objective.task.forward(model.train(), batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss, _, _ = run.objective.task.weighed(model.train(), batch)
+        loss.times(1.0).backward()  # type: ignore[no-untyped-call]
     untouched = tuple(n for n, p in names.items() if p.requires_grad and p.grad is None)
     gradients = {n: p.grad for n, p in names.items() if p.grad is not None}
-    return plan.masks, untouched, gradients
+    return plan.masks, untouched, gradients, isinstance(loss.weight, Tensor)
 
 
 def _compare_gradients(stack: Stack, expected: tuple[dict[str, Tensor], ...]) -> None:

@@ -1,0 +1,140 @@
+"""The gradient of one update that is made of several batches, each by what its loss weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from etude.tasks.weighted import Weight, WeightedLoss
+
+
+class Accumulation:
+    """Adds up the gradient of the mean over all that the batches of one update answer.
+
+        L = Σ_b w_b L_b / Σ_b w_b
+
+    with L_b the loss of a batch and w_b its weight. A batch of weight 0 has no say, whatever its
+    loss is, and an update of weight 0 has the loss 0 and the gradient 0. Where the weights are
+    equal, or not known, this is the mean over the batches, to the bit. What the recipe adds to
+    the loss (a penalty) is the mean over the batches in every case.
+
+    The total is known only after the last backward pass: batches are weighed against the first
+    one's weight, and the gradient is put right in the end.
+
+    Args:
+        count: Batches in the update.
+        parameters: Whose gradients are added to.
+        only: Whether nothing but these gets a gradient.
+    """
+
+    def __init__(self, count: int, parameters: Sequence[Tensor], *, only: bool = False) -> None:
+        self.count, self.only = count, only
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self._sums: dict[str, Tensor] = {}
+        self._reference: Weight | None = None
+        self._total: Weight = 0.0
+        self._fixed: list[Tensor | None] = []
+        self._idle: Tensor | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was answered; False where that is still on a device."""
+        return not isinstance(self._total, Tensor) and self._total == 0
+
+    def add(self, loss: WeightedLoss, penalty: Tensor | None = None) -> None:
+        """Do the backward pass of one batch.
+
+        Raises:
+            RuntimeError: What torch says of it.
+        """
+        loss, each = loss.read(), 1 / self.count
+        parts = {"loss": self._share(loss)}
+        total = parts["loss"]
+        if penalty is not None:
+            parts["penalty"] = penalty * each if self.count > 1 else penalty
+            if self.count > 1 and loss.weight is not None:
+                self._keep(parts["penalty"])
+            total = total + parts["penalty"]
+        if loss.weight == 0:
+            self._idle = loss.mean
+        idle = self.only and not self.parameters  # all of it stands still
+        if not idle and (total.requires_grad or loss.weight != 0):
+            torch.autograd.backward(total, inputs=self.parameters if self.only else None)
+        for name, value in parts.items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def finish(self) -> dict[str, Tensor]:
+        """Put the gradient right, and return the loss, and the penalty where there is one."""
+        if self.is_empty:
+            self._set_to_zero()
+        elif self.count > 1:
+            self._rescale()
+        return self._sums
+
+    def _share(self, loss: WeightedLoss) -> Tensor:
+        """Return a batch's loss by its weight beside the first one's, of `count` batches."""
+        weight = 1.0 if loss.weight is None else loss.weight
+        if self._reference is None:
+            self._reference = positive(weight)
+        self._total = self._total + weight
+        if self.count == 1 and not isinstance(weight, Tensor) and weight != 0:
+            return loss.mean
+        return loss.times(weight / self._reference * (1 / self.count))
+
+    def _keep(self, penalty: Tensor) -> None:
+        """Keep a penalty's own gradient: it is not to be weighed with the loss."""
+        own = torch.autograd.grad(penalty, self.parameters, retain_graph=True, allow_unused=True)
+        before = self._fixed or [None] * len(own)
+        self._fixed = [
+            a if b is None else b if a is None else a + b for a, b in zip(before, own, strict=True)
+        ]
+
+    def _rescale(self) -> None:
+        """Divide the loss and its gradient by the total; what a penalty added stays as it was."""
+        assert self._reference is not None
+        scale = self._reference * self.count / positive(self._total)
+        if not isinstance(scale, Tensor) and scale == 1:
+            return
+        self._sums["loss"] = self._sums["loss"] * scale
+        fixed = self._fixed or [None] * len(self.parameters)
+        with torch.no_grad():
+            for parameter, own in zip(self.parameters, fixed, strict=True):
+                if parameter.grad is None:
+                    continue
+                parameter.grad.mul_(scale)
+                if own is not None:
+                    parameter.grad.add_(own * (1 - scale))
+
+    def _set_to_zero(self) -> None:
+        """Give a gradient of 0 to what would have had one: momentum and decay go on."""
+        if self._idle is None or not self._idle.requires_grad:
+            return
+        reached = torch.autograd.grad(self._idle, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, reached, strict=True):
+            if gradient is not None and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+
+def shares(losses: Sequence[WeightedLoss]) -> list[Weight]:
+    """Return the factor of each loss in the mean over all that they answer.
+
+    w_b / Σ_b w_b, or the same for all where a weight is not known
+
+    >>> shares([WeightedLoss(torch.tensor(1.0), 1.0), WeightedLoss(torch.tensor(3.0), 3.0)])
+    [0.25, 0.75]
+    """
+    weights = [1.0 if loss.weight is None else loss.weight for loss in losses]
+    if any(loss.weight is None for loss in losses) or all(w == weights[0] for w in weights):
+        return [1 / len(losses)] * len(losses)
+    total = positive(sum(weights[1:], weights[0]))
+    return [weight / total for weight in weights]
+
+
+def positive(weight: Weight) -> Weight:
+    """Return a weight that can be divided by: 1 in place of 0."""
+    if isinstance(weight, Tensor):
+        return torch.where(weight > 0, weight, torch.ones_like(weight))
+    return weight if weight > 0 else 1.0
