@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from etude import files, optimizers
-from etude.errors import BadTypeError, BadValueError, EtudeError
+from etude.errors import LONGEST_NAME, BadTypeError, BadValueError, EtudeError, shown
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
 from etude.schedules import Clock, Schedule, parse
@@ -57,7 +57,9 @@ def _schedule(value: object) -> Schedule:
 def _number(value: object, info: ValidationInfo) -> object:
     """Refuse what pydantic would take for a number: True, and text."""
     if isinstance(value, (bool, str, bytes)):
-        raise BadTypeError(f"{info.field_name}={value!r} is not a number: give one without quotes")
+        raise BadTypeError(
+            f"{info.field_name}={shown(value)} is not a number: give one without quotes"
+        )
     return value
 
 
@@ -73,9 +75,11 @@ def _length(value: object) -> int | str:
         Clock(steps_per_epoch=1, samples_per_step=1, tokens_per_step=1).steps(value)
         return value
     if isinstance(value, bool) or not isinstance(value, int):
-        raise BadTypeError(f"steps={value!r}: give a whole number, or text such as '20 epochs'")
+        raise BadTypeError(
+            f"steps={shown(value)}: give a whole number, or text such as '20 epochs'"
+        )
     if value < 1:
-        raise BadValueError(f"steps={value!r} is out of bounds: give at least 1")
+        raise BadValueError(f"steps={shown(value)} is out of bounds: give at least 1")
     return value
 
 
@@ -210,7 +214,7 @@ class Recipe(BaseModel):
                 raise BadValueError(f"schedules['momentum']: {row.name} has no momentum")
             usable = ", ".join(row.hyperparameters)
             raise BadValueError(
-                f"schedules[{name!r}]: {row.name} has no such hyperparameter; it has {usable}"
+                f"schedules[{shown(name)}]: {row.name} has no such hyperparameter; it has {usable}"
             )
         for schedule in (self.schedule, *self.schedules.values()):
             for node in schedule.walk():
@@ -401,8 +405,8 @@ def _explain(error: Any) -> str:
         return str(cause) if str(cause).startswith(name) or not name else f"{name}: {cause}"
     if error["type"] == "extra_forbidden":
         known = list(Recipe.model_fields)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"unknown field {name!r} in the recipe: {hint}Known: {', '.join(known)}"
+        return f"unknown field {shown(name)} in the recipe: {hint}Known: {', '.join(known)}"
     message = error["msg"][:1].lower() + error["msg"][1:]
-    return f"{name}={error['input']!r} is out of bounds: {message}"
+    return f"{name}={shown(error['input'])} is out of bounds: {message}"

@@ -42,6 +42,8 @@ def train(
     device: choices.Device = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
+    own: choices.TaskOnResume = None,
+    accept: choices.Accept = False,
     json: choices.Json = False,
 ) -> None:
     """Train TASK by one recipe; keep the model, the record and a report in a run folder.
@@ -52,7 +54,7 @@ def train(
     from etude.progress import bar
     from etude.training.train import train as run
 
-    chosen = choices.choose_task(task, options, resume)
+    chosen = choices.choose_task(task, options, resume, own)
     wanted = None
     if resume is None:
         wanted = choices.choose_recipe(
@@ -69,7 +71,7 @@ def train(
         )
     else:
         choices.refuse_with_resume(
-            lr, recipe, optimizer, schedule, steps, batch_size, seed, changes, options, folder
+            lr, recipe, optimizer, schedule, steps, batch_size, seed, changes, folder
         )
     with (
         choices.run_folder(folder, resume, task, options) as home,

@@ -80,6 +80,8 @@ def tune(
     device: choices.Device = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
+    own: choices.TaskOnResume = None,
+    accept: choices.Accept = False,
     json: choices.Json = False,
 ) -> None:
     """Find the learning rate that trains TASK best, with the trained model as evidence.
@@ -92,7 +94,7 @@ def tune(
     from etude.tuning.tune import tune as search
 
     choices.refuse_rate(lr, changes, task)
-    chosen = choices.choose_task(task, options, resume)
+    chosen = choices.choose_task(task, options, resume, own)
     wanted: dict[str, Any] = {}
     if resume is None:
         wanted["recipe"] = choices.choose_recipe(
@@ -111,7 +113,7 @@ def tune(
         wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
     else:
         choices.refuse_with_resume(
-            *(budget, recipe, optimizer, schedule, steps, batch_size, seed, changes, options),
+            *(budget, recipe, optimizer, schedule, steps, batch_size, seed, changes),
             *(over, objective, maximize, folds, folder),
         )
     with choices.run_folder(folder, resume, task, options) as home:
