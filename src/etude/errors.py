@@ -37,8 +37,8 @@ def shown(value: object, most: int = 80) -> str:
     "'xxxxxxxxxxxx...xxx'"
     """
     try:
-        # Only the start of a long text or sequence is written out: its whole `repr` may be huge.
-        if isinstance(value, (str, bytes)) and len(value) > 4 * most:
+        # Only the start of a long text is written out: its whole `repr` may be huge.
+        if isinstance(value, str) and len(value) > 4 * most:
             value = value[: 3 * most] + value[len(value) - most :]
         return shorten(repr(value), most)
     except Exception:  # noqa: BLE001 - a broken repr must not hide the error being reported

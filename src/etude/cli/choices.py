@@ -111,6 +111,16 @@ def pairs(texts: list[str] | None, option: str) -> dict[str, Any]:
     return table
 
 
+def length(text: str | None) -> int | str | None:
+    """Return a run's length as a recipe takes it: '120' is a number.
+
+    >>> length("120"), length("2 epochs")
+    (120, '2 epochs')
+    """
+    value: int | str | None = None if text is None else _value(text)
+    return value
+
+
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -195,7 +205,7 @@ def choose_recipe(
     recipe = _start(task, file, reference)
     fields = {key: value for key, value in named.items() if value is not None}
     if isinstance(steps := fields.get("steps"), str):
-        fields["steps"] = _value(steps)
+        fields["steps"] = length(steps)
     inner: dict[str, dict[str, Any]] = {}
     for text in changes or ():
         ((key, value),) = pairs([text], "--set").items()
@@ -357,5 +367,6 @@ def refuse_with_resume(*given: object) -> None:
     """Refuse options that a resumed run, which keeps its own, would silently ignore."""
     if any(value is not None for value in given):
         raise BadValueError(
-            "--resume goes on with the folder's own recipe and budget: leave other options out"
+            "--resume goes on with the folder's own recipe: leave other options out (`train` "
+            "takes a longer --steps, `tune` a larger --budget)"
         )

@@ -80,6 +80,8 @@ class Record:
         evaluations: On the validation data, in order.
         cost: In updates, gradients and seconds.
         environment: Versions, device and threads.
+        extended: After which updates the run was given another length: from there on its
+            schedule is that of the new one.
         model: The trained network. In memory only; a run folder keeps it beside the record.
     """
 
@@ -93,6 +95,7 @@ class Record:
     evaluations: tuple[Evaluation, ...]
     cost: Cost
     environment: Mapping[str, Any]
+    extended: tuple[int, ...] = ()
     model: Any = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -129,6 +132,7 @@ class Record:
             ],
             "cost": asdict(self.cost),
             "environment": dict(self.environment),
+            "extended": list(self.extended),
         }
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
@@ -166,6 +170,7 @@ class Record:
             ),
             cost=Cost(**plain["cost"]),
             environment=plain["environment"],
+            extended=tuple(plain.get("extended", ())),
         )
 
     def save(self, folder: Path) -> None:
