@@ -302,10 +302,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If the text is damaged, has an unknown key, or is of a newer version.
         """
-        try:
-            return cls._from_table(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"the recipe is not valid JSON: {error}") from error
+        return cls._from_table(_json_table(text))
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
@@ -314,20 +311,15 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If the text is damaged, has an unknown key, or is of a newer version.
         """
-        try:
-            return cls._from_table(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"the recipe is not valid TOML: {error}") from error
+        return cls._from_table(_toml_table(text))
 
     @classmethod
-    def _from_table(cls, table: object) -> Self:
-        if not isinstance(table, dict):
-            raise RecipeError(f"a recipe is a table of fields, not a {type(table).__name__}")
+    def _from_table(cls, table: dict[str, Any]) -> Self:
         version = table.pop("version", FORMAT)
         if version != FORMAT or isinstance(version, bool):
             newer = isinstance(version, int) and version > FORMAT
             fix = "upgrade etude to read it" if newer else f"write version = {FORMAT}"
-            raise RecipeError(f"the recipe is of version {version!r}, this is {FORMAT}: {fix}")
+            raise RecipeError(f"the recipe is of version {shown(version)}, this is {FORMAT}: {fix}")
         return cls(**table)
 
     @classmethod
@@ -340,8 +332,15 @@ class Recipe(BaseModel):
         """
         path = Path(path)
         text = files.read_text(path, "the recipe")
+        read = _json_table if path.suffix == ".json" else _toml_table
         try:
-            return cls.from_json(text) if path.suffix == ".json" else cls.from_toml(text)
+            table = read(text)
+            if not set(table) - {"version"}:
+                raise RecipeError(
+                    "the file holds no field of a recipe: give at least one, such as lr = 0.001, "
+                    "or leave the file out to train by the task's own recipe"
+                )
+            return cls._from_table(table)
         except EtudeError as error:
             raise RecipeError(f"{path}: {error}") from error
 
@@ -381,6 +380,27 @@ class Recipe(BaseModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_json, (self.to_json(),)
+
+
+def _json_table(text: str) -> dict[str, Any]:
+    """Read a recipe's fields from JSON."""
+    try:
+        table = files.parse_json(text)
+    except ValueError as error:
+        raise RecipeError(f"the recipe is not valid JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise RecipeError(f"a recipe is a table of fields, not a {type(table).__name__}")
+    return table
+
+
+def _toml_table(text: str) -> dict[str, Any]:
+    """Read a recipe's fields from TOML."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise RecipeError("the recipe is not valid TOML: it is nested too deep") from None
+    except ValueError as error:
+        raise RecipeError(f"the recipe is not valid TOML: {error}") from error
 
 
 def usual(optimizer: object) -> dict[str, Any]:

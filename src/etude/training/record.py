@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from etude import files
-from etude.errors import StorageError
+from etude.errors import StorageError, shown
 from etude.recipe import Recipe
+from etude.training.record_shape import refuse_other
 
 Status = Literal["finished", "diverged", "stopped"]
 Series = Mapping[str, NDArray[np.float64]]
@@ -186,15 +187,35 @@ class Record:
             StorageError: If a file is missing or damaged; the message names it.
         """
         folder = Path(folder)
-        plain = files.read_json(folder / "record.json", "the record")
+        plain = files.read_table(folder / "record.json", "the record")
+        series = files.regular(folder / "series.safetensors", "the series")
         try:
-            return cls.from_plain(plain, load_file(folder / "series.safetensors"))
+            refuse_other(plain)
+            return cls.from_plain(plain, _series(load_file(series)))
         except Exception as error:
-            raise StorageError(f"the record in {str(folder)!r} is damaged: {error}") from error
+            raise StorageError(
+                f"the record in {str(folder)!r} is damaged: {type(error).__name__}: {error}"
+            ) from error
 
     def without_model(self) -> Record:
         """Return the record alone, for keeping many."""
         return replace(self, model=None)
+
+
+def _series(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+    """Return series as they were read, if that is what they are.
+
+    Raises:
+        StorageError: If an array is none of numbers, or has the wrong number of axes.
+    """
+    for name, array in arrays.items():
+        axes = 2 if name in ("valid_parts", "valid_metric_parts") else 1
+        if array.dtype != np.float64 or array.ndim != axes:
+            raise StorageError(
+                f"the series {shown(name)} has {array.ndim} axes of {array.dtype}, not {axes} of "
+                "float64"
+            )
+    return dict(arrays)
 
 
 def to_json(value: float | None) -> float | str | None:

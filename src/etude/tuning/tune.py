@@ -26,6 +26,7 @@ from etude.training.folder import MODEL, quoted, read_model
 from etude.training.given import check_given
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.length import clock_of
+from etude.training.record_shape import refuse_other
 from etude.tuning import verdict
 from etude.tuning.arm import Arm
 from etude.tuning.candidate import Candidate
@@ -36,6 +37,7 @@ from etude.tuning.ladder import Ladder, Rung, ladder_for
 from etude.tuning.prior import centre_of
 from etude.tuning.replicates import settle
 from etude.tuning.result import TUNING, RungCost, Trial, TuneResult
+from etude.tuning.result_shape import RequestShape
 from etude.tuning.search import Search
 from etude.tuning.selection import HORIZONS, Selection
 from etude.tuning.selector import Selector
@@ -387,6 +389,7 @@ def _kept_request(home: Path, recipe: Recipe | None) -> Request:
         )
     try:
         plain = files.read_table(home / TUNING, "the tuning")["request"]
+        refuse_other(plain, RequestShape)
         base, over = Recipe(**plain["recipe"]), plain.get("over")
         kept = Request(
             base,
@@ -396,7 +399,7 @@ def _kept_request(home: Path, recipe: Recipe | None) -> Request:
             plain.get("folds", 1),
             None if over is None else Space.from_plain(base, over),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StorageError) as error:
         raise StorageError(
             f"the tuning {str(home / TUNING)!r} is damaged: {type(error).__name__}: {error}"
         ) from error
