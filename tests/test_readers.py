@@ -24,7 +24,7 @@ from tests.fuzz import damaged_bytes, damaged_json
 LONGEST = 1_500
 RECIPE = Recipe(lr=0.05, steps=20, batch_size=8, evaluations=4)
 FUZZ = settings(
-    max_examples=60,
+    max_examples=25,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -347,8 +347,14 @@ def run_folder(
 
 
 def _kept(folder: Path) -> list[Path]:
-    """Return what lies in a folder but for half-written files."""
-    return [path for path in folder.iterdir() if not files.is_temporary(path)]
+    """Return what lies in a folder but for what a run leaves that was killed before it began."""
+    from etude.training.folder import RECIPE
+    from etude.training.sameness import FINGERPRINT
+
+    early = {FINGERPRINT} if not (folder / RECIPE).exists() else set()
+    return [
+        path for path in folder.iterdir() if not files.is_temporary(path) and path.name not in early
+    ]
 
 
 def _fresh(name: str) -> Path:

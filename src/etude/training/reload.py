@@ -80,18 +80,35 @@ def _check_plain(state: Mapping[str, Any]) -> None:
     whole = {"step": 0, "threads": 1, "extra": 0}
     for name, least in whole.items():
         value = state[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 2**53:
+        if not _whole(value) or value < least:
             raise StorageError(f"the checkpoint is damaged: its {name} is {shown(value)}")
     if state["status"] not in ("finished", "diverged", "stopped"):
         raise StorageError(f"the checkpoint is damaged: its status is {shown(state['status'])}")
-    if not isinstance(state["reason"], str) or not isinstance(state["seconds"], (int, float)):
+    if not isinstance(state["reason"], str) or not _real(state["seconds"]):
         raise StorageError("the checkpoint is damaged: its reason or its seconds are of no run")
+    place = state["place"]
+    if not all(_whole(place[name]) for name in ("epoch", "batch")):
+        raise StorageError(f"the checkpoint is damaged: its place is {shown(place)}")
+    for one in state["evaluations"]:
+        numbers = [one["loss"], *one["parts"], *(() if one["metric"] is None else [one["metric"]])]
+        if not _whole(one["step"]) or not all(_real(number) for number in numbers):
+            raise StorageError(f"the checkpoint is damaged: an evaluation is {shown(one)}")
+    if not all(_whole(n) for pair in state.get("extended", ()) for n in pair):
+        raise StorageError("the checkpoint is damaged: it was extended at no update")
     lengths = {len(values) for values in state["series"].values()}
     if lengths != {state["step"]}:
         raise StorageError(
             f"the checkpoint is damaged: its series are {sorted(lengths)} long after "
             f"{state['step']} updates"
         )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**53
+
+
+def _real(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def marks_of(length: int, count: int) -> set[int]:
