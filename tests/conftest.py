@@ -6,8 +6,11 @@ Hypothesis draws the same examples every time; HYPOTHESIS_PROFILE=explore draws 
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Which task files are trusted is noted apart from what the user's own runs have noted.
+os.environ.setdefault("ETUDE_STATE_DIR", tempfile.mkdtemp(prefix="etude-state-"))
 
 import torch
 from hypothesis import settings

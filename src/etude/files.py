@@ -1,16 +1,24 @@
-"""Files that are whole or absent: written beside their place, flushed, then renamed."""
+"""Files that are whole or absent: written beside their place, flushed, then renamed.
+
+The one place that opens what a run folder holds. What is read may come from a stranger: only
+regular files of bounded size are opened, and JSON is read strictly.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from etude.errors import StorageError
+from etude.errors import StorageError, shown
+
+LARGEST_TEXT = 2**28
+"""Bytes of the largest text file that is read; what Etude writes stays far below."""
 
 
 def make_folder(folder: Path) -> Path:
@@ -34,7 +42,8 @@ def make_folder(folder: Path) -> Path:
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file, flush it to disk, and rename it to `path`.
 
-    Whoever reads `path` sees the old content or the new, never a part of it.
+    Whoever reads `path` sees the old content or the new, never a part of it. Its mode follows
+    the user's umask, whatever library fills it.
 
     Raises:
         StorageError: If the disk is full or the folder cannot be written; `path` is then as it
@@ -42,9 +51,13 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # Made here, so that its mode is the user's own, whatever library fills it.
+        temporary.unlink(missing_ok=True)
         temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
+        # A library may have put a file of its own in its place, readable by the owner alone.
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -57,6 +70,15 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         with contextlib.suppress(OSError):  # it must not hide the error on its way
             temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file is what `write_atomic` leaves behind when its process is killed.
+
+    >>> is_temporary(Path("run/.recipe.toml.812.tmp")), is_temporary(Path("run/recipe.toml"))
+    (True, False)
+    """
+    return path.name.startswith(".") and path.suffix == ".tmp"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -88,12 +110,39 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def regular(path: Path, what: str, most: int | None = None) -> Path:
+    """Return a path if an ordinary file lies there: no pipe or device, which never ends.
+
+    Args:
+        path: Of the file.
+        what: What it should hold, for the error.
+        most: Bytes of the largest one that is read; None for any.
+
+    Raises:
+        StorageError: If it is missing, of another kind, or larger.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(f"cannot read {what} {shown(str(path), 300)}: {reason}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise StorageError(f"cannot read {what} {str(path)!r}: it is not an ordinary file")
+    if most is not None and found.st_size > most:
+        raise StorageError(
+            f"cannot read {what} {str(path)!r}: it has {found.st_size:,} bytes, and at most "
+            f"{most:,} are read"
+        )
+    return path
+
+
 def read_text(path: Path, what: str) -> str:
     """Read a text file, or raise an error that says what was looked for.
 
     Raises:
-        StorageError: If it is missing or not readable as text.
+        StorageError: If it is missing, not readable as text, or larger than 256 MiB.
     """
+    regular(path, what, LARGEST_TEXT)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -105,9 +154,79 @@ def read_json(path: Path, what: str) -> Any:
     """Read a JSON file, or raise an error that says what was looked for.
 
     Raises:
-        StorageError: If it is missing, damaged or half-written.
+        StorageError: If it is missing, damaged, half-written, or no strict JSON.
     """
     try:
-        return json.loads(read_text(path, what))
+        return parse_json(read_text(path, what))
     except ValueError as error:
         raise StorageError(f"{what} {str(path)!r} is damaged: {error}") from error
+
+
+def read_table(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON file that holds a table.
+
+    Raises:
+        StorageError: As `read_json`, or if it holds anything else.
+    """
+    found = read_json(path, what)
+    if not isinstance(found, dict):
+        raise StorageError(
+            f"{what} {str(path)!r} is damaged: it holds {_kind(found)} where a table should be"
+        )
+    return found
+
+
+def parse_json(text: str) -> Any:
+    """Read JSON strictly: no key twice, no NaN, no number beyond float64, no bottomless nesting.
+
+    Raises:
+        ValueError: If it is no such JSON.
+
+    >>> parse_json('{"lr": 0.1}')
+    {'lr': 0.1}
+    >>> parse_json('{"lr": 0.1, "lr": 0.2}')
+    Traceback (most recent call last):
+    ValueError: the key 'lr' stands twice in a table
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite
+        )
+    except RecursionError:
+        raise _refused("it is nested too deep") from None
+
+
+def _refused(reason: str) -> ValueError:
+    return ValueError(reason)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _refused(f"the key {shown(twice)} stands twice in a table")
+    return table
+
+
+def _no_number(name: str) -> float:
+    raise _refused(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0:
+        raise _refused(f"{shown(text)} is beyond the largest number of float64")
+    return number
+
+
+def _kind(value: object) -> str:
+    """Return what a value of JSON is, in words.
+
+    >>> _kind([]), _kind(None), _kind(3)
+    ('a list', 'null', 'a number')
+    """
+    if value is None:
+        return "null"
+    kinds = {list: "a list", dict: "a table", str: "text", bool: "a truth value"}
+    return kinds.get(type(value), "a number")

@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from etude import files, optimizers
-from etude.errors import BadTypeError, BadValueError, EtudeError
+from etude.errors import LONGEST_NAME, BadTypeError, BadValueError, EtudeError, shown
 from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
@@ -55,7 +55,9 @@ def _schedule(value: object) -> Schedule:
 def _number(value: object, info: ValidationInfo) -> object:
     """Refuse what pydantic would take for a number: True, and text."""
     if isinstance(value, (bool, str, bytes)):
-        raise BadTypeError(f"{info.field_name}={value!r} is not a number: give one without quotes")
+        raise BadTypeError(
+            f"{info.field_name}={shown(value)} is not a number: give one without quotes"
+        )
     return value
 
 
@@ -71,9 +73,11 @@ def _length(value: object) -> int | str:
         Clock(steps_per_epoch=1, samples_per_step=1, tokens_per_step=1).steps(value)
         return value
     if isinstance(value, bool) or not isinstance(value, int):
-        raise BadTypeError(f"steps={value!r}: give a whole number, or text such as '20 epochs'")
+        raise BadTypeError(
+            f"steps={shown(value)}: give a whole number, or text such as '20 epochs'"
+        )
     if value < 1:
-        raise BadValueError(f"steps={value!r} is out of bounds: give at least 1")
+        raise BadValueError(f"steps={shown(value)} is out of bounds: give at least 1")
     return value
 
 
@@ -210,7 +214,7 @@ class Recipe(BaseModel):
                 raise BadValueError(f"schedules['momentum']: {row.name} has no momentum")
             usable = ", ".join(row.hyperparameters)
             raise BadValueError(
-                f"schedules[{name!r}]: {row.name} has no such hyperparameter; it has {usable}"
+                f"schedules[{shown(name)}]: {row.name} has no such hyperparameter; it has {usable}"
             )
         for schedule in (self.schedule, *self.schedules.values()):
             if "gradient" in schedule.hears:
@@ -317,10 +321,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If the text is damaged, has an unknown key, or is of a newer version.
         """
-        try:
-            return cls._from_table(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"the recipe is not valid JSON: {error}") from error
+        return cls._from_table(_json_table(text))
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
@@ -329,20 +330,15 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If the text is damaged, has an unknown key, or is of a newer version.
         """
-        try:
-            return cls._from_table(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"the recipe is not valid TOML: {error}") from error
+        return cls._from_table(_toml_table(text))
 
     @classmethod
-    def _from_table(cls, table: object) -> Self:
-        if not isinstance(table, dict):
-            raise RecipeError(f"a recipe is a table of fields, not a {type(table).__name__}")
+    def _from_table(cls, table: dict[str, Any]) -> Self:
         version = table.pop("version", FORMAT)
         if version != FORMAT or isinstance(version, bool):
             newer = isinstance(version, int) and version > FORMAT
             fix = "upgrade etude to read it" if newer else f"write version = {FORMAT}"
-            raise RecipeError(f"the recipe is of version {version!r}, this is {FORMAT}: {fix}")
+            raise RecipeError(f"the recipe is of version {shown(version)}, this is {FORMAT}: {fix}")
         return cls(**table)
 
     @classmethod
@@ -355,8 +351,15 @@ class Recipe(BaseModel):
         """
         path = Path(path)
         text = files.read_text(path, "the recipe")
+        read = _json_table if path.suffix == ".json" else _toml_table
         try:
-            return cls.from_json(text) if path.suffix == ".json" else cls.from_toml(text)
+            table = read(text)
+            if not set(table) - {"version"}:
+                raise RecipeError(
+                    "the file holds no field of a recipe: give at least one, such as lr = 0.001, "
+                    "or leave the file out to train by the task's own recipe"
+                )
+            return cls._from_table(table)
         except EtudeError as error:
             raise RecipeError(f"{path}: {error}") from error
 
@@ -398,6 +401,27 @@ class Recipe(BaseModel):
         return type(self).from_json, (self.to_json(),)
 
 
+def _json_table(text: str) -> dict[str, Any]:
+    """Read a recipe's fields from JSON."""
+    try:
+        table = files.parse_json(text)
+    except ValueError as error:
+        raise RecipeError(f"the recipe is not valid JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise RecipeError(f"a recipe is a table of fields, not a {type(table).__name__}")
+    return table
+
+
+def _toml_table(text: str) -> dict[str, Any]:
+    """Read a recipe's fields from TOML."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise RecipeError("the recipe is not valid TOML: it is nested too deep") from None
+    except ValueError as error:
+        raise RecipeError(f"the recipe is not valid TOML: {error}") from error
+
+
 def usual(optimizer: object) -> dict[str, Any]:
     """Return rate and schedule of a recipe that names neither, where AdamW's would be wrong."""
     try:
@@ -420,8 +444,8 @@ def _explain(error: Any) -> str:
         return str(cause) if str(cause).startswith(name) or not name else f"{name}: {cause}"
     if error["type"] == "extra_forbidden":
         known = list(Recipe.model_fields)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"unknown field {name!r} in the recipe: {hint}Known: {', '.join(known)}"
+        return f"unknown field {shown(name)} in the recipe: {hint}Known: {', '.join(known)}"
     message = error["msg"][:1].lower() + error["msg"][1:]
-    return f"{name}={error['input']!r} is out of bounds: {message}"
+    return f"{name}={shown(error['input'])} is out of bounds: {message}"

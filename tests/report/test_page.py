@@ -77,7 +77,7 @@ def test_plotly_is_embedded_once(page):
 def test_the_page_holds_the_answer(page):
     text = Reader(page).text
     for part in (
-        "line trains best at a learning rate of 0.1",
+        "line: trains best at a learning rate of 0.1",
         "those from 0.03 to 0.1 cannot be told apart from it",
         "Training breaks at 1, where it diverges",
         "1.69 full runs",
@@ -120,7 +120,7 @@ def test_a_notice_stands_only_where_there_is_one(result):
     page = report.html(result(outcome="at an edge"))
     assert result(outcome="at an edge").advice() in Reader(page).text
     failed = result(outcome="nothing trains")
-    assert of_tuning(failed).title == "No learning rate trains line"
+    assert of_tuning(failed).title == "line: no learning rate that was tried trains it"
     assert failed.advice() in Reader(report.html(failed)).text
 
 

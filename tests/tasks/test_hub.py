@@ -309,3 +309,43 @@ def test_only_local_files_are_read_with_a_source(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     splits = image_source.open_splits(hub.MNIST, str(tmp_path))
     assert list(splits) == ["train"]
+
+
+class TestStrangers:
+    """Images come from strangers: only plain formats, of a bounded size, from the folder itself."""
+
+    def cell(self, image, kind, **options):
+        with io.BytesIO() as file:
+            image.save(file, kind, **options)
+            return {"bytes": file.getvalue(), "path": None}
+
+    @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp", "tiff", "ppm"])
+    def test_plain_formats_are_read(self, kind):
+        assert image_source.opened(self.cell(picture(3, 0), kind), None).size == (28, 28)
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run\n", b"\x89PNG\r\n"]
+    )
+    def test_others_are_not(self, content):
+        rows = [{"image": {"bytes": content, "path": None}}]
+        with pytest.raises(TaskError, match="row 0 of column 'image' is no image that can be"):
+            image_source.Images(rows, "image", torch.zeros(1), 1).decode(0, "L")
+
+    def test_one_that_unfolds_into_gigabytes_is_measured_first(self):
+        bomb = self.cell(Image.new("1", (30_000, 2_000)), "png")
+        assert len(bomb["bytes"]) < 20_000
+        with pytest.raises(TaskError, match="30000 x 2000 pixels, and at most 50,000,000 are read"):
+            image_source.opened(bomb, None)
+
+    def test_a_path_leads_nowhere_but_into_the_folder(self, tmp_path):
+        outside = tmp_path / "outside.png"
+        picture(1, 0).save(outside)
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in/link.png").symlink_to(outside)
+        for path in (str(outside), str(tmp_path / "in/link.png"), "http://nowhere/x.png", None):
+            for root in (tmp_path / "in", None):
+                with pytest.raises(TaskError, match="is no file inside the data's folder"):
+                    image_source.opened({"bytes": None, "path": path}, root)
+        picture(1, 0).save(tmp_path / "in/own.png")
+        found = image_source.opened({"path": str(tmp_path / "in/own.png")}, tmp_path / "in")
+        assert found.size == (28, 28)

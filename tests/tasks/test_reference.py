@@ -98,8 +98,22 @@ class TestFiles:
             load(f"{path}:task")
         assert not {m for m in set(sys.modules) - before if m.startswith("_etude_task")}
 
+    def test_a_cache_beside_it_is_not_run(self, file):
+        path = file()
+        load(f"{path}:ready")  # a cache, had one been written, would be of this text
+        before = path.stat()
+        file(GOOD.replace("made-", "mine-"))  # as long as before, and as old
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert load(f"{path}:ready").name == "mine-4"
+        assert not (path.parent / "__pycache__").exists()
+
 
 class TestModules:
+    @pytest.mark.parametrize("reference", ["os:system", "subprocess:run", "builtins:exec"])
+    def test_pythons_own_hold_no_task(self, reference):
+        with pytest.raises(TaskError, match="is a module of Python itself and holds no task"):
+            load(reference, command="true")
+
     def test_a_module_and_a_package(self, file, monkeypatch):
         file(GOOD, "a_module_of_mine.py")
         file("", "a_package_of_mine/__init__.py")
@@ -130,8 +144,16 @@ class TestRefusals:
             load("nowhere/x.py:task")
 
     def test_no_name_given(self, file):
-        with pytest.raises(TaskError, match=r"does not say which object .*mine\.py:name"):
+        said = (
+            r"It has the task ready and the functions make, not_a_task, fails, anything: "
+            r"give '.*mine\.py:ready'"
+        )
+        with pytest.raises(TaskError, match=said):
             load(str(file()))
+        with pytest.raises(TaskError, match=r"has no task: assign one there, task = etude\.Task"):
+            load(str(file("import os\ndef needs(size): ...\nclass Net: ...", "none.py")))
+        with pytest.raises(TaskError, match=r"no Python file 'nowhere\.py'"):
+            load("nowhere.py")
 
     def test_no_such_object(self, file):
         with pytest.raises(UnknownNameError, match="'redy': did you mean 'ready'"):

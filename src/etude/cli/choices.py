@@ -16,13 +16,12 @@ import typer
 from etude import files
 from etude.cli.console import err
 from etude.cli.interrupt import raise_again
+from etude.cli.kept_task import TASK_FILE, kept_task
 from etude.errors import BadValueError, StorageError
 
 if TYPE_CHECKING:
     from etude.recipe import Recipe
     from etude.tasks import Task
-
-TASK_FILE = "task.json"
 
 TaskName = Annotated[
     str | None,
@@ -74,6 +73,23 @@ Out = Annotated[
 Resume = Annotated[
     Path | None, typer.Option("--resume", metavar="DIR", help="Go on with the run in a folder.")
 ]
+TaskOnResume = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        help="With --resume: the task of the run, as file.py:name, where the folder comes from "
+        "another machine or the file has changed.",
+        show_default=False,
+    ),
+]
+Accept = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="With --resume: go on although data, model or loss are not those of the run.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
 
 
@@ -95,6 +111,16 @@ def pairs(texts: list[str] | None, option: str) -> dict[str, Any]:
     return table
 
 
+def length(text: str | None) -> int | str | None:
+    """Return a run's length as a recipe takes it: '120' is a number.
+
+    >>> length("120"), length("2 epochs")
+    (120, '2 epochs')
+    """
+    value: int | str | None = None if text is None else _value(text)
+    return value
+
+
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -102,27 +128,38 @@ def _value(text: str) -> Any:
         return text
 
 
-def choose_task(name: str | None, options: list[str] | None, resume: Path | None) -> Task:
+def choose_task(
+    name: str | None,
+    options: list[str] | None,
+    resume: Path | None,
+    own: str | None = None,
+) -> Task:
     """Return the task meant: by name, or the one of the run to resume.
 
     One of your own that has no name of its own is called after the object or its file. From here
     on Ctrl-C is an ordinary KeyboardInterrupt: what is heavy to load is loaded.
 
+    Args:
+        name: As it was typed.
+        options: KEY=VALUE texts.
+        resume: The run folder to go on with, which names a task of its own.
+        own: The task of that run, as it was typed.
+
     Raises:
         BadValueError: If there is neither, or both.
-        StorageError: If the folder to resume does not say.
+        StorageError: If the folder to resume does not say, or names code that is not known here.
     """
     from etude import tasks
 
     if resume is not None:
         if name is not None:
-            raise BadValueError("--resume goes on with the folder's own task: leave TASK out")
-        if not (resume / TASK_FILE).exists():
-            raise StorageError(
-                f"{str(resume)!r} holds no run to resume: there is no {TASK_FILE} in it"
+            raise BadValueError(
+                "--resume goes on with the folder's own task: leave TASK out (--task names it "
+                "where the folder's own cannot be used)"
             )
-        kept = files.read_json(resume / TASK_FILE, "the task")
-        return _named(tasks.load(kept["reference"], **kept["options"]), kept["reference"])
+        return _named(*kept_task(resume, own, pairs(options, "--with")))
+    if own is not None:
+        raise BadValueError(f"--task is for --resume: give the task alone, {own!r}")
     if name is None:
         raise BadValueError("which task? Give a name (`etude tasks` lists them) or file.py:name")
     return _named(tasks.load(name, **pairs(options, "--with")), name)
@@ -168,7 +205,7 @@ def choose_recipe(
     recipe = _start(task, file, reference)
     fields = {key: value for key, value in named.items() if value is not None}
     if isinstance(steps := fields.get("steps"), str):
-        fields["steps"] = _value(steps)
+        fields["steps"] = length(steps)
     inner: dict[str, dict[str, Any]] = {}
     for text in changes or ():
         ((key, value),) = pairs([text], "--set").items()
@@ -279,8 +316,12 @@ def run_folder(
 ) -> Iterator[Path]:
     """Give the run folder, with a note of which task it is for, so that it can be resumed.
 
-    A folder that was made for nothing, because the run could not begin, is taken away again.
+    A folder that was made for nothing, because the run could not begin, is taken away again. One
+    in which a run was killed before it began holds nothing to go on with, and is taken over.
     """
+    from etude.tasks.ref import TaskRef
+    from etude.tasks.trusted import remember
+
     if resume is not None:
         yield resume
         return
@@ -288,21 +329,32 @@ def run_folder(
     folder = out or _fresh(name)
     files.make_folder(folder)
     note = folder / TASK_FILE
-    if note.exists() and any(path != note for path in folder.iterdir()):
+    if note.exists() and any(path != note for path in _kept(folder)):
         raise StorageError(
-            f"{str(folder)!r} already holds a run: go on with --resume {folder}, or choose "
-            "another folder"
+            f"{str(folder)!r} already holds a run: go on with --resume "
+            f"{shlex.quote(str(folder))}, or choose another folder"
         )
-    head, colon, tail = name.partition(":")
-    reference = f"{Path(head).resolve()}:{tail}" if colon and head.endswith(".py") else name
-    files.write_json(note, {"reference": reference, "options": pairs(options, "--with")})
+    ref = TaskRef.of(name, pairs(options, "--with"))
+    remember(ref)
+    files.write_json(note, ref.plain())
     try:
         yield folder
     finally:
-        if [path.name for path in folder.iterdir()] == [TASK_FILE]:
+        if [path.name for path in _kept(folder)] == [TASK_FILE]:
             note.unlink()
             if out is None:
                 folder.rmdir()
+
+
+def _kept(folder: Path) -> list[Path]:
+    """Return what lies in a folder but for what a run leaves that was killed before it began."""
+    from etude.training.folder import RECIPE
+    from etude.training.sameness import FINGERPRINT
+
+    early = {FINGERPRINT} if not (folder / RECIPE).exists() else set()
+    return [
+        path for path in folder.iterdir() if not files.is_temporary(path) and path.name not in early
+    ]
 
 
 def _fresh(name: str) -> Path:
@@ -321,5 +373,6 @@ def refuse_with_resume(*given: object) -> None:
     """Refuse options that a resumed run, which keeps its own, would silently ignore."""
     if any(value is not None for value in given):
         raise BadValueError(
-            "--resume goes on with the folder's own recipe and budget: leave other options out"
+            "--resume goes on with the folder's own recipe: leave other options out (`train` "
+            "takes a longer --steps, `tune` a larger --budget)"
         )

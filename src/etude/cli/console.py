@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import IO, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from etude.cli import interrupt
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -23,9 +28,49 @@ def complain(message: str, error: BaseException) -> None:
         err.print(Text(note))
 
 
+_document: list[IO[str]] = []
+"""Where the JSON document goes while all other output is sent to standard error."""
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document for machines."""
-    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    stream = _document[-1] if _document else sys.stdout
+    stream.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    stream.flush()
+
+
+@contextmanager
+def document_alone() -> Iterator[None]:
+    """Keep standard output for the JSON document: whatever else is printed goes to standard error.
+
+    A task's file may print, and so may a library or a worker process: the file descriptor is
+    moved too, where standard output is one.
+    """
+    stdout = sys.stdout
+    stdout.flush()
+    try:
+        moved = stdout.fileno() == 1
+    except (OSError, ValueError, AttributeError):  # captured: there is no descriptor to move
+        moved = False
+    kept = os.dup(1) if moved else 1
+    if moved:
+        os.dup2(2, 1)
+    interrupt.document = kept
+    _document.append(
+        open(kept, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor
+        if moved
+        else stdout
+    )
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _document.pop().flush()
+        interrupt.document = 1
+        if moved:
+            stdout.flush()
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def facts(rows: list[tuple[str, str]]) -> Table:

@@ -16,10 +16,13 @@ from types import FrameType
 
 INTERRUPTED = 130
 
+document = 1
+"""The file descriptor that a JSON document is written to."""
+
 
 def _leave(number: int, frame: FrameType | None) -> None:
     if "--json" in sys.argv:
-        os.write(1, b'{"error": "interrupted"}\n')
+        os.write(document, b'{"error": "interrupted"}\n')
     os.write(2, b"etude: interrupted\n")
     os._exit(INTERRUPTED)
 

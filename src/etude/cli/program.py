@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ from etude.cli import (
     transfer,
     tune,
 )
-from etude.cli.console import complain, out, print_json
+from etude.cli.console import complain, document_alone, out, print_json
 from etude.cli.interrupt import INTERRUPTED
 from etude.errors import BadTypeError, BadValueError, EtudeError
 
@@ -35,6 +36,10 @@ class Program(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; what goes wrong is told in words, never as a traceback."""
+        with document_alone() if ctx.meta["etude.json"] else nullcontext():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:

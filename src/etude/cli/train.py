@@ -20,7 +20,9 @@ EPILOG = """[bold]Examples[/bold]
 
   etude train my_project.py:task --recipe recipe.toml --out runs/first
 
-  etude train --resume runs/first"""
+  etude train --resume runs/first
+
+  etude train --resume runs/first --steps 2000"""
 
 
 def register(app: typer.Typer) -> None:
@@ -42,17 +44,20 @@ def train(
     device: choices.Device = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
+    own: choices.TaskOnResume = None,
+    accept: choices.Accept = False,
     json: choices.Json = False,
 ) -> None:
     """Train TASK by one recipe; keep the model, the record and a report in a run folder.
 
-    Ctrl-C saves and leaves; --resume goes on, to the bit as if nothing had happened.
+    Ctrl-C saves and leaves; --resume goes on, to the bit as if nothing had happened. With --steps
+    it trains a run further, a finished one too, on the schedule of the new length.
     """
     from etude import report
     from etude.progress import bar
     from etude.training.train import train as run
 
-    chosen = choices.choose_task(task, options, resume)
+    chosen = choices.choose_task(task, options, resume, own)
     wanted = None
     if resume is None:
         wanted = choices.choose_recipe(
@@ -69,7 +74,7 @@ def train(
         )
     else:
         choices.refuse_with_resume(
-            lr, recipe, optimizer, schedule, steps, batch_size, seed, changes, options, folder
+            lr, recipe, optimizer, schedule, batch_size, seed, changes, folder
         )
     with (
         choices.run_folder(folder, resume, task, options) as home,
@@ -86,6 +91,8 @@ def train(
             wanted,
             folder=home,
             resume=resume is not None,
+            steps=None if resume is None else choices.length(steps),
+            accept_changes=accept,
             device=device,
             on_step=show_step,
         )
@@ -104,6 +111,7 @@ def show(record: Record, home: Path, page: Path) -> None:
         ("status", record.status if not record.reason else f"{record.status}: {record.reason}"),
         ("learning rate", f"{record.recipe.lr:g}, {record.recipe.schedule!r}"),
         ("updates", f"{record.cost.steps} of {record.length}, {record.cost.seconds:.1f} s"),
+        *_further(record),
         ("validation loss", number(record.valid_loss)),
     ]
     if record.metric is not None:
@@ -113,3 +121,8 @@ def show(record: Record, home: Path, page: Path) -> None:
     out.print()
     out.print(f"[bold]{record.task}[/bold]")
     out.print(facts(rows))
+
+
+def _further(record: Record) -> list[tuple[str, str]]:
+    """Say from which update on the run has had another length."""
+    return [("trained further", f"from update {step}") for step in record.extended]

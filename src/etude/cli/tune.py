@@ -80,19 +80,22 @@ def tune(
     device: choices.Device = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
+    own: choices.TaskOnResume = None,
+    accept: choices.Accept = False,
     json: choices.Json = False,
 ) -> None:
     """Find the learning rate that trains TASK best, with the trained model as evidence.
 
     A few rates start on the recipe's real schedule, pause, and the better ones go on. Prints the
     rate, the range that ties with it, where training becomes unstable, and what it cost; writes a
-    run folder with the model and a report.
+    run folder with the model and a report. --resume with a larger --budget goes on with what a
+    finished tuning has tried.
     """
     from etude import report
     from etude.tuning.tune import tune as search
 
     choices.refuse_rate(lr, changes, task)
-    chosen = choices.choose_task(task, options, resume)
+    chosen = choices.choose_task(task, options, resume, own)
     wanted: dict[str, Any] = {}
     if resume is None:
         wanted["recipe"] = choices.choose_recipe(
@@ -111,14 +114,16 @@ def tune(
         wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
     else:
         choices.refuse_with_resume(
-            *(budget, recipe, optimizer, schedule, steps, batch_size, seed, changes, options),
+            *(recipe, optimizer, schedule, steps, batch_size, seed, changes),
             *(over, objective, maximize, folds, folder),
         )
+        wanted["budget"] = budget
     with choices.run_folder(folder, resume, task, options) as home:
         best = search(
             chosen,
             folder=home,
             resume=resume is not None,
+            accept_changes=accept,
             device=device,
             engine=engine,
             progress=False if json else None,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, shown
 from etude.layerwise.multipliers import Multiplier, multiplier, plain
 from etude.layerwise.selectors import Selector
 from etude.schedules import Schedule
@@ -66,8 +66,8 @@ class LrMult:
             return cls(policies=parse_policies(value))
         if not isinstance(value, Mapping):
             raise BadTypeError(
-                f"lr_mult={value!r}: give a table such as {{'*[forget]': 3.0}} or a policy such as "
-                "'decay(0.75)'"
+                f"lr_mult={shown(value)}: give a table such as {{'*[forget]': 3.0}} or a policy "
+                "such as 'decay(0.75)'"
             )
         table = dict(value)
         policies = parse_policies(table.pop(POLICY)) if POLICY in table else ()
@@ -77,7 +77,7 @@ class LrMult:
         for text, factor in table.items():
             selector = Selector.of(text)
             if selector.text in rules:
-                raise BadValueError(f"lr_mult names {selector.text!r} twice: give it once")
+                raise BadValueError(f"lr_mult names {shown(selector.text)} twice: give it once")
             rules[selector.text] = Rule(selector, multiplier(selector.text, factor))
         return cls(tuple(rules.values()), policies)
 

@@ -8,7 +8,7 @@ from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
-from etude.errors import BadTypeError, BadValueError, EtudeError, unknown_name
+from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
 from etude.layerwise.freezing import Freeze, Unfreeze
 from etude.layerwise.mup import Mup
 from etude.layerwise.policies import Decay, Discriminative, Ends, Kinds, NoDecay
@@ -66,13 +66,13 @@ def parse_policies(text: str) -> tuple[Policy, ...]:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too complex"
-        raise BadValueError(f"{_short(text)} is no policy: {reason}") from None
+        raise BadValueError(f"{shown(text)} is no policy: {reason}") from None
     policies = tuple(_policy(node, text) for node in _factors(tree))
     for policy in policies:
         if sum(type(one) is type(policy) for one in policies) > 1 and not isinstance(
             policy, Freeze
         ):
-            raise BadValueError(f"{_short(text)} has {policy.name} twice: give it once")
+            raise BadValueError(f"{shown(text)} has {policy.name} twice: give it once")
     return policies
 
 
@@ -92,7 +92,7 @@ def _policy(node: ast.expr, text: str) -> Policy:
         raise unknown_name("policy", node.id, POLICIES)
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         raise BadValueError(
-            f"{_short(text)} is no policy: write policies joined by *, such as "
+            f"{shown(text)} is no policy: write policies joined by *, such as "
             "'decay(0.75) * no_decay()'"
         )
     name = node.func.id
@@ -103,7 +103,7 @@ def _policy(node: ast.expr, text: str) -> Policy:
     named: dict[str, Any] = {}
     for keyword in node.keywords:
         if keyword.arg is None:
-            raise BadValueError(f"{_short(text)}: arguments are written out, without **")
+            raise BadValueError(f"{shown(text)}: arguments are written out, without **")
         if keyword.arg not in known:
             raise unknown_name(f"argument of {name}", keyword.arg, known)
         named[keyword.arg] = _value(keyword.value, text, 0)
@@ -114,13 +114,13 @@ def _policy(node: ast.expr, text: str) -> Policy:
     except EtudeError:
         raise
     except (TypeError, ValueError) as error:
-        raise BadValueError(f"{_short(text)}: {error}") from None
+        raise BadValueError(f"{shown(text)}: {error}") from None
 
 
 def _value(node: ast.expr, text: str, depth: int) -> Any:
     """Read an argument: a literal, or a tuple, list or dictionary of them."""
     if depth > MAX_DEPTH:
-        raise BadValueError(f"{_short(text)} is nested too deep: make it flatter")
+        raise BadValueError(f"{shown(text)} is nested too deep: make it flatter")
     match node:
         case ast.Constant(value=value) if value is None or isinstance(
             value, bool | int | float | str
@@ -138,10 +138,6 @@ def _value(node: ast.expr, text: str, depth: int) -> Any:
             }
     place = ast.get_source_segment(text.strip(), node) or text
     raise BadValueError(
-        f"cannot read {_short(place)}: arguments are numbers, text, True, False, None, and "
+        f"cannot read {shown(place)}: arguments are numbers, text, True, False, None, and "
         "lists or tables of them"
     )
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from etude.errors import BadTypeError
+from etude.errors import BadTypeError, shown
 from etude.optimizers.table import get
 
 
@@ -39,7 +39,7 @@ class OptimizerChoice:
             if isinstance(name, str):
                 return cls(name, table)
         raise BadTypeError(
-            f"optimizer={value!r}: give a name, or a table such as "
+            f"optimizer={shown(value)}: give a name, or a table such as "
             '{"name": "sgd", "momentum": 0.9}'
         )
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, shown
 
 CHECKED = 1000
 """Updates, evenly spread over a run, at which a schedule's values are checked beforehand."""
@@ -38,7 +38,7 @@ class Number:
     def check(self, name: str, value: object) -> float:
         """Return `value` as a float inside the bounds, or raise."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise BadTypeError(f"{name}={value!r} is not a number: give one {self.bounds}")
+            raise BadTypeError(f"{name}={shown(value)} is not a number: give one {self.bounds}")
         try:
             number = float(value)
         except OverflowError:
@@ -46,7 +46,9 @@ class Number:
         enough = self.low < number if self.above else self.low <= number
         inside = enough and (number <= self.high if self.closed else number < self.high)
         if not inside or not math.isfinite(number):
-            raise BadValueError(f"{name}={value!r} is out of bounds: give a number {self.bounds}")
+            raise BadValueError(
+                f"{name}={shown(value)} is out of bounds: give a number {self.bounds}"
+            )
         return number + 0.0  # turns -0.0 into 0.0: equal choices have equal texts
 
     def check_run(self, name: str, values: Callable[[int], float], steps: int) -> None:
@@ -93,10 +95,12 @@ class Whole:
     def check(self, name: str, value: object) -> int:
         """Return `value` if it is a whole number inside the bound, or raise."""
         if isinstance(value, bool) or not isinstance(value, int):
-            raise BadTypeError(f"{name}={value!r} is not a whole number: give one {self.bounds}")
+            raise BadTypeError(
+                f"{name}={shown(value)} is not a whole number: give one {self.bounds}"
+            )
         if value < self.low:
             raise BadValueError(
-                f"{name}={value!r} is out of bounds: give a whole number {self.bounds}"
+                f"{name}={shown(value)} is out of bounds: give a whole number {self.bounds}"
             )
         return value
 
@@ -115,7 +119,7 @@ class Flag:
     def check(self, name: str, value: object) -> bool:
         """Return `value` if it is a bool, or raise."""
         if not isinstance(value, bool):
-            raise BadTypeError(f"{name}={value!r} is not a switch: give true or false")
+            raise BadTypeError(f"{name}={shown(value)} is not a switch: give true or false")
         return value
 
     @property
@@ -139,7 +143,7 @@ class Pair:
     def check(self, name: str, value: object) -> tuple[float, float]:
         """Return `value` as two floats inside the bounds, or raise."""
         if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise BadTypeError(f"{name}={value!r} is not a pair: give two numbers")
+            raise BadTypeError(f"{name}={shown(value)} is not a pair: give two numbers")
         return (
             self.first.check(f"{name}[0]", value[0]),
             self.second.check(f"{name}[1]", value[1]),

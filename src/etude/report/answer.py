@@ -41,9 +41,9 @@ class Answer:
 def of_tuning(result: TuneResult) -> Answer:
     """Say what a tuning found."""
     task, rate = result.record.task, words.rate(result.lr)
-    title = f"{task} trains best at a learning rate of {rate}"
+    title = f"{task}: trains best at a learning rate of {rate}"
     if result.outcome == "nothing trains":
-        title = f"No learning rate trains {task}"
+        title = f"{task}: no learning rate that was tried trains it"
     return Answer(
         kind="Tuning of the learning rate",
         title=title,

@@ -8,7 +8,7 @@ from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
-from etude.errors import BadTypeError, BadValueError, unknown_name
+from etude.errors import BadTypeError, BadValueError, shown, unknown_name
 
 Steps: TypeAlias = int | float
 """A number of optimizer updates; whole numbers are kept as `int`, so boundaries are exact."""
@@ -53,19 +53,19 @@ def number(
     etude.errors.BadValueError: floor is -1; it must be at least 0
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise BadTypeError(f"{name} is {_shown(value)}; it must be a number, such as 0.1")
+        raise BadTypeError(f"{name} is {shown(value)}; it must be a number, such as 0.1")
     try:
         x = float(value)
     except OverflowError:
         x = math.inf
     if not math.isfinite(x):
-        raise BadValueError(f"{name} is {_shown(value)}; it must be a finite number")
+        raise BadValueError(f"{name} is {shown(value)}; it must be a finite number")
     if at_least is not None and x < at_least:
-        raise BadValueError(f"{name} is {_shown(value)}; it must be at least {at_least:g}")
+        raise BadValueError(f"{name} is {shown(value)}; it must be at least {at_least:g}")
     if above is not None and x <= above:
-        raise BadValueError(f"{name} is {_shown(value)}; it must be above {above:g}")
+        raise BadValueError(f"{name} is {shown(value)}; it must be above {above:g}")
     if at_most is not None and x > at_most:
-        raise BadValueError(f"{name} is {_shown(value)}; it must be at most {at_most:g}")
+        raise BadValueError(f"{name} is {shown(value)}; it must be at most {at_most:g}")
     return x + 0.0  # turns -0.0 into 0.0, so equal schedules have equal texts
 
 
@@ -73,21 +73,21 @@ def count(name: str, value: Any, *, at_least: int = 1, at_most: int = LAST_STEP)
     """Return `value` as a whole number within its bounds."""
     x = number(name, value, at_least=at_least, at_most=at_most)
     if not x.is_integer():
-        raise BadValueError(f"{name} is {_shown(value)}; it must be a whole number")
+        raise BadValueError(f"{name} is {shown(value)}; it must be a whole number")
     return int(x)
 
 
 def flag(name: str, value: Any) -> bool:
     """Return `value` if it is a bool."""
     if not isinstance(value, bool):
-        raise BadTypeError(f"{name} is {_shown(value)}; it must be True or False")
+        raise BadTypeError(f"{name} is {shown(value)}; it must be True or False")
     return value
 
 
 def choice(name: str, value: Any, known: Any) -> str:
     """Return `value` if it is one of the `known` names."""
     if not isinstance(value, str):
-        raise BadTypeError(f"{name} is {_shown(value)}; it must be one of {', '.join(known)}")
+        raise BadTypeError(f"{name} is {shown(value)}; it must be one of {', '.join(known)}")
     if value not in known:
         raise unknown_name(name, value, known)
     return value
@@ -110,7 +110,7 @@ def duration(name: str, value: Any, *, above: float | None = None) -> Duration:
     if not isinstance(value, str):
         if isinstance(value, bool) or not isinstance(value, Real):
             raise BadTypeError(
-                f"{name} is {_shown(value)}; it must be a number of steps, or text with a unit, "
+                f"{name} is {shown(value)}; it must be a number of steps, or text with a unit, "
                 "such as 500, '5%' or '2 epochs'"
             )
         return steps(name, value, above=above)
@@ -131,7 +131,7 @@ def split(name: str, text: str) -> tuple[int | float, str]:
     found = _DURATION.fullmatch(text) if len(text) <= 64 else None
     if found is None:
         raise BadValueError(
-            f"{name} is {_shown(text)}; a duration reads like '5%', '2 epochs', '500 steps', "
+            f"{name} is {shown(text)}; a duration reads like '5%', '2 epochs', '500 steps', "
             "'1e6 samples' or '1e9 tokens'"
         )
     amount, unit = found.groups()
@@ -140,9 +140,9 @@ def split(name: str, text: str) -> tuple[int | float, str]:
     try:
         x = float(amount)
     except ValueError:
-        raise BadValueError(f"{name} is {_shown(text)}; {amount!r} is not a number") from None
+        raise BadValueError(f"{name} is {shown(text)}; {amount!r} is not a number") from None
     if not x <= LAST_STEP:
-        raise BadValueError(f"{name} is {_shown(text)}; the number must be at most 2**53")
+        raise BadValueError(f"{name} is {shown(text)}; the number must be at most 2**53")
     return (int(x) if x.is_integer() else x), UNITS[unit.lower()]
 
 
@@ -169,11 +169,3 @@ def written(value: object) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(written, value))}{',' if len(value) == 1 else ''})"
     return repr(value)
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a broken repr must not hide the error being reported
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 60 else f"{text[:57]}..."

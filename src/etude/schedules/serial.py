@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from etude.errors import BadTypeError, BadValueError, EtudeError, unknown_name
+from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
 from etude.schedules._base import Schedule
 from etude.schedules._kind import Kind
 from etude.schedules.algebra import Join, Product, Sum
@@ -110,7 +110,7 @@ def _read(data: Any, depth: int) -> Schedule:
     if depth > MAX_DEPTH:
         raise BadValueError(f"the JSON is nested more than {MAX_DEPTH} deep: make it flatter")
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
-        raise BadValueError(f'{_short(data)} is no schedule; expected {{"kind": ..., ...}}')
+        raise BadValueError(f'{shown(data)} is no schedule; expected {{"kind": ..., ...}}')
     name = data["kind"]
     make: Callable[..., Any]
     if name in OPERATIONS:
@@ -125,7 +125,7 @@ def _read(data: Any, depth: int) -> Schedule:
     except EtudeError:
         raise
     except TypeError as error:
-        raise BadValueError(f"cannot read {_short(data)}: {error}") from None
+        raise BadValueError(f"cannot read {shown(data)}: {error}") from None
     assert isinstance(schedule, Schedule)
     return schedule
 
@@ -138,8 +138,3 @@ def _value(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise BadValueError(f"the JSON is nested more than {MAX_DEPTH} deep: make it flatter")
     return tuple(_value(v, depth + 1) for v in value)
-
-
-def _short(data: Any) -> str:
-    text = repr(data)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from etude.errors import BadTypeError, BadValueError, EtudeError, unknown_name
+from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
 from etude.schedules._base import Schedule
 from etude.schedules.registry import KINDS
 
@@ -56,11 +56,11 @@ def parse(text: str) -> Schedule:
             tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too complex"
-        raise BadValueError(f"{_short(text)} is not a Python expression: {reason}") from None
+        raise BadValueError(f"{shown(text)} is not a Python expression: {reason}") from None
     value = _Reader(text).read(tree.body, 0)
     if not isinstance(value, Schedule):
         raise BadValueError(
-            f"{_short(text)} is a {type(value).__name__}, not a schedule: "
+            f"{shown(text)} is a {type(value).__name__}, not a schedule: "
             "write constant(0.1) for a fixed value"
         )
     return value
@@ -183,7 +183,7 @@ class _Reader:
 
     def error(self, node: ast.AST, reason: str) -> BadValueError:
         place = ast.get_source_segment(self.text.strip(), node) or self.text
-        return BadValueError(f"cannot read {_short(place)}: {reason}")
+        return BadValueError(f"cannot read {shown(place)}: {reason}")
 
 
 def _no_text(value: object) -> BadTypeError:
@@ -210,8 +210,4 @@ def _check_nesting(text: str) -> None:
 
 
 def _too_deep(text: str) -> BadValueError:
-    return BadValueError(f"{_short(text)} is nested more than {MAX_DEPTH} deep: make it flatter")
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+    return BadValueError(f"{shown(text)} is nested more than {MAX_DEPTH} deep: make it flatter")

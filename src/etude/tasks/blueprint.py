@@ -12,7 +12,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from etude.errors import unknown_name
+from etude.errors import EtudeError, TaskError, unknown_name
 
 if TYPE_CHECKING:
     from etude.tasks.task import Task
@@ -81,7 +81,15 @@ class Blueprint:
         facts = {k: v for k, v in examples.facts.items() if k in takes}
         build = partial(model, **(of_model | facts))
         with random_state_kept():
-            build()
+            try:
+                build()
+            except (RuntimeError, MemoryError, OverflowError) as error:
+                if isinstance(error, EtudeError):
+                    raise
+                raise TaskError(
+                    f"the model of task {self.name!r} cannot be built with these options: "
+                    f"{str(error) or type(error).__name__}"
+                ) from error
         return Task(
             name=self.name,
             summary=self.summary,

@@ -37,7 +37,7 @@ def _splits(
 ) -> tuple[Images, Images]:
     """Return (training, validation) rows; the drawn parts depend on `split_seed` alone."""
     found = open_splits(hub, source)
-    train = images(hub, found, "train")
+    train = images(hub, found, "train", source)
     if valid_split == "train":
         raise TaskError(
             f"valid_split='train' would judge on the training data: give {HOLDOUT!r}, or "
@@ -50,7 +50,7 @@ def _splits(
     if valid_split == HOLDOUT:
         rest, held = halves(len(train), valid_share, split_seed)
         return train.part(rest), train.part(held)
-    valid = images(hub, found, valid_split)
+    valid = images(hub, found, valid_split, source)
     if valid.classes != train.classes:
         raise TaskError(
             f"split 'train' has {train.classes} classes and split {valid_split!r} has "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etude.errors import BadTypeError, MissingExtraError, TaskError
+from etude.errors import BadTypeError, MissingExtraError, TaskError, shown
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""What Pillow may take an image for."""
+
+MOST_PIXELS = 50_000_000
+"""Pixels of the largest image that is decoded: 150 MB in colour."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class Images:
     column: str
     labels: Tensor
     classes: int
+    root: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +59,7 @@ class Images:
     def part(self, index: Tensor) -> Images:
         """Return the rows at `index`."""
         rows = self.rows.select(index.tolist())
-        return Images(rows, self.column, self.labels[index], self.classes)
+        return Images(rows, self.column, self.labels[index], self.classes, self.root)
 
     def decode(self, i: int, mode: str) -> Any:
         """Return the image in row `i` as Pillow's Image.
@@ -60,13 +68,45 @@ class Images:
             TaskError: If the row cannot be decoded.
         """
         try:
-            return self.rows[i][self.column].convert(mode)
+            return opened(self.rows[i][self.column], self.root).convert(mode)
         except ImportError as error:
             raise MissingExtraError("decoding images needs pillow: pip install pillow") from error
         except Exception as error:
             raise TaskError(
                 f"row {i} of column {self.column!r} is no image that can be decoded: {error}"
             ) from error
+
+
+def opened(cell: Mapping[str, Any], root: Path | None) -> Any:
+    """Return the image in a cell, decoded; it may come from a stranger.
+
+    Only plain picture formats are read: others start programs or follow references. An image is
+    measured before it is decoded.
+
+    Args:
+        cell: With 'bytes', or else a 'path' of a file inside `root`.
+        root: The folder that the data was read from; None where there is none.
+
+    Raises:
+        TaskError: If it is too large, or lies outside the folder.
+    """
+    from PIL import Image
+
+    content, path = cell.get("bytes"), cell.get("path")
+    source: Any
+    if content is not None:
+        source = io.BytesIO(content)
+    else:
+        source = Path(str(path)).resolve()
+        if root is None or not source.is_relative_to(root.resolve()) or not source.is_file():
+            raise TaskError(f"the image {shown(path)} is no file inside the data's folder")
+    image = Image.open(source, formats=FORMATS)
+    if image.width * image.height > MOST_PIXELS:
+        raise TaskError(
+            f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are read"
+        )
+    image.load()
+    return image
 
 
 def _library() -> ModuleType:
@@ -163,8 +203,17 @@ def _column(rows: Any, wanted: str, kind: type, what: str) -> str:
     )
 
 
-def images(hub: HubSet, splits: Mapping[str, Any], split: str) -> Images:
+def images(
+    hub: HubSet, splits: Mapping[str, Any], split: str, source: str | Path | None = None
+) -> Images:
     """Return one split of what `open_splits` gave.
+
+    Args:
+        hub: Which set.
+        splits: By name.
+        split: The name.
+        source: The local folder or file it was read from; images that lie beside it are read from
+            nowhere else.
 
     Raises:
         TaskError: If the split or a column is missing, or the labels are no class numbers.
@@ -181,8 +230,7 @@ def images(hub: HubSet, splits: Mapping[str, Any], split: str) -> Images:
     label = _column(rows, hub.label, library.ClassLabel, "labels")
     feature = rows.features[label]
     classes = feature.num_classes if isinstance(feature, library.ClassLabel) else hub.classes
-    if not isinstance(rows.features[image], library.Image):
-        rows = rows.cast_column(image, library.Image())
+    rows = rows.cast_column(image, library.Image(decode=False))
     numbers = np.asarray(rows.select_columns([label]).with_format("numpy")[:][label])
     if not len(numbers):
         raise TaskError(f"split {split!r} is empty: it has 0 rows, and at least 1 is needed")
@@ -191,4 +239,5 @@ def images(hub: HubSet, splits: Mapping[str, Any], split: str) -> Images:
             f"the labels in column {label!r} of split {split!r} are not whole numbers from 0 to "
             f"{classes - 1}: a split without labels cannot be used"
         )
-    return Images(rows, image, torch.tensor(numbers).long(), classes)
+    root = None if source is None else Path(source).expanduser()
+    return Images(rows, image, torch.tensor(numbers).long(), classes, root)

@@ -10,11 +10,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
-from etude.errors import BadTypeError, EtudeError, TaskError, unknown_name
+from etude.errors import BadTypeError, EtudeError, TaskError, shown, unknown_name
+from etude.tasks.ref import is_file
 from etude.tasks.table import get
 from etude.tasks.task import Task
 
@@ -41,20 +43,16 @@ def load(reference: str, **options: Any) -> Task:
             f"not a {type(reference).__name__}"
         )
     place, colon, name = reference.rpartition(":")
-    is_file = _is_file(place if colon else name)
     if not colon:
-        if is_file:
-            raise TaskError(
-                f"task {reference!r} does not say which object in the file: "
-                f"give {reference + ':name'!r}"
-            )
+        if is_file(name):
+            raise _which(Path(name).expanduser(), name)
         return get(reference, **options)
     if not place or not name.isidentifier():
         raise TaskError(
-            f"task {reference!r} cannot be read: give 'name', 'path/to/file.py:name' or "
+            f"task {shown(reference)} cannot be read: give 'name', 'path/to/file.py:name' or "
             "'package.module:name'"
         )
-    if is_file:
+    if is_file(place):
         path = Path(place).expanduser()
         with _importable(path.parent):
             return _task(reference, _run_file(path), name, options)
@@ -75,12 +73,49 @@ def beside(reference: str, name: str) -> Any:
     place, colon, _ = reference.rpartition(":")
     if not colon:
         return None
-    loaded = _private_name(Path(place).expanduser()) if _is_file(place) else place
+    loaded = _private_name(Path(place).expanduser()) if is_file(place) else place
     return getattr(sys.modules.get(loaded), name, None)
 
 
-def _is_file(place: str) -> bool:
-    return place.endswith(".py") or "/" in place or "\\" in place
+def _which(path: Path, given: str) -> TaskError:
+    """Return the error that lists what in a file could be meant."""
+    with _importable(path.parent):
+        module = _run_file(path)
+    ready = [name for name, value in vars(module).items() if isinstance(value, Task)]
+    makers = [name for name in _offers(module) if _may_make(getattr(module, name))]
+    if not ready and not makers:
+        return TaskError(
+            f"{given!r} has no task: assign one there, task = etude.Task(...), or write a "
+            "function that returns one"
+        )
+    found = [f"the task{'s' * (len(ready) > 1)} {', '.join(ready)}"] if ready else []
+    if makers:
+        found.append(f"the function{'s' * (len(makers) > 1)} {', '.join(makers)}")
+    return TaskError(
+        f"which task of {given!r}? It has {' and '.join(found)}: "
+        f"give {f'{given}:{(ready + makers)[0]}'!r}"
+    )
+
+
+def _may_make(value: object) -> bool:
+    """Return whether an object of a file could be a function that returns a task."""
+    if not inspect.isfunction(value) or value.__name__.startswith("_"):
+        return False
+    returned = inspect.signature(value).return_annotation
+    if returned is not inspect.Signature.empty:
+        return "Task" in str(returned)
+    parameters = inspect.signature(value).parameters.values()
+    return all(
+        p.default is not p.empty or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters
+    )
+
+
+class _Source(SourceFileLoader):
+    """Compiles a file as it is now: a cache beside it may be of another text, or a stranger's."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code of the source, whatever `__pycache__` holds."""
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 @contextmanager
@@ -102,7 +137,8 @@ def _run_file(path: Path) -> ModuleType:
         known = f"; {path.parent} has {', '.join(near[:8])}" if near else ""
         raise TaskError(f"there is no Python file {str(path)!r}{known}: check the path")
     private = _private_name(path)
-    spec = importlib.util.spec_from_file_location(private, path)
+    loader = _Source(private, str(path))
+    spec = importlib.util.spec_from_file_location(private, path, loader=loader)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -131,6 +167,11 @@ def _put_back(name: str, module: ModuleType | None) -> None:
 
 
 def _import(place: str) -> ModuleType:
+    if place.partition(".")[0] in sys.stdlib_module_names:
+        raise TaskError(
+            f"{place!r} is a module of Python itself and holds no task: for a file of that name "
+            f"give '{place.replace('.', '/')}.py:name'"
+        )
     try:
         with _told(f"importing module {place!r}"):
             return import_module(place)
@@ -192,7 +233,7 @@ def _task(reference: str, module: ModuleType, name: str, options: dict[str, Any]
                 "give a function that returns one"
             )
         return found
-    if not callable(found):
+    if not callable(found) or inspect.isbuiltin(found):
         raise TaskError(
             f"{reference!r} is a {type(found).__name__}: "
             "give an etude.Task, or a function that returns one"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import reprlib
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from etude import files
-from etude.errors import StorageError
+from etude.errors import StorageError, shown
 from etude.training.state_tree import flatten, unflatten
 
 FORMAT = 2
@@ -48,7 +48,16 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     files.write_json(
         path.with_suffix(".json"), {"version": FORMAT, "sha256": _digest_json(body), "body": body}
     )
-    kept = {_name(step) for step in _steps(folder)[:KEPT]}
+    _drop(folder, KEPT)
+
+
+def keep_newest(folder: Path) -> None:
+    """Drop all checkpoints but the newest."""
+    _drop(folder, 1)
+
+
+def _drop(folder: Path, count: int) -> None:
+    kept = {_name(step) for step in _steps(folder)[:count]}
     for old in (*folder.glob("step-*"), *folder.glob(".step-*.tmp")):
         if old.stem not in kept:
             with contextlib.suppress(OSError):  # what is left over does no harm
@@ -89,14 +98,12 @@ def _warn(damaged: list[str], place: str) -> None:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    content = files.read_json(path, "checkpoint")
-    if not isinstance(content, dict):
-        raise StorageError(f"checkpoint {str(path)!r} is damaged: it is not a table")
+    content = files.read_table(path, "checkpoint")
     tensors = path.with_suffix(".safetensors")
     version = content.get("version")
     if version not in (1, FORMAT):
         raise StorageError(
-            f"checkpoint {str(path)!r} is of version {reprlib.repr(version)}, this Etude "
+            f"checkpoint {str(path)!r} is of version {shown(version)}, this Etude "
             f"reads 1 and {FORMAT}: use the Etude that wrote it"
         )
     body = content.get("body")
@@ -104,12 +111,14 @@ def _load(path: Path) -> dict[str, Any]:
         raise StorageError(f"checkpoint {str(path)!r} is damaged: its digest does not match")
     if not tensors.is_file():
         raise StorageError(f"checkpoint {str(path)!r} has lost its tensors, {tensors.name}")
-    if _digest(tensors) != body["tensors"]:
+    if _digest(tensors) != body.get("tensors"):
         raise StorageError(f"checkpoint {str(tensors)!r} is damaged: its digest does not match")
     try:
         state = unflatten(body["state"], load_file(tensors))
-    except (StorageError, KeyError) as error:
-        raise StorageError(f"checkpoint {str(path)!r} is damaged: {error}") from error
+    except Exception as error:
+        raise StorageError(
+            f"checkpoint {str(path)!r} is damaged: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(state, dict):
         raise StorageError(f"checkpoint {str(path)!r} is damaged: its state is no table")
     if version == 1:
@@ -122,6 +131,9 @@ def _load(path: Path) -> dict[str, Any]:
     return state
 
 
+_NUMBER = re.compile("[0-9]{12,18}")
+
+
 def _name(step: int) -> str:
     return f"step-{step:012d}"
 
@@ -129,7 +141,7 @@ def _name(step: int) -> str:
 def _steps(folder: Path, suffix: str = ".json") -> list[int]:
     """Return the steps that have a checkpoint's JSON (or its tensors), newest first."""
     found = (path.stem.removeprefix("step-") for path in folder.glob(f"step-*{suffix}"))
-    return sorted((int(step) for step in found if step.isdigit()), reverse=True)
+    return sorted((int(step) for step in found if _NUMBER.fullmatch(step)), reverse=True)
 
 
 def _digest_json(value: Any) -> str:
@@ -139,7 +151,7 @@ def _digest_json(value: Any) -> str:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with files.regular(path, "the tensors").open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise StorageError(f"cannot read {str(path)!r}: {error.strerror}") from error

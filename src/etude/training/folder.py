@@ -13,6 +13,8 @@ from torch import nn
 from etude import files
 from etude.errors import StorageError
 from etude.recipe import Recipe
+from etude.tasks.fingerprint import Parts
+from etude.training import sameness
 from etude.training.undo import fit_buffers
 
 RECIPE = "recipe.toml"
@@ -20,17 +22,24 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Take a folder for a new run.
+def claim(folder: Path, recipe: Recipe, parts: Parts | None = None) -> None:
+    """Take a folder for a new run; it is taken once the recipe stands there.
+
+    Args:
+        folder: The run folder.
+        recipe: The run's.
+        parts: The digests of its task; None for a candidate, whose tuning keeps them.
 
     Raises:
         StorageError: If the folder cannot be written, or already holds a run.
     """
     files.make_folder(folder)
-    if (folder / RECIPE).exists():
+    if (folder / RECIPE).is_file():
         raise StorageError(
             f"{str(folder)!r} already holds a run: resume it, or choose another folder"
         )
+    if parts is not None:
+        sameness.keep(folder, parts)
     recipe.save(folder / RECIPE)
 
 
@@ -39,18 +48,26 @@ def kept_recipe(folder: Path, recipe: Recipe | None) -> Recipe:
 
     Args:
         folder: The run folder to go on with.
-        recipe: The recipe asked for, if any: another one is refused.
+        recipe: The recipe asked for, if any: one that differs in more than its length is refused.
+
+    Returns:
+        The recipe to go on with: the kept one, in the length asked for.
 
     Raises:
         StorageError: If the folder holds no run, or one of another recipe.
     """
     path = folder / RECIPE
     if not path.exists():
-        raise StorageError(f"{str(folder)!r} holds no run to resume: there is no {RECIPE} in it")
+        raise StorageError(
+            f"{str(folder)!r} holds no run to resume: there is no {RECIPE} in it. If a run was "
+            "stopped there before it began, nothing is lost: begin it anew in the same folder"
+        )
     kept = Recipe.load(path)
     if recipe is not None and recipe != kept:
         ours, theirs = recipe.plain(), kept.plain()
         changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        if changed == ["steps"]:
+            return recipe
         raise StorageError(
             f"{str(folder)!r} holds a run of another recipe (other {', '.join(changed)}): "
             "leave the recipe out to go on with the run's own"
@@ -78,9 +95,12 @@ def read_model(model: nn.Module, folder: Path) -> None:
     """
     path = folder / MODEL
     try:
-        fit_buffers(model, load_file(path))
+        weights = load_file(files.regular(path, "the model"))
+        fit_buffers(model, weights)
         load_model(model, str(path))
-    except (RuntimeError, OSError, SafetensorError) as error:
+    except StorageError:
+        raise
+    except (RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise StorageError(f"{str(path)!r} is damaged, or of another task: {error}") from error
 
 

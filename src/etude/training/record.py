@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from etude import files
-from etude.errors import StorageError
+from etude.errors import StorageError, shown
 from etude.recipe import Recipe
+from etude.training.record_shape import refuse_other
 
 Status = Literal["finished", "diverged", "stopped"]
 Series = Mapping[str, NDArray[np.float64]]
@@ -93,6 +94,8 @@ class Record:
         evaluations: On the validation data, in order.
         cost: In updates, gradients and seconds.
         environment: Versions, device and threads.
+        extended: After which updates the run was given another length: from there on its
+            schedule is that of the new one.
         model: The trained network. In memory only; a run folder keeps it beside the record.
     """
 
@@ -106,6 +109,7 @@ class Record:
     evaluations: tuple[Evaluation, ...]
     cost: Cost
     environment: Mapping[str, Any]
+    extended: tuple[int, ...] = ()
     model: Any = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -147,6 +151,7 @@ class Record:
             ],
             "cost": asdict(self.cost),
             "environment": dict(self.environment),
+            "extended": list(self.extended),
         }
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
@@ -191,6 +196,7 @@ class Record:
             ),
             cost=Cost(**plain["cost"]),
             environment=plain["environment"],
+            extended=tuple(plain.get("extended", ())),
         )
 
     def save(self, folder: Path) -> None:
@@ -206,15 +212,35 @@ class Record:
             StorageError: If a file is missing or damaged; the message names it.
         """
         folder = Path(folder)
-        plain = files.read_json(folder / "record.json", "the record")
+        plain = files.read_table(folder / "record.json", "the record")
+        series = files.regular(folder / "series.safetensors", "the series")
         try:
-            return cls.from_plain(plain, load_file(folder / "series.safetensors"))
+            refuse_other(plain)
+            return cls.from_plain(plain, _series(load_file(series)))
         except Exception as error:
-            raise StorageError(f"the record in {str(folder)!r} is damaged: {error}") from error
+            raise StorageError(
+                f"the record in {str(folder)!r} is damaged: {type(error).__name__}: {error}"
+            ) from error
 
     def without_model(self) -> Record:
         """Return the record alone, for keeping many."""
         return replace(self, model=None)
+
+
+def _series(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+    """Return series as they were read, if that is what they are.
+
+    Raises:
+        StorageError: If an array is none of numbers, or has the wrong number of axes.
+    """
+    for name, array in arrays.items():
+        axes = 2 if name in ("valid_parts", "valid_metric_parts") else 1
+        if array.dtype != np.float64 or array.ndim != axes:
+            raise StorageError(
+                f"the series {shown(name)} has {array.ndim} axes of {array.dtype}, not {axes} of "
+                "float64"
+            )
+    return dict(arrays)
 
 
 def to_json(value: float | None) -> float | str | None:

@@ -18,7 +18,6 @@ from etude.errors import StorageError
 from etude.layerwise.mup import prepare
 from etude.layerwise.rates import rates_of
 from etude.optimizers.factory import build, refuse_sparse_gradients
-from etude.optimizers.state import restore
 from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Batch, Cursor
@@ -36,9 +35,10 @@ from etude.training.length import batch_size_of, clock_of
 from etude.training.objective import Again, Objective, go
 from etude.training.private import PrivateRandomness
 from etude.training.record import Cost, Evaluation, Record, Status, environment
+from etude.training.reload import marks_of, reload
 from etude.training.still import Still
 from etude.training.threads import use_threads
-from etude.training.undo import Undo, load_state
+from etude.training.undo import Undo
 from etude.training.weights import EvaluationWeights
 
 Probe = Callable[["Run"], float]
@@ -113,6 +113,7 @@ class Run:
         self.reason, self.seconds = "", 0.0
         self.series: dict[str, list[float]] = {"loss": [], "lr": []}
         self.evaluations: list[Evaluation] = []
+        self.extended: list[tuple[int, int]] = []
         # Reading a loss waits for the device: a CPU has nothing to wait for; an accelerator is
         # asked only now and then, and the update at fault is found in what was kept.
         eager = self.device.type == "cpu" or recipe.clip_percentile is not None
@@ -193,7 +194,7 @@ class Run:
 
     def marks(self, count: int) -> set[int]:
         """Return the updates that cut the run into `count` parts, both ends included."""
-        return {self.length * i // count for i in range(count + 1)}
+        return marks_of(self.length, count)
 
     def walk(
         self,
@@ -395,6 +396,9 @@ class Run:
         self._settle()
         return {
             "recipe": self.recipe.digest,
+            "steps": self.recipe.steps,
+            "length": self.length,
+            "extended": [list(pair) for pair in self.extended],
             "step": self.step,
             "status": self.status,
             "reason": self.reason,
@@ -411,38 +415,15 @@ class Run:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state of the same recipe.
+        """Go back to a saved state of the same recipe, or of one that differs in its length alone.
+
+        Where the length is another one, the schedule is that of the new length from here on, the
+        looks that were taken stay, and a run that had finished goes on.
 
         Raises:
-            StorageError: If the state is of another recipe or model.
+            StorageError: If the state is of another recipe or model, or damaged.
         """
-        if state["recipe"] != self.recipe.digest:
-            raise StorageError(
-                f"the checkpoint is of recipe {state['recipe']}, not {self.recipe.digest}: "
-                "resume with the recipe.toml beside it"
-            )
-        try:
-            load_state(self.model, state["model"])
-            restore(self.optimizer, state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise StorageError(f"the checkpoint is of another model: {error}") from error
-        self.step, self.status, self.reason = state["step"], state["status"], state["reason"]
-        if self.status == "stopped":
-            self.reason = ""  # whatever stopped it is over
-        self.seconds, self.threads, self.graded = state["seconds"], state["threads"], -1
-        self.extra = state["extra"]
-        if self.stopping is not None:
-            self.stopping.load(state["stopping"])
-        self.series = {name: values.tolist() for name, values in state["series"].items()}
-        self.evaluations = [Evaluation.of(e) for e in state["evaluations"]]
-        self._react(self.evaluations)
-        self._randomness.load(state["random"])
-        self._cursor = Cursor(**state["place"])
-        self._place = self._cursor
-        self._stream = None
-        self._pending.clear()
-        if self.step >= self.length and not self.ended:
-            self._finish()  # it was killed between its last update and saying so
+        reload(self, state)
 
     def record(self) -> Record:
         """Return what has happened so far."""
@@ -457,6 +438,7 @@ class Run:
             metric=self.task.metric_name,
             series={name: np.array(values) for name, values in self.series.items()},
             evaluations=tuple(self.evaluations),
+            extended=tuple(step for step, _ in self.extended),
             cost=Cost(
                 self.step,
                 (self.step + self.extra) * self.recipe.accumulate * self.batch_size,

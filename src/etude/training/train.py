@@ -9,9 +9,11 @@ import torch
 
 from etude.errors import BadValueError, Interrupted
 from etude.recipe import Recipe
+from etude.tasks.fingerprint import fingerprint
 from etude.tasks.task import Task
-from etude.training import checkpoint
-from etude.training.folder import CHECKPOINTS, claim, kept_recipe, quoted, save_model
+from etude.training import checkpoint, sameness
+from etude.training.folder import CHECKPOINTS, RECIPE, claim, kept_recipe, quoted, save_model
+from etude.training.further import refuse_further
 from etude.training.given import check_given
 from etude.training.interrupt import broken_by, stop_on_signal
 from etude.training.keeper import Keeper
@@ -27,6 +29,8 @@ def train(
     *,
     folder: str | Path | None = None,
     resume: bool = False,
+    steps: int | str | None = None,
+    accept_changes: bool = False,
     device: str | torch.device | None = None,
     evaluations: int | None = None,
     checkpoint_every: int | str = "5%",
@@ -44,7 +48,13 @@ def train(
         folder: Where to keep recipe, record, series, checkpoints and the trained model. With a
             folder, Ctrl-C and SIGTERM save and leave; without one nothing is written.
         resume: Go on from the newest checkpoint in `folder`; the result equals that of a run
-            that was never interrupted, to the bit.
+            that was never interrupted, to the bit. Refused where the data, the model or the
+            loss are known to be others than those of the run.
+        steps: Another length for the recipe. With `resume` the run is trained further, a finished
+            one too: from the kept weights, moments and evaluations, on the schedule of the new
+            length from there on. `record.extended` says where that was.
+        accept_changes: Go on although data, model or loss are not those of the run; its folder
+            keeps a note of it.
         device: Where to train; None takes the model's own device, else an accelerator.
         evaluations: How often to evaluate over the run, besides the one before it.
         checkpoint_every: Updates between checkpoints, or with a unit ('5%', '1 epochs').
@@ -73,6 +83,8 @@ def train(
             raise BadValueError("resume=True needs folder=, the run folder to go on from")
         recipe = kept_recipe(home, recipe)
     recipe = recipe or Recipe(**task.defaults)
+    if steps is not None:
+        recipe = recipe.replace(steps=steps)
     if evaluations is not None:
         recipe = recipe.replace(evaluations=evaluations)
     run = Run(task, recipe, device=device, probes=probes)
@@ -81,14 +93,20 @@ def train(
         run.check()
     else:
         run.load(state)
+        refuse_further(run, state)
     looks = run.marks(recipe.evaluations)
     if home is None:
         run.walk(looks, on_step=on_step)
         run.still.release()
         return run.record()
     every = max(1, round(run.clock.steps(checkpoint_every)))
-    if not resume:
-        claim(home, run.recipe)
+    parts = fingerprint(task, run.model)
+    if resume:
+        sameness.check(home, parts, run.step, accept=accept_changes)
+        if run.recipe != kept_recipe(home, None):
+            run.recipe.save(home / RECIPE)
+    else:
+        claim(home, run.recipe, parts)
     _walk_in(run, looks, on_step, home, every)
     run.still.release()
     return run.record()

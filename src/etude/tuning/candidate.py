@@ -53,10 +53,7 @@ class Candidate:
         if folder is None:
             return
         for run, place in zip(self._runs, self._places(folder), strict=True):
-            if (state := checkpoint.load_newest(place / CHECKPOINTS)) is not None:
-                run.load(state)
-            elif not (place / "recipe.toml").exists():
-                claim(place, run.recipe)
+            _begin(run, place)
 
     def _places(self, folder: Path) -> list[Path]:
         if len(self._runs or self._asleep) == 1:
@@ -109,13 +106,29 @@ class Candidate:
         self._asleep = [run.record().without_model() for run in self._runs]
         self._runs = []
 
+    def missed(self, step: int) -> bool:
+        """Whether a run that was read back is past an update where nobody had looked."""
+        return not self.diverged and any(
+            _step(seen) > step and _at(seen, step) is None for seen in self._seen()
+        )
+
+    def restart(self) -> None:
+        """Begin anew: what is kept cannot answer what is asked."""
+        if self.folder is not None:
+            for place in self._places(self.folder):
+                shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+        self._runs, self._asleep = self._make(), []
+
     def finish(self) -> None:
-        """Keep the records, drop the checkpoints: nobody will go on from here."""
+        """Keep the records, and the newest state: a larger budget goes on from there."""
         if self.folder is None:
             return
-        for record, place in zip(self.records(), self._places(self.folder), strict=True):
+        places = self._places(self.folder)
+        for record, place in zip(self.records(), places, strict=True):
             record.save(place)
-            shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+            checkpoint.keep_newest(place / CHECKPOINTS)
+        if len(places) > 1:
+            self.record().save(self.folder)
 
     # ---- what was seen -----------------------------------------------------------------------
 
@@ -220,6 +233,17 @@ class Candidate:
             losses = seen.series["loss"][first : min(step, _step(seen))]
             means.append(math.fsum(losses) / len(losses) if len(losses) else math.nan)
         return math.fsum(means) / len(means)
+
+
+def _begin(run: Run, place: Path) -> None:
+    """Let a run go on from where its folder has it, if that is a run of the same recipe."""
+    kept = place / "recipe.toml"
+    if kept.exists() and Recipe.load(kept) != run.recipe:
+        shutil.rmtree(place, ignore_errors=True)
+    if (state := checkpoint.load_newest(place / CHECKPOINTS)) is not None:
+        run.load(state)
+    elif not kept.exists():
+        claim(place, run.recipe)
 
 
 def _step(seen: Run | Record) -> int:

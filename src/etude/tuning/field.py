@@ -153,6 +153,10 @@ class Field:
         """
         self._asked += 1
         threads = max(1, min(self.work, cores() // max(1, len(entrants) * len(self.tasks))))
+        for candidate in entrants:
+            if candidate.missed(step_at(candidate, share)):
+                candidate.restart()
+                self._judge(candidate)
         waiting = [c for c in entrants if self._owes(c, share)]
         for batch in self._portions(waiting):
             self._advance(batch, share, part, threads)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
 
 from etude import files
-from etude.errors import StorageError
+from etude.errors import StorageError, shown
 from etude.recipe import Recipe
 from etude.training.folder import save_model
 from etude.training.record import Evaluation, Record, from_json, to_json
+from etude.training.record_shape import refuse_other
 from etude.tuning.goal import Goal
+from etude.tuning.result_shape import ResultShape
 from etude.tuning.selection import Selection, from_plain
 
 TUNING = "tuning.json"
@@ -211,12 +213,13 @@ class TuneResult:
             StorageError: If the folder holds no finished tuning.
         """
         folder = Path(folder)
-        content = files.read_json(folder / TUNING, "the tuning")
-        if isinstance(content, dict) and "result" not in content:
+        content = files.read_table(folder / TUNING, "the tuning")
+        if "result" not in content:
             raise StorageError(f"{str(folder)!r} holds a tuning that is not finished: resume it")
         try:
+            refuse_other(content["result"], ResultShape)
             return cls._from_plain(content["result"], folder)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, StorageError) as error:
             raise StorageError(
                 f"the tuning {str(folder / TUNING)!r} is damaged: {type(error).__name__}: {error}"
             ) from error
@@ -225,8 +228,10 @@ class TuneResult:
     def _from_plain(cls, plain: dict[str, Any], folder: Path) -> TuneResult:
         trials = []
         for row in plain["trials"]:
-            record = Record.load(folder / row["folder"])
+            record = Record.load(folder / _within(row["folder"]))
             trials.append(Trial(row["lr"], record, row["unstable"], row["tied"], row["folder"]))
+        if plain["outcome"] not in get_args(Outcome):
+            raise StorageError(f"its outcome is {shown(plain['outcome'])}")
         untrained = Evaluation(
             0,
             from_json(plain["untrained_loss"]),
@@ -251,6 +256,18 @@ class TuneResult:
             folds=plain["folds"],
             selection=None if plain["selection"] is None else from_plain(plain["selection"]),
         )
+
+
+def _within(name: str) -> Path:
+    """Return a folder's name inside a run folder, if it leads nowhere else.
+
+    Raises:
+        StorageError: If it leads out of the folder.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise StorageError(f"the trial {shown(name)} lies outside the folder")
+    return Path(path)
 
 
 def tie(one: Evaluation, best: Evaluation, drop: float, goal: Goal | None = None) -> bool:

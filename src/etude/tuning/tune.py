@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from etude import files
 from etude.errors import BadValueError, StorageError
 from etude.progress import bar
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
+from etude.tasks.fingerprint import fingerprint
 from etude.tasks.task import Task
+from etude.training import sameness
 from etude.training.engines import AutoEngine, Engine, engine_for
 from etude.training.folder import MODEL, quoted, read_model
 from etude.training.given import check_given
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.length import clock_of
+from etude.training.record_shape import refuse_other
 from etude.tuning import verdict
 from etude.tuning.arm import Arm
 from etude.tuning.candidate import Candidate
@@ -33,11 +37,15 @@ from etude.tuning.ladder import Ladder, Rung, ladder_for
 from etude.tuning.prior import centre_of
 from etude.tuning.replicates import settle
 from etude.tuning.result import TUNING, RungCost, Trial, TuneResult
+from etude.tuning.result_shape import RequestShape
 from etude.tuning.search import Search
 from etude.tuning.selection import HORIZONS, Selection
 from etude.tuning.selector import Selector
 from etude.tuning.space import Space
 from etude.warning_filters import filters_kept
+
+BUDGET = 3.0
+"""Full runs that are spent where nothing is said."""
 
 LEAST_SELECTING = 1.5
 """Full runs below which less than half a run is left for comparing recipes."""
@@ -53,7 +61,7 @@ SHORTEST = 16
 def tune(
     task: Task,
     recipe: Recipe | None = None,
-    budget: float = 3.0,
+    budget: float | None = None,
     *,
     objective: str | None = None,
     maximize: bool | None = None,
@@ -62,6 +70,7 @@ def tune(
     engine: str | Engine | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
+    accept_changes: bool = False,
     device: str | torch.device | None = None,
     memory: int | None = None,
     progress: bool | None = None,
@@ -78,7 +87,9 @@ def tune(
     Args:
         task: What to learn.
         recipe: How; its `lr` is what is looked for. None takes the task's defaults.
-        budget: In full training runs, the finished model included; at least 1.2.
+        budget: In full training runs, the finished model included; at least 1.2. None is 3.0, or
+            what the folder's tuning has. With `resume` a larger one goes on with the trials that
+            are kept, also of a finished tuning, to the answer that this budget gives.
         objective: What is compared: 'loss', 'metric', or the metric's name. None takes the loss,
             but the metric where parts of the model take turns, whose losses say little.
         maximize: Whether a larger metric is better; None takes the metric's own direction.
@@ -93,7 +104,9 @@ def tune(
             'auto'. None takes the faster of loop and pool, which give the same bits.
         folder: Where to keep everything; None keeps it in memory. With a folder, Ctrl-C and
             SIGTERM save and leave.
-        resume: Go on with the tuning that `folder` holds.
+        resume: Go on with the tuning that `folder` holds. Refused where the data, the model or
+            the loss are known to be others than those it began with.
+        accept_changes: Go on although they are.
         device: Where to train; None takes the model's own device, else an accelerator.
         memory: Bytes that paused candidates may take, the others wait on disk; None allows half
             of what is free.
@@ -120,13 +133,15 @@ def tune(
     base = recipe or Recipe(**task.defaults)
     space = None if over is None else Space.of(base, over)
     aim = objective or usual_objective(task)
-    request = Request(base, budget, aim, maximize, folds, space)
+    request = Request(base, BUDGET if budget is None else budget, aim, maximize, folds, space)
     if resume:
         if home is None:
             raise BadValueError("resume=True needs folder=, the run folder to go on from")
-        if (finished := _finished(home, task)) is not None:
+        kept = _kept_request(home, recipe)
+        request = _larger(kept, budget, home)
+        _check_task(home, task, accept=accept_changes)
+        if request == kept and (finished := _finished(home, task)) is not None:
             return finished
-        request = _kept_request(home, recipe)
     chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
     watched: AbstractContextManager[StopRequest | None] = (
         nullcontext() if home is None else stop_on_signal()
@@ -194,8 +209,11 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
                 f"steps={field.length} is too short to compare rates on: give at least {SHORTEST}"
             )
         selector = _selector(task, field, request)
-        if claim and setting.folder is not None:
-            _claim(setting.folder, task, request)
+        if setting.folder is not None:
+            if claim:
+                _claim(setting.folder, task, request, field.first.model)
+            else:
+                _reopen(setting.folder, task, request)
         search, best, selection = _found(task, field, selector, ladder)
         if folds == 1:
             best = settle(field, Arm(field, best.recipe), best)
@@ -314,21 +332,67 @@ def _as_asked(best: Candidate, last: Field, request: Request) -> Recipe:
     return asked if request.folds > 1 and same else best.recipe
 
 
-def _claim(home: Path, task: Task, request: Request) -> None:
+def _claim(home: Path, task: Task, request: Request, model: nn.Module) -> None:
     files.make_folder(home)
     if (home / TUNING).exists() or (home / "recipe.toml").exists():
         raise StorageError(
             f"{str(home)!r} already holds a run: resume it, or choose another folder"
         )
-    files.write_json(home / TUNING, {"request": request.plain(task.name)})
+    parts = fingerprint(task, model)
+    files.write_json(home / TUNING, {"request": request.plain(task.name), "parts": parts})
+
+
+def _larger(kept: Request, budget: float | None, home: Path) -> Request:
+    """Return what was asked of a kept tuning, with a larger budget if one is given.
+
+    Raises:
+        BadValueError: If it is smaller, or no budget.
+    """
+    if budget is None:
+        return kept
+    ladder_for(budget, kept.folds)
+    if budget < kept.budget:
+        raise BadValueError(
+            f"budget={budget:g}: the tuning in {str(home)!r} has a budget of {kept.budget:g} full "
+            "runs: give more, or leave it out"
+        )
+    return replace(kept, budget=float(budget))
+
+
+def _reopen(home: Path, task: Task, request: Request) -> None:
+    """Note a larger budget; what was found with the smaller one is kept beside it."""
+    table = files.read_table(home / TUNING, "the tuning")
+    plain = request.plain(task.name)
+    if table["request"] == plain:
+        return
+    earlier = [*table.get("earlier", []), *([table["result"]] if "result" in table else [])]
+    kept = {name: value for name, value in table.items() if name != "result"}
+    files.write_json(home / TUNING, {**kept, "request": plain, "earlier": earlier})
+
+
+def _check_task(home: Path, task: Task, *, accept: bool) -> None:
+    """Refuse another task than the tuning's; an older folder cannot tell."""
+    path = home / TUNING
+    table = files.read_table(path, "the tuning")
+    with random_state_kept():
+        now = fingerprint(task, task.build())
+    kept = sameness.read_parts(table.get("parts", {}), path)
+    found = sameness.refuse_changed(home, kept, now, accept=accept)
+    if found:
+        notes = [*table.get("accepted", []), {"parts": found}]
+        files.write_json(path, {**table, "parts": now, "accepted": notes})
 
 
 def _kept_request(home: Path, recipe: Recipe | None) -> Request:
     """Return what was asked of the tuning in a folder."""
     if not (home / TUNING).exists():
-        raise StorageError(f"{str(home)!r} holds no tuning to resume: there is no {TUNING} in it")
+        raise StorageError(
+            f"{str(home)!r} holds no tuning to resume: there is no {TUNING} in it. If one was "
+            "stopped there before it began, nothing is lost: begin it anew in the same folder"
+        )
     try:
-        plain = files.read_json(home / TUNING, "the tuning")["request"]
+        plain = files.read_table(home / TUNING, "the tuning")["request"]
+        refuse_other(plain, RequestShape)
         base, over = Recipe(**plain["recipe"]), plain.get("over")
         kept = Request(
             base,
@@ -338,7 +402,7 @@ def _kept_request(home: Path, recipe: Recipe | None) -> Request:
             plain.get("folds", 1),
             None if over is None else Space.from_plain(base, over),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StorageError) as error:
         raise StorageError(
             f"the tuning {str(home / TUNING)!r} is damaged: {type(error).__name__}: {error}"
         ) from error
@@ -351,7 +415,7 @@ def _kept_request(home: Path, recipe: Recipe | None) -> Request:
 
 def _finished(home: Path, task: Task) -> TuneResult | None:
     """Return the findings of a tuning that had come to its end, with its model."""
-    if not (home / TUNING).exists() or "result" not in files.read_json(home / TUNING, "the tuning"):
+    if "result" not in files.read_table(home / TUNING, "the tuning"):
         return None
     with random_state_kept():
         model = task.build()

@@ -89,7 +89,7 @@ class Function(Kind):
     wanted: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        if self.of not in FUNCTIONS:
+        if not isinstance(self.of, str) or self.of not in FUNCTIONS:
             raise unknown_name("registered function", self.of, FUNCTIONS)
         self.put_length()
 

@@ -26,6 +26,10 @@ _QUARTER = 0.5 * math.pi
 _LEAST_GROWTH = 1.01
 """Of cycles that grow; with it the table of all starts up to 2**53 stays below 4,000 entries."""
 
+_LONGEST = Fraction(10**36)
+"""Steps of the longest cycle that is told from a longer one: within the 2**53 steps that are ever
+asked for, u/T is then below what float64 resolves beside 1; float32 can hold it."""
+
 
 @kind(
     "restarts",
@@ -151,6 +155,7 @@ def _number(x: Fraction) -> Steps:
 
 def _at_most(x: Fraction) -> Fraction:
     """Keep a cycle's length to what float64 holds and to few digits, or exact sums would grow."""
+    x = min(x, _LONGEST)
     return x if x.denominator == 1 else Fraction(float(x))
 
 

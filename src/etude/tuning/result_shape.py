@@ -1,0 +1,81 @@
+"""What the findings in a tuning.json must look like: they may come from a stranger."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from etude.training.record_shape import Finite, Number, Text
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class TrialShape(TypedDict):
+    """One rate that was tried."""
+
+    lr: Rate
+    folder: Text
+    unstable: bool
+    tied: bool
+
+
+class TriedShape(TypedDict):
+    """One recipe that was tried."""
+
+    values: dict[str, Any]
+    lr: Rate
+    scores: list[Number]
+
+
+class SelectionShape(TypedDict):
+    """What a recipe was selected from."""
+
+    values: dict[str, Any]
+    held: Finite | None
+    tried: list[TriedShape]
+
+
+class ResultShape(TypedDict):
+    """The findings; more keys do no harm."""
+
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
+
+    lr: Rate
+    tied: Annotated[list[Rate], Field(min_length=2, max_length=2)]
+    stable_below: Rate | None
+    cost: Finite
+    costs: dict[str, Finite]
+    outcome: Text
+    untrained_loss: Number
+    untrained_metric: Number | None
+    budget: Finite
+    seconds: Finite
+    sensitivity: Finite | None
+    confidence: Finite | None
+    objective: Text
+    folds: Annotated[int, Field(ge=1)]
+    selection: SelectionShape | None
+    recipe: dict[str, Any]
+    trials: Annotated[list[TrialShape], Field(min_length=1)]
+
+
+class SpaceShape(TypedDict):
+    """What else was to be chosen."""
+
+    choices: dict[str, Annotated[list[Any], Field(min_length=1)]]
+    ranges: dict[str, Annotated[list[Finite], Field(min_length=2, max_length=2)]]
+
+
+class RequestShape(TypedDict):
+    """What was asked of a tuning; more keys do no harm."""
+
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
+
+    recipe: dict[str, Any]
+    budget: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    objective: NotRequired[Text]
+    maximize: NotRequired[bool | None]
+    folds: NotRequired[Annotated[int, Field(ge=1)]]
+    over: NotRequired[SpaceShape | None]
