@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "etude"
 FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-GROUND = {"errors", "files", "randomness", "progress"}
+GROUND = {"errors", "files", "randomness", "progress", "torch_version"}
 """Files that every room but `schedules` may stand on; among themselves they may lean too."""
 
 ARROWS = {

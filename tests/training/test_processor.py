@@ -92,7 +92,7 @@ def test_a_small_strided_convolution_in_channels_last_is_named_before_training(w
         TaskError, match=rf"layer '1', a 1×1 .* stride 2×2 of {width} channels: its "
     ):
         strictly(task(model, x))
-    with pytest.warns(UserWarning, match=r"x\.contiguous\(\).*at least 8 channels.*enabled = Fal"):
+    with pytest.warns(UserWarning, match=r"x\.contiguous\(\).*at least 8 channels.*enabled=False"):
         Run(task(model, x), RECIPE).check()
 
 

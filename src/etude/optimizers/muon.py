@@ -7,11 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.optimizer import ParamsT
 
+from etude.errors import MissingExtraError
 from etude.optimizers.gather import Loss, loss_of
 from etude.optimizers.halves import placeholder, serve
+
+try:
+    from torch.optim import Muon
+except ImportError as error:
+    raise MissingExtraError(
+        f"optimizer 'muon' is torch.optim.Muon, which torch {torch.__version__} lacks: "
+        "pip install 'torch>=2.9', or choose another optimizer"
+    ) from error
 
 
 class MuonAdamW(Optimizer):

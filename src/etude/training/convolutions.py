@@ -132,8 +132,8 @@ class _Watch(TorchFunctionMode):
             f"{input.shape[1]} channels: {last} in channels-last layout, and on a processor "
             "without AVX-512 oneDNN's backward pass of such a convolution writes beyond its "
             "memory and can kill the process; give it contiguous tensors (x.contiguous(), no "
-            "memory_format=torch.channels_last), or at least 8 channels, or set "
-            "torch.backends.mkldnn.enabled = False",
+            "memory_format=torch.channels_last), or at least 8 channels, or train within "
+            "torch.backends.mkldnn.flags(enabled=False)",
             stacklevel=2,
         )
 

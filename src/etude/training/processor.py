@@ -19,7 +19,10 @@ def convolves_with_avx2() -> bool:
     >>> convolves_with_avx2() in (False, True)
     True
     """
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+    # An older torch has the switch as a context alone, and does not show it.
+    if not (
+        torch.backends.mkldnn.is_available() and getattr(torch.backends.mkldnn, "enabled", True)
+    ):
         return False
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     limit = limit.upper()
