@@ -11,11 +11,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 tune: $(VENV)/.installed
 	$(BIN)/etude tune digits-cnn
 
+# A file stays in one process: what its tests share is trained once.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m 'slow or not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow'
 
 # Convolutions, recurrent networks and bfloat16 as a processor without AVX-512 computes them.
 AVX2_PART := tests/tasks/models tests/tasks/test_layout.py tests/tasks/test_hub.py \
@@ -23,7 +24,7 @@ AVX2_PART := tests/tasks/models tests/tasks/test_layout.py tests/tasks/test_hub.
 	tests/training/test_loop.py tests/layerwise/test_exact.py
 
 test-avx2: $(VENV)/.installed-dev
-	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 -m 'slow or not slow' $(AVX2_PART)
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or not slow' $(AVX2_PART)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from etude.errors import MissingExtraError
 
-FLOOR = (2, 6)
+FLOOR = (2, 13)
 LACKING = "its optimizers, autocast and function transforms differ from those Etude is tested with"
 
 

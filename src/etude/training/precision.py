@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
 
 from etude.errors import TaskError
 
-RECURRENT = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN}
+RECURRENT: Mapping[str, Callable[..., nn.RNNBase]] = {
+    "LSTM": nn.LSTM,
+    "GRU": nn.GRU,
+    "RNN_TANH": nn.RNN,
+    "RNN_RELU": nn.RNN,
+}
 """torch's recurrent layers by the name of what they compute."""
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Return the context of a forward pass in a precision: 'float32', or autocast to another."""
     if precision == "float32":
         return nullcontext()
@@ -30,7 +36,9 @@ def refusal(layer: nn.RNNBase, precision: str, device: torch.device | str = "cpu
     ''
     """
     device = torch.device(device)
-    options = {"nonlinearity": layer.mode[4:].lower()} if layer.mode.startswith("RNN_") else {}
+    options: dict[str, Any] = {}
+    if layer.mode.startswith("RNN_"):
+        options["nonlinearity"] = layer.mode.removeprefix("RNN_").lower()
     if layer.proj_size:
         options["proj_size"] = 2
     small = RECURRENT[layer.mode](
