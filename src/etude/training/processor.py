@@ -20,9 +20,8 @@ def convolves_with_avx2() -> bool:
     True
     """
     # An older torch has the switch as a context alone, and does not show it.
-    if not (
-        torch.backends.mkldnn.is_available() and getattr(torch.backends.mkldnn, "enabled", True)
-    ):
+    present: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not (present and getattr(torch.backends.mkldnn, "enabled", True)):
         return False
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
     limit = limit.upper()
