@@ -15,7 +15,15 @@ SOURCE = ROOT / "src" / "etude"
 FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-GROUND = {"errors", "files", "memory_layout", "randomness", "progress", "warning_filters"}
+GROUND = {
+    "errors",
+    "files",
+    "memory_layout",
+    "progress",
+    "randomness",
+    "torch_version",
+    "warning_filters",
+}
 """Files that every room but `schedules` may stand on; among themselves they may lean too."""
 
 ARROWS = {

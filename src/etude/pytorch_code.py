@@ -82,10 +82,6 @@ class _Loop:
         still = any(rule.multiplier == 0.0 for rule in mult.rules)
         return still or mult.moves or any(policy.name == "freeze" for policy in mult.policies)
 
-    @property
-    def shape_hears(self) -> bool:
-        """Whether the loop itself must tell the rate's shape the validation loss."""
-        return self.moving and self.recipe.schedule.has_feedback
     def scheduled(self) -> dict[str, Schedule]:
         """What a scheduler moves, by its argument."""
         rate = {} if self.moving else {"scale": self.recipe.schedule}

@@ -151,7 +151,8 @@ class OnGrid(Arm):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [1.3, 3.0])
-def test_a_search_that_trains_finds_what_its_replay_finds(budget: float):
+def test_a_search_that_trains_decides_as_its_replay_does(budget: float):
+    """The table holds another processor's losses: decisions are compared, and not digits."""
     one, seed = table.load(TASK), 0
     task = contest.get(TASK)
     recipe = Recipe(**{**task.defaults, "seed": seed, "evaluations": 16})
@@ -159,16 +160,13 @@ def test_a_search_that_trains_finds_what_its_replay_finds(budget: float):
     best = Search(trained, ladder_for(budget), table.start(TASK)[0]).run()
     found = table.replay(one, seed, budget, table.start(TASK))
     assert best.lr == pytest.approx(found.lr)
-    assert seen(trained.entrants()) == pytest.approx(seen(found.field.entrants()), rel=1e-3)
-    assert best.record().valid_loss == pytest.approx(found.loss, rel=1e-3)
+    assert seen(trained.entrants()) == seen(found.field.entrants())
+    drop = best.record().evaluations[0].loss - found.loss
+    assert best.record().valid_loss == pytest.approx(found.loss, abs=0.01 * drop)
     assert budget - trained.left == pytest.approx(found.cost, abs=0.02)
 
 
-def seen(entries: Any) -> dict[Any, Any]:
-    """Return the losses on the way by rate and share."""
+def seen(entries: Any) -> set[tuple[float, int]]:
+    """Return which rates were looked at, and after which share of the run."""
     curves = [one.curve() for one in entries]
-    return {
-        (round(math.log10(c.lr), 3), round(16 * share)): score
-        for c in curves
-        for share, score in zip(c.shares, c.scores, strict=True)
-    }
+    return {(round(math.log10(c.lr), 3), round(16 * share)) for c in curves for share in c.shares}

@@ -349,3 +349,23 @@ class TestStrangers:
         picture(1, 0).save(tmp_path / "in/own.png")
         found = image_source.opened({"path": str(tmp_path / "in/own.png")}, tmp_path / "in")
         assert found.size == (28, 28)
+
+
+@pytest.mark.parametrize("name", ["mnist-cnn", "mnist-mlp", "cifar10-cnn", "cifar10-resnet"])
+def test_images_in_memory_are_contiguous(tmp_path, name):
+    mode = "L" if name.startswith("mnist") else "RGB"
+    dataset(20, image="img", size=40, mode=mode).to_parquet(tmp_path / "train.parquet")
+    task = get(name, source=str(tmp_path))
+    for data in (task.train, task.valid):
+        assert data.tensors[0].is_contiguous()
+        assert data.take(torch.tensor([1, 0]))[0].is_contiguous()
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_images_decoded_when_asked_are_contiguous_alone_and_in_a_batch(tmp_path, augment):
+    image_folder(tmp_path, ["train", "val"], size=50, mode="RGB")
+    task = get("imagenet-resnet", source=str(tmp_path), size=32, augment=augment)
+    for data in (task.train, task.valid):
+        assert data.dataset[3][0].is_contiguous()
+        assert data.take(torch.tensor([3, 0, 5]))[0].is_contiguous()
+        assert next(iter(torch.utils.data.DataLoader(data.dataset, 4)))[0].is_contiguous()

@@ -153,7 +153,10 @@ def test_a_tuning_stopped_anywhere_goes_on_to_the_same_answer(tmp_path, tuned, n
     code, out, err = finish(process)
     if number == signal.SIGINT:
         assert code == 130, err
-        assert out == ""
+        # What reads --json is told in JSON, and a person on the error stream, each the same.
+        (said,) = json.loads(out).items()
+        assert said[0] == "error"
+        assert said[1] in err
         assert "Traceback" not in err
         assert shlex.split(err.partition("Go on with: ")[2]) == [
             "etude", "tune", "--resume", str(folder)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from etude.torch_version import require_torch
+
 if TYPE_CHECKING:
     from etude.layerwise.flow import Flow, trace
     from etude.layerwise.mup import mup_from, rescale
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from etude.layerwise.rates import Rates, apply, rates_of
     from etude.layerwise.spec import LrMult, Rule
     from etude.layerwise.text import POLICIES, parse_policies
+
+require_torch()
 
 _HOMES = {
     "Flow": "flow",

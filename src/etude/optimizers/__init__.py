@@ -3,9 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from etude.optimizers.table import ROWS, OptimizerRow, get
+from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
     from etude.optimizers.factory import build
+
+require_torch()
 
 __all__ = ["ROWS", "OptimizerRow", "build", "get"]
 

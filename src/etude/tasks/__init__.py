@@ -8,10 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from etude.torch_version import require_torch
+
 if TYPE_CHECKING:
     from etude.tasks.reference import load
     from etude.tasks.table import TaskRow, get, rows
     from etude.tasks.task import Task
+
+require_torch()
 
 __all__ = ["Task", "TaskRow", "get", "load", "rows"]
 

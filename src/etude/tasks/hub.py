@@ -68,7 +68,7 @@ def _pixels(source: Images, mode: str, size: int) -> Tensor:
         if image.size != (size, size):
             image = image.resize((size, size), resample=BILINEAR)
         pixels[i] = np.asarray(image).reshape(size, size, channels)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
 
 
 def _in_memory(hub: HubSet, size: int, **choice: Any) -> Examples:
@@ -171,7 +171,7 @@ class DecodedImages(Dataset[tuple[Tensor, Tensor]]):
         row = range(len(self))[int(i)]
         crop = random_crop if self.augment else centre_crop
         image = crop(self.images.decode(row, "RGB"), self.size)
-        x = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        x = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
         return (x - self.MEAN) / self.STD, self.images.labels[row]
 
 

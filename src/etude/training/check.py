@@ -16,8 +16,10 @@ from etude.randomness import random_state_kept
 from etude.tasks.data import Batch, Cursor, TensorData
 from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
+from etude.training.convolutions import watched_convolutions
 from etude.training.evaluate import move
 from etude.training.objective import asks_nothing
+from etude.training.precision import only_lower, refuse_recurrent
 from etude.training.record import Evaluation
 from etude.training.threads import counted_work, worth
 from etude.training.undo import Buffers
@@ -52,18 +54,20 @@ def check(run: Run) -> int:
         How many threads an update is worth.
 
     Raises:
-        TaskError: If model, data and loss do not fit together, or the loss of the untrained
-            model is not finite; the message says where in the data the cause is.
+        TaskError: If model, data and loss do not fit together, the recipe's precision cannot be
+            computed on this machine, or the loss of the untrained model is not finite; the message
+            says where in the data the cause is.
     """
     model = copy.deepcopy(run.model)
     task, data = run.task, run.task.train
+    refuse_recurrent(model, run.recipe.precision, run.device)
     with random_state_kept(0), data.untouched(), run.autocast():
         batch = move(next(data.stream(run.batch_size, run.recipe.seed, Cursor())), run.device)
         carried = list(_places(model))
         before = [holder.get(key) for holder, key, _ in carried]
         buffers = Buffers(model)
-        with counted_work(model) as work:
-            tried, parts = task.check(model, batch)
+        with counted_work(model) as work, watched_convolutions(model):
+            tried, parts = _tried(run, model, batch)
         loss = float(tried.detach())
         cause = faults(batch, task)
         if not math.isfinite(loss) and (cause or not asks_nothing(task, model, batch)):
@@ -78,6 +82,21 @@ def check(run: Run) -> int:
             warn_of_unequal_parts(task, model, batch)
         _check_all_rows(task, model, batch)
     return worth(work)
+
+
+def _tried(run: Run, model: nn.Module, batch: Batch) -> tuple[Tensor, list[str]]:
+    """Return what `task.check` does, and say so where the precision alone is at fault."""
+    try:
+        return run.task.check(model, batch)
+    except TaskError as error:
+        if run.recipe.precision == "float32":
+            raise
+        try:
+            with torch.autocast(run.device.type, enabled=False):
+                run.task.check(model, batch)
+        except TaskError:
+            raise error from None
+        raise only_lower(run.recipe.precision, run.device, error) from error
 
 
 def refuse_untrained(run: Run, found: Evaluation) -> None:

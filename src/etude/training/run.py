@@ -33,6 +33,7 @@ from etude.training.flow import flow_of
 from etude.training.initialisation import prepare_model
 from etude.training.length import batch_size_of, clock_of
 from etude.training.objective import Again, Objective, go
+from etude.training.precision import autocast
 from etude.training.private import PrivateRandomness
 from etude.training.record import Cost, Evaluation, Record, Status, environment
 from etude.training.reload import marks_of, reload
@@ -381,9 +382,7 @@ class Run:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of the forward pass for the recipe's precision."""
-        if self.recipe.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return autocast(self.device, self.recipe.precision)
 
     def state(self) -> dict[str, Any]:
         """Return all that is needed to go on from here, to the bit.

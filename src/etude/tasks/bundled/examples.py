@@ -17,6 +17,9 @@ from etude.tasks.checks import share, whole
 class Examples:
     """Training and validation data, and the facts on them that a model is built from.
 
+    Tensors are handed on contiguous: a layout that comes of how an image was decoded or cut would
+    choose which convolution is computed, and on some processors a faulty one.
+
     Attributes:
         train: What a Task takes as `train`.
         valid: What a Task takes as `valid`.
@@ -28,7 +31,22 @@ class Examples:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "train", contiguous(self.train))
+        object.__setattr__(self, "valid", contiguous(self.valid))
         object.__setattr__(self, "facts", MappingProxyType(dict(self.facts)))
+
+
+def contiguous(data: Any) -> Any:
+    """Return a tensor, or a tuple of tensors, in torch's default layout; other data as it is.
+
+    >>> contiguous(torch.zeros(2, 3).T).is_contiguous()
+    True
+    """
+    if isinstance(data, Tensor):
+        return data.contiguous()
+    if isinstance(data, tuple):
+        return tuple(contiguous(part) for part in data)
+    return data
 
 
 def halves(count: int, valid_share: float, split_seed: int) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ def _load() -> tuple[Tensor, ...]:
         raise MissingExtraError(
             "the patches tasks read JPEG pictures, which needs pillow: pip install pillow"
         ) from error
-    return tuple(torch.tensor(p).permute(2, 0, 1).float() / 255 for p in pictures)
+    return tuple(torch.tensor(p).permute(2, 0, 1).contiguous().float() / 255 for p in pictures)
 
 
 def held_out(strip: int) -> bool:

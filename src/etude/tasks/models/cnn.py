@@ -58,7 +58,8 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, size, size) to (N, outputs)."""
-        y: Tensor = self.head(self.dense(self.convs(x).flatten(1)))
+        # Some processors' code for few channels in channels-last layout is at fault.
+        y: Tensor = self.head(self.dense(self.convs(x.contiguous()).flatten(1)))
         return y
 
 

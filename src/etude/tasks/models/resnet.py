@@ -67,7 +67,8 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to (N, outputs)."""
-        y: Tensor = self.head(self.stages(self.stem(x)).mean((2, 3)))
+        # Some processors' code for few channels in channels-last layout is at fault.
+        y: Tensor = self.head(self.stages(self.stem(x.contiguous())).mean((2, 3)))
         return y
 
 

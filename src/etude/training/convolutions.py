@@ -1,0 +1,153 @@
+"""Warns of a convolution whose backward pass corrupts memory on a processor without AVX-512.
+
+oneDNN's gradient of the weights of a 1×1 convolution gathers the pixels that a stride leaves over
+in whole vectors of eight channels. With fewer channels, in channels-last layout, its code for
+AVX2 writes beyond the end of what it gathers into: the process dies, at once or later, of heap
+corruption. The conditions in `overruns` were found by trying shapes in processes of their own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from etude.training.processor import convolves_with_avx2
+
+VECTOR = 8
+"""Single-precision numbers in a register of AVX2."""
+
+SMALLEST = 20_480
+"""Numbers in an input of one sample up to which torch computes a convolution without oneDNN."""
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    return (both[0], both[-1])
+
+
+def channels_last(tensor: Tensor) -> bool:
+    """Return whether torch takes an image tensor (N, C, H, W) to be in channels-last layout.
+
+    The strides alone decide, so that a slice of such a tensor is one too.
+
+    >>> x = torch.zeros(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    >>> channels_last(x), channels_last(x[:, :2]), channels_last(x.contiguous())
+    (True, True, False)
+    """
+    least = 1
+    for axis in (1, 3, 2, 0):
+        if tensor.stride(axis) < least:
+            return False
+        least = tensor.stride(axis) * max(1, tensor.shape[axis])
+    return True
+
+
+def overruns(
+    x: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int] = 1,
+    padding: str | int | Sequence[int] = 0,
+    groups: int = 1,
+) -> bool:
+    """Return whether the gradient of a convolution's weights writes beyond its memory with AVX2.
+
+    All of this has to hold: single precision on the CPU; a kernel of 1×1; 2 to 7 input channels
+    in one group; a stride that divides the image's sides; no padding; input or weight in
+    channels-last layout; and several samples, or a large one.
+
+    Args:
+        x: Input (N, C, H, W).
+        weight: Weight (outputs, C / groups, kernel, kernel).
+        stride: Pixels between two outputs.
+        padding: Zeros around the image, or 'valid' for none.
+        groups: Groups of channels.
+
+    >>> x = torch.zeros(4, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+    >>> weight = torch.zeros(8, 4, 1, 1)
+    >>> overruns(x, weight, 2), overruns(x.contiguous(), weight, 2), overruns(x, weight, 1)
+    (True, False, False)
+    """
+    if x.ndim != 4 or x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    steps = _pair(stride)
+    padded = padding != "valid" and (isinstance(padding, str) or _pair(padding) != (0, 0))
+    return (
+        tuple(weight.shape[2:]) == (1, 1)
+        and groups == 1
+        and 2 <= x.shape[1] < VECTOR
+        and max(steps) > 1
+        and all(side % step == 0 for side, step in zip(x.shape[2:], steps, strict=True))
+        and not padded
+        and (len(x) > 1 or x.numel() > SMALLEST)
+        and (channels_last(x) or channels_last(weight))
+    )
+
+
+class _Watch(TorchFunctionMode):
+    """Looks at every convolution, and warns of each that overruns before it is differentiated."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        super().__init__()
+        self.names = names
+        self.warned: set[int] = set()
+
+    def __torch_function__(
+        self, function: Any, types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is torch.conv2d:
+            self._look(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    def _look(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> None:
+        # The gradient of the bias comes out of the same computation.
+        trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+        if not (torch.is_grad_enabled() and trained):
+            return
+        if torch.is_autocast_enabled("cpu") or id(weight) in self.warned:
+            return
+        if not overruns(input, weight, stride, padding, groups):
+            return
+        self.warned.add(id(weight))
+        name = self.names.get(id(weight))
+        layer = f"layer {name!r}" if name else "a convolution in the model's forward()"
+        last = "its input is" if channels_last(input) else "its weight is"
+        warnings.warn(
+            f"{layer}, a 1×1 convolution with stride {'×'.join(map(str, _pair(stride)))} of "
+            f"{input.shape[1]} channels: {last} in channels-last layout, and on a processor "
+            "without AVX-512 oneDNN's backward pass of such a convolution writes beyond its "
+            "memory and can kill the process; give it contiguous tensors (x.contiguous(), no "
+            "memory_format=torch.channels_last), or at least 8 channels, or train within "
+            "torch.backends.mkldnn.flags(enabled=False)",
+            stacklevel=2,
+        )
+
+
+@contextmanager
+def watched_convolutions(model: nn.Module) -> Iterator[None]:
+    """Warn, in a block that runs a model, of convolutions that would corrupt memory here.
+
+    What torch.compile has made is passed over: it chooses its own layouts.
+    """
+    compiled = any(hasattr(module, "_orig_mod") for module in model.modules())
+    if compiled or not convolves_with_avx2():
+        yield
+        return
+    names = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
+    with _Watch(names):
+        yield
