@@ -82,6 +82,7 @@ class _Loop:
         still = any(rule.multiplier == 0.0 for rule in mult.rules)
         return still or mult.moves or any(policy.name == "freeze" for policy in mult.policies)
 
+    @property
     def scheduled(self) -> dict[str, Schedule]:
         """What a scheduler moves, by its argument."""
         rate = {} if self.moving else {"scale": self.recipe.schedule}
