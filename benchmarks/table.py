@@ -221,6 +221,7 @@ class Field:
         self.table, self.seed, self.left, self.exposure = table, seed, budget, exposure
         self.untrained_score = float(table.untrained[seed])
         self.untrained_loss = abs(self.untrained_score)
+        self.lowest, self.hopeless = 1e-15, False
         self.entries: dict[int, Entry] = {}
         self.costs: list[tuple[str, float, float]] = []
 

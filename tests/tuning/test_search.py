@@ -56,6 +56,8 @@ class Formula:
     untrained_score: float = 1.0
     untrained_loss: float = 1.0
     exposure: Exposure = Exposure.of(constant(), 1000)  # noqa: RUF009
+    lowest: float = 1e-15
+    hopeless: bool = False
     alone: bool = False
     points: dict[float, Point] = field(default_factory=dict)
     calls: int = 0

@@ -10,6 +10,7 @@ from etude.training.length import clock_of
 from etude.tuning.candidate import Candidate
 from etude.tuning.curve import Exposure
 from etude.tuning.field import Field
+from etude.tuning.prior import lowest_rate
 
 
 class Arm:
@@ -37,6 +38,16 @@ class Arm:
     def untrained_loss(self) -> float:
         """The magnitude of the loss before training."""
         return self.field.untrained_loss
+
+    @property
+    def lowest(self) -> float:
+        """The rate below which none is tried: the weights' precision sees no difference."""
+        return lowest_rate(self.field.first.parameters)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether all that came to some update broke there, for another cause than the rate."""
+        return bool(self.field.verdict_of_break(self.entrants())[1])
 
     @property
     def left(self) -> float:

@@ -15,6 +15,7 @@ from etude.training.folder import CHECKPOINTS, claim
 from etude.training.record import Evaluation, Record
 from etude.training.run import Run
 from etude.training.state_tree import tensors_in
+from etude.tuning.baseline import better
 from etude.tuning.curve import Curve
 from etude.tuning.goal import Goal, mean
 
@@ -47,6 +48,7 @@ class Candidate:
         self.arm = self.recipe.replace(lr=1.0).digest
         first = self._runs[0]
         self.weight = first.batch_size * first.recipe.accumulate
+        self.floor: Evaluation | None = None
         self.reached = 0
         self.asked: dict[float, int] = {}
         self.touched = 0
@@ -223,6 +225,7 @@ class Candidate:
             tuple(x for x, _, _ in seen),
             tuple(self.goal.score(e) for _, _, e in seen),
             tuple(self._training(step) for _, step, _ in seen),
+            () if self.floor is None else tuple(better(e, self.floor, self.goal) for *_, e in seen),
         )
 
     def _training(self, step: int) -> float:

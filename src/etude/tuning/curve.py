@@ -21,22 +21,40 @@ class Curve:
         shares: How far of its run it stood at each look, ascending, the start left out.
         scores: The validation score there: less is better.
         training: The mean training loss over the sixteenth of the run before each look.
+        told: Whether the score there was better than that of a constant output by more than
+            noise; empty where nothing is known of that.
     """
 
     lr: float
     shares: tuple[float, ...]
     scores: tuple[float, ...]
     training: tuple[float, ...]
+    told: tuple[bool, ...] = ()
 
     def until(self, share: float) -> Curve:
         """Return the curve as it was at a share of the run."""
         count = sum(s <= share + 1e-9 for s in self.shares)
-        return Curve(self.lr, self.shares[:count], self.scores[:count], self.training[:count])
+        seen = self.shares[:count], self.scores[:count], self.training[:count]
+        return Curve(self.lr, *seen, self.told[:count])
 
     def at(self, share: float) -> float:
         """Return the score at a share of the run; infinite if it was not looked at there."""
-        found = (y for x, y in zip(self.shares, self.scores, strict=True) if abs(x - share) < 1e-6)
-        return next(found, math.inf)
+        place = self._place(share)
+        return math.inf if place is None else self.scores[place]
+
+    def trained(self, share: float) -> float:
+        """Return the training loss before a share of the run; infinite if it is not known."""
+        place = self._place(share)
+        loss = math.inf if place is None else self.training[place]
+        return loss if math.isfinite(loss) else math.inf
+
+    def tells(self, share: float) -> bool:
+        """Say whether the score at a share of the run, if known, is more than a constant's."""
+        place = self._place(share)
+        return place is not None and (not self.told or self.told[place])
+
+    def _place(self, share: float) -> int | None:
+        return next((i for i, x in enumerate(self.shares) if abs(x - share) < 1e-6), None)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ from etude.training.interrupt import broken_by
 from etude.training.length import batch_size_of
 from etude.training.record import Evaluation
 from etude.training.run import Run
+from etude.tuning.baseline import constant_score
+from etude.tuning.broken import End, bad_batch, common_update, far_apart
 from etude.tuning.candidate import Candidate
-from etude.tuning.goal import Goal, refuse_undefined
+from etude.tuning.goal import Goal, mean, refuse_undefined
 
 SHOWN = 0.1
 """Seconds between two words on the progress."""
@@ -89,7 +91,9 @@ class Field:
         self.spent = 0.0
         self.costs: dict[str, float] = {}
         self.untrained: Evaluation
+        self.constant: Evaluation | None = None
         self._asked = 0
+        self._batches: dict[int, str] = {}
         self._unjudged: dict[tuple[object, ...], Evaluation] = {}
         self._spare: tempfile.TemporaryDirectory[str] | None = None
 
@@ -112,8 +116,16 @@ class Field:
             found = candidate.at(0)
             assert found is not None
             self.untrained = found
+            self.constant = self._constant(candidate)
+        candidate.floor = self.constant or self.untrained
         self._make_room()
         return candidate
+
+    def _constant(self, candidate: Candidate) -> Evaluation | None:
+        """Return the score of the best constant output, the mean over folds; None without one."""
+        found = [constant_score(run) for run in candidate.runs]
+        whole = [score for score in found if score is not None]
+        return mean(whole) if len(whole) == len(found) else None
 
     def _runs(self, recipe: Recipe) -> list[Run]:
         return [Run(task, recipe, device=self.device) for task in self.tasks]
@@ -280,6 +292,22 @@ class Field:
     def untrained_loss(self) -> float:
         """The magnitude of the validation loss before training."""
         return abs(self.untrained.loss)
+
+    def verdict_of_break(self, candidates: Sequence[Candidate]) -> tuple[int | None, str]:
+        """Return the update that breaks every rate, and why it is not the rate; empty if it may be.
+
+        Args:
+            candidates: Of one recipe but for the rate.
+        """
+        ends = [End(c.lr, min(c.steps, c.reached), c.diverged) for c in candidates]
+        update = common_update(ends)
+        if update is None or len(self.tasks) > 1:
+            return None, ""
+        if update not in self._batches:
+            fresh = Run(self.tasks[0], self.recipe, device=self.device)
+            self._batches[update] = bad_batch(fresh, update)
+        alike = "rates six decades apart break there" if far_apart(ends) else ""
+        return update, self._batches[update] or alike
 
     def standing(self) -> str:
         """Say which rate leads: the best among those that went furthest."""

@@ -24,11 +24,14 @@ well below it, where a second optimum learns too slowly to be seen early."""
 PAUSES = ((1 / 2, 0.01), (3 / 4, 0.002))
 """Where a refinement is held against the best, and by what share of the drop it may trail."""
 
+LAST = (3 / 4, 1 / 2)
+"""Shares of a run from which a runner-up is finished."""
+
 CURES = 3
 """Fresh starts at a lower rate after a finished run that has turned."""
 
-LOWEST, HIGHEST = 1e-15, 1e15
-"""Rates beyond which none is tried: single precision sees no difference any more."""
+HIGHEST = 1e15
+"""The rate beyond which none is tried."""
 
 STRIDE, GAP = 0.8, 0.5
 """Decades between looks for the edge of stability, and the gap at which looking ends."""
@@ -46,17 +49,30 @@ def fall_back(standing: Standing[E]) -> E | None:
         standing.field.go([one], 1.0, "after a divergence")
         return not one.diverged
 
+    if standing.field.hopeless:
+        return None
     survivors = standing.alive()
     survivors.sort(key=lambda c: (-c.share, c.curve().at(c.share), c.lr))
     for one in [c for c in survivors if c.lr < broken()]:
         if ends(one):
             return one
     fresh = nice(broken() / 10**SPACING) if math.isfinite(broken()) else 0.0
-    if fresh > LOWEST and standing.affords(standing.field.fresh(1.0)):
+    if fresh > standing.field.lowest and standing.affords(standing.field.fresh(1.0)):
         one = standing.field.enter(fresh)
         if one.share == 0 and ends(one):
             return one
     return next((c for c in survivors if not c.diverged and ends(c)), None)
+
+
+def runners_up(standing: Standing[E], best: E) -> E:
+    """Finish those that had come as far as the best before its finish, nearest in score first.
+
+    That is cheap, and what is finished is known: whether it ties, or is better after all.
+    """
+    for one in [one for share in LAST for one in standing.judged(share)]:
+        if one.share < 1 and standing.affords(standing.field.price(one, 1.0)):
+            standing.field.go([one], 1.0, "runner-up")
+    return standing.finished() or best
 
 
 def cure(standing: Standing[E], best: E) -> E:
@@ -71,7 +87,7 @@ def cure(standing: Standing[E], best: E) -> E:
         if one is not None and (one.diverged or one.share >= 1):
             return best
         cost = standing.field.fresh(1.0) if one is None else standing.field.price(one, 1.0)
-        if not standing.affords(cost) or lr < LOWEST:
+        if not standing.affords(cost) or lr < standing.field.lowest:
             return best
         standing.field.go([one or standing.field.enter(nice(lr))], 1.0, "where a curve turned")
         best = standing.finished() or best
@@ -113,12 +129,12 @@ def keeps_up(standing: Standing[E], rival: E, best: E) -> bool:
 def find_edge(standing: Standing[E], best: E, share: float) -> None:
     """Look for the rate at which training breaks, for what is left of the budget.
 
-    Rates go up by 0.8 decades until one is unstable; then the gap below it is halved down to
-    half a decade.
+    Rates go up by 0.8 decades until one diverges or stalls; then the gap below it is halved down
+    to half a decade.
     """
     while standing.affords(standing.field.fresh(share)):
         above = {one.lr: one for one in standing.field.entrants() if one.lr >= best.lr}
-        broken = min((r for r, one in above.items() if standing.unstable(one, best)), default=None)
+        broken = min((r for r, one in above.items() if standing.stalls(one, best)), default=None)
         stable = max(r for r in above if broken is None or r < broken)
         if broken is None:
             rate = stable * 10**STRIDE

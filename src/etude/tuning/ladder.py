@@ -61,16 +61,23 @@ NEEDED = (1.2, 1.375, 1.5, 2.0, 2.25)
 """The budget from which each ladder is climbed. It holds what the ladder costs, and what a start
 anew at a lower rate costs where the leader is seen to overfit."""
 
+SHORT = _ladder((1 / 4, 5), (1 / 2, 3))
+"""2.5 runs: of a run so short that its eighth is a few updates, which foretell little."""
+
+FEW = 16
+"""Updates of an eighth of a run below which a budget that holds it climbs the short ladder."""
+
 LEAST = NEEDED[0]
 MOST = 1000.0
 
 
-def ladder_for(budget: float, folds: int = 1) -> Ladder:
+def ladder_for(budget: float, folds: int = 1, length: int | None = None) -> Ladder:
     """Return the longest ladder that a budget pays for.
 
     Args:
         budget: In full training runs, the finished model included.
         folds: Runs of one candidate.
+        length: Updates of a full run; None takes it for long.
 
     Raises:
         BadValueError: If no two rates can be compared for it.
@@ -88,6 +95,8 @@ def ladder_for(budget: float, folds: int = 1) -> Ladder:
             f"full runs, the finished model included, and at most {MOST:g} are looked through; to "
             "train at one rate, use train"
         )
+    if folds == 1 and length is not None and length < 8 * FEW and budget >= SHORT.cost():
+        return SHORT
     if folds == 1:
         fit = [one for one, need in zip(LADDERS, NEEDED, strict=True) if need <= budget]
     else:

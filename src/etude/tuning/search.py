@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 from etude.tuning.curve import drop
-from etude.tuning.improve import FURTHER, HIGHEST, LOWEST, cure, fall_back, find_edge, refine
+from etude.tuning.improve import FURTHER, HIGHEST, cure, fall_back, find_edge, refine, runners_up
 from etude.tuning.ladder import SPACING, Ladder, Rung
 from etude.tuning.prior import grid, nice
 from etude.tuning.standing import APART, Standing
@@ -42,7 +42,7 @@ class Search(Standing[E]):
         self.centre, self.final = centre, final
         self.rungs = ladder.rungs if final else ladder.rungs[:-1]
         self.first = self.rungs[0].share
-        self.small = final and len(self.rungs) <= 3
+        self.small = final and len(self.rungs) <= 3 and self.rungs[0].keep <= 3
 
     def run(self) -> E:
         """Search, and return the best, finished if any could be."""
@@ -60,7 +60,7 @@ class Search(Standing[E]):
         best = self.finished() or fall_back(self)
         if best is None:
             return self.furthest()
-        best = cure(self, best)
+        best = cure(self, runners_up(self, best))
         find_edge(self, best, self.first)
         return refine(self, best)
 
@@ -164,7 +164,7 @@ class Search(Standing[E]):
         lowest, best = min(scores), min(scores.values())
         rate = nice(lowest / 10**SPACING)
         equal = scores[lowest] - best <= EQUAL * drop(self.field.untrained_score, [best])
-        if equal and rate > LOWEST:
+        if equal and rate > self.field.lowest:
             self.field.go([self.field.enter(rate)], share, "beyond an edge")
 
     def kept(self, ranked: list[E], rung: Rung) -> list[E]:
@@ -195,16 +195,17 @@ class Search(Standing[E]):
             rates = sorted(one.lr for one in self.field.entrants())
             ranked = self.ranked(share)
             leader = ranked[0].lr if ranked else rates[0]
-            stride = SPACING * (1 if strides == 0 else 2)
-            if len(rates) == 1 and ranked:
+            exploded = bool(ranked) and self.exploded(ranked[0], share)
+            stride = SPACING * (1 if strides == 0 and not exploded else 2)
+            if len(rates) == 1 and ranked and not exploded:
                 return
-            if leader == rates[0]:
-                rate = leader / 10**stride
+            if leader == rates[0] or exploded:
+                rate = rates[0] / 10**stride
             elif leader == rates[-1]:
                 rate = leader * 10**stride
             else:
                 return self.fill(share, leader)
-            if not LOWEST < rate < HIGHEST:
+            if not self.field.lowest < rate < HIGHEST or self.field.hopeless:
                 return
             strides += 1
             one = self.field.enter(nice(rate))
@@ -250,7 +251,7 @@ class Search(Standing[E]):
         leader = self.judged(share)[0]
         curve = next((c for c in found if c.lr == leader.lr), min(found, key=lambda c: c.lr))
         lr = target(curve, self.field.exposure, self.field.untrained_score)
-        if math.log10(curve.lr / lr) < SPACING / 2 + APART or lr < LOWEST:
+        if math.log10(curve.lr / lr) < SPACING / 2 + APART or lr < self.field.lowest:
             return
         one = self.known(lr)
         cost = self.field.fresh(share) if one is None else self.field.price(one, share)

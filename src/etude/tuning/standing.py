@@ -6,7 +6,7 @@ import math
 from typing import Generic
 
 from etude.tuning.curve import Curve
-from etude.tuning.stability import stands_still
+from etude.tuning.stability import lost, stalls
 from etude.tuning.starters import E, Starters
 from etude.tuning.turning import foretold, turned
 
@@ -36,13 +36,28 @@ class Standing(Generic[E]):
             if one.share >= share - 1e-9 and math.isfinite(one.curve().at(share))
         ]
 
+    def silent(self, share: float) -> bool:
+        """Say whether no score at a share of the run is better yet than a constant's.
+
+        What ranks them is then noise: some tasks learn late, others overfit before they do.
+        """
+        return share < 1 and not any(one.curve().tells(share) for one in self.here(share))
+
     def ranked(self, share: float) -> list[E]:
-        """Return those that got to a share of the run, best first; ties go to the lower rate."""
-        return sorted(self.here(share), key=lambda one: (one.curve().at(share), one.lr))
+        """Return those that got to a share of the run, best first; ties go to the lower rate.
+
+        While the validation scores say nothing yet, it is the training loss that ranks them.
+        """
+        here = [(one, one.curve()) for one in self.here(share)]
+        if self.silent(share):
+            ordered = sorted(here, key=lambda pair: (pair[1].trained(share), pair[0].lr))
+        else:
+            ordered = sorted(here, key=lambda pair: (pair[1].at(share), pair[0].lr))
+        return [one for one, _ in ordered]
 
     def turned(self, share: float) -> list[Curve]:
-        """Return the curves that have turned up."""
-        curves = [one.curve() for one in self.here(share)]
+        """Return the curves that have turned up: of those that had learned something to lose."""
+        curves = [c for one in self.here(share) if (c := one.curve()).told == () or any(c.told)]
         return turned(curves, share, self.field.untrained_score, self.field.untrained_loss)
 
     def judged(self, share: float) -> list[E]:
@@ -56,6 +71,13 @@ class Standing(Generic[E]):
             for one, curve in zip(here, curves, strict=True)
         }
         return sorted(here, key=lambda one: (scores[one.lr], one.lr))
+
+    def exploded(self, one: E, share: float) -> bool:
+        """Say whether validation and training loss are more than double the untrained ones."""
+        curve, loss = one.curve(), self.field.untrained_loss
+        return (
+            curve.at(share) > self.field.untrained_score + loss and curve.trained(share) > 2 * loss
+        )
 
     def finished(self) -> E | None:
         """Return the best of those that reached the end."""
@@ -78,7 +100,13 @@ class Standing(Generic[E]):
         return min(near, key=lambda one: abs(math.log10(one.lr / lr)), default=None)
 
     def unstable(self, one: E, best: E) -> bool:
-        """Say whether a rate diverged, or, above the best, stands still far behind it."""
+        """Say whether a rate diverged, or, above the best, had lost at its end what it learned."""
         if one.diverged or one.lr <= best.lr:
             return one.diverged
-        return stands_still(one.curve(), best.curve(), self.field.untrained_score)
+        return lost(one.curve(), best.curve(), self.field.untrained_score)
+
+    def stalls(self, one: E, best: E) -> bool:
+        """Say whether a rate diverged, or, above the best, stands still far behind it so far."""
+        if one.diverged or one.lr <= best.lr:
+            return one.diverged
+        return stalls(one.curve(), best.curve(), self.field.untrained_score)

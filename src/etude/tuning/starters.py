@@ -46,6 +46,14 @@ class Starters(Protocol[E]):
         """How much of the schedule's area lies behind at each share of the run."""
 
     @property
+    def lowest(self) -> float:
+        """The rate below which none is tried: the weights' precision sees no difference."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether all that came to some update broke there, for another cause than the rate."""
+
+    @property
     def left(self) -> float:
         """What may still be spent, in full runs."""
 

@@ -34,7 +34,7 @@ from etude.tuning.field import Field, Setting
 from etude.tuning.folds import folds_of
 from etude.tuning.goal import goal_for, judged_by, usual_objective
 from etude.tuning.ladder import Ladder, Rung, ladder_for
-from etude.tuning.prior import centre_of
+from etude.tuning.prior import centre_of, scaled
 from etude.tuning.replicates import settle
 from etude.tuning.result import TUNING, RungCost, Trial, TuneResult
 from etude.tuning.result_shape import RequestShape
@@ -196,7 +196,7 @@ class Request:
 def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> TuneResult:
     started = time.perf_counter()
     recipe, folds = request.recipe, request.folds
-    ladder = ladder_for(request.budget, folds)
+    ladder = ladder_for(request.budget, folds, clock_of(task, recipe).horizon)
     goal = goal_for(task, request.objective, request.maximize)
     task = judged_by(task, goal)
     parts = [task] if folds == 1 else folds_of(task, folds)
@@ -252,7 +252,7 @@ def _found(
     final = len(field.tasks) == 1
     if selector is None:
         recipe = field.recipe
-        centre = centre_of(task, field.first.model, recipe.optimizer)
+        centre = scaled(centre_of(task, field.first.model, recipe.optimizer), field.first)
         search = Search(Arm(field, recipe), ladder, centre, final=final)
         return search, search.run(), None
     arm, selection = selector.run(reserve=1.0 if final else 0.0)

@@ -55,9 +55,25 @@ def turned(curves: Sequence[Curve], share: float, untrained: float, loss: float)
         risen = curve.scores[-1] - curve.scores[lowest]
         fallen = curve.training[lowest] - curve.training[-1]
         sound = curve.scores[-1] - best <= SOUND * scale
-        if sound and risen > RISEN * scale and fallen > FALLEN * loss:
+        noise = max(RISEN * scale, rebound(curve.scores[: lowest + 1]))
+        if sound and risen > noise and fallen > FALLEN * loss:
             found.append(curve)
     return found
+
+
+def rebound(scores: Sequence[float]) -> float:
+    """Return the highest rise that scores made and came back from.
+
+    >>> rebound([3.0, 1.0, 2.5, 0.5]), rebound([3.0, 2.0, 1.0])
+    (1.5, 0.0)
+    """
+    highest, lowest = 0.0, math.inf
+    for score in scores:
+        if not math.isfinite(score):
+            continue
+        lowest = min(lowest, score)
+        highest = max(highest, score - lowest)
+    return highest
 
 
 def target(curve: Curve, exposure: Exposure, untrained: float, further: float = 1.0) -> float:

@@ -1,0 +1,118 @@
+"""Whether it is the rate that breaks the runs, or a batch that breaks them at any rate."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from etude.errors import EtudeError
+from etude.randomness import random_state_kept
+from etude.tasks.data import Cursor, IndexedData, TensorData
+from etude.training.check import faults
+from etude.training.evaluate import move
+from etude.training.run import Run
+
+APART = 6.0
+"""Decades over which rates must break at one update for the rate to be ruled out as the cause."""
+
+FURTHEST = 2_000
+"""Batches of data that cannot be indexed through which the one at fault is looked for."""
+
+ROWS = 4
+"""Rows that are named at most."""
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a run stands: its rate, the updates it did, and whether the next one broke it."""
+
+    lr: float
+    steps: int
+    diverged: bool
+
+
+def common_update(ends: Sequence[End]) -> int | None:
+    """Return the update that broke every run that came to it, two at least; None without one.
+
+    >>> common_update([End(0.1, 7, True), End(0.01, 7, True), End(0.001, 5, False)])
+    7
+    >>> common_update([End(0.1, 7, True), End(0.01, 7, True), End(0.001, 8, False)]) is None
+    True
+    """
+    broke = {end.steps for end in ends if end.diverged}
+    count = sum(end.diverged for end in ends)
+    if len(broke) != 1 or count < 2:
+        return None
+    (update,) = broke
+    return None if any(end.steps > update for end in ends) else update
+
+
+def far_apart(ends: Sequence[End]) -> bool:
+    """Say whether the rates that broke span so much that the rate is not the cause."""
+    rates = [end.lr for end in ends if end.diverged]
+    return math.log10(max(rates) / min(rates)) >= APART - 1e-9
+
+
+def bad_batch(run: Run, update: int) -> str:
+    """Say what is wrong with the batch of an update, whatever the rate; empty if nothing is.
+
+    The loss of the untrained model on that batch is computed, without its gradient.
+
+    Args:
+        run: A fresh run; its model and the place in its data are left as they were.
+        update: Counted from 0.
+    """
+    data, micro = run.task.train, run.recipe.accumulate
+    place = micro * update
+    if not isinstance(data, IndexedData) and place + micro > FURTHEST:
+        return ""
+    size, seed = run.batch_size, run.recipe.seed
+    with random_state_kept(0), data.untouched():
+        cursor = Cursor()
+        if isinstance(data, IndexedData):
+            cursor = Cursor(*divmod(place, data.steps_per_epoch(size)))
+            index = TensorData((torch.arange(data.samples),)).stream(size, seed, _copy(cursor))
+        stream = data.stream(size, seed, cursor)
+        if not isinstance(data, IndexedData):
+            for _ in range(place):
+                next(stream)
+        for _ in range(micro):
+            batch = move(next(stream), run.device)
+            rows = next(index)[0] if isinstance(data, IndexedData) else None
+            if said := _fault(run, batch):
+                return f"{said}{_named(rows, getattr(data, 'origin', None))}"
+    return ""
+
+
+def _copy(cursor: Cursor) -> Cursor:
+    return Cursor(cursor.epoch, cursor.batch)
+
+
+def _fault(run: Run, batch: Any) -> str:
+    """Say what the untrained model's loss is on a batch, if it is not finite."""
+    model = copy.deepcopy(run.model)
+    try:
+        with torch.no_grad(), run.autocast():
+            loss = float(run.task.forward(model, batch)[0])
+    except (EtudeError, RuntimeError):
+        return ""
+    if math.isfinite(loss):
+        return ""
+    cause = faults(batch, run.task)
+    held = f" ({cause.partition(', the first')[0]})" if cause else ""
+    return f"the loss on its batch is {loss} with the untrained weights, too{held}"
+
+
+def _named(rows: torch.Tensor | None, origin: torch.Tensor | None) -> str:
+    """Return the rows of the training data that a batch holds."""
+    if rows is None:
+        return ""
+    numbers = sorted((rows if origin is None else origin[rows]).tolist())
+    shown = ", ".join(map(str, numbers[:ROWS]))
+    more = f" and {len(numbers) - ROWS} more" if len(numbers) > ROWS else ""
+    return f"; it holds the training row{'s' if len(numbers) > 1 else ''} {shown}{more}"
