@@ -184,7 +184,7 @@ class Run:
             self._stream = None
             raise
         finally:
-            self.seconds += time.perf_counter() - started
+            self.seconds += max(0.0, time.perf_counter() - started)
         if self.step >= self.length and not self.diverged:
             self._finish()
 
@@ -346,7 +346,7 @@ class Run:
             enough = False
             if self.stopping is not None and self.step in self.heard:
                 enough = self.stopping.see(result, self.model)
-        self.seconds += time.perf_counter() - started
+        self.seconds += max(0.0, time.perf_counter() - started)
         refuse_untrained(self, result)
         self.evaluations.append(result)
         if not math.isfinite(result.loss) and not self.diverged:

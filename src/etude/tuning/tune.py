@@ -218,7 +218,7 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
         if folds == 1:
             best = settle(field, Arm(field, best.recipe), best)
         last = field if folds == 1 else whole(task, best, request, setting)
-        seconds = time.perf_counter() - started
+        seconds = max(0.0, time.perf_counter() - started)
         result = judged(field, search, best, last, request, seconds)
         if selection is not None:
             found = "found" if result.outcome == "at an edge" else result.outcome

@@ -71,7 +71,7 @@ def drive(stack: Stack, execution: Execution, order: Order) -> None:
                     broken = stack.advance(count, execution.step)
                 except Exception as error:
                     raise UpdateError(error) from error
-            share = (time.perf_counter() - started) / len(active)
+            share = max(0.0, time.perf_counter() - started) / len(active)
             for member in active:
                 member.seconds += share
             for place, loss in broken.items():
