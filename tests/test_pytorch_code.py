@@ -63,6 +63,7 @@ RECIPES = {
         schedules={"momentum": "linear(20, 0.9, 0.5)", "weight_decay": "0.1 * cosine(20)"},
     ),
     "betas": Recipe(lr=0.01, steps=20, schedules={"momentum": "linear(20, 0.95, 0.85)"}),
+    "frozen and clipped": Recipe(lr=0.01, steps=20, clip_norm=0.1, lr_mult={"0.*": 0}),
     "multiplied": Recipe(lr=0.01, steps=20, lr_mult={"0.*": 0.5, "*bias": 2.0}),
     "unfrozen": Recipe(
         lr=0.01, steps=20, lr_mult={"0.*": "constant(0.0, length='50%') >> constant()"}

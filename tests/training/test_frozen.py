@@ -16,6 +16,7 @@ from etude import Recipe, Task, optimizers, train
 from etude.layerwise import rates_of
 from etude.optimizers import ROWS
 from etude.training.engines import LoopEngine
+from etude.training.engines.parcel import pack, unpack
 from etude.training.engines.vmap.engine import VmapEngine
 from etude.training.run import Run
 
@@ -343,3 +344,16 @@ def test_statistics_of_a_frozen_normalisation_go_on_as_without_gradient() -> Non
     other = run(recipe.replace(lr_mult="freeze('0.*') * freeze('1.*')"), lambda: normalised(False))
     assert_same(one, other)
     assert not torch.equal(one.model[1].running_mean, torch.zeros(6))
+
+
+@pytest.mark.parametrize(
+    "rule", [{"0.*": 0}, "freeze('0.*', 3)", {"0.weight[0:3]": 0}, "unfreeze('50%')"], ids=str
+)
+def test_a_resumed_run_goes_on_to_the_bit(rule: Any) -> None:
+    recipe = Recipe(lr=0.01, steps=6, batch_size=8, clip_norm=0.05, l2=0.1, lr_mult=rule)
+    whole = run(recipe)
+    first, second = (Run(Task(net, data(), loss=mse_loss), recipe) for _ in range(2))
+    first.advance(2)
+    second.load(unpack(pack(first.state())))
+    second.advance()
+    assert_same(whole, second)

@@ -16,7 +16,8 @@ class Trust(Policy):
 
     With w the tensor, Δ the optimizer's own update at rate lr and u = −Δ / lr:
     r = coefficient · min(max(‖w‖, low), high) / ‖u‖, and Δ becomes r · Δ. Biases, normalisations
-    and anything else of one axis keep Δ, and so does a tensor where ‖w‖ or ‖u‖ is 0.
+    and anything else of one axis keep Δ, and so does a tensor where ‖w‖ or ‖u‖ is 0. A tensor of
+    multiplier 0 stays where it is; one of which rows have multipliers of their own is refused.
 
     Args:
         coefficient: 1 for LAMB, about 0.001 for LARS.
