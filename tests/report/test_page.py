@@ -229,3 +229,10 @@ def test_the_report_of_a_real_tuning(tmp_path):
         assert f"{part.runs:.2f}" in text
     assert f"{best.loss:.4g}" in text
     assert best.recipe.to_toml().strip() in "".join(Reader(report.html(best)).texts)
+
+
+def test_a_figure_follows_the_width_of_its_place(result):
+    """Looked at with Chromium at 400 pixels, in a window and in a frame: nothing is cut."""
+    page = report.html(result())
+    assert "new ResizeObserver" in page
+    assert ".plot{width:100%;min-width:0" in page

@@ -15,6 +15,7 @@ from etude.interop._columns import EVERY, Column, Entry
 from etude.layerwise.capabilities import row_of
 from etude.optimizers.bounds import bounds_of
 from etude.optimizers.hyperparameters import Number, strided
+from etude.optimizers.own_values import get
 from etude.schedules import Schedule
 
 _SCOPE = 3
@@ -134,7 +135,7 @@ def _followed(optimizer: Optimizer, column: Column) -> Iterator[tuple[int, Any, 
 
 def _own(name: str, group: dict[str, Any], place: int) -> float | None:
     slot = _slots.find(name, group, place)
-    if _slots.get(group, slot) is None:
+    if get(group, slot) is None:
         return None
     return _slots.base(name, group, slot, place)
 
@@ -149,7 +150,8 @@ def _looked_at(schedule: Schedule) -> list[int]:
 
 
 def _end(schedule: Schedule) -> int:
-    return math.ceil(schedule.length)
+    end: int = math.ceil(schedule.length)
+    return end
 
 
 def _allowed(limits: tuple[float, float], schedule: Schedule, t: int, value: float) -> bool:

@@ -126,7 +126,7 @@ SCRIPT = """
     for (const {target, contentRect} of entries) {
       const drawn = target._fullLayout;
       if (drawn && target.layout.autosize && Math.abs(drawn.width - contentRect.width) > 1)
-        Plotly.Plots.resize(target);
+        Plotly.relayout(target, {autosize: true});  // at once; Plots.resize waits for a tenth
     }
   });
   for (const name of Object.keys(figures)) follow.observe(document.getElementById(name));

@@ -48,11 +48,6 @@ class Schedule(ABC):
     reacts: ClassVar[bool] = False
     """Whether its values depend on a log of events."""
 
-    @property
-    def signal(self) -> str:
-        """What it itself reacts to; empty if to nothing."""
-        return ""
-
     # ---- what a kind defines -------------------------------------------------------------
 
     @abstractmethod
@@ -398,13 +393,8 @@ class Schedule(ABC):
 
     @property
     def hears(self) -> tuple[str, ...]:
-        """What the schedules in it react to: of 'gradient', 'loss' and 'metric', in this order.
-
-        >>> from etude.schedules import cosine, plateau, warmup
-        >>> cosine(10).hears, (warmup(10) >> plateau(mode="max")).hears
-        ((), ('metric',))
-        """
-        return tuple(sorted({node.signal for node in self.walk() if node.reacts}))
+        """What the schedules in it react to: of 'gradient', 'loss' and 'metric', in this order."""
+        return tuple(sorted({getattr(n, "signal", "") for n in self.walk() if n.reacts}))
 
     def given(self, log: Any) -> Schedule:
         """Return it as it goes on after these events, and only these.
@@ -456,6 +446,4 @@ def _each(value: Any) -> tuple[Any, ...]:
 
 
 def is_steps(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(map(is_steps, value))
-    return isinstance(value, int | float)
+    return all(isinstance(one, int | float) for one in _each(value))

@@ -13,6 +13,26 @@ if TYPE_CHECKING:
     from etude.training.run import Run
 
 
+def at_update(run: Run, what: str, *, now: bool) -> str:
+    """Say why a run ends at an update.
+
+    Args:
+        run: Where it stands.
+        what: Which loss became what.
+        now: Whether its weights are those at which the loss was computed.
+    """
+    found = cause(run, now=now and run.turns is None)
+    said = f"{what} at update {run.step} (lr {run.recipe.lr * run.shape(run.step):.3g})"
+    return f"{said}: {found}" if found else said
+
+
+def at_evaluation(run: Run, loss: float) -> str:
+    """Say why a run ends at an evaluation whose loss is not finite."""
+    found = cause(run)
+    said = f"the validation loss became {loss} after update {run.step}"
+    return f"{found}; {said}" if found else said
+
+
 def cause(run: Run, *, now: bool = True) -> str:
     """Say what broke before a loss did, as far as the run still shows; empty if nothing does.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from etude.errors import BadValueError
 from etude.schedules import Schedule
+from etude.tasks.metrics import Metric
 from etude.tasks.task import Task
 from etude.training.record import Evaluation
 
@@ -35,32 +36,37 @@ def after(schedule: Schedule, evaluations: Iterable[Evaluation]) -> Schedule:
     return schedule
 
 
-def check(name: str, schedule: Schedule, task: Task) -> None:
+def check(schedules: Mapping[str, Schedule], task: Task) -> None:
     """Refuse a schedule that waits for a metric which a task does not have, or the wrong way.
 
     Args:
-        name: Of the field of the recipe.
-        schedule: What it holds.
+        schedules: By the name of what they move.
         task: What is to be trained.
 
     Raises:
         BadValueError: With the way out.
     """
-    if "metric" not in schedule.hears:
-        return
-    if task.metric is None:
-        raise BadValueError(
-            f"{name} {schedule!r} reacts to the task's metric, and the task has none: give it "
-            "one, such as Task(..., metric='accuracy'), or use plateau(), which reacts to the "
-            "validation loss"
-        )
-    larger = task.metric.maximize
-    for node in schedule.walk():
-        mode = getattr(node, "mode", None)
-        if node.signal == "metric" and larger is not None and (mode == "max") != larger:
-            better, right = ("larger", "max") if larger else ("smaller", "min")
+    for name, schedule in schedules.items():
+        if "metric" not in schedule.hears:
+            continue
+        if task.metric is None:
             raise BadValueError(
-                f"{name} {node!r} waits for a {'larger' if mode == 'max' else 'smaller'} metric, "
-                f"but {task.metric.name!r} is better when it is {better}: write "
-                f"plateau(on='metric', mode={right!r})"
+                f"{name} {schedule!r} reacts to the task's metric, and the task has none: give it "
+                "one, such as Task(..., metric='accuracy'), or use plateau(), which reacts to the "
+                "validation loss"
             )
+        for node in schedule.walk():
+            if node.reacts:
+                _check_direction(name, node, task.metric)
+
+
+def _check_direction(name: str, node: Schedule, metric: Metric) -> None:
+    larger, mode = metric.maximize, getattr(node, "mode", None)
+    if larger is None or (mode == "max") == larger:
+        return  # one without a direction of its own has that of the schedule
+    better, right = ("larger", "max") if larger else ("smaller", "min")
+    raise BadValueError(
+        f"{name} {node!r} waits for a {'larger' if mode == 'max' else 'smaller'} metric, but "
+        f"{metric.name!r} is better when it is {better}: write plateau(on='metric', "
+        f"mode={right!r})"
+    )

@@ -79,8 +79,7 @@ class Run:
         self.heard = self.marks(recipe.evaluations)
         self.shape = recipe.bound_schedule(self.clock)
         self.others = recipe.bound_schedules(self.clock)
-        for name, schedule in {"schedule": self.shape, **self.others}.items():
-            feedback.check(name, schedule, task)
+        feedback.check({"schedule": self.shape, **self.others}, task)
         with random_state_kept(derive_seed(recipe.seed, "init")):
             model = task.build()
             self.device = device_for(device, model)
@@ -304,9 +303,8 @@ class Run:
         losses = [waiting[0].item()] if len(waiting) == 1 else torch.stack(waiting).tolist()
         for index, (loss, values) in enumerate(zip(losses, self._pending, strict=True)):
             if not math.isfinite(loss):
-                # The optimizer has not moved on from the last of those that wait.
-                now = index == len(losses) - 1 and self.turns is None
-                self.diverge(first + index, what_broke(values, loss), now)
+                last = index == len(losses) - 1  # the optimizer has not moved on from it
+                self.diverge(first + index, what_broke(values, loss), last)
                 break
             for name in {**self.series, **values}:  # a part may have no turn in an update
                 number = loss if name == "loss" else float(values.get(name, math.nan))
@@ -314,19 +312,9 @@ class Run:
         self._pending.clear()
 
     def diverge(self, step: int, what: str, now: bool) -> None:
-        """End the run at an update whose loss is not finite.
-
-        Args:
-            step: The update.
-            what: Which loss became what.
-            now: Whether the weights are those at which it was computed, and show the cause.
-        """
-        self.step = step
-        self.status = "diverged"
-        self.reason = f"{what} at update {step} (lr {self.recipe.lr * self.shape(step):.3g})"
-        known = broken.cause(self, now=now)
-        if known:
-            self.reason += f": {known}"
+        """End the run at an update; `now`: its weights are those at which a loss became `what`."""
+        self.step, self.status = step, "diverged"
+        self.reason = broken.at_update(self, what, now=now)
 
     def evaluate(self) -> Evaluation:
         """Evaluate on the validation data where the run stands; remembered, never done twice."""
@@ -351,10 +339,7 @@ class Run:
         self.evaluations.append(result)
         if not math.isfinite(result.loss) and not self.diverged:
             self.status = "diverged"
-            self.reason = f"the validation loss became {result.loss} after update {self.step}"
-            known = broken.cause(self)
-            if known:
-                self.reason = f"{known}; {self.reason}"
+            self.reason = broken.at_evaluation(self, result.loss)
         elif enough or self.step >= self.length:
             self._keep_best()
         else:
