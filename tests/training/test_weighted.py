@@ -74,7 +74,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "penalties": {"l1": 1e-2, "l2": 0.1, "activity": 0.5},
     "clipping": {"clip_norm": 0.05, "clip_value": 0.02},
     "adamw": {"optimizer": "adamw", "lr": 0.01},
-    "lbfgs": {"optimizer": {"name": "lbfgs", "max_iter": 2}, "lr": 0.01, "steps": 1},
+    "lbfgs": {"optimizer": {"name": "lbfgs", "max_iter": 2}, "lr": 1.0, "steps": 1},
     "newton": {"optimizer": "newton", "lr": 0.1, "l2": 0.1},
 }
 
