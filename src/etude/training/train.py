@@ -97,7 +97,7 @@ def train(
         run.walk(looks, on_step=on_step)
         return run.record()
     every = max(1, round(run.clock.steps(checkpoint_every)))
-    parts = fingerprint(task, run.model)
+    parts = fingerprint(task)
     if resume:
         sameness.check(home, parts, run.step, accept=accept_changes)
         if run.recipe != kept_recipe(home, None):
