@@ -361,9 +361,15 @@ def _reopen(home: Path, task: Task, request: Request) -> None:
     plain = request.plain(task.name)
     if table["request"] == plain:
         return
-    earlier = [*table.get("earlier", []), *([table["result"]] if "result" in table else [])]
+    earlier = [*_list(table, "earlier"), *([table["result"]] if "result" in table else [])]
     kept = {name: value for name, value in table.items() if name != "result"}
     files.write_json(home / TUNING, {**kept, "request": plain, "earlier": earlier})
+
+
+def _list(table: dict[str, Any], name: str) -> list[Any]:
+    """Return a list of a table that may come from a stranger; empty if it is none."""
+    found = table.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _check_task(home: Path, task: Task, *, accept: bool) -> None:
@@ -374,7 +380,7 @@ def _check_task(home: Path, task: Task, *, accept: bool) -> None:
     kept = sameness.read_parts(table.get("parts", {}), path)
     found = sameness.refuse_changed(home, kept, now, accept=accept)
     if found:
-        notes = [*table.get("accepted", []), {"parts": found}]
+        notes = [*_list(table, "accepted"), {"parts": found}]
         files.write_json(path, {**table, "parts": now, "accepted": notes})
 
 
