@@ -65,7 +65,7 @@ def test_a_run_trained_further_is_resumed_to_the_bit(tmp_path, stop):
         if run.step == stop:
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError, match=r"^$"):
+    with pytest.raises(ZeroDivisionError, match="Saved up to update"):
         train(line(), folder=tmp_path / "broken", resume=True, steps=20, on_step=fail)
     again = train(line(), folder=tmp_path / "broken", resume=True)
     assert weights(again) == weights(whole)
@@ -73,7 +73,7 @@ def test_a_run_trained_further_is_resumed_to_the_bit(tmp_path, stop):
     assert again.extended == whole.extended == (12,)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adamw_schedulefree", "lbfgs", "prodigy"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "schedulefree_adamw", "lbfgs", "prodigy"])
 def test_any_optimizer_goes_on(tmp_path, optimizer):
     pytest.importorskip("schedulefree")
     recipe = Recipe(optimizer=optimizer, steps=6, batch_size=8, schedule="constant()")
@@ -196,7 +196,7 @@ class Noisy(Squares):
 
 def test_what_cannot_be_told_is_none():
     task = line(source=Noisy())
-    assert fingerprint(task, task.build())["train"] is None
+    assert fingerprint(task)["train"] is None
 
 
 def test_digests_are_the_same_in_another_process():
@@ -206,7 +206,7 @@ def test_digests_are_the_same_in_another_process():
         "spec = u.spec_from_file_location('further', sys.argv[2])\n"
         "m = u.module_from_spec(spec); sys.modules['further'] = m; spec.loader.exec_module(m)\n"
         "task = m.line(m.scaled(2.0)); import json\n"
-        "print(json.dumps(m.fingerprint(task, task.build())))"
+        "print(json.dumps(m.fingerprint(task)))"
     )
     root = Path(__file__).parents[2]
     found = []

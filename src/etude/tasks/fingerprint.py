@@ -36,7 +36,7 @@ CODE = ("model", "loss", "step", "metric")
 Parts = Mapping[str, str | None]
 
 
-def fingerprint(task: Task, model: nn.Module) -> dict[str, str | None]:
+def fingerprint(task: Task) -> dict[str, str | None]:
     """Return a digest of each part of a task; None where it cannot tell.
 
     Tensors are read whole (the largest in blocks), of a Dataset eight items, of an
@@ -47,7 +47,6 @@ def fingerprint(task: Task, model: nn.Module) -> dict[str, str | None]:
 
     Args:
         task: As the user gave it.
-        model: What it builds.
 
     Returns:
         By part: 'train', 'valid', 'model', 'loss', 'step', 'metric', and the version of Python
@@ -55,14 +54,14 @@ def fingerprint(task: Task, model: nn.Module) -> dict[str, str | None]:
 
     >>> x = torch.zeros(8, 1)
     >>> task = Task(lambda: nn.Linear(1, 1), (x, x), loss=nn.functional.mse_loss)
-    >>> one, two = (fingerprint(task, task.build()) for _ in range(2))
+    >>> one, two = (fingerprint(task) for _ in range(2))
     >>> one == two, one["step"]
     (True, 'none')
     """
     with random_state_kept(0):
         data = {name: _of_data(getattr(task, name)) for name in DATA}
     code = {
-        "model": _digest(lambda put: _put_model(put, task.model, model)),
+        "model": _digest(lambda put: _put_model(put, task)),
         "loss": _of_code(task.loss),
         "step": _of_code(task.step),
         "metric": _of_code(task.metric),
@@ -185,18 +184,24 @@ def _of_code(part: object) -> str | None:
     return _digest(lambda put: _put_object(put, part, 0))
 
 
-def _put_model(put: _Put, source: object, model: nn.Module) -> None:
-    """Take in a model: where it comes from, its modules, their code, and its parameters' shapes."""
-    if isinstance(source, nn.Module):
-        for name, value in source.state_dict().items():
+def _put_model(put: _Put, task: Task) -> None:
+    """Take in a model: what builds it, its modules, their code, and its parameters' shapes."""
+    if isinstance(task.model, nn.Module):
+        for name, value in task.model.state_dict().items():
             put.text(name)
             put.value(value)
-    _put_network(put, model)
+    else:
+        _put_object(put, task.model, 0)
+    with random_state_kept(0):
+        _put_network(put, task.build())
 
 
 def _put_network(put: _Put, model: nn.Module) -> None:
     for name, module in model.named_modules():
         put.text(name, type(module).__qualname__, module.extra_repr())
+        for key, value in sorted(vars(module).items()):
+            if key != "training" and isinstance(value, (bool, int, float, str)):
+                put.text(key, repr(value))
         _put_object(put, type(module), 0)
     for name, parameter in model.named_parameters():
         put.text(name, tuple(parameter.shape), parameter.dtype, parameter.requires_grad)

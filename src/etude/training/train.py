@@ -100,7 +100,7 @@ def train(
         run.still.release()
         return run.record()
     every = max(1, round(run.clock.steps(checkpoint_every)))
-    parts = fingerprint(task, run.model)
+    parts = fingerprint(task)
     if resume:
         sameness.check(home, parts, run.step, accept=accept_changes)
         if run.recipe != kept_recipe(home, None):

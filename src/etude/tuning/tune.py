@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from etude import files
 from etude.errors import BadValueError, StorageError
@@ -211,7 +210,7 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
         selector = _selector(task, field, request)
         if setting.folder is not None:
             if claim:
-                _claim(setting.folder, task, request, field.first.model)
+                _claim(setting.folder, task, request)
             else:
                 _reopen(setting.folder, task, request)
         search, best, selection = _found(task, field, selector, ladder)
@@ -332,13 +331,13 @@ def _as_asked(best: Candidate, last: Field, request: Request) -> Recipe:
     return asked if request.folds > 1 and same else best.recipe
 
 
-def _claim(home: Path, task: Task, request: Request, model: nn.Module) -> None:
+def _claim(home: Path, task: Task, request: Request) -> None:
     files.make_folder(home)
     if (home / TUNING).exists() or (home / "recipe.toml").exists():
         raise StorageError(
             f"{str(home)!r} already holds a run: resume it, or choose another folder"
         )
-    parts = fingerprint(task, model)
+    parts = fingerprint(task)
     files.write_json(home / TUNING, {"request": request.plain(task.name), "parts": parts})
 
 
@@ -365,21 +364,26 @@ def _reopen(home: Path, task: Task, request: Request) -> None:
     plain = request.plain(task.name)
     if table["request"] == plain:
         return
-    earlier = [*table.get("earlier", []), *([table["result"]] if "result" in table else [])]
+    earlier = [*_list(table, "earlier"), *([table["result"]] if "result" in table else [])]
     kept = {name: value for name, value in table.items() if name != "result"}
     files.write_json(home / TUNING, {**kept, "request": plain, "earlier": earlier})
+
+
+def _list(table: dict[str, Any], name: str) -> list[Any]:
+    """Return a list of a table that may come from a stranger; empty if it is none."""
+    found = table.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _check_task(home: Path, task: Task, *, accept: bool) -> None:
     """Refuse another task than the tuning's; an older folder cannot tell."""
     path = home / TUNING
     table = files.read_table(path, "the tuning")
-    with random_state_kept():
-        now = fingerprint(task, task.build())
+    now = fingerprint(task)
     kept = sameness.read_parts(table.get("parts", {}), path)
     found = sameness.refuse_changed(home, kept, now, accept=accept)
     if found:
-        notes = [*table.get("accepted", []), {"parts": found}]
+        notes = [*_list(table, "accepted"), {"parts": found}]
         files.write_json(path, {**table, "parts": now, "accepted": notes})
 
 
