@@ -28,6 +28,6 @@ recipe = etude.Recipe(optimizer="adamw", schedule="warmup('5%') >> cosine()", st
 
 if __name__ == "__main__":
     best = etude.tune(task, recipe, budget=3.0)
-    print(f"rate {best.lr}, ties with {best.tied}, unstable from {best.stable_below}")
+    print(f"rate {best.lr}, ties with {best.tied}, broke at {best.stable_below}")
     print(f"accuracy {best.metric:.1%} for {best.cost:.2f} full runs")
     predictions = best.model(inputs).argmax(1)  # the trained network

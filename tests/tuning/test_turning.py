@@ -15,8 +15,8 @@ from torch.nn.functional import mse_loss
 from etude import Recipe, Task, train
 from etude.schedules import Clock, constant, cosine, linear, parse, polynomial, warmup
 from etude.tuning.curve import Curve, Exposure, drop
-from etude.tuning.stability import stands_still
-from etude.tuning.turning import BEYOND, DEEPEST, foretold, target, turned
+from etude.tuning.stability import lost, stalls
+from etude.tuning.turning import BEYOND, DEEPEST, foretold, rebound, target, turned
 
 SHAPES = {
     "constant": constant(),
@@ -218,7 +218,7 @@ def test_nothing_breaks_on_scores_that_are_not_finite(rows, untrained, loss, pla
         assert not math.isnan(foretold(one, curves, share, exposure, untrained))
     best = min(sound, key=lambda c: c.at(share), default=None)
     if best is not None:
-        assert all(stands_still(c, best, untrained) in (True, False) for c in curves)
+        assert all(stalls(c, best, untrained) in (True, False) for c in curves)
 
 
 @given(st.lists(levels, max_size=5), st.one_of(levels, st.just(math.inf)))
@@ -235,22 +235,54 @@ def test_a_curve_is_read_at_its_looks_alone():
     assert one.until(0.01).scores == ()
 
 
-# ---- standing still ----------------------------------------------------------------------
+# ---- stalling and losing ----------------------------------------------------------------------
 
 
 @given(st.floats(0.01, 100), st.floats(-5, 5))
-def test_a_constant_far_behind_a_learner_stands_still_and_a_late_learner_does_not(scale, shift):
+def test_a_constant_far_behind_a_learner_stalls_and_a_late_learner_does_not(scale, shift):
     learner = curve(0.1, [shift + scale * (1 - 0.9 * s) for s in LOOKS])
     killed = curve(1.0, [shift + 0.9 * scale] * 20)
     late = curve(1.0, [shift + scale * (1 - 0.9 * s * s) for s in LOOKS])
     assume(0.9 * scale > 1e-3 * abs(shift + scale) * 1.1)
     untrained = shift + scale
-    assert stands_still(killed, learner, untrained)
-    assert not stands_still(late, learner, untrained)
-    assert not stands_still(learner, learner, untrained)
+    assert stalls(killed, learner, untrained)
+    assert not stalls(late, learner, untrained)
+    assert not stalls(learner, learner, untrained)
 
 
-def test_what_nobody_has_learned_stands_still_at_no_rate():
+def test_what_nobody_has_learned_stalls_at_no_rate():
     noise = curve(0.1, [1.0 - 5e-4] * 20)
-    assert not stands_still(curve(1.0, [1.0] * 20), noise, 1.0)
-    assert not stands_still(curve(1.0, [1.2] * 20), curve(0.1, [1.1] * 20), 1.0)
+    assert not stalls(curve(1.0, [1.0] * 20), noise, 1.0)
+    assert not stalls(curve(1.0, [1.2] * 20), curve(0.1, [1.1] * 20), 1.0)
+
+
+@given(st.floats(0.01, 100), st.floats(-5, 5), st.integers(1, 19))
+def test_only_a_run_that_came_to_its_end_has_lost_what_it_learned(scale, shift, count):
+    falling = tuple(1 - 0.9 * s for s in LOOKS)
+    learner = curve(0.1, [shift + scale * x for x in falling], falling)
+    killed = curve(1.0, [shift + 0.9 * scale] * 20, (0.95,) * 20)
+    overfitted = curve(1.0, [shift + 0.9 * scale] * 20, falling)
+    assume(0.9 * scale > 1e-3 * abs(shift + scale) * 1.1)
+    untrained = shift + scale
+    assert lost(killed, learner, untrained)
+    assert not lost(overfitted, learner, untrained)  # it has learned its training data
+    assert not lost(killed.until(LOOKS[count - 1]), learner, untrained)
+    assert not lost(learner, learner, untrained)
+
+
+# ---- noise -------------------------------------------------------------------------------
+
+
+@given(st.lists(levels, min_size=1, max_size=20))
+def test_a_rebound_is_the_highest_rise_from_what_went_before(scores):
+    rises = [b - a for i, a in enumerate(scores) for b in scores[i:]]
+    assert rebound(scores) == pytest.approx(max(rises), abs=1e-9)
+
+
+@given(st.floats(0.03, 0.5), st.floats(0.03, 0.5))
+def test_a_rise_is_a_turn_only_beyond_what_the_curve_came_back_from(first, last):
+    """It falls, rises by `first`, falls to its lowest, and rises by `last`."""
+    assume(abs(first - last) > 1e-6)
+    scores = [1.0, 0.4, 0.4 + first, 0.1, 0.1 + last]
+    one = curve(0.1, scores)
+    assert (turned([one], 1.0, 1.0, 1.0) == [one]) == (last > first)

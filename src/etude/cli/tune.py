@@ -87,7 +87,7 @@ def tune(
     """Find the learning rate that trains TASK best, with the trained model as evidence.
 
     A few rates start on the recipe's real schedule, pause, and the better ones go on. Prints the
-    rate, the range that ties with it, where training becomes unstable, and what it cost; writes a
+    rate, the range that ties with it, what rate broke training, and what it cost; writes a
     run folder with the model and a report. --resume with a larger --budget goes on with what a
     finished tuning has tried.
     """
@@ -169,18 +169,25 @@ def _findings(best: TuneResult) -> list[tuple[str, str]]:
     record = best.record
     low, high = best.tied
     parts = ", ".join(f"{part.runs:.2f} {part.name}" for part in best.costs)
-    stable = [t.lr for t in best.trials if t.lr >= best.lr and not t.unstable]
+    others = [t for t in best.trials if t.lr != best.lr]
+    tied = [t for t in others if t.tied]
+    open_ = [t for t in others if not (t.tied or t.followed or t.record.status == "diverged")]
+    seen = any(t.followed for t in others)
+    none = "none of the others that were followed" if seen else "no other rate was followed so far"
     rows = [
         ("learning rate", f"[bold green]{best.lr:g}[/bold green]"),
-        ("ties with it", "no other rate tried" if low == high else f"{low:g} to {high:g}"),
+        ("ties with it", f"{low:g} to {high:g}, with this seed" if tied else none),
     ]
-    if best.stable_below is None:
-        rows.append(("unstable", f"at no rate tried, up to {max(stable, default=best.lr):g}"))
-    else:
-        below = max((r for r in stable if r < best.stable_below), default=best.lr)
-        rows.append(("unstable from", f"{best.stable_below:g} (stable at {below:g})"))
+    if open_:
+        rows.append(("not followed", ", ".join(f"{t.lr:g}" for t in open_)))
+    rows.append(("broke training", _broken(best)))
     if best.sensitivity is not None:
-        rows.append(("at twice or half", f"{best.sensitivity:.1%} of the drop is lost, at most"))
+        rows.append(
+            (
+                "at twice or half",
+                f"{best.sensitivity:.1%} of the drop is lost, at most, by the rates followed",
+            )
+        )
     if best.confidence is not None:
         rows.append(("confidence", f"{best.confidence:.0%} of resampled validation sets agree"))
     rows.append(("cost", f"{best.cost:.2f} full runs: {parts}"))
@@ -192,6 +199,16 @@ def _findings(best: TuneResult) -> list[tuple[str, str]]:
         ("validation loss", f"{number(best.loss)} (untrained {number(best.untrained.loss)})")
     )
     return rows
+
+
+def _broken(best: TuneResult) -> str:
+    """Say which rate above the best broke, and how; or that none was seen to."""
+    if best.stable_below is None:
+        return "no higher rate, as far as they were followed"
+    trial = next(t for t in best.trials if t.lr == best.stable_below)
+    if trial.record.status == "diverged":
+        return f"{trial.lr:g} (diverged at update {trial.record.cost.steps})"
+    return f"{trial.lr:g} (ended with what it had learned lost)"
 
 
 def _selection(selection: Selection) -> Table:
@@ -226,9 +243,11 @@ def _trials(best: TuneResult) -> Table:
         elif record.status == "diverged":
             word = f"[red]diverged: {record.reason}[/red]"
         elif trial.unstable:
-            word = "[red]unstable[/red]"
+            word = "[red]lost what it learned[/red]"
+        elif trial.tied:
+            word = "ties"
         else:
-            word = "ties" if trial.tied else "[dim]worse[/dim]"
+            word = f"[dim]{'worse' if trial.followed else 'not followed further'}[/dim]"
         table.add_row(
             f"{trial.lr:g}", str(record.cost.steps), number(last.loss if last else None), word
         )

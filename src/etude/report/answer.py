@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etude.report import words
 from etude.training.record import Evaluation, Record
-from etude.tuning.result import TuneResult
+from etude.tuning.result import Trial, TuneResult
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Answer:
 def of_tuning(result: TuneResult) -> Answer:
     """Say what a tuning found."""
     task, rate = result.record.task, words.rate(result.lr)
-    title = f"{task}: trains best at a learning rate of {rate}"
+    title = f"{task}: of the rates tried, {rate} trains best"
+    if result.outcome == "no better than a constant":
+        title = f"{task}: no learning rate that was tried made it better than a constant"
     if result.outcome == "nothing trains":
         title = f"{task}: no learning rate that was tried trains it"
     return Answer(
@@ -72,28 +75,10 @@ def _tuning_lede(result: TuneResult) -> list[str]:
     if result.outcome == "nothing trains":
         return [
             f"{tried} {'were' if len(result.trials) > 1 else 'was'} tried, {between}, and none "
-            f"left the network better than untrained. {cost}."
+            f"came to the end of its run better than untrained. {cost}."
         ]
-    parts = []
-    if result.tied[0] < result.tied[1]:
-        parts.append(
-            f"Of {tried} tried {between}, those from {words.rate(result.tied[0])} to "
-            f"{words.rate(result.tied[1])} cannot be told apart from it."
-        )
-    else:
-        parts.append(
-            f"Of {tried} tried {between}, none that was followed to a quarter of the run ties "
-            "with it."
-        )
-    if low == high:
-        parts = ["No other rate was tried."]
-    elif result.stable_below is not None:
-        parts.append(
-            f"Training breaks at {words.rate(result.stable_below)}, where it "
-            f"{'diverges' if _diverged(result, result.stable_below) else 'stands still'}."
-        )
-    else:
-        parts.append("At no higher rate that was tried did training break.")
+    parts = [f"{tried} were tried {between}.", tie_said(result)] if low < high else []
+    parts = [*parts, broken_said(result)] if low < high else ["No other rate was tried."]
     if result.selection is not None:
         given = ", ".join(f"{k} {words.told(v)}" for k, v in result.selection.values.items())
         tried_recipes = words.plural(len(result.selection.tried), "recipe")
@@ -103,15 +88,51 @@ def _tuning_lede(result: TuneResult) -> list[str]:
     return parts
 
 
-def _diverged(result: TuneResult, rate: float) -> bool:
-    return any(t.lr == rate and t.record.status == "diverged" for t in result.trials)
+def _rates(trials: Sequence[Trial]) -> str:
+    """Return the rates of some trials in a row."""
+    return ", ".join(words.rate(trial.lr) for trial in trials)
+
+
+def tie_said(result: TuneResult) -> str:
+    """Say which rates cannot be told apart from the best, and of which that is not known."""
+    others = [t for t in result.trials if t.lr != result.lr]
+    tied = [t for t in others if t.tied]
+    followed = [t for t in others if t.followed and not t.tied]
+    left = [t for t in others if not t.followed and t.record.status != "diverged" and not t.tied]
+    parts = []
+    if tied:
+        parts.append(
+            f"{_rates(tied)} cannot be told apart from it on this validation data with this seed"
+        )
+    if followed:
+        parts.append(f"{_rates(followed)} ended or stood behind it")
+    if left:
+        parts.append(
+            f"{_rates(left)} {'was' if len(left) == 1 else 'were'} not followed to the end: "
+            "whether they tie is not known"
+        )
+    said = "; ".join(parts)
+    return f"{said}." if said else "No other rate was followed to three quarters of its run."
+
+
+def broken_said(result: TuneResult) -> str:
+    """Say at which rate above the best training broke, with the update; or that none was seen."""
+    rate = result.stable_below
+    if rate is None:
+        return "No higher rate diverged, as far as they were followed."
+    trial = next(t for t in result.trials if t.lr == rate)
+    if trial.record.status == "diverged":
+        step = words.count(trial.record.cost.steps)
+        return f"At {words.rate(rate)} training diverged, at update {step}."
+    return f"At {words.rate(rate)} the run ended with what it had learned lost."
 
 
 _WORTH = {
     "found": "the peak",
-    "too small to tell": "any of those tried will do",
+    "too small to tell": "not told apart from the others",
     "at an edge": "best, at an edge",
     "unfinished": "best that was sound, not finished",
+    "no better than a constant": "no better than a constant",
 }
 
 
@@ -125,12 +146,12 @@ def _rate_fact(result: TuneResult) -> Fact:
 def _tied_fact(result: TuneResult) -> Fact:
     low, high = result.tied
     if low == high:
-        return Fact("Ties with it", "none", "of the rates tried")
+        return Fact("Ties with it", "none", "of the rates followed to three quarters of the run")
     count = sum(trial.tied for trial in result.trials) - 1
     return Fact(
         "Tied range",
         f"{words.rate(low)} – {words.rate(high)}",
-        f"{words.plural(count, 'rate')} as good as the best",
+        f"{words.plural(count, 'rate')} not told apart, with this seed",
     )
 
 
@@ -138,14 +159,20 @@ def _sensitivity_fact(result: TuneResult) -> list[Fact]:
     if result.sensitivity is None:
         return []
     lost = words.share(result.sensitivity, 1)
-    return [Fact("At twice or half the rate", lost, "of the drop is lost at most")]
+    return [
+        Fact(
+            "At twice or half the rate",
+            lost,
+            "of the drop is lost at most, read between the rates followed",
+        )
+    ]
 
 
 def _stable_fact(result: TuneResult) -> Fact:
     if result.stable_below is None:
-        return Fact("Stable below", "not met", "no higher rate tried broke training")
+        return Fact("Broke training", "none", "of the higher rates, as far as followed")
     times = result.stable_below / result.lr
-    return Fact("Stable below", words.rate(result.stable_below), f"{times:.3g} times the chosen")
+    return Fact("Broke training", words.rate(result.stable_below), f"{times:.3g} times the chosen")
 
 
 def of_record(record: Record) -> Answer:

@@ -105,7 +105,7 @@ def caption(info: LossAgainstRate) -> str:
     if info.tied[0] < info.tied[1]:
         parts.append("Blue shade: rates that cannot be told apart from it.")
     if info.stable_below is not None:
-        parts.append("Red shade: training breaks.")
+        parts.append("Red shade: from the lowest rate above it that broke on.")
     if info.diverged:
         parts.append("Crosses at the top: rates that ended in NaN or infinity.")
     if info.above:

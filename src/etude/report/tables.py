@@ -73,12 +73,12 @@ def _verdict(trial: Trial, chosen: bool, result: TuneResult) -> str:
     if trial.record.status == "diverged":
         return f"diverged: {trial.record.reason}" if trial.record.reason else "diverged"
     if trial.unstable:
-        return "unstable"
+        return "lost what it learned"
     if chosen:
         return "least bad" if result.outcome == "nothing trains" else "chosen"
     if trial.tied:
         return "tied"
-    return "worse"
+    return "worse" if trial.followed else "not followed further"
 
 
 def trials(result: TuneResult) -> str:

@@ -37,7 +37,7 @@ class End:
 
 
 def common_update(ends: Sequence[End]) -> int | None:
-    """Return the update that broke every run that came to it, two at least; None without one.
+    """Return the update that broke every run that came to it; None without one.
 
     >>> common_update([End(0.1, 7, True), End(0.01, 7, True), End(0.001, 5, False)])
     7
@@ -45,8 +45,7 @@ def common_update(ends: Sequence[End]) -> int | None:
     True
     """
     broke = {end.steps for end in ends if end.diverged}
-    count = sum(end.diverged for end in ends)
-    if len(broke) != 1 or count < 2:
+    if len(broke) != 1:
         return None
     (update,) = broke
     return None if any(end.steps > update for end in ends) else update

@@ -13,13 +13,24 @@ from etude.recipe import Recipe
 from etude.training.folder import save_model
 from etude.training.record import Evaluation, Record, from_json, to_json
 from etude.training.record_shape import refuse_other
+from etude.tuning.advice import advice
 from etude.tuning.goal import Goal
 from etude.tuning.result_shape import ResultShape
 from etude.tuning.selection import Selection, from_plain
 
 TUNING = "tuning.json"
 
-Outcome = Literal["found", "at an edge", "too small to tell", "unfinished", "nothing trains"]
+Outcome = Literal[
+    "found",
+    "at an edge",
+    "too small to tell",
+    "unfinished",
+    "no better than a constant",
+    "nothing trains",
+]
+
+FOLLOWED = 3 / 4
+"""Share of a run from which on its score is held against the finished best's."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,8 @@ class Trial:
     Attributes:
         lr: The rate.
         record: What happened, as far as it was taken.
-        unstable: Whether it diverged, or, above the best, stood still (see `stable_below`).
-        tied: Whether it cannot be told apart from the best.
+        unstable: Whether it diverged, or, above the best, had lost at its end what it learned.
+        tied: Whether it cannot be told apart from the best, having been followed far enough.
         folder: Where the run folder keeps it.
     """
 
@@ -39,6 +50,14 @@ class Trial:
     unstable: bool
     tied: bool
     folder: str = ""
+
+    @property
+    def followed(self) -> bool:
+        """Whether it went to three quarters of its run at least, where the end can be told."""
+        record = self.record
+        if record.status == "diverged":
+            return False
+        return record.status == "finished" or record.cost.steps + 1 > FOLLOWED * record.length
 
 
 @dataclass(frozen=True)
@@ -56,13 +75,17 @@ class TuneResult:
     Attributes:
         recipe: The recipe with the rate that was chosen.
         lr: The chosen rate.
-        tied: The lowest and highest of the neighbouring tried rates that cannot be told apart
-            from `lr`: their paired difference in the validation score is within two standard
-            errors, or within 1% of the drop from the untrained score.
-        stable_below: The lowest tried rate above `lr` at which training diverged, or stood still
-            far behind what `lr` had reached after as many updates; None where no tried rate did.
+        tied: The lowest and highest of the neighbouring tried rates that were followed to three
+            quarters of the run at least and cannot be told apart from `lr`: their paired
+            difference in the validation score is within two standard errors, or within 1% of the
+            drop from the untrained score. A rate outside it may tie, too, if it was not followed
+            so far.
+        stable_below: The lowest tried rate above `lr` at which training diverged, or came to its
+            end far behind `lr` with what it had learned lost; None where no tried rate did, or
+            where every rate broke at the same update. A rate that was dropped early is neither.
         sensitivity: The share of the drop that is lost at twice or half the rate, the worse of
-            the two, between the rates that were tried; None where there was no other.
+            the two, between the rates that were followed to three quarters of the run; None where
+            there was no other.
         confidence: How often the same rate is chosen when the slices of the validation data are
             drawn anew; None where nothing could be compared. It covers the noise of the
             validation data, not that of the seed.
@@ -71,7 +94,8 @@ class TuneResult:
         outcome: 'found', 'at an edge' (the best rate is the lowest or highest one tried, and the
             budget held no further one), 'too small to tell' (rates more than a decade apart all
             tie after the little that the budget held), 'unfinished' (the best rate diverged
-            before its end, and the budget held no second finish), or 'nothing trains'.
+            before its end, and the budget held no second finish), 'no better than a constant' (an
+            output that is the same for every input scores as well), or 'nothing trains'.
         untrained: The evaluation before training.
         record: The finished run at `lr`, with its series.
         trials: Every rate tried, ascending.
@@ -81,6 +105,10 @@ class TuneResult:
         folds: Into how many parts the training data was cut; 1 for none.
         selection: What the recipe was selected from, where more than the rate was asked for; the
             trials are then those of the chosen recipe.
+        constant: What the best constant output scores on the validation data; None where the
+            loss does not allow one.
+        cause: Why no rate can train, where that was found.
+        notes: What else stands out in data and outputs, as sentences.
         model: The trained network. In memory only; a run folder keeps it beside the record.
     """
 
@@ -101,6 +129,9 @@ class TuneResult:
     objective: str = "loss"
     folds: int = 1
     selection: Selection | None = None
+    constant: Evaluation | None = None
+    cause: str = ""
+    notes: tuple[str, ...] = ()
     model: Any = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -124,36 +155,8 @@ class TuneResult:
     def advice(self) -> str:
         """Say in a sentence what the outcome means for the reader; empty where all is well."""
         if self.selection is None or self.outcome == "nothing trains":
-            return self._advice()
-        return " ".join(filter(None, (self._advice(), self.selection.advice())))
-
-    def _advice(self) -> str:
-        low, high = self.trials[0].lr, self.trials[-1].lr
-        if self.outcome == "nothing trains":
-            return (
-                f"No rate from {low:g} to {high:g} trains: the best validation loss is "
-                f"{self.loss:.4g}, untrained it is {self.untrained.loss:.4g}. Look for the fault "
-                "in the model, the data or the loss before the rate."
-            )
-        if self.outcome == "unfinished":
-            return (
-                f"Better rates diverged on the way, and the budget of {self.budget:g} runs held no "
-                f"second finish: {self.lr:g} is the best that was sound, after "
-                f"{self.record.cost.steps} of {self.record.length} updates, and its model is not "
-                "kept. Give a larger budget."
-            )
-        if self.outcome == "too small to tell":
-            return (
-                f"All rates from {low:g} to {high:g} tie: the budget of {self.budget:g} runs shows "
-                "no difference between them. Any of them will do, or give a larger budget."
-            )
-        if self.outcome == "at an edge":
-            side = "lowest" if self.lr == low else "highest"
-            return (
-                f"The best rate is the {side} one tried, and the budget of {self.budget:g} runs "
-                "held no further one: the optimum may lie beyond. Give a larger budget."
-            )
-        return ""
+            return advice(self)
+        return " ".join(filter(None, (advice(self), self.selection.advice())))
 
     def plain(self) -> dict[str, Any]:
         """Return the findings as plain values that JSON can hold."""
@@ -166,6 +169,10 @@ class TuneResult:
             "costs": {part.name: part.runs for part in self.costs},
             "outcome": self.outcome,
             "advice": self.advice(),
+            "cause": self.cause,
+            "notes": list(self.notes),
+            "constant_loss": None if self.constant is None else to_json(self.constant.loss),
+            "constant_metric": None if self.constant is None else to_json(self.constant.metric),
             "loss": to_json(self.loss),
             "metric": to_json(self.metric),
             "metric_name": self.record.metric,
@@ -237,6 +244,12 @@ class TuneResult:
             from_json(plain["untrained_loss"]),
             None if plain["untrained_metric"] is None else from_json(plain["untrained_metric"]),
         )
+        constant = None
+        if plain.get("constant_loss") is not None:
+            metric = plain["constant_metric"]
+            constant = Evaluation(
+                0, from_json(plain["constant_loss"]), None if metric is None else from_json(metric)
+            )
         return cls(
             recipe=Recipe(**plain["recipe"]),
             lr=plain["lr"],
@@ -255,6 +268,9 @@ class TuneResult:
             objective=plain["objective"],
             folds=plain["folds"],
             selection=None if plain["selection"] is None else from_plain(plain["selection"]),
+            constant=constant,
+            cause=plain.get("cause", ""),
+            notes=tuple(plain.get("notes", ())),
         )
 
 

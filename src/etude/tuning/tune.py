@@ -32,6 +32,7 @@ from etude.tuning.candidate import Candidate
 from etude.tuning.field import Field, Setting
 from etude.tuning.folds import folds_of
 from etude.tuning.goal import goal_for, judged_by, usual_objective
+from etude.tuning.inspection import remarks
 from etude.tuning.ladder import Ladder, Rung, ladder_for
 from etude.tuning.prior import centre_of, scaled
 from etude.tuning.replicates import settle
@@ -280,22 +281,21 @@ def judged(
     """Turn a finished search into what it says."""
     candidates = sorted(search.field.entrants(), key=lambda c: c.lr)
     rates = [c.lr for c in candidates]
-    unstable = [search.unstable(c, best) for c in candidates]
+    update, cause = field.verdict_of_break(candidates)
+    unstable = [update is None and search.unstable(c, best) for c in candidates]
     sound = [c for c, bad in zip(candidates, unstable, strict=True) if not bad]
-    compared = [c for c in sound if c is best or verdict.comparable(c, best, search.turned)]
-    tied = [
-        c in compared and verdict.ties(c, best, field.goal, field.untrained_score)
-        for c in candidates
-    ]
+    compared = [c for c in sound if c is best or verdict.comparable(c, best)]
+    tied = [c in compared and _ties(c, best, field) for c in candidates]
     low = high = rates.index(best.lr)
     while low > 0 and tied[low - 1]:
         low -= 1
     while high < len(rates) - 1 and tied[high + 1]:
         high += 1
-    neighbours = [low <= i <= high for i in range(len(rates))]
     above = [rate for rate, bad in zip(rates, unstable, strict=True) if bad and rate > best.lr]
     final = next(iter(last.candidates), best) if last is not field else best
     costs = {**field.costs, **(last.costs if last is not field else {})}
+    alike = [verdict.comparable(c, best, verdict.LOOKED) and _ties(c, best, field) for c in sound]
+    outcome = verdict.outcome(field, best, rates, alike, turned=_turned(search, best, sound))
     return TuneResult(
         recipe=_as_asked(best, last, request),
         lr=best.lr,
@@ -307,20 +307,43 @@ def judged(
         confidence=verdict.confidence(best, compared, field.goal),
         cost=math.fsum(costs.values()),
         costs=tuple(RungCost(name, runs) for name, runs in costs.items()),
-        outcome=verdict.outcome(
-            field, best, rates, neighbours, turned=_turned(search, best, sound)
-        ),
+        outcome="nothing trains" if cause else outcome,
         untrained=last.untrained if last.candidates else field.untrained,
         record=final.records()[0],
         trials=tuple(
-            Trial(c.lr, c.record(), bad, tie, f"trials/{c.name}")
-            for c, bad, tie in zip(candidates, unstable, neighbours, strict=True)
+            Trial(c.lr, c.record(), bad, low <= i <= high, f"trials/{c.name}")
+            for i, (c, bad) in enumerate(zip(candidates, unstable, strict=True))
         ),
         budget=request.budget,
         seconds=seconds,
         objective=field.goal.name,
         folds=request.folds,
+        constant=field.constant,
+        cause=_cause(field, update, cause),
+        notes=remarks(final.runs[0]),
         model=final.runs[0].model,
+    )
+
+
+def _ties(one: Candidate, best: Candidate, field: Field) -> bool:
+    return one is best or verdict.ties(one, best, field.goal, field.untrained_score)
+
+
+def _cause(field: Field, update: int | None, cause: str) -> str:
+    """Say why no rate gets past an update; empty where none is to blame but the rate."""
+    if not cause:
+        return ""
+    kinds = {str(p.dtype).removeprefix("torch.") for p in field.first.parameters}
+    narrow = sorted(kinds & {"float16", "bfloat16"})
+    said = (
+        f"Every rate that came to update {update} broke there, and the rate is not the cause: "
+        f"{cause}"
+    )
+    if not narrow:
+        return f"{said}. Look at that data, and at what model and loss make of it."
+    return (
+        f"{said}. The weights are {narrow[0]}: keep them in float32, and give the recipe "
+        "precision='bfloat16' for speed."
     )
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from etude.training.record import Evaluation
+from etude.tuning.baseline import better
 from etude.tuning.candidate import Candidate
 from etude.tuning.curve import Curve, drop
 from etude.tuning.field import Field
 from etude.tuning.goal import Goal
-from etude.tuning.result import Outcome, tie
+from etude.tuning.result import FOLLOWED, Outcome, tie
 
 RESAMPLES = 2000
 """Draws of the validation slices from which the confidence is counted."""
 
-TOLD = 1 / 4
-"""Share of a run before which nothing is called tied: early on the higher rate leads anyway."""
+LOOKED = 1 / 4
+"""Share of a run from which a small budget may say that it shows no difference."""
 
 FACTOR = 2.0
 """The sensitivity is stated for a rate this many times too high or too low."""
@@ -37,7 +38,7 @@ def outcome(
         field: The candidates.
         best: The one that was chosen.
         rates: Those of the recipe's own seed, ascending.
-        tied: Which of them cannot be told apart from the best.
+        tied: Which of them cannot be told apart from the best where both were looked at.
         turned: Whether the best was started because a faster one had turned up: then it is not
             at the edge of what was looked at, though it is the lowest rate.
     """
@@ -47,6 +48,8 @@ def outcome(
         return "nothing trains"
     if not best.ended and len(field.tasks) == 1:
         return "unfinished"
+    if field.constant is not None and like_constant(best, field.goal):
+        return "no better than a constant"
     if len(rates) > 2 and all(tied) and math.log10(rates[-1] / rates[0]) > 1 and field.budget < 2:
         return "too small to tell"
     if len(rates) > 1 and (best.lr == rates[-1] or (best.lr == rates[0] and not turned)):
@@ -73,20 +76,25 @@ def common(one: Candidate, best: Candidate) -> tuple[Evaluation, Evaluation] | N
     return None
 
 
-def comparable(one: Candidate, best: Candidate, turned: Callable[[float], Sequence[Curve]]) -> bool:
-    """Say whether the scores of a candidate and the best tell which is better at the end.
-
-    They do from a quarter of the run on, unless the candidate is the faster one and a curve had
-    turned up by then: what leads there is about to fall behind.
+def comparable(one: Candidate, best: Candidate, told: float = FOLLOWED) -> bool:
+    """Say whether a candidate was followed so far that its score tells which is better at the end.
 
     Args:
         one: The candidate.
         best: The best.
-        turned: Returns the curves that have turned up before a share of the run.
+        told: The share of a run from which on it does: a rate may come back until then.
     """
     mark = best.curve()
     share = max((s for s in one.curve().shares if math.isfinite(mark.at(s))), default=0.0)
-    return share >= TOLD - 1 / one.length and (one.lr <= best.lr or share >= 1 or not turned(share))
+    return share >= told - 1 / one.length
+
+
+def like_constant(best: Candidate, goal: Goal) -> bool:
+    """Say whether the best cannot be shown to be better than a constant output."""
+    last = best.last()
+    if last is None or best.floor is None:
+        return False
+    return not better(last, best.floor, goal, errors=2.0)
 
 
 def ties(one: Candidate, best: Candidate, goal: Goal, untrained: float) -> bool:
