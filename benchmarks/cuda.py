@@ -54,7 +54,8 @@ def beside_bare(name: str) -> dict[str, Any]:
         step()
         torch.cuda.synchronize()
 
-    library(), plain()
+    library()
+    plain()
     pairs = [(timed(library), timed(plain)) for _ in range(ROUNDS)]
     return {
         "task": name,
