@@ -102,9 +102,10 @@ def task_of(model: str) -> Task:
 def recipe_of(name: str, steps: int) -> Recipe:
     often = {"soap": {"precondition_frequency": 2}, "sgd": {"momentum": 0.9}}
     row = ROWS[name]
+    gentle = {"lars": 1.0, "shampoo": 0.05}  # on a convolution shampoo's usual rate breaks
     return Recipe(
         optimizer={"name": name, **often.get(name, {})},
-        lr=1.0 if row.closure or name == "lars" else 10**row.centre,
+        lr=1.0 if row.closure else gentle.get(name, 10**row.centre),
         steps=2 + steps // 3 if row.closure else steps,
         batch_size=20,
         seed=5,
@@ -114,7 +115,7 @@ def recipe_of(name: str, steps: int) -> Recipe:
 def layout(tree: Any) -> list[tuple[Any, ...]]:
     """Return bits and places of every tensor of a state."""
     return [
-        (t.dtype, t.shape, t.stride(), t.data_ptr() % ALIGNED if t.numel() else 0, t.tolist())
+        (t.dtype, t.shape, t.stride(), t.data_ptr() % ALIGNED if t.numel() else 0, repr(t.tolist()))
         for t in tensors_in(tree)
     ]
 
@@ -219,13 +220,11 @@ def test_the_pool_equals_the_loop_for_every_optimizer(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tuning_that_spills_equals_one_in_memory(name):
-    task, recipe = task_of("conv"), recipe_of(name, 24)
+    task, recipe = task_of("conv"), recipe_of(name, 24).replace(steps=24)
     one = tune(task, recipe, budget=2.0, progress=False)
     other = tune(task, recipe, budget=2.0, progress=False, memory=1)
     assert one.lr == other.lr
-    assert layout(dict(one.record.model.state_dict())) == layout(
-        dict(other.record.model.state_dict())
-    )
+    assert layout(dict(one.model.state_dict())) == layout(dict(other.model.state_dict()))
     assert [e.loss for e in one.record.evaluations] == [e.loss for e in other.record.evaluations]
 
 
