@@ -88,7 +88,7 @@ def _targets(batches: list[Any]) -> list[str]:
                     f"The targets have {scale}: train on (target - mean) / standard deviation, and "
                     "undo that in what you report."
                 )
-        elif not y.is_complex() and len(y) > 1 and y.unique().numel() == 1:
+        elif not y.is_complex() and len(y) > 1 and bool((y == y.flatten()[0]).all()):
             found.append(
                 f"All {len(y)} training targets that were looked at are {int(y.flatten()[0])}: "
                 "there is one class only, and nothing to tell apart."
