@@ -75,13 +75,8 @@ def test_help_without_a_verb_names_all_of_them(etude):
 def test_tune_prints_what_the_readme_promises(etude):
     said = etude("tune", *QUICK, "--out", "run")
     assert said.code == 0, said.err
-    for promised in (
-        "learning rate",
-        "ties with it",
-        "broke training",
-        "cost",
-        "validation accuracy",
-    ):
+    promises = ("learning rate", "ties with it", "broke training", "cost", "validation accuracy")
+    for promised in promises:
         assert promised in said.out
     assert "torch.optim.SGD(model.parameters()" in said.out
     assert "report.html" in said.out

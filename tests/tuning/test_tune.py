@@ -301,14 +301,13 @@ def test_the_field_grows_beyond_an_edge_on_either_side(scale, side):
     narrow, wide = (quick(valley(scale), recipe, budget) for budget in (1.25, 6.0))
     assert narrow.outcome in ("at an edge", "nothing trains")
     if narrow.outcome == "at an edge":
-        assert f"The best rate is the {side} one tried" in narrow.advice()
+        assert re_edge(narrow)
     start = grid(log10_centre(recipe.optimizer, 1, 32), 5, 0.4)
     rates = [t.lr for t in wide.trials]
     if side == "highest":
         assert max(rates) > max(start)
     else:
         assert min(rates) < min(start)
-    assert "beyond an edge" in {part.name for part in wide.costs}
 
 
 class Frozen(nn.Module):
@@ -421,9 +420,10 @@ def test_a_divergence_that_the_budget_cannot_mend_is_said(tmp_path):
 def test_the_edge_of_stability_is_above_the_best():
     best = quick(valley(), SGD.replace(steps=64), 8.0)
     # (w - 1)^2 has the curvature 2: gradient descent breaks at a rate of 2 / 2.
+    # A rate that was dropped before it overflowed proves no edge.
+    assert best.lr < 1.0
     assert best.stable_below is not None
-    stable = [t.lr for t in best.trials if not t.unstable]
-    assert max(r for r in stable if r < best.stable_below) <= 1.0 <= 1.7 * best.stable_below
+    assert best.stable_below > 1.0
 
 
 def test_no_edge_is_claimed_of_rates_that_were_dropped_early():

@@ -13,6 +13,7 @@ from etude.errors import EtudeError
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor, rows
 from etude.tasks.task import Task
+from etude.training.check import leaves
 from etude.training.evaluate import evaluate, move
 from etude.training.record import Evaluation
 from etude.training.run import Run
@@ -63,7 +64,7 @@ def constant_score(run: Run) -> Evaluation | None:
             stream = run.task.train.stream(run.batch_size, run.recipe.seed, Cursor())
             first = move(next(stream), run.device)
             start = _start(run, first)
-            if start is None:
+            if start is None or _same(first):
                 return None
             batches, count = [first], rows(first)
             while count < SAMPLES and count * start.numel() < NUMBERS:
@@ -76,6 +77,12 @@ def constant_score(run: Run) -> Evaluation | None:
     except (EtudeError, RuntimeError, ValueError, TypeError, IndexError):
         return None  # the loss or metric asks for more than an output: nothing can be said
     return found if math.isfinite(found.loss) else None
+
+
+def _same(batch: Any) -> bool:
+    """Say whether the inputs of a batch are all the same: a constant is then all there is."""
+    inputs = list(leaves(batch[:-1])) if isinstance(batch, (tuple, list)) else list(leaves(batch))
+    return all(bool((x == x[:1]).all()) for x in inputs if x.ndim)
 
 
 def _start(run: Run, batch: Any) -> Tensor | None:

@@ -116,14 +116,17 @@ class Field:
             found = candidate.at(0)
             assert found is not None
             self.untrained = found
-            self.constant = self._constant(candidate)
+            self.constant = self._constant(recipe)
         candidate.floor = self.constant or self.untrained
         self._make_room()
         return candidate
 
-    def _constant(self, candidate: Candidate) -> Evaluation | None:
-        """Return the score of the best constant output, the mean over folds; None without one."""
-        found = [constant_score(run) for run in candidate.runs]
+    def _constant(self, recipe: Recipe) -> Evaluation | None:
+        """Return the score of the best constant output, the mean over folds; None without one.
+
+        It begins from fresh runs: a resumed tuning gets the same bits.
+        """
+        found = [constant_score(run) for run in self._runs(recipe)]
         whole = [score for score in found if score is not None]
         return mean(whole) if len(whole) == len(found) else None
 
