@@ -98,13 +98,13 @@ def test_the_findings_of_a_tuning(kept, tmp_path, data):
 @given(data=st.data())
 def test_what_was_asked_of_a_tuning(kept, data, tmp_path):
     """Read alone: a budget or a length that is valid would be trained."""
-    from etude.tuning.tune import _kept_request
+    from etude.tuning.tuning_folder import kept_request
 
     damage = Damage(kept / "tuning", tmp_path / "copy", "tuning.json")
     request = json.loads(damage.valid)["request"]
     text = data.draw(damaged_json({"request": request}))
     folder = damage.write(text)
-    reads_or_refuses(lambda: _kept_request(folder, None))
+    reads_or_refuses(lambda: kept_request(folder, None))
 
 
 @FUZZ

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 """The version of the recipe file; a newer file is refused, never half understood."""
 
-
 CLIPPING = ("clip_norm", "clip_value", "clip_adaptive", "clip_percentile")
 """The fields that bound the gradient."""
 

@@ -6,27 +6,22 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from etude import files
-from etude.errors import BadValueError, StorageError
+from etude.errors import BadValueError
 from etude.progress import bar
-from etude.randomness import random_state_kept
 from etude.recipe import Recipe
-from etude.tasks.fingerprint import fingerprint
 from etude.tasks.task import Task
-from etude.training import sameness
 from etude.training.engines import AutoEngine, Engine, engine_for
-from etude.training.folder import MODEL, quoted, read_model
+from etude.training.folder import quoted
 from etude.training.given import check_given
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.length import clock_of
-from etude.training.record_shape import refuse_other
-from etude.tuning import verdict
+from etude.tuning import tuning_folder, verdict
 from etude.tuning.arm import Arm
 from etude.tuning.candidate import Candidate
 from etude.tuning.field import Field, Setting
@@ -36,12 +31,12 @@ from etude.tuning.inspection import remarks
 from etude.tuning.ladder import Ladder, Rung, ladder_for
 from etude.tuning.prior import centre_of, scaled
 from etude.tuning.replicates import settle
-from etude.tuning.result import TUNING, RungCost, Trial, TuneResult
-from etude.tuning.result_shape import RequestShape
+from etude.tuning.result import RungCost, Trial, TuneResult
 from etude.tuning.search import Search
 from etude.tuning.selection import HORIZONS, Selection
 from etude.tuning.selector import Selector
 from etude.tuning.space import Space
+from etude.tuning.tuning_folder import Request
 from etude.warning_filters import filters_kept
 
 BUDGET = 3.0
@@ -137,10 +132,10 @@ def tune(
     if resume:
         if home is None:
             raise BadValueError("resume=True needs folder=, the run folder to go on from")
-        kept = _kept_request(home, recipe)
-        request = _larger(kept, budget, home)
-        _check_task(home, task, accept=accept_changes)
-        if request == kept and (finished := _finished(home, task)) is not None:
+        kept = tuning_folder.kept_request(home, recipe)
+        request = tuning_folder.larger(kept, budget, home)
+        tuning_folder.check_task(home, task, accept=accept_changes)
+        if request == kept and (finished := tuning_folder.finished(home, task)) is not None:
             return finished
     chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
     watched: AbstractContextManager[StopRequest | None] = (
@@ -169,30 +164,6 @@ def _turned(search: Search[Candidate], best: Candidate, sound: Sequence[Candidat
     return any(curve.lr > best.lr for share in shares for curve in search.turned(share))
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for: all that decides the answer."""
-
-    recipe: Recipe
-    budget: float
-    objective: str = "loss"
-    maximize: bool | None = None
-    folds: int = 1
-    space: Space | None = None
-
-    def plain(self, task: str) -> dict[str, Any]:
-        """Return it as values that JSON can hold."""
-        return {
-            "task": task,
-            "recipe": self.recipe.plain(),
-            "budget": self.budget,
-            "objective": self.objective,
-            "maximize": self.maximize,
-            "folds": self.folds,
-            "over": None if self.space is None else self.space.plain(),
-        }
-
-
 def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> TuneResult:
     started = time.perf_counter()
     recipe, folds = request.recipe, request.folds
@@ -211,9 +182,9 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
         selector = _selector(task, field, request)
         if setting.folder is not None:
             if claim:
-                _claim(setting.folder, task, request)
+                tuning_folder.claim(setting.folder, task, request)
             else:
-                _reopen(setting.folder, task, request)
+                tuning_folder.reopen(setting.folder, task, request)
         search, best, selection = _found(task, field, selector, ladder)
         if folds == 1:
             best = settle(field, Arm(field, best.recipe), best)
@@ -224,7 +195,7 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
             found = "found" if result.outcome == "at an edge" else result.outcome
             result = replace(result, selection=selection, outcome=found)
         if setting.folder is not None:
-            _save(result, [field, last], setting.folder)
+            tuning_folder.save(result, [field, last], setting.folder)
         return result
     finally:
         field.close()
@@ -352,108 +323,3 @@ def _as_asked(best: Candidate, last: Field, request: Request) -> Recipe:
     asked = best.recipe.replace(steps=request.recipe.steps)
     same = clock_of(last.tasks[0], asked).horizon == best.length
     return asked if request.folds > 1 and same else best.recipe
-
-
-def _claim(home: Path, task: Task, request: Request) -> None:
-    files.make_folder(home)
-    if (home / TUNING).exists() or (home / "recipe.toml").exists():
-        raise StorageError(
-            f"{str(home)!r} already holds a run: resume it, or choose another folder"
-        )
-    parts = fingerprint(task)
-    files.write_json(home / TUNING, {"request": request.plain(task.name), "parts": parts})
-
-
-def _larger(kept: Request, budget: float | None, home: Path) -> Request:
-    """Return what was asked of a kept tuning, with a larger budget if one is given.
-
-    Raises:
-        BadValueError: If it is smaller, or no budget.
-    """
-    if budget is None:
-        return kept
-    ladder_for(budget, kept.folds)
-    if budget < kept.budget:
-        raise BadValueError(
-            f"budget={budget:g}: the tuning in {str(home)!r} has a budget of {kept.budget:g} full "
-            "runs: give more, or leave it out"
-        )
-    return replace(kept, budget=float(budget))
-
-
-def _reopen(home: Path, task: Task, request: Request) -> None:
-    """Note a larger budget; what was found with the smaller one is kept beside it."""
-    table = files.read_table(home / TUNING, "the tuning")
-    plain = request.plain(task.name)
-    if table["request"] == plain:
-        return
-    earlier = [*_list(table, "earlier"), *([table["result"]] if "result" in table else [])]
-    kept = {name: value for name, value in table.items() if name != "result"}
-    files.write_json(home / TUNING, {**kept, "request": plain, "earlier": earlier})
-
-
-def _list(table: dict[str, Any], name: str) -> list[Any]:
-    """Return a list of a table that may come from a stranger; empty if it is none."""
-    found = table.get(name)
-    return found if isinstance(found, list) else []
-
-
-def _check_task(home: Path, task: Task, *, accept: bool) -> None:
-    """Refuse another task than the tuning's; an older folder cannot tell."""
-    path = home / TUNING
-    table = files.read_table(path, "the tuning")
-    now = fingerprint(task)
-    kept = sameness.read_parts(table.get("parts", {}), path)
-    found = sameness.refuse_changed(home, kept, now, accept=accept)
-    if found:
-        notes = [*_list(table, "accepted"), {"parts": found}]
-        files.write_json(path, {**table, "parts": now, "accepted": notes})
-
-
-def _kept_request(home: Path, recipe: Recipe | None) -> Request:
-    """Return what was asked of the tuning in a folder."""
-    if not (home / TUNING).exists():
-        raise StorageError(
-            f"{str(home)!r} holds no tuning to resume: there is no {TUNING} in it. If one was "
-            "stopped there before it began, nothing is lost: begin it anew in the same folder"
-        )
-    try:
-        plain = files.read_table(home / TUNING, "the tuning")["request"]
-        refuse_other(plain, RequestShape)
-        base, over = Recipe(**plain["recipe"]), plain.get("over")
-        kept = Request(
-            base,
-            float(plain["budget"]),
-            plain.get("objective", "loss"),
-            plain.get("maximize"),
-            plain.get("folds", 1),
-            None if over is None else Space.from_plain(base, over),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, StorageError) as error:
-        raise StorageError(
-            f"the tuning {str(home / TUNING)!r} is damaged: {type(error).__name__}: {error}"
-        ) from error
-    if recipe is not None and recipe != kept.recipe:
-        raise StorageError(
-            f"{str(home)!r} holds a tuning of another recipe: leave the recipe out to go on"
-        )
-    return kept
-
-
-def _finished(home: Path, task: Task) -> TuneResult | None:
-    """Return the findings of a tuning that had come to its end, with its model."""
-    if "result" not in files.read_table(home / TUNING, "the tuning"):
-        return None
-    with random_state_kept():
-        model = task.build()
-    if (home / MODEL).exists():
-        read_model(model, home)
-    return replace(TuneResult.load(home), model=model)
-
-
-def _save(result: TuneResult, fields: Sequence[Field], home: Path) -> None:
-    """Write the findings; the paused states have served and go."""
-    result.save(home)
-    for field in fields:
-        for candidate in field.candidates:
-            candidate.finish()
