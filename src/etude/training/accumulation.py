@@ -57,10 +57,11 @@ class Accumulation:
             if self.count > 1 and loss.weight is not None:
                 self._keep(parts["penalty"])
             total = total + parts["penalty"]
-        if loss.weight == 0:
+        empty = not isinstance(loss.weight, Tensor) and loss.weight == 0  # a device is not asked
+        if empty:
             self._idle = loss.mean
         idle = self.only and not self.parameters  # all of it stands still
-        if not idle and (total.requires_grad or loss.weight != 0):
+        if not idle and (total.requires_grad or not empty):
             torch.autograd.backward(total, inputs=self.parameters if self.only else None)
         for name, value in parts.items():
             value = value.detach()
