@@ -295,7 +295,7 @@ def test_text_that_is_no_recipe():
         Recipe.from_json('{"lr": 1')
     with pytest.raises(RecipeError, match="a recipe is a table of fields, not a list"):
         Recipe.from_json("[1]")
-    with pytest.raises(RecipeError, match="lr=nan is out of bounds"):
+    with pytest.raises(RecipeError, match="not valid JSON: NaN is no number of JSON"):
         Recipe.from_json('{"lr": NaN}')
 
 

@@ -128,7 +128,7 @@ def test_a_budget_that_compares_nothing_is_refused(budget):
         quick(task(), BASE, budget)
 
 
-@pytest.mark.parametrize("budget", [True, "3", None])
+@pytest.mark.parametrize("budget", [True, "3", [3.0]])
 def test_a_budget_that_is_no_number_is_refused(budget):
     with pytest.raises(BadTypeError, match=r"is not a number: give full runs, such as 3\.0"):
         quick(task(), BASE, budget)

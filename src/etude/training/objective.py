@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable
@@ -22,7 +23,7 @@ from etude.tasks.task import Task
 from etude.tasks.weighted import WeightedLoss
 from etude.training.accumulation import Accumulation, shares
 from etude.training.regularisation import Penalty, smoothed
-from etude.training.undo import Undo, buffers_kept
+from etude.training.undo import Undo
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -114,7 +115,8 @@ def asks_nothing(
 ) -> bool:
     """Say whether no target of a batch is answered, so that its loss is a mean over nothing.
 
-    Random state and buffers are left as they were.
+    Random state and the model are left as they were: a backward pass may still need its buffers
+    untouched.
 
     Args:
         task: Whose loss is asked.
@@ -125,12 +127,12 @@ def asks_nothing(
     if task.alternates:
         return False
     try:
-        with random_state_kept(), buffers_kept(model), torch.no_grad():
+        with random_state_kept(), torch.no_grad():
             if answer is None or task.step is not None:
-                weight = task.weighed(model, batch)[0].weight
+                weight = task.weighed(copy.deepcopy(model), batch)[0].weight
             else:
                 weight = task.compare(*answer).weight
-    except TaskError:
+    except (TaskError, RuntimeError):  # torch refuses to copy what holds a graph
         return False
     return weight is not None and float(weight) == 0
 
