@@ -186,6 +186,7 @@ print("right")
 """
 
 
+@pytest.mark.slow
 def test_the_jax_backend_jits_it():
     env = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", _JAX], env=env, capture_output=True, text=True)

@@ -40,6 +40,7 @@ def recipe_for(name: str, **fields: object) -> Recipe:
     return Recipe(optimizer=name, **{**usual, **fields})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_to_read_digits(name, digits):
     record = train(digits, recipe_for(name), evaluations=1)

@@ -122,6 +122,7 @@ def test_building_leaves_the_random_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_digits_cnn_reaches_98_percent_at_a_good_rate():
     torch.manual_seed(1)
     task = get("digits-cnn")

@@ -111,6 +111,7 @@ CASES = [(name, {}) for name in ABLE] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "hyper"), CASES)
 @pytest.mark.parametrize("step", [gan, twice])
 def test_it_is_the_textbook_loop_with_an_optimizer_for_each_part(name, hyper, step):
@@ -288,6 +289,7 @@ def test_the_penalty_pulls_only_on_the_part_whose_turn_it_is():
     assert run.model.critic[0].weight.norm() < 0.5 * before[1]
 
 
+@pytest.mark.slow
 def test_a_gan_learns_and_its_metric_says_so():
     recipe = Recipe(
         optimizer={"name": "adam", "betas": [0.5, 0.99]}, lr=0.01, steps=300, batch_size=32

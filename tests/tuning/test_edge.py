@@ -183,6 +183,7 @@ def test_without_second_derivatives_differences_of_the_gradient_are_taken_and_na
     assert torch.equal(run.model.w, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits-lstm", "digits-transformer"])
 def test_recurrent_cells_and_attention_have_second_derivatives(name):
     found = sharpness(Run(tasks.get(name), Recipe(batch_size=16, steps=20)), samples=16)
@@ -319,6 +320,7 @@ def test_multipliers_of_the_rate_count():
 # ---- the measured limit ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "threshold"),
     [

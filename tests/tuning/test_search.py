@@ -145,6 +145,7 @@ def test_an_optimum_far_away_is_found_or_the_best_stands_at_an_edge(budget, opti
         assert near or best.lr in (min(rates), max(rates))
 
 
+@pytest.mark.slow
 @given(st.floats(1.2, 15), st.floats(0, 15), optima, widths, limits)
 def test_more_budget_is_never_worse(budget, more, optimum, width, limit):
     """Up to where a coarse grid happens to lie: a fifth of a decade and some rounding."""
@@ -158,6 +159,7 @@ def test_more_budget_is_never_worse(budget, more, optimum, width, limit):
     assert near <= max(far, 0.25) + 0.01
 
 
+@pytest.mark.slow
 @given(st.floats(3, 15), st.floats(0, 15), optima, widths)
 def test_from_the_full_ladder_on_more_budget_is_never_worse_at_all(budget, more, optimum, width):
     few, many = (search(Formula(b, valley(optimum, width))) for b in (budget, budget + more))
@@ -178,6 +180,7 @@ def flow(optimum: float, width: float, exposure: Exposure) -> tuple[Score, Score
     return score, lambda at, share: 1 / (1 + 10 ** along(at, share))
 
 
+@pytest.mark.slow
 @given(
     st.floats(1.5, 20),
     st.floats(0.5, 0.95),
@@ -240,6 +243,7 @@ def test_it_ends_whatever_the_field(name, budget, final):
         assert best.share >= 1
 
 
+@pytest.mark.slow
 @given(
     budgets,
     st.dictionaries(

@@ -201,6 +201,7 @@ def test_each_loss_is_that_of_the_plain_run_paused_there():
         assert run.evaluate().loss == loss
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_far_too_low_is_not_confirmed_and_a_better_one_is_returned():
     recipe = ADAM.replace(steps=200, lr=1e-4)
     one = transfer(recipe, task(), depth=(1, 1), share=0.5)
@@ -213,6 +214,7 @@ def test_a_rate_that_is_far_too_low_is_not_confirmed_and_a_better_one_is_returne
     assert "clearly better" in one.advice()
 
 
+@pytest.mark.slow
 def test_a_good_rate_is_confirmed_and_kept():
     recipe = ADAM.replace(steps=200, lr=0.03)
     one = transfer(recipe, task(), depth=(1, 1), share=1.0)
@@ -223,6 +225,7 @@ def test_a_good_rate_is_confirmed_and_kept():
     assert one.advice().startswith("Confirmed")
 
 
+@pytest.mark.slow
 def test_confirmed_means_tied_with_the_best():
     for rate in (1e-4, 0.03, 0.3):
         one = transfer(ADAM.replace(steps=100, lr=rate), task(), depth=(1, 1), share=0.5)

@@ -81,6 +81,7 @@ def valley(scale: float = 1.0) -> Task:
 SGD = Recipe(optimizer="sgd", schedule="constant()", batch_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     budget=st.floats(LEAST, 8),
@@ -183,6 +184,7 @@ def test_the_winner_is_the_run_that_train_would_give(name):
     assert best.record.evaluations[0] == alone.evaluations[0] == best.untrained
 
 
+@pytest.mark.slow
 def test_candidates_share_weights_and_batches():
     trials = found().trials
     assert len({t.record.series["loss"][0] for t in trials}) == 1
