@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from etude.errors import MissingExtraError
 
-FLOOR = (2, 13)
-LACKING = "its optimizers, autocast and function transforms differ from those Etude is tested with"
+FLOOR = (2, 6)
+LACKING = "it has no torch.accelerator, and Etude was not tried with it"
 
 
 @cache

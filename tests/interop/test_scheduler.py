@@ -539,6 +539,17 @@ def test_it_is_an_lr_scheduler():
     assert repr(scheduler).startswith("Scheduler(lr={'*': '0.5 * (warmup(10)")
 
 
+def test_a_part_that_has_not_begun_is_begun_by_any_step():
+    """An older torch's SequentialLR begins a part with `step(0)`, a newer one otherwise."""
+    for begin in (lambda s: s.step(), lambda s: s.step(0), lambda s: s._update_lr(0)):
+        scheduler = Scheduler(sgd(), lr=S)
+        scheduler.last_epoch -= 1
+        begin(scheduler)
+        assert (scheduler.last_epoch, rates(scheduler.optimizer)[0]) == (0, S(0))
+        with pytest.raises(BadValueError, match="no schedule here reacts to one"):
+            scheduler.step(0)
+
+
 def test_torchs_sequential_may_hold_it():
     optimizer = sgd()
     parts = [Scheduler(optimizer, lr=linear(10)), Scheduler(optimizer, lr=S)]

@@ -120,6 +120,8 @@ def test_a_complex_state_survives_the_safe_formats(name):
 @pytest.mark.parametrize("name", [row.name for row in INSTALLED if row.in_turns])
 def test_a_parameter_that_skips_updates_is_as_if_alone(name):
     """In one group or another, later or sooner: each parameter counts its own updates."""
+    if name == "adagrad" and torch.optim.Adagrad([nn.Parameter(torch.zeros(1))]).state:
+        pytest.skip("this torch's Adagrad has no state for a group that joins later")
     starts = [drawn(3, 4, seed=i) for i in range(3)]
     used = ([0, 1, 2, 3, 4], [1, 3], [2, 3, 4])
 

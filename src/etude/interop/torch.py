@@ -133,7 +133,7 @@ class Scheduler(LRScheduler):
                 `seek`); or a value leaves its bounds, and the scheduler stays where it was.
         """
         t = self.last_epoch + 1
-        if metric is not None:
+        if metric is not None and t > 0:  # an older torch's SequentialLR starts a part by step(0)
             self._hear(t, metric)
         self.last_epoch = t
         self._step_count += 1
