@@ -231,6 +231,81 @@ def test_mup_takes_the_middle_of_a_tied_model_for_hidden(module: bool) -> None:
     )
 
 
+class HeadFirst(nn.Module):
+    """A tied model that assigns its head before the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.mid = nn.Linear(16, 20), nn.Linear(16, 16)
+        self.emb = nn.Embedding(20, 16)
+        self.head.weight = self.emb.weight
+
+    def forward(self, i: Tensor) -> Tensor:
+        y: Tensor = self.head(torch.tanh(self.mid(self.emb(i))))
+        return y
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_a_tied_table_is_one_whichever_module_was_assigned_first(traced: bool) -> None:
+    model = HeadFirst()
+    flow = trace(model, torch.arange(4)) if traced else None
+    parts = {part.name: part for part in anatomy(model, flow)}
+    assert (parts["head.weight"].kind, parts["head.weight"].role) == ("embedding", "both")
+    assert parts["head.bias"].role == "output"
+    rows = plan("mup(8)", model, flow=flow).rows
+    assert {r.name: r.multiplier for r in rows}["mid.weight"] == 0.5  # of the width, 16
+    low = {r.name: r.multiplier for r in plan({"@output": 0.1}, model, flow=flow).rows}
+    assert {name for name, m in low.items() if m == 0.1} == {"head.weight", "head.bias"}
+    low = {r.name: r.multiplier for r in plan({"@input": 0.1}, model, flow=flow).rows}
+    assert {name for name, m in low.items() if m == 0.1} == {"head.weight"}
+
+
+def test_heads_side_by_side_are_one_layer() -> None:
+    def both(n: nn.Module, x: Tensor) -> Tensor:
+        h = torch.tanh(n.b(torch.tanh(n.a(x))))
+        return torch.cat([n.p(h), n.v(h)], 1)
+
+    model = Net(both, p=L(5, 3), v=L(5, 1), b=L(5, 5), a=L(4, 5))
+    rows = plan("decay(0.5)", model, flow=trace(model, torch.randn(3, 4))).rows
+    assert {r.name: r.multiplier for r in rows if r.name.endswith("weight")} == {
+        "p.weight": 1.0,
+        "v.weight": 1.0,
+        "b.weight": 0.5,
+        "a.weight": 0.25,
+    }
+
+
+class Loose(nn.Module):
+    """Matrices of the model's own, in no module, assigned in another order than used in."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.tied = tied
+        self.c = nn.Parameter(torch.randn(20, 16))
+        self.a = nn.Parameter(torch.randn(20, 16))
+        self.m = nn.Linear(16, 16)
+        self.shift = nn.Parameter(torch.zeros(16))
+
+    def forward(self, i: Tensor) -> Tensor:
+        h = torch.tanh(self.m(self.a[i] + self.shift))
+        return h @ (self.a if self.tied else self.c).T
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_matrix_in_no_module_is_a_layer_of_its_own(tied: bool) -> None:
+    model = Loose(tied=tied)
+    flow = trace(model, torch.arange(4))
+    first = {r.name: r.multiplier for r in plan({"@input": 0.5}, model, flow=flow).rows}
+    assert (first["a"], first["m.weight"], first["shift"]) == (0.5, 1.0, 0.5)
+    down = {r.name: r.multiplier for r in plan("decay(0.5)", model, flow=flow).rows}
+    assert down["a"] < down["m.weight"]
+    if not tied:
+        assert (down["a"], down["m.weight"], down["c"]) == (0.25, 0.5, 1.0)
+    # Whether its rows or its columns are the width, nothing says.
+    with pytest.raises(BadValueError, match="the width cannot be read off"):
+        plan("mup(8)", model, flow=flow)
+
+
 def test_mup_draws_the_output_smaller_wherever_it_was_assigned() -> None:
     def out_of_order(width: int = 64) -> nn.Module:
         torch.manual_seed(0)

@@ -111,6 +111,15 @@ def test_regression_metrics_are_scikit_learns(name, theirs, offset, count, seed)
     assert ours == pytest.approx(theirs(target.numpy(), output.numpy()), rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize("sizes", [[40], [1, 7, 32]])
+def test_r2_of_several_columns_is_the_mean_over_them(sizes):
+    g = torch.Generator().manual_seed(0)
+    target = torch.randn(40, 3, generator=g) + torch.tensor([0.0, 50.0, -7.0])
+    output = target + torch.randn(40, 3, generator=g) * torch.tensor([0.1, 3.0, 0.5])
+    right = peer.r2_score(target.double(), output.double())
+    assert measured(METRICS["r2"], output, target, sizes) == pytest.approx(right, rel=1e-6)
+
+
 def test_r2_of_a_constant_target_is_no_number():
     assert math.isnan(measured(METRICS["r2"], torch.zeros(4), torch.ones(4), [4]))
 

@@ -44,6 +44,46 @@ def picked(o: Tensor, t: Tensor) -> Tensor:
     return F.cross_entropy(o[t != -100], t[t != -100])
 
 
+def step_by_step(o: Tensor, t: Tensor) -> Tensor:
+    total: Any = 0.0
+    for place in range(t.shape[1]):
+        total = total + F.cross_entropy(o[:, place], t[:, place], reduction="sum")
+    return total / mask(t).sum()
+
+
+def in_place(o: Tensor, t: Tensor) -> Tensor:
+    total, count = torch.zeros(()), torch.tensor(0.0)
+    for place in range(t.shape[1]):
+        total += F.cross_entropy(o[:, place], t[:, place], reduction="sum")
+        count += (t[:, place] != -100).sum()
+    count.clamp_(min=1)
+    total /= count
+    total *= 2
+    return total
+
+
+def shares_of_places(o: Tensor, t: Tensor) -> Tensor:
+    share = mask(t)
+    share = share / share.sum().clamp(min=1)
+    return (each(o, t) * share).sum()
+
+
+def mean_weight_of_one(o: Tensor, t: Tensor) -> Tensor:
+    weights = mask(t).view_as(t)
+    weights = weights / weights.mean().clamp_min(1e-9)
+    return (each(o, t).view_as(t) * weights).mean()
+
+
+def mean_of_numbers(o: Tensor, t: Tensor) -> Tensor:
+    return torch.where(t != -100, o.square().sum(-1), torch.nan).nanmean()
+
+
+def added_in_place(o: Tensor, t: Tensor) -> Tensor:
+    loss = each(o, t).sum() / mask(t).sum()
+    loss += o.square().mean()
+    return loss
+
+
 LOSSES: dict[str, Loss] = {
     "cross-entropy": lambda o, t: F.cross_entropy(*flat(o, t)),
     "of a module": lambda o, t: nn.CrossEntropyLoss()(*flat(o, t)),
@@ -75,9 +115,39 @@ LOSSES: dict[str, Loss] = {
         o.flatten(0, 1).log_softmax(1), o.flatten(0, 1).softmax(1) ** 2, reduction="batchmean"
     ),
     "mean": lambda o, t: o.square().mean(),
+    "step by step": step_by_step,
+    "in place": in_place,
+    "stack of sums": lambda o, t: (
+        torch.stack([each(o[i : i + 1], t[i : i + 1]).sum() for i in range(len(o))]).sum()
+        / mask(t).sum()
+    ),
+    "sum of sums": lambda o, t: (
+        sum(each(o[i : i + 1], t[i : i + 1]).sum() for i in range(len(o))) / mask(t).sum()
+    ),
+    "product": lambda o, t: each(o, t) @ mask(t) / mask(t).sum(),
+    "einsum": lambda o, t: torch.einsum("i,i->", each(o, t), mask(t)) / mask(t).sum(),
+    "times the inverse": lambda o, t: each(o, t).sum() * (1 / mask(t).sum()),
+    "divided, then added": lambda o, t: (each(o, t) / mask(t).sum()).sum(),
+    "shares": shares_of_places,
+    "weights of mean 1": mean_weight_of_one,
+    "mean of numbers": mean_of_numbers,
     "pair": pair,
 }
 """Losses of (N, L, classes) scores and (N, L) labels, each a mean over something."""
+
+
+UNKNOWN: dict[str, Loss] = {
+    "two weights": lambda o, t: F.cross_entropy(*flat(o, t)) + o.square().mean(),
+    "no mean": lambda o, t: o.square().sum(),
+    "stacked": lambda o, t: torch.stack([F.cross_entropy(*flat(o, t)), o.mean()]).mean(),
+    "mean of sums": lambda o, t: torch.stack([each(o, t).sum(), o.sum()]).mean(),
+    "added in place": added_in_place,
+    "a sum of two shares": lambda o, t: (
+        each(o, t) / mask(t).sum() * (mask(t) / mask(t).sum())
+    ).sum(),
+    "a mean of shares": lambda o, t: (each(o, t) / mask(t).sum()).mean(),
+    "a root": lambda o, t: o.square().mean().sqrt(),
+}
 
 
 def padded(rows: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -116,18 +186,21 @@ def test_slices_put_together_are_the_whole(name, rows, seed, size):
         assert sum(contributions) / len(parts) == pytest.approx(loss, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [*LOSSES, *UNKNOWN])
 def test_looking_for_the_weight_changes_no_bit_of_a_loss(name):
     o, t = padded(6, 3)
-    plain = LOSSES[name](o, t)
-    seen, _ = weighed(lambda: LOSSES[name](o, t))
+    loss = {**LOSSES, **UNKNOWN}[name]
+    plain = loss(o, t)
+    seen, _ = weighed(lambda: loss(o, t))
     assert torch.equal(
         torch.as_tensor(plain[0] if isinstance(plain, tuple) else plain),
         torch.as_tensor(seen[0] if isinstance(seen, tuple) else seen),
     )
 
 
-@pytest.mark.parametrize("name", ["cross-entropy", "masked", "sum over count", "picked", "pair"])
+@pytest.mark.parametrize(
+    "name", ["cross-entropy", "masked", "sum over count", "picked", "pair", "in place", "shares"]
+)
 def test_a_batch_without_a_target_weighs_nothing_and_has_no_gradient(name):
     o, t = padded(3, 0)
     o.requires_grad_()
@@ -136,14 +209,6 @@ def test_a_batch_without_a_target_weighs_nothing_and_has_no_gradient(name):
     assert loss.times(1.0).item() == 0
     (gradient,) = torch.autograd.grad(loss.times(1.0), o)
     assert not gradient.any()
-
-
-UNKNOWN: dict[str, Loss] = {
-    "two weights": lambda o, t: F.cross_entropy(*flat(o, t)) + o.square().mean(),
-    "no mean": lambda o, t: o.square().sum(),
-    "stacked": lambda o, t: torch.stack([F.cross_entropy(*flat(o, t)), o.mean()]).mean(),
-    "a root": lambda o, t: o.square().mean().sqrt(),
-}
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

@@ -241,7 +241,9 @@ def _read_off(parts: Sequence[Part], base_width: int) -> list[tuple[float, float
     first = next(
         (p for p in parts if p.role in ("input", "both") and p.applied and len(p.shape) >= 2), None
     )
-    if first is None or all(part.depth == 0 for part in parts):
+    # Of a matrix in no layer of torch nobody says which axis its input meets.
+    unknown = first is not None and first.kind == "other" and len({*first.shape}) > 1
+    if first is None or unknown or all(part.depth == 0 for part in parts):
         raise BadValueError("mup: the width cannot be read off: give ratios=mup_from(model, base)")
     assert first.outward is not None
     gates = len(GATES.get(first.layer, ())) if first.gates else 1

@@ -107,7 +107,9 @@ def anatomy(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:
     modules; any other module is one layer, for instance a transformer block. A stacked LSTM
     counts one layer for each of its levels. A normalisation, an embedding that is not the first
     layer, or a module that the forward pass does not use belongs to the layer before it. A tied
-    matrix stands where it is used first.
+    matrix stands where it is used first, and is an embedding if it is one there. Where a flow is
+    given, heads side by side are one layer, and so is a matrix of the model's own that stands in
+    no module.
 
     Roles are those that the flow shows. Without one they are told from names: of a matrix that is
     an embedding and a head, of modules called `head`, `classifier`, `fc` and the like, of a
@@ -144,7 +146,7 @@ def anatomy(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:
         aliases[name] = []
         if parameter.requires_grad:
             parameters[name] = parameter
-    depths = _depths(model, frozenset(aliases), None if flow is None else flow.order)
+    depths = _depths(model, frozenset(aliases), flow)
     parts = tuple(
         _part(model, name, tuple(parameter.shape), tuple(aliases[name]), depths[name])
         for name, parameter in parameters.items()
@@ -156,13 +158,12 @@ def anatomy(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:
 def _part(
     model: nn.Module, name: str, shape: tuple[int, ...], aliases: tuple[str, ...], depth: int
 ) -> Part:
-    path, _, leaf = name.rpartition(".")
-    if ".parametrizations." in f".{name}":
-        # torch's parametrizations keep the original below the layer that it belongs to.
-        path, _, rest = name.rpartition("parametrizations.")
-        path, leaf = path.rstrip("."), rest.partition(".")[0]
-    owner = model.get_submodule(path)
+    owner, leaf = owner_of(model, name)
     kind = kind_of(owner)
+    for alias in aliases:  # a table is one whichever of its modules was assigned first
+        other, other_leaf = owner_of(model, alias)
+        if kind != "embedding" and kind_of(other) == "embedding":
+            owner, leaf, kind = other, other_leaf, "embedding"
     inward, outward = _axes(owner, kind, len(shape))
     return Part(
         name=name,
@@ -176,6 +177,16 @@ def _part(
         inward=inward,
         outward=outward,
     )
+
+
+def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the layer that a parameter belongs to, and the parameter's name there."""
+    path, _, leaf = name.rpartition(".")
+    if ".parametrizations." in f".{name}":
+        # torch's parametrizations keep the original below the layer that it belongs to.
+        path, _, rest = name.rpartition("parametrizations.")
+        path, leaf = path.rstrip("."), rest.partition(".")[0]
+    return model.get_submodule(path), leaf
 
 
 def kind_of(module: nn.Module) -> str:
@@ -243,76 +254,91 @@ def _gates(owner: nn.Module, leaf: str, shape: tuple[int, ...]) -> dict[str, tup
     return {name: (i * size, (i + 1) * size) for i, name in enumerate(names)}
 
 
-def _depths(
-    model: nn.Module, own: frozenset[str], order: Mapping[str, int] | None
-) -> dict[str, int]:
+def _depths(model: nn.Module, own: frozenset[str], flow: Flow | None) -> dict[str, int]:
     """Return the depth of every parameter, by name.
 
     Args:
         model: The network.
         own: The first name of every parameter: a tied one stands where that stands.
-        order: Of first use; None where it is not known.
+        flow: Of a forward pass; None where it is not known.
     """
     depths: dict[str, int] = {}
     loose: list[str] = []
+    before: list[str] = []
     current = -1
-    for place, found in _layers(model, "", order):
+    for place, found in _layers(model, "", flow):
         names = [name for name in found if name in own]
         if not names:
             continue
         if place == "loose" and current < 0:
             loose += names  # such as a class token: it stands with the first layer
             continue
-        if current < 0 or (place == "new" and _used(names, order)):
+        if current < 0 or (place == "new" and _begins(names, before, flow)):
             current += 1
+            before = names
         depths.update({name: current for name in (*loose, *names) if name not in depths})
         loose = []
     depths.update(dict.fromkeys(loose, 0))
     return depths
 
 
-def _used(names: Sequence[str], order: Mapping[str, int] | None) -> bool:
-    return order is None or any(name in order for name in names)
+def _begins(names: Sequence[str], before: Sequence[str], flow: Flow | None) -> bool:
+    """Say whether parameters begin a layer: used, and no head beside one that came before."""
+    if flow is None:
+        return True
+    beside = all(not flow.outputs.isdisjoint(layer) for layer in (names, before))
+    return not beside and any(name in flow.order for name in names)
 
 
-def _layers(
-    module: nn.Module, prefix: str, order: Mapping[str, int] | None
-) -> Iterator[tuple[Place, list[str]]]:
+def _layers(module: nn.Module, prefix: str, flow: Flow | None) -> Iterator[tuple[Place, list[str]]]:
     """Yield (where they stand, names of parameters), from input to output."""
     from torch import nn
 
     names = [prefix + name for name, _ in module.named_parameters(remove_duplicate=False)]
     children = [(n, m) for n, m in module.named_children() if any(True for _ in m.parameters())]
+    alone = [prefix + name for name, _ in module.named_parameters(recurse=False)]
+    # Matrices of the module's own are layers, which only a forward pass puts in order.
+    own = [n for n in alone if flow is not None and kind_of(module) == "other" and _used(n, flow)]
     if isinstance(module, nn.RNNBase):
         yield from _levels(names)
-    elif children and (not prefix or _opens(module)):
-        yield "loose", [prefix + name for name, _ in module.named_parameters(recurse=False)]
-        for name, child in _by_use(children, prefix, order):
-            yield from _layers(child, f"{prefix}{name}.", order)
+    elif (children or own) and (not prefix or _opens(module)):
+        yield "loose", [name for name in alone if name not in own]
+        for name, child in _by_use(children, own, prefix, flow):
+            if child is not None:
+                yield from _layers(child, f"{prefix}{name}.", flow)
+            else:
+                assert flow is not None
+                yield "joins" if name in flow.inputs else "new", [name]
     else:
         yield "joins" if kind_of(module) in ("normalisation", "embedding") else "new", names
 
 
+def _used(name: str, flow: Flow) -> bool:
+    return name in flow.applied and name in flow.order
+
+
 def _by_use(
-    children: list[tuple[str, nn.Module]], prefix: str, order: Mapping[str, int] | None
-) -> list[tuple[str, nn.Module]]:
-    """Return child modules in the order of first use; an unused one stays behind its neighbour."""
-    if order is None:
-        return children
+    children: list[tuple[str, nn.Module]], own: Sequence[str], prefix: str, flow: Flow | None
+) -> list[tuple[str, nn.Module | None]]:
+    """Return modules and matrices in the order of first use; an unused module stays in place."""
+    if flow is None:
+        return [*children]
+    order = flow.order
     keys, last = [], -1
     seen: set[int] = set()
     for name, child in children:
         # A tied matrix counts where it was assigned first: the other module has its bias alone.
-        own = [
+        places = [
             order[full]
             for inner, parameter in child.named_parameters()
             if id(parameter) not in seen and (full := f"{prefix}{name}.{inner}") in order
         ]
         seen.update(id(parameter) for parameter in child.parameters())
-        last = min(own, default=last)
+        last = min(places, default=last)
         keys.append(last)
-    places = sorted(range(len(children)), key=lambda place: keys[place])
-    return [children[place] for place in places]
+    rows: list[tuple[str, nn.Module | None]] = [*children, *((name, None) for name in own)]
+    keys += [order[name] for name in own]
+    return [rows[place] for place in sorted(range(len(rows)), key=lambda place: keys[place])]
 
 
 def _levels(names: list[str]) -> Iterator[tuple[Place, list[str]]]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import BadValueError
-from etude.layerwise.parts import Part, Role
+from etude.layerwise.parts import Part, Role, kind_of, owner_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,8 +47,9 @@ def give_roles(parts: Sequence[Part], model: nn.Module, flow: Flow | None) -> No
             _set(part, **_seen(part, flow))
     else:
         outputs, told = _outputs(parts, model)
+        tied = any(part.aliases and part.name in outputs for part in parts)
         for part in parts:
-            _set(part, **_named(part, outputs, told))
+            _set(part, **_named(part, outputs, told, tied))
     found = places(parts)
     for part in parts:
         _set(part, places=found[part.name])
@@ -68,9 +69,10 @@ def _seen(part: Part, flow: Flow) -> dict[str, Any]:
     return {"role": role, "applied": applied}
 
 
-def _named(part: Part, outputs: frozenset[str], told: bool) -> dict[str, Any]:
+def _named(part: Part, outputs: frozenset[str], told: bool, tied: bool) -> dict[str, Any]:
     applied = not (part.kind == "other" and ADDED.search(part.name))
-    first = part.depth == 0 or part.kind == "embedding" or not applied
+    beside = tied and part.bias and part.name in outputs  # the head's, wherever that was assigned
+    first = (part.depth == 0 and not beside) or part.kind == "embedding" or not applied
     role = _role(first, part.name in outputs, not part.aliases)
     return {"role": role, "applied": applied, "told": told}
 
@@ -83,11 +85,15 @@ def _role(first: bool, last: bool, direct: bool) -> Role:
 
 def _outputs(parts: Sequence[Part], model: nn.Module) -> tuple[frozenset[str], bool]:
     """Return the names of what makes the output, and whether that is more than a guess."""
-    tied = [p for p in parts if p.aliases and p.kind == "embedding" and _ties_a_head(p)]
+    tied = [p for p in parts if p.aliases and p.kind == "embedding" and _ties_a_head(p, model)]
     if tied:
-        homes = {name.rpartition(".")[0] for part in tied for name in part.names}
-        tables = {part.name.rpartition(".")[0] for part in tied}
-        beside = [p for p in parts if p.bias and p.name.rpartition(".")[0] in homes - tables]
+        homes = {
+            name.rpartition(".")[0]
+            for part in tied
+            for name in part.names
+            if kind_of(owner_of(model, name)[0]) != "embedding"
+        }
+        beside = [p for p in parts if p.bias and p.name.rpartition(".")[0] in homes]
         return frozenset(part.name for part in (*tied, *beside)), True
     heads = _heads(parts)
     if heads:
@@ -101,10 +107,10 @@ def _outputs(parts: Sequence[Part], model: nn.Module) -> tuple[frozenset[str], b
     return names, sure and (deepest == 0 or _in_order(model))
 
 
-def _ties_a_head(part: Part) -> bool:
-    """Say whether one of the names of a table is not that of an embedding."""
-    return any(not re.search(r"emb|wte|table", name, re.IGNORECASE) for name in part.aliases) or (
-        any(HEAD.match(piece.lower()) for name in part.names for piece in name.split("."))
+def _ties_a_head(part: Part, model: nn.Module) -> bool:
+    """Say whether one of the modules that share a table is no embedding."""
+    return any(kind_of(owner_of(model, name)[0]) != "embedding" for name in part.names) or any(
+        HEAD.match(piece.lower()) for name in part.names for piece in name.split(".")
     )
 
 
@@ -202,7 +208,8 @@ def places(parts: Sequence[Part]) -> Mapping[str, frozenset[str]]:
         if not part.role:  # a part written by hand
             first, final = part.depth == 0, 0 < part.depth == deepest
         else:
-            first = part.depth == 0 or part.role in ("input", "both", "direct")
+            first = part.depth == 0 and part.role != "output"  # a tied head's bias reads nothing
+            first = first or part.role in ("input", "both", "direct")
             final = part.role in ("output", "both", "direct")
             final = final or (part.depth in last and part.depth > 0)
         words = {word for word, holds in (("input", first), ("output", final)) if holds}

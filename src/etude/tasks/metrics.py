@@ -41,8 +41,8 @@ class Metric:
             task with `step`, (model, batch).
         finish: The added-up sums -> the metric.
         maximize: Whether larger is better; None where nobody said.
-        whole: Whether the metric of a few samples says little of that of all, as an F1: then its
-            noise is told by leaving out slices, not by the slices' own values.
+        whole: Whether the metric of a few samples says little of that of all, as an F1 or R²: then
+            its noise is told by leaving out slices, not by the slices' own values.
     """
 
     name: str
@@ -119,16 +119,25 @@ def _mae(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _r2_sums(output: Tensor, target: Tensor) -> Tensor:
-    y = target.double()
-    residual = (_like(output, target, "r2").double() - y).square().sum()
-    count = torch.tensor(float(y.numel()), device=y.device).double()
-    return torch.stack([residual, y.sum(), y.square().sum(), count])
+    """Return residuals, targets and their squares, summed for each column, and the rows."""
+    columns = target.shape[1] if target.ndim == 2 else 1
+    y = target.double().reshape(-1, columns)
+    residual = (_like(output, target, "r2").double().reshape(-1, columns) - y).square()
+    sums = [part.sum(0) for part in (residual, y, y.square())]
+    return torch.cat([*sums, y.new_tensor([len(y)])])
 
 
 def _r2(sums: list[float]) -> float:
-    residual, total, squares, count = sums
-    spread = squares - total * total / count
-    return 1 - residual / spread if spread > 0 else math.nan
+    """Return the mean over the columns of 1 - residual / spread; one that is constant has none."""
+    rows, columns = sums[-1], len(sums) // 3
+    values = []
+    for residual, total, squares in zip(
+        sums[:columns], sums[columns : 2 * columns], sums[2 * columns : -1], strict=True
+    ):
+        spread = squares - total * total / rows
+        if spread > 0:
+            values.append(1 - residual / spread)
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def _perplexity_sums(output: Tensor, target: Tensor) -> Tensor:
@@ -173,7 +182,7 @@ METRICS: Mapping[str, AnyMetric] = {
         Metric("accuracy", _accuracy, _mean, maximize=True),
         Metric("mse", _mse, _mean, maximize=False),
         Metric("mae", _mae, _mean, maximize=False),
-        Metric("r2", _r2_sums, _r2, maximize=True),
+        Metric("r2", _r2_sums, _r2, maximize=True, whole=True),
         Metric("perplexity", _perplexity_sums, _perplexity, maximize=False),
         Metric("f1", classification.counts("f1"), classification.f1, maximize=True, whole=True),
         Metric(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from etude.tasks.divisors import DIVISORS, exact
 
 Weigh = Callable[[], "float | Tensor | None"]
 
@@ -47,18 +49,37 @@ class Scales(TorchFunctionMode):
         # By identity; the tensor is kept with the tag, so that no other can take its number.
         self._tags: dict[int, _Tag] = {}
         self._bare: dict[int, tuple[Tensor, Tensor]] = {}
-        self._mixed: dict[int, Tensor] = {}
+        self._mixed: dict[int, tuple[Tensor, bool]] = {}
+        self._zeros: dict[int, Tensor] = {}
+        self._over: dict[int, tuple[Tensor, Tensor]] = {}
+        self._inverse: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Call the function, then look at what it was."""
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         rule = _rules().get(func)
+        seen = args
+        if _changes(func, args):
+            seen = (self._before(args[0]), *args[1:])
+        result = func(*args, **kwargs)
         if rule is not None and isinstance(result, Tensor):
-            rule(self, result, args, kwargs)
+            rule(self, result, seen, kwargs)
         return result
+
+    def _before(self, scalar: Tensor) -> Tensor:
+        """Return a scalar as it is before it is changed in place, with all that is known of it."""
+        old = scalar.clone()
+        if (tag := self._tag(scalar)) is not None:
+            self._tags[id(old)] = replace(tag, tensor=old)
+        for table in (self._bare, self._over, self._inverse):
+            if (pair := table.pop(id(scalar), None)) is not None:
+                table[id(old)] = (old, pair[1])
+        if self._zeros.pop(id(scalar), None) is not None:
+            self._zeros[id(old)] = old
+        self._tags.pop(id(scalar), None)
+        return old
 
     def weight(self, result: Any) -> float | Tensor | None:
         """Return what a result was divided by; None where it is no mean that was seen."""
@@ -95,26 +116,61 @@ class Scales(TorchFunctionMode):
     def mean(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Tag a mean over everything with the number of elements."""
         source = _first(args, kwargs)
+        if result.ndim or id(source) in self._mixed:
+            return
+        count, over = float(source.numel()), self._divided(source)
+        if over is None:
+            self._set(result, lambda: count)
+        elif not self._is_sum(over):  # mean(loss · w / mean(w))
+            share = self._answers(over)
+            self._set(result, lambda: _product(count, share))
+
+    def nanmean(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Tag a mean over what is a number."""
+        source = _first(args, kwargs)
         if result.ndim == 0 and id(source) not in self._mixed:
-            count = float(source.numel())
+            count = (~source.isnan()).sum()
             self._set(result, lambda: count)
 
     def sum(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Tag a sum over everything."""
-        if result.ndim == 0 and id(_first(args, kwargs)) not in self._mixed:
+        """Tag a sum over everything, or over the products of two vectors."""
+        given = (*args, *kwargs.values())
+        sources = [value for value in given if isinstance(value, Tensor)]
+        if result.ndim or not all(self._adds_up(source) for source in sources):
+            return
+        over = [d for d in map(self._divided, sources) if d is not None]
+        if not over:
             self._set(result, None)
+        elif len(over) == 1 and self._is_sum(over[0]):  # sum(loss · w / sum(w))
+            weight = self._answers(over[0])
+            self._set(result, lambda: weight.reshape(()))
+
+    def zero(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note a sum over nothing yet, as a loop begins with."""
+        if result.numel() == 1:
+            self._zeros[id(result)] = result
+
+    def number(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note a 0 that is written as a tensor."""
+        value = args[0] if args else kwargs.get("data")
+        if _is_number(value) and value == 0:
+            self.zero(result, args, kwargs)
 
     def stack(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Note that the elements of a stack are losses themselves, each with a weight."""
         parts = args[0] if args else kwargs.get("tensors", ())
-        if any(self._tag(part) is not None for part in parts):
-            self._mixed[id(result)] = result
+        tags = [self._tag(part) for part in parts]
+        if any(tag is not None for tag in tags):
+            sums = all(tag is not None and tag.is_sum for tag in tags)
+            self._mixed[id(result)] = (result, sums)
 
     def same(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Pass a tag on: the same value in another type or shape, or with the other sign."""
         source = _first(args, kwargs)
         if (tag := self._tag(source)) is not None:
             self._set(result, tag.weight)
+        if (over := self._divided(source)) is not None:
+            self._over[id(result)] = (result, over)
         if result.numel() == 1 and (bare := self._bare.get(id(source))) is not None:
             self._bare[id(result)] = (result, bare[1])
 
@@ -128,14 +184,24 @@ class Scales(TorchFunctionMode):
         """A number times a mean is a mean over the same."""
         one, other = _two(args, kwargs)
         for tag, factor in ((self._tag(one), other), (self._tag(other), one)):
+            if tag is not None and (inverse := self._inverse.get(id(factor))) is not None:
+                return self._divide(result, tag, inverse[1], plain=True)
             if tag is not None and _is_number(factor):
                 inner = tag.again
                 again = None if inner is None else partial(_scaled, inner, factor)
                 self._set(result, tag.weight, again)
+        over = [d for d in map(self._divided, (one, other)) if d is not None]
+        if len(over) == 1 and result.numel() > 1:
+            self._over[id(result)] = (result, over[0])
 
     def add(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A mean plus a number, or plus another mean over the same, is a mean over the same."""
         one, other = _two(args, kwargs)
+        for zero, rest in ((one, other), (other, one)):
+            if self._is_zero(zero) and (tag := self._tag(rest)) is not None:
+                if tag.is_sum:  # a divisor too, kept away from 0 by nothing
+                    self.bounded(result, (rest,), {})
+                return self._set(result, tag.weight)
         tags = self._tag(one), self._tag(other)
         if tags[0] is not None and tags[1] is not None:
             self._sum_of(result, tags[0], tags[1])
@@ -162,18 +228,40 @@ class Scales(TorchFunctionMode):
     def divide(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A sum over a number, or over a tensor without gradient, is a mean over it."""
         total, divisor = _two(args, kwargs)
-        tag = self._tag(total)
-        if tag is None:
-            return
+        if (tag := self._tag(total)) is not None:
+            self._divide(result, tag, divisor)
+        elif _is_constant(divisor) and isinstance(total, Tensor) and total.numel() > 1:
+            self._spread(result, divisor)
+
+    def _spread(self, result: Tensor, divisor: Tensor) -> None:
+        """Remember of a tensor that its elements were divided by a sum or a mean."""
+        if self._tag(divisor) is not None or id(divisor) in self._bare:
+            self._over[id(result)] = (result, divisor)
+
+    def inverse(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Remember of what a number is the inverse."""
+        source, numerator = args[0], args[1] if len(args) > 1 else 1
+        if _is_constant(source) and _is_number(numerator) and numerator == 1:
+            self._inverse[id(result)] = (result, source)
+
+    def _divide(self, result: Tensor, tag: _Tag, divisor: Any, *, plain: bool = False) -> None:
+        """Tag what a sum or a mean becomes by a divisor.
+
+        Args:
+            result: The quotient.
+            tag: Of what was divided.
+            divisor: By what.
+            plain: Whether the quotient was computed in another way, so that it is kept as it is.
+        """
+        total = tag.tensor
         if tag.is_sum:
             if _is_number(divisor) and divisor >= 0:
                 self._set(result, lambda: float(divisor))
             elif _is_constant(divisor):
-                bare = self._under(divisor)
                 safe = torch.where(divisor == 0, torch.ones_like(divisor), divisor)
-                # What keeps a divisor away from 0 adds no answer where there is none.
-                weight = torch.where(bare == 0, torch.zeros_like(divisor), divisor)
-                self._set(result, lambda: weight.reshape(()), lambda: total / safe)
+                weight = self._answers(divisor)
+                again = None if plain else lambda: total / safe
+                self._set(result, lambda: weight.reshape(()), again)
         elif _is_number(divisor):
             inner_mean = tag.again
             again = None
@@ -185,6 +273,26 @@ class Scales(TorchFunctionMode):
             inner = tag.weight
             assert inner is not None
             self._set(result, lambda: _product(inner(), self._under(divisor)))
+
+    def _answers(self, divisor: Tensor) -> Tensor:
+        """Return a divisor as a weight: what keeps it away from 0 adds no answer."""
+        return torch.where(self._under(divisor) == 0, torch.zeros_like(divisor), divisor)
+
+    def _is_sum(self, divisor: Tensor) -> bool:
+        tag = self._tag(divisor) or self._tag(self._under(divisor))
+        return tag is not None and tag.is_sum
+
+    def _is_zero(self, value: Any) -> bool:
+        return (_is_number(value) and value == 0) or self._zeros.get(id(value)) is value
+
+    def _adds_up(self, source: Tensor) -> bool:
+        """Say whether the sum of a tensor's elements is one of sums, or of what is no loss yet."""
+        return self._mixed.get(id(source), (source, True))[1]
+
+    def _divided(self, value: Any) -> Tensor | None:
+        """Return the number that a tensor's elements, or one of their factors, were divided by."""
+        kept = self._over.get(id(value))
+        return kept[1] if kept is not None and kept[0] is value else None
 
     def _under(self, divisor: Tensor) -> Tensor:
         kept = self._bare.get(id(divisor))
@@ -207,6 +315,19 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _changes(func: Any, args: tuple[Any, ...]) -> bool:
+    """Say whether a call changes a scalar in place."""
+    name = getattr(func, "__name__", "")
+    return (
+        name.endswith("_")
+        and not name.endswith("__")
+        and name != "requires_grad_"
+        and bool(args)
+        and isinstance(args[0], Tensor)
+        and args[0].numel() == 1
+    )
+
+
 def _is_constant(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad
 
@@ -223,66 +344,8 @@ def _equal(one: float | Tensor | None, other: float | Tensor | None) -> bool:
 
 
 def _product(count: float | Tensor | None, share: Tensor) -> Tensor | None:
-    return None if count is None else _exact(share.detach().reshape(())) * count
+    return None if count is None else exact(share.detach().reshape(())) * count
 
-
-def _exact(weights: Tensor) -> Tensor:
-    """Return numbers in double precision, where the device has it."""
-    return weights if weights.device.type == "mps" else weights.double()
-
-
-# ---- the losses of torch ---------------------------------------------------------------------
-
-
-def _labels(given: Mapping[str, Any]) -> float | Tensor:
-    """Cross-entropy and the negative log-likelihood: Σ of the weights of the answered labels."""
-    scores: Tensor = given["input"]
-    target: Tensor = given["target"]
-    weight: Tensor | None = given.get("weight")
-    if target.is_floating_point():  # probabilities of the classes: a mean over the places
-        return float(scores.numel() / scores.shape[1 if scores.ndim > 1 else 0])
-    answered: Tensor = target != given.get("ignore_index", -100)
-    if weight is None:
-        return answered.sum()
-    return (_exact(weight[torch.where(answered, target, 0)]) * answered).sum()
-
-
-def _elements(given: Mapping[str, Any]) -> float | Tensor:
-    one, _ = torch.broadcast_tensors(given["input"], given["target"])  # type: ignore[no-untyped-call]
-    return float(one.numel())
-
-
-def _by_elements_or_weight(given: Mapping[str, Any]) -> float | Tensor:
-    weight = given.get("weight")
-    return _elements(given) if weight is None else _exact(weight.detach()).sum()
-
-
-def _divergence(given: Mapping[str, Any]) -> float | Tensor:
-    scores = given["input"]
-    return float(scores.shape[0]) if given["reduction"] == "batchmean" else _elements(given)
-
-
-def _sequences(given: Mapping[str, Any]) -> float | Tensor:
-    """CTC divides each sequence by its target's length, then takes the mean over the batch."""
-    scores = given["log_probs"]
-    return float(scores.shape[1] if scores.ndim == 3 else 1)
-
-
-_LOSSES: Mapping[str, Callable[[Mapping[str, Any]], float | Tensor]] = {
-    "cross_entropy": _labels,
-    "nll_loss": _labels,
-    "binary_cross_entropy": _elements,  # weights scale the terms, and the mean is over all
-    "binary_cross_entropy_with_logits": _elements,
-    "mse_loss": _by_elements_or_weight,
-    "l1_loss": _by_elements_or_weight,
-    "smooth_l1_loss": _elements,
-    "huber_loss": _elements,
-    "gaussian_nll_loss": _elements,
-    "poisson_nll_loss": _elements,
-    "soft_margin_loss": _elements,
-    "kl_div": _divergence,
-    "ctc_loss": _sequences,
-}
 
 Rule = Callable[[Scales, Tensor, tuple[Any, ...], Mapping[str, Any]], None]
 
@@ -297,7 +360,7 @@ def _loss_rule(name: str) -> Rule:
         given.setdefault("reduction", "mean")
         if given.get("size_average") is None and given.get("reduce") is None:
             reduction = str(given["reduction"]).replace("batchmean", "mean")
-            scales.known_loss(result, lambda: _LOSSES[name](given), reduction)
+            scales.known_loss(result, lambda: DIVISORS[name](given), reduction)
 
     return rule
 
@@ -305,17 +368,24 @@ def _loss_rule(name: str) -> Rule:
 @cache
 def _rules() -> Mapping[Any, Rule]:
     """Return what to do after each function of torch that matters."""
-    rules: dict[Any, Rule] = {getattr(F, name): _loss_rule(name) for name in _LOSSES}
+    rules: dict[Any, Rule] = {getattr(F, name): _loss_rule(name) for name in DIVISORS}
     for rule, names in (
         (Scales.mean, ("mean",)),
-        (Scales.sum, ("sum", "dot", "nansum")),
+        (Scales.nanmean, ("nanmean",)),
+        (Scales.sum, ("sum", "dot", "vdot", "inner", "nansum", "matmul", "__matmul__", "einsum")),
         (Scales.stack, ("stack", "cat", "hstack")),
-        (Scales.same, ("float", "double", "to", "type", "reshape", "view", "squeeze", "clone")),
-        (Scales.same, ("neg", "negative", "__neg__", "detach", "contiguous", "flatten")),
+        (Scales.zero, ("zeros", "zeros_like", "new_zeros")),
+        (Scales.number, ("tensor", "scalar_tensor")),
+        (Scales.same, ("float", "double", "to", "type", "reshape", "view", "view_as", "squeeze")),
+        (Scales.same, ("neg", "negative", "__neg__", "detach", "contiguous", "flatten", "clone")),
         (Scales.bounded, ("clamp_min", "clamp", "clip", "maximum", "max")),
-        (Scales.scale, ("mul", "multiply", "__mul__", "__rmul__", "mul_")),
+        (Scales.bounded, ("clamp_min_", "clamp_", "clip_")),
+        (Scales.scale, ("mul", "multiply", "__mul__", "__rmul__", "mul_", "multiply_")),
         (Scales.add, ("add", "__add__", "__radd__", "sub", "__sub__", "__rsub__", "rsub")),
-        (Scales.divide, ("div", "divide", "true_divide", "__truediv__", "__div__", "div_")),
+        (Scales.add, ("add_", "sub_", "subtract", "subtract_")),
+        (Scales.divide, ("div", "divide", "true_divide", "__truediv__", "__div__")),
+        (Scales.divide, ("div_", "divide_", "true_divide_")),
+        (Scales.inverse, ("reciprocal", "__rtruediv__", "__rdiv__")),
     ):
         for name in names:
             for home in (torch, Tensor):
