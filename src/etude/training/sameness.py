@@ -36,7 +36,7 @@ def check(folder: Path, parts: Parts, step: int, *, accept: bool) -> None:
     if not path.exists():
         keep(folder, parts)
         return
-    table = files.read_table(path, "the digests")
+    table = files.read_table(path, "the file of digests")
     kept, accepted = read_parts(table.get("parts"), path), table.get("accepted", [])
     found = refuse_changed(folder, kept, parts, accept=accept)
     if found:
