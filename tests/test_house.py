@@ -53,7 +53,7 @@ LONGEST_FILE = 450
 LONGEST_FUNCTION = 70
 
 
-ANNEXES = {"pytorch_code": "recipe"}
+ANNEXES = {"pytorch_code": "recipe", "recipe_text": "recipe"}
 """Files that stand beside a room and belong to it."""
 
 

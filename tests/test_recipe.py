@@ -332,3 +332,17 @@ def test_the_plain_form_is_json_without_a_reader_of_ours():
     plain = json.loads(Recipe(optimizer={"name": "adamw", "betas": (0.8, 0.9)}).to_json())
     assert plain["optimizer"] == {"name": "adamw", "betas": [0.8, 0.9]}
     assert plain["version"] == 1
+
+
+def test_a_huge_recipe_is_refused_at_once(tmp_path):
+    """A stranger's file must not keep the machine busy."""
+    many = tmp_path / "many.toml"
+    many.write_text("\n".join(f"k{i} = 1" for i in range(100_000)))
+    with pytest.raises(StorageError, match="at most 1,048,576 are read"):
+        Recipe.load(many)
+    many.write_text("\n".join(f"k{i} = 1" for i in range(20_000)))
+    with pytest.raises(RecipeError, match=r"unknown field 'k0'.*and 19,997 more mistakes"):
+        Recipe.load(many)
+    many.write_text(".".join(["a"] * 100_000) + " = 1")
+    with pytest.raises(RecipeError, match="a line with more than 1,000 dots"):
+        Recipe.load(many)

@@ -136,13 +136,13 @@ def regular(path: Path, what: str, most: int | None = None) -> Path:
     return path
 
 
-def read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str, most: int = LARGEST_TEXT) -> str:
     """Read a text file, or raise an error that says what was looked for.
 
     Raises:
-        StorageError: If it is missing, not readable as text, or larger than 256 MiB.
+        StorageError: If it is missing, not readable as text, or larger than `most` bytes.
     """
-    regular(path, what, LARGEST_TEXT)
+    regular(path, what, most)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +30,7 @@ from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.hyperparameters import Number
+from etude.recipe_text import LARGEST, RecipeError, json_table, toml_table
 from etude.schedules import Clock, Schedule, parse
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ CLIPPING = ("clip_norm", "clip_value", "clip_adaptive", "clip_percentile")
 """The fields that bound the gradient."""
 
 
-class RecipeError(BadValueError):
-    """A field of a recipe is unknown, of the wrong kind, or out of bounds."""
+TOLD = 3
+"""Mistakes that are told at once."""
 
 
 def _schedule(value: object) -> Schedule:
@@ -188,7 +188,10 @@ class Recipe(BaseModel):
         try:
             super().__init__(**{**usual(fields.get("optimizer")), **fields})
         except ValidationError as error:
-            raise RecipeError("; ".join(map(_explain, error.errors()))) from None
+            told = [_explain(one) for one in error.errors(include_url=False)[:TOLD]]
+            more = error.error_count() - len(told)
+            rest = [f"and {more:,} more mistakes"] if more else []
+            raise RecipeError("; ".join(told + rest)) from None
 
     @field_validator("schedules", mode="after")
     @classmethod
@@ -320,7 +323,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If the text is damaged, has an unknown key, or is of a newer version.
         """
-        return cls._from_table(_json_table(text))
+        return cls._from_table(json_table(text))
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
@@ -329,7 +332,7 @@ class Recipe(BaseModel):
         Raises:
             RecipeError: If the text is damaged, has an unknown key, or is of a newer version.
         """
-        return cls._from_table(_toml_table(text))
+        return cls._from_table(toml_table(text))
 
     @classmethod
     def _from_table(cls, table: dict[str, Any]) -> Self:
@@ -349,8 +352,8 @@ class Recipe(BaseModel):
             RecipeError: If what it holds is not a recipe; the message names the file.
         """
         path = Path(path)
-        text = files.read_text(path, "the recipe")
-        read = _json_table if path.suffix == ".json" else _toml_table
+        text = files.read_text(path, "the recipe", LARGEST)
+        read = json_table if path.suffix == ".json" else toml_table
         try:
             table = read(text)
             if not set(table) - {"version"}:
@@ -398,27 +401,6 @@ class Recipe(BaseModel):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_json, (self.to_json(),)
-
-
-def _json_table(text: str) -> dict[str, Any]:
-    """Read a recipe's fields from JSON."""
-    try:
-        table = files.parse_json(text)
-    except ValueError as error:
-        raise RecipeError(f"the recipe is not valid JSON: {error}") from error
-    if not isinstance(table, dict):
-        raise RecipeError(f"a recipe is a table of fields, not a {type(table).__name__}")
-    return table
-
-
-def _toml_table(text: str) -> dict[str, Any]:
-    """Read a recipe's fields from TOML."""
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise RecipeError("the recipe is not valid TOML: it is nested too deep") from None
-    except ValueError as error:
-        raise RecipeError(f"the recipe is not valid TOML: {error}") from error
 
 
 def usual(optimizer: object) -> dict[str, Any]:

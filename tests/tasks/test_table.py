@@ -6,7 +6,7 @@ import torch
 
 from etude.errors import BadTypeError, BadValueError, UnknownNameError
 from etude.recipe import Recipe
-from etude.tasks import Task, get, rows
+from etude.tasks import Task, get, load, rows
 
 BUNDLED = [row for row in rows() if "bundled" in row.factory.data]
 NAMES = [row.name for row in BUNDLED]
@@ -181,3 +181,15 @@ def test_the_room_offers_its_names():
         assert getattr(etude.tasks, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'tsak'"):
         _ = etude.tasks.tsak
+
+
+@pytest.mark.parametrize("name", ["self", "name", "reference", "options"])
+def test_an_option_of_any_name_is_an_option(name):
+    with pytest.raises(UnknownNameError, match=f"option of task 'cancer-mlp' '{name}'"):
+        load("cancer-mlp", **{name: 1})
+
+
+def test_a_size_beyond_any_memory_is_refused_in_one_line():
+    with pytest.raises(BadValueError, match="give a whole number, from 1 to 2147483648") as caught:
+        load("cancer-mlp", width=10**400)
+    assert "\n" not in str(caught.value)

@@ -52,7 +52,7 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="A field of the recipe, repeatable: lr=0.01, clip_norm=1, optimizer.momentum=0.9.",
+        help="A field of the recipe, repeatable: clip_norm=1, l2=1e-4, optimizer.momentum=0.9.",
     ),
 ]
 Optimizer = Annotated[str | None, typer.Option(help="The optimizer's name.")]

@@ -59,11 +59,11 @@ def edge(
     device: choices.Device = None,
     json: choices.Json = False,
 ) -> None:
-    """Double TASK's rate until training breaks; hold that against what curvature predicts.
+    """Double TASK's rate until training breaks; compare that with what curvature predicts.
 
     Every probe starts from the same weights and batches and follows the first updates of the
-    recipe's own schedule. The sharpness is the largest eigenvalue of the Hessian, behind the
-    optimizer's own second moment where it has one.
+    recipe's own schedule. The sharpness is the largest eigenvalue of the Hessian, preconditioned by
+    the optimizer's own second moment where it has one.
     """
     from etude.tuning.edge import edge as measure
 

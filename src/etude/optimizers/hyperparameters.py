@@ -177,7 +177,7 @@ class Selectors:
         if isinstance(value, Mapping) and set(value) == {"exclude"}:
             mark, listed = EXCEPT, value["exclude"]
         if not isinstance(listed, (tuple, list)) or not all(isinstance(v, str) for v in listed):
-            raise BadTypeError(f"{name}={value!r} says not which tensors: give {self.bounds}")
+            raise BadTypeError(f"{name}={value!r} does not say which tensors: give {self.bounds}")
         found = tuple(f"{mark}{text.strip()}" for text in listed)
         if not found or not all(text.removeprefix(EXCEPT) for text in found):
             raise BadValueError(f"{name}={value!r} names no tensor: give {self.bounds}")

@@ -41,7 +41,7 @@ class Traits:
         lazy: Whether the model makes sparse gradients.
         noise: Gradient noise scale, in samples; infinite if no signal was seen.
         bursts: Largest over median gradient norm.
-        sharpness: Largest eigenvalue of the Hessian; NaN where it could not be had.
+        sharpness: Largest eigenvalue of the Hessian; NaN where it could not be measured.
         spread: It over the root mean square of all eigenvalues.
         negative: The most negative eigenvalue over the largest, at most 0.
     """

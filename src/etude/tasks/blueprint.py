@@ -57,13 +57,13 @@ class Blueprint:
         own |= {k: v for k, v in of_model.items() if k not in FACTS}
         return own | dict(self.preset)
 
-    def __call__(self, **options: Any) -> Task:
+    def __call__(self, /, **options: Any) -> Task:
         """Return the task, with `options` passed on to the data or the model.
 
         Raises:
             UnknownNameError: If an option is known to neither.
             BadValueError: If an option's value is out of bounds; the model is built once to see.
-            TaskError: If the data cannot be had.
+            TaskError: If the data cannot be fetched or read.
         """
         from etude.randomness import random_state_kept
         from etude.tasks.task import Task
@@ -88,7 +88,7 @@ class Blueprint:
                     raise
                 raise TaskError(
                     f"the model of task {self.name!r} cannot be built with these options: "
-                    f"{str(error) or type(error).__name__}"
+                    f"{next(iter(str(error).splitlines()), type(error).__name__)}"
                 ) from error
         return Task(
             name=self.name,

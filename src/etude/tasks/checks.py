@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, shown
+
+LARGEST = 2**31
 
 
 def whole(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:
@@ -14,7 +16,7 @@ def whole(name: str, value: object, *, least: int = 1, most: int | None = None) 
         name: The option's name, for the message.
         value: What was given; a bool is not a number.
         least: The smallest value allowed.
-        most: The largest value allowed; None for no bound.
+        most: The largest value allowed; None for 2³¹, beyond which no size fits a memory.
 
     Raises:
         BadTypeError: If it is not an int.
@@ -28,8 +30,10 @@ def whole(name: str, value: object, *, least: int = 1, most: int | None = None) 
         raise BadTypeError(
             f"{name}={value!r} is a {type(value).__name__}: give a whole number, {bound}"
         )
-    if value < least or (most is not None and value > most):
-        raise BadValueError(f"{name}={value} is out of bounds: give a whole number, {bound}")
+    if most is None and value > LARGEST:
+        bound = f"from {least} to {LARGEST}"
+    if not least <= value <= (LARGEST if most is None else most):
+        raise BadValueError(f"{name}={shown(value)} is out of bounds: give a whole number, {bound}")
     return value
 
 

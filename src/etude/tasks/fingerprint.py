@@ -8,13 +8,22 @@ import hashlib
 import inspect
 import struct
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 
 from etude.randomness import random_state_kept
 from etude.tasks.data import Data, DatasetData, TensorData
@@ -41,9 +50,10 @@ def fingerprint(task: Task) -> dict[str, str | None]:
 
     Tensors are read whole (the largest in blocks), of a Dataset eight items, of an
     IterableDataset nothing: None. Of code the compiled form counts, without comments and line
-    numbers, with the constants, the values it closes over and the functions of the same file that
-    it calls; of the model also its modules and the shapes of its parameters, and where the
-    task's model is a network, not a function, its weights.
+    numbers, with the constants, the values it closes over or reads from its file, and the
+    functions of the same file that it calls; lists, tables and tensors that it changes itself do
+    not count. Of the model also its modules and the shapes of its parameters, and where the task's
+    model is a network, not a function, its weights.
 
     Args:
         task: As the user gave it.
@@ -157,8 +167,24 @@ def _of_data(data: Data) -> str | None:
     if isinstance(data, LoaderData) and not isinstance(data, IterableData):
         if data.samples is None:
             return None
-        return _sampled(data.loader.dataset, data.loader.batch_size, data.loader.drop_last)
+        loader = data.loader
+        held = (loader.sampler, loader.batch_sampler, loader.collate_fn)
+        way = _digest(lambda put: _put_drawing(put, held))
+        return _sampled(loader.dataset, loader.batch_size, loader.drop_last, way)
     return None
+
+
+def _put_drawing(put: _Put, parts: Iterable[Any]) -> None:
+    """Take in what draws and joins samples: its kind and settings, not the data it holds."""
+    for part in parts:
+        if not isinstance(part, Sampler):
+            _put_object(put, part, 0)
+            continue
+        put.text(type(part).__module__, type(part).__qualname__)
+        for name, one in sorted(vars(part).items()):
+            if isinstance(one, (Tensor, np.ndarray, bool, int, float, str, list, tuple)):
+                put.text(name)
+                put.value(one)
 
 
 def _sampled(dataset: Any, *also: object) -> str | None:
@@ -228,7 +254,8 @@ def _put_object(put: _Put, value: Any, depth: int) -> None:
         if not _foreign(value.__module__):
             for name, member in sorted(vars(value).items()):
                 inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
-                if isinstance(inner, FunctionType):
+                setting = isinstance(inner, (bool, int, float, str, tuple))
+                if isinstance(inner, FunctionType) or (setting and not name.startswith("__")):
                     put.text(name)
                     _put_object(put, inner, depth + 1)
     elif isinstance(value, nn.Module):
@@ -242,13 +269,37 @@ def _put_object(put: _Put, value: Any, depth: int) -> None:
         put.text(type(value).__name__, len(value))
         for one in value:
             _put_object(put, one, depth + 1)
+    elif isinstance(value, Mapping):
+        put.text("mapping", len(value))
+        for key, one in value.items():
+            put.text(repr(key) if isinstance(key, SIMPLE) else type(key).__qualname__)
+            _put_object(put, one, depth + 1)
+    elif isinstance(value, (set, frozenset)):
+        put.text("set", *sorted(repr(one) for one in value if isinstance(one, SIMPLE)))
     elif inspect.isbuiltin(value) or isinstance(value, ModuleType):
-        put.text(getattr(value, "__module__", ""), getattr(value, "__qualname__", ""))
+        put.text(getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
     else:
         _put_object(put, type(value), depth + 1)
-        for name, one in sorted(getattr(value, "__dict__", {}).items()):
+        for name, one in _attributes(value):
             put.text(name)
             _put_object(put, one, depth + 1)
+
+
+SIMPLE = (bool, int, float, complex, str, bytes, type(None))
+"""What reads the same in every process."""
+
+
+def _attributes(value: object) -> list[tuple[str, Any]]:
+    """Return what an object holds, in `__dict__` or in slots, by name."""
+    slots = [name for one in type(value).__mro__ for name in _slots(one) if hasattr(value, name)]
+    return sorted(
+        {**getattr(value, "__dict__", {}), **{n: getattr(value, n) for n in slots}}.items()
+    )
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _put_function(put: _Put, function: FunctionType, depth: int) -> None:
@@ -261,23 +312,75 @@ def _put_function(put: _Put, function: FunctionType, depth: int) -> None:
     for name, default in (function.__kwdefaults__ or {}).items():
         put.text(name)
         _put_object(put, default, depth + 1)
+    changes = _changes(function.__code__)
     for cell in function.__closure__ or ():
         try:
             content = cell.cell_contents
         except ValueError:  # not assigned yet
             continue
-        if not isinstance(content, nn.Module):  # its weights may move while it trains
-            _put_object(put, content, depth + 1)
+        if not (changes and isinstance(content, MUTABLE)):
+            _put_held(put, content, depth)
     read, stored = _globals(function.__code__)
     for name in sorted(read - stored):
         value = function.__globals__.get(name)
-        if isinstance(value, (FunctionType, type)):
-            # What other files define is their own; a changed version of it is not looked for.
-            if value.__module__ == function.__module__:
-                put.text(name)
-                _put_object(put, value, depth + 1)
-        elif isinstance(value, (bool, int, float, str)):
-            put.text(name, repr(value))
+        if _kept(value, function.__module__) and not (changes and isinstance(value, MUTABLE)):
+            put.text(name)
+            _put_global(put, value, function.__module__, depth)
+
+
+MUTABLE = (list, dict, set, Tensor, np.ndarray)
+"""What code may change while it runs: then its content is no part of what the code is."""
+
+KEPT = (
+    *(FunctionType, BuiltinFunctionType, type, functools.partial, nn.Module, SimpleNamespace),
+    *(Namespace, bool, int, float, complex, str, bytes, tuple, frozenset, *MUTABLE),
+)
+"""What is taken in where a function reads it from its file."""
+
+
+def _kept(value: Any, module: str | None) -> bool:
+    """Return whether what a function reads is taken in: plain values, and what the file defines."""
+    own = callable(value) and type(value).__module__ == module
+    return own or isinstance(value, KEPT)
+
+
+CHANGING = {
+    *("append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse", "add", "discard"),
+    *("update", "setdefault", "popitem"),
+}
+"""Methods that change a list, a table or a set."""
+
+
+def _put_global(put: _Put, value: Any, module: str | None, depth: int) -> None:
+    """Take in what a function reads from its file; of what other files define, which it is."""
+    if isinstance(value, (FunctionType, type)) and value.__module__ != module:
+        put.text(value.__module__, value.__qualname__)
+    else:
+        _put_held(put, value, depth)
+
+
+def _put_held(put: _Put, value: Any, depth: int) -> None:
+    """Take in what a function holds; of a network what does not move while it trains."""
+    if not isinstance(value, nn.Module) or next(value.parameters(), None) is None:
+        _put_object(put, value, depth + 1)
+        return
+    for name, parameter in value.named_parameters():
+        put.text(name, tuple(parameter.shape))
+        if not parameter.requires_grad:
+            put.tensor(parameter)
+
+
+def _changes(code: CodeType) -> bool:
+    """Return whether code may change a list, a table or a tensor in place."""
+    in_place = any(
+        name in CHANGING or (name.endswith("_") and not name.endswith("__"))
+        for name in code.co_names
+    )
+    stores = any(
+        one.opname in ("STORE_SUBSCR", "DELETE_SUBSCR") for one in dis.get_instructions(code)
+    )
+    inner = (one for one in code.co_consts if isinstance(one, CodeType))
+    return in_place or stores or any(map(_changes, inner))
 
 
 def _put_code(put: _Put, code: CodeType) -> None:

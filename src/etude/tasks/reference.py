@@ -21,7 +21,7 @@ from etude.tasks.table import get
 from etude.tasks.task import Task
 
 
-def load(reference: str, **options: Any) -> Task:
+def load(reference: str, /, **options: Any) -> Task:
     """Return the task that a reference names.
 
     Args:

@@ -40,7 +40,7 @@ class Data(ABC):
 
     @abstractmethod
     def check(self, batch_size: int | None) -> int:
-        """Return the batch size in force, or raise where the wanted one cannot be had."""
+        """Return the batch size in force, or raise where the wanted one is not possible."""
 
     @abstractmethod
     def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:

@@ -340,7 +340,7 @@ def rows() -> tuple[TaskRow, ...]:
     return tuple(_ROWS.values())
 
 
-def get(name: str, **options: Any) -> Task:
+def get(name: str, /, **options: Any) -> Task:
     """Return the task called `name`.
 
     Args:
@@ -350,7 +350,7 @@ def get(name: str, **options: Any) -> Task:
     Raises:
         UnknownNameError: If the name, or an option, is unknown.
         BadValueError: If an option's value is out of bounds.
-        TaskError: If the data cannot be had.
+        TaskError: If the data cannot be fetched or read.
 
     >>> task = get("digits-mlp", width=32)
     >>> sum(p.numel() for p in task.build().parameters())

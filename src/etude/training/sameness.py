@@ -8,9 +8,11 @@ from typing import Any
 
 from etude import files
 from etude.errors import StorageError
-from etude.tasks.fingerprint import Parts, changed
+from etude.tasks.fingerprint import DATA, Parts, changed
 
 FINGERPRINT = "fingerprint.json"
+
+SEED = " (data drawn at random needs a fixed seed, such as torch.manual_seed(0) before it)"
 
 
 def keep(folder: Path, parts: Parts) -> None:
@@ -36,7 +38,7 @@ def check(folder: Path, parts: Parts, step: int, *, accept: bool) -> None:
     if not path.exists():
         keep(folder, parts)
         return
-    table = files.read_table(path, "the digests")
+    table = files.read_table(path, "the file of digests")
     kept, accepted = read_parts(table.get("parts"), path), table.get("accepted", [])
     found = refuse_changed(folder, kept, parts, accept=accept)
     if found:
@@ -54,9 +56,9 @@ def refuse_changed(folder: Path, kept: Parts, now: Parts, *, accept: bool) -> li
     if found and not accept:
         raise StorageError(
             f"{str(folder)!r} was begun with another task: other "
-            f"{' and '.join(map(_told, found))}. Put back what it was, begin "
-            "anew in another folder, or go on all the same with "
-            "accept_changes=True (--accept-changes)"
+            f"{' and '.join(map(_told, found))}. Put back what it was"
+            f"{SEED if set(found) & set(DATA) else ''}, begin anew in another folder, or go on all "
+            "the same with accept_changes=True (--accept-changes)"
         )
     return found
 

@@ -1,0 +1,42 @@
+"""A recipe's text, TOML or JSON, as a table of fields; it may come from a stranger."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+from etude import files
+from etude.errors import BadValueError
+
+LARGEST = 2**20
+"""Bytes of the largest recipe file that is read."""
+
+MOST_DOTS = 1_000
+"""In one line of TOML: the time to read a key grows with the square of its parts."""
+
+
+class RecipeError(BadValueError):
+    """A field of a recipe is unknown, of the wrong kind, or out of bounds."""
+
+
+def json_table(text: str) -> dict[str, Any]:
+    """Read a recipe's fields from JSON."""
+    try:
+        table = files.parse_json(text)
+    except ValueError as error:
+        raise RecipeError(f"the recipe is not valid JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise RecipeError(f"a recipe is a table of fields, not a {type(table).__name__}")
+    return table
+
+
+def toml_table(text: str) -> dict[str, Any]:
+    """Read a recipe's fields from TOML."""
+    if any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+        raise RecipeError(f"the recipe has a line with more than {MOST_DOTS:,} dots: break it up")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise RecipeError("the recipe is not valid TOML: it is nested too deep") from None
+    except ValueError as error:
+        raise RecipeError(f"the recipe is not valid TOML: {error}") from error
