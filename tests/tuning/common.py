@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from typing import Any
 
 import torch
@@ -53,3 +55,17 @@ def facts(result: TuneResult) -> dict[str, Any]:
 
 def same(one: TuneResult, two: TuneResult) -> bool:
     return facts(one) == facts(two)
+
+
+def beats_a_constant(best: TuneResult) -> bool:
+    """Say whether the chosen rate's last losses are below a constant's, by 2 errors and 0.5%."""
+    own = next(t for t in best.trials if t.lr == best.lr).record.evaluations[-1]
+    floor = best.constant
+    gains = [b - a for a, b in zip(own.parts, floor.parts, strict=True)]
+    error = statistics.stdev(gains) / math.sqrt(len(gains))
+    return floor.loss - own.loss > max(2 * error, 0.005 * abs(floor.loss))
+
+
+def said_of_a_constant(best: TuneResult) -> bool:
+    """Say whether the outcome tells rightly that the best is no better than a constant, or is."""
+    return (best.outcome == "no better than a constant") != beats_a_constant(best)

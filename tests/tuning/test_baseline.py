@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import binary_cross_entropy, cross_entropy, mse_loss
 
 from etude import Recipe, Task, tune
 from etude.training.run import Run
@@ -39,6 +39,50 @@ def test_the_best_constant_of_the_cross_entropy_is_the_entropy_of_the_classes():
     assert score.loss == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75), rel=1e-3)
 
 
+class RaisedError(Exception):
+    """What a user's loss may raise."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError, RaisedError])
+def test_a_loss_that_refuses_the_constant_alone_leaves_no_constant_to_compare_with(kind):
+    """The network's rows differ, a constant's do not."""
+
+    def picky(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if bool((output == output[:1]).all()):
+            raise kind("rows must differ")
+        return mse_loss(output, target)
+
+    x = inputs()
+    task = Task(nn.Linear(4, 1), (x, x[:, :1]), valid=(x, x[:, :1]), loss=picky)
+    assert constant_score(Run(task, STEPS)) is None
+
+
+def test_a_loss_that_refuses_some_values_keeps_the_best_that_it_took():
+    """The best constant of BCE on targets that are all 1 lies at the end of its domain."""
+    x, y = inputs(), (torch.arange(64) % 8 != 0).float()[:, None]
+    net = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid())
+    task = Task(net, (x, y), valid=(x, y), loss=binary_cross_entropy)
+    score = constant_score(Run(task, STEPS))
+    assert score is not None
+    assert score.loss == pytest.approx(-(7 / 8) * math.log(7 / 8) - math.log(1 / 8) / 8, rel=0.02)
+
+
+@pytest.mark.parametrize("call", [2, 30])
+def test_an_error_that_comes_and_goes_is_the_users_and_passes(call):
+    calls = []
+
+    def breaks(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == call:
+            raise RaisedError("the user's own")
+        return mse_loss(output, target)
+
+    x = inputs()
+    task = Task(nn.Linear(4, 1), (x, x[:, :1]), valid=(x, x[:, :1]), loss=breaks)
+    with pytest.raises(Exception, match="the user's own"):
+        constant_score(Run(task, STEPS))
+
+
 def test_a_common_update_is_one_that_no_run_gets_past():
     broke = [End(1.0, 7, True), End(0.1, 7, True)]
     assert common_update([*broke, End(0.01, 7, False)]) == 7
@@ -49,9 +93,13 @@ def test_a_common_update_is_one_that_no_run_gets_past():
 
 @pytest.mark.parametrize("budget", [1.5, 3.0])
 def test_a_batch_that_breaks_every_rate_is_named_and_no_edge_is_claimed(budget):
-    y = torch.arange(64) % 3
-    hidden = torch.where(torch.arange(64) < 20, -100, y)
-    task = Task(nn.Linear(4, 3), (inputs(), hidden), valid=(inputs(), y), loss=cross_entropy)
+    def spread(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """A loss that is infinite on a batch whose targets are all the same."""
+        return mse_loss(output, target) * (2 - target.std().log())
+
+    x = inputs()
+    y = x[:, :1].round()
+    task = Task(nn.Linear(4, 1), (x, y), valid=(x, y), loss=spread)
     recipe = Recipe(optimizer="adamw", steps=40, batch_size=2)
     fault = next(u for u in range(1, 40) if bad_batch(Run(task, recipe), u))
     best = tune(task, recipe, budget, progress=False)
@@ -59,6 +107,15 @@ def test_a_batch_that_breaks_every_rate_is_named_and_no_edge_is_claimed(budget):
     assert best.stable_below is None
     assert f"update {fault} broke there" in best.advice()
     assert "it holds the training rows" in best.advice()
+
+
+def test_a_batch_without_an_answered_target_breaks_nothing_and_is_no_fault():
+    """Its weight is 0, and so is its gradient."""
+    y = torch.arange(64) % 3
+    hidden = torch.where(torch.arange(64) < 40, -100, y)
+    task = Task(nn.Linear(4, 3), (inputs(), hidden), valid=(inputs(), y), loss=cross_entropy)
+    recipe = Recipe(optimizer="adamw", steps=40, batch_size=2)
+    assert not any(bad_batch(Run(task, recipe), u) for u in range(40))
 
 
 def test_scales_and_classes_are_remarked_on():

@@ -22,7 +22,7 @@ from etude.tuning.folds import folds_of
 from etude.tuning.goal import Goal, mean
 from etude.tuning.result import tie
 
-from .common import BASE, data, mlp, noisy, quick, same, task, weights
+from .common import BASE, data, mlp, noisy, quick, said_of_a_constant, same, task, weights
 
 # ---- the metric --------------------------------------------------------------------------
 
@@ -266,7 +266,12 @@ def test_folds_that_stop_early_are_judged_by_their_mean_where_each_stopped():
     of = apart()
     recipe = BASE.replace(steps=160, early_stopping=2, lr=0.05, schedule="constant()")
     best = quick(of, recipe, 5.0, folds=3)
-    assert best.outcome in ("found", "at an edge")
+    assert said_of_a_constant(best)
+    assert best.outcome in ("found", "at an edge", "no better than a constant")
+    if best.outcome == "no better than a constant":
+        own = next(t for t in best.trials if t.lr == best.lr).record.evaluations[-1].loss
+        assert f"loss, the mean over 3 folds, is {own:.4g}, an output" in best.advice()
+        assert f"for every input gives {best.constant.loss:.4g}," in best.advice()
     assert best.cost <= 5.0
     assert best.trials[0].record.evaluations
     for trial in best.trials:

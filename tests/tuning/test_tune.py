@@ -22,9 +22,12 @@ from etude import Recipe, Task, TuneResult, tasks, train, tune
 from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError
 from etude.randomness import random_state_kept
 from etude.training.record import Evaluation
+from etude.training.run import Run
 from etude.tuning.ladder import LADDERS, LEAST, NEEDED, ladder_for
 from etude.tuning.prior import grid, log10_centre, nice
 from etude.tuning.result import tie
+
+from .common import said_of_a_constant
 
 
 @cache
@@ -281,15 +284,31 @@ def test_an_optimum_far_from_the_prior_is_reached_or_said_to_lie_beyond(optimize
     )
     for budget in (3.0, 10.0):
         best = quick(of, BASE.replace(optimizer=optimizer), budget)
-        assert best.outcome in ("found", "at an edge")
+        assert said_of_a_constant(best)
+        assert best.outcome in ("found", "at an edge", "no better than a constant")
+        assert optimizer == "adamw" or best.outcome != "no better than a constant"
         if best.outcome == "at an edge":
             assert re_edge(best)
+        if best.outcome == "no better than a constant":
+            assert_no_better_than_the_class_frequencies(of, best)
     if optimizer == "sgd":
         plain = quick(task(), BASE.replace(optimizer="sgd"), 10.0)
         moved = math.log10(best.lr * scale / plain.lr)
         assert best.outcome == "found"
         assert abs(moved) < 0.8
         assert best.loss / scale < 1.3 * plain.loss
+
+
+def assert_no_better_than_the_class_frequencies(of: Task, best: TuneResult) -> None:
+    """Train in full at the rate, and compare with the entropy of the training classes."""
+    run = Run(of, best.recipe)
+    (_, y), (_, seen) = (split.tensors for split in (run.task.train, run.task.valid))
+    shares = y.bincount(minlength=2).double() / len(y)
+    constant = -float(shares.log()[seen].mean())
+    assert best.constant.loss == pytest.approx(constant, rel=0.01)
+    whole = train(of, best.recipe).evaluations[-1]
+    error = float(np.std(whole.parts, ddof=1)) / math.sqrt(len(whole.parts))
+    assert whole.loss > constant - max(2 * error, 0.01 * constant)
 
 
 def re_edge(best: TuneResult) -> bool:

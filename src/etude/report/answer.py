@@ -118,6 +118,9 @@ def tie_said(result: TuneResult) -> str:
 def broken_said(result: TuneResult) -> str:
     """Say at which rate above the best training broke, with the update; or that none was seen."""
     rate = result.stable_below
+    if rate is None and result.common_break is not None:
+        update = words.count(result.common_break)
+        return f"The rates that diverged all did so at update {update}, which tells no edge."
     if rate is None:
         return "No higher rate diverged, as far as they were followed."
     trial = next(t for t in result.trials if t.lr == rate)
@@ -169,6 +172,9 @@ def _sensitivity_fact(result: TuneResult) -> list[Fact]:
 
 
 def _stable_fact(result: TuneResult) -> Fact:
+    if result.stable_below is None and result.common_break is not None:
+        update = words.count(result.common_break)
+        return Fact("Broke training", f"update {update}", "of every rate that diverged: no edge")
     if result.stable_below is None:
         return Fact("Broke training", "none", "of the higher rates, as far as followed")
     times = result.stable_below / result.lr

@@ -81,14 +81,17 @@ def _some(broke: int, count: int) -> str:
 
 
 def _constant(result: TuneResult) -> str:
-    score = result.constant
-    assert score is not None
-    value = score.loss if result.objective == "loss" else score.metric
-    own = result.loss if result.objective == "loss" else result.metric
+    constant = result.constant
+    assert constant is not None
+    judged = next(t for t in result.trials if t.lr == result.lr).record.evaluations[-1]
+    of_loss = result.objective == "loss"
+    own, value = ((e.loss if of_loss else e.metric) for e in (judged, constant))
+    over = f", the mean over {result.folds} folds," if result.folds > 1 else ""
     return (
         "The best rate cannot be shown to be better than a constant: its validation "
-        f"{result.objective} is {_number(own)}, an output that is the same for every input gives "
-        f"{_number(value)}, and the difference is within two standard errors or the other way. "
+        f"{result.objective}{over} is {_number(own)}, an output that is the same for every input "
+        f"gives {_number(value)}, and the difference is within two standard errors or 0.5%, or "
+        "the other way. "
         "Which rate is best cannot be told from that. Look at whether inputs and targets belong "
         "together, and at their scale; a task that learns late needs a longer run or a larger "
         "budget."

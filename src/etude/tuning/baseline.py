@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -55,28 +56,60 @@ def constant_score(run: Run) -> Evaluation | None:
 
     Args:
         run: Whose task it is. Its model tells the shape of an output, and is left as it was.
+
+    Raises:
+        TaskError: What the user's loss or metric raises, where it is not the constant that it
+            refuses; see `_pass_on`.
     """
     task = run.task
     if task.step is not None or task.alternates:
         return None
-    try:
-        with random_state_kept(0), task.train.untouched():
-            stream = run.task.train.stream(run.batch_size, run.recipe.seed, Cursor())
-            first = move(next(stream), run.device)
-            start = _start(run, first)
-            if start is None or _same(first):
-                return None
-            batches, count = [first], rows(first)
-            while count < SAMPLES and count * start.numel() < NUMBERS:
-                batches.append(move(next(stream), run.device))
-                count += rows(batches[-1])
-            model = Constant(start).to(run.device)
-            _fit(task, model, batches)
-            size = max(128, 2 * run.batch_size)
-            found = evaluate(task, model, batch_size=size, device=run.device)
-    except (EtudeError, RuntimeError, ValueError, TypeError, IndexError):
-        return None  # the loss or metric asks for more than an output: nothing can be said
+    with random_state_kept(0), task.train.untouched():
+        stream = run.task.train.stream(run.batch_size, run.recipe.seed, Cursor())
+        first = move(next(stream), run.device)
+        network = copy.deepcopy(run.model).eval()
+        start = _start(run, network, first)
+        if start is None or _same(first):
+            return None
+        batches, count = [first], rows(first)
+        while count < SAMPLES and count * start.numel() < NUMBERS:
+            batches.append(move(next(stream), run.device))
+            count += rows(batches[-1])
+        model = Constant(_mean_target(start, batches)).to(run.device)
+        if not _fit(task, model, network, batches):
+            return None
+        size = max(128, 2 * run.batch_size)
+
+        def scored(one: nn.Module) -> Evaluation:
+            return evaluate(task, one, batch_size=size, device=run.device)
+
+        try:
+            found = scored(model)
+        except EtudeError as error:
+            _pass_on(error, scored, model, network)
+            return None
     return found if math.isfinite(found.loss) else None
+
+
+def _pass_on(
+    error: EtudeError, call: Callable[[nn.Module], object], constant: nn.Module, network: nn.Module
+) -> None:
+    """Raise an error of the user's code again, unless it is the constant that it refuses.
+
+    It is, if what failed fails again for the constant and does not for the network: a loss may
+    ask for more than an output, or refuse its value. An error that comes and goes, or that the
+    network's own output meets, too, is none of the constant's.
+    """
+    try:
+        call(constant)
+    except EtudeError:
+        try:
+            with torch.no_grad():
+                call(network)
+        except EtudeError:
+            raise error from None
+        return
+    raise error
 
 
 def _same(batch: Any) -> bool:
@@ -85,11 +118,10 @@ def _same(batch: Any) -> bool:
     return all(bool((x == x[:1]).all()) for x in inputs if x.ndim)
 
 
-def _start(run: Run, batch: Any) -> Tensor | None:
+def _start(run: Run, network: nn.Module, batch: Any) -> Tensor | None:
     """Return where to begin: the mean target where it has an output's shape, else mean output."""
-    model = copy.deepcopy(run.model).eval()
     with torch.no_grad(), run.autocast():
-        _, output, target = run.task.forward(model, batch)
+        _, output, target = run.task.forward(network, batch)
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim == 0:
         return None
     if len(output) != rows(batch) or output[0].numel() > LARGEST:
@@ -99,8 +131,21 @@ def _start(run: Run, batch: Any) -> Tensor | None:
     return output.float().mean(0).to(output.dtype)
 
 
-def _fit(task: Task, model: Constant, batches: list[Any]) -> None:
-    """Lower the mean loss; where the loss refuses a value, keep the best that it took."""
+def _mean_target(start: Tensor, batches: list[Any]) -> Tensor:
+    """Return the mean target of all batches where it has an output's shape, else the start."""
+    targets = [b[-1] for b in batches if isinstance(b, (tuple, list))]
+    fit = [t for t in targets if isinstance(t, Tensor) and t.shape[1:] == start.shape]
+    if len(fit) < len(batches) or not all(t.ndim and t.is_floating_point() for t in fit):
+        return start
+    return torch.cat(fit).float().mean(0).to(start.dtype)
+
+
+def _fit(task: Task, model: Constant, network: nn.Module, batches: list[Any]) -> bool:
+    """Lower the mean loss; where the loss refuses a value, keep the best that it took.
+
+    Returns:
+        Whether the loss took any.
+    """
     sizes = [rows(batch) for batch in batches]
     optimizer = torch.optim.LBFGS(
         model.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe"
@@ -120,10 +165,13 @@ def _fit(task: Task, model: Constant, batches: list[Any]) -> None:
     try:
         with torch.enable_grad():
             optimizer.step(closure)  # type: ignore[no-untyped-call]
-    except (EtudeError, RuntimeError, ValueError):
-        pass
+    except EtudeError as error:
+        _pass_on(error, lambda one: [task.forward(one, b) for b in batches], model, network)
+    except (RuntimeError, ValueError, IndexError):
+        pass  # L-BFGS itself, where the loss is not finite or has no gradient
     with torch.no_grad():
         model.value.copy_(kept)
+    return math.isfinite(best)
 
 
 SURE = 3.0

@@ -97,10 +97,11 @@ def _fault(run: Run, batch: Any) -> str:
     model = copy.deepcopy(run.model)
     try:
         with torch.no_grad(), run.autocast():
-            loss = float(run.task.forward(model, batch)[0])
+            found = run.task.weighed(model, batch)[0].read()
     except (EtudeError, RuntimeError):
         return ""
-    if math.isfinite(loss):
+    loss = float(found.mean)
+    if math.isfinite(loss) or found.weight == 0:
         return ""
     cause = faults(batch, run.task)
     held = f" ({cause.partition(', the first')[0]})" if cause else ""

@@ -110,13 +110,14 @@ class Field:
             return known
         folder = None if self.folder is None else self.folder / "trials" / name
         candidate = Candidate(name, lambda: self._runs(recipe), self.goal, folder)
-        self._judge(candidate)
-        self.candidates.append(candidate)
-        if len(self.candidates) == 1:
-            found = candidate.at(0)
-            assert found is not None
-            self.untrained = found
-            self.constant = self._constant(recipe)
+        with self._rescued([]):
+            self._judge(candidate)
+            self.candidates.append(candidate)
+            if len(self.candidates) == 1:
+                found = candidate.at(0)
+                assert found is not None
+                self.untrained = found
+                self.constant = self._constant(recipe)
         candidate.floor = self.constant or self.untrained
         self._make_room()
         return candidate

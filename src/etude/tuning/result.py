@@ -152,6 +152,12 @@ class TuneResult:
         """The final validation loss."""
         return self.record.valid_loss
 
+    @property
+    def common_break(self) -> int | None:
+        """The update at which every rate that came to it diverged, where no edge is claimed."""
+        broke = {t.record.cost.steps for t in self.trials if t.record.status == "diverged"}
+        return broke.pop() if self.stable_below is None and len(broke) == 1 else None
+
     def advice(self) -> str:
         """Say in a sentence what the outcome means for the reader; empty where all is well."""
         if self.selection is None or self.outcome == "nothing trains":

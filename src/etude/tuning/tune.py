@@ -267,6 +267,7 @@ def judged(
     costs = {**field.costs, **(last.costs if last is not field else {})}
     alike = [verdict.comparable(c, best, verdict.LOOKED) and _ties(c, best, field) for c in sound]
     outcome = verdict.outcome(field, best, rates, alike, turned=_turned(search, best, sound))
+    blind = verdict.left_blind(candidates, best) if outcome in ("found", "at an edge") else ()
     return TuneResult(
         recipe=_as_asked(best, last, request),
         lr=best.lr,
@@ -291,7 +292,7 @@ def judged(
         folds=request.folds,
         constant=field.constant,
         cause=_cause(field, update, cause),
-        notes=remarks(final.runs[0]),
+        notes=(*blind, *remarks(final.runs[0])),
         model=final.runs[0].model,
     )
 

@@ -89,6 +89,28 @@ def comparable(one: Candidate, best: Candidate, told: float = FOLLOWED) -> bool:
     return share >= told - 1 / one.length
 
 
+def left_blind(candidates: Sequence[Candidate], best: Candidate) -> tuple[str, ...]:
+    """Say which rates were left where no rate was better yet than a constant output.
+
+    What chose among them there was the training loss, or noise: some tasks learn late.
+    """
+    curves = {one.lr: one.curve() for one in candidates}
+    left: dict[int, list[float]] = {}
+    for one in candidates:
+        shares = curves[one.lr].shares
+        if one is best or one.diverged or not shares or comparable(one, best):
+            continue
+        if not any(curve.tells(shares[-1]) for curve in curves.values()):
+            left.setdefault(min(one.steps, one.reached), []).append(one.lr)
+    return tuple(
+        f"At update {step}, when no rate was better yet than a constant output, "
+        f"{', '.join(f'{lr:g}' for lr in sorted(rates))} {'was' if len(rates) == 1 else 'were'} "
+        "not followed further: whether a rate left there ends better cannot be told. Give a "
+        "larger budget."
+        for step, rates in sorted(left.items())
+    )
+
+
 def like_constant(best: Candidate, goal: Goal) -> bool:
     """Say whether the best cannot be shown to be better than a constant output."""
     last = best.last()

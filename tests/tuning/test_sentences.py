@@ -1,0 +1,223 @@
+"""Every sentence that is said of a rate, held against full runs at that rate, on ten tasks."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from etude import Recipe, Task, TuneResult, tasks, train
+from etude.report import answer, words
+from etude.tuning.advice import fell
+
+from .common import quick, said_of_a_constant
+
+pytestmark = pytest.mark.slow
+
+SEEDS = (0, 1, 2)
+Case = tuple[Task, Recipe]
+
+
+def net(inputs: int, hidden: int, outputs: int) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+def normal(rows: int, columns: int, seed: int) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def bundled(name: str, steps: int) -> Case:
+    task = tasks.get(name)
+    return task, Recipe(**{**task.defaults, "steps": steps, "batch_size": 32})
+
+
+def headline() -> Case:
+    x = normal(500, 6, 0)
+    task = Task(net(6, 32, 2), (x, (x[:, 0] * x[:, 1] > 0).long()), loss=cross_entropy)
+    return task, Recipe(optimizer="adamw", steps=200, batch_size=32)
+
+
+def late() -> Case:
+    x = normal(1000, 12, 1)
+    task = Task(net(12, 64, 2), (x, (x[:, :3].prod(1) > 0).long()), loss=cross_entropy)
+    return task, Recipe(steps=300, batch_size=32)
+
+
+def noise() -> Case:
+    y = torch.randint(0, 2, (300,), generator=torch.Generator().manual_seed(2))
+    return Task(net(8, 32, 2), (normal(300, 8, 3), y), loss=cross_entropy), Recipe(
+        steps=120, batch_size=32
+    )
+
+
+def one_class() -> Case:
+    y = torch.zeros(200, dtype=torch.long)
+    return Task(net(4, 16, 2), (normal(200, 4, 4), y), loss=cross_entropy), Recipe(
+        steps=96, batch_size=16
+    )
+
+
+def unscaled_targets() -> Case:
+    x = normal(300, 4, 5)
+    task = Task(net(4, 32, 1), (x, 1e3 * x[:, :1].sin() + 500), loss=mse_loss)
+    return task, Recipe(optimizer="adamw", steps=160, batch_size=32)
+
+
+def loss_times_a_million() -> Case:
+    x = normal(300, 4, 6)
+
+    def scaled(output: Tensor, target: Tensor) -> Tensor:
+        return 1e6 * mse_loss(output, target)
+
+    return Task(net(4, 16, 1), (x, x[:, :1] * x[:, 1:2]), loss=scaled), Recipe(
+        optimizer="sgd", steps=96, batch_size=16
+    )
+
+
+def bad_batch() -> Case:
+    x = normal(64, 4, 0)
+    y = x[:, :1].round()
+
+    def spread(output: Tensor, target: Tensor) -> Tensor:
+        return mse_loss(output, target) * (2 - target.std().log())
+
+    return Task(nn.Linear(4, 1), (x, y), valid=(x, y), loss=spread), Recipe(steps=40, batch_size=2)
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "cancer": lambda: bundled("cancer-mlp", 120),
+    "diabetes": lambda: bundled("diabetes-mlp", 120),
+    "digits": lambda: bundled("digits-mlp", 120),
+    "headline": headline,
+    "late": late,
+    "noise": noise,
+    "one class": one_class,
+    "unscaled targets": unscaled_targets,
+    "loss times a million": loss_times_a_million,
+    "bad batch": bad_batch,
+}
+
+
+@cache
+def case(name: str) -> Case:
+    return CASES[name]()
+
+
+@cache
+def full(name: str, lr: float, seed: int = 0) -> tuple[str, int, float, tuple[float, ...], bool]:
+    """Train in full at a rate: status, updates, loss, its slices, whether the training fell."""
+    task, recipe = case(name)
+    record = train(task, recipe.replace(lr=lr, seed=seed))
+    last = record.evaluations[-1]
+    loss = last.loss if record.status == "finished" and math.isfinite(last.loss) else math.inf
+    return record.status, record.cost.steps, loss, last.parts, fell(record)
+
+
+@cache
+def tuned(name: str, budget: float) -> TuneResult:
+    task, recipe = case(name)
+    return quick(task, recipe, budget, engine="loop")
+
+
+def drop(best: TuneResult) -> float:
+    return best.untrained.loss - best.loss
+
+
+def tie_room(name: str, best: TuneResult, lr: float) -> float:
+    """Return what the sentence allows: 1% of the drop, two errors of the slices, and the seeds."""
+    mine, own = full(name, lr)[3], full(name, best.lr)[3]
+    differences = [a - b for a, b in zip(mine, own, strict=True)]
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    ends = [full(name, rate, seed)[2] for rate in (lr, best.lr) for seed in SEEDS]
+    finite = [end for end in ends if math.isfinite(end)]
+    spread = statistics.stdev(finite) if len(finite) > 1 else 0.0
+    return 0.01 * drop(best) + 2 * error + spread
+
+
+def rates_before(text: str, said: str, best: TuneResult) -> list[float]:
+    """Return the tried rates that stand before some words in a text."""
+    found = re.search(rf"([^;.a-z]*(?:\d\.\d[^;a-z]*)?) {said}", text)
+    names = {words.rate(t.lr): t.lr for t in best.trials}
+    assert found is not None, (text, said)
+    return [names[name.strip()] for name in found[1].split(", ")]
+
+
+@pytest.mark.parametrize("budget", [1.5, 3.0])
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_said_of_a_rate_is_what_full_runs_at_it_show(name, budget):
+    best = tuned(name, budget)
+    said = answer.of_tuning(best)
+    if best.outcome == "nothing trains":
+        assert f"{words.plural(len(best.trials), 'rate')}" in said.lede
+        for trial in best.trials:
+            status, _, loss, *_ = full(name, trial.lr)
+            line = best.untrained.loss - 1e-3 * abs(best.untrained.loss)
+            assert status == "diverged" or loss >= line, (trial.lr, loss)
+        if "The training loss fell at none" in said.notice:
+            assert not any(full(name, t.lr)[4] for t in best.trials)
+        return
+    whole = full(name, best.lr)
+    if best.outcome == "unfinished":
+        assert best.record.cost.steps < best.record.length
+    else:
+        assert whole[2] == best.loss
+    if best.constant is not None and best.outcome != "unfinished":
+        assert said_of_a_constant(best) or best.outcome == "too small to tell"
+    if best.outcome == "found" and best.constant is not None:
+        assert statistics.median(full(name, best.lr, s)[2] for s in SEEDS) < best.constant.loss
+
+
+@pytest.mark.parametrize("budget", [1.5, 3.0])
+@pytest.mark.parametrize("name", CASES)
+def test_where_training_is_said_to_break_it_breaks(name, budget):
+    best = tuned(name, budget)
+    if best.outcome == "nothing trains":
+        return
+    sentence, rate = answer.broken_said(best), best.stable_below
+    above = [t for t in best.trials if t.lr > best.lr]
+    if rate is None:
+        broke = [t for t in above if t.record.status == "diverged"]
+        assert ("at update" in sentence) == bool(broke)
+        return
+    assert words.rate(rate) in sentence
+    status, steps, loss, *_ = full(name, rate)
+    if "training diverged" in sentence:
+        assert (status, f"at update {words.count(steps)}." in sentence) == ("diverged", True)
+    else:
+        assert best.untrained.loss - loss < 0.5 * drop(best)
+    bad = [best.untrained.loss - full(name, rate, seed)[2] < 0.5 * drop(best) for seed in SEEDS]
+    assert sum(bad) > len(SEEDS) / 2, bad
+
+
+@pytest.mark.parametrize("budget", [1.5, 3.0])
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_said_to_tie_ties_and_what_is_said_to_stand_behind_does(name, budget):
+    best = tuned(name, budget)
+    if best.outcome in ("nothing trains", "unfinished"):
+        return
+    sentence = answer.tie_said(best)
+    others = [t for t in best.trials if t.lr != best.lr]
+    if tied := [t.lr for t in others if t.tied]:
+        assert rates_before(sentence, "cannot be told apart", best) == tied
+        for lr in tied:
+            assert full(name, lr)[2] - best.loss <= tie_room(name, best, lr), lr
+    if behind := [t.lr for t in others if t.followed and not t.tied]:
+        assert rates_before(sentence, "ended or stood behind it", best) == behind
+        for lr in behind:
+            assert full(name, lr)[2] >= best.loss - 0.01 * drop(best), lr
+
+
+def test_a_choice_that_was_made_before_any_rate_beat_a_constant_is_said_to_be_one():
+    """For the first part of a run that learns late nothing tells which rate will end best."""
+    for budget in (1.5, 3.0):
+        best = tuned("late", budget)
+        early = [t for t in best.trials if t.record.cost.steps < best.record.length / 4]
+        if best.outcome in ("found", "at an edge") and early:
+            assert "when no rate was better yet than a constant output" in best.advice()
