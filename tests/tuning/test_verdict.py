@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from etude import Task
 from etude.training.record import Evaluation
+from etude.tuning import verdict
 from etude.tuning.curve import Curve
 from etude.tuning.goal import Goal
 from etude.tuning.verdict import common, confidence, learned, sensitivity, ties
@@ -181,3 +184,15 @@ def test_labels_of_pure_noise_make_no_rate_unstable_beside_one_that_learned_as_l
     assert best.outcome in ("nothing trains", "found", "at an edge", "too small to tell")
     if best.outcome == "nothing trains":
         assert best.stable_below is None or any(t.record.status == "diverged" for t in best.trials)
+
+
+def test_a_clearly_better_metric_is_better_than_a_constant_whatever_a_few_losses_say():
+    """One slice with a sample that is far off hides a better loss in its own noise."""
+    floor = Evaluation(0, 0.66, 0.6, (0.66,) * 8, (0.6,) * 8)
+    own = Evaluation(9, 0.44, 0.95, (0.1,) * 7 + (2.8,), (0.9, 1.0) * 4)
+    best = SimpleNamespace(last=lambda: own, floor=floor)
+    accuracy = Goal("accuracy", maximize=True)
+    assert verdict.like_constant(best, Goal())
+    assert not verdict.like_constant(best, Goal(), accuracy)
+    blind = replace(own, metric=0.6, metric_parts=(0.5, 0.7) * 4)
+    assert verdict.like_constant(SimpleNamespace(last=lambda: blind, floor=floor), Goal(), accuracy)

@@ -20,6 +20,8 @@ from etude.training.undo import fit_buffers
 RECIPE = "recipe.toml"
 CHECKPOINTS = "checkpoints"
 MODEL = "model.safetensors"
+TUNING = "tuning.json"
+"""What only the folder of a tuning holds."""
 
 
 def claim(folder: Path, recipe: Recipe, parts: Parts | None = None) -> None:
@@ -57,6 +59,11 @@ def kept_recipe(folder: Path, recipe: Recipe | None) -> Recipe:
         StorageError: If the folder holds no run, or one of another recipe.
     """
     path = folder / RECIPE
+    if (folder / TUNING).exists():
+        raise StorageError(
+            f"{str(folder)!r} holds a tuning, which is not trained further as a run: resume it as "
+            "a tuning, or train its recipe in another folder"
+        )
     if not path.exists():
         raise StorageError(
             f"{str(folder)!r} holds no run to resume: there is no {RECIPE} in it. If a run was "

@@ -10,15 +10,13 @@ from typing import Any, Literal, get_args
 from etude import files
 from etude.errors import StorageError, shown
 from etude.recipe import Recipe
-from etude.training.folder import save_model
+from etude.training.folder import TUNING, save_model
 from etude.training.record import Evaluation, Record, from_json, to_json
 from etude.training.record_shape import refuse_other
 from etude.tuning.advice import advice
 from etude.tuning.goal import Goal
 from etude.tuning.result_shape import ResultShape
 from etude.tuning.selection import Selection, from_plain
-
-TUNING = "tuning.json"
 
 Outcome = Literal[
     "found",

@@ -14,11 +14,11 @@ from etude.recipe import Recipe
 from etude.tasks.fingerprint import fingerprint
 from etude.tasks.task import Task
 from etude.training import sameness
-from etude.training.folder import MODEL, read_model
+from etude.training.folder import MODEL, TUNING, read_model
 from etude.training.record_shape import refuse_other
 from etude.tuning.field import Field
 from etude.tuning.ladder import ladder_for
-from etude.tuning.result import TUNING, TuneResult
+from etude.tuning.result import TuneResult
 from etude.tuning.result_shape import RequestShape
 from etude.tuning.space import Space
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from etude.tasks.task import Task
 from etude.training.record import Evaluation
 from etude.tuning.baseline import better
 from etude.tuning.candidate import Candidate
@@ -48,7 +49,7 @@ def outcome(
         return "nothing trains"
     if not best.ended and len(field.tasks) == 1:
         return "unfinished"
-    if field.constant is not None and like_constant(best, field.goal):
+    if field.constant is not None and like_constant(best, field.goal, metric_of(field.tasks[0])):
         return "no better than a constant"
     if len(rates) > 2 and all(tied) and math.log10(rates[-1] / rates[0]) > 1 and field.budget < 2:
         return "too small to tell"
@@ -111,12 +112,31 @@ def left_blind(candidates: Sequence[Candidate], best: Candidate) -> tuple[str, .
     )
 
 
-def like_constant(best: Candidate, goal: Goal) -> bool:
-    """Say whether the best cannot be shown to be better than a constant output."""
+def like_constant(best: Candidate, goal: Goal, metric: Goal | None = None) -> bool:
+    """Say whether the best cannot be shown to be better than a constant output.
+
+    A loss can hang on a few samples that are far off: where the metric is clearly better, so is
+    the network.
+
+    Args:
+        best: The candidate that was chosen.
+        goal: What is compared.
+        metric: The task's metric, where it has one whose direction is known.
+    """
     last = best.last()
-    if last is None or best.floor is None:
+    if last is None or best.floor is None or better(last, best.floor, goal, errors=2.0):
         return False
-    return not better(last, best.floor, goal, errors=2.0)
+    if metric is None or min(len(metric.parts(e)) for e in (last, best.floor)) < 2:
+        return True
+    return not better(last, best.floor, metric)
+
+
+def metric_of(task: Task) -> Goal | None:
+    """Return the task's metric as what could be compared; None without a known direction."""
+    metric = task.metric
+    if metric is None or metric.maximize is None:
+        return None
+    return Goal(metric.name, metric.maximize)
 
 
 def ties(one: Candidate, best: Candidate, goal: Goal, untrained: float) -> bool:

@@ -52,8 +52,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     whole = module._evaluate_together
 
-    def noted(stack: Any, due: list[int], places: Any) -> None:
-        whole(stack, due, places)
+    def noted(stack: Any, due: list[int]) -> None:
+        whole(stack, due)
         made.append(len(due))
 
     monkeypatch.setattr(module, "_evaluate_together", noted)
