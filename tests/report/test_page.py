@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import subprocess
@@ -158,9 +159,16 @@ def test_facts_of_a_tuning(result):
         "Validation loss": "0.3",
         "Cost": "1.69 full runs",
     }
-    alone = {f.name: f.value for f in of_tuning(result(tied=(0.1, 0.1), stable_below=None)).facts}
+    common = result(tied=(0.1, 0.1), stable_below=None)  # a higher rate diverged all the same
+    broke = next(t.record.cost.steps for t in common.trials if t.record.status == "diverged")
+    alone = {f.name: f.value for f in of_tuning(common).facts}
     assert alone["Ties with it"] == "none"
-    assert alone["Broke training"] == "none"
+    assert alone["Broke training"] == f"update {broke}"
+    assert f"did so at update {broke}: no edge is known" in of_tuning(common).lede
+    sound = tuple(t for t in common.trials if t.record.status != "diverged")
+    whole = of_tuning(dataclasses.replace(common, trials=sound))
+    assert {f.name: f.value for f in whole.facts}["Broke training"] == "none"
+    assert "No higher rate diverged, as far as they were followed" in whole.lede
 
 
 def test_verdicts(result):

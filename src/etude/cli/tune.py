@@ -204,7 +204,7 @@ def _findings(best: TuneResult) -> list[tuple[str, str]]:
 def _broken(best: TuneResult) -> str:
     """Say which rate above the best broke, and how; or that none was seen to."""
     if best.stable_below is None and best.common_break is not None:
-        return f"every rate that diverged did so at update {best.common_break}: no edge is claimed"
+        return f"no edge known: higher rates diverged at update {best.common_break}"
     if best.stable_below is None:
         return "no higher rate, as far as they were followed"
     trial = next(t for t in best.trials if t.lr == best.stable_below)

@@ -120,7 +120,7 @@ def broken_said(result: TuneResult) -> str:
     rate = result.stable_below
     if rate is None and result.common_break is not None:
         update = words.count(result.common_break)
-        return f"The rates that diverged all did so at update {update}, which tells no edge."
+        return f"The higher rates that diverged did so at update {update}: no edge is known."
     if rate is None:
         return "No higher rate diverged, as far as they were followed."
     trial = next(t for t in result.trials if t.lr == rate)
@@ -174,7 +174,9 @@ def _sensitivity_fact(result: TuneResult) -> list[Fact]:
 def _stable_fact(result: TuneResult) -> Fact:
     if result.stable_below is None and result.common_break is not None:
         update = words.count(result.common_break)
-        return Fact("Broke training", f"update {update}", "of every rate that diverged: no edge")
+        return Fact(
+            "Broke training", f"update {update}", "where higher rates diverged; no edge known"
+        )
     if result.stable_below is None:
         return Fact("Broke training", "none", "of the higher rates, as far as followed")
     times = result.stable_below / result.lr

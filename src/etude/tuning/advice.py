@@ -43,8 +43,8 @@ def _nothing(result: TuneResult) -> str:
     trials = result.trials
     low, high = trials[0].lr, trials[-1].lr
     said = [
-        f"No rate from {low:g} to {high:g} trains: the best validation loss is {result.loss:.4g}, "
-        f"untrained it is {result.untrained.loss:.4g}."
+        f"No rate from {low:g} to {high:g} came to the end of its run better than untrained: the "
+        f"best validation loss is {result.loss:.4g}, untrained it is {result.untrained.loss:.4g}."
         if math.isfinite(result.loss)
         else f"No rate from {low:g} to {high:g} came to the end of its run."
     ]

@@ -152,8 +152,12 @@ class TuneResult:
 
     @property
     def common_break(self) -> int | None:
-        """The update at which every rate that came to it diverged, where no edge is claimed."""
-        broke = {t.record.cost.steps for t in self.trials if t.record.status == "diverged"}
+        """The update at which the higher rates that diverged all did, where no edge is claimed."""
+        broke = {
+            t.record.cost.steps
+            for t in self.trials
+            if t.record.status == "diverged" and t.lr > self.lr
+        }
         return broke.pop() if self.stable_below is None and len(broke) == 1 else None
 
     def advice(self) -> str:

@@ -45,8 +45,13 @@ def outcome(
     """
     final = best.last()
     untrained = field.untrained_score
-    if best.diverged or final is None or not learned(field.goal.score(final), untrained):
+    if best.diverged or final is None:
         return "nothing trains"
+    if not learned(field.goal.score(final), untrained):
+        seen = [score for one in field.candidates for score in one.curve().scores]
+        alike = field.constant is not None and like_constant(best, field.goal)
+        fell = any(learned(score, untrained) for score in seen)
+        return "no better than a constant" if alike and fell else "nothing trains"
     if not best.ended and len(field.tasks) == 1:
         return "unfinished"
     if field.constant is not None and like_constant(best, field.goal, metric_of(field.tasks[0])):
