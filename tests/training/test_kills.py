@@ -102,7 +102,7 @@ def test_a_killed_run_ends_with_the_same_bits(name, cancer, tmp_path):
     kills = -(-KILLS // len(NAMES))
     while hits < kills:
         tries += 1
-        assert tries <= 10 * kills
+        assert tries <= 20 + 10 * kills
         folder = tmp_path / f"killed-{tries}"
 
         def work(folder: Path = folder) -> None:
@@ -110,7 +110,10 @@ def test_a_killed_run_ends_with_the_same_bits(name, cancer, tmp_path):
             given = None if known else recipe
             train(cancer, given, folder=folder, resume=known, checkpoint_every=2)
 
-        hits += killed_until_done(work, min(4, kills - hits), within, f"{name}{tries}")
+        found = killed_until_done(work, min(4, kills - hits), within, f"{name}{tries}")
+        hits += found
+        if not found:  # it was done before: the first run was slower than its forks are
+            within /= 2
         assert (folder / "model.safetensors").read_bytes() == wanted
         record = Record.load(folder)
         assert record.status == "finished"
@@ -140,14 +143,19 @@ def test_a_killed_tuning_ends_with_the_same_answer(name, cancer, tmp_path):
         os.waitstatus_to_exitcode(os.waitpid(forked(lambda: tuned(tmp_path / "whole")), 0)[1]) == 0
     )
     within = (time.perf_counter() - started) / 2
-    kills = max(1, KILLS // 50)
-    assert killed_until_done(lambda: tuned(tmp_path / "killed"), kills, within, name)
-    one, other = (load_file(found(tmp_path / kind)) for kind in ("whole", "killed"))
+    for tries in range(20):
+        folder = tmp_path / f"killed-{tries}"
+        if killed_until_done(lambda f=folder: tuned(f), max(1, KILLS // 50), within, name):
+            break
+        within /= 2
+    else:
+        pytest.fail("no kill found the tuning at work")
+    one, other = (load_file(model_of(f)) for f in (tmp_path / "whole", folder))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def found(folder: Path) -> Path:
+def model_of(folder: Path) -> Path:
     """Return the finished model of a tuning's folder."""
     (path,) = folder.rglob("model.safetensors")
     return path
