@@ -1,4 +1,7 @@
-"""Training on a CUDA device: the same bits twice and after a resume, and close to the CPU's."""
+"""Training on a CUDA device: the same bits twice and after a resume, and close to the CPU's.
+
+    ETUDE_TEST_GPU=1 pytest tests/gpu
+"""
 
 from __future__ import annotations
 
@@ -144,7 +147,7 @@ def test_a_tuning_gives_the_same_answer_twice():
 
 
 def test_updates_seldom_wait_for_the_device():
-    """The loop reads losses every sixteenth update: what waits must not grow with the updates."""
+    """The loop waits at every sixteenth update for the losses, and once an epoch for its order."""
     run = Run(task(mlp), RECIPE.replace(steps=200), device="cuda")
     run.check()
     run.advance(20)
@@ -158,7 +161,8 @@ def test_updates_seldom_wait_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
     waits = [w for w in caught if "synchroniz" in str(w.message)]
     print(f"{len(waits)} waits in 64 updates")
-    assert len(waits) <= 3 * 64 // 16
+    epochs = 64 * 32 // 204  # a fifth of the 256 samples is held out
+    assert len(waits) <= 64 // 16 + epochs + 2
 
 
 def test_engines_leave_runs_whole_on_a_device():

@@ -255,8 +255,9 @@ def test_a_sparse_gradient_found_on_the_way_is_refused_before_the_first_update()
 
 
 def test_lazy_and_dense_adam_agree_where_every_row_is_seen():
-    model = nn.Sequential(nn.Embedding(4, 3, sparse=True), nn.Linear(3, 1))
-    twin = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 1))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(4, 3, sparse=True), nn.Linear(3, 1)).double()
+    twin = nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 1)).double()
     twin.load_state_dict(model.state_dict())
     one, other = build("sparse_adam", model, lr=0.1), build("adam", twin, lr=0.1)
     for _ in range(5):
