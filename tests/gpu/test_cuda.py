@@ -1,6 +1,6 @@
 """Training on a CUDA device: the same bits twice and after a resume, and close to the CPU's.
 
-    ETUDE_TEST_GPU=1 pytest tests/gpu
+ETUDE_TEST_GPU=1 pytest tests/gpu
 """
 
 from __future__ import annotations
