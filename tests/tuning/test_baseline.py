@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy, cross_entropy, mse_loss
+from torch.nn.functional import binary_cross_entropy, cross_entropy, mse_loss, nll_loss
 
 from etude import Recipe, Task, tune
 from etude.training.run import Run
@@ -127,6 +127,14 @@ def test_scales_and_classes_are_remarked_on():
 
     assert "one class only" in said(x, y)
     assert "leave the softmax out of the model" in said(x, y)
+    assert "leave the softmax out of the model" in said(x, y, lambda o, t: cross_entropy(o, t))
+    assert "leave the softmax out of the model" in said(x, y, nn.CrossEntropyLoss())
+    two = torch.arange(64) % 2
+    assert "softmax" not in said(x, two, lambda o, t: nll_loss(o.log(), t))
+    assert "end the model in log_softmax" in said(x, two, lambda o, t: nll_loss(o, t))
+    hidden = torch.where(torch.arange(64) < 16, -100, two)
+    assert "25.0% of the training samples that were looked at have no target" in said(x, hidden)
+    assert "one class only" in said(x, torch.where(hidden == 1, -100, hidden))
     assert "The inputs have a mean" in said(1000 * x, y)
     line = nn.Linear(4, 1)
     assert "The targets have a mean" in said(x, x[:, :1] + 1e3, mse_loss, line)

@@ -7,12 +7,15 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from etude.errors import EtudeError
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor, rows
+from etude.tasks.metrics import IGNORED
+from etude.tasks.task import Task
 from etude.training.evaluate import move
 from etude.training.run import Run
 
@@ -41,15 +44,41 @@ def remarks(run: Run) -> tuple[str, ...]:
         return ()
     found = [*_few(run), *_inputs(batches), *_targets(batches)]
     if isinstance(output, Tensor) and isinstance(target, Tensor):
-        found += _probabilities(task.loss, output)
+        found += _probabilities(_given(task, output, target))
     return tuple(found)
+
+
+class _Called(TorchFunctionMode):
+    """Keeps what the losses of classes are given inside a block, by the loss's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[tuple[str, Tensor]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (functional.cross_entropy, functional.nll_loss):
+            self.given.append((func.__name__, args[0] if args else kwargs["input"]))
+        return func(*args, **kwargs)
+
+
+def _given(task: Task, output: Tensor, target: Tensor) -> list[tuple[str, Tensor]]:
+    """Return what a loss hands on to torch's, whatever function or module they stand in."""
+    called = _Called()
+    try:
+        with called, torch.no_grad():
+            task.compare(output, target)
+    except (EtudeError, RuntimeError, ValueError, TypeError):
+        return []
+    return called.given
 
 
 def _batches(run: Run) -> list[Any]:
     found: list[Any] = []
     with random_state_kept(0), run.task.train.untouched():
         stream = run.task.train.stream(run.batch_size, run.recipe.seed, Cursor())
-        while sum(map(rows, found)) < SAMPLES and len(found) < SAMPLES:
+        most = min(SAMPLES, run.task.train.samples or SAMPLES)
+        while sum(map(rows, found)) < most and len(found) < SAMPLES:
             found.append(move(next(stream), run.device))
     return found
 
@@ -88,11 +117,27 @@ def _targets(batches: list[Any]) -> list[str]:
                     f"The targets have {scale}: train on (target - mean) / standard deviation, and "
                     "undo that in what you report."
                 )
-        elif not y.is_complex() and len(y) > 1 and bool((y == y.flatten()[0]).all()):
-            found.append(
-                f"All {len(y)} training targets that were looked at are {int(y.flatten()[0])}: "
-                "there is one class only, and nothing to tell apart."
-            )
+        elif not y.is_complex():
+            found += _classes(y)
+    return found
+
+
+def _classes(y: Tensor) -> list[str]:
+    """Remark on samples without an answered target, and on targets of one class."""
+    found = []
+    empty = int((y == IGNORED).flatten(1).all(1).sum()) if y.ndim > 1 else int((y == IGNORED).sum())
+    if empty:
+        found.append(
+            f"{empty / len(y):.1%} of the training samples that were looked at have no target to "
+            f"answer (all {IGNORED}): a batch of such samples alone teaches nothing, at any rate. "
+            "Leave them out."
+        )
+    answered = y[y != IGNORED]
+    if len(answered) > 1 and bool((answered == answered[0]).all()):
+        found.append(
+            f"All {len(answered)} training targets that were looked at are {int(answered[0])}: "
+            "there is one class only, and nothing to tell apart."
+        )
     return found
 
 
@@ -110,22 +155,25 @@ def _scale(x: Tensor) -> str | None:
     return f"a mean of about {mean:.2g} and a standard deviation of about {spread:.2g}"
 
 
-def _probabilities(loss: Any, output: Tensor) -> list[str]:
+def _probabilities(given: list[tuple[str, Tensor]]) -> list[str]:
     """Remark on probabilities that a loss takes for logits, or for their logarithms."""
-    if not output.is_floating_point() or output.ndim < 2 or output.shape[1] < 2:
-        return []
-    sums = output.double().sum(1)
-    shares = bool((output >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
-    if not shares:
-        return []
-    if loss is functional.cross_entropy or isinstance(loss, nn.CrossEntropyLoss):
-        return [
+    names = {name for name, scores in given if _are_probabilities(scores)}
+    found = []
+    if functional.cross_entropy.__name__ in names:
+        found.append(
             "The model's outputs are probabilities, but cross_entropy takes logits and applies the "
             "softmax itself: leave the softmax out of the model."
-        ]
-    if loss is functional.nll_loss or isinstance(loss, nn.NLLLoss):
-        return [
+        )
+    elif functional.nll_loss.__name__ in names:
+        found.append(
             "The model's outputs are probabilities, but nll_loss takes their logarithms: end the "
             "model in log_softmax."
-        ]
-    return []
+        )
+    return found
+
+
+def _are_probabilities(scores: Tensor) -> bool:
+    if not scores.is_floating_point() or scores.ndim < 2 or scores.shape[1] < 2:
+        return False
+    sums = scores.double().sum(1)
+    return bool((scores >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
