@@ -271,3 +271,18 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
     run = Run(task(mlp, data), BASE)
     with pytest.raises(StorageError, match=r"the checkpoint is of recipe .*, not "):
         Run(task(mlp, data), BASE.replace(lr=0.1)).load(run.state())
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.int, torch.Tensor.half, lambda t: t.new_zeros(3)])
+def test_an_optimizer_s_state_that_does_not_fit_is_named(change):
+    """What an optimizer remembers has shapes of its own: its first update shows whether it fits."""
+    run = Run(task(mlp, data), BASE.replace(optimizer="adam"))
+    run.advance(3)
+    state = run.state()
+    kept = state["optimizer"]["state"]
+    for moments in kept.values():
+        moments["exp_avg"] = change(moments["exp_avg"])
+    other = Run(task(mlp, data), BASE.replace(optimizer="adam"))
+    other.load(state)
+    with pytest.raises(StorageError, match="holds an optimizer's state that does not fit: "):
+        other.advance(5)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from etude.errors import EtudeError, StorageError, shown
+import torch
+
+from etude.errors import EtudeError, StorageError, shorten, shown
 from etude.optimizers.state import restore
 from etude.tasks.source import Cursor
 from etude.training.record import Evaluation
@@ -40,7 +43,8 @@ def _reload(run: Run, state: Mapping[str, Any]) -> None:
         load_state(run.model, state["model"])
         restore(run.optimizer, state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
-        raise StorageError(f"the checkpoint is of another model: {error}") from error
+        said = " ".join(str(error).split())
+        raise StorageError(f"the checkpoint is of another model: {shorten(said, 300)}") from error
     _check_plain(state)
     run.step, run.status, run.reason = state["step"], state["status"], state["reason"]
     run.extended = [(step, length) for step, length in state.get("extended", ())]
@@ -65,8 +69,36 @@ def _reload(run: Run, state: Mapping[str, Any]) -> None:
     run._place = run._cursor
     run._stream = None
     run._pending.clear()
+    run.loaded = run.step
     if run.step >= run.length and not run.ended:
         run._finish()  # it was killed between its last update and saying so
+
+
+@contextmanager
+def refused_state(loaded: bool) -> Iterator[None]:
+    """Say so where an optimizer cannot go on from the state that was read for it.
+
+    What an optimizer remembers has shapes and types of its own making: only its first update shows
+    whether a file holds them.
+
+    Args:
+        loaded: Whether this is the first update after the state was put back.
+
+    Raises:
+        StorageError: In place of the optimizer's own error.
+    """
+    try:
+        yield
+    except (EtudeError, torch.linalg.LinAlgError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if not loaded:
+            raise
+        reason = str(error).partition("\n")[0]
+        raise StorageError(
+            f"the checkpoint holds an optimizer's state that does not fit: {reason}; go on from "
+            "an earlier checkpoint, or train anew in another folder"
+        ) from error
 
 
 def _of_another_length(run: Run, state: Mapping[str, Any]) -> bool:

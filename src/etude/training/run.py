@@ -36,7 +36,7 @@ from etude.training.objective import Again, Objective, go
 from etude.training.precision import autocast
 from etude.training.private import PrivateRandomness
 from etude.training.record import Cost, Evaluation, Record, Status, environment
-from etude.training.reload import marks_of, reload
+from etude.training.reload import marks_of, refused_state, reload
 from etude.training.still import Still
 from etude.training.threads import use_threads
 from etude.training.undo import Undo
@@ -114,6 +114,7 @@ class Run:
         self.series: dict[str, list[float]] = {"loss": [], "lr": []}
         self.evaluations: list[Evaluation] = []
         self.extended: list[tuple[int, int]] = []
+        self.loaded: int | None = None  # the update at which a saved state was put back
         # Reading a loss waits for the device: a CPU has nothing to wait for; an accelerator is
         # asked only now and then, and the update at fault is found in what was kept.
         eager = self.device.type == "cpu" or recipe.clip_percentile is not None
@@ -240,7 +241,8 @@ class Run:
                 return
         if self.turns is None:
             self._whole = False
-            self.extra += go(self.optimizer, again)
+            with refused_state(self.step == self.loaded):
+                self.extra += go(self.optimizer, again)
             self._whole = True
         self.step += 1
         self._place = self._cursor
