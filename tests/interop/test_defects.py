@@ -341,7 +341,8 @@ def test_a_tensor_rate_does_not_compile_the_step_anew(kind):
 
 def test_one_schedule_for_every_group_and_hyperparameter_on_one_clock():
     optimizer = adamw(0.1, 0.2)
-    scheduler = Scheduler(optimizer, scale=cosine(10), weight_decay=constant(0.1), beta1=linear(10))
+    moved = {"weight_decay": constant(0.1), "beta1": 0.8 * linear(10)}
+    scheduler = Scheduler(optimizer, scale=cosine(10), **moved)
     scheduler.seek(5)
-    assert [g["betas"][0] for g in optimizer.param_groups] == [0.5, 0.5]
+    assert [g["betas"][0] for g in optimizer.param_groups] == [0.4, 0.4]
     assert [rate(optimizer, i) for i in (0, 1)] == pytest.approx([0.05, 0.1])

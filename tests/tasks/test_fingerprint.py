@@ -1,7 +1,9 @@
 """What changes a task's digests, and what does not."""
 
 import functools
+import subprocess
 import sys
+import textwrap
 from types import ModuleType
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 import etude
+from etude import tasks
 from etude.tasks.fingerprint import changed, fingerprint
 
 HEAD = """
@@ -125,3 +128,39 @@ def test_how_a_loader_draws_and_joins_counts():
     assert None not in found
     assert len(set(found)) == len(ways)
     assert [of_loader(**way)["train"] for way in ways] == found
+
+
+def test_a_file_is_one_and_the_same_by_whatever_name_it_was_loaded(tmp_path):
+    """Run as a program, imported, or loaded as a task: a run begun one way goes on another way."""
+    text = textwrap.dedent(
+        """
+        import torch
+        from torch import nn
+        import etude
+
+        SIZE = 4
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.line = nn.Linear(2, SIZE)
+
+            def forward(self, x):
+                return self.line(x)
+
+        def loss(output, target):
+            return nn.functional.cross_entropy(output, target)
+
+        def task():
+            x = torch.ones(20, 2)
+            return etude.Task(lambda: Net(), (x, x[:, 0].long()), loss=loss, name="mine")
+
+        if __name__ == "__main__":
+            from etude.tasks.fingerprint import fingerprint
+            print(fingerprint(task()))
+        """
+    )
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    run = [sys.executable, str(tmp_path / "mine.py")]
+    printed = subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    assert printed == str(fingerprint(tasks.load(f"{tmp_path / 'mine.py'}:task")))

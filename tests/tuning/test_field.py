@@ -262,7 +262,7 @@ def test_a_killed_tuning_goes_on_to_the_same_answer(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (folder / "record.json").exists()
-    space: dict[str, Any] = {}
+    space: dict[str, Any] = {"__name__": "killed"}
     exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), space)
     again = tune(space["task"](), folder=folder, resume=True, progress=False, engine="loop")
     whole = quick(space["task"](), space["recipe"], 3.0, engine="loop")

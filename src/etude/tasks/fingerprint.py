@@ -180,7 +180,7 @@ def _put_drawing(put: _Put, parts: Iterable[Any]) -> None:
         if not isinstance(part, Sampler):
             _put_object(put, part, 0)
             continue
-        put.text(type(part).__module__, type(part).__qualname__)
+        put.text(_home(type(part).__module__), type(part).__qualname__)
         for name, one in sorted(vars(part).items()):
             if isinstance(one, (Tensor, np.ndarray, bool, int, float, str, list, tuple)):
                 put.text(name)
@@ -250,7 +250,7 @@ def _put_object(put: _Put, value: Any, depth: int) -> None:
     elif isinstance(value, FunctionType):
         _put_function(put, value, depth)
     elif isinstance(value, type):
-        put.text(value.__module__, value.__qualname__)
+        put.text(_home(value.__module__), value.__qualname__)
         if not _foreign(value.__module__):
             for name, member in sorted(vars(value).items()):
                 inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
@@ -303,7 +303,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 
 def _put_function(put: _Put, function: FunctionType, depth: int) -> None:
-    put.text(function.__module__, function.__qualname__)
+    put.text(_home(function.__module__), function.__qualname__)
     if _foreign(function.__module__):
         return
     _put_code(put, function.__code__)
@@ -416,6 +416,14 @@ def _globals(code: CodeType) -> tuple[set[str], set[str]]:
             read |= inner[0]
             stored |= inner[1]
     return read, stored
+
+
+def _home(module: str | None) -> str:
+    """Return a module's name where that says what is in it: a file of the user's own has several.
+
+    It is `__main__` when it is run, and another when it is imported or loaded as a task.
+    """
+    return module if module and _foreign(module) else ""
 
 
 def _foreign(module: str | None) -> bool:
