@@ -89,7 +89,7 @@ def refused_state(loaded: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (EtudeError, torch.linalg.LinAlgError, torch.OutOfMemoryError):
+    except (EtudeError, torch.linalg.LinAlgError, torch.OutOfMemoryError):  # type: ignore[attr-defined]
         raise
     except Exception as error:
         if not loaded:
