@@ -32,15 +32,16 @@ def warn_of_unequal_parts(task: Task, model: nn.Module, batch: Batch) -> None:
     """
     if task.step is not None:
         return
-    with random_state_kept(0), buffers_kept(model), torch.no_grad():
+    with random_state_kept(0), buffers_kept(model):
         try:
             loss, output, target = task.weighed(model, batch)
             if loss.weight is not None or (rows := _rows(output, target)) < 2:
                 return
             middle = rows // 2
-            whole, again = (_loss(task, output, target) for _ in range(2))
-            first = _loss(task, output[:middle], target[:middle])
-            second = _loss(task, output[middle:], target[middle:])
+            with torch.no_grad():
+                whole, again = (_loss(task, output, target) for _ in range(2))
+                first = _loss(task, output[:middle], target[:middle])
+                second = _loss(task, output[middle:], target[middle:])
         except TaskError:
             return
     parts = (middle * first + (rows - middle) * second) / rows
