@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -15,6 +15,18 @@ from etude.randomness import OwnRandomness, derive_seed
 from etude.tasks.source import Batch, Cursor, Data, checked_size, rows
 
 _END = object()
+
+
+def _end_workers(batches: object) -> None:
+    """End the worker processes of a walk, also those that Ctrl-C has killed already.
+
+    torch tells of a dead worker in whatever code runs at the time. While a walk is being given up
+    that is no news, and from `__del__` it would end as a traceback on the user's screen.
+    """
+    end = getattr(batches, "_shutdown_workers", None)
+    if end is not None:
+        with suppress(RuntimeError):
+            end()
 
 
 class LoaderData(Data):
@@ -86,6 +98,7 @@ class LoaderData(Data):
         # Samplers, shuffle buffers and augmentation draw from the global state whenever they
         # like: with a state of their own, an epoch walked again is the same epoch.
         own = OwnRandomness(order)
+        batches: Iterator[Batch] | None = None
         try:
             with own:
                 batches = iter(self.loader)
@@ -101,6 +114,8 @@ class LoaderData(Data):
             raise TaskError(
                 f"the {self.name} failed: {type(error).__name__}: {error}{where(error)}"
             ) from error
+        finally:
+            _end_workers(batches)
 
     def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:
         """Yield the loader's batches, epoch after epoch; a resumed one skips what was used."""
