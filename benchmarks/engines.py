@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from etude import Recipe, Task
+from etude.engines import AutoEngine, Engine, PoolEngine, VmapEngine, VmapPoolEngine
+from etude.engines.process.engine import cores
 from etude.tasks.data import Cursor
 from etude.tasks.table import get
-from etude.training.engines import AutoEngine, Engine, PoolEngine, VmapEngine, VmapPoolEngine
-from etude.training.engines.pool import cores
 from etude.training.run import Run
 from etude.training.threads import counted_work
 

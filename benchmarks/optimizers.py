@@ -27,12 +27,12 @@ from torch import nn
 
 from etude import Recipe, tasks, train
 from etude.errors import EtudeError
+from etude.measure.traits import measure
 from etude.optimizers import ROWS, build
 from etude.optimizers.factory import factory
 from etude.optimizers.match import Traits, match
+from etude.optimizers.prior import log10_centre
 from etude.tasks.task import parameter_count
-from etude.tuning.prior import log10_centre
-from etude.tuning.traits import measure
 
 RESULTS = Path(__file__).parent / "results"
 BOUND = 0.05

@@ -25,7 +25,7 @@ from benchmarks import contest, finders
 from etude import Recipe, train, tune
 from etude.files import write_text
 from etude.tasks.task import Task
-from etude.training.length import clock_of
+from etude.training.clock import clock_of
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = RESULTS / "regret.json"

@@ -1,8 +1,8 @@
 """The oracle's data as a field: searches and samplers run on it without training anything.
 
 A `Table` is what `benchmarks.oracle` kept of a task: 25 rates × 3 seeds, with the losses on the
-way. `Field` answers what `etude.tuning.search.Search` asks of its candidates from it, with every
-rate moved to the nearest of the grid; `Table.between` answers for any rate, by straight lines in
+way. `Field` answers what `Search` asks of its candidates from it, with every rate moved to the
+nearest of the grid; `Table.between` answers for any rate, by straight lines in
 the logarithm of the rate.
 """
 
@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import contest
+from etude.optimizers.prior import centre_of
 from etude.recipe import Recipe
-from etude.training.length import clock_of
-from etude.tuning.curve import Curve, Exposure
-from etude.tuning.ladder import ladder_for
-from etude.tuning.prior import centre_of
-from etude.tuning.search import Search
+from etude.training.clock import clock_of
+from etude.trials.curve import Curve, Exposure
+from etude.tuning.search.ladder import ladder_for
+from etude.tuning.search.search import Search
 
 DATA = Path(__file__).parent / "results" / "oracle"
 LOOKS = tuple(i / 16 for i in range(1, 17))
@@ -170,7 +170,7 @@ def start(task: str) -> tuple[float, Exposure]:
     """Return what a search begins with: log10 of the rate to begin around, and the exposure."""
     one = contest.get(task)
     recipe = Recipe(**one.defaults)
-    centre = centre_of(one, one.build(), recipe.optimizer)
+    centre = centre_of(one.build(), one.train.targets(), recipe.optimizer)
     return centre, Exposure.of(recipe.schedule, clock_of(one, recipe).horizon)
 
 

@@ -1,7 +1,8 @@
 """What every bundled task gives under every engine, to the bit: recorded once, held ever after.
 
-`python -m tests.bits` writes what this machine gives into `tests/data/bits.json`, beside what other
-kinds of machine gave. Bits depend on the processor and on torch's build: each recording carries both.
+`python -m tests.bits` writes what this machine gives into `tests/data/bits.json`, beside what
+other kinds of machine gave. Bits depend on the processor and on torch's build: each recording
+carries both.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 import etude
 from etude import Recipe, Record, Task, tasks
-from etude.training.engines import train_many
+from etude.engines import train_many
 
 FILE = Path(__file__).parent / "data" / "bits.json"
 
@@ -36,7 +37,8 @@ def bundled() -> list[str]:
 def machine() -> str:
     """Name what bits depend on: the processor, the kernels torch may take, and its version."""
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{_processor()} | {capability} | {torch.backends.mkldnn.is_available()} | torch {torch.__version__}"
+    onednn = torch.backends.mkldnn.is_available()
+    return f"{_processor()} | {capability} | {onednn} | torch {torch.__version__}"
 
 
 def _processor() -> str:
@@ -88,7 +90,9 @@ def _of_record(record: Record, model: torch.nn.Module | None = None) -> dict[str
     digest = hashlib.sha256()
     for key, tensor in model.state_dict().items():
         digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     series = hashlib.sha256(
         json.dumps({k: [float(x).hex() for x in v] for k, v in record.series.items()}).encode()
     )

@@ -22,7 +22,7 @@ def test_every_bundled_task_is_recorded():
 
 
 @pytest.mark.parametrize("engine", bits.ENGINES)
-@pytest.mark.parametrize("name", map(of, bits.bundled()))
+@pytest.mark.parametrize("name", [of(name) for name in bits.bundled()])
 def test_short_runs_give_the_recorded_bits(name, engine):
     found, recorded = bits.trained(name, engine), ANY[name][engine]
     assert bits.decisions(found) == bits.decisions(recorded)
@@ -32,7 +32,7 @@ def test_short_runs_give_the_recorded_bits(name, engine):
         assert bits.close(found, recorded, 0.02)
 
 
-@pytest.mark.parametrize("name", map(of, bits.bundled()))
+@pytest.mark.parametrize("name", [of(name) for name in bits.bundled()])
 def test_short_tunings_give_the_recorded_answer(name):
     found, recorded = bits.tuned(name), ANY[name]["tune"]
     if HERE is not None:

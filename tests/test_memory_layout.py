@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import Tensor
 
+from etude.engines.process.state_transfer import StateTransfer, pack, unpack
 from etude.errors import StorageError
 from etude.memory_layout import ALIGNED, overlaps, reach, span
-from etude.training.engines.parcel import Desk, pack, unpack
-from etude.training.state_tree import flatten, unflatten
+from etude.storage.state_tree import flatten, unflatten
 
 DTYPES = [
     torch.float32,
@@ -40,7 +40,7 @@ def by_file(tree: Any) -> Any:
 
 
 def by_desk(tree: Any) -> Any:
-    desk = Desk(2**20)
+    desk = StateTransfer(2**20)
     return next(desk.get(desk.put([tree])))
 
 

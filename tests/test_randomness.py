@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.randomness import RandomState, derive_seed, random_state_kept, seed_everything
-from etude.training.state_tree import flatten, unflatten
+from etude.storage.state_tree import flatten, unflatten
 
 seeds = st.integers(0, 2**63 - 1)
 paths = st.lists(st.one_of(st.integers(0, 1000), st.sampled_from(["init", "order", "noise"])))

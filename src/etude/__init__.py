@@ -5,23 +5,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from etude import _moved
+
 if TYPE_CHECKING:
     from etude import layerwise as layerwise
     from etude import optimizers as optimizers
     from etude import report as report
     from etude import schedules as schedules
     from etude import tasks as tasks
+    from etude.measure.edge import edge
     from etude.recipe import Recipe
+    from etude.record import Record
     from etude.tasks.metrics import Metric
     from etude.tasks.task import Task
-    from etude.training.record import Record
     from etude.training.train import train
-    from etude.tuning.edge import edge
     from etude.tuning.result import TuneResult
-    from etude.tuning.transfer import transfer
+    from etude.tuning.transfer.transfer import transfer
     from etude.tuning.tune import tune
 
     __version__: str
+
+_moved.install()
 
 __all__ = [
     "Metric",
@@ -38,12 +42,12 @@ __all__ = [
 _HOMES = {
     "Metric": "etude.tasks.metrics",
     "Recipe": "etude.recipe",
-    "Record": "etude.training.record",
+    "Record": "etude.record",
     "Task": "etude.tasks.task",
     "TuneResult": "etude.tuning.result",
-    "edge": "etude.tuning.edge",
+    "edge": "etude.measure.edge",
     "train": "etude.training.train",
-    "transfer": "etude.tuning.transfer",
+    "transfer": "etude.tuning.transfer.transfer",
     "tune": "etude.tuning.tune",
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""

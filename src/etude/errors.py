@@ -82,6 +82,10 @@ class MissingExtraError(EtudeError, ImportError):
     """An optional dependency is not installed; the message says what to install."""
 
 
+class MovedError(EtudeError, AttributeError):
+    """A public name has another home now; the message says which."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: the state is saved, and the message says how to resume.
 

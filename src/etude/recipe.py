@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Self
 
 import tomli_w
 from pydantic import (
@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from etude import files, optimizers
-from etude.errors import LONGEST_NAME, BadTypeError, BadValueError, EtudeError, shown
+from etude.errors import LONGEST_NAME, BadTypeError, BadValueError, EtudeError, MovedError, shown
 from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
@@ -34,7 +34,7 @@ from etude.recipe_text import LARGEST, RecipeError, json_table, toml_table
 from etude.schedules import Clock, Schedule, parse
 
 if TYPE_CHECKING:
-    from etude.tasks.task import Task
+    pass
 
 FORMAT = 1
 """The version of the recipe file; a newer file is refused, never half understood."""
@@ -379,16 +379,11 @@ class Recipe(BaseModel):
             )
         files.write_text(path, self.to_json() if path.suffix == ".json" else self.to_toml())
 
-    def to_pytorch(self, steps: int, *, task: Task | None = None) -> str:
-        """Return a plain PyTorch loop of `steps` updates that does what the recipe says.
-
-        Args:
-            steps: The number of updates, to which the schedules are bound.
-            task: The task that is trained, whose own `step`, if it has one, the loop calls.
-        """
-        from etude.pytorch_code import pytorch_code
-
-        return pytorch_code(self, steps, task=task)
+    def to_pytorch(self, *_: object, **__: object) -> NoReturn:
+        """Say where this went."""
+        raise MovedError(
+            "Recipe.to_pytorch is now etude.export.pytorch_code(recipe, steps, task=task)"
+        )
 
     def __hash__(self) -> int:
         return hash(self.digest)

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from benchmarks import contest, finders, oracle, samplers, table
 from benchmarks.table import Table
+from etude.engines import engine_for
 from etude.recipe import Recipe
 from etude.schedules import cosine
-from etude.training.engines import engine_for
-from etude.tuning.arm import Arm
-from etude.tuning.candidate import Candidate
-from etude.tuning.curve import Exposure
-from etude.tuning.field import Field, Setting
-from etude.tuning.goal import Goal
-from etude.tuning.ladder import ladder_for
-from etude.tuning.search import Search
+from etude.trials.curve import Exposure
+from etude.trials.pool import TrialContext, TrialPool
+from etude.trials.score import Goal
+from etude.trials.trial import Trial
+from etude.tuning.search.ladder import ladder_for
+from etude.tuning.search.recipe_trials import RecipeTrials
+from etude.tuning.search.search import Search
 
 RATES = [10 ** (-4.0 + 0.2 * i) for i in range(21)]
 EXPOSURE = Exposure.of(cosine(), 400)
@@ -141,10 +141,10 @@ def test_a_file_of_the_oracle_holds_plain_json():
 TASK = "digits-rmsprop"  # cheap, and its length is a multiple of 32: every share is a whole update
 
 
-class OnGrid(Arm):
+class OnGrid(RecipeTrials):
     """A field that trains, at the rates of the oracle's grid alone."""
 
-    def enter(self, lr: float) -> Candidate:
+    def enter(self, lr: float) -> Trial:
         grid = oracle.rates(TASK)
         return super().enter(min(grid, key=lambda rate: abs(math.log10(rate / lr))))
 
@@ -156,7 +156,9 @@ def test_a_search_that_trains_decides_as_its_replay_does(budget: float):
     one, seed = table.load(TASK), 0
     task = contest.get(TASK)
     recipe = Recipe(**{**task.defaults, "seed": seed, "evaluations": 16})
-    trained = OnGrid(Field([task], recipe, budget, Goal(), Setting(engine_for("loop"))), recipe)
+    trained = OnGrid(
+        TrialPool([task], recipe, budget, Goal(), TrialContext(engine_for("loop"))), recipe
+    )
     best = Search(trained, ladder_for(budget), table.start(TASK)[0]).run()
     found = table.replay(one, seed, budget, table.start(TASK))
     assert best.lr == pytest.approx(found.lr)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from etude.recipe import Recipe
-from etude.training.record import Record
+from etude.record import Record
 from etude.tuning.result import TuneResult
 
 QUICK = ("cancer-mlp", "--steps", "64")

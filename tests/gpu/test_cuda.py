@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import etude
 from etude import Recipe, Task
+from etude.engines import LoopEngine, engine_for, train_many
 from etude.optimizers import ROWS
-from etude.training.engines import LoopEngine, engine_for, train_many
 from etude.training.run import Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -24,11 +24,11 @@ from etude.cli.sensitivity import show
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.layerwise.picture import bars, page, span, svg, terminal
 from etude.layerwise.planning import plan
+from etude.measure import sensitivity as module
+from etude.measure.sensitivity import Response, Sensitivity, sensitivity
 from etude.recipe import Recipe
 from etude.schedules import parse
 from etude.tasks.models import lstm, mlp
-from etude.tuning import sensitivity as module
-from etude.tuning.sensitivity import Response, Sensitivity, sensitivity
 
 
 @pytest.fixture

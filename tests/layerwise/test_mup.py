@@ -11,9 +11,9 @@ from torch import nn
 from etude import Recipe, tasks
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.layerwise import LrMult, apply, mup_from, plan, rescale
-from etude.layerwise.mup import prepare
+from etude.layerwise.preparation import prepare
+from etude.measure.coordinate_check import coordinate_check
 from etude.training.run import Run
-from etude.tuning.coordinate_check import coordinate_check
 
 
 def net(width: int, depth: int = 2) -> nn.Module:

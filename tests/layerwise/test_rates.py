@@ -11,6 +11,7 @@ from torch import nn
 import etude
 from etude import Recipe, tasks
 from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.export import pytorch_code
 from etude.layerwise import LrMult, apply, rates_of
 from etude.optimizers import ROWS, build
 from etude.optimizers.factory import factory
@@ -279,7 +280,7 @@ def test_the_code_of_a_recipe_writes_the_same_rates(factor: object) -> None:
     torch.manual_seed(0)
     data = [(torch.randn(4, 8, 8), torch.randint(0, 10, (4,))) for _ in range(10)]
     space = {"model": coded, "train_loader": data, "loss_function": nn.functional.cross_entropy}
-    exec(recipe.to_pytorch(10), space)
+    exec(pytorch_code(recipe, 10), space)
     optimizer = build("adamw", own, lr=0.01, lr_mult=recipe.lr_mult)
     rates = rates_of(optimizer)
     assert rates is not None

@@ -26,7 +26,7 @@ from etude.optimizers import ROWS, build, get
 from etude.optimizers.factory import factory
 from etude.optimizers.hyperparameters import Flag, Number, Pair, Selectors, Whole
 from etude.optimizers.state import restore
-from etude.training.state_tree import flatten, unflatten
+from etude.storage.state_tree import flatten, unflatten
 
 INSTALLED = [
     row for row in ROWS.values() if not row.package or importlib.util.find_spec(row.module)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from etude.errors import BadValueError, TaskError
 from etude.optimizers import ROWS, build
 from etude.optimizers.state import restore
-from etude.training.state_tree import flatten, tensors_in, unflatten
+from etude.storage.state_tree import flatten, tensors_in, unflatten
 
 INSTALLED = [
     row for row in ROWS.values() if not row.package or importlib.util.find_spec(row.module)

@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from etude import Recipe, Task, tasks, train
 from etude.errors import BadValueError, TaskError
 from etude.optimizers import ROWS, build
+from etude.storage.state_tree import flatten, unflatten
 from etude.training.run import Run
-from etude.training.state_tree import flatten, unflatten
 
 INSTALLED = [
     row for row in ROWS.values() if not row.package or importlib.util.find_spec(row.module)
@@ -122,7 +122,7 @@ def test_every_evaluation_inside_an_update_is_paid_for():
 
 def test_a_closure_is_one_function_of_the_weights():
     """Dropout and batch statistics are the same at every evaluation within an update."""
-    from etude.training.objective import Again
+    from etude.training.objective import Closure
 
     torch.manual_seed(0)
     x, y = torch.randn(32, 4), torch.randn(32, 1)
@@ -132,7 +132,7 @@ def test_a_closure_is_one_function_of_the_weights():
         loss=mse_loss,
     )
     run = Run(task, Recipe(optimizer="lbfgs", steps=2, batch_size=16))
-    again = Again(run.objective, [(x, y)], run.optimizer, graph=False, draws=False)
+    again = Closure(run.objective, [(x, y)], run.optimizer, graph=False, draws=False)
     again.first()
     values = [float(again()) for _ in range(4)]
     assert len(set(values)) == 1

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from etude.recipe import Recipe
-from etude.training.record import Cost, Evaluation, Record
-from etude.tuning.result import RungCost, Trial, TuneResult
+from etude.record import Cost, Evaluation, Record
+from etude.tuning.result import RungCost, TuneResult
+from etude.tuning.trial_summary import TrialSummary
 
 
 def make_record(
@@ -43,10 +44,10 @@ def make_result(
     """Three rates of a run of 16 updates: 0.03 dropped at 8, 0.1 finished, 1.0 diverged at 3."""
     if trials is None:
         trials = (
-            Trial(
+            TrialSummary(
                 0.03, _partial(0.03, 8, ((0, 2.3, 0.1), (4, 1.2, 0.5), (8, 0.8, 0.7))), False, True
             ),
-            Trial(
+            TrialSummary(
                 0.1,
                 make_record(
                     np.linspace(2, 0.2, 16),
@@ -56,7 +57,7 @@ def make_result(
                 False,
                 True,
             ),
-            Trial(
+            TrialSummary(
                 1.0,
                 _partial(
                     1.0,

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from etude.errors import BadValueError
-from etude.report.curves import MOST, Curve, curve, looks, smooth, thin
+from etude.record import Evaluation
+from etude.report.curves import MOST, PlottedCurve, curve, looks, smooth, thin
 from etude.report.view import rates_view, view
-from etude.training.record import Evaluation
 
 finite = st.floats(-1e12, 1e12)
 
@@ -36,17 +36,17 @@ def test_a_spike_of_one_update_stays(count, data):
 
 
 def test_short_series_are_kept_whole():
-    assert curve([3.0, 1.0, 2.0]) == Curve((0, 1, 2), (3.0, 1.0, 2.0))
+    assert curve([3.0, 1.0, 2.0]) == PlottedCurve((0, 1, 2), (3.0, 1.0, 2.0))
 
 
 def test_what_is_not_finite_is_counted():
-    assert curve([1.0, math.nan, math.inf, 2.0, -math.inf]) == Curve((0, 3), (1.0, 2.0), 3)
+    assert curve([1.0, math.nan, math.inf, 2.0, -math.inf]) == PlottedCurve((0, 3), (1.0, 2.0), 3)
     assert not curve([math.nan])
-    assert looks([Evaluation(0, 2.0), Evaluation(3, math.nan)]) == Curve((0,), (2.0,), 1)
+    assert looks([Evaluation(0, 2.0), Evaluation(3, math.nan)]) == PlottedCurve((0,), (2.0,), 1)
 
 
 def test_a_task_without_metric_has_no_metric_curve():
-    assert looks([Evaluation(0, 2.0), Evaluation(3, 1.0)], "metric") == Curve()
+    assert looks([Evaluation(0, 2.0), Evaluation(3, 1.0)], "metric") == PlottedCurve()
 
 
 def test_too_few_points_are_refused():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from etude.record import Evaluation
 from etude.report import (
     candidate_curves,
     final_run,
@@ -16,10 +17,9 @@ from etude.report import (
     schedule_curve,
     words,
 )
-from etude.report.curves import MOST, Curve, window_for
+from etude.report.curves import MOST, PlottedCurve, window_for
 from etude.report.view import View
-from etude.training.record import Evaluation
-from etude.tuning.result import Trial
+from etude.tuning.trial_summary import TrialSummary
 
 
 def test_a_line_for_every_depth_at_which_a_rate_stood(result):
@@ -39,7 +39,7 @@ def test_a_line_for_every_depth_at_which_a_rate_stood(result):
 
 def test_a_loss_off_the_axis_is_marked_at_its_edge(result, record):
     far = record(np.ones(16), lr=0.5, evaluations=((0, 2.3, 0.1), (16, 1e9, 0.1)))
-    trials = (result().trials[1], Trial(0.5, far, True, False))
+    trials = (result().trials[1], TrialSummary(0.5, far, True, False))
     info = loss_against_rate.info(result(trials, stable_below=0.5))
     assert info.above == ((0.5, 1e9),)
     assert info.view.high < 10
@@ -54,7 +54,7 @@ def test_a_loss_that_is_not_finite_has_no_place(result, record):
         status="diverged",
         evaluations=((0, 2.3, 0.1), (16, math.nan, 0.1)),
     )
-    only = (Trial(0.1, lost, True, True),)
+    only = (TrialSummary(0.1, lost, True, True),)
     info = loss_against_rate.info(result(only, stable_below=None, tied=(0.1, 0.1)))
     assert info.best is None
     assert info.depths == ()
@@ -85,7 +85,7 @@ def test_candidates_end_where_they_were_dropped(result):
 
 def test_names_keep_apart(result, record):
     rates = (0.1, 0.11, 0.12)
-    trials = tuple(Trial(r, replace(result().record), False, True) for r in rates)
+    trials = tuple(TrialSummary(r, replace(result().record), False, True) for r in rates)
     info = candidate_curves.info(result(trials, lr=0.1))
     assert [c.named for c in info.candidates] == [True, False, False]
 
@@ -109,8 +109,8 @@ def test_no_name_of_a_curve_stands_on_another(ends):
     flat = View(0.0, 2.5, False)
     curves = tuple(
         candidate_curves.CandidateCurve(
-            0.001 * (i + 1), Curve((0, step), (2.4, loss), 0), Curve((), (), 0), "dropped", step,
-            chosen=i == 0,
+            0.001 * (i + 1), PlottedCurve((0, step), (2.4, loss), 0), PlottedCurve((), (), 0),
+            "dropped", step, chosen=i == 0,
         )
         for i, (step, loss) in enumerate(ends)
     )  # fmt: skip
@@ -141,7 +141,7 @@ def test_tied_does_not_stand_on_unstable(result):
 def test_the_training_loss_of_candidates_is_smoothed(result, record):
     noisy = record(np.tile([0.0, 2.0], 400), evaluations=((0, 2.3, 0.1), (800, 1.0, 0.5)))
     info = candidate_curves.info(
-        result((Trial(0.1, noisy, False, True),), tied=(0.1, 0.1), stable_below=None)
+        result((TrialSummary(0.1, noisy, False, True),), tied=(0.1, 0.1), stable_below=None)
     )
     assert info.window == 16
     tail = info.candidates[0].train.values[-100:]
@@ -276,7 +276,7 @@ def test_a_training_loss_is_called_smoothed_only_where_it_is(result, length, smo
 @pytest.mark.parametrize(("last", "place"), [(0.3, "bottom left"), (0.8, "top left")])
 def test_the_name_of_the_chosen_rate_stands_clear_of_its_own_line(result, record, last, place):
     kept = record(evaluations=((0, 2.3, 0.1), (2, 0.7, 0.8), (4, last, 0.9)))
-    found = result((Trial(0.1, kept, False, False),), tied=(0.1, 0.1))
+    found = result((TrialSummary(0.1, kept, False, False),), tied=(0.1, 0.1))
     figure = candidate_curves.draw(candidate_curves.info(found))
     named = [trace for trace in figure.data if trace.mode == "markers+text"]
     assert [trace.textposition for trace in named] == [place]

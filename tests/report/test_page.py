@@ -16,7 +16,7 @@ from etude.recipe import Recipe
 from etude.report import embed, tables
 from etude.report.answer import of_record, of_tuning
 from etude.tasks.task import Task
-from etude.tuning.result import Trial
+from etude.tuning.trial_summary import TrialSummary
 from etude.tuning.tune import tune
 
 EVIL = "<script>alert('x')</script>&\"</style>"
@@ -101,7 +101,7 @@ def test_every_figure_has_its_place_and_its_data(page):
 
 def test_what_the_user_wrote_is_text(record, result):
     evil = record(task=EVIL, metric=EVIL, reason=EVIL, status="stopped", **{EVIL: [1.0, 2, 3, 4]})
-    trial = Trial(0.1, evil, False, True)
+    trial = TrialSummary(0.1, evil, False, True)
     tuned = result((trial,), tied=(0.1, 0.1), stable_below=None)
     for page in (report.html(evil), report.html(tuned)):
         reader = Reader(page)

@@ -11,13 +11,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from etude import Recipe, Task
+from etude.engines import train_many
 from etude.tasks import get, rows
 from etude.tasks.bundled.examples import Examples
 from etude.tasks.data import Cursor
 from etude.tasks.models import cnn, resnet
 from etude.training.check import leaves
 from etude.training.convolutions import channels_last
-from etude.training.engines import train_many
 from etude.training.run import Run
 
 BUNDLED = [row.name for row in rows() if "bundled" in row.factory.data]

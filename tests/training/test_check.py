@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from etude import Recipe, Task, train
 from etude.errors import EtudeError, StorageError, TaskError, where
-from etude.training.folder import read_model
+from etude.storage.run_folder import read_model
 from etude.training.run import Run
 
 COUNT = 64

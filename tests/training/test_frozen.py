@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from etude import Recipe, Task, optimizers, train
+from etude.engines import LoopEngine
+from etude.engines.process.state_transfer import pack, unpack
+from etude.engines.vmap.engine import VmapEngine
 from etude.layerwise import rates_of
 from etude.optimizers import ROWS
-from etude.training.engines import LoopEngine
-from etude.training.engines.parcel import pack, unpack
-from etude.training.engines.vmap.engine import VmapEngine
 from etude.training.run import Run
 
 NAMES = [row.name for row in ROWS.values() if row.installed and row.group_rates]

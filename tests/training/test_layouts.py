@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from etude import Recipe, Task, tune
+from etude.engines.loop import LoopEngine
+from etude.engines.process.engine import PoolEngine
+from etude.engines.process.state_transfer import StateTransfer
 from etude.optimizers import ROWS
-from etude.training import checkpoint
-from etude.training.engines.loop import LoopEngine
-from etude.training.engines.parcel import Desk
-from etude.training.engines.pool import PoolEngine
+from etude.storage import checkpoint
+from etude.storage.state_tree import tensors_in
 from etude.training.run import Run
-from etude.training.state_tree import tensors_in
-from etude.tuning.candidate import Candidate
-from etude.tuning.goal import Goal
+from etude.trials.score import Goal
+from etude.trials.trial import Trial
 
 INSTALLED = [
     row for row in ROWS.values() if not row.package or importlib.util.find_spec(row.module)
@@ -139,7 +139,7 @@ def by_folder(run: Run, make: Callable[[], Run], folder: Path) -> Run:
 
 
 def by_desk(run: Run, make: Callable[[], Run], folder: Path) -> Run:
-    desk = Desk(2**24)
+    desk = StateTransfer(2**24)
     other = make()
     other.load(next(desk.get(desk.put([run.state()]))))
     return other
@@ -147,7 +147,7 @@ def by_desk(run: Run, make: Callable[[], Run], folder: Path) -> Run:
 
 def by_spill(run: Run, make: Callable[[], Run], folder: Path) -> Run:
     made = iter([run])
-    candidate = Candidate("one", lambda: [next(made, None) or make()], Goal(), None)
+    candidate = Trial("one", lambda: [next(made, None) or make()], Goal(), None)
     candidate.sleep(folder)
     assert not candidate.awake
     return candidate.runs[0]
@@ -272,7 +272,7 @@ def test_odd_buffers_and_weights_keep_their_layout(route, tmp_path):
 def test_a_paused_state_counts_all_that_it_keeps():
     run = Run(task_of("mlp"), recipe_of("soap", 6))
     run.walk(set(), 4)
-    candidate = Candidate("one", lambda: [run], Goal(), None)
+    candidate = Trial("one", lambda: [run], Goal(), None)
     weights = sum(p.nbytes for p in run.model.parameters())
     bases = sum(2 * 4 * sum(n * n for n in p.shape) for p in run.model.parameters() if p.ndim > 1)
     assert candidate.size() == 3 * weights + bases

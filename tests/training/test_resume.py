@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from etude import Recipe, Record, Task, train
 from etude.errors import BadValueError, EtudeError, StorageError, TaskError
-from etude.training import checkpoint
+from etude.storage import checkpoint
 from etude.training.run import Run
 
 

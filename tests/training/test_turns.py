@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from etude import Recipe, Record, Task, train
+from etude.engines.loop import LoopEngine
+from etude.engines.process.engine import PoolEngine
+from etude.engines.vmap.eligibility import misfit
 from etude.errors import BadValueError, StorageError, TaskError
 from etude.optimizers.factory import build
 from etude.optimizers.table import ROWS
 from etude.randomness import derive_seed, random_state_kept, seed_everything
 from etude.tasks.data import Cursor
 from etude.tasks.metrics import mean_metric
-from etude.training.engines.loop import LoopEngine
-from etude.training.engines.pool import PoolEngine
-from etude.training.engines.vmap.fit import misfit
 from etude.training.evaluate import evaluate
 from etude.training.run import Run
 

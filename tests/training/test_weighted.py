@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from etude import Recipe, Task, train
+from etude.engines.loop import LoopEngine
+from etude.engines.vmap.engine import VmapEngine
 from etude.errors import TaskError
-from etude.training.engines.loop import LoopEngine
-from etude.training.engines.vmap.engine import VmapEngine
-from etude.training.record import Evaluation, Record
+from etude.record import Evaluation, Record
 from etude.training.run import Run
-from etude.tuning.goal import mean
+from etude.trials.score import mean
 
 G = torch.Generator().manual_seed(0)
 X = torch.randn(48, 6, 4, generator=G)

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from etude import Recipe, Task, TuneResult, tasks, train, tune
 from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError
+from etude.optimizers.prior import grid, log10_centre, nice
 from etude.randomness import random_state_kept
-from etude.training.record import Evaluation
+from etude.record import Evaluation
 from etude.training.run import Run
-from etude.tuning.ladder import LADDERS, LEAST, NEEDED, ladder_for
-from etude.tuning.prior import grid, log10_centre, nice
 from etude.tuning.result import tie
+from etude.tuning.search.ladder import LADDERS, LEAST, NEEDED, ladder_for
 
 from .common import said_of_a_constant
 

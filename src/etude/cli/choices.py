@@ -348,8 +348,8 @@ def run_folder(
 
 def _kept(folder: Path) -> list[Path]:
     """Return what lies in a folder but for what a run leaves that was killed before it began."""
-    from etude.training.folder import RECIPE
-    from etude.training.sameness import FINGERPRINT
+    from etude.storage.run_folder import RECIPE
+    from etude.storage.task_digests import FINGERPRINT
 
     early = {FINGERPRINT} if not (folder / RECIPE).exists() else set()
     return [

@@ -12,9 +12,9 @@ from etude.cli import choices
 from etude.cli.console import facts, number, out, print_json
 
 if TYPE_CHECKING:
-    from etude.tuning.edge import Edge
-    from etude.tuning.probe import Probe
-    from etude.tuning.sharpness import Sharpness
+    from etude.measure.edge import Edge
+    from etude.measure.probe import Probe
+    from etude.measure.sharpness import Sharpness
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -65,7 +65,7 @@ def edge(
     recipe's own schedule. The sharpness is the largest eigenvalue of the Hessian, preconditioned by
     the optimizer's own second moment where it has one.
     """
-    from etude.tuning.edge import edge as measure
+    from etude.measure.edge import edge as measure
 
     chosen = choices.choose_task(task, options, None)
     wanted = choices.choose_recipe(

@@ -16,9 +16,9 @@ from etude.cli import choices
 from etude.cli.console import out, print_json
 
 if TYPE_CHECKING:
-    from etude.layerwise.picture import Bar
+    from etude.layerwise.picture import RateBar
+    from etude.measure.coordinate_check import CoordinateCheck
     from etude.recipe import Recipe
-    from etude.tuning.coordinate_check import CoordinateCheck
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -77,7 +77,7 @@ def layerwise(
     """
     from etude import files
     from etude.layerwise import picture
-    from etude.layerwise.parts import anatomy
+    from etude.layerwise.anatomy import anatomy
     from etude.layerwise.planning import plan
     from etude.layerwise.spec import LrMult
     from etude.training.flow import flow_of
@@ -124,7 +124,7 @@ def _check(
     """Run the coordinate check on the task at several widths."""
     from etude import tasks
     from etude.errors import BadValueError
-    from etude.tuning.coordinate_check import coordinate_check
+    from etude.measure.coordinate_check import coordinate_check
 
     try:
         chosen = [int(text) for text in widths.split(",")]
@@ -196,7 +196,7 @@ def _check_rule(text: str) -> None:
         )
 
 
-def _show(lines: list[Bar], depths: int) -> None:
+def _show(lines: list[RateBar], depths: int) -> None:
     from etude.layerwise.picture import span, terminal
 
     decades = span(lines)
@@ -227,7 +227,7 @@ def _print_whole(table: Table) -> None:
     Console(highlight=False, soft_wrap=True, width=max(out.width, needed)).print(table)
 
 
-def _plain(name: str, recipe: Recipe, lines: list[Bar], page: Path | None) -> dict[str, Any]:
+def _plain(name: str, recipe: Recipe, lines: list[RateBar], page: Path | None) -> dict[str, Any]:
     return {
         "task": name,
         "lr": recipe.lr,

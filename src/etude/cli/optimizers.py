@@ -116,10 +116,10 @@ def match(
     json: choices.Json = False,
 ) -> None:
     """Recommend optimizers for TASK from what a short training measures, and say why."""
+    from etude.measure.traits import measure
     from etude.optimizers.match import match as rank
     from etude.optimizers.match import recommended
     from etude.optimizers.row import INSTALL
-    from etude.tuning.traits import measure
 
     chosen = choices.choose_task(task, options, None)
     wanted = choices.choose_recipe(

@@ -13,7 +13,7 @@ from etude.cli import choices
 from etude.cli.console import number, out, print_json
 
 if TYPE_CHECKING:
-    from etude.tuning.sensitivity import Response, Sensitivity
+    from etude.measure.sensitivity import Response, Sensitivity
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -59,7 +59,7 @@ def sensitivity(
     Pairs of short runs with the same seed, one part's rate multiplied and divided. Proposes
     multipliers only where the gain exceeds its spread over the seeds and holds on fresh ones.
     """
-    from etude.tuning.sensitivity import sensitivity as measure
+    from etude.measure.sensitivity import sensitivity as measure
 
     chosen = choices.choose_task(task, options, None)
     wanted = choices.choose_recipe(
@@ -158,7 +158,7 @@ def _without_rate(own: list[str]) -> list[str]:
 
 
 def _cells(one: Response) -> list[str]:
-    from etude.tuning.sensitivity import TOGETHER
+    from etude.measure.sensitivity import TOGETHER
 
     colours = {"better": "green", "worse": "yellow", "diverged": "red", "nothing": "dim"}
     words = {"nothing": "within its spread", "diverged": "diverged"}

@@ -11,7 +11,7 @@ from etude.cli import choices
 from etude.cli.console import facts, metric_text, number, out, print_json
 
 if TYPE_CHECKING:
-    from etude.training.record import Record
+    from etude.record import Record
     from etude.training.run import Run
 
 EPILOG = """[bold]Examples[/bold]

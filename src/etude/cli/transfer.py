@@ -15,7 +15,7 @@ from etude.cli.console import facts, number, out, print_json
 from etude.errors import BadValueError
 
 if TYPE_CHECKING:
-    from etude.tuning.transfer import Transfer
+    from etude.tuning.transfer.transfer import Transfer
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -72,7 +72,7 @@ def transfer(
     for a share of the new run. Where another is clearly better, the rule is not confirmed and
     that one is proposed.
     """
-    from etude.tuning.transfer import transfer as carry
+    from etude.tuning.transfer.transfer import transfer as carry
 
     sized = _sized(task, options, width=width, depth=depth)
     chosen = choices.choose_task(task, sized, None)

@@ -12,11 +12,12 @@ from rich.table import Table
 from etude.cli import choices
 from etude.cli.console import facts, metric_text, number, out, print_json
 from etude.cli.over import read_over
+from etude.export import pytorch_code
 
 if TYPE_CHECKING:
     from etude.tasks import Task
+    from etude.tuning.recipes.selection import Selection
     from etude.tuning.result import TuneResult
-    from etude.tuning.selection import Selection
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -158,7 +159,7 @@ def show(best: TuneResult, home: Path, page: Path, task: Task | None = None) -> 
         out.print()
     out.print(_trials(best))
     if found:
-        code = best.recipe.to_pytorch(record.length, task=task)
+        code = pytorch_code(best.recipe, record.length, task=task)
         out.print("\n[dim]The recipe, for a PyTorch loop of your own:[/dim]\n")
         out.print(Syntax(code, "python", background_color="default"))
     out.print()
@@ -216,7 +217,7 @@ def _broken(best: TuneResult) -> str:
 def _selection(selection: Selection) -> Table:
     """Return what the recipe was chosen from, the best first."""
     from etude.report.words import told
-    from etude.tuning.selection import HORIZONS
+    from etude.tuning.recipes.selection import HORIZONS
 
     table = Table(box=None, padding=(0, 2), header_style="dim", title_justify="left")
     names = list(dict.fromkeys(name for one in selection.tried for name in one.values))

@@ -22,7 +22,7 @@ _SCOPE = 3
 """Frames from a warning to the call of `Scheduler(...)`."""
 
 
-class Row(NamedTuple):
+class ScheduledSlot(NamedTuple):
     """Where one schedule is written: group[slot] = s(t), or base · s(t), with low <= value < high.
 
     Args:
@@ -66,7 +66,7 @@ def values(optimizer: Optimizer, columns: Iterable[Column]) -> None:
                     limits.check(f"{column.name} of group {place} at step {t}", value)
 
 
-def refuse(row: Row, t: int, value: float) -> None:
+def refuse(row: ScheduledSlot, t: int, value: float) -> None:
     """Raise for a value out of bounds, unless it is the limit at which a schedule ends.
 
     A momentum that rises to 1 over a run is below 1 at each of its updates.
@@ -162,7 +162,7 @@ def _allowed(limits: tuple[float, float], schedule: Schedule, t: int, value: flo
     return ends and value == high
 
 
-def _out_of_bounds(row: Row, t: int, value: float) -> NoReturn:
+def _out_of_bounds(row: ScheduledSlot, t: int, value: float) -> NoReturn:
     upper = "" if row.high == float("inf") else f" and below {row.high:g}"
     name = row.key if row.slot.inside is None else f"{row.key}[{row.slot.inside}]"
     raise BadValueError(

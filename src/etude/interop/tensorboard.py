@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from etude.errors import MissingExtraError
-from etude.training.record import Record
+from etude.record import Record
 
 
 def write(record: Record, folder: str | Path) -> None:

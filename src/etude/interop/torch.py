@@ -205,7 +205,7 @@ class Scheduler(LRScheduler):
     def _lay_out(self) -> None:
         """Note which groups follow which schedule, so that writing need not look."""
         groups = self.optimizer.param_groups
-        rows: dict[Any, _checks.Row] = {}
+        rows: dict[Any, _checks.ScheduledSlot] = {}
         written = []
         for place, group in enumerate(groups):
             self._keep_base("lr", group, _slots.Slot("lr"), place, group["lr"] is not None)
@@ -217,7 +217,7 @@ class Scheduler(LRScheduler):
                 bounds = _checks.bounds(self.optimizer, one.name, group, slot)
                 row = rows.setdefault(
                     (slot, id(entry), bounds),
-                    _checks.Row(entry.schedule, slot, slot.key, *bounds.limits, []),
+                    _checks.ScheduledSlot(entry.schedule, slot, slot.key, *bounds.limits, []),
                 )
                 base = None
                 if entry.relative:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
+    from etude.layerwise.anatomy import anatomy
     from etude.layerwise.flow import Flow, trace
     from etude.layerwise.mup import mup_from, rescale
-    from etude.layerwise.parts import Part, anatomy
-    from etude.layerwise.planning import Plan, Row, plan
+    from etude.layerwise.parts import Part
+    from etude.layerwise.planning import Plan, PlanRow, plan
     from etude.layerwise.rates import Rates, apply, rates_of
     from etude.layerwise.spec import LrMult, Rule
     from etude.layerwise.text import POLICIES, parse_policies
@@ -28,7 +29,7 @@ _HOMES = {
     "Part": "parts",
     "Plan": "planning",
     "Rates": "rates",
-    "Row": "planning",
+    "PlanRow": "planning",
     "Rule": "spec",
     "anatomy": "parts",
     "apply": "rates",
@@ -46,8 +47,8 @@ __all__ = [
     "LrMult",
     "Part",
     "Plan",
+    "PlanRow",
     "Rates",
-    "Row",
     "Rule",
     "anatomy",
     "apply",

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import BadValueError
-from etude.layerwise.parts import Part, anatomy, layer_count
+from etude.layerwise.anatomy import anatomy
+from etude.layerwise.parts import Part, layer_count
 from etude.layerwise.roles import refuse_guess
 from etude.layerwise.selectors import Selector, near_misses
 from etude.optimizers.hyperparameters import EXCEPT, HIDDEN

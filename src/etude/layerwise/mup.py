@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from etude.errors import BadTypeError, BadValueError
-from etude.layerwise.parts import GATES, Part, anatomy
+from etude.layerwise.anatomy import anatomy
+from etude.layerwise.parts import GATES, Part
 from etude.layerwise.policy import Factor, Policy, Setting, number
 from etude.layerwise.roles import refuse_guess
-from etude.layerwise.spec import LrMult
 from etude.optimizers.table import ROWS
 
 if TYPE_CHECKING:
@@ -207,33 +207,6 @@ def rescale(model: nn.Module, policy: Mup, flow: Flow | None = None) -> None:
         for name, parameter in model.named_parameters():
             if name in scales:
                 parameter.mul_(scales[name])
-
-
-def prepare(
-    spec: LrMult | None, model: nn.Module, factory: object, flow: Flow | None = None
-) -> LrMult | None:
-    """Fit multipliers to a model that was just drawn, and draw muP's output weights smaller.
-
-    Args:
-        spec: The multipliers; None stays None.
-        model: The model; only muP's output weights are changed, in place.
-        factory: What built it; a network in place of a factory keeps its own weights.
-        flow: What a forward pass of it showed.
-
-    Returns:
-        The same multipliers, muP's growth found against a base model where one can be built.
-    """
-    from torch import nn
-
-    if spec is None or isinstance(factory, nn.Module) or not callable(factory):
-        return spec
-    policies = []
-    for policy in spec.policies:
-        if isinstance(policy, Mup):
-            policy = policy.against(model, factory)
-            rescale(model, policy, flow)
-        policies.append(policy)
-    return replace(spec, policies=tuple(policies))
 
 
 def _read_off(parts: Sequence[Part], base_width: int) -> list[tuple[float, float]]:

@@ -18,7 +18,7 @@ POINTS = 64
 """Points of a curve over the run."""
 
 
-class Bar(NamedTuple):
+class RateBar(NamedTuple):
     """One line of the picture.
 
     Attributes:
@@ -53,7 +53,7 @@ def bars(
     shape: Schedule,
     length: int,
     parts: Sequence[Part] = (),
-) -> list[Bar]:
+) -> list[RateBar]:
     """Return the bars of a plan over a run.
 
     Args:
@@ -75,7 +75,7 @@ def bars(
         own = row.multiplier
         text = repr(own) if isinstance(own, Schedule) else f"{own:.4g}"
         found.append(
-            Bar(
+            RateBar(
                 row.name, row.part.shape, row.count, row.rule, multiplier, rate, row.decay,
                 text, curve, roles[row.part.name],
             )
@@ -100,13 +100,13 @@ def _largest(
     return float(values[at]), float(rates[at]), tuple(float(v) for v in values[places])
 
 
-def span(lines: Sequence[Bar]) -> float:
+def span(lines: Sequence[RateBar]) -> float:
     """Return how many decades a full half of the picture stands for, at least log10(2)."""
     decades = [abs(math.log10(bar.multiplier)) for bar in lines if bar.multiplier > 0]
     return max([math.log10(2), *decades])
 
 
-def terminal(bar: Bar, decades: float, half: int = 10) -> str:
+def terminal(bar: RateBar, decades: float, half: int = 10) -> str:
     """Return a bar for a terminal: to the right of the line for more than 1, left for less.
 
     >>> terminal(Bar("w", (1,), 1, "-", 10.0, 0.1, 1.0, "10", ()), 1.0, half=4)
@@ -123,7 +123,7 @@ ROW, WIDE, CURVE, LETTER = 18, 220, 120, 6.6
 """Pixels: a line's height, the bars' and the curves' width, a letter's at most."""
 
 
-def svg(lines: Sequence[Bar]) -> str:
+def svg(lines: Sequence[RateBar]) -> str:
     """Return the picture as SVG text: bars on a log scale around 1, curves where they move."""
     decades = span(lines)
     left = max(60, round(LETTER * max((len(bar.name) for bar in lines), default=0)))
@@ -156,7 +156,7 @@ def _text(x: float, y: float, text: str, anchor: str = "start") -> str:
     )
 
 
-def _mark(bar: Bar, top: float, middle: float, decades: float) -> list[str]:
+def _mark(bar: RateBar, top: float, middle: float, decades: float) -> list[str]:
     """Return a bar's rectangle, or the word 'frozen'."""
     if bar.multiplier == 0:
         return [
@@ -182,7 +182,7 @@ def _curve(values: Sequence[float], left: float, top: float) -> str:
     return f'<polyline points="{points}" fill="none" stroke="currentColor"/>'
 
 
-def page(title: str, lines: Sequence[Bar]) -> str:
+def page(title: str, lines: Sequence[RateBar]) -> str:
     """Return one HTML file with the picture and the table, complete in itself."""
     decayed = any(bar.decay != 1 for bar in lines)
     cells = "\n".join(

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etude.errors import BadValueError
+from etude.layerwise.anatomy import anatomy
 from etude.layerwise.multipliers import Multiplier, times
-from etude.layerwise.parts import Part, anatomy, layer_count
+from etude.layerwise.parts import Part, layer_count
 from etude.layerwise.policy import Factor, Setting
 from etude.layerwise.roles import refuse_guess
 from etude.layerwise.selectors import Selector, near_misses
@@ -29,7 +30,7 @@ REST = "[rest]"
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One parameter, or some rows of it, and its multiplier.
 
     Attributes:
@@ -70,13 +71,13 @@ class Plan:
         trust: The trust ratio of the updates, None for none.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[PlanRow, ...]
     depths: int
     trust: Trust | None = None
 
-    def of(self) -> dict[str, tuple[Row, ...]]:
+    def of(self) -> dict[str, tuple[PlanRow, ...]]:
         """Return the rows of each parameter, by its name."""
-        table: dict[str, list[Row]] = {}
+        table: dict[str, list[PlanRow]] = {}
         for row in self.rows:
             table.setdefault(row.part.name, []).append(row)
         return {name: tuple(rows) for name, rows in table.items()}
@@ -146,7 +147,7 @@ def plan(
         for claim in claims[index]:
             rule = " × ".join([*([claim.rule] if claim.rule else []), *names])
             rows.append(
-                Row(
+                PlanRow(
                     part,
                     claim.label,
                     claim.spans,
@@ -247,7 +248,7 @@ def _left(rows: int, claims: Sequence[_Claim]) -> tuple[tuple[int, int], ...]:
     return tuple(left)
 
 
-def _check_trust(trust: Trust | None, rows: Sequence[Row]) -> None:
+def _check_trust(trust: Trust | None, rows: Sequence[PlanRow]) -> None:
     for row in rows:
         if trust is not None and row.label and trust.scales(row.part):
             raise BadValueError(

@@ -13,7 +13,7 @@ from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.layerwise.capabilities import refuse, row_of
 from etude.layerwise.flow import Flow
 from etude.layerwise.multipliers import Multiplier, checked
-from etude.layerwise.planning import Plan, Row, plan
+from etude.layerwise.planning import Plan, PlanRow, plan
 from etude.layerwise.rest import KeptCounts, Rest, Resting
 from etude.layerwise.spec import LrMult
 from etude.layerwise.updates import Slices, TrustRatios
@@ -71,7 +71,7 @@ class Rates:
         plan: Plan,
         groups: list[GroupRate],
         slices: Slices,
-        of_slice: list[tuple[int, Row]],
+        of_slice: list[tuple[int, PlanRow]],
         trust: TrustRatios | None,
         resting: Resting,
     ) -> None:
@@ -308,7 +308,7 @@ def _check_fresh(optimizer: Optimizer, model: nn.Module) -> None:
 
 
 def _split(
-    optimizer: Optimizer, rows_of: Mapping[int, tuple[Row, ...]]
+    optimizer: Optimizer, rows_of: Mapping[int, tuple[PlanRow, ...]]
 ) -> tuple[list[dict[str, Any]], list[GroupRate]]:
     """Return the groups, one for each old group, multiplier and decay, in order of appearance."""
     groups: list[dict[str, Any]] = []
@@ -329,7 +329,7 @@ def _split(
     return groups, rates
 
 
-def _of_tensor(rows: tuple[Row, ...]) -> tuple[tuple[Multiplier, ...], float]:
+def _of_tensor(rows: tuple[PlanRow, ...]) -> tuple[tuple[Multiplier, ...], float]:
     """Return what makes the rate of one tensor: its largest constant, and its schedules."""
     constants = [row.multiplier for row in rows if not isinstance(row.multiplier, Schedule)]
     moving = dict.fromkeys(r.multiplier for r in rows if isinstance(r.multiplier, Schedule))
@@ -354,8 +354,8 @@ def _group(old: Mapping[str, Any], rate: GroupRate) -> dict[str, Any]:
 
 
 def _slices(
-    groups: list[dict[str, Any]], rows_of: Mapping[int, tuple[Row, ...]]
-) -> tuple[Slices, list[tuple[int, Row]]]:
+    groups: list[dict[str, Any]], rows_of: Mapping[int, tuple[PlanRow, ...]]
+) -> tuple[Slices, list[tuple[int, PlanRow]]]:
     """Return the rows to rescale: those that do not always have their tensor's own rate."""
     places, owners = [], []
     for index, group in enumerate(groups):
@@ -371,7 +371,7 @@ def _slices(
 
 
 def _trust(
-    laid: Plan, groups: list[dict[str, Any]], rows_of: Mapping[int, tuple[Row, ...]]
+    laid: Plan, groups: list[dict[str, Any]], rows_of: Mapping[int, tuple[PlanRow, ...]]
 ) -> TrustRatios | None:
     if laid.trust is None:
         return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from etude.layerwise.planning import Row
+from etude.layerwise.planning import PlanRow
 from etude.schedules import Schedule
 
 Span = tuple[int, int]
@@ -113,7 +113,7 @@ class Resting:
         tensors: Each with its rows and their multipliers.
     """
 
-    def __init__(self, tensors: Sequence[tuple[Tensor, tuple[Row, ...]]]) -> None:
+    def __init__(self, tensors: Sequence[tuple[Tensor, tuple[PlanRow, ...]]]) -> None:
         can = [(t, rows) for t, rows in tensors if any(_may_rest(row) for row in rows)]
         self._tensors = can
         self.frozen: tuple[Tensor, ...] = tuple(
@@ -143,17 +143,17 @@ class Resting:
                 place[id(tensor)] = (*place.get(id(tensor), ()), *row.spans)
         return Rest(tuple(whole), rows, waiting)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[PlanRow]:
         """Yield every row that may stand still, or shares a tensor with one that may."""
         for _, rows in self._tensors:
             yield from rows
 
-    def bound(self, swap: Mapping[int, Row]) -> Resting:
+    def bound(self, swap: Mapping[int, PlanRow]) -> Resting:
         """Return the same with other rows, by the identity of the old ones."""
         return Resting([(t, tuple(swap[id(row)] for row in rows)) for t, rows in self._tensors])
 
 
-def _may_rest(row: Row) -> bool:
+def _may_rest(row: PlanRow) -> bool:
     return isinstance(row.multiplier, Schedule) or row.multiplier == 0.0
 
 

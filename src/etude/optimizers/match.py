@@ -114,7 +114,7 @@ def match(traits: Traits) -> tuple[Match, ...]:
     there, and on four others); `etude tune` settles what they propose.
 
     Args:
-        traits: As `etude.tuning.traits.measure` returns them.
+        traits: As `etude.measure.traits.measure` returns them.
     """
     found = []
     for row in ROWS.values():

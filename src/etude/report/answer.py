@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from etude.record import Evaluation, Record
 from etude.report import words
-from etude.training.record import Evaluation, Record
-from etude.tuning.result import Trial, TuneResult
+from etude.tuning.result import TuneResult
+from etude.tuning.trial_summary import TrialSummary
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _tuning_lede(result: TuneResult) -> list[str]:
     return parts
 
 
-def _rates(trials: Sequence[Trial]) -> str:
+def _rates(trials: Sequence[TrialSummary]) -> str:
     """Return the rates of some trials in a row."""
     return ", ".join(words.rate(trial.lr) for trial in trials)
 

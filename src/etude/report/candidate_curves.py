@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from etude.report import frame, words
-from etude.report.curves import Curve, curve, looks, smooth, window_for
+from etude.report.curves import PlottedCurve, curve, looks, smooth, window_for
 from etude.report.palette import LIGHT, Theme, heat, places
 from etude.report.view import View, shown_length, view
-from etude.tuning.result import Trial, TuneResult
+from etude.tuning.result import TuneResult
+from etude.tuning.trial_summary import TrialSummary
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -32,8 +33,8 @@ class CandidateCurve:
     """
 
     lr: float
-    valid: Curve
-    train: Curve
+    valid: PlottedCurve
+    train: PlottedCurve
     end: End
     updates: int
     chosen: bool
@@ -72,7 +73,7 @@ def info(result: TuneResult) -> CandidateCurves:
     )
 
 
-def _candidate(trial: Trial, chosen: float, window: int) -> CandidateCurve:
+def _candidate(trial: TrialSummary, chosen: float, window: int) -> CandidateCurve:
     record = trial.record
     end: End = "dropped"
     if record.status != "stopped":

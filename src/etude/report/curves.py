@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etude.errors import BadValueError
-from etude.training.record import Evaluation
+from etude.record import Evaluation
 
 MOST = 2_000
 """Points above which a line is thinned: more than a screen has columns."""
 
 
 @dataclass(frozen=True)
-class Curve:
+class PlottedCurve:
     """Values over updates, all finite.
 
     Attributes:
@@ -35,7 +35,7 @@ class Curve:
         return bool(self.steps)
 
 
-def curve(values: Sequence[float] | NDArray[np.float64], most: int = MOST) -> Curve:
+def curve(values: Sequence[float] | NDArray[np.float64], most: int = MOST) -> PlottedCurve:
     """Return a series, one value per update from update 0, as a curve of at most `most` points.
 
     Args:
@@ -49,12 +49,12 @@ def curve(values: Sequence[float] | NDArray[np.float64], most: int = MOST) -> Cu
     steps = np.flatnonzero(np.isfinite(array))
     finite = array[steps]
     kept = thin(finite, most)
-    return Curve(
+    return PlottedCurve(
         tuple(steps[kept].tolist()), tuple(finite[kept].tolist()), int(array.size - steps.size)
     )
 
 
-def looks(evaluations: Sequence[Evaluation], what: str = "loss") -> Curve:
+def looks(evaluations: Sequence[Evaluation], what: str = "loss") -> PlottedCurve:
     """Return the validation loss, or the metric, over the updates done.
 
     Args:
@@ -67,7 +67,7 @@ def looks(evaluations: Sequence[Evaluation], what: str = "loss") -> Curve:
     found = [(e.step, getattr(e, what)) for e in evaluations]
     known = [(step, float(value)) for step, value in found if value is not None]
     finite = [(step, value) for step, value in known if math.isfinite(value)]
-    return Curve(
+    return PlottedCurve(
         tuple(step for step, _ in finite),
         tuple(value for _, value in finite),
         len(known) - len(finite),

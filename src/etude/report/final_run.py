@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from etude.record import Record, Status
 from etude.report import frame, words
 from etude.report.candidate_curves import smoothing
-from etude.report.curves import Curve, curve, looks, smooth, window_for
+from etude.report.curves import PlottedCurve, curve, looks, smooth, window_for
 from etude.report.palette import LIGHT, Theme
 from etude.report.view import View, shown_length, view
-from etude.training.record import Record, Status
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -30,7 +30,7 @@ class Panel:
     """A recorded series below the loss."""
 
     name: str
-    curve: Curve
+    curve: PlottedCurve
     view: View
 
 
@@ -55,10 +55,10 @@ class FinalRun:
     length: int
     updates: int
     status: Status
-    raw: Curve
-    smooth: Curve
+    raw: PlottedCurve
+    smooth: PlottedCurve
     window: int
-    valid: Curve
+    valid: PlottedCurve
     view: View
     metric: Panel | None
     panels: tuple[Panel, ...]
@@ -88,7 +88,7 @@ def info(record: Record) -> FinalRun:
     )
 
 
-def _view(raw: Curve, valid: Curve, status: Status) -> View:
+def _view(raw: PlottedCurve, valid: PlottedCurve, status: Status) -> View:
     """Return the range of the losses: a spike is seen as one, and does not flatten the rest."""
     values = (*raw.values, *valid.values)
     start = valid.values[0] if valid else math.nan
@@ -98,7 +98,7 @@ def _view(raw: Curve, valid: Curve, status: Status) -> View:
     return view(values, start, room=0.6)
 
 
-def _metric(record: Record, line: Curve) -> Panel | None:
+def _metric(record: Record, line: PlottedCurve) -> Panel | None:
     return Panel(record.metric or "metric", line, view(line.values, log=False)) if line else None
 
 
@@ -184,7 +184,7 @@ def _loss(info: FinalRun, theme: Theme) -> list[Any]:
     from plotly.graph_objects import Scatter
 
     few = "lines+markers" if len(info.raw.steps) < 40 else "lines"
-    rows: list[tuple[str, Curve, str, Any, Any]] = [
+    rows: list[tuple[str, PlottedCurve, str, Any, Any]] = [
         ("training", info.raw, few, {"color": theme.raw, "width": 1}, {"size": 4}),
         ("training, smoothed", info.smooth, "lines", {"color": theme.ink, "width": 2}, None),
         (

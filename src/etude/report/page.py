@@ -10,6 +10,8 @@ from plotly.offline import get_plotlyjs
 
 from etude import files
 from etude.errors import BadTypeError
+from etude.export import pytorch_code
+from etude.record import Record
 from etude.report import (
     answer,
     candidate_curves,
@@ -23,7 +25,6 @@ from etude.report import (
 )
 from etude.report.palette import Theme
 from etude.tasks.task import Task
-from etude.training.record import Record
 from etude.tuning.result import TuneResult
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def head(said: answer.Answer) -> str:
 
 def recipe(record: Record, task: Task | None) -> str:
     """Return the recipe to take away, and the environment it was run in."""
-    code = record.recipe.to_pytorch(record.length, task=task)
+    code = pytorch_code(record.recipe, record.length, task=task)
     return (
         "<h2>The recipe</h2>"
         + _block("recipe-toml", "As recipe.toml", record.recipe.to_toml())

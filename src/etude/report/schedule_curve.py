@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from etude.record import Record
 from etude.report import frame, words
-from etude.report.curves import Curve, curve
+from etude.report.curves import PlottedCurve, curve
 from etude.report.palette import LIGHT, Theme
 from etude.report.view import View, shown_length
-from etude.training.record import Record
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -28,7 +28,7 @@ class ScheduleCurve:
     """
 
     length: int
-    rates: Curve
+    rates: PlottedCurve
     highest: tuple[int, float] | None
     text: str
     lr: float

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from etude.record import Record
 from etude.report import words
 from etude.report.palette import DARK, LIGHT, heat, places
-from etude.training.record import Record
-from etude.tuning.result import Trial, TuneResult
-from etude.tuning.selection import HORIZONS
+from etude.tuning.recipes.selection import HORIZONS
+from etude.tuning.result import TuneResult
+from etude.tuning.trial_summary import TrialSummary
 
 PARTS = {
     "beyond an edge": "beyond an edge: the best stood at one",
@@ -54,7 +55,7 @@ def trial_rows(result: TuneResult) -> tuple[TrialRow, ...]:
     return tuple(_row(trial, result) for trial in result.trials)
 
 
-def _row(trial: Trial, result: TuneResult) -> TrialRow:
+def _row(trial: TrialSummary, result: TuneResult) -> TrialRow:
     record = trial.record
     chosen = trial.lr == result.lr
     loss = record.evaluations[-1].loss if record.evaluations else math.nan
@@ -69,7 +70,7 @@ def _row(trial: Trial, result: TuneResult) -> TrialRow:
     )
 
 
-def _verdict(trial: Trial, chosen: bool, result: TuneResult) -> str:
+def _verdict(trial: TrialSummary, chosen: bool, result: TuneResult) -> str:
     if trial.record.status == "diverged":
         return f"diverged: {trial.record.reason}" if trial.record.reason else "diverged"
     if trial.unstable:

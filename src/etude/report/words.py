@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from etude.tuning.space import plain
+from etude.tuning.recipes.space import plain
 
 THIN = "\u2009"
 """Stands between thousands."""

@@ -1,5 +1,6 @@
 """How a value changes over training: pure expressions from step to value."""
 
+from etude.schedules import changes as changes
 from etude.schedules._base import Schedule
 from etude.schedules.clock import Clock
 from etude.schedules.differences import diff

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from etude.errors import BadTypeError
 from etude.schedules._numbers import LAST_STEP
-
-if TYPE_CHECKING:
-    from etude.schedules._base import Schedule
 
 _CHUNK = 2**16
 """Steps that NumPy evaluates at once: what is between two operations stays in the cache."""
 
 
-def evaluate(schedule: Schedule, t: Any) -> Any:
+class OnArrays(Protocol):
+    """What can be evaluated at an array of steps."""
+
+    def on(self, t: Any, xp: Any) -> Any:
+        """Return the values at an array of steps t ≥ 0; `xp` is its array API namespace."""
+
+
+def evaluate(schedule: OnArrays, t: Any) -> Any:
     """Return the values of a bound schedule at the steps in an array, as an array of its kind.
 
     Steps below 0 count as 0, as they do for a single step. Where a step is NaN or beyond 2**53
@@ -31,7 +35,7 @@ def evaluate(schedule: Schedule, t: Any) -> Any:
     return y[()] if type(t).__module__ == "numpy" and not hasattr(t, "__setitem__") else y
 
 
-def _values(schedule: Schedule, t: Any, xp: Any) -> Any:
+def _values(schedule: OnArrays, t: Any, xp: Any) -> Any:
     if xp.isdtype(t.dtype, "real floating"):
         x = widest(t, xp)
         valid = x <= float(LAST_STEP)

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, TypeVar, overload
 
 from etude.errors import BadTypeError, BadValueError
-from etude.schedules._numbers import LAST_STEP, Duration, Steps, duration
+from etude.schedules._arrays import evaluate
+from etude.schedules._numbers import LAST_STEP, Duration, Steps, duration, number
 from etude.schedules.clock import Clock, as_clock
+from etude.schedules.feedback.log import EventLog
 
-if TYPE_CHECKING:
-    from etude.schedules.feedback.log import EventLog
+B = TypeVar("B", bound=Callable[..., Any])
+
+_BUILDERS: dict[str, Callable[..., Any]] = {}
+
+
+def operation(builder: B) -> B:
+    """Enter what an operator or a method of every schedule builds, under the builder's name.
+
+    A builder stands in a file that imports this one. `Schedule` finds it by name, so that no
+    import leads back.
+    """
+    _BUILDERS[builder.__name__] = builder
+    return builder
+
+
+def build(name: str, *args: Any) -> Schedule:
+    """Return what an operation builds."""
+    built: Schedule = _BUILDERS[name](*args)
+    return built
 
 
 class Schedule(ABC):
@@ -125,8 +144,6 @@ class Schedule(ABC):
         if isinstance(t, bool):
             raise BadTypeError(f"step is {t}; a step is a number: s(0), s(1)")
         if not isinstance(t, int | float) or type(t).__module__ == "numpy":
-            from etude.schedules._arrays import evaluate
-
             return evaluate(self, t)
         if not t <= LAST_STEP:
             raise BadValueError(f"step is {t}; it must be a finite number of at most 2**53")
@@ -205,34 +222,26 @@ class Schedule(ABC):
 
     def _repr_html_(self) -> str:
         """Show its picture in a notebook; its text where it cannot be drawn yet."""
-        from etude.schedules.preview import picture
-
-        return picture(self)
+        picture: str = _BUILDERS["picture"](self)
+        return picture
 
     # ---- algebra -------------------------------------------------------------------------
 
     def __rshift__(self, other: Schedule) -> Schedule:
-        from etude.schedules.algebra import join
-
-        return join(self, other)
+        return build("join", self, other)
 
     def __rrshift__(self, other: Any) -> Schedule:
-        from etude.schedules.algebra import join
-
-        return join(other, self)
+        return build("join", other, self)
 
     def __mul__(self, other: Schedule | float) -> Schedule:
-        from etude.schedules.algebra import product
-        from etude.schedules.wrappers import Scale
-
-        return product(self, other) if isinstance(other, Schedule) else Scale(other, self)
+        if isinstance(other, Schedule):
+            return build("product", self, other)
+        return build("Scale", other, self)
 
     def __rmul__(self, other: float) -> Schedule:
         return self * other
 
     def __truediv__(self, other: float) -> Schedule:
-        from etude.schedules._numbers import number
-
         divisor = number("divisor", other)
         if divisor == 0.0:
             raise BadValueError("divisor is 0; a schedule is divided by a number other than 0")
@@ -242,17 +251,14 @@ class Schedule(ABC):
         return self * -1.0
 
     def __add__(self, other: Schedule | float) -> Schedule:
-        from etude.schedules.algebra import total
-        from etude.schedules.wrappers import Offset
-
-        return total(self, other) if isinstance(other, Schedule) else Offset(self, other)
+        if isinstance(other, Schedule):
+            return build("total", self, other)
+        return build("Offset", self, other)
 
     def __radd__(self, other: float) -> Schedule:
         return self + other
 
     def __sub__(self, other: Schedule | float) -> Schedule:
-        from etude.schedules._numbers import number
-
         return self + (-other if isinstance(other, Schedule) else -number("value", other))
 
     def __rsub__(self, other: float) -> Schedule:
@@ -266,9 +272,7 @@ class Schedule(ABC):
             >>> exponential(0.5).clip(0.1)(10)
             0.1
         """
-        from etude.schedules.wrappers import Clip
-
-        return Clip(self, low, high)
+        return build("Clip", self, low, high)
 
     def repeat(self, times: int | None = None) -> Schedule:
         """Return it started anew each time it ends: s(t mod L), `times` times or without end.
@@ -279,9 +283,7 @@ class Schedule(ABC):
             >>> s(9) == s(19), s(10), s(20)
             (True, 1.0, 0.0)
         """
-        from etude.schedules.timing import Repeat
-
-        return Repeat(self, times)
+        return build("Repeat", self, times)
 
     def stretch(self, factor: float) -> Schedule:
         """Return it slowed down by σ: s(t/σ).
@@ -291,9 +293,7 @@ class Schedule(ABC):
             >>> linear(10).stretch(2).length
             20
         """
-        from etude.schedules.timing import Stretch
-
-        return Stretch(self, factor)
+        return build("Stretch", self, factor)
 
     def fit(self, length: Duration) -> Schedule:
         """Return it made to last `length` steps, whatever its own length L: s(t·L/length).
@@ -303,9 +303,7 @@ class Schedule(ABC):
             >>> (warmup(1) >> linear(3)).fit(4_000)(1_000)
             1.0
         """
-        from etude.schedules.timing import Fit
-
-        return Fit(self, length)
+        return build("Fit", self, length)
 
     def shift(self, by: Duration) -> Schedule:
         """Return it delayed: s(t − by), holding s(0) until then.
@@ -315,9 +313,7 @@ class Schedule(ABC):
             >>> linear(10).shift(5)(10)
             0.5
         """
-        from etude.schedules.timing import Shift
-
-        return Shift(self, by)
+        return build("Shift", self, by)
 
     def take(self, length: Duration) -> Schedule:
         """Return its first `length` steps; after them it holds the value it has reached.
@@ -328,9 +324,7 @@ class Schedule(ABC):
             >>> s.length
             100
         """
-        from etude.schedules.timing import take
-
-        return take(self, length)
+        return build("take", self, length)
 
     # ---- changes of plan -----------------------------------------------------------------
 
@@ -356,9 +350,7 @@ class Schedule(ABC):
             >>> (warmup(500) >> constant()).cooldown(at=2_000, length=100)
             warmup(500) >> constant(length=1_500) >> 1.0 * linear(100)
         """
-        from etude.schedules.changes import cooldown
-
-        return cooldown(self, at, length, floor, shape)
+        return build("cooldown", self, at, length, floor, shape)
 
     def extend(self, at: Steps, horizon: Duration) -> Schedule:
         """Return it with its end moved: from step `at` on, what is left is fitted to the new end.
@@ -380,9 +372,7 @@ class Schedule(ABC):
             >>> s(50), s(100), s(150)
             (0.5, 0.25, 0.0)
         """
-        from etude.schedules.changes import extend
-
-        return extend(self, at, horizon)
+        return build("extend", self, at, horizon)
 
     # ---- feedback ------------------------------------------------------------------------
 
@@ -416,8 +406,6 @@ class Schedule(ABC):
             >>> s(199), s(200)
             (1.0, 0.5)
         """
-        from etude.schedules.feedback.log import EventLog
-
         self._must_be_bound()
         return self.hear(EventLog.of(log), False)
 
@@ -431,8 +419,6 @@ class Schedule(ABC):
             >>> s(299), s(300)
             (1.0, 0.5)
         """
-        from etude.schedules.feedback.log import EventLog
-
         self._must_be_bound()
         return self.hear(EventLog.of([(step, metric)]), True)
 

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any, ClassVar, NoReturn, Self
 
 from etude.errors import BadTypeError
-from etude.schedules._base import Schedule, is_steps
+from etude.schedules._base import Schedule, build, is_steps
 from etude.schedules._numbers import Steps, written
 from etude.schedules.clock import Clock, in_steps
 
@@ -92,9 +92,7 @@ class Endless(Kind):
         return None
 
     def fill(self, room: Steps) -> Schedule:
-        from etude.schedules.timing import Take
-
-        return Take(self, room)
+        return build("Take", self, room)
 
 
 def _resolved(clock: Clock, name: str, value: Any) -> Any:

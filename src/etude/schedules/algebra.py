@@ -12,7 +12,7 @@ from operator import add, mul
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from etude.errors import BadTypeError, BadValueError
-from etude.schedules._base import Schedule
+from etude.schedules._base import Schedule, operation
 from etude.schedules._numbers import Steps, written
 from etude.schedules.clock import Clock
 
@@ -187,10 +187,8 @@ class Together(Schedule):
         return type(self)(tuple(s.resolve(clock) for s in self.members))
 
     def fill(self, room: Steps) -> Schedule:
-        from etude.schedules.timing import take
-
         bound = type(self)(tuple(s if s.is_bound else s.fill(room) for s in self.members))
-        return take(bound, room)
+        return bound.take(room)
 
     def hear(self, log: EventLog, add: bool) -> Schedule:
         return type(self)(tuple(s.hear(log, add) for s in self.members))
@@ -236,16 +234,19 @@ class Sum(Together):
         return " + ".join([first.inside(2), *(s.inside(3) for s in rest)])
 
 
+@operation
 def join(*segments: Schedule) -> Schedule:
     """Return the schedules one after another."""
     return Join(segments)
 
 
+@operation
 def product(*members: Schedule) -> Schedule:
     """Return the product of schedules."""
     return Product(members)
 
 
+@operation
 def total(*members: Schedule) -> Schedule:
     """Return the sum of schedules."""
     return Sum(members)

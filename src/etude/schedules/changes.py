@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from etude.errors import BadValueError
-from etude.schedules._base import Schedule
+from etude.schedules._base import Schedule, operation
 from etude.schedules._numbers import Duration, Steps, duration, steps, written
 from etude.schedules.algebra import Join
 from etude.schedules.kinds.wsd import falling
 from etude.schedules.wrappers import Scale
 
 
+@operation
 def cooldown(
     schedule: Schedule, at: Steps, length: Duration, floor: float = 0.0, shape: str = "linear"
 ) -> Schedule:
@@ -21,6 +22,7 @@ def cooldown(
     return decay if start == 0 else split(schedule, start)[0] >> decay
 
 
+@operation
 def extend(schedule: Schedule, at: Steps, horizon: Duration) -> Schedule:
     """Return the schedule with what is left after step `at` fitted to a new end."""
     start = steps("at", at)

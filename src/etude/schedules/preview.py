@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from etude.errors import BadValueError, EtudeError
-from etude.schedules._base import Schedule
+from etude.schedules._base import Schedule, operation
 from etude.schedules._numbers import count, written
 
 _WIDTH, _HEIGHT, _MARGIN = 360, 120, 8
@@ -115,6 +115,7 @@ def svg(schedule: Schedule, steps: int | None = None) -> str:
     )
 
 
+@operation
 def picture(schedule: Schedule) -> str:
     """Return the HTML that a notebook shows: the text, and the picture where it can be drawn."""
     text = f"<code>{html.escape(repr(schedule))}</code>"

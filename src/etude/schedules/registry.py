@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Schedule])
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScheduleRow:
     """One name of the text form.
 
     Args:
@@ -33,7 +33,7 @@ class Row:
     within: tuple[float, float] | None = None
 
 
-KINDS: dict[str, Row] = {}
+KINDS: dict[str, ScheduleRow] = {}
 """Every kind and every composition, by name."""
 
 
@@ -43,7 +43,7 @@ def kind(name: str, *examples: str, within: tuple[float, float] | None = None) -
     def enter(cls: K) -> K:
         cls.name = name
         cls.__init__ = _told(cls, name)  # type: ignore[method-assign]
-        KINDS[name] = Row(name, cls, examples, within)
+        KINDS[name] = ScheduleRow(name, cls, examples, within)
         return cls
 
     return enter
@@ -82,7 +82,7 @@ def composition(
     """Enter a function into the table whose result is written as what it composes."""
 
     def enter(make: F) -> F:
-        KINDS[name] = Row(name, make, examples, within)
+        KINDS[name] = ScheduleRow(name, make, examples, within)
         return make
 
     return enter

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from etude.errors import BadTypeError, BadValueError
-from etude.schedules._base import Schedule, is_steps
+from etude.schedules._base import Schedule, is_steps, operation
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import (
     LAST_STEP,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from etude.schedules.feedback.log import EventLog
 
 
+@operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Repeat(Wrapper):
     """A schedule started anew each time it ends: s(t mod L).
@@ -103,6 +104,7 @@ class Repeat(Wrapper):
         return f"{self.body.inside(4)}.repeat({times})"
 
 
+@operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Stretch(Wrapper):
     """A schedule slowed down by a factor σ: s(t/σ).
@@ -143,6 +145,7 @@ class Stretch(Wrapper):
         return f"{self.body.inside(4)}.stretch({written(self.factor)})"
 
 
+@operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Fit(Wrapper):
     """A schedule of length L made to last N steps: s(t·L/N).
@@ -200,6 +203,7 @@ class Fit(Wrapper):
         return f"{self.body.inside(4)}.fit({written(self.argument('length'))})"
 
 
+@operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Shift(Wrapper):
     """A schedule delayed by d: s(max(t − d, 0)); with d < 0 it starts in its middle.
@@ -260,6 +264,7 @@ class Shift(Wrapper):
         return f"{self.body.inside(4)}.shift({written(self.by)})"
 
 
+@operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Take(Wrapper):
     """The first part of a schedule: s(min(t, L)).
@@ -306,6 +311,7 @@ class Take(Wrapper):
         return f"{self.body.inside(4)}.take({written(self.argument('length'))})"
 
 
+@operation
 def take(body: Schedule, length: Duration) -> Schedule:
     """Return the first `length` steps of a schedule.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from etude.errors import BadValueError
-from etude.schedules._base import Schedule
+from etude.schedules._base import Schedule, operation
 from etude.schedules._numbers import (
     Steps,
     number,
@@ -61,6 +61,7 @@ class Wrapper(Schedule):
         return self.around(self.body.hear(log.timed(self.own_time), add))
 
 
+@operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Scale(Wrapper):
     """A schedule times a number k: `k * s`, k·s(t).
@@ -88,6 +89,7 @@ class Scale(Wrapper):
         return f"{written(self.factor)} * {self.body.inside(4)}"
 
 
+@operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Offset(Wrapper):
     """A schedule plus a number c: `s + c`, s(t) + c.
@@ -116,6 +118,7 @@ class Offset(Wrapper):
         return f"{self.body.inside(2)} {sign} {written(abs(self.value))}"
 
 
+@operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Clip(Wrapper):
     """A schedule kept within bounds: min(max(s(t), low), high).

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from etude.errors import BadValueError, TaskError
 from etude.randomness import random_state_kept
+from etude.record import Evaluation
 from etude.tasks.data import Batch, Cursor, TensorData
 from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
@@ -20,10 +21,9 @@ from etude.training.convolutions import watched_convolutions
 from etude.training.evaluate import move
 from etude.training.objective import asks_nothing
 from etude.training.precision import only_lower, refuse_recurrent
-from etude.training.record import Evaluation
+from etude.training.snapshot import Buffers
 from etude.training.threads import counted_work, worth
-from etude.training.undo import Buffers
-from etude.training.unequal import warn_of_unequal_parts
+from etude.training.unequal_parts import warn_of_unequal_parts
 
 if TYPE_CHECKING:
     from etude.training.run import Run

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from etude.training.record import Evaluation
-from etude.training.undo import load_weights
+from etude.record import Evaluation
+from etude.storage.model_weights import load_weights
 
 
 class EarlyStopping:

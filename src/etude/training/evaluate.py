@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from etude.errors import EtudeError, TaskError, where
 from etude.randomness import random_state_kept
+from etude.record import Evaluation
 from etude.tasks.collect import Collector
 from etude.tasks.data import Batch
 from etude.tasks.metrics import AnyMetric
 from etude.tasks.task import Task, describe
 from etude.tasks.weighted import WeightedLoss
-from etude.training.record import Evaluation
-from etude.training.undo import buffers_kept
+from etude.training.snapshot import buffers_kept
 
 PARTS = 16
 """Slices a validation set is cut into at least (where it has as many samples)."""

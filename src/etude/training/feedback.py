@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from etude.errors import BadValueError
+from etude.record import Evaluation
 from etude.schedules import Schedule
 from etude.tasks.metrics import Metric
 from etude.tasks.task import Task
-from etude.training.record import Evaluation
 
 
 def after(schedule: Schedule, evaluations: Iterable[Evaluation]) -> Schedule:

@@ -13,7 +13,7 @@ from etude.tasks.models.initialisation import initialise
 from etude.tasks.task import Task
 from etude.training.evaluate import move
 from etude.training.regularisation import set_dropout
-from etude.training.undo import buffers_kept
+from etude.training.snapshot import buffers_kept
 
 TOLERANCE = 0.02
 TRIES = 10

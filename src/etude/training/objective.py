@@ -23,7 +23,7 @@ from etude.tasks.task import Task
 from etude.tasks.weighted import WeightedLoss
 from etude.training.accumulation import Accumulation, shares
 from etude.training.regularisation import Penalty, smoothed
-from etude.training.undo import Undo
+from etude.training.snapshot import Snapshot
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -141,7 +141,7 @@ def _total(parts: dict[str, Tensor]) -> Tensor:
     return parts["loss"] + parts["penalty"] if "penalty" in parts else parts["loss"]
 
 
-class Again:
+class Closure:
     """The closure of one update: its objective at whatever the weights now are.
 
     Dropout masks, normalisation statistics and every other trace of the first evaluation are
@@ -167,7 +167,7 @@ class Again:
         self.objective, self.batches, self.optimizer = objective, batches, optimizer
         self.graph = graph
         self.count = 0
-        self._undo = Undo(objective.model, draws)
+        self._undo = Snapshot(objective.model, draws)
         self._known: Tensor | None = None
 
     def first(self) -> dict[str, Tensor]:
@@ -189,7 +189,7 @@ class Again:
         return _total(self.objective.backward(self.batches))
 
 
-def go(optimizer: Optimizer, again: Again | None) -> int:
+def go(optimizer: Optimizer, again: Closure | None) -> int:
     """Let an optimizer do its update; return the gradients it took beyond the first."""
     if again is None:
         optimizer.step()

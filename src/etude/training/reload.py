@@ -10,9 +10,9 @@ import torch
 
 from etude.errors import EtudeError, StorageError, shorten, shown
 from etude.optimizers.state import restore
+from etude.record import Evaluation
+from etude.storage.model_weights import load_state
 from etude.tasks.source import Cursor
-from etude.training.record import Evaluation
-from etude.training.undo import load_state
 
 if TYPE_CHECKING:
     from etude.training.run import Run

@@ -15,32 +15,34 @@ from torch import nn
 
 from etude import optimizers
 from etude.errors import StorageError
-from etude.layerwise.mup import prepare
+from etude.layerwise.preparation import prepare
 from etude.layerwise.rates import rates_of
 from etude.optimizers.factory import build, refuse_sparse_gradients
 from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
+from etude.record import Cost, Evaluation, Record, Status, environment
 from etude.tasks.data import Batch, Cursor
 from etude.tasks.task import Task
-from etude.training import broken, feedback, groups
+from etude.training import divergence as broken
+from etude.training import feedback
+from etude.training import param_groups as groups
 from etude.training.alternate import Turns, what_broke
 from etude.training.check import check, refuse_taken, refuse_untrained
 from etude.training.clipping import Clipper
+from etude.training.clock import batch_size_of, clock_of
 from etude.training.device import deterministic, device_for
 from etude.training.early_stopping import EarlyStopping
 from etude.training.evaluate import evaluate, move
+from etude.training.evaluation_weights import EvaluationWeights
 from etude.training.flow import flow_of
+from etude.training.frozen import FrozenParts
 from etude.training.initialisation import prepare_model
-from etude.training.length import batch_size_of, clock_of
-from etude.training.objective import Again, Objective, go
+from etude.training.objective import Closure, Objective, go
 from etude.training.precision import autocast
-from etude.training.private import PrivateRandomness
-from etude.training.record import Cost, Evaluation, Record, Status, environment
 from etude.training.reload import marks_of, refused_state, reload
-from etude.training.still import Still
+from etude.training.rng import RunRandomness
+from etude.training.snapshot import Snapshot
 from etude.training.threads import use_threads
-from etude.training.undo import Undo
-from etude.training.weights import EvaluationWeights
 
 Probe = Callable[["Run"], float]
 """Measures one number of a run after the backward pass, before the update."""
@@ -97,7 +99,7 @@ class Run:
         self.row = optimizers.get(recipe.optimizer.name)
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self.objective = Objective(self.task, self.model, recipe, self.autocast)
-        self.still = Still(self)
+        self.still = FrozenParts(self)
         self.clipper = Clipper(self.parameters, recipe)
         self.turns = Turns(self) if self.task.alternates else None
         self.weights: EvaluationWeights | None = None
@@ -124,8 +126,8 @@ class Run:
         self._place = replace(self._cursor)
         self._stream: Iterator[Batch] | None = None
         self._whole = True
-        self._undo = Undo(self.model, self.task.train.draws)
-        self._randomness = PrivateRandomness(recipe.seed)
+        self._undo = Snapshot(self.model, self.task.train.draws)
+        self._randomness = RunRandomness(recipe.seed)
 
     @property
     def diverged(self) -> bool:
@@ -247,7 +249,7 @@ class Run:
         self.step += 1
         self._place = self._cursor
 
-    def _gradient(self, batches: Iterator[Batch]) -> tuple[dict[str, Any], Again | None]:
+    def _gradient(self, batches: Iterator[Batch]) -> tuple[dict[str, Any], Closure | None]:
         """Compute the gradient of one update.
 
         Returns:
@@ -257,7 +259,7 @@ class Run:
         values: dict[str, Any]
         again = None
         if self.row.closure:
-            again = Again(
+            again = Closure(
                 self.objective,
                 list(batches),
                 self.optimizer,

@@ -9,16 +9,17 @@ import torch
 
 from etude.errors import BadValueError, Interrupted
 from etude.recipe import Recipe
+from etude.record import Record
+from etude.storage import checkpoint
+from etude.storage import task_digests as sameness
+from etude.storage.run_folder import CHECKPOINTS, RECIPE, claim, kept_recipe, quoted, save_model
 from etude.tasks.fingerprint import fingerprint
 from etude.tasks.task import Task
-from etude.training import checkpoint, sameness
-from etude.training.folder import CHECKPOINTS, RECIPE, claim, kept_recipe, quoted, save_model
-from etude.training.further import refuse_further
-from etude.training.given import check_given
+from etude.training.checkpointer import Checkpointer
+from etude.training.extension import refuse_further
 from etude.training.interrupt import broken_by, stop_on_signal
-from etude.training.keeper import Keeper
-from etude.training.record import Record
 from etude.training.run import Probe, Run
+from etude.training.validation import check_given
 from etude.warning_filters import filters_kept
 
 
@@ -116,7 +117,7 @@ def _walk_in(
     run: Run, looks: set[int], on_step: Callable[[Run], None] | None, folder: Path, every: int
 ) -> None:
     """Train in a folder: save as it goes, on a signal, on an error, and at the end."""
-    keeper = Keeper(run, folder, every, on_step)
+    keeper = Checkpointer(run, folder, every, on_step)
     again = f"etude train --resume {quoted(folder)}"
     with stop_on_signal() as request:
         with keeper.rescue(again), broken_by(lambda: bool(request)):

@@ -1,14 +1,14 @@
 """What the outcome of a tuning means for the reader, no stronger than what was seen."""
 
+# ruff: noqa: D102  (a protocol of plain fields)
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
-from etude.training.record import Record
-
-if TYPE_CHECKING:
-    from etude.tuning.result import TuneResult
+from etude.record import Evaluation, Record
+from etude.tuning.trial_summary import TrialSummary
 
 FALLEN = 0.01
 """Share of the training loss at the start that a fall counts from."""
@@ -17,7 +17,36 @@ PART = 8
 """The first and the last of so many parts of a run are compared."""
 
 
-def advice(result: TuneResult) -> str:
+class Answered(Protocol):
+    """What is read of a `TuneResult`."""
+
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
+    @property
+    def trials(self) -> Sequence[TrialSummary]: ...
+    @property
+    def loss(self) -> float: ...
+    @property
+    def untrained(self) -> Evaluation: ...
+    @property
+    def cause(self) -> str: ...
+    @property
+    def constant(self) -> Evaluation | None: ...
+    @property
+    def objective(self) -> str: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def folds(self) -> int: ...
+    @property
+    def record(self) -> Record: ...
+    @property
+    def budget(self) -> float: ...
+
+
+def advice(result: Answered) -> str:
     """Return a few sentences; empty where all is well."""
     said = {
         "nothing trains": _nothing,
@@ -39,7 +68,7 @@ def fell(record: Record) -> bool:
     return last < first - FALLEN * abs(first)
 
 
-def _nothing(result: TuneResult) -> str:
+def _nothing(result: Answered) -> str:
     trials = result.trials
     low, high = trials[0].lr, trials[-1].lr
     said = [
@@ -80,7 +109,7 @@ def _some(broke: int, count: int) -> str:
     return f", and {broke} of {count} ended in NaN or infinity" if broke else ""
 
 
-def _constant(result: TuneResult) -> str:
+def _constant(result: Answered) -> str:
     constant = result.constant
     assert constant is not None
     judged = next(t for t in result.trials if t.lr == result.lr).record.evaluations[-1]
@@ -102,7 +131,7 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4g}"
 
 
-def _unfinished(result: TuneResult) -> str:
+def _unfinished(result: Answered) -> str:
     return (
         f"Better rates diverged on the way, and the budget of {result.budget:g} runs held no "
         f"second finish: {result.lr:g} is the best that was sound, after "
@@ -111,7 +140,7 @@ def _unfinished(result: TuneResult) -> str:
     )
 
 
-def _small(result: TuneResult) -> str:
+def _small(result: Answered) -> str:
     low, high = result.trials[0].lr, result.trials[-1].lr
     return (
         f"All rates from {low:g} to {high:g} tie as far as they were followed: the budget of "
@@ -120,7 +149,7 @@ def _small(result: TuneResult) -> str:
     )
 
 
-def _edge(result: TuneResult) -> str:
+def _edge(result: Answered) -> str:
     side = "lowest" if result.lr == result.trials[0].lr else "highest"
     return (
         f"The best rate is the {side} one tried, and the budget of {result.budget:g} runs "

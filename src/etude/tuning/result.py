@@ -10,13 +10,14 @@ from typing import Any, Literal, get_args
 from etude import files
 from etude.errors import StorageError, shown
 from etude.recipe import Recipe
-from etude.training.folder import TUNING, save_model
-from etude.training.record import Evaluation, Record, from_json, to_json
-from etude.training.record_shape import refuse_other
+from etude.record import Evaluation, Record, from_json, to_json
+from etude.record_shape import refuse_other
+from etude.storage.run_folder import TUNING, save_model
+from etude.trials.score import Goal
 from etude.tuning.advice import advice
-from etude.tuning.goal import Goal
+from etude.tuning.recipes.selection import Selection, from_plain
 from etude.tuning.result_shape import ResultShape
-from etude.tuning.selection import Selection, from_plain
+from etude.tuning.trial_summary import TrialSummary
 
 Outcome = Literal[
     "found",
@@ -26,36 +27,6 @@ Outcome = Literal[
     "no better than a constant",
     "nothing trains",
 ]
-
-FOLLOWED = 3 / 4
-"""Share of a run from which on its score is held against the finished best's."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One rate that was tried.
-
-    Attributes:
-        lr: The rate.
-        record: What happened, as far as it was taken.
-        unstable: Whether it diverged, or, above the best, had lost at its end what it learned.
-        tied: Whether it cannot be told apart from the best, having been followed far enough.
-        folder: Where the run folder keeps it.
-    """
-
-    lr: float
-    record: Record
-    unstable: bool
-    tied: bool
-    folder: str = ""
-
-    @property
-    def followed(self) -> bool:
-        """Whether it went to three quarters of its run at least, where the end can be told."""
-        record = self.record
-        if record.status == "diverged":
-            return False
-        return record.status == "finished" or record.cost.steps + 1 > FOLLOWED * record.length
 
 
 @dataclass(frozen=True)
@@ -119,7 +90,7 @@ class TuneResult:
     outcome: Outcome
     untrained: Evaluation
     record: Record
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialSummary, ...]
     budget: float
     seconds: float
     sensitivity: float | None = None
@@ -244,7 +215,9 @@ class TuneResult:
         trials = []
         for row in plain["trials"]:
             record = Record.load(folder / _within(row["folder"]))
-            trials.append(Trial(row["lr"], record, row["unstable"], row["tied"], row["folder"]))
+            trials.append(
+                TrialSummary(row["lr"], record, row["unstable"], row["tied"], row["folder"])
+            )
         if plain["outcome"] not in get_args(Outcome):
             raise StorageError(f"its outcome is {shown(plain['outcome'])}")
         untrained = Evaluation(

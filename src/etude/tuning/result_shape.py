@@ -7,7 +7,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from etude.training.record_shape import Finite, Number, Text
+from etude.record_shape import Finite, Number, Text
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

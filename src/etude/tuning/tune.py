@@ -12,30 +12,33 @@ from typing import Any
 
 import torch
 
+from etude.engines import AutoEngine, Engine, engine_for
 from etude.errors import BadValueError
+from etude.measure.gradient_scale import scaled
+from etude.optimizers.prior import centre_of
 from etude.progress import bar
 from etude.recipe import Recipe
+from etude.storage.run_folder import quoted
 from etude.tasks.task import Task
-from etude.training.engines import AutoEngine, Engine, engine_for
-from etude.training.folder import quoted
-from etude.training.given import check_given
+from etude.training.clock import clock_of
 from etude.training.interrupt import StopRequest, stop_on_signal
-from etude.training.length import clock_of
-from etude.tuning import tuning_folder, verdict
-from etude.tuning.arm import Arm
-from etude.tuning.candidate import Candidate
-from etude.tuning.field import Field, Setting
-from etude.tuning.folds import folds_of
-from etude.tuning.goal import goal_for, judged_by, usual_objective
+from etude.training.validation import check_given
+from etude.trials.folds import folds_of
+from etude.trials.pool import TrialContext, TrialPool
+from etude.trials.score import goal_for, judged_by, usual_objective
+from etude.trials.trial import Trial
+from etude.tuning import assessment as verdict
+from etude.tuning import tuning_folder
 from etude.tuning.inspection import remarks
-from etude.tuning.ladder import Ladder, Rung, ladder_for
-from etude.tuning.prior import centre_of, scaled
-from etude.tuning.replicates import settle
-from etude.tuning.result import RungCost, Trial, TuneResult
-from etude.tuning.search import Search
-from etude.tuning.selection import HORIZONS, Selection
-from etude.tuning.selector import Selector
-from etude.tuning.space import Space
+from etude.tuning.recipes.selection import HORIZONS, Selection
+from etude.tuning.recipes.selector import RecipeSelector
+from etude.tuning.recipes.space import Space
+from etude.tuning.result import RungCost, TuneResult
+from etude.tuning.search.ladder import Ladder, Rung, ladder_for
+from etude.tuning.search.recipe_trials import RecipeTrials
+from etude.tuning.search.replicates import settle
+from etude.tuning.search.search import Search
+from etude.tuning.trial_summary import TrialSummary
 from etude.tuning.tuning_folder import Request
 from etude.warning_filters import filters_kept
 
@@ -143,7 +146,7 @@ def tune(
     )
     try:
         with watched as asked, bar(progress, task.name) as show:
-            setting = Setting(
+            setting = TrialContext(
                 engine=chosen,
                 folder=home,
                 device=device,
@@ -158,13 +161,13 @@ def tune(
             chosen.close()
 
 
-def _turned(search: Search[Candidate], best: Candidate, sound: Sequence[Candidate]) -> bool:
+def _turned(search: Search[Trial], best: Trial, sound: Sequence[Trial]) -> bool:
     """Whether a faster candidate had turned up where it was last looked at."""
     shares = {c.share for c in sound if c.lr > best.lr}
     return any(curve.lr > best.lr for share in shares for curve in search.turned(share))
 
 
-def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> TuneResult:
+def _tuned(task: Task, request: Request, setting: TrialContext, *, claim: bool) -> TuneResult:
     started = time.perf_counter()
     recipe, folds = request.recipe, request.folds
     ladder = ladder_for(request.budget, folds, clock_of(task, recipe).horizon)
@@ -173,7 +176,7 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
     parts = [task] if folds == 1 else folds_of(task, folds)
     if folds > 1:
         recipe = recipe.replace(steps=clock_of(task, recipe).horizon)
-    field = Field(parts, recipe, request.budget - (folds > 1), goal, setting)
+    field = TrialPool(parts, recipe, request.budget - (folds > 1), goal, setting)
     try:
         if field.length < SHORTEST:
             raise BadValueError(
@@ -187,7 +190,7 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
                 tuning_folder.reopen(setting.folder, task, request)
         search, best, selection = _found(task, field, selector, ladder)
         if folds == 1:
-            best = settle(field, Arm(field, best.recipe), best)
+            best = settle(field, RecipeTrials(field, best.recipe), best)
         last = field if folds == 1 else whole(task, best, request, setting)
         seconds = max(0.0, time.perf_counter() - started)
         result = judged(field, search, best, last, request, seconds)
@@ -201,7 +204,7 @@ def _tuned(task: Task, request: Request, setting: Setting, *, claim: bool) -> Tu
         field.close()
 
 
-def _selector(task: Task, field: Field, request: Request) -> Selector | None:
+def _selector(task: Task, field: TrialPool, request: Request) -> RecipeSelector | None:
     """Return what chooses the recipe, where more than the rate is asked for."""
     if request.space is None:
         return None
@@ -211,20 +214,22 @@ def _selector(task: Task, field: Field, request: Request) -> Selector | None:
             f"budget={request.budget!r} is too small to choose a recipe: with over=, give at "
             f"least {least:g}"
         )
-    selector = Selector(task, field, request.space, field.recipe.seed)
+    selector = RecipeSelector(task, field, request.space, field.recipe.seed)
     selector.check()
     return selector
 
 
 def _found(
-    task: Task, field: Field, selector: Selector | None, ladder: Ladder
-) -> tuple[Search[Candidate], Candidate, Selection | None]:
+    task: Task, field: TrialPool, selector: RecipeSelector | None, ladder: Ladder
+) -> tuple[Search[Trial], Trial, Selection | None]:
     """Search for the rate, or for the whole recipe; return the search and the best candidate."""
     final = len(field.tasks) == 1
     if selector is None:
         recipe = field.recipe
-        centre = scaled(centre_of(task, field.first.model, recipe.optimizer), field.first)
-        search = Search(Arm(field, recipe), ladder, centre, final=final)
+        centre = scaled(
+            centre_of(field.first.model, task.train.targets(), recipe.optimizer), field.first
+        )
+        search = Search(RecipeTrials(field, recipe), ladder, centre, final=final)
         return search, search.run(), None
     arm, selection = selector.run(reserve=1.0 if final else 0.0)
     rungs = (*(Rung(share, 1) for share in HORIZONS), Rung(1.0, 1))
@@ -233,19 +238,19 @@ def _found(
     return search, search.conclude(), selection
 
 
-def whole(task: Task, best: Candidate, request: Request, setting: Setting) -> Field:
+def whole(task: Task, best: Trial, request: Request, setting: TrialContext) -> TrialPool:
     """Train the rate that was best over the folds on all the training data."""
-    field = Field([task], best.recipe, 1.0, best.goal, setting)
+    field = TrialPool([task], best.recipe, 1.0, best.goal, setting)
     if not best.diverged:
         field.go([field.add(best.recipe, "whole")], 1.0, "finish on all the data")
     return field
 
 
 def judged(
-    field: Field,
-    search: Search[Candidate],
-    best: Candidate,
-    last: Field,
+    field: TrialPool,
+    search: Search[Trial],
+    best: Trial,
+    last: TrialPool,
     request: Request,
     seconds: float,
 ) -> TuneResult:
@@ -283,7 +288,7 @@ def judged(
         untrained=last.untrained if last.candidates else field.untrained,
         record=final.records()[0],
         trials=tuple(
-            Trial(c.lr, c.record(), bad, low <= i <= high, f"trials/{c.name}")
+            TrialSummary(c.lr, c.record(), bad, low <= i <= high, f"trials/{c.name}")
             for i, (c, bad) in enumerate(zip(candidates, unstable, strict=True))
         ),
         budget=request.budget,
@@ -297,11 +302,11 @@ def judged(
     )
 
 
-def _ties(one: Candidate, best: Candidate, field: Field) -> bool:
+def _ties(one: Trial, best: Trial, field: TrialPool) -> bool:
     return one is best or verdict.ties(one, best, field.goal, field.untrained_score)
 
 
-def _cause(field: Field, update: int | None, cause: str) -> str:
+def _cause(field: TrialPool, update: int | None, cause: str) -> str:
     """Say why no rate gets past an update; empty where none is to blame but the rate."""
     if not cause:
         return ""
@@ -319,7 +324,7 @@ def _cause(field: Field, update: int | None, cause: str) -> str:
     )
 
 
-def _as_asked(best: Candidate, last: Field, request: Request) -> Recipe:
+def _as_asked(best: Trial, last: TrialPool, request: Request) -> Recipe:
     """Return the best recipe, its length as the user put it where that is the same."""
     asked = best.recipe.replace(steps=request.recipe.steps)
     same = clock_of(last.tasks[0], asked).horizon == best.length

@@ -11,16 +11,16 @@ from etude import files
 from etude.errors import BadValueError, StorageError
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
+from etude.record_shape import refuse_other
+from etude.storage import task_digests as sameness
+from etude.storage.run_folder import MODEL, TUNING, read_model
 from etude.tasks.fingerprint import fingerprint
 from etude.tasks.task import Task
-from etude.training import sameness
-from etude.training.folder import MODEL, TUNING, read_model
-from etude.training.record_shape import refuse_other
-from etude.tuning.field import Field
-from etude.tuning.ladder import ladder_for
+from etude.trials.pool import TrialPool
+from etude.tuning.recipes.space import Space
 from etude.tuning.result import TuneResult
 from etude.tuning.result_shape import RequestShape
-from etude.tuning.space import Space
+from etude.tuning.search.ladder import ladder_for
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def finished(home: Path, task: Task) -> TuneResult | None:
     return replace(TuneResult.load(home), model=model)
 
 
-def save(result: TuneResult, fields: Sequence[Field], home: Path) -> None:
+def save(result: TuneResult, fields: Sequence[TrialPool], home: Path) -> None:
     """Write the findings; the paused states have served and go."""
     result.save(home)
     for field in fields:

@@ -56,7 +56,7 @@ class FeedForward(nn.Module):
         return y
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """x + attention(norm1(x)), then x + feed_forward(norm2(x)); without x where not residual."""
 
     def __init__(
@@ -128,7 +128,7 @@ def _draw(model: Transformer, name: str, depth: int) -> nn.Module:
     for weight in weights(model):
         init.normal_(weight, std=0.02)
     for block in model.blocks:
-        assert isinstance(block, Block)
+        assert isinstance(block, TransformerBlock)
         for last in (block.attention.out, block.feed_forward.down):
             init.normal_(last.weight, std=0.02 / (2 * depth) ** 0.5)
     return model
@@ -199,7 +199,7 @@ def transformer(
     else:
         embedding = nn.Linear(whole("inputs", inputs), width)
     blocks = (
-        Block(
+        TransformerBlock(
             width,
             heads,
             causal=causal,

@@ -1,0 +1,301 @@
+"""Takes the engine that is expected to end first, by what the runs' own first updates show."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+
+from etude.engines.base import Engine, Marks, OnStep, check_runs, no_marks
+from etude.engines.loop import LoopEngine
+from etude.engines.process.cost_model import Call, CostModel, Watch, alike, begin
+from etude.engines.process.engine import PoolEngine, cores
+from etude.engines.process.worker_pool import usual_start
+from etude.engines.vmap.eligibility import kind, misfit
+from etude.engines.vmap.engine import VmapEngine
+from etude.engines.vmap.execution import SECONDS_PER_NODE, SHARE
+from etude.engines.vmap_pool import VmapPoolEngine
+from etude.randomness import random_state_kept
+from etude.tasks.data import Cursor
+from etude.tasks.task import Task
+from etude.training.run import Run
+from etude.training.threads import counted_work
+
+STARTING = {"fork": 0.04, "spawn": 5.0}
+"""Seconds to start one process."""
+
+SENDING = 0.005
+"""Seconds to send a run to a process and home."""
+
+SLOW, PATIENCE = 0.9, 0.5
+"""The pool is left if, after so many seconds, it is below this share of the loop's speed."""
+
+LIGHT = 1.5e7
+"""Operations of a forward pass below which stacking can pay on a CPU.
+
+Measured on two cores: dense networks of 4e5 to 3e6 and a convolutional one of 1e7 gain, one of
+4e7, a recurrent one of 2e7 and a transformer of 1e8 lose.
+"""
+
+FITTING, CARE = 60, 0.04
+"""Updates that building and checking a stack costs; share of the work that a trial may cost."""
+
+FIRST, LATER = 3, (8, 8)
+"""Updates of a stack that are slow, and those that tell."""
+
+NODES = 200
+"""Operations in the graph of an update, before it is known: two hidden layers have 160."""
+
+GAIN = 0.85
+"""Another engine is taken if it is expected to need less than this share of the loop's time."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        engine: The engine's name.
+        reason: One sentence.
+        expected: Seconds that each engine was expected to need.
+        measured: Seconds that an update of one member takes in each.
+    """
+
+    engine: str
+    reason: str
+    expected: dict[str, float]
+    measured: dict[str, float]
+
+
+class AutoEngine(Engine):
+    """Takes the engine that is expected to end first, the time to compile included.
+
+    Nothing is done on trial alone: the loop does the first updates of one run, a stack some of
+    all, and what they did counts. A pool that turns out to be slower than the loop is left.
+    `choices` holds what was chosen, and why.
+
+    Args:
+        workers: Processes of the pool; None for as many as there are cores for.
+        exact: Whether only engines with the loop's bits are taken: the loop itself and the pool.
+
+    >>> AutoEngine(exact=True).name
+    'auto'
+    """
+
+    name: ClassVar[str] = "auto"
+
+    def __init__(self, workers: int | None = None, *, exact: bool = False) -> None:
+        super().__init__()
+        self.workers, self.exact = workers, exact
+        self.choices: list[Choice] = []
+        self._loop = LoopEngine()
+        self._pool = PoolEngine(workers)
+        self._stacks = VmapEngine(fallback=self._pool)
+        both = VmapPoolEngine(workers)
+        both.inner = self._stacks  # what one has tried and compiled, the other uses
+        self._engines: dict[str, Engine] = {
+            "loop": self._loop,
+            "pool": self._pool,
+            "vmap": self._stacks,
+            "vmap pool": both,
+        }
+        self._paces: WeakKeyDictionary[Task, dict[Hashable, CostModel]] = WeakKeyDictionary()
+
+    def close(self) -> None:
+        """Let every engine give back what it holds."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def advance(
+        self,
+        runs: Sequence[Run],
+        until: int | None = None,
+        *,
+        marks: Marks = no_marks,
+        stop: Callable[[], bool] = bool,
+        on_step: OnStep | None = None,
+    ) -> None:
+        """Train every run in the engine that suits them; see `Engine.advance`."""
+        check_runs(runs)
+        call = Call(runs, until, marks, stop, on_step)
+        if not call.waiting or stop():
+            return
+        try:
+            self._go(call, self._decide(call))
+        finally:
+            for engine in self._engines.values():
+                self.notes += [note for note in engine.notes if note not in self.notes]
+
+    def _decide(self, call: Call) -> Choice:
+        waiting = call.waiting
+        if len(waiting) == 1:
+            return Choice("loop", "there is one run", {}, {})
+        known = self._paces.setdefault(waiting[0].task, {})
+        key = alike(waiting[0])
+        if key not in known:
+            pace = begin(call, waiting[0])
+            if pace is None:
+                return Choice("loop", "there are no updates to do", {}, {})
+            known[key] = pace
+        if not self.exact:
+            self._try_stack(call, known[key])
+        return self._choose(call, known[key])
+
+    def _choose(self, call: Call, pace: CostModel, without: str = "") -> Choice:
+        expected = {n: s for n, s in self._expected(call, pace).items() if n != without}
+        best = min(expected, key=lambda name: expected[name])
+        if expected[best] > GAIN * expected["loop"]:
+            best = "loop"
+        pairs = sorted(expected.items(), key=lambda pair: pair[1])
+        listed = ", ".join(f"{name} {seconds:.3g} s" for name, seconds in pairs)
+        measured = {"loop": pace.update}
+        if "vmap" in expected:
+            measured["vmap"] = pace.stacked[len(call.waiting)]
+        lead = f"the {without} was slower than the loop; " if without else ""
+        return Choice(best, f"{lead}expected: {listed}", expected, measured)
+
+    def _expected(self, call: Call, pace: CostModel) -> dict[str, float]:
+        runs = call.waiting
+        if not runs:
+            return {"loop": 0.0}
+        left = [call.left(run) for run in runs]
+        works = [pace.work(*one) for one in left]
+        expected = {"loop": sum(works)}
+        with self._threads(runs):
+            width, fits = self._pool.width(runs), not self._pool.unfit(runs)
+            begins = STARTING[usual_start()] * self._pool.missing(runs) + SENDING * len(runs)
+        if width > 1 and fits:
+            # With one thread each update takes longer, by less than the threads' number.
+            alone = 1.0 if self.exact else max(run.threads for run in runs) ** 0.5
+            busy = max(max(works), sum(works) / width)
+            expected["pool"] = busy * alone / pace.efficiency + begins
+        stacked = pace.stacked.get(len(runs), math.inf)
+        if stacked < math.inf:
+            updates, looks = (sum(column) for column in zip(*left, strict=True))
+            evaluating, plain = looks * pace.look, stacked * updates
+            compiling = 0.0 if self._compiled(runs) else NODES * SECONDS_PER_NODE
+            expected["vmap"] = min(plain, plain * SHARE + compiling) + evaluating
+            processes = min(self.workers or cores(), len(runs) // 2)
+            if processes > 1 and usual_start() == "fork" and runs[0].device.type == "cpu":
+                each = min(plain, plain * SHARE + compiling * processes) + evaluating
+                expected["vmap pool"] = (
+                    each / processes / pace.efficiency + STARTING["fork"] * processes
+                )
+        return expected
+
+    def _compiled(self, runs: list[Run]) -> bool:
+        found = self._stacks.found(kind(runs[0]))
+        return found is not None and not isinstance(found, str) and found[1].compiled
+
+    def _go(self, call: Call, choice: Choice) -> None:
+        """Let the chosen engine do the work; leave a pool that is too slow."""
+        self.choices.append(choice)
+        waiting = call.waiting
+        if not waiting or call.stop():
+            return
+        pace = self._paces.get(waiting[0].task, {}).get(alike(waiting[0]))
+        engine = self._engines[choice.engine]
+        if pace is None or choice.engine.startswith("vmap"):
+            engine.advance(
+                call.runs, call.until, marks=call.marks, stop=call.stop, on_step=call.on_step
+            )
+            return
+        begins, slowest, ideal = 0.0, 0.0, 1.0
+        if engine is self._pool:
+            works = [pace.work(*call.left(run)) for run in waiting]
+            begins, slowest = STARTING[usual_start()] * self._pool.missing(waiting), SLOW
+            ideal = sum(works) / max(max(works), sum(works) / self._pool.width(waiting), 1e-9)
+        watch = Watch(call, pace, begins=begins, slowest=slowest, patience=PATIENCE)
+        with self._threads(waiting if engine is self._pool else []):
+            engine.advance(
+                call.runs, call.until, marks=call.marks, stop=watch.stop, on_step=watch.on_step
+            )
+        if watch.seconds > PATIENCE / 2 and (watch.done or engine is self._pool):
+            self._learn(pace, watch.speed, ideal, engine is self._pool)
+        if watch.slow:
+            self._go(call, self._choose(call, pace, without="pool"))
+
+    @staticmethod
+    def _learn(pace: CostModel, speed: float, ideal: float, pooled: bool) -> None:
+        """Let what was seen correct what was expected."""
+        if pooled:
+            seen = min(1.0, max(0.2, speed / ideal))
+            pace.efficiency = (pace.efficiency + seen) / 2
+        else:
+            pace.update, pace.look = pace.update / speed**0.5, pace.look / speed**0.5
+
+    @contextmanager
+    def _threads(self, runs: Sequence[Run]) -> Iterator[None]:
+        """Let runs have one thread for a block, unless the bits shall be the loop's."""
+        before = [run.threads for run in runs]
+        if not self.exact:
+            for run in runs:
+                run.threads = 1
+        try:
+            yield
+        finally:
+            for run, threads in zip(runs, before, strict=True):
+                run.threads = threads
+
+    def _try_stack(self, call: Call, pace: CostModel) -> None:
+        """Do some updates of all runs in a stack, if that may pay, and note how long they take."""
+        runs = call.waiting
+        members = len(runs)
+        if members in pace.stacked or members < 2 or len({kind(run) for run in runs}) > 1:
+            return
+        steps = [run.step for run in runs]
+        last = max(steps) + FIRST + sum(LATER)
+        updates = sum(call.left(run)[0] for run in runs)
+        cost = FITTING + 0.3 * members * (FIRST + sum(LATER))
+        short = any(call.left(run)[0] + run.step <= last for run in runs)
+        if short or max(steps) - min(steps) > 64 or cost > CARE * updates:
+            return
+        if misfit(runs[0]) or not _is_light(runs[0]):
+            pace.stacked[members] = math.inf
+            return
+        refused = self._stacks.refused(runs)
+        if refused:
+            self._stacks.explain(f"vmap: {refused}")
+            pace.stacked[members] = math.inf
+            return
+        self._loop.advance(
+            call.runs, max(steps), marks=call.marks, stop=call.stop, on_step=call.on_step
+        )
+        self._time_stack(call, pace, members)
+
+    def _time_stack(self, call: Call, pace: CostModel, members: int) -> None:
+        runs, times = call.waiting, []
+        for count in (FIRST, *LATER):
+            before = [(run.step, run.seconds) for run in runs]
+            until = max(run.step for run in runs) + count
+            looks = sum(run.step < mark <= until for run in runs for mark in set(call.marks(run)))
+            self._stacks.advance(
+                call.runs, until, marks=call.marks, stop=call.stop, on_step=call.on_step
+            )
+            done = sum(run.step - step for run, (step, _) in zip(runs, before, strict=True))
+            seconds = sum(run.seconds - spent for run, (_, spent) in zip(runs, before, strict=True))
+            if not done or len(call.waiting) != members:
+                return
+            times.append(max(0.0, seconds - looks * pace.look) / done)
+            if len(times) > 1 and times[-1] > 2 * pace.update:
+                break
+        pace.stacked[members] = min(times)
+
+
+def _is_light(run: Run) -> bool:
+    """Say whether a forward pass is so small that a stack of them may be faster."""
+    if run.device.type != "cpu":
+        return True
+    data = run.task.train
+    with random_state_kept(0), data.untouched(), torch.no_grad():
+        batch = next(data.stream(run.batch_size, run.recipe.seed, Cursor()))
+        model = copy.deepcopy(run.model)
+        with counted_work(model) as work:
+            run.objective.task.forward(model, batch)
+    return sum(work) <= LIGHT

@@ -1,0 +1,1 @@
+"""Runs in worker processes: one per core, kept between calls."""

@@ -1,0 +1,190 @@
+"""The work of one call of a pool: jobs are given out, states come home."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from etude.engines.base import Marks, OnStep, blame, describe, pending
+from etude.engines.process.worker import Job
+from etude.engines.process.worker_pool import WorkerHandle, WorkerPool, cause_of_death
+from etude.errors import EtudeError, TaskError
+from etude.training.run import Run
+
+DEATHS = 3
+"""Times that processes may die over one run in a row, without its getting further."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job before anybody has it.
+
+    Attributes:
+        places: Of its runs among all.
+        until: The updates to stand at.
+        threads: How many to compute with.
+    """
+
+    places: tuple[int, ...]
+    until: int | None
+    threads: int
+
+
+class Dispatcher:
+    """Gives jobs to a team's processes, and takes their states home.
+
+    Args:
+        team: Theirs; its runs are those that the jobs' places refer to.
+        jobs: In the order in which to begin them; those of one run in its own order.
+        count: Processes at work at most.
+        keep: Seconds after which states are sent home.
+        marks: As for `Engine.advance`.
+        stop: As for `Engine.advance`.
+        on_step: As for `Engine.advance`.
+    """
+
+    def __init__(
+        self,
+        team: WorkerPool,
+        jobs: list[Work],
+        count: int,
+        keep: float,
+        marks: Marks,
+        stop: Callable[[], bool],
+        on_step: OnStep | None,
+    ) -> None:
+        self.team, self.runs, self.open = team, team.runs, list(jobs)
+        self.places = {team.number(run): place for place, run in enumerate(team.runs)}
+        self.at_work: dict[WorkerHandle, Work] = {}
+        self.count, self.keep, self.marks = count, keep, marks
+        self.stop, self.on_step = stop, on_step
+        self.deaths: dict[int, int] = {}
+        self.failure: BaseException | None = None
+
+    def work(self) -> None:
+        """Do all jobs, or as many as `stop` allows.
+
+        Raises:
+            BaseException: What a process met, or what the caller's functions raised.
+        """
+        stopping = False
+        try:
+            while self.at_work or (self.open and not stopping):
+                if not stopping:
+                    self._give_out()
+                self._listen()
+                if not stopping and (self.failure is not None or self.stop()):
+                    stopping = True
+                    self.team.ask_to_stop()
+        except BaseException:
+            self._save_what_there_is()
+            raise
+        if self.failure is not None:
+            raise self.failure
+
+    def _give_out(self) -> None:
+        while len(self.at_work) < self.count and (work := self._next()) is not None:
+            numbers = tuple(self.team.number(self.runs[place]) for place in work.places)
+            idle = [seat for seat in self.team.seats if seat.job is None]
+            idle.sort(key=lambda seat: not seat.known.issuperset(numbers))
+            seat = idle[0] if idle else self.team.hire()
+            looks = {self.team.number(r): frozenset(self.marks(r)) for r in self._runs_of(work)}
+            self.at_work[seat] = work
+            self.team.give(seat, Job(numbers, work.until, looks, self.keep, work.threads))
+
+    def _next(self) -> Work | None:
+        """Take the first job whose runs are at home; forget those that have ended meanwhile."""
+        self.open = [
+            work for work in self.open if pending(self._runs_of(work), work.until, self.marks)
+        ]
+        away = {place for work in self.at_work.values() for place in work.places}
+        for index, work in enumerate(self.open):
+            if away.isdisjoint(work.places):
+                return self.open.pop(index)
+        return None
+
+    def _runs_of(self, work: Work) -> list[Run]:
+        return [self.runs[place] for place in work.places]
+
+    def _listen(self) -> None:
+        for seat, message in self.team.hear(0.05):
+            if message is None:
+                self._bury(seat)
+            else:
+                self._take(seat, message)
+
+    def _take(self, seat: WorkerHandle, message: tuple[Any, ...]) -> None:
+        kind, numbers, about, *error = message
+        places = tuple(self.places[number] for number in numbers)
+        if kind == "at":
+            for number, step in about.items():
+                self._tell(self.runs[self.places[number]], step)
+            return
+        states = seat.desk.get(list(about.values()))
+        for number, state in zip(about, states, strict=True):
+            self._load(self.places[number], state)
+        if kind in ("done", "failed"):
+            seat.job = None
+            del self.at_work[seat]
+        if kind == "failed" and self.failure is None:
+            self.failure = _rebuilt(self.runs[places[0]], *error)
+        for number in about:
+            run = self.runs[self.places[number]]
+            self._tell(run, run.step)
+
+    def _load(self, place: int, state: dict[str, Any]) -> None:
+        run = self.runs[place]
+        threads, before = run.threads, run.step
+        run.load(state)
+        run.threads = threads  # a stack has its own; whoever goes on has what it had
+        if run.step > before:
+            self.deaths.pop(place, None)
+
+    def _tell(self, run: Run, step: int) -> None:
+        if self.on_step is not None:
+            self.on_step(run, step)
+
+    def _bury(self, seat: WorkerHandle) -> None:
+        """Note the death of a process; its job is open again."""
+        code = self.team.dismiss(seat)
+        work = self.at_work.pop(seat, None)
+        if work is None:
+            return
+        place = work.places[0]
+        self.deaths[place] = self.deaths.get(place, 0) + 1
+        if self.deaths[place] < DEATHS:
+            self.open.insert(0, work)
+            return
+        run = self.runs[place]
+        self.failure = TaskError(
+            f"{describe(run)}: its process died {DEATHS} times after update {run.step} "
+            f"({cause_of_death(code)}): it may need more memory than there is; train it with the "
+            "loop to see why"
+        )
+
+    def _save_what_there_is(self) -> None:
+        """After an error here, or Ctrl-C: let the processes end their update and send home."""
+        self.on_step = None
+        self.team.ask_to_stop()
+        for _ in range(100):
+            if not self.at_work:
+                return
+            self._listen()
+
+
+def _rebuilt(run: Run, blob: bytes | None, text: str, trace: str) -> BaseException:
+    """Return the error that a process met, as one to be raised here."""
+    try:
+        # Bytes of our own process, never of a file.
+        error = pickle.loads(blob) if blob is not None else TaskError(text)  # noqa: S301
+    except Exception:  # noqa: BLE001
+        error = TaskError(text)
+    named: BaseException = error
+    if isinstance(error, EtudeError):
+        named = blame(error, run)
+    elif isinstance(error, BaseException):
+        error.add_note(f"in {describe(run)}")
+    named.add_note(trace)
+    return named

@@ -1,0 +1,162 @@
+"""A process per core, kept for the next call; one that dies costs only its unfinished updates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from etude.engines.base import (
+    Engine,
+    Marks,
+    OnStep,
+    check_runs,
+    no_marks,
+    pending,
+    target,
+)
+from etude.engines.loop import LoopEngine
+from etude.engines.process.dispatcher import Dispatcher, Work
+from etude.engines.process.partition import pieces
+from etude.engines.process.worker_pool import Start, WorkerPool, usual_start
+from etude.errors import BadValueError
+from etude.training.run import Run
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux says which of them are ours
+        return os.cpu_count() or 1
+
+
+class PoolEngine(Engine):
+    """Takes the runs further in several processes, each with as many threads as its run has.
+
+    The results equal the loop's to the bit. The processes stay for the next call, until `close`:
+    starting one takes longer than a short run. When one dies, its run goes on in a new one from
+    the last state that it sent home.
+
+    Args:
+        workers: How many processes; None for as many as there are cores for.
+        keep: Seconds after which a run's state is sent home.
+        start: 'fork' or 'spawn'; None forks where that is safe.
+
+    Raises:
+        BadValueError: If a number is out of bounds.
+
+    >>> PoolEngine(workers=2).name
+    'pool'
+    """
+
+    name: ClassVar[str] = "pool"
+
+    def __init__(
+        self, workers: int | None = None, *, keep: float = 2.0, start: Start | None = None
+    ) -> None:
+        super().__init__()
+        if workers is not None and (isinstance(workers, bool) or workers < 1):
+            raise BadValueError(f"workers={workers!r}: give at least 1, or None for one per core")
+        if not keep > 0:
+            raise BadValueError(f"keep={keep!r}: give seconds above 0")
+        self.workers, self.keep, self.start = workers, keep, start
+        self._team: WorkerPool | None = None
+
+    @property
+    def processes(self) -> list[int]:
+        """The processes' numbers."""
+        return [] if self._team is None else [seat.process.pid for seat in self._team.seats]
+
+    def close(self) -> None:
+        """End the processes."""
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """End the processes; what else the engine holds stays."""
+        if self._team is not None:
+            self._team.close()
+        self._team = None
+
+    def advance(
+        self,
+        runs: Sequence[Run],
+        until: int | None = None,
+        *,
+        marks: Marks = no_marks,
+        stop: Callable[[], bool] = bool,
+        on_step: OnStep | None = None,
+    ) -> None:
+        """Train every run in a process of the pool; see `Engine.advance`."""
+        check_runs(runs)
+        waiting = pending(runs, until, marks)
+        if not waiting or stop():
+            return
+        reason = self.unfit(runs)
+        jobs = [] if reason else self._jobs(runs, waiting, until)
+        if not reason:
+            try:
+                team = self._ready(runs, max(len(job.places) for job in jobs))
+            except Exception as error:  # noqa: BLE001  (whatever a task's parts do when pickled)
+                reason = f"the task cannot be sent to another process ({error})"
+        if reason:
+            self.explain(f"pool: {reason}; the runs are trained one after the other instead")
+            LoopEngine().advance(runs, until, marks=marks, stop=stop, on_step=on_step)
+            return
+        count = self.width([runs[i] for i in waiting])
+        ended = False
+        try:
+            Dispatcher(team, jobs, count, self.keep, marks, stop, on_step).work()
+            ended = True
+        finally:
+            team.runs = ()
+            if not ended:
+                self.dismiss()
+
+    def width(self, runs: Sequence[Run]) -> int:
+        """Return how many processes would take some runs further."""
+        threads = max(run.threads for run in runs)
+        return min(self.workers or max(1, cores() // threads), len(runs))
+
+    def missing(self, runs: Sequence[Run]) -> int:
+        """Return how many processes would have to be started for some runs."""
+        ready = len(self.processes) if self._team is not None and self._team.suits(runs) else 0
+        return max(0, self.width(runs) - ready)
+
+    def _jobs(self, runs: Sequence[Run], waiting: list[int], until: int | None) -> list[Work]:
+        """Return what there is to do: runs, and ends of those that are cut in two."""
+        left = [target(runs[i], until) - runs[i].step for i in waiting]
+        return [
+            Work(
+                (waiting[place],),
+                until if done == left[place] else runs[waiting[place]].step + done,
+                runs[waiting[place]].threads,
+            )
+            for place, done in pieces(left, self.width([runs[i] for i in waiting]))
+        ]
+
+    def _ready(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
+        """Return a team that can take these runs: that of the last call, or a new one."""
+        if self._team is not None and self._team.suits(runs):
+            self._team.turn_to(runs)
+            return self._team
+        self.dismiss()
+        self._team = self._new_team(runs, at_once)
+        try:
+            self._team.hire()
+        except BaseException:
+            self.dismiss()
+            raise
+        return self._team
+
+    def _new_team(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
+        return WorkerPool(runs, self.start or usual_start())
+
+    def unfit(self, runs: Sequence[Run]) -> str:
+        """Return why runs cannot go to other processes; empty if they can."""
+        for run in runs:
+            if run.device.type != "cpu":
+                return f"the runs are on {run.device}, which processes would have to share"
+            if run.probes and (self.start or usual_start()) == "spawn":
+                return "the runs have probes, which cannot be sent to another process"
+        return ""

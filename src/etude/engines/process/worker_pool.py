@@ -1,0 +1,288 @@
+"""The processes of a pool: started, told what to do, replaced when they die, never left behind."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+import torch.multiprocessing
+
+from etude.engines.base import Engine
+from etude.engines.process.state_transfer import StateTransfer, room_for
+from etude.engines.process.worker import Job, JobMessage, WorkerContext, serve
+from etude.recipe import Recipe
+from etude.tasks.data import TensorData
+from etude.tasks.task import Task
+from etude.training.run import Run
+
+Start = Literal["fork", "spawn"]
+PATIENCE = 5.0
+"""Seconds that a process which was asked to leave is given before it is killed."""
+
+
+def usual_start() -> Start:
+    """Return how to start processes here: by forking where that is safe, else anew.
+
+    A forked process inherits the task, whatever it is made of, and shares its data. It is safe
+    as it is for torch's own DataLoader: on Linux, with one thread in the child, and while no
+    accelerator is in use.
+    """
+    if "fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
+        return "spawn"
+    used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return "spawn" if used else "fork"
+
+
+@dataclass(eq=False)
+class WorkerHandle:
+    """One process of the team.
+
+    Attributes:
+        process: It.
+        home: Where messages go and come from.
+        desk: Where states lie that are named in them.
+        known: Numbers of the runs it has.
+        job: What it is doing.
+    """
+
+    process: Any
+    home: Connection
+    desk: StateTransfer
+    known: set[int]
+    job: Job | None = None
+
+
+class WorkerPool:
+    """Processes that take runs further, job after job.
+
+    What is forked off knows the runs that there were at the time; those that come later it builds
+    from their recipes, if they are of the same task and have the same probes.
+
+    Args:
+        runs: The first runs; all of one task.
+        start: How to start a process.
+        inner: What takes the runs of a job further, if not the plain loop; forked only.
+        at_once: Runs of one job at most.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], start: Start, inner: Engine | None = None, at_once: int = 1
+    ) -> None:
+        self.runs, self.start, self.inner, self.at_once = tuple(runs), start, inner, at_once
+        # Typed as Any: torch's wrapper adds the sharing of tensors to the standard library's.
+        self._context: Any = torch.multiprocessing.get_context(start)
+        self._flag = self._context.RawValue("i", 0)
+        self.seats: list[WorkerHandle] = []
+        self._task, self._probes = runs[0].task, runs[0].probes
+        self._surroundings = _surroundings(self._task)
+        self._numbers: WeakKeyDictionary[Run, int] = WeakKeyDictionary()
+        self._count = itertools.count()
+        self._owner = os.getpid()
+        _TEAMS.add(self)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def number(self, run: Run) -> int:
+        """Return what the processes know a run by."""
+        if run not in self._numbers:
+            self._numbers[run] = next(self._count)
+        return self._numbers[run]
+
+    def turn_to(self, runs: Sequence[Run]) -> None:
+        """Let jobs refer to other runs."""
+        self.runs = tuple(runs)
+        self._flag.value = 0
+
+    def suits(self, runs: Sequence[Run]) -> bool:
+        """Say whether the processes can take some runs further."""
+        return (
+            self._owner == os.getpid()
+            and self._surroundings is not None
+            and self._surroundings == _surroundings(self._task)
+            and all(self._buildable(run) for run in runs)
+        )
+
+    def _buildable(self, run: Run) -> bool:
+        return type(run) is Run and run.task is self._task and run.probes == self._probes
+
+    def hire(self) -> WorkerHandle:
+        """Start one more process.
+
+        Raises:
+            Exception: If the task cannot be sent to a process that is not forked.
+        """
+        ours, theirs = self._context.Pipe()
+        others = [seat.home for seat in self.seats] + [ours]
+        main: Callable[..., None]
+        args: tuple[Any, ...]
+        common = (theirs, self._flag, os.getpid())
+        known: dict[int, Run] = {}
+        if self.start == "fork":
+            desk = StateTransfer(room_for(self.runs, self.at_once))
+            known = {self.number(run): run for run in self.runs}
+            main, args = _forked, (*common, others, desk, known, self._building(), self.inner)
+        else:
+            desk = StateTransfer(0)
+            main, args = _spawned, (*common, _parts(self._task))
+        process = self._context.Process(target=main, args=args, name="etude-pool")
+        try:
+            with warnings.catch_warnings():
+                # Python and JAX warn of forking beside threads: the child uses none of them.
+                warnings.filterwarnings("ignore", message=".*fork")
+                process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        seat = WorkerHandle(process, ours, desk, set(known))
+        self.seats.append(seat)
+        return seat
+
+    def _building(self) -> Callable[[dict[str, Any]], Run]:
+        task, probes = self._task, self._probes
+        return lambda plain: Run(task, Recipe(**plain), device="cpu", probes=probes)
+
+    def give(self, seat: WorkerHandle, job: Job) -> None:
+        """Let a process do a job, from the states that its runs have now."""
+        seat.job = job
+        runs = {self.number(run): run for run in self.runs}
+        chosen = {number: runs[number] for number in job.numbers}
+        gone = frozenset(seat.known - set(self._numbers.values()))
+        new = {n: run.recipe.plain() for n, run in chosen.items() if n not in seat.known}
+        seat.known = (seat.known - gone) | set(chosen)
+        parcels = seat.desk.put([run.state() for run in chosen.values()])
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # found dead by `hear`
+            seat.home.send(JobMessage(job, parcels, new, gone))
+
+    def hear(self, seconds: float) -> list[tuple[WorkerHandle, tuple[Any, ...] | None]]:
+        """Wait for messages; None stands for the death of the one who would have sent it."""
+        heard: list[tuple[WorkerHandle, tuple[Any, ...] | None]] = []
+        ready = wait([seat.home for seat in self.seats], seconds)
+        for seat in [s for s in self.seats if s.home in ready]:
+            try:
+                heard.append((seat, seat.home.recv()))
+            except (EOFError, OSError):
+                heard.append((seat, None))
+        return heard
+
+    def ask_to_stop(self) -> None:
+        """Ask every process to end its job after the update it is in."""
+        self._flag.value = 1
+
+    def dismiss(self, seat: WorkerHandle) -> int | None:
+        """End one process, and return its exit code."""
+        self._send_off(seat)
+        return self._see_out(seat)
+
+    def _send_off(self, seat: WorkerHandle) -> None:
+        self.seats.remove(seat)
+        with contextlib.suppress(OSError):
+            seat.home.send(None)
+        seat.home.close()
+
+    def _see_out(self, seat: WorkerHandle) -> int | None:
+        seat.process.join(0.0 if seat.job is not None else PATIENCE)
+        if seat.process.is_alive():
+            seat.process.kill()
+            seat.process.join()
+        code: int | None = seat.process.exitcode
+        seat.process.close()
+        return code
+
+    def close(self) -> None:
+        """End every process."""
+        if self._owner != os.getpid():
+            return  # a copy that was forked along: the processes are another's
+        self.ask_to_stop()
+        seats = list(self.seats)
+        for seat in seats:
+            self._send_off(seat)
+        for seat in seats:
+            self._see_out(seat)
+
+
+_TEAMS: WeakSet[WorkerPool] = WeakSet()
+
+
+def _close_all() -> None:
+    for team in list(_TEAMS):
+        team.close()
+
+
+# What is registered last is called first: before multiprocessing waits for its processes.
+atexit.register(_close_all)
+
+
+def _surroundings(task: Task) -> tuple[Any, ...] | None:
+    """Return what a process was forked with and would not see change; None if that is unknown."""
+    found: list[Any] = [
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_grad_enabled(),
+        torch.backends.mkldnn.enabled,
+    ]
+    for data in (task.train, task.valid):
+        if not isinstance(data, TensorData):
+            return None
+        tensors = data.tensors.values() if isinstance(data.tensors, dict) else data.tensors
+        if any(tensor.is_inference() for tensor in tensors):
+            return None
+        found += [tensor._version for tensor in tensors]
+    return tuple(found)
+
+
+def cause_of_death(code: int | None) -> str:
+    """Say what an exit code means.
+
+    >>> cause_of_death(-9), cause_of_death(3)
+    ('SIGKILL', 'exit code 3')
+    """
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-code).name
+    return f"exit code {code}"
+
+
+def _forked(
+    home: Connection,
+    flag: Any,
+    parent: int,
+    others: list[Connection],
+    desk: StateTransfer,
+    runs: dict[int, Run],
+    build: Callable[[dict[str, Any]], Run],
+    inner: Engine | None,
+) -> None:
+    for other in others:  # or the death of a sibling would go unnoticed
+        other.close()
+    serve(WorkerContext(home, desk, runs, build, inner, flag, parent))
+
+
+def _parts(task: Task) -> dict[str, Any]:
+    """Return what a task is made of: unlike the task itself, it can be pickled."""
+    names = ("model", "train", "valid", "loss", "step", "metric", "name")
+    return {name: getattr(task, name) for name in names}
+
+
+def _spawned(home: Connection, flag: Any, parent: int, parts: dict[str, Any]) -> None:
+    task = Task(**parts)
+
+    def build(plain: dict[str, Any]) -> Run:
+        return Run(task, Recipe(**plain), device="cpu")
+
+    serve(WorkerContext(home, StateTransfer(0), {}, build, None, flag, parent))

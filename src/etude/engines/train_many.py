@@ -1,0 +1,126 @@
+"""`train_many`: one Task, many Recipes, one Record each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+import torch
+
+from etude.engines.auto import AutoEngine
+from etude.engines.base import Engine, OnStep
+from etude.engines.loop import LoopEngine
+from etude.engines.process.engine import PoolEngine
+from etude.engines.vmap.engine import VmapEngine
+from etude.engines.vmap_pool import VmapPoolEngine
+from etude.errors import BadTypeError, BadValueError, unknown_name
+from etude.recipe import Recipe
+from etude.record import Record
+from etude.tasks.task import Task
+from etude.training.run import Run
+from etude.warning_filters import filters_kept
+
+ENGINES: Mapping[str, Callable[[], Engine]] = MappingProxyType(
+    {
+        "loop": LoopEngine,
+        "pool": PoolEngine,
+        "vmap": VmapEngine,
+        "vmap pool": VmapPoolEngine,
+        "auto": AutoEngine,
+    }
+)
+"""The engines by name."""
+
+
+def engine_for(engine: str | Engine) -> Engine:
+    """Return a new engine of a name, or the engine that is given.
+
+    Raises:
+        UnknownNameError: If there is none of that name.
+        BadTypeError: If it is neither a name nor an engine.
+
+    >>> engine_for("loop").name
+    'loop'
+    """
+    if isinstance(engine, Engine):
+        return engine
+    if not isinstance(engine, str):
+        raise BadTypeError(f"engine={engine!r}: give a name ({', '.join(ENGINES)}) or an Engine")
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    return ENGINES[engine]()
+
+
+@filters_kept()
+def train_many(
+    task: Task,
+    recipes: Iterable[Recipe],
+    engine: str | Engine = "auto",
+    *,
+    device: str | torch.device | None = None,
+    evaluations: int = 20,
+    on_step: OnStep | None = None,
+) -> list[Record]:
+    """Train a task's model by many recipes, and return their records in order.
+
+    Each record is that of `etude.train` with its recipe: to the bit in the engine 'loop', and in
+    'pool', which computes each run with one thread; up to roundoff where runs are stacked.
+
+    Args:
+        task: What to learn.
+        recipes: How, each.
+        engine: 'loop', 'pool', 'vmap', 'vmap pool' or 'auto', or an Engine.
+        device: Where to train; as `train`.
+        evaluations: How often to evaluate over each run, besides the one before it.
+        on_step: Called as a run makes progress, with the run and the updates it has done.
+
+    Returns:
+        One record per recipe, with the trained model.
+
+    Raises:
+        TaskError: If model, data and loss do not fit together; the member is named.
+        BadValueError: If a value of a recipe does not fit the task, or there is no recipe.
+
+    >>> from torch.nn.functional import mse_loss
+    >>> x = torch.linspace(-1, 1, 64)[:, None]
+    >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
+    >>> recipes = [Recipe(lr=lr, steps=20, batch_size=16) for lr in (0.1, 0.01)]
+    >>> [record.status for record in train_many(task, recipes)]
+    ['finished', 'finished']
+    """
+    listed = list(recipes)
+    if not listed:
+        raise BadValueError("recipes is empty: give at least one Recipe")
+    for index, recipe in enumerate(listed):
+        if not isinstance(recipe, Recipe):
+            raise BadTypeError(f"recipes[{index}] is a {type(recipe).__name__}: give a Recipe")
+    if evaluations < 1:
+        raise BadValueError(f"evaluations={evaluations}: give at least 1, the one at the end")
+    chosen = engine_for(engine)
+    runs = _runs(task, listed, device)
+    if isinstance(chosen, PoolEngine):
+        for run in runs:  # a core each, rather than all cores for one after the other
+            run.threads = 1
+    try:
+        chosen.advance(runs, marks=lambda run: run.marks(evaluations), on_step=on_step)
+    finally:
+        if chosen is not engine:
+            chosen.close()
+    for run in runs:
+        run.still.release()
+    return [run.record() for run in runs]
+
+
+def _runs(task: Task, recipes: list[Recipe], device: str | torch.device | None) -> list[Run]:
+    """Return the runs, their data moved to the device once."""
+    runs: list[Run] = []
+    threads: dict[int, int] = {}
+    for recipe in recipes:
+        run = Run(task, recipe, device=device)
+        task = run.task
+        if run.batch_size not in threads:
+            run.check()
+            threads[run.batch_size] = run.threads
+        run.threads = threads[run.batch_size]
+        runs.append(run)
+    return runs

@@ -1,0 +1,84 @@
+"""Which runs can be stacked, and which with which."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from etude.engines.vmap.optimizers import RULES, flags_of
+from etude.schedules import Schedule
+from etude.tasks.data import TensorData
+from etude.training.run import Run
+
+
+def misfit(run: Run) -> str:
+    """Say why a run cannot be stacked; empty if nothing speaks against it.
+
+    What only a trial shows (an operation that vmap lacks, an answer that differs) is found later.
+    """
+    recipe, name = run.recipe, run.recipe.optimizer.name
+    if name not in RULES or not run.row.vmap:
+        return f"the optimizer {name} has no stacked formula"
+    if run.turns is not None:
+        return "the step yields: parts of the model take turns"
+    if recipe.precision != "float32":
+        return f"precision={recipe.precision!r} is not stacked"
+    if recipe.clip_percentile is not None:
+        return "clip_percentile looks back at each run's own history"
+    if recipe.activity is not None:
+        return "activity= watches the modules of one run"
+    if any(s.has_feedback for s in (run.shape, *run.others.values())):
+        return "a schedule reacts to one run's validation loss"
+    if run.probes:
+        return "probes look at one run"
+    if not isinstance(run.task.train, TensorData):
+        return "the training data is not in tensors"
+    return _rates(run) or _model(run.model)
+
+
+def _rates(run: Run) -> str:
+    if run.rates is None:
+        return ""
+    if run.rates.plan.trust is not None:
+        return "a trust ratio is about one run's tensors"
+    if any(isinstance(row.multiplier, Schedule) for row in run.rates.plan.rows):
+        return "a multiplier of the rate follows a schedule"
+    return ""
+
+
+def _model(model: nn.Module) -> str:
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            return f"{name or 'the model'} is parametrized"
+        if getattr(module, "sparse", False):
+            return f"{name} makes sparse gradients"
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            return f"{name} is of type {str(parameter.dtype).removeprefix('torch.')}"
+    return ""
+
+
+def kind(run: Run) -> Hashable:
+    """Return what runs must have in common to be stacked."""
+    recipe = run.recipe
+    known = recipe.optimizer.name in RULES
+    return (
+        recipe.optimizer.name,
+        tuple(flags_of(recipe.optimizer, run.others).items()) if known else (),
+        run.batch_size,
+        recipe.accumulate,
+        recipe.label_smoothing,
+        recipe.dropout,
+        *(v is None for v in (recipe.clip_norm, recipe.clip_value, recipe.clip_adaptive)),
+        recipe.l1 is None and recipe.l2 is None,
+        str(run.device),
+        id(run.task.train),
+        id(run.task.loss),
+        id(run.task.step),
+        repr(run.model),
+        tuple((n, tuple(p.shape), p.requires_grad) for n, p in run.model.named_parameters()),
+        tuple((n, tuple(b.shape), b.dtype) for n, b in run.model.named_buffers()),
+    )

@@ -1,0 +1,174 @@
+"""The vmap engine: runs of one kind are stacked, and trained as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import ClassVar
+
+from etude.engines.base import (
+    Engine,
+    Marks,
+    OnStep,
+    check_runs,
+    no_marks,
+    pending,
+    target,
+)
+from etude.engines.loop import LoopEngine
+from etude.engines.vmap.eligibility import kind, misfit
+from etude.engines.vmap.execution import Execution, Mode
+from etude.engines.vmap.loop import Order, UpdateError, drive, threads_for
+from etude.engines.vmap.memory import members_at_once
+from etude.engines.vmap.stack import Stack
+from etude.engines.vmap.verify import VerificationError, Verified, fit
+from etude.errors import BadValueError
+from etude.training.run import Run
+from etude.training.threads import use_threads
+
+
+class VmapEngine(Engine):
+    """Trains runs of one kind as one, their weights stacked, under `torch.func.vmap`.
+
+    Runs are of one kind if they differ only in numbers: rates, momenta, weight decays, schedules,
+    bounds, seeds. The first updates are held against the loop's; where the model cannot be
+    stacked, or something differs, the other engine takes over and a note says why.
+
+    Args:
+        compile: 'auto' compiles where it pays within the updates to come; 'never'; 'always'.
+        fallback: Who trains what cannot be stacked; None for the loop.
+        largest: Members in one stack at most; None for what memory allows.
+
+    Raises:
+        BadValueError: If `compile` or `largest` is out of bounds.
+
+    >>> VmapEngine(compile="never").name
+    'vmap'
+    """
+
+    name: ClassVar[str] = "vmap"
+
+    def __init__(
+        self,
+        compile: Mode = "auto",
+        *,
+        fallback: Engine | None = None,
+        largest: int | None = None,
+    ) -> None:
+        super().__init__()
+        if compile not in ("auto", "never", "always"):
+            raise BadValueError(f"compile={compile!r}: give 'auto', 'never' or 'always'")
+        if largest is not None and (isinstance(largest, bool) or largest < 1):
+            raise BadValueError(f"largest={largest!r}: give at least 1, or None")
+        self.compile: Mode = compile
+        self.fallback = fallback or LoopEngine()
+        self.largest = largest
+        self._fitted: dict[Hashable, tuple[Verified, Execution] | str] = {}
+
+    def close(self) -> None:
+        """Forget what was traced and compiled."""
+        self._fitted.clear()
+        self.fallback.close()
+
+    def advance(
+        self,
+        runs: Sequence[Run],
+        until: int | None = None,
+        *,
+        marks: Marks = no_marks,
+        stop: Callable[[], bool] = bool,
+        on_step: OnStep | None = None,
+    ) -> None:
+        """Train every run, those of one kind together; see `Engine.advance`."""
+        check_runs(runs)
+        order = Order(until, marks, stop, on_step)
+        kinds: dict[Hashable, list[Run]] = {}
+        others: list[Run] = []
+        for run in (runs[i] for i in pending(runs, until, marks)):
+            reason = misfit(run)
+            if reason:
+                self.explain(f"vmap: {reason}; trained by the {self.fallback.name} engine instead")
+                others.append(run)
+            else:
+                kinds.setdefault(kind(run), []).append(run)
+        for key, members in kinds.items():
+            found = self.fitted(key, members)
+            if isinstance(found, str):
+                self.explain(
+                    f"vmap: the model cannot be stacked: {found}; trained by the "
+                    f"{self.fallback.name} engine instead"
+                )
+                others += members
+                continue
+            others += self._chunks(members, found, order)
+        if others:  # all runs are passed on, so that an error names the same place
+            self.fallback.advance(runs, until, marks=marks, stop=stop, on_step=on_step)
+
+    def fitted(self, key: Hashable, runs: list[Run]) -> tuple[Verified, Execution] | str:
+        """Return the program of a kind of runs, or why there is none."""
+        if key not in self._fitted:
+            try:
+                found = fit(runs)
+                self._fitted[key] = (found, Execution(found.program, self.compile))
+            except VerificationError as error:
+                self._fitted[key] = str(error)
+        return self._fitted[key]
+
+    def found(self, key: Hashable) -> tuple[Verified, Execution] | str | None:
+        """Return what is known of a kind of runs: its program, or why there is none."""
+        return self._fitted.get(key)
+
+    def refused(self, runs: Sequence[Run]) -> str:
+        """Return why runs cannot be trained as one stack; empty if they can."""
+        kinds = {kind(run): run for run in runs if not run.ended}
+        for run in kinds.values():
+            if reason := misfit(run):
+                return reason
+        for key in kinds:
+            found = self.fitted(key, [run for run in runs if not run.ended and kind(run) == key])
+            if isinstance(found, str):
+                return f"the model cannot be stacked: {found}"
+        return ""
+
+    def prepare(self, runs: list[Run], until: int | None = None) -> None:
+        """Trace and compile what training some runs of one kind would; they stay as they are."""
+        found = self.fitted(kind(runs[0]), runs)
+        if isinstance(found, str) or len({kind(run) for run in runs}) > 1:
+            return
+        fitted, execution = found
+        stack = Stack(fitted.program, runs[: self.size(fitted, runs[0])], fitted.masks)
+        execution.plan(max(target(run, until) - run.step for run in runs))
+        with use_threads(threads_for(stack)):
+            for _ in range(5):
+                stack.advance(1, execution.step)
+
+    def size(self, fitted: Verified, run: Run) -> int:
+        """Return how many members one stack may have."""
+        return self.largest or members_at_once(fitted.program, run)
+
+    def _chunks(
+        self,
+        members: list[Run],
+        found: tuple[Verified, Execution],
+        order: Order,
+    ) -> list[Run]:
+        """Train in stacks that fit into memory; return the runs that failed in all sizes."""
+        fitted, execution = found
+        size = self.size(fitted, members[0])
+        waiting = list(members)
+        while waiting and not order.stop():
+            chunk = waiting[:size]
+            try:
+                drive(Stack(fitted.program, chunk, fitted.masks), execution, order)
+                waiting = waiting[size:]
+            except UpdateError as error:
+                if not error.out_of_memory:
+                    self.explain(
+                        f"vmap: a stacked update failed ({error}); trained by the "
+                        f"{self.fallback.name} engine instead"
+                    )
+                    return waiting
+                if len(chunk) == 1:
+                    return waiting
+                size = (len(chunk) + 1) // 2
+                self.explain(f"vmap: out of memory with {len(chunk)} members; going on with {size}")
+        return []

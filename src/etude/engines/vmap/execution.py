@@ -1,0 +1,169 @@
+"""How an update is run: as it is, as a traced graph, or compiled; whichever pays."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from etude.engines.vmap.batched_update import BatchedUpdate, Feed, Leaves, Stacked
+
+Mode = Literal["auto", "never", "always"]
+"""When to compile."""
+
+Key = tuple[tuple[int, ...], tuple[int, ...]]
+
+Scales = tuple[Tensor, Tensor] | None
+
+SECONDS_PER_NODE = 0.05
+"""Seconds that compiling costs per operation of the traced graph: 0.03 to 0.06 on an idle core."""
+
+SHARE = 0.5
+"""Share of the time that a compiled update takes of one that is not: 0.2 to 0.6."""
+
+TRACING = 2.0
+"""Seconds to be saved before a graph is traced, which takes some tenths of one."""
+
+LARGEST = 1500
+"""Operations beyond which a graph is not compiled: it would take minutes."""
+
+
+def _forget_threads() -> None:
+    """Let the compiler make its threads anew: a forked process has the pool, but none of them.
+
+    torch resets its pool of processes after a fork, and not that of threads: the first new shape
+    that a forked process compiled would wait for one of them for ever.
+    """
+    compiler = sys.modules.get("torch._inductor.async_compile")
+    pool: Any = getattr(getattr(compiler, "AsyncCompile", None), "pool", None)
+    forget = getattr(pool, "cache_clear", None)
+    if forget is not None:
+        forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
+class Execution:
+    """Runs the updates of one program, and remembers what was traced and compiled.
+
+    Args:
+        program: What to run.
+        compile: 'auto' where it pays within the updates to come.
+    """
+
+    def __init__(self, program: BatchedUpdate, compile: Mode = "auto") -> None:
+        self.program, self.mode = program, compile
+        self.reason = ""
+        self.seconds = 0.0
+        self._compiled: dict[Key, Callable[..., Any]] = {}
+        self._traced: dict[Key, Callable[..., Any]] = {}
+        self._tried: set[Key] = set()
+        self._times: dict[Key, list[float]] = {}
+        self._ahead = 0
+
+    def plan(self, ahead: int) -> None:
+        """Say how many updates are to come."""
+        self._ahead = ahead
+
+    @property
+    def compiled(self) -> bool:
+        """Whether anything was compiled."""
+        return bool(self._compiled)
+
+    def is_compiled(self, state: Stacked) -> bool:
+        """Whether updates of so many members are."""
+        shape = tuple(state.rows.shape)
+        return any(shape == key[0] for key in self._compiled)
+
+    def step(
+        self, state: Stacked, feed: Feed, data: Leaves, scales: Scales
+    ) -> tuple[Stacked, Tensor]:
+        """Do one update; see `BatchedUpdate.step`."""
+        key = _key(state, feed)
+        self._ahead -= 1
+        if key not in self._compiled and key not in self._tried and self._pays(key):
+            self._compile(key, state, feed, data, scales)
+        ready = self._compiled.get(key) or self._traced.get(key)
+        if ready is not None:
+            result: tuple[Stacked, Tensor] = ready(state, feed, data, scales)
+            return result
+        started = time.perf_counter()
+        result = self.program.step(state, feed, data, scales)
+        times = self._times.setdefault(key, [])
+        if len(times) < 8:
+            times.append(time.perf_counter() - started)
+        return result
+
+    def worth(self, key: Key) -> float:
+        """Return the seconds that compiling would save over the updates to come."""
+        times = self._times.get(key, [])
+        return 0.0 if len(times) < 3 else min(times) * self._ahead * (1 - SHARE)
+
+    def _pays(self, key: Key) -> bool:
+        if self.mode != "auto":
+            return self.mode == "always"
+        return self.worth(key) > TRACING
+
+    def _compile(self, key: Key, state: Stacked, feed: Feed, data: Leaves, scales: Scales) -> None:
+        self._tried.add(key)
+        started = time.perf_counter()
+        try:
+            leaves, tree = pytree.tree_flatten((state, feed, data, scales))
+            shape: list[Any] = []
+
+            def flat(*tensors: Tensor) -> list[Any]:
+                outputs, spec = pytree.tree_flatten(
+                    self.program.step(*pytree.tree_unflatten(tensors, tree))
+                )
+                shape[:] = [spec]
+                return outputs
+
+            graph = make_fx(flat)(*leaves)
+            nodes = len(graph.graph.nodes)
+            expected = nodes * SECONDS_PER_NODE
+            self._traced[key] = _called(graph, shape)
+            if self.mode == "auto" and (nodes > LARGEST or self.worth(key) < 1.3 * expected):
+                return
+            compiled = _inductor(graph, leaves)
+            with torch.no_grad():
+                compiled(*leaves)  # what is compiled late is compiled now
+            self._compiled[key] = _called(compiled, shape)
+        except Exception as error:  # noqa: BLE001  (no compiler, or one that cannot)
+            self.reason = f"not compiled: {str(error).strip().partition(chr(10))[0][:120]}"
+            return
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+def _called(flat: Callable[..., Any], shape: list[Any]) -> Callable[..., Any]:
+    """Return a function of the flat tensors as one of the nested arguments."""
+
+    def call(state: Stacked, feed: Feed, data: Leaves, scales: Scales) -> Any:
+        with torch.no_grad():
+            leaves = pytree.tree_leaves((state, feed, data, scales))
+            return pytree.tree_unflatten(flat(*leaves), shape[0])
+
+    return call
+
+
+def _inductor(graph: torch.fx.GraphModule, leaves: list[Any]) -> Callable[..., Any]:
+    import torch._inductor
+
+    logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+    with torch.no_grad():
+        compiled: Callable[..., Any] = torch._inductor.compile(graph, leaves)
+    return compiled
+
+
+def _key(state: Stacked, feed: Feed) -> Key:
+    return (tuple(state.rows.shape), tuple(feed.samples.shape))

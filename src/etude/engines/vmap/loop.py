@@ -1,0 +1,192 @@
+"""One stack from where it stands to where it is to stand: updates, evaluations, farewells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from etude.engines.base import Marks, OnStep, blame, target
+from etude.engines.vmap.evaluate import BatchedEvaluation, UnstackedError, fits
+from etude.engines.vmap.execution import Execution
+from etude.engines.vmap.stack import Stack
+from etude.errors import EtudeError
+from etude.training.device import deterministic
+from etude.training.run import Run
+from etude.training.threads import use_threads
+
+BLOCK = 32
+"""Updates between two looks at the losses."""
+
+WIDE = 2e8
+"""Operations of all members' forward passes below which one thread is used."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `Engine.advance` was asked for."""
+
+    until: int | None
+    marks: Marks
+    stop: Callable[[], bool]
+    on_step: OnStep | None
+
+
+class UpdateError(Exception):
+    """A stacked update failed, and was not done; whatever the loop says to it is the answer.
+
+    Args:
+        cause: What it failed with.
+    """
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause).strip().partition("\n")[0] or type(cause).__name__)
+        self.out_of_memory = _out_of_memory(cause)
+
+
+def drive(stack: Stack, execution: Execution, order: Order) -> None:
+    """Train one stack, and bring every member home, also after an error.
+
+    Raises:
+        UpdateError: If an update failed; the members stand before it.
+        EtudeError: If an evaluation failed; the member is named.
+    """
+    looks = {id(m.run): set(order.marks(m.run)) for m in stack.members}
+    threads = threads_for(stack)
+    try:
+        while True:
+            _evaluate(stack, looks)
+            _dismiss(stack, execution, order.until)
+            active = stack.active
+            if not active or order.stop():
+                return
+            execution.plan(max(target(m.run, order.until) - m.step for m in active))
+            count = min(BLOCK, *(_stretch(m.run, m.step, order.until, looks) for m in active))
+            started = time.perf_counter()
+            with deterministic(stack.state.rows.device), use_threads(threads):
+                try:
+                    broken = stack.advance(count, execution.step)
+                except Exception as error:
+                    raise UpdateError(error) from error
+            share = max(0.0, time.perf_counter() - started) / len(active)
+            for member in active:
+                member.seconds += share
+            for place, loss in broken.items():
+                stack.bring_home(place, loss)
+            _leave(stack, execution, list(broken))
+            if order.on_step is not None:
+                for member in stack.active:
+                    order.on_step(member.run, member.step)
+    finally:
+        for place, member in enumerate(stack.members):
+            if not member.idle:
+                stack.bring_home(place)
+
+
+def _evaluate(stack: Stack, looks: dict[int, set[int]]) -> None:
+    due = []
+    for place, member in enumerate(stack.members):
+        run = member.run
+        if member.idle or member.step not in looks[id(run)]:
+            continue
+        if not run.evaluations or run.evaluations[-1].step != member.step:
+            due.append(place)
+    # One that stops early may end here, with other weights than those of the stack; one that has
+    # come as it stands is judged with its own bits.
+    together = [
+        place
+        for place in due
+        if stack.members[place].run.stopping is None
+        and stack.members[place].run.step < stack.members[place].step
+    ]
+    if together and fits(stack.program, stack.members[together[0]].run, len(together)):
+        try:
+            _evaluate_together(stack, together)
+        except UnstackedError:
+            stack.program.stacks_looks = False
+    for place in due:
+        run = stack.members[place].run
+        if run.evaluations and run.evaluations[-1].step == stack.members[place].step:
+            continue
+        if run.stopping is None:
+            stack.show(place)
+        else:
+            stack.bring_home(place)
+        with _blamed(run):
+            run.evaluate()
+
+
+def _evaluate_together(stack: Stack, due: list[int]) -> None:
+    """Evaluate members with one forward pass for all.
+
+    Raises:
+        UnstackedError: If that cannot be; then no member was evaluated.
+    """
+    together = BatchedEvaluation(stack, due)
+    for index, place in enumerate(due):
+        run = stack.members[place].run
+        own, run.task = run.task, together.task(index)
+        run.step = stack.members[place].step
+        try:
+            with _blamed(run):
+                run.evaluate()
+        finally:
+            run.task = own
+        if run.ended:  # it diverged, and leaves with the weights it has here
+            stack.show(place)
+
+
+@contextmanager
+def _blamed(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except EtudeError as error:
+        raise blame(error, run) from error
+
+
+def _dismiss(stack: Stack, execution: Execution, until: int | None) -> None:
+    """Bring home those that have ended or stand where they are to stand."""
+    done = [
+        place
+        for place, m in enumerate(stack.members)
+        if not m.idle and (m.run.ended or m.step >= target(m.run, until))
+    ]
+    for place in done:
+        stack.bring_home(place)
+    _leave(stack, execution, done)
+
+
+def _leave(stack: Stack, execution: Execution, places: list[int]) -> None:
+    """Let members leave a stack, their runs being at home.
+
+    A stack that was compiled keeps its size, with idle rows, until half of them are.
+    """
+    for place in places:
+        stack.members[place].idle = True
+    left = [place for place, member in enumerate(stack.members) if not member.idle]
+    few = 2 * len(left) <= len(stack)
+    if places and left and (few or not execution.is_compiled(stack.state)):
+        stack.keep(left)
+
+
+def _stretch(run: Run, step: int, until: int | None, looks: dict[int, set[int]]) -> int:
+    """Return the updates to the next evaluation, or to where the run is to stand."""
+    end = target(run, until)
+    return min((mark for mark in looks[id(run)] if step < mark < end), default=end) - step
+
+
+def threads_for(stack: Stack) -> int:
+    """Return the threads that an update of all members is worth."""
+    run = stack.members[0].run
+    work = 2.0 * stack.program.layout.width * run.batch_size * len(stack)
+    return 1 if run.threads == 1 and work < WIDE else max(run.threads, torch.get_num_threads())
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "not enough memory" in text

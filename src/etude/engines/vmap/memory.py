@@ -1,0 +1,42 @@
+"""How many members fit into memory at once."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from etude.engines.vmap.batched_update import BatchedUpdate
+from etude.training.run import Run
+
+SHARE = 0.4
+"""Of the free memory that a stack may take."""
+
+COPIES = 6
+"""Rows of weights that an update holds besides the moments: old, new, gradient, between."""
+
+
+def members_at_once(program: BatchedUpdate, run: Run) -> int:
+    """Return how many members may be stacked, at least 1; a guess that an error corrects.
+
+    A member holds its weights several times over, and what the forward pass keeps for the
+    backward pass: about four times its inputs and layers' outputs.
+    """
+    weights = program.layout.width * (COPIES + 2 * len(program.rule.moments(program.flags)))
+    tensors = run.task.train.tensors
+    leaves = tensors.values() if isinstance(tensors, dict) else tensors
+    inputs = sum(t[0].numel() for t in leaves) * run.batch_size
+    outputs = run.batch_size * sum(shape[0] for shape in program.layout.shapes if len(shape) > 1)
+    pixels = max(1, max(t[0].numel() // max(1, t.shape[1] if t.ndim > 1 else 1) for t in leaves))
+    each = 4 * (weights + 4 * inputs + 4 * outputs * pixels)
+    return max(1, int(SHARE * free(run.device) / max(1, each)))
+
+
+def free(device: torch.device) -> int:
+    """Return the free memory of a device in bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not every system says
+        return 2**31

@@ -1,0 +1,64 @@
+"""What an optimizer remembers, from a run's own torch optimizer into rows and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from etude.engines.vmap.batched_update import BatchedUpdate
+from etude.engines.vmap.member import Member
+from etude.training.run import Run
+
+
+def read(program: BatchedUpdate, run: Run) -> tuple[dict[str, float], list[Tensor]]:
+    """Return (numbers carried along, one row per moment) of a run's optimizer."""
+    layout, states = program.layout, run.optimizer.state
+    own = dict(run.model.named_parameters())
+    rows = []
+    for moment in program.rule.moments(program.flags):
+        start = 0.0
+        if moment == "sum":
+            start = float(run.recipe.optimizer.value("initial_accumulator_value"))
+        parts = {}
+        for name in layout.names:
+            found = states[own[name]].get(moment) if own[name] in states else None
+            parts[name] = torch.full_like(own[name], start) if found is None else found
+        rows.append(layout.row(parts))
+    first = states.get(own[layout.names[0]], {})
+    carried: dict[str, float] = {}
+    if "momentum_buffer" in first and run.recipe.optimizer.name == "sgd":
+        carried["begun"] = float(first["momentum_buffer"] is not None)
+    if "mu_product" in first:
+        carried["mu_product"] = float(first["mu_product"])
+    return carried, rows
+
+
+def write(
+    program: BatchedUpdate, run: Run, moments: Sequence[Tensor], place: int, member: Member
+) -> None:
+    """Write a member's moments into its run's optimizer, as if it had done the updates."""
+    step = member.step
+    if not step:
+        return
+    name, carried = run.recipe.optimizer.name, member.supply.carried
+    own = dict(run.model.named_parameters())
+    names = program.rule.moments(program.flags)
+    cuts = {
+        moment: program.layout.cut(rows[place]) for moment, rows in zip(names, moments, strict=True)
+    }
+    for parameter in program.layout.names:
+        entry: dict[str, Tensor | None] = {
+            moment: parts[parameter].clone() for moment, parts in cuts.items()
+        }
+        if name not in ("sgd", "lion"):
+            entry["step"] = torch.tensor(float(step))
+        if name == "nadam":
+            entry["mu_product"] = torch.tensor(carried["mu_product"])
+        if name == "sgd" and not carried.get("begun"):
+            continue  # torch makes the buffer at the first update with momentum
+        run.optimizer.state[own[parameter]] = entry
+    if name == "lion":
+        for group in run.optimizer.param_groups:
+            group["step"] = step

@@ -1,0 +1,1 @@
+"""Measures of a run: curvature, noise, sensitivity, and where training breaks."""

@@ -1,0 +1,161 @@
+"""The gradient noise scale: how many samples a batch needs before noise no longer rules it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from etude.errors import BadValueError
+from etude.randomness import derive_seed, random_state_kept
+from etude.tasks.data import Batch, Cursor, IndexedData
+from etude.training.evaluate import move
+from etude.training.run import Run
+from etude.training.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """What two batch sizes say of the gradient and its noise.
+
+    Attributes:
+        noise: tr Σ, the summed variance of one sample's gradient.
+        signal: |G|², the squared norm of the true gradient.
+        samples: B = noise / signal, in samples; infinite if no signal was seen.
+        error: Standard error of `samples`, by leaving out one draw at a time.
+        cost: Gradients of single samples that were computed.
+    """
+
+    noise: float
+    signal: float
+    samples: float
+    error: float
+    cost: int
+
+
+def noise_scale(
+    run: Run, *, small: int | None = None, parts: int = 8, draws: int = 8, seed: int = 0
+) -> NoiseScale:
+    """Measure the gradient noise scale where a run stands, and leave no trace in it.
+
+        S = (|g_b|² - |g_B|²) / (1/b - 1/B),   |G|² = (B |g_B|² - b |g_b|²) / (B - b)
+        noise scale = S / |G|²,                  each averaged over the draws first
+
+    g_b is the gradient of b samples, g_B the mean of `parts` of them. Dropout is off, and batch
+    normalisation uses its running statistics, so that a sample's gradient is its own.
+
+    Args:
+        run: A run, at any update.
+        small: b; None takes the recipe's batch size over `parts`, at least 1.
+        parts: B / b, at least 2.
+        draws: How often both are drawn.
+        seed: Of the draws.
+
+    Raises:
+        BadValueError: If a size is out of bounds.
+
+    Source: McCandlish et al. 2018, arXiv:1812.06162, appendix A.1.
+    """
+    b = small if small is not None else max(1, run.batch_size // parts)
+    for name, value, least in (("small", b, 1), ("parts", parts, 2), ("draws", draws, 2)):
+        if value < least:
+            raise BadValueError(f"{name}={value} is out of bounds: give at least {least}")
+    pairs = []
+    with random_state_kept(derive_seed(run.recipe.seed, "noise scale", seed)), _still(run):
+        batches = _batches(run, b, seed)
+        for _ in range(draws):
+            gradients = [_gradient(run, next(batches)) for _ in range(parts)]
+            little = sum(float(g @ g) for g in gradients) / parts
+            mean = torch.stack(gradients).mean(0)
+            pairs.append((little, float(mean @ mean)))
+    large = b * parts
+
+    def ratio(chosen: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+        little = sum(pair[0] for pair in chosen) / len(chosen)
+        much = sum(pair[1] for pair in chosen) / len(chosen)
+        noise = max(0.0, (little - much) / (1 / b - 1 / large))
+        signal = (large * much - b * little) / (large - b)
+        return noise, signal, noise / signal if signal > 0 else math.inf
+
+    noise, signal, samples = ratio(pairs)
+    others = [ratio(pairs[:i] + pairs[i + 1 :])[2] for i in range(draws)]
+    error = math.inf
+    if all(map(math.isfinite, (*others, samples))):
+        centre = sum(others) / draws
+        error = math.sqrt((draws - 1) / draws * sum((o - centre) ** 2 for o in others))
+    return NoiseScale(noise, max(signal, 0.0), samples, error, draws * large)
+
+
+class NoiseScaleProbe:
+    """Measures the noise scale every so many updates of a run; a probe for `train(probes=)`.
+
+    Its gradients come on top of the run's cost: `draws` · `parts` · `small` samples each time.
+
+    Args:
+        every: Updates between two measurements; in between, the last value is repeated.
+        small: As `noise_scale`.
+        parts: As `noise_scale`.
+        draws: As `noise_scale`.
+    """
+
+    def __init__(
+        self, every: int = 50, *, small: int | None = None, parts: int = 8, draws: int = 4
+    ) -> None:
+        if every < 1:
+            raise BadValueError(f"every={every} is out of bounds: give at least 1")
+        self.every, self.small, self.parts, self.draws = every, small, parts, draws
+        self._last = math.nan
+        self._at = -1
+
+    def __call__(self, run: Run) -> float:
+        """Return the noise scale, in samples."""
+        due = run.step // self.every
+        if due != self._at:
+            self._at = due
+            self._last = noise_scale(
+                run, small=self.small, parts=self.parts, draws=self.draws, seed=run.step
+            ).samples
+        return self._last
+
+
+@contextmanager
+def _still(run: Run) -> Iterator[None]:
+    """Hold dropout and normalisation still, and put back what a forward pass changes."""
+    undo = Snapshot(run.model, run.task.train.draws)
+    kinds = (_DropoutNd, _NormBase)
+    modes = [(m, m.training) for m in run.model.modules() if isinstance(m, kinds)]
+    for module, _ in modes:
+        module.eval()
+    try:
+        with run.task.train.untouched():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        undo.restore()
+
+
+def _batches(run: Run, size: int, seed: int) -> Iterator[Batch]:
+    """Yield batches drawn with replacement; a DataLoader's own where it cannot be indexed."""
+    data = run.task.train
+    if not isinstance(data, IndexedData):
+        yield from data.stream(size, derive_seed(seed, "noise scale"), Cursor())
+    draw = torch.Generator().manual_seed(derive_seed(run.recipe.seed, "noise draws", seed))
+    assert isinstance(data, IndexedData)
+    while True:
+        yield data.take(torch.randint(data.samples, (size,), generator=draw))
+
+
+def _gradient(run: Run, batch: Batch) -> Tensor:
+    parameters: list[nn.Parameter] = [p for p in run.model.parameters() if p.requires_grad]
+    with torch.enable_grad(), run.autocast():
+        loss, _, _ = run.task.forward(run.model, move(batch, run.device))
+    parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    dense = [part.to_dense() if part.is_sparse else part for part in parts]
+    return torch.cat([part.flatten() for part in dense]).double()

@@ -1,0 +1,398 @@
+"""How the loss responds to the rate of each kind of layer and of each gate.
+
+Short runs are compared in pairs: the same seed, so the same weights and batches, with one part's
+rate multiplied and without. Only what exceeds its spread over the seeds is proposed, and what is
+proposed is tried once more, all together, on seeds that had no say in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from etude import optimizers
+from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.layerwise.anatomy import anatomy
+from etude.layerwise.parts import KINDS, Part, layer_count
+from etude.layerwise.planning import plan
+from etude.layerwise.selectors import Selector
+from etude.progress import Bar, bar
+from etude.recipe import Recipe
+from etude.tasks.task import Task
+from etude.training.run import Run
+from etude.training.validation import check_given
+from etude.warning_filters import filters_kept
+
+ALL = "*"
+"""The control: every rate at once. What a part does is news only beside what the whole does."""
+
+TOGETHER = "all together"
+"""The name of the trial of a whole proposal."""
+
+SHORTEST = 16
+"""Updates below which a run says nothing."""
+
+T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""The 97.5% points of Student's t for 1 to 9 degrees of freedom."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What multiplying one part's rate did.
+
+    Attributes:
+        part: The selector.
+        factor: The multiplier.
+        losses: Validation loss for each seed; infinite where the run diverged.
+        effects: For each seed the loss without the multiplier minus the loss with it.
+    """
+
+    part: str
+    factor: float
+    losses: tuple[float, ...]
+    effects: tuple[float, ...]
+
+    @property
+    def effect(self) -> float:
+        """The mean gain: positive where the multiplier helps."""
+        return math.fsum(self.effects) / len(self.effects) if self.finite else -math.inf
+
+    @property
+    def finite(self) -> bool:
+        """Whether no run diverged."""
+        return all(map(math.isfinite, self.effects))
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the gain over the seeds."""
+        if not self.finite:
+            return math.inf
+        centre, count = self.effect, len(self.effects)
+        return math.sqrt(math.fsum((e - centre) ** 2 for e in self.effects) / (count - 1))
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the 95% interval of the mean gain: t · spread / sqrt(n)."""
+        return T_975[len(self.effects) - 2] * self.spread / math.sqrt(len(self.effects))
+
+    @property
+    def verdict(self) -> str:
+        """'better', 'worse', 'diverged', or 'nothing' where the spread hides it."""
+        if not self.finite:
+            return "diverged"
+        if abs(self.effect) <= self.margin:
+            return "nothing"
+        return "better" if self.effect > 0 else "worse"
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What was measured.
+
+    Attributes:
+        task: The task's name.
+        recipe: The recipe that was varied.
+        steps: Updates of each run.
+        seeds: The seeds that every comparison shares.
+        baseline: Validation loss of the recipe as it is, for each seed.
+        responses: One for each part and factor.
+        proposal: Multipliers worth having; empty where there are none.
+        trial: All that looked better together, on fresh seeds, against one rate for all: the
+            recipe's, or `factor` times it where that is better; None where nothing was tried,
+            or where all that looked better is one multiplier of everything.
+        cost: In full runs of the recipe.
+        left_out: Why gates were not measured, empty where they were.
+    """
+
+    task: str
+    recipe: Recipe
+    steps: int
+    seeds: tuple[int, ...]
+    baseline: tuple[float, ...]
+    responses: tuple[Response, ...]
+    proposal: Mapping[str, float]
+    trial: Response | None
+    cost: float
+    left_out: str = ""
+
+    @property
+    def whole(self) -> Response | None:
+        """The change of every rate at once that is better; None where the rate suits."""
+        return _whole(self.responses)
+
+    def advice(self) -> str:
+        """Say in a few sentences what follows."""
+        words = []
+        whole = self.whole
+        if whole is not None:
+            words.append(
+                f"Every rate × {whole.factor:.3g} gains {whole.effect:.3g}: the rate itself is "
+                f"too {'low' if whole.factor > 1 else 'high'}, which every part repeats. Tune it "
+                "first, then measure again."
+            )
+        if self.proposal and self.trial is not None:
+            rules = ", ".join(f"{part} × {factor:g}" for part, factor in self.proposal.items())
+            words.append(
+                f"Proposed: {rules}. On fresh seeds that gains {self.trial.effect:.3g} "
+                f"± {self.trial.margin:.2g} over {self._one_rate()}."
+            )
+        elif self.trial is not None:
+            words.append(
+                "What looked better, all together, does not gain on fresh seeds over "
+                f"{self._one_rate()} ({self.trial.effect:+.3g} ± {self.trial.margin:.2g}): keep "
+                "one rate for all."
+            )
+        elif any(r.part != ALL and r.verdict == "better" for r in self.responses):
+            words.append(
+                "What looked better, all together, is the whole model at one multiplier: a matter "
+                "of the rate, not of its parts. Keep one rate for all."
+            )
+        else:
+            words.append("No multiplier helps by more than its spread: keep one rate for all.")
+        chance = 0.025 * len([r for r in self.responses if r.part != ALL])
+        hits = len([r for r in self.responses if r.part != ALL and r.verdict == "better"])
+        if hits:
+            words.append(
+                f"Parts that looked better: {hits}; by chance alone about {chance:.1g} would."
+            )
+        return " ".join([*words, *([self.left_out] if self.left_out else [])])
+
+    def _one_rate(self) -> str:
+        whole = self.whole
+        return "the recipe's one rate" if whole is None else f"every rate × {whole.factor:.3g}"
+
+    def plain(self) -> dict[str, Any]:
+        """Return the findings as plain values that JSON can hold."""
+
+        def row(one: Response) -> dict[str, Any]:
+            return {
+                "part": one.part,
+                "factor": one.factor,
+                "effect": one.effect if one.finite else None,
+                "spread": one.spread if one.finite else None,
+                "margin": one.margin if one.finite else None,
+                "verdict": one.verdict,
+                "losses": [v if math.isfinite(v) else None for v in one.losses],
+            }
+
+        return {
+            "task": self.task,
+            "recipe": self.recipe.plain(),
+            "steps": self.steps,
+            "seeds": list(self.seeds),
+            "baseline": [v if math.isfinite(v) else None for v in self.baseline],
+            "responses": [row(one) for one in self.responses],
+            "proposal": dict(self.proposal),
+            "trial": None if self.trial is None else row(self.trial),
+            "cost": self.cost,
+            "advice": self.advice(),
+        }
+
+
+@filters_kept()
+def sensitivity(
+    task: Task,
+    recipe: Recipe | None = None,
+    *,
+    budget: float = 6.0,
+    seeds: int = 4,
+    factor: float = 3.0,
+    parts: Sequence[str] | None = None,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+) -> Sensitivity:
+    """Measure how the loss responds to the rate of each layer kind and each gate.
+
+    Every part's rate is multiplied by `factor` and by 1 / `factor`, in runs that are as long as
+    the budget allows, the recipe's schedule fitted to them. With d the differences of paired
+    losses over n seeds, a multiplier helps if mean(d) > t(0.975, n − 1) · s(d) / sqrt(n).
+
+    Args:
+        task: What to learn.
+        recipe: How; None takes the task's defaults. It has one rate for all.
+        budget: In full runs of the recipe, the trial of the proposal included.
+        seeds: Repetitions, from the recipe's seed on, 2 to 10.
+        factor: By what rates are multiplied and divided, above 1.
+        parts: Selectors; None takes the kinds of layer and the gates that the model has.
+        device: As `train`.
+        progress: Whether to draw a bar; None draws it where somebody sits at a terminal, and
+            elsewhere writes a line now and then.
+
+    Raises:
+        BadValueError: If a number is out of bounds, the budget too small, or the recipe has
+            multipliers already.
+
+    >>> from etude import tasks
+    >>> found = sensitivity(tasks.get("cancer-mlp"), budget=0.6, seeds=2, progress=False)
+    >>> [(r.part, round(r.factor, 2)) for r in found.responses]
+    [('*', 0.33), ('*', 3.0), ('@bias', 0.33), ('@bias', 3.0)]
+    """
+    check_given(task, recipe)
+    recipe = recipe or Recipe(**task.defaults)
+    _check(recipe, budget, seeds, factor)
+    first = Run(task, recipe, device=device)
+    first.check()
+    chosen, left_out = _parts(first, parts)
+    factors = (1 / factor, factor)
+    runs = seeds * (1 + len(factors) * len(chosen)) + 2 * seeds
+    steps = math.floor(budget * first.length / runs)
+    if steps < SHORTEST:
+        raise BadValueError(
+            f"budget={budget:g} leaves {steps} updates for each of {runs} runs, too few to "
+            f"compare: give at least {SHORTEST * runs / first.length:.2g}, or fewer seeds or parts"
+        )
+    with bar(progress, f"{task.name}: sensitivity") as draw:
+        lab = _Lab(first, recipe.replace(steps=steps), draw, runs)
+        own = tuple(recipe.seed + i for i in range(seeds))
+        baseline = lab.losses(None, own)
+        if not all(map(math.isfinite, baseline)):
+            raise TaskError(
+                f"the recipe itself diverges at lr={recipe.lr:g}: lower the rate, then measure"
+            )
+        responses = tuple(
+            lab.response({part: f}, part, f, own, baseline) for part in chosen for f in factors
+        )
+        wanted = _propose(responses, anatomy(first.model))
+        whole = _whole(responses)
+        trial = None
+        if wanted and not _is_one_rate(wanted, first):
+            fresh = tuple(recipe.seed + seeds + i for i in range(seeds))
+            beside = None if whole is None else {ALL: whole.factor}
+            trial = lab.response(wanted, TOGETHER, factor, fresh, lab.losses(beside, fresh))
+    holds = trial is not None and trial.verdict == "better"
+    return Sensitivity(
+        task.name,
+        recipe,
+        steps,
+        own,
+        baseline,
+        responses,
+        wanted if holds else {},
+        trial,
+        lab.updates / first.length,
+        left_out,
+    )
+
+
+class _Lab:
+    """Trains short runs like the first, which has been checked, and counts what they cost."""
+
+    def __init__(self, first: Run, recipe: Recipe, draw: Bar, runs: int) -> None:
+        self.first, self.recipe = first, recipe
+        self.draw, self.runs = draw, runs
+        self.done = self.updates = 0
+
+    def losses(self, rules: Mapping[str, float] | None, seeds: Iterable[int]) -> tuple[float, ...]:
+        """Return the validation loss after training with each seed; infinite if it diverged."""
+        found = []
+        for seed in seeds:
+            recipe = self.recipe.replace(seed=seed, lr_mult=rules)
+            run = Run(self.first.task, recipe, device=self.first.device)
+            run.threads = self.first.threads  # one that is not checked takes all there are
+            run.advance()
+            loss = math.inf if run.diverged else run.evaluate().loss
+            found.append(loss if math.isfinite(loss) else math.inf)
+            self.updates += run.step
+            self.done += 1
+            self.draw(self.done, self.runs, "" if rules is None else " ".join(rules))
+        return tuple(found)
+
+    def response(
+        self,
+        rules: Mapping[str, float],
+        part: str,
+        factor: float,
+        seeds: tuple[int, ...],
+        baseline: tuple[float, ...],
+    ) -> Response:
+        """Return what multipliers did beside the baseline of the same seeds."""
+        losses = self.losses(rules, seeds)
+        effects = tuple(before - after for before, after in zip(baseline, losses, strict=True))
+        return Response(part, factor, losses, effects)
+
+
+def _check(recipe: Recipe, budget: float, seeds: int, factor: float) -> None:
+    if recipe.lr_mult is not None:
+        raise BadValueError("the recipe has lr_mult already: sensitivity starts from one rate")
+    if isinstance(seeds, bool) or not isinstance(seeds, int):
+        raise BadTypeError(f"seeds={seeds!r} is not a whole number: give 2 to 10")
+    if not 2 <= seeds <= len(T_975) + 1:
+        raise BadValueError(f"seeds={seeds!r} is out of bounds: a spread needs 2 to 10")
+    for name, value, low in (("budget", budget, 0.0), ("factor", factor, 1.0)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise BadTypeError(f"{name}={value!r} is not a number")
+        if not (math.isfinite(value) and value > low):
+            raise BadValueError(f"{name}={value!r} is out of bounds: give a number > {low:g}")
+
+
+def _parts(run: Run, wanted: Sequence[str] | None) -> tuple[list[str], str]:
+    """Return the control and the parts to measure, and why some were left out."""
+    row = optimizers.get(run.recipe.optimizer.name)
+    if wanted is not None:
+        for text in wanted:
+            plan({text: 2.0}, run.model)  # what is wrong with a selector, this says
+        return [ALL, *(text for text in dict.fromkeys(wanted) if text != ALL)], ""
+    parts = anatomy(run.model)
+    found = [
+        f"@{kind}"
+        for kind in (*(k for k in KINDS if k != "other"), "bias")
+        if _is_some(f"@{kind}", parts)
+    ]
+    gates = dict.fromkeys(
+        gate for part in parts for gate, (first, last) in part.gates.items()
+        if last - first < part.rows
+    )  # fmt: skip
+    if gates and not row.linear:
+        why = f"Gates were left out: {row.name} cannot have a rate for a part of a tensor."
+        return [ALL, *found], why
+    return [ALL, *found, *(f"*[{gate}]" for gate in gates)], ""
+
+
+def _whole(responses: Sequence[Response]) -> Response | None:
+    """Return the better of the two changes of every rate at once, if one is better at all."""
+    found = [one for one in responses if one.part == ALL and one.verdict == "better"]
+    return max(found, key=lambda one: one.effect, default=None)
+
+
+def _is_one_rate(rules: Mapping[str, float], run: Run) -> bool:
+    """Say whether rules give all of a model the same multiplier."""
+    return len({row.multiplier for row in plan(rules, run.model).rows}) == 1
+
+
+def _is_some(text: str, parts: Sequence[Part]) -> bool:
+    """Say whether a selector is about some of the parts, and not about all."""
+    covered = [Selector.of(text).covers(part, layer_count(tuple(parts))) for part in parts]
+    return any(covered) and not all(covered)
+
+
+def _propose(responses: Sequence[Response], parts: Sequence[Part]) -> dict[str, float]:
+    """Return the better factor of each part that has one, gates before the layers around them."""
+    best: dict[str, Response] = {}
+    for one in responses:
+        if one.part == ALL or one.verdict != "better":
+            continue
+        if one.part not in best or one.effect > best[one.part].effect:
+            best[one.part] = one
+    order = sorted(best.values(), key=lambda r: (_width(r.part, parts), -r.effect))
+    rules: dict[str, float] = {}
+    for one in order:
+        try:
+            plan({**rules, one.part: one.factor}, parts)
+        except BadValueError:
+            continue  # narrower parts, each better by itself, leave nothing of it
+        rules[one.part] = one.factor
+    return rules
+
+
+def _width(text: str, parts: Sequence[Part]) -> int:
+    """Return how many numbers a selector is about: the narrower rule comes first."""
+    depths = layer_count(tuple(parts))
+    return sum(
+        part.count // part.rows * (last - first)
+        for part in parts
+        for first, last, _ in Selector.of(text).spans(part, depths)
+    )

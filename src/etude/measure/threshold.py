@@ -1,0 +1,233 @@
+"""The edge of stability of an update rule: how large rate × curvature may be before it breaks.
+
+On a quadratic loss whose curvature along one direction is λ, an update
+
+    m ← β m + (1 - β) g,    w ← w - lr (c g + k m) / P
+
+with the divisor P held fixed goes back and forth with growing strength once
+
+    lr λ  >  (2 + 2 β) / (c (1 + β) + k (1 - β)),
+
+λ being the largest eigenvalue of P^(-1/2) H P^(-1/2). Plain descent has c = 1, k = 0: 2. The
+heavy ball: 2 + 2 μ. Nesterov: (2 + 2 μ) / (1 + 2 μ). Adam: 2 (1 + β1) / (1 - β1), 38 at 0.9.
+
+Sources: Cohen et al. 2021, arXiv:2103.00065 (descent with and without momentum); Cohen et al.
+2022, arXiv:2207.14484 (Adam and its relatives). The formula is Jury's condition at z = -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from etude.layerwise.rates import at
+
+if TYPE_CHECKING:
+    from etude.training.run import Run
+
+Group = Mapping[str, Any]
+State = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """β, c and k of an update rule; see the module."""
+
+    beta: float
+    direct: float
+    through: float
+
+    @property
+    def threshold(self) -> float:
+        """The largest stable rate × curvature."""
+        beta = self.beta
+        return (2 + 2 * beta) / (self.direct * (1 + beta) + self.through * (1 - beta))
+
+
+@dataclass(frozen=True)
+class StabilityRule:
+    """What is known of one optimizer's edge.
+
+    Attributes:
+        terms: From a parameter group, and the state of one of its parameters, to β, c and k.
+        formula: The threshold in words.
+        divisor: From the state of a parameter and its group to P, None where there is none.
+    """
+
+    terms: Callable[[Group, State], Terms]
+    formula: str
+    divisor: Callable[[State, Group], Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """The edge of a run's update rule, as it stands.
+
+    Attributes:
+        threshold: The largest stable rate × eigenvalue; None where none is known.
+        formula: How it is computed; empty without one.
+        reason: Why there is none; empty with one.
+        scales: 1 / P, and what layers' rates are multiplied by, for each parameter of the run;
+            None where all are 1.
+        decay: The weight decay that joins the gradient, for each parameter: it adds to the
+            curvature. One that is decoupled does not.
+    """
+
+    threshold: float | None
+    formula: str
+    reason: str
+    scales: tuple[Tensor, ...] | None
+    decay: tuple[float, ...]
+
+
+def stability(run: Run) -> Stability:
+    """Return the edge of a run's update rule, from its optimizer's own state at this moment.
+
+    Adam's correction of its first moment, which fades within tens of updates, is left out.
+    """
+    groups = run.optimizer.param_groups
+    coupled = run.row.decays(run.recipe.optimizer.hyperparameters) == "coupled"
+    decay = tuple(
+        float(group.get("weight_decay", 0.0)) if coupled else 0.0
+        for group in groups
+        for _ in group["params"]
+    )
+    kind = KINDS.get(run.row.name)
+    if kind is None:
+        why = WHY.get(run.row.name, "its step is not a fixed multiple of the gradient")
+        return Stability(None, "", f"no threshold is known for {run.row.name}: {why}", None, decay)
+    if run.rates is not None and run.rates.plan.trust is not None:
+        return Stability(
+            None, "", "trust ratios make the step independent of the gradient's size", None, decay
+        )
+    state = run.optimizer.state
+    first = next((p for p in run.parameters if state.get(p)), None)
+    if first is None and kind.divisor is not None:
+        return Stability(
+            None, "", f"{run.row.name} has no second moment before its first update", None, decay
+        )
+    scales = multipliers(run)
+    if kind.divisor is not None:
+        divided = []
+        flat = [(p, group) for group in groups for p in group["params"]]
+        ones = scales or tuple(torch.ones_like(p) for p in run.parameters)
+        for (parameter, group), scale in zip(flat, ones, strict=True):
+            own = state.get(parameter)
+            # A parameter that never had a gradient is in no row of the Hessian either.
+            divided.append(scale / kind.divisor(own, group) if own else scale)
+        scales = tuple(divided)
+    terms = kind.terms(groups[0], {} if first is None else state[first])
+    return Stability(terms.threshold, kind.formula, "", scales, decay)
+
+
+def multipliers(run: Run) -> tuple[Tensor, ...] | None:
+    """Return what the rate of every number of a run's parameters is multiplied by; None for 1."""
+    if run.rates is None:
+        return None
+    rows = run.rates.plan.of()
+    names = {id(p): name for name, p in run.model.named_parameters()}
+    found = []
+    for parameter in run.parameters:
+        scale = torch.ones_like(parameter)
+        for row in rows.get(names[id(parameter)], ()):
+            value = at(row.multiplier, run.step, row.rule)
+            if not row.label:
+                scale.fill_(value)
+                continue
+            for first, last in row.spans:
+                scale[first:last] = value
+        found.append(scale)
+    return tuple(found)
+
+
+def _ball(group: Group, _: State) -> Terms:
+    mu = float(group["momentum"])
+    if group.get("nesterov"):
+        return Terms(mu, 1.0, mu / (1 - mu))
+    if mu == 0:
+        return Terms(0.0, 1.0, 0.0)
+    return Terms(mu, 0.0, (1 - float(group.get("dampening", 0.0))) / (1 - mu))
+
+
+def _averaged(group: Group, _: State) -> Terms:
+    return Terms(float(group["momentum"]), 0.0, 1.0)
+
+
+def _first_moment(group: Group, _: State) -> Terms:
+    return Terms(float(group["betas"][0]), 0.0, 1.0)
+
+
+def _nadam(group: Group, state: State) -> Terms:
+    beta, rate = float(group["betas"][0]), float(group["momentum_decay"])
+    step = float(state["step"])
+    now, later = (beta * (1 - 0.5 * 0.96 ** (t * rate)) for t in (step, step + 1))
+    return Terms(beta, 1 - now, later)
+
+
+def _none(group: Group, _: State) -> Terms:
+    return Terms(0.0, 1.0, 0.0)
+
+
+def _adam(state: State, group: Group) -> Tensor:
+    second = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
+    corrected = second / (1 - float(group["betas"][1]) ** float(state["step"]))
+    return _plus(corrected.sqrt(), group)
+
+
+def _uncorrected(state: State, group: Group) -> Tensor:
+    return _plus(state["exp_avg_sq"].sqrt(), group)
+
+
+def _adamax(state: State, _: Group) -> Tensor:
+    found: Tensor = state["exp_inf"]  # ε is in it
+    return found.clone()
+
+
+def _rmsprop(state: State, group: Group) -> Tensor:
+    second = state["square_avg"]
+    if group.get("centered"):
+        second = (second - state["grad_avg"] ** 2).clamp(min=0)
+    return _plus(second.sqrt(), group)
+
+
+def _adagrad(state: State, group: Group) -> Tensor:
+    slower = 1 + max(0.0, float(state["step"]) - 1) * float(group["lr_decay"])
+    return _plus(state["sum"].sqrt(), group) * slower
+
+
+def _plus(root: Tensor, group: Group) -> Tensor:
+    found: Tensor = root + float(group["eps"])
+    # With ε = 0 a number whose gradient was always 0 does not move at all.
+    return found.where(found > 0, torch.inf)
+
+
+_FORMULA = "2 (1 + β1) / (1 - β1)"
+KINDS: Mapping[str, StabilityRule] = MappingProxyType(
+    {
+        "sgd": StabilityRule(
+            _ball, "2 + 2 μ; with nesterov over 1 + 2 μ, with dampening d over 1 - d"
+        ),
+        "averaged_momentum": StabilityRule(_averaged, "(2 + 2 β) / (1 - β)"),
+        "adam": StabilityRule(_first_moment, _FORMULA, _adam),
+        "adamw": StabilityRule(_first_moment, _FORMULA, _adam),
+        "adam_uncorrected": StabilityRule(_first_moment, _FORMULA, _uncorrected),
+        "adamax": StabilityRule(_first_moment, _FORMULA, _adamax),
+        "nadam": StabilityRule(_nadam, "(2 + 2 β1) / ((1 - μ) (1 + β1) + μ' (1 - β1))", _adam),
+        "rmsprop": StabilityRule(_ball, "2 + 2 μ", _rmsprop),
+        "adagrad": StabilityRule(_none, "2", _adagrad),
+    }
+)
+"""The optimizers whose edge is known, by name."""
+
+WHY: Mapping[str, str] = MappingProxyType(
+    {
+        "lion": "its step is a sign, as long for a small gradient as for a large one",
+        "sparse_adam": "a row without a gradient keeps its moments",
+        "radam": "its rectification changes the step's length from update to update",
+    }
+)

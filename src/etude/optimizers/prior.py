@@ -1,0 +1,105 @@
+"""Where to begin looking for a rate: a guess from optimizer and model size, never a bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from etude import optimizers
+from etude.optimizers.choice import OptimizerChoice
+
+ATTENTION = -0.9
+"""Decades from an optimizer's own centre that a model with attention begins at, at most: 0.0025
+for AdamW. Those in use, 0.0006 to 0.001 (GPT-2, ViT), and up to 0.003 for small ones, lie below."""
+
+
+def centre_of(model: nn.Module, targets: int | None, optimizer: OptimizerChoice) -> float:
+    """Return log10 of the rate to begin around for a model; see `log10_centre`.
+
+    Args:
+        model: The network.
+        targets: Labels, tokens or samples of the training data; None if that is not known.
+        optimizer: The recipe's.
+    """
+    return log10_centre(
+        optimizer,
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        targets,
+        attention=has_attention(model),
+    )
+
+
+def has_attention(model: nn.Module) -> bool:
+    """Whether a module of the model is attention, torch's or one that is called so."""
+    return any("attention" in type(module).__name__.lower() for module in model.modules())
+
+
+def log10_centre(
+    optimizer: OptimizerChoice,
+    parameters: int,
+    targets: int | None,
+    *,
+    attention: bool = False,
+) -> float:
+    """Return log10 of the rate around which the candidates are laid.
+
+    c - 0.45 * clip(log10(parameters / targets), -1.5, 2), where c is the optimizer's own centre.
+    For SGD, c is stated at momentum 0.9 and moves with the length of the sum it builds:
+    log10((1 - momentum) / 0.1). Fitted on 47 small tasks, where it correlates -0.68 with the
+    best rate. An optimizer that sizes its own step starts at its own centre, whatever the sizes.
+
+    Args:
+        optimizer: The recipe's.
+        parameters: Trainable numbers in the model.
+        targets: Answers to learn from: labels, tokens or samples; None where unknown.
+        attention: Whether the model has attention, which begins lower.
+
+    >>> round(log10_centre(OptimizerChoice("adamw"), 10_000, 1_000), 2)
+    -2.05
+    """
+    row = optimizers.get(optimizer.name)
+    centre = row.centre
+    if optimizer.name == "sgd":
+        centre += math.log10((1 - optimizer.value("momentum")) / 0.1)
+    if row.rate_free:
+        return centre
+    ratio = 1.0 if targets is None else max(1, parameters) / max(1, targets)
+    fitted = centre - 0.45 * min(2.0, max(-1.5, math.log10(ratio)))
+    return min(fitted, centre + ATTENTION) if attention else fitted
+
+
+LOWEST = 1e-15
+"""The rate below which none is tried in any precision."""
+
+
+def lowest_rate(parameters: Iterable[Tensor]) -> float:
+    """Return the rate below which none is tried: max(1e-15, eps² / 100) of the weights' precision.
+
+    A step of that size times a gradient of the loss's own size changes no weight any more.
+
+    >>> f"{lowest_rate([torch.zeros(1, dtype=torch.float16)]):.1e}", lowest_rate([torch.zeros(1)])
+    ('9.5e-09', 1e-15)
+    """
+    eps = [torch.finfo(p.dtype).eps for p in parameters]
+    return max(LOWEST, min(eps, default=0.0) ** 2 / 100)
+
+
+def nice(rate: float) -> float:
+    """Round a rate to three significant digits, so that it can be read and typed.
+
+    >>> nice(0.0031622776)
+    0.00316
+    """
+    return float(f"{rate:.3g}")
+
+
+def grid(centre: float, count: int, spacing: float) -> list[float]:
+    """Return `count` rates, `spacing` decades apart, around 10**centre.
+
+    >>> grid(-2.0, 3, 0.5)
+    [0.00316, 0.01, 0.0316]
+    """
+    return [nice(10 ** (centre + spacing * (i - (count - 1) / 2))) for i in range(count)]

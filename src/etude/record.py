@@ -1,0 +1,281 @@
+"""A Record is what happened: values per step, evaluations, status, cost, environment."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from etude import files
+from etude.errors import StorageError, shown
+from etude.recipe import Recipe
+from etude.record_shape import refuse_other
+
+Status = Literal["finished", "diverged", "stopped"]
+Series = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good the model was on the validation data after `step` updates.
+
+    Attributes:
+        step: Updates done.
+        loss: Mean loss over all that the validation data answers.
+        metric: The task's metric, None where it has none.
+        parts: Mean loss of fixed slices of the validation data, in order: two evaluations of
+            one task can be compared slice by slice. Where slices weigh differently, each is
+            multiplied by its weight over their mean weight, so that the mean of the parts is the
+            loss; a slice of weight 0 adds 0.
+        metric_parts: The metric of each of these slices, empty where there is no metric, or one
+            of the whole set alone; NaN for a slice that has no answer to score. Of a metric whose
+            noise is told by leaving slices out, the pseudo-value of each.
+        weight: What the loss is a mean over: the answered targets, or the sum of their weights;
+            None where that is not known.
+    """
+
+    step: int
+    loss: float
+    metric: float | None = None
+    parts: tuple[float, ...] = ()
+    metric_parts: tuple[float, ...] = ()
+    weight: float | None = None
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Evaluation:
+        """Rebuild an evaluation from its fields; older ones lack the metric's parts.
+
+        >>> Evaluation.of({"step": 3, "loss": 1.5, "metric": None, "parts": [1.0, 2.0]}).parts
+        (1.0, 2.0)
+        """
+        parts, metric_parts = plain["parts"], plain.get("metric_parts", ())
+        return cls(
+            plain["step"],
+            plain["loss"],
+            plain["metric"],
+            tuple(parts),
+            tuple(metric_parts),
+            plain.get("weight"),
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run cost: optimizer updates, gradients of single samples, and wall-clock seconds."""
+
+    steps: int
+    gradients: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What happened when a Recipe was run on a Task.
+
+    Attributes:
+        task: The task's name.
+        recipe: The recipe that was run.
+        status: 'finished', 'diverged' (a NaN or Inf ended it), or 'stopped' before its end.
+        reason: Why it did not finish, with the step; empty if it did.
+        length: Updates in the full run.
+        metric: The name of the task's metric, None where it has none.
+        series: Values per update: 'loss' and 'lr', 'grad_norm' where the norm was clipped, and
+            one for each probe. Where parts take turns also 'loss/part' and 'grad_norm/part',
+            NaN where a part had no turn.
+        evaluations: On the validation data, in order.
+        cost: In updates, gradients and seconds.
+        environment: Versions, device and threads.
+        extended: After which updates the run was given another length: from there on its
+            schedule is that of the new one.
+        model: The trained network. In memory only; a run folder keeps it beside the record.
+    """
+
+    task: str
+    recipe: Recipe
+    status: Status
+    reason: str
+    length: int
+    metric: str | None
+    series: Series
+    evaluations: tuple[Evaluation, ...]
+    cost: Cost
+    environment: Mapping[str, Any]
+    extended: tuple[int, ...] = ()
+    model: Any = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        lines = [self.status, f"lr {self.recipe.lr:g}", f"validation loss {self.valid_loss:.4g}"]
+        if self.valid_metric is not None:
+            lines.append(f"{self.metric} {self.valid_metric:.4g}")
+        lines.append(f"{self.cost.steps:,} of {self.length:,} updates")
+        return f"<Record of {self.task!r}: {', '.join(lines)}>"
+
+    @property
+    def valid_loss(self) -> float:
+        """The last validation loss; infinite if the run diverged or was never evaluated."""
+        if self.status == "diverged" or not self.evaluations:
+            return math.inf
+        return self.evaluations[-1].loss
+
+    @property
+    def valid_metric(self) -> float | None:
+        """The last value of the task's metric."""
+        return self.evaluations[-1].metric if self.evaluations else None
+
+    def plain(self) -> dict[str, Any]:
+        """Return all but the series and the model as plain values that JSON can hold."""
+        return {
+            "task": self.task,
+            "recipe": self.recipe.plain(),
+            "status": self.status,
+            "reason": self.reason,
+            "length": self.length,
+            "metric": self.metric,
+            "evaluations": [
+                {
+                    "step": e.step,
+                    "loss": to_json(e.loss),
+                    "metric": to_json(e.metric),
+                    "weight": e.weight,
+                }
+                for e in self.evaluations
+            ],
+            "cost": asdict(self.cost),
+            "environment": dict(self.environment),
+            "extended": list(self.extended),
+        }
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Return the series, and the evaluations' parts as rows.
+
+        'valid_parts' holds those of the loss, 'valid_metric_parts' those of the metric.
+        """
+        arrays = {name: np.ascontiguousarray(values) for name, values in self.series.items()}
+        if self.evaluations and self.evaluations[0].parts:
+            arrays["valid_parts"] = np.array([e.parts for e in self.evaluations])
+        if self.evaluations and all(e.metric_parts for e in self.evaluations):
+            arrays["valid_metric_parts"] = np.array([e.metric_parts for e in self.evaluations])
+        return arrays
+
+    @classmethod
+    def from_plain(
+        cls, plain: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]]
+    ) -> Record:
+        """Rebuild a record from `plain()` and `arrays()`."""
+        series = dict(arrays)
+        count = len(plain["evaluations"])
+        parts = _rows(series.pop("valid_parts", None), count)
+        metric_parts = _rows(series.pop("valid_metric_parts", None), count)
+        return cls(
+            task=plain["task"],
+            recipe=Recipe(**plain["recipe"]),
+            status=plain["status"],
+            reason=plain["reason"],
+            length=plain["length"],
+            metric=plain["metric"],
+            series=series,
+            evaluations=tuple(
+                Evaluation(
+                    e["step"],
+                    from_json(e["loss"]),
+                    _optional(e["metric"]),
+                    p,
+                    m,
+                    _optional(e.get("weight")),
+                )
+                for e, p, m in zip(plain["evaluations"], parts, metric_parts, strict=True)
+            ),
+            cost=Cost(**plain["cost"]),
+            environment=plain["environment"],
+            extended=tuple(plain.get("extended", ())),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write `record.json` and `series.safetensors`, each atomically."""
+        files.write_bytes(folder / "series.safetensors", save(self.arrays()))
+        files.write_json(folder / "record.json", self.plain())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Record:
+        """Read a record from a run folder.
+
+        Raises:
+            StorageError: If a file is missing or damaged; the message names it.
+        """
+        folder = Path(folder)
+        plain = files.read_table(folder / "record.json", "the record")
+        series = files.regular(folder / "series.safetensors", "the series")
+        try:
+            refuse_other(plain)
+            return cls.from_plain(plain, _series(load_file(series)))
+        except Exception as error:
+            raise StorageError(
+                f"the record in {str(folder)!r} is damaged: {type(error).__name__}: {error}"
+            ) from error
+
+    def without_model(self) -> Record:
+        """Return the record alone, for keeping many."""
+        return replace(self, model=None)
+
+
+def _series(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+    """Return series as they were read, if that is what they are.
+
+    Raises:
+        StorageError: If an array is none of numbers, or has the wrong number of axes.
+    """
+    for name, array in arrays.items():
+        axes = 2 if name in ("valid_parts", "valid_metric_parts") else 1
+        if array.dtype != np.float64 or array.ndim != axes:
+            raise StorageError(
+                f"the series {shown(name)} has {array.ndim} axes of {array.dtype}, not {axes} of "
+                "float64"
+            )
+    return dict(arrays)
+
+
+def to_json(value: float | None) -> float | str | None:
+    """Return a number as JSON can hold it: 'nan', 'inf' and '-inf' as text."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def from_json(value: float | str) -> float:
+    """Undo `to_json`."""
+    return float(value)
+
+
+def _rows(array: NDArray[np.float64] | None, count: int) -> list[tuple[float, ...]]:
+    return [()] * count if array is None else [tuple(row.tolist()) for row in array]
+
+
+def _optional(value: float | str | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """Return what a figure depends on besides the recipe: versions, device, threads."""
+    import torch
+
+    try:
+        own = version("etude")
+    except PackageNotFoundError:
+        own = "unknown"
+    return {
+        "etude": own,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device,
+        "threads": threads,
+        "cores": os.cpu_count(),
+    }

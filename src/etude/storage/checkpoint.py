@@ -1,0 +1,157 @@
+"""Checkpoints: safetensors and JSON, written atomically, checked by a digest when read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from etude import files
+from etude.errors import StorageError, shown
+from etude.storage.state_tree import flatten, unflatten
+
+FORMAT = 2
+"""Since 2 it says how tensors lie in memory; the JSON of 1 is otherwise the same."""
+
+KEPT = 2
+"""Checkpoints kept: the newest, and the one before it for the day the newest is damaged."""
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write the checkpoint of one step; then drop all but the two newest.
+
+    The tensors are written first, the JSON with their digest last: a checkpoint exists once its
+    JSON does.
+
+    Raises:
+        StorageError: If it cannot be written; earlier checkpoints are left as they are.
+    """
+    files.make_folder(folder)
+    tree, tensors = flatten(state)
+    path = folder / f"{_name(step)}.safetensors"
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    files.write_atomic(path, write)
+    body = {"step": step, "tensors": _digest(path), "state": tree}
+    files.write_json(
+        path.with_suffix(".json"), {"version": FORMAT, "sha256": _digest_json(body), "body": body}
+    )
+    _drop(folder, KEPT)
+
+
+def keep_newest(folder: Path) -> None:
+    """Drop all checkpoints but the newest."""
+    _drop(folder, 1)
+
+
+def _drop(folder: Path, count: int) -> None:
+    kept = {_name(step) for step in _steps(folder)[:count]}
+    for old in (*folder.glob("step-*"), *folder.glob(".step-*.tmp")):
+        if old.stem not in kept:
+            with contextlib.suppress(OSError):  # what is left over does no harm
+                old.unlink(missing_ok=True)
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """Return the newest whole state, None where there is no checkpoint.
+
+    A damaged or half-written checkpoint is named in a warning, and the one before it is used.
+
+    Raises:
+        StorageError: If there are checkpoints and none of them is whole.
+    """
+    steps = _steps(folder)
+    halves = [step for step in _steps(folder, ".safetensors") if step > max(steps, default=-1)]
+    damaged = [
+        f"checkpoint {str(folder / _name(step))!r} is half-written: it has tensors and no .json"
+        for step in halves
+    ]
+    for step in steps:
+        try:
+            state = _load(folder / f"{_name(step)}.json")
+        except StorageError as error:
+            damaged.append(str(error))
+            continue
+        _warn(damaged, f"step {step}")
+        return state
+    if len(damaged) > len(halves):
+        raise StorageError(f"no checkpoint in {str(folder)!r} is whole: {'; '.join(damaged)}")
+    _warn(damaged, "the start")
+    return None
+
+
+def _warn(damaged: list[str], place: str) -> None:
+    for message in damaged:
+        warnings.warn(f"{message}; going on from {place} instead", stacklevel=3)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content = files.read_table(path, "checkpoint")
+    tensors = path.with_suffix(".safetensors")
+    version = content.get("version")
+    if version not in (1, FORMAT):
+        raise StorageError(
+            f"checkpoint {str(path)!r} is of version {shown(version)}, this Etude "
+            f"reads 1 and {FORMAT}: use the Etude that wrote it"
+        )
+    body = content.get("body")
+    if not isinstance(body, dict) or _digest_json(body) != content.get("sha256"):
+        raise StorageError(f"checkpoint {str(path)!r} is damaged: its digest does not match")
+    if not tensors.is_file():
+        raise StorageError(f"checkpoint {str(path)!r} has lost its tensors, {tensors.name}")
+    if _digest(tensors) != body.get("tensors"):
+        raise StorageError(f"checkpoint {str(tensors)!r} is damaged: its digest does not match")
+    try:
+        state = unflatten(body["state"], load_file(tensors))
+    except Exception as error:
+        raise StorageError(
+            f"checkpoint {str(path)!r} is damaged: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(state, dict):
+        raise StorageError(f"checkpoint {str(path)!r} is damaged: its state is no table")
+    if version == 1:
+        warnings.warn(
+            f"checkpoint {str(path)!r} is of an older Etude, which did not keep how tensors lie in "
+            "memory: what follows may differ in the last digits from a run that was never "
+            "interrupted",
+            stacklevel=4,
+        )
+    return state
+
+
+_NUMBER = re.compile("[0-9]{12,18}")
+
+
+def _name(step: int) -> str:
+    return f"step-{step:012d}"
+
+
+def _steps(folder: Path, suffix: str = ".json") -> list[int]:
+    """Return the steps that have a checkpoint's JSON (or its tensors), newest first."""
+    found = (path.stem.removeprefix("step-") for path in folder.glob(f"step-*{suffix}"))
+    return sorted((int(step) for step in found if _NUMBER.fullmatch(step)), reverse=True)
+
+
+def _digest_json(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    try:
+        with files.regular(path, "the tensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError(f"cannot read {str(path)!r}: {error.strerror}") from error

@@ -1,0 +1,74 @@
+"""Keeps a run's checkpoint and record in its folder, often enough to lose little."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from etude.errors import StorageError
+from etude.storage import checkpoint
+from etude.storage.run_folder import CHECKPOINTS
+from etude.training.run import Run
+
+SECONDS = 300.0
+"""A checkpoint is never older than this, however long the run."""
+
+
+class Checkpointer:
+    """Saves a run every so many updates, and when something goes wrong.
+
+    Args:
+        run: The run to keep.
+        folder: Its run folder.
+        every: Updates between two checkpoints.
+        on_step: Called first after every update.
+    """
+
+    def __init__(
+        self, run: Run, folder: Path, every: int, on_step: Callable[[Run], None] | None = None
+    ) -> None:
+        self.run = run
+        self.folder = folder
+        self.every = every
+        self.on_step = on_step
+        self._step, self._time = run.step, time.monotonic()
+
+    def after_step(self, run: Run) -> None:
+        """Save if enough updates or enough time have passed."""
+        if self.on_step is not None:
+            self.on_step(run)
+        if run.step - self._step >= self.every or time.monotonic() - self._time > SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint and the record."""
+        checkpoint.save(self.folder / CHECKPOINTS, self.run.step, self.run.state())
+        self.run.record().save(self.folder)
+        self._step, self._time = self.run.step, time.monotonic()
+
+    @contextmanager
+    def rescue(self, again: str) -> Iterator[None]:
+        """Save what was computed when the block fails; the error goes on, with a note.
+
+        Args:
+            again: The command that goes on from there.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.run.reason = self.run.reason or f"stopped by {type(error).__name__}: {error}"
+            try:
+                self.save()
+            except (StorageError, OSError) as second:
+                error.add_note(f"what was computed since the last checkpoint is lost: {second}")
+            else:
+                error.add_note(f"Saved up to update {self.run.step}. Go on with: {again}")
+            raise
+
+    def finish(self) -> None:
+        """Keep the record, drop the checkpoints: nobody will go on from here."""
+        self.run.record().save(self.folder)
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)

@@ -1,0 +1,350 @@
+"""The field: every candidate of a tuning, taken further together, and what that has cost."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from etude.engines.base import Engine
+from etude.engines.process.engine import cores
+from etude.errors import Interrupted, StorageError
+from etude.progress import Bar, silent
+from etude.recipe import Recipe
+from etude.record import Evaluation
+from etude.tasks.task import Task
+from etude.training.clock import batch_size_of
+from etude.training.interrupt import broken_by
+from etude.training.run import Run
+from etude.trials.bad_batch import End, bad_batch, common_update, far_apart
+from etude.trials.baseline import constant_score
+from etude.trials.score import Goal, mean, refuse_undefined
+from etude.trials.trial import Trial
+
+SHOWN = 0.1
+"""Seconds between two words on the progress."""
+
+SAVED = 20.0
+"""Seconds after which a candidate that is under way is saved, besides at every pause."""
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """Where and with what candidates are trained: nothing of it decides the answer.
+
+    Attributes:
+        engine: Takes the runs further.
+        folder: Where to keep the candidates; None keeps them in memory.
+        device: As `train`.
+        memory: Bytes that paused candidates may take, the others wait on disk; None allows half
+            of what is free.
+        bar: Where progress is shown.
+        stop: Asked before every update.
+        again: The command that goes on after an interruption.
+    """
+
+    engine: Engine
+    folder: Path | None = None
+    device: str | torch.device | None = None
+    memory: int | None = None
+    bar: Bar = silent
+    stop: Callable[[], bool] = bool
+    again: str = ""
+
+
+class TrialPool:
+    """Candidates of one or more tasks that are compared, and their cost in full runs.
+
+    One full run is the gradient evaluations of the recipe that is tuned.
+
+    Args:
+        tasks: What to learn; with several, such as folds, a candidate has a run of each.
+        recipe: Whose full run is the unit of cost.
+        budget: What may be spent, in full runs.
+        goal: What is compared.
+        setting: Where and with what they are trained.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        recipe: Recipe,
+        budget: float,
+        goal: Goal,
+        setting: TrialContext,
+    ) -> None:
+        self.recipe, self.goal, self.setting = recipe, goal, setting
+        self.budget = budget
+        self.folder, self.stop, self.bar = setting.folder, setting.stop, setting.bar
+        device, memory = setting.device, setting.memory
+        first = Run(tasks[0], recipe, device=device)
+        first.check()
+        self.first, self.device = first, first.device
+        self.tasks = [first.task, *(task.on(first.device) for task in tasks[1:])]
+        self.work = first.threads
+        self.length = first.length
+        self.unit = first.length * self.weight(recipe)
+        self.memory = _memory(first.device) if memory is None else memory
+        self.candidates: list[Trial] = []
+        self.spent = 0.0
+        self.costs: dict[str, float] = {}
+        self.untrained: Evaluation
+        self.constant: Evaluation | None = None
+        self._asked = 0
+        self._batches: dict[int, str] = {}
+        self._unjudged: dict[tuple[object, ...], Evaluation] = {}
+        self._spare: tempfile.TemporaryDirectory[str] | None = None
+
+    # ---- entering ----------------------------------------------------------------------------
+
+    def weight(self, recipe: Recipe) -> int:
+        """Return the samples of one update of a recipe."""
+        return batch_size_of(self.tasks[0], recipe) * recipe.accumulate
+
+    def add(self, recipe: Recipe, name: str) -> Trial:
+        """Enter a recipe into the field; the one that is there already is not entered twice."""
+        known = next((c for c in self.candidates if c.recipe == recipe), None)
+        if known is not None:
+            return known
+        folder = None if self.folder is None else self.folder / "trials" / name
+        candidate = Trial(name, lambda: self._runs(recipe), self.goal, folder)
+        with self._rescued([]):
+            self._judge(candidate)
+            self.candidates.append(candidate)
+            if len(self.candidates) == 1:
+                found = candidate.at(0)
+                assert found is not None
+                self.untrained = found
+                self.constant = self._constant(recipe)
+        candidate.floor = self.constant or self.untrained
+        self._make_room()
+        return candidate
+
+    def _constant(self, recipe: Recipe) -> Evaluation | None:
+        """Return the score of the best constant output, the mean over folds; None without one.
+
+        It begins from fresh runs: a resumed tuning gets the same bits.
+        """
+        found = [constant_score(run) for run in self._runs(recipe)]
+        whole = [score for score in found if score is not None]
+        return mean(whole) if len(whole) == len(found) else None
+
+    def _runs(self, recipe: Recipe) -> list[Run]:
+        return [Run(task, recipe, device=self.device) for task in self.tasks]
+
+    def _judge(self, candidate: Trial) -> None:
+        """Evaluate the runs before training; the same weights are not asked twice."""
+        for fold, run in enumerate(candidate.runs):
+            key = (fold, run.recipe.replace(lr=1.0).digest)
+            if run.evaluations:
+                continue
+            if run.weights is None and key in self._unjudged:
+                run.evaluations.append(self._unjudged[key])
+            else:
+                self._unjudged[key] = run.evaluate()
+
+    # ---- going further -------------------------------------------------------------------------
+
+    @property
+    def left(self) -> float:
+        """What may still be spent, in full runs."""
+        return self.budget - self.spent
+
+    def price(self, entrant: Trial, share: float) -> float:
+        """Return what it would cost, in full runs, to take a candidate to a share of its run."""
+        if entrant.ended or entrant.diverged:
+            return 0.0
+        updates = max(0, step_at(entrant, share) - entrant.reached)
+        cost: float = updates * len(self.tasks) * entrant.weight / self.unit
+        return cost
+
+    def go(self, entrants: Sequence[Trial], share: float, part: str) -> None:
+        """Take candidates to a share of their runs, evaluate there, and pay for it.
+
+        Raises:
+            Interrupted: If `stop` became true; every candidate is saved.
+            TaskError: If the metric that is compared is no number for any of them.
+        """
+        self._asked += 1
+        threads = max(1, min(self.work, cores() // max(1, len(entrants) * len(self.tasks))))
+        for candidate in entrants:
+            if candidate.missed(step_at(candidate, share)):
+                candidate.restart()
+                self._judge(candidate)
+        waiting = [c for c in entrants if self._owes(c, share)]
+        for batch in self._portions(waiting):
+            self._advance(batch, share, part, threads)
+        for candidate in entrants:
+            updates = candidate.went(share, step_at(candidate, share))
+            cost = updates * candidate.weight / self.unit
+            if cost:
+                self.spent += cost
+                self.costs[part] = self.costs.get(part, 0.0) + cost
+        refuse_undefined(self.goal, [candidate.last() for candidate in entrants])
+
+    def _owes(self, candidate: Trial, share: float) -> bool:
+        """Whether a candidate has updates to do up to a share, or an evaluation there."""
+        until = step_at(candidate, share)
+        return candidate.at(until) is None and not candidate.diverged
+
+    def _portions(self, waiting: list[Trial]) -> Iterator[list[Trial]]:
+        """Yield the candidates in portions that memory holds together."""
+        portion: list[Trial] = []
+        for candidate in waiting:
+            portion.append(candidate)
+            if sum(c.size() or self._guess() for c in portion) > self.memory:
+                yield portion
+                portion = []
+        if portion:
+            yield portion
+
+    def _guess(self) -> int:
+        return max((c.size() for c in self.candidates), default=0)
+
+    def _advance(self, batch: list[Trial], share: float, part: str, threads: int) -> None:
+        runs: list[Run] = []
+        owner: dict[int, Trial] = {}
+        until: dict[int, int] = {}
+        for candidate in batch:
+            candidate.touched = self._asked
+            for run in candidate.runs:
+                run.threads = threads
+                owner[id(run)] = candidate
+                until[id(run)] = step_at(candidate, share)
+                runs.append(run)
+        marks = {
+            id(run): {m for m in run.heard if m >= run.step} | {until[id(run)]} for run in runs
+        }
+        begun = {id(run): run.step for run in runs}
+        at = dict(begun)
+        leader = self.standing()
+        saved, shown = time.monotonic(), 0.0
+
+        def told(run: Run, step: int) -> None:
+            nonlocal saved, shown
+            at[id(run)] = step
+            now = time.monotonic()
+            if now - shown > SHOWN:
+                used = sum(at[i] - begun[i] for i in at) * owner[id(run)].weight / self.unit
+                self.bar(self.spent + used, self.budget, f"{part}{leader}")
+                shown = now
+            if self.folder is not None and now - saved > SAVED and run.step == step:
+                owner[id(run)].save()
+                saved = now
+
+        with self._rescued(batch):
+            for run in runs:
+                # One that was killed between its last update and the evaluation there owes it.
+                if run.status == "finished" and run.evaluations[-1].step < run.step:
+                    run.evaluate()
+            for length in sorted(set(until.values())):
+                chosen = [run for run in runs if until[id(run)] == length]
+                with broken_by(self.stop):
+                    self.setting.engine.advance(
+                        chosen,
+                        length,
+                        marks=lambda run: marks[id(run)],
+                        stop=self.stop,
+                        on_step=told,
+                    )
+            if self.stop():
+                raise Interrupted(
+                    f"stopped; the candidates are saved. Go on with: {self.setting.again}"
+                )
+        self._make_room()
+
+    @contextmanager
+    def _rescued(self, batch: list[Trial]) -> Iterator[None]:
+        """Save the candidates when the block ends, whichever way it does."""
+        try:
+            yield
+        except BaseException as error:
+            try:
+                for candidate in batch:
+                    candidate.save()
+            except (StorageError, OSError) as second:
+                error.add_note(f"what was computed since the last pause is lost: {second}")
+            else:
+                if self.folder is not None and not isinstance(error, Interrupted):
+                    error.add_note(f"The candidates are saved. Go on with: {self.setting.again}")
+            raise
+        for candidate in batch:
+            candidate.save()
+
+    def _make_room(self) -> None:
+        """Put the candidates that were not asked for the longest on disk while memory is short."""
+        held = {c.name: c.size() for c in self.candidates if c.awake}
+        for candidate in sorted(self.candidates, key=lambda c: c.touched):
+            if sum(held.values()) <= self.memory or len(held) == 1:
+                return
+            if candidate.awake:
+                if self._spare is None:
+                    self._spare = tempfile.TemporaryDirectory(prefix="etude-")
+                candidate.sleep(Path(self._spare.name))
+                held.pop(candidate.name)
+
+    # ---- standing ------------------------------------------------------------------------------
+
+    @property
+    def untrained_score(self) -> float:
+        """The score before training."""
+        return self.goal.score(self.untrained)
+
+    @property
+    def untrained_loss(self) -> float:
+        """The magnitude of the validation loss before training."""
+        return abs(self.untrained.loss)
+
+    def verdict_of_break(self, candidates: Sequence[Trial]) -> tuple[int | None, str]:
+        """Return the update that breaks every rate, and why it is not the rate; empty if it may be.
+
+        Args:
+            candidates: Of one recipe but for the rate.
+        """
+        ends = [End(c.lr, min(c.steps, c.reached), c.diverged) for c in candidates]
+        update = common_update(ends)
+        if update is None or len(self.tasks) > 1:
+            return None, ""
+        if update not in self._batches:
+            fresh = Run(self.tasks[0], self.recipe, device=self.device)
+            self._batches[update] = bad_batch(fresh, update)
+        alike = "rates six decades apart break there" if far_apart(ends) else ""
+        return update, self._batches[update] or alike
+
+    def standing(self) -> str:
+        """Say which rate leads: the best among those that went furthest."""
+        furthest = max((c.share for c in self.candidates), default=0.0)
+        there = [c for c in self.candidates if c.share == furthest and c.last() is not None]
+        best = min(there, key=lambda c: self.goal.score(c.last()), default=None)
+        look = None if best is None else best.last()
+        if not furthest or best is None or look is None:
+            return ""
+        return f", best so far {best.lr:g} ({self.goal.name} {self.goal.value(look):.4g})"
+
+    def close(self) -> None:
+        """Forget what was put on disk for want of memory."""
+        if self._spare is not None:
+            self._spare.cleanup()
+            self._spare = None
+
+
+def step_at(candidate: Trial, share: float) -> int:
+    """Return the update at a share of a candidate's run, rounded down so that it costs no more."""
+    return math.floor(candidate.length * share + 1e-9)
+
+
+def _memory(device: torch.device) -> int:
+    """Return the bytes that paused candidates may take: half of what is free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return 2**33

@@ -1,0 +1,1 @@
+"""The choice of a whole recipe: optimizer, schedule, batch size and the rest."""

@@ -1,0 +1,1 @@
+"""The search over learning rates: which rates start, which go on, which is finished."""

@@ -1,0 +1,150 @@
+"""After a first finish: what the rest of a budget is best spent on."""
+
+from __future__ import annotations
+
+import math
+
+from etude.optimizers.prior import nice
+from etude.trials.curve import drop
+from etude.tuning.search.ladder import SPACING
+from etude.tuning.search.overfitting import target
+from etude.tuning.search.protocol import E
+from etude.tuning.search.ranking import APART, Ranking
+
+FURTHER = 1.25
+"""How much further down than the turn says a fresh start goes when nothing else is compared."""
+
+REFINEMENTS = (
+    *(0.2, -0.2, 0.4, -0.4, 0.1, -0.1, 0.3, -0.3, 0.05, -0.05, 0.15, -0.15),
+    *(-0.6, -0.8, -1.0),
+)
+"""Decades from the best at which a large budget looks for a still better one, in order; at last
+well below it, where a second optimum learns too slowly to be seen early."""
+
+PAUSES = ((1 / 2, 0.01), (3 / 4, 0.002))
+"""Where a refinement is held against the best, and by what share of the drop it may trail."""
+
+LAST = (3 / 4, 1 / 2)
+"""Shares of a run from which a runner-up is finished."""
+
+CURES = 3
+"""Fresh starts at a lower rate after a finished run that has turned."""
+
+HIGHEST = 1e15
+"""The rate beyond which none is tried."""
+
+STRIDE, GAP = 0.8, 0.5
+"""Decades between looks for the edge of stability, and the gap at which looking ends."""
+
+
+def fall_back(standing: Ranking[E]) -> E | None:
+    """Return the first to end of the survivors below the rates that broke, or of a new one."""
+
+    def broken() -> float:
+        return min((c.lr for c in standing.field.entrants() if c.diverged), default=math.inf)
+
+    def ends(one: E) -> bool:
+        if not standing.affords(standing.field.price(one, 1.0)):
+            return False
+        standing.field.go([one], 1.0, "after a divergence")
+        return not one.diverged
+
+    if standing.field.hopeless:
+        return None
+    survivors = standing.alive()
+    survivors.sort(key=lambda c: (-c.share, c.curve().at(c.share), c.lr))
+    for one in [c for c in survivors if c.lr < broken()]:
+        if ends(one):
+            return one
+    fresh = nice(broken() / 10**SPACING) if math.isfinite(broken()) else 0.0
+    if fresh > standing.field.lowest and standing.affords(standing.field.fresh(1.0)):
+        one = standing.field.enter(fresh)
+        if one.share == 0 and ends(one):
+            return one
+    return next((c for c in survivors if not c.diverged and ends(c)), None)
+
+
+def runners_up(standing: Ranking[E], best: E) -> E:
+    """Finish those that had come as far as the best before its finish, nearest in score first.
+
+    That is cheap, and what is finished is known: whether it ties, or is better after all.
+    """
+    for one in [one for share in LAST for one in standing.judged(share)]:
+        if one.share < 1 and standing.affords(standing.field.price(one, 1.0)):
+            standing.field.go([one], 1.0, "runner-up")
+    return standing.finished() or best
+
+
+def cure(standing: Ranking[E], best: E) -> E:
+    """Where the finished run has turned, start anew at the rate that its turn points to."""
+    for _ in range(CURES):
+        curve = next((c for c in standing.turned(1.0) if c.lr == best.lr), None)
+        if curve is None:
+            return best
+        lr = target(curve, standing.field.exposure, standing.field.untrained_score, FURTHER)
+        lr = min(lr, best.lr * 10 ** (-SPACING / 2))
+        one = standing.known(lr)
+        if one is not None and (one.diverged or one.share >= 1):
+            return best
+        cost = standing.field.fresh(1.0) if one is None else standing.field.price(one, 1.0)
+        if not standing.affords(cost) or lr < standing.field.lowest:
+            return best
+        standing.field.go([one or standing.field.enter(nice(lr))], 1.0, "where a curve turned")
+        best = standing.finished() or best
+    return best
+
+
+def refine(standing: Ranking[E], best: E) -> E:
+    """Try neighbours of the best for what is left, finishing those that keep up."""
+    centre = best
+    for shift in REFINEMENTS:
+        rate = nice(centre.lr * 10**shift)
+        one = standing.known(rate) if abs(shift) > APART else None
+        if one is not None and (one.diverged or one.share >= PAUSES[0][0]):
+            continue
+        cost = standing.field.fresh(1.0) if one is None else standing.field.price(one, 1.0)
+        if not standing.affords(cost):
+            continue
+        rival = one or standing.field.enter(rate)
+        if keeps_up(standing, rival, best):
+            standing.field.go([rival], 1.0, "refine")
+            best = standing.finished() or best
+    return best
+
+
+def keeps_up(standing: Ranking[E], rival: E, best: E) -> bool:
+    """Take a rival to the pauses; say whether it never trails the best by much."""
+    curve = best.curve()
+    scale = drop(standing.field.untrained_score, [curve.at(1.0)])
+    for share, slack in PAUSES:
+        standing.field.go([rival], share, "refine")
+        mark, mine = curve.at(share), rival.curve().at(share)
+        if not math.isfinite(mine):
+            return False
+        if math.isfinite(mark) and mine > mark + slack * scale:
+            return False
+    return True
+
+
+def find_edge(standing: Ranking[E], best: E, share: float) -> None:
+    """Look for the rate at which training breaks, for what is left of the budget.
+
+    Rates go up by 0.8 decades until one diverges or stalls; then the gap below it is halved down
+    to half a decade.
+    """
+    while standing.affords(standing.field.fresh(share)):
+        above = {one.lr: one for one in standing.field.entrants() if one.lr >= best.lr}
+        broken = min((r for r, one in above.items() if standing.stalls(one, best)), default=None)
+        stable = max(r for r in above if broken is None or r < broken)
+        if broken is None:
+            rate = stable * 10**STRIDE
+        elif math.log10(broken / stable) > GAP:
+            rate = math.sqrt(broken * stable)
+        else:
+            return
+        if rate > HIGHEST:
+            return
+        one = standing.field.enter(nice(rate))
+        if one.share > 0:
+            return
+        standing.field.go([one], share, "edge of stability")

@@ -1,0 +1,272 @@
+"""The search: paired candidates start, pause, and the better ones go on."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from etude.optimizers.prior import grid, nice
+from etude.trials.curve import drop
+from etude.tuning.search.ladder import SPACING, Ladder, Rung
+from etude.tuning.search.overfitting import target
+from etude.tuning.search.protocol import E, RateTrials
+from etude.tuning.search.ranking import APART, Ranking
+from etude.tuning.search.refine import (
+    FURTHER,
+    HIGHEST,
+    cure,
+    fall_back,
+    find_edge,
+    refine,
+    runners_up,
+)
+
+LOOK = 1 / 4
+"""Where the leader of a small budget is looked at for a turn."""
+
+EQUAL = 0.05
+"""Share of the drop within which the lowest rate equals the best after the first rung."""
+
+
+class Search(Ranking[E]):
+    """Decides which rates start, how far each goes, and which is finished.
+
+    Every rate shares the recipe's seed: same initial weights, same batches. All run on the
+    recipe's own full-length schedule, so that the winner's past is already paid when it goes on.
+    What is compared is the validation score at the same share of the run; where a leader is seen
+    to overfit, what its curve foretells (see `etude.tuning.search.overfitting`).
+
+    Args:
+        field: The candidates.
+        ladder: How many go how far.
+        centre: log10 of the rate to begin around.
+        final: Whether the best is finished here; folds are finished elsewhere.
+    """
+
+    def __init__(
+        self, field: RateTrials[E], ladder: Ladder, centre: float, *, final: bool = True
+    ) -> None:
+        super().__init__(field)
+        self.centre, self.final = centre, final
+        self.rungs = ladder.rungs if final else ladder.rungs[:-1]
+        self.first = self.rungs[0].share
+        self.small = final and len(self.rungs) <= 3 and self.rungs[0].keep <= 3
+
+    def run(self) -> E:
+        """Search, and return the best, finished if any could be."""
+        if self.small and len(self.rungs) == 2:
+            self.tiny()
+        else:
+            self.start(self.rungs[0].keep)
+            self.short() if self.small else self.climb()
+        return self.conclude()
+
+    def conclude(self) -> E:
+        """Return the best that is finished, improved on for what is left."""
+        if not self.final:
+            return next(iter(self.ranked(self.rungs[-1].share)), None) or self.furthest()
+        best = self.finished() or fall_back(self)
+        if best is None:
+            return self.furthest()
+        best = cure(self, runners_up(self, best))
+        find_edge(self, best, self.first)
+        return refine(self, best)
+
+    def finish_best(self) -> None:
+        """Take the best of those that went furthest to the end."""
+        if self.final and self.alive():
+            self.field.go([self.furthest()], 1.0, name_of(1.0))
+
+    # ---- small budgets -------------------------------------------------------------------------
+
+    def start(self, count: int) -> None:
+        """Take the first rates to the first rung."""
+        rates = grid(self.centre, count, SPACING)
+        self.field.go([self.field.enter(r) for r in rates], self.first, name_of(self.first))
+
+    def tiny(self) -> None:
+        """One rate, looked at for a turn; else a rival on the side that its curve points to."""
+        here, look = self.first, min(LOOK, self.field.left - 1)
+        one = self.field.enter(nice(10**self.centre))
+        self.field.go([one], here, name_of(here))
+        self.widen(here)
+        leader = next(iter(self.ranked(here)), None)
+        if leader is None:
+            return
+        spare = self.field.left - self.field.price(leader, 1.0)
+        if spare >= look - here - 1e-9:
+            self.field.go([leader], look, name_of(look))
+            if self.anew(leader, look):
+                return
+        if len(self.field.entrants()) == 1 and self.affords(self.field.fresh(1.0)):
+            curve = leader.curve()
+            scale = drop(self.field.untrained_score, curve.scores)
+            slow = curve.at(here) - curve.scores[-1] > 0.1 * scale
+            rival = self.field.enter(nice(leader.lr * 10 ** (SPACING if slow else -SPACING)))
+            self.field.go([rival], here, name_of(here))
+        best = self.ranked(here)[0]
+        self.field.go([best], 1.0, name_of(1.0))
+
+    def short(self) -> None:
+        """The leader goes ahead and is looked at for a turn; then the next is held against it."""
+        here = self.first
+        if not self.ranked(here):
+            self.widen(here)
+        ranked = self.ranked(here)
+        if not ranked:
+            return
+        leader, share = ranked[0], LOOK
+        if self.affords(self.field.price(leader, share), self.field.fresh(1.0)):
+            self.field.go([leader], share, name_of(share))
+            if self.anew(leader, share):
+                return
+        self.widen(here)
+        for one in self.ranked(here)[:2]:
+            finish = self.field.price(one, 1.0)
+            if one.share < share and self.affords(finish):
+                self.field.go([one], share, name_of(share))
+        best = next(iter(self.ranked(share) or self.ranked(here)), None)
+        if best is not None:
+            self.field.go([best], 1.0, name_of(1.0))
+
+    def anew(self, leader: E, share: float) -> bool:
+        """Start anew at the lower rate that a turned leader points to, and finish it."""
+        found = self.turned(share)
+        curve = next((c for c in found if c.lr == leader.lr), found[0] if found else None)
+        if curve is None or not self.affords(self.field.fresh(1.0)):
+            return False
+        lr = target(curve, self.field.exposure, self.field.untrained_score, FURTHER)
+        if math.log10(curve.lr / lr) < 2 * APART:
+            return False
+        self.field.go([self.field.enter(nice(lr))], 1.0, "anew, lower")
+        return True
+
+    # ---- the ladder ----------------------------------------------------------------------------
+
+    def climb(self) -> None:
+        """Climb rung by rung."""
+        self.look_below(self.first)
+        self.widen(self.first)
+        self.aim(self.first)
+        for below, rung in pairwise(self.rungs):
+            ranked = self.judged(below.share)
+            if not ranked:
+                return
+            self.field.go(self.kept(ranked, rung), rung.share, name_of(rung.share))
+            if rung.share < 1:
+                self.widen(rung.share)
+                self.aim(rung.share)
+
+    def look_below(self, share: float) -> None:
+        """Add a rate below a field in which all are about equal, if the ladder's cost allows.
+
+        A network that every rate has damaged stands on a shelf, where noise ranks them; the
+        optimum is then below.
+        """
+        ranked = self.ranked(share)
+        if len(ranked) < self.rungs[0].keep or not self.affords(
+            self.field.fresh(share), self.plan(share)
+        ):
+            return
+        scores = {one.lr: one.curve().at(share) for one in ranked}
+        lowest, best = min(scores), min(scores.values())
+        rate = nice(lowest / 10**SPACING)
+        equal = scores[lowest] - best <= EQUAL * drop(self.field.untrained_score, [best])
+        if equal and rate > self.field.lowest:
+            self.field.go([self.field.enter(rate)], share, "beyond an edge")
+
+    def kept(self, ranked: list[E], rung: Rung) -> list[E]:
+        """Return the best that go on to a rung, as many as the budget leaves a finish for."""
+        chosen: list[E] = []
+        cost = 0.0
+        for one in ranked[: rung.keep]:
+            cost += self.field.price(one, rung.share)
+            if chosen and not self.affords(cost, self.finish(rung.share)):
+                break
+            chosen.append(one)
+        return chosen
+
+    def finish(self, share: float) -> float:
+        """Return what one candidate costs from a share of its run to the last rung."""
+        return max(0.0, self.field.fresh(self.rungs[-1].share) - self.field.fresh(share))
+
+    def widen(self, share: float) -> None:
+        """Add rates beyond an edge while the best stands there, in growing strides.
+
+        A rate beyond the edge may use up what later rungs would compare: an optimum outside the
+        field cannot be ranked inside it. Only the finish of one candidate is never spent.
+        """
+        if not math.isfinite(self.field.untrained_score) and not self.ranked(share):
+            return  # the fault is not the rate
+        strides = 0
+        while self.affords(self.field.fresh(share), self.finish(share)):
+            rates = sorted(one.lr for one in self.field.entrants())
+            ranked = self.ranked(share)
+            leader = ranked[0].lr if ranked else rates[0]
+            exploded = bool(ranked) and self.exploded(ranked[0], share)
+            stride = SPACING * (1 if strides == 0 and not exploded else 2)
+            if len(rates) == 1 and ranked and not exploded:
+                return
+            if leader == rates[0] or exploded:
+                rate = rates[0] / 10**stride
+            elif leader == rates[-1]:
+                rate = leader * 10**stride
+            else:
+                return self.fill(share, leader)
+            if not self.field.lowest < rate < HIGHEST or self.field.hopeless:
+                return
+            strides += 1
+            one = self.field.enter(nice(rate))
+            if one.share >= share:
+                return
+            self.field.go([one], share, "beyond an edge")
+
+    def fill(self, share: float, leader: float) -> None:
+        """Halve a wide gap beside the leader, if the ladder can still be climbed in full.
+
+        Where the ladder has no rung but the finish that compares, only the finish is kept back.
+        """
+        after = self.finish(share) if self.small else self.plan(share)
+        while self.affords(self.field.fresh(share), after):
+            rates = sorted(one.lr for one in self.field.entrants())
+            place = rates.index(leader)
+            gaps = [
+                (math.log10(b / a), math.sqrt(a * b))
+                for a, b in pairwise(rates)
+                if leader in (a, b)
+            ]
+            if place in (0, len(rates) - 1) or max(gaps)[0] < 1.5 * SPACING:
+                return
+            one = self.field.enter(nice(max(gaps)[1]))
+            if one.share >= share:
+                return
+            self.field.go([one], share, "beyond an edge")
+            leader = self.ranked(share)[0].lr
+
+    def plan(self, share: float) -> float:
+        """Return what the rungs beyond a share of the run cost."""
+        return sum(
+            rung.keep * (self.field.fresh(rung.share) - self.field.fresh(below.share))
+            for below, rung in pairwise(self.rungs)
+            if below.share >= share - 1e-9
+        )
+
+    def aim(self, share: float) -> None:
+        """Where a curve has turned, add the lower rate that it points to."""
+        found = self.turned(share)
+        if not found:
+            return
+        leader = self.judged(share)[0]
+        curve = next((c for c in found if c.lr == leader.lr), min(found, key=lambda c: c.lr))
+        lr = target(curve, self.field.exposure, self.field.untrained_score)
+        if math.log10(curve.lr / lr) < SPACING / 2 + APART or lr < self.field.lowest:
+            return
+        one = self.known(lr)
+        cost = self.field.fresh(share) if one is None else self.field.price(one, share)
+        if self.affords(cost, self.finish(share)):
+            self.field.go([one or self.field.enter(nice(lr))], share, "where a curve turned")
+
+
+def name_of(share: float) -> str:
+    """Return what a part of the cost is called."""
+    return "finish" if share >= 1 else f"to {100 * share:g}%"

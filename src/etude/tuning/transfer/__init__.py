@@ -1,0 +1,1 @@
+"""A tuned rate carried to another batch size, width, depth or length."""

@@ -1,0 +1,484 @@
+"""Stacked training: member i is run i, whatever the optimizer, the module and the company."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.data import DataLoader, TensorDataset
+
+from etude import Recipe, Task
+from etude.engines import LoopEngine, VmapEngine
+from etude.engines.vmap.execution import Execution
+from etude.engines.vmap.loop import BLOCK
+from etude.engines.vmap.optimizers import RULES
+from etude.engines.vmap.recurrent import unroll
+from etude.errors import BadValueError, TaskError
+from etude.optimizers.table import ROWS
+from etude.tasks.table import get
+from etude.training.run import Run
+
+from .common import BASE, assert_close, both, counting, data, marks, mlp, noisy, runs_of
+
+from .common import same_bits, task  # isort: skip
+
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": "sgd",
+    "sgd momentum": {"name": "sgd", "momentum": 0.9},
+    "sgd dampened": {"name": "sgd", "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.01},
+    "sgd nesterov": {"name": "sgd", "momentum": 0.9, "nesterov": True},
+    "adagrad": {"name": "adagrad", "lr_decay": 0.1, "initial_accumulator_value": 0.2},
+    "rmsprop": "rmsprop",
+    "rmsprop centered": {"name": "rmsprop", "momentum": 0.5, "centered": True},
+    "adam": {"name": "adam", "betas": (0.8, 0.95), "weight_decay": 0.01, "eps": 1e-6},
+    "adam amsgrad": {"name": "adam", "amsgrad": True},
+    "adamw": {"name": "adamw", "weight_decay": 0.1},
+    "nadam": {"name": "nadam", "weight_decay": 0.01},
+    "nadam decoupled": {"name": "nadam", "weight_decay": 0.1, "decoupled_weight_decay": True},
+    "lion": {"name": "lion", "weight_decay": 0.1},
+}
+
+
+def members(**fields: Any) -> list[Recipe]:
+    """Three that differ in rate, seed and schedule."""
+    base = BASE.replace(**fields)
+    return [
+        base,
+        base.replace(lr=base.lr * 2, seed=5),
+        base.replace(lr=base.lr / 3, schedule="cosine()"),
+    ]
+
+
+def quiet() -> VmapEngine:
+    return VmapEngine(compile="never")
+
+
+class TestMemberIsRun:
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_every_optimizer_also_after_a_pause(self, name: str) -> None:
+        if name == "lion":
+            pytest.importorskip("pytorch_optimizer")
+        engine = quiet()
+        ours, theirs = both(
+            task(), members(optimizer=OPTIMIZERS[name], lr=0.01), engine, (7, 13, None)
+        )
+        assert engine.notes == []
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_the_table_and_the_formulas_name_the_same_optimizers(self) -> None:
+        assert set(RULES) == {row.name for row in ROWS.values() if row.vmap}
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"clip_norm": 0.1},
+            {"clip_value": 0.01},
+            {"clip_adaptive": 0.02},
+            {"clip_adaptive": 0.05, "clip_norm": 0.2, "clip_value": 0.05},
+            {"accumulate": 2, "batch_size": 8},
+            {"l1": 1e-3, "l2": 1e-2},
+            {"label_smoothing": 0.1},
+            {"schedules": {"momentum": "0.9 - 0.5 * (1.0 - linear())"}},
+            {"optimizer": "adamw", "schedules": {"momentum": "0.5 + 0.25 * warmup(20)"}},
+            {"optimizer": "adamw", "schedules": {"weight_decay": "0.5 * linear()"}},
+            {"lr_mult": {"2.*": 3.0, "*.bias": 0.5}},
+            {"lr_mult": {"0.weight[2:5]": 0.25}},
+            {"lr_mult": "no_decay() * decay(0.5)", "optimizer": "adamw"},
+            {"initialisation": "orthogonal"},
+            {"early_stopping": 2},
+            {"batch_size": "all"},
+        ],
+        ids=lambda fields: " ".join(fields),
+    )
+    def test_every_field_of_the_recipe(self, fields: dict[str, Any]) -> None:
+        engine = quiet()
+        ours, theirs = both(task(), members(**fields), engine, (9, None))
+        assert engine.notes == []
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_per_member_numbers(self) -> None:
+        base = BASE.replace(optimizer={"name": "sgd", "momentum": 0.9}, clip_norm=0.5)
+        recipes = [
+            base.replace(
+                optimizer={"name": "sgd", "momentum": m, "weight_decay": d}, clip_norm=c, steps=s
+            )
+            for m, d, c, s in [(0.5, 0.0, 0.1, 20), (0.9, 0.1, 1.0, 15), (0.95, 0.01, 0.3, 25)]
+        ]
+        ours, theirs = both(task(), recipes, quiet())
+        assert [run.step for run in ours] == [20, 15, 25]
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_dropout_and_normalisation_draw_and_count_as_alone(self) -> None:
+        engine = quiet()
+        ours, theirs = both(task(noisy), members(), engine, (8, None))
+        assert engine.notes == []
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+            assert int(one.model[1].num_batches_tracked) == 20
+
+    @pytest.mark.parametrize(
+        ("name", "options", "steps"),
+        [
+            ("digits-mlp", {"width": 32, "normalisation": "layer", "residual": True}, 8),
+            ("digits-cnn", {"dropout": 0.1, "normalisation": "batch", "width": 4}, 5),
+            ("digits-resnet", {"width": 4}, 4),
+            ("digits-rnn", {"width": 16}, 5),
+            ("digits-lstm", {"width": 16, "depth": 2, "dropout": 0.2}, 5),
+            ("digits-gru", {"width": 16}, 5),
+            ("digits-transformer", {"width": 16, "dropout": 0.1}, 5),
+            ("digits-autoencoder", {"width": 32}, 8),
+        ],
+    )
+    def test_every_bundled_family(self, name: str, options: dict[str, Any], steps: int) -> None:
+        of = get(name, **options)
+        base = Recipe(**{**of.defaults, "steps": steps, "batch_size": 16})
+        engine = quiet()
+        recipes = [base, base.replace(lr=base.lr / 2, seed=4)]
+        ours, theirs = both(of, recipes, engine)
+        assert engine.notes == []
+        for one, other in zip(ours, theirs, strict=True):
+            for a, b in zip(one.series["loss"], other.series["loss"], strict=True):
+                assert abs(a - b) < 2e-3 * max(1, abs(b))
+
+    def test_a_step_of_ones_own_and_tied_weights(self) -> None:
+        class Tied(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+                self.b.weight = self.a.weight
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.b(torch.tanh(self.a(x)))
+
+        of = Task(
+            Tied, (data()[0],), step=lambda model, batch: F.mse_loss(model(batch[0]), batch[0])
+        )
+        engine = quiet()
+        ours, theirs = both(of, members(lr=0.1), engine, (6, None))
+        assert engine.notes == []
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+            assert one.model.b.weight is one.model.a.weight
+
+    def test_frozen_and_unused_parameters_stay_as_they_are(self) -> None:
+        class Partly(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.used, self.frozen = nn.Linear(6, 2), nn.Linear(6, 2)
+                self.unused = nn.Linear(3, 3)
+                self.frozen.requires_grad_(False)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.used(x) + self.frozen(x)
+
+        decayed = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}
+        engine = quiet()
+        ours, theirs = both(task(Partly), members(optimizer=decayed), engine)
+        assert engine.notes == []
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+            assert torch.equal(one.model.unused.weight, other.model.unused.weight)
+
+    def test_a_mapping_of_tensors_as_data(self) -> None:
+        x, y = data()
+        of = Task(
+            mlp, {"x": x, "y": y}, step=lambda model, b: F.cross_entropy(model(b["x"]), b["y"])
+        )
+        ours, theirs = both(of, members(), quiet())
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_members_of_other_seeds_differ(self) -> None:
+        ours = runs_of(task(noisy), [BASE.replace(seed=seed) for seed in range(3)])
+        quiet().advance(ours)
+        assert len({run.series["loss"][0] for run in ours}) == 3
+        assert len({run.series["loss"][-1] for run in ours}) == 3
+
+
+class TestCompany:
+    @pytest.mark.parametrize(("model", "tolerance"), [(mlp, 0.0), (noisy, 1e-5)])
+    def test_divergence_leaves_the_others_alone(self, model: Any, tolerance: float) -> None:
+        """To the bit; but normalisation sums in an order that depends on the stack's size."""
+        wild = BASE.replace(lr=1e30, optimizer={"name": "sgd", "weight_decay": 1.0})
+        tame = members(steps=2 * BLOCK + 5, optimizer={"name": "sgd", "weight_decay": 0.01})
+        together = runs_of(task(model), [tame[0], wild, tame[1], tame[2]])
+        alone = runs_of(task(model), tame)
+        quiet().advance(together, marks=marks)
+        quiet().advance(alone, marks=marks)
+        broken = together.pop(1)
+        assert broken.status == "diverged"
+        for one, other in zip(together, alone, strict=True):
+            assert same_bits(one, other) if not tolerance else True
+            assert_close(one, other, tolerance)
+
+    def test_divergence_is_found_where_the_loop_finds_it(self) -> None:
+        wild = {"name": "sgd", "weight_decay": 1.0}
+        recipes = [BASE.replace(optimizer=wild), BASE.replace(optimizer=wild, lr=1e6)]
+        ours, theirs = both(task(), recipes, quiet())
+        assert theirs[1].status == "diverged"
+        assert ours[1].step == theirs[1].step > 0
+        assert ours[1].reason == theirs[1].reason
+        assert len(ours[1].series["loss"]) == ours[1].step
+
+    def test_a_stack_of_one_and_chunks_give_the_same_bits(self) -> None:
+        whole, parts = runs_of(task(noisy), members()), runs_of(task(noisy), members())
+        quiet().advance(whole, marks=marks)
+        VmapEngine(compile="never", largest=2).advance(parts, marks=marks)
+        for one, other in zip(whole, parts, strict=True):
+            assert_close(one, other, 1e-5)
+
+    def test_a_paused_member_goes_on_in_the_loop(self) -> None:
+        ours, theirs = runs_of(task(noisy), members()), runs_of(task(noisy), members())
+        quiet().advance(ours, 8)
+        LoopEngine().advance(ours, marks=marks)
+        LoopEngine().advance(theirs, marks=marks)
+        for one, other in zip(ours, theirs, strict=True):
+            one.evaluations = other.evaluations  # those before the pause were not asked for
+            assert_close(one, other)
+
+    def test_members_that_stand_at_different_updates(self) -> None:
+        ours, theirs = runs_of(task(), members()), runs_of(task(), members())
+        LoopEngine().advance(ours[:1], 6)
+        quiet().advance(ours)
+        LoopEngine().advance(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_stop_keeps_what_was_computed(self) -> None:
+        ours = runs_of(task(), members(steps=4 * BLOCK))
+        quiet().advance(ours, stop=counting(3))
+        assert {run.step for run in ours} == {BLOCK} or {run.step for run in ours} == {2 * BLOCK}
+        assert {run.status for run in ours} == {"stopped"}
+        theirs = runs_of(task(), members(steps=4 * BLOCK))
+        quiet().advance(ours)
+        LoopEngine().advance(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_out_of_memory_halves_the_stack(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = Execution.step
+
+        def scarce(self: Execution, state: Any, *rest: Any) -> Any:
+            if len(state.rows) > 2:
+                raise torch.OutOfMemoryError("no room")
+            return whole(self, state, *rest)
+
+        monkeypatch.setattr(Execution, "step", scarce)
+        engine = quiet()
+        recipes = [BASE.replace(seed=seed) for seed in range(5)]
+        with pytest.warns(UserWarning, match="out of memory with") as said:
+            ours, theirs = both(task(), recipes, engine)
+        assert len(said) == 2
+        assert engine.notes[0] == "vmap: out of memory with 5 members; going on with 3"
+        assert engine.notes[1] == "vmap: out of memory with 3 members; going on with 2"
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_progress_is_told(self) -> None:
+        seen: list[int] = []
+        ours = runs_of(task(), members(steps=BLOCK + 3))
+        quiet().advance(ours, on_step=lambda run, step: seen.append(step))
+        assert seen[:3] == [BLOCK] * 3
+        assert seen[-1] == BLOCK + 3
+
+
+class TestErrors:
+    def test_an_error_of_the_callers_is_not_taken_for_ours(self) -> None:
+        def on_step(run: Run, step: int) -> None:
+            raise RuntimeError("of the caller's")
+
+        runs = runs_of(task(), members(steps=2 * BLOCK))
+        with pytest.raises(RuntimeError, match="of the caller's"):
+            quiet().advance(runs, on_step=on_step)
+        assert {run.step for run in runs} == {BLOCK}
+
+    def test_an_evaluation_that_fails_names_the_member(self) -> None:
+        def metric(output: Tensor, target: Tensor) -> float:
+            if not torch.is_grad_enabled():
+                raise ValueError("it broke")
+            return 0.0
+
+        of = Task(mlp, data(), loss=F.cross_entropy, metric=metric)
+        runs = [Run(of, recipe) for recipe in members()]
+        with pytest.raises(TaskError, match=r"^metric .*it broke") as caught:
+            quiet().advance(runs, marks=marks)
+        assert "in the run at lr 0.05, seed 0" in caught.value.__notes__
+
+    def test_an_update_that_fails_is_the_loops_to_answer(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def failing(*_: Any) -> Any:
+            raise RuntimeError("no rule for it\nand more")
+
+        monkeypatch.setattr(Execution, "step", failing)
+        engine = quiet()
+        with pytest.warns(UserWarning, match=r"a stacked update failed \(no rule for it\)"):
+            ours, theirs = both(task(noisy), members(), engine)
+        for one, other in zip(ours, theirs, strict=True):
+            assert same_bits(one, other)
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net(x)
+        return y * 2 if y.sum() > 0 else y
+
+
+class Drawing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + 0.1 * torch.randn_like(x))
+
+
+class Fickle(nn.Module):
+    """Computes something else where it is stacked: what only the comparison can find."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        stacked = torch._C._functorch.is_batchedtensor(next(self.net.parameters()))
+        return self.net(x) * (1.1 if stacked else 1.0)
+
+
+class TestFallback:
+    @pytest.mark.parametrize(
+        ("model", "reason"),
+        [
+            (Branch, "the model cannot be stacked: .*data-dependent control flow"),
+            (Drawing, "the model cannot be stacked: .*random"),
+            (Fickle, "the model cannot be stacked: its gradient differs from the loop's by"),
+            (lambda: weight_norm(nn.Linear(6, 2)), "the model is parametrized"),
+        ],
+    )
+    def test_a_model_that_does_not_fit(self, model: Any, reason: str) -> None:
+        engine = quiet()
+        with pytest.warns(UserWarning, match=f"vmap: {reason}.*loop engine instead") as said:
+            ours, theirs = both(task(model), members(), engine, (7, None))
+        assert len(said) == len(engine.notes) == 1
+        for one, other in zip(ours, theirs, strict=True):
+            assert same_bits(one, other)
+
+    @pytest.mark.parametrize(
+        ("fields", "reason"),
+        [
+            ({"optimizer": "radam"}, "the optimizer radam has no stacked formula"),
+            ({"precision": "bfloat16"}, "precision='bfloat16'"),
+            ({"clip_percentile": 50}, "clip_percentile"),
+            ({"activity": 0.1}, "activity="),
+            ({"lr_mult": {"0.*": "warmup(5)"}}, "follows a schedule"),
+        ],
+    )
+    def test_a_recipe_that_does_not_fit(self, fields: dict[str, Any], reason: str) -> None:
+        engine = quiet()
+        with pytest.warns(UserWarning, match=reason):
+            ours, theirs = both(task(), [BASE.replace(**fields), BASE], engine)
+        assert same_bits(ours[0], theirs[0])
+        assert_close(ours[1], theirs[1])
+
+    def test_data_that_does_not_fit(self) -> None:
+        loader = DataLoader(TensorDataset(*data()), batch_size=16)
+        of = Task(mlp, loader, valid=data(), loss=F.cross_entropy)
+        with pytest.warns(UserWarning, match="the training data is not in tensors"):
+            ours, theirs = both(of, members(), quiet())
+        for one, other in zip(ours, theirs, strict=True):
+            assert same_bits(one, other)
+
+    def test_probes_do_not_fit(self) -> None:
+        run = Run(task(), BASE, probes={"one": lambda run: 1.0})
+        with pytest.warns(UserWarning, match="probes look at one run"):
+            quiet().advance([run])
+        assert run.series["one"] == [1.0] * 20
+
+
+class TestCompiled:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("model", [mlp, noisy])
+    def test_a_compiled_member_is_a_run(self, model: Any) -> None:
+        engine = VmapEngine(compile="always")
+        ours, theirs = both(task(model), members(), engine)
+        ((_, execution),) = engine._fitted.values()  # type: ignore[misc]
+        assert execution.compiled or execution.reason
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_a_missing_compiler_is_no_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def missing(*_: Any) -> Any:
+            raise RuntimeError("no compiler found")
+
+        monkeypatch.setattr("etude.engines.vmap.execution._inductor", missing)
+        engine = VmapEngine(compile="always")
+        ours, theirs = both(task(noisy), members(), engine)  # by the traced graph
+        ((_, execution),) = engine._fitted.values()  # type: ignore[misc]
+        assert execution.reason == "not compiled: no compiler found"
+        for one, other in zip(ours, theirs, strict=True):
+            assert_close(one, other)
+
+    def test_rows_that_idle_are_read_by_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A compiled stack keeps its size when a member leaves it."""
+        monkeypatch.setattr(Execution, "is_compiled", lambda self, state: True)
+        recipes = [BASE.replace(lr=1e30), *members(), BASE.replace(steps=9)]
+        ours, theirs = both(task(noisy), recipes, quiet())
+        assert ours[0].status == "diverged"
+        for one, other in zip(ours[1:], theirs[1:], strict=True):
+            assert_close(one, other)
+
+
+class TestCells:
+    @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"batch_first": True}, {"bidirectional": True, "num_layers": 2}, {"bias": False}],
+        ids=str,
+    )
+    def test_they_compute_what_torch_computes(self, kind: Any, options: dict[str, Any]) -> None:
+        torch.manual_seed(0)
+        net = kind(3, 5, **options)
+        x = torch.randn(4, 2, 3)
+        before, state = net(x)
+        start = (
+            tuple(torch.randn_like(s) for s in state)
+            if kind is nn.LSTM
+            else torch.randn_like(state)
+        )
+        before_from, _ = net(x, start)
+        unroll(net)
+        after, ends = net(x)
+        torch.testing.assert_close(after, before)
+        torch.testing.assert_close(ends, state)
+        torch.testing.assert_close(net(x, start)[0], before_from)
+
+    def test_projections_and_single_sequences(self) -> None:
+        torch.manual_seed(0)
+        net = nn.LSTM(3, 5, proj_size=2)
+        x = torch.randn(4, 3)
+        before = net(x)
+        unroll(net)
+        torch.testing.assert_close(net(x), before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compile": "often"}, "compile='often': give 'auto', 'never' or 'always'"),
+        ({"largest": 0}, "largest=0: give at least 1, or None"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadValueError, match=message):
+        VmapEngine(**options)
