@@ -149,7 +149,7 @@ def test_training_writes_rate_shape_and_multiplier_into_every_group() -> None:
     def look(run: Run) -> None:
         step = run.step - 1
         seen.append(step)
-        base = recipe.lr * run.shape(step)
+        base = recipe.lr * run.state.lr_schedule(step)
         found = rates_by_name(run.optimizer, run.model)
         assert found["layers.0.cell.weight_hh_l0"] == pytest.approx(3 * base)
         assert found["head.bias"] == pytest.approx(base * (0 if step < 10 else 2))
