@@ -25,7 +25,7 @@ RECIPES = [BASE.replace(lr=0.01 * (i + 1), seed=i % 2, steps=100) for i in range
 
 
 def call_of(runs: list[Run], until: int | None = None, **more: Any) -> Call:
-    return Call(runs, until, quarters, more.get("stop", bool), more.get("on_step"))
+    return Call(runs, AdvanceRequest(until, quarters, **more))
 
 
 def knowing(engine: AutoEngine, runs: list[Run], pace: CostModel) -> AutoEngine:
@@ -57,7 +57,7 @@ class TestPace:
         pace = begin(call, run)
         assert pace is not None
         assert 0 < pace.update < 1
-        assert 0 < pace.look < 1
+        assert 0 < pace.evaluation < 1
         assert told == list(range(1, WARM + TIMED + 1))
         other.advance(AdvanceRequest(WARM + TIMED, evaluation_steps=quarters(other)))
         assert same_bits(run, other)
@@ -86,9 +86,9 @@ class TestPace:
 
     def test_a_watch_stops_what_is_slower_than_the_loop(self) -> None:
         runs = runs_of(task(), RECIPES[:2])
-        pace = CostModel(update=1.0, look=0.0)  # so slow that whatever is done is faster
+        pace = CostModel(update=1.0, evaluation=0.0)  # so slow that whatever is done is faster
         watch = Watch(call_of(runs), pace, begins=0.0, slowest=0.9, patience=0.0)
-        watch.on_step(runs[0], 50)
+        watch.on_step(runs[0].state, 50)
         assert not watch.stop()
         assert watch.done == 50
         pace.update = 1e-9
@@ -254,7 +254,7 @@ class TestStacks:
 class TestExpectation:
     def expect(self, pace: CostModel, steps: list[int], workers: int = 2) -> dict[str, float]:
         runs = runs_of(task(), [BASE.replace(steps=count) for count in steps])
-        call = Call(runs, None, lambda run: (), bool, None)
+        call = Call(runs, AdvanceRequest())
         return AutoEngine(workers)._expected(call, pace)
 
     def test_the_longest_run_and_the_start_count(self) -> None:
@@ -278,7 +278,7 @@ class TestExpectation:
     def test_a_small_gain_is_no_reason_to_leave_the_loop(self) -> None:
         runs = runs_of(task(), RECIPES[:2])
         pace = CostModel(1.0, 0.0, efficiency=0.5, stacked={2: GAIN + 0.05})
-        call = Call(runs, 2, lambda run: (), bool, None)
+        call = Call(runs, AdvanceRequest(2))
         assert AutoEngine(2)._choose(call, pace).engine == "loop"
 
 

@@ -82,7 +82,7 @@ def test_a_row_of_a_part_that_was_split_off_keeps_its_number():
 def _in_first_batch(seed: int, rows: set[int]) -> bool:
     task = Task(linear, (torch.arange(COUNT).float(), Y), valid=(X, Y), loss=mse_loss)
     run = Run(task, BASE.replace(seed=seed))
-    first = next(run.task.train.stream(8, seed, run._cursor))
+    first = next(run.task.train.stream(8, seed, run.state.cursor))
     return bool(rows & set(first[0].tolist()))
 
 

@@ -216,9 +216,9 @@ def test_a_part_without_a_turn_does_not_move(optimizer):
     moves = {"critic": [], "generator": []}
     seen: dict[str, list[float]] = {}
 
-    def look(run: Run) -> None:
+    def look(state: RunState) -> None:
         for part in moves:
-            now = torch.cat([p.flatten() for p in run.model.get_submodule(part).parameters()])
+            now = torch.cat([p.flatten() for p in state.model.get_submodule(part).parameters()])
             moves[part].append(part in seen and seen[part] != now.tolist())
             seen[part] = now.tolist()
 

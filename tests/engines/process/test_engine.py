@@ -230,7 +230,7 @@ class TestErrors:
         engine = PoolEngine(2)
         pids: list[int] = []
 
-        def on_step(run: Run, step: int) -> None:
+        def on_step(state: RunState, step: int) -> None:
             pids[:] = engine.processes
             raise RuntimeError("of the caller's")
 
@@ -273,7 +273,7 @@ SCRIPT = """
     from torch import nn
     from torch.nn.functional import cross_entropy
     from etude import Recipe, Task
-    from etude.engines import PoolEngine
+    from etude.engines import AdvanceRequest, PoolEngine
     from etude.training.run import Run
 
     class Slow(nn.Module):
@@ -296,7 +296,7 @@ SCRIPT = """
             told = True
             print(*engine.processes, flush=True)
     try:
-        engine.advance(runs, on_step=on_step)
+        engine.advance(runs, AdvanceRequest(on_step=on_step))
     except KeyboardInterrupt:
         print("interrupted", *(run.step > 0 for run in runs), flush=True)
 """

@@ -79,7 +79,7 @@ class TestStaying:
         assert not any(map(alive, pids))
 
     def test_an_error_of_the_callers_ends_them_and_the_engine_goes_on(self) -> None:
-        def on_step(run: Run, step: int) -> None:
+        def on_step(state: RunState, step: int) -> None:
             pids[:] = engine.processes
             raise RuntimeError("of the caller's")
 

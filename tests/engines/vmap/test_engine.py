@@ -294,7 +294,7 @@ class TestCompany:
 
 class TestErrors:
     def test_an_error_of_the_callers_is_not_taken_for_ours(self) -> None:
-        def on_step(run: Run, step: int) -> None:
+        def on_step(state: RunState, step: int) -> None:
             raise RuntimeError("of the caller's")
 
         runs = runs_of(task(), members(steps=2 * BLOCK))
