@@ -18,8 +18,17 @@ from etude.engines.vmap.execution import SECONDS_PER_NODE, SHARE
 from etude.errors import TaskError
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-
-from .common import BASE, assert_close, counting, mlp, noisy, quarters, runs_of, same_bits, task
+from tests.engines.common import (
+    BASE,
+    assert_close,
+    counting,
+    mlp,
+    noisy,
+    quarters,
+    runs_of,
+    same_bits,
+    task,
+)
 
 RECIPES = [BASE.replace(lr=0.01 * (i + 1), seed=i % 2, steps=100) for i in range(4)]
 

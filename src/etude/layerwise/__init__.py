@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
-    from etude.layerwise.anatomy import anatomy
     from etude.layerwise.flow import Flow, trace
+    from etude.layerwise.model_parts import anatomy
     from etude.layerwise.mup import mup_from, rescale
     from etude.layerwise.parts import Part
     from etude.layerwise.planning import Plan, PlanRow, plan

@@ -17,8 +17,17 @@ from etude import Recipe, Task
 from etude.engines import LoopEngine, VmapEngine
 from etude.engines.vmap.loop import BLOCK
 from etude.training.request import AdvanceRequest
-
-from .common import BASE, assert_close, data, mlp, noisy, numbers, quarters, runs_of, task
+from tests.engines.common import (
+    BASE,
+    assert_close,
+    data,
+    mlp,
+    noisy,
+    numbers,
+    quarters,
+    runs_of,
+    task,
+)
 
 
 class Recurrent(nn.Module):
