@@ -96,11 +96,11 @@ def layerwise(
         lr_mult=rules(multipliers),
     )
     run = Run(chosen, wanted, device="cpu")
-    run.still.release()
+    run.release()
     flow = flow_of(run.task, wanted, run.model, run.batch_size, run.autocast(), asked=True)
-    laid = plan(LrMult(), run.model, flow=flow) if run.rates is None else run.rates.plan
+    laid = plan(LrMult(), run.model, flow=flow) if run.state.rates is None else run.state.rates.plan
     parts = anatomy(run.model, flow)
-    lines = picture.bars(laid, wanted.lr, run.shape, run.length, parts)
+    lines = picture.bars(laid, wanted.lr, run.state.lr_schedule, run.length, parts)
     if page is not None:
         title = f"{chosen.name}: rates by layer"
         files.write_text(page, picture.page(title, lines))

@@ -12,7 +12,7 @@ from etude.cli.console import facts, metric_text, number, out, print_json
 
 if TYPE_CHECKING:
     from etude.record import Record
-    from etude.training.run import Run
+    from etude.training.state import RunState
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -81,7 +81,7 @@ def train(
         bar(False if json else None, chosen.name) as draw,
     ):
 
-        def show_step(current: Run) -> None:
+        def show_step(current: RunState) -> None:
             if current.step % 10 == 0:
                 last = current.evaluations[-1].loss
                 draw(current.step, current.length, f"validation loss {last:.4g}")

@@ -292,7 +292,7 @@ class _Lab:
         for seed in seeds:
             recipe = self.recipe.replace(seed=seed, lr_mult=rules)
             run = Run(self.first.task, recipe, device=self.first.device)
-            run.threads = self.first.threads  # one that is not checked takes all there are
+            run.limit_threads(self.first.threads)  # one that is not checked takes all there are
             run.advance()
             loss = math.inf if run.diverged else run.evaluate().loss
             found.append(loss if math.isfinite(loss) else math.inf)

@@ -153,7 +153,7 @@ def sharpness(
                 )
     return Sharpness(
         step=run.step,
-        rate=run.recipe.lr * run.shape(run.step),
+        rate=run.state.lr,
         value=first.value,
         lowest=first.lowest,
         converged=first.converged and (second is None or second.converged),

@@ -91,17 +91,25 @@ def stability(run: Run) -> Stability:
     Adam's correction of its first moment, which fades within tens of updates, is left out.
     """
     groups = run.optimizer.param_groups
-    coupled = run.row.decays(run.recipe.optimizer.hyperparameters) == "coupled"
+    coupled = run.state.optimizer_spec.decays(run.recipe.optimizer.hyperparameters) == "coupled"
     decay = tuple(
         float(group.get("weight_decay", 0.0)) if coupled else 0.0
         for group in groups
         for _ in group["params"]
     )
-    kind = KINDS.get(run.row.name)
+    kind = KINDS.get(run.state.optimizer_spec.name)
     if kind is None:
-        why = WHY.get(run.row.name, "its step is not a fixed multiple of the gradient")
-        return Stability(None, "", f"no threshold is known for {run.row.name}: {why}", None, decay)
-    if run.rates is not None and run.rates.plan.trust is not None:
+        why = WHY.get(
+            run.state.optimizer_spec.name, "its step is not a fixed multiple of the gradient"
+        )
+        return Stability(
+            None,
+            "",
+            f"no threshold is known for {run.state.optimizer_spec.name}: {why}",
+            None,
+            decay,
+        )
+    if run.state.rates is not None and run.state.rates.plan.trust is not None:
         return Stability(
             None, "", "trust ratios make the step independent of the gradient's size", None, decay
         )
@@ -109,7 +117,11 @@ def stability(run: Run) -> Stability:
     first = next((p for p in run.parameters if state.get(p)), None)
     if first is None and kind.divisor is not None:
         return Stability(
-            None, "", f"{run.row.name} has no second moment before its first update", None, decay
+            None,
+            "",
+            f"{run.state.optimizer_spec.name} has no second moment before its first update",
+            None,
+            decay,
         )
     scales = multipliers(run)
     if kind.divisor is not None:
@@ -127,9 +139,9 @@ def stability(run: Run) -> Stability:
 
 def multipliers(run: Run) -> tuple[Tensor, ...] | None:
     """Return what the rate of every number of a run's parameters is multiplied by; None for 1."""
-    if run.rates is None:
+    if run.state.rates is None:
         return None
-    rows = run.rates.plan.of()
+    rows = run.state.rates.plan.of()
     names = {id(p): name for name, p in run.model.named_parameters()}
     found = []
     for parameter in run.parameters:

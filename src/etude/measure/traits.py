@@ -23,6 +23,7 @@ from etude.tasks.task import Task, parameter_count
 from etude.training.evaluate import move
 from etude.training.run import Run
 from etude.training.snapshot import Snapshot
+from etude.training.state import RunState
 from etude.training.validation import check_given
 
 SHARE, SHORTEST, LONGEST = 0.05, 20, 100
@@ -98,8 +99,8 @@ def _short(task: Task, recipe: Recipe) -> Recipe:
     return recipe.replace(optimizer=adam, lr=rate, schedule="warmup(10) >> constant()", **free)
 
 
-def _norm(run: Run) -> float:
-    gradients = [p.grad for p in run.parameters if p.grad is not None]
+def _norm(state: RunState) -> float:
+    gradients = [p.grad for p in state.parameters if p.grad is not None]
     dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
     return float(nn.utils.get_total_norm(dense))
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from etude.errors import StorageError
 from etude.storage import checkpoint
 from etude.storage.run_folder import CHECKPOINTS
+from etude.training.request import OnStep
 from etude.training.run import Run
+from etude.training.state import RunState
 
 SECONDS = 300.0
 """A checkpoint is never older than this, however long the run."""
@@ -27,25 +29,23 @@ class Checkpointer:
         on_step: Called first after every update.
     """
 
-    def __init__(
-        self, run: Run, folder: Path, every: int, on_step: Callable[[Run], None] | None = None
-    ) -> None:
+    def __init__(self, run: Run, folder: Path, every: int, on_step: OnStep | None = None) -> None:
         self.run = run
         self.folder = folder
         self.every = every
         self.on_step = on_step
         self._step, self._time = run.step, time.monotonic()
 
-    def after_step(self, run: Run) -> None:
+    def after_step(self, state: RunState, step: int) -> None:
         """Save if enough updates or enough time have passed."""
         if self.on_step is not None:
-            self.on_step(run)
-        if run.step - self._step >= self.every or time.monotonic() - self._time > SECONDS:
+            self.on_step(state, step)
+        if step - self._step >= self.every or time.monotonic() - self._time > SECONDS:
             self.save()
 
     def save(self) -> None:
         """Write the checkpoint and the record."""
-        checkpoint.save(self.folder / CHECKPOINTS, self.run.step, self.run.state())
+        checkpoint.save(self.folder / CHECKPOINTS, self.run.step, self.run.state_dict())
         self.run.record().save(self.folder)
         self._step, self._time = self.run.step, time.monotonic()
 
@@ -59,7 +59,7 @@ class Checkpointer:
         try:
             yield
         except BaseException as error:
-            self.run.reason = self.run.reason or f"stopped by {type(error).__name__}: {error}"
+            self.run.note_failure(error)
             try:
                 self.save()
             except (StorageError, OSError) as second:

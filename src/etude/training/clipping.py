@@ -31,14 +31,7 @@ class Clipper:
         self._seen = 0
 
     def __bool__(self) -> bool:
-        recipe = self.recipe
-        bounds = (
-            recipe.clip_norm,
-            recipe.clip_value,
-            recipe.clip_adaptive,
-            recipe.clip_percentile,
-        )
-        return any(bound is not None for bound in bounds)
+        return bounds_gradient(self.recipe)
 
     @torch.no_grad()
     def clip(self, history: Sequence[float], rest: Rest | None = None) -> Tensor | None:
@@ -84,6 +77,16 @@ class Clipper:
         if math.isfinite(norm):
             bisect.insort(self._sorted, norm)
         return at_percentile(self._sorted, percentile) if self._sorted else math.inf
+
+
+def bounds_gradient(recipe: Recipe) -> bool:
+    """Say whether a recipe bounds the gradient in any way.
+
+    >>> bounds_gradient(Recipe()), bounds_gradient(Recipe(clip_norm=1.0))
+    (False, True)
+    """
+    bounds = (recipe.clip_norm, recipe.clip_value, recipe.clip_adaptive, recipe.clip_percentile)
+    return any(bound is not None for bound in bounds)
 
 
 def _put_aside(parameters: Sequence[Tensor], rest: Rest) -> list[tuple[Tensor, Tensor]]:

@@ -48,7 +48,7 @@ class EvaluationWeights:
     ) -> None:
         self.task, self.model, self.optimizer = task, model, optimizer
         self.batch_size, self.autocast = batch_size, autocast
-        optimizer.train()  # type: ignore[attr-defined]
+        self.unsettle()
 
     @property
     def settled(self) -> bool:
@@ -60,6 +60,10 @@ class EvaluationWeights:
         if not self.settled:
             self.optimizer.eval()  # type: ignore[attr-defined]
             self._renew_statistics()
+
+    def unsettle(self) -> None:
+        """Go back to the weights to be trained."""
+        self.optimizer.train()  # type: ignore[attr-defined]
 
     @contextmanager
     def judged(self) -> Iterator[None]:
@@ -73,7 +77,7 @@ class EvaluationWeights:
         try:
             yield
         finally:
-            self.optimizer.train()  # type: ignore[attr-defined]
+            self.unsettle()
             with torch.no_grad():
                 for parameter, value in kept:
                     parameter.copy_(value)

@@ -43,6 +43,7 @@ class Penalty:
     Args:
         model: The network.
         recipe: Its l1, l2 and activity.
+        rates: The multipliers of the rate, which say what stands still.
 
     Raises:
         TaskError: If activity is penalised and the model has no activation module.
@@ -50,7 +51,7 @@ class Penalty:
     Source: Goodfellow, Bengio & Courville 2016, sections 7.1 and 7.10.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, rates: Rates | None = None) -> None:
         self.l1, self.l2 = recipe.l1 or 0.0, recipe.l2 or 0.0
         self.activity = recipe.activity or 0.0
         lazy = {id(m.weight) for m in model.modules() if getattr(m, "sparse", False)}
@@ -64,8 +65,7 @@ class Penalty:
                 "nn.ReLU() and the like in place of functions, or leave activity out"
             )
         self._seen: list[Tensor] = []
-        self.rates: Rates | None = None
-        """The multipliers of the rate, which say what stands still."""
+        self.rates = rates
 
     def __bool__(self) -> bool:
         return bool(self.l1 or self.l2 or self.activity)

@@ -22,7 +22,9 @@ from etude.record import Evaluation
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of
 from etude.training.interrupt import broken_by
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from etude.trials.bad_batch import End, bad_batch, common_update, far_apart
 from etude.trials.baseline import constant_score
 from etude.trials.score import Goal, mean, refuse_undefined
@@ -145,8 +147,8 @@ class TrialPool:
             key = (fold, run.recipe.replace(lr=1.0).digest)
             if run.evaluations:
                 continue
-            if run.weights is None and key in self._unjudged:
-                run.evaluations.append(self._unjudged[key])
+            if not run.state.optimizer_spec.eval_mode and key in self._unjudged:
+                run.adopt_evaluation(self._unjudged[key])
             else:
                 self._unjudged[key] = run.evaluate()
 
@@ -215,28 +217,29 @@ class TrialPool:
         for candidate in batch:
             candidate.touched = self._asked
             for run in candidate.runs:
-                run.threads = threads
-                owner[id(run)] = candidate
-                until[id(run)] = step_at(candidate, share)
+                run.limit_threads(threads)
+                owner[id(run.state)] = candidate
+                until[id(run.state)] = step_at(candidate, share)
                 runs.append(run)
-        marks = {
-            id(run): {m for m in run.heard if m >= run.step} | {until[id(run)]} for run in runs
+        steps = {
+            id(state): {s for s in state.evaluation_steps if s >= state.step} | {until[id(state)]}
+            for state in (run.state for run in runs)
         }
-        begun = {id(run): run.step for run in runs}
+        begun = {id(run.state): run.step for run in runs}
         at = dict(begun)
         leader = self.standing()
         saved, shown = time.monotonic(), 0.0
 
-        def told(run: Run, step: int) -> None:
+        def told(state: RunState, step: int) -> None:
             nonlocal saved, shown
-            at[id(run)] = step
+            at[id(state)] = step
             now = time.monotonic()
             if now - shown > SHOWN:
-                used = sum(at[i] - begun[i] for i in at) * owner[id(run)].weight / self.unit
+                used = sum(at[i] - begun[i] for i in at) * owner[id(state)].weight / self.unit
                 self.bar(self.spent + used, self.budget, f"{part}{leader}")
                 shown = now
-            if self.folder is not None and now - saved > SAVED and run.step == step:
-                owner[id(run)].save()
+            if self.folder is not None and now - saved > SAVED and state.step == step:
+                owner[id(state)].save()
                 saved = now
 
         with self._rescued(batch):
@@ -245,14 +248,11 @@ class TrialPool:
                 if run.status == "finished" and run.evaluations[-1].step < run.step:
                     run.evaluate()
             for length in sorted(set(until.values())):
-                chosen = [run for run in runs if until[id(run)] == length]
+                chosen = [run for run in runs if until[id(run.state)] == length]
                 with broken_by(self.stop):
                     self.setting.engine.advance(
                         chosen,
-                        length,
-                        marks=lambda run: marks[id(run)],
-                        stop=self.stop,
-                        on_step=told,
+                        AdvanceRequest(length, lambda s: steps[id(s)], self.stop, told),
                     )
             if self.stop():
                 raise Interrupted(

@@ -74,7 +74,7 @@ class Trial:
                 state = checkpoint.load_newest(place / CHECKPOINTS)
                 if state is None:
                     raise StorageError(f"the paused state in {str(place)!r} is gone")
-                run.load(state)
+                run.load_state_dict(state)
             self._asleep = []
         return self._runs
 
@@ -92,7 +92,7 @@ class Trial:
         if self.folder is None or not self.awake:
             return
         for run, place in zip(self._runs, self._places(self.folder), strict=True):
-            checkpoint.save(place / CHECKPOINTS, run.step, run.state())
+            checkpoint.save(place / CHECKPOINTS, run.step, run.state_dict())
             run.record().save(place)
 
     def sleep(self, spare: Path) -> None:
@@ -244,7 +244,7 @@ def _begin(run: Run, place: Path) -> None:
     if kept.exists() and Recipe.load(kept) != run.recipe:
         shutil.rmtree(place, ignore_errors=True)
     if (state := checkpoint.load_newest(place / CHECKPOINTS)) is not None:
-        run.load(state)
+        run.load_state_dict(state)
     elif not kept.exists():
         claim(place, run.recipe)
 

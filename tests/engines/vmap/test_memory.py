@@ -19,7 +19,7 @@ def members(width: int, optimizer: str = "sgd") -> int:
     recipe = BASE.replace(optimizer=optimizer)
     of = task(lambda: nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 2)))
     run = Run(of, recipe)
-    flags = flags_of(recipe.optimizer, run.others)
+    flags = flags_of(recipe.optimizer, run.state.hyperparameter_schedules)
     return members_at_once(BatchedUpdate(run, run.model, Layout.of(run.model), flags), run)
 
 

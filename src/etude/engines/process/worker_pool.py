@@ -164,7 +164,7 @@ class WorkerPool:
         gone = frozenset(seat.known - set(self._numbers.values()))
         new = {n: run.recipe.plain() for n, run in chosen.items() if n not in seat.known}
         seat.known = (seat.known - gone) | set(chosen)
-        parcels = seat.desk.put([run.state() for run in chosen.values()])
+        parcels = seat.desk.put([run.state_dict() for run in chosen.values()])
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # found dead by `hear`
             seat.home.send(JobMessage(job, parcels, new, gone))
 
