@@ -33,11 +33,11 @@ def reload(run: Run, state: Mapping[str, Any]) -> None:
 
 
 def _reload(run: Run, state: Mapping[str, Any]) -> None:
-    same = state["recipe"] == run.recipe.digest
+    same = run.recipe.has_digest(state["recipe"])
     if not same and not _of_another_length(run, state):
         raise StorageError(
             f"the checkpoint is of recipe {state['recipe']}, not {run.recipe.digest}: "
-            "resume with the recipe.toml beside it"
+            "resume with the recipe that is kept beside it"
         )
     try:
         load_state(run.model, state["model"])
@@ -104,7 +104,7 @@ def refused_state(loaded: bool) -> Iterator[None]:
 def _of_another_length(run: Run, state: Mapping[str, Any]) -> bool:
     """Whether a state is of the run's recipe but for `steps`."""
     steps = state.get("steps")
-    return steps is not None and run.recipe.replace(steps=steps).digest == state["recipe"]
+    return steps is not None and run.recipe.replace(steps=steps).has_digest(state["recipe"])
 
 
 def _check_plain(state: Mapping[str, Any]) -> None:

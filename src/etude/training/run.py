@@ -433,5 +433,6 @@ class Run:
                 self.seconds,
             ),
             environment=environment(str(self.device), self.threads),
+            ref=self.task.ref,
             model=self.model,
         )
