@@ -77,7 +77,7 @@ def layerwise(
     """
     from etude import files
     from etude.layerwise import picture
-    from etude.layerwise.anatomy import anatomy
+    from etude.layerwise.model_parts import anatomy
     from etude.layerwise.planning import plan
     from etude.layerwise.spec import LrMult
     from etude.training.flow import flow_of

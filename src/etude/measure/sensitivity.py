@@ -16,7 +16,7 @@ import torch
 
 from etude import optimizers
 from etude.errors import BadTypeError, BadValueError, TaskError
-from etude.layerwise.anatomy import anatomy
+from etude.layerwise.model_parts import anatomy
 from etude.layerwise.parts import KINDS, Part, layer_count
 from etude.layerwise.planning import plan
 from etude.layerwise.selectors import Selector
