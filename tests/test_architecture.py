@@ -18,7 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 GROUND = (
-    "errors", "files", "memory_layout", "progress", "randomness", "torch_internals",
+    "errors", "files", "memory_layout", "next_step", "progress", "randomness", "torch_internals",
     "torch_version", "warning_filters",
 )  # fmt: skip
 """Files that every package but `schedules` may import; among themselves they may do so too."""
@@ -30,8 +30,9 @@ ORDER = (
 )  # fmt: skip
 """From the ground up: a package imports what stands before it, and itself."""
 
-BRIDGES = {"optimizers/factory.py": {"layerwise"}}
-"""Files that may reach further: `build` joins the table, which `layerwise` reads, to its rates."""
+BRIDGES = {"optimizers/factory.py": {"layerwise"}, "record.py": {"storage"}}
+"""Files that may reach further: `build` joins the table, which `layerwise` reads, to its rates;
+`Record.load` and `save` hand plain values to the one package that knows the files' names."""
 
 PIPES = "engines/process/"
 """Where errors travel between processes of our own as pickles; none is ever read from a file."""
@@ -42,7 +43,7 @@ LONGEST_FILE = 450
 LONGEST_FUNCTION = 70
 
 
-ANNEXES = {"recipe_text": "recipe", "record_shape": "record"}
+ANNEXES = {"recipe_digest": "recipe", "recipe_text": "recipe", "record_shape": "record"}
 """Files that stand beside a package and belong to it."""
 
 

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
 
-from etude import files
 from etude.errors import StorageError, shown
 from etude.recipe import Recipe
 from etude.record_shape import refuse_other
+from etude.storage.record_files import read_record, read_series, write_record
+from etude.tasks.ref import TaskRef
 
 Status = Literal["finished", "diverged", "stopped"]
 Series = Mapping[str, NDArray[np.float64]]
@@ -96,6 +96,8 @@ class Record:
         environment: Versions, device and threads.
         extended: After which updates the run was given another length: from there on its
             schedule is that of the new one.
+        ref: What names the task outside this process; None for one that was put together in a
+            program, and in records of older versions of Etude.
         model: The trained network. In memory only; a run folder keeps it beside the record.
     """
 
@@ -110,6 +112,7 @@ class Record:
     cost: Cost
     environment: Mapping[str, Any]
     extended: tuple[int, ...] = ()
+    ref: TaskRef | None = None
     model: Any = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -152,6 +155,7 @@ class Record:
             "cost": asdict(self.cost),
             "environment": dict(self.environment),
             "extended": list(self.extended),
+            "task_ref": None if self.ref is None else self.ref.plain(),
         }
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
@@ -197,12 +201,12 @@ class Record:
             cost=Cost(**plain["cost"]),
             environment=plain["environment"],
             extended=tuple(plain.get("extended", ())),
+            ref=_ref(plain.get("task_ref")),
         )
 
     def save(self, folder: Path) -> None:
-        """Write `record.json` and `series.safetensors`, each atomically."""
-        files.write_bytes(folder / "series.safetensors", save(self.arrays()))
-        files.write_json(folder / "record.json", self.plain())
+        """Write record and series into a run folder, each atomically."""
+        write_record(folder, self.plain(), self.arrays())
 
     @classmethod
     def load(cls, folder: str | Path) -> Record:
@@ -212,11 +216,10 @@ class Record:
             StorageError: If a file is missing or damaged; the message names it.
         """
         folder = Path(folder)
-        plain = files.read_table(folder / "record.json", "the record")
-        series = files.regular(folder / "series.safetensors", "the series")
+        plain, series = read_record(folder)
         try:
             refuse_other(plain)
-            return cls.from_plain(plain, _series(load_file(series)))
+            return cls.from_plain(plain, _series(read_series(series)))
         except Exception as error:
             raise StorageError(
                 f"the record in {str(folder)!r} is damaged: {type(error).__name__}: {error}"
@@ -241,6 +244,10 @@ def _series(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]
                 "float64"
             )
     return dict(arrays)
+
+
+def _ref(plain: Any) -> TaskRef | None:
+    return None if plain is None else TaskRef.from_plain(plain, "its task_ref")
 
 
 def to_json(value: float | None) -> float | str | None:

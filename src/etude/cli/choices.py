@@ -6,7 +6,6 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,11 +15,13 @@ import typer
 from etude import files
 from etude.cli.console import err
 from etude.cli.interrupt import raise_again
-from etude.cli.kept_task import TASK_FILE, kept_task
+from etude.cli.kept_task import kept_task
+from etude.cli.next_step import quoted
 from etude.errors import BadValueError, StorageError
 
 if TYPE_CHECKING:
     from etude.recipe import Recipe
+    from etude.storage.run_folder import RunFolder
     from etude.tasks import Task
 
 TaskName = Annotated[
@@ -136,8 +137,7 @@ def choose_task(
 ) -> Task:
     """Return the task meant: by name, or the one of the run to resume.
 
-    One of your own that has no name of its own is called after the object or its file. From here
-    on Ctrl-C is an ordinary KeyboardInterrupt: what is heavy to load is loaded.
+    From here on Ctrl-C is an ordinary KeyboardInterrupt: what is heavy to load is loaded.
 
     Args:
         name: As it was typed.
@@ -157,29 +157,17 @@ def choose_task(
                 "--resume goes on with the folder's own task: leave TASK out (--task names it "
                 "where the folder's own cannot be used)"
             )
-        return _named(*kept_task(resume, own, pairs(options, "--with")))
+        return _ready(kept_task(resume, own, pairs(options, "--with")))
     if own is not None:
         raise BadValueError(f"--task is for --resume: give the task alone, {own!r}")
     if name is None:
         raise BadValueError("which task? Give a name (`etude tasks` lists them) or file.py:name")
-    return _named(tasks.load(name, **pairs(options, "--with")), name)
+    return _ready(tasks.load(name, **pairs(options, "--with")))
 
 
-def _named(task: Task, reference: str) -> Task:
+def _ready(task: Task) -> Task:
     raise_again()
-    return task if task.name != "task" else replace(task, name=title(reference))
-
-
-def title(reference: str) -> str:
-    """Return what to call a task by its reference: the object, or the file of one called 'task'.
-
-    >>> title("digits-cnn"), title("mine.py:wine"), title("src/mine.py:task"), title("a.b:task")
-    ('digits-cnn', 'wine', 'mine', 'b')
-    """
-    place, _, name = reference.rpartition(":")
-    if name != "task" or not place:
-        return name
-    return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
+    return task
 
 
 def choose_recipe(
@@ -311,54 +299,37 @@ def _bare(name: str) -> str:
 
 
 @contextmanager
-def run_folder(
-    out: Path | None, resume: Path | None, name: str | None, options: list[str] | None
-) -> Iterator[Path]:
-    """Give the run folder, with a note of which task it is for, so that it can be resumed.
+def run_folder(out: Path | None, resume: Path | None, name: str | None) -> Iterator[RunFolder]:
+    """Give the run folder.
 
-    A folder that was made for nothing, because the run could not begin, is taken away again. One
-    in which a run was killed before it began holds nothing to go on with, and is taken over.
+    One that was made for nothing, because the run could not begin, is taken away again. One in
+    which a run was killed before it began holds nothing to go on with, and is taken over.
     """
-    from etude.tasks.ref import TaskRef
-    from etude.tasks.trusted import remember
+    from etude.storage.run_folder import RunFolder
 
     if resume is not None:
-        yield resume
+        yield RunFolder(resume)
         return
     assert name is not None
-    folder = out or _fresh(name)
-    files.make_folder(folder)
-    note = folder / TASK_FILE
-    if note.exists() and any(path != note for path in _kept(folder)):
+    folder = RunFolder(out or _fresh(name))
+    files.make_folder(folder.path)
+    if folder.taken:
         raise StorageError(
-            f"{str(folder)!r} already holds a run: go on with --resume "
-            f"{shlex.quote(str(folder))}, or choose another folder"
+            f"{str(folder.path)!r} already holds a run: go on with --resume "
+            f"{quoted(folder.path)}, or choose another folder"
         )
-    ref = TaskRef.of(name, pairs(options, "--with"))
-    remember(ref)
-    files.write_json(note, ref.plain())
+    folder.refuse_taken()
     try:
         yield folder
     finally:
-        if [path.name for path in _kept(folder)] == [TASK_FILE]:
-            note.unlink()
-            if out is None:
-                folder.rmdir()
-
-
-def _kept(folder: Path) -> list[Path]:
-    """Return what lies in a folder but for what a run leaves that was killed before it began."""
-    from etude.storage.run_folder import RECIPE
-    from etude.storage.task_digests import FINGERPRINT
-
-    early = {FINGERPRINT} if not (folder / RECIPE).exists() else set()
-    return [
-        path for path in folder.iterdir() if not files.is_temporary(path) and path.name not in early
-    ]
+        if folder.clear_unused() and out is None:
+            folder.path.rmdir()
 
 
 def _fresh(name: str) -> Path:
     """Return a folder under runs/ that does not exist yet."""
+    from etude.tasks.ref import title
+
     short = title(name) or "run"
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     first = Path("runs") / f"{short}-{stamp}"

@@ -21,6 +21,7 @@ from etude.cli import (
 )
 from etude.cli.console import complain, document_alone, out, print_json
 from etude.cli.interrupt import INTERRUPTED
+from etude.cli.next_step import told
 from etude.errors import BadTypeError, BadValueError, EtudeError
 
 FAILED, WRONG_USE = 1, 2
@@ -57,7 +58,7 @@ class Program(TyperGroup):
 
 def _ended(ctx: Any, error: BaseException, code: int) -> typer.Exit:
     """Tell an error to whoever reads, a person or a machine; return the exit to raise."""
-    message = str(error) or "interrupted"
+    message = told(error) or "interrupted"
     if ctx.meta["etude.json"]:
         print_json({"error": message})
     complain(message, error)

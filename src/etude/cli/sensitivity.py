@@ -116,6 +116,8 @@ def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
         subject: The words that name the task on the command line.
         own: The options that change its recipe.
     """
+    from etude.storage.layout import RECIPE
+
     base = sum(found.baseline) / len(found.baseline)
     out.print()
     out.print(
@@ -136,7 +138,7 @@ def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
         tuned = f"runs/{found.task}-tuned"
         lines += [
             ["etude", "tune", *subject, *_without_rate(own), "--out", tuned],
-            ["etude", "sensitivity", *subject, "--recipe", f"{tuned}/recipe.toml"],
+            ["etude", "sensitivity", *subject, "--recipe", f"{tuned}/{RECIPE}"],
         ]
     if found.proposal:
         rules = [f"lr_mult.{part}={factor:.3g}" for part, factor in found.proposal.items()]

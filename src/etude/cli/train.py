@@ -77,7 +77,7 @@ def train(
             lr, recipe, optimizer, schedule, batch_size, seed, changes, folder
         )
     with (
-        choices.run_folder(folder, resume, task, options) as home,
+        choices.run_folder(folder, resume, task) as home,
         bar(False if json else None, chosen.name) as draw,
     ):
 
@@ -89,18 +89,18 @@ def train(
         record = run(
             chosen,
             wanted,
-            folder=home,
+            folder=home.path,
             resume=resume is not None,
             steps=None if resume is None else choices.length(steps),
             accept_changes=accept,
             device=device,
             on_step=show_step,
         )
-        page = report.write(record, home / "report.html", task=chosen)
+        page = report.write(record, home.report, task=chosen)
     if json:
-        print_json({**record.plain(), "folder": str(home), "report": str(page)})
+        print_json({**record.plain(), "folder": str(home.path), "report": str(page)})
     else:
-        show(record, home, page)
+        show(record, home.path, page)
     if record.status == "diverged":
         raise typer.Exit(1)
 

@@ -119,10 +119,10 @@ def tune(
             *(over, objective, maximize, folds, folder),
         )
         wanted["budget"] = budget
-    with choices.run_folder(folder, resume, task, options) as home:
+    with choices.run_folder(folder, resume, task) as home:
         best = search(
             chosen,
-            folder=home,
+            folder=home.path,
             resume=resume is not None,
             accept_changes=accept,
             device=device,
@@ -130,11 +130,11 @@ def tune(
             progress=False if json else None,
             **wanted,
         )
-        page = report.write(best, home / "report.html", task=chosen)
+        page = report.write(best, home.report, task=chosen)
     if json:
-        print_json({**best.plain(), "folder": str(home), "report": str(page)})
+        print_json({**best.plain(), "folder": str(home.path), "report": str(page)})
     else:
-        show(best, home, page, chosen)
+        show(best, home.path, page, chosen)
     if best.outcome == "nothing trains":
         raise typer.Exit(1)
 

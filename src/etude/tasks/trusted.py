@@ -13,6 +13,7 @@ from pathlib import Path
 from etude import files
 from etude.errors import StorageError
 from etude.tasks.ref import TaskRef
+from etude.tasks.table import is_bundled
 
 STATE = "ETUDE_STATE_DIR"
 """The environment variable that says where such notes are kept."""
@@ -40,11 +41,11 @@ def remember(ref: TaskRef) -> None:
 
     Where it cannot be noted, going on from a folder asks for the task again.
     """
-    if ref.bundled or not ref.digest:
+    if is_bundled(ref) or not ref.digest:
         return
     with contextlib.suppress(StorageError):
         folder = files.make_folder(state_folder() / "trusted")
-        files.write_json(folder / f"{ref.key}.json", ref.plain())
+        files.write_json(folder / f"{ref.key}.json", ref.source.plain())
 
 
 def is_trusted(ref: TaskRef) -> bool:
@@ -61,4 +62,4 @@ def is_trusted(ref: TaskRef) -> bool:
         kept = TaskRef.from_plain(files.read_json(path, "the note"), str(path))
     except (StorageError, OSError, ValueError):
         return False
-    return kept == now
+    return kept.source == now

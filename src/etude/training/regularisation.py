@@ -124,8 +124,8 @@ def set_dropout(model: nn.Module, share: float) -> None:
             module.dropout, found = share, True
     if not found:
         raise TaskError(
-            f"dropout={share:g}: the model has no dropout to set; build it with one (for a "
-            "bundled task: --with dropout=0.1), or leave dropout out of the recipe"
+            f"dropout={share:g}: the model has no dropout to set; build it with one (every "
+            "bundled task takes the option dropout), or leave dropout out of the recipe"
         )
 
 

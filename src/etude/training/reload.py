@@ -41,11 +41,11 @@ def reload(
 
 
 def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeights | None) -> None:
-    same = saved["recipe"] == state.recipe.digest
+    same = state.recipe.has_digest(saved["recipe"])
     if not same and not _of_another_length(state.recipe, saved):
         raise StorageError(
             f"the checkpoint is of recipe {saved['recipe']}, not {state.recipe.digest}: "
-            "resume with the recipe.toml beside it"
+            "resume with the recipe that is kept beside it"
         )
     try:
         load_state(state.model, saved["model"])
@@ -116,7 +116,7 @@ def refused_state(loaded: bool) -> Iterator[None]:
 def _of_another_length(recipe: Recipe, saved: Mapping[str, Any]) -> bool:
     """Whether what was saved is of a recipe but for its `steps`."""
     steps = saved.get("steps")
-    return steps is not None and recipe.replace(steps=steps).digest == saved["recipe"]
+    return steps is not None and recipe.replace(steps=steps).has_digest(saved["recipe"])
 
 
 def _check_plain(state: Mapping[str, Any]) -> None:

@@ -359,5 +359,6 @@ class Run:
                 state.step, updates * state.recipe.accumulate * state.batch_size, state.seconds
             ),
             environment=environment(str(state.device), state.threads),
+            ref=state.task.ref,
             model=state.model,
         )

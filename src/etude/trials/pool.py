@@ -16,9 +16,11 @@ import torch
 from etude.engines.base import Engine
 from etude.engines.process.engine import cores
 from etude.errors import Interrupted, StorageError
+from etude.next_step import NextStepNote, SavedState
 from etude.progress import Bar, silent
 from etude.recipe import Recipe
 from etude.record import Evaluation
+from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of
 from etude.training.interrupt import broken_by
@@ -49,16 +51,16 @@ class TrialContext:
             of what is free.
         bar: Where progress is shown.
         stop: Asked before every update.
-        again: The command that goes on after an interruption.
+        saved: Says what is saved in the folder when the trials are interrupted.
     """
 
     engine: Engine
-    folder: Path | None = None
+    folder: TuningFolder | None = None
     device: str | torch.device | None = None
     memory: int | None = None
     bar: Bar = silent
     stop: Callable[[], bool] = bool
-    again: str = ""
+    saved: Callable[[], SavedState] | None = None
 
 
 class TrialPool:
@@ -115,7 +117,7 @@ class TrialPool:
         known = next((c for c in self.candidates if c.recipe == recipe), None)
         if known is not None:
             return known
-        folder = None if self.folder is None else self.folder / "trials" / name
+        folder = None if self.folder is None else self.folder.trial(name)
         candidate = Trial(name, lambda: self._runs(recipe), self.goal, folder)
         with self._rescued([]):
             self._judge(candidate)
@@ -255,9 +257,7 @@ class TrialPool:
                         AdvanceRequest(length, lambda s: steps[id(s)], self.stop, told),
                     )
             if self.stop():
-                raise Interrupted(
-                    f"stopped; the candidates are saved. Go on with: {self.setting.again}"
-                )
+                raise self._interrupted()
         self._make_room()
 
     @contextmanager
@@ -272,11 +272,19 @@ class TrialPool:
             except (StorageError, OSError) as second:
                 error.add_note(f"what was computed since the last pause is lost: {second}")
             else:
-                if self.folder is not None and not isinstance(error, Interrupted):
-                    error.add_note(f"The candidates are saved. Go on with: {self.setting.again}")
+                saved = self.setting.saved
+                if saved is not None and not isinstance(error, Interrupted):
+                    error.add_note(NextStepNote("The candidates are saved", saved()))
             raise
         for candidate in batch:
             candidate.save()
+
+    def _interrupted(self) -> Interrupted:
+        saved = None if self.setting.saved is None else self.setting.saved()
+        if saved is None:
+            return Interrupted("stopped")
+        by = "" if saved.signal is None else f" by {saved.signal}"
+        return Interrupted(f"stopped{by}; the candidates are saved", saved)
 
     def _make_room(self) -> None:
         """Put the candidates that were not asked for the longest on disk while memory is short."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from etude import files
 from etude.errors import StorageError, shown
 from etude.recipe import Recipe
 from etude.record import Evaluation, Record, from_json, to_json
 from etude.record_shape import refuse_other
-from etude.storage.run_folder import TUNING, save_model
+from etude.storage.tuning_folder import TuningFolder
 from etude.trials.score import Goal
 from etude.tuning.advice import advice
 from etude.tuning.recipes.selection import Selection, from_plain
@@ -184,37 +183,37 @@ class TuneResult:
 
     def save(self, folder: Path) -> None:
         """Write recipe, record, series, findings and the trained model into a run folder."""
-        self.recipe.save(folder / "recipe.toml")
+        home = TuningFolder(folder)
+        home.run.write_recipe(self.recipe)
         self.record.save(folder)
         if self.model is not None and self.record.status == "finished":
-            save_model(self.model, folder)
-        plain = files.read_json(folder / TUNING, "the tuning") if (folder / TUNING).exists() else {}
-        files.write_json(folder / TUNING, {**plain, "result": self.plain()})
+            home.run.save_model(self.model)
+        home.write_result(self.plain())
 
     @classmethod
     def load(cls, folder: str | Path) -> TuneResult:
-        """Read a finished tuning from its run folder; the model is in `model.safetensors`.
+        """Read a finished tuning from its folder; the model's weights lie beside it.
 
         Raises:
             StorageError: If the folder holds no finished tuning.
         """
-        folder = Path(folder)
-        content = files.read_table(folder / TUNING, "the tuning")
+        home = TuningFolder(Path(folder))
+        content = home.table()
         if "result" not in content:
-            raise StorageError(f"{str(folder)!r} holds a tuning that is not finished: resume it")
+            raise StorageError(f"{str(home.path)!r} holds a tuning that is not finished: resume it")
         try:
             refuse_other(content["result"], ResultShape)
-            return cls._from_plain(content["result"], folder)
+            return cls._from_plain(content["result"], home)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, StorageError) as error:
             raise StorageError(
-                f"the tuning {str(folder / TUNING)!r} is damaged: {type(error).__name__}: {error}"
+                f"the tuning {str(home.file)!r} is damaged: {type(error).__name__}: {error}"
             ) from error
 
     @classmethod
-    def _from_plain(cls, plain: dict[str, Any], folder: Path) -> TuneResult:
+    def _from_plain(cls, plain: dict[str, Any], home: TuningFolder) -> TuneResult:
         trials = []
         for row in plain["trials"]:
-            record = Record.load(folder / _within(row["folder"]))
+            record = Record.load(home.within(row["folder"]))
             trials.append(
                 TrialSummary(row["lr"], record, row["unstable"], row["tied"], row["folder"])
             )
@@ -240,7 +239,7 @@ class TuneResult:
             costs=tuple(RungCost(name, runs) for name, runs in plain["costs"].items()),
             outcome=plain["outcome"],
             untrained=untrained,
-            record=Record.load(folder),
+            record=Record.load(home.path),
             trials=tuple(trials),
             budget=plain["budget"],
             seconds=plain["seconds"],
@@ -253,18 +252,6 @@ class TuneResult:
             cause=plain.get("cause", ""),
             notes=tuple(plain.get("notes", ())),
         )
-
-
-def _within(name: str) -> Path:
-    """Return a folder's name inside a run folder, if it leads nowhere else.
-
-    Raises:
-        StorageError: If it leads out of the folder.
-    """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise StorageError(f"the trial {shown(name)} lies outside the folder")
-    return Path(path)
 
 
 def tie(one: Evaluation, best: Evaluation, drop: float, goal: Goal | None = None) -> bool:

@@ -15,10 +15,11 @@ import torch
 from etude.engines import AutoEngine, Engine, engine_for
 from etude.errors import BadValueError
 from etude.measure.gradient_scale import scaled
+from etude.next_step import SavedState
 from etude.optimizers.prior import centre_of
 from etude.progress import bar
 from etude.recipe import Recipe
-from etude.storage.run_folder import quoted
+from etude.storage.tuning_folder import TuningFolder, trial_place
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
 from etude.training.interrupt import StopRequest, stop_on_signal
@@ -127,7 +128,7 @@ def tune(
     (True, True)
     """
     check_given(task, recipe)
-    home = None if folder is None else Path(folder)
+    home = None if folder is None else TuningFolder(Path(folder))
     base = recipe or Recipe(**task.defaults)
     space = None if over is None else Space.of(base, over)
     aim = objective or usual_objective(task)
@@ -153,12 +154,24 @@ def tune(
                 memory=memory,
                 bar=show,
                 stop=lambda: bool(asked),
-                again="" if home is None else f"etude tune --resume {quoted(home)}",
+                saved=None if home is None else lambda: _saved(home, task, asked),
             )
             return _tuned(task, request, setting, claim=not resume)
     finally:
         if chosen is not engine:
             chosen.close()
+
+
+def _saved(home: TuningFolder, task: Task, asked: StopRequest | None) -> SavedState:
+    """Return what is saved when a tuning is interrupted."""
+    ref, signal = task.ref, None if asked is None else asked.signal
+    return SavedState(
+        "tune",
+        home.path,
+        signal=None if signal is None else signal.name,
+        reference=None if ref is None else ref.reference,
+        options={} if ref is None else ref.options,
+    )
 
 
 def _turned(search: Search[Trial], best: Trial, sound: Sequence[Trial]) -> bool:
@@ -187,7 +200,7 @@ def _tuned(task: Task, request: Request, setting: TrialContext, *, claim: bool) 
             if claim:
                 tuning_folder.claim(setting.folder, task, request)
             else:
-                tuning_folder.reopen(setting.folder, task, request)
+                setting.folder.reopen(request.plain(task.name))
         search, best, selection = _found(task, field, selector, ladder)
         if folds == 1:
             best = settle(field, RecipeTrials(field, best.recipe), best)
@@ -288,7 +301,7 @@ def judged(
         untrained=last.untrained if last.candidates else field.untrained,
         record=final.records()[0],
         trials=tuple(
-            TrialSummary(c.lr, c.record(), bad, low <= i <= high, f"trials/{c.name}")
+            TrialSummary(c.lr, c.record(), bad, low <= i <= high, trial_place(c.name))
             for i, (c, bad) in enumerate(zip(candidates, unstable, strict=True))
         ),
         budget=request.budget,
