@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from etude.errors import EtudeError, StorageError, shorten, shown
+from etude.errors import EtudeError, StorageError, member, shorten, shown
 from etude.optimizers.state import restore
-from etude.record import Evaluation
+from etude.record import Evaluation, Status
 from etude.storage.model_weights import load_state
 from etude.tasks.source import Cursor
 
@@ -46,16 +46,17 @@ def _reload(run: Run, state: Mapping[str, Any]) -> None:
         said = " ".join(str(error).split())
         raise StorageError(f"the checkpoint is of another model: {shorten(said, 300)}") from error
     _check_plain(state)
-    run.step, run.status, run.reason = state["step"], state["status"], state["reason"]
+    run.step, run.reason = state["step"], state["reason"]
+    run.status = member(Status, state["status"], "status")
     run.extended = [(step, length) for step, length in state.get("extended", ())]
     if not same and state["length"] != run.length:
         run.extended.append((run.step, state["length"]))
     run.heard = heard(run.extended, run.length, run.recipe.evaluations)
-    if run.status == "finished" and run.step == state.get("length", run.length) < run.length:
-        run.status = "stopped"
+    if run.status == Status.FINISHED and run.step == state.get("length", run.length) < run.length:
+        run.status = Status.STOPPED
         if run.weights is not None and run.weights.settled:
             run.optimizer.train()  # type: ignore[attr-defined]
-    if run.status == "stopped":
+    if run.status == Status.STOPPED:
         run.reason = ""  # whatever stopped it is over
     run.seconds, run.threads = state["seconds"], state["threads"]
     run.extra, run.graded = state["extra"], -1
@@ -114,7 +115,7 @@ def _check_plain(state: Mapping[str, Any]) -> None:
         value = state[name]
         if not _whole(value) or value < least:
             raise StorageError(f"the checkpoint is damaged: its {name} is {shown(value)}")
-    if state["status"] not in ("finished", "diverged", "stopped"):
+    if state["status"] not in set(Status):
         raise StorageError(f"the checkpoint is damaged: its status is {shown(state['status'])}")
     if not isinstance(state["reason"], str) or not _real(state["seconds"]):
         raise StorageError("the checkpoint is damaged: its reason or its seconds are of no run")

@@ -111,7 +111,7 @@ class Run:
         self.threads = torch.get_num_threads()
         self.step = self.extra = 0
         self.graded = -1  # the update whose gradient the parameters still hold
-        self.status: Status = "stopped"
+        self.status = Status.STOPPED
         self.reason, self.seconds = "", 0.0
         self.series: dict[str, list[float]] = {"loss": [], "lr": []}
         self.evaluations: list[Evaluation] = []
@@ -132,12 +132,12 @@ class Run:
     @property
     def diverged(self) -> bool:
         """Whether a NaN or Inf has ended the run."""
-        return self.status == "diverged"
+        return self.status == Status.DIVERGED
 
     @property
     def ended(self) -> bool:
         """Whether nothing is left to do: the run has diverged, finished, or stopped early."""
-        return self.status in ("diverged", "finished")
+        return self.status in (Status.DIVERGED, Status.FINISHED)
 
     def check(self) -> None:
         """Try one batch on a copy of the model, and leave no trace of it.
@@ -191,7 +191,7 @@ class Run:
             self._finish()
 
     def _finish(self) -> None:
-        self.status = "finished"
+        self.status = Status.FINISHED
         if self.weights is not None:
             self.weights.settle()
 
@@ -317,7 +317,7 @@ class Run:
 
     def diverge(self, step: int, what: str, now: bool) -> None:
         """End the run at an update; `now`: its weights are those at which a loss became `what`."""
-        self.step, self.status = step, "diverged"
+        self.step, self.status = step, Status.DIVERGED
         self.reason = broken.at_update(self, what, now=now)
 
     def evaluate(self) -> Evaluation:
@@ -342,7 +342,7 @@ class Run:
         refuse_untrained(self, result)
         self.evaluations.append(result)
         if not math.isfinite(result.loss) and not self.diverged:
-            self.status = "diverged"
+            self.status = Status.DIVERGED
             self.reason = broken.at_evaluation(self, result.loss)
         elif enough or self.step >= self.length:
             self._keep_best()

@@ -9,7 +9,7 @@ import torch
 
 from etude.errors import BadValueError, Interrupted
 from etude.recipe import Recipe
-from etude.record import Record
+from etude.record import Record, Status
 from etude.storage import checkpoint
 from etude.storage import task_digests as sameness
 from etude.storage.run_folder import CHECKPOINTS, RECIPE, claim, kept_recipe, quoted, save_model
@@ -123,10 +123,10 @@ def _walk_in(
         with keeper.rescue(again), broken_by(lambda: bool(request)):
             run.walk(looks, stop=lambda: bool(request), on_step=keeper.after_step)
         keeper.save()
-        if request.signal and run.status == "stopped":
+        if request.signal and run.status == Status.STOPPED:
             raise Interrupted(
                 f"stopped by {request.signal.name} after update {run.step} of {run.length}; the "
                 f"state is saved. Go on with: {again}"
             )
-    if run.status == "finished":
+    if run.status == Status.FINISHED:
         save_model(run.model, folder)
