@@ -20,6 +20,7 @@ from etude.layerwise.model_parts import anatomy
 from etude.layerwise.parts import KINDS, Part, layer_count
 from etude.layerwise.planning import plan
 from etude.layerwise.selectors import Selector
+from etude.measure.effect import Effect
 from etude.progress import Bar, bar
 from etude.recipe import Recipe
 from etude.tasks.task import Task
@@ -80,13 +81,13 @@ class Response:
         return T_975[len(self.effects) - 2] * self.spread / math.sqrt(len(self.effects))
 
     @property
-    def verdict(self) -> str:
-        """'better', 'worse', 'diverged', or 'nothing' where the spread hides it."""
+    def verdict(self) -> Effect:
+        """What the multiplier does, as far as the spread lets it be seen."""
         if not self.finite:
-            return "diverged"
+            return Effect.DIVERGED
         if abs(self.effect) <= self.margin:
-            return "nothing"
-        return "better" if self.effect > 0 else "worse"
+            return Effect.NOTHING
+        return Effect.BETTER if self.effect > 0 else Effect.WORSE
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Sensitivity:
                 f"{self._one_rate()} ({self.trial.effect:+.3g} ± {self.trial.margin:.2g}): keep "
                 "one rate for all."
             )
-        elif any(r.part != ALL and r.verdict == "better" for r in self.responses):
+        elif any(r.part != ALL and r.verdict == Effect.BETTER for r in self.responses):
             words.append(
                 "What looked better, all together, is the whole model at one multiplier: a matter "
                 "of the rate, not of its parts. Keep one rate for all."
@@ -154,7 +155,7 @@ class Sensitivity:
         else:
             words.append("No multiplier helps by more than its spread: keep one rate for all.")
         chance = 0.025 * len([r for r in self.responses if r.part != ALL])
-        hits = len([r for r in self.responses if r.part != ALL and r.verdict == "better"])
+        hits = len([r for r in self.responses if r.part != ALL and r.verdict == Effect.BETTER])
         if hits:
             words.append(
                 f"Parts that looked better: {hits}; by chance alone about {chance:.1g} would."
@@ -263,7 +264,7 @@ def sensitivity(
             fresh = tuple(recipe.seed + seeds + i for i in range(seeds))
             beside = None if whole is None else {ALL: whole.factor}
             trial = lab.response(wanted, TOGETHER, factor, fresh, lab.losses(beside, fresh))
-    holds = trial is not None and trial.verdict == "better"
+    holds = trial is not None and trial.verdict == Effect.BETTER
     return Sensitivity(
         task.name,
         recipe,
@@ -354,7 +355,7 @@ def _parts(run: Run, wanted: Sequence[str] | None) -> tuple[list[str], str]:
 
 def _whole(responses: Sequence[Response]) -> Response | None:
     """Return the better of the two changes of every rate at once, if one is better at all."""
-    found = [one for one in responses if one.part == ALL and one.verdict == "better"]
+    found = [one for one in responses if one.part == ALL and one.verdict == Effect.BETTER]
     return max(found, key=lambda one: one.effect, default=None)
 
 
@@ -373,7 +374,7 @@ def _propose(responses: Sequence[Response], parts: Sequence[Part]) -> dict[str, 
     """Return the better factor of each part that has one, gates before the layers around them."""
     best: dict[str, Response] = {}
     for one in responses:
-        if one.part == ALL or one.verdict != "better":
+        if one.part == ALL or one.verdict != Effect.BETTER:
             continue
         if one.part not in best or one.effect > best[one.part].effect:
             best[one.part] = one

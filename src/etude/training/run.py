@@ -233,7 +233,7 @@ class Run:
                 self._finish()
 
     def _finish(self) -> None:
-        self.state.status = "finished"
+        self.state.status = Status.FINISHED
         if self._evaluation_weights is not None:
             self._evaluation_weights.settle()
 
@@ -271,7 +271,7 @@ class Run:
         refuse_untrained(state, result)
         state.evaluations.append(result)
         if not math.isfinite(result.loss) and not state.diverged:
-            state.status = "diverged"
+            state.status = Status.DIVERGED
             state.reason = divergence.at_evaluation(state, result.loss)
         elif enough or state.step >= state.length:
             self._keep_best()

@@ -10,7 +10,7 @@ import torch
 
 from etude.errors import BadValueError, Interrupted
 from etude.recipe import Recipe
-from etude.record import Record
+from etude.record import Record, Status
 from etude.storage.run_folder import RunFolder
 from etude.tasks.fingerprint import fingerprint
 from etude.tasks.task import Task
@@ -131,11 +131,11 @@ def _train_in(folder: RunFolder, run: Run, request: AdvanceRequest, every: int) 
         with keeper.rescue(), broken_by(stopped):
             run.advance(replace(request, stop=stopped, on_step=keeper.after_step))
         keeper.save()
-        if signal.signal and run.status == "stopped":
+        if signal.signal and run.status == Status.STOPPED:
             raise Interrupted(
                 f"stopped by {signal.signal.name} after update {run.step} of {run.length}; the "
                 "state is saved",
                 keeper.saved(signal.signal.name),
             )
-    if run.status == "finished":
+    if run.status == Status.FINISHED:
         folder.save_model(run.model)

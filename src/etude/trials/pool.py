@@ -19,7 +19,7 @@ from etude.errors import Interrupted, StorageError
 from etude.next_step import NextStepNote, SavedState
 from etude.progress import Bar, silent
 from etude.recipe import Recipe
-from etude.record import Evaluation
+from etude.record import Evaluation, Status
 from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of
@@ -29,6 +29,7 @@ from etude.training.run import Run
 from etude.training.state import RunState
 from etude.trials.bad_batch import End, bad_batch, common_update, far_apart
 from etude.trials.baseline import constant_score
+from etude.trials.phase import Phase
 from etude.trials.score import Goal, mean, refuse_undefined
 from etude.trials.trial import Trial
 
@@ -169,7 +170,7 @@ class TrialPool:
         cost: float = updates * len(self.tasks) * entrant.weight / self.unit
         return cost
 
-    def go(self, entrants: Sequence[Trial], share: float, part: str) -> None:
+    def go(self, entrants: Sequence[Trial], share: float, phase: Phase) -> None:
         """Take candidates to a share of their runs, evaluate there, and pay for it.
 
         Raises:
@@ -177,6 +178,7 @@ class TrialPool:
             TaskError: If the metric that is compared is no number for any of them.
         """
         self._asked += 1
+        part = phase.at(share)
         threads = max(1, min(self.work, cores() // max(1, len(entrants) * len(self.tasks))))
         for candidate in entrants:
             if candidate.missed(step_at(candidate, share)):
@@ -247,7 +249,7 @@ class TrialPool:
         with self._rescued(batch):
             for run in runs:
                 # One that was killed between its last update and the evaluation there owes it.
-                if run.status == "finished" and run.evaluations[-1].step < run.step:
+                if run.status == Status.FINISHED and run.evaluations[-1].step < run.step:
                     run.evaluate()
             for length in sorted(set(until.values())):
                 chosen = [run for run in runs if until[id(run.state)] == length]

@@ -11,6 +11,7 @@ from etude.errors import BadValueError, MissingExtraError
 from etude.optimizers.prior import centre_of, nice
 from etude.recipe import Recipe
 from etude.tasks.task import Task
+from etude.trials.phase import Phase
 from etude.trials.pool import TrialPool, step_at
 from etude.trials.trial import Trial
 from etude.tuning.recipes.selection import HORIZONS, Selection, Tried
@@ -77,7 +78,7 @@ class RecipeSelector:
 
     def go(self, entered: Sequence[Trial], share: float) -> None:
         """Take the recipes to a horizon."""
-        self.field.go(entered, share, f"recipes to {100 * share:g}%")
+        self.field.go(entered, share, Phase.RECIPE_RUNG)
 
     def enter(self, values: dict[str, Any], offset: float) -> Trial:
         """Enter a recipe at some decades from its prior's centre."""
