@@ -26,7 +26,7 @@ from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.tasks.models import mlp as bundled_mlp
 from etude.training.run import Run
 
-from .common import (
+from ..common import (
     BASE,
     assert_close,
     both,

@@ -16,7 +16,7 @@ from etude.engines.vmap import loop as module
 from etude.errors import TaskError
 from etude.training.run import Run
 
-from .common import BASE, assert_close, both, data, marks, mlp, noisy, runs_of, task
+from ..common import BASE, assert_close, both, data, marks, mlp, noisy, runs_of, task
 
 RECIPES = [BASE.replace(lr=0.01 * (i + 1), seed=i % 3) for i in range(9)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import product
@@ -17,6 +18,7 @@ from etude.tuning.recipes.selection import HORIZONS, Selection, Tried
 from etude.tuning.recipes.space import Space, rate_free
 from etude.tuning.search.ladder import SPACING
 from etude.tuning.search.recipe_trials import RecipeTrials
+from etude.warning_filters import logger_kept
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -192,11 +194,11 @@ def held(entered: Sequence[Trial]) -> float | None:
 
 def _study(seed: int, count: int) -> Study:
     optuna = _optuna()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(
         seed=seed, multivariate=True, constant_liar=True, n_startup_trials=max(4, count // 3)
     )
-    study: Study = optuna.create_study(direction="minimize", sampler=sampler)
+    with logger_kept("optuna", logging.WARNING):  # it would announce every study
+        study: Study = optuna.create_study(direction="minimize", sampler=sampler)
     return study
 
 
