@@ -22,7 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 GROUND = (
-    "errors", "files", "memory_layout", "progress", "randomness", "torch_internals",
+    "errors", "files", "free_memory", "memory_layout", "progress", "randomness", "torch_internals",
     "torch_version", "warning_filters",
 )  # fmt: skip
 """Files that every package but `schedules` may import; among themselves they may do so too."""
@@ -40,7 +40,10 @@ BRIDGES = {"optimizers/factory.py": {"layerwise"}}
 PIPES = "engines/process/"
 """Where errors travel between processes of our own as pickles; none is ever read from a file."""
 
-HEAVY = ("torch", "plotly", "ray", "optuna", "keras", "jax", "sklearn", "pandas", "datasets")
+HEAVY = (
+    "torch", "plotly", "ray", "optuna", "keras", "jax", "sklearn", "scipy", "pandas", "datasets",
+    "psutil",
+)  # fmt: skip
 
 LONGEST_FILE = 450
 LONGEST_FUNCTION = 70

@@ -179,17 +179,18 @@ OFFSET = "log10 lr"
 
 
 def held(entered: Sequence[Trial]) -> float | None:
-    """Return Kendall's tau between the orders at the first and the second horizon."""
+    """Return Kendall's tau-b between the orders at the first and the second horizon.
+
+    It is None for fewer than three, and where all have one score: then there is no order.
+    """
+    from scipy.stats import kendalltau  # here, since loading it takes longer than choosing
+
     both = [c for c in entered if c.share >= HORIZONS[1] - 1e-3 and not c.diverged]
     if len(both) < 3:
         return None
-    pairs = [tuple(c.score(step_at(c, share)) for share in HORIZONS[:2]) for c in both]
-    signs = [
-        math.copysign(1, (a[0] - b[0]) * (a[1] - b[1])) if a != b else 0.0
-        for i, a in enumerate(pairs)
-        for b in pairs[:i]
-    ]
-    return math.fsum(signs) / len(signs)
+    early, late = ([c.score(step_at(c, share)) for c in both] for share in HORIZONS[:2])
+    found = float(kendalltau(early, late).statistic)
+    return found if math.isfinite(found) else None
 
 
 def _study(seed: int, count: int) -> Study:
