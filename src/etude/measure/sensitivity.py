@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ TOGETHER = "all together"
 SHORTEST = 16
 """Updates below which a run says nothing."""
 
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""The 97.5% points of Student's t for 1 to 9 degrees of freedom."""
+SEEDS = (2, 10)
+"""The fewest and the most repetitions: a spread needs two, and ten cost as much as tuning."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Response:
     @property
     def margin(self) -> float:
         """Half the width of the 95% interval of the mean gain: t · spread / sqrt(n)."""
-        return T_975[len(self.effects) - 2] * self.spread / math.sqrt(len(self.effects))
+        return t_quantile(0.975, len(self.effects) - 1) * self.spread / math.sqrt(len(self.effects))
 
     @property
     def verdict(self) -> Effect:
@@ -321,7 +322,7 @@ def _check(recipe: Recipe, budget: float, seeds: int, factor: float) -> None:
         raise BadValueError("the recipe has lr_mult already: sensitivity starts from one rate")
     if isinstance(seeds, bool) or not isinstance(seeds, int):
         raise BadTypeError(f"seeds={seeds!r} is not a whole number: give 2 to 10")
-    if not 2 <= seeds <= len(T_975) + 1:
+    if not SEEDS[0] <= seeds <= SEEDS[1]:
         raise BadValueError(f"seeds={seeds!r} is out of bounds: a spread needs 2 to 10")
     for name, value, low in (("budget", budget, 0.0), ("factor", factor, 1.0)):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -351,6 +352,18 @@ def _parts(run: Run, wanted: Sequence[str] | None) -> tuple[list[str], str]:
         why = f"Gates were left out: {row.name} cannot have a rate for a part of a tensor."
         return [ALL, *found], why
     return [ALL, *found, *(f"*[{gate}]" for gate in gates)], ""
+
+
+@cache
+def t_quantile(share: float, freedom: int) -> float:
+    """Return the quantile of Student's t for some degrees of freedom.
+
+    >>> round(t_quantile(0.975, 3), 4)
+    3.1824
+    """
+    from scipy.stats import t  # here, since loading it takes a good part of a second
+
+    return float(t.ppf(share, freedom))
 
 
 def _whole(responses: Sequence[Response]) -> Response | None:

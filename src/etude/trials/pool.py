@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ import torch
 from etude.engines.base import Engine
 from etude.engines.process.engine import cores
 from etude.errors import Interrupted, StorageError
+from etude.free_memory import free_memory
 from etude.next_step import NextStepNote, SavedState
 from etude.progress import Bar, silent
 from etude.recipe import Recipe
@@ -96,7 +96,7 @@ class TrialPool:
         self.work = first.threads
         self.length = first.length
         self.unit = first.length * self.weight(recipe)
-        self.memory = _memory(first.device) if memory is None else memory
+        self.memory = free_memory(first.device) // 2 if memory is None else memory
         self.candidates: list[Trial] = []
         self.spent = 0.0
         self.costs: dict[str, float] = {}
@@ -348,13 +348,3 @@ class TrialPool:
 def step_at(candidate: Trial, share: float) -> int:
     """Return the update at a share of a candidate's run, rounded down so that it costs no more."""
     return math.floor(candidate.length * share + 1e-9)
-
-
-def _memory(device: torch.device) -> int:
-    """Return the bytes that paused candidates may take: half of what is free."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return 2**33

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import product
@@ -18,6 +19,7 @@ from etude.tuning.recipes.selection import HORIZONS, Selection, Tried
 from etude.tuning.recipes.space import Space, rate_free
 from etude.tuning.search.ladder import SPACING
 from etude.tuning.search.recipe_trials import RecipeTrials
+from etude.warning_filters import logger_kept
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -178,26 +180,27 @@ OFFSET = "log10 lr"
 
 
 def held(entered: Sequence[Trial]) -> float | None:
-    """Return Kendall's tau between the orders at the first and the second horizon."""
+    """Return Kendall's tau-b between the orders at the first and the second horizon.
+
+    It is None for fewer than three, and where all have one score: then there is no order.
+    """
+    from scipy.stats import kendalltau  # here, since loading it takes longer than choosing
+
     both = [c for c in entered if c.share >= HORIZONS[1] - 1e-3 and not c.diverged]
     if len(both) < 3:
         return None
-    pairs = [tuple(c.score(step_at(c, share)) for share in HORIZONS[:2]) for c in both]
-    signs = [
-        math.copysign(1, (a[0] - b[0]) * (a[1] - b[1])) if a != b else 0.0
-        for i, a in enumerate(pairs)
-        for b in pairs[:i]
-    ]
-    return math.fsum(signs) / len(signs)
+    early, late = ([c.score(step_at(c, share)) for c in both] for share in HORIZONS[:2])
+    found = float(kendalltau(early, late).statistic)
+    return found if math.isfinite(found) else None
 
 
 def _study(seed: int, count: int) -> Study:
     optuna = _optuna()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(
         seed=seed, multivariate=True, constant_liar=True, n_startup_trials=max(4, count // 3)
     )
-    study: Study = optuna.create_study(direction="minimize", sampler=sampler)
+    with logger_kept("optuna", logging.WARNING):  # it would announce every study
+        study: Study = optuna.create_study(direction="minimize", sampler=sampler)
     return study
 
 
