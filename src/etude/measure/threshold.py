@@ -97,9 +97,9 @@ def stability(run: Run) -> Stability:
         for group in groups
         for _ in group["params"]
     )
-    kind = KINDS.get(run.row.name)
+    kind = RULES.get(run.row.stability)
     if kind is None:
-        why = WHY.get(run.row.name, "its step is not a fixed multiple of the gradient")
+        why = run.row.why_no_threshold or "its step is not a fixed multiple of the gradient"
         return Stability(None, "", f"no threshold is known for {run.row.name}: {why}", None, decay)
     if run.rates is not None and run.rates.plan.trust is not None:
         return Stability(
@@ -207,14 +207,13 @@ def _plus(root: Tensor, group: Group) -> Tensor:
 
 
 _FORMULA = "2 (1 + β1) / (1 - β1)"
-KINDS: Mapping[str, StabilityRule] = MappingProxyType(
+RULES: Mapping[str, StabilityRule] = MappingProxyType(
     {
         "sgd": StabilityRule(
             _ball, "2 + 2 μ; with nesterov over 1 + 2 μ, with dampening d over 1 - d"
         ),
         "averaged_momentum": StabilityRule(_averaged, "(2 + 2 β) / (1 - β)"),
         "adam": StabilityRule(_first_moment, _FORMULA, _adam),
-        "adamw": StabilityRule(_first_moment, _FORMULA, _adam),
         "adam_uncorrected": StabilityRule(_first_moment, _FORMULA, _uncorrected),
         "adamax": StabilityRule(_first_moment, _FORMULA, _adamax),
         "nadam": StabilityRule(_nadam, "(2 + 2 β1) / ((1 - μ) (1 + β1) + μ' (1 - β1))", _adam),
@@ -222,12 +221,4 @@ KINDS: Mapping[str, StabilityRule] = MappingProxyType(
         "adagrad": StabilityRule(_none, "2", _adagrad),
     }
 )
-"""The optimizers whose edge is known, by name."""
-
-WHY: Mapping[str, str] = MappingProxyType(
-    {
-        "lion": "its step is a sign, as long for a small gradient as for a large one",
-        "sparse_adam": "a row without a gradient keeps its moments",
-        "radam": "its rectification changes the step's length from update to update",
-    }
-)
+"""The rules that are known, by the name that an optimizer's row gives as `stability`."""

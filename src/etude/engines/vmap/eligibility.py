@@ -20,7 +20,7 @@ def misfit(run: Run) -> str:
     What only a trial shows (an operation that vmap lacks, an answer that differs) is found later.
     """
     recipe, name = run.recipe, run.recipe.optimizer.name
-    if name not in RULES or not run.row.vmap:
+    if run.row.stacked not in RULES:
         return f"the optimizer {name} has no stacked formula"
     if run.turns is not None:
         return "the step yields: parts of the model take turns"
@@ -64,7 +64,7 @@ def _model(model: nn.Module) -> str:
 def kind(run: Run) -> Hashable:
     """Return what runs must have in common to be stacked."""
     recipe = run.recipe
-    known = recipe.optimizer.name in RULES
+    known = run.row.stacked in RULES
     return (
         recipe.optimizer.name,
         tuple(flags_of(recipe.optimizer, run.others).items()) if known else (),
