@@ -62,7 +62,7 @@ def _log() -> st.SearchStrategy[tuple[tuple[int, float | None], ...]]:
 @st.composite
 def _table(draw: st.DrawFn, table: Arguments) -> dict[str, Any]:
     found = {
-        name: draw(strategy(domain), name)
+        name: draw(strategy(domain))
         for name, domain in table.items()
         if not isinstance(domain, AsMany)
     }
@@ -70,7 +70,7 @@ def _table(draw: st.DrawFn, table: Arguments) -> dict[str, Any]:
         if isinstance(domain, AsMany):
             count = len(found[domain.other]) + domain.more
             values = st.lists(strategy(domain.domain), min_size=count, max_size=count)
-            found[name] = tuple(draw(values, name))
+            found[name] = tuple(draw(values))
     return found
 
 
@@ -97,9 +97,8 @@ def schedules(depth: int = 3) -> st.SearchStrategy[Schedule]:
 
 
 def _combined(inner: st.SearchStrategy[Schedule]) -> st.SearchStrategy[Schedule]:
-    factor, length, power, share, span, whole = map(
-        strategy, (FACTOR, LENGTH, POWER, SHARE, SPAN, WHOLE)
-    )
+    factor, length, power = strategy(FACTOR), strategy(LENGTH), strategy(POWER)
+    share, span, whole = strategy(SHARE), strategy(SPAN), strategy(WHOLE)
     closed = st.builds(lambda s, n: s.take(n) if s.is_open else s, inner, whole)
     long = closed.filter(lambda s: s.length > 0)
     return st.one_of(
