@@ -26,6 +26,10 @@ EPILOG = """[bold]Examples[/bold]
   etude edge digits-mlp --optimizer sgd --lr 0.1 --batch-size 1024 --at-most 200"""
 
 
+PLACE = 80
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("edge", epilog=EPILOG, no_args_is_help=True)(edge)

@@ -33,6 +33,10 @@ EPILOG = """[bold]Examples[/bold]
   etude tune digits-lstm --set "lr_mult.*\\[forget]=3"      the same, to tune with"""
 
 
+PLACE = 50
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("layerwise", epilog=EPILOG, no_args_is_help=True)(layerwise)

@@ -49,6 +49,10 @@ class Optimizers(TyperGroup):
 app = typer.Typer(no_args_is_help=False, rich_markup_mode="rich", cls=Optimizers)
 
 
+PLACE = 70
+"""Among the verbs of `etude --help`."""
+
+
 def register(program: typer.Typer) -> None:
     """Add the verb to the program."""
     program.add_typer(app, name="optimizers", epilog=EPILOG)

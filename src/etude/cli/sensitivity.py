@@ -25,6 +25,10 @@ EPILOG = """[bold]Examples[/bold]
   etude sensitivity digits-mlp --part @input --part @middle --part @output"""
 
 
+PLACE = 60
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("sensitivity", epilog=EPILOG, no_args_is_help=True)(sensitivity)

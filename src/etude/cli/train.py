@@ -26,6 +26,10 @@ EPILOG = """[bold]Examples[/bold]
   etude train --resume runs/first --steps 2000"""
 
 
+PLACE = 20
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("train", epilog=EPILOG, no_args_is_help=True)(train)

@@ -32,6 +32,10 @@ Sides = Annotated[
 ]
 
 
+PLACE = 90
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("transfer", epilog=EPILOG, no_args_is_help=True)(transfer)

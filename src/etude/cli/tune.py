@@ -33,6 +33,10 @@ EPILOG = """[bold]Examples[/bold]
   etude tune --resume runs/digits-cnn-20250101-120000"""
 
 
+PLACE = 10
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("tune", epilog=EPILOG, no_args_is_help=True)(tune)
