@@ -18,7 +18,7 @@ from torch import nn
 
 from etude import Task, tasks
 from etude.cli.choices import choose_recipe
-from etude.cli.layerwise import rules
+from etude.cli.lr_mult import rules
 from etude.cli.main import main
 from etude.cli.sensitivity import show
 from etude.errors import BadTypeError, BadValueError, TaskError
