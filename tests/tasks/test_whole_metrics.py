@@ -317,6 +317,6 @@ def test_names_that_cannot_be_meant_are_refused():
     with pytest.raises(TaskError, match=r"returned a tensor of shape \(2,\): return one number"):
         train(classified(metric=lambda o, t: torch.zeros(2)), SHORT)
     with pytest.raises(
-        TaskError, match=r"'Counting'.* needs the model's output, which step= hides"
+        TaskError, match=r"'Counting'.* needs the model's output, which step= does not return"
     ):
         Task(nn.Linear(1, 1), np.zeros((8, 1)), step=lambda m, b: m(b[0]).mean(), metric=Counting())
