@@ -1,4 +1,4 @@
-"""How a value changes over training: pure expressions from step to value."""
+"""Schedules: pure expressions that map a training step to a value."""
 
 from typing import Any
 

@@ -28,22 +28,22 @@ from etude.schedules.registry import kind
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Hypergradient(Feedback):
-    """A rate that descends on itself: multiplicative s·(1 + β·h), additive s + β·h, in bounds.
+    """A rate adapted by gradient descent: s·(1 + β·h) or s + β·h, clipped to [low, high].
 
-    The metric h of an event at step t is how far the gradient g_t agrees with the update before
-    it, u_{t−1} = −Δθ/lr: their cosine for the multiplicative rule, their inner product for the
-    additive one. It grows while they agree and shrinks when they do not.
+    The metric h of an event at step t measures how much the gradient g_t agrees with the previous
+    update, u_{t−1} = −Δθ/lr: their cosine for the multiplicative rule, their inner product for
+    the additive rule. The rate grows while they agree and shrinks when they do not.
 
     Args:
-        beta: β > 0, the rate of the rate; below 1 for the multiplicative rule.
+        beta: β > 0, the learning rate of the rate; below 1 for the multiplicative rule.
         rule: 'multiplicative' or 'additive'.
         low: Lowest value, at least 0.
         high: Highest value, at least 1.
-        log: Pairs (step, h) that have been seen; usually set by `given` or `record`. A None is an
-            h that was not finite, and changes nothing.
+        log: Pairs (step, h) of past events, usually set by `given` or `record`. None stands for
+            an h that was not finite, and changes nothing.
 
     Raises:
-        BadValueError: A number is out of its bounds, or the log is out of order.
+        BadValueError: A number is out of bounds, or the log is out of order.
 
     Examples:
         >>> s = hypergradient(beta=0.5, high=4.0).given([(1, 1.0), (2, -1.0)])

@@ -1,6 +1,6 @@
-"""The fixed value."""
+"""A constant value."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Constant(Kind):
 
     Args:
         value: The value.
-        length: Steps, or a duration with a unit; None goes on for ever, or takes what is left.
+        length: Steps, or a duration with a unit; None is endless, or fills the rest of the horizon.
 
     Raises:
         BadValueError: The value is not finite, or the length is negative.
@@ -46,7 +46,7 @@ class Constant(Kind):
 
     def at(self, t: float) -> float:
         if self.wanted is not None:
-            raise TypeError  # as arithmetic with a unit does in the other kinds
+            raise TypeError  # the same error as arithmetic with a unit in the other kinds
         return self.value
 
     def on(self, t: Any, xp: Any) -> Any:

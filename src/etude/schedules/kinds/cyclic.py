@@ -3,7 +3,7 @@
 Smith 2017, "Cyclical Learning Rates for Training Neural Networks".
 """
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _CYCLE: Arguments = {"up": SPAN, "down": maybe(SPAN), "floor": SHARE}
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Triangular(Endless):
-    """Up and down in straight lines: s(t) = floor + (1 − floor)·g^c·γ^t·Λ(t).
+    """Linear rise and fall in cycles: s(t) = floor + (1 − floor)·g^c·γ^t·Λ(t).
 
-    Λ rises from 0 to 1 in `up` steps and falls back in `down` steps; c counts finished cycles.
+    Λ rises from 0 to 1 in `up` steps and falls to 0 in `down` steps; c counts finished cycles.
 
     Args:
         up: Steps from the floor to the peak, above 0, or a duration with a unit.
-        down: Steps from the peak to the floor; None for as many as up.
+        down: Steps from the peak to the floor; None for as many as `up`.
         floor: The lowest value, relative to the first peak, in [0, 1].
         per_cycle: g in (0, 1], the factor of the amplitude at each cycle.
         per_step: γ in (0, 1], the factor of the amplitude at each step.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> s = triangular(100, floor=0.1)
@@ -110,14 +110,14 @@ def triangular2(up: Duration, down: Duration | None = None, floor: float = 0.0) 
 
     Args:
         up: Steps from the floor to the peak, or a duration with a unit.
-        down: Steps from the peak to the floor; None for as many as up.
+        down: Steps from the peak to the floor; None for as many as `up`.
         floor: The lowest value, relative to the first peak.
 
     Returns:
         The schedule; it is endless.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> s = triangular2(10)
@@ -141,14 +141,14 @@ def exp_range(
     Args:
         up: Steps from the floor to the peak, or a duration with a unit.
         gamma: γ in (0, 1].
-        down: Steps from the peak to the floor; None for as many as up.
+        down: Steps from the peak to the floor; None for as many as `up`.
         floor: The lowest value, relative to the first peak.
 
     Returns:
         The schedule; it is endless.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> exp_range(1, 0.5)(1)

@@ -1,6 +1,6 @@
 """Step decay and exponential decay."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etude.schedules.registry import composition, kind
 
 
 def power(base: float, exponent: float) -> float:
-    """Return base^exponent, infinite where float64 overflows, as arrays are."""
+    """Return base^exponent, or infinity if float64 overflows, as for arrays."""
     try:
         return math.pow(base, exponent)
     except OverflowError:
@@ -32,12 +32,12 @@ def power(base: float, exponent: float) -> float:
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Exponential(Endless):
-    """The same factor every so many steps: s(t) = γ^(t/E), with `staircase` γ^⌊t/E⌋.
+    """A factor γ every E steps: s(t) = γ^(t/E), with `staircase` γ^⌊t/E⌋.
 
     Args:
         gamma: γ > 0; below 1 it decays, above 1 it grows.
         every: E, in steps or with a unit.
-        staircase: Whether the value changes only at multiples of E, and is constant between.
+        staircase: Whether the value changes only at multiples of E.
 
     Raises:
         BadValueError: γ or E is not positive.

@@ -1,6 +1,6 @@
-"""Decays without an end: natural exponential, inverse time, inverse square root."""
+"""Endless decays: natural exponential, inverse time, inverse square root."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class InverseTime(Endless):
         staircase: Whether the value changes only at multiples of E.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> s = inverse_time(0.5)
@@ -169,11 +169,11 @@ class Rsqrt(Endless):
 def noam(warmup: Duration, d_model: int | None = None) -> Schedule:
     """Return the schedule of the Transformer paper.
 
-    s(t) = d^(−½)·min(n^(−½), n·W^(−3/2)) with n = t + 1, the paper's step number; without
-    `d_model` scaled to a peak of 1: min(n/W, √(W/n)).
+    s(t) = d^(−½)·min(n^(−½), n·W^(−3/2)) with n = t + 1, the paper's step number. Without `d_model`
+    it is scaled to a peak of 1: min(n/W, √(W/n)).
 
     Args:
-        warmup: W > 0, in steps or with a unit; it must be in steps where `d_model` is given.
+        warmup: W > 0, in steps or with a unit; with `d_model` it must be in steps.
         d_model: d, the width of the model.
 
     Returns:
@@ -195,8 +195,8 @@ def noam(warmup: Duration, d_model: int | None = None) -> Schedule:
         return shape
     if isinstance(W, str):
         raise BadValueError(
-            f"warmup is {W!r}, but with d_model the height depends on its steps: give it in steps, "
-            "or leave d_model out and multiply the schedule"
+            f"warmup is {W!r}, but with d_model the peak depends on its number of steps: give "
+            "warmup in steps, or leave d_model out and multiply the schedule"
         )
     return shape * math.pow(count("d_model", d_model) * W, -0.5)
 

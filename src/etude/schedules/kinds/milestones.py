@@ -1,6 +1,6 @@
 """Values that change at given steps: multi-step decay and piecewise constants."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def ordered(name: str, values: object) -> tuple[Duration, ...]:
 
 
 def sequence(name: str, values: object) -> tuple[Any, ...]:
-    """Return a tuple or list as a tuple that is not empty."""
+    """Return a tuple or list as a tuple, or raise if it is empty."""
     if not isinstance(values, tuple | list):
         raise BadTypeError(f"{name} is {values!r}; it must be a tuple, such as (30, 60)")
     if not values:
-        raise BadValueError(f"{name} is empty; give at least one")
+        raise BadValueError(f"{name} is empty; give at least one value")
     return tuple(values)
 
 
@@ -46,10 +46,10 @@ def sequence(name: str, values: object) -> tuple[Any, ...]:
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class MultiStep(Endless):
-    """A factor at each of a list of steps: s(t) = γ^(number of milestones ≤ t).
+    """A factor γ at each milestone: s(t) = γ^(number of milestones ≤ t).
 
     Args:
-        milestones: Rising steps, or durations with a unit; one named twice counts twice.
+        milestones: Rising steps, or durations with a unit; a repeated milestone counts each time.
         gamma: γ > 0.
 
     Raises:
@@ -93,11 +93,11 @@ class MultiStep(Endless):
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class PiecewiseConstant(Endless):
-    """One value after another: s(t) = v_i for b_{i−1} ≤ t < b_i.
+    """A constant value between boundaries: s(t) = v_i for b_{i−1} ≤ t < b_i.
 
     Args:
         boundaries: Rising steps b, or durations with a unit.
-        values: Values v, one more than there are boundaries.
+        values: Values v, one more than the boundaries.
 
     Raises:
         BadValueError: The boundaries are out of order, or the counts do not match.
@@ -141,7 +141,7 @@ def look_up(edges: tuple[Any, ...], values: tuple[float, ...], t: Any, xp: Any) 
 
 
 def below(edges: Any, t: Any, xp: Any) -> Any:
-    """Return how many edges are ≤ t, for an array t of any shape."""
+    """Return the number of edges ≤ t, for an array t of any shape."""
     flat = xp.searchsorted(edges, xp.reshape(t, (-1,)), side="right")
     return xp.reshape(flat, t.shape)
 

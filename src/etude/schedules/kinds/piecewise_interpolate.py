@@ -30,14 +30,14 @@ from etude.schedules.registry import kind
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class PiecewiseInterpolate(Kind):
-    """A curve through points (p_i, v_i), v_0 before the first and the last value after the last.
+    """A curve through points (p_i, v_i), constant before the first point and after the last.
 
     s(t) = shape(v_i → v_{i+1}, (t − p_i)/(p_{i+1} − p_i)) for p_i ≤ t < p_{i+1}; the shapes are
-    those of `warmup`. Where two points share a step, the value jumps there.
+    those of `warmup`. If two points have the same step, the value jumps there.
 
     Args:
         points: Rising steps p, or durations with a unit.
-        values: Values v, as many as there are points.
+        values: Values v, one per point.
         shape: 'linear', 'cosine', 'exponential' or 'constant'.
 
     Raises:
@@ -80,7 +80,7 @@ class PiecewiseInterpolate(Kind):
 
     def on(self, t: Any, xp: Any) -> Any:
         points: Any = self.points
-        # Held values at both ends become a segment each, so that every step lies inside one.
+        # The constant values at both ends become segments, so that every step is in a segment.
         first, last = (*points[:1], *points), (*points, points[-1])
         v0, v1 = (*self.values[:1], *self.values), (*self.values, self.values[-1])
         lengths = tuple(b - a or 1 for a, b in zip(first, last, strict=True))

@@ -1,6 +1,6 @@
-"""Warmup: from a small value to the full one."""
+"""Warmup: a rise from a small value to the full value."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Warmup(Kind):
     start^(1 − t/W), constant start until t = W.
 
     Args:
-        length: W, in steps or with a unit; 0 means no warmup; None takes what is left.
+        length: W, in steps or with a unit; 0 means no warmup; None fills the rest of the horizon.
         start: Value at step 0, relative to the full value, in [0, 1].
         shape: 'linear', 'cosine', 'exponential' or 'constant'.
 
     Raises:
-        BadValueError: The start lies outside [0, 1], or an exponential one starts at 0.
+        BadValueError: The start is outside [0, 1], or is 0 with the exponential shape.
 
     Examples:
         >>> s = warmup(4)
