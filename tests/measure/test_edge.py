@@ -19,7 +19,7 @@ from etude import Recipe, Task, optimizers, tasks
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.measure.edge import edge
 from etude.measure.probe import SPIKE, judge
-from etude.measure.sharpness import largest, sharpness
+from etude.measure.sharpness import sharpness
 from etude.measure.threshold import RULES, stability
 from etude.optimizers.factory import build
 from etude.optimizers.hessian import PRICE
@@ -82,20 +82,6 @@ def dense_hessian(run: Run, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 # ---- eigenvalues -------------------------------------------------------------------------
-
-
-@given(st.integers(2, 12), st.integers(0, 10_000))
-@settings(max_examples=40)
-def test_lanczos_finds_the_largest_eigenvalue_of_any_symmetric_matrix(size, seed):
-    g = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(size, size, generator=g, dtype=torch.float64)
-    matrix = matrix + matrix.T
-    start = torch.randn(size, generator=g, dtype=torch.float64)
-    found = largest(matrix.mv, start, 1e-6, size)
-    values = torch.linalg.eigvalsh(matrix)
-    assert found.value == pytest.approx(float(values[-1]), rel=1e-4, abs=1e-6)
-    assert found.converged
-    assert found.products <= size
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=6), st.floats(-5, 5))
