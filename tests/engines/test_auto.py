@@ -17,8 +17,17 @@ from etude.engines.process.cost_model import TIMED, WARM, Call, CostModel, Watch
 from etude.engines.vmap.execution import SECONDS_PER_NODE, SHARE
 from etude.errors import TaskError
 from etude.training.run import Run
-
-from .common import BASE, assert_close, counting, marks, mlp, noisy, runs_of, same_bits, task
+from tests.engines.common import (
+    BASE,
+    assert_close,
+    counting,
+    marks,
+    mlp,
+    noisy,
+    runs_of,
+    same_bits,
+    task,
+)
 
 RECIPES = [BASE.replace(lr=0.01 * (i + 1), seed=i % 2, steps=100) for i in range(4)]
 

@@ -25,8 +25,7 @@ from etude.engines.process.dispatcher import DEATHS
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.tasks.models import mlp as bundled_mlp
 from etude.training.run import Run
-
-from .common import (
+from tests.engines.common import (
     BASE,
     assert_close,
     both,

@@ -25,8 +25,7 @@ from etude.engines.process.partition import SHORTEST, pieces
 from etude.engines.process.state_transfer import StateTransfer, pack, room_for, unpack
 from etude.training.run import Run
 from etude.training.threads import use_threads
-
-from .common import BASE, data, marks, mlp, noisy, runs_of, same_bits, task
+from tests.engines.common import BASE, data, marks, mlp, noisy, runs_of, same_bits, task
 
 RECIPES = [BASE.replace(lr=0.1 / (i + 1), seed=i % 2, steps=60) for i in range(3)]
 

@@ -21,10 +21,19 @@ from etude.errors import BadValueError, TaskError
 from etude.optimizers.table import ROWS
 from etude.tasks.table import get
 from etude.training.run import Run
+from tests.engines.common import (
+    BASE,
+    assert_close,
+    both,
+    counting,
+    data,
+    marks,
+    mlp,
+    noisy,
+    runs_of,
+)
 
-from .common import BASE, assert_close, both, counting, data, marks, mlp, noisy, runs_of
-
-from .common import same_bits, task  # isort: skip
+from tests.engines.common import same_bits, task  # isort: skip
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": "sgd",

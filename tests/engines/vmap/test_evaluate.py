@@ -15,8 +15,7 @@ from etude.engines.vmap import evaluate as looks
 from etude.engines.vmap import loop as module
 from etude.errors import TaskError
 from etude.training.run import Run
-
-from .common import BASE, assert_close, both, data, marks, mlp, noisy, runs_of, task
+from tests.engines.common import BASE, assert_close, both, data, marks, mlp, noisy, runs_of, task
 
 RECIPES = [BASE.replace(lr=0.01 * (i + 1), seed=i % 3) for i in range(9)]
 

@@ -16,8 +16,7 @@ from torch.nn.functional import cross_entropy
 from etude import Recipe, Task
 from etude.engines import LoopEngine, VmapEngine
 from etude.engines.vmap.loop import BLOCK
-
-from .common import BASE, assert_close, data, marks, mlp, noisy, numbers, runs_of, task
+from tests.engines.common import BASE, assert_close, data, marks, mlp, noisy, numbers, runs_of, task
 
 
 class Recurrent(nn.Module):

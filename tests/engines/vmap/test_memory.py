@@ -12,8 +12,7 @@ from etude.engines.vmap.layout import Layout
 from etude.engines.vmap.memory import free, members_at_once
 from etude.engines.vmap.optimizers import flags_of
 from etude.training.run import Run
-
-from .common import BASE, task
+from tests.engines.common import BASE, task
 
 
 def members(width: int, optimizer: str = "sgd") -> int:
