@@ -48,7 +48,7 @@ def loss_of(params: list[nn.Parameter]) -> torch.Tensor:
 
 
 def update(optimizer: torch.optim.Optimizer, params: list[nn.Parameter]) -> None:
-    kind = next(r.closure for r in INSTALLED if type(optimizer) is factory(r))
+    kind = next(r.closure for r in ROWS.values() if r.installed and type(optimizer) is factory(r))
     take_step(optimizer, kind, lambda: loss_of(params))
 
 
