@@ -151,6 +151,18 @@ def test_a_name_belongs_to_one_row():
     assert ROWS["sgd"].factory == "torch.optim:SGD"
 
 
+@pytest.mark.parametrize(
+    "factory", ["nowhere.at.all:Softsign", "tests.optimizers.made_up:Hardsign"]
+)
+def test_a_class_that_is_not_there_is_one_message(factory):
+    row = register(replace(ROW, name="lost", factory=factory))
+    try:
+        with pytest.raises(BadValueError, match=f"'lost' is '{factory}', which cannot be imported"):
+            build("lost", mlp())
+    finally:
+        del table._TABLE[row.name]
+
+
 def test_what_rows_name_elsewhere_is_there():
     for row in ROWS.values():
         assert not row.stacked or row.stacked in RULES
