@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from etude.optimizers.factory import build
 from etude.optimizers.hessian import PRICE
 from etude.randomness import random_state_kept
 from etude.training.run import Run
+from tests import helpers
 
 
 class Bowl(nn.Module):
@@ -49,17 +50,8 @@ def flat(optimizer: Any, lr: float, steps: int = 200, **more: Any) -> Recipe:
     return Recipe(optimizer=optimizer, lr=lr, steps=steps, **fixed)
 
 
-@cache
-def data() -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(120, 6, generator=g)
-    return x, (x[:, 0] * x[:, 1] > 0).long()
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 2)
-    )
+data = cache(partial(helpers.data, 120))
+mlp = partial(helpers.noisy, 8, 0.5, nn.Tanh)
 
 
 def task(model: Any = mlp, **more: Any) -> Task:
