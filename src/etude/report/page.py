@@ -196,7 +196,7 @@ def recipe(record: Record, task: Task | None) -> str:
     code = pytorch_code(record.recipe, record.length, task=task)
     return (
         "<h2>The recipe</h2>"
-        + _block("recipe-toml", "As recipe.toml", record.recipe.to_toml())
+        + _block("recipe-toml", "As TOML", record.recipe.to_toml())
         + _block("recipe-torch", "For your own PyTorch loop", code)
         + "<h2>Where it was run</h2>"
         + tables.environment(record)
