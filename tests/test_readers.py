@@ -98,13 +98,31 @@ def test_the_findings_of_a_tuning(kept, tmp_path, data):
 @given(data=st.data())
 def test_what_was_asked_of_a_tuning(kept, data, tmp_path):
     """Read alone: a budget or a length that is valid would be trained."""
+    from etude.storage.tuning_folder import TuningFolder
     from etude.tuning.tuning_folder import kept_request
 
     damage = Damage(kept / "tuning", tmp_path / "copy", "tuning.json")
     request = json.loads(damage.valid)["request"]
     text = data.draw(damaged_json({"request": request}))
     folder = damage.write(text)
-    reads_or_refuses(lambda: kept_request(folder, None))
+    reads_or_refuses(lambda: kept_request(TuningFolder(folder), None))
+
+
+@FUZZ
+@given(data=st.data())
+def test_what_names_a_task(kept, tmp_path, data):
+    """In its own file and in a record; nothing of it is run by reading it."""
+    from etude.storage.run_folder import RunFolder
+    from etude.tasks.ref import TaskRef
+
+    ref = TaskRef("/mine.py:make", {"width": 3, "sizes": [1, 2]}, "ab", "cd").plain()
+    damage = Damage(kept / "run", tmp_path / "copy", "record.json")
+    text = data.draw(damaged_json(ref))
+    (damage.folder / "task.json").write_bytes(text.encode(errors="surrogatepass"))
+    reads_or_refuses(lambda: repr(RunFolder(damage.folder).task.read()))
+    record = {**json.loads(damage.valid), "task_ref": json.loads(text)}
+    damage.write(json.dumps(record))
+    reads_or_refuses(lambda: repr(Record.load(damage.folder).ref))
 
 
 @FUZZ

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from etude import Recipe, Task, train
 from etude.errors import EtudeError, StorageError, TaskError, where
-from etude.storage.run_folder import read_model
+from etude.storage.run_folder import RunFolder
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
@@ -334,11 +334,11 @@ def test_the_best_weights_of_a_model_with_a_state_are_put_back():
 def test_a_trained_model_with_a_state_is_read_back(tmp_path):
     record = train(carrying("set"), RECIPE, folder=tmp_path)
     model = Carrying("set")
-    read_model(model, tmp_path)
+    RunFolder(tmp_path).read_model(model)
     for name, value in record.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
     with pytest.raises(StorageError, match="is damaged, or of another task"):
-        read_model(linear(), tmp_path)
+        RunFolder(tmp_path).read_model(linear())
 
 
 @pytest.mark.parametrize("kind", ["plain", "not kept"])

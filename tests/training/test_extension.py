@@ -166,7 +166,7 @@ def scaled(factor: float):
 )  # fmt: skip
 def test_another_task_is_noticed_and_may_be_accepted(tmp_path, before, after, said):
     train(before, RECIPE, folder=tmp_path / "run")
-    with pytest.raises(StorageError, match=said + r".*accept_changes=True \(--accept-changes\)"):
+    with pytest.raises(StorageError, match=said + r".*all the same with accept_changes=True$"):
         train(after, folder=tmp_path / "run", resume=True, steps=20)
     train(before, folder=tmp_path / "run", resume=True)
     more = train(after, folder=tmp_path / "run", resume=True, steps=20, accept_changes=True)
@@ -183,6 +183,14 @@ def test_a_tuning_notices_another_task(tmp_path):
         tune(line(l1_loss), resume=True, **said)
     assert tune(line(l1_loss), resume=True, accept_changes=True, **said).lr
     assert tune(line(l1_loss), resume=True, **said).lr
+
+
+def test_a_tuning_by_a_metric_of_the_whole_set_goes_on(tmp_path):
+    """It was begun with the metric as it tells its noise, which is another object's digest."""
+    task = Task(lambda: nn.Linear(1, 1), data(), loss=mse_loss, metric="r2")
+    said = {"folder": tmp_path / "t", "progress": False, "engine": "loop"}
+    tune(task, RECIPE.replace(steps=16), 1.3, objective="metric", **said)
+    assert tune(task, None, 1.5, resume=True, **said).budget == 1.5
 
 
 class Noisy(Squares):

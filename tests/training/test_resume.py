@@ -142,7 +142,9 @@ def test_an_error_in_the_middle_of_an_update_costs_nothing(tmp_path, source, acc
     with pytest.raises(TaskError, match="the disk of the user is on fire") as caught:
         train(task(Failing, source), recipe, folder=folder, on_step=break_it)
     notes = " ".join(caught.value.__notes__)
-    assert notes == f"Saved up to update 9. Go on with: etude train --resume {folder}"
+    assert notes == (
+        f"Saved up to update 9. Go on with: etude.train(task, folder={str(folder)!r}, resume=True)"
+    )
     kept = Record.load(folder)
     assert (kept.status, kept.cost.steps) == ("stopped", 9)
     assert "the disk of the user is on fire" in kept.reason

@@ -568,7 +568,8 @@ def test_a_tuning_interrupted_anywhere_goes_on_to_the_same_result(tmp_path, monk
         patch.setattr(Run, "_update", counted)
         with pytest.raises(StopError, match="the power is gone") as caught:
             quick(task(noisy), BASE, 3.0, folder=folder, engine="loop")
-    assert f"Go on with: etude tune --resume {folder}" in caught.value.__notes__[0]
+    call = f"etude.tune(task, folder={str(folder)!r}, resume=True)"
+    assert f"The candidates are saved. Go on with: {call}" in caught.value.__notes__[0]
     with pytest.raises(StorageError, match="holds a tuning that is not finished: resume it"):
         TuneResult.load(folder)
     again = tune(task(noisy), folder=folder, resume=True, progress=False)

@@ -60,7 +60,7 @@ def recipe(record: Record, task: Task | None, *, use: bool) -> tuple[Section, ..
         pytorch_code(record.recipe, record.length, task=task),
         "python",
     )
-    toml = Listing("recipe-toml", "As recipe.toml", record.recipe.to_toml(), "toml")
+    toml = Listing("recipe-toml", "As TOML", record.recipe.to_toml(), "toml")
     place = Section("Where it was run", (environment(record),), detail=True)
     if not use:
         return Section("The recipe", (toml, code), detail=True), place

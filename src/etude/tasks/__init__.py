@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
+    from etude.tasks.ref import TaskRef
     from etude.tasks.reference import load
     from etude.tasks.table import TaskRow, get, rows
     from etude.tasks.task import Task
 
 require_torch()
 
-__all__ = ["Task", "TaskRow", "get", "load", "rows"]
+__all__ = ["Task", "TaskRef", "TaskRow", "get", "load", "rows"]
 
 _MODULES = {
     "Task": "etude.tasks.task",
+    "TaskRef": "etude.tasks.ref",
     "TaskRow": "etude.tasks.table",
     "get": "etude.tasks.table",
     "load": "etude.tasks.reference",

@@ -187,7 +187,7 @@ def _tuned(task: Task, request: Request, setting: TrialContext, *, claim: bool) 
     recipe, folds = request.recipe, request.folds
     ladder = ladder_for(request.budget, folds, clock_of(task, recipe).horizon)
     goal = goal_for(task, request.objective, request.maximize)
-    task = judged_by(task, goal)
+    given, task = task, judged_by(task, goal)
     parts = [task] if folds == 1 else folds_of(task, folds)
     if folds > 1:
         recipe = recipe.replace(steps=clock_of(task, recipe).horizon)
@@ -200,7 +200,8 @@ def _tuned(task: Task, request: Request, setting: TrialContext, *, claim: bool) 
         selector = _selector(task, field, request)
         if setting.folder is not None:
             if claim:
-                tuning_folder.claim(setting.folder, task, request)
+                # Whoever goes on compares the task as it was given.
+                tuning_folder.claim(setting.folder, given, request)
             else:
                 setting.folder.reopen(request.plain(task.name))
         search, best, selection = _found(task, field, selector, ladder)
