@@ -12,10 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from plotly.offline import get_plotlyjs
-
 from etude import tasks
-from etude.report import answer, embed, loss_against_rate, style, words
+from etude.report import embed, loss_against_rate, present, templates, words
 from etude.tuning.result import TuneResult
 from etude.tuning.tune import tune
 
@@ -33,15 +31,15 @@ h1{font-size:25px}
 
 def page(result: TuneResult) -> str:
     """Return the picture as a page: headline, the answer in a sentence, the figure."""
-    said = answer.of_tuning(result)
+    said = present(result)
     info = loss_against_rate.info(result)
     figure = embed.both(lambda theme: loss_against_rate.draw(info, theme, height=318))
     return (
-        f'<!doctype html><meta charset="utf-8"><style>{style.CSS}{LOOK}</style><main>'
+        f'<!doctype html><meta charset="utf-8"><style>{templates.css()}{LOOK}</style><main>'
         f"<h1>{words.safe(said.title)}</h1><p class=lede>{words.safe(said.lede)}</p>"
-        f'<div class="plot" id="figure"></div></main><script>{get_plotlyjs()}</script>'
+        f'<div class="plot" id="figure"></div></main><script>{templates.plotly()}</script>'
         f'<script type="application/json" id="figures">'
-        f"{embed.script_data({'figure': figure})}</script><script>{style.SCRIPT}</script>"
+        f"{embed.script_data({'figure': figure})}</script><script>{templates.script()}</script>"
     )
 
 

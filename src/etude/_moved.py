@@ -10,6 +10,9 @@ from types import ModuleType
 MOVED = {
     "etude.optimizers.lanczos": "etude.measure.lanczos",
     "etude.pytorch_code": "etude.export.pytorch",
+    "etude.report.answer": "etude.report.kinds.tuning",
+    "etude.report.style": "etude.report.templates",
+    "etude.report.tables": "etude.report.trials",
     "etude.training.broken": "etude.training.divergence",
     "etude.training.checkpoint": "etude.storage.checkpoint",
     "etude.training.engines": "etude.engines",

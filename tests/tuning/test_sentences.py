@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable
 from functools import cache
@@ -220,3 +221,60 @@ def test_a_choice_that_was_made_before_any_rate_beat_a_constant_is_said_to_be_on
         early = [t for t in best.trials if t.record.cost.steps < best.record.length / 4]
         if best.outcome in ("found", "at an edge") and early:
             assert "when no rate was better yet than a constant output" in best.advice()
+
+
+NUMBER = r"([\d.e+-]+\d)"
+
+
+def found(pattern: str, text: str) -> tuple[float, ...] | None:
+    """Return the numbers that stand in a sentence; None where it is not said."""
+    match = re.search(pattern.replace("#", NUMBER), text)
+    return None if match is None else tuple(map(float, match.groups()))
+
+
+def near(value: float) -> object:
+    """Allow for the four or six digits that a sentence gives."""
+    return pytest.approx(value, rel=1e-3)
+
+
+@pytest.mark.parametrize("budget", [1.5, 3.0])
+@pytest.mark.parametrize("name", CASES)
+def test_every_number_of_the_advice_is_what_the_trials_show(name, budget):
+    best = tuned(name, budget)
+    said, rates = best.advice(), [t.lr for t in best.trials]
+    broke = [t for t in best.trials if t.record.status == "diverged"]
+    assert of_tuning(best).notice == said
+    spent = found(r"the budget of # runs", said)
+    assert spent is None or spent == (budget,)
+    assert ("one tried, and the budget" in said) == (best.outcome == "at an edge")
+    if best.outcome == "at an edge":
+        side = min if "is the lowest one tried" in said else max
+        assert best.lr == side(rates)
+    assert ("All rates from" in said) == (best.outcome == "too small to tell")
+    if ends := found(r"All rates from # to # tie as far as they were followed", said):
+        assert ends == (near(rates[0]), near(rates[-1]))
+        assert not [t for t in best.trials if t.followed and not t.tied]
+    assert ("Better rates diverged" in said) == (best.outcome == "unfinished")
+    if stood := found(r"# is the best that was sound, after # of # updates", said):
+        assert broke
+        record = best.record
+        assert stood == (near(best.lr), record.cost.steps, record.length)
+        assert record.cost.steps < record.length
+    assert ("cannot be shown to be better than a constant" in said) == (
+        best.outcome == "no better than a constant"
+    )
+    if pair := found(r"is #, an output that is the same for every input gives #,", said):
+        assert pair == (near(best.chosen.record.evaluations[-1].loss), near(best.constant.loss))
+    if ends := found(r"No rate from # to # came to the end", said):
+        assert best.outcome == "nothing trains"
+        assert ends == (near(rates[0]), near(rates[-1]))
+    if losses := found(r"best validation loss is #, untrained it is #\.", said):
+        assert losses == (near(best.loss), near(best.untrained.loss))
+    if fallen := found(r"The training loss fell, at # of # rates", said):
+        sound = [t for t in best.trials if t not in broke]
+        assert fallen == (sum(fell(t.record) for t in sound), len(rates))
+    if count := found(r"and # of # ended in NaN or infinity", said):
+        assert count == (len(broke), len(rates))
+    if steps := found(r"All # ended in NaN or infinity, at updates # to #\.", said):
+        updates = [t.record.cost.steps for t in broke]
+        assert steps == (len(rates), min(updates), max(updates))

@@ -51,7 +51,7 @@ def facts(rows: Iterable[Fact]) -> Table:
         value = Text(fact.value, _style(fact.tone))
         if fact.note:
             value.append(f"  {fact.note}", "not bold dim default")
-        table.add_row(name, value)
+        table.add_row(Text(name), value)
     return table
 
 

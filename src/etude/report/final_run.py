@@ -146,8 +146,14 @@ def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
             anchor=f"y{number}",
             **({"matches": "x"} if index else {}),
         )
+        percent = info.metric is not None and index == 1 and info.metric.name in words.PERCENT
         axes[f"yaxis{number}"] = frame.value_axis(
-            theme, shown, domain=domain, anchor=f"x{number}", nticks=6 if index == 0 else 4
+            theme,
+            shown,
+            domain=domain,
+            anchor=f"x{number}",
+            nticks=6 if index == 0 else 4,
+            **({"tickformat": ".0%"} if percent else {}),
         )
     traces = _loss(info, theme)
     for index, panel in enumerate(panels):
@@ -236,6 +242,7 @@ def _series(panel: Panel, axis: int, is_metric: bool, theme: Theme) -> Any:
     from plotly.graph_objects import Scatter
 
     colour = theme.accent if is_metric else theme.second
+    value = ".2%" if is_metric and panel.name in words.PERCENT else ".4g"
     return Scatter(
         x=panel.curve.steps,
         y=panel.curve.values,
@@ -245,5 +252,5 @@ def _series(panel: Panel, axis: int, is_metric: bool, theme: Theme) -> Any:
         xaxis=f"x{axis}",
         yaxis=f"y{axis}",
         showlegend=False,
-        hovertemplate=f"{words.safe(panel.name)} %{{y:.4g}}<br>update %{{x}}<extra></extra>",
+        hovertemplate=f"{words.safe(panel.name)} %{{y:{value}}}<br>update %{{x}}<extra></extra>",
     )

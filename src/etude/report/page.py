@@ -110,6 +110,8 @@ class _Renderer:
 
     def cells(self, table: DataTable) -> list[tuple[str, ...]]:
         """Return the rows' texts, with the decimal points of numbers below each other."""
+        if not table.rows:
+            return []
         texts = zip(*(row.cells for row in table.rows), strict=True)
         aligned = [
             words.aligned(column) if head.number else column

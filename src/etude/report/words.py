@@ -9,6 +9,9 @@ from typing import Any
 
 from etude.tuning.recipes.space import plain
 
+PERCENT = ("accuracy",)
+"""Metrics that people read in percent."""
+
 THIN = "\u2009"
 """Stands between thousands."""
 
@@ -34,7 +37,7 @@ def metric(name: str, value: float | None) -> str:
     >>> metric("accuracy", 0.98611), metric("mse", 0.01)
     ('98.61%', '0.01')
     """
-    if value is None or name != "accuracy" or not math.isfinite(value):
+    if value is None or name not in PERCENT or not math.isfinite(value):
         return number(value)
     return f"{100 * value:.2f}%"
 

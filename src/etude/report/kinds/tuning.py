@@ -131,7 +131,7 @@ def _tied(result: TuneResult) -> Fact:
         return Fact("Ties with it", f"{words.rate(low)} to {words.rate(high)}", note)
     if any(trial.followed for trial in others):
         return Fact("Ties with it", "none", "of the rates followed to three quarters of the run")
-    return Fact("Ties with it", "not known", "no other rate was followed so far")
+    return Fact("Ties with it", "none", "no other rate was followed so far")
 
 
 def _not_followed(result: TuneResult) -> list[Fact]:
