@@ -19,6 +19,7 @@ from etude.engines.vmap.engine import VmapEngine
 from etude.engines.vmap.optimizers import RULES
 from etude.errors import BadTypeError, BadValueError
 from etude.export import pytorch_code
+from etude.layerwise.capabilities import row_of
 from etude.layerwise.planning import plan
 from etude.measure import threshold
 from etude.optimizers import ROWS, build, register, table
@@ -151,14 +152,21 @@ def test_a_name_belongs_to_one_row():
     assert ROWS["sgd"].factory == "torch.optim:SGD"
 
 
-@pytest.mark.parametrize(
-    "factory", ["nowhere.at.all:Softsign", "tests.optimizers.made_up:Hardsign"]
-)
+@pytest.mark.parametrize("factory", ["nowhere:Softsign", "tests.optimizers.made_up:Hardsign"])
 def test_a_class_that_is_not_there_is_one_message(factory):
     row = register(replace(ROW, name="lost", factory=factory))
     try:
         with pytest.raises(BadValueError, match=f"'lost' is '{factory}', which cannot be imported"):
             build("lost", mlp())
+    finally:
+        del table._TABLE[row.name]
+
+
+def test_a_row_of_a_known_class_does_not_take_its_place():
+    row = register(replace(ROW, name="other_sgd", factory="torch.optim:SGD"))
+    try:
+        assert row_of(torch.optim.SGD) is ROWS["sgd"]
+        assert row_of(Softsign) is ROW
     finally:
         del table._TABLE[row.name]
 

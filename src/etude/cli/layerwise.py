@@ -30,7 +30,7 @@ EPILOG = """[bold]Examples[/bold]
 
   etude layerwise digits-mlp --lr 0.01 --lr-mult "mup(64)" --widths 64,128,256,512
 
-  etude tune digits-lstm --set "lr_mult.*\\[forget]=3"      the same, to tune with"""
+  etude tune digits-lstm --lr-mult "*\\[forget]=3"      the same, to tune with"""
 
 
 PLACE = 50
