@@ -18,6 +18,7 @@ from etude.optimizers.factory import factory
 from etude.recipe import RecipeError
 from etude.tasks.models import mlp
 from etude.training.run import Run
+from etude.training.state import RunState
 
 
 def lstm(depth: int = 2) -> nn.Module:

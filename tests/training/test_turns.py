@@ -28,6 +28,7 @@ from etude.tasks.metrics import mean_metric
 from etude.training.evaluate import evaluate
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 
 SAMPLES = torch.randn(96, 2, generator=torch.Generator().manual_seed(1)) * 0.5 + 1.0
 

@@ -26,6 +26,7 @@ from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.tasks.models import mlp as bundled_mlp
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from tests.engines.common import (
     BASE,
     assert_close,

@@ -25,6 +25,7 @@ from etude.engines.process.partition import SHORTEST, pieces
 from etude.engines.process.state_transfer import StateTransfer, pack, room_for, unpack
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from etude.training.threads import use_threads
 from tests.engines.common import BASE, data, mlp, noisy, quarters, runs_of, same_bits, task
 

@@ -22,6 +22,7 @@ from etude.optimizers.table import ROWS
 from etude.tasks.table import get
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from tests.engines.common import (
     BASE,
     assert_close,
