@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from etude.errors import BadTypeError, BadValueError
+from etude.measure.gradient_norm import GradientNorm
 from etude.measure.probe import Probe, judge
 from etude.measure.sharpness import Sharpness, sharpness
 from etude.measure.threshold import KINDS
@@ -256,7 +256,7 @@ class _Search:
     def __init__(
         self, task: Task, recipe: Recipe, steps: int, device: str | torch.device | None, show: Bar
     ) -> None:
-        self.first = Run(task, recipe, device=device, probes={"norm": _norm})
+        self.first = Run(task, recipe, device=device, observers=[GradientNorm(name="norm")])
         self.first.check()
         self.task, self.recipe, self.device, self.show = task, recipe, device, show
         self.length = self.first.length
@@ -317,7 +317,7 @@ class _Search:
     def probe(self, lr: float) -> Probe:
         """Train at a rate."""
         recipe = self.recipe.replace(lr=lr)
-        run = Run(self.task, recipe, device=self.device, probes={"norm": _norm})
+        run = Run(self.task, recipe, device=self.device, observers=[GradientNorm(name="norm")])
         run.limit_threads(self.first.threads)
         self._go(run, self.steps)
         return self._judge(run)
@@ -361,9 +361,3 @@ class _Search:
             cost=self.gradients / whole,
             gradients=self.gradients,
         )
-
-
-def _norm(state: RunState) -> float:
-    gradients = [p.grad for p in state.parameters if p.grad is not None]
-    dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    return float(nn.utils.get_total_norm(dense))

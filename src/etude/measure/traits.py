@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from etude.errors import TaskError
+from etude.measure.gradient_norm import GradientNorm
 from etude.measure.noise_scale import noise_scale
 from etude.optimizers.hessian import Hessian, twice_differentiable
 from etude.optimizers.lanczos import edges
@@ -23,7 +24,6 @@ from etude.tasks.task import Task, parameter_count
 from etude.training.evaluate import move
 from etude.training.run import Run
 from etude.training.snapshot import Snapshot
-from etude.training.state import RunState
 from etude.training.validation import check_given
 
 SHARE, SHORTEST, LONGEST = 0.05, 20, 100
@@ -55,7 +55,7 @@ def measure(
     """
     check_given(task, recipe)
     recipe = recipe or Recipe(**task.defaults)
-    run = Run(task, _short(task, recipe), device=device, probes={"norm": _norm})
+    run = Run(task, _short(task, recipe), device=device, observers=[GradientNorm(name="norm")])
     run.check()
     run.advance(min(LONGEST, max(SHORTEST, round(SHARE * run.length))))
     if run.diverged:
@@ -97,12 +97,6 @@ def _short(task: Task, recipe: Recipe) -> Recipe:
     rate = nice(10 ** centre_of(model, task.train.targets(), adam))
     free: dict[str, Any] = {"lr_mult": None, "schedules": {}, "early_stopping": None}
     return recipe.replace(optimizer=adam, lr=rate, schedule="warmup(10) >> constant()", **free)
-
-
-def _norm(state: RunState) -> float:
-    gradients = [p.grad for p in state.parameters if p.grad is not None]
-    dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    return float(nn.utils.get_total_norm(dense))
 
 
 def _curvature(run: Run) -> tuple[float, float, float]:
