@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from etude.record import Record
     from etude.tasks.metrics import Metric
     from etude.tasks.task import Task
+    from etude.training.observer import Observer
     from etude.training.train import train
     from etude.tuning.result import TuneResult
     from etude.tuning.transfer.transfer import transfer
@@ -29,6 +30,7 @@ _moved.install()
 
 __all__ = [
     "Metric",
+    "Observer",
     "Recipe",
     "Record",
     "Task",
@@ -41,6 +43,7 @@ __all__ = [
 
 _HOMES = {
     "Metric": "etude.tasks.metrics",
+    "Observer": "etude.training.observer",
     "Recipe": "etude.recipe",
     "Record": "etude.record",
     "Task": "etude.tasks.task",

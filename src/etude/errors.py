@@ -93,6 +93,10 @@ class TaskError(EtudeError, RuntimeError):
     """The user's model, data, loss or step does not fit together."""
 
 
+class ObserverError(EtudeError, RuntimeError):
+    """An observer of the user's own failed, or returned what is no number."""
+
+
 class StorageError(EtudeError, OSError):
     """A folder or file cannot be written, or what it holds cannot be trusted."""
 

@@ -25,6 +25,7 @@ from etude.tasks.data import Cursor
 from etude.tasks.metrics import mean_metric
 from etude.training.evaluate import evaluate
 from etude.training.run import Run
+from etude.training.state import RunState
 from tests.helpers import data, mlp, noisy, task
 
 BASE = Recipe(optimizer={"name": "sgd", "momentum": 0.9}, lr=0.1, steps=25, batch_size=16)
@@ -278,12 +279,12 @@ def test_bfloat16_runs_and_differs():
     assert single.evaluations[0].loss != half.evaluations[0].loss
 
 
-def test_probes_are_recorded_before_the_update():
+def test_named_functions_are_recorded_before_the_update():
     seen: list[int] = []
 
-    def first_gradient(run: Run) -> float:
-        seen.append(run.step)
-        return float(run.model[0].weight.grad.norm())
+    def first_gradient(state: RunState) -> Tensor:
+        seen.append(state.step)
+        return state.model[0].weight.grad.norm()
 
     record = train(task(), BASE, probes={"first": first_gradient, "rate": lambda r: r.step * 2.0})
     assert seen == list(range(25))
@@ -292,10 +293,10 @@ def test_probes_are_recorded_before_the_update():
     assert weights(record) == weights(train(task(), BASE))
 
 
-@pytest.mark.parametrize("name", ["loss", "lr", "grad_norm", "valid_parts"])
-def test_a_probe_may_not_take_the_records_own_names(name):
-    with pytest.raises(BadValueError, match=f"probe '{name}': the record has a series of that"):
-        train(task(), BASE, probes={name: lambda run: 0.0})
+@pytest.mark.parametrize("name", ["loss", "lr", "grad_norm", "valid_parts", "loss/critic"])
+def test_a_function_may_not_take_the_records_own_names(name):
+    with pytest.raises(BadValueError, match=f"observer '{name}': the record has a series of that"):
+        train(task(), BASE, probes={name: lambda state: 0.0})
 
 
 def test_the_gradients_norm_is_recorded_where_it_is_clipped():

@@ -517,8 +517,8 @@ def test_batches_that_disagree_are_refused():
         train(task(moody, counting), BASE.replace(accumulate=2))
 
 
-def test_a_probe_may_not_take_the_name_of_a_part():
-    with pytest.raises(BadValueError, match="probe 'loss/critic': the record has a series"):
+def test_an_observer_may_not_take_the_name_of_a_part():
+    with pytest.raises(BadValueError, match="observer 'loss/critic': the record has a series"):
         train(task(), BASE, probes={"loss/critic": lambda run: 0.0})
 
 

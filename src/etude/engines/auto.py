@@ -24,6 +24,7 @@ from etude.engines.vmap_pool import VmapPoolEngine
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task
+from etude.training.observer import refusal
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.threads import counted_work
@@ -129,6 +130,7 @@ class AutoEngine(Engine):
         waiting = call.waiting
         if len(waiting) == 1:
             return Choice("loop", "there is one run", {}, {})
+        self._explain_observers(waiting)
         known = self._paces.setdefault(waiting[0].task, {})
         key = alike(waiting[0])
         if key not in known:
@@ -139,6 +141,13 @@ class AutoEngine(Engine):
         if not self.exact:
             self._try_stack(call, known[key])
         return self._choose(call, known[key])
+
+    def _explain_observers(self, runs: list[Run]) -> None:
+        """Note which engines the runs' observers rule out."""
+        for engine in ("pool",) if self.exact else ("pool", "vmap"):
+            reason = next((r for run in runs if (r := refusal(run.observers, engine))), "")
+            if reason:
+                self.explain(f"{engine}: {reason}; another engine is used")
 
     def _choose(self, call: Call, pace: CostModel, without: str = "") -> Choice:
         expected = {n: s for n, s in self._expected(call, pace).items() if n != without}

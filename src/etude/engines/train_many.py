@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -17,6 +18,7 @@ from etude.errors import BadTypeError, BadValueError, unknown_name
 from etude.recipe import Recipe
 from etude.record import Record
 from etude.tasks.task import Task
+from etude.training.observer import Observer
 from etude.training.request import AdvanceRequest, OnStep
 from etude.training.run import Run
 from etude.warning_filters import filters_kept
@@ -60,6 +62,7 @@ def train_many(
     *,
     device: str | torch.device | None = None,
     evaluations: int = 20,
+    observers: Sequence[Observer] = (),
     on_step: OnStep | None = None,
 ) -> list[Record]:
     """Train a task's model by many recipes, and return their records in order.
@@ -73,6 +76,8 @@ def train_many(
         engine: 'loop', 'pool', 'vmap', 'vmap pool' or 'auto', or an Engine.
         device: Where to train; as `train`.
         evaluations: How often to evaluate over each run, besides the one before it.
+        observers: Called as the runs train, a copy of each for each run; what they return becomes
+            series of the records. An engine that cannot carry them gives way to one that can.
         on_step: Called as a run makes progress, with its state and the updates it has done.
 
     Returns:
@@ -98,7 +103,7 @@ def train_many(
     if evaluations < 1:
         raise BadValueError(f"evaluations={evaluations}: give at least 1, the one at the end")
     chosen = engine_for(engine)
-    runs = _runs(task, listed, device)
+    runs = _runs(task, listed, device, observers)
     if isinstance(chosen, PoolEngine):
         for run in runs:  # a core each, rather than all cores for one after the other
             run.limit_threads(1)
@@ -117,12 +122,17 @@ def train_many(
     return [run.record() for run in runs]
 
 
-def _runs(task: Task, recipes: list[Recipe], device: str | torch.device | None) -> list[Run]:
+def _runs(
+    task: Task,
+    recipes: list[Recipe],
+    device: str | torch.device | None,
+    observers: Sequence[Observer],
+) -> list[Run]:
     """Return the runs, their data moved to the device once."""
     runs: list[Run] = []
     threads: dict[int, int] = {}
     for recipe in recipes:
-        run = Run(task, recipe, device=device)
+        run = Run(task, recipe, device=device, observers=copy.deepcopy(tuple(observers)))
         task = run.task
         if run.batch_size not in threads:
             run.check()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from etude.errors import BadTypeError, BadValueError
+from etude.measure.gradient_norm import GradientNorm
 from etude.measure.probe import Probe, judge
 from etude.measure.sharpness import Sharpness, sharpness
 from etude.measure.threshold import RULES
@@ -23,7 +24,6 @@ from etude.progress import Bar, bar
 from etude.recipe import Recipe
 from etude.record import to_json
 from etude.tasks.task import Task
-from etude.training.clipping import gradient_norm
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -256,7 +256,7 @@ class _Search:
     def __init__(
         self, task: Task, recipe: Recipe, steps: int, device: str | torch.device | None, show: Bar
     ) -> None:
-        self.first = Run(task, recipe, device=device, probes={"norm": _norm})
+        self.first = Run(task, recipe, device=device, observers=[GradientNorm(name="norm")])
         self.first.check()
         self.task, self.recipe, self.device, self.show = task, recipe, device, show
         self.length = self.first.length
@@ -317,7 +317,7 @@ class _Search:
     def probe(self, lr: float) -> Probe:
         """Train at a rate."""
         recipe = self.recipe.replace(lr=lr)
-        run = Run(self.task, recipe, device=self.device, probes={"norm": _norm})
+        run = Run(self.task, recipe, device=self.device, observers=[GradientNorm(name="norm")])
         run.limit_threads(self.first.threads)
         self._go(run, self.steps)
         return self._judge(run)
@@ -361,7 +361,3 @@ class _Search:
             cost=self.gradients / whole,
             gradients=self.gradients,
         )
-
-
-def _norm(state: RunState) -> float:
-    return float(gradient_norm(state.parameters))

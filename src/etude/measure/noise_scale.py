@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadValueError
+from etude.errors import BadValueError, MovedError
 from etude.measure.held_still import held_still
 from etude.randomness import derive_seed
 from etude.tasks.data import Batch, Cursor, IndexedData
 from etude.torch_internals import DROPOUTS, RUNNING_NORMS
 from etude.training.evaluate import move
+from etude.training.observer import Observer
 from etude.training.run import Run
 from etude.training.state import RunState
 
@@ -92,36 +94,43 @@ def noise_scale(
     return NoiseScale(noise, max(signal, 0.0), samples, error, draws * large)
 
 
-class NoiseScaleProbe:
-    """Measures the noise scale every so many updates of a run; a probe for `train(probes=)`.
+class NoiseScaleObserver(Observer):
+    """Measures the noise scale, in samples, every so many updates of a run.
 
     Its gradients come on top of the run's cost: `draws` · `parts` · `small` samples each time.
 
     Args:
-        every: Updates between two measurements; in between, the last value is repeated.
+        every: Updates between two measurements.
         small: As `noise_scale`.
         parts: As `noise_scale`.
         draws: As `noise_scale`.
     """
 
-    def __init__(
-        self, every: int = 50, *, small: int | None = None, parts: int = 8, draws: int = 4
-    ) -> None:
-        if every < 1:
-            raise BadValueError(f"every={every} is out of bounds: give at least 1")
-        self.every, self.small, self.parts, self.draws = every, small, parts, draws
-        self._last = math.nan
-        self._at = -1
+    reads = ("weights",)
 
-    def __call__(self, run: RunState) -> float:
-        """Return the noise scale, in samples."""
-        due = run.step // self.every
-        if due != self._at:
-            self._at = due
-            self._last = noise_scale(
-                run, small=self.small, parts=self.parts, draws=self.draws, seed=run.step
-            ).samples
-        return self._last
+    def __init__(
+        self,
+        every: int = 50,
+        *,
+        small: int | None = None,
+        parts: int = 8,
+        draws: int = 4,
+        name: str = "noise_scale",
+    ) -> None:
+        super().__init__(name=name, every=every)
+        self.small, self.parts, self.draws = small, parts, draws
+
+    def on_update(self, state: RunState) -> float:
+        """Return the noise scale where the run stands."""
+        return noise_scale(
+            state, small=self.small, parts=self.parts, draws=self.draws, seed=state.step
+        ).samples
+
+
+def __getattr__(name: str) -> Any:
+    if name == "NoiseScaleProbe":
+        raise MovedError("NoiseScaleProbe is now NoiseScaleObserver, for train(observers=[...])")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _batches(run: Run | RunState, size: int, seed: int) -> Iterator[Batch]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import TaskError
+from etude.measure.gradient_norm import GradientNorm
 from etude.measure.held_still import curved, held_still
 from etude.measure.lanczos import spectrum
 from etude.measure.noise_scale import noise_scale
@@ -21,10 +22,8 @@ from etude.recipe import Recipe
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task, parameter_count
 from etude.torch_internals import BATCH_NORMS
-from etude.training.clipping import gradient_norm
 from etude.training.evaluate import move
 from etude.training.run import Run
-from etude.training.state import RunState
 from etude.training.validation import check_given
 
 SHARE, SHORTEST, LONGEST = 0.05, 20, 100
@@ -56,7 +55,7 @@ def measure(
     """
     check_given(task, recipe)
     recipe = recipe or Recipe(**task.defaults)
-    run = Run(task, _short(task, recipe), device=device, probes={"norm": _norm})
+    run = Run(task, _short(task, recipe), device=device, observers=[GradientNorm(name="norm")])
     run.check()
     run.advance(min(LONGEST, max(SHORTEST, round(SHARE * run.length))))
     if run.diverged:
@@ -98,10 +97,6 @@ def _short(task: Task, recipe: Recipe) -> Recipe:
     rate = nice(10 ** centre_of(model, task.train.targets(), adam))
     free: dict[str, Any] = {"lr_mult": None, "schedules": {}, "early_stopping": None}
     return recipe.replace(optimizer=adam, lr=rate, schedule="warmup(10) >> constant()", **free)
-
-
-def _norm(state: RunState) -> float:
-    return float(gradient_norm(state.parameters))
 
 
 def _curvature(run: Run) -> tuple[float, float, float]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadValueError, TaskError
+from etude.errors import TaskError
 from etude.randomness import random_state_kept
 from etude.record import Evaluation
 from etude.tasks.data import Batch, Cursor, TensorData
@@ -27,23 +27,8 @@ from etude.training.state import RunState
 from etude.training.threads import counted_work, worth
 from etude.training.unequal_parts import warn_of_unequal_parts
 
-OWN_SERIES = {"loss", "lr", "grad_norm", "penalty", "valid_parts", "valid_metric_parts"}
-OF_PARTS = ("loss/", "grad_norm/")
-"""Series of the record that no probe may take the name of, and beginnings of such."""
-
 Place = tuple[dict[str, Any], str, str]
 """Where a module keeps a value: the mapping, the key, and what to call it."""
-
-
-def refuse_taken(probes: Iterable[str]) -> None:
-    """Refuse a probe that would write into a series of the record's own.
-
-    Raises:
-        BadValueError: With its name.
-    """
-    for name in sorted(probes):
-        if name in OWN_SERIES or name.startswith(OF_PARTS):
-            raise BadValueError(f"probe {name!r}: the record has a series of that name already")
 
 
 def check(state: RunState) -> int:

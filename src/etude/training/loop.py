@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
-
-import torch
 
 from etude.optimizers.factory import refuse_sparse_gradients
 from etude.tasks.data import Batch
@@ -19,14 +17,12 @@ from etude.training.device import deterministic
 from etude.training.evaluate import move
 from etude.training.frozen import FrozenParts
 from etude.training.objective import Closure, Objective, go
+from etude.training.observer import Observers, read_numbers
 from etude.training.reload import refused_state
 from etude.training.request import AdvanceRequest
 from etude.training.snapshot import Snapshot
 from etude.training.state import RunState
 from etude.training.threads import use_threads
-
-Probe = Callable[[RunState], float]
-"""Measures one number of a run after the backward pass, before the update."""
 
 
 class TrainingLoop:
@@ -34,7 +30,7 @@ class TrainingLoop:
 
     Args:
         state: Of the run, before its first update.
-        probes: Named functions of the state, measured at every update.
+        observers: Called on the way.
 
     Attributes:
         objective: What an update minimises.
@@ -43,8 +39,8 @@ class TrainingLoop:
         read_every: Updates between two readings of the losses.
     """
 
-    def __init__(self, state: RunState, probes: Mapping[str, Probe]) -> None:
-        self.state, self.probes = state, probes
+    def __init__(self, state: RunState, observers: Observers) -> None:
+        self.state, self.observers = state, observers
         self.objective = Objective(
             state.task, state.model, state.recipe, state.autocast, rates=state.rates
         )
@@ -60,6 +56,8 @@ class TrainingLoop:
         self._stream: Iterator[Batch] | None = None
         self.is_whole = True
         self._undo = Snapshot(state.model, state.task.train.draws)
+        self._sees_gradients = observers.has("on_gradient")
+        self._sees_updates = observers.has("on_update")
 
     def reset(self) -> None:
         """Go on from where the state stands now, whatever was done before."""
@@ -81,8 +79,11 @@ class TrainingLoop:
                     self._stream = state.task.train.stream(
                         state.batch_size, state.recipe.seed, self._cursor
                     )
+                self.observers.start(state)
                 while state.step < until and not state.diverged and not request.stop():
                     self._update(self._stream)
+                    if self._sees_updates and not state.diverged:
+                        self.observers.update(state)
                     if request.on_step is not None and not state.diverged:
                         request.on_step(state, state.step)
                 self.read()
@@ -164,9 +165,7 @@ class TrainingLoop:
             norm = clipper.clip(state.series.get(name, ()), rest)
             if norm is not None:
                 values[name] = norm
-        for name, probe in self.probes.items():
-            values[name] = float(probe(state))
-        return values
+        return values | self.observers.gradient(state) if self._sees_gradients else values
 
     def _set_rates(self) -> float:
         """Write the rate and every other scheduled value of this update; return the rate."""
@@ -182,18 +181,26 @@ class TrainingLoop:
 
     def read(self) -> None:
         """Read the values that wait on the device; the first NaN or Inf ends the run."""
-        if not self._unread:
-            return
+        if self._unread:
+            self._read()
+        if self.observers.waits:
+            series = self.state.series
+            self.observers.write(series, len(series["loss"]))
+
+    def _read(self) -> None:
         series = self.state.series
         first = len(series["loss"])
-        waiting = [values["loss"] for values in self._unread]
-        losses = [waiting[0].item()] if len(waiting) == 1 else torch.stack(waiting).tolist()
-        for index, (loss, values) in enumerate(zip(losses, self._unread, strict=True)):
+        flat = [value for values in self._unread for value in values.values()]
+        numbers = iter(read_numbers(flat))
+        rows = [{name: next(numbers) for name in values} for values in self._unread]
+        for index, values in enumerate(rows):
+            loss = values["loss"]
             if not math.isfinite(loss):
-                last = index == len(losses) - 1  # the optimizer has not moved on from it
+                last = index == len(rows) - 1  # the optimizer has not moved on from it
+                self.observers.forget(first + index)
                 divergence.end(self.state, first + index, what_broke(values, loss), now=last)
                 break
             for name in {**series, **values}:  # a part may have no turn in an update
-                number = loss if name == "loss" else float(values.get(name, math.nan))
+                number = values.get(name, math.nan)
                 series.setdefault(name, [math.nan] * (first + index)).append(number)
         self._unread.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
@@ -20,11 +20,12 @@ from etude.record import Cost, Evaluation, Record, Status, environment
 from etude.schedules import Schedule
 from etude.tasks.task import Task
 from etude.training import divergence
-from etude.training.check import check, refuse_taken, refuse_untrained
+from etude.training.check import check, refuse_untrained
 from etude.training.evaluate import evaluate
 from etude.training.evaluation_weights import EvaluationWeights
-from etude.training.loop import Probe, TrainingLoop
+from etude.training.loop import TrainingLoop
 from etude.training.objective import Objective
+from etude.training.observer import Observer, Observers
 from etude.training.reload import reload
 from etude.training.request import AdvanceRequest
 from etude.training.state import initial_state
@@ -38,9 +39,7 @@ class Run:
         task: What to learn.
         recipe: How to learn it.
         device: Where; None takes the model's own device, else an accelerator, else the CPU.
-        probes: Named functions of the state, called at every update between backward pass and
-            optimizer step; their values become series of the record. Where parts take turns,
-            each turn calls them, and the last value of an update is kept.
+        observers: Called as it trains; what they return becomes series of the record.
 
     Raises:
         BadValueError: If recipe and data do not fit.
@@ -53,12 +52,11 @@ class Run:
         recipe: Recipe,
         *,
         device: str | torch.device | None = None,
-        probes: Mapping[str, Probe] | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
-        self.probes = dict(probes or {})
-        refuse_taken(self.probes)
+        self.observers = Observers(observers)
         self.state = state = initial_state(task, recipe, device)
-        self._loop = TrainingLoop(state, self.probes)
+        self._loop = TrainingLoop(state, self.observers)
         self._evaluation_weights: EvaluationWeights | None = None
         if state.optimizer_spec.eval_mode:
             self._evaluation_weights = EvaluationWeights(
@@ -224,6 +222,8 @@ class Run:
         while True:
             if self.step in steps and self.step <= until:
                 self.evaluate()
+            if self.ended:
+                self.observers.end(self.state)
             if self.ended or self.step >= until or request.stop():
                 return
             self._loop.train(
@@ -270,6 +270,15 @@ class Run:
         state.seconds += max(0.0, time.perf_counter() - started)
         refuse_untrained(state, result)
         state.evaluations.append(result)
+        try:
+            self.observers.evaluation(state, result)
+        finally:  # an observer that fails changes nothing in what follows from the evaluation
+            self._follow_from(result, enough)
+        return state.evaluations[-1]
+
+    def _follow_from(self, result: Evaluation, enough: bool) -> None:
+        """Do what an evaluation asks for: end the run, keep the best weights, change schedules."""
+        state = self.state
         if not math.isfinite(result.loss) and not state.diverged:
             state.status = Status.DIVERGED
             state.reason = divergence.at_evaluation(state, result.loss)
@@ -277,7 +286,6 @@ class Run:
             self._keep_best()
         else:
             state.react([result])
-        return state.evaluations[-1]
 
     def _keep_best(self) -> None:
         """End a run that stops early, or put its best weights back at its end."""
@@ -323,6 +331,7 @@ class Run:
             "place": asdict(state.cursor),
             "series": {n: torch.tensor(v, dtype=torch.float64) for n, v in state.series.items()},
             "evaluations": [asdict(e) for e in state.evaluations],
+            "observers": self.observers.state_dict(),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -336,6 +345,7 @@ class Run:
         """
         reload(self.state, saved, self._evaluation_weights)
         self._loop.reset()
+        self.observers.load_state_dict(saved.get("observers"), self.ended)
         if self.step >= self.length and not self.ended:
             self._finish()  # it was killed between its last update and saying so
 

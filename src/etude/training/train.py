@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from etude.tasks.task import Task
 from etude.training.checkpointer import Checkpointer
 from etude.training.extension import refuse_further
 from etude.training.interrupt import broken_by, stop_on_signal
-from etude.training.loop import Probe
+from etude.training.observer import Observer, Reading, named_functions
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -37,7 +37,8 @@ def train(
     device: str | torch.device | None = None,
     evaluations: int | None = None,
     checkpoint_every: int | str = "5%",
-    probes: Mapping[str, Probe] | None = None,
+    observers: Sequence[Observer] = (),
+    probes: Mapping[str, Callable[[RunState], Reading]] | None = None,
     on_step: Callable[[RunState], None] | None = None,
 ) -> Record:
     """Train a task's model by a recipe and return the record, with the trained model.
@@ -61,7 +62,10 @@ def train(
         device: Where to train; None takes the model's own device, else an accelerator.
         evaluations: How often to evaluate over the run, besides the one before it.
         checkpoint_every: Updates between checkpoints, or with a unit ('5%', '1 epochs').
-        probes: Named functions of the run, measured at every update; each becomes a series.
+        observers: Called as the run trains; what they return becomes series of the record. See
+            `etude.Observer`.
+        probes: Named functions of the run's state: short for observers that call them at every
+            update, before the optimizer's step.
         on_step: Called after every update with the run's state, for instance to show progress.
 
     Returns:
@@ -90,7 +94,7 @@ def train(
         recipe = recipe.replace(steps=steps)
     if evaluations is not None:
         recipe = recipe.replace(evaluations=evaluations)
-    run = Run(task, recipe, device=device, probes=probes)
+    run = Run(task, recipe, device=device, observers=[*observers, *named_functions(probes or {})])
     state = home.newest_state() if home is not None and resume else None
     if state is None:
         run.check()

@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from etude import Recipe, Task
 from etude.engines import LoopEngine, PoolEngine, VmapPoolEngine, train_many
 from etude.engines.process.dispatcher import DEATHS
-from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.errors import BadTypeError, BadValueError, ObserverError, TaskError
 from etude.tasks.models import mlp as bundled_mlp
+from etude.training.observer import named_functions
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -94,11 +95,13 @@ class TestBits:
         for one, other in zip(ours, theirs, strict=True):
             assert same_bits(one, other)
 
-    def test_a_loader_and_probes(self) -> None:
+    def test_a_loader_and_observers(self) -> None:
         loader = DataLoader(TensorDataset(*data()), batch_size=16, shuffle=True)
         of = Task(mlp, loader, valid=data(), loss=cross_entropy)
-        probes = {"norm": lambda run: float(next(run.model.parameters()).norm())}
-        ours, theirs = ([Run(of, r, probes=probes) for r in RECIPES] for _ in range(2))
+        functions = {"norm": lambda state: next(state.model.parameters()).norm()}
+        ours, theirs = (
+            [Run(of, r, observers=named_functions(functions)) for r in RECIPES] for _ in range(2)
+        )
         PoolEngine(2).advance(ours, 9)
         PoolEngine(2).advance(ours)
         LoopEngine().advance(theirs)
@@ -216,12 +219,14 @@ class TestErrors:
             LoopEngine().advance([Run(task(Failing), BASE.replace(steps=30))])
         assert caught.value.__notes__ == ["in the run at lr 0.05, seed 0"]
 
-    def test_an_error_that_is_not_ours_keeps_its_kind(self) -> None:
-        def probe(run: Run) -> float:
-            return 1 / (run.step - 5)
+    def test_an_error_of_an_observer_names_it_the_update_and_the_run(self) -> None:
+        def inverse(state: RunState) -> float:
+            return 1 / (state.step - 5)
 
-        run = Run(task(), BASE, probes={"probe": probe})
-        with pytest.raises(ZeroDivisionError, match="division by zero") as caught:
+        run = Run(task(), BASE, observers=named_functions({"inverse": inverse}))
+        with pytest.raises(
+            ObserverError, match="'inverse' failed at update 5: ZeroDivisionError: division by zero"
+        ) as caught:
             PoolEngine(1).advance([run])
         assert "in the run at lr 0.05, seed 0" in caught.value.__notes__
         assert run.step == 5

@@ -23,6 +23,7 @@ from etude import Task
 from etude.engines import LoopEngine, PoolEngine, VmapPoolEngine
 from etude.engines.process.partition import SHORTEST, pieces
 from etude.engines.process.state_transfer import StateTransfer, pack, room_for, unpack
+from etude.training.observer import named_functions
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -144,10 +145,11 @@ class TestNoticing:
                 of.train.tensors[0].mul_(2)
             check(engine, of)
 
-    def test_other_probes_and_other_tasks(self) -> None:
+    def test_other_observers_and_other_tasks(self) -> None:
         with PoolEngine(2) as engine:
             for factor in (1.0, 2.0):
-                check(engine, task(), probes={"step": lambda run, f=factor: f * run.step})
+                functions = {"step": lambda state, f=factor: f * state.step}
+                check(engine, task(), observers=named_functions(functions))
 
     def test_what_happened_to_a_run_in_between(self) -> None:
         ours, theirs = runs_of(task(noisy), RECIPES), runs_of(task(noisy), RECIPES)

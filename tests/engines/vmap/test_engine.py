@@ -20,6 +20,7 @@ from etude.engines.vmap.recurrent import unroll
 from etude.errors import BadValueError, TaskError
 from etude.optimizers.table import ROWS
 from etude.tasks.table import get
+from etude.training.observer import named_functions
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -412,9 +413,9 @@ class TestFallback:
         for one, other in zip(ours, theirs, strict=True):
             assert same_bits(one, other)
 
-    def test_probes_do_not_fit(self) -> None:
-        run = Run(task(), BASE, probes={"one": lambda run: 1.0})
-        with pytest.warns(UserWarning, match="probes look at one run"):
+    def test_observers_of_one_run_do_not_fit(self) -> None:
+        run = Run(task(), BASE, observers=named_functions({"one": lambda state: 1.0}))
+        with pytest.warns(UserWarning, match="the observer 'one' does not list 'vmap' among its"):
             quiet().advance([run])
         assert run.series["one"] == [1.0] * 20
 

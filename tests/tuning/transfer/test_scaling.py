@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from etude import Recipe, Task, train
 from etude.errors import BadTypeError, BadValueError
-from etude.measure.noise_scale import NoiseScaleProbe
+from etude.measure.noise_scale import NoiseScaleObserver
 from etude.measure.noise_scale import noise_scale as measure
 from etude.training.run import Run
 from etude.tuning.transfer.scaling import RULES, linear, noise_scale, square_root
@@ -149,12 +150,11 @@ def test_it_grows_as_training_settles():
     y = x.sum(1, keepdim=True) + torch.randn(512, 1, generator=torch.Generator().manual_seed(1))
     task = Task(lambda: nn.Linear(8, 1), (x, y), loss=mse_loss)
     recipe = Recipe(optimizer="sgd", lr=0.1, steps=60, batch_size=32)
-    record = train(task, recipe, evaluations=1, probes={"noise": NoiseScaleProbe(every=20)})
-    noise = record.series["noise"]
+    record = train(task, recipe, evaluations=1, observers=[NoiseScaleObserver(every=20)])
+    noise = record.series["noise_scale"]
     assert noise[0] < 20
-    assert noise[-1] > 5 * noise[0]
-    assert len(set(noise[:20])) == 1
-    assert noise[19] != noise[20]
+    assert noise[40] > 5 * noise[0]
+    assert np.isfinite(noise).nonzero()[0].tolist() == [0, 20, 40]
 
 
 def test_measuring_leaves_no_trace():
@@ -169,7 +169,7 @@ def test_measuring_leaves_no_trace():
     task = Task(model, (x, y), loss=cross_entropy)
     recipe = Recipe(optimizer="adamw", steps=12, batch_size=16)
     plain, probed = (
-        train(task, recipe, evaluations=2, probes=p) for p in (None, {"n": NoiseScaleProbe(3)})
+        train(task, recipe, evaluations=2, observers=o) for o in ((), [NoiseScaleObserver(3)])
     )
     for a, b in zip(
         plain.model.state_dict().values(), probed.model.state_dict().values(), strict=True
@@ -204,5 +204,5 @@ def test_sizes_that_tell_nothing_are_refused():
         name, value = next(iter(wrong.items()))
         with pytest.raises(BadValueError, match=f"{name}={value} is out of bounds"):
             measure(run, **wrong)
-    with pytest.raises(BadValueError, match="every=0 is out of bounds"):
-        NoiseScaleProbe(0)
+    with pytest.raises(BadValueError, match="every=0 of the observer 'noise_scale': give"):
+        Run(task, Recipe(batch_size=64), observers=[NoiseScaleObserver(0)])

@@ -12,6 +12,7 @@ from etude.engines.process.dispatcher import Dispatcher, Work
 from etude.engines.process.partition import pieces
 from etude.engines.process.worker_pool import Start, WorkerPool, usual_start
 from etude.errors import BadValueError
+from etude.training.observer import refusal
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
@@ -143,6 +144,8 @@ class PoolEngine(Engine):
         for run in runs:
             if run.device.type != "cpu":
                 return f"the runs are on {run.device}, which processes would have to share"
-            if run.probes and (self.start or usual_start()) == "spawn":
-                return "the runs have probes, which cannot be sent to another process"
+            if reason := refusal(run.observers, "pool"):
+                return reason
+            if len(run.observers) and (self.start or usual_start()) == "spawn":
+                return "the runs have observers, which cannot be sent to another process"
         return ""

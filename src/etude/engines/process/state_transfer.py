@@ -154,6 +154,6 @@ def room_for(runs: Sequence[Run], at_once: int) -> int:
     for run in runs:
         tensors = (*run.model.parameters(), *run.model.buffers())
         weights = sum(tensor.nbytes for tensor in tensors)
-        series = 8 * (4 + len(run.probes)) * run.length
+        series = 8 * (4 + 4 * len(run.observers)) * run.length
         most = max(most, 8 * weights + series + 2**20)
     return min(at_once * most, 2**36)

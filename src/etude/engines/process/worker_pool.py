@@ -69,7 +69,7 @@ class WorkerPool:
     """Processes that take runs further, job after job.
 
     What is forked off knows the runs that there were at the time; those that come later it builds
-    from their recipes, if they are of the same task and have the same probes.
+    from their recipes, if they are of the same task and have no observers.
 
     Args:
         runs: The first runs; all of one task.
@@ -86,7 +86,7 @@ class WorkerPool:
         self._context: Any = torch.multiprocessing.get_context(start)
         self._flag = self._context.RawValue("i", 0)
         self.seats: list[WorkerHandle] = []
-        self._task, self._probes = runs[0].task, runs[0].probes
+        self._task = runs[0].task
         self._surroundings = _surroundings(self._task)
         self._numbers: WeakKeyDictionary[Run, int] = WeakKeyDictionary()
         self._count = itertools.count()
@@ -117,7 +117,9 @@ class WorkerPool:
         )
 
     def _buildable(self, run: Run) -> bool:
-        return type(run) is Run and run.task is self._task and run.probes == self._probes
+        # Observers are objects of the caller's: a process has those that it was forked with.
+        known = all(self.number(run) in seat.known for seat in self.seats)
+        return type(run) is Run and run.task is self._task and (known or not len(run.observers))
 
     def hire(self) -> WorkerHandle:
         """Start one more process.
@@ -154,8 +156,8 @@ class WorkerPool:
         return seat
 
     def _building(self) -> Callable[[dict[str, Any]], Run]:
-        task, probes = self._task, self._probes
-        return lambda plain: Run(task, Recipe(**plain), device="cpu", probes=probes)
+        task = self._task
+        return lambda plain: Run(task, Recipe(**plain), device="cpu")
 
     def give(self, seat: WorkerHandle, job: Job) -> None:
         """Let a process do a job, from the states that its runs have now."""

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from etude.engines.vmap.optimizers import RULES, flags_of
 from etude.schedules import Schedule
 from etude.tasks.data import TensorData
+from etude.training.observer import refusal
 from etude.training.run import Run
 
 
@@ -34,8 +35,8 @@ def misfit(run: Run) -> str:
     schedules = (state.lr_schedule, *state.hyperparameter_schedules.values())
     if any(schedule.has_feedback for schedule in schedules):
         return "a schedule reacts to one run's validation loss"
-    if run.probes:
-        return "probes look at one run"
+    if reason := refusal(run.observers, "vmap"):
+        return reason
     if not isinstance(run.task.train, TensorData):
         return "the training data is not in tensors"
     return _rates(run) or _model(run.model)

@@ -48,6 +48,8 @@ def drive(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
     steps = {id(m.run): request.steps_of(m.run.state) for m in stack.members}
     threads = threads_for(stack)
     try:
+        for member in stack.members:
+            member.run.observers.start(member.run.state)
         while True:
             _evaluate(stack, steps)
             _dismiss(stack, execution, request)
@@ -67,7 +69,9 @@ def drive(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
                 member.seconds += share
             for place, loss in broken.items():
                 stack.bring_home(place, loss)
+                stack.members[place].run.observers.end(stack.members[place].run.state)
             _leave(stack, execution, list(broken))
+            _observe(stack, count)
             if request.on_step is not None:
                 for member in stack.active:
                     request.on_step(member.run.state, member.step)
@@ -90,8 +94,7 @@ def _evaluate(stack: Stack, steps: dict[int, set[int]]) -> None:
     together = [
         place
         for place in due
-        if stack.members[place].run.state.early_stopping is None
-        and stack.members[place].run.step < stack.members[place].step
+        if stack.members[place].run.state.early_stopping is None and stack.members[place].series
     ]
     if together and fits(stack.program, stack.members[together[0]].run, len(together)):
         try:
@@ -119,11 +122,27 @@ def _evaluate_together(stack: Stack, due: list[int]) -> None:
     together = BatchedEvaluation(stack, due)
     for index, place in enumerate(due):
         run = stack.members[place].run
+        if run.observers.has("on_evaluation"):
+            stack.show(place)
         run.adopt_step(stack.members[place].step)
         with _blamed(run):
             run.evaluate(together.task(index))
         if run.ended:  # it diverged, and leaves with the weights it has here
             stack.show(place)
+
+
+def _observe(stack: Stack, count: int) -> None:
+    """Show members to their observers after an update that is due; a stretch ends with one."""
+    for place, member in enumerate(stack.members):
+        run = member.run
+        if (
+            not member.idle
+            and count
+            and run.observers.next_update(member.step - 1) == (member.step - 1)
+        ):
+            stack.show(place)
+            with _blamed(run):
+                run.observers.update(run.state)
 
 
 @contextmanager
@@ -143,6 +162,9 @@ def _dismiss(stack: Stack, execution: Execution, request: AdvanceRequest) -> Non
     ]
     for place in done:
         stack.bring_home(place)
+        run = stack.members[place].run
+        with _blamed(run):
+            run.observers.end(run.state)
     _leave(stack, execution, done)
 
 
@@ -160,9 +182,12 @@ def _leave(stack: Stack, execution: Execution, places: list[int]) -> None:
 
 
 def _stretch(member: Member, request: AdvanceRequest, steps: set[int]) -> int:
-    """Return the updates to the next evaluation, or to where the run is to stand."""
-    end = request.target(member.run.state)
-    return min((step for step in steps if member.step < step < end), default=end) - member.step
+    """Return the updates to the next evaluation or observation, or to where it is to stand."""
+    stops = {request.target(member.run.state), *(step for step in steps if member.step < step)}
+    observed = member.run.observers.next_update(member.step)
+    if observed is not None:
+        stops.add(observed + 1)
+    return min(stops) - member.step
 
 
 def threads_for(stack: Stack) -> int:

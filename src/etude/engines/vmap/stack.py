@@ -188,16 +188,16 @@ class Stack:
             self.show(place)
         write(self.program, run, self.state.moments, place, member)
         state = run.state_dict()
-        series = {name: torch.tensor(v, dtype=torch.float64) for name, v in run.series.items()}
+        series = {name: list(values) for name, values in run.series.items()}
         for name, values in member.series.items():
-            new = torch.tensor(values, dtype=torch.float64)
-            series[name] = torch.cat([series[name], new]) if name in series else new
+            series.setdefault(name, []).extend(values)
+        run.observers.write(series, member.step)
         state |= {
             "step": member.step,
             "seconds": run.seconds + member.seconds,
             "random": member.supply.random_tree(),
             "place": vars(member.supply.cursor).copy(),
-            "series": series,
+            "series": {n: torch.tensor(v, dtype=torch.float64) for n, v in series.items()},
         }
         if not ended:
             state["status"] = Status.FINISHED if member.step >= run.length else Status.STOPPED

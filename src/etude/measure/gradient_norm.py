@@ -1,0 +1,31 @@
+"""The norm of the gradient of every update."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from etude.training.clipping import gradient_norm
+from etude.training.observer import Observer
+from etude.training.state import RunState
+
+
+class GradientNorm(Observer):
+    """Reads the norm of the gradient, clipped where the recipe clips it.
+
+        ‖g‖ = (Σ g²)^(1/2) over all parameters that have a gradient
+
+    >>> import torch, etude
+    >>> from torch import nn
+    >>> x = torch.linspace(-1, 1, 64)[:, None]
+    >>> task = etude.Task(nn.Linear(1, 1), (x, 3 * x), loss=nn.functional.mse_loss)
+    >>> recipe = etude.Recipe(lr=0.1, steps=20, batch_size=16)
+    >>> record = etude.train(task, recipe, observers=[GradientNorm()])
+    >>> bool((record.series["gradient_norm"] > 0).all())
+    True
+    """
+
+    reads = ("gradients",)
+
+    def on_gradient(self, state: RunState) -> Tensor:
+        """Return the norm, on the device."""
+        return gradient_norm(state.parameters)

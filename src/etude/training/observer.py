@@ -1,0 +1,397 @@
+"""`Observer`: watches a run while it trains, and never holds it up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from etude.errors import BadTypeError, BadValueError, EtudeError, ObserverError
+from etude.randomness import derive_seed, random_state_kept
+from etude.record import Evaluation
+from etude.training.state import RunState
+
+Value: TypeAlias = Tensor | float
+"""One number: a tensor with one element, or a number of Python's."""
+
+Reading: TypeAlias = Value | Mapping[str, Value] | None
+"""What a hook returns: one number, several by name, or nothing."""
+
+OWN_SERIES = {"loss", "lr", "grad_norm", "penalty", "valid_parts", "valid_metric_parts"}
+OF_PARTS = ("loss/", "grad_norm/")
+"""Series of the record that no observer may take the name of, and beginnings of such."""
+
+READS = ("weights", "gradients", "optimizer")
+ENGINES = ("loop", "pool", "vmap")
+
+
+class Observer:
+    """Watches a run while it trains: a base class, whose hooks do nothing.
+
+    The hooks are called in this order: `on_start` before the first update of the run; in each
+    update `on_gradient`, between backward pass and optimizer step, and `on_update`, after the
+    step; `on_evaluation` after each evaluation; `on_end` when the run has ended. `on_gradient` and
+    `on_update` are called in updates 0, `every`, 2·`every` ..., and what they return becomes a
+    series of the record, NaN in the updates between: one number under the observer's name,
+    several under `name/key`.
+
+    Return tensors as they are, without `.item()` or `float()`: they are read later, together with
+    the losses, so that an accelerator need not wait. Gradients are off in a hook (turn them on
+    with `torch.enable_grad()`), and its random numbers are its own: they depend on the seed of
+    the run, the observer's name, the hook and the update alone. Leave model, gradients and
+    optimizer as they are.
+
+    An observer that keeps something from hook to hook returns it from `state()` and takes it back
+    in `load()`: this is how it goes on in a resumed run, and from one process to another.
+
+    Attributes:
+        name: What its series are called; the class's name in lower case where it is empty.
+        every: Updates from one reading to the next.
+        reads: What it looks at: 'weights' (parameters and buffers), 'gradients', 'optimizer'.
+        engines: Where it can be carried: always 'loop', the plain loop; 'pool', worker processes;
+            'vmap', stacks of runs, which show weights after an update and no gradient.
+
+    >>> import etude
+    >>> class WeightNorm(etude.Observer):
+    ...     reads, engines = ("weights",), ("loop", "pool", "vmap")
+    ...
+    ...     def on_update(self, state):
+    ...         return torch.nn.utils.get_total_norm(state.parameters)
+    >>> x = torch.linspace(-1, 1, 64)[:, None]
+    >>> task = etude.Task(torch.nn.Linear(1, 1), (x, 3 * x), loss=torch.nn.functional.mse_loss)
+    >>> recipe = etude.Recipe(lr=0.1, steps=20, batch_size=16)
+    >>> record = etude.train(task, recipe, observers=[WeightNorm(every=10)])
+    >>> norms = record.series["weight_norm"]
+    >>> len(norms), int(norms[norms > 0].size)
+    (20, 2)
+    """
+
+    name: str = ""
+    every: int = 1
+    reads: ClassVar[Sequence[str]] = ("weights", "gradients", "optimizer")
+    engines: ClassVar[Sequence[str]] = ("loop", "pool")
+
+    def __init__(self, *, name: str | None = None, every: int | None = None) -> None:
+        if name is not None:
+            self.name = name
+        if every is not None:
+            self.every = every
+
+    def on_start(self, state: RunState) -> None:
+        """See the run before its first update."""
+
+    def on_gradient(self, state: RunState) -> Reading:
+        """See the gradients of update `state.step`, clipped, before the optimizer's step.
+
+        Where parts of the model take turns, it is called in each turn, and the last value counts.
+        """
+        return None
+
+    def on_update(self, state: RunState) -> Reading:
+        """See the run after an update: `state.step` updates are done."""
+        return None
+
+    def on_evaluation(self, state: RunState, evaluation: Evaluation) -> None:
+        """See an evaluation, of the weights as they are after `state.step` updates."""
+
+    def on_end(self, state: RunState) -> None:
+        """See the run after it has finished, stopped early or diverged."""
+
+    def state(self) -> Any:
+        """Return what a checkpoint must hold: plain values and tensors; None for nothing."""
+        return None
+
+    def load(self, state: Any) -> None:
+        """Take back what `state` returned."""
+
+
+class FunctionObserver(Observer):
+    """Reads what a function of the run's state returns, at every update before the step.
+
+    Args:
+        name: What its series is called.
+        function: From the state to one number, or several by name.
+    """
+
+    def __init__(self, name: str, function: Callable[[RunState], Reading]) -> None:
+        super().__init__(name=name)
+        self.function = function
+
+    def on_gradient(self, state: RunState) -> Reading:
+        """Return what the function does."""
+        return self.function(state)
+
+
+def named_functions(functions: Mapping[str, Callable[[RunState], Reading]]) -> list[Observer]:
+    """Return an observer for each function.
+
+    >>> [observer.name for observer in named_functions({"step": lambda state: state.step})]
+    ['step']
+    """
+    return [FunctionObserver(name, function) for name, function in functions.items()]
+
+
+class Observers:
+    """The observers of one run: they are called when due, and what they return is kept unread.
+
+    Args:
+        observers: In the order in which to call them.
+
+    Raises:
+        BadTypeError: If one is no observer.
+        BadValueError: If what one declares does not fit, or two have one name.
+    """
+
+    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+        self.listed = tuple(observers)
+        self._names = _checked(self.listed)
+        self._started = self._ended = False
+        self._late: list[tuple[int, dict[str, Value]]] = []
+
+    def __iter__(self) -> Iterator[Observer]:
+        return iter(self.listed)
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def _asked(self, hook: str) -> list[tuple[str, Observer]]:
+        """Return the observers that have a hook of their own."""
+        return [
+            (name, observer)
+            for name, observer in zip(self._names, self.listed, strict=True)
+            if getattr(type(observer), hook) is not getattr(Observer, hook)
+        ]
+
+    def has(self, hook: str) -> bool:
+        """Say whether any observer has a hook of its own."""
+        return bool(self._asked(hook))
+
+    def start(self, state: RunState) -> None:
+        """Call `on_start`, once, if the run is at its start."""
+        if not self._started and state.step == 0:
+            for name, observer in self._asked("on_start"):
+                _called(name, observer.on_start, "before the first update", state)
+        self._started = True
+
+    def gradient(self, state: RunState) -> dict[str, Value]:
+        """Call `on_gradient` where it is due; return the values by series."""
+        found: dict[str, Value] = {}
+        for name, observer in self._asked("on_gradient"):
+            if state.step % observer.every == 0:
+                where = f"at update {state.step}"
+                found |= _series(name, _called(name, observer.on_gradient, where, state), where)
+        return found
+
+    def update(self, state: RunState) -> None:
+        """Call `on_update` where it is due, after an update; the values are kept."""
+        update = state.step - 1
+        for name, observer in self._asked("on_update"):
+            if update % observer.every == 0:
+                where = f"after update {update}"
+                values = _series(name, _called(name, observer.on_update, where, state), where)
+                if values:
+                    self._late.append((update, values))
+
+    def next_update(self, step: int) -> int | None:
+        """Return the first update from `step` on after which `on_update` is due; None for none."""
+        due = (-(-step // one.every) * one.every for _, one in self._asked("on_update"))
+        return min(due, default=None)
+
+    def evaluation(self, state: RunState, evaluation: Evaluation) -> None:
+        """Call `on_evaluation`."""
+        for name, observer in self._asked("on_evaluation"):
+            where = f"at the evaluation after {state.step} updates"
+            _called(name, observer.on_evaluation, where, state, evaluation)
+
+    def end(self, state: RunState) -> None:
+        """Call `on_end`, once, if the run has ended."""
+        if state.ended and not self._ended:
+            self._ended = True
+            for name, observer in self._asked("on_end"):
+                _called(name, observer.on_end, "at the end", state)
+
+    def write(self, series: dict[str, list[float]], end: int) -> None:
+        """Write what `on_update` returned into series that are `end` updates long.
+
+        Every series is made as long; what is of later updates waits.
+        """
+        ready = [(update, values) for update, values in self._late if update < end]
+        self._late = [(update, values) for update, values in self._late if update >= end]
+        numbers = iter(read_numbers([v for _, values in ready for v in values.values()]))
+        for update, values in ready:
+            for name in values:
+                series.setdefault(name, [])
+                series[name] += [float("nan")] * (end - len(series[name]))
+                series[name][update] = next(numbers)
+        for name, values_ in series.items():
+            if len(values_) < end:
+                series[name] = values_ + [float("nan")] * (end - len(values_))
+
+    @property
+    def waits(self) -> bool:
+        """Whether something that `on_update` returned was not read yet."""
+        return bool(self._late)
+
+    def forget(self, end: int) -> None:
+        """Drop what was read of updates from `end` on, which count as not done."""
+        self._late = [(update, values) for update, values in self._late if update < end]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold."""
+        kept = {}
+        for name, observer in zip(self._names, self.listed, strict=True):
+            if (state := _called(name, observer.state, "where its state is kept")) is not None:
+                kept[name] = state
+        return {"started": self._started, "ended": self._ended, "states": kept}
+
+    def load_state_dict(self, saved: Mapping[str, Any] | None, ended: bool) -> None:
+        """Take back what `state_dict` returned; an observer that was not there begins anew.
+
+        Args:
+            saved: It; None where none was kept.
+            ended: Whether the run has ended.
+        """
+        self._late.clear()
+        saved = saved or {"started": True, "ended": ended, "states": {}}
+        self._started, self._ended = saved["started"], saved["ended"] and ended
+        for name, observer in zip(self._names, self.listed, strict=True):
+            if name in saved["states"]:
+                _called(name, observer.load, "where its state is read", saved["states"][name])
+
+
+def read_numbers(values: Sequence[Value]) -> list[float]:
+    """Return numbers; those that lie on one accelerator are read from it in one piece.
+
+    >>> read_numbers([torch.tensor(1.5), 2])
+    [1.5, 2.0]
+    """
+    waiting = [v for v in values if isinstance(v, Tensor) and v.device.type != "cpu"]
+    if len(waiting) < 2:
+        return [float(value) for value in values]
+    numbers: dict[int, float] = {}
+    kinds = {(value.device, value.dtype) for value in waiting}
+    for device, dtype in kinds:
+        alike = [v for v in waiting if v.device == device and v.dtype == dtype]
+        read = torch.stack([v.reshape(()) for v in alike]).tolist()
+        numbers |= {id(value): number for value, number in zip(alike, read, strict=True)}
+    return [float(numbers.get(id(value), value)) for value in values]
+
+
+def refusal(observers: Observers, engine: str) -> str:
+    """Say why observers cannot be carried by an engine ('pool', 'vmap'); empty if they can."""
+    for name, observer in zip(observers._names, observers.listed, strict=True):
+        if engine not in observer.engines:
+            return f"the observer {name!r} does not list {engine!r} among its engines"
+        if engine == "vmap":
+            hidden = [what for what in observer.reads if what != "weights"]
+            if hidden:
+                return f"the observer {name!r} reads {' and '.join(hidden)}, which a stack hides"
+    return ""
+
+
+def _called(name: str, hook: Callable[..., Any], where: str, *args: Any) -> Any:
+    """Call a hook, its random numbers being its own.
+
+    Raises:
+        ObserverError: If it fails; with its name and the place.
+    """
+    state = args[0] if args and isinstance(args[0], RunState) else None
+    seed = None
+    if state is not None:
+        seed = derive_seed(state.recipe.seed, "observer", name, hook.__name__, state.step)
+    try:
+        with random_state_kept(seed), torch.no_grad():
+            return hook(*args)
+    except EtudeError as error:
+        error.add_note(f"in {hook.__name__} of the observer {name!r}, {where}")
+        raise
+    except Exception as error:
+        raise ObserverError(
+            f"{hook.__name__} of the observer {name!r} failed {where}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _series(name: str, reading: Any, where: str) -> dict[str, Value]:
+    """Return what a hook returned as values by series, each in memory of its own."""
+    if reading is None:
+        return {}
+    if not isinstance(reading, Mapping):
+        return {name: _number(name, reading, where)}
+    return {f"{name}/{key}": _number(f"{name}/{key}", v, where) for key, v in reading.items()}
+
+
+def _number(name: str, value: Any, where: str) -> Value:
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        return value.detach().clone().reshape(())  # a weight moves on before it is read
+    if isinstance(value, (int, float)):
+        return value
+    try:
+        return float(value)  # a NumPy scalar
+    except (TypeError, ValueError, RuntimeError):
+        raise ObserverError(
+            f"the observer's {name!r} is {_described(value)} {where}: return one number, a tensor "
+            "with one element, or a mapping of such by name"
+        ) from None
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def _checked(observers: Sequence[Any]) -> list[str]:
+    """Return the observers' names, each held against what may be declared."""
+    names: list[str] = []
+    for place, observer in enumerate(observers):
+        if not isinstance(observer, Observer):
+            kind = observer.__name__ if isinstance(observer, type) else type(observer).__name__
+            hint = f": give {kind}(), not the class" if isinstance(observer, type) else ""
+            raise BadTypeError(f"observers[{place}] is {kind}, no etude.Observer{hint}")
+        name = observer.name or _lower(type(observer).__name__)
+        _refuse_name(name, names)
+        names.append(name)
+        every = observer.every
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise BadValueError(
+                f"every={every!r} of the observer {name!r}: give a whole number of updates, at "
+                "least 1"
+            )
+        for what, declared, known in (
+            ("reads", observer.reads, READS),
+            ("engines", observer.engines, ENGINES),
+        ):
+            wrong = [one for one in declared if one not in known]
+            if wrong or isinstance(declared, str):
+                raise BadValueError(
+                    f"{what}={declared!r} of the observer {name!r}: give some of {known}"
+                )
+        own = type(observer).on_gradient is not Observer.on_gradient
+        if own and "gradients" not in observer.reads:
+            raise BadValueError(
+                f"the observer {name!r} has on_gradient, and its reads {tuple(observer.reads)} "
+                "lack 'gradients'"
+            )
+    return names
+
+
+def _refuse_name(name: Any, taken: Sequence[str]) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise BadTypeError(f"an observer's name is {name!r}: give a text")
+    if name in OWN_SERIES or name.startswith(OF_PARTS):
+        raise BadValueError(f"observer {name!r}: the record has a series of that name already")
+    if name in taken:
+        raise BadValueError(f"two observers are called {name!r}: give one another name=")
+
+
+def _lower(name: str) -> str:
+    """Return the name of a class as that of a series.
+
+    >>> _lower("WeightNorm")
+    'weight_norm'
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
