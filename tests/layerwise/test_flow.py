@@ -302,7 +302,7 @@ def test_a_matrix_in_no_module_is_a_layer_of_its_own(tied: bool) -> None:
     if not tied:
         assert (down["a"], down["m.weight"], down["c"]) == (0.25, 0.5, 1.0)
     # Whether its rows or its columns are the width, nothing says.
-    with pytest.raises(BadValueError, match="the width cannot be read off"):
+    with pytest.raises(BadValueError, match="the width cannot be inferred"):
         plan("mup(8)", model, flow=flow)
 
 
