@@ -52,14 +52,14 @@ _HOMES = {
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""
 
-_ROOMS = ("layerwise", "optimizers", "report", "schedules", "tasks")
-"""Rooms that are reached as attributes too, such as `etude.tasks.get("digits-cnn")`."""
+_PACKAGES = ("layerwise", "optimizers", "report", "schedules", "tasks")
+"""Packages that are attributes too, such as `etude.tasks.get("digits-cnn")`."""
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("etude")
-    if name in _ROOMS:
+    if name in _PACKAGES:
         return import_module(f"etude.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -67,4 +67,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_ROOMS, "__version__"])
+    return sorted([*__all__, *_PACKAGES, "__version__"])

@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from etude import Recipe, Task
 from etude.engines import Engine, LoopEngine
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 
 SGD = {"name": "sgd", "momentum": 0.9}
 BASE = Recipe(optimizer=SGD, lr=0.05, steps=20, batch_size=16)
@@ -44,8 +46,8 @@ def runs_of(of: Task, recipes: Sequence[Recipe]) -> list[Run]:
     return runs
 
 
-def marks(run: Run) -> set[int]:
-    return run.marks(4)
+def quarters(state: RunState) -> set[int]:
+    return state.evenly_spaced(4)
 
 
 def both(
@@ -54,8 +56,8 @@ def both(
     """Train by an engine, pausing now and then, and by the loop at one go."""
     ours, theirs = runs_of(of, recipes), runs_of(of, recipes)
     for until in stops:
-        engine.advance(ours, until, marks=marks)
-    LoopEngine().advance(theirs, marks=marks)
+        engine.advance(ours, AdvanceRequest(until, evaluation_steps=quarters))
+    LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
     return ours, theirs
 
 

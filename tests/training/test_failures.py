@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from etude import Recipe, Record, Task, train
 from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError, TaskError
 from etude.tasks.metrics import Metric
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
 
@@ -55,8 +56,8 @@ class BreaksAt:
 @pytest.mark.parametrize("at", [0, 1, 15, 16, 30, 39])
 def test_a_loss_that_breaks_ends_the_run_where_it_broke(at, every, value):
     run = Run(Task(mlp, data(), loss=BreaksAt(at, value)), BASE)
-    run.check_every = every
-    run.walk(run.marks(4))
+    run.read_losses_every(every)
+    run.advance(AdvanceRequest(evaluation_steps=run.state.evenly_spaced(4)))
     record = run.record()
     assert (record.status, record.cost.steps) == ("diverged", at)
     assert record.reason.startswith(f"the training loss became {value} at update {at} (lr ")
@@ -440,13 +441,13 @@ def test_a_state_from_before_the_metrics_parts_goes_on():
     task = Task(mlp, (X, Y), loss=cross_entropy, metric="accuracy")
     recipe = BASE.replace(early_stopping=50)
     whole, run, again = (Run(task, recipe) for _ in range(3))
-    whole.walk(whole.heard)
-    run.walk(run.heard, 20)
-    state = run.state()
+    whole.advance(AdvanceRequest(evaluation_steps=whole.state.evaluation_steps))
+    run.advance(AdvanceRequest(20, evaluation_steps=run.state.evaluation_steps))
+    state = run.state_dict()
     for old in (*state["evaluations"], state["stopping"]["best"]):
         del old["metric_parts"]
-    again.load(state)
-    again.walk(again.heard)
+    again.load_state_dict(state)
+    again.advance(AdvanceRequest(evaluation_steps=again.state.evaluation_steps))
     assert again.series == whole.series
     assert again.evaluations[-1] == whole.evaluations[-1]
     again.record().arrays()

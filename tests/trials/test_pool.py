@@ -21,8 +21,17 @@ from torch.nn.functional import cross_entropy
 from etude import Task, TuneResult, train, tune
 from etude.engines import PoolEngine
 from etude.trials.pool import TrialPool
-
-from .common import BASE, data, facts, noisy, quick, said_of_a_constant, same, task, weights
+from tests.tuning.common import (
+    BASE,
+    data,
+    facts,
+    noisy,
+    quick,
+    said_of_a_constant,
+    same,
+    task,
+    weights,
+)
 
 
 @cache

@@ -21,8 +21,17 @@ from etude.training.run import Run
 from etude.trials.folds import folds_of
 from etude.trials.score import Goal, mean
 from etude.tuning.result import tie
-
-from .common import BASE, data, mlp, noisy, quick, said_of_a_constant, same, task, weights
+from tests.tuning.common import (
+    BASE,
+    data,
+    mlp,
+    noisy,
+    quick,
+    said_of_a_constant,
+    same,
+    task,
+    weights,
+)
 
 # ---- the metric --------------------------------------------------------------------------
 

@@ -19,8 +19,7 @@ from etude.trials.curve import Curve
 from etude.trials.score import Goal
 from etude.tuning import assessment as verdict
 from etude.tuning.assessment import common, confidence, learned, sensitivity, ties
-
-from .common import BASE, mlp, quick
+from tests.tuning.common import BASE, mlp, quick
 
 
 class Seen:

@@ -15,8 +15,7 @@ from torch.utils.data import IterableDataset
 from etude import Recipe, Task, train
 from etude.randomness import random_state_kept
 from etude.tasks.metrics import Metric
-
-from .common import beats_a_constant, quick, task, weights
+from tests.tuning.common import beats_a_constant, quick, task, weights
 
 g = torch.Generator().manual_seed(0)
 X = torch.randn(160, 4, generator=g)

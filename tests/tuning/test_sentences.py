@@ -15,8 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from etude import Recipe, Task, TuneResult, tasks, train
 from etude.report import answer, words
 from etude.tuning.advice import fell
-
-from .common import quick, said_of_a_constant
+from tests.tuning.common import quick, said_of_a_constant
 
 pytestmark = pytest.mark.slow
 

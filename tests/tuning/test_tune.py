@@ -26,8 +26,7 @@ from etude.record import Evaluation
 from etude.training.run import Run
 from etude.tuning.result import tie
 from etude.tuning.search.ladder import LADDERS, LEAST, NEEDED, ladder_for
-
-from .common import said_of_a_constant
+from tests.tuning.common import said_of_a_constant
 
 
 @cache

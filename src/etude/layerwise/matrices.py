@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import BadValueError
-from etude.layerwise.anatomy import anatomy
+from etude.layerwise.model_parts import anatomy
 from etude.layerwise.parts import Part, layer_count
 from etude.layerwise.roles import refuse_guess
 from etude.layerwise.selectors import Selector, near_misses

@@ -14,12 +14,12 @@ m_in and m_out are the widths of a tensor's input and output side divided by the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from etude.errors import BadTypeError, BadValueError
-from etude.layerwise.anatomy import anatomy
+from etude.layerwise.model_parts import anatomy
 from etude.layerwise.parts import GATES, Part
 from etude.layerwise.policy import Factor, Policy, Setting, number
 from etude.layerwise.roles import refuse_guess
@@ -29,22 +29,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from etude.layerwise.flow import Flow
-
-FAMILIES: Mapping[str, str] = {
-    "sgd": "sgd",
-    "averaged_momentum": "sgd",
-    "adam": "adam",
-    "adam_uncorrected": "adam",
-    "adamw": "adam",
-    "nadam": "adam",
-    "radam": "adam",
-    "adamax": "adam",
-    "rmsprop": "adam",
-    "adagrad": "adam",
-    "lion": "adam",
-}
-"""Which column of the table an optimizer follows: the size of its step does, or does not, depend
-on the size of the gradient."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -116,11 +100,11 @@ class Mup(Policy):
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
         """Return the multipliers of the rate, and of a decoupled decay to keep their product."""
-        family = FAMILIES.get(setting.optimizer)
-        if family is None:
-            raise BadValueError(
-                f"mup has no rule for {setting.optimizer}: it is known for {', '.join(FAMILIES)}"
-            )
+        # The column of the table: 'sgd' if the step grows with the gradient, else 'adam'.
+        family = ROWS[setting.optimizer].family if setting.optimizer in ROWS else ""
+        if not family:
+            known = ", ".join(name for name, row in ROWS.items() if row.family)
+            raise BadValueError(f"mup has no rule for {setting.optimizer}: it is known for {known}")
         found = []
         for part, (inside, outside) in zip(parts, self.growth(parts), strict=True):
             if len(part.shape) < 2 or inside == 1:

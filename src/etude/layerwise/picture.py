@@ -108,7 +108,7 @@ def span(lines: Sequence[RateBar]) -> float:
 def terminal(bar: RateBar, decades: float, half: int = 10) -> str:
     """Return a bar for a terminal: right of the line for multipliers above 1, left for below.
 
-    >>> terminal(Bar("w", (1,), 1, "-", 10.0, 0.1, 1.0, "10", ()), 1.0, half=4)
+    >>> terminal(RateBar("w", (1,), 1, "-", 10.0, 0.1, 1.0, "10", ()), 1.0, half=4)
     '    │████'
     """
     if bar.multiplier == 0:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etude.errors import BadValueError
-from etude.layerwise.anatomy import anatomy
+from etude.layerwise.model_parts import anatomy
 from etude.layerwise.multipliers import Multiplier, times
 from etude.layerwise.parts import Part, layer_count
 from etude.layerwise.policy import Factor, Setting

@@ -19,12 +19,14 @@ from torch import nn
 from etude.errors import BadTypeError, BadValueError
 from etude.measure.probe import Probe, judge
 from etude.measure.sharpness import Sharpness, sharpness
-from etude.measure.threshold import KINDS
+from etude.measure.threshold import RULES
 from etude.progress import Bar, bar
 from etude.recipe import Recipe
 from etude.record import to_json
 from etude.tasks.task import Task
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from etude.warning_filters import filters_kept
 
 SHORTEST = 10
@@ -266,7 +268,9 @@ class _Search:
         self.steps = min(steps, self.length)
         reacts = any(node.reacts for s in (recipe.schedule, *recipe.schedules.values())
                      for node in s.walk())  # fmt: skip
-        self.marks = self.first.heard if reacts or recipe.early_stopping else set()
+        self.evaluation_steps = (
+            self.first.state.evaluation_steps if reacts or recipe.early_stopping else set()
+        )
         self.probes: dict[float, Probe] = {}
         self.gradients = 0
         self.peak = 0.0
@@ -314,15 +318,16 @@ class _Search:
         """Train at a rate."""
         recipe = self.recipe.replace(lr=lr)
         run = Run(self.task, recipe, device=self.device, probes={"norm": _norm})
-        run.threads = self.first.threads
+        run.limit_threads(self.first.threads)
         self._go(run, self.steps)
         return self._judge(run)
 
     def _go(self, run: Run, until: int) -> None:
-        def show(run: Run) -> None:
-            self.show(run.step, self.steps, f"rate {run.recipe.lr:g}, {len(self.probes)} probed")
+        def show(state: RunState, step: int) -> None:
+            self.show(step, self.steps, f"rate {state.recipe.lr:g}, {len(self.probes)} probed")
 
-        run.walk({m for m in self.marks if m <= until}, until, on_step=show)
+        steps = {step for step in self.evaluation_steps if step <= until}
+        run.advance(AdvanceRequest(until, steps, on_step=show))
 
     def _judge(self, run: Run) -> Probe:
         own = run.recipe.lr == self.recipe.lr
@@ -340,7 +345,7 @@ class _Search:
 
     def result(self, seen: Sequence[Sharpness]) -> Edge:
         stable, unstable = self.ends()
-        kind = KINDS.get(self.recipe.optimizer.name)
+        kind = RULES.get(self.first.state.optimizer_spec.stability)
         whole = self.length * self.recipe.accumulate * self.first.batch_size
         return Edge(
             task=self.task.name,
@@ -358,7 +363,7 @@ class _Search:
         )
 
 
-def _norm(run: Run) -> float:
-    gradients = [p.grad for p in run.parameters if p.grad is not None]
+def _norm(state: RunState) -> float:
+    gradients = [p.grad for p in state.parameters if p.grad is not None]
     dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
     return float(nn.utils.get_total_norm(dense))

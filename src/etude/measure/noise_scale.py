@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from etude.errors import BadValueError
 from etude.randomness import derive_seed, random_state_kept
 from etude.tasks.data import Batch, Cursor, IndexedData
+from etude.torch_internals import DROPOUTS, RUNNING_NORMS
 from etude.training.evaluate import move
 from etude.training.run import Run
 from etude.training.snapshot import Snapshot
+from etude.training.state import RunState
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class NoiseScale:
 
 
 def noise_scale(
-    run: Run, *, small: int | None = None, parts: int = 8, draws: int = 8, seed: int = 0
+    run: Run | RunState, *, small: int | None = None, parts: int = 8, draws: int = 8, seed: int = 0
 ) -> NoiseScale:
     """Measure the gradient noise scale where a run stands, and leave no trace in it.
 
@@ -113,7 +113,7 @@ class NoiseScaleProbe:
         self._last = math.nan
         self._at = -1
 
-    def __call__(self, run: Run) -> float:
+    def __call__(self, run: RunState) -> float:
         """Return the noise scale, in samples."""
         due = run.step // self.every
         if due != self._at:
@@ -125,10 +125,10 @@ class NoiseScaleProbe:
 
 
 @contextmanager
-def _still(run: Run) -> Iterator[None]:
+def _still(run: Run | RunState) -> Iterator[None]:
     """Hold dropout and normalisation still, and put back what a forward pass changes."""
     undo = Snapshot(run.model, run.task.train.draws)
-    kinds = (_DropoutNd, _NormBase)
+    kinds = (*DROPOUTS, *RUNNING_NORMS)
     modes = [(m, m.training) for m in run.model.modules() if isinstance(m, kinds)]
     for module, _ in modes:
         module.eval()
@@ -141,7 +141,7 @@ def _still(run: Run) -> Iterator[None]:
         undo.restore()
 
 
-def _batches(run: Run, size: int, seed: int) -> Iterator[Batch]:
+def _batches(run: Run | RunState, size: int, seed: int) -> Iterator[Batch]:
     """Yield batches drawn with replacement; a DataLoader's own where it cannot be indexed."""
     data = run.task.train
     if not isinstance(data, IndexedData):
@@ -152,7 +152,7 @@ def _batches(run: Run, size: int, seed: int) -> Iterator[Batch]:
         yield data.take(torch.randint(data.samples, (size,), generator=draw))
 
 
-def _gradient(run: Run, batch: Batch) -> Tensor:
+def _gradient(run: Run | RunState, batch: Batch) -> Tensor:
     parameters: list[nn.Parameter] = [p for p in run.model.parameters() if p.requires_grad]
     with torch.enable_grad(), run.autocast():
         loss, _, _ = run.task.forward(run.model, move(batch, run.device))

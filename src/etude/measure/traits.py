@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from etude.errors import TaskError
 from etude.measure.noise_scale import noise_scale
@@ -20,16 +19,18 @@ from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task, parameter_count
+from etude.torch_internals import BATCH_NORMS
 from etude.training.evaluate import move
 from etude.training.run import Run
 from etude.training.snapshot import Snapshot
+from etude.training.state import RunState
 from etude.training.validation import check_given
 
 SHARE, SHORTEST, LONGEST = 0.05, 20, 100
 """Of the run that is trained before measuring, and its bounds in updates."""
 
 PRODUCTS = 16
-NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -98,8 +99,8 @@ def _short(task: Task, recipe: Recipe) -> Recipe:
     return recipe.replace(optimizer=adam, lr=rate, schedule="warmup(10) >> constant()", **free)
 
 
-def _norm(run: Run) -> float:
-    gradients = [p.grad for p in run.parameters if p.grad is not None]
+def _norm(state: RunState) -> float:
+    gradients = [p.grad for p in state.parameters if p.grad is not None]
     dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
     return float(nn.utils.get_total_norm(dense))
 

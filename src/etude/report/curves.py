@@ -43,7 +43,7 @@ def curve(values: Sequence[float] | NDArray[np.float64], most: int = MOST) -> Pl
         most: Points to keep at most; at least 4.
 
     >>> curve([2.0, float("nan"), 1.0])
-    Curve(steps=(0, 2), values=(2.0, 1.0), hidden=1)
+    PlottedCurve(steps=(0, 2), values=(2.0, 1.0), hidden=1)
     """
     array = np.asarray(values, dtype=np.float64)
     steps = np.flatnonzero(np.isfinite(array))

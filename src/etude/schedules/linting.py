@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 from etude.errors import BadTypeError, EtudeError
 from etude.schedules._base import Schedule
+from etude.schedules._kind import Kind
 from etude.schedules._numbers import count, written
 from etude.schedules.algebra import Join
-from etude.schedules.kinds.milestones import MultiStep, PiecewiseConstant
-from etude.schedules.kinds.warmup import Warmup
 from etude.schedules.timing import Fit, Repeat, Shift, Stretch, Take
 
 _JUMP = 0.01
@@ -213,20 +212,19 @@ def _places(node: Schedule, frame: _Frame) -> Iterator[_Place]:
         assert node.starts is not None
         for t, segment in zip(node.starts[1:], node.segments[1:], strict=True):
             yield frame.place(t, "segment", repr(segment))
-    elif isinstance(node, MultiStep | PiecewiseConstant):
-        milestones = node.milestones if isinstance(node, MultiStep) else node.boundaries
-        for step in milestones:
+    elif isinstance(node, Kind):
+        for step in node.jumps:
             yield frame.place(float(step), "milestone", f"{step} of {node!r}")
-    elif isinstance(node, Warmup):
-        length = frame.scale * float(node.length or 0)
-        if length < _SHORT:
-            yield frame.place(0.0, "short", _too_short(node, length))
-        yield frame.place(float(node.length or 0), "warmup", repr(node))
+        if node.warms_up:
+            length = frame.scale * float(node.length or 0)
+            if length < _SHORT:
+                yield frame.place(0.0, "short", _too_short(node, length))
+            yield frame.place(float(node.length or 0), "warmup", repr(node))
     for part, inner in _inner(node, frame):
         yield from _places(part, inner)
 
 
-def _too_short(node: Warmup, length: float) -> str:
+def _too_short(node: Kind, length: float) -> str:
     if length == 0:
         return f"{node!r} has no update, so there is no warmup"
     said = f"{node!r} takes {_shown(length)} update{'' if length == 1 else 's'}"

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from etude.errors import BadValueError, TaskError, where
 from etude.randomness import OwnRandomness, derive_seed
 from etude.tasks.source import Batch, Cursor, Data, checked_size, rows
+from etude.torch_internals import end_workers
 
 _END = object()
 
@@ -23,10 +24,8 @@ def _end_workers(batches: object) -> None:
     torch raises for a dead worker in whatever code runs at the time. While an iterator is being
     closed the error has no meaning, and from `__del__` it would be printed as a traceback.
     """
-    end = getattr(batches, "_shutdown_workers", None)
-    if end is not None:
-        with suppress(RuntimeError):
-            end()
+    with suppress(RuntimeError):
+        end_workers(batches)
 
 
 class LoaderData(Data):

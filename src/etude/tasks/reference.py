@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -16,7 +17,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from etude.errors import BadTypeError, EtudeError, TaskError, shown, unknown_name
-from etude.tasks.ref import is_file
+from etude.tasks.ref import TaskRef, is_file, title
 from etude.tasks.table import get
 from etude.tasks.task import Task
 
@@ -28,6 +29,10 @@ def load(reference: str, /, **options: Any) -> Task:
         reference: A name in the table ('digits-cnn'), 'path/to/file.py:name', or
             'package.module:name'. The object named is a Task, or a function that returns one.
         options: Arguments of the function.
+
+    Returns:
+        The task; its `ref` says how to build it again. One without a name of its own is called
+        after the object, or the file of an object called 'task'.
 
     Raises:
         UnknownNameError: If the name or an option is unknown.
@@ -54,10 +59,16 @@ def load(reference: str, /, **options: Any) -> Task:
         )
     if is_file(place):
         path = Path(place).expanduser()
+        ref = TaskRef.told(reference, options)  # before it is run: a file may change itself
         with _importable(path.parent):
-            return _task(reference, _run_file(path), name, options)
-    with _importable(Path.cwd()):
-        return _task(reference, _import(place), name, options)
+            found = _task(reference, _run_file(path), name, options)
+    else:
+        with _importable(Path.cwd()):
+            ref = TaskRef.told(reference, options)
+            found = _task(reference, _import(place), name, options)
+    if found.name == "task":
+        found = replace(found, name=title(reference))
+    return found.known_as(ref)
 
 
 def beside(reference: str, name: str) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.errors import unknown_name
 from etude.tasks.blueprint import Blueprint
+from etude.tasks.ref import TaskRef
 
 if TYPE_CHECKING:
     from etude.tasks.task import Task
@@ -358,4 +359,13 @@ def get(name: str, /, **options: Any) -> Task:
     """
     if name not in _ROWS:
         raise unknown_name("task", name, _ROWS)
-    return _ROWS[name].factory(**options)
+    return _ROWS[name].factory(**options).known_as(TaskRef.told(name, options))
+
+
+def is_bundled(ref: TaskRef) -> bool:
+    """Return whether a reference names a task of the table: those come with Etude.
+
+    >>> is_bundled(TaskRef("digits-mlp")), is_bundled(TaskRef("digits.py:mlp"))
+    (True, False)
+    """
+    return ref.reference in _ROWS

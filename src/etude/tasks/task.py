@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from etude.errors import BadTypeError, BadValueError, TaskError, where
 from etude.tasks.data import Batch, Data, IndexedData, IterableData, as_data
 from etude.tasks.metrics import as_metric
+from etude.tasks.ref import TaskRef
 from etude.tasks.turns import check_reach, takes_turns, turns
 from etude.tasks.weighted import WeightedLoss, as_loss, weighed
 
@@ -58,6 +59,9 @@ class Task:
         defaults: Fields of the recipe that is used if the user gives none.
         maximize: Whether a larger metric is better. None takes the metric's own attribute or infers
             it from the metric's name; tuning by the metric raises an error if neither tells.
+        ref: How to build the same task elsewhere. `etude.tasks.get` and `etude.tasks.load` set
+            it; None for a task that was put together in a program. It is no argument: what
+            `dataclasses.replace` makes of a task is another task, and has none.
 
     Raises:
         TaskError: If the data is empty or its parts do not fit together.
@@ -81,6 +85,7 @@ class Task:
     summary: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     maximize: bool | None = None
+    ref: TaskRef | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if not callable(self.model):
@@ -126,7 +131,13 @@ class Task:
         train, valid = self.train.to(device), self.valid.to(device)
         if train is self.train and valid is self.valid:
             return self
-        return replace(self, train=train, valid=valid)
+        return replace(self, train=train, valid=valid).known_as(self.ref)
+
+    def known_as(self, ref: TaskRef | None) -> Task:
+        """Return the same task with the reference that builds it."""
+        same = copy.copy(self)
+        object.__setattr__(same, "ref", ref)
+        return same
 
     @property
     def alternates(self) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from etude import files
 from etude.errors import StorageError
 from etude.tasks.ref import TaskRef
+from etude.tasks.table import is_bundled
 
 STATE = "ETUDE_STATE_DIR"
 """The environment variable that names the folder for these notes."""
@@ -40,11 +41,11 @@ def remember(ref: TaskRef) -> None:
 
     If the note cannot be written, resuming from a folder asks for the task again.
     """
-    if ref.bundled or not ref.digest:
+    if is_bundled(ref) or not ref.digest:
         return
     with contextlib.suppress(StorageError):
         folder = files.make_folder(state_folder() / "trusted")
-        files.write_json(folder / f"{ref.key}.json", ref.plain())
+        files.write_json(folder / f"{ref.key}.json", ref.source.plain())
 
 
 def is_trusted(ref: TaskRef) -> bool:
@@ -62,4 +63,4 @@ def is_trusted(ref: TaskRef) -> bool:
         kept = TaskRef.from_plain(files.read_json(path, "the note"), str(path))
     except (StorageError, OSError, ValueError):
         return False
-    return kept == now
+    return kept.source == now

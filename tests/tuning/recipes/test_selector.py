@@ -18,8 +18,7 @@ from etude.errors import BadTypeError, BadValueError, EtudeError
 from etude.schedules import parse
 from etude.training.run import Run
 from etude.tuning.recipes.space import Space, with_warmup
-
-from .common import BASE, data, facts, mlp, noisy, quick, same, task, weights
+from tests.tuning.common import BASE, data, facts, mlp, noisy, quick, same, task, weights
 
 OVER: dict[str, Any] = {
     "optimizer": ["adamw", "sgd"],

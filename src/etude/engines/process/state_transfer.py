@@ -105,7 +105,7 @@ class StateTransfer:
     Args:
         size: Bytes of address space; what is never written takes no memory. 0 for none.
 
-    >>> desk = Desk(10_000)
+    >>> desk = StateTransfer(10_000)
     >>> parcels = desk.put([{"w": torch.ones(2)}, {"w": torch.zeros(2)}])
     >>> [state["w"].tolist() for state in desk.get(parcels)]
     [[1.0, 1.0], [0.0, 0.0]]

@@ -8,6 +8,7 @@ from typing import Any
 
 from etude.errors import BadValueError
 from etude.schedules._numbers import choice, number
+from etude.schedules.arguments import EVENTS, SHARE, OneOf, RealIn
 from etude.schedules.feedback.log import EventLog
 from etude.schedules.feedback.replay import Feedback, Replay
 from etude.schedules.registry import kind
@@ -18,6 +19,12 @@ from etude.schedules.registry import kind
     "hypergradient()",
     "hypergradient(beta=0.1, log=((1, 0.5), (2, -1.0), (3, None)))",
     "hypergradient(beta=0.01, rule='additive', low=0.1, high=2.0, log=((1, 5.0), (2, -3.0)))",
+    arguments={
+        "beta": RealIn(0.005, 0.5),
+        "rule": OneOf(("multiplicative", "additive")),
+        "low": SHARE,
+        "log": EVENTS,
+    },
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Hypergradient(Feedback):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from etude.errors import BadValueError
 from etude.schedules._base import Schedule
 from etude.schedules._numbers import choice, count, number
+from etude.schedules.arguments import EVENTS, PART, SHARE, OneOf, WholeIn
 from etude.schedules.feedback.log import Event, EventLog
 from etude.schedules.feedback.replay import Feedback, Replay
 from etude.schedules.registry import composition
@@ -102,6 +103,17 @@ class Plateau(Feedback):
     "plateau(mode='max', threshold=0.01, threshold_mode='abs', cooldown=2, floor=0.1, eps=0.0)",
     "plateau(on='metric', threshold=0.1, log=((10, -1.0), (20, -1.05), (30, -1.2)))",
     within=(0.0, 1.0),
+    arguments={
+        "factor": PART,
+        "patience": WholeIn(0, 3),
+        "mode": OneOf(("min", "max")),
+        "on": OneOf((None, "metric")),
+        "threshold": SHARE,
+        "threshold_mode": OneOf(("rel", "abs")),
+        "cooldown": WholeIn(0, 3),
+        "floor": SHARE,
+        "log": EVENTS,
+    },
 )
 def plateau(
     factor: float = 0.1,

@@ -9,10 +9,17 @@ from typing import Any
 
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
+from etude.schedules.arguments import FACTOR, LENGTH, maybe
 from etude.schedules.registry import kind
 
 
-@kind("constant", "constant()", "constant(0.5)", "constant(length='10%')")
+@kind(
+    "constant",
+    "constant()",
+    "constant(0.5)",
+    "constant(length='10%')",
+    arguments={"value": FACTOR, "length": maybe(LENGTH)},
+)
 @dataclass(frozen=True, slots=True, repr=False)
 class Constant(Kind):
     """The same value at every step: s(t) = value.

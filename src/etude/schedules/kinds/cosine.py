@@ -10,6 +10,7 @@ from typing import Any
 
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
+from etude.schedules.arguments import LENGTH, POWER, SHARE
 from etude.schedules.registry import kind
 
 _QUARTER = 0.5 * math.pi
@@ -22,6 +23,7 @@ _QUARTER = 0.5 * math.pi
     "cosine('2 epochs', exponent=2.0)",
     "cosine(0, floor=0.5)",
     within=(0.0, 1.0),
+    arguments={"length": LENGTH, "floor": SHARE, "exponent": POWER},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Cosine(Kind):

@@ -14,8 +14,11 @@ from typing import Any, ClassVar
 from etude.schedules._base import Schedule
 from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, duration, number
+from etude.schedules.arguments import PART, SHARE, SPAN, Arguments, RealIn, maybe
 from etude.schedules.kinds.exponential import power
 from etude.schedules.registry import composition, kind
+
+_CYCLE: Arguments = {"up": SPAN, "down": maybe(SPAN), "floor": SHARE}
 
 
 @kind(
@@ -25,6 +28,7 @@ from etude.schedules.registry import composition, kind
     "triangular('1 epoch', per_cycle=0.5)",
     "triangular(10, per_step=0.999)",
     within=(0.0, 1.0),
+    arguments={**_CYCLE, "per_cycle": PART, "per_step": RealIn(0.99, 1.0, None)},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Triangular(Endless):
@@ -95,7 +99,12 @@ class Triangular(Endless):
         return (a for a in shown if self.down != self.up or not a.startswith("down="))
 
 
-@composition("triangular2", "triangular2(100)", "triangular2(100, 50, floor=0.2)")
+@composition(
+    "triangular2",
+    "triangular2(100)",
+    "triangular2(100, 50, floor=0.2)",
+    arguments=_CYCLE,
+)
 def triangular2(up: Duration, down: Duration | None = None, floor: float = 0.0) -> Schedule:
     """Return triangular cycles whose amplitude halves each time.
 
@@ -118,7 +127,12 @@ def triangular2(up: Duration, down: Duration | None = None, floor: float = 0.0) 
     return Triangular(up, down, floor, per_cycle=0.5)
 
 
-@composition("exp_range", "exp_range(100, 0.999)", "exp_range(100, 0.99, down=20, floor=0.1)")
+@composition(
+    "exp_range",
+    "exp_range(100, 0.999)",
+    "exp_range(100, 0.99, down=20, floor=0.1)",
+    arguments={**_CYCLE, "gamma": RealIn(0.99, 1.0, None)},
+)
 def exp_range(
     up: Duration, gamma: float, down: Duration | None = None, floor: float = 0.0
 ) -> Schedule:

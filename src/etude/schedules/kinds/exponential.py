@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from etude.schedules._base import Schedule
 from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, duration, flag, number, written
+from etude.schedules.arguments import FLAG, PART, SPAN, RealIn
 from etude.schedules.registry import composition, kind
 
 
@@ -27,6 +28,7 @@ def power(base: float, exponent: float) -> float:
     "exponential(0.95)",
     "exponential(0.5, every=10)",
     "exponential(0.5, every='1 epoch', staircase=True)",
+    arguments={"gamma": RealIn(0.5, 1.0, None, above=True), "every": SPAN, "staircase": FLAG},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Exponential(Endless):
@@ -71,7 +73,12 @@ class Exponential(Endless):
         return Endless.text(self)
 
 
-@composition("step", "step(30, 0.1)", "step('30 epochs', 0.5)")
+@composition(
+    "step",
+    "step(30, 0.1)",
+    "step('30 epochs', 0.5)",
+    arguments={"every": SPAN, "gamma": PART},
+)
 def step(every: Duration, gamma: float = 0.1) -> Schedule:
     """Return step decay: s(t) = γ^⌊t/E⌋, the staircase of `exponential`.
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, count, number
-from etude.schedules.kinds.shapes import shape_at, shape_name, shape_on
+from etude.schedules.arguments import LENGTH, PART, OneOf, WholeIn, maybe
+from etude.schedules.kinds.shapes import SHAPES, shape_at, shape_name, shape_on
 from etude.schedules.registry import kind
 
 
@@ -20,6 +21,12 @@ from etude.schedules.registry import kind
     "growing(100, start=0.0, shape='linear', stairs=4)",
     "growing(100, shape='cosine')",
     within=(0.0, 1.0),
+    arguments={
+        "length": LENGTH,
+        "start": PART,
+        "shape": OneOf(SHAPES),
+        "stairs": maybe(WholeIn(2, 9)),
+    },
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Growing(Kind):

@@ -12,6 +12,7 @@ from etude.errors import BadValueError
 from etude.schedules._base import Schedule
 from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, count, duration, flag, number
+from etude.schedules.arguments import FLAG, POWER, SHARE, SPAN, WholeIn, maybe
 from etude.schedules.kinds.exponential import power
 from etude.schedules.kinds.warmup import warmup as warmup_kind
 from etude.schedules.registry import composition, kind
@@ -22,6 +23,7 @@ from etude.schedules.registry import composition, kind
     "natural_exponential(0.1)",
     "natural_exponential(0.5, every='1 epoch')",
     within=(0.0, 1.0),
+    arguments={"k": SHARE, "every": SPAN},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class NaturalExponential(Endless):
@@ -65,6 +67,7 @@ class NaturalExponential(Endless):
     "inverse_time(0.5, power=0.75, every=10)",
     "inverse_time(0.5, every='1 epoch', staircase=True)",
     within=(0.0, 1.0),
+    arguments={"k": SHARE, "power": POWER, "every": SPAN, "staircase": FLAG},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class InverseTime(Endless):
@@ -111,7 +114,13 @@ class InverseTime(Endless):
         return (1.0 + self.k * u) ** -self.power
 
 
-@kind("rsqrt", "rsqrt(4_000)", "rsqrt('5%')", within=(0.0, 1.0))
+@kind(
+    "rsqrt",
+    "rsqrt(4_000)",
+    "rsqrt('5%')",
+    within=(0.0, 1.0),
+    arguments={"timescale": SPAN},
+)
 @dataclass(frozen=True, slots=True, repr=False)
 class Rsqrt(Endless):
     """Inverse square root decay: s(t) = √(τ/(τ + t)).
@@ -149,7 +158,14 @@ class Rsqrt(Endless):
         return xp.sqrt(self.timescale / (self.timescale + t))
 
 
-@composition("noam", "noam(4_000)", "noam(4_000, d_model=512)", "noam('5%')", within=(0.0, 1.0))
+@composition(
+    "noam",
+    "noam(4_000)",
+    "noam(4_000, d_model=512)",
+    "noam('5%')",
+    within=(0.0, 1.0),
+    arguments={"warmup": SPAN, "d_model": maybe(WholeIn(1, 999))},
+)
 def noam(warmup: Duration, d_model: int | None = None) -> Schedule:
     """Return the schedule of the Transformer paper.
 

@@ -14,6 +14,7 @@ from etude.schedules._arrays import table
 from etude.schedules._base import is_steps
 from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, duration, number
+from etude.schedules.arguments import PART, AsMany, Rising
 from etude.schedules.kinds.exponential import power
 from etude.schedules.registry import kind
 
@@ -41,6 +42,7 @@ def sequence(name: str, values: object) -> tuple[Any, ...]:
     "multi_step((30, 60, 80), 0.1)",
     "multi_step((5,), 0.5)",
     "multi_step(('50%', '75%'))",
+    arguments={"milestones": Rising(), "gamma": PART},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class MultiStep(Endless):
@@ -72,6 +74,10 @@ class MultiStep(Endless):
         values = tuple(power(gamma, n) for n in range(len(milestones) + 1))
         self.put(milestones=milestones, gamma=gamma, values=values)
 
+    @property
+    def jumps(self) -> tuple[Any, ...]:
+        return self.milestones
+
     def at(self, t: float) -> float:
         return self.values[bisect_right(self.milestones, t)]
 
@@ -83,6 +89,7 @@ class MultiStep(Endless):
     "piecewise_constant",
     "piecewise_constant((100, 200), (1.0, 0.5, 0.1))",
     "piecewise_constant(('10%',), (0.1, 1.0))",
+    arguments={"boundaries": Rising(), "values": AsMany(PART, "boundaries", 1)},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class PiecewiseConstant(Endless):
@@ -116,6 +123,10 @@ class PiecewiseConstant(Endless):
                 f"{len(boundaries) + 1}, one before each and one after the last"
             )
         self.put(boundaries=boundaries, values=values)
+
+    @property
+    def jumps(self) -> tuple[Any, ...]:
+        return self.boundaries
 
     def at(self, t: float) -> float:
         return self.values[bisect_right(self.boundaries, t)]

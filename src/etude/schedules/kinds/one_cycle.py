@@ -10,6 +10,7 @@ from collections.abc import Callable
 from etude.errors import BadValueError
 from etude.schedules._base import Schedule
 from etude.schedules._numbers import Duration, Steps, choice, duration, exact, flag, nearest, number
+from etude.schedules.arguments import FLAG, WHOLE, Arguments, OneOf, RealIn
 from etude.schedules.kinds.constant import constant
 from etude.schedules.kinds.cosine import cosine
 from etude.schedules.kinds.polynomial import linear
@@ -19,12 +20,21 @@ from etude.schedules.registry import composition
 _Phases = tuple[Duration, Duration | None, Duration | None]
 
 
+_ARGUMENTS: Arguments = {
+    "length": WHOLE,
+    "rise": RealIn(0.01, 0.49, 3),
+    "anneal": OneOf(("linear", "cosine")),
+    "three_phase": FLAG,
+}
+
+
 @composition(
     "one_cycle",
     "one_cycle(1_000)",
     "one_cycle()",
     "one_cycle(1_000, rise=0.25, anneal='linear', three_phase=True)",
     within=(0.0, 1.0),
+    arguments=_ARGUMENTS,
 )
 def one_cycle(
     length: Steps | None = None,
@@ -77,6 +87,7 @@ def one_cycle(
     "one_cycle_momentum(anneal='linear')",
     "one_cycle_momentum(1_000, three_phase=True)",
     within=(0.0, 1.0),
+    arguments=_ARGUMENTS,
 )
 def one_cycle_momentum(
     length: Steps | None = None,

@@ -14,8 +14,9 @@ from etude.schedules._arrays import table
 from etude.schedules._base import is_steps
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, Steps, number
+from etude.schedules.arguments import PART, AsMany, OneOf, Rising
 from etude.schedules.kinds.milestones import below, ordered, pick, sequence
-from etude.schedules.kinds.shapes import shape_at, shape_name, shape_on
+from etude.schedules.kinds.shapes import SHAPES, shape_at, shape_name, shape_on
 from etude.schedules.registry import kind
 
 
@@ -25,6 +26,7 @@ from etude.schedules.registry import kind
     "piecewise_interpolate((10, '50%', '100%'), (0.1, 1.0, 0.2), shape='cosine')",
     "piecewise_interpolate((0, 100), (0.1, 1.0), shape='exponential')",
     "piecewise_interpolate((5, 5, 20), (0.1, 1.0, 0.5))",
+    arguments={"points": Rising(2), "values": AsMany(PART, "points"), "shape": OneOf(SHAPES)},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class PiecewiseInterpolate(Kind):

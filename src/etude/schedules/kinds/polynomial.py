@@ -11,6 +11,7 @@ from typing import Any
 from etude.errors import BadValueError
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, flag, number
+from etude.schedules.arguments import FACTOR, LENGTH, POWER, SHARE, SPAN, OneOf
 from etude.schedules.registry import kind
 
 
@@ -21,6 +22,10 @@ from etude.schedules.registry import kind
     "polynomial(100, power=2.0, cycle=True)",
     "polynomial(100, power=1.0, k_decay=1.5)",
     within=(0.0, 1.0),
+    arguments=(
+        {"length": LENGTH, "power": POWER, "end": SHARE, "k_decay": POWER},
+        {"length": SPAN, "power": POWER, "end": SHARE, "cycle": OneOf((True,))},
+    ),
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Polynomial(Kind):
@@ -89,7 +94,14 @@ class Polynomial(Kind):
         return (1.0 - self.end) * left**self.power + self.end
 
 
-@kind("linear", "linear(100)", "linear(100, start=0.1, end=1.0)", "linear()", "linear(0)")
+@kind(
+    "linear",
+    "linear(100)",
+    "linear(100, start=0.1, end=1.0)",
+    "linear()",
+    "linear(0)",
+    arguments={"length": LENGTH, "start": FACTOR, "end": FACTOR},
+)
 @dataclass(frozen=True, slots=True, repr=False)
 class Linear(Kind):
     """A straight line: s(t) = start + (end − start)·t/T, then end.

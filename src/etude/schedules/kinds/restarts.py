@@ -18,6 +18,7 @@ from etude.schedules._arrays import table
 from etude.schedules._base import is_steps
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import LAST_STEP, Duration, Steps, count, duration, exact, number
+from etude.schedules.arguments import PART, SHARE, SPAN, OneOf, WholeIn, maybe
 from etude.schedules.kinds.exponential import power
 from etude.schedules.kinds.milestones import below, pick
 from etude.schedules.registry import kind
@@ -39,6 +40,13 @@ steps, u/T is then below the precision of float64 at 1. float32 can represent th
     "restarts('10%', cycles=4)",
     "restarts(10, length_mult=3.0, cycles=3, height_mult=0.5)",
     within=(0.0, 1.0),
+    arguments={
+        "period": SPAN,
+        "length_mult": OneOf((1.0, 1.01, 1.5, 2.0, 3.0)),
+        "height_mult": PART,
+        "floor": SHARE,
+        "cycles": maybe(WholeIn(1, 20)),
+    },
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Restarts(Kind):

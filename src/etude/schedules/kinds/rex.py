@@ -9,10 +9,18 @@ from typing import Any
 
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
+from etude.schedules.arguments import LENGTH, SHARE
 from etude.schedules.registry import kind
 
 
-@kind("rex", "rex(100)", "rex('90%', floor=0.1)", "rex()", within=(0.0, 1.0))
+@kind(
+    "rex",
+    "rex(100)",
+    "rex('90%', floor=0.1)",
+    "rex()",
+    within=(0.0, 1.0),
+    arguments={"length": LENGTH, "floor": SHARE},
+)
 @dataclass(frozen=True, slots=True, repr=False)
 class Rex(Kind):
     """Reflected exponential decay: s(t) = floor + (1 − floor)·(1 − u)/(½ + ½(1 − u)), u = t/T.

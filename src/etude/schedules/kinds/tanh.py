@@ -11,10 +11,17 @@ from typing import Any
 from etude.errors import BadValueError
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
+from etude.schedules.arguments import LENGTH, SHARE
 from etude.schedules.registry import kind
 
 
-@kind("tanh", "tanh(100)", "tanh('90%', low=-4.0, high=4.0, floor=0.1)", within=(0.0, 1.0))
+@kind(
+    "tanh",
+    "tanh(100)",
+    "tanh('90%', low=-4.0, high=4.0, floor=0.1)",
+    within=(0.0, 1.0),
+    arguments={"length": LENGTH, "floor": SHARE},
+)
 @dataclass(frozen=True, slots=True, repr=False)
 class Tanh(Kind):
     """Hyperbolic tangent decay: s(t) = floor + (1 − floor)·½(1 − tanh(l + (h − l)·t/T)).

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
-from etude.schedules.kinds.shapes import shape_at, shape_name, shape_on
+from etude.schedules.arguments import LENGTH, PART, OneOf
+from etude.schedules.kinds.shapes import SHAPES, shape_at, shape_name, shape_on
 from etude.schedules.registry import kind
 
 
@@ -22,6 +23,7 @@ from etude.schedules.registry import kind
     "warmup(100, start=0.01, shape='exponential')",
     "warmup(100, start=0.3, shape='constant')",
     within=(0.0, 1.0),
+    arguments={"length": LENGTH, "start": PART, "shape": OneOf(SHAPES)},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Warmup(Kind):
@@ -50,6 +52,8 @@ class Warmup(Kind):
     wanted: str | None = field(init=False, default=None)
     start: float = 0.0
     shape: str = "linear"
+
+    warms_up: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         start = number("start", self.start, at_least=0.0, at_most=1.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from etude.schedules._base import Schedule
 from etude.schedules._numbers import Duration, choice
+from etude.schedules.arguments import SHARE, WHOLE, OneOf, WholeIn
 from etude.schedules.kinds.constant import constant
 from etude.schedules.kinds.cosine import cosine
 from etude.schedules.kinds.polynomial import linear, polynomial
@@ -35,6 +36,13 @@ def falling(shape: str, length: Duration | None, floor: float) -> Schedule:
     "wsd('2%', '20%', floor=0.1, shape='sqrt')",
     "wsd(0, 100, shape='cosine')",
     within=(0.0, 1.0),
+    arguments={
+        "warmup": WHOLE,
+        "decay": WHOLE,
+        "length": WholeIn(10_000, 20_000),
+        "floor": SHARE,
+        "shape": OneOf(DECAYS),
+    },
 )
 def wsd(
     warmup: Duration = "5%",

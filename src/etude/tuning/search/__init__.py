@@ -1,1 +1,3 @@
-"""The search over learning rates: which rates start, which go on, which is finished."""
+"""The search over learning rates: which start, which go on, and which is finished."""
+
+from etude.tuning.search.search import Search as Search
