@@ -141,10 +141,10 @@ def test_the_choice_survives_files_and_counts_in_the_digest(matrix: object) -> N
 @pytest.mark.parametrize(
     ("matrix", "error", "message"),
     [
-        (False, BadTypeError, 'does not say which tensors: give "hidden", a list'),
+        (False, BadTypeError, 'does not select tensors: give "hidden", a list'),
         ([], BadValueError, "names no tensor"),
         ({"exclude": []}, BadValueError, "names no tensor"),
-        ({"only": ["a"]}, BadTypeError, "does not say which tensors"),
+        ({"only": ["a"]}, BadTypeError, "does not select tensors"),
         (["*[forget]"], BadValueError, "selects rows of a tensor"),
         (["@kernel"], UnknownNameError, "unknown selector '@kernel'"),
     ],

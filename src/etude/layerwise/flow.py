@@ -215,6 +215,7 @@ def trace(model: nn.Module, *inputs: Any) -> Flow:
     `layerwise.apply` and `layerwise.plan` accept the result as `flow=`.
 
     Args:
+        model: The network, which is not changed.
         *inputs: The arguments of its forward pass, such as one batch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The edges of a symmetric matrix's spectrum, from products with it alone."""
+"""The extreme eigenvalues of a symmetric matrix, from matrix-vector products."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def edges(
 ) -> tuple[float, float, float]:
     """Return (smallest eigenvalue, largest eigenvalue, root mean square eigenvalue).
 
-    Lanczos with full orthogonalisation: after k products the extreme eigenvalues of the k × k
-    tridiagonal matrix approach the extremes from within. The root mean square is the first
-    product's ‖A v‖ / ‖v‖, exact on average over random signs v.
+    Lanczos with full orthogonalisation: after k products, the extreme eigenvalues of the k × k
+    tridiagonal matrix approximate those of the matrix from within. The root mean square is
+    ‖A v‖ / ‖v‖ of the first product; its square is exact on average over random signs v.
 
     Args:
         times: The product with the matrix.
         start: A vector of random signs.
-        iterations: Products at most.
+        iterations: The largest number of products.
 
     Source: Lanczos 1950; Hutchinson 1990 for the mean square.
 
@@ -39,7 +39,7 @@ def edges(
             rms = float(product.norm())
         diagonal.append(float(product @ basis[-1]))
         stack = torch.stack(basis)
-        for _ in range(2):  # the second pass removes what rounding left of the first
+        for _ in range(2):  # the second pass removes the rounding errors of the first
             product = product - stack.T @ (stack @ product)
         length = float(product.norm())
         if length <= 1e-10 * max(1e-30, rms):
