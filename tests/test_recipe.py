@@ -411,7 +411,7 @@ def test_files(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine", "mine.toml.bak"])
 def test_a_recipe_is_saved_only_under_a_name_that_says_its_format(tmp_path, name):
-    with pytest.raises(BadValueError, match=r"name a file that ends in \.toml or \.json"):
+    with pytest.raises(BadValueError, match=r"give a name that ends in \.toml or \.json"):
         Recipe().save(tmp_path / name)
     assert not (tmp_path / name).exists()
 
