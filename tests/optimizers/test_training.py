@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -16,10 +14,8 @@ from etude.optimizers import ROWS, build
 from etude.storage.state_tree import flatten, unflatten
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from tests.helpers import INSTALLED
 
-INSTALLED = [
-    row for row in ROWS.values() if not row.package or importlib.util.find_spec(row.module)
-]
 NAMES = [row.name for row in INSTALLED]
 STEPS = {"newton": 6, "newton_cg": 12, "lbfgs": 1}
 RATES = {"lars": 10.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError, 
 from etude.tasks.metrics import Metric
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from tests import helpers
 
 
 def data(count: int = 48) -> tuple[Tensor, Tensor]:
@@ -27,10 +29,7 @@ def data(count: int = 48) -> tuple[Tensor, Tensor]:
     return x, (x[:, 0] > 0).long()
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 2))
-
-
+mlp = partial(helpers.mlp, 6, 10, 2)
 BASE = Recipe(optimizer="sgd", lr=0.1, steps=40, batch_size=8)
 
 

@@ -6,8 +6,8 @@ do: what comes back with the same values in another place gives other bits.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,9 @@ from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.trials.score import Goal
 from etude.trials.trial import Trial
+from tests import helpers
+from tests.helpers import INSTALLED
 
-INSTALLED = [
-    row for row in ROWS.values() if not row.package or importlib.util.find_spec(row.module)
-]
 NAMES = [row.name for row in INSTALLED]
 ALIGNED = 64
 
@@ -53,8 +52,7 @@ def word_data() -> tuple[Tensor, Tensor]:
     return ids, ids.flip(1)
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 2))
+mlp = partial(helpers.mlp, 6, 9, 5, 2)
 
 
 def conv() -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ from etude.errors import BadValueError, EtudeError, StorageError, TaskError
 from etude.storage import checkpoint
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from tests import helpers
 
-
-def data() -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(48, 6, generator=g)
-    return x, (x[:, 0] * x[:, 1] > 0).long()
+data = partial(helpers.data, 48)
+mlp = partial(helpers.mlp, 6, 10, 2)
+noisy = partial(helpers.noisy, 10)
 
 
 class Augmented(Dataset):
@@ -37,16 +37,6 @@ class Augmented(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         noise = torch.rand(6) + np.random.rand()  # noqa: NPY002
         return self.x[index] + 0.1 * noise.float(), self.y[index]
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 2))
-
-
-def noisy() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Dropout(0.3), nn.Linear(10, 2)
-    )
 
 
 def loader() -> DataLoader:

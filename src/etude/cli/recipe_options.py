@@ -149,8 +149,10 @@ def _option(name: str) -> Any:
 
 
 def _spelling(name: str) -> str:
-    spelling: str = _option(name).param_decls[0]
-    return spelling
+    option = _option(name)
+    # Inside of Annotated, typer takes the first of the names for the default at first.
+    names = [one for one in (option.default, *option.param_decls) if isinstance(one, str)]
+    return names[0]
 
 
 def takes_recipe(

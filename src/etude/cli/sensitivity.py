@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from etude.cli import choices
-from etude.cli.console import number, out, print_json
+from etude.cli.console import out, print_json
+from etude.cli.draw import draw
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
 if TYPE_CHECKING:
-    from etude.measure.sensitivity import Response, Sensitivity
+    from etude.measure.sensitivity import Sensitivity
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -85,23 +85,10 @@ def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
         subject: The words that name the task on the command line.
         own: The options that change its recipe.
     """
+    from etude.report import present
     from etude.storage.layout import RECIPE
 
-    base = sum(found.baseline) / len(found.baseline)
-    out.print()
-    out.print(
-        f"[bold]{escape(found.task)}[/bold]: {len(found.seeds)} seeds, {found.steps} updates each, "
-        f"{found.cost:.2f} full runs; validation loss {number(base)} at one rate for all"
-    )
-    out.print()
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for name in ("part", "rate ×", "gain", "± 95%", "spread", ""):
-        table.add_column(name, justify="left" if name in ("part", "") else "right")
-    rows = [*found.responses, *([found.trial] if found.trial else [])]
-    for one in rows:
-        table.add_row(*_cells(one))
-    out.print(table)
-    out.print(f"\n{escape(found.advice())}")
+    draw(present(found))
     lines = []
     if found.whole is not None:
         tuned = f"runs/{found.task}-tuned"
@@ -126,23 +113,3 @@ def _without_rate(own: list[str]) -> list[str]:
         if option != "--set" or value.partition("=")[0].strip() != "lr":
             kept += [option, value]
     return kept
-
-
-def _cells(one: Response) -> list[str]:
-    from etude.measure.sensitivity import TOGETHER
-
-    colours = {"better": "green", "worse": "yellow", "diverged": "red", "nothing": "dim"}
-    words = {"nothing": "within its spread", "diverged": "diverged"}
-    colour = colours[one.verdict]
-    verdict = f"[{colour}]{words.get(one.verdict, one.verdict)}[/{colour}]"
-    factor = "–" if one.part == TOGETHER else f"{one.factor:.3g}"
-    if not one.finite:
-        return [escape(one.part), factor, "–", "–", "–", verdict]
-    return [
-        escape(one.part),
-        factor,
-        f"{one.effect:+.3g}",
-        f"{one.margin:.2g}",
-        f"{one.spread:.2g}",
-        verdict,
-    ]

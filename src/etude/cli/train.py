@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from etude.cli import choices
-from etude.cli.console import facts, metric_text, number, out, print_json
+from etude.cli.console import files, out, print_json
+from etude.cli.draw import draw as draw_report
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def train(
     """
     from etude import report
     from etude.progress import bar
+    from etude.record import Status
     from etude.training.train import train as run
 
     chosen = choices.choose_task(task, recipe.options, resume, own)
@@ -85,28 +87,14 @@ def train(
         print_json({**record.plain(), "folder": str(home.path), "report": str(page)})
     else:
         show(record, home.path, page)
-    if record.status == "diverged":
+    if record.status == Status.DIVERGED:
         raise typer.Exit(1)
 
 
 def show(record: Record, home: Path, page: Path) -> None:
     """Print what happened for a person."""
-    rows = [
-        ("status", record.status if not record.reason else f"{record.status}: {record.reason}"),
-        ("learning rate", f"{record.recipe.lr:g}, {record.recipe.schedule!r}"),
-        ("updates", f"{record.cost.steps} of {record.length}, {record.cost.seconds:.1f} s"),
-        *_further(record),
-        ("validation loss", number(record.valid_loss)),
-    ]
-    if record.metric is not None:
-        text = metric_text(record.metric, record.valid_metric)
-        rows.append((f"validation {record.metric}", f"[bold]{text}[/bold]"))
-    rows += [("run folder", f"[bold]{home}[/bold]"), ("report", f"[bold]{page}[/bold]")]
+    from etude.report import present
+
+    draw_report(present(record))
     out.print()
-    out.print(f"[bold]{record.task}[/bold]")
-    out.print(facts(rows))
-
-
-def _further(record: Record) -> list[tuple[str, str]]:
-    """Say from which update on the run has had another length."""
-    return [("trained further", f"from update {step}") for step in record.extended]
+    out.print(files(home, page))

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from etude.cli import choices
-from etude.cli.console import facts, number, out, print_json
+from etude.cli.console import out, print_json
+from etude.cli.draw import draw
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
 from etude.errors import BadValueError
-
-if TYPE_CHECKING:
-    from etude.tuning.transfer.transfer import Transfer
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -71,6 +68,7 @@ def transfer(
     for a share of the new run. Where another is clearly better, the rule is not confirmed and
     that one is proposed.
     """
+    from etude.report import present
     from etude.tuning.transfer.transfer import transfer as carry
 
     sized = _sized(task, recipe.options, width=width, depth=depth)
@@ -95,7 +93,7 @@ def transfer(
     if json:
         print_json(found.plain())
     else:
-        show(found)
+        draw(present(found))
         if save is not None:
             words = [f"--with {shlex.quote(word)}" for word in sized]
             command = " ".join(["etude train", shlex.quote(str(task)), *words])
@@ -121,35 +119,3 @@ def _sized(
         if name not in given and task is not None and ":" not in task:
             found.append(f"{name}={pair[1]}")
     return found
-
-
-def show(found: Transfer) -> None:
-    """Print the findings for a person."""
-    out.print()
-    out.print(
-        f"[bold]{escape(found.task)}[/bold]: {len(found.rates)} rates, {found.updates} of "
-        f"{found.length} updates each, {found.cost:.2f} full runs"
-    )
-    out.print()
-    for rule in found.rules:
-        out.print(escape(rule.text()))
-    colour = "green" if found.confirmed else "yellow"
-    rows = [("the rule's rate", f"{found.recipe.lr:.4g}")]
-    if found.trained:
-        rows.append(("learning rate", f"[bold {colour}]{found.lr:.4g}[/bold {colour}]"))
-    rows.append(("untrained loss", number(found.untrained)))
-    out.print()
-    out.print(facts(rows))
-    out.print()
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for name in ("rate", "validation loss", ""):
-        table.add_column(name, justify="left" if name == "" else "right")
-    for rate, loss in zip(found.rates, found.losses, strict=True):
-        words = ["the rule's"] if rate == found.recipe.lr else []
-        if rate == found.lr and found.trained:
-            words.append(f"[bold {colour}]to use[/bold {colour}]")
-        if loss == float("inf"):
-            words.append("[red]diverged[/red]")
-        table.add_row(f"{rate:.4g}", number(loss), ", ".join(words))
-    out.print(table)
-    out.print(f"\n[{colour}]{escape(found.advice())}[/{colour}]")

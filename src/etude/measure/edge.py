@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from etude.errors import BadTypeError, BadValueError
 from etude.measure.probe import Probe, judge
@@ -24,6 +23,7 @@ from etude.progress import Bar, bar
 from etude.recipe import Recipe
 from etude.record import to_json
 from etude.tasks.task import Task
+from etude.training.clipping import gradient_norm
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -221,7 +221,7 @@ def edge(
 
     >>> from torch.nn.functional import mse_loss
     >>> x = torch.linspace(-1, 1, 64)[:, None]
-    >>> task = Task(lambda: nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
+    >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
     >>> flat = Recipe(optimizer="sgd", lr=0.1, schedule="constant()", steps=100, batch_size="all")
     >>> found = edge(task, flat, bisections=4)
     >>> found.stable < found.predicted < found.unstable
@@ -364,6 +364,4 @@ class _Search:
 
 
 def _norm(state: RunState) -> float:
-    gradients = [p.grad for p in state.parameters if p.grad is not None]
-    dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    return float(nn.utils.get_total_norm(dense))
+    return float(gradient_norm(state.parameters))

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from etude.errors import BadValueError
-from etude.randomness import derive_seed, random_state_kept
+from etude.measure.held_still import held_still
+from etude.randomness import derive_seed
 from etude.tasks.data import Batch, Cursor, IndexedData
 from etude.torch_internals import DROPOUTS, RUNNING_NORMS
 from etude.training.evaluate import move
 from etude.training.run import Run
-from etude.training.snapshot import Snapshot
 from etude.training.state import RunState
 
 
@@ -67,7 +66,8 @@ def noise_scale(
         if value < least:
             raise BadValueError(f"{name}={value} is out of bounds: give at least {least}")
     pairs = []
-    with random_state_kept(derive_seed(run.recipe.seed, "noise scale", seed)), _still(run):
+    own = derive_seed(run.recipe.seed, "noise scale", seed)
+    with held_still(run.model, run.task.train, own, only=(*DROPOUTS, *RUNNING_NORMS)):
         batches = _batches(run, b, seed)
         for _ in range(draws):
             gradients = [_gradient(run, next(batches)) for _ in range(parts)]
@@ -122,23 +122,6 @@ class NoiseScaleProbe:
                 run, small=self.small, parts=self.parts, draws=self.draws, seed=run.step
             ).samples
         return self._last
-
-
-@contextmanager
-def _still(run: Run | RunState) -> Iterator[None]:
-    """Hold dropout and normalisation still, and put back what a forward pass changes."""
-    undo = Snapshot(run.model, run.task.train.draws)
-    kinds = (*DROPOUTS, *RUNNING_NORMS)
-    modes = [(m, m.training) for m in run.model.modules() if isinstance(m, kinds)]
-    for module, _ in modes:
-        module.eval()
-    try:
-        with run.task.train.untouched():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        undo.restore()
 
 
 def _batches(run: Run | RunState, size: int, seed: int) -> Iterator[Batch]:

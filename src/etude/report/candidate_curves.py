@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.record import Status
 from etude.report import frame, words
-from etude.report.curves import PlottedCurve, curve, looks, smooth, window_for
+from etude.report.curves import MOST, PlottedCurve, curve, looks, smooth, window_for
 from etude.report.palette import LIGHT, Theme, heat, places
 from etude.report.view import View, shown_length, view
 from etude.tuning.result import TuneResult
@@ -32,6 +32,12 @@ _ENDS = {
     Status.STOPPED: CurveEnd.DROPPED,
     Status.DIVERGED: CurveEnd.DIVERGED,
 }
+
+FEWEST = 50
+"""Points that the training loss of every rate keeps at least."""
+
+POINTS = 6_000
+"""Points of all training losses together: a page with many rates stays small."""
 
 LINE = 0.08
 """Share of the panel's height that the name of a rate takes."""
@@ -75,7 +81,8 @@ def info(result: TuneResult) -> CandidateCurves:
     """Return the numbers of the figure."""
     length = result.record.length
     window = window_for(length)
-    candidates = tuple(_candidate(trial, result.lr, window) for trial in result.trials)
+    most = max(FEWEST, min(MOST, POINTS // len(result.trials)))
+    candidates = tuple(_candidate(trial, result.lr, window, most) for trial in result.trials)
     firsts = sorted(c.train.values[0] for c in candidates if c.train)
     first = firsts[len(firsts) // 2] if firsts else math.nan
     shown = view([v for c in candidates for v in c.valid.values], result.untrained.loss)
@@ -88,12 +95,12 @@ def info(result: TuneResult) -> CandidateCurves:
     )
 
 
-def _candidate(trial: TrialSummary, chosen: float, window: int) -> CandidateCurve:
+def _candidate(trial: TrialSummary, chosen: float, window: int, most: int) -> CandidateCurve:
     record = trial.record
     return CandidateCurve(
         lr=trial.lr,
         valid=looks(record.evaluations),
-        train=curve(smooth(record.series.get("loss", ()), window)),
+        train=curve(smooth(record.series.get("loss", ()), window), most),
         end=_ENDS[record.status],
         updates=record.cost.steps,
         chosen=trial.lr == chosen,

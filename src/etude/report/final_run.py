@@ -154,12 +154,9 @@ def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
         traces.append(_series(panel, index + 2, panel is info.metric, theme))
     titles = ["loss", *(words.safe(panel.name) for panel in panels)]
     ends = [
-        frame.panel_end(f"{what} {words.number(line.values[-1])}", theme, axis)
-        for what, line, axis in (
-            ("validation ends at", info.valid, ""),
-            ("ends at", info.metric.curve if info.metric is not None else None, "2"),
-        )
-        if line
+        frame.panel_end(text, theme, axis)
+        for text, axis in ((_valid_end(info), ""), (_metric_end(info), "2"))
+        if text
     ]
     return Figure(
         traces,
@@ -177,6 +174,16 @@ def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
             **axes,
         ),
     )
+
+
+def _valid_end(info: FinalRun) -> str:
+    return f"validation ends at {words.number(info.valid.values[-1])}" if info.valid else ""
+
+
+def _metric_end(info: FinalRun) -> str:
+    if info.metric is None:
+        return ""
+    return f"ends at {words.metric(info.metric.name, info.metric.curve.values[-1])}"
 
 
 def _loss(info: FinalRun, theme: Theme) -> list[Any]:

@@ -41,7 +41,8 @@ class ScheduleRow:
     @property
     def summary(self) -> str:
         """What it does, in the first line of its docstring."""
-        return (self.make.__doc__ or "").strip().partition("\n")[0]
+        line = (self.make.__doc__ or "").strip().partition("\n")[0].removeprefix("Return ")
+        return line[:1].upper() + line[1:]
 
 
 KINDS: dict[str, ScheduleRow] = {}

@@ -130,6 +130,20 @@ def entries(parameters: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
+def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """Return the norm of all gradients together, which are left as they are; 0 where none is.
+
+    >>> w = nn.Parameter(torch.zeros(2))
+    >>> w.grad = torch.tensor([3.0, 4.0])
+    >>> gradient_norm([w, nn.Parameter(torch.zeros(1))])
+    tensor(5.)
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    # The entries of a sparse gradient that stand for one place are summed in a copy.
+    dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    return nn.utils.get_total_norm(dense)
+
+
 def scale_to(tensors: Sequence[Tensor], norm: Tensor, bound: float) -> None:
     """Scale tensors of a common norm down to a bound, as torch's `clip_grad_norm_`."""
     factor = torch.clamp(bound / (norm + 1e-6), max=1.0)

@@ -16,7 +16,7 @@ from etude.tasks.task import Task
 from etude.torch_internals import BATCH_NORMS
 from etude.training.evaluate import move
 from etude.training.objective import Context
-from etude.training.snapshot import Buffers
+from etude.training.snapshot import Buffers, modes_kept
 
 BATCHES = 32
 """Batches from which running statistics are taken anew."""
@@ -89,25 +89,23 @@ class EvaluationWeights:
         ]
         if not norms:
             return
-        modes = [(module, module.training) for module in self.model.modules()]
         momenta = [norm.momentum for norm in norms]
         device = next(self.model.parameters()).device
         data = self.task.train
-        self.model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain average over the batches
-            norm.train()
-        try:
-            with random_state_kept(0), torch.no_grad(), data.untouched():
-                # In the order of training: a set sorted by class would give each batch one class.
-                shuffled = data.stream(self.batch_size, 0, Cursor())
-                count = min(BATCHES, data.steps_per_epoch(self.batch_size) or BATCHES)
-                for batch in islice(shuffled, count):
-                    with self.autocast():
-                        self.task.forward(self.model, move(batch, device))
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-            for module, training in modes:
-                module.training = training
+        with modes_kept(self.model):
+            self.model.eval()
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain average over the batches
+                norm.train()
+            try:
+                with random_state_kept(0), torch.no_grad(), data.untouched():
+                    # In the order of training: a set sorted by class gives batches of one class.
+                    shuffled = data.stream(self.batch_size, 0, Cursor())
+                    count = min(BATCHES, data.steps_per_epoch(self.batch_size) or BATCHES)
+                    for batch in islice(shuffled, count):
+                        with self.autocast():
+                            self.task.forward(self.model, move(batch, device))
+            finally:
+                for norm, momentum in zip(norms, momenta, strict=True):
+                    norm.momentum = momentum

@@ -99,6 +99,17 @@ class Snapshot:
 
 
 @contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Leave every module of a model in the mode, training or evaluation, that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Leave a model's buffers as they were: a state that is carried on is not the block's."""
     buffers = Buffers(model)

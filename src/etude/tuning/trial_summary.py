@@ -29,6 +29,12 @@ class TrialSummary:
     folder: str = ""
 
     @property
+    def left_open(self) -> bool:
+        """Whether it was left before its end could be told: not diverged, followed or tied."""
+        diverged = self.record.status == Status.DIVERGED
+        return not (diverged or self.followed or self.tied)
+
+    @property
     def followed(self) -> bool:
         """Whether it went to three quarters of its run at least, where the end can be told."""
         record = self.record

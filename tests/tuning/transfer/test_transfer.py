@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -21,21 +21,18 @@ from etude.tuning.result import tie
 from etude.tuning.transfer.rules import TransferRule
 from etude.tuning.transfer.scaling import linear, square_root
 from etude.tuning.transfer.transfer import Transfer, carry, transfer
+from tests import helpers
 
 sizes = st.integers(1, 96)
 SGD = Recipe(optimizer="sgd", lr=0.1, batch_size=16, steps="4 epochs")
 ADAM = SGD.replace(optimizer="adam", lr=0.01)
 
 
-@cache
-def data() -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(120, 6, generator=g)
-    return x, (x[:, 0] * x[:, 1] > 0).long()
+data = cache(partial(helpers.data, 120))
 
 
 def mlp(width: int = 8) -> nn.Module:
-    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 2))
+    return helpers.mlp(6, width, 2, activation=nn.ReLU)
 
 
 def task(width: int = 8, **more: Any) -> Task:

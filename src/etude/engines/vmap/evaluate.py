@@ -17,6 +17,7 @@ from etude.tasks.task import Task
 from etude.tasks.weighted import WeightedLoss
 from etude.torch_internals import flattened, unflattened
 from etude.training.run import Run
+from etude.training.snapshot import modes_kept
 
 LARGEST = 2**28
 """Bytes of all members' answers beyond which each is evaluated alone."""
@@ -87,15 +88,12 @@ class BatchedEvaluation:
             numbers.append(loss.weight)
             return output, loss.mean
 
-        modes = [(module, module.training) for module in net.modules()]
-        net.eval()
-        try:
-            outputs, losses, *weights = vmap(member, randomness="error")(self._held)
-        except Exception as error:
-            raise UnstackedError from error
-        finally:
-            for module, training in modes:
-                module.training = training
+        with modes_kept(net):
+            net.eval()
+            try:
+                outputs, losses, *weights = vmap(member, randomness="error")(self._held)
+            except Exception as error:
+                raise UnstackedError from error
         leaves, shape = flattened(outputs)
         if losses.ndim != 1 or not all(isinstance(leaf, Tensor) for leaf in leaves):
             raise UnstackedError
