@@ -316,7 +316,7 @@ WRONG = [
     ({"steps": 0}, "steps=0 is out of bounds: give at least 1"),
     ({"steps": True}, "steps=True: give a whole number"),
     ({"steps": 1.5}, "steps=1.5: give a whole number"),
-    ({"steps": "5%"}, "steps='5%': a share of what"),
+    ({"steps": "5%"}, "steps='5%': a run's length is not a percentage"),
     ({"steps": "20 eopchs"}, "unknown unit 'eopchs': did you mean 'epochs'"),
     ({"steps": "-3 epochs"}, "'-3 epochs'; a duration reads like"),
     ({"optimizer": "adamv"}, "unknown optimizer 'adamv': did you mean 'adam"),
@@ -330,13 +330,16 @@ WRONG = [
     ({"schedule": "cosin()"}, "unknown schedule 'cosin': did you mean 'cosine'"),
     ({"schedule": "__import__('os').system('ls')"}, "schedule: "),
     ({"schedule": 3}, "a schedule is read from text, not from int"),
-    ({"schedules": {"lr": "constant()"}}, "the rate's own shape is the field 'schedule'"),
+    ({"schedules": {"lr": "constant()"}}, "give the rate's schedule as the field 'schedule'"),
     ({"schedules": {"rho": "constant()"}}, r"schedules\['rho'\]: adamw has no such hyperparameter"),
-    ({"schedules": {"betas": "constant()"}}, "schedule 'momentum', the first of them"),
-    ({"schedules": {"amsgrad": "constant()"}}, "cannot change it while training: set it once"),
+    ({"schedules": {"betas": "constant()"}}, "schedule 'momentum', the first beta"),
+    (
+        {"schedules": {"amsgrad": "constant()"}},
+        "cannot change it during training: give it a fixed value",
+    ),
     (
         {"optimizer": "adagrad", "schedules": {"initial_accumulator_value": "constant()"}},
-        "cannot change it while training",
+        "cannot change it during training",
     ),
     ({"optimizer": "adagrad", "schedules": {"momentum": "constant()"}}, "adagrad has no momentum"),
     ({"schedules": {"eps": "cosin()"}}, "unknown schedule 'cosin'"),
@@ -408,7 +411,7 @@ def test_files(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine", "mine.toml.bak"])
 def test_a_recipe_is_saved_only_under_a_name_that_says_its_format(tmp_path, name):
-    with pytest.raises(BadValueError, match=r"name a file that ends in \.toml or \.json"):
+    with pytest.raises(BadValueError, match=r"give a name that ends in \.toml or \.json"):
         Recipe().save(tmp_path / name)
     assert not (tmp_path / name).exists()
 

@@ -1,4 +1,4 @@
-"""Every error Etude raises: the message names the value, the bound and the fix."""
+"""All errors that Etude raises; each message names the value, the bound and the fix."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from etude.next_step import NextStep, SavedState, sentence
 E = TypeVar("E", bound=StrEnum)
 
 LONGEST_MESSAGE = 1_200
-"""Characters of an error's message; a longer one loses its middle, and keeps the fix at its end."""
+"""The longest message in characters; a longer one loses its middle and keeps the fix at its end."""
 
 LONGEST_WORD = 400
-"""Characters without a space in a message, enough for the path of a file."""
+"""The longest word in a message in characters, enough for a file's path."""
 
 LONGEST_NAME = 100
-"""Characters of a name that is compared with the known ones: comparing takes their product."""
+"""The longest name that is compared with known names; a comparison takes quadratic time."""
 
 
 def shorten(text: str, most: int = 80) -> str:
@@ -37,13 +37,13 @@ def shorten(text: str, most: int = 80) -> str:
 
 
 def shown(value: object, most: int = 80) -> str:
-    """Return a value as an error shows it: its `repr`, shortened, whatever the value is.
+    """Return a value's `repr`, shortened, for use in an error message.
 
     >>> shown("x" * 100, 20)
     "'xxxxxxxxxxxx...xxx'"
     """
     try:
-        # Only the start of a long text is written out: its whole `repr` may be huge.
+        # Only the start of a long text is converted, since its whole `repr` may be huge.
         if isinstance(value, str) and len(value) > 4 * most:
             value = value[: 3 * most] + value[len(value) - most :]
         return shorten(repr(value), most)
@@ -52,13 +52,13 @@ def shown(value: object, most: int = 80) -> str:
 
 
 def _readable(message: str) -> str:
-    """Shorten the words of a message that nobody would read, and then the message."""
+    """Shorten overlong words of a message, and then the message."""
     words = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda found: shorten(found[0]), message)
     return shorten(words, LONGEST_MESSAGE)
 
 
 class EtudeError(Exception):
-    """Base of all errors raised on purpose by Etude; its message is never very long.
+    """Base class of all errors that Etude raises on purpose; messages have a bounded length.
 
     Attributes:
         said: The message without what to do next.
@@ -78,15 +78,15 @@ class EtudeError(Exception):
 
 
 class BadValueError(EtudeError, ValueError):
-    """A value lies outside what is allowed; the message names value, bound and fix."""
+    """A value is out of bounds; the message names the value, the bound and the fix."""
 
 
 class BadTypeError(EtudeError, TypeError):
-    """A value is of a kind that cannot be used here."""
+    """A value is of a type that cannot be used here."""
 
 
 class UnknownNameError(BadValueError):
-    """A name that is in no table; the message offers the nearest ones."""
+    """A name is unknown; the message lists the nearest known names."""
 
 
 class TaskError(EtudeError, RuntimeError):
@@ -98,7 +98,7 @@ class ObserverError(EtudeError, RuntimeError):
 
 
 class StorageError(EtudeError, OSError):
-    """A folder or file cannot be written, or what it holds cannot be trusted."""
+    """A folder or file cannot be written, or its content is damaged or not trusted."""
 
 
 class MissingExtraError(EtudeError, ImportError):
@@ -106,13 +106,13 @@ class MissingExtraError(EtudeError, ImportError):
 
 
 class MovedError(EtudeError, AttributeError):
-    """A public name has another home now; the message says which."""
+    """A public name was moved; the message gives the new place."""
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: the state is saved, and the message says how to resume.
 
-    A `KeyboardInterrupt`, so that an `except Exception` of the caller does not swallow it.
+    It is a `KeyboardInterrupt`, so that an `except Exception` of the caller does not catch it.
 
     Attributes:
         said: The message without how to resume.
@@ -129,7 +129,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
-    """Build the error for a name that is in no table.
+    """Return the error for an unknown name.
 
     >>> print(unknown_name("optimizer", "adamv", ["adam", "adamw", "sgd"]))
     unknown optimizer 'adamv': did you mean 'adam' or 'adamw'? Known: adam, adamw, sgd
@@ -165,9 +165,9 @@ def member(kind: type[E], name: object, what: str) -> E:
 
 
 def where(error: BaseException) -> str:
-    """Return where the user's own code failed, ' (file.py:LINE)'; empty if none of it did.
+    """Return the place at which the user's own code failed, as ' (file.py:LINE)', or ''.
 
-    That is the innermost frame which is neither torch's nor ours.
+    It is the innermost frame that belongs neither to torch nor to Etude.
 
     >>> where(ValueError("raised nowhere"))
     ''

@@ -1,7 +1,7 @@
-"""Files that are whole or absent: written beside their place, flushed, then renamed.
+"""Atomic files: written to a temporary file in the same folder, flushed, then renamed.
 
-The one place that opens what a run folder holds. What is read may come from a stranger: only
-regular files of bounded size are opened, and JSON is read strictly.
+Only this module opens the files of a run folder. They may be untrusted: only regular files of
+bounded size are opened, and JSON is read strictly.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from etude.errors import StorageError, shown
 
 LARGEST_TEXT = 2**28
-"""Bytes of the largest text file that is read; what Etude writes stays far below."""
+"""The size in bytes of the largest text file that is read; Etude writes far smaller ones."""
 
 
 def make_folder(folder: Path) -> Path:
-    """Create a folder that can be written, or raise before any work is done in vain.
+    """Create a writable folder, or raise before any work is lost.
 
     Raises:
         StorageError: If it cannot be created or written; the message says why.
@@ -42,12 +42,12 @@ def make_folder(folder: Path) -> Path:
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file, flush it to disk, and rename it to `path`.
 
-    Whoever reads `path` sees the old content or the new, never a part of it. Its mode follows
-    the user's umask, whatever library fills it.
+    A reader of `path` sees the old content or the new, never a part of it. Its mode follows the
+    user's umask, whichever library writes it.
 
     Raises:
-        StorageError: If the disk is full or the folder cannot be written; `path` is then as it
-            was before.
+        StorageError: If the disk is full or the folder cannot be written; `path` is then
+            unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -55,7 +55,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         temporary.touch()
         mode = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
-        # A library may have put a file of its own in its place, readable by the owner alone.
+        # A library may have replaced it by a new file that only the owner can read.
         if stat.S_IMODE(temporary.stat().st_mode) != mode:
             temporary.chmod(mode)
         with temporary.open("rb") as file:
@@ -68,12 +68,12 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             "another folder"
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # it must not hide the error on its way
+        with contextlib.suppress(OSError):  # it must not hide the original error
             temporary.unlink(missing_ok=True)
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a file is what `write_atomic` leaves behind when its process is killed.
+    """Return whether a file is one that `write_atomic` left behind because its process was killed.
 
     >>> is_temporary(Path("run/.recipe.toml.812.tmp")), is_temporary(Path("run/recipe.toml"))
     (True, False)
@@ -82,7 +82,7 @@ def is_temporary(path: Path) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system can."""
+    """Make a rename in `folder` survive a power failure, if the system supports it."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -111,15 +111,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def regular(path: Path, what: str, most: int | None = None) -> Path:
-    """Return a path if an ordinary file lies there: no pipe or device, which never ends.
+    """Return a path if it is an ordinary file, not a pipe or device, which may never end.
 
     Args:
-        path: Of the file.
-        what: What it should hold, for the error.
-        most: Bytes of the largest one that is read; None for any.
+        path: The path of the file.
+        what: A description of its content, for error messages.
+        most: The size in bytes of the largest file that is read; None for any.
 
     Raises:
-        StorageError: If it is missing, of another kind, or larger.
+        StorageError: If it is missing, not an ordinary file, or larger.
     """
     try:
         found = path.stat()
@@ -137,7 +137,7 @@ def regular(path: Path, what: str, most: int | None = None) -> Path:
 
 
 def read_text(path: Path, what: str, most: int = LARGEST_TEXT) -> str:
-    """Read a text file, or raise an error that says what was looked for.
+    """Read a text file, or raise an error that describes the file.
 
     Raises:
         StorageError: If it is missing, not readable as text, or larger than `most` bytes.
@@ -151,10 +151,10 @@ def read_text(path: Path, what: str, most: int = LARGEST_TEXT) -> str:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """Read a JSON file, or raise an error that says what was looked for.
+    """Read a JSON file, or raise an error that describes the file.
 
     Raises:
-        StorageError: If it is missing, damaged, half-written, or no strict JSON.
+        StorageError: If it is missing, damaged, incomplete, or not strict JSON.
     """
     try:
         return parse_json(read_text(path, what))
@@ -163,7 +163,7 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def read_table(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON file that holds a table.
+    """Read a JSON file that contains a table.
 
     Raises:
         StorageError: As `read_json`, or if it holds anything else.
@@ -177,10 +177,10 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """Read JSON strictly: no key twice, no NaN, no number beyond float64, no bottomless nesting.
+    """Read JSON strictly: no duplicate keys, no NaN, no number beyond float64, no deep nesting.
 
     Raises:
-        ValueError: If it is no such JSON.
+        ValueError: If it is not strict JSON.
 
     >>> parse_json('{"lr": 0.1}')
     {'lr': 0.1}
@@ -221,7 +221,7 @@ def _finite(text: str) -> float:
 
 
 def _kind(value: object) -> str:
-    """Return what a value of JSON is, in words.
+    """Return the type of a JSON value in words.
 
     >>> _kind([]), _kind(None), _kind(3)
     ('a list', 'null', 'a number')

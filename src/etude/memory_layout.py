@@ -1,7 +1,7 @@
-"""How tensors lie in memory: their strides, what they share, and where they begin.
+"""The memory layout of tensors: their strides, shared memory and alignment.
 
-Kernels add in the order in which numbers lie, and take another path where an address is no
-multiple of a vector's length: a tensor with the same values in another place gives other bits.
+Kernels read memory in stride order, and take another path if an address is not a multiple of the
+vector length. Results therefore depend, in their last bits, on strides and alignment.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor
 from etude.errors import StorageError
 
 ALIGNED = 64
-"""Bytes to a multiple of which torch's CPU memory begins: the length of the widest vector."""
+"""The alignment of torch's CPU memory in bytes: the length of the widest vector."""
 
 SPARE = 4096
-"""Bytes of unused memory that are always kept along with a tensor that lies in it."""
+"""The size in bytes of unused memory that is always kept together with its tensor."""
 
 PLAIN = frozenset(
     (
@@ -37,11 +37,11 @@ PLAIN = frozenset(
         torch.bool,
     )
 )
-"""What every version of safetensors can hold; any other kind of number is kept as its bytes."""
+"""The dtypes that every version of safetensors supports; others are saved as bytes."""
 
 
 def reach(shape: Sequence[int], stride: Sequence[int]) -> int:
-    """Return how many elements lie from a tensor's first to its last, gaps included.
+    """Return the number of elements from a tensor's first to its last, gaps included.
 
     >>> x = torch.zeros(4, 6)[:, ::2]
     >>> reach(x.shape, x.stride())
@@ -53,7 +53,7 @@ def reach(shape: Sequence[int], stride: Sequence[int]) -> int:
 
 
 def overlaps(tensor: Tensor) -> bool:
-    """Say whether two elements of a tensor may share one place in memory.
+    """Return whether two elements of a tensor may share one memory location.
 
     >>> overlaps(torch.zeros(3).expand(2, 3)), overlaps(torch.zeros(2, 3).T)
     (True, False)
@@ -70,7 +70,7 @@ def overlaps(tensor: Tensor) -> bool:
 
 
 def span(tensor: Tensor) -> Tensor:
-    """Return all the memory between a tensor's first element and its last, as one row."""
+    """Return the memory from a tensor's first element to its last, as a one-dimensional tensor."""
     return tensor.as_strided((reach(tensor.shape, tensor.stride()),), (1,))
 
 
@@ -81,18 +81,18 @@ def view_in(
     shape: Sequence[int],
     stride: Sequence[int],
 ) -> Tensor:
-    """Return the tensor that lies `offset` elements into a piece of memory."""
+    """Return the tensor that starts `offset` elements into a block of memory."""
     empty = torch.empty(0, dtype=dtype, device=storage.device)
     return empty.set_(storage, offset, tuple(shape), tuple(stride))
 
 
 def moved(tensor: Tensor, device: torch.device, memo: dict[int, torch.UntypedStorage]) -> Tensor:
-    """Return a tensor on another device, with its strides and whatever it shares memory with.
+    """Return a tensor on another device, with the same strides and the same shared memory.
 
     Args:
-        tensor: What to move; one that is there already is returned as it is.
-        device: Where to.
-        memo: The memory that was moved before, by where it lay.
+        tensor: The tensor to move; if it is on the device already, it is returned unchanged.
+        device: The target device.
+        memo: Address -> memory that was moved before.
     """
     if tensor.device == device:
         return tensor
@@ -105,7 +105,7 @@ def moved(tensor: Tensor, device: torch.device, memo: dict[int, torch.UntypedSto
 
 @dataclass(frozen=True)
 class Place:
-    """Where one tensor lies, in bytes."""
+    """The memory location of one tensor, in bytes."""
 
     tensor: Tensor
     start: int
@@ -113,25 +113,25 @@ class Place:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Place:
-        """Look where a tensor lies."""
+        """Return the location of a tensor."""
         start = tensor.data_ptr() if tensor.numel() else 0
         taken = reach(tensor.shape, tensor.stride()) * tensor.element_size()
         return cls(tensor, start, start + taken)
 
     @property
     def geometry(self) -> tuple[Any, ...]:
-        """What two tensors have in common that are one and the same memory."""
+        """The key that is equal for two tensors which are the same view of the same memory."""
         return self.start, self.tensor.dtype, self.tensor.shape, self.tensor.stride()
 
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of memory, with the tensors that lie in it.
+    """A block of memory, with the tensors in it.
 
     Attributes:
         start: Its address.
-        size: Its bytes.
-        places: The tensors' own.
+        size: Its size in bytes.
+        places: The locations of the tensors in it.
     """
 
     start: int
@@ -140,29 +140,29 @@ class Block:
 
     @property
     def lead(self) -> int:
-        """How many bytes beyond a multiple of `ALIGNED` it begins."""
+        """The offset of its address from a multiple of `ALIGNED`, in bytes."""
         own = max(place.tensor.element_size() for place in self.places)
         return self.start % ALIGNED // own * own
 
     @cached_property
     def whole(self) -> bool:
-        """Say whether all of its bytes have to be kept, since tensors share some of them."""
+        """Whether all its bytes must be saved, because tensors share some of them."""
         first = self.places[0]
         alike = all(place.geometry == first.geometry for place in self.places)
         return not alike or overlaps(first.tensor)
 
     def bytes(self) -> Tensor:
-        """Return all that lies in it."""
+        """Return all its bytes."""
         storage = self.places[0].tensor.untyped_storage()
         return view_in(storage, torch.uint8, self.start - storage.data_ptr(), (self.size,), (1,))
 
     @property
     def content(self) -> Tensor:
-        """What has to be kept of it: all bytes, or the one tensor in it."""
+        """The content that must be saved: all bytes, or the only tensor in it."""
         return self.bytes() if self.whole else self.places[0].tensor
 
     def layout(self, place: Place) -> dict[str, Any]:
-        """Return what is to be known of a tensor in it besides `content`; empty if plain."""
+        """Return the layout of a tensor in it that `content` lacks; empty for a default layout."""
         tensor = place.tensor
         found: dict[str, Any] = {}
         if self.whole:
@@ -182,7 +182,7 @@ class Block:
 
 
 def plain_stride(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides of a new tensor.
+    """Return the strides of a new contiguous tensor.
 
     >>> plain_stride((2, 3, 0, 5))
     (15, 5, 5, 1)
@@ -194,10 +194,10 @@ def plain_stride(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def blocks(places: Sequence[Place]) -> list[Block]:
-    """Return the pieces of memory that some tensors lie in, each whole.
+    """Return the blocks of memory that contain some tensors.
 
-    A piece is what torch allocated at once, so that what lay together does again; but where
-    tensors take up less than half of it, it is only what they take up.
+    A block is one allocation of torch, so that tensors that were adjacent are adjacent again. If
+    the tensors use less than half of an allocation, the block is only the used part.
     """
     found: dict[int, list[Place]] = {}
     empty = [Block(0, 0, (place,)) for place in places if not place.end]
@@ -226,10 +226,10 @@ def _pieces(start: int, places: list[Place]) -> list[Block]:
 
 
 class Rebuilt:
-    """Tensors laid out in new memory as they were, from what was kept of their blocks.
+    """Tensors that are rebuilt in new memory with their old layout, from saved blocks.
 
     Args:
-        contents: What `Block.content` returned, by name; read once, wherever it lies.
+        contents: Name -> the result of `Block.content`; each is read once, from any location.
     """
 
     def __init__(self, contents: Mapping[str, Tensor]) -> None:
@@ -237,7 +237,7 @@ class Rebuilt:
         self._memory: dict[str, torch.UntypedStorage] = {}
 
     def tensor(self, name: str, layout: Mapping[str, Any]) -> Tensor:
-        """Return the tensor of a layout in the block of a name.
+        """Return the tensor with a layout in the named block.
 
         Raises:
             StorageError: If the layout does not fit the block.
@@ -265,7 +265,7 @@ class Rebuilt:
 
 
 def _memory(lead: int, size: int, content: Tensor, *, whole: bool) -> torch.UntypedStorage:
-    # Nobody sees what lies in a gap; zeros make a copy of it the same every time.
+    # No tensor reads the gaps; zeros make the copies reproducible.
     make = torch.empty if size == content.nbytes else torch.zeros
     memory = make(lead + size, dtype=torch.uint8)
     if whole:
@@ -285,5 +285,5 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def _numbers(content: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-    """Return the numbers of a kind that safetensors does not have, from their bytes."""
+    """Return numbers of a dtype that safetensors does not support, from their bytes."""
     return content.clone().view(dtype).view(tuple(shape))

@@ -1,4 +1,4 @@
-"""Progress for whoever watches: a bar on a terminal's error stream, else a line now and then."""
+"""Progress: a bar on a terminal's error stream, or else a line at intervals."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 SECONDS = 10.0
-"""Between two lines, where no terminal can show a bar: what is quicker stays silent."""
+"""Seconds between two lines if no terminal can show a bar; shorter work prints nothing."""
 
 
 class Bar(Protocol):
-    """Takes the state of some work of known length."""
+    """Protocol of functions that show the progress of work of known length."""
 
     def __call__(self, done: float, total: float, text: str) -> None:
-        """Show that `done` of `total` is done, and what `text` says of it."""
+        """Show that `done` of `total` is done, with a text."""
 
 
 def silent(done: float, total: float, text: str) -> None:
@@ -24,7 +24,7 @@ def silent(done: float, total: float, text: str) -> None:
 
 
 class _Lines:
-    """Writes a line every so often, for a log."""
+    """Writes a line at intervals, for a log."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -39,12 +39,12 @@ class _Lines:
 
 @contextmanager
 def bar(wanted: bool | None, title: str) -> Iterator[Bar]:
-    """Give a bar to report to for the length of a block.
+    """Return a progress function that is active within a `with` block.
 
     Args:
-        wanted: Whether to draw it; None draws it where somebody sits at a terminal, and elsewhere
-            writes a line every `SECONDS`.
-        title: What is being done.
+        wanted: Whether to draw the bar; None draws it on a terminal, and elsewhere writes a line
+            every `SECONDS`.
+        title: The name of the work.
     """
     if wanted is False:
         yield silent

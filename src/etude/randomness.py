@@ -1,4 +1,4 @@
-"""Random numbers: seeds derived from a run's one seed, and the global state kept apart."""
+"""Random numbers: seeds derived from a run's seed, and isolation of the global random state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def derive_seed(seed: int, *path: str | int) -> int:
-    """Return an independent 63-bit seed for a named use of a run's one seed.
+    """Return an independent 63-bit seed, derived from a run's seed for a named purpose.
 
     >>> derive_seed(0, "order", 3) == derive_seed(0, "order", 3) != derive_seed(0, "order", 4)
     True
@@ -35,7 +35,7 @@ class RandomState:
 
     @classmethod
     def capture(cls) -> RandomState:
-        """Read the state; nothing is drawn."""
+        """Read the state without drawing from it."""
         started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         devices = torch.cuda.get_rng_state_all() if started else []
         return cls(
@@ -85,7 +85,7 @@ def seed_everything(seed: int) -> None:
 
 
 class OwnRandomness:
-    """A global random state of its own, swapped in for the length of each block.
+    """A separate global random state, which is active within each `with` block.
 
     >>> own = OwnRandomness(0)
     >>> with own:
@@ -113,7 +113,7 @@ class OwnRandomness:
 
 @contextmanager
 def random_state_kept(seed: int | None = None) -> Iterator[None]:
-    """Run a block without touching the caller's random state; optionally seeded."""
+    """Restore the caller's random state after a block; with a seed, seed the block."""
     before = RandomState.capture()
     try:
         if seed is not None:

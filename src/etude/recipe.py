@@ -1,4 +1,4 @@
-"""A Recipe says how to learn: the frozen join of optimizer, rate, schedule and length."""
+"""A Recipe says how to learn: an immutable set of optimizer, rate, schedule and length."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from etude.recipe_text import LARGEST, RecipeError, json_table, toml_table
 from etude.schedules import Clock, Schedule, parse
 
 FORMAT = 1
-"""The version of the recipe file; a newer file is refused, never half understood."""
+"""The version of the recipe file; a newer file is refused."""
 
 CLIPPING = ("clip_norm", "clip_value", "clip_adaptive", "clip_percentile")
-"""The fields that bound the gradient."""
+"""The fields that clip the gradient."""
 
 
 TOLD = 3
-"""Mistakes that are told at once."""
+"""The largest number of mistakes that one message lists."""
 
 
 def _schedule(value: object) -> Schedule:
@@ -49,7 +49,7 @@ def _schedule(value: object) -> Schedule:
 
 
 def _number(value: object, info: ValidationInfo) -> object:
-    """Refuse what pydantic would take for a number: True, and text."""
+    """Raise for values that pydantic would accept as a number: True, and text."""
     if isinstance(value, (bool, str, bytes)):
         raise BadTypeError(
             f"{info.field_name}={shown(value)} is not a number: give one without quotes"
@@ -65,7 +65,9 @@ def _length(value: object) -> int | str:
     """Check a run's length: a count of updates, or text with a unit other than percent."""
     if isinstance(value, str):
         if value.strip().endswith("%"):
-            raise BadValueError(f"steps={value!r}: a share of what? Give steps, epochs or samples")
+            raise BadValueError(
+                f"steps={value!r}: a run's length is not a percentage: give steps or epochs"
+            )
         Clock(steps_per_epoch=1, samples_per_step=1, tokens_per_step=1).steps(value)
         return value
     if isinstance(value, bool) or not isinstance(value, int):
@@ -91,7 +93,7 @@ Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 if TYPE_CHECKING:
     BatchSize = int | Literal["all"]
-else:  # a union would answer every mistake twice
+else:  # pydantic would report every mistake in a union twice
     BatchSize = Annotated[Count, WrapValidator(_batch_size)]
 Percentile = Annotated[float, BeforeValidator(_number), Field(gt=0, le=100, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -109,43 +111,45 @@ Initialisation = Literal[
 
 
 class Recipe(BaseModel):
-    """How to learn. Frozen and validated; equal recipes train to the same bits.
+    """How to learn: an immutable, validated recipe. Equal recipes give the same bits.
 
     Attributes:
-        optimizer: A name of `etude.optimizers`, or a table of a name and hyperparameters; what
-            is not named keeps torch's own default.
-        lr: The peak of the learning rate. Update t uses `lr * schedule(t)`. Left out, it is 1
-            for an optimizer that sizes its own step, 0.001 for any other.
+        optimizer: A name of `etude.optimizers`, or a table of a name and hyperparameters. Others
+            keep torch's defaults.
+        lr: The peak of the learning rate. Update t uses `lr * schedule(t)`. The default is 1 for
+            an optimizer that sizes its own step, and 0.001 for any other.
         lr_mult: Multipliers of the rate for parts of the model: a table of selectors, such as
             {"*[forget]": 3.0, "conv*": 2.0}, or a policy, such as "decay(0.75)"; None for none.
-        schedule: The shape that multiplies `lr`, as a Schedule or its text. Left out, it is
-            constant for an optimizer with a line search, and after a warmup for Schedule-Free.
-        schedules: For other hyperparameters ('momentum', 'weight_decay', 'eps', ...): the value
-            itself over the steps.
+        schedule: The schedule that multiplies `lr`, as a Schedule or its text. By default it is
+            constant for an optimizer with a line search, and constant after a warmup for
+            Schedule-Free.
+        schedules: Schedules of other hyperparameters ('momentum', 'weight_decay', 'eps', ...), in
+            absolute values.
         steps: Length in optimizer updates, or with a unit: '20 epochs', '1e6 samples'.
-        batch_size: Samples in one batch, or 'all'; None takes 64, or a DataLoader's own.
+        batch_size: Samples per batch, or 'all'; None is 64, or a DataLoader's own batch size.
         accumulate: Batches whose gradients are averaged into one update.
         clip_norm: Largest 2-norm of the gradient over all parameters; None does not clip.
         clip_value: Largest magnitude of any one entry of the gradient; None does not clip.
         clip_adaptive: Largest norm of a unit's gradient as a share of its weights' (AGC).
-        clip_percentile: Clip the norm at this percentile of the run's own history (AutoClip).
-        l1: Weight in the loss of the sum of the weights' magnitudes.
-        l2: Weight in the loss of half the sum of the weights' squares.
-        activity: Weight in the loss of the mean squares of the layers' activations.
-        dropout: The share that every dropout of the model drops; None leaves the model's own.
+        clip_percentile: Clip the norm at this percentile of the norms of the run so far
+            (AutoClip).
+        l1: Coefficient of a penalty on the sum of the weights' magnitudes.
+        l2: Coefficient of a penalty on half the sum of the weights' squares.
+        activity: Coefficient of a penalty on the mean squares of the layers' activations.
+        dropout: The rate of every dropout layer of the model; None keeps the model's own rates.
         label_smoothing: The share of each label that is spread evenly over the classes.
-        early_stopping: Evaluations without a lower validation loss after which to stop, with the
-            best weights put back; None trains to the end.
-        initialisation: How to draw the weights anew: 'xavier_normal', 'he_normal',
-            'orthogonal', 'lsuv', ...; None keeps them as the model comes.
-        evaluations: How many times over the run to look at the validation data, besides once
-            before it: what early stopping hears (the loss), and schedules that react, such as
-            `plateau` (the loss; the task's metric with on='metric' or mode='max').
+        early_stopping: Number of evaluations without a lower validation loss after which
+            training stops and the best weights are restored; None trains to the end.
+        initialisation: How to initialise the weights: 'xavier_normal', 'he_normal', 'orthogonal',
+            'lsuv', ...; None keeps the model's own initialisation.
+        evaluations: Number of evaluations on the validation data during the run, besides one
+            before it. Early stopping uses their loss, and schedules with feedback, such as
+            `plateau`, use the loss (the task's metric with on='metric' or mode='max').
         precision: 'float32', or 'bfloat16' for autocast around the forward pass.
         seed: The only source of randomness: weights, data order, dropout.
 
     Raises:
-        RecipeError: If a field is unknown or out of bounds; the message names the fix.
+        RecipeError: If a field is unknown or out of bounds; the message gives the fix.
 
     >>> recipe = Recipe(optimizer="adamw", lr=3e-3, steps=2_000)
     >>> recipe.replace(lr=1e-3).lr
@@ -185,7 +189,7 @@ class Recipe(BaseModel):
         try:
             super().__init__(**{**usual(fields.get("optimizer")), **fields})
         except ValidationError as error:
-            told = [_explain(one) for one in error.errors(include_url=False)[:TOLD]]
+            told = [_explain(mistake) for mistake in error.errors(include_url=False)[:TOLD]]
             more = error.error_count() - len(told)
             rest = [f"and {more:,} more mistakes"] if more else []
             raise RecipeError("; ".join(told + rest)) from None
@@ -196,18 +200,24 @@ class Recipe(BaseModel):
         return MappingProxyType(dict(sorted(value.items())))
 
     def model_post_init(self, _: Any) -> None:
-        """Check what concerns more than one field."""
+        """Check the conditions that involve several fields."""
         row = optimizers.get(self.optimizer.name)
         selectors(self.optimizer.hyperparameters.get("matrix", ()))
         for name in self.schedules:
             if name == "lr":
-                raise BadValueError("schedules['lr']: the rate's own shape is the field 'schedule'")
+                raise BadValueError(
+                    "schedules['lr']: give the rate's schedule as the field 'schedule'"
+                )
             if row.scheduled(name) is not None:
                 continue
             if name in row.hyperparameters:
-                fix = "schedule 'momentum', the first of them" if name == "betas" else "set it once"
+                fix = (
+                    "schedule 'momentum', the first beta"
+                    if name == "betas"
+                    else "give it a fixed value"
+                )
                 raise BadValueError(
-                    f"schedules[{name!r}]: {row.name} cannot change it while training: {fix}"
+                    f"schedules[{name!r}]: {row.name} cannot change it during training: {fix}"
                 )
             if name == "momentum":
                 raise BadValueError(f"schedules['momentum']: {row.name} has no momentum")
@@ -219,12 +229,12 @@ class Recipe(BaseModel):
             if "gradient" in schedule.hears:
                 raise BadValueError(
                     f"schedule {schedule!r} reacts to the gradient, which training does not report "
-                    "to it: record it in a loop of your own, or use plateau()"
+                    "to schedules: record it in your own training loop, or use plateau()"
                 )
             if len(schedule.hears) > 1:
                 raise BadValueError(
                     f"schedule {schedule!r} reacts to the validation loss in one part and to the "
-                    "metric in another: let all its parts react to one, with on='loss' or "
+                    "metric in another: make all parts react to the same, with on='loss' or "
                     "on='metric'"
                 )
         clipped = [name for name in CLIPPING if getattr(self, name) is not None]
@@ -240,13 +250,13 @@ class Recipe(BaseModel):
         return type(self)(**{**fields, **changes})
 
     def bound_schedule(self, clock: Clock) -> Schedule:
-        """Return `schedule` over the length of a run, its values checked: no rate is negative.
+        """Return `schedule` bound to the length of a run; its values are checked to be at least 0.
 
         Args:
             clock: The run's clock, with a horizon.
 
         Raises:
-            BadValueError: If a value on the way is negative or not finite.
+            BadValueError: If a value during the run is negative or not finite.
         """
         bound = self.schedule.over(clock)
         try:
@@ -256,13 +266,13 @@ class Recipe(BaseModel):
         return bound
 
     def bound_schedules(self, clock: Clock) -> dict[str, Schedule]:
-        """Return `schedules` over the length of a run, their values checked against the bounds.
+        """Return `schedules` bound to the length of a run; their values are checked against bounds.
 
         Args:
             clock: The run's clock, with a horizon.
 
         Raises:
-            BadValueError: If a value on the way is one that the optimizer does not take.
+            BadValueError: If a value during the run is one that the optimizer does not accept.
         """
         row = optimizers.get(self.optimizer.name)
         bound = {name: schedule.over(clock) for name, schedule in self.schedules.items()}
@@ -362,7 +372,7 @@ class Recipe(BaseModel):
 
         Raises:
             StorageError: If the file cannot be read.
-            RecipeError: If what it holds is not a recipe; the message names the file.
+            RecipeError: If its content is not a recipe; the message names the file.
         """
         path = Path(path)
         text = files.read_text(path, "the recipe", LARGEST)
@@ -371,8 +381,8 @@ class Recipe(BaseModel):
             table = read(text)
             if not set(table) - {"version"}:
                 raise RecipeError(
-                    "the file holds no field of a recipe: give at least one, such as lr = 0.001, "
-                    "or leave the file out to train by the task's own recipe"
+                    "the file has no field of a recipe: give at least one, such as lr = 0.001, "
+                    "or leave the file out to use the task's own recipe"
                 )
             return cls._from_table(table)
         except EtudeError as error:
@@ -382,18 +392,18 @@ class Recipe(BaseModel):
         """Write the recipe to a .toml or .json file, atomically.
 
         Raises:
-            BadValueError: If the file's name ends otherwise.
+            BadValueError: If the file's name has another ending.
         """
         path = Path(path)
         if path.suffix not in (".toml", ".json"):
             raise BadValueError(
-                f"{str(path)!r}: a recipe is kept as TOML or JSON: name a file that ends in .toml "
+                f"{str(path)!r}: a recipe is saved as TOML or JSON: give a name that ends in .toml "
                 "or .json"
             )
         files.write_text(path, self.to_json() if path.suffix == ".json" else self.to_toml())
 
     def to_pytorch(self, *_: object, **__: object) -> NoReturn:
-        """Say where this went."""
+        """Raise an error that names the function that replaced this method."""
         raise MovedError(
             "Recipe.to_pytorch is now etude.export.pytorch_code(recipe, steps, task=task)"
         )
@@ -412,11 +422,11 @@ class Recipe(BaseModel):
 
 
 def usual(optimizer: object) -> dict[str, Any]:
-    """Return rate and schedule of a recipe that names neither, where AdamW's would be wrong."""
+    """Return the default rate and schedule for optimizers for which AdamW's would be wrong."""
     try:
         row = optimizers.get(OptimizerChoice.of(optimizer).name)
     except EtudeError:
-        return {}  # what is wrong with it is said where it is checked
+        return {}  # an invalid optimizer raises its error where it is validated
     usual: dict[str, Any] = {"lr": 1.0} if row.rate_free else {}
     if row.closure:
         usual["schedule"] = "constant()"
@@ -426,7 +436,7 @@ def usual(optimizer: object) -> dict[str, Any]:
 
 
 def _explain(error: Any) -> str:
-    """Turn one of pydantic's errors into a message with the value, the bound and the fix."""
+    """Return a message with the value, the bound and the fix for one of pydantic's errors."""
     name = ".".join(str(part) for part in error["loc"] if part not in ("function-before", "int"))
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, EtudeError):

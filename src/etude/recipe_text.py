@@ -1,4 +1,4 @@
-"""A recipe's text, TOML or JSON, as a table of fields; it may come from a stranger."""
+"""Parses a recipe's text, TOML or JSON, which may be untrusted, into a table of fields."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from etude import files
 from etude.errors import BadValueError
 
 LARGEST = 2**20
-"""Bytes of the largest recipe file that is read."""
+"""The size in bytes of the largest recipe file that is read."""
 
 MOST_DOTS = 1_000
-"""In one line of TOML: the time to read a key grows with the square of its parts."""
+"""The largest number of dots in one line of TOML; a key takes quadratic time in its parts."""
 
 
 class RecipeError(BadValueError):

@@ -1,4 +1,4 @@
-"""What a record.json must look like: it may come from a stranger."""
+"""The schema of record.json, against which files, possibly untrusted, are validated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EvaluationShape(TypedDict):
 
 
 class CostShape(TypedDict):
-    """What a run cost."""
+    """The cost of a run."""
 
     steps: Step
     gradients: Step
@@ -66,10 +66,10 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
 
 
 def refuse_other(plain: Mapping[str, Any], shape: Any = RecordShape) -> None:
-    """Refuse values that are not of a shape.
+    """Raise for values that do not match a schema.
 
     Raises:
-        StorageError: If a part is missing or of another kind; the message names the first.
+        StorageError: If a part is missing or of another type; the message names the first one.
     """
     try:
         _adapter(shape).validate_python(plain, strict=True)

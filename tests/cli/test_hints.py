@@ -187,7 +187,7 @@ def test_a_rule_that_cannot_be_read_is_met_with_one_that_can(etude, rule, fix):
 
 def test_a_gate_that_is_a_layer_of_its_own_is_said_to_be_one(etude):
     said = etude("layerwise", "digits-transformer", "--lr-mult", "*[query]=2")
-    assert "Here query is a layer of its own: write '*query'" in said.err
+    assert "Here query is a separate layer: write '*query'" in said.err
     assert etude("layerwise", "digits-transformer", "--lr-mult", "*query=2").code == 0
 
 

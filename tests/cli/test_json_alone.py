@@ -75,7 +75,7 @@ def test_an_empty_recipe_file_is_refused(etude, name, text):
     Path(name).write_text(text)
     said = etude("train", "cancer-mlp", "--recipe", name)
     assert said.code == 2
-    assert f"{name}: the file holds no field of a recipe: give at least one" in said.err
+    assert f"{name}: the file has no field of a recipe: give at least one" in said.err
 
 
 def test_a_folder_in_which_a_run_was_killed_before_it_began_can_be_used(etude):

@@ -110,7 +110,7 @@ def test_optimizers_without_a_rule_are_refused() -> None:
         plan("mup(16)", model, optimizer="lamb")
     with pytest.raises(BadValueError, match="mup has no rule for Rprop"):
         apply(torch.optim.Rprop(model.parameters()), model, "mup(16)")
-    with pytest.raises(BadValueError, match=r"cannot be read off: give ratios=mup_from"):
+    with pytest.raises(BadValueError, match=r"cannot be inferred: give ratios=mup_from"):
         plan("mup(16)", nn.Linear(3, 3))
 
 

@@ -38,9 +38,9 @@ def test_decay_takes_depths_that_are_given(resnet: nn.Module) -> None:
     assert found["stem.0.weight"] == 0.25
     assert found["stages.0.0.conv1.weight"] == found["stages.1.0.norm2.bias"] == 0.5
     assert found["head.weight"] == 1.0
-    with pytest.raises(BadValueError, match=r"stem\.0\.weight is in none of layers="):
+    with pytest.raises(BadValueError, match=r"stem\.0\.weight matches none of layers="):
         multipliers("decay(0.5, layers=['stages*', 'head'])", resnet)
-    with pytest.raises(BadValueError, match=r"layers: 'tail' claims no parameter"):
+    with pytest.raises(BadValueError, match=r"layers: 'tail' matches no parameter"):
         multipliers("decay(0.5, layers=['stem*', 'stages*', 'head', 'tail'])", resnet)
 
 
@@ -199,7 +199,9 @@ def test_trust_keeps_its_rate_after_a_state_is_loaded() -> None:
 
 
 def test_trust_and_a_slice_of_the_same_tensor_exclude_each_other() -> None:
-    with pytest.raises(BadValueError, match=r"weight_ih_l0\[forget\]: a trust ratio is about a wh"):
+    with pytest.raises(
+        BadValueError, match=r"weight_ih_l0\[forget\]: a trust ratio applies to a wh"
+    ):
         plan({"@policy": "trust()", "*[forget]": 2.0}, nn.LSTM(2, 3))
     only_biases = plan({"@policy": "trust()", "bias*[forget]": 2.0}, nn.LSTM(2, 3))
     assert only_biases.trust is not None
@@ -266,8 +268,8 @@ def test_only_moving_policies_move() -> None:
         ("decay(0.5) + no_decay()", BadValueError, "write policies joined by"),
         ("decay(0.5) * 2", BadValueError, "write policies joined by"),
         ("decay(0.5) * decay(0.5)", BadValueError, "has decay twice"),
-        ("decay(", BadValueError, "is no policy"),
-        ("__import__('os').getcwd()", BadValueError, "is no policy"),
+        ("decay(", BadValueError, "is not a policy"),
+        ("__import__('os').getcwd()", BadValueError, "is not a policy"),
         ("decay(open('x'))", BadValueError, r"cannot read \"open\('x'\)\""),
         ("decay(**{})", BadValueError, r"without \*\*"),
         ("decay(-1)", BadValueError, r"decay: factor' is -1.0: give a finite number"),
@@ -277,11 +279,11 @@ def test_only_moving_policies_move() -> None:
         ("decay(layers=['*[forget]'])", BadValueError, "is a slice; a layer is a whole tensor"),
         ("discriminative(0.5)", BadValueError, "give a number >= 1"),
         ("no_decay(3)", BadTypeError, "give True or False"),
-        ("freeze('*[forget]')", BadValueError, "a policy is about whole tensors"),
+        ("freeze('*[forget]')", BadValueError, "a policy applies to whole tensors"),
         ("freeze('*', 'ten')", BadValueError, "ten"),
         ("unfreeze('0%')", BadValueError, r"give a share of the run such as '50%'"),
         ("unfreeze('2 epochs')", BadValueError, "or each= in another unit"),
-        ("unfreeze('20%', each=3)", BadValueError, "give one"),
+        ("unfreeze('20%', each=3)", BadValueError, "give only one of the two"),
         ("trust(high=0.5, low=1.0)", BadValueError, r"high=0\.5 is out of bounds"),
         ("mup()", BadValueError, r"give base_width=, or ratios="),
         ("mup(0)", BadValueError, "give at least 1"),

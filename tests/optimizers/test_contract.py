@@ -343,7 +343,7 @@ def test_a_parameter_that_reaches_no_optimizer_is_an_error(monkeypatch):
             super().__init__(groups, lr)
 
     monkeypatch.setattr(torch.optim, "SGD", Forgetful)
-    with pytest.raises(TaskError, match="bias would be trained by no optimizer: put every"):
+    with pytest.raises(TaskError, match="bias would not be trained: put every"):
         build("sgd", model, lr=0.1)
 
 

@@ -141,11 +141,11 @@ def test_the_choice_survives_files_and_counts_in_the_digest(matrix: object) -> N
 @pytest.mark.parametrize(
     ("matrix", "error", "message"),
     [
-        (False, BadTypeError, 'does not say which tensors: give "hidden", a list'),
+        (False, BadTypeError, 'does not select tensors: give "hidden", a list'),
         ([], BadValueError, "names no tensor"),
         ({"exclude": []}, BadValueError, "names no tensor"),
-        ({"only": ["a"]}, BadTypeError, "does not say which tensors"),
-        (["*[forget]"], BadValueError, "is about rows of a tensor"),
+        ({"only": ["a"]}, BadTypeError, "does not select tensors"),
+        (["*[forget]"], BadValueError, "selects rows of a tensor"),
         (["@kernel"], UnknownNameError, "unknown selector '@kernel'"),
     ],
 )
@@ -169,7 +169,7 @@ def test_it_says_where_nothing_is_left_and_where_it_guesses() -> None:
     with pytest.warns(UserWarning, match="finds no hidden matrix or kernel"):
         build("muon", nn.Linear(3, 3))
     loose = nn.ModuleDict({"one": nn.Linear(3, 4), "other": nn.Linear(4, 2)})
-    with pytest.warns(UserWarning, match=r"takes other\.weight for the head"):
+    with pytest.warns(UserWarning, match=r"assumes that other\.weight is the head"):
         build("muon", loose)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

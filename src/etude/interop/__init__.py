@@ -1,13 +1,13 @@
-"""Etude's schedules in other people's training loops, and theirs in Etude.
+"""Etude's schedules in other libraries' training loops, and their schedules in Etude.
 
-| module | gives |
+| module | content |
 |---|---|
 | `torch` | `Scheduler`, an `LRScheduler` for any hyperparameter; `from_torch` |
 | `keras` | `to_keras`, `from_keras` |
 | `optax` | `to_optax` |
 | `lightning` | `configure` for `configure_optimizers`, and `ScheduleCallback` |
 | `transformers` | `scheduled`, `optimizers` and `FeedbackCallback` for the Trainer |
-| `parity` | the peers' own functions, by their own names, as schedules |
+| `parity` | the other libraries' functions, under their own names, as schedules |
 
-Each loads its peer only when something of it is used.
+Each module loads its library only on first use.
 """

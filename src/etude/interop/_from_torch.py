@@ -1,4 +1,4 @@
-"""Read a live scheduler of torch or transformers into a schedule of the same values."""
+"""Converts a scheduler of torch or transformers to a schedule with the same values."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _TOLERANCE = 1e-6
 
 
 def from_torch(scheduler: Any, *, group: int | None = None, hyperparameter: str = "lr") -> Schedule:
-    """Return a schedule of the values of a live scheduler, from its step 0 on.
+    """Return a schedule with the values of a scheduler, from its step 0 on.
 
-    All classes of `torch.optim.lr_scheduler` are read, and all that transformers' `get_scheduler`
-    makes. Where a class has a known defect, the schedule has the right values; see
-    `etude.interop.parity.torch`. The live scheduler is not changed.
+    All classes of `torch.optim.lr_scheduler` are supported, and all schedulers of transformers'
+    `get_scheduler`. If a class has a known defect, the schedule has the right values; see
+    `etude.interop.parity.torch`. The scheduler itself is not changed.
 
     Args:
-        scheduler: The scheduler, at any step; a `ReduceLROnPlateau` must be fresh, because it
-            keeps no log of what it has seen.
+        scheduler: The scheduler, at any step; a `ReduceLROnPlateau` must be at its start,
+            because it keeps no log of its metrics.
         group: The number of a parameter group; None if all groups have the same rate.
         hyperparameter: 'lr', or 'momentum' of a `OneCycleLR` or `CyclicLR`.
 
@@ -35,9 +35,9 @@ def from_torch(scheduler: Any, *, group: int | None = None, hyperparameter: str 
         The schedule, in absolute values.
 
     Raises:
-        BadValueError: It cannot be read, for the reason that the message gives: a function of the
-            user's own, groups that differ, or live rates that were changed from outside.
-        BadTypeError: It is no scheduler.
+        BadValueError: It cannot be converted; the message gives the reason, such as a user's own
+            function, groups that differ, or rates that other code changed.
+        BadTypeError: It is not a scheduler.
 
     Examples:
         >>> import torch
@@ -98,7 +98,7 @@ def _own(scheduler: Any, place: int) -> Schedule:
 
 
 def _check_live(scheduler: Any, place: int, schedule: Schedule) -> None:
-    """Refuse where the live rate shows that more was at work than the scheduler."""
+    """Raise if the current rate shows that something besides the scheduler changed it."""
     step = _step(scheduler)
     if isinstance(scheduler, peer.OneCycleLR):
         step = min(step, scheduler.total_steps - 1)  # beyond it torch rebounds

@@ -1,4 +1,4 @@
-"""Schedules in PyTorch: a scheduler for any hyperparameter, and torch's own schedulers read in."""
+"""Schedules in PyTorch: a scheduler for any hyperparameter, and conversion of torch's own."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["Scheduler", "from_torch", "relative"]
 
 
 def relative(shape: Any) -> Relative:
-    """Make a schedule multiply each group's own base value instead of replacing it.
+    """Return a schedule that multiplies each group's base value instead of replacing it.
 
     Args:
         shape: A schedule, or its text, of factors.
 
     Returns:
-        What `Scheduler` takes in place of a schedule. `scale=s` is short for `lr=relative(s)`.
+        An argument for `Scheduler`, instead of a schedule. `scale=s` is short for `lr=relative(s)`.
 
     Examples:
         >>> import torch
@@ -44,23 +44,23 @@ def relative(shape: Any) -> Relative:
 
 
 class Scheduler(ComposableScheduler):
-    """Moves the hyperparameters of an optimizer along schedules: group[name] = s(t).
+    """Sets the hyperparameters of an optimizer from schedules: group[name] = s(t).
 
-    t counts the calls of `step()`, from 0 at construction; call it after each update. Values are
-    absolute and computed from t alone, never from the live value, so that a resumed run is at the
-    right rate whatever was loaded, in whatever order. Tensors are written in place; where groups
-    share one, each gets its own. Groups that join later follow at once. A value keeps to the
-    bounds of the table of optimizers, or of any optimizer: no negative rate or decay, no momentum
-    of 1 or more.
+    t is the number of calls of `step()`, starting at 0; call it after each update. Values are
+    computed from t alone, never from the current value, so that a resumed run has the right rate
+    whatever was loaded, in any order. Tensors are written in place; groups that share a tensor
+    each get a separate one. Groups that are added later are scheduled too. Values must stay within
+    the bounds of the optimizer's row in the table, or for any other optimizer: no negative rate or
+    decay, no momentum of 1 or more.
 
-    `lr` replaces the groups' own rates, `scale` keeps their proportion. A warning says so where
-    one schedule of `lr` makes rates equal that differed, or looks like a factor: its peak is 1 and
-    the optimizer's own rate is not. `lr={'*': s}` says that it is meant.
+    `lr` replaces the groups' rates, `scale` keeps their ratios. A warning is issued if one schedule
+    of `lr` makes different rates equal, or looks like a factor: its peak is 1 and the optimizer's
+    rate is not. Write `lr={'*': s}` if this is intended.
 
     Each argument is one of
     - a schedule, or its text: for every group;
-    - a list: one for each group, None to leave a group alone;
-    - a mapping by number or name of a group (`group["name"]`), with '*' for all others.
+    - a list: one schedule per group, or None to leave the group unchanged;
+    - a mapping from a group's number or name (`group["name"]`), or '*' for all others.
 
     Args:
         optimizer: The optimizer.
@@ -69,12 +69,13 @@ class Scheduler(ComposableScheduler):
             the group's `initial_lr`, as in torch. Instead of `lr`.
         momentum: Momentum, or the first of `betas`.
         weight_decay: Weight decay.
-        hyperparameters: Any other by its name in the group; also `beta1` and `beta2`.
+        hyperparameters: Other hyperparameters, by their names in the group; also `beta1` and
+            `beta2`.
 
     Raises:
-        BadValueError: A schedule lacks a length (`.over(steps)` gives it one), leaves the bounds
-            of its hyperparameter, nothing is scheduled, both `lr` and `scale` are given, or
-            schedules wait for different metrics.
+        BadValueError: A schedule lacks a length (`.over(steps)` sets it) or exceeds the bounds of
+            its hyperparameter, nothing is scheduled, both `lr` and `scale` are given, or the
+            schedules react to different metrics.
         UnknownNameError: A group has no such hyperparameter, or there is no such group.
 
     Examples:
@@ -119,18 +120,18 @@ class Scheduler(ComposableScheduler):
         self._go_to(0)
         self._watch()
 
-    # ---- moving ----------------------------------------------------------------------------
+    # ---- steps -----------------------------------------------------------------------------
 
     def step(self, metric: SupportsFloat | None = None) -> None:
-        """Go on to the next update, and write its values.
+        """Advance to the next update, and write its values.
 
         Args:
-            metric: What schedules with feedback react to, such as a validation loss, measured
-                after the updates so far; it acts on the update that comes next.
+            metric: The metric for schedules with feedback, such as a validation loss, measured
+                after the updates so far; it takes effect from the next update on.
 
         Raises:
             BadValueError: A metric is given, but no schedule reacts to one (to go to a step, call
-                `seek`); or a value leaves its bounds, and the scheduler stays where it was.
+                `seek`); or a value is out of bounds, and the scheduler keeps its step.
         """
         t = self.last_epoch + 1
         if metric is not None and t > 0:  # an older torch's SequentialLR starts a part by step(0)
@@ -144,7 +145,7 @@ class Scheduler(ComposableScheduler):
             raise
 
     def record(self, metric: SupportsFloat) -> None:
-        """Report a metric after the updates so far, without going on to the next.
+        """Report a metric after the updates so far, without advancing to the next update.
 
         Raises:
             BadValueError: No schedule reacts to a metric.
@@ -153,7 +154,7 @@ class Scheduler(ComposableScheduler):
         self._write()
 
     def seek(self, step: int) -> None:
-        """Go to any step at once, and write its values; the events that are known stay known."""
+        """Go to any step, and write its values; recorded events are kept."""
         self._go_to(_state.whole_step(step))
 
     @property
@@ -185,7 +186,7 @@ class Scheduler(ComposableScheduler):
     # ---- writing ---------------------------------------------------------------------------
 
     def _write(self) -> None:
-        """Write the values of the current step; this is what every update costs."""
+        """Write the values of the current step; this runs at every update."""
         groups = self.optimizer.param_groups
         if groups is not self._groups or len(groups) != self._count:
             self._lay_out()
@@ -203,7 +204,7 @@ class Scheduler(ComposableScheduler):
                     own_values.write(group, slot, own)
 
     def _lay_out(self) -> None:
-        """Note which groups follow which schedule, so that writing need not look."""
+        """Collect which groups follow which schedule, so that writing values is fast."""
         groups = self.optimizer.param_groups
         rows: dict[Any, _checks.ScheduledSlot] = {}
         written = []
@@ -231,7 +232,7 @@ class Scheduler(ComposableScheduler):
     def _keep_base(
         self, name: str, group: dict[str, Any], slot: _slots.Slot, place: int, wanted: bool
     ) -> float | None:
-        """Return a group's base value, the one it had when it joined."""
+        """Return a group's base value: its value when it was added."""
         while len(self._bases) <= place:
             self._bases.append({})
         known = self._bases[place]
@@ -241,18 +242,18 @@ class Scheduler(ComposableScheduler):
             group[f"initial_{name}"] = known[name]
         return known.get(name)
 
-    # ---- groups that join ------------------------------------------------------------------
+    # ---- new groups ------------------------------------------------------------------------
 
     def add_param_group(
         self, group: dict[str, Any], lr: Any = None, *, scale: Any = None, **hyperparameters: Any
     ) -> None:
-        """Add a group to the optimizer, with schedules of its own.
+        """Add a group to the optimizer, with its own schedules.
 
-        `optimizer.add_param_group` does as well where a single schedule, or '*', says what later
-        groups follow.
+        If a single schedule, or '*', applies to later groups, `optimizer.add_param_group` is
+        sufficient.
 
         Args:
-            group: What `optimizer.add_param_group` takes.
+            group: The argument of `optimizer.add_param_group`.
             lr: A schedule, or its text, of the group's rates.
             scale: A schedule of multiples of the group's rate. Instead of `lr`.
             hyperparameters: Schedules of other hyperparameters of the group.
@@ -273,7 +274,7 @@ class Scheduler(ComposableScheduler):
             raise
 
     def _watch(self) -> None:
-        """Write anew when groups join the optimizer or a state is loaded into it."""
+        """Rewrite the values when groups are added to the optimizer or its state is loaded."""
         me, optimizer = ref(self), self.optimizer
         them = ref(optimizer)
         add = vars(optimizer).get("add_param_group")
@@ -304,16 +305,16 @@ class Scheduler(ComposableScheduler):
         return _state.state_dict(self.last_epoch, self._columns, self._bases, self._log)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], on_difference: str = "error") -> None:
-        """Go on where a saved scheduler was; before or after the optimizer loads its state.
+        """Restore a saved state; the optimizer may load its state before or after this.
 
         Args:
-            state_dict: What `state_dict` returned.
-            on_difference: What to do if the saved schedules, or base values that they multiply,
-                are not this Scheduler's: 'error' says how they differ, 'keep' goes on with this
-                Scheduler's, 'replace' with the saved ones.
+            state_dict: The result of `state_dict`.
+            on_difference: What to do if the saved schedules, or the base values that they multiply,
+                differ from this Scheduler's: 'error' raises an error that lists the differences,
+                'keep' uses this Scheduler's, 'replace' uses the saved ones.
 
         Raises:
-            BadValueError: The schedules differ, or this is no state of a Scheduler.
+            BadValueError: The schedules differ, or this is not the state of a Scheduler.
         """
         state = _state.check(state_dict)
         lines = _state.explain(state, self._columns, self._bases)
@@ -327,7 +328,7 @@ class Scheduler(ComposableScheduler):
         self._go_to(state.step)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is laid out anew."""
+        """Leave out the attributes that are rebuilt."""
         derived = ("_groups", "_count", "_rows")
         return {key: value for key, value in vars(self).items() if key not in derived}
 
@@ -336,11 +337,11 @@ class Scheduler(ComposableScheduler):
         self._lay_out()
         self._watch()
 
-    # ---- what LRScheduler promises -----------------------------------------------------------
+    # ---- the interface of LRScheduler --------------------------------------------------------
 
     @property
     def base_lrs(self) -> list[float | Tensor]:  # type: ignore[override]
-        """The rate that each group had when it joined."""
+        """The rate of each group when it was added."""
         return [base.get("lr", 0.0) for base in self._bases]
 
     def get_last_lr(self) -> list[float | Tensor]:

@@ -1,6 +1,6 @@
-"""Which parameter, or slice of one, gets which multiple of the learning rate.
+"""Multipliers of the learning rate for parameters, or slices of parameters.
 
-Reading and comparing multipliers loads no torch; laying them over a model does.
+Reading and comparing multipliers loads no torch; applying them to a model does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 require_torch()
 
-_HOMES = {
+_MODULES = {
     "Flow": "flow",
     "LrMult": "spec",
     "POLICIES": "text",
@@ -65,9 +65,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "Row":
         raise MovedError("etude.layerwise.Row is now etude.layerwise.PlanRow")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"etude.layerwise.{_HOMES[name]}"), name)
+    return getattr(import_module(f"etude.layerwise.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

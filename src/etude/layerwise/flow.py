@@ -1,7 +1,7 @@
-"""The flow of one forward pass: which parameters read the input, and which make the output.
+"""The flow of one forward pass: which parameters read the input, and which produce the output.
 
-Every call of torch is seen, so that a matrix that is used without its module counts too, such as
-`F.linear(h, self.embedding.weight)`, and one behind a parametrization.
+Every call of a torch function is recorded. A matrix that is used without its module, such as
+`F.linear(h, self.embedding.weight)`, or behind a parametrization, is thus found too.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Flow:
     """What a forward pass does with a model's parameters, by name.
 
     Attributes:
-        order: Their places in the order of first use; what is not used is not there.
-        inputs: Those that meet the data before any other matrix does.
-        outputs: Those between which and the result no other matrix stands, and that reach the
-            result through no other of them.
-        direct: Those of the outputs that only ever meet the data itself.
-        applied: Those that are applied as a matrix, a kernel or a table, and not only added.
+        order: Parameter -> its position in the order of first use; without unused parameters.
+        inputs: Parameters that are applied to the data before any other matrix.
+        outputs: Parameters after which no other matrix is applied on the way to the result, and
+            that do not reach the result through another output.
+        direct: Outputs that are applied only to the data itself.
+        applied: Parameters that are applied as a matrix, a kernel or a table, not only added.
     """
 
     order: Mapping[str, int]
@@ -54,12 +54,12 @@ class Flow:
 
 @dataclass(frozen=True)
 class _Trail:
-    """How a tensor came to be.
+    """The parameters that a tensor was computed from.
 
     Attributes:
-        weight: Whether it was made of parameters and buffers alone.
-        nearest: Parameters met since the last matrix, that matrix included.
-        behind: Parameters met before.
+        weight: Whether it was computed from parameters and buffers alone.
+        nearest: Parameters used since the last matrix, including that matrix.
+        behind: Parameters used before that.
     """
 
     weight: bool
@@ -68,12 +68,12 @@ class _Trail:
 
 
 class _Watch(TorchFunctionMode):
-    """Follows tensors through every call of torch."""
+    """Follows tensors through every call of a torch function."""
 
     def __init__(self, model: nn.Module, batch: Any) -> None:
         super().__init__()
         self.trails: dict[int, _Trail] = {}
-        self.held: list[Tensor] = []  # an identity is a tensor's own only while it lives
+        self.held: list[Tensor] = []  # keeps the tensors alive, since id() is reused otherwise
         self.order: dict[str, int] = {}
         self.inputs: set[str] = set()
         self.applied: set[str] = set()
@@ -115,8 +115,8 @@ class _Watch(TorchFunctionMode):
         contracts = name in CONTRACTIONS
         if not data and not (contracts and weights and len(known) < len(given)):
             return _Trail(True, weights) if known else None
-        for one in sorted(weights):
-            self.order.setdefault(one, len(self.order))
+        for weight in sorted(weights):
+            self.order.setdefault(weight, len(self.order))
         nearest = frozenset().union(*(trail.nearest for trail in data))
         behind = frozenset().union(*(trail.behind for trail in data))
         if not (contracts and weights):
@@ -126,24 +126,24 @@ class _Watch(TorchFunctionMode):
         if not behind & self.applied:
             self.inputs |= first
         self.applied |= weights - self._vectors
-        for one in weights:
-            self.before.setdefault(one, set()).update(behind)
+        for weight in weights:
+            self.before.setdefault(weight, set()).update(behind)
         return _Trail(False, last, behind | (weights - last))
 
     def flow(self, result: Any) -> Flow | None:
-        """Return what was seen, None where the result could not be followed."""
+        """Return the flow, or None if the result could not be followed."""
         trails = [self.trails.get(id(tensor)) for tensor in tensors_in(result)]
         nearest = frozenset().union(*(t.nearest for t in trails if t is not None))
         matrices = nearest & self.applied
         outputs = {
-            one
-            for one in nearest
-            if not any(one in self.before[other] for other in matrices if other != one)
+            name
+            for name in nearest
+            if not any(name in self.before[other] for other in matrices if other != name)
         }
         if not matrices:
             return None
         last = outputs if outputs & matrices else set(nearest)
-        direct = {one for one in last & self.inputs if not self.before[one] & self.applied}
+        direct = {name for name in last & self.inputs if not self.before[name] & self.applied}
         return Flow(
             dict(self.order),
             frozenset(self.inputs),
@@ -154,16 +154,16 @@ class _Watch(TorchFunctionMode):
 
 
 def _sides(name: str, weights: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
-    """Return which of the parameters of one call meet its input, and which make its output."""
+    """Return the parameters of a call that read its input, and those that produce its output."""
     if name == "multi_head_attention_forward":
-        last = frozenset(one for one in weights if ".out_proj." in f".{one}")
+        last = frozenset(weight for weight in weights if ".out_proj." in f".{weight}")
         return (weights - last, last) if last else (weights, weights)
-    levels = {one: int(found[1]) for one in weights if (found := LEVEL.search(one))}
+    levels = {weight: int(found[1]) for weight in weights if (found := LEVEL.search(weight))}
     if name in ("lstm", "gru", "rnn_tanh", "rnn_relu") and levels:
         top = max(levels.values())
         return (
-            frozenset(one for one in weights if levels.get(one, 0) == 0),
-            frozenset(one for one in weights if levels.get(one, top) == top),
+            frozenset(weight for weight in weights if levels.get(weight, 0) == 0),
+            frozenset(weight for weight in weights if levels.get(weight, top) == top),
         )
     return weights, weights
 
@@ -189,16 +189,16 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def follow(model: nn.Module, forward: Callable[[nn.Module], Any], batch: Any) -> Flow | None:
-    """Return the flow of a function of a model, tried on a copy of it.
+    """Return the flow of a function of a model, run on a copy of the model.
 
     Args:
-        model: The network; it and the random state are left as they are.
-        forward: What computes the result, such as the loss, from the copy.
+        model: The network. Neither it nor the random state is changed.
+        forward: The function that computes the result, such as the loss, from the copy.
         batch: The tensors that `forward` reads.
 
     Returns:
-        The flow; None where the result is made in a way that cannot be followed, such as by an
-        autograd function of one's own.
+        The flow; None if the result cannot be followed, for instance through a custom autograd
+        function.
     """
     twin = copy.deepcopy(model)
     watch = _Watch(twin, batch)
@@ -208,15 +208,15 @@ def follow(model: nn.Module, forward: Callable[[nn.Module], Any], batch: Any) ->
 
 
 def trace(model: nn.Module, *inputs: Any) -> Flow:
-    """Return which of a model's parameters read the input and which make the output.
+    """Find which of a model's parameters read the input and which produce the output.
 
-    The forward pass tells this exactly; the module tree does not: modules may be used in another
-    order than they were assigned in, or a head may be an embedding's matrix. `optimizers.build`,
-    `layerwise.apply` and `layerwise.plan` take the result as `flow=`.
+    A forward pass shows this exactly. The module tree does not: modules may be used in another
+    order than they were assigned, or a head may be an embedding's matrix. `optimizers.build`,
+    `layerwise.apply` and `layerwise.plan` accept the result as `flow=`.
 
     Args:
-        model: The network; it is left as it is.
-        *inputs: What its forward pass takes, such as one batch.
+        model: The network, which is not changed.
+        *inputs: The arguments of its forward pass, such as one batch.
 
     Raises:
         TaskError: If the output cannot be followed back to a parameter.

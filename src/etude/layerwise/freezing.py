@@ -1,4 +1,4 @@
-"""Policies that freeze layers: for good, for a while, or one after the other."""
+"""Policies that freeze layers: permanently, for a time, or one after the other."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from etude.schedules import parse
 
 @dataclass(frozen=True, repr=False)
 class Freeze(Policy):
-    """Some layers keep their weights, for a while or for the whole run.
+    """Freeze some layers for a time or for the whole run.
 
-    Multiplier 0 until `until`, then 1. A frozen layer has no say, as with `requires_grad=False`:
-    its gradient counts in no norm, and the optimizer's averages and its weight decay begin when
-    it thaws. What is frozen for good has no gradient computed at all. As in torch, a batch
-    normalisation in it goes on to use the statistics of the batch and to keep its running ones;
-    call `eval()` on it in the model's own `train` method to hold them.
+    The multiplier is 0 until `until`, then 1. A frozen layer takes no part in training, as with
+    `requires_grad=False`: norms leave out its gradient, and the optimizer's averages and weight
+    decay begin when it is unfrozen. For a layer that is frozen for the whole run, no gradient is
+    computed. As in torch, batch normalisation in a frozen layer still uses the statistics of its
+    batch and updates the running ones; call `eval()` on it in the model's own `train` method to
+    keep them fixed.
 
     Args:
-        selector: What to freeze, such as 'embedding*', '@convolution', 'layers.0'.
-        until: A length in steps or with a unit ('10%', '2 epochs'); None freezes for good.
+        selector: The layers to freeze, such as 'embedding*', '@convolution', 'layers.0'.
+        until: A length in steps or with a unit ('10%', '2 epochs'); None freezes for the whole
+            run.
     """
 
     name: ClassVar[str] = "freeze"
@@ -37,7 +39,7 @@ class Freeze(Policy):
     def __post_init__(self) -> None:
         if Selector.of(self.selector).slices:
             raise BadValueError(
-                f"{self!r}: a policy is about whole tensors; freeze a gate with a rule of its own: "
+                f"{self!r}: a policy applies to whole tensors; freeze a gate with a rule instead: "
                 f'{{"{self.selector}": 0}}'
             )
         if self.until is not None:
@@ -45,16 +47,16 @@ class Freeze(Policy):
 
     @property
     def moves(self) -> bool:
-        """Whether it ends within the run."""
+        """Whether the freezing ends within the run."""
         return self.until is not None
 
     @property
     def by_role(self) -> bool:
-        """Whether its selector is '@input', '@middle' or '@output'."""
+        """Whether the selector is '@input', '@middle' or '@output'."""
         return Selector.of(self.selector).by_role
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return 0 until `until` for what is selected, else 1."""
+        """Return the factors: 0 until `until` for selected parts, else 1."""
         selector = Selector.of(self.selector)
         frozen: Multiplier = 0.0 if self.until is None else _schedule_of(self, self.until)
         chosen = [selector.covers(part, setting.depths) for part in parts]
@@ -63,19 +65,19 @@ class Freeze(Policy):
             raise BadValueError(f"{self!r} matches no parameter: {hint}")
         if all(chosen) and self.until is None:
             raise BadValueError(f"{self!r} freezes every parameter: nothing is left to train")
-        return [Factor(frozen if one else 1.0) for one in chosen]
+        return [Factor(frozen if is_chosen else 1.0) for is_chosen in chosen]
 
 
 @dataclass(frozen=True, repr=False)
 class Unfreeze(Policy):
-    """Gradual unfreezing: the last layer trains from the start, each earlier one joins later.
+    """Gradual unfreezing: the last layer trains from the start, earlier layers start later.
 
-    With L layers, the layer k places before the last joins after k · each, or, with `over`,
+    With L layers, the layer k places before the last starts after k · each, or, with `over`,
     after k / (L − 1) · over.
 
     Args:
-        over: When the first layer joins, as a share of the run ('50%').
-        each: In place of `over`, the time from one layer to the next ('1 epochs', 200).
+        over: The share of the run after which the first layer starts ('50%').
+        each: Instead of `over`, the time from one layer to the next ('1 epochs', 200).
 
     Source: Howard & Ruder 2018 (ULMFiT), arXiv:1801.06146, section 3.3.
     """
@@ -87,7 +89,9 @@ class Unfreeze(Policy):
     def __post_init__(self) -> None:
         if self.each is not None:
             if self.over != "50%":
-                raise BadValueError(f"unfreeze(over={self.over!r}, each={self.each!r}): give one")
+                raise BadValueError(
+                    f"unfreeze(over={self.over!r}, each={self.each!r}): give only one of the two"
+                )
             _schedule_of(self, self.each)
         amount, unit = _amount(self, self.over)
         if unit != "%" or not 0 < amount <= 100:
@@ -98,16 +102,16 @@ class Unfreeze(Policy):
 
     @property
     def moves(self) -> bool:
-        """Always: that is its purpose."""
+        """Always True: that is the policy's purpose."""
         return True
 
     @property
     def by_depth(self) -> bool:
-        """Always: it goes from the last layer to the first."""
+        """Always True: layers are unfrozen from the last to the first."""
         return True
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return 0 until a layer's turn comes, then 1."""
+        """Return the factors: 0 until a layer starts to train, then 1."""
         last = setting.depths - 1
         found = []
         for part in parts:
@@ -126,9 +130,9 @@ class Unfreeze(Policy):
 
 
 def _schedule_of(policy: Policy, wait: object) -> Multiplier:
-    """Return 0 for a while, then 1."""
+    """Return a multiplier that is 0 for a time, then 1."""
     if isinstance(wait, bool) or not isinstance(wait, (int, float, str)):
-        raise BadTypeError(f"{policy!r}: {wait!r} is no length: give steps, '10%' or '2 epochs'")
+        raise BadTypeError(f"{policy!r}: {wait!r} is not a length: give steps, '10%' or '2 epochs'")
     return parse(f"constant(0, {wait!r}) >> constant(1)")
 
 
@@ -142,4 +146,4 @@ def _amount(policy: Policy, length: object) -> tuple[float, str]:
     try:
         return float(amount), unit.strip()
     except ValueError:
-        raise BadValueError(f"{policy!r}: {length!r} is no length: give '10%' or 200") from None
+        raise BadValueError(f"{policy!r}: {length!r} is not a length: give '10%' or 200") from None

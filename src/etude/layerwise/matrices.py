@@ -1,4 +1,4 @@
-"""Which tensors of a model an optimizer of matrices takes as such: kernels and hidden matrices."""
+"""The tensors that an optimizer for matrices treats as matrices: kernels and hidden matrices."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 def matrices(
     model: nn.Module, wanted: Sequence[str] = (HIDDEN,), flow: Flow | None = None
 ) -> frozenset[str]:
-    """Return the names of the tensors to be taken for matrices.
+    """Return the names of the tensors to be treated as matrices.
 
-    'hidden' are all matrices and kernels but embeddings, positions among them, and what makes the
-    output. A first layer that is a matrix or a kernel is hidden in this sense. Other entries are
-    selectors of what is taken in place of that; with '!' before them, of what is left out.
+    'hidden' selects all matrices and kernels, the first layer included, except embeddings (also of
+    positions) and the output layer. Other entries are selectors that replace this choice; an entry
+    that starts with '!' excludes tensors.
 
     Args:
         model: The network.
-        wanted: As the hyperparameter `matrix` of `muon` is written.
-        flow: What `etude.layerwise.trace` returned for the model. Without one names tell which
-            matrix makes the output, and where they do not, the last layer is taken.
+        wanted: The value of the hyperparameter `matrix` of `muon`.
+        flow: The result of `etude.layerwise.trace` for the model. Without it, names tell which
+            matrix produces the output; if they do not, the last layer is assumed to.
 
     Raises:
-        BadValueError: If a selector is about rows, or selects no tensor of two or more axes.
+        BadValueError: If a selector selects rows, or no tensor of two or more axes.
 
     >>> from torch import nn
     >>> sorted(matrices(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 10))))
@@ -51,7 +51,7 @@ def matrices(
         and part.applied
         and part.role not in ("output", "both", "direct")
     }
-    taken, left = ([one for one, out in known if out is way] for way in (False, True))
+    taken, left = ([selector for selector, out in known if out is way] for way in (False, True))
     if not taken:
         _say_what_is_guessed(parts)
     if taken:
@@ -62,11 +62,11 @@ def matrices(
 
 
 def selectors(wanted: Sequence[str]) -> list[tuple[Selector, bool]]:
-    """Return the selectors of a `matrix`, each with whether it leaves out.
+    """Return the selectors of a `matrix`, each with whether it excludes tensors.
 
     Raises:
-        BadValueError: If one is about rows of a tensor.
-        UnknownNameError: If a word in it is unknown.
+        BadValueError: If a selector selects rows of a tensor.
+        UnknownNameError: If a word in a selector is unknown.
     """
     found = []
     for text in wanted:
@@ -75,7 +75,7 @@ def selectors(wanted: Sequence[str]) -> list[tuple[Selector, bool]]:
         selector = Selector.of(text.removeprefix(EXCEPT))
         if selector.slices:
             raise BadValueError(
-                f"matrix={text!r} is about rows of a tensor: name whole tensors, such as 'conv*'"
+                f"matrix={text!r} selects rows of a tensor: select whole tensors, such as 'conv*'"
             )
         found.append((selector, text.startswith(EXCEPT)))
     return found
@@ -84,15 +84,15 @@ def selectors(wanted: Sequence[str]) -> list[tuple[Selector, bool]]:
 def split(
     groups: Sequence[dict[str, Any]], model: nn.Module, wanted: Sequence[str], flow: Flow | None
 ) -> list[dict[str, Any]]:
-    """Return parameter groups in which what is no matrix stands apart, as `"matrix": False`.
+    """Return parameter groups, with tensors that are not matrices in groups of `"matrix": False`.
 
-    Says so where no matrix is left.
+    Warns if no matrix is left.
     """
     names = matrices(model, wanted, flow)
     if not names:
         warnings.warn(
             "muon finds no hidden matrix or kernel in this model, so that AdamW trains all of it: "
-            "use adamw, or say which tensors are matrices, such as "
+            "use adamw, or select the tensors that are matrices, such as "
             '{"name": "muon", "matrix": ["head*"]}',
             stacklevel=4,
         )
@@ -115,8 +115,8 @@ def _say_what_is_guessed(parts: Sequence[Part]) -> None:
     guessed = [p.name for p in parts if p.role == "output" and not p.told and _is_matrix(p)]
     if guessed:
         warnings.warn(
-            f"muon takes {guessed[0]} for the head, which AdamW trains; the names of this model do "
-            "not tell: give flow=etude.layerwise.trace(model, inputs), or say which tensors are "
+            f"muon assumes that {guessed[0]} is the head, which AdamW trains; the names of this "
+            "model do not tell: give flow=etude.layerwise.trace(model, inputs), or select the "
             "matrices with matrix=",
             stacklevel=5,
         )

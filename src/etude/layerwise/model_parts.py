@@ -1,4 +1,4 @@
-"""Takes a model apart: every trainable parameter as a `Part`, in the model's own order."""
+"""Lists the trainable parameters of a model as `Part`s, in the model's own order."""
 
 from __future__ import annotations
 
@@ -22,23 +22,22 @@ Place = Literal["new", "joins", "loose"]
 def anatomy(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:
     """Return the trainable parameters of a model as parts, in the model's own order.
 
-    Depth counts layers from the input: in the order in which a forward pass uses them where a
-    flow is given, else in the order in which the model's modules were assigned. Containers
-    (Sequential, ModuleList, ModuleDict) are opened, and modules that hold a list of compound
-    modules; any other module is one layer, for instance a transformer block. A stacked LSTM
-    counts one layer for each of its levels. A normalisation, an embedding that is not the first
-    layer, or a module that the forward pass does not use belongs to the layer before it. A tied
-    matrix stands where it is used first, and is an embedding if it is one there. Where a flow is
-    given, heads side by side are one layer, and so is a matrix of the model's own that stands in
-    no module.
+    Depth counts layers from the input. With a flow, layers are in the order in which the forward
+    pass uses them, else in the order in which the model's modules were assigned. Containers
+    (Sequential, ModuleList, ModuleDict) and modules with a list of compound modules are opened;
+    any other module is one layer, for instance a transformer block. Each level of a stacked LSTM
+    is one layer. A normalisation, an embedding that is not the first layer, or a module that the
+    forward pass does not use belongs to the layer before it. A tied matrix belongs to the place
+    of its first use, and is an embedding if it is one there. With a flow, parallel heads are one
+    layer, and so is a matrix that belongs to no submodule.
 
-    Roles are those that the flow shows. Without one they are told from names: of a matrix that is
-    an embedding and a head, of modules called `head`, `classifier`, `fc` and the like, of a
-    `Sequential`; what these do not tell is a guess, and marked as such.
+    With a flow, roles come from the flow. Without one they are inferred from a matrix that is both
+    embedding and head, from modules called `head`, `classifier`, `fc` and similar, or from a
+    `Sequential`; otherwise the role is a guess and is marked as one.
 
     Args:
         model: Any network.
-        flow: What `etude.layerwise.trace` returned for it.
+        flow: The result of `etude.layerwise.trace` for the model.
 
     Raises:
         TaskError: If a lazy parameter has no shape yet.
@@ -99,7 +98,7 @@ def _part(
 
 
 def _axes(owner: nn.Module, kind: str, dimensions: int) -> tuple[int | None, int | None]:
-    """Return the axis that meets the input and the axis that makes the output."""
+    """Return the axis of the input features and the axis of the output features."""
     if dimensions == 0:
         return None, None
     if dimensions == 1:
@@ -136,8 +135,8 @@ def _depths(model: nn.Module, own: frozenset[str], flow: Flow | None) -> dict[st
 
     Args:
         model: The network.
-        own: The first name of every parameter: a tied one stands where that stands.
-        flow: Of a forward pass; None where it is not known.
+        own: The first name of every parameter; a tied parameter has the depth of that name.
+        flow: The flow of a forward pass, or None.
     """
     depths: dict[str, int] = {}
     loose: list[str] = []
@@ -160,7 +159,7 @@ def _depths(model: nn.Module, own: frozenset[str], flow: Flow | None) -> dict[st
 
 
 def _begins(names: Sequence[str], before: Sequence[str], flow: Flow | None) -> bool:
-    """Say whether parameters begin a layer: used, and no head beside one that came before."""
+    """Return whether parameters begin a layer: they are used, and are not a parallel head."""
     if flow is None:
         return True
     beside = all(not flow.outputs.isdisjoint(layer) for layer in (names, before))
@@ -168,13 +167,13 @@ def _begins(names: Sequence[str], before: Sequence[str], flow: Flow | None) -> b
 
 
 def _layers(module: nn.Module, prefix: str, flow: Flow | None) -> Iterator[tuple[Place, list[str]]]:
-    """Yield (where they stand, names of parameters), from input to output."""
+    """Yield (place, names of parameters), from input to output."""
     from torch import nn
 
     names = [prefix + name for name, _ in module.named_parameters(remove_duplicate=False)]
     children = [(n, m) for n, m in module.named_children() if any(True for _ in m.parameters())]
     alone = [prefix + name for name, _ in module.named_parameters(recurse=False)]
-    # Matrices of the module's own are layers, which only a forward pass puts in order.
+    # Matrices directly in the module are layers, whose order only a forward pass shows.
     own = [n for n in alone if flow is not None and kind_of(module) == "other" and _used(n, flow)]
     if isinstance(module, nn.RNNBase):
         yield from _levels(names)
@@ -204,7 +203,7 @@ def _by_use(
     keys, last = [], -1
     seen: set[int] = set()
     for name, child in children:
-        # A tied matrix counts where it was assigned first: the other module has its bias alone.
+        # A tied matrix counts where it was assigned first; the other module has only its bias.
         places = [
             order[full]
             for inner, parameter in child.named_parameters()
@@ -231,7 +230,7 @@ def _levels(names: list[str]) -> Iterator[tuple[Place, list[str]]]:
 
 
 def _opens(module: nn.Module) -> bool:
-    """Say whether a module is a row of layers rather than one layer."""
+    """Return whether a module is a sequence of layers rather than one layer."""
     from torch import nn
 
     rows = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

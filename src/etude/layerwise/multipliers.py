@@ -8,15 +8,15 @@ from etude.errors import BadTypeError, BadValueError
 from etude.schedules import Schedule, parse
 
 Multiplier = float | Schedule
-"""What a rate is multiplied by: always the same, or by the step."""
+"""A multiplier of the rate: a constant, or a schedule over the steps."""
 
 
 def multiplier(name: str, value: object) -> Multiplier:
-    """Return a checked multiplier from a number, a Schedule or a schedule's text.
+    """Return a valid multiplier from a number, a Schedule or a schedule's text.
 
     Raises:
-        BadTypeError: If it is of another kind.
-        BadValueError: If it is negative, NaN or infinite, or the text is no schedule.
+        BadTypeError: If it is of another type.
+        BadValueError: If it is negative, NaN or infinite, or the text is not a schedule.
 
     >>> multiplier("conv*", 2), multiplier("head", "warmup('10%') >> constant(1)")
     (2.0, warmup('10%') >> constant())
@@ -36,7 +36,7 @@ def checked(name: str, value: float, step: int | None = None) -> float:
     """Return a multiplier's value if it is finite and not negative.
 
     Raises:
-        BadValueError: If it is not; the message names the rule, and the step where there is one.
+        BadValueError: If it is not; the message names the rule, and the step if one is given.
     """
     if math.isfinite(value) and value >= 0:
         return value + 0.0  # turns -0.0 into 0.0: equal rules have equal texts
@@ -47,19 +47,19 @@ def checked(name: str, value: float, step: int | None = None) -> float:
     )
 
 
-def times(one: Multiplier, other: Multiplier) -> Multiplier:
+def times(first: Multiplier, second: Multiplier) -> Multiplier:
     """Return the product of two multipliers.
 
     >>> times(2.0, 0.5), times(1.0, parse("warmup(10)"))
     (1.0, warmup(10))
     """
-    if 0.0 in (one, other):
+    if 0.0 in (first, second):
         return 0.0
-    if one == 1.0:
-        return other
-    if other == 1.0:
-        return one
-    return one * other
+    if first == 1.0:
+        return second
+    if second == 1.0:
+        return first
+    return first * second
 
 
 def plain(value: Multiplier) -> float | str:

@@ -1,8 +1,7 @@
-"""The maximal update parametrisation: a rate that stays right when the model grows wider.
+"""The maximal update parametrisation (muP): a rate that stays right when the width grows.
 
-With m_in and m_out the widths of a tensor's input and output side divided by the base model's,
-and 1 where a side does not grow (Yang et al. 2022, "Tensor Programs V", arXiv:2203.03466,
-table 3):
+m_in and m_out are the widths of a tensor's input and output side divided by the base model's, and
+1 if a side does not grow (Yang et al. 2022, "Tensor Programs V", arXiv:2203.03466, table 3):
 
                                  Adam        SGD        initial standard deviation
     input weights, biases        1           m_out      unchanged
@@ -36,24 +35,24 @@ if TYPE_CHECKING:
 class Mup(Policy):
     """Multipliers of the maximal update parametrisation, relative to a base width.
 
-    A rate tuned on a model of the base width is then right for a wider one. Engines that draw the
-    weights themselves also draw the output weights smaller, by 1 / sqrt(m_in).
+    A rate that was tuned on a model of the base width is then right for a wider one. When Etude
+    draws the weights, it also scales the initial output weights by 1 / sqrt(m_in).
 
-    An embedding tied to the head has the input's rate and draw. Its answers then grow with the
-    width, which no rate can mend: such a model divides them by the ratio of the widths itself
-    (table 8 of the paper).
+    An embedding tied to the head has the rate and the initial scale of an input. Its outputs then
+    grow with the width, which no rate can prevent: such a model must divide its outputs by the
+    ratio of the widths (table 8 of the paper).
 
     Args:
-        base_width: The width of the base model. Where the model's factory has an argument
-            `width`, the base model is built with it and shapes are compared; otherwise the width
-            is read off the output of what reads the input, and every side is taken to grow but
-            the input's and the output's.
-        ratios: In place of `base_width`, name -> (m_in, m_out) of every parameter, as `mup_from`
+        base_width: The width of the base model. If the model's factory has an argument `width`, the
+            base model is built with it and the shapes are compared. Otherwise the model's width is
+            the output size of the layer that reads the input, and every side is assumed to grow
+            except the model's input and output.
+        ratios: Instead of `base_width`, name -> (m_in, m_out) of every parameter, as `mup_from`
             returns them.
-        init: Whether the output weights' draw is scaled too; False for pretrained weights.
+        init: Whether to scale the initial output weights too; False for pretrained weights.
 
     Raises:
-        BadValueError: If the optimizer has no rule, or names do not fit the model.
+        BadValueError: If there is no rule for the optimizer, or the names do not fit the model.
     """
 
     name: ClassVar[str] = "mup"
@@ -83,7 +82,7 @@ class Mup(Policy):
 
     @property
     def by_role(self) -> bool:
-        """Always: input, hidden and output weights have rates of their own."""
+        """Always True: input, hidden and output weights have different rates."""
         return True
 
     def growth(self, parts: Sequence[Part]) -> list[tuple[float, float]]:
@@ -95,13 +94,13 @@ class Mup(Policy):
         missing = [part.name for part in parts if part.name not in known]
         extra = sorted(set(known) - {part.name for part in parts})
         if missing or extra:
-            what = f"lacks {missing[0]}" if missing else f"knows {extra[0]}, which is not there"
+            what = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the model has not"
             raise BadValueError(f"mup: ratios= is of another model: it {what}; call mup_from again")
         return [known[part.name] for part in parts]
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return the multiplier of the rate, and of the decay where that keeps their product."""
-        # Which column of the table it follows: its step grows with the gradient, or does not.
+        """Return the multipliers of the rate, and of a decoupled decay to keep their product."""
+        # The column of the table: 'sgd' if the step grows with the gradient, else 'adam'.
         family = ROWS[setting.optimizer].family if setting.optimizer in ROWS else ""
         if not family:
             known = ", ".join(name for name, row in ROWS.items() if row.family)
@@ -113,16 +112,16 @@ class Mup(Policy):
             elif family == "sgd":
                 found.append(Factor(1.0 if outside != 1 else 1 / inside))
             else:
-                # A decoupled decay shrinks by rate × decay: the product is kept.
+                # A decoupled decay shrinks weights by rate × decay, so this product is kept.
                 decoupled = ROWS[setting.optimizer].decay == "decoupled"
                 found.append(Factor(1 / inside, inside if decoupled else 1.0))
         return found
 
     def scales(self, parts: Sequence[Part]) -> dict[str, float]:
-        """Return by what the initial output weights are multiplied, by name.
+        """Return the factor of the initial output weights, by name.
 
-        A bottleneck inside the model, such as the code of an autoencoder, keeps its draw: what
-        follows it would otherwise begin with a signal that fades as the width grows.
+        A bottleneck inside the model, such as the code of an autoencoder, is not scaled: otherwise
+        the initial signal after it would vanish as the width grows.
         """
         refuse_guess(parts, repr(self))
         return {
@@ -132,11 +131,11 @@ class Mup(Policy):
         }
 
     def against(self, model: nn.Module, factory: Callable[..., Any]) -> Mup:
-        """Return the same with ratios, where the factory can build the base model.
+        """Return the same policy with ratios, if the factory can build the base model.
 
         Args:
             model: The model that will be trained.
-            factory: What built it; a base model is built if it has an argument `width`.
+            factory: The function that built the model; it needs an argument `width`.
         """
         if self.base_width is None or not _takes_width(factory):
             return self
@@ -144,11 +143,11 @@ class Mup(Policy):
 
 
 def mup_from(model: nn.Module, base: nn.Module) -> Mup:
-    """Return muP for a model, its growth found by comparing with a base model.
+    """Return the muP policy of a model, from a comparison of its shapes with a base model's.
 
     Args:
         model: The model that will be trained.
-        base: The same model at the width on which the rate was, or will be, tuned.
+        base: The same model at the width at which the rate was, or will be, tuned.
 
     Raises:
         BadValueError: If the two have different parameters.
@@ -169,20 +168,20 @@ def mup_from(model: nn.Module, base: nn.Module) -> Mup:
             1.0 if part.outward is None else part.shape[part.outward] / other.shape[part.outward],
         )
     if small:
-        raise BadValueError(f"mup: the base model has {next(iter(small))}, the model has not")
+        raise BadValueError(f"mup: the base model has {next(iter(small))}, the model does not")
     return Mup(ratios=ratios)
 
 
 def rescale(model: nn.Module, policy: Mup, flow: Flow | None = None) -> None:
-    """Scale the output weights of a freshly drawn model in place, as muP draws them.
+    """Scale the output weights of a newly initialised model in place, as muP requires.
 
     Args:
         model: The network.
-        policy: muP's multipliers for it.
-        flow: What `trace` returned for it; without one names tell the output.
+        policy: The muP policy of the model.
+        flow: The result of `trace` for the model; without it, names tell which layer is the output.
 
     Raises:
-        BadValueError: If they do not.
+        BadValueError: If the names do not tell it.
     """
     import torch
 
@@ -194,14 +193,14 @@ def rescale(model: nn.Module, policy: Mup, flow: Flow | None = None) -> None:
 
 
 def _read_off(parts: Sequence[Part], base_width: int) -> list[tuple[float, float]]:
-    """Return (m_in, m_out), taking every side to grow but the input's and the output's."""
+    """Return (m_in, m_out), if every side grows except the model's input and output."""
     first = next(
         (p for p in parts if p.role in ("input", "both") and p.applied and len(p.shape) >= 2), None
     )
-    # Of a matrix in no layer of torch nobody says which axis its input meets.
+    # For a matrix outside of torch's layers, the axis of the input features is unknown.
     unknown = first is not None and first.kind == "other" and len({*first.shape}) > 1
     if first is None or unknown or all(part.depth == 0 for part in parts):
-        raise BadValueError("mup: the width cannot be read off: give ratios=mup_from(model, base)")
+        raise BadValueError("mup: the width cannot be inferred: give ratios=mup_from(model, base)")
     assert first.outward is not None
     gates = len(GATES.get(first.layer, ())) if first.gates else 1
     ratio = first.shape[first.outward] / gates / base_width

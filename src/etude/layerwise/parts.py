@@ -1,7 +1,7 @@
-"""What a model is made of, parameter by parameter: kind, depth, role, gates, axes.
+"""The parts of a model: its parameters with kind, depth, role, gates and axes.
 
-A `Part` is plain data. Selectors and policies read parts and never a model, so that the same
-rules can be tried on hand-written parts.
+A `Part` is plain data. Selectors and policies read parts and never a model, so that tests can use
+hand-written parts.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ PROJECTION = "projection"
 
 
 Role = Literal["", "input", "hidden", "output", "both", "direct"]
-"""What a parameter is for: 'both' in two uses, reading the input in one and making the output in
-the other, as an embedding tied to the head; 'direct' in one, from the input to the output."""
+"""The role of a parameter. 'both': it reads the input in one use and produces the output in
+another, such as an embedding tied to the head. 'direct': it does both in one use."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Part:
         kind: The kind of its layer, one of `KINDS`.
         layer: The class of the module that holds it.
         bias: Whether it is added: a bias, or the shift of a normalisation.
-        depth: The layer it belongs to, counted from the input, from 0.
+        depth: The number of its layer, counted from the input, from 0.
         gates: Named row ranges along axis 0: (first, one past the last).
-        aliases: Other names of the same tensor, where the model ties it.
-        inward: The axis that its layer's input meets, None for what has no such axis.
-        outward: The axis that makes its layer's output.
-        role: What it is for; '' where nobody has asked.
-        applied: Whether it is applied as a matrix, a kernel or a table, and not only added, as a
-            position's embedding is.
-        told: Whether flow or names tell the role; False for a guess.
+        aliases: Other names of the same tensor, if the model ties it.
+        inward: The axis of its layer's input features; None if there is none.
+        outward: The axis of its layer's output features.
+        role: Its role; '' if it was not determined.
+        applied: Whether it is applied as a matrix, a kernel or a table, not only added as a
+            position embedding is.
+        told: Whether the flow or names determine the role; False for a guess.
         places: Which of 'input', 'middle' and 'output' its layer is.
     """
 
@@ -83,7 +83,7 @@ class Part:
 
     @property
     def count(self) -> int:
-        """How many numbers it holds."""
+        """The number of scalars in it."""
         total = 1
         for size in self.shape:
             total *= size
@@ -106,7 +106,7 @@ def owner_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def kind_of(module: nn.Module) -> str:
-    """Return the kind of a module, 'other' where its class does not tell.
+    """Return the kind of a module; 'other' if its class is unknown.
 
     >>> from torch import nn
     >>> kind_of(nn.Conv2d(1, 2, 3)), kind_of(nn.GRU(2, 2)), kind_of(nn.RMSNorm(4))
@@ -138,7 +138,7 @@ def _kind_of_class(kind: type) -> str:
 
 
 def layer_count(parts: tuple[Part, ...]) -> int:
-    """Return how many layers the parts form.
+    """Return the number of layers that the parts form.
 
     Raises:
         BadValueError: If there is no part.

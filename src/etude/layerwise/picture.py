@@ -1,4 +1,4 @@
-"""The picture of a plan: a bar for each parameter or slice, in a terminal or as SVG."""
+"""Pictures of a plan: a bar for each parameter or slice, in a terminal or as SVG."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from etude.layerwise.planning import Plan
 from etude.schedules import Schedule
 
 POINTS = 64
-"""Points of a curve over the run."""
+"""Number of points of a curve over the run."""
 
 
 class RateBar(NamedTuple):
     """One line of the picture.
 
     Attributes:
-        name: The parameter, with the slice.
+        name: The parameter's name, with the slice.
         shape: Its shape.
-        size: How many numbers it holds.
-        rule: What decided.
-        multiplier: Its multiplier where its rate is largest.
+        size: The number of scalars in it.
+        rule: The rule that sets its multiplier.
+        multiplier: Its multiplier at its largest rate.
         rate: Its largest rate over the run.
         decay: The multiplier of its weight decay.
         text: The multiplier as a number, or as a schedule's text.
-        curve: Its multiplier at `POINTS` moments of the run; empty where it is constant.
-        role: Whether its layer reads the input, makes the output or stands between; '' where that
-            cannot be told.
+        curve: Its multiplier at `POINTS` steps of the run; empty if it is constant.
+        role: Whether its layer is 'input', 'middle' or 'output'; '' if that is unknown.
     """
 
     name: str
@@ -57,11 +56,11 @@ def bars(
     """Return the bars of a plan over a run.
 
     Args:
-        plan: What every parameter's rate is multiplied by, bound to the run.
+        plan: The multipliers of all parameters, bound to the run.
         lr: The peak of the recipe's rate.
-        shape: The schedule that multiplies it, bound to the run.
+        shape: The recipe's schedule, bound to the run.
         length: The run's length in updates.
-        parts: The model's, with the roles that a forward pass showed; those of the plan without.
+        parts: The model's parts, with the roles from a forward pass; None takes the plan's parts.
     """
     roles = {part.name: _role(part) for part in (*(row.part for row in plan.rows), *parts)}
     steps = np.unique(np.linspace(0, length - 1, min(length, 100_000)).round())
@@ -90,7 +89,7 @@ def _role(part: Part) -> str:
 def _largest(
     multiplier: Multiplier, steps: np.ndarray, base: np.ndarray
 ) -> tuple[float, float, tuple[float, ...]]:
-    """Return the multiplier and the rate where the rate is largest, and the curve."""
+    """Return the multiplier and the rate at the largest rate, and the curve."""
     if not isinstance(multiplier, Schedule):
         return multiplier, float(multiplier * base.max()), ()
     values = np.asarray(multiplier(steps), dtype=np.float64)
@@ -101,13 +100,13 @@ def _largest(
 
 
 def span(lines: Sequence[RateBar]) -> float:
-    """Return how many decades a full half of the picture stands for, at least log10(2)."""
+    """Return the number of decades that half of the picture covers, at least log10(2)."""
     decades = [abs(math.log10(bar.multiplier)) for bar in lines if bar.multiplier > 0]
     return max([math.log10(2), *decades])
 
 
 def terminal(bar: RateBar, decades: float, half: int = 10) -> str:
-    """Return a bar for a terminal: to the right of the line for more than 1, left for less.
+    """Return a bar for a terminal: right of the line for multipliers above 1, left for below.
 
     >>> terminal(RateBar("w", (1,), 1, "-", 10.0, 0.1, 1.0, "10", ()), 1.0, half=4)
     '    │████'
@@ -120,11 +119,11 @@ def terminal(bar: RateBar, decades: float, half: int = 10) -> str:
 
 
 ROW, WIDE, CURVE, LETTER = 18, 220, 120, 6.6
-"""Pixels: a line's height, the bars' and the curves' width, a letter's at most."""
+"""Sizes in pixels: the height of a line, the widths of bars and curves, the width of a letter."""
 
 
 def svg(lines: Sequence[RateBar]) -> str:
-    """Return the picture as SVG text: bars on a log scale around 1, curves where they move."""
+    """Return the picture as SVG: bars on a log scale around 1, and curves of scheduled ones."""
     decades = span(lines)
     left = max(60, round(LETTER * max((len(bar.name) for bar in lines), default=0)))
     beside = CURVE + 110 if any(bar.curve for bar in lines) else 80
@@ -172,7 +171,7 @@ def _mark(bar: RateBar, top: float, middle: float, decades: float) -> list[str]:
 
 
 def _curve(values: Sequence[float], left: float, top: float) -> str:
-    """Return how a multiplier moves over the run, as a line."""
+    """Return a line that shows a multiplier over the run."""
     largest = max(*values, 1e-30)
     points = " ".join(
         f"{left + CURVE * i / (len(values) - 1):.1f},"
@@ -183,7 +182,7 @@ def _curve(values: Sequence[float], left: float, top: float) -> str:
 
 
 def page(title: str, lines: Sequence[RateBar]) -> str:
-    """Return one HTML file with the picture and the table, complete in itself."""
+    """Return a self-contained HTML page with the picture and the table."""
     decayed = any(bar.decay != 1 for bar in lines)
     cells = "\n".join(
         "<tr>"
@@ -218,7 +217,7 @@ svg {{ display: block; }}
 </style></head><body>
 <h1>{html.escape(title)}</h1>
 <p>Bars: the multiplier of the learning rate, on a log scale; the number is the largest rate over
-the run. Lines: how a multiplier moves over the run.</p>
+the run. Lines: a multiplier over the run.</p>
 <div class="wide">{svg(lines)}</div>
 <div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>
 {cells}

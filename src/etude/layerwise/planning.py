@@ -1,4 +1,4 @@
-"""`plan`: rules and policies laid over a model, every parameter claimed exactly once."""
+"""`plan`: applies rules and policies to a model; every parameter is matched exactly once."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from etude.layerwise.flow import Flow
 
 DEFAULT_RULE = "–"
-"""What stands in the table for a parameter that no rule matches."""
+"""The text in the table for a parameter that no rule matches."""
 
 REST = "[rest]"
-"""The label of the rows that no slice of a tensor claims."""
+"""The label of the rows that no slice of a tensor matches."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class PlanRow:
         part: The parameter.
         label: '' for the whole tensor, else the slice: '[forget]', '[0:64]', '[rest]'.
         spans: Row ranges along axis 0: (first, one past the last).
-        rule: The selector that claimed it and the policies, as text.
-        multiplier: Of the learning rate.
+        rule: The selector that matches it and the policies, as text.
+        multiplier: Multiplier of the learning rate.
         decay: Multiplier of the weight decay.
     """
 
@@ -51,7 +51,7 @@ class PlanRow:
 
     @property
     def name(self) -> str:
-        """The parameter's name with the slice."""
+        """The parameter's name, with the slice."""
         return self.part.name + self.label
 
     @property
@@ -63,12 +63,12 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """What every parameter's rate is multiplied by.
+    """The multipliers of the rate, for every parameter.
 
     Attributes:
-        rows: In the model's order; together they hold every trainable number exactly once.
-        depths: How many layers the model has.
-        trust: The trust ratio of the updates, None for none.
+        rows: In the model's order; together they cover every trainable scalar exactly once.
+        depths: The number of layers of the model.
+        trust: The trust ratio of the updates, or None.
     """
 
     rows: tuple[PlanRow, ...]
@@ -96,7 +96,7 @@ class Plan:
 
     @property
     def moves(self) -> bool:
-        """Whether some multiplier follows a schedule."""
+        """Whether a multiplier follows a schedule."""
         return any(isinstance(row.multiplier, Schedule) for row in self.rows)
 
 
@@ -107,22 +107,22 @@ def plan(
     optimizer: str = "adamw",
     flow: Flow | None = None,
 ) -> Plan:
-    """Lay rules and policies over a model.
+    """Apply rules and policies to a model.
 
     Args:
-        lr_mult: What `LrMult.of` reads.
+        lr_mult: The multipliers, in any form that `LrMult.of` reads.
         model: The network, or its parts.
         optimizer: The optimizer's name, which muP depends on.
-        flow: What `trace` returned for the network: which layers read the input and make the
-            output, and in which order they are used. Without one names and the module tree tell.
+        flow: The result of `trace` for the network: the layers that read the input and produce
+            the output, and their order. Without it, names and the module tree are used.
 
     Returns:
-        A row for each parameter or slice, with the rule that claimed it.
+        A row for each parameter or slice, with the rule that matches it.
 
     Raises:
-        BadValueError: If a rule matches nothing (with near misses), or nothing that an earlier
-            rule has not claimed; if slices overlap; if a slice is of a tied tensor; or if a rule
-            goes by input and output and names do not tell them.
+        BadValueError: If a rule matches nothing (the message lists near misses), or only what
+            earlier rules match; if slices overlap; if a slice is of a tied tensor; or if a rule
+            needs the input or output layers and names do not tell them.
 
     >>> from torch import nn
     >>> found = plan({"*[forget]": 3.0}, nn.LSTM(2, 4))
@@ -170,7 +170,7 @@ def _refuse_guess(spec: LrMult, parts: Sequence[Part]) -> None:
 
 @dataclass(frozen=True)
 class _Claim:
-    """Rows of one tensor that one rule has claimed."""
+    """Rows of one tensor that one rule matches."""
 
     spans: tuple[tuple[int, int], ...]
     label: str
@@ -179,7 +179,7 @@ class _Claim:
 
 
 def _claims(spec: LrMult, parts: Sequence[Part], depths: int) -> list[list[_Claim]]:
-    """Return the claims on each part: those of the rules in order, then what is left."""
+    """Return the claims on each part: those of the rules in order, then the remaining rows."""
     claims: list[list[_Claim]] = [[] for _ in parts]
     for rule in spec.rules:
         matched = won = 0
@@ -199,7 +199,7 @@ def _claims(spec: LrMult, parts: Sequence[Part], depths: int) -> list[list[_Clai
         if not won:
             earlier = " and ".join(map(repr, owners))
             raise BadValueError(
-                f"rule {rule.selector.text!r} claims nothing: {earlier} before it claims all that "
+                f"rule {rule.selector.text!r} has no effect: {earlier} before it matches all that "
                 "it matches; the first match wins, so put the narrower rule first"
             )
     for part, own in zip(parts, claims, strict=True):
@@ -214,7 +214,7 @@ def _claims(spec: LrMult, parts: Sequence[Part], depths: int) -> list[list[_Clai
 def _claim(
     selector: Selector, part: Part, claims: list[_Claim], span: tuple[int, int], label: str
 ) -> tuple[tuple[int, int], ...]:
-    """Return the row ranges that a selector wins of a part; empty where others were first."""
+    """Return the row ranges of a part that a selector matches first; empty if none."""
     if not label:
         return _left(part.rows, claims)
     if part.aliases:
@@ -231,14 +231,14 @@ def _claim(
             if first < span[1] and span[0] < last:
                 raise BadValueError(
                     f"overlapping slices of {part.name}: {selector.text!r} takes rows "
-                    f"{span[0]}:{span[1]} and {claim.rule!r} has {first}:{last} already; make "
+                    f"{span[0]}:{span[1]} and {claim.rule!r} has {first}:{last} already: make "
                     "them equal or disjoint"
                 )
     return (span,)
 
 
 def _left(rows: int, claims: Sequence[_Claim]) -> tuple[tuple[int, int], ...]:
-    """Return the row ranges that no claim holds."""
+    """Return the row ranges without a claim."""
     taken = sorted(span for claim in claims for span in claim.spans)
     left, place = [], 0
     for first, last in [*taken, (rows, rows)]:
@@ -252,6 +252,6 @@ def _check_trust(trust: Trust | None, rows: Sequence[PlanRow]) -> None:
     for row in rows:
         if trust is not None and row.label and trust.scales(row.part):
             raise BadValueError(
-                f"{row.name}: a trust ratio is about a whole tensor, so that its slices cannot "
-                "have multipliers of their own: leave trust() or the slice out"
+                f"{row.name}: a trust ratio applies to a whole tensor, so its slices cannot have "
+                "separate multipliers: leave trust() or the slice out"
             )

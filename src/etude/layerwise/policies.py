@@ -1,4 +1,4 @@
-"""Policies by depth and kind: decay, discriminative, ends, kinds; and who is spared the decay."""
+"""Policies by depth and kind: decay, discriminative, ends, kinds and no_decay."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from etude.layerwise.selectors import Selector, near_misses
 
 @dataclass(frozen=True, repr=False)
 class Decay(Policy):
-    """Layer-wise decay: the last layer keeps the rate, each one before has `factor` of the next.
+    """Layer-wise decay: each layer has `factor` times the rate of the next, the last has rate 1.
 
     m = factor^(L − 1 − depth) with L layers.
 
     Args:
-        factor: In (0, 1] to slow the early layers; above 1 slows the late ones.
-        layers: Name patterns from input to output, in place of the depths found in the module
-            tree; every parameter must match one, the first that does counts.
+        factor: In (0, 1] to slow early layers; above 1 slows late layers.
+        layers: Name patterns from input to output, used instead of the model's depths. Every
+            parameter must match a pattern; the first match counts.
 
     Source: Clark et al. 2020 (ELECTRA), arXiv:2003.10555, section 3.1; Bao et al. 2021 (BEiT).
     """
@@ -38,18 +38,18 @@ class Decay(Policy):
 
     @property
     def by_depth(self) -> bool:
-        """Unless the layers are given."""
+        """Whether the model's depths are used: True unless `layers` is given."""
         return not self.layers
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return factor^(L − 1 − depth) for each part."""
+        """Return the factors: factor^(L − 1 − depth) for each part."""
         depths, count = given_depths(self.layers, parts, setting)
         return [Factor(self.factor ** (count - 1 - depth)) for depth in depths]
 
 
 @dataclass(frozen=True, repr=False)
 class Discriminative(Policy):
-    """Discriminative fine-tuning: each layer has the rate of the next one divided by 2.6.
+    """Discriminative fine-tuning: each layer has the rate of the next divided by `divisor`.
 
     m = divisor^(depth − L + 1) with L layers.
 
@@ -72,23 +72,23 @@ class Discriminative(Policy):
 
     @property
     def by_depth(self) -> bool:
-        """Unless the layers are given."""
+        """Whether the model's depths are used: True unless `layers` is given."""
         return not self.layers
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return divisor^(depth − L + 1) for each part."""
+        """Return the factors: divisor^(depth − L + 1) for each part."""
         depths, count = given_depths(self.layers, parts, setting)
         return [Factor(self.divisor ** (depth - count + 1)) for depth in depths]
 
 
 @dataclass(frozen=True, repr=False)
 class Ends(Policy):
-    """Input and output layer small, the layers between them large.
+    """A small multiplier for the input and output layers, a large one for those between.
 
-    Several heads are all output; an embedding tied to the head is both ends at once.
+    Several heads all count as output; an embedding tied to the head is both input and output.
 
     Args:
-        outer: Multiplier of the layers that read the input and of those that make the output.
+        outer: Multiplier of the layers that read the input or produce the output.
         inner: Multiplier of the layers between.
     """
 
@@ -104,31 +104,31 @@ class Ends(Policy):
 
     @property
     def by_role(self) -> bool:
-        """Always: that is what it goes by."""
+        """Always True: the policy depends on input and output."""
         return True
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return `outer` for what reads the input or makes the output, else `inner`."""
+        """Return the factors: `outer` for input and output layers, else `inner`."""
         middle = Selector.of("@middle")
         inside = [middle.covers(part, setting.depths) for part in parts]
         if not any(inside):
             raise BadValueError(
                 f"{self!r}: the model has {setting.depths} layers and none between the first and "
-                "the last: name the layers in a table instead"
+                "the last: give a table that names the layers instead"
             )
-        return [Factor(self.inner if one else self.outer) for one in inside]
+        return [Factor(self.inner if is_inner else self.outer) for is_inner in inside]
 
 
 @dataclass(frozen=True, repr=False)
 class Kinds(Policy):
-    """A multiplier for each kind of layer: convolutions against full layers, and so on.
+    """A multiplier for each kind of layer, such as convolutions and linear layers.
 
     Args:
         convolution: Multiplier of the convolutions, weights and biases.
-        linear: Of the full layers.
-        recurrent: Of the recurrent layers.
-        embedding: Of the embedding tables.
-        normalisation: Of the normalisations.
+        linear: Multiplier of the linear layers.
+        recurrent: Multiplier of the recurrent layers.
+        embedding: Multiplier of the embedding tables.
+        normalisation: Multiplier of the normalisations.
     """
 
     name: ClassVar[str] = "kinds"
@@ -156,10 +156,10 @@ class Kinds(Policy):
 
 @dataclass(frozen=True, repr=False)
 class NoDecay(Policy):
-    """No weight decay for biases and normalisations, nor for anything else of one axis.
+    """No weight decay for biases, normalisations and other parameters of one axis.
 
     Args:
-        embedding: Whether embedding tables are spared too.
+        embedding: Whether embedding tables have no decay either.
 
     Source: He et al. 2019 ("Bag of tricks"), arXiv:1812.01187, section 3.1.
     """
@@ -172,7 +172,7 @@ class NoDecay(Policy):
             raise BadTypeError(f"no_decay: embedding={self.embedding!r}: give True or False")
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return decay 0 for biases, normalisations and vectors, else 1."""
+        """Return the factors: decay 0 for biases, normalisations and vectors, else 1."""
         return [
             Factor(
                 decay=0.0
@@ -189,7 +189,7 @@ class NoDecay(Policy):
 def given_depths(
     layers: tuple[str, ...], parts: Sequence[Part], setting: Setting
 ) -> tuple[list[int], int]:
-    """Return each part's depth and how many there are, by the patterns where they are given.
+    """Return each part's depth and the number of depths, from the patterns if they are given.
 
     Raises:
         BadValueError: If a part matches no pattern, or a pattern no part.
@@ -199,17 +199,17 @@ def given_depths(
     selectors = [Selector.of(text) for text in layers]
     depths = []
     for part in parts:
-        found = [i for i, one in enumerate(selectors) if one.covers(part, setting.depths)]
+        found = [i for i, s in enumerate(selectors) if s.covers(part, setting.depths)]
         if not found:
             raise BadValueError(
-                f"{part.name} is in none of layers={list(layers)}: every parameter needs a place; "
-                "add a pattern for it"
+                f"{part.name} matches none of layers={list(layers)}: every parameter must match a "
+                "pattern; add one for it"
             )
         depths.append(found[0])
     for index, selector in enumerate(selectors):
         if index not in depths:
             raise BadValueError(
-                f"layers: {selector.text!r} claims no parameter: "
+                f"layers: {selector.text!r} matches no parameter: "
                 f"{near_misses(selector, parts, setting.depths)}"
             )
     return depths, len(layers)

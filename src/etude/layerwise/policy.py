@@ -1,4 +1,4 @@
-"""What a policy is: a named, pure function from the parts of a model to factors."""
+"""The base class of policies: named, pure functions from the parts of a model to factors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from etude.layerwise.parts import Part
 
 @dataclass(frozen=True)
 class Factor:
-    """What a policy does to one parameter.
+    """The factors of a policy for one parameter.
 
     Attributes:
-        rate: What its rate is multiplied by.
-        decay: What its weight decay is multiplied by.
+        rate: Multiplier of the learning rate.
+        decay: Multiplier of the weight decay.
     """
 
     rate: Multiplier = 1.0
@@ -27,10 +27,10 @@ class Factor:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a policy may ask besides the parts.
+    """What a policy can read besides the parts.
 
     Attributes:
-        depths: How many layers the model has.
+        depths: The number of layers of the model.
         optimizer: The optimizer's name, or its class in lower case.
     """
 
@@ -47,17 +47,17 @@ class Policy(ABC):
 
     @property
     def moves(self) -> bool:
-        """Whether its multipliers follow a schedule."""
+        """Whether a multiplier of the policy follows a schedule."""
         return False
 
     @property
     def by_role(self) -> bool:
-        """Whether it asks which layers read the input and which make the output."""
+        """Whether the policy depends on which layers read the input and produce the output."""
         return False
 
     @property
     def by_depth(self) -> bool:
-        """Whether it asks in which order the layers are used."""
+        """Whether the policy depends on the order in which the layers are used."""
         return self.by_role
 
     @abstractmethod
@@ -86,7 +86,7 @@ def number(
     """Return a policy's number as a float >= low, or > low.
 
     Raises:
-        BadTypeError: If it is no number.
+        BadTypeError: If it is not a number.
         BadValueError: If it is out of bounds.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -1,4 +1,4 @@
-"""Fits multipliers to a model that was just drawn: muP needs it before the optimizer is built."""
+"""Prepares a new model for its multipliers, as muP needs before the optimizer is built."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 def prepare(
     spec: LrMult | None, model: nn.Module, factory: object, flow: Flow | None = None
 ) -> LrMult | None:
-    """Fit multipliers to a model that was just drawn, and draw muP's output weights smaller.
+    """Adapt multipliers to a newly initialised model, and scale its output weights for muP.
 
     Args:
-        spec: The multipliers; None stays None.
-        model: The model; only muP's output weights are changed, in place.
-        factory: What built it; a network in place of a factory keeps its own weights.
-        flow: What a forward pass of it showed.
+        spec: The multipliers, or None.
+        model: The model; muP scales its output weights in place.
+        factory: The function that built the model. If it is a network, its weights are kept.
+        flow: The flow of a forward pass of the model.
 
     Returns:
-        The same multipliers, muP's growth found against a base model where one can be built.
+        The multipliers, with muP's ratios to a base model if that can be built; None for None.
     """
     from torch import nn
 

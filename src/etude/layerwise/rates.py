@@ -1,4 +1,4 @@
-"""`apply`: multipliers laid into an optimizer's parameter groups, slices into its step."""
+"""`apply`: multipliers in an optimizer's parameter groups, and slices in hooks of its step."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ATTRIBUTE = "layer_rates"
 
 @dataclass(frozen=True)
 class GroupRate:
-    """The multiplier of one parameter group: the largest of those of its rows.
+    """The multiplier of one parameter group: the largest multiplier of its rows.
 
     Attributes:
-        multipliers: Of the rows; more than one where slices and schedules meet.
+        multipliers: The multipliers of the rows; more than one if slices have schedules.
         decay: Multiplier of the weight decay.
-        rule: What to call it in an error.
+        rule: The name of its rule, for error messages.
     """
 
     multipliers: tuple[Multiplier, ...]
@@ -39,30 +39,30 @@ class GroupRate:
 
     def at(self, step: int) -> float:
         """Return the multiplier of update `step`."""
-        return max(at(one, step, self.rule) for one in self.multipliers)
+        return max(at(multiplier, step, self.rule) for multiplier in self.multipliers)
 
 
 class Rates:
     """The multipliers of one optimizer; `rates.plan` is the table.
 
-    Constant multipliers need nothing more: they live in the groups' rates, which any torch
-    scheduler goes on from. Multipliers that follow a schedule need `set` before every update.
+    Constant multipliers are part of the groups' rates, which any torch scheduler starts from.
+    Multipliers that follow a schedule need a call of `set` before every update.
 
-    What has multiplier 0 has no say, as if its `requires_grad` were False: the optimizer's step
-    does not see its gradient, so that its averages, its count of updates and its weight decay
-    begin with the first update that moves it. A loop that clips calls `silence` between the
-    backward pass and the clipping, so that the norm is that of what moves. Rows of a tensor that
-    will move later have no part in a norm either, but their averages go on, since they share the
-    tensor's count of updates; rows that never move have a gradient of 0.
+    A parameter with multiplier 0 takes no part in training, as with `requires_grad=False`: the
+    optimizer's step does not see its gradient, so that its averages, its count of updates and its
+    weight decay begin with its first update. A loop that clips must call `silence` between the
+    backward pass and the clipping, so that the norm leaves out frozen parameters. Norms also leave
+    out rows that are frozen for a time, but their averages continue, because they share the
+    tensor's count of updates. Rows that are always frozen have a gradient of 0.
 
     Args:
-        optimizer: Whose groups were split.
-        plan: What every parameter's rate is multiplied by.
-        groups: The multiplier of each of its parameter groups.
-        slices: The rows whose change is rescaled.
-        of_slice: For each of them the group's place and the row.
-        trust: The tensors whose change has a trust ratio.
-        resting: The tensors that stand still, or of which rows do, in some update.
+        optimizer: The optimizer whose groups were split.
+        plan: The multipliers of all parameters.
+        groups: The multiplier of each parameter group.
+        slices: The rows whose update is rescaled.
+        of_slice: For each slice, the index of its group, and its row in the plan.
+        trust: The tensors whose update has a trust ratio.
+        resting: The tensors that are frozen, as a whole or in part, in some update.
     """
 
     def __init__(
@@ -116,18 +116,18 @@ class Rates:
 
     @property
     def frozen(self) -> tuple[Tensor, ...]:
-        """The tensors that never move."""
+        """The tensors that are frozen for the whole run."""
         return self._resting.frozen
 
     def look(self, step: int) -> Rest:
-        """Return what stands still in update `step`, and remember it as `rest`."""
+        """Return what is frozen in update `step`, and store it in `rest`."""
         if self._resting:
             own = {id(row): at(row.multiplier, step, row.rule) for row in self._resting.rows()}
             self.rest = self._resting.at(own)
         return self.rest
 
     def silence(self) -> None:
-        """Drop the gradient of what stands still in this update, before it is clipped.
+        """Drop the gradients of parameters that are frozen in this update, before clipping.
 
         Multipliers that follow a schedule must have been `set` for the update.
         """
@@ -142,11 +142,11 @@ class Rates:
         """Write the rate of one update into every group: lr · multiplier(step).
 
         Args:
-            lr: The rate that the multipliers multiply.
+            lr: The rate before multipliers.
             step: The update's number, from 0.
 
         Raises:
-            BadValueError: If a scheduled multiplier is negative or not finite there.
+            BadValueError: If a scheduled multiplier is negative or not finite at this step.
         """
         for group, own in zip(self._optimizer.param_groups, self.groups, strict=True):
             rate = lr * own.at(step)
@@ -160,7 +160,7 @@ class Rates:
             self._is_set = True
 
     def decay(self, value: float) -> None:
-        """Write the weight decay into every group, where policies spare some."""
+        """Write the weight decay into every group: value · multiplier of its decay."""
         for group, own in zip(self._optimizer.param_groups, self.groups, strict=True):
             group["weight_decay"] = value * own.decay
 
@@ -175,8 +175,8 @@ class Rates:
     def _refuse_unset(self) -> None:
         if not self._is_set:
             raise BadValueError(
-                "a multiplier follows a schedule, and the optimizer was not told which update this "
-                "is: call etude.layerwise.rates_of(optimizer).set(lr, step) before every step()"
+                "a multiplier follows a schedule, and the number of this update is unknown: call "
+                "etude.layerwise.rates_of(optimizer).set(lr, step) before every step()"
             )
 
     def _before(self, *_: Any) -> None:
@@ -205,7 +205,7 @@ def at(multiplier: Multiplier, step: int, rule: str) -> float:
     """Return a multiplier's value at an update.
 
     Raises:
-        BadValueError: If it is negative or not finite there.
+        BadValueError: If it is negative or not finite at this step.
     """
     if not isinstance(multiplier, Schedule):
         return multiplier
@@ -213,7 +213,7 @@ def at(multiplier: Multiplier, step: int, rule: str) -> float:
 
 
 def rates_of(optimizer: Optimizer) -> Rates | None:
-    """Return the multipliers laid into an optimizer, None where there are none."""
+    """Return the multipliers that were applied to an optimizer, or None."""
     found = vars(optimizer).get(_ATTRIBUTE)
     return found if isinstance(found, Rates) else None
 
@@ -226,27 +226,28 @@ def apply(
     linear: bool = False,
     flow: Flow | None = None,
 ) -> Rates:
-    """Lay multipliers into an optimizer that was built over a model's parameters.
+    """Apply multipliers to an optimizer that was built over a model's parameters.
 
-    Its groups are split so that each has one rate: group['lr'] is multiplied, every other value
-    is kept, and groups that would be equal stay one. Rows of a tensor that have multipliers of
-    their own are rescaled after each step; the model's parameters, its state keys and the
-    optimizer's state stay as they are.
+    The groups are split so that each has one rate: group['lr'] is multiplied, and every other
+    value is kept. Parameters with equal multipliers stay in one group. Rows of a tensor with
+    separate multipliers are rescaled after each step; the model's parameters, its state keys and
+    the optimizer's state do not change.
 
     Args:
         optimizer: Any torch optimizer, before a scheduler is built on it.
         model: The model that it trains.
         lr_mult: A table of selectors or a policy; see `LrMult.of`.
-        linear: For an optimizer that Etude does not know: its update is linear in its rate,
-            number by number, so that slices and trust ratios are right.
-        flow: What `etude.layerwise.trace` returned for the model, for rules and policies that go
-            by the order of the layers, or by input and output.
+        linear: For an optimizer that Etude does not know: whether its update is linear in its
+            rate, entry by entry, which slices and trust ratios need.
+        flow: The result of `etude.layerwise.trace` for the model, for rules and policies that
+            depend on the order of the layers, or on input and output.
 
     Returns:
-        The rates, also found by `rates_of(optimizer)`.
+        The rates, which `rates_of(optimizer)` returns too.
 
     Raises:
-        BadValueError: If a rule does not fit the model, or the multipliers the optimizer.
+        BadValueError: If a rule does not fit the model, or the multipliers do not fit the
+            optimizer.
         TaskError: If a trainable parameter reaches no group of the optimizer.
 
     >>> import torch
@@ -281,20 +282,20 @@ def apply(
 
 
 def _check_fresh(optimizer: Optimizer, model: nn.Module) -> None:
-    """Refuse an optimizer that was changed before, or that does not hold the model."""
+    """Raise for an optimizer that was changed before, or that lacks parameters of the model."""
     if rates_of(optimizer) is not None:
         raise BadValueError("this optimizer has multipliers already: build a new one")
     if any("initial_lr" in group for group in optimizer.param_groups):
         raise BadValueError(
             "a scheduler was built on this optimizer already, and would not know the new groups: "
-            "lay the multipliers in first"
+            "apply the multipliers first"
         )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     lost = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in held]
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise TaskError(
-            f"{lost[0]}{more} would not be trained: no group of the optimizer holds it; give the "
+            f"{lost[0]}{more} would not be trained: no group of the optimizer has it; give the "
             "optimizer every trainable parameter, or set requires_grad=False"
         )
     known = {id(p) for p in model.parameters()}
@@ -310,7 +311,7 @@ def _check_fresh(optimizer: Optimizer, model: nn.Module) -> None:
 def _split(
     optimizer: Optimizer, rows_of: Mapping[int, tuple[PlanRow, ...]]
 ) -> tuple[list[dict[str, Any]], list[GroupRate]]:
-    """Return the groups, one for each old group, multiplier and decay, in order of appearance."""
+    """Return the groups: one per old group, multiplier and decay, in order of appearance."""
     groups: list[dict[str, Any]] = []
     rates: list[GroupRate] = []
     for old in optimizer.param_groups:
@@ -330,7 +331,7 @@ def _split(
 
 
 def _of_tensor(rows: tuple[PlanRow, ...]) -> tuple[tuple[Multiplier, ...], float]:
-    """Return what makes the rate of one tensor: its largest constant, and its schedules."""
+    """Return the multipliers that set a tensor's rate: the largest constant, and schedules."""
     constants = [row.multiplier for row in rows if not isinstance(row.multiplier, Schedule)]
     moving = dict.fromkeys(r.multiplier for r in rows if isinstance(r.multiplier, Schedule))
     if not rows:
@@ -340,13 +341,13 @@ def _of_tensor(rows: tuple[PlanRow, ...]) -> tuple[tuple[Multiplier, ...], float
 
 
 def _group(old: Mapping[str, Any], rate: GroupRate) -> dict[str, Any]:
-    """Return a group without parameters: the old one's values, with its own rate and decay."""
+    """Return a group without parameters: the old group's values, with a new rate and decay."""
     if rate.decay != 1 and "weight_decay" not in old:
         raise BadValueError(
             f"{rate.rule} changes the weight decay, and this optimizer has none: leave it out"
         )
     group = {**old, "params": []}
-    if not any(isinstance(one, Schedule) for one in rate.multipliers):
+    if not any(isinstance(multiplier, Schedule) for multiplier in rate.multipliers):
         group["lr"] = old["lr"] * rate.at(0)
     if rate.decay != 1:
         group["weight_decay"] = old["weight_decay"] * rate.decay
@@ -356,7 +357,7 @@ def _group(old: Mapping[str, Any], rate: GroupRate) -> dict[str, Any]:
 def _slices(
     groups: list[dict[str, Any]], rows_of: Mapping[int, tuple[PlanRow, ...]]
 ) -> tuple[Slices, list[tuple[int, PlanRow]]]:
-    """Return the rows to rescale: those that do not always have their tensor's own rate."""
+    """Return the rows to rescale: those whose rate can differ from that of their tensor."""
     places, owners = [], []
     for index, group in enumerate(groups):
         for parameter in group["params"]:

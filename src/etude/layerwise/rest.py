@@ -1,4 +1,4 @@
-"""What stands still has no say: its gradient reaches no norm, no average and no penalty."""
+"""Frozen parameters: their gradients are left out of norms, averages and penalties."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Rest:
-    """What stands still in one update, its multiplier being 0.
+    """The tensors and rows that are frozen in one update: their multiplier is 0.
 
     Attributes:
-        whole: Tensors of which no row moves.
-        rows: By the identity of a tensor of which some rows move: the row ranges that never do.
-        waiting: The same for rows that do not move yet. Their averages go on, since they share
-            the tensor's count of updates.
+        whole: Tensors of which all rows are frozen.
+        rows: id(tensor) -> row ranges that are frozen for the whole run, for tensors with other
+            rows that train.
+        waiting: The same for rows that are frozen for a time. Their averages continue, because
+            they share the tensor's count of updates.
     """
 
     whole: tuple[Tensor, ...] = ()
@@ -35,18 +36,18 @@ class Rest:
         return bool(self.whole or self.rows or self.waiting)
 
     def spans(self, tensor: Tensor) -> tuple[Span, ...]:
-        """Return the row ranges of a tensor that stand still while others move."""
+        """Return the row ranges of a tensor that are frozen while other rows train."""
         return (*self.rows.get(id(tensor), ()), *self.waiting.get(id(tensor), ()))
 
     @torch.no_grad()
     def silence(self, parameters: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Drop the gradient of what stands still, except that of rows that wait.
+        """Drop the gradients of frozen tensors and rows, except of rows frozen for a time.
 
         Args:
-            parameters: Those that are about to be updated.
+            parameters: The parameters that are about to be updated.
 
         Returns:
-            The tensors that stand still as a whole, each with the gradient it had.
+            The tensors that are frozen as a whole, each with its gradient.
         """
         dropped = []
         still = {id(tensor) for tensor in self.whole}
@@ -62,7 +63,7 @@ class Rest:
         return dropped
 
     def moving(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """Return the weights, or views of their rows, that move."""
+        """Return the weights, or views of their rows, that are not frozen."""
         still = {id(tensor) for tensor in self.whole}
         found: list[Tensor] = []
         for weight in weights:
@@ -73,7 +74,7 @@ class Rest:
         return found
 
     def only_moving(self, weight: Tensor) -> Tensor:
-        """Return the values of a weight, 0 in rows that stand still."""
+        """Return the values of a weight, with 0 in frozen rows."""
         values, spans = weight.detach(), self.spans(weight)
         if spans:
             values = values.clone()
@@ -83,7 +84,7 @@ class Rest:
 
 
 def gradient_rows(parameter: Tensor, span: Span) -> Iterator[Tensor]:
-    """Yield the entries of some rows of a gradient, as views that can be written to."""
+    """Yield rows of a gradient, as writable views."""
     gradient = parameter.grad
     if gradient is None:
         return
@@ -97,7 +98,7 @@ def gradient_rows(parameter: Tensor, span: Span) -> Iterator[Tensor]:
 
 
 def _between(spans: Sequence[Span], rows: int) -> list[Span]:
-    """Return the row ranges that no span holds."""
+    """Return the row ranges outside of the spans."""
     found, place = [], 0
     for first, last in [*sorted(spans), (rows, rows)]:
         if place < first:
@@ -107,10 +108,10 @@ def _between(spans: Sequence[Span], rows: int) -> list[Span]:
 
 
 class Resting:
-    """Says for every update what stands still.
+    """Determines for every update which tensors and rows are frozen.
 
     Args:
-        tensors: Each with its rows and their multipliers.
+        tensors: The tensors, each with its rows and their multipliers.
     """
 
     def __init__(self, tensors: Sequence[tuple[Tensor, tuple[PlanRow, ...]]]) -> None:
@@ -119,16 +120,16 @@ class Resting:
         self.frozen: tuple[Tensor, ...] = tuple(
             tensor for tensor, rows in can if all(row.multiplier == 0.0 for row in rows)
         )
-        """Tensors that never move."""
+        """Tensors that are frozen for the whole run."""
 
     def __bool__(self) -> bool:
         return bool(self._tensors)
 
     def at(self, multipliers: Mapping[int, float]) -> Rest:
-        """Return what stands still.
+        """Return the tensors and rows that are frozen in an update.
 
         Args:
-            multipliers: Of the update, by the identity of the row.
+            multipliers: id(row) -> its multiplier in this update.
         """
         whole = []
         rows: dict[int, tuple[Span, ...]] = {}
@@ -144,12 +145,12 @@ class Resting:
         return Rest(tuple(whole), rows, waiting)
 
     def rows(self) -> Iterator[PlanRow]:
-        """Yield every row that may stand still, or shares a tensor with one that may."""
+        """Yield every row of a tensor that has a row which may be frozen."""
         for _, rows in self._tensors:
             yield from rows
 
     def bound(self, swap: Mapping[int, PlanRow]) -> Resting:
-        """Return the same with other rows, by the identity of the old ones."""
+        """Return the same with other rows, given as id(old row) -> new row."""
         return Resting([(t, tuple(swap[id(row)] for row in rows)) for t, rows in self._tensors])
 
 
@@ -158,13 +159,13 @@ def _may_rest(row: PlanRow) -> bool:
 
 
 class KeptCounts:
-    """Keeps what an optimizer counts in a group while the whole group stands still.
+    """Restores an optimizer's counters in a group while the whole group is frozen.
 
-    Some optimizers keep the number of updates, or an average's weight, in the group: these begin
-    when the group begins to move, as the state of its tensors does.
+    Some optimizers store the number of updates, or an average's weight, in the group. These
+    counters must start when the group starts to train, like the state of its tensors.
 
     Args:
-        optimizer: Whose groups they are.
+        optimizer: The optimizer whose groups are restored.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -172,10 +173,10 @@ class KeptCounts:
         self._kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def keep(self, still: set[int]) -> None:
-        """Remember the values of every group all of whose tensors stand still.
+        """Save the values of every group whose tensors are all frozen.
 
         Args:
-            still: The identities of the tensors.
+            still: The id() of each frozen tensor.
         """
         self._kept = [
             (group, {name: value for name, value in group.items() if name != "params"})
@@ -184,7 +185,7 @@ class KeptCounts:
         ]
 
     def put_back(self) -> None:
-        """Put them back after the step."""
+        """Restore the saved values after the step."""
         for group, values in self._kept:
             for name in [name for name in group if name not in values and name != "params"]:
                 del group[name]

@@ -1,8 +1,8 @@
-"""What a parameter is for: it reads the input, makes the output, both, or neither.
+"""The role of a parameter: it reads the input, produces the output, both, or neither.
 
-The flow of a forward pass tells it. Where there is none, names and the module tree tell it in many
-models (a classifier called `head`, a `Sequential`, a matrix tied to an embedding); where they do
-not, the role is a guess, and says so.
+The flow of a forward pass determines it. Without a flow, names and the module tree determine it in
+many models (a classifier called `head`, a `Sequential`, a matrix tied to an embedding); otherwise
+the role is a guess, and is marked as one.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ HEAD = re.compile(
     r"|^(?:fc|fc_?out|out|output|out_?layer|output_?layer|proj_?out|out_?proj|readout|predictor"
     r"|predictions?|regressor|score|final|final_?layer|last|last_?layer|last_?linear|linear_?out)$"
 )
-"""Names that modules which make the output go by."""
+"""Common names of modules that produce the output."""
 
 ADDED = re.compile(
     r"(?:^|[._])(?:pos|position|positional|cls|class|mask|dist)?_?(?:embed\w*|token)"
 )
-"""Names of parameters that hold embeddings without being a layer: they are added or joined."""
+"""Names of parameters that are embeddings but not layers: they are added or concatenated."""
 
 _NUMBERED = re.compile(r"^(.*?)(\d+)$")
 
 
 def give_roles(parts: Sequence[Part], model: nn.Module, flow: Flow | None) -> None:
-    """Give parts that were just made their roles and places.
+    """Set the roles and places of newly created parts.
 
     Args:
-        parts: With depth, kind and names; changed in place, since copying a thousand takes long.
-        model: The network they are of.
-        flow: What a forward pass showed, None where there was none.
+        parts: Parts with depth, kind and names; changed in place, since copying many is slow.
+        model: The network that has these parts.
+        flow: The flow of a forward pass, or None.
     """
     if flow is not None and any(part.name in flow.outputs for part in parts):
         for part in parts:
@@ -84,7 +84,7 @@ def _role(first: bool, last: bool, direct: bool) -> Role:
 
 
 def _outputs(parts: Sequence[Part], model: nn.Module) -> tuple[frozenset[str], bool]:
-    """Return the names of what makes the output, and whether that is more than a guess."""
+    """Return the names of the parts that produce the output, and whether this is no guess."""
     tied = [p for p in parts if p.aliases and p.kind == "embedding" and _ties_a_head(p, model)]
     if tied:
         homes = {
@@ -108,7 +108,7 @@ def _outputs(parts: Sequence[Part], model: nn.Module) -> tuple[frozenset[str], b
 
 
 def _ties_a_head(part: Part, model: nn.Module) -> bool:
-    """Say whether one of the modules that share a table is no embedding."""
+    """Return whether one of the modules that share a table is not an embedding."""
     return any(kind_of(owner_of(model, name)[0]) != "embedding" for name in part.names) or any(
         HEAD.match(piece.lower()) for name in part.names for piece in name.split(".")
     )
@@ -123,7 +123,7 @@ def _heads(parts: Sequence[Part]) -> list[list[Part]]:
             if piece.isdigit():
                 break  # a layer of the body may have an `output` of its own
             if HEAD.match(piece.lower()):
-                # The members of a list of heads are heads, each for itself.
+                # Each member of a list of heads is a separate head.
                 several = piece.lower().endswith("heads") and place + 1 < len(pieces)
                 path = ".".join(pieces[: place + 1 + several])
                 found.setdefault(place, {}).setdefault(path, []).append(part)
@@ -132,7 +132,7 @@ def _heads(parts: Sequence[Part]) -> list[list[Part]]:
 
 
 def _stands_last(heads: Sequence[Sequence[Part]], parts: Sequence[Part]) -> bool:
-    """Say whether all else was assigned before the heads: only then is the first layer first."""
+    """Return whether all other layers were assigned before the heads."""
     inside = {part.name for members in heads for part in members}
     first = min(part.depth for members in heads for part in members)
     return all(part.depth < first for part in parts if part.name not in inside and _is_layer(part))
@@ -143,7 +143,7 @@ def _is_layer(part: Part) -> bool:
 
 
 def _last_matrix(members: Sequence[Part]) -> tuple[frozenset[str], bool]:
-    """Return the last matrix of some parts, with its bias; and whether the others stand before."""
+    """Return the last matrix of some parts, with its bias, and whether its position is certain."""
     matrices = [part for part in members if _is_layer(part)]
     if not matrices:
         return frozenset(part.name for part in members), True
@@ -158,7 +158,7 @@ def _last_matrix(members: Sequence[Part]) -> tuple[frozenset[str], bool]:
 
 
 def _in_order(model: nn.Module) -> bool:
-    """Say whether the module tree itself tells that the last layer assigned is the last used."""
+    """Return whether the module tree ensures that the last assigned layer is the last used."""
     from torch import nn
 
     children = [(n, m) for n, m in model.named_children() if any(True for _ in m.parameters())]
@@ -177,28 +177,28 @@ def _in_order(model: nn.Module) -> bool:
 
 
 def refuse_guess(parts: Sequence[Part], what: str) -> None:
-    """Refuse to go by roles that names do not tell.
+    """Raise if the roles of a model are only a guess.
 
     Args:
-        parts: Of the model.
-        what: Who asks, for the message.
+        parts: The parts of the model.
+        what: The rule or option that needs the roles, for the message.
 
     Raises:
         BadValueError: If the roles are a guess.
     """
     if any(part.role and not part.told for part in parts):
         raise BadValueError(
-            f"{what}: which layers read the input and make the output cannot be told from the "
-            "names of this model: give flow=etude.layerwise.trace(model, inputs), train it through "
+            f"{what}: the names of this model do not tell which layers read the input and which "
+            "produce the output: give flow=etude.layerwise.trace(model, inputs), train it through "
             "a Task, assign the layers in the order of use and call the last one 'head', or name "
             "the layers themselves"
         )
 
 
 def places(parts: Sequence[Part]) -> Mapping[str, frozenset[str]]:
-    """Return of each part, by name, which of 'input', 'middle' and 'output' it stands in.
+    """Return name -> places of each part, of 'input', 'middle' and 'output'.
 
-    A layer that makes the output is 'output' as a whole. A matrix that is both, such as an
+    A layer that produces the output is 'output' as a whole. A matrix that does both, such as an
     embedding tied to the head, is 'input' and 'output'.
     """
     deepest = max((part.depth for part in parts), default=0)

@@ -1,8 +1,8 @@
-"""Selectors: which parameters, and which rows of them, a rule is about.
+"""Selectors: text that selects parameters, or rows of parameters, for a rule.
 
 conv*                 a name pattern (fnmatch) on a parameter or any module above it
 @linear               a kind of layer, or @bias: every bias and shift
-@input @middle @output   what reads the input, what makes the output, and what lies between
+@input @middle @output   layers that read the input, produce the output, or are between
 *[forget]             one gate of every layer that has it; [input,forget]: two
 embedding*[0:100]     rows 0 to 99 of a tensor
 @linear & layers.*    both at once
@@ -21,16 +21,16 @@ from etude.layerwise.parts import GATES, KINDS, PROJECTION, Part
 
 DEPTHS = ("input", "middle", "output")
 WORDS = (*(kind for kind in KINDS if kind != "other"), "bias", *DEPTHS)
-"""What may follow '@'."""
+"""The words that may follow '@'."""
 
 GATE_NAMES = (*dict.fromkeys(gate for gates in GATES.values() for gate in gates), PROJECTION)
-"""What may stand in brackets, besides row ranges."""
+"""The words that may be in brackets, besides row ranges."""
 
 Span = tuple[int, int, str]
-"""Rows of a tensor: the first, one past the last, and what to call them ('' for all)."""
+"""Rows of a tensor: the first, one past the last, and their label ('' for all)."""
 
 _BRACKETS = re.compile(r"^(?P<where>.*)\[(?P<inside>[a-zA-Z_,\s]*|[\d\s]*:[\d\s]*)\]$", re.DOTALL)
-"""Brackets at the end that hold words or rows; others, such as [0-9], are fnmatch's own."""
+"""Brackets at the end with words or rows; others, such as [0-9], are part of the pattern."""
 
 _ROWS = re.compile(r"^\s*(\d+)\s*:\s*(\d+)\s*$")
 
@@ -41,9 +41,9 @@ class Selector:
 
     Attributes:
         text: As written, without spaces around it.
-        tests: Name patterns and '@' words that must all hold.
-        gates: Gate names, empty for none.
-        rows: A row range, None for none.
+        tests: Name patterns and '@' words that must all match.
+        gates: Gate names, or empty.
+        rows: A row range, or None.
 
     >>> Selector.of("lstm.*[forget]").gates
     ('forget',)
@@ -59,7 +59,7 @@ class Selector:
         """Read a selector.
 
         Raises:
-            BadTypeError: If it is no text.
+            BadTypeError: If it is not text.
             BadValueError: If it is empty, or a row range is.
             UnknownNameError: If a word after '@' or a gate is unknown.
         """
@@ -77,7 +77,7 @@ class Selector:
         tests = tuple(test.strip() for test in where.split("&"))
         if not all(tests):
             raise BadValueError(
-                f"selector {text!r} names no layer: write '*' for every one, such as '*[forget]'"
+                f"selector {text!r} names no layer: write '*' for every layer, such as '*[forget]'"
             )
         for test in tests:
             if test.startswith("@") and test[1:] not in WORDS:
@@ -86,28 +86,28 @@ class Selector:
 
     @property
     def by_role(self) -> bool:
-        """Whether it asks what a layer is for."""
+        """Whether the selector depends on the roles of layers."""
         return any(test.removeprefix("@") in DEPTHS for test in self.tests if test[0] == "@")
 
     @property
     def slices(self) -> bool:
-        """Whether it is about rows of a tensor rather than the whole."""
+        """Whether the selector selects rows of a tensor rather than the whole."""
         return bool(self.gates) or self.rows is not None
 
     def covers(self, part: Part, depths: int) -> bool:
-        """Say whether every test holds for a part, gates aside.
+        """Return whether every test matches a part, without regard to gates.
 
         Args:
             part: The part.
-            depths: How many layers the model has.
+            depths: The number of layers of the model.
         """
         return all(_holds(test, part, depths) for test in self.tests)
 
     def spans(self, part: Part, depths: int) -> list[Span]:
-        """Return the rows of a part that it selects; empty for none.
+        """Return the rows of a part that the selector selects; empty for none.
 
         Raises:
-            BadValueError: If a row range reaches beyond the tensor.
+            BadValueError: If a row range exceeds the tensor.
         """
         if not self.covers(part, depths):
             return []
@@ -128,7 +128,7 @@ class Selector:
 
 
 def _inside(text: str, inside: str) -> tuple[tuple[str, ...], tuple[int, int] | None]:
-    """Read what stands in the brackets: a row range, or gates."""
+    """Read the content of brackets: a row range, or gates."""
     if found := _ROWS.match(inside):
         first, last = int(found[1]), int(found[2])
         if first >= last:
@@ -158,7 +158,7 @@ def _holds(test: str, part: Part, depths: int) -> bool:
 
 
 def prefixes(name: str) -> list[str]:
-    """Return a dotted name and the modules above it.
+    """Return a dotted name and the names of the modules above it.
 
     >>> prefixes("layers.0.weight")
     ['layers.0.weight', 'layers.0', 'layers']
@@ -168,13 +168,13 @@ def prefixes(name: str) -> list[str]:
 
 
 def near_misses(selector: Selector, parts: Sequence[Part], depths: int) -> str:
-    """Say what a selector that selects nothing may have meant."""
+    """Return a hint for a selector that selects nothing."""
     covered = [part for part in parts if selector.covers(part, depths)]
     gated = sorted({gate for part in covered for gate in part.gates})
     if selector.gates and covered and gated:
         own = ", ".join(gated)
         near = _close(selector.gates[0], gated)
-        return f"the layers it names have other gates: {own}{near}"
+        return f"the layers that it names have other gates: {own}{near}"
     if selector.gates and covered:
         names = list(dict.fromkeys(_module(part) for part in covered))
         kinds = sorted({part.layer for part in covered})
@@ -182,7 +182,7 @@ def near_misses(selector: Selector, parts: Sequence[Part], depths: int) -> str:
         fix = f"layers with gates: {_some(having)}" if having else "no layer here has gates"
         gate = selector.gates[0]
         if any(gate in _module(part).split(".") for part in covered):
-            fix += f". Here {gate} is a layer of its own: write '*{gate}'"
+            fix += f". Here {gate} is a separate layer: write '*{gate}'"
         return f"{_some(names)} ({', '.join(kinds)}) has no gates; {fix}"
     wanted = [test for test in selector.tests if not test.startswith("@")]
     known = list(dict.fromkeys(n for p in parts for full in p.names for n in prefixes(full)))

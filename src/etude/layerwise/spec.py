@@ -1,4 +1,4 @@
-"""`LrMult` says which parameters get which multiple of the rate: frozen, plain, comparable."""
+"""`LrMult`: the multipliers of the learning rate in a recipe, as immutable plain data."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Rule:
 class LrMult:
     """Multipliers of the learning rate: ordered rules, times policies.
 
-    The first rule that matches a parameter, or rows of it, decides; what no rule matches has 1.
-    Policies are about every parameter, and multiply what the rules say.
+    The first rule that matches a parameter, or rows of it, sets its multiplier; without a match it
+    is 1. Policies apply to every parameter, and their factors multiply those of the rules.
 
     Attributes:
-        rules: In order.
-        policies: In the order in which they are written, which changes nothing.
+        rules: The rules, in order.
+        policies: The policies as written; their order has no effect.
 
     >>> LrMult.of({"*[forget]": 3.0, "conv*": 2})
     LrMult({'*[forget]': 3.0, 'conv*': 2.0})
@@ -48,14 +48,14 @@ class LrMult:
 
     @classmethod
     def of(cls, value: object) -> LrMult:
-        """Return the multipliers meant by a table of selectors or a policy's text.
+        """Return the multipliers given by a table of selectors or a policy's text.
 
         Args:
-            value: A mapping selector -> number or schedule text, in which '@policy' may name
+            value: A mapping selector -> number or schedule text, whose key '@policy' may give
                 policies; or a policy's text; or an LrMult.
 
         Raises:
-            BadTypeError: If it is of another kind.
+            BadTypeError: If it is of another type.
             BadValueError: If it is empty, or a selector, number or text in it is wrong.
         """
         from etude.layerwise.text import parse_policies
@@ -83,14 +83,14 @@ class LrMult:
 
     @property
     def moves(self) -> bool:
-        """Whether some multiplier follows a schedule."""
+        """Whether a multiplier follows a schedule."""
         return any(isinstance(rule.multiplier, Schedule) for rule in self.rules) or any(
             policy.moves for policy in self.policies
         )
 
     @property
     def needs_flow(self) -> bool:
-        """Whether the order of the layers, or which of them are the ends, makes a difference."""
+        """Whether a rule or policy depends on the order or the roles of the layers."""
         return any(rule.selector.by_role for rule in self.rules) or any(
             policy.by_depth for policy in self.policies
         )
@@ -104,7 +104,7 @@ class LrMult:
         return {POLICY: text, **table} if text else table
 
     def pairs(self) -> list[list[Any]] | str:
-        """Return the plain form with its order in it, for digests: the order of rules counts."""
+        """Return the plain form as ordered pairs, for digests: the order of rules matters."""
         value = self.plain()
         return value if isinstance(value, str) else [list(pair) for pair in value.items()]
 

@@ -1,4 +1,4 @@
-"""The text form of policies: `decay(0.75) * no_decay()`, read without running Python."""
+"""The text form of policies, `decay(0.75) * no_decay()`, parsed without running Python."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ POLICIES: Mapping[str, type[Policy]] = MappingProxyType(
         )
     }
 )
-"""The named policies. To add one, add its class here."""
+"""The named policies. To add a policy, add its class here."""
 
 MAX_CHARACTERS = 1_000_000
-"""The longest text that is read: muP's ratios of a large model take a line for each tensor."""
+"""The longest text that is read; muP's ratios of a large model need a line per tensor."""
 
 MAX_DEPTH = 50
 
@@ -43,7 +43,7 @@ def parse_policies(text: str) -> tuple[Policy, ...]:
     """Read policies joined by `*` from their text.
 
     Only the names in the table, numbers, text, tuples, lists, dictionaries, `True`, `False` and
-    `None` are read; nothing is ever run.
+    `None` are allowed; no code is run.
 
     Args:
         text: Such as 'decay(0.75)' or 'mup(base_width=64) * no_decay()'.
@@ -52,7 +52,7 @@ def parse_policies(text: str) -> tuple[Policy, ...]:
         The policies; their factors are multiplied.
 
     Raises:
-        BadValueError: If the text is no policy; the message shows the place and the fix.
+        BadValueError: If the text is not a policy; the message shows the place and the fix.
         UnknownNameError: If a policy or an argument is unknown.
 
     >>> parse_policies("decay(factor=0.75) * no_decay()")
@@ -66,10 +66,10 @@ def parse_policies(text: str) -> tuple[Policy, ...]:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too complex"
-        raise BadValueError(f"{shown(text)} is no policy: {reason}") from None
+        raise BadValueError(f"{shown(text)} is not a policy: {reason}") from None
     policies = tuple(_policy(node, text) for node in _factors(tree))
     for policy in policies:
-        if sum(type(one) is type(policy) for one in policies) > 1 and not isinstance(
+        if sum(type(other) is type(policy) for other in policies) > 1 and not isinstance(
             policy, Freeze
         ):
             raise BadValueError(f"{shown(text)} has {policy.name} twice: give it once")
@@ -92,7 +92,7 @@ def _policy(node: ast.expr, text: str) -> Policy:
         raise unknown_name("policy", node.id, POLICIES)
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         raise BadValueError(
-            f"{shown(text)} is no policy: write policies joined by *, such as "
+            f"{shown(text)} is not a policy: write policies joined by *, such as "
             "'decay(0.75) * no_decay()'"
         )
     name = node.func.id
@@ -103,7 +103,7 @@ def _policy(node: ast.expr, text: str) -> Policy:
     named: dict[str, Any] = {}
     for keyword in node.keywords:
         if keyword.arg is None:
-            raise BadValueError(f"{shown(text)}: arguments are written out, without **")
+            raise BadValueError(f"{shown(text)}: write the arguments out, without **")
         if keyword.arg not in known:
             raise unknown_name(f"argument of {name}", keyword.arg, known)
         named[keyword.arg] = _value(keyword.value, text, 0)

@@ -1,4 +1,4 @@
-"""The policy of trust ratios: how far a tensor moves depends on how large it is."""
+"""The policy of trust ratios: the size of a tensor's update follows the tensor's norm."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Trust(Policy):
 
     With w the tensor, Δ the optimizer's own update at rate lr and u = −Δ / lr:
     r = coefficient · min(max(‖w‖, low), high) / ‖u‖, and Δ becomes r · Δ. Biases, normalisations
-    and anything else of one axis keep Δ, and so does a tensor where ‖w‖ or ‖u‖ is 0. A tensor of
-    multiplier 0 stays where it is; one of which rows have multipliers of their own is refused.
+    and other parameters of one axis keep Δ, and so does a tensor if ‖w‖ or ‖u‖ is 0. A tensor of
+    multiplier 0 does not change; a tensor with separate multipliers for its rows is refused.
 
     Args:
         coefficient: 1 for LAMB, about 0.001 for LARS.
-        low: Least norm of w that counts.
-        high: Largest norm of w that counts, None for no bound.
+        low: Lower bound of the norm of w.
+        high: Upper bound of the norm of w, or None.
 
     Source: You et al. 2020 (LAMB), arXiv:1904.00962, algorithm 2; You et al. 2017 (LARS).
     """
@@ -42,9 +42,9 @@ class Trust(Policy):
             self.put(high=high)
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
-        """Return 1 for each part: the ratio is measured at every update instead."""
+        """Return the factors: 1 for each part, since the ratio is measured at every update."""
         return [Factor() for _ in parts]
 
     def scales(self, part: Part) -> bool:
-        """Say whether a part's update is scaled."""
+        """Return whether a part's update is scaled."""
         return len(part.shape) >= 2 and not part.bias and part.kind != "normalisation"

@@ -1,12 +1,12 @@
-"""Rescales what an optimizer's step changed: rows by a factor, tensors by a trust ratio.
+"""Rescales the updates of an optimizer: rows by a factor, tensors by a trust ratio.
 
-An optimizer has one rate for a tensor. Where some rows of it should have another, the old values
-are kept before the step, and after it the change Δ is replaced by ratio · Δ. That is exact for
-every optimizer whose update is linear in its rate, number by number, whatever its momentum, its
-averages or its weight decay; and it holds no state from one step to the next.
+An optimizer has one rate per tensor. If some rows should have another rate, their values are saved
+before the step, and after it the change Δ is replaced by ratio · Δ. This is exact for every
+optimizer whose update is linear in its rate, entry by entry, with any momentum, averages or weight
+decay, and it keeps no state between steps.
 
-The tensor's own rate is its largest multiplier, so that a ratio is at most 1: w + r·Δ then lies
-between the old and the new value, and is as exact as the type of the weights allows.
+The tensor's rate has the largest multiplier of its rows, so that a ratio is at most 1: w + r·Δ is
+then between the old and the new value, and is as precise as the type of the weights allows.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from etude.layerwise.trust import Trust
 from etude.torch_internals import foreach
 
 WIDE = (torch.float32, torch.float64)
-"""The types of weights whose multipliers a tensor of the same type holds well enough."""
+"""The types of weights that represent multipliers with enough precision."""
 
 
 class Slices:
-    """Rows of tensors whose change is rescaled after each step.
+    """Rows of tensors whose update is rescaled after each step.
 
     Args:
-        places: The parameter, and the first row and one past the last.
+        places: For each slice the parameter, the first row, and one past the last row.
     """
 
     def __init__(self, places: list[tuple[Tensor, int, int]]) -> None:
@@ -41,13 +41,13 @@ class Slices:
         self._weights: list[float] = []
 
     def set(self, ratios: list[float]) -> None:
-        """Say by what the change of each place is multiplied, in [0, 1]; 1 costs nothing."""
+        """Set the ratio of each slice, in [0, 1]; a ratio of 1 costs nothing."""
         if ratios != self._ratios:
             self._ratios, self._addresses = ratios, []
 
     def keep(self) -> None:
-        """Keep the values before a step."""
-        # A weight moves when the model is cast, or goes to a device, between two steps.
+        """Save the values before a step."""
+        # The model may be cast or moved to a device between two steps, which changes the data.
         addresses = [parameter.data_ptr() for parameter in self._parameters]
         if addresses != self._addresses:
             self._addresses = addresses
@@ -56,7 +56,7 @@ class Slices:
             foreach.copy_(self._kept, self._views)
 
     def rescale(self) -> None:
-        """Replace the change Δ of each by ratio · Δ."""
+        """Replace the change Δ of each slice by ratio · Δ."""
         # lerp(new, old, 1 - r) = old + r (new - old): exactly new for r = 1, exactly old for 0.
         count = len(self._columns)
         for view, kept, column in zip(
@@ -67,10 +67,10 @@ class Slices:
             foreach.lerp_(self._views[count:], self._kept[count:], self._weights)
 
     def _look(self) -> None:
-        """Take views of the rows to rescale: those of one tensor together where that is right.
+        """Create views of the rows to rescale, all rows of a tensor together if possible.
 
-        On a CPU a call costs more than the rows between, so that a tensor's rows are rescaled at
-        once, by a column of weights; in half precision the column would round the multipliers.
+        On a CPU a call costs more than the rows between the slices, so a tensor's rows are rescaled
+        in one call, by a column of ratios. In half precision the column would round the ratios.
         """
         together: dict[int, list[int]] = {}
         alone = []
@@ -92,7 +92,7 @@ class Slices:
         self._kept = [torch.empty_like(view) for view in self._views]
 
     def _block(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Return the rows from the first to the last of some places, and their weights."""
+        """Return the rows from the first to the last of some slices, and their weights."""
         parameter = self.places[indices[0]][0].detach()
         first = min(self.places[index][1] for index in indices)
         last = max(self.places[index][2] for index in indices)
@@ -105,11 +105,11 @@ class Slices:
 
 
 class TrustRatios:
-    """Tensors whose change is scaled by a trust ratio after each step.
+    """Tensors whose update is scaled by a trust ratio after each step.
 
     Args:
         trust: The coefficient and the bounds.
-        places: The tensors, each with the place of its group in the optimizer.
+        places: The tensors, each with the index of its group in the optimizer.
     """
 
     def __init__(self, trust: Trust, places: list[tuple[Tensor, int]]) -> None:
@@ -118,11 +118,11 @@ class TrustRatios:
         self._kept: list[Tensor] = []
 
     def keep(self) -> None:
-        """Keep the values before a step."""
+        """Save the values before a step."""
         self._kept = [parameter.detach().clone() for parameter, _ in self.places]
 
     def rescale(self, rates: list[Any]) -> None:
-        """Multiply the change of each by coefficient · clip(‖w‖) / ‖Δ / lr‖.
+        """Multiply the change Δ of each tensor by coefficient · clip(‖w‖) / ‖Δ / lr‖.
 
         Args:
             rates: The rate of each of the optimizer's groups.

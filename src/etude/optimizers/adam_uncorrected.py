@@ -1,4 +1,4 @@
-"""Adam without bias correction, as some textbooks print it."""
+"""Adam without bias correction, as some textbooks define it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etude.torch_internals import foreach
 
 
 class UncorrectedAdam(Optimizer):
-    """Adam whose moments are used as they are, though both start at zero.
+    """Adam without bias correction: both moments start at 0 and are used directly.
 
         g ← ∇f(w) + λ w
         m ← β1 m + (1 - β1) g,    v ← β2 v + (1 - β2) g²

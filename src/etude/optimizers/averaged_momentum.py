@@ -23,8 +23,8 @@ class AveragedMomentum(Optimizer):
         v ← β v + (1 - β) g        (v = 0 before the first update)
         w ← w - lr v
 
-    At a fixed β it does what the heavy ball (`sgd` with momentum β) does at rate (1 - β) lr: the
-    best rate does not move when β does.
+    With a fixed β it equals heavy-ball momentum (`sgd` with momentum β) at rate (1 - β) lr, so that
+    the best rate does not depend on β.
 
     Args:
         params: Parameters, or groups of them.

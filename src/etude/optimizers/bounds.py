@@ -1,4 +1,4 @@
-"""Bounds of what is moved while an optimizer trains: the table's, else those of any optimizer."""
+"""Bounds of scheduled hyperparameters: those of the table, or general ones without a row."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from etude.optimizers.hyperparameters import Hyperparameter, Number, Pair
 from etude.optimizers.row import OptimizerRow
 
 RATE = Number(1e-3)
-"""Bounds of a learning rate, of any optimizer."""
+"""Bounds of a learning rate, for any optimizer."""
 
 ANY = Number(0.0, low=-float("inf"))
-"""Bounds of what nothing is known of: it is finite."""
+"""Bounds of an unknown hyperparameter: any finite number."""
 
 _SHARE = Number(0.9, high=1)
 
@@ -35,17 +35,17 @@ GENERAL: Mapping[str, Number] = MappingProxyType(
 def bounds_of(
     name: str, row: OptimizerRow | None, group: Mapping[str, Any], *, inside: bool = False
 ) -> Number:
-    """Return the bounds of a hyperparameter that is moved while an optimizer trains.
+    """Return the bounds of a hyperparameter that is scheduled during training.
 
     Args:
-        name: Of the hyperparameter.
-        row: The optimizer's row in the table, None if it has none.
-        group: The parameter group that holds it.
-        inside: Whether it is one of the pair of betas.
+        name: The name of the hyperparameter.
+        row: The optimizer's row in the table, or None.
+        group: The parameter group that has it.
+        inside: Whether it is one of the two betas.
 
     Raises:
-        BadValueError: The optimizer reads it only when it is built, or it is no number that may
-            take any value between others.
+        BadValueError: The optimizer reads it only when it is built, or it is not a real number,
+            so that a schedule cannot change it.
 
     >>> from etude.optimizers import get
     >>> bounds_of("momentum", get("adam"), {}, inside=True).bounds
@@ -54,7 +54,7 @@ def bounds_of(
     if name == "lr":
         return RATE
     if name == "dampening" and group.get("nesterov"):
-        return Number(0.0, high=0.0, closed=True)  # torch builds no other
+        return Number(0.0, high=0.0, closed=True)  # torch accepts no other value
     known: Hyperparameter | None = None
     if row is not None:
         known = row.hyperparameters.get("betas" if inside else name)
@@ -64,4 +64,6 @@ def bounds_of(
     if isinstance(known, Pair) or (isinstance(known, Number) and not known.once):
         found = row.scheduled(name)
         return ANY if found is None else found
-    raise BadValueError(f"{name}: {row.name} cannot change it while training: set it once")
+    raise BadValueError(
+        f"{name}: {row.name} cannot change it during training: give it a fixed value"
+    )

@@ -1,4 +1,4 @@
-"""An optimizer and its settings, as a recipe holds them."""
+"""An optimizer and its hyperparameters, as a field of a recipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class OptimizerChoice:
 
     @classmethod
     def of(cls, value: object) -> OptimizerChoice:
-        """Return the choice meant by a name or a table of a name and hyperparameters."""
+        """Return the choice given by a name, or by a table of a name and hyperparameters."""
         if isinstance(value, OptimizerChoice):
             return value
         if isinstance(value, str):
@@ -44,7 +44,7 @@ class OptimizerChoice:
         )
 
     def plain(self) -> str | dict[str, Any]:
-        """Return the shortest form: the name alone where nothing else is set."""
+        """Return the shortest form: only the name if no hyperparameter is set."""
         if not self.hyperparameters:
             return self.name
         values = {
@@ -53,7 +53,7 @@ class OptimizerChoice:
         return {"name": self.name, **values}
 
     def value(self, name: str) -> Any:
-        """Return a hyperparameter's value in force: set, or torch's default."""
+        """Return the value of a hyperparameter: the one that is set, or torch's default."""
         return get(self.name).value(self.hyperparameters, name)
 
     def __repr__(self) -> str:

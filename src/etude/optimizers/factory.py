@@ -1,4 +1,4 @@
-"""From a name to a torch Optimizer."""
+"""Builds torch optimizers by name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from etude.optimizers.row import OptimizerRow
 from etude.optimizers.table import ROWS, get
 
 Group = dict[str, Any]
-"""A torch parameter group: 'params', and the settings that differ from the optimizer's."""
+"""A torch parameter group: 'params', and the values that differ from the optimizer's."""
 
 
 def build(
@@ -39,21 +39,21 @@ def build(
 
     Args:
         name: A name of the table, for instance 'adamw'.
-        model_or_params: A model, whose trainable parameters are taken, or the parameters, or
+        model_or_params: A model, whose trainable parameters are used, or the parameters, or
             torch parameter groups.
-        lr: The rate; 0 changes nothing. None takes its library's own default. A 0-d tensor stays
-            one, and every group has its own.
+        lr: The rate; with 0 no parameter changes. None is the default of its library. If it is a
+            0-d tensor, every group gets a separate tensor.
         lr_mult: Multipliers of the rate for parts of the model, as `LrMult.of` reads them.
-        flow: What `etude.layerwise.trace` returned for the model: which layers read the input and
-            make the output, for multipliers and optimizers that ask. Without one names tell.
-        **hyperparameters: Any of the row's, checked against its bounds.
+        flow: The result of `etude.layerwise.trace` for the model, for multipliers and optimizers
+            that depend on input and output layers. Without it, names of modules are used.
+        **hyperparameters: Hyperparameters of the optimizer's row, checked against its bounds.
 
     Raises:
-        UnknownNameError: If the optimizer or a hyperparameter has another name.
-        BadValueError: If a value is out of bounds, or the optimizer refuses them together.
+        UnknownNameError: If the optimizer or a hyperparameter is unknown.
+        BadValueError: If a value is out of bounds, or the optimizer refuses the combination.
         TaskError: If there is no trainable parameter, one is listed twice or has no shape yet,
-            or the model has complex parameters or makes sparse gradients that the optimizer does
-            not take.
+            or the model has complex parameters or sparse gradients that the optimizer does not
+            support.
         MissingExtraError: If it comes from a library that is not installed.
 
     >>> build("sgd", nn.Linear(2, 1), lr=0.1, momentum=0.9).defaults["momentum"]
@@ -71,7 +71,7 @@ def build(
         if matrix not in (None, (HIDDEN,)):
             raise BadTypeError(
                 f"matrix={list(matrix)!r} selects parameters by their names: give the model, or "
-                'parameter groups with "matrix": False for what is no matrix'
+                'parameter groups, with "matrix": False for tensors that are not matrices'
             )
     else:
         refuse_sparse(row, checked, model)
@@ -90,7 +90,7 @@ def build(
 
 
 def as_groups(parameters: Iterable[Tensor] | Sequence[Group]) -> list[Group]:
-    """Return parameters as parameter groups: one, unless groups were given."""
+    """Return parameters as parameter groups: one group, unless groups were given."""
     listed: list[Any] = list(parameters)
     if listed and all(isinstance(item, dict) for item in listed):
         return [{**item, "params": list(item["params"])} for item in listed]
@@ -98,7 +98,7 @@ def as_groups(parameters: Iterable[Tensor] | Sequence[Group]) -> list[Group]:
 
 
 def factory(row: OptimizerRow) -> Any:
-    """Return the class a row names.
+    """Return the class that a row names.
 
     Raises:
         MissingExtraError: If its library is not installed.
@@ -120,10 +120,10 @@ def factory(row: OptimizerRow) -> Any:
 
 
 def refuse_sparse(row: OptimizerRow, hyperparameters: dict[str, Any], model: nn.Module) -> None:
-    """Refuse a model whose embeddings make sparse gradients that the optimizer does not take.
+    """Raise if a model's embeddings have sparse gradients that the optimizer does not support.
 
     Raises:
-        TaskError: With the embedding's name, and the optimizers that take it.
+        TaskError: The message names the embedding, and the optimizers that support it.
     """
     for where, module in model.named_modules():
         weight = getattr(module, "weight", None)
@@ -135,10 +135,10 @@ def refuse_sparse(row: OptimizerRow, hyperparameters: dict[str, Any], model: nn.
 def refuse_sparse_gradients(
     row: OptimizerRow, hyperparameters: Mapping[str, Any], model: nn.Module
 ) -> None:
-    """Refuse gradients that turned out sparse, if the optimizer does not take them.
+    """Raise for gradients that are sparse, if the optimizer does not support them.
 
     Raises:
-        TaskError: With the parameter's name, and the optimizers that take it.
+        TaskError: The message names the parameter, and the optimizers that support it.
     """
     for name, parameter in model.named_parameters():
         if parameter.grad is not None and parameter.grad.is_sparse:
@@ -166,8 +166,8 @@ def _construct(
 ) -> Optimizer:
     make = factory(row)
     try:
-        # Some libraries print a line when they are built, which belongs into no one's output;
-        # some refuse a rate of 0, though they train with it once they are built.
+        # Some libraries print a line on construction, which must not reach the user's output.
+        # Some refuse a rate of 0 on construction, although they can train with it.
         with contextlib.redirect_stdout(io.StringIO()):
             optimizer: Optimizer = make(groups, lr=lr if lr else row.lr, **hyperparameters)
     except ValueError as error:
@@ -190,11 +190,11 @@ def _check_parameters(groups: list[Group]) -> None:
             "a lazy layer has no shape yet: run the model on one batch, then build the optimizer"
         )
     if not any(p.numel() for p in parameters):
-        raise TaskError("there is no trainable parameter: each holds 0 numbers")
+        raise TaskError("there is no trainable parameter: all have 0 elements")
 
 
 def _with_numbers(groups: list[Group]) -> list[Group]:
-    """Leave out parameters without any number: some libraries divide by their size."""
+    """Leave out empty parameters, since some libraries divide by their size."""
     return [{**group, "params": [p for p in group["params"] if p.numel()]} for group in groups]
 
 
@@ -218,6 +218,6 @@ def _check_complete(optimizer: Optimizer, model: nn.Module) -> None:
     missed = [name for name, p in wanted if id(p) not in reached]
     if missed:
         raise TaskError(
-            f"{', '.join(missed[:5])} would be trained by no optimizer: put every parameter into "
-            "a group, or set its requires_grad to False"
+            f"{', '.join(missed[:5])} would not be trained: put every parameter into a group, or "
+            "set its requires_grad to False"
         )

@@ -1,4 +1,4 @@
-"""What Etude's own optimizers share: the tensors of a group, ready for foreach operations."""
+"""Helpers of Etude's own optimizers: the tensors of a group, for foreach operations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from etude.errors import BadValueError, TaskError
 
 Loss = Callable[[], Any]
-"""A closure: it computes the loss anew, with its gradient, and returns it."""
+"""A closure that computes the loss again, with its gradient, and returns it."""
 
 
 def loss_of(closure: Loss | None) -> Any:
@@ -26,13 +26,13 @@ def loss_of(closure: Loss | None) -> Any:
 def gather(
     optimizer: Optimizer, group: dict[str, Any], *moments: str
 ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
-    """Return (parameters, gradients, moments) of those in a group that have a gradient.
+    """Return (parameters, gradients, moments) of the parameters in a group with a gradient.
 
-    Complex ones are returned as pairs of real numbers, as torch's own Adam treats them: g² of a
-    complex g is no size.
+    Complex tensors are returned as pairs of real numbers, as in torch's own Adam, because g² of a
+    complex g is not a magnitude.
 
     Args:
-        optimizer: Whose state holds the moments.
+        optimizer: The optimizer whose state has the moments.
         group: One of its parameter groups.
         *moments: Names of state tensors shaped as the parameter, zero before the first update.
 
@@ -57,7 +57,7 @@ def gather(
 
 
 def real(tensors: list[Tensor]) -> list[Tensor]:
-    """Return tensors with each complex number as the two real ones it is made of.
+    """Return tensors with each complex number as a pair of real numbers.
 
     >>> real([torch.tensor([1 + 2j])])[0].tolist()
     [[1.0, 2.0]]
@@ -66,23 +66,23 @@ def real(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def counts(optimizer: Optimizer, group: dict[str, Any]) -> list[int]:
-    """Count one more update of each parameter that has a gradient; return the numbers, from 1 on.
+    """Count an update of each parameter that has a gradient, and return the counts, from 1 on.
 
-    A parameter may have had no gradient in some updates, or come later than others.
+    Counts differ, since a parameter may lack a gradient in some updates or be added later.
     """
     states = [optimizer.state[p] for p in group["params"] if p.grad is not None]
     for state in states:
-        # What was saved when updates were counted for a whole group goes on from there.
+        # Older versions saved one count per group; continue from that count.
         before = group.get("step", 0) if "exp_avg" in state else 0
         state["step"] = int(state.get("step", before)) + 1
     return [state["step"] for state in states]
 
 
 def refuse_second_group(optimizer: Optimizer, name: str) -> None:
-    """Refuse a parameter group beside the one there is.
+    """Raise if the optimizer would get a second parameter group.
 
     Raises:
-        BadValueError: If there is one.
+        BadValueError: If it has a group already.
     """
     if optimizer.param_groups:
         raise BadValueError(f"{name} solves for all parameters at once: give one group")

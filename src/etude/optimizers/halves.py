@@ -1,7 +1,7 @@
-"""Two optimizers behind one face: each parameter is served by the half that fits it.
+"""Combines two optimizers in one: each parameter is updated by the half that fits it.
 
-The halves are torch's own. They share the face's groups and state, so that `param_groups`,
-`state_dict` and schedulers see one optimizer.
+The halves are torch's own optimizers. They share the groups and the state of the combined
+optimizer, so that `param_groups`, `state_dict` and schedulers see only one optimizer.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch.optim import Optimizer
 
 
 def serve(half: Optimizer, face: Optimizer, shares: Iterable[tuple[dict[str, Any], Any]]) -> None:
-    """Let `half` do one update of its share of every group of `face`.
+    """Update the parameters that belong to `half`, in every group of `face`.
 
     Args:
         half: The optimizer whose formula is used.
-        face: The optimizer whose groups and state it works on.
-        shares: Each group of the face, with the parameters of it that `half` serves.
+        face: The combined optimizer, whose groups and state are used.
+        shares: Each group of `face`, with its parameters that `half` updates.
     """
     half.state = face.state
     half.param_groups = [{**group, "params": list(served)} for group, served in shares]
@@ -29,5 +29,5 @@ def serve(half: Optimizer, face: Optimizer, shares: Iterable[tuple[dict[str, Any
 
 
 def placeholder() -> list[Tensor]:
-    """Return parameters for building a half whose groups are filled at every update."""
+    """Return parameters for the construction of a half, whose groups are set at every update."""
     return [torch.nn.Parameter(torch.zeros(1, 1))]

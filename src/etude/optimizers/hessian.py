@@ -1,4 +1,4 @@
-"""Second derivatives of a loss through Hessian-vector products: the matrix is never needed."""
+"""Second derivatives of a loss by Hessian-vector products, without the full matrix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRICE = 2
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Choose kernels that have a second derivative: fused attention and cuDNN's cells have none."""
+    """Use kernels with a second derivative, which fused attention and cuDNN's cells lack."""
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -27,14 +27,14 @@ def twice_differentiable() -> Iterator[None]:
 
 
 class Hessian:
-    """The second derivative of a loss by its parameters, as what it does to a vector.
+    """The Hessian of a loss, as a linear operator on vectors.
 
     Args:
         loss: A scalar with its graph, computed within `twice_differentiable()`.
-        parameters: What to differentiate by; vectors are these tensors laid end to end.
+        parameters: The parameters to differentiate by; a vector is their concatenation.
 
     Raises:
-        TaskError: If some operation of the model has no second derivative.
+        TaskError: If an operation of the model has no second derivative.
 
     >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> hessian = Hessian((w**3).sum(), [w])
@@ -78,7 +78,7 @@ class Hessian:
         return flat(parts).detach()
 
     def matrix(self) -> Tensor:
-        """Return the whole matrix, (size, size), by as many products; made symmetric."""
+        """Return the full matrix (size, size), from `size` products, symmetrised."""
         unit = torch.zeros_like(self.gradient)
         rows = []
         for index in range(self.size):
@@ -90,13 +90,13 @@ class Hessian:
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """Lay tensors end to end."""
+    """Return the concatenation of flattened tensors."""
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
 @torch.no_grad()
 def move(parameters: Sequence[Tensor], direction: Tensor, length: float) -> None:
-    """Add `length` times a vector, laid end to end, to the parameters in place."""
+    """Add `length` times a flat vector to the parameters in place."""
     parts = torch.split(direction, [p.numel() for p in parameters])
     shaped = [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
     foreach.add_(list(parameters), shaped, alpha=length)

@@ -1,4 +1,4 @@
-"""What a hyperparameter may be: a number, a whole number, a switch, a pair or selectors."""
+"""The types of hyperparameters: number, whole number, flag, pair and selectors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from etude.errors import BadTypeError, BadValueError, shown
 
 CHECKED = 1000
-"""Updates, evenly spread over a run, at which a schedule's values are checked beforehand."""
+"""Number of updates, evenly spaced over a run, at which a schedule is checked in advance."""
 
 
 def strided(steps: int) -> list[int]:
-    """Return the updates of a run at which a schedule is looked at: the first, the last, between.
+    """Return the updates of a run at which a schedule is checked: first, last, and between.
 
     >>> strided(3), len(strided(10**9)) < 2 * CHECKED
     ([0, 1, 2], True)
@@ -23,9 +23,9 @@ def strided(steps: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Number:
-    """A number in [low, high); in [low, high] where `closed`, above `low` where `above`.
+    """A number in [low, high); in [low, high] if `closed`; greater than `low` if `above`.
 
-    `once` says that the optimizer reads it when it is built: changing it later does nothing.
+    `once` means that the optimizer reads it only on construction, so later changes have no effect.
     """
 
     default: float
@@ -52,25 +52,25 @@ class Number:
         return number + 0.0  # turns -0.0 into 0.0: equal choices have equal texts
 
     def check_run(self, name: str, values: Callable[[int], float], steps: int) -> None:
-        """Refuse values over a run that leave the bounds.
+        """Raise if values over a run are out of bounds.
 
-        Every update is looked at in runs of up to 1,000; longer ones at about as many evenly
-        spread updates and the last.
+        Runs of up to 1,000 updates are checked at every update, longer ones at about 1,000 evenly
+        spaced updates and at the last.
 
         Args:
-            name: What to call the value.
-            values: The value at an update.
+            name: The name of the value, for the message.
+            values: Update -> value.
             steps: Length of the run.
 
         Raises:
-            BadValueError: With the first update found, its value and the bounds.
+            BadValueError: The message gives the first such update, its value and the bounds.
         """
         for t in strided(steps):
             self.check(f"{name} at update {t}", values(t))
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The bounds as two floats, of which low is allowed and high is not: low <= x < high."""
+        """The bounds as two floats with low <= x < high."""
         low = math.nextafter(self.low, math.inf) if self.above else self.low
         return low, math.nextafter(self.high, math.inf) if self.closed else self.high
 
@@ -130,7 +130,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two numbers, each within bounds of its own."""
+    """Two numbers, each with its own bounds."""
 
     first: Number
     second: Number
@@ -156,12 +156,12 @@ class Pair:
 
 
 HIDDEN, EXCEPT = "hidden", "!"
-"""The word for the hidden matrices and kernels, and what stands before a selector of others."""
+"""The word for the hidden matrices and kernels, and the prefix of selectors that exclude."""
 
 
 @dataclass(frozen=True)
 class Selectors:
-    """Which tensors: 'hidden', a list of selectors, or {"exclude": selectors} from the hidden.
+    """A choice of tensors: 'hidden', a list of selectors, or {"exclude": selectors}.
 
     >>> Selectors().check("muon.matrix", {"exclude": ["conv1*"]})
     ('!conv1*',)
@@ -170,14 +170,14 @@ class Selectors:
     default: tuple[str, ...] = (HIDDEN,)
 
     def check(self, name: str, value: object) -> tuple[str, ...]:
-        """Return the selectors, those that exclude with '!' before them, or raise."""
+        """Return the selectors, with the prefix '!' for those that exclude, or raise."""
         if value == HIDDEN:
             return (HIDDEN,)
         mark, listed = "", value
         if isinstance(value, Mapping) and set(value) == {"exclude"}:
             mark, listed = EXCEPT, value["exclude"]
         if not isinstance(listed, (tuple, list)) or not all(isinstance(v, str) for v in listed):
-            raise BadTypeError(f"{name}={value!r} does not say which tensors: give {self.bounds}")
+            raise BadTypeError(f"{name}={value!r} does not select tensors: give {self.bounds}")
         found = tuple(f"{mark}{text.strip()}" for text in listed)
         if not found or not all(text.removeprefix(EXCEPT) for text in found):
             raise BadValueError(f"{name}={value!r} names no tensor: give {self.bounds}")

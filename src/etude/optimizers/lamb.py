@@ -1,4 +1,4 @@
-"""LAMB: Adam's direction at a length that is a share of the tensor's own norm."""
+"""LAMB: Adam's direction, scaled to a share of the tensor's norm."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Lamb(Optimizer):
         u ← m̂ / (√v̂ + ε) + λ w,    m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)
         w ← w - lr (‖w‖ / ‖u‖) u   per tensor; the ratio is 1 where either norm is 0
 
-    t counts a tensor's own updates: those in which it had a gradient.
+    t is the number of updates in which the tensor had a gradient.
 
-    The published libraries differ from this: pytorch_optimizer's decays the weights outside the
-    ratio and does not correct v, and scales its first steps by 1 / (1 - β1^t).
+    pytorch_optimizer's version differs: it decays the weights outside of the ratio, does not
+    correct v, and scales its first steps by 1 / (1 - β1^t).
 
     Args:
         params: Parameters, or groups of them.
-        lr: The share of a tensor's norm that one update moves it.
+        lr: The length of an update as a share of the tensor's norm.
         betas: (β1, β2).
         eps: ε.
         weight_decay: λ, in the direction.

@@ -1,4 +1,4 @@
-"""L-BFGS with its line search: torch's own, made safe as a default."""
+"""torch's L-BFGS with its line search enabled, which makes it a safe default."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from etude.optimizers.gather import Loss, loss_of, real, refuse_second_group
 
 
 class LBFGS(TORCH):
-    """torch's L-BFGS with the strong Wolfe line search, which torch leaves out by default.
+    """torch's L-BFGS with the strong Wolfe line search, which torch does not use by default.
 
         d = -(an estimate of H⁻¹ from the last `history_size` changes of w and ∇f) ∇f
         w ← w + t d, t from the line search, which begins at lr; up to `max_iter` times
 
-    Without a line search it takes the full step, which diverges on most networks. At lr 0, where
-    the search would begin and end nowhere, it only evaluates.
+    Without a line search it takes the full step, which diverges on most networks. At lr 0 the
+    search has no step to start from, and only the loss is evaluated.
 
     Args:
         params: Parameters, in one group.
         lr: The first t.
         max_iter: Iterations in one update.
-        tolerance_grad: Ends the update when no entry of the gradient is larger.
-        tolerance_change: Ends the update when nothing changes by more.
-        history_size: Changes that are remembered.
+        tolerance_grad: The update ends when no entry of the gradient is larger.
+        tolerance_change: The update ends when nothing changes by more.
+        history_size: The number of changes that are stored.
 
     Raises:
         BadValueError: If there are several groups.
@@ -68,12 +68,12 @@ class LBFGS(TORCH):
         )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Take the parameters: all of them, in one group."""
+        """Add the parameters, all in one group."""
         refuse_second_group(self, "lbfgs")
         super().add_param_group(param_group)
 
     def _gather_flat_grad(self) -> Tensor:
-        # torch's own takes a view, which a gradient in another order (channels last) does not have.
+        # torch's version uses a view, which a gradient in channels-last layout does not support.
         rows = []
         for p in self._params:
             gradient = torch.zeros_like(p) if p.grad is None else p.grad
@@ -90,6 +90,6 @@ class LBFGS(TORCH):
         except ZeroDivisionError as error:
             kinds = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in self._params}))
             raise TaskError(
-                f"the line search of lbfgs has no room left between two steps in {kinds}: train in "
+                f"the line search of lbfgs cannot resolve a smaller step in {kinds}: train in "
                 "float32 or float64, with larger batches, or with adamw"
             ) from error
