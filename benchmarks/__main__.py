@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("schedules", "loop", "optimizers", "layerwise", "engines", "concordance", "wall", "regret")
+NAMES = (
+    "schedules", "loop", "optimizers", "layerwise", "engines", "alternatives", "concordance",
+    "wall", "regret",
+)  # fmt: skip
 """In order; each runs in a process of its own, so that none warms up another."""
 
 

@@ -76,7 +76,7 @@ def runs_of(task: Task, members: int, steps: int, device: str | None = None) -> 
         if not runs:
             run.check()
         else:
-            run.threads = runs[0].threads
+            run.limit_threads(runs[0].threads)
         runs.append(run)
     return runs
 

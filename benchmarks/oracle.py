@@ -27,7 +27,9 @@ from benchmarks import contest
 from etude.recipe import Recipe
 from etude.schedules import constant, linear
 from etude.training.evaluate import evaluate
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 
 DATA = Path(__file__).parent / "results" / "oracle"
 SEEDS = (0, 1, 2)
@@ -59,9 +61,9 @@ class Mean:
         self.sums = [torch.zeros_like(p) for p in run.model.parameters()]
         self.count = 0
 
-    def see(self, run: Run) -> None:
+    def see(self, state: RunState, step: int) -> None:
         """Add the weights as they are."""
-        torch._foreach_add_(self.sums, list(run.model.parameters()))
+        torch._foreach_add_(self.sums, list(state.model.parameters()))
         self.count += 1
 
     def loss(self) -> float:
@@ -80,11 +82,11 @@ class Mean:
 def cooled(run: Run) -> float:
     """Return the validation loss after a short cooldown from where a run stands."""
     branch = Run(run.task, run.recipe)
-    branch.threads = run.threads
-    branch.load(deepcopy(run.state()))
+    branch.limit_threads(run.threads)
+    branch.load_state_dict(deepcopy(run.state_dict()))
     start, length = run.step, max(2, round(BRANCH * run.length))
-    top = float(run.shape(start))
-    branch.shape = top * (constant(length=start) >> linear(length))
+    top = float(run.state.lr_schedule(start))
+    branch.follow(top * (constant(length=start) >> linear(length)))
     branch.advance(start + length)
     return math.inf if branch.diverged else branch.evaluate().loss
 
@@ -95,7 +97,7 @@ def trace(unit: tuple[str, int, float]) -> dict[str, Any]:
     torch.set_num_threads(1)
     task = contest.get(name)
     run = Run(task, Recipe(**{**task.defaults, "lr": rate, "seed": seed}))
-    run.threads = 1
+    run.limit_threads(1)
     mean = Mean(run)
     started = time.process_time()
     first = run.evaluate()
@@ -104,7 +106,7 @@ def trace(unit: tuple[str, int, float]) -> dict[str, Any]:
     branches: list[float] = []
     for share in SHARES:
         before = run.step
-        run.advance(math.floor(run.length * share), on_step=mean.see)
+        run.advance(AdvanceRequest(math.floor(run.length * share), on_step=mean.see))
         if run.diverged:
             break
         look = run.evaluate()

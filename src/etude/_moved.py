@@ -8,6 +8,7 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 
 MOVED = {
+    "etude.optimizers.lanczos": "etude.measure.lanczos",
     "etude.pytorch_code": "etude.export.pytorch",
     "etude.training.broken": "etude.training.divergence",
     "etude.training.checkpoint": "etude.storage.checkpoint",

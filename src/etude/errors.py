@@ -6,9 +6,13 @@ import difflib
 import re
 import traceback
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from etude.next_step import NextStep, SavedState, sentence
+
+E = TypeVar("E", bound=StrEnum)
 
 LONGEST_MESSAGE = 1_200
 """Characters of an error's message; a longer one loses its middle, and keeps the fix at its end."""
@@ -132,6 +136,28 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
         near = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return UnknownNameError(f"unknown {kind} {shown(name)}: {hint}Known: {', '.join(names)}")
+
+
+def member(kind: type[E], name: object, what: str) -> E:
+    """Return the member of an enumeration that a word names.
+
+    Args:
+        kind: The enumeration.
+        name: The word, or the member itself.
+        what: What the word stands for, as the error says it.
+
+    Raises:
+        UnknownNameError: If no member goes by that word; the message lists them.
+
+    >>> from enum import StrEnum
+    >>> Side = StrEnum("Side", ["LEFT", "RIGHT"])
+    >>> member(Side, "left", "side") is Side.LEFT
+    True
+    """
+    try:
+        return kind(name)  # type: ignore[arg-type]
+    except ValueError:
+        raise unknown_name(what, name, kind) from None
 
 
 def where(error: BaseException) -> str:

@@ -7,21 +7,29 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etude.errors import StorageError, shown
+from etude.errors import StorageError, member, shown
 from etude.recipe import Recipe
 from etude.record_shape import refuse_other
 from etude.storage.record_files import read_record, read_series, write_record
 from etude.tasks.ref import TaskRef
 
-Status = Literal["finished", "diverged", "stopped"]
 Series = Mapping[str, NDArray[np.float64]]
+
+
+class Status(StrEnum):
+    """How a run stands; each is equal to the word that files and JSON hold."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ class Record:
     Attributes:
         task: The task's name.
         recipe: The recipe that was run.
-        status: 'finished', 'diverged' (a NaN or Inf ended it), or 'stopped' before its end.
+        status: Finished, diverged (a NaN or Inf ended it), or stopped before its end; its word
+            will do.
         reason: Why it did not finish, with the step; empty if it did.
         length: Updates in the full run.
         metric: The name of the task's metric, None where it has none.
@@ -115,8 +124,20 @@ class Record:
     ref: TaskRef | None = None
     model: Any = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse a status that is none.
+
+        Raises:
+            UnknownNameError: If there is no such status.
+        """
+        object.__setattr__(self, "status", member(Status, self.status, "status"))
+
     def __repr__(self) -> str:
-        lines = [self.status, f"lr {self.recipe.lr:g}", f"validation loss {self.valid_loss:.4g}"]
+        lines: list[str] = [
+            self.status,
+            f"lr {self.recipe.lr:g}",
+            f"validation loss {self.valid_loss:.4g}",
+        ]
         if self.valid_metric is not None:
             lines.append(f"{self.metric} {self.valid_metric:.4g}")
         lines.append(f"{self.cost.steps:,} of {self.length:,} updates")
@@ -125,7 +146,7 @@ class Record:
     @property
     def valid_loss(self) -> float:
         """The last validation loss; infinite if the run diverged or was never evaluated."""
-        if self.status == "diverged" or not self.evaluations:
+        if self.status == Status.DIVERGED or not self.evaluations:
             return math.inf
         return self.evaluations[-1].loss
 

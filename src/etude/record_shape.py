@@ -49,7 +49,7 @@ class RecordShape(TypedDict):
 
     task: Text
     recipe: dict[str, Any]
-    status: Literal["finished", "diverged", "stopped"]
+    status: Text
     reason: Text
     length: Step
     metric: Text | None

@@ -71,7 +71,7 @@ def test_tune_refuses_a_rate_and_names_the_verb_that_takes_it(etude, words):
     spelt = after(said.err, "etude train")[1:]
     assert etude(*spelt, "--steps", "20", "--out", "run").code == 0
     assert Recipe.load("run/recipe.toml").lr == 0.1
-    assert "--lr" not in etude("tune", "--help").out
+    assert "--lr " not in etude("tune", "--help").out
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -55,23 +55,6 @@ def test_help_shows_the_defaults_it_speaks_of(etude):
     assert "(default: 3.0)" in etude("tune", "--help").out.replace("\n", " ")
 
 
-VERBS = ["tune", "train", "tasks", "schedule", "optimizers", "layerwise", "sensitivity"]
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_examples(etude, verb):
-    said = etude(verb, "--help")
-    assert said.code == 0
-    assert "Examples" in said.out
-    assert f"etude {verb}" in said.out
-
-
-def test_help_without_a_verb_names_all_of_them(etude):
-    said = etude("--help")
-    assert said.code == 0
-    assert all(verb in said.out for verb in ("tune", "train", "tasks", "schedule"))
-
-
 def test_tune_prints_what_the_readme_promises(etude):
     said = etude("tune", *QUICK, "--out", "run")
     assert said.code == 0, said.err

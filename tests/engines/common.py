@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
 from etude import Recipe, Task
 from etude.engines import Engine, LoopEngine
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
+from tests.helpers import data, mlp, noisy, task
+
+__all__ = [
+    "BASE", "SGD", "assert_close", "both", "counting", "data", "mlp", "noisy", "numbers",
+    "quarters", "runs_of", "same_bits", "task",
+]  # fmt: skip
 
 SGD = {"name": "sgd", "momentum": 0.9}
 BASE = Recipe(optimizer=SGD, lr=0.05, steps=20, batch_size=16)
-
-
-def data(count: int = 80) -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(count, 6, generator=g)
-    return x, (x[:, 0] * x[:, 1] > 0).long()
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2))
-
-
-def noisy() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 2)
-    )
-
-
-def task(model: Any = mlp, **more: Any) -> Task:
-    return Task(model, data(), loss=cross_entropy, metric="accuracy", **more)
 
 
 def runs_of(of: Task, recipes: Sequence[Recipe]) -> list[Run]:
@@ -44,8 +30,8 @@ def runs_of(of: Task, recipes: Sequence[Recipe]) -> list[Run]:
     return runs
 
 
-def marks(run: Run) -> set[int]:
-    return run.marks(4)
+def quarters(state: RunState) -> set[int]:
+    return state.evenly_spaced(4)
 
 
 def both(
@@ -54,8 +40,8 @@ def both(
     """Train by an engine, pausing now and then, and by the loop at one go."""
     ours, theirs = runs_of(of, recipes), runs_of(of, recipes)
     for until in stops:
-        engine.advance(ours, until, marks=marks)
-    LoopEngine().advance(theirs, marks=marks)
+        engine.advance(ours, AdvanceRequest(until, evaluation_steps=quarters))
+    LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
     return ours, theirs
 
 

@@ -16,14 +16,15 @@ from etude.engines.auto import GAIN, NODES, SENDING, STARTING
 from etude.engines.process.cost_model import TIMED, WARM, Call, CostModel, Watch, alike, begin
 from etude.engines.vmap.execution import SECONDS_PER_NODE, SHARE
 from etude.errors import TaskError
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from tests.engines.common import (
     BASE,
     assert_close,
     counting,
-    marks,
     mlp,
     noisy,
+    quarters,
     runs_of,
     same_bits,
     task,
@@ -33,7 +34,7 @@ RECIPES = [BASE.replace(lr=0.01 * (i + 1), seed=i % 2, steps=100) for i in range
 
 
 def call_of(runs: list[Run], until: int | None = None, **more: Any) -> Call:
-    return Call(runs, until, marks, more.get("stop", bool), more.get("on_step"))
+    return Call(runs, AdvanceRequest(until, quarters, **more))
 
 
 def knowing(engine: AutoEngine, runs: list[Run], pace: CostModel) -> AutoEngine:
@@ -65,9 +66,9 @@ class TestPace:
         pace = begin(call, run)
         assert pace is not None
         assert 0 < pace.update < 1
-        assert 0 < pace.look < 1
+        assert 0 < pace.evaluation < 1
         assert told == list(range(1, WARM + TIMED + 1))
-        other.walk(marks(other), WARM + TIMED)
+        other.advance(AdvanceRequest(WARM + TIMED, evaluation_steps=quarters(other)))
         assert same_bits(run, other)
 
     def test_what_was_asked_for_is_not_exceeded(self) -> None:
@@ -94,9 +95,9 @@ class TestPace:
 
     def test_a_watch_stops_what_is_slower_than_the_loop(self) -> None:
         runs = runs_of(task(), RECIPES[:2])
-        pace = CostModel(update=1.0, look=0.0)  # so slow that whatever is done is faster
+        pace = CostModel(update=1.0, evaluation=0.0)  # so slow that whatever is done is faster
         watch = Watch(call_of(runs), pace, begins=0.0, slowest=0.9, patience=0.0)
-        watch.on_step(runs[0], 50)
+        watch.on_step(runs[0].state, 50)
         assert not watch.stop()
         assert watch.done == 50
         pace.update = 1e-9
@@ -159,9 +160,9 @@ class TestChoice:
         if exact:
             pace.stacked.clear()
         with knowing(AutoEngine(2, exact=exact), ours, pace) as engine:
-            engine.advance(ours, marks=marks)
+            engine.advance(ours, AdvanceRequest(evaluation_steps=quarters))
             assert [choice.engine for choice in engine.choices] == [name]
-        LoopEngine().advance(theirs, marks=marks)
+        LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
         for one, other in zip(ours, theirs, strict=True):
             assert same_bits(one, other) if name in ("loop", "pool") else True
             assert_close(one, other)
@@ -170,8 +171,8 @@ class TestChoice:
         ours, theirs = runs_of(task(noisy), RECIPES), runs_of(task(noisy), RECIPES)
         with AutoEngine(2, exact=True) as engine:
             for until in (7, 40, 90, None):
-                engine.advance(ours, until, marks=marks)
-        LoopEngine().advance(theirs, marks=marks)
+                engine.advance(ours, AdvanceRequest(until, evaluation_steps=quarters))
+        LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
         for one, other in zip(ours, theirs, strict=True):
             assert same_bits(one, other)
 
@@ -181,18 +182,18 @@ class TestChoice:
         ours, theirs = runs_of(of, RECIPES), runs_of(of, RECIPES)
         pace = CostModel(0.002, 0.002)
         with knowing(AutoEngine(2, exact=True), ours, pace) as engine:
-            engine.advance(ours, marks=marks)
+            engine.advance(ours, AdvanceRequest(evaluation_steps=quarters))
             assert [choice.engine for choice in engine.choices] == ["pool", "loop"]
             assert engine.choices[1].reason.startswith("the pool was slower than the loop; ")
         assert pace.efficiency < 0.6
-        LoopEngine().advance(theirs, marks=marks)
+        LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
         for one, other in zip(ours, theirs, strict=True):
             assert same_bits(one, other)
 
     def test_stop_is_the_callers(self) -> None:
         runs = runs_of(task(), RECIPES)
         with knowing(AutoEngine(2, exact=True), runs, CostModel(0.05, 0.05)) as engine:
-            engine.advance(runs, stop=counting(2))
+            engine.advance(runs, AdvanceRequest(stop=counting(2)))
             assert [choice.engine for choice in engine.choices] == ["pool"]
         assert {run.status for run in runs} == {"stopped"}
 
@@ -200,11 +201,13 @@ class TestChoice:
     def test_threads_are_the_runs_own_where_the_bits_are(self, exact: bool) -> None:
         runs = runs_of(task(), RECIPES)
         for run in runs:
-            run.threads = 2
+            run.limit_threads(2)
         seen: set[int] = set()
         pace = CostModel(0.05, 0.05, efficiency=1.0, stacked={4: math.inf})
         with knowing(AutoEngine(2, exact=exact), runs, pace) as engine:
-            engine.advance(runs, 30, on_step=lambda run, step: seen.add(run.threads))
+            engine.advance(
+                runs, AdvanceRequest(30, on_step=lambda run, step: seen.add(run.threads))
+            )
             assert engine.choices[0].engine == "pool"
         assert seen == {2 if exact else 1}
         assert {run.threads for run in runs} == {2}
@@ -215,13 +218,13 @@ class TestStacks:
         monkeypatch.setattr(module, "CARE", math.inf)
         ours, theirs = runs_of(task(noisy), RECIPES), runs_of(task(noisy), RECIPES)
         with AutoEngine(2) as engine:
-            engine.advance(ours, 60, marks=marks)
+            engine.advance(ours, AdvanceRequest(60, evaluation_steps=quarters))
             (choice,) = engine.choices
             assert {"loop", "vmap"} == set(choice.measured)
             assert {"loop", "vmap"} <= set(choice.expected)
             assert choice.reason.startswith("expected: ")
-            engine.advance(ours, marks=marks)
-        LoopEngine().advance(theirs, marks=marks)
+            engine.advance(ours, AdvanceRequest(evaluation_steps=quarters))
+        LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
         for one, other in zip(ours, theirs, strict=True):
             assert_close(one, other)
             assert [e.step for e in one.evaluations] == [0, 25, 50, 75, 100]
@@ -260,7 +263,7 @@ class TestStacks:
 class TestExpectation:
     def expect(self, pace: CostModel, steps: list[int], workers: int = 2) -> dict[str, float]:
         runs = runs_of(task(), [BASE.replace(steps=count) for count in steps])
-        call = Call(runs, None, lambda run: (), bool, None)
+        call = Call(runs, AdvanceRequest())
         return AutoEngine(workers)._expected(call, pace)
 
     def test_the_longest_run_and_the_start_count(self) -> None:
@@ -284,7 +287,7 @@ class TestExpectation:
     def test_a_small_gain_is_no_reason_to_leave_the_loop(self) -> None:
         runs = runs_of(task(), RECIPES[:2])
         pace = CostModel(1.0, 0.0, efficiency=0.5, stacked={2: GAIN + 0.05})
-        call = Call(runs, 2, lambda run: (), bool, None)
+        call = Call(runs, AdvanceRequest(2))
         assert AutoEngine(2)._choose(call, pace).engine == "loop"
 
 

@@ -20,6 +20,7 @@ from etude import Recipe, Task
 from etude.engines import LoopEngine, engine_for, train_many
 from etude.optimizers import ROWS
 from etude.training.run import Run
+from tests import helpers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -41,7 +42,7 @@ def cnn() -> nn.Module:
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Tanh(), nn.Linear(8, 2))
+    return nn.Sequential(nn.Flatten(), *helpers.mlp(192, 8, 2))
 
 
 def task(model: Any = cnn) -> Task:

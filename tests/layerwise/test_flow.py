@@ -315,8 +315,8 @@ def test_mup_draws_the_output_smaller_wherever_it_was_assigned() -> None:
     y = torch.zeros(32).long()
     task = Task(lambda: out_of_order(), (torch.randn(32, 4), y), loss=F.cross_entropy)
     run = Run(task, Recipe(optimizer="sgd", lr_mult="mup(16)", steps=1, batch_size=8))
-    assert run.rates is not None
-    rows = {r.name: r.multiplier for r in run.rates.plan.rows}
+    assert run.state.rates is not None
+    rows = {r.name: r.multiplier for r in run.state.rates.plan.rows}
     assert (rows["a.weight"], rows["m.weight"], rows["z.weight"]) == (4.0, 1.0, 0.25)
     assert torch.equal(run.model.z.weight, 0.5 * out_of_order().z.weight)
     assert torch.equal(run.model.m.weight, out_of_order().m.weight)
@@ -388,8 +388,8 @@ def test_depth_follows_the_order_of_use_in_a_run() -> None:
     y = torch.zeros(16, 5)
     task = Task(lambda: Chain(4, 1), (torch.randn(16, 3), y), loss=F.mse_loss)
     run = Run(task, Recipe(lr_mult="decay(0.5)", steps=1, batch_size=8))
-    assert run.rates is not None
-    rows = {r.name: r.multiplier for r in run.rates.plan.rows}
+    assert run.state.rates is not None
+    rows = {r.name: r.multiplier for r in run.state.rates.plan.rows}
     assert [rows[f"{c}x.weight"] for c in "abcd"] == [0.125, 0.25, 0.5, 1.0]
 
 

@@ -89,8 +89,8 @@ def test_a_run_finds_the_base_model_and_draws_the_output_smaller() -> None:
         factor = 0.5 if name == "head.weight" else 1.0
         assert torch.equal(own.model.get_parameter(name), factor * p)
         assert torch.equal(kept.model.get_parameter(name), p)
-    assert own.rates is not None
-    rows = {r.name: r.multiplier for r in own.rates.plan.rows}
+    assert own.state.rates is not None
+    rows = {r.name: r.multiplier for r in own.state.rates.plan.rows}
     assert rows["decoder.0.linear.weight"] == 1.0
 
 

@@ -18,6 +18,7 @@ from etude.optimizers.factory import factory
 from etude.recipe import RecipeError
 from etude.tasks.models import mlp
 from etude.training.run import Run
+from etude.training.state import RunState
 
 
 def lstm(depth: int = 2) -> nn.Module:
@@ -146,14 +147,14 @@ def test_training_writes_rate_shape_and_multiplier_into_every_group() -> None:
     )
     seen = []
 
-    def look(run: Run) -> None:
-        step = run.step - 1
+    def look(state: RunState) -> None:
+        step = state.step - 1
         seen.append(step)
-        base = recipe.lr * run.shape(step)
-        found = rates_by_name(run.optimizer, run.model)
+        base = recipe.lr * state.lr_schedule(step)
+        found = rates_by_name(state.optimizer, state.model)
         assert found["layers.0.cell.weight_hh_l0"] == pytest.approx(3 * base)
         assert found["head.bias"] == pytest.approx(base * (0 if step < 10 else 2))
-        assert run.series["lr"][-1] == base
+        assert state.series["lr"][-1] == base
 
     etude.train(task, recipe, on_step=look)
     assert seen == list(range(20))
@@ -163,9 +164,9 @@ def test_a_scheduled_weight_decay_spares_what_a_policy_spares() -> None:
     recipe = Recipe(steps=10, schedules={"weight_decay": "0.2 * linear()"}, lr_mult="no_decay()")
     task = tasks.get("digits-mlp", width=8)
 
-    def look(run: Run) -> None:
-        decays = [g["weight_decay"] for g in run.optimizer.param_groups]
-        assert decays == [pytest.approx(0.2 * (1 - (run.step - 1) / 10)), 0.0]
+    def look(state: RunState) -> None:
+        decays = [g["weight_decay"] for g in state.optimizer.param_groups]
+        assert decays == [pytest.approx(0.2 * (1 - (state.step - 1) / 10)), 0.0]
 
     etude.train(task, recipe, on_step=look)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
@@ -19,7 +19,6 @@ from etude.cli.choices import choose_recipe
 from etude.cli.program import app
 from etude.measure.traits import measure
 from etude.optimizers import ROWS
-from etude.optimizers.lanczos import edges
 from etude.optimizers.match import Traits, match
 
 PLAIN = Traits(
@@ -38,34 +37,6 @@ PLAIN = Traits(
     spread=15.0,
     negative=-0.1,
 )
-
-
-@given(st.integers(0, 2**31), st.integers(2, 30))
-def test_the_edges_of_a_spectrum(seed, size):
-    generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(size, size, generator=generator, dtype=torch.float64)
-    matrix = matrix + matrix.T
-    signs = torch.randint(0, 2, (size,), generator=generator).double() * 2 - 1
-    low, high, rms = edges(matrix.mv, signs, iterations=size)
-    values = torch.linalg.eigvalsh(matrix)
-    assert low == pytest.approx(values[0].item(), rel=1e-4, abs=1e-6)
-    assert high == pytest.approx(values[-1].item(), rel=1e-4, abs=1e-6)
-    assert rms == pytest.approx((matrix @ signs).norm().item() / math.sqrt(size))
-    few = edges(matrix.mv, signs, iterations=max(1, size // 3))
-    assert low - 1e-9 <= few[0] <= few[1] <= high + 1e-9
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 1000))
-def test_the_mean_square_is_met_on_average(seed):
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.linspace(-1, 3, 400, dtype=torch.float64)
-    turn, _ = torch.linalg.qr(torch.randn(400, 400, generator=generator, dtype=torch.float64))
-    matrix = turn * values @ turn.T
-    signs = torch.randint(0, 2, (400,), generator=generator).double() * 2 - 1
-    assert edges(matrix.mv, signs, 1)[2] == pytest.approx(
-        values.square().mean().sqrt().item(), rel=0.2
-    )
 
 
 def test_the_curvature_of_a_regression_is_that_of_its_inputs():

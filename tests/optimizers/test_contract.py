@@ -27,10 +27,8 @@ from etude.optimizers.factory import factory
 from etude.optimizers.hyperparameters import Flag, Number, Pair, Selectors, Whole
 from etude.optimizers.state import restore
 from etude.storage.state_tree import flatten, unflatten
+from tests.helpers import INSTALLED, take_step
 
-INSTALLED = [
-    row for row in ROWS.values() if not row.package or importlib.util.find_spec(row.module)
-]
 NAMES = [row.name for row in INSTALLED]
 FIRST_ORDER = [row.name for row in INSTALLED if not row.closure]
 
@@ -50,20 +48,8 @@ def loss_of(params: list[nn.Parameter]) -> torch.Tensor:
 
 
 def update(optimizer: torch.optim.Optimizer, params: list[nn.Parameter]) -> None:
-    kind = next(r.closure for r in INSTALLED if type(optimizer) is factory(r))
-
-    def closure():
-        optimizer.zero_grad()
-        loss = loss_of(params)
-        if kind != "graph":
-            loss.backward()
-        return loss
-
-    if kind:
-        optimizer.step(closure)
-    else:
-        closure()
-        optimizer.step()
+    kind = next(r.closure for r in ROWS.values() if r.installed and type(optimizer) is factory(r))
+    take_step(optimizer, kind, lambda: loss_of(params))
 
 
 def made(name: str, params: list[nn.Parameter], lr: float | None = None, **values: object):

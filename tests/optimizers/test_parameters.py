@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Callable
 
 import pytest
@@ -14,10 +13,8 @@ from etude.errors import BadValueError, TaskError
 from etude.optimizers import ROWS, build
 from etude.optimizers.state import restore
 from etude.storage.state_tree import flatten, tensors_in, unflatten
+from tests.helpers import INSTALLED, take_step
 
-INSTALLED = [
-    row for row in ROWS.values() if not row.package or importlib.util.find_spec(row.module)
-]
 NAMES = [row.name for row in INSTALLED]
 COMPLEX = [row.name for row in INSTALLED if row.complex_numbers]
 
@@ -35,20 +32,7 @@ def made(name: str, parameters: list[nn.Parameter], **values: object) -> torch.o
 
 
 def go(name: str, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> None:
-    kind = ROWS[name].closure
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss()
-        if kind != "graph":
-            value.backward()
-        return value
-
-    if kind:
-        optimizer.step(closure)
-    else:
-        closure()
-        optimizer.step()
+    take_step(optimizer, ROWS[name].closure, loss)
 
 
 # ---- complex numbers -----------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -14,11 +12,10 @@ from etude import Recipe, Task, tasks, train
 from etude.errors import BadValueError, TaskError
 from etude.optimizers import ROWS, build
 from etude.storage.state_tree import flatten, unflatten
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from tests.helpers import INSTALLED
 
-INSTALLED = [
-    row for row in ROWS.values() if not row.package or importlib.util.find_spec(row.module)
-]
 NAMES = [row.name for row in INSTALLED]
 STEPS = {"newton": 6, "newton_cg": 12, "lbfgs": 1}
 RATES = {"lars": 10.0}
@@ -50,7 +47,7 @@ def test_it_learns_to_read_digits(name, digits):
 
 
 def bits(run: Run) -> list[torch.Tensor]:
-    _, tensors = flatten({k: v for k, v in run.state().items() if k != "seconds"})
+    _, tensors = flatten({k: v for k, v in run.state_dict().items() if k != "seconds"})
     return [tensors[key] for key in sorted(tensors)]
 
 
@@ -69,16 +66,16 @@ def test_resumed_equals_uninterrupted(name):
     recipe = recipe_for(name, steps=9, batch_size=32, **({"lr": 0.1} if name == "lars" else {}))
 
     def state_after(run: Run) -> tuple[object, dict[str, torch.Tensor]]:
-        return flatten(run.state())
+        return flatten(run.state_dict())
 
     whole = Run(task, recipe)
-    whole.walk({0, 3, 9})
+    whole.advance(AdvanceRequest(evaluation_steps={0, 3, 9}))
     for at in (1, 4, 8):
         first = Run(task, recipe)
-        first.walk({0, 3, 9}, until=at)
+        first.advance(AdvanceRequest(at, evaluation_steps={0, 3, 9}))
         second = Run(task, recipe)
-        second.load(unflatten(*state_after(first)))
-        second.walk({0, 3, 9})
+        second.load_state_dict(unflatten(*state_after(first)))
+        second.advance(AdvanceRequest(evaluation_steps={0, 3, 9}))
         for one, other in zip(bits(whole), bits(second), strict=True):
             assert torch.equal(one, other), at
         assert second.record().cost.gradients == whole.record().cost.gradients
@@ -112,10 +109,10 @@ def test_every_evaluation_inside_an_update_is_paid_for():
     x = torch.linspace(-1, 1, 40)[:, None]
     task = Task(lambda: nn.Linear(1, 1), (x, 3 * x), loss=counting, valid=(x, 3 * x))
     run = Run(task, Recipe(optimizer="lbfgs", steps=3, batch_size=8, accumulate=2))
-    run.walk(set())
+    run.advance()
     assert run.record().cost.gradients == calls * 8
     newton = Run(line(), Recipe(optimizer="newton", steps=2, batch_size=10))
-    newton.walk(set())
+    newton.advance()
     # An update: its gradient, the graph, two products at two each, and one look where it lands.
     assert newton.record().cost.gradients == 2 * (1 + 1 + 2 * 2 + 1) * 10
 
@@ -170,20 +167,20 @@ def test_second_derivatives_of_attention_and_recurrence():
 def test_evaluation_is_at_the_averaged_weights_and_leaves_no_trace(name, digits):
     recipe = recipe_for(name, steps=20)
     often, once = Run(digits, recipe), Run(digits, recipe)
-    often.walk(often.marks(20))
-    once.walk({20})
+    often.advance(AdvanceRequest(evaluation_steps=often.state.evenly_spaced(20)))
+    once.advance(AdvanceRequest(evaluation_steps={20}))
     for one, other in zip(often.model.parameters(), once.model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert often.evaluations[-1] == once.evaluations[-1]
 
     by_hand = Run(digits, recipe)
-    by_hand.walk(set(), until=19)
+    by_hand.advance(19)
     by_hand.optimizer.eval()
     judged = by_hand.evaluate().loss
     mid = next(e for e in often.evaluations if e.step == 19)
     assert judged == pytest.approx(mid.loss, rel=1e-5)
     training = Run(digits, recipe)
-    training.walk(set(), until=19)
+    training.advance(19)
     training.weights = None
     assert training.evaluate().loss != pytest.approx(mid.loss, rel=1e-5)
 
@@ -198,7 +195,7 @@ def test_batch_statistics_belong_to_the_weights_that_are_judged(name):
         loss=mse_loss,
     )
     run = Run(task, recipe_for(name, steps=12, batch_size=102, lr=0.01))
-    run.walk({12})
+    run.advance(AdvanceRequest(evaluation_steps={12}))
     with torch.no_grad():
         inner = run.model[0](task.train.tensors[0])
     norm = run.model[1]
@@ -291,7 +288,7 @@ def test_all_samples_in_one_batch_is_batch_descent():
     )
     twin = nn.Linear(2, 1)
     twin.load_state_dict(run.model.state_dict())
-    run.walk(set())
+    run.advance()
     for _ in range(3):
         twin.zero_grad()
         mse_loss(twin(x), y).backward()
@@ -344,6 +341,6 @@ def test_statistics_are_taken_from_mixed_batches_also_where_the_data_is_sorted()
         loss=mse_loss,
     )
     run = Run(task, recipe_for("schedulefree_sgd", steps=2, batch_size=32, lr=0.01))
-    run.walk({2})
+    run.advance(AdvanceRequest(evaluation_steps={2}))
     torch.testing.assert_close(run.model[0].running_mean, torch.full((2,), 0.5))
     assert (run.model[0].running_var > 0.2).all()

@@ -258,7 +258,7 @@ def test_what_a_run_ends_at_stands_above_its_panel_where_no_line_is(record):
     figure = final_run.draw(shown)
     assert not any("text" in (trace.mode or "") for trace in figure.data)
     ends = {a.text: a.yref for a in figure.layout.annotations if a.xanchor == "right"}
-    assert ends == {"validation ends at 0.5": "y domain", "ends at 0.9": "y2 domain"}
+    assert ends == {"validation ends at 0.5": "y domain", "ends at 90.00%": "y2 domain"}
     assert all(a.yanchor == "bottom" and a.y == 1 for a in figure.layout.annotations)
     without = final_run.draw(final_run.info(record(evaluations=(), metric=None)))
     assert not any(a.xanchor == "right" for a in without.layout.annotations)

@@ -13,8 +13,9 @@ from torch.nn.functional import mse_loss
 from etude import report
 from etude.errors import BadTypeError, StorageError
 from etude.recipe import Recipe
-from etude.report import embed, tables
-from etude.report.answer import of_record, of_tuning
+from etude.report import embed, trials
+from etude.report.kinds.run import of_run
+from etude.report.kinds.tuning import of_tuning
 from etude.tasks.task import Task
 from etude.tuning.trial_summary import TrialSummary
 from etude.tuning.tune import tune
@@ -72,7 +73,7 @@ def test_nothing_is_loaded_from_elsewhere(page):
 
 
 def test_plotly_is_embedded_once(page):
-    assert page.count("* plotly.js v") == 1
+    assert page.count("* plotly.js (basic - minified) v") == 1
 
 
 def test_the_page_holds_the_answer(page):
@@ -135,7 +136,7 @@ def test_a_notice_stands_only_where_there_is_one(result):
 )
 def test_a_record_says_how_it_ended(record, more, title):
     run = record(**more)
-    answer = of_record(run)
+    answer = of_run(run)
     assert answer.title == title
     assert more.get("reason", "") in answer.notice
     reader = Reader(report.html(run))
@@ -144,7 +145,7 @@ def test_a_record_says_how_it_ended(record, more, title):
 
 
 def test_a_diverged_run_claims_no_loss(record):
-    facts = {f.name: f for f in of_record(record(status="diverged")).facts}
+    facts = {f.name: f for f in of_run(record(status="diverged")).facts}
     assert facts["Validation loss"].value == "diverged"
     assert facts["Validation loss"].note == "last finite: 0.5"
 
@@ -153,9 +154,9 @@ def test_facts_of_a_tuning(result):
     facts = {f.name: f.value for f in of_tuning(result()).facts}
     assert facts == {
         "Learning rate": "0.1",
-        "Tied range": "0.03 – 0.1",
+        "Ties with it": "0.03 to 0.1",
         "Broke training": "1",
-        "Validation accuracy": "0.95",
+        "Validation accuracy": "95.00%",
         "Validation loss": "0.3",
         "Cost": "1.69 full runs",
     }
@@ -172,7 +173,7 @@ def test_facts_of_a_tuning(result):
 
 
 def test_verdicts(result):
-    rows = tables.trial_rows(result())
+    rows = trials.trial_rows(result())
     assert [(r.lr, r.updates, r.share, r.loss, r.metric) for r in rows] == [
         (0.03, 8, 0.5, 0.8, 0.7),
         (0.1, 16, 1.0, 0.3, 0.95),
@@ -213,7 +214,8 @@ def test_a_place_that_cannot_be_written_is_named(result, tmp_path):
 
 
 def test_other_things_are_refused():
-    with pytest.raises(BadTypeError, match="of a TuneResult or a Record, not of a dict"):
+    known = r"of a Record, .*a TuneResult or an Edge, not of a dict"
+    with pytest.raises(BadTypeError, match=known):
         report.html({})
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from etude import Recipe, Task, train
 from etude.errors import EtudeError, StorageError, TaskError, where
 from etude.storage.run_folder import RunFolder
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
 COUNT = 64
@@ -81,7 +82,7 @@ def test_a_row_of_a_part_that_was_split_off_keeps_its_number():
 def _in_first_batch(seed: int, rows: set[int]) -> bool:
     task = Task(linear, (torch.arange(COUNT).float(), Y), valid=(X, Y), loss=mse_loss)
     run = Run(task, BASE.replace(seed=seed))
-    first = next(run.task.train.stream(8, seed, run._cursor))
+    first = next(run.task.train.stream(8, seed, run.state.cursor))
     return bool(rows & set(first[0].tolist()))
 
 
@@ -253,10 +254,10 @@ def test_a_state_in_a_buffer_is_carried_paused_and_resumed_to_the_bit(kind, prec
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         whole.check()
-    whole.walk(whole.marks(5))
-    first.walk(first.marks(5), at)
-    second.load(copy.deepcopy(first.state()))
-    second.walk(second.marks(5))
+    whole.advance(AdvanceRequest(evaluation_steps=whole.state.evenly_spaced(5)))
+    first.advance(AdvanceRequest(at, evaluation_steps=first.state.evenly_spaced(5)))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.advance(AdvanceRequest(evaluation_steps=second.state.evenly_spaced(5)))
     assert second.series == whole.series
     assert second.evaluations == whole.evaluations
     assert torch.equal(second.model.state, whole.model.state)
@@ -280,8 +281,8 @@ def test_looking_does_not_disturb_the_state(kind, optimizer):
     of = Task(lambda: Normed(kind), Windows(), valid=Windows(4), step=step)
     recipe = RECIPE.replace(optimizer=optimizer, schedule="constant()")
     seldom, often = (Run(of, recipe) for _ in range(2))
-    seldom.walk(seldom.marks(1))
-    often.walk(often.marks(30))
+    seldom.advance(AdvanceRequest(evaluation_steps=seldom.state.evenly_spaced(1)))
+    often.advance(AdvanceRequest(evaluation_steps=often.state.evenly_spaced(30)))
     assert seldom.series == often.series
 
 
@@ -325,7 +326,7 @@ def test_an_error_in_a_step_puts_a_state_back_that_was_set_anew():
 def test_the_best_weights_of_a_model_with_a_state_are_put_back():
     recipe = RECIPE.replace(early_stopping=1, lr=0.3, evaluations=10)
     run = Run(carrying("set"), recipe)
-    run.walk(run.heard)
+    run.advance(AdvanceRequest(evaluation_steps=run.state.evaluation_steps))
     assert run.status == "finished"
     assert "its weights were kept" in run.reason
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from etude import Recipe, Task, train
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -47,7 +48,7 @@ class Net(nn.Module):
 def run(at: int, value: float, recipe: Recipe = RECIPE) -> Run:
     Spoils.calls, Spoils.at, Spoils.value = 0, at, value
     made = Run(Task(Net, (X, Y), valid=(X, Y), loss=mse_loss), recipe)
-    made.walk(made.heard)
+    made.advance(AdvanceRequest(evaluation_steps=made.state.evaluation_steps))
     return made
 
 
@@ -95,12 +96,12 @@ def test_the_last_update_may_be_the_one_that_breaks():
 def test_a_resumed_run_does_not_blame_another_gradient():
     first = run(10**9, math.nan)  # it holds the gradient of its last update
     second = Run(Task(Net, (X, Y), valid=(X, Y), loss=mse_loss), RECIPE)
-    second.walk(set(), 3)
+    second.advance(3)
     with torch.no_grad():
         second.model.outer.bias.fill_(math.nan)
-    state = second.state()
+    state = second.state_dict()
     third = Run(Task(Net, (X, Y), valid=(X, Y), loss=mse_loss), RECIPE)
-    third.walk(set(), 2)
+    third.advance(2)
     third.load(state)
     third.evaluate()
     assert third.reason.startswith("the weights of 'outer.bias' became nan at or before update 2")

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from etude import Recipe, Record, Task, train, tune
 from etude.errors import BadValueError, StorageError
 from etude.tasks.fingerprint import fingerprint
-from etude.training.reload import heard
+from etude.training.evaluation_steps import own_evaluation_steps
 
 RECIPE = Recipe(lr=0.05, steps=12, batch_size=8, evaluations=4, schedule="cosine()")
 
@@ -100,10 +100,10 @@ def test_where_further_means_nothing_it_is_said(tmp_path):
         train(line(), steps=20, folder=tmp_path / "broken", resume=True)
 
 
-def test_looks_of_every_length_are_heard():
-    assert heard([], 12, 4) == {0, 3, 6, 9, 12}
-    assert heard([(12, 12), (20, 20)], 40, 4) == {0, 3, 6, 9, 12, 15, 20, 30, 40}
-    assert heard([(7, 12)], 40, 4) == {0, 3, 6, 10, 20, 30, 40}
+def test_evaluation_steps_of_every_length_stay():
+    assert own_evaluation_steps([], 12, 4) == {0, 3, 6, 9, 12}
+    assert own_evaluation_steps([(12, 12), (20, 20)], 40, 4) == {0, 3, 6, 9, 12, 15, 20, 30, 40}
+    assert own_evaluation_steps([(7, 12)], 40, 4) == {0, 3, 6, 10, 20, 30, 40}
 
 
 @pytest.mark.parametrize("folds", [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from etude import Recipe, Record, Task, train
 from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError, TaskError
 from etude.tasks.metrics import Metric
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from tests import helpers
 
 
 def data(count: int = 48) -> tuple[Tensor, Tensor]:
@@ -26,10 +29,7 @@ def data(count: int = 48) -> tuple[Tensor, Tensor]:
     return x, (x[:, 0] > 0).long()
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 2))
-
-
+mlp = partial(helpers.mlp, 6, 10, 2)
 BASE = Recipe(optimizer="sgd", lr=0.1, steps=40, batch_size=8)
 
 
@@ -55,8 +55,8 @@ class BreaksAt:
 @pytest.mark.parametrize("at", [0, 1, 15, 16, 30, 39])
 def test_a_loss_that_breaks_ends_the_run_where_it_broke(at, every, value):
     run = Run(Task(mlp, data(), loss=BreaksAt(at, value)), BASE)
-    run.check_every = every
-    run.walk(run.marks(4))
+    run.read_losses_every(every)
+    run.advance(AdvanceRequest(evaluation_steps=run.state.evenly_spaced(4)))
     record = run.record()
     assert (record.status, record.cost.steps) == ("diverged", at)
     assert record.reason.startswith(f"the training loss became {value} at update {at} (lr ")
@@ -244,11 +244,11 @@ def test_a_misfit_is_one_message_and_leaves_no_run(name, tmp_path):
             r"loss is the class CrossEntropyLoss: give an instance, nn.CrossEntropyLoss\(\)$",
         ),
         ({"loss": BreaksAt}, BadTypeError, r"give an instance, BreaksAt\(\)"),
-        ({"valid": 1.5}, BadValueError, "valid=1.5: a share to hold out lies between 0 and 1"),
-        ({"valid": 0}, BadValueError, "valid=0: a share"),
-        ({"valid": math.nan}, BadValueError, "valid=nan: a share"),
+        ({"valid": 1.5}, BadValueError, "valid=1.5: the share to hold out must be between 0 and 1"),
+        ({"valid": 0}, BadValueError, "valid=0: the share"),
+        ({"valid": math.nan}, BadValueError, "valid=nan: the share"),
         ({"valid": True}, BadTypeError, "valid is a bool"),
-        ({"valid": None}, TaskError, "valid=None: a rate is judged on held-out data"),
+        ({"valid": None}, TaskError, "valid=None: rates are compared on held-out data"),
         ({"valid": (X[:0], Y[:0])}, TaskError, "valid is empty"),
         ({"train": DataLoader([1, 2])}, TaskError, "a DataLoader cannot be split"),
         ({"metric": "acuracy"}, BadValueError, "unknown metric 'acuracy': did you mean"),
@@ -440,13 +440,13 @@ def test_a_state_from_before_the_metrics_parts_goes_on():
     task = Task(mlp, (X, Y), loss=cross_entropy, metric="accuracy")
     recipe = BASE.replace(early_stopping=50)
     whole, run, again = (Run(task, recipe) for _ in range(3))
-    whole.walk(whole.heard)
-    run.walk(run.heard, 20)
-    state = run.state()
+    whole.advance(AdvanceRequest(evaluation_steps=whole.state.evaluation_steps))
+    run.advance(AdvanceRequest(20, evaluation_steps=run.state.evaluation_steps))
+    state = run.state_dict()
     for old in (*state["evaluations"], state["stopping"]["best"]):
         del old["metric_parts"]
-    again.load(state)
-    again.walk(again.heard)
+    again.load_state_dict(state)
+    again.advance(AdvanceRequest(evaluation_steps=again.state.evaluation_steps))
     assert again.series == whole.series
     assert again.evaluations[-1] == whole.evaluations[-1]
     again.record().arrays()

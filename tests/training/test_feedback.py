@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss
 import etude
 from etude.errors import BadValueError
 from etude.recipe import Recipe
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.train import train
 from etude.tuning.tune import tune
@@ -56,19 +57,19 @@ def test_it_is_the_rule_of_torch():
 def test_resumed_equals_uninterrupted(at):
     whole = train(TASK, RECIPE)
     first = Run(TASK, RECIPE)
-    first.walk(first.heard, at)
+    first.advance(AdvanceRequest(at, evaluation_steps=first.state.evaluation_steps))
     second = Run(TASK, RECIPE)
-    second.load(first.state())
-    second.walk(second.heard)
+    second.load_state_dict(first.state_dict())
+    second.advance(AdvanceRequest(evaluation_steps=second.state.evaluation_steps))
     assert second.series["lr"] == whole.series["lr"].tolist()
     assert second.series["loss"] == whole.series["loss"].tolist()
 
 
 def test_looking_more_often_changes_nothing():
     once = Run(TASK, RECIPE)
-    once.walk(once.heard)
+    once.advance(AdvanceRequest(evaluation_steps=once.state.evaluation_steps))
     often = Run(TASK, RECIPE)
-    often.walk(set(range(81)))
+    often.advance(AdvanceRequest(evaluation_steps=set(range(81))))
     assert once.series == often.series
 
 
@@ -107,15 +108,15 @@ def test_mode_max_hears_the_metric_in_every_place():
         "mode='max'", "mode='max', on='metric'")))  # fmt: skip
     assert whole.series["lr"].tolist() == said.series["lr"].tolist()
     first = Run(CLASSES, HIGHER)
-    first.walk(first.heard, 43)
+    first.advance(AdvanceRequest(43, evaluation_steps=first.state.evaluation_steps))
     second = Run(CLASSES, HIGHER)
-    second.load(first.state())
-    second.walk(second.heard)
+    second.load_state_dict(first.state_dict())
+    second.advance(AdvanceRequest(evaluation_steps=second.state.evaluation_steps))
     assert second.series["lr"] == whole.series["lr"].tolist()
     decays = HIGHER.replace(schedules={"weight_decay": "0.1 * plateau(mode='max', patience=0)"})
     run = Run(CLASSES, decays)
-    run.walk(run.heard)
-    assert run.others["weight_decay"](80) < 0.1
+    run.advance(AdvanceRequest(evaluation_steps=run.state.evaluation_steps))
+    assert run.state.hyperparameter_schedules["weight_decay"](80) < 0.1
 
 
 @pytest.mark.parametrize("field", ["schedule", "schedules"])

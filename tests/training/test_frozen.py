@@ -354,6 +354,6 @@ def test_a_resumed_run_goes_on_to_the_bit(rule: Any) -> None:
     whole = run(recipe)
     first, second = (Run(Task(net, data(), loss=mse_loss), recipe) for _ in range(2))
     first.advance(2)
-    second.load(unpack(pack(first.state())))
+    second.load_state_dict(unpack(pack(first.state_dict())))
     second.advance()
     assert_same(whole, second)

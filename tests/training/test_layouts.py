@@ -6,8 +6,8 @@ do: what comes back with the same values in another place gives other bits.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from etude.engines.process.state_transfer import StateTransfer
 from etude.optimizers import ROWS
 from etude.storage import checkpoint
 from etude.storage.state_tree import tensors_in
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.trials.score import Goal
 from etude.trials.trial import Trial
+from tests import helpers
+from tests.helpers import INSTALLED
 
-INSTALLED = [
-    row for row in ROWS.values() if not row.package or importlib.util.find_spec(row.module)
-]
 NAMES = [row.name for row in INSTALLED]
 ALIGNED = 64
 
@@ -52,8 +52,7 @@ def word_data() -> tuple[Tensor, Tensor]:
     return ids, ids.flip(1)
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 2))
+mlp = partial(helpers.mlp, 6, 9, 5, 2)
 
 
 def conv() -> nn.Module:
@@ -121,7 +120,7 @@ def layout(tree: Any) -> list[tuple[Any, ...]]:
 
 
 def facts(run: Run) -> dict[str, Any]:
-    state = run.state()
+    state = run.state_dict()
     return {
         "model": layout(state["model"]),
         "optimizer": layout(state["optimizer"]),
@@ -132,16 +131,16 @@ def facts(run: Run) -> dict[str, Any]:
 
 
 def by_folder(run: Run, make: Callable[[], Run], folder: Path) -> Run:
-    checkpoint.save(folder, run.step, run.state())
+    checkpoint.save(folder, run.step, run.state_dict())
     other = make()
-    other.load(checkpoint.load_newest(folder))
+    other.load_state_dict(checkpoint.load_newest(folder))
     return other
 
 
 def by_desk(run: Run, make: Callable[[], Run], folder: Path) -> Run:
     desk = StateTransfer(2**24)
     other = make()
-    other.load(next(desk.get(desk.put([run.state()]))))
+    other.load_state_dict(next(desk.get(desk.put([run.state_dict()]))))
     return other
 
 
@@ -167,14 +166,14 @@ def check_routes(model: str, name: str, steps: int, tmp_path: Path) -> None:
         return Run(task, recipe)
 
     whole = make()
-    whole.walk({whole.length})
+    whole.advance(AdvanceRequest(evaluation_steps={whole.length}))
     wanted = facts(whole)
     for route, send in ROUTES.items():
         run = make()
         for pause in pauses(run.length):
-            run.walk(set(), pause)
+            run.advance(pause)
             run = send(run, make, tmp_path / route / str(pause))
-        run.walk({run.length})
+        run.advance(AdvanceRequest(evaluation_steps={run.length}))
         assert facts(run) == wanted, route
 
 
@@ -258,20 +257,20 @@ def test_odd_buffers_and_weights_keep_their_layout(route, tmp_path):
     task = Task(Odd, flat_data(), loss=cross_entropy)
     recipe = Recipe(optimizer="adamw", lr=0.01, steps=8, batch_size=10)
     whole = Run(task, recipe)
-    whole.walk(whole.marks(4))
+    whole.advance(AdvanceRequest(evaluation_steps=whole.state.evenly_spaced(4)))
     run = Run(task, recipe)
     for pause in pauses(run.length):
-        run.walk(run.marks(4), pause)
+        run.advance(AdvanceRequest(pause, evaluation_steps=run.state.evenly_spaced(4)))
         run = ROUTES[route](run, lambda: Run(task, recipe), tmp_path / str(pause))
         assert run.model.layer.weight.stride() == (1, 2)
-    run.walk(run.marks(4))
+    run.advance(AdvanceRequest(evaluation_steps=run.state.evenly_spaced(4)))
     assert facts(run) == facts(whole)
     assert run.evaluations == whole.evaluations
 
 
 def test_a_paused_state_counts_all_that_it_keeps():
     run = Run(task_of("mlp"), recipe_of("soap", 6))
-    run.walk(set(), 4)
+    run.advance(4)
     candidate = Trial("one", lambda: [run], Goal(), None)
     weights = sum(p.nbytes for p in run.model.parameters())
     bases = sum(2 * 4 * sum(n * n for n in p.shape) for p in run.model.parameters() if p.ndim > 1)

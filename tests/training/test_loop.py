@@ -25,27 +25,7 @@ from etude.tasks.data import Cursor
 from etude.tasks.metrics import mean_metric
 from etude.training.evaluate import evaluate
 from etude.training.run import Run
-
-
-def data(count: int = 80) -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(count, 6, generator=g)
-    return x, (x[:, 0] * x[:, 1] > 0).long()
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2))
-
-
-def noisy() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 2)
-    )
-
-
-def task(model: Any = mlp, **more: Any) -> Task:
-    return Task(model, data(), loss=cross_entropy, metric="accuracy", **more)
-
+from tests.helpers import data, mlp, noisy, task
 
 BASE = Recipe(optimizer={"name": "sgd", "momentum": 0.9}, lr=0.1, steps=25, batch_size=16)
 

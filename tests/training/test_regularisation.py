@@ -22,6 +22,7 @@ from etude.tasks.models.initialisation import INITIALISATIONS
 from etude.training.clipping import Clipper, at_percentile, clip_adaptive
 from etude.training.initialisation import lsuv
 from etude.training.regularisation import Penalty, set_dropout, smoothed
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
 BASE = {"optimizer": "sgd", "lr": 0.1, "steps": 20, "batch_size": 16, "schedule": "constant()"}
@@ -233,15 +234,15 @@ def test_early_stopping_is_resumed_to_the_bit(optimizer):
         pytest.importorskip("schedulefree")
     recipe = Recipe(**{**FAST, "optimizer": optimizer}, early_stopping=3)
     whole = Run(overfitting(), recipe)
-    marks = whole.marks(40)
-    whole.walk(marks)
+    quarters = whole.state.evenly_spaced(40)
+    whole.advance(AdvanceRequest(evaluation_steps=quarters))
     assert whole.step < 200
     for at in (3, whole.step // 2, whole.step - 1, whole.step):
         first = Run(overfitting(), recipe)
-        first.walk(marks, until=at)
+        first.advance(AdvanceRequest(at, evaluation_steps=quarters))
         second = Run(overfitting(), recipe)
-        second.load(unflatten(*flatten(first.state())))
-        second.walk(marks)
+        second.load_state_dict(unflatten(*flatten(first.state_dict())))
+        second.advance(AdvanceRequest(evaluation_steps=quarters))
         assert second.evaluations == whole.evaluations
         for a, b in zip(second.model.parameters(), whole.model.parameters(), strict=True):
             assert torch.equal(a, b)
@@ -350,13 +351,13 @@ def test_the_percentile_is_of_the_runs_own_history():
 def test_clipping_and_penalties_are_resumed_to_the_bit(fields):
     recipe = Recipe(**BASE, **fields)
     whole = Run(task(), recipe)
-    whole.walk({20})
+    whole.advance(AdvanceRequest(evaluation_steps={20}))
     for at in (1, 9, 19):
         first = Run(task(), recipe)
-        first.walk({20}, until=at)
+        first.advance(AdvanceRequest(at, evaluation_steps={20}))
         second = Run(task(), recipe)
-        second.load(unflatten(*flatten(first.state())))
-        second.walk({20})
+        second.load_state_dict(unflatten(*flatten(first.state_dict())))
+        second.advance(AdvanceRequest(evaluation_steps={20}))
         assert torch.equal(weights(second.model), weights(whole.model))
         assert second.series == whole.series
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 from etude import Recipe, Record, Task, train
 from etude.errors import BadValueError, EtudeError, StorageError, TaskError
 from etude.storage import checkpoint
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from tests import helpers
 
-
-def data() -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(48, 6, generator=g)
-    return x, (x[:, 0] * x[:, 1] > 0).long()
+data = partial(helpers.data, 48)
+mlp = partial(helpers.mlp, 6, 10, 2)
+noisy = partial(helpers.noisy, 10)
 
 
 class Augmented(Dataset):
@@ -36,16 +37,6 @@ class Augmented(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         noise = torch.rand(6) + np.random.rand()  # noqa: NPY002
         return self.x[index] + 0.1 * noise.float(), self.y[index]
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 2))
-
-
-def noisy() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 10), nn.BatchNorm1d(10), nn.ReLU(), nn.Dropout(0.3), nn.Linear(10, 2)
-    )
 
 
 def loader() -> DataLoader:
@@ -100,17 +91,17 @@ def test_resumed_at_any_step_equals_uninterrupted(name, tmp_path):
     model, source, changes = CASES[name]
     recipe = BASE.replace(**changes)
     whole = Run(task(model, source), recipe)
-    marks = whole.marks(4)
-    whole.walk(marks)
+    quarters = whole.state.evenly_spaced(4)
+    whole.advance(AdvanceRequest(evaluation_steps=quarters))
     for stop in range(STEPS + 1):
         first = Run(task(model, source), recipe)
-        first.walk(marks, stop)
+        first.advance(AdvanceRequest(stop, evaluation_steps=quarters))
         folder = tmp_path / str(stop)
-        checkpoint.save(folder, first.step, first.state())
+        checkpoint.save(folder, first.step, first.state_dict())
         torch.rand(stop)  # a fresh process would stand elsewhere in the global state too
         second = Run(task(model, source), recipe)
-        second.load(checkpoint.load_newest(folder))
-        second.walk(marks)
+        second.load_state_dict(checkpoint.load_newest(folder))
+        second.advance(AdvanceRequest(evaluation_steps=quarters))
         assert facts(second) == facts(whole), stop
         assert optimizer_state(second) == optimizer_state(whole), stop
 
@@ -181,7 +172,7 @@ def test_a_run_stopped_in_memory_goes_on(tmp_path):
     whole = Run(task(noisy, loader), BASE)
     whole.advance()
     stopped = Run(task(noisy, loader), BASE)
-    stopped.advance(stop=lambda: stopped.step == 7)
+    stopped.advance(AdvanceRequest(stop=lambda: stopped.step == 7))
     assert (stopped.step, stopped.status) == (7, "stopped")
     stopped.advance()
     assert facts(stopped) == facts(whole)
@@ -272,7 +263,7 @@ def test_what_can_be_resumed_and_what_cannot(tmp_path):
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
     run = Run(task(mlp, data), BASE)
     with pytest.raises(StorageError, match=r"the checkpoint is of recipe .*, not "):
-        Run(task(mlp, data), BASE.replace(lr=0.1)).load(run.state())
+        Run(task(mlp, data), BASE.replace(lr=0.1)).load_state_dict(run.state_dict())
 
 
 @pytest.mark.parametrize("change", [torch.Tensor.int, torch.Tensor.half, lambda t: t.new_zeros(3)])
@@ -280,11 +271,11 @@ def test_an_optimizer_s_state_that_does_not_fit_is_named(change):
     """What an optimizer remembers has shapes of its own: its first update shows whether it fits."""
     run = Run(task(mlp, data), BASE.replace(optimizer="adam"))
     run.advance(3)
-    state = run.state()
+    state = run.state_dict()
     kept = state["optimizer"]["state"]
     for moments in kept.values():
         moments["exp_avg"] = change(moments["exp_avg"])
     other = Run(task(mlp, data), BASE.replace(optimizer="adam"))
-    other.load(state)
+    other.load_state_dict(state)
     with pytest.raises(StorageError, match="holds an optimizer's state that does not fit: "):
         other.advance(5)

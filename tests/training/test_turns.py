@@ -26,7 +26,9 @@ from etude.randomness import derive_seed, random_state_kept, seed_everything
 from etude.tasks.data import Cursor
 from etude.tasks.metrics import mean_metric
 from etude.training.evaluate import evaluate
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 
 SAMPLES = torch.randn(96, 2, generator=torch.Generator().manual_seed(1)) * 0.5 + 1.0
 
@@ -215,9 +217,9 @@ def test_a_part_without_a_turn_does_not_move(optimizer):
     moves = {"critic": [], "generator": []}
     seen: dict[str, list[float]] = {}
 
-    def look(run: Run) -> None:
+    def look(state: RunState) -> None:
         for part in moves:
-            now = torch.cat([p.flatten() for p in run.model.get_submodule(part).parameters()])
+            now = torch.cat([p.flatten() for p in state.model.get_submodule(part).parameters()])
             moves[part].append(part in seen and seen[part] != now.tolist())
             seen[part] = now.tolist()
 
@@ -246,10 +248,10 @@ def test_resumed_equals_uninterrupted_to_the_bit(name, at):
     step, model, changes = RESUMED[name]
     recipe = BASE.replace(**changes)
     whole, first, second = (Run(task(step, model), recipe) for _ in range(3))
-    whole.walk(whole.marks(4))
-    first.walk(first.marks(4), at)
-    second.load(first.state())
-    second.walk(second.marks(4))
+    whole.advance(AdvanceRequest(evaluation_steps=whole.state.evenly_spaced(4)))
+    first.advance(AdvanceRequest(at, evaluation_steps=first.state.evenly_spaced(4)))
+    second.load_state_dict(first.state_dict())
+    second.advance(AdvanceRequest(evaluation_steps=second.state.evenly_spaced(4)))
     assert weights(second) == weights(whole)
     assert list(second.series) == list(whole.series)
     for series, values in whole.series.items():
@@ -373,8 +375,8 @@ def breaks(part: str, at: int, value: float) -> Any:
 @pytest.mark.parametrize("part", ["critic", "generator"])
 def test_a_part_that_breaks_ends_the_run_and_is_named(part, value, every, tmp_path):
     run = Run(task(breaks(part, 7, value), counting), BASE)
-    run.check_every = every
-    run.walk(run.marks(4))
+    run.read_losses_every(every)
+    run.advance(AdvanceRequest(evaluation_steps=run.state.evenly_spaced(4)))
     record = run.record()
     assert (record.status, record.cost.steps) == ("diverged", 7)
     assert record.reason.startswith(f"the training loss of '{part}' became {value} at update 7")
@@ -538,10 +540,10 @@ def test_an_error_in_a_step_keeps_a_whole_state_or_none(first, tmp_path):
     assert run.step == 11
     if not first:  # the critic is ahead of the generator
         with pytest.raises(StorageError, match="an update is half done"):
-            run.state()
+            run.state_dict()
         return
     again = Run(task(gan_counted, counting), BASE)
-    again.load(run.state())
+    again.load_state_dict(run.state_dict())
     again.advance()
     assert weights(again) == weights(whole)
 
@@ -560,7 +562,7 @@ def test_runs_with_turns_are_not_stacked_and_the_pool_gives_the_same_bits():
     assert misfit(Run(of, BASE)) == "the step yields: parts of the model take turns"
     ours, theirs = ([Run(of, r) for r in recipes] for _ in range(2))
     for run in (*ours, *theirs):
-        run.threads = 1
+        run.limit_threads(1)
     LoopEngine().advance(theirs)
     pool = PoolEngine(2)
     try:

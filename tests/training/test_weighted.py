@@ -18,6 +18,7 @@ from etude.engines.loop import LoopEngine
 from etude.engines.vmap.engine import VmapEngine
 from etude.errors import TaskError
 from etude.record import Evaluation, Record
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.trials.score import mean
 
@@ -168,8 +169,12 @@ def test_a_stacked_member_is_the_single_run(loss, accumulate):
     engine = VmapEngine(compile="never")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        engine.advance(stacked, marks=lambda run: run.marks(2))
-        LoopEngine().advance(single, marks=lambda run: run.marks(2))
+        engine.advance(
+            stacked, AdvanceRequest(evaluation_steps=lambda state: state.evenly_spaced(2))
+        )
+        LoopEngine().advance(
+            single, AdvanceRequest(evaluation_steps=lambda state: state.evenly_spaced(2))
+        )
     assert not engine.notes
     for one, other in zip(stacked, single, strict=True):
         assert one.series["loss"] == pytest.approx(other.series["loss"], abs=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,24 +13,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from etude import Recipe, Task, TuneResult, tune
+from tests import helpers
 
 BASE = Recipe(optimizer="adamw", steps=64, batch_size=16)
 
 
 def data(count: int = 120) -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(count, 6, generator=g)
-    return x, (x[:, 0] * x[:, 1] + 0.5 * x[:, 2] > 0).long()
+    return helpers.data(count, tilt=0.5)
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
-
-
-def noisy() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)
-    )
+mlp = partial(helpers.mlp, 6, 16, 2, activation=nn.ReLU)
+noisy = partial(helpers.noisy, 16, 0.2)
 
 
 def task(model: Any = mlp, **more: Any) -> Task:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from etude import Recipe, Task, TuneResult, tasks, train
-from etude.report import answer, words
+from etude.report import words
+from etude.report.kinds.tuning import of_tuning
+from etude.report.sentences import broken_said, tie_said
 from etude.tuning.advice import fell
 from tests.tuning.common import quick, said_of_a_constant
 
@@ -150,7 +152,7 @@ def rates_before(text: str, said: str, best: TuneResult) -> list[float]:
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_said_of_a_rate_is_what_full_runs_at_it_show(name, budget):
     best = tuned(name, budget)
-    said = answer.of_tuning(best)
+    said = of_tuning(best)
     if best.outcome == "nothing trains":
         assert f"{words.plural(len(best.trials), 'rate')}" in said.lede
         for trial in best.trials:
@@ -177,7 +179,7 @@ def test_where_training_is_said_to_break_it_breaks(name, budget):
     best = tuned(name, budget)
     if best.outcome == "nothing trains":
         return
-    sentence, rate = answer.broken_said(best), best.stable_below
+    sentence, rate = broken_said(best), best.stable_below
     above = [t for t in best.trials if t.lr > best.lr]
     if rate is None:
         broke = [t for t in above if t.record.status == "diverged"]
@@ -199,7 +201,7 @@ def test_what_is_said_to_tie_ties_and_what_is_said_to_stand_behind_does(name, bu
     best = tuned(name, budget)
     if best.outcome in ("nothing trains", "unfinished"):
         return
-    sentence = answer.tie_said(best)
+    sentence = tie_said(best)
     others = [t for t in best.trials if t.lr != best.lr]
     if tied := [t.lr for t in others if t.tied]:
         assert rates_before(sentence, "cannot be told apart", best) == tied

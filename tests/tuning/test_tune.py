@@ -26,27 +26,7 @@ from etude.record import Evaluation
 from etude.training.run import Run
 from etude.tuning.result import tie
 from etude.tuning.search.ladder import LADDERS, LEAST, NEEDED, ladder_for
-from tests.tuning.common import said_of_a_constant
-
-
-@cache
-def data(count: int = 120) -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(count, 6, generator=g)
-    return x, (x[:, 0] * x[:, 1] + 0.5 * x[:, 2] > 0).long()
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
-
-
-def task(model: Any = mlp, **more: Any) -> Task:
-    return Task(model, data(), loss=cross_entropy, metric="accuracy", **more)
-
-
-def quick(of: Task, recipe: Recipe, budget: float = 3.0, **more: Any) -> TuneResult:
-    return tune(of, recipe, budget, progress=False, **more)
-
+from tests.tuning.common import data, mlp, quick, said_of_a_constant, task
 
 BASE = Recipe(optimizer="adamw", steps=64, batch_size=16)
 

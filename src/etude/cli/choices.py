@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from etude.cli.console import err
 from etude.cli.interrupt import raise_again
 from etude.cli.kept_task import kept_task
 from etude.cli.next_step import quoted
-from etude.errors import BadValueError, StorageError
+from etude.errors import BadValueError, EtudeError, StorageError
 
 if TYPE_CHECKING:
     from etude.recipe import Recipe
@@ -33,40 +33,6 @@ TaskName = Annotated[
         show_default=False,
     ),
 ]
-With = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--with", metavar="KEY=VALUE", help="An option of the task's model or data, repeatable."
-    ),
-]
-RecipeFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--recipe",
-        metavar="FILE",
-        help="A recipe file, .toml or .json (default: the object `recipe` beside your task, else "
-        "the task's own defaults).",
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="A field of the recipe, repeatable: clip_norm=1, l2=1e-4, optimizer.momentum=0.9.",
-    ),
-]
-Optimizer = Annotated[str | None, typer.Option(help="The optimizer's name.")]
-ScheduleText = Annotated[
-    str | None,
-    typer.Option("--schedule", help="The schedule, such as \"warmup('5%') >> cosine()\"."),
-]
-Steps = Annotated[
-    str | None, typer.Option(help="Length: a number of updates, or '20 epochs'.", metavar="LENGTH")
-]
-BatchSize = Annotated[int | None, typer.Option(help="Samples in one batch.")]
-Seed = Annotated[int | None, typer.Option(help="The only source of randomness.")]
-Device = Annotated[str | None, typer.Option(help="Where to train: cpu, cuda, mps, ...")]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="The run folder (default: runs/TASK-DATE-TIME)."),
@@ -176,6 +142,7 @@ def choose_recipe(
     changes: list[str] | None,
     *,
     reference: str | None = None,
+    spelt: Mapping[str, str] | None = None,
     **named: Any,
 ) -> Recipe:
     """Return the task's recipe, or the file's, with the changes asked for.
@@ -185,20 +152,47 @@ def choose_recipe(
         file: A recipe file.
         reference: Of the task: a Recipe called `recipe` beside it comes before the defaults.
         changes: FIELD=VALUE texts; 'optimizer.momentum=0.9' reaches into the optimizer.
-        **named: Fields from options of their own; None changes nothing.
+        spelt: The option that each of the named fields was typed as, for errors.
+        **named: Fields from options of their own, and the optimizer's `weight_decay`; None changes
+            nothing.
 
     Raises:
         RecipeError: If a field is unknown or out of bounds.
     """
     recipe = _start(task, file, reference)
+    try:
+        return _changed(recipe, changes, named)
+    except EtudeError as error:
+        for name, option in (spelt or {}).items():
+            if str(error) == _fault(recipe, {name: named[name]}):
+                value = shlex.quote(str(named[name]))
+                error.args = (f"{option} {value}: {error}",)
+                break
+        raise
+
+
+def _fault(recipe: Recipe, named: Mapping[str, Any]) -> str:
+    """Return what is wrong with one option alone; empty if nothing is."""
+    try:
+        _changed(recipe, None, named)
+    except EtudeError as error:
+        return str(error)
+    return ""
+
+
+def _changed(recipe: Recipe, changes: list[str] | None, named: Mapping[str, Any]) -> Recipe:
     fields = {key: value for key, value in named.items() if value is not None}
     if isinstance(steps := fields.get("steps"), str):
         fields["steps"] = length(steps)
     inner: dict[str, dict[str, Any]] = {}
+    if (decay := fields.pop("weight_decay", None)) is not None:
+        inner["optimizer"] = {"weight_decay": decay}
     for text in changes or ():
         ((key, value),) = pairs([text], "--set").items()
         outer, dot, name = key.partition(".")
         if dot:
+            if decay is not None and (outer, name) == ("optimizer", "weight_decay"):
+                raise BadValueError(f"--set {text}: --weight-decay gives it too: leave one out")
             inner.setdefault(outer, {})[_bare(name)] = value
         else:
             _refuse_misplaced(key, text, fields.get("optimizer"), recipe)
@@ -340,9 +334,14 @@ def _fresh(name: str) -> Path:
     return folder
 
 
-def refuse_with_resume(*given: object) -> None:
-    """Refuse options that a resumed run, which keeps its own, would silently ignore."""
-    if any(value is not None for value in given):
+def refuse_with_resume(typed: list[str], *given: object) -> None:
+    """Refuse options that a resumed run, which keeps its own, would silently ignore.
+
+    Args:
+        typed: Options of the recipe that were typed.
+        *given: What else was given; None was not.
+    """
+    if typed or any(value is not None for value in given):
         raise BadValueError(
             "--resume goes on with the folder's own recipe: leave other options out (`train` "
             "takes a longer --steps, `tune` a larger --budget)"

@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -93,12 +95,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}g}"
 
 
-def metric_text(name: str | None, value: float | None) -> str:
-    """Return a metric as people read it: an accuracy in percent.
-
-    >>> metric_text("accuracy", 0.98611), metric_text("mse", 0.01)
-    ('98.61%', '0.01')
-    """
-    if value is not None and name == "accuracy":
-        return f"{100 * value:.2f}%"
-    return number(value)
+def files(home: Path, page: Path) -> Table:
+    """Return where the run folder and its report lie, as a table."""
+    return facts(
+        [
+            ("run folder", f"[bold]{escape(str(home))}[/bold]"),
+            ("report", f"[bold]{escape(str(page))}[/bold]"),
+        ]
+    )

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from etude.cli import choices
-from etude.cli.console import number, out, print_json
+from etude.cli.console import out, print_json
+from etude.cli.draw import draw
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
 if TYPE_CHECKING:
-    from etude.measure.sensitivity import Response, Sensitivity
+    from etude.measure.sensitivity import Sensitivity
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -24,11 +25,16 @@ EPILOG = """[bold]Examples[/bold]
   etude sensitivity digits-mlp --part @input --part @middle --part @output"""
 
 
+PLACE = 60
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("sensitivity", epilog=EPILOG, no_args_is_help=True)(sensitivity)
 
 
+@takes_recipe()
 def sensitivity(
     task: choices.TaskName = None,
     budget: Annotated[float, typer.Option(help="In full runs, all short runs together.")] = 6.0,
@@ -42,16 +48,7 @@ def sensitivity(
             help="What to vary, repeatable (default: each layer kind and each gate).",
         ),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="The peak of the rate.")] = None,
-    recipe: choices.RecipeFile = None,
-    optimizer: choices.Optimizer = None,
-    schedule: choices.ScheduleText = None,
-    steps: choices.Steps = None,
-    batch_size: choices.BatchSize = None,
-    seed: choices.Seed = None,
-    changes: choices.Set = None,
-    options: choices.With = None,
-    device: choices.Device = None,
+    recipe: RecipeOptions = RecipeOptions(),
     json: choices.Json = False,
 ) -> None:
     """Measure how TASK's loss responds to the rate of each layer kind and gate.
@@ -61,19 +58,8 @@ def sensitivity(
     """
     from etude.measure.sensitivity import sensitivity as measure
 
-    chosen = choices.choose_task(task, options, None)
-    wanted = choices.choose_recipe(
-        chosen,
-        recipe,
-        changes,
-        reference=task,
-        lr=lr,
-        optimizer=optimizer,
-        schedule=schedule,
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    chosen = choices.choose_task(task, recipe.options, None)
+    wanted = recipe.choose(chosen, task)
     found = measure(
         chosen,
         wanted,
@@ -81,31 +67,14 @@ def sensitivity(
         seeds=seeds,
         factor=factor,
         parts=parts,
-        device=device,
+        device=recipe.device,
         progress=False if json else None,
     )
     if json:
         print_json(found.plain())
     else:
-        own = _words(
-            **{
-                "--optimizer": optimizer,
-                "--schedule": schedule,
-                "--steps": steps,
-                "--batch-size": batch_size,
-                "--seed": seed,
-                "--recipe": recipe,
-            }
-        )
-        own += [word for text in changes or () for word in ("--set", text)]
-        subject = [task or "TASK", *(word for text in options or () for word in ("--with", text))]
-        show(found, subject, own)
-
-
-def _words(**options: object) -> list[str]:
-    """Return the options that were given, as they are typed."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return [word for name, value in given.items() for word in (name, str(value))]
+        words = (word for text in recipe.options or () for word in ("--with", text))
+        show(found, [task or "TASK", *words], recipe.typed(without=("lr",)))
 
 
 def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
@@ -116,23 +85,10 @@ def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
         subject: The words that name the task on the command line.
         own: The options that change its recipe.
     """
+    from etude.report import present
     from etude.storage.layout import RECIPE
 
-    base = sum(found.baseline) / len(found.baseline)
-    out.print()
-    out.print(
-        f"[bold]{escape(found.task)}[/bold]: {len(found.seeds)} seeds, {found.steps} updates each, "
-        f"{found.cost:.2f} full runs; validation loss {number(base)} at one rate for all"
-    )
-    out.print()
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for name in ("part", "rate ×", "gain", "± 95%", "spread", ""):
-        table.add_column(name, justify="left" if name in ("part", "") else "right")
-    rows = [*found.responses, *([found.trial] if found.trial else [])]
-    for one in rows:
-        table.add_row(*_cells(one))
-    out.print(table)
-    out.print(f"\n{escape(found.advice())}")
+    draw(present(found))
     lines = []
     if found.whole is not None:
         tuned = f"runs/{found.task}-tuned"
@@ -157,23 +113,3 @@ def _without_rate(own: list[str]) -> list[str]:
         if option != "--set" or value.partition("=")[0].strip() != "lr":
             kept += [option, value]
     return kept
-
-
-def _cells(one: Response) -> list[str]:
-    from etude.measure.sensitivity import TOGETHER
-
-    colours = {"better": "green", "worse": "yellow", "diverged": "red", "nothing": "dim"}
-    words = {"nothing": "within its spread", "diverged": "diverged"}
-    colour = colours[one.verdict]
-    verdict = f"[{colour}]{words.get(one.verdict, one.verdict)}[/{colour}]"
-    factor = "–" if one.part == TOGETHER else f"{one.factor:.3g}"
-    if not one.finite:
-        return [escape(one.part), factor, "–", "–", "–", verdict]
-    return [
-        escape(one.part),
-        factor,
-        f"{one.effect:+.3g}",
-        f"{one.margin:.2g}",
-        f"{one.spread:.2g}",
-        verdict,
-    ]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from etude.cli import choices
-from etude.cli.console import facts, metric_text, number, out, print_json
+from etude.cli.console import files, out, print_json
+from etude.cli.draw import draw as draw_report
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
 if TYPE_CHECKING:
     from etude.record import Record
-    from etude.training.run import Run
+    from etude.training.state import RunState
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -25,23 +27,19 @@ EPILOG = """[bold]Examples[/bold]
   etude train --resume runs/first --steps 2000"""
 
 
+PLACE = 20
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("train", epilog=EPILOG, no_args_is_help=True)(train)
 
 
+@takes_recipe()
 def train(
     task: choices.TaskName = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="The peak of the rate.")] = None,
-    recipe: choices.RecipeFile = None,
-    optimizer: choices.Optimizer = None,
-    schedule: choices.ScheduleText = None,
-    steps: choices.Steps = None,
-    batch_size: choices.BatchSize = None,
-    seed: choices.Seed = None,
-    changes: choices.Set = None,
-    options: choices.With = None,
-    device: choices.Device = None,
+    recipe: RecipeOptions = RecipeOptions(),
     folder: choices.Out = None,
     resume: choices.Resume = None,
     own: choices.TaskOnResume = None,
@@ -55,33 +53,21 @@ def train(
     """
     from etude import report
     from etude.progress import bar
+    from etude.record import Status
     from etude.training.train import train as run
 
-    chosen = choices.choose_task(task, options, resume, own)
+    chosen = choices.choose_task(task, recipe.options, resume, own)
     wanted = None
     if resume is None:
-        wanted = choices.choose_recipe(
-            chosen,
-            recipe,
-            changes,
-            reference=task,
-            lr=lr,
-            optimizer=optimizer,
-            schedule=schedule,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-        )
+        wanted = recipe.choose(chosen, task)
     else:
-        choices.refuse_with_resume(
-            lr, recipe, optimizer, schedule, batch_size, seed, changes, folder
-        )
+        choices.refuse_with_resume(recipe.typed(without=("steps",)), folder)
     with (
         choices.run_folder(folder, resume, task) as home,
         bar(False if json else None, chosen.name) as draw,
     ):
 
-        def show_step(current: Run) -> None:
+        def show_step(current: RunState) -> None:
             if current.step % 10 == 0:
                 last = current.evaluations[-1].loss
                 draw(current.step, current.length, f"validation loss {last:.4g}")
@@ -91,9 +77,9 @@ def train(
             wanted,
             folder=home.path,
             resume=resume is not None,
-            steps=None if resume is None else choices.length(steps),
+            steps=None if resume is None else choices.length(recipe.steps),
             accept_changes=accept,
-            device=device,
+            device=recipe.device,
             on_step=show_step,
         )
         page = report.write(record, home.report, task=chosen)
@@ -101,28 +87,14 @@ def train(
         print_json({**record.plain(), "folder": str(home.path), "report": str(page)})
     else:
         show(record, home.path, page)
-    if record.status == "diverged":
+    if record.status == Status.DIVERGED:
         raise typer.Exit(1)
 
 
 def show(record: Record, home: Path, page: Path) -> None:
     """Print what happened for a person."""
-    rows = [
-        ("status", record.status if not record.reason else f"{record.status}: {record.reason}"),
-        ("learning rate", f"{record.recipe.lr:g}, {record.recipe.schedule!r}"),
-        ("updates", f"{record.cost.steps} of {record.length}, {record.cost.seconds:.1f} s"),
-        *_further(record),
-        ("validation loss", number(record.valid_loss)),
-    ]
-    if record.metric is not None:
-        text = metric_text(record.metric, record.valid_metric)
-        rows.append((f"validation {record.metric}", f"[bold]{text}[/bold]"))
-    rows += [("run folder", f"[bold]{home}[/bold]"), ("report", f"[bold]{page}[/bold]")]
+    from etude.report import present
+
+    draw_report(present(record))
     out.print()
-    out.print(f"[bold]{record.task}[/bold]")
-    out.print(facts(rows))
-
-
-def _further(record: Record) -> list[tuple[str, str]]:
-    """Say from which update on the run has had another length."""
-    return [("trained further", f"from update {step}") for step in record.extended]
+    out.print(files(home, page))

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from etude.cli import choices
-from etude.cli.console import facts, number, out, print_json
+from etude.cli.console import out, print_json
+from etude.cli.draw import draw
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
 from etude.errors import BadValueError
-
-if TYPE_CHECKING:
-    from etude.tuning.transfer.transfer import Transfer
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -31,14 +29,18 @@ Sides = Annotated[
 ]
 
 
+PLACE = 90
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("transfer", epilog=EPILOG, no_args_is_help=True)(transfer)
 
 
+@takes_recipe(without=("steps", "batch_size"), help={"lr": "The rate that was tuned."})
 def transfer(
     task: choices.TaskName = None,
-    recipe: choices.RecipeFile = None,
     batch_size: Annotated[int | None, typer.Option(help="The new batch size.")] = None,
     width: Sides = None,
     mup: Annotated[
@@ -57,13 +59,7 @@ def transfer(
         Path | None,
         typer.Option(metavar="FILE", help="Write the recipe to use, .toml or .json."),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="The rate that was tuned.")] = None,
-    optimizer: choices.Optimizer = None,
-    schedule: choices.ScheduleText = None,
-    seed: choices.Seed = None,
-    changes: choices.Set = None,
-    options: choices.With = None,
-    device: choices.Device = None,
+    recipe: RecipeOptions = RecipeOptions(),
     json: choices.Json = False,
 ) -> None:
     """Carry a tuned rate to another batch size, width, depth or length, and try it on TASK.
@@ -72,20 +68,12 @@ def transfer(
     for a share of the new run. Where another is clearly better, the rule is not confirmed and
     that one is proposed.
     """
+    from etude.report import present
     from etude.tuning.transfer.transfer import transfer as carry
 
-    sized = _sized(task, options, width=width, depth=depth)
+    sized = _sized(task, recipe.options, width=width, depth=depth)
     chosen = choices.choose_task(task, sized, None)
-    tuned = choices.choose_recipe(
-        chosen,
-        recipe,
-        changes,
-        reference=task,
-        lr=lr,
-        optimizer=optimizer,
-        schedule=schedule,
-        seed=seed,
-    )
+    tuned = recipe.choose(chosen, task)
     found = carry(
         tuned,
         chosen,
@@ -97,7 +85,7 @@ def transfer(
         share=share,
         factor=factor,
         further=further,
-        device=device,
+        device=recipe.device,
         progress=False if json else None,
     )
     if save is not None:
@@ -105,7 +93,7 @@ def transfer(
     if json:
         print_json(found.plain())
     else:
-        show(found)
+        draw(present(found))
         if save is not None:
             words = [f"--with {shlex.quote(word)}" for word in sized]
             command = " ".join(["etude train", shlex.quote(str(task)), *words])
@@ -131,35 +119,3 @@ def _sized(
         if name not in given and task is not None and ":" not in task:
             found.append(f"{name}={pair[1]}")
     return found
-
-
-def show(found: Transfer) -> None:
-    """Print the findings for a person."""
-    out.print()
-    out.print(
-        f"[bold]{escape(found.task)}[/bold]: {len(found.rates)} rates, {found.updates} of "
-        f"{found.length} updates each, {found.cost:.2f} full runs"
-    )
-    out.print()
-    for rule in found.rules:
-        out.print(escape(rule.text()))
-    colour = "green" if found.confirmed else "yellow"
-    rows = [("the rule's rate", f"{found.recipe.lr:.4g}")]
-    if found.trained:
-        rows.append(("learning rate", f"[bold {colour}]{found.lr:.4g}[/bold {colour}]"))
-    rows.append(("untrained loss", number(found.untrained)))
-    out.print()
-    out.print(facts(rows))
-    out.print()
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for name in ("rate", "validation loss", ""):
-        table.add_column(name, justify="left" if name == "" else "right")
-    for rate, loss in zip(found.rates, found.losses, strict=True):
-        words = ["the rule's"] if rate == found.recipe.lr else []
-        if rate == found.lr and found.trained:
-            words.append(f"[bold {colour}]to use[/bold {colour}]")
-        if loss == float("inf"):
-            words.append("[red]diverged[/red]")
-        table.add_row(f"{rate:.4g}", number(loss), ", ".join(words))
-    out.print(table)
-    out.print(f"\n[{colour}]{escape(found.advice())}[/{colour}]")

@@ -6,20 +6,22 @@ takes the fastest.
 """
 
 from etude.engines.auto import AutoEngine, Choice
-from etude.engines.base import Engine, Marks, OnStep
+from etude.engines.base import Engine
 from etude.engines.loop import LoopEngine
 from etude.engines.process.engine import PoolEngine
 from etude.engines.train_many import ENGINES, engine_for, train_many
 from etude.engines.vmap.engine import VmapEngine
 from etude.engines.vmap_pool import VmapPoolEngine
+from etude.training.request import AdvanceRequest, EvaluationSteps, OnStep
 
 __all__ = [
     "ENGINES",
+    "AdvanceRequest",
     "AutoEngine",
     "Choice",
     "Engine",
+    "EvaluationSteps",
     "LoopEngine",
-    "Marks",
     "OnStep",
     "PoolEngine",
     "VmapEngine",

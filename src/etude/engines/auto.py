@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 
-from etude.engines.base import Engine, Marks, OnStep, check_runs, no_marks
+from etude.engines.base import Engine, check_runs
 from etude.engines.loop import LoopEngine
 from etude.engines.process.cost_model import Call, CostModel, Watch, alike, begin
 from etude.engines.process.engine import PoolEngine, cores
@@ -24,6 +24,7 @@ from etude.engines.vmap_pool import VmapPoolEngine
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.threads import counted_work
 
@@ -112,19 +113,11 @@ class AutoEngine(Engine):
         for engine in self._engines.values():
             engine.close()
 
-    def advance(
-        self,
-        runs: Sequence[Run],
-        until: int | None = None,
-        *,
-        marks: Marks = no_marks,
-        stop: Callable[[], bool] = bool,
-        on_step: OnStep | None = None,
-    ) -> None:
+    def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
         """Train every run in the engine that suits them; see `Engine.advance`."""
         check_runs(runs)
-        call = Call(runs, until, marks, stop, on_step)
-        if not call.waiting or stop():
+        call = Call(runs, AdvanceRequest.of(request))
+        if not call.waiting or call.request.stop():
             return
         try:
             self._go(call, self._decide(call))
@@ -177,8 +170,8 @@ class AutoEngine(Engine):
             expected["pool"] = busy * alone / pace.efficiency + begins
         stacked = pace.stacked.get(len(runs), math.inf)
         if stacked < math.inf:
-            updates, looks = (sum(column) for column in zip(*left, strict=True))
-            evaluating, plain = looks * pace.look, stacked * updates
+            updates, evaluations = (sum(column) for column in zip(*left, strict=True))
+            evaluating, plain = evaluations * pace.evaluation, stacked * updates
             compiling = 0.0 if self._compiled(runs) else NODES * SECONDS_PER_NODE
             expected["vmap"] = min(plain, plain * SHARE + compiling) + evaluating
             processes = min(self.workers or cores(), len(runs) // 2)
@@ -197,14 +190,12 @@ class AutoEngine(Engine):
         """Let the chosen engine do the work; leave a pool that is too slow."""
         self.choices.append(choice)
         waiting = call.waiting
-        if not waiting or call.stop():
+        if not waiting or call.request.stop():
             return
         pace = self._paces.get(waiting[0].task, {}).get(alike(waiting[0]))
         engine = self._engines[choice.engine]
         if pace is None or choice.engine.startswith("vmap"):
-            engine.advance(
-                call.runs, call.until, marks=call.marks, stop=call.stop, on_step=call.on_step
-            )
+            engine.advance(call.runs, call.request)
             return
         begins, slowest, ideal = 0.0, 0.0, 1.0
         if engine is self._pool:
@@ -213,9 +204,7 @@ class AutoEngine(Engine):
             ideal = sum(works) / max(max(works), sum(works) / self._pool.width(waiting), 1e-9)
         watch = Watch(call, pace, begins=begins, slowest=slowest, patience=PATIENCE)
         with self._threads(waiting if engine is self._pool else []):
-            engine.advance(
-                call.runs, call.until, marks=call.marks, stop=watch.stop, on_step=watch.on_step
-            )
+            engine.advance(call.runs, replace(call.request, stop=watch.stop, on_step=watch.on_step))
         if watch.seconds > PATIENCE / 2 and (watch.done or engine is self._pool):
             self._learn(pace, watch.speed, ideal, engine is self._pool)
         if watch.slow:
@@ -228,7 +217,8 @@ class AutoEngine(Engine):
             seen = min(1.0, max(0.2, speed / ideal))
             pace.efficiency = (pace.efficiency + seen) / 2
         else:
-            pace.update, pace.look = pace.update / speed**0.5, pace.look / speed**0.5
+            root = speed**0.5
+            pace.update, pace.evaluation = pace.update / root, pace.evaluation / root
 
     @contextmanager
     def _threads(self, runs: Sequence[Run]) -> Iterator[None]:
@@ -236,12 +226,12 @@ class AutoEngine(Engine):
         before = [run.threads for run in runs]
         if not self.exact:
             for run in runs:
-                run.threads = 1
+                run.limit_threads(1)
         try:
             yield
         finally:
             for run, threads in zip(runs, before, strict=True):
-                run.threads = threads
+                run.limit_threads(threads)
 
     def _try_stack(self, call: Call, pace: CostModel) -> None:
         """Do some updates of all runs in a stack, if that may pay, and note how long they take."""
@@ -264,9 +254,7 @@ class AutoEngine(Engine):
             self._stacks.explain(f"vmap: {refused}")
             pace.stacked[members] = math.inf
             return
-        self._loop.advance(
-            call.runs, max(steps), marks=call.marks, stop=call.stop, on_step=call.on_step
-        )
+        self._loop.advance(call.runs, replace(call.request, until=max(steps)))
         self._time_stack(call, pace, members)
 
     def _time_stack(self, call: Call, pace: CostModel, members: int) -> None:
@@ -274,15 +262,17 @@ class AutoEngine(Engine):
         for count in (FIRST, *LATER):
             before = [(run.step, run.seconds) for run in runs]
             until = max(run.step for run in runs) + count
-            looks = sum(run.step < mark <= until for run in runs for mark in set(call.marks(run)))
-            self._stacks.advance(
-                call.runs, until, marks=call.marks, stop=call.stop, on_step=call.on_step
+            evaluations = sum(
+                run.step < step <= until
+                for run in runs
+                for step in call.request.steps_of(run.state)
             )
+            self._stacks.advance(call.runs, replace(call.request, until=until))
             done = sum(run.step - step for run, (step, _) in zip(runs, before, strict=True))
             seconds = sum(run.seconds - spent for run, (_, spent) in zip(runs, before, strict=True))
             if not done or len(call.waiting) != members:
                 return
-            times.append(max(0.0, seconds - looks * pace.look) / done)
+            times.append(max(0.0, seconds - evaluations * pace.evaluation) / done)
             if len(times) > 1 and times[-1] > 2 * pace.update:
                 break
         pace.stacked[members] = min(times)

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import ClassVar, Self
 
 from etude.errors import BadValueError, EtudeError
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-
-OnStep = Callable[[Run, int], None]
-"""Told of progress: a run, and the updates it has done. The run's own state may lag behind."""
-
-Marks = Callable[[Run], Iterable[int]]
-"""The updates at which to evaluate a run."""
-
-
-def no_marks(run: Run) -> Iterable[int]:
-    """Evaluate nowhere."""
-    return ()
 
 
 class Engine(ABC):
@@ -40,24 +30,13 @@ class Engine(ABC):
         self.notes: list[str] = []
 
     @abstractmethod
-    def advance(
-        self,
-        runs: Sequence[Run],
-        until: int | None = None,
-        *,
-        marks: Marks = no_marks,
-        stop: Callable[[], bool] = bool,
-        on_step: OnStep | None = None,
-    ) -> None:
-        """Train every run until it stands at `until`, or has ended, or `stop()` is true.
+    def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
+        """Train every run as far as is asked for, or until it has ended.
 
         Args:
             runs: All of one task; those that stand there or have ended are left alone.
-            until: The updates to stand at; None goes to each run's own end.
-            marks: The updates at which to evaluate a run on its way.
-            stop: Asked often. What was computed until then is kept.
-            on_step: Called as a run makes progress: `on_step(run, step)`. `run.step` is what its
-                state is of; `step`, which is no smaller, is how far it has got.
+            request: What is asked for; a number of updates, or None for each run's own end,
+                stands for a request without evaluations. `stop` is asked often.
 
         Raises:
             EtudeError: If a run fails; it is named, and the others keep what they have.
@@ -97,24 +76,9 @@ def check_runs(runs: Sequence[Run]) -> None:
         seen.add(id(run))
 
 
-def pending(runs: Sequence[Run], until: int | None, marks: Marks = no_marks) -> list[int]:
+def pending(runs: Sequence[Run], request: AdvanceRequest) -> list[int]:
     """Return the places of the runs that have something left to do."""
-    return [
-        i
-        for i, run in enumerate(runs)
-        if not run.ended
-        and (run.step < target(run, until) or (run.step in marks(run) and not _judged(run)))
-    ]
-
-
-def _judged(run: Run) -> bool:
-    return bool(run.evaluations) and run.evaluations[-1].step == run.step
-
-
-def target(run: Run, until: int | None) -> int:
-    """Return the update at which a run is to stand."""
-    length: int = run.length
-    return length if until is None else min(until, length)
+    return [i for i, run in enumerate(runs) if request.is_open(run.state)]
 
 
 def describe(run: Run) -> str:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-from etude.engines.base import (
-    Engine,
-    Marks,
-    OnStep,
-    blame,
-    check_runs,
-    no_marks,
-    pending,
-)
+from etude.engines.base import Engine, blame, check_runs, pending
 from etude.errors import EtudeError
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
 
@@ -27,27 +20,15 @@ class LoopEngine(Engine):
 
     name: ClassVar[str] = "loop"
 
-    def advance(
-        self,
-        runs: Sequence[Run],
-        until: int | None = None,
-        *,
-        marks: Marks = no_marks,
-        stop: Callable[[], bool] = bool,
-        on_step: OnStep | None = None,
-    ) -> None:
-        """Train every run as `Run.walk` does; see `Engine.advance`."""
+    def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
+        """Train every run as `Run.advance` does; see `Engine.advance`."""
         check_runs(runs)
-
-        def told(run: Run) -> None:
-            if on_step is not None:
-                on_step(run, run.step)
-
-        for index in pending(runs, until, marks):
+        request = AdvanceRequest.of(request)
+        for index in pending(runs, request):
             run = runs[index]
-            if stop():
+            if request.stop():
                 return
             try:
-                run.walk(set(marks(run)), until, stop=stop, on_step=told)
+                run.advance(request)
             except EtudeError as error:
                 raise blame(error, run) from error

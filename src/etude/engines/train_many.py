@@ -8,7 +8,7 @@ from types import MappingProxyType
 import torch
 
 from etude.engines.auto import AutoEngine
-from etude.engines.base import Engine, OnStep
+from etude.engines.base import Engine
 from etude.engines.loop import LoopEngine
 from etude.engines.process.engine import PoolEngine
 from etude.engines.vmap.engine import VmapEngine
@@ -17,6 +17,7 @@ from etude.errors import BadTypeError, BadValueError, unknown_name
 from etude.recipe import Recipe
 from etude.record import Record
 from etude.tasks.task import Task
+from etude.training.request import AdvanceRequest, OnStep
 from etude.training.run import Run
 from etude.warning_filters import filters_kept
 
@@ -72,7 +73,7 @@ def train_many(
         engine: 'loop', 'pool', 'vmap', 'vmap pool' or 'auto', or an Engine.
         device: Where to train; as `train`.
         evaluations: How often to evaluate over each run, besides the one before it.
-        on_step: Called as a run makes progress, with the run and the updates it has done.
+        on_step: Called as a run makes progress, with its state and the updates it has done.
 
     Returns:
         One record per recipe, with the trained model.
@@ -85,7 +86,7 @@ def train_many(
     >>> x = torch.linspace(-1, 1, 64)[:, None]
     >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
     >>> recipes = [Recipe(lr=lr, steps=20, batch_size=16) for lr in (0.1, 0.01)]
-    >>> [record.status for record in train_many(task, recipes)]
+    >>> [str(record.status) for record in train_many(task, recipes)]
     ['finished', 'finished']
     """
     listed = list(recipes)
@@ -100,14 +101,19 @@ def train_many(
     runs = _runs(task, listed, device)
     if isinstance(chosen, PoolEngine):
         for run in runs:  # a core each, rather than all cores for one after the other
-            run.threads = 1
+            run.limit_threads(1)
     try:
-        chosen.advance(runs, marks=lambda run: run.marks(evaluations), on_step=on_step)
+        chosen.advance(
+            runs,
+            AdvanceRequest(
+                evaluation_steps=lambda state: state.evenly_spaced(evaluations), on_step=on_step
+            ),
+        )
     finally:
         if chosen is not engine:
             chosen.close()
     for run in runs:
-        run.still.release()
+        run.release()
     return [run.record() for run in runs]
 
 
@@ -121,6 +127,6 @@ def _runs(task: Task, recipes: list[Recipe], device: str | torch.device | None) 
         if run.batch_size not in threads:
             run.check()
             threads[run.batch_size] = run.threads
-        run.threads = threads[run.batch_size]
+        run.limit_threads(threads[run.batch_size])
         runs.append(run)
     return runs

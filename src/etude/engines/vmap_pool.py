@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-from etude.engines.base import Engine, Marks, OnStep, no_marks
+from etude.engines.base import Engine
 from etude.engines.process.dispatcher import Work
 from etude.engines.process.engine import PoolEngine, cores
 from etude.engines.process.worker_pool import WorkerPool, usual_start
 from etude.engines.vmap.engine import VmapEngine
 from etude.engines.vmap.execution import Mode
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
 
@@ -44,15 +45,7 @@ class VmapPoolEngine(PoolEngine):
         self._alone.close()
         self.inner.close()
 
-    def advance(
-        self,
-        runs: Sequence[Run],
-        until: int | None = None,
-        *,
-        marks: Marks = no_marks,
-        stop: Callable[[], bool] = bool,
-        on_step: OnStep | None = None,
-    ) -> None:
+    def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
         """Train every run in a stack of a process; see `Engine.advance`."""
         chosen: Engine | None = None
         if usual_start() != "fork" or any(run.device.type != "cpu" for run in runs):
@@ -61,10 +54,10 @@ class VmapPoolEngine(PoolEngine):
             chosen = self._alone
             self.explain(f"vmap pool: {self.inner.refused(runs)}; trained by the pool instead")
         if chosen is not None:
-            chosen.advance(runs, until, marks=marks, stop=stop, on_step=on_step)
+            chosen.advance(runs, request)
             return
         try:
-            super().advance(runs, until, marks=marks, stop=stop, on_step=on_step)
+            super().advance(runs, request)
         finally:
             self.dismiss()  # what is compiled next time would not be known to these
 
@@ -75,10 +68,10 @@ class VmapPoolEngine(PoolEngine):
     def _new_team(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
         return WorkerPool(runs, "fork", self.inner, at_once)
 
-    def _jobs(self, runs: Sequence[Run], waiting: list[int], until: int | None) -> list[Work]:
+    def _jobs(self, runs: Sequence[Run], waiting: list[int], request: AdvanceRequest) -> list[Work]:
         """Return the runs of each stack: as many stacks as processes."""
         count = self.width([runs[i] for i in waiting])
         shares = [tuple(waiting[i::count]) for i in range(count)]
         for size in {len(share): share for share in shares}.values():
-            self.inner.prepare([runs[i] for i in size], until)
-        return [Work(share, until, 1) for share in shares]
+            self.inner.prepare([runs[i] for i in size], request)
+        return [Work(share, request.until, 1) for share in shares]

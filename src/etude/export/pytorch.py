@@ -144,8 +144,15 @@ class _Loop:
         if recipe.lr_mult is None and row.module == "torch.optim":
             call = f"torch.optim.{row.attribute}(model.parameters(), lr={recipe.lr!r}{values})"
             return [f"optimizer = {call}"]
+        own = not row.package and row.module.partition(".")[0] not in ("torch", "etude")
+        if own and recipe.lr_mult is None:  # a row of the user's, which another program lacks
+            imports.append(f"from {row.module} import {row.attribute}")
+            call = f"{row.attribute}(model.parameters(), lr={recipe.lr!r}{values})"
+            return [f"optimizer = {call}"]
         imports.append("from etude import optimizers")
         lines = []
+        if own:
+            lines.append(f"# Import the file that registers {recipe.optimizer.name!r} first.")
         if recipe.lr_mult is not None:
             values += f", lr_mult={recipe.lr_mult.plain()!r}"
             if (

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.layerwise.parts import kind_of
+from etude.measure.held_still import held_still
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Cursor
@@ -229,16 +230,12 @@ def _outputs(run: Run, batch: Any) -> dict[str, Tensor]:
         for name, module in run.model.named_modules()
         if kind_of(module) in WATCHED and any(True for _ in module.parameters(recurse=False))
     ]
-    modes = [(module, module.training) for module in run.model.modules()]
-    run.model.eval()
     try:
-        with torch.no_grad(), random_state_kept(0):
+        with torch.no_grad(), held_still(run.model, run.task.train, 0):
             run.task.forward(run.model, batch)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
     if not found:
         raise TaskError("the model has no linear, convolutional, recurrent or embedding layer")
     return found

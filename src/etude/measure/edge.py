@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from etude.errors import BadTypeError, BadValueError
 from etude.measure.probe import Probe, judge
 from etude.measure.sharpness import Sharpness, sharpness
-from etude.measure.threshold import KINDS
+from etude.measure.threshold import RULES
 from etude.progress import Bar, bar
 from etude.recipe import Recipe
 from etude.record import to_json
 from etude.tasks.task import Task
+from etude.training.clipping import gradient_norm
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from etude.warning_filters import filters_kept
 
 SHORTEST = 10
@@ -219,7 +221,7 @@ def edge(
 
     >>> from torch.nn.functional import mse_loss
     >>> x = torch.linspace(-1, 1, 64)[:, None]
-    >>> task = Task(lambda: nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
+    >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
     >>> flat = Recipe(optimizer="sgd", lr=0.1, schedule="constant()", steps=100, batch_size="all")
     >>> found = edge(task, flat, bisections=4)
     >>> found.stable < found.predicted < found.unstable
@@ -266,7 +268,9 @@ class _Search:
         self.steps = min(steps, self.length)
         reacts = any(node.reacts for s in (recipe.schedule, *recipe.schedules.values())
                      for node in s.walk())  # fmt: skip
-        self.marks = self.first.heard if reacts or recipe.early_stopping else set()
+        self.evaluation_steps = (
+            self.first.state.evaluation_steps if reacts or recipe.early_stopping else set()
+        )
         self.probes: dict[float, Probe] = {}
         self.gradients = 0
         self.peak = 0.0
@@ -314,15 +318,16 @@ class _Search:
         """Train at a rate."""
         recipe = self.recipe.replace(lr=lr)
         run = Run(self.task, recipe, device=self.device, probes={"norm": _norm})
-        run.threads = self.first.threads
+        run.limit_threads(self.first.threads)
         self._go(run, self.steps)
         return self._judge(run)
 
     def _go(self, run: Run, until: int) -> None:
-        def show(run: Run) -> None:
-            self.show(run.step, self.steps, f"rate {run.recipe.lr:g}, {len(self.probes)} probed")
+        def show(state: RunState, step: int) -> None:
+            self.show(step, self.steps, f"rate {state.recipe.lr:g}, {len(self.probes)} probed")
 
-        run.walk({m for m in self.marks if m <= until}, until, on_step=show)
+        steps = {step for step in self.evaluation_steps if step <= until}
+        run.advance(AdvanceRequest(until, steps, on_step=show))
 
     def _judge(self, run: Run) -> Probe:
         own = run.recipe.lr == self.recipe.lr
@@ -340,7 +345,7 @@ class _Search:
 
     def result(self, seen: Sequence[Sharpness]) -> Edge:
         stable, unstable = self.ends()
-        kind = KINDS.get(self.recipe.optimizer.name)
+        kind = RULES.get(self.first.state.optimizer_spec.stability)
         whole = self.length * self.recipe.accumulate * self.first.batch_size
         return Edge(
             task=self.task.name,
@@ -358,7 +363,5 @@ class _Search:
         )
 
 
-def _norm(run: Run) -> float:
-    gradients = [p.grad for p in run.parameters if p.grad is not None]
-    dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    return float(nn.utils.get_total_norm(dense))
+def _norm(state: RunState) -> float:
+    return float(gradient_norm(state.parameters))

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from etude.errors import BadValueError
-from etude.randomness import derive_seed, random_state_kept
+from etude.measure.held_still import held_still
+from etude.randomness import derive_seed
 from etude.tasks.data import Batch, Cursor, IndexedData
+from etude.torch_internals import DROPOUTS, RUNNING_NORMS
 from etude.training.evaluate import move
 from etude.training.run import Run
-from etude.training.snapshot import Snapshot
+from etude.training.state import RunState
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class NoiseScale:
 
 
 def noise_scale(
-    run: Run, *, small: int | None = None, parts: int = 8, draws: int = 8, seed: int = 0
+    run: Run | RunState, *, small: int | None = None, parts: int = 8, draws: int = 8, seed: int = 0
 ) -> NoiseScale:
     """Measure the gradient noise scale where a run stands, and leave no trace in it.
 
@@ -67,7 +66,8 @@ def noise_scale(
         if value < least:
             raise BadValueError(f"{name}={value} is out of bounds: give at least {least}")
     pairs = []
-    with random_state_kept(derive_seed(run.recipe.seed, "noise scale", seed)), _still(run):
+    own = derive_seed(run.recipe.seed, "noise scale", seed)
+    with held_still(run.model, run.task.train, own, only=(*DROPOUTS, *RUNNING_NORMS)):
         batches = _batches(run, b, seed)
         for _ in range(draws):
             gradients = [_gradient(run, next(batches)) for _ in range(parts)]
@@ -113,7 +113,7 @@ class NoiseScaleProbe:
         self._last = math.nan
         self._at = -1
 
-    def __call__(self, run: Run) -> float:
+    def __call__(self, run: RunState) -> float:
         """Return the noise scale, in samples."""
         due = run.step // self.every
         if due != self._at:
@@ -124,24 +124,7 @@ class NoiseScaleProbe:
         return self._last
 
 
-@contextmanager
-def _still(run: Run) -> Iterator[None]:
-    """Hold dropout and normalisation still, and put back what a forward pass changes."""
-    undo = Snapshot(run.model, run.task.train.draws)
-    kinds = (_DropoutNd, _NormBase)
-    modes = [(m, m.training) for m in run.model.modules() if isinstance(m, kinds)]
-    for module, _ in modes:
-        module.eval()
-    try:
-        with run.task.train.untouched():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        undo.restore()
-
-
-def _batches(run: Run, size: int, seed: int) -> Iterator[Batch]:
+def _batches(run: Run | RunState, size: int, seed: int) -> Iterator[Batch]:
     """Yield batches drawn with replacement; a DataLoader's own where it cannot be indexed."""
     data = run.task.train
     if not isinstance(data, IndexedData):
@@ -152,7 +135,7 @@ def _batches(run: Run, size: int, seed: int) -> Iterator[Batch]:
         yield data.take(torch.randint(data.samples, (size,), generator=draw))
 
 
-def _gradient(run: Run, batch: Batch) -> Tensor:
+def _gradient(run: Run | RunState, batch: Batch) -> Tensor:
     parameters: list[nn.Parameter] = [p for p in run.model.parameters() if p.requires_grad]
     with torch.enable_grad(), run.autocast():
         loss, _, _ = run.task.forward(run.model, move(batch, run.device))

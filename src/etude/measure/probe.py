@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from etude.measure.stall import stands_still
 from etude.record import to_json
 
-KEPT, STUCK, GAINED = 0.8, 0.1, 0.1
-"""A rate is unstable if its drop in training loss is less than `STUCK` of the recipe's own; or
-less than `KEPT` of it, and less than `GAINED` of it came over the second half: a network that a
-high rate has killed predicts a constant, and stays there."""
-
-SPIKE = 2.0
-"""A rise of the loss this many times the recipe's own largest counts as a spike."""
+SPIKE, WORTH = 2.0, 0.1
+"""A rise of the loss this many times the recipe's own largest counts as a spike, if it is at least
+this share of the recipe's drop."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +85,10 @@ def judge(
         reason = f"the loss does not fall: {first:.4g} at first, {last:.4g} at last"
     if not reason and own is not None and higher and drop > 0:
         kept, gained = (first - last) / drop, (middle - last) / drop
-        if kept < STUCK or (kept < KEPT and gained < GAINED):
+        if stands_still(kept, gained):
             reason = f"the loss stands still at {last:.4g}, with {kept:.0%} of the recipe's drop"
     rise, where = _rise(losses)
-    spiked = own is not None and rise > SPIKE * _rise(own)[0] and rise > STUCK * max(0.0, drop)
+    spiked = own is not None and rise > SPIKE * _rise(own)[0] and rise > WORTH * max(0.0, drop)
     return Probe(
         lr=lr,
         updates=len(losses),

@@ -10,20 +10,23 @@ optimizers Cohen et al. 2022, arXiv:2207.14484.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase
 
 from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.measure.held_still import curved, held_still
+from etude.measure.lanczos import spectrum
 from etude.measure.threshold import stability
-from etude.optimizers.hessian import PRICE, Hessian, flat, move, put, twice_differentiable
-from etude.randomness import derive_seed, random_state_kept
+from etude.optimizers.hessian import PRICE, Hessian, flat, move, put
+from etude.randomness import derive_seed
 from etude.tasks.data import Batch, Cursor
+from etude.torch_internals import RUNNING_NORMS
 from etude.training.device import deterministic
 from etude.training.evaluate import move as to_device
 from etude.training.objective import Objective
@@ -35,23 +38,6 @@ BATCHES = 4
 """Batches in the sample where no size is asked for."""
 
 EXACT, DIFFERENCES = "second derivatives", "finite differences"
-
-
-@dataclass(frozen=True)
-class Eigen:
-    """The upper end of a symmetric matrix's spectrum.
-
-    Attributes:
-        value: The largest eigenvalue, with its sign.
-        lowest: The smallest one seen; the true one may lie lower.
-        converged: Whether ‖A v - value v‖ came within the tolerance.
-        products: How many products with the matrix that took.
-    """
-
-    value: float
-    lowest: float
-    converged: bool
-    products: int
 
 
 @dataclass(frozen=True)
@@ -139,25 +125,30 @@ def sharpness(
     if run.task.alternates:
         raise TaskError("parts of the model take turns: no one loss has a Hessian to measure")
     edge = stability(run)
-    with random_state_kept(derive_seed(run.recipe.seed, "sharpness")), _still(run) as undo:
+    own = derive_seed(run.recipe.seed, "sharpness")
+    with (
+        held_still(run.model, run.task.train, own, but=RUNNING_NORMS) as undo,
+        curved(run.model),
+        deterministic(run.device),
+        use_threads(run.threads),
+    ):
         matrix = _Matrix(run, _sample(run, samples), undo, edge.decay)
         start = _signs(run)
-        first = largest(matrix.times, start, tolerance, iterations)
+        find = partial(spectrum, start=start, iterations=iterations, tolerance=tolerance)
+        first = find(matrix.times)
         second = None
         if edge.threshold is not None:
             second = first
             if edge.scales is not None:
                 root = flat(edge.scales).to(start).sqrt()
-                second = largest(
-                    lambda v: root * matrix.times(root * v), start, tolerance, iterations
-                )
+                second = find(lambda v: root * matrix.times(root * v))
     return Sharpness(
         step=run.step,
-        rate=run.recipe.lr * run.shape(run.step),
-        value=first.value,
+        rate=run.state.lr,
+        value=first.highest,
         lowest=first.lowest,
         converged=first.converged and (second is None or second.converged),
-        preconditioned=None if second is None else second.value,
+        preconditioned=None if second is None else second.highest,
         threshold=edge.threshold,
         reason=edge.reason,
         samples=len(matrix.batches) * run.batch_size,
@@ -165,53 +156,6 @@ def sharpness(
         products=matrix.products,
         gradients=matrix.gradients,
     )
-
-
-def largest(
-    times: Callable[[Tensor], Tensor], start: Tensor, tolerance: float, iterations: int
-) -> Eigen:
-    """Return the largest eigenvalue of a symmetric matrix by Lanczos' method.
-
-    The basis is made orthogonal in full at every step. It ends when the residual of the largest
-    eigenvalue is within `tolerance` of its size, or after `iterations` products.
-
-    Args:
-        times: The product with the matrix.
-        start: A vector that is not orthogonal to the eigenvector: random signs.
-        tolerance: Largest ‖A v - λ v‖ / |λ|.
-        iterations: Products at most.
-
-    >>> matrix = torch.diag(torch.tensor([1.0, -20.0, 3.0, 10.0]))
-    >>> found = largest(matrix.mv, torch.tensor([1.0, -1, 1, 1]), 1e-4, 10)
-    >>> round(found.value, 4), found.converged
-    (10.0, True)
-    """
-    basis = [start / start.norm()]
-    diagonal: list[float] = []
-    beside: list[float] = []
-    tiny = 10 * torch.finfo(start.dtype).eps
-    values = torch.zeros(1)
-    for _ in range(min(iterations, len(start))):
-        product = times(basis[-1])
-        diagonal.append(float(product @ basis[-1]))
-        for _ in range(2):  # the second pass removes what rounding left of the first
-            for one in basis:
-                product = product - (one @ product) * one
-        length = float(product.norm())
-        small = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-        for i, value in enumerate(beside):
-            small[i, i + 1] = small[i + 1, i] = value
-        if not bool(torch.isfinite(small).all()):
-            return Eigen(float("nan"), float("nan"), False, len(diagonal))
-        values, vectors = torch.linalg.eigh(small)
-        reach = float(values.abs().max())
-        residual = length * abs(float(vectors[-1, -1]))
-        if residual <= tolerance * abs(float(values[-1])) or length <= tiny * reach:
-            return Eigen(float(values[-1]), float(values[0]), True, len(diagonal))
-        beside.append(length)
-        basis.append(product / length)
-    whole = len(diagonal) == len(start)
-    return Eigen(float(values[-1]), float(values[0]), whole, len(diagonal))
 
 
 class _Matrix:
@@ -335,35 +279,3 @@ def _signs(run: Run) -> Tensor:
     dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
     signs = torch.randint(0, 2, (size,), generator=draw).to(first.device, dtype)
     return 2 * signs - 1
-
-
-@contextmanager
-def _still(run: Run) -> Iterator[Snapshot]:
-    """Hold a run's model still, dropout off, and put back what a forward pass changes."""
-    undo = Snapshot(run.model, run.task.train.draws)
-    modules = list(run.model.modules())
-    modes = [(module, module.training) for module in modules]
-    lazy = [module for module in modules if getattr(module, "sparse", False)]
-    gradients = [p.grad for p in run.parameters]
-    run.model.eval()
-    for module, training in modes:
-        if isinstance(module, _NormBase):
-            module.training = training
-    for module in lazy:
-        module.sparse = False  # type: ignore[assignment]
-    try:
-        with (
-            run.task.train.untouched(),
-            twice_differentiable(),
-            deterministic(run.device),
-            use_threads(run.threads),
-        ):
-            yield undo
-    finally:
-        for module in lazy:
-            module.sparse = True  # type: ignore[assignment]
-        for module, training in modes:
-            module.training = training
-        for parameter, gradient in zip(run.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        undo.restore()

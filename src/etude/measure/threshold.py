@@ -91,17 +91,18 @@ def stability(run: Run) -> Stability:
     Adam's correction of its first moment, which fades within tens of updates, is left out.
     """
     groups = run.optimizer.param_groups
-    coupled = run.row.decays(run.recipe.optimizer.hyperparameters) == "coupled"
+    coupled = run.state.optimizer_spec.decays(run.recipe.optimizer.hyperparameters) == "coupled"
     decay = tuple(
         float(group.get("weight_decay", 0.0)) if coupled else 0.0
         for group in groups
         for _ in group["params"]
     )
-    kind = KINDS.get(run.row.name)
+    row = run.state.optimizer_spec
+    kind = RULES.get(row.stability)
     if kind is None:
-        why = WHY.get(run.row.name, "its step is not a fixed multiple of the gradient")
-        return Stability(None, "", f"no threshold is known for {run.row.name}: {why}", None, decay)
-    if run.rates is not None and run.rates.plan.trust is not None:
+        why = row.why_no_threshold or "its step is not a fixed multiple of the gradient"
+        return Stability(None, "", f"no threshold is known for {row.name}: {why}", None, decay)
+    if run.state.rates is not None and run.state.rates.plan.trust is not None:
         return Stability(
             None, "", "trust ratios make the step independent of the gradient's size", None, decay
         )
@@ -109,7 +110,11 @@ def stability(run: Run) -> Stability:
     first = next((p for p in run.parameters if state.get(p)), None)
     if first is None and kind.divisor is not None:
         return Stability(
-            None, "", f"{run.row.name} has no second moment before its first update", None, decay
+            None,
+            "",
+            f"{run.state.optimizer_spec.name} has no second moment before its first update",
+            None,
+            decay,
         )
     scales = multipliers(run)
     if kind.divisor is not None:
@@ -127,9 +132,9 @@ def stability(run: Run) -> Stability:
 
 def multipliers(run: Run) -> tuple[Tensor, ...] | None:
     """Return what the rate of every number of a run's parameters is multiplied by; None for 1."""
-    if run.rates is None:
+    if run.state.rates is None:
         return None
-    rows = run.rates.plan.of()
+    rows = run.state.rates.plan.of()
     names = {id(p): name for name, p in run.model.named_parameters()}
     found = []
     for parameter in run.parameters:
@@ -207,14 +212,13 @@ def _plus(root: Tensor, group: Group) -> Tensor:
 
 
 _FORMULA = "2 (1 + β1) / (1 - β1)"
-KINDS: Mapping[str, StabilityRule] = MappingProxyType(
+RULES: Mapping[str, StabilityRule] = MappingProxyType(
     {
         "sgd": StabilityRule(
             _ball, "2 + 2 μ; with nesterov over 1 + 2 μ, with dampening d over 1 - d"
         ),
         "averaged_momentum": StabilityRule(_averaged, "(2 + 2 β) / (1 - β)"),
         "adam": StabilityRule(_first_moment, _FORMULA, _adam),
-        "adamw": StabilityRule(_first_moment, _FORMULA, _adam),
         "adam_uncorrected": StabilityRule(_first_moment, _FORMULA, _uncorrected),
         "adamax": StabilityRule(_first_moment, _FORMULA, _adamax),
         "nadam": StabilityRule(_nadam, "(2 + 2 β1) / ((1 - μ) (1 + β1) + μ' (1 - β1))", _adam),
@@ -222,12 +226,4 @@ KINDS: Mapping[str, StabilityRule] = MappingProxyType(
         "adagrad": StabilityRule(_none, "2", _adagrad),
     }
 )
-"""The optimizers whose edge is known, by name."""
-
-WHY: Mapping[str, str] = MappingProxyType(
-    {
-        "lion": "its step is a sign, as long for a small gradient as for a large one",
-        "sparse_adam": "a row without a gradient keeps its moments",
-        "radam": "its rectification changes the step's length from update to update",
-    }
-)
+"""The rules that are known, by the name that an optimizer's row gives as `stability`."""

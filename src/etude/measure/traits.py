@@ -8,28 +8,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from etude.errors import TaskError
+from etude.measure.held_still import curved, held_still
+from etude.measure.lanczos import spectrum
 from etude.measure.noise_scale import noise_scale
-from etude.optimizers.hessian import Hessian, twice_differentiable
-from etude.optimizers.lanczos import edges
+from etude.optimizers.hessian import Hessian
 from etude.optimizers.match import Traits
 from etude.optimizers.prior import centre_of, nice
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task, parameter_count
+from etude.torch_internals import BATCH_NORMS
+from etude.training.clipping import gradient_norm
 from etude.training.evaluate import move
 from etude.training.run import Run
-from etude.training.snapshot import Snapshot
+from etude.training.state import RunState
 from etude.training.validation import check_given
 
 SHARE, SHORTEST, LONGEST = 0.05, 20, 100
 """Of the run that is trained before measuring, and its bounds in updates."""
 
 PRODUCTS = 16
-NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -98,37 +100,26 @@ def _short(task: Task, recipe: Recipe) -> Recipe:
     return recipe.replace(optimizer=adam, lr=rate, schedule="warmup(10) >> constant()", **free)
 
 
-def _norm(run: Run) -> float:
-    gradients = [p.grad for p in run.parameters if p.grad is not None]
-    dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    return float(nn.utils.get_total_norm(dense))
+def _norm(state: RunState) -> float:
+    return float(gradient_norm(state.parameters))
 
 
 def _curvature(run: Run) -> tuple[float, float, float]:
     """Return the edges of the Hessian's spectrum on one batch; NaN where it has no Hessian."""
     parameters: list[Tensor] = [p for p in run.model.parameters() if p.requires_grad]
-    undo = Snapshot(run.model, run.task.train.draws)
-    modes = [(module, module.training) for module in run.model.modules()]
-    run.model.eval()
-    lazy = [m for m in run.model.modules() if getattr(m, "sparse", False)]
-    for module in lazy:
-        module.sparse = False  # type: ignore[assignment]
     data = run.task.train
     try:
-        with random_state_kept(0), data.untouched(), twice_differentiable():
+        with held_still(run.model, data, 0), curved(run.model):
             batch = next(data.stream(run.batch_size, run.recipe.seed, Cursor(epoch=1)))
             loss, _, _ = run.task.forward(run.model, move(batch, run.device))
             hessian = Hessian(loss, parameters)
             signs = torch.randint(0, 2, (hessian.size,)).double() * 2 - 1
-            return edges(lambda v: hessian.times(v.to(hessian.gradient)).to(v), signs, PRODUCTS)
+            found = spectrum(
+                lambda v: hessian.times(v.to(hessian.gradient)).to(v), signs, iterations=PRODUCTS
+            )
+            return found.lowest, found.highest, found.rms
     except (TaskError, RuntimeError):
         return math.nan, math.nan, math.nan
-    finally:
-        for module in lazy:
-            module.sparse = True  # type: ignore[assignment]
-        for module, training in modes:
-            module.training = training
-        undo.restore()
 
 
 def _rows(run: Run) -> tuple[list[nn.Embedding | nn.EmbeddingBag], float]:

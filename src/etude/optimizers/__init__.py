@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from etude.optimizers.table import ROWS, OptimizerRow, get
+from etude.optimizers.table import ROWS, OptimizerRow, get, register
 from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 require_torch()
 
-__all__ = ["ROWS", "OptimizerRow", "build", "get"]
+__all__ = ["ROWS", "OptimizerRow", "build", "get", "register"]
 
 
 def __getattr__(name: str) -> Any:

@@ -76,7 +76,7 @@ def build(
     else:
         refuse_sparse(row, checked, model)
         groups = as_groups(p for p in model.parameters() if p.requires_grad)
-        if name == "muon":
+        if row.chooses_matrices:
             groups = split(groups, model, matrix or (HIDDEN,), flow)
     _check_parameters(groups)
     _refuse_complex(row, groups, model)
@@ -102,12 +102,17 @@ def factory(row: OptimizerRow) -> Any:
 
     Raises:
         MissingExtraError: If its library is not installed.
+        BadValueError: If a row of the user's own names what cannot be imported.
     """
     try:
         return getattr(importlib.import_module(row.module), row.attribute)
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         if not row.package:
-            raise
+            raise BadValueError(
+                f"the optimizer {row.name!r} is {row.factory!r}, which cannot be imported "
+                f"({error}): put {row.module.partition('.')[0]!r} where Python finds it, or mend "
+                "the row's factory"
+            ) from error
         raise MissingExtraError(
             f"the optimizer {row.name!r} comes from {row.package}, which cannot be loaded "
             f"({error}): pip install 'etude[optimizers]'"

@@ -1,16 +1,26 @@
-"""The report: records, tables, figures, and one HTML file that needs nothing else."""
+"""The report: what is told of a result, as plain data, and as one HTML file that needs no network.
 
+`present` returns facts, tables and sentences, which the terminal and the page both draw; `html`
+and `write` make the page.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from etude.report.page import html, write
+    from etude.report.registry import present
 
-__all__ = ["html", "write"]
+__all__ = ["html", "present", "write"]
+
+_HOMES = {
+    "html": "etude.report.page",
+    "present": "etude.report.registry",
+    "write": "etude.report.page",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # loads plotly, which importing the room must not
-        from etude.report import page
-
-        return getattr(page, name)
+    if name in _HOMES:  # they load torch and jinja2, which importing the package must not
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from etude.errors import BadValueError
 from etude.record import Evaluation
 
-MOST = 2_000
-"""Points above which a line is thinned: more than a screen has columns."""
+MOST = 1_000
+"""Points above which a line is thinned: more than the page has pixels across."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etude.report.palette import DARK, LIGHT, Theme
@@ -21,8 +22,43 @@ def both(draw: Callable[[Theme], Figure]) -> dict[str, Any]:
     Args:
         draw: Draws the figure in the colours of a theme.
     """
-    light, dark = (json.loads(draw(theme).to_json()) for theme in (LIGHT, DARK))
+    light, dark = (_small(json.loads(draw(theme).to_json())) for theme in (LIGHT, DARK))
     return {"figure": light, "dark": changes(light, dark)}
+
+
+def _small(figure: dict[str, Any]) -> dict[str, Any]:
+    """Return a figure whose values are rounded to what can be seen."""
+    for trace in figure["data"]:
+        for axis in ("x", "y"):
+            trace[axis] = rounded(trace[axis])
+    return figure
+
+
+def rounded(values: Sequence[Any]) -> list[Any]:
+    """Return the values of an axis, rounded to what can be seen of them.
+
+    That is the finer of five significant digits, one more than a figure names, and a
+    ten-thousandth of the range of all: far less than a pixel, on a logarithmic axis too.
+
+    Args:
+        values: Numbers; what is no float is left as it is.
+
+    >>> rounded([0.123456789, 2.0, 1500, None])
+    [0.12346, 2.0, 1500, None]
+    >>> rounded([1000.00123456, 1000.00345678])
+    [1000.0012346, 1000.0034568]
+    """
+    floats = [v for v in values if isinstance(v, float) and math.isfinite(v)]
+    span = max(floats, default=0.0) - min(floats, default=0.0)
+    seen = -math.inf if not 0 < span < math.inf else 4 - math.floor(math.log10(span))
+    return [_rounded(v, seen) if isinstance(v, float) else v for v in values]
+
+
+def _rounded(value: float, decimals: float) -> float:
+    if not math.isfinite(value) or value == 0:
+        return value
+    own = 4 - math.floor(math.log10(abs(value)))
+    return round(value, int(max(own, decimals)))
 
 
 def changes(one: Any, other: Any) -> list[Change]:

@@ -92,7 +92,7 @@ def _view(raw: PlottedCurve, valid: PlottedCurve, status: Status) -> View:
     """Return the range of the losses: a spike is seen as one, and does not flatten the rest."""
     values = (*raw.values, *valid.values)
     start = valid.values[0] if valid else math.nan
-    if status == "diverged" and valid and raw:
+    if status == Status.DIVERGED and valid and raw:
         # Here the blow-up is what matters.
         return view(values, min(max(values), BLOW_UP * max(abs(start), 1e-300)), room=0)
     return view(values, start, room=0.6)
@@ -154,12 +154,9 @@ def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
         traces.append(_series(panel, index + 2, panel is info.metric, theme))
     titles = ["loss", *(words.safe(panel.name) for panel in panels)]
     ends = [
-        frame.panel_end(f"{what} {words.number(line.values[-1])}", theme, axis)
-        for what, line, axis in (
-            ("validation ends at", info.valid, ""),
-            ("ends at", info.metric.curve if info.metric is not None else None, "2"),
-        )
-        if line
+        frame.panel_end(text, theme, axis)
+        for text, axis in ((_valid_end(info), ""), (_metric_end(info), "2"))
+        if text
     ]
     return Figure(
         traces,
@@ -177,6 +174,16 @@ def draw(info: FinalRun, theme: Theme = LIGHT) -> Figure:
             **axes,
         ),
     )
+
+
+def _valid_end(info: FinalRun) -> str:
+    return f"validation ends at {words.number(info.valid.values[-1])}" if info.valid else ""
+
+
+def _metric_end(info: FinalRun) -> str:
+    if info.metric is None:
+        return ""
+    return f"ends at {words.metric(info.metric.name, info.metric.curve.values[-1])}"
 
 
 def _loss(info: FinalRun, theme: Theme) -> list[Any]:
@@ -210,7 +217,7 @@ def _loss(info: FinalRun, theme: Theme) -> list[Any]:
         for name, line, mode, style, marker in rows
         if line
     ]
-    if info.status == "diverged":
+    if info.status == Status.DIVERGED:
         traces.append(
             Scatter(
                 x=[info.updates],

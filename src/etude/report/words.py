@@ -28,6 +28,17 @@ def number(value: float | None, digits: int = 4) -> str:
     return _short(f"{value:.{digits}g}").replace("-", "−", 1 if value < 0 else 0)
 
 
+def metric(name: str, value: float | None) -> str:
+    """Return the value of a metric as people read it: an accuracy in percent.
+
+    >>> metric("accuracy", 0.98611), metric("mse", 0.01)
+    ('98.61%', '0.01')
+    """
+    if value is None or name != "accuracy" or not math.isfinite(value):
+        return number(value)
+    return f"{100 * value:.2f}%"
+
+
 def rate(value: float) -> str:
     """Return a learning rate as it can be typed.
 

@@ -148,7 +148,7 @@ def _digest_json(value: Mapping[str, Any]) -> str:
 
 
 def is_file(place: str) -> bool:
-    """Return whether what stands before the colon of a reference is a file, not a module.
+    """Return whether the part of a reference before the colon is a file, not a module.
 
     >>> is_file("mine.py"), is_file("package.module")
     (True, False)
@@ -157,9 +157,9 @@ def is_file(place: str) -> bool:
 
 
 def source_files(reference: str) -> list[Path]:
-    """Return the files that would be run for a reference; nothing is imported to find them.
+    """Return the files that loading a reference would run, without importing anything.
 
-    For a module those are its own and the `__init__.py` of the packages it lies in.
+    For a module these are its own file and the `__init__.py` of the packages that contain it.
     """
     place, colon, _ = reference.rpartition(":")
     if not colon:
@@ -184,7 +184,7 @@ def source_files(reference: str) -> list[Path]:
 
 
 def _digest(paths: list[Path]) -> str:
-    """Return a digest of files; empty where there is none."""
+    """Return a digest of files; empty if there are none."""
     if not paths:
         return ""
     digest = hashlib.sha256()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -20,9 +20,7 @@ from etude.tasks.weighted import WeightedLoss
 from etude.training.accumulation import Accumulation
 from etude.training.clipping import Clipper
 from etude.training.regularisation import Penalty
-
-if TYPE_CHECKING:
-    from etude.training.run import Run
+from etude.training.state import RunState
 
 Walk = Generator[tuple[str, WeightedLoss], None, None]
 
@@ -40,7 +38,7 @@ class Turns:
     Accumulated batches go side by side: the first losses of all of them make the first update.
 
     Args:
-        run: Of a task whose step yields; its optimizer holds all the parts.
+        state: Of a task whose step yields; its optimizer holds all the parts.
 
     Raises:
         BadValueError: If the optimizer cannot update parts in turns, or the recipe penalises
@@ -49,13 +47,12 @@ class Turns:
     Source: Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1.
     """
 
-    def __init__(self, run: Run) -> None:
-        _refuse(run.recipe, run.row)
-        self.task, self.model, self.recipe = run.task, run.model, run.recipe
-        self.optimizer, self.autocast = run.optimizer, run.autocast
-        self.penalty = Penalty(self.model, self.recipe)
-        self.penalty.rates = run.rates
-        self.rates = run.rates
+    def __init__(self, state: RunState) -> None:
+        _refuse(state.recipe, state.optimizer_spec)
+        self.task, self.model, self.recipe = state.task, state.model, state.recipe
+        self.optimizer, self.autocast = state.optimizer, state.autocast
+        self.penalty = Penalty(self.model, self.recipe, state.rates)
+        self.rates = state.rates
         self.moved = False
         self._clippers: dict[str, Clipper] = {}
 

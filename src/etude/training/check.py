@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,15 @@ from etude.record import Evaluation
 from etude.tasks.data import Batch, Cursor, TensorData
 from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
+from etude.torch_internals import own_buffers, unsaved_buffers
 from etude.training.convolutions import watched_convolutions
 from etude.training.evaluate import move
 from etude.training.objective import asks_nothing
 from etude.training.precision import only_lower, refuse_recurrent
 from etude.training.snapshot import Buffers
+from etude.training.state import RunState
 from etude.training.threads import counted_work, worth
 from etude.training.unequal_parts import warn_of_unequal_parts
-
-if TYPE_CHECKING:
-    from etude.training.run import Run
 
 OWN_SERIES = {"loss", "lr", "grad_norm", "penalty", "valid_parts", "valid_metric_parts"}
 OF_PARTS = ("loss/", "grad_norm/")
@@ -47,7 +46,7 @@ def refuse_taken(probes: Iterable[str]) -> None:
             raise BadValueError(f"probe {name!r}: the record has a series of that name already")
 
 
-def check(run: Run) -> int:
+def check(state: RunState) -> int:
     """Try one batch on a copy of a run's model, and leave no trace of it.
 
     Returns:
@@ -58,16 +57,16 @@ def check(run: Run) -> int:
             computed on this machine, or the loss of the untrained model is not finite; the message
             says where in the data the cause is.
     """
-    model = copy.deepcopy(run.model)
-    task, data = run.task, run.task.train
-    refuse_recurrent(model, run.recipe.precision, run.device)
-    with random_state_kept(0), data.untouched(), run.autocast():
-        batch = move(next(data.stream(run.batch_size, run.recipe.seed, Cursor())), run.device)
+    model = copy.deepcopy(state.model)
+    task, data, recipe = state.task, state.task.train, state.recipe
+    refuse_recurrent(model, recipe.precision, state.device)
+    with random_state_kept(0), data.untouched(), state.autocast():
+        batch = move(next(data.stream(state.batch_size, recipe.seed, Cursor())), state.device)
         carried = list(_places(model))
         before = [holder.get(key) for holder, key, _ in carried]
         buffers = Buffers(model)
         with counted_work(model) as work, watched_convolutions(model):
-            tried, parts = _tried(run, model, batch)
+            tried, parts = _tried(state, model, batch)
         loss = float(tried.detach())
         cause = faults(batch, task)
         if not math.isfinite(loss) and (cause or not asks_nothing(task, model, batch)):
@@ -84,35 +83,35 @@ def check(run: Run) -> int:
     return worth(work)
 
 
-def _tried(run: Run, model: nn.Module, batch: Batch) -> tuple[Tensor, list[str]]:
+def _tried(state: RunState, model: nn.Module, batch: Batch) -> tuple[Tensor, list[str]]:
     """Return what `task.check` does, and say so where the precision alone is at fault."""
     try:
-        return run.task.check(model, batch)
+        return state.task.check(model, batch)
     except TaskError as error:
-        if run.recipe.precision == "float32":
+        if state.recipe.precision == "float32":
             raise
         try:
-            with torch.autocast(run.device.type, enabled=False):
-                run.task.check(model, batch)
+            with torch.autocast(state.device.type, enabled=False):
+                state.task.check(model, batch)
         except TaskError:
             raise error from None
-        raise only_lower(run.recipe.precision, run.device, error) from error
+        raise only_lower(state.recipe.precision, state.device, error) from error
 
 
-def refuse_untrained(run: Run, found: Evaluation) -> None:
+def refuse_untrained(state: RunState, found: Evaluation) -> None:
     """Refuse a validation loss that is not finite if nothing was trained yet.
 
     Raises:
         TaskError: With the cause, where the data holds it.
     """
-    if run.step > 0 or math.isfinite(found.loss):
+    if state.step > 0 or math.isfinite(found.loss):
         return
     if found.weight == 0:
         raise TaskError(
             "the validation data has no answered target: its loss is a mean over nothing; give "
             "valid= with targets that the loss does not pass over"
         )
-    cause, task, data = "", run.task, run.task.valid
+    cause, task, data = "", state.task, state.task.valid
     if isinstance(data, TensorData):
         cause = faults(data.tensors, task, data.origin)
     else:
@@ -218,13 +217,13 @@ def _first(tensor: Tensor) -> int | None:
 
 def _places(model: nn.Module) -> Iterator[Place]:
     """Yield where a model may carry tensors that no checkpoint holds."""
+    own = vars(nn.Module())  # what every module has
     for path, module in model.named_modules():
-        own = {"training", "_parameters", "_buffers", "_modules"}
         for key, value in vars(module).items():
             if key not in own and (value is None or _is_state(value)):
                 yield vars(module), key, f"{path}.{key}".lstrip(".")
-        for key in module._non_persistent_buffers_set:
-            yield module._buffers, key, f"{path}.{key}".lstrip(".")
+        for key in unsaved_buffers(module):
+            yield own_buffers(module), key, f"{path}.{key}".lstrip(".")
 
 
 def _is_state(value: Any) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from etude.errors import StorageError
 from etude.next_step import NextStepNote, SavedState
 from etude.storage.run_folder import RunFolder
+from etude.training.request import OnStep
 from etude.training.run import Run
+from etude.training.state import RunState
 
 SECONDS = 300.0
 """A checkpoint is never older than this, however long the run."""
@@ -26,7 +28,7 @@ class Checkpointer:
     """
 
     def __init__(
-        self, run: Run, folder: RunFolder, every: int, on_step: Callable[[Run], None] | None = None
+        self, run: Run, folder: RunFolder, every: int, on_step: OnStep | None = None
     ) -> None:
         self.run = run
         self.folder = folder
@@ -34,16 +36,16 @@ class Checkpointer:
         self.on_step = on_step
         self._step, self._time = run.step, time.monotonic()
 
-    def after_step(self, run: Run) -> None:
+    def after_step(self, state: RunState, step: int) -> None:
         """Save if enough updates or enough time have passed."""
         if self.on_step is not None:
-            self.on_step(run)
-        if run.step - self._step >= self.every or time.monotonic() - self._time > SECONDS:
+            self.on_step(state, step)
+        if step - self._step >= self.every or time.monotonic() - self._time > SECONDS:
             self.save()
 
     def save(self) -> None:
         """Write the checkpoint and the record."""
-        self.folder.save_state(self.run.step, self.run.state())
+        self.folder.save_state(self.run.step, self.run.state_dict())
         self.run.record().save(self.folder.path)
         self._step, self._time = self.run.step, time.monotonic()
 
@@ -70,7 +72,7 @@ class Checkpointer:
         try:
             yield
         except BaseException as error:
-            self.run.reason = self.run.reason or f"stopped by {type(error).__name__}: {error}"
+            self.run.note_failure(error)
             try:
                 self.save()
             except (StorageError, OSError) as second:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from etude.layerwise.rest import Rest, gradient_rows
 from etude.recipe import Recipe
+from etude.torch_internals import foreach
 
 SMALLEST = 1e-3
 """Norm that adaptive clipping takes a weight to have at least, so that zeros can grow."""
@@ -31,14 +32,7 @@ class Clipper:
         self._seen = 0
 
     def __bool__(self) -> bool:
-        recipe = self.recipe
-        bounds = (
-            recipe.clip_norm,
-            recipe.clip_value,
-            recipe.clip_adaptive,
-            recipe.clip_percentile,
-        )
-        return any(bound is not None for bound in bounds)
+        return bounds_gradient(self.recipe)
 
     @torch.no_grad()
     def clip(self, history: Sequence[float], rest: Rest | None = None) -> Tensor | None:
@@ -72,8 +66,8 @@ class Clipper:
         for rows, kept in waiting:
             rows.copy_(kept)
         if recipe.clip_value is not None:
-            torch._foreach_clamp_min_(tensors, -recipe.clip_value)
-            torch._foreach_clamp_max_(tensors, recipe.clip_value)
+            foreach.clamp_min_(tensors, -recipe.clip_value)
+            foreach.clamp_max_(tensors, recipe.clip_value)
         return norm
 
     def _bound(self, norm: float, history: Sequence[float], percentile: float) -> float:
@@ -84,6 +78,16 @@ class Clipper:
         if math.isfinite(norm):
             bisect.insort(self._sorted, norm)
         return at_percentile(self._sorted, percentile) if self._sorted else math.inf
+
+
+def bounds_gradient(recipe: Recipe) -> bool:
+    """Say whether a recipe bounds the gradient in any way.
+
+    >>> bounds_gradient(Recipe()), bounds_gradient(Recipe(clip_norm=1.0))
+    (False, True)
+    """
+    bounds = (recipe.clip_norm, recipe.clip_value, recipe.clip_adaptive, recipe.clip_percentile)
+    return any(bound is not None for bound in bounds)
 
 
 def _put_aside(parameters: Sequence[Tensor], rest: Rest) -> list[tuple[Tensor, Tensor]]:
@@ -126,10 +130,24 @@ def entries(parameters: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
+def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """Return the norm of all gradients together, which are left as they are; 0 where none is.
+
+    >>> w = nn.Parameter(torch.zeros(2))
+    >>> w.grad = torch.tensor([3.0, 4.0])
+    >>> gradient_norm([w, nn.Parameter(torch.zeros(1))])
+    tensor(5.)
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    # The entries of a sparse gradient that stand for one place are summed in a copy.
+    dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    return nn.utils.get_total_norm(dense)
+
+
 def scale_to(tensors: Sequence[Tensor], norm: Tensor, bound: float) -> None:
     """Scale tensors of a common norm down to a bound, as torch's `clip_grad_norm_`."""
     factor = torch.clamp(bound / (norm + 1e-6), max=1.0)
-    torch._foreach_mul_(list(tensors), factor.to(tensors[0].device))
+    foreach.mul_(list(tensors), factor.to(tensors[0].device))
 
 
 def clip_adaptive(parameters: Sequence[Tensor], bound: float, rest: Rest | None = None) -> None:

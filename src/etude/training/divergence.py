@@ -4,68 +4,81 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from etude.training.run import Run
+from etude.record import Status
+from etude.training.clipping import bounds_gradient
+from etude.training.state import RunState
 
 
-def at_update(run: Run, what: str, *, now: bool) -> str:
-    """Say why a run ends at an update.
+def end(state: RunState, step: int, what: str, *, now: bool) -> None:
+    """End a run at an update, and say why.
 
     Args:
-        run: Where it stands.
+        state: Of the run.
+        step: Updates done.
         what: Which loss became what.
         now: Whether its weights are those at which the loss was computed.
     """
-    found = cause(run, now=now and run.turns is None)
-    said = f"{what} at update {run.step} (lr {run.recipe.lr * run.shape(run.step):.3g})"
+    state.step, state.status = step, Status.DIVERGED
+    state.reason = at_update(state, what, now=now)
+
+
+def at_update(state: RunState, what: str, *, now: bool) -> str:
+    """Say why a run ends at an update.
+
+    Args:
+        state: Where it stands.
+        what: Which loss became what.
+        now: Whether its weights are those at which the loss was computed.
+    """
+    found = cause(state, now=now and not state.task.alternates)
+    said = f"{what} at update {state.step} (lr {state.lr:.3g})"
     return f"{said}: {found}" if found else said
 
 
-def at_evaluation(run: Run, loss: float) -> str:
+def at_evaluation(state: RunState, loss: float) -> str:
     """Say why a run ends at an evaluation whose loss is not finite."""
-    found = cause(run)
-    said = f"the validation loss became {loss} after update {run.step}"
+    found = cause(state)
+    said = f"the validation loss became {loss} after update {state.step}"
     return f"{found}; {said}" if found else said
 
 
-def cause(run: Run, *, now: bool = True) -> str:
+def cause(state: RunState, *, now: bool = True) -> str:
     """Say what broke before a loss did, as far as the run still shows; empty if nothing does.
 
     It is asked once, when a loss is not finite: nothing is measured while a run is healthy.
 
     Args:
-        run: Where it stands when the loss is not finite; all losses before it were finite.
+        state: Where it stands when the loss is not finite; all losses before it were finite.
         now: Whether its weights are those at which the loss was computed.
     """
-    last = run.step - 1
+    last = state.step - 1
     if last < 0:
         return ""
-    norm = _first_broken_norm(run.series, run.step)
+    norm = _first_broken_norm(state.series, state.step)
     if norm is not None:
         at, value = norm
-        return f"the norm of the gradient became {value} at update {at}, {_finite(run, at)}"
-    weight = _first_broken(run.model.named_parameters()) if now else None
+        return f"the norm of the gradient became {value} at update {at}, {_finite(state, at)}"
+    weight = _first_broken(state.model.named_parameters()) if now else None
     if weight is None:
-        buffer = _first_broken(run.model.named_buffers()) if now else None
+        buffer = _first_broken(state.model.named_buffers()) if now else None
         if buffer is None:
             return ""
         return f"the buffer {buffer} at or before update {last}, at a finite loss"
     # Clipping by a norm that is NaN makes every gradient NaN: none of them is to blame.
-    if run.graded == last and not run.clipper:
-        named = run.model.named_parameters()
+    if state.gradient_step == last and not bounds_gradient(state.recipe):
+        named = state.model.named_parameters()
         gradient = _first_broken((n, p.grad) for n, p in named if p.grad is not None)
         if gradient is not None:
-            return f"the gradient of {gradient} at update {last}, {_finite(run, last)}"
-    return f"the weights of {weight} at or before update {last}, {_finite(run, last)}"
+            return f"the gradient of {gradient} at update {last}, {_finite(state, last)}"
+    return f"the weights of {weight} at or before update {last}, {_finite(state, last)}"
 
 
-def _finite(run: Run, step: int) -> str:
-    losses = run.series["loss"]
+def _finite(state: RunState, step: int) -> str:
+    losses = state.series["loss"]
     return f"at a finite loss of {losses[step]:.4g}" if step < len(losses) else "at a finite loss"
 
 

@@ -20,7 +20,7 @@ from etude.tasks.data import Batch
 from etude.tasks.metrics import AnyMetric
 from etude.tasks.task import Task, describe
 from etude.tasks.weighted import WeightedLoss
-from etude.training.snapshot import buffers_kept
+from etude.training.snapshot import buffers_kept, modes_kept
 
 PARTS = 16
 """Slices a validation set is cut into at least (where it has as many samples)."""
@@ -51,9 +51,8 @@ def evaluate(
         device: Where the model is; None moves no batch.
         autocast: A factory of the context the forward pass runs in.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with modes_kept(model):
+        model.eval()
         with task.valid.untouched(), buffers_kept(model):
             try:
                 with random_state_kept(0), torch.no_grad():
@@ -68,9 +67,6 @@ def evaluate(
             torch.enable_grad(),
         ):
             return _sweep(task, model, step, batch_size, device, autocast)
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _sweep(

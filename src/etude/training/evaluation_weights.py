@@ -8,15 +8,15 @@ from itertools import islice
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task
+from etude.torch_internals import BATCH_NORMS
 from etude.training.evaluate import move
 from etude.training.objective import Context
-from etude.training.snapshot import Buffers
+from etude.training.snapshot import Buffers, modes_kept
 
 BATCHES = 32
 """Batches from which running statistics are taken anew."""
@@ -48,7 +48,7 @@ class EvaluationWeights:
     ) -> None:
         self.task, self.model, self.optimizer = task, model, optimizer
         self.batch_size, self.autocast = batch_size, autocast
-        optimizer.train()  # type: ignore[attr-defined]
+        self.unsettle()
 
     @property
     def settled(self) -> bool:
@@ -60,6 +60,10 @@ class EvaluationWeights:
         if not self.settled:
             self.optimizer.eval()  # type: ignore[attr-defined]
             self._renew_statistics()
+
+    def unsettle(self) -> None:
+        """Go back to the weights to be trained."""
+        self.optimizer.train()  # type: ignore[attr-defined]
 
     @contextmanager
     def judged(self) -> Iterator[None]:
@@ -73,7 +77,7 @@ class EvaluationWeights:
         try:
             yield
         finally:
-            self.optimizer.train()  # type: ignore[attr-defined]
+            self.unsettle()
             with torch.no_grad():
                 for parameter, value in kept:
                     parameter.copy_(value)
@@ -81,29 +85,27 @@ class EvaluationWeights:
 
     def _renew_statistics(self) -> None:
         norms = [
-            m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+            m for m in self.model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats
         ]
         if not norms:
             return
-        modes = [(module, module.training) for module in self.model.modules()]
         momenta = [norm.momentum for norm in norms]
         device = next(self.model.parameters()).device
         data = self.task.train
-        self.model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain average over the batches
-            norm.train()
-        try:
-            with random_state_kept(0), torch.no_grad(), data.untouched():
-                # In the order of training: a set sorted by class would give each batch one class.
-                shuffled = data.stream(self.batch_size, 0, Cursor())
-                count = min(BATCHES, data.steps_per_epoch(self.batch_size) or BATCHES)
-                for batch in islice(shuffled, count):
-                    with self.autocast():
-                        self.task.forward(self.model, move(batch, device))
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-            for module, training in modes:
-                module.training = training
+        with modes_kept(self.model):
+            self.model.eval()
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain average over the batches
+                norm.train()
+            try:
+                with random_state_kept(0), torch.no_grad(), data.untouched():
+                    # In the order of training: a set sorted by class gives batches of one class.
+                    shuffled = data.stream(self.batch_size, 0, Cursor())
+                    count = min(BATCHES, data.steps_per_epoch(self.batch_size) or BATCHES)
+                    for batch in islice(shuffled, count):
+                        with self.autocast():
+                            self.task.forward(self.model, move(batch, device))
+            finally:
+                for norm, momentum in zip(norms, momenta, strict=True):
+                    norm.momentum = momentum

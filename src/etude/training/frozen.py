@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
 from etude.layerwise.rest import Rest
-
-if TYPE_CHECKING:
-    from etude.training.run import Run
+from etude.training.state import RunState
 
 
 class FrozenParts:
@@ -20,15 +16,15 @@ class FrozenParts:
     unless nothing at all moves.
 
     Args:
-        run: The run, whose optimizer and objective have been built.
+        state: Of a run whose objective has been built.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._rates = run.objective.penalty.rates = run.rates
+    def __init__(self, state: RunState) -> None:
+        self._rates = state.rates
         self._frozen: list[Tensor] = []
-        if self._rates is not None and not run.task.alternates:
+        if self._rates is not None and not state.task.alternates:
             frozen = list(self._rates.frozen)
-            trained = [p for p in run.model.parameters() if p.requires_grad]
+            trained = [p for p in state.model.parameters() if p.requires_grad]
             self._frozen = frozen if len(frozen) < len(trained) else []
         for parameter in self._frozen:
             parameter.requires_grad_(False)

@@ -13,7 +13,7 @@ from etude.tasks.models.initialisation import initialise
 from etude.tasks.task import Task
 from etude.training.evaluate import move
 from etude.training.regularisation import set_dropout
-from etude.training.snapshot import buffers_kept
+from etude.training.snapshot import buffers_kept, modes_kept
 
 TOLERANCE = 0.02
 TRIES = 10
@@ -65,15 +65,10 @@ def lsuv(model: nn.Module, task: Task, batch: Batch) -> None:
     Source: Mishkin & Matas 2016, arXiv:1511.06422, algorithm 1.
     """
     initialise(model, "orthogonal")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), buffers_kept(model):
-            for layer in _in_order(model, task, batch):
-                _to_unit_variance(layer, model, task, batch)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with torch.no_grad(), modes_kept(model), buffers_kept(model):
+        model.eval()
+        for layer in _in_order(model, task, batch):
+            _to_unit_variance(layer, model, task, batch)
 
 
 def _in_order(model: nn.Module, task: Task, batch: Batch) -> list[nn.Module]:

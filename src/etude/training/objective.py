@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude.errors import TaskError
+from etude.layerwise.rates import Rates
 from etude.optimizers.hessian import PRICE
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
@@ -42,13 +43,21 @@ class Objective:
         model: The network.
         recipe: How.
         autocast: A factory of the context the forward pass runs in.
+        rates: The multipliers of the rate, where what they hold still is not penalised.
     """
 
-    def __init__(self, task: Task, model: nn.Module, recipe: Recipe, autocast: Context) -> None:
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        recipe: Recipe,
+        autocast: Context,
+        rates: Rates | None = None,
+    ) -> None:
         self.task = smoothed(task, recipe.label_smoothing) if recipe.label_smoothing else task
         self.model, self.autocast = model, autocast
         self.count = recipe.accumulate
-        self.penalty = Penalty(model, recipe)
+        self.penalty = Penalty(model, recipe, rates)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._said = False
 

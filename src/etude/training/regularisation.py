@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import activation
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.rnn import PackedSequence
 
 from etude.errors import TaskError
@@ -21,6 +20,7 @@ from etude.layerwise.rates import Rates
 from etude.recipe import Recipe
 from etude.tasks.losses import symbol_cross_entropy
 from etude.tasks.task import Task
+from etude.torch_internals import DROPOUTS, foreach
 
 NOT_UNITS = {"MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin"}
 UNITS: tuple[type[nn.Module], ...] = (
@@ -43,6 +43,7 @@ class Penalty:
     Args:
         model: The network.
         recipe: Its l1, l2 and activity.
+        rates: The multipliers of the rate, which say what stands still.
 
     Raises:
         TaskError: If activity is penalised and the model has no activation module.
@@ -50,7 +51,7 @@ class Penalty:
     Source: Goodfellow, Bengio & Courville 2016, sections 7.1 and 7.10.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, rates: Rates | None = None) -> None:
         self.l1, self.l2 = recipe.l1 or 0.0, recipe.l2 or 0.0
         self.activity = recipe.activity or 0.0
         lazy = {id(m.weight) for m in model.modules() if getattr(m, "sparse", False)}
@@ -64,8 +65,7 @@ class Penalty:
                 "nn.ReLU() and the like in place of functions, or leave activity out"
             )
         self._seen: list[Tensor] = []
-        self.rates: Rates | None = None
-        """The multipliers of the rate, which say what stands still."""
+        self.rates = rates
 
     def __bool__(self) -> bool:
         return bool(self.l1 or self.l2 or self.activity)
@@ -93,7 +93,7 @@ class Penalty:
         if self.weights and not weights and (self.l1 or self.l2):
             terms.append(torch.zeros((), device=next(iter(self.weights)).device))
         if self.l1 and weights:
-            terms.append(self.l1 * torch.stack(torch._foreach_norm(weights, 1)).sum())
+            terms.append(self.l1 * torch.stack(foreach.norm(weights, 1)).sum())
         if self.l2 and weights:
             squares = [weight.square().sum() for weight in weights]
             terms.append(self.l2 / 2 * torch.stack(squares).sum())
@@ -116,7 +116,7 @@ def set_dropout(model: nn.Module, share: float) -> None:
     """
     found = False
     for module in model.modules():
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, DROPOUTS):
             module.p, found = share, True
         elif isinstance(module, nn.MultiheadAttention) or (
             isinstance(module, nn.RNNBase) and module.num_layers > 1

@@ -2,76 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from etude.errors import EtudeError, StorageError, shorten, shown
+from etude.errors import EtudeError, StorageError, member, shorten, shown
 from etude.optimizers.state import restore
-from etude.record import Evaluation
+from etude.recipe import Recipe
+from etude.record import Evaluation, Status
 from etude.storage.model_weights import load_state
 from etude.tasks.source import Cursor
+from etude.training.evaluation_steps import own_evaluation_steps
+from etude.training.evaluation_weights import EvaluationWeights
+from etude.training.state import RunState
 
-if TYPE_CHECKING:
-    from etude.training.run import Run
 
+def reload(
+    state: RunState, saved: Mapping[str, Any], weights: EvaluationWeights | None = None
+) -> None:
+    """Put a run's state back to a saved one; see `Run.load_state_dict`.
 
-def reload(run: Run, state: Mapping[str, Any]) -> None:
-    """Put a run back to a saved state; see `Run.load`.
+    Args:
+        state: Of the run.
+        saved: What `Run.state_dict` returned.
+        weights: The weights to be judged, where the optimizer trains at others.
 
     Raises:
-        StorageError: If the state is of another recipe or model, or damaged.
+        StorageError: If what was saved is of another recipe or model, or damaged.
     """
     try:
-        _reload(run, state)
+        _reload(state, saved, weights)
     except EtudeError:
         raise
     except Exception as error:
         raise StorageError(f"the checkpoint is damaged: {type(error).__name__}: {error}") from error
 
 
-def _reload(run: Run, state: Mapping[str, Any]) -> None:
-    same = run.recipe.has_digest(state["recipe"])
-    if not same and not _of_another_length(run, state):
+def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeights | None) -> None:
+    same = state.recipe.has_digest(saved["recipe"])
+    if not same and not _of_another_length(state.recipe, saved):
         raise StorageError(
-            f"the checkpoint is of recipe {state['recipe']}, not {run.recipe.digest}: "
+            f"the checkpoint is of recipe {saved['recipe']}, not {state.recipe.digest}: "
             "resume with the recipe that is kept beside it"
         )
     try:
-        load_state(run.model, state["model"])
-        restore(run.optimizer, state["optimizer"])
+        load_state(state.model, saved["model"])
+        restore(state.optimizer, saved["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         said = " ".join(str(error).split())
         raise StorageError(f"the checkpoint is of another model: {shorten(said, 300)}") from error
-    _check_plain(state)
-    run.step, run.status, run.reason = state["step"], state["status"], state["reason"]
-    run.extended = [(step, length) for step, length in state.get("extended", ())]
-    if not same and state["length"] != run.length:
-        run.extended.append((run.step, state["length"]))
-    run.heard = heard(run.extended, run.length, run.recipe.evaluations)
-    if run.status == "finished" and run.step == state.get("length", run.length) < run.length:
-        run.status = "stopped"
-        if run.weights is not None and run.weights.settled:
-            run.optimizer.train()  # type: ignore[attr-defined]
-    if run.status == "stopped":
-        run.reason = ""  # whatever stopped it is over
-    run.seconds, run.threads = state["seconds"], state["threads"]
-    run.extra, run.graded = state["extra"], -1
-    if run.stopping is not None:
-        run.stopping.load(state["stopping"])
-    run.series = {name: values.tolist() for name, values in state["series"].items()}
-    run.evaluations = [Evaluation.of(e) for e in state["evaluations"]]
-    run._react(run.evaluations)
-    run._randomness.load(state["random"])
-    run._cursor = Cursor(**state["place"])
-    run._place = run._cursor
-    run._stream = None
-    run._pending.clear()
-    run.loaded = run.step
-    if run.step >= run.length and not run.ended:
-        run._finish()  # it was killed between its last update and saying so
+    _check_plain(saved)
+    state.step, state.status, state.reason = (
+        saved["step"],
+        member(Status, saved["status"], "status"),
+        saved["reason"],
+    )
+    _set_length(state, saved, same)
+    if state.status == Status.FINISHED and state.step == saved.get("length", state.length) < (
+        state.length
+    ):
+        state.status = Status.STOPPED
+        if weights is not None and weights.settled:
+            weights.unsettle()
+    if state.status == Status.STOPPED:
+        state.reason = ""  # whatever stopped it is over
+    state.seconds, state.threads = saved["seconds"], saved["threads"]
+    state.extra_gradients, state.gradient_step = saved["extra"], -1
+    if state.early_stopping is not None:
+        state.early_stopping.load(saved["stopping"])
+    state.series = {name: values.tolist() for name, values in saved["series"].items()}
+    state.evaluations = [Evaluation.of(e) for e in saved["evaluations"]]
+    state.react(state.evaluations)
+    state.randomness.load(saved["random"])
+    state.cursor = Cursor(**saved["place"])
+    state.loaded_step = state.step
+
+
+def _set_length(state: RunState, saved: Mapping[str, Any], same: bool) -> None:
+    """Note where the length was changed, and set the evaluation steps that follow from it."""
+    state.extended = [(step, length) for step, length in saved.get("extended", ())]
+    if not same and saved["length"] != state.length:
+        state.extended.append((state.step, saved["length"]))
+    state.evaluation_steps = own_evaluation_steps(
+        state.extended, state.length, state.recipe.evaluations
+    )
 
 
 @contextmanager
@@ -101,10 +117,10 @@ def refused_state(loaded: bool) -> Iterator[None]:
         ) from error
 
 
-def _of_another_length(run: Run, state: Mapping[str, Any]) -> bool:
-    """Whether a state is of the run's recipe but for `steps`."""
-    steps = state.get("steps")
-    return steps is not None and run.recipe.replace(steps=steps).has_digest(state["recipe"])
+def _of_another_length(recipe: Recipe, saved: Mapping[str, Any]) -> bool:
+    """Whether what was saved is of a recipe but for its `steps`."""
+    steps = saved.get("steps")
+    return steps is not None and recipe.replace(steps=steps).has_digest(saved["recipe"])
 
 
 def _check_plain(state: Mapping[str, Any]) -> None:
@@ -114,7 +130,7 @@ def _check_plain(state: Mapping[str, Any]) -> None:
         value = state[name]
         if not _whole(value) or value < least:
             raise StorageError(f"the checkpoint is damaged: its {name} is {shown(value)}")
-    if state["status"] not in ("finished", "diverged", "stopped"):
+    if state["status"] not in set(Status):
         raise StorageError(f"the checkpoint is damaged: its status is {shown(state['status'])}")
     if not isinstance(state["reason"], str) or not _real(state["seconds"]):
         raise StorageError("the checkpoint is damaged: its reason or its seconds are of no run")
@@ -141,31 +157,3 @@ def _whole(value: object) -> bool:
 
 def _real(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def marks_of(length: int, count: int) -> set[int]:
-    """Return the updates that cut a length into `count` parts, both ends included.
-
-    >>> sorted(marks_of(10, 4))
-    [0, 2, 5, 7, 10]
-    """
-    return {length * i // count for i in range(count + 1)}
-
-
-def heard(extended: Iterable[tuple[int, int]], length: int, count: int) -> set[int]:
-    """Return the updates at which a run's own looks lie, whose length was changed on the way.
-
-    Args:
-        extended: (update, length until then), in order.
-        length: From the last of them on.
-        count: Looks over a run.
-
-    >>> sorted(heard([(10, 10)], 20, 4))
-    [0, 2, 5, 7, 10, 15, 20]
-    """
-    found: set[int] = {0}
-    begin = 0
-    for until, own in (*extended, (length, length)):
-        found |= {mark for mark in marks_of(own, count) if begin < mark <= until}
-        begin = until
-    return found

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from etude.errors import BadValueError, Interrupted
 from etude.recipe import Recipe
-from etude.record import Record
+from etude.record import Record, Status
 from etude.storage.run_folder import RunFolder
 from etude.tasks.fingerprint import fingerprint
 from etude.tasks.task import Task
 from etude.training.checkpointer import Checkpointer
 from etude.training.extension import refuse_further
 from etude.training.interrupt import broken_by, stop_on_signal
-from etude.training.run import Probe, Run
+from etude.training.loop import Probe
+from etude.training.request import AdvanceRequest
+from etude.training.run import Run
+from etude.training.state import RunState
 from etude.training.validation import check_given
 from etude.warning_filters import filters_kept
 
@@ -34,7 +38,7 @@ def train(
     evaluations: int | None = None,
     checkpoint_every: int | str = "5%",
     probes: Mapping[str, Probe] | None = None,
-    on_step: Callable[[Run], None] | None = None,
+    on_step: Callable[[RunState], None] | None = None,
 ) -> Record:
     """Train a task's model by a recipe and return the record, with the trained model.
 
@@ -58,7 +62,7 @@ def train(
         evaluations: How often to evaluate over the run, besides the one before it.
         checkpoint_every: Updates between checkpoints, or with a unit ('5%', '1 epochs').
         probes: Named functions of the run, measured at every update; each becomes a series.
-        on_step: Called after every update, for instance to show progress.
+        on_step: Called after every update with the run's state, for instance to show progress.
 
     Returns:
         The record; `record.model` is the trained network.
@@ -91,14 +95,17 @@ def train(
     if state is None:
         run.check()
     else:
-        run.load(state)
+        run.load_state_dict(state)
         refuse_further(run, state)
-    looks = run.marks(recipe.evaluations)
+    request = AdvanceRequest(
+        evaluation_steps=run.state.evenly_spaced(recipe.evaluations),
+        on_step=None if on_step is None else lambda state, _: on_step(state),
+    )
     if home is None:
-        run.walk(looks, on_step=on_step)
-        run.still.release()
+        run.advance(request)
+        run.release()
         return run.record()
-    every = max(1, round(run.clock.steps(checkpoint_every)))
+    every = max(1, round(run.state.clock.steps(checkpoint_every)))
     parts = fingerprint(task)
     if resume:
         home.check_task(parts, run.step, accept=accept_changes)
@@ -108,25 +115,27 @@ def train(
             home.write_recipe(run.recipe)
     else:
         home.claim(run.recipe, parts, task.ref)
-    _walk_in(run, looks, on_step, home, every)
-    run.still.release()
+    _train_in(home, run, request, every)
+    run.release()
     return run.record()
 
 
-def _walk_in(
-    run: Run, looks: set[int], on_step: Callable[[Run], None] | None, folder: RunFolder, every: int
-) -> None:
+def _train_in(folder: RunFolder, run: Run, request: AdvanceRequest, every: int) -> None:
     """Train in a folder: save as it goes, on a signal, on an error, and at the end."""
-    keeper = Checkpointer(run, folder, every, on_step)
-    with stop_on_signal() as request:
-        with keeper.rescue(), broken_by(lambda: bool(request)):
-            run.walk(looks, stop=lambda: bool(request), on_step=keeper.after_step)
+    keeper = Checkpointer(run, folder, every, request.on_step)
+    with stop_on_signal() as signal:
+
+        def stopped() -> bool:
+            return bool(signal)
+
+        with keeper.rescue(), broken_by(stopped):
+            run.advance(replace(request, stop=stopped, on_step=keeper.after_step))
         keeper.save()
-        if request.signal and run.status == "stopped":
+        if signal.signal and run.status == Status.STOPPED:
             raise Interrupted(
-                f"stopped by {request.signal.name} after update {run.step} of {run.length}; the "
+                f"stopped by {signal.signal.name} after update {run.step} of {run.length}; the "
                 "state is saved",
-                keeper.saved(request.signal.name),
+                keeper.saved(signal.signal.name),
             )
-    if run.status == "finished":
+    if run.status == Status.FINISHED:
         folder.save_model(run.model)

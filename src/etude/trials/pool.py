@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +15,21 @@ import torch
 from etude.engines.base import Engine
 from etude.engines.process.engine import cores
 from etude.errors import Interrupted, StorageError
+from etude.free_memory import free_memory
 from etude.next_step import NextStepNote, SavedState
 from etude.progress import Bar, silent
 from etude.recipe import Recipe
-from etude.record import Evaluation
+from etude.record import Evaluation, Status
 from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of
 from etude.training.interrupt import broken_by
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from etude.trials.bad_batch import End, bad_batch, common_update, far_apart
 from etude.trials.baseline import constant_score
+from etude.trials.phase import Phase
 from etude.trials.score import Goal, mean, refuse_undefined
 from etude.trials.trial import Trial
 
@@ -93,7 +96,7 @@ class TrialPool:
         self.work = first.threads
         self.length = first.length
         self.unit = first.length * self.weight(recipe)
-        self.memory = _memory(first.device) if memory is None else memory
+        self.memory = free_memory(first.device) // 2 if memory is None else memory
         self.candidates: list[Trial] = []
         self.spent = 0.0
         self.costs: dict[str, float] = {}
@@ -147,8 +150,8 @@ class TrialPool:
             key = (fold, run.recipe.replace(lr=1.0).digest)
             if run.evaluations:
                 continue
-            if run.weights is None and key in self._unjudged:
-                run.evaluations.append(self._unjudged[key])
+            if not run.state.optimizer_spec.eval_mode and key in self._unjudged:
+                run.adopt_evaluation(self._unjudged[key])
             else:
                 self._unjudged[key] = run.evaluate()
 
@@ -167,7 +170,7 @@ class TrialPool:
         cost: float = updates * len(self.tasks) * entrant.weight / self.unit
         return cost
 
-    def go(self, entrants: Sequence[Trial], share: float, part: str) -> None:
+    def go(self, entrants: Sequence[Trial], share: float, phase: Phase) -> None:
         """Take candidates to a share of their runs, evaluate there, and pay for it.
 
         Raises:
@@ -175,6 +178,7 @@ class TrialPool:
             TaskError: If the metric that is compared is no number for any of them.
         """
         self._asked += 1
+        part = phase.at(share)
         threads = max(1, min(self.work, cores() // max(1, len(entrants) * len(self.tasks))))
         for candidate in entrants:
             if candidate.missed(step_at(candidate, share)):
@@ -217,44 +221,42 @@ class TrialPool:
         for candidate in batch:
             candidate.touched = self._asked
             for run in candidate.runs:
-                run.threads = threads
-                owner[id(run)] = candidate
-                until[id(run)] = step_at(candidate, share)
+                run.limit_threads(threads)
+                owner[id(run.state)] = candidate
+                until[id(run.state)] = step_at(candidate, share)
                 runs.append(run)
-        marks = {
-            id(run): {m for m in run.heard if m >= run.step} | {until[id(run)]} for run in runs
+        steps = {
+            id(state): {s for s in state.evaluation_steps if s >= state.step} | {until[id(state)]}
+            for state in (run.state for run in runs)
         }
-        begun = {id(run): run.step for run in runs}
+        begun = {id(run.state): run.step for run in runs}
         at = dict(begun)
         leader = self.standing()
         saved, shown = time.monotonic(), 0.0
 
-        def told(run: Run, step: int) -> None:
+        def told(state: RunState, step: int) -> None:
             nonlocal saved, shown
-            at[id(run)] = step
+            at[id(state)] = step
             now = time.monotonic()
             if now - shown > SHOWN:
-                used = sum(at[i] - begun[i] for i in at) * owner[id(run)].weight / self.unit
+                used = sum(at[i] - begun[i] for i in at) * owner[id(state)].weight / self.unit
                 self.bar(self.spent + used, self.budget, f"{part}{leader}")
                 shown = now
-            if self.folder is not None and now - saved > SAVED and run.step == step:
-                owner[id(run)].save()
+            if self.folder is not None and now - saved > SAVED and state.step == step:
+                owner[id(state)].save()
                 saved = now
 
         with self._rescued(batch):
             for run in runs:
                 # One that was killed between its last update and the evaluation there owes it.
-                if run.status == "finished" and run.evaluations[-1].step < run.step:
+                if run.status == Status.FINISHED and run.evaluations[-1].step < run.step:
                     run.evaluate()
             for length in sorted(set(until.values())):
-                chosen = [run for run in runs if until[id(run)] == length]
+                chosen = [run for run in runs if until[id(run.state)] == length]
                 with broken_by(self.stop):
                     self.setting.engine.advance(
                         chosen,
-                        length,
-                        marks=lambda run: marks[id(run)],
-                        stop=self.stop,
-                        on_step=told,
+                        AdvanceRequest(length, lambda s: steps[id(s)], self.stop, told),
                     )
             if self.stop():
                 raise self._interrupted()
@@ -346,13 +348,3 @@ class TrialPool:
 def step_at(candidate: Trial, share: float) -> int:
     """Return the update at a share of a candidate's run, rounded down so that it costs no more."""
     return math.floor(candidate.length * share + 1e-9)
-
-
-def _memory(device: torch.device) -> int:
-    """Return the bytes that paused candidates may take: half of what is free."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return 2**33

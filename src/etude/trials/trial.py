@@ -10,7 +10,7 @@ from pathlib import Path
 
 from etude.errors import StorageError
 from etude.recipe import Recipe
-from etude.record import Evaluation, Record
+from etude.record import Evaluation, Record, Status
 from etude.storage.run_folder import RunFolder
 from etude.storage.state_tree import tensors_in
 from etude.training.run import Run
@@ -73,7 +73,7 @@ class Trial:
                 state = place.newest_state()
                 if state is None:
                     raise StorageError(f"the paused state in {str(place.path)!r} is gone")
-                run.load(state)
+                run.load_state_dict(state)
             self._asleep = []
         return self._runs
 
@@ -91,7 +91,7 @@ class Trial:
         if self.folder is None or not self.awake:
             return
         for run, place in zip(self._runs, self._places(self.folder), strict=True):
-            place.save_state(run.step, run.state())
+            place.save_state(run.step, run.state_dict())
             run.record().save(place.path)
 
     def sleep(self, spare: Path) -> None:
@@ -158,7 +158,7 @@ class Trial:
     @property
     def ended(self) -> bool:
         """Whether every run had come to its end, or stopped early, within what was asked."""
-        return all(s.status == "finished" and _step(s) <= self.reached for s in self._seen())
+        return all(s.status == Status.FINISHED and _step(s) <= self.reached for s in self._seen())
 
     @property
     def diverged(self) -> bool:
@@ -244,7 +244,7 @@ def _begin(run: Run, place: RunFolder) -> None:
         shutil.rmtree(place.path, ignore_errors=True)
         kept = None
     if (state := place.newest_state()) is not None:
-        run.load(state)
+        run.load_state_dict(state)
     elif kept is None:
         place.claim(run.recipe)
 
@@ -258,7 +258,7 @@ def _broken(seen: Run | Record, reached: int) -> bool:
 
     One whose next update broke was sound until it was asked for that update.
     """
-    if seen.status != "diverged":
+    if seen.status != Status.DIVERGED:
         return False
     look = next(reversed(seen.evaluations), None)
     judged = look is not None and look.step == _step(seen) and not math.isfinite(look.loss)
@@ -266,7 +266,7 @@ def _broken(seen: Run | Record, reached: int) -> bool:
 
 
 def _at(seen: Run | Record, step: int) -> Evaluation | None:
-    if seen.status == "finished" and step > _step(seen):
+    if seen.status == Status.FINISHED and step > _step(seen):
         return seen.evaluations[-1]
     return next((e for e in reversed(seen.evaluations) if e.step == step), None)
 

@@ -25,12 +25,14 @@ from etude.training.clock import clock_of
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.validation import check_given
 from etude.trials.folds import folds_of
+from etude.trials.phase import Phase
 from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import goal_for, judged_by, usual_objective
 from etude.trials.trial import Trial
 from etude.tuning import assessment as verdict
 from etude.tuning import tuning_folder
 from etude.tuning.inspection import remarks
+from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import HORIZONS, Selection
 from etude.tuning.recipes.selector import RecipeSelector
 from etude.tuning.recipes.space import Space
@@ -209,7 +211,8 @@ def _tuned(task: Task, request: Request, setting: TrialContext, *, claim: bool) 
         seconds = max(0.0, time.perf_counter() - started)
         result = judged(field, search, best, last, request, seconds)
         if selection is not None:
-            found = "found" if result.outcome == "at an edge" else result.outcome
+            edge = result.outcome == Outcome.AT_AN_EDGE
+            found = Outcome.FOUND if edge else result.outcome
             result = replace(result, selection=selection, outcome=found)
         if setting.folder is not None:
             tuning_folder.save(result, [field, last], setting.folder)
@@ -256,7 +259,7 @@ def whole(task: Task, best: Trial, request: Request, setting: TrialContext) -> T
     """Train the rate that was best over the folds on all the training data."""
     field = TrialPool([task], best.recipe, 1.0, best.goal, setting)
     if not best.diverged:
-        field.go([field.add(best.recipe, "whole")], 1.0, "finish on all the data")
+        field.go([field.add(best.recipe, "whole")], 1.0, Phase.FINISH_ON_ALL)
     return field
 
 
@@ -286,7 +289,8 @@ def judged(
     costs = {**field.costs, **(last.costs if last is not field else {})}
     alike = [verdict.comparable(c, best, verdict.LOOKED) and _ties(c, best, field) for c in sound]
     outcome = verdict.outcome(field, best, rates, alike, turned=_turned(search, best, sound))
-    blind = verdict.left_blind(candidates, best) if outcome in ("found", "at an edge") else ()
+    sure = outcome in (Outcome.FOUND, Outcome.AT_AN_EDGE)
+    blind = verdict.left_blind(candidates, best) if sure else ()
     return TuneResult(
         recipe=_as_asked(best, last, request),
         lr=best.lr,
@@ -298,7 +302,7 @@ def judged(
         confidence=verdict.confidence(best, compared, field.goal),
         cost=math.fsum(costs.values()),
         costs=tuple(RungCost(name, runs) for name, runs in costs.items()),
-        outcome="nothing trains" if cause else outcome,
+        outcome=Outcome.NOTHING_TRAINS if cause else outcome,
         untrained=last.untrained if last.candidates else field.untrained,
         record=final.records()[0],
         trials=tuple(

@@ -24,15 +24,17 @@ from etude.engines import LoopEngine, PoolEngine, VmapPoolEngine, train_many
 from etude.engines.process.dispatcher import DEATHS
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.tasks.models import mlp as bundled_mlp
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from tests.engines.common import (
     BASE,
     assert_close,
     both,
     data,
-    marks,
     mlp,
     noisy,
+    quarters,
     runs_of,
     same_bits,
     task,
@@ -115,8 +117,10 @@ class TestBits:
         begun: set[int] = set()
         PoolEngine(2).advance(
             ours,
-            stop=lambda: len(begun) == 2,
-            on_step=lambda run, step: begun.add(run.recipe.seed) if step else None,
+            AdvanceRequest(
+                stop=lambda: len(begun) == 2,
+                on_step=lambda run, step: begun.add(run.recipe.seed) if step else None,
+            ),
         )
         assert all(0 < run.step < 500 and run.status == "stopped" for run in ours)
         theirs = runs_of(task(Slow), [r.replace(steps=500) for r in RECIPES[:2]])
@@ -127,7 +131,9 @@ class TestBits:
     def test_progress_is_told(self) -> None:
         ours = runs_of(task(Slow), [BASE.replace(steps=60)])
         seen: list[tuple[int, int]] = []
-        PoolEngine(1, keep=0.1).advance(ours, on_step=lambda run, s: seen.append((run.step, s)))
+        PoolEngine(1, keep=0.1).advance(
+            ours, AdvanceRequest(on_step=lambda run, s: seen.append((run.step, s)))
+        )
         assert seen[-1] == (60, 60)
         assert any(state < step for state, step in seen)  # told of more than has come home
         assert any(0 < state < 60 for state, _ in seen)  # and states come home on the way
@@ -145,9 +151,9 @@ class TestDeath:
             killed.append(engine.processes[0])
             os.kill(killed[0], signal.SIGKILL)
 
-        engine.advance(ours, marks=marks, stop=after(0.4, kill))
+        engine.advance(ours, AdvanceRequest(evaluation_steps=quarters, stop=after(0.4, kill)))
         assert killed
-        LoopEngine().advance(theirs, marks=marks)
+        LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
         for one, other in zip(ours, theirs, strict=True):
             assert same_bits(one, other)
 
@@ -173,7 +179,8 @@ class TestDeath:
         engine = PoolEngine(2)
         pids: set[int] = set()
         engine.advance(
-            runs_of(task(Slow), RECIPES), on_step=lambda run, step: pids.update(engine.processes)
+            runs_of(task(Slow), RECIPES),
+            AdvanceRequest(on_step=lambda run, step: pids.update(engine.processes)),
         )
         assert len(pids) == 2
         engine.close()
@@ -223,12 +230,12 @@ class TestErrors:
         engine = PoolEngine(2)
         pids: list[int] = []
 
-        def on_step(run: Run, step: int) -> None:
+        def on_step(state: RunState, step: int) -> None:
             pids[:] = engine.processes
             raise RuntimeError("of the caller's")
 
         with pytest.raises(RuntimeError, match="of the caller's"):
-            engine.advance(runs_of(task(Slow), RECIPES), on_step=on_step)
+            engine.advance(runs_of(task(Slow), RECIPES), AdvanceRequest(on_step=on_step))
         assert pids
         assert not any(alive(pid) for pid in pids)
 
@@ -266,7 +273,7 @@ SCRIPT = """
     from torch import nn
     from torch.nn.functional import cross_entropy
     from etude import Recipe, Task
-    from etude.engines import PoolEngine
+    from etude.engines import AdvanceRequest, PoolEngine
     from etude.training.run import Run
 
     class Slow(nn.Module):
@@ -289,7 +296,7 @@ SCRIPT = """
             told = True
             print(*engine.processes, flush=True)
     try:
-        engine.advance(runs, on_step=on_step)
+        engine.advance(runs, AdvanceRequest(on_step=on_step))
     except KeyboardInterrupt:
         print("interrupted", *(run.step > 0 for run in runs), flush=True)
 """
@@ -368,7 +375,10 @@ class TestStacksInProcesses:
             os.kill(killed[0], signal.SIGKILL)
 
         home: list[int] = []
-        engine.advance(ours, stop=after(0.6, kill), on_step=lambda run, step: home.append(run.step))
+        engine.advance(
+            ours,
+            AdvanceRequest(stop=after(0.6, kill), on_step=lambda run, step: home.append(run.step)),
+        )
         assert killed
         assert any(0 < step < 2_000 for step in home)
         VmapPoolEngine(2, compile="never").advance(theirs)
@@ -393,7 +403,10 @@ class TestStacksInProcesses:
         recipes = [BASE, BASE, BASE, BASE.replace(lr=300.0)]
         runs = [Run(of, recipe) for recipe in recipes]
         with pytest.raises(TaskError, match=r"^metric .*it broke") as caught:
-            VmapPoolEngine(2, compile="never").advance(runs, marks=marks)
+            VmapPoolEngine(2, compile="never").advance(
+                runs,
+                AdvanceRequest(evaluation_steps=quarters),
+            )
         assert caught.value.__notes__[0] == "in the run at lr 300, seed 0"
 
 

@@ -23,9 +23,11 @@ from etude import Task
 from etude.engines import LoopEngine, PoolEngine, VmapPoolEngine
 from etude.engines.process.partition import SHORTEST, pieces
 from etude.engines.process.state_transfer import StateTransfer, pack, room_for, unpack
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from etude.training.threads import use_threads
-from tests.engines.common import BASE, data, marks, mlp, noisy, runs_of, same_bits, task
+from tests.engines.common import BASE, data, mlp, noisy, quarters, runs_of, same_bits, task
 
 RECIPES = [BASE.replace(lr=0.1 / (i + 1), seed=i % 2, steps=60) for i in range(3)]
 
@@ -41,9 +43,9 @@ def alive(pid: int) -> bool:
 def check(engine: PoolEngine, of: Task, recipes: Any = RECIPES, **more: Any) -> None:
     """Train by the pool, in two goes, and hold it against the loop."""
     ours, theirs = ([Run(of, recipe, **more) for recipe in recipes] for _ in range(2))
-    engine.advance(ours, 23, marks=marks)
-    engine.advance(ours, marks=marks)
-    LoopEngine().advance(theirs, marks=marks)
+    engine.advance(ours, AdvanceRequest(23, evaluation_steps=quarters))
+    engine.advance(ours, AdvanceRequest(evaluation_steps=quarters))
+    LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
     for one, other in zip(ours, theirs, strict=True):
         assert one.status == "finished"
         assert same_bits(one, other)
@@ -77,7 +79,7 @@ class TestStaying:
         assert not any(map(alive, pids))
 
     def test_an_error_of_the_callers_ends_them_and_the_engine_goes_on(self) -> None:
-        def on_step(run: Run, step: int) -> None:
+        def on_step(state: RunState, step: int) -> None:
             pids[:] = engine.processes
             raise RuntimeError("of the caller's")
 
@@ -85,7 +87,7 @@ class TestStaying:
         with PoolEngine(2) as engine:
             of = task()
             with pytest.raises(RuntimeError, match="of the caller's"):
-                engine.advance(runs_of(of, RECIPES), on_step=on_step)
+                engine.advance(runs_of(of, RECIPES), AdvanceRequest(on_step=on_step))
             assert pids
             assert not any(map(alive, pids))
             check(engine, of)
@@ -151,8 +153,8 @@ class TestNoticing:
         ours, theirs = runs_of(task(noisy), RECIPES), runs_of(task(noisy), RECIPES)
         with PoolEngine(2) as engine:
             for first, by in ((10, engine), (20, LoopEngine()), (40, engine)):
-                by.advance(ours, first, marks=marks)
-                LoopEngine().advance(theirs, first, marks=marks)
+                by.advance(ours, AdvanceRequest(first, evaluation_steps=quarters))
+                LoopEngine().advance(theirs, AdvanceRequest(first, evaluation_steps=quarters))
                 for run in (*ours, *theirs):
                     run.model[0].bias.data.mul_(0.5)
         for one, other in zip(ours, theirs, strict=True):
@@ -180,7 +182,7 @@ class TestThreads:
         recipes = [RECIPES[0].replace(steps=6)]
         ours, theirs = runs_of(task(Counting), recipes), runs_of(task(Counting), recipes)
         for run in (*ours, *theirs):
-            run.threads = threads
+            run.limit_threads(threads)
         begun = time.monotonic()
 
         def stop() -> bool:
@@ -190,8 +192,8 @@ class TestThreads:
             return False
 
         with PoolEngine(2) as engine:
-            engine.advance(ours, marks=marks, stop=stop)
-        LoopEngine().advance(theirs, marks=marks)
+            engine.advance(ours, AdvanceRequest(evaluation_steps=quarters, stop=stop))
+        LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
         for one, other in zip(ours, theirs, strict=True):
             assert int(one.model.threads) == one.threads == threads
             assert same_bits(one, other)
@@ -201,7 +203,7 @@ class TestThreads:
         runs = runs_of(task(), RECIPES * 2)
         for threads, expected in ((1, 4), (2, 2), (4, 1), (8, 1)):
             for run in runs:
-                run.threads = threads
+                run.limit_threads(threads)
             assert PoolEngine().width(runs) == expected
         assert PoolEngine(3).width(runs) == 3
 
@@ -286,7 +288,7 @@ class TestParcels:
     def test_a_runs_state_has_room(self) -> None:
         run = runs_of(task(noisy), [BASE.replace(optimizer="adamw", steps=500)])[0]
         run.advance()
-        (parcel,) = StateTransfer(room_for([run], 1)).put([run.state()])
+        (parcel,) = StateTransfer(room_for([run], 1)).put([run.state_dict()])
         assert not isinstance(parcel, bytes)
 
 
@@ -294,8 +296,11 @@ def test_states_come_home_while_the_parent_is_slow() -> None:
     """A process never writes over a state that was not read yet."""
     ours, theirs = runs_of(task(), RECIPES), runs_of(task(), RECIPES)
     with PoolEngine(2, keep=0.001) as engine:
-        engine.advance(ours, marks=marks, on_step=lambda run, step: time.sleep(0.02))
-    LoopEngine().advance(theirs, marks=marks)
+        engine.advance(
+            ours,
+            AdvanceRequest(evaluation_steps=quarters, on_step=lambda run, step: time.sleep(0.02)),
+        )
+    LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
     for one, other in zip(ours, theirs, strict=True):
         assert same_bits(one, other)
 

@@ -20,16 +20,18 @@ from etude.engines.vmap.recurrent import unroll
 from etude.errors import BadValueError, TaskError
 from etude.optimizers.table import ROWS
 from etude.tasks.table import get
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from tests.engines.common import (
     BASE,
     assert_close,
     both,
     counting,
     data,
-    marks,
     mlp,
     noisy,
+    quarters,
     runs_of,
 )
 
@@ -80,7 +82,7 @@ class TestMemberIsRun:
             assert_close(one, other)
 
     def test_the_table_and_the_formulas_name_the_same_optimizers(self) -> None:
-        assert set(RULES) == {row.name for row in ROWS.values() if row.vmap}
+        assert set(RULES) == {row.stacked for row in ROWS.values() if row.vmap}
 
     @pytest.mark.parametrize(
         "fields",
@@ -219,8 +221,8 @@ class TestCompany:
         tame = members(steps=2 * BLOCK + 5, optimizer={"name": "sgd", "weight_decay": 0.01})
         together = runs_of(task(model), [tame[0], wild, tame[1], tame[2]])
         alone = runs_of(task(model), tame)
-        quiet().advance(together, marks=marks)
-        quiet().advance(alone, marks=marks)
+        quiet().advance(together, AdvanceRequest(evaluation_steps=quarters))
+        quiet().advance(alone, AdvanceRequest(evaluation_steps=quarters))
         broken = together.pop(1)
         assert broken.status == "diverged"
         for one, other in zip(together, alone, strict=True):
@@ -238,16 +240,18 @@ class TestCompany:
 
     def test_a_stack_of_one_and_chunks_give_the_same_bits(self) -> None:
         whole, parts = runs_of(task(noisy), members()), runs_of(task(noisy), members())
-        quiet().advance(whole, marks=marks)
-        VmapEngine(compile="never", largest=2).advance(parts, marks=marks)
+        quiet().advance(whole, AdvanceRequest(evaluation_steps=quarters))
+        VmapEngine(compile="never", largest=2).advance(
+            parts, AdvanceRequest(evaluation_steps=quarters)
+        )
         for one, other in zip(whole, parts, strict=True):
             assert_close(one, other, 1e-5)
 
     def test_a_paused_member_goes_on_in_the_loop(self) -> None:
         ours, theirs = runs_of(task(noisy), members()), runs_of(task(noisy), members())
         quiet().advance(ours, 8)
-        LoopEngine().advance(ours, marks=marks)
-        LoopEngine().advance(theirs, marks=marks)
+        LoopEngine().advance(ours, AdvanceRequest(evaluation_steps=quarters))
+        LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
         for one, other in zip(ours, theirs, strict=True):
             one.evaluations = other.evaluations  # those before the pause were not asked for
             assert_close(one, other)
@@ -262,7 +266,7 @@ class TestCompany:
 
     def test_stop_keeps_what_was_computed(self) -> None:
         ours = runs_of(task(), members(steps=4 * BLOCK))
-        quiet().advance(ours, stop=counting(3))
+        quiet().advance(ours, AdvanceRequest(stop=counting(3)))
         assert {run.step for run in ours} == {BLOCK} or {run.step for run in ours} == {2 * BLOCK}
         assert {run.status for run in ours} == {"stopped"}
         theirs = runs_of(task(), members(steps=4 * BLOCK))
@@ -293,19 +297,19 @@ class TestCompany:
     def test_progress_is_told(self) -> None:
         seen: list[int] = []
         ours = runs_of(task(), members(steps=BLOCK + 3))
-        quiet().advance(ours, on_step=lambda run, step: seen.append(step))
+        quiet().advance(ours, AdvanceRequest(on_step=lambda run, step: seen.append(step)))
         assert seen[:3] == [BLOCK] * 3
         assert seen[-1] == BLOCK + 3
 
 
 class TestErrors:
     def test_an_error_of_the_callers_is_not_taken_for_ours(self) -> None:
-        def on_step(run: Run, step: int) -> None:
+        def on_step(state: RunState, step: int) -> None:
             raise RuntimeError("of the caller's")
 
         runs = runs_of(task(), members(steps=2 * BLOCK))
         with pytest.raises(RuntimeError, match="of the caller's"):
-            quiet().advance(runs, on_step=on_step)
+            quiet().advance(runs, AdvanceRequest(on_step=on_step))
         assert {run.step for run in runs} == {BLOCK}
 
     def test_an_evaluation_that_fails_names_the_member(self) -> None:
@@ -317,7 +321,7 @@ class TestErrors:
         of = Task(mlp, data(), loss=F.cross_entropy, metric=metric)
         runs = [Run(of, recipe) for recipe in members()]
         with pytest.raises(TaskError, match=r"^metric .*it broke") as caught:
-            quiet().advance(runs, marks=marks)
+            quiet().advance(runs, AdvanceRequest(evaluation_steps=quarters))
         assert "in the run at lr 0.05, seed 0" in caught.value.__notes__
 
     def test_an_update_that_fails_is_the_loops_to_answer(

@@ -14,8 +14,9 @@ from etude.engines import VmapEngine
 from etude.engines.vmap import evaluate as looks
 from etude.engines.vmap import loop as module
 from etude.errors import TaskError
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from tests.engines.common import BASE, assert_close, both, data, marks, mlp, noisy, runs_of, task
+from tests.engines.common import BASE, assert_close, both, data, mlp, noisy, quarters, runs_of, task
 
 RECIPES = [BASE.replace(lr=0.01 * (i + 1), seed=i % 3) for i in range(9)]
 
@@ -76,7 +77,7 @@ def test_they_are_those_of_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
     for of in (task(), task(noisy)):
         ours = hold(of)
         assert len({run.evaluations[-1].loss for run in ours}) == len(RECIPES)
-    assert made == [9, 9, 9, 9] * 2  # of five marks, the first is met with the runs' own bits
+    assert made == [9, 9, 9, 9] * 2  # of five quarters, the first is met with the runs' own bits
 
 
 def test_the_loss_is_the_tasks_own_where_training_smooths_it(
@@ -155,5 +156,5 @@ def test_an_error_names_the_member() -> None:
     of = Task(mlp, data(), loss=F.cross_entropy, metric=metric)
     runs = runs_of(of, [*RECIPES[:8], BASE.replace(lr=300.0)])
     with pytest.raises(TaskError, match=r"^metric .*it broke") as caught:
-        VmapEngine(compile="never").advance(runs, marks=marks)
+        VmapEngine(compile="never").advance(runs, AdvanceRequest(evaluation_steps=quarters))
     assert caught.value.__notes__ == ["in the run at lr 300, seed 0"]

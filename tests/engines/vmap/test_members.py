@@ -16,7 +16,18 @@ from torch.nn.functional import cross_entropy
 from etude import Recipe, Task
 from etude.engines import LoopEngine, VmapEngine
 from etude.engines.vmap.loop import BLOCK
-from tests.engines.common import BASE, assert_close, data, marks, mlp, noisy, numbers, runs_of, task
+from etude.training.request import AdvanceRequest
+from tests.engines.common import (
+    BASE,
+    assert_close,
+    data,
+    mlp,
+    noisy,
+    numbers,
+    quarters,
+    runs_of,
+    task,
+)
 
 
 class Recurrent(nn.Module):
@@ -136,8 +147,8 @@ def test_member_i_is_run_i(recipes: list[Recipe], model: str, pauses: list[int])
     ours, theirs = runs_of(of, recipes), runs_of(of, recipes)
     engine = VmapEngine(compile="never")
     for until in (*sorted(pauses), None):
-        engine.advance(ours, until, marks=marks)
-    LoopEngine().advance(theirs, marks=marks)
+        engine.advance(ours, AdvanceRequest(until, evaluation_steps=quarters))
+    LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
     assert engine.notes == []
     for one, other in zip(ours, theirs, strict=True):
         assert_close(one, other)
@@ -151,9 +162,9 @@ def test_every_network_with_a_memory_of_two_moments(model: str) -> None:
     ]
     ours, theirs = runs_of(task(MODELS[model]), recipes), runs_of(task(MODELS[model]), recipes)
     engine = VmapEngine(compile="never")
-    engine.advance(ours, 5, marks=marks)
-    engine.advance(ours, marks=marks)
-    LoopEngine().advance(theirs, marks=marks)
+    engine.advance(ours, AdvanceRequest(5, evaluation_steps=quarters))
+    engine.advance(ours, AdvanceRequest(evaluation_steps=quarters))
+    LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
     assert engine.notes == []
     for one, other in zip(ours, theirs, strict=True):
         assert_close(one, other)
@@ -178,16 +189,16 @@ def test_one_that_diverges_leaves_and_the_others_go_on(place: int, wild: int) ->
     for i in range(wild):
         recipes.insert(place, BASE.replace(lr=1e20 * 10**i, optimizer=broken, steps=BLOCK + 9))
     ours = runs_of(task(), recipes)
-    VmapEngine(compile="never").advance(ours, marks=marks)
+    VmapEngine(compile="never").advance(ours, AdvanceRequest(evaluation_steps=quarters))
     ended = [run for run in ours if run.diverged]
     assert len(ended) == wild
     for run in ended:
         alone = runs_of(task(), [run.recipe])[0]
-        LoopEngine().advance([alone], marks=marks)
+        LoopEngine().advance([alone], AdvanceRequest(evaluation_steps=quarters))
         assert (run.step, run.reason) == (alone.step, alone.reason)
     others = [run for run in ours if not run.diverged]
     theirs = runs_of(task(), [run.recipe for run in others])
-    LoopEngine().advance(theirs, marks=marks)
+    LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
     for one, other in zip(others, theirs, strict=True):
         assert_close(one, other)
 
@@ -208,7 +219,7 @@ def test_a_stack_leaves_what_it_was_given_alone() -> None:
     kept = copy.deepcopy((x, y))
     state = torch.get_rng_state()
     runs = runs_of(Task(noisy, (x, y), loss=cross_entropy), [BASE, BASE.replace(seed=1)])
-    VmapEngine(compile="never").advance(runs, marks=marks)
+    VmapEngine(compile="never").advance(runs, AdvanceRequest(evaluation_steps=quarters))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(x, kept[0])
     assert torch.equal(y, kept[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -18,24 +18,21 @@ from etude.errors import BadTypeError, BadValueError
 from etude.record import Evaluation
 from etude.training.run import Run
 from etude.tuning.result import tie
-from etude.tuning.transfer.rules import FAMILIES, TransferRule
+from etude.tuning.transfer.rules import TransferRule
 from etude.tuning.transfer.scaling import linear, square_root
 from etude.tuning.transfer.transfer import Transfer, carry, transfer
+from tests import helpers
 
 sizes = st.integers(1, 96)
 SGD = Recipe(optimizer="sgd", lr=0.1, batch_size=16, steps="4 epochs")
 ADAM = SGD.replace(optimizer="adam", lr=0.01)
 
 
-@cache
-def data() -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(120, 6, generator=g)
-    return x, (x[:, 0] * x[:, 1] > 0).long()
+data = cache(partial(helpers.data, 120))
 
 
 def mlp(width: int = 8) -> nn.Module:
-    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 2))
+    return helpers.mlp(6, width, 2, activation=nn.ReLU)
 
 
 def task(width: int = 8, **more: Any) -> Task:
@@ -110,7 +107,7 @@ def test_the_exponents_are_those_of_the_sources():
 @pytest.mark.parametrize("name", sorted(optimizers.ROWS))
 def test_every_optimizer_has_a_rule_or_is_refused_by_name(name):
     recipe = Recipe(optimizer=name, batch_size=16, steps="4 epochs")
-    if name in FAMILIES:
+    if optimizers.get(name).family:
         rate, rules = carry(recipe, task(), batch_size=32)
         assert rate.lr > recipe.lr
         assert "arXiv" in rules[0].text()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from etude.engines.base import Marks, OnStep, blame, pending, target
+from etude.engines.base import blame, pending
 from etude.errors import EtudeError
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 
 WARM, TIMED = 3, 8
 """First updates of a run: those that are slow, and those that tell."""
@@ -21,25 +23,18 @@ class Call:
     """What `Engine.advance` was called with."""
 
     runs: Sequence[Run]
-    until: int | None
-    marks: Marks
-    stop: Callable[[], bool]
-    on_step: OnStep | None
+    request: AdvanceRequest
 
     @property
     def waiting(self) -> list[Run]:
         """The runs that have something left to do."""
-        return [self.runs[i] for i in pending(self.runs, self.until, self.marks)]
+        return [self.runs[i] for i in pending(self.runs, self.request)]
 
     def left(self, run: Run) -> tuple[int, int]:
         """Return the updates that a run has to do, and the evaluations after them."""
-        end = target(run, self.until)
-        return end - run.step, sum(run.step < mark <= end for mark in set(self.marks(run)))
-
-    def tell(self, run: Run) -> None:
-        """Pass on how far a run is."""
-        if self.on_step is not None:
-            self.on_step(run, run.step)
+        end = self.request.target(run.state)
+        steps = self.request.steps_of(run.state)
+        return end - run.step, sum(run.step < step <= end for step in steps)
 
 
 @dataclass
@@ -48,19 +43,19 @@ class CostModel:
 
     Attributes:
         update: One update.
-        look: One evaluation.
+        evaluation: One evaluation.
         efficiency: Share of what its processes could do that the pool did.
         stacked: A member's update in a stack, by the number of members.
     """
 
     update: float
-    look: float
+    evaluation: float
     efficiency: float = 0.85
     stacked: dict[int, float] = field(default_factory=dict)
 
-    def work(self, updates: float, looks: float) -> float:
+    def work(self, updates: float, evaluations: float) -> float:
         """Return the seconds that the loop takes for so much."""
-        return updates * self.update + looks * self.look
+        return updates * self.update + evaluations * self.evaluation
 
 
 def alike(run: Run) -> Hashable:
@@ -78,34 +73,34 @@ def begin(call: Call, run: Run) -> CostModel | None:
     Raises:
         EtudeError: If it fails; the run is named.
     """
-    marks = set(call.marks(run))
+    request, state = call.request, run.state
+    steps = request.steps_of(state)
     updates: list[float] = []
-    looks: list[float] = []
-    end = min(run.step + WARM + TIMED, target(run, call.until))
+    evaluations: list[float] = []
+    end = min(state.step + WARM + TIMED, request.target(state))
     with _blamed(run):
         while True:
-            seen, spent = len(run.evaluations), _spent(lambda: run.walk(marks, run.step))
-            if len(run.evaluations) > seen:
-                looks.append(spent)
-            if run.step >= end or run.ended or call.stop():
+            seen = len(state.evaluations)
+            spent = _spent(run, AdvanceRequest(state.step, steps))
+            if len(state.evaluations) > seen:
+                evaluations.append(spent)
+            if state.step >= end or state.ended or request.stop():
                 break
-            first = run.step
+            first = state.step
             until = min(first + (TIMED if updates else WARM), end)
-            until = min((mark for mark in marks if first < mark < until), default=until)
-            spent = _spent(
-                lambda until=until: run.advance(until, stop=call.stop, on_step=call.tell)  # type: ignore[misc]
-            )
-            if run.step > first:
-                updates.append(spent / (run.step - first))
+            until = min((step for step in steps if first < step < until), default=until)
+            spent = _spent(run, AdvanceRequest(until, stop=request.stop, on_step=request.on_step))
+            if state.step > first:
+                updates.append(spent / (state.step - first))
     if not updates:
         return None
     batches = math.ceil((run.task.valid.samples or run.batch_size) / run.batch_size)
-    return CostModel(min(updates), min(looks, default=batches * min(updates) / 3))
+    return CostModel(min(updates), min(evaluations, default=batches * min(updates) / 3))
 
 
-def _spent(do: Callable[[], None]) -> float:
+def _spent(run: Run, request: AdvanceRequest) -> float:
     started = time.perf_counter()
-    do()
+    run.advance(request)
     return time.perf_counter() - started
 
 
@@ -134,20 +129,20 @@ class Watch:
         self.call, self.pace = call, pace
         self.begins, self.slowest, self.patience = begins, slowest, patience
         self.slow = False
-        self._left = {id(run): call.left(run) for run in call.waiting}
+        self._left = {id(run.state): call.left(run) for run in call.waiting}
         self._reached: dict[int, int] = {}
-        self._first = {id(run): run.step for run in call.waiting}
+        self._first = {id(run.state): run.step for run in call.waiting}
         self._started = time.perf_counter()
 
-    def on_step(self, run: Run, step: int) -> None:
+    def on_step(self, state: RunState, step: int) -> None:
         """Note how far a run has got, and pass it on."""
-        self._reached[id(run)] = step
-        if self.call.on_step is not None:
-            self.call.on_step(run, step)
+        self._reached[id(state)] = step
+        if self.call.request.on_step is not None:
+            self.call.request.on_step(state, step)
 
     def stop(self) -> bool:
         """Whether to stop: because the caller says so, or because it is too slow."""
-        if self.call.stop():
+        if self.call.request.stop():
             return True
         if self.slowest and self.seconds > self.patience and self.speed < self.slowest:
             self.slow = True
@@ -165,10 +160,10 @@ class Watch:
         for key, step in self._reached.items():
             if key not in self._left:
                 continue
-            updates, looks = self._left[key]
+            updates, evaluations = self._left[key]
             done = step - self._first[key]
             share = done / updates if updates else 1.0
-            total += self.pace.work(done, looks * share)
+            total += self.pace.work(done, evaluations * share)
         return total
 
     @property

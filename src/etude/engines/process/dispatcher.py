@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from etude.engines.base import Marks, OnStep, blame, describe, pending
+from etude.engines.base import blame, describe, pending
 from etude.engines.process.worker import Job
 from etude.engines.process.worker_pool import WorkerHandle, WorkerPool, cause_of_death
 from etude.errors import EtudeError, TaskError
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
 DEATHS = 3
@@ -40,9 +40,7 @@ class Dispatcher:
         jobs: In the order in which to begin them; those of one run in its own order.
         count: Processes at work at most.
         keep: Seconds after which states are sent home.
-        marks: As for `Engine.advance`.
-        stop: As for `Engine.advance`.
-        on_step: As for `Engine.advance`.
+        request: As for `Engine.advance`.
     """
 
     def __init__(
@@ -51,15 +49,12 @@ class Dispatcher:
         jobs: list[Work],
         count: int,
         keep: float,
-        marks: Marks,
-        stop: Callable[[], bool],
-        on_step: OnStep | None,
+        request: AdvanceRequest,
     ) -> None:
         self.team, self.runs, self.open = team, team.runs, list(jobs)
         self.places = {team.number(run): place for place, run in enumerate(team.runs)}
         self.at_work: dict[WorkerHandle, Work] = {}
-        self.count, self.keep, self.marks = count, keep, marks
-        self.stop, self.on_step = stop, on_step
+        self.count, self.keep, self.request = count, keep, request
         self.deaths: dict[int, int] = {}
         self.failure: BaseException | None = None
 
@@ -75,7 +70,7 @@ class Dispatcher:
                 if not stopping:
                     self._give_out()
                 self._listen()
-                if not stopping and (self.failure is not None or self.stop()):
+                if not stopping and (self.failure is not None or self.request.stop()):
                     stopping = True
                     self.team.ask_to_stop()
         except BaseException:
@@ -90,14 +85,19 @@ class Dispatcher:
             idle = [seat for seat in self.team.seats if seat.job is None]
             idle.sort(key=lambda seat: not seat.known.issuperset(numbers))
             seat = idle[0] if idle else self.team.hire()
-            looks = {self.team.number(r): frozenset(self.marks(r)) for r in self._runs_of(work)}
+            steps = {
+                self.team.number(run): frozenset(self.request.steps_of(run.state))
+                for run in self._runs_of(work)
+            }
             self.at_work[seat] = work
-            self.team.give(seat, Job(numbers, work.until, looks, self.keep, work.threads))
+            self.team.give(seat, Job(numbers, work.until, steps, self.keep, work.threads))
 
     def _next(self) -> Work | None:
         """Take the first job whose runs are at home; forget those that have ended meanwhile."""
         self.open = [
-            work for work in self.open if pending(self._runs_of(work), work.until, self.marks)
+            work
+            for work in self.open
+            if pending(self._runs_of(work), replace(self.request, until=work.until))
         ]
         away = {place for work in self.at_work.values() for place in work.places}
         for index, work in enumerate(self.open):
@@ -137,14 +137,14 @@ class Dispatcher:
     def _load(self, place: int, state: dict[str, Any]) -> None:
         run = self.runs[place]
         threads, before = run.threads, run.step
-        run.load(state)
-        run.threads = threads  # a stack has its own; whoever goes on has what it had
+        run.load_state_dict(state)
+        run.limit_threads(threads)  # a stack has its own; whoever goes on has what it had
         if run.step > before:
             self.deaths.pop(place, None)
 
     def _tell(self, run: Run, step: int) -> None:
-        if self.on_step is not None:
-            self.on_step(run, step)
+        if self.request.on_step is not None:
+            self.request.on_step(run.state, step)
 
     def _bury(self, seat: WorkerHandle) -> None:
         """Note the death of a process; its job is open again."""
@@ -166,7 +166,7 @@ class Dispatcher:
 
     def _save_what_there_is(self) -> None:
         """After an error here, or Ctrl-C: let the processes end their update and send home."""
-        self.on_step = None
+        self.request = replace(self.request, on_step=None)
         self.team.ask_to_stop()
         for _ in range(100):
             if not self.at_work:

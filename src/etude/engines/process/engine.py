@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-from etude.engines.base import (
-    Engine,
-    Marks,
-    OnStep,
-    check_runs,
-    no_marks,
-    pending,
-    target,
-)
+from etude.engines.base import Engine, check_runs, pending
 from etude.engines.loop import LoopEngine
 from etude.engines.process.dispatcher import Dispatcher, Work
 from etude.engines.process.partition import pieces
 from etude.engines.process.worker_pool import Start, WorkerPool, usual_start
 from etude.errors import BadValueError
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
 
@@ -78,22 +71,15 @@ class PoolEngine(Engine):
             self._team.close()
         self._team = None
 
-    def advance(
-        self,
-        runs: Sequence[Run],
-        until: int | None = None,
-        *,
-        marks: Marks = no_marks,
-        stop: Callable[[], bool] = bool,
-        on_step: OnStep | None = None,
-    ) -> None:
+    def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
         """Train every run in a process of the pool; see `Engine.advance`."""
         check_runs(runs)
-        waiting = pending(runs, until, marks)
-        if not waiting or stop():
+        request = AdvanceRequest.of(request)
+        waiting = pending(runs, request)
+        if not waiting or request.stop():
             return
         reason = self.unfit(runs)
-        jobs = [] if reason else self._jobs(runs, waiting, until)
+        jobs = [] if reason else self._jobs(runs, waiting, request)
         if not reason:
             try:
                 team = self._ready(runs, max(len(job.places) for job in jobs))
@@ -101,12 +87,12 @@ class PoolEngine(Engine):
                 reason = f"the task cannot be sent to another process ({error})"
         if reason:
             self.explain(f"pool: {reason}; the runs are trained one after the other instead")
-            LoopEngine().advance(runs, until, marks=marks, stop=stop, on_step=on_step)
+            LoopEngine().advance(runs, request)
             return
         count = self.width([runs[i] for i in waiting])
         ended = False
         try:
-            Dispatcher(team, jobs, count, self.keep, marks, stop, on_step).work()
+            Dispatcher(team, jobs, count, self.keep, request).work()
             ended = True
         finally:
             team.runs = ()
@@ -123,13 +109,13 @@ class PoolEngine(Engine):
         ready = len(self.processes) if self._team is not None and self._team.suits(runs) else 0
         return max(0, self.width(runs) - ready)
 
-    def _jobs(self, runs: Sequence[Run], waiting: list[int], until: int | None) -> list[Work]:
+    def _jobs(self, runs: Sequence[Run], waiting: list[int], request: AdvanceRequest) -> list[Work]:
         """Return what there is to do: runs, and ends of those that are cut in two."""
-        left = [target(runs[i], until) - runs[i].step for i in waiting]
+        left = [request.target(runs[i].state) - runs[i].step for i in waiting]
         return [
             Work(
                 (waiting[place],),
-                until if done == left[place] else runs[waiting[place]].step + done,
+                request.until if done == left[place] else runs[waiting[place]].step + done,
                 runs[waiting[place]].threads,
             )
             for place, done in pieces(left, self.width([runs[i] for i in waiting]))

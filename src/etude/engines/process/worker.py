@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,7 +19,9 @@ import torch
 
 from etude.engines.base import Engine, pending
 from etude.engines.process.state_transfer import Parcel, StateTransfer
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 
 TOLD = 0.05
 """Seconds between two messages on how far a run is."""
@@ -35,14 +37,14 @@ class Job:
     Attributes:
         numbers: What the team calls them.
         until: The updates to stand at.
-        marks: The updates at which to evaluate each.
+        evaluation_steps: The updates after which to evaluate each.
         keep: Seconds after which states are sent home.
         threads: How many to compute with.
     """
 
     numbers: tuple[int, ...]
     until: int | None
-    marks: Mapping[int, frozenset[int]]
+    evaluation_steps: Mapping[int, frozenset[int]]
     keep: float
     threads: int = 1
 
@@ -92,7 +94,7 @@ class WorkerContext:
 
     def pack(self, runs: Mapping[int, Run]) -> dict[int, Parcel]:
         """Put the runs' states where the parent finds them."""
-        parcels = self.desk.put([run.state() for run in runs.values()])
+        parcels = self.desk.put([run.state_dict() for run in runs.values()])
         return dict(zip(runs, parcels, strict=True))
 
 
@@ -150,8 +152,8 @@ def _do(post: WorkerContext, letter: JobMessage) -> tuple[Any, ...]:
             if number not in post.runs:
                 post.runs[number] = post.build(letter.recipes[number])
             runs[number] = post.runs[number]
-            runs[number].load(state)
-            runs[number].threads = job.threads
+            runs[number].load_state_dict(state)
+            runs[number].limit_threads(job.threads)
         if post.inner is None:
             for number, run in runs.items():
                 _walk(post, job, number, run)
@@ -166,52 +168,53 @@ def _do(post: WorkerContext, letter: JobMessage) -> tuple[Any, ...]:
 def _walk(post: WorkerContext, job: Job, number: int, run: Run) -> None:
     told = sent = time.monotonic()
 
-    def on_step(run: Run) -> None:
+    def on_step(state: RunState, step: int) -> None:
         nonlocal told, sent
         now = time.monotonic()
         if now - sent > job.keep and not post.desk.taken:
             post.home.send(("kept", job.numbers, post.pack({number: run})))
             told = sent = now
         elif now - told > TOLD:
-            post.home.send(("at", job.numbers, {number: run.step}))
+            post.home.send(("at", job.numbers, {number: step}))
             told = now
 
-    run.walk(set(job.marks[number]), job.until, stop=post.stop, on_step=on_step)
+    run.advance(AdvanceRequest(job.until, job.evaluation_steps[number], post.stop, on_step))
 
 
 def _stride(post: WorkerContext, job: Job, engine: Engine, runs: dict[int, Run]) -> None:
     """Take several runs further, and their states home between strides of `keep` seconds."""
-    numbers = {id(run): number for number, run in runs.items()}
+    numbers = {id(run.state): number for number, run in runs.items()}
     listed = list(runs.values())
     told, count = time.monotonic(), STRIDE
 
-    def on_step(run: Run, step: int) -> None:
+    def on_step(state: RunState, step: int) -> None:
         nonlocal told
         now = time.monotonic()
         if now - told > TOLD:
-            post.home.send(("at", job.numbers, {numbers[id(run)]: step}))
+            post.home.send(("at", job.numbers, {numbers[id(state)]: step}))
             told = now
 
-    def marks(run: Run) -> frozenset[int]:
-        return job.marks[numbers[id(run)]]
+    def steps_of(state: RunState) -> frozenset[int]:
+        return job.evaluation_steps[numbers[id(state)]]
 
-    while left := pending(listed, job.until, marks):
+    whole = AdvanceRequest(job.until, steps_of, post.stop, on_step)
+    while left := pending(listed, whole):
         least = min(listed[i].step for i in left) + count
         until = least if job.until is None else min(least, job.until)
         started = time.monotonic()
-        engine.advance(listed, until, marks=marks, stop=post.stop, on_step=on_step)
+        engine.advance(listed, replace(whole, until=until))
         if post.stop():
             return
         # Strides that double find the length that takes `keep` seconds.
         if time.monotonic() - started < job.keep / 2:
             count *= 2
-        elif pending(listed, job.until, marks):
+        elif pending(listed, whole):
             post.home.send(("kept", job.numbers, post.pack(runs)))
 
 
 def _is_whole(run: Run) -> bool:
     try:
-        run.state()
+        run.state_dict()
     except Exception:  # noqa: BLE001  (half an update: the last state that was sent stands)
         return False
     return True

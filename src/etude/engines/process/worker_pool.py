@@ -25,6 +25,7 @@ from etude.engines.process.worker import Job, JobMessage, WorkerContext, serve
 from etude.recipe import Recipe
 from etude.tasks.data import TensorData
 from etude.tasks.task import Task
+from etude.torch_internals import version_of
 from etude.training.run import Run
 
 Start = Literal["fork", "spawn"]
@@ -164,7 +165,7 @@ class WorkerPool:
         gone = frozenset(seat.known - set(self._numbers.values()))
         new = {n: run.recipe.plain() for n, run in chosen.items() if n not in seat.known}
         seat.known = (seat.known - gone) | set(chosen)
-        parcels = seat.desk.put([run.state() for run in chosen.values()])
+        parcels = seat.desk.put([run.state_dict() for run in chosen.values()])
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # found dead by `hear`
             seat.home.send(JobMessage(job, parcels, new, gone))
 
@@ -242,7 +243,7 @@ def _surroundings(task: Task) -> tuple[Any, ...] | None:
         tensors = data.tensors.values() if isinstance(data.tensors, dict) else data.tensors
         if any(tensor.is_inference() for tensor in tensors):
             return None
-        found += [tensor._version for tensor in tensors]
+        found += map(version_of, tensors)
     return tuple(found)
 
 

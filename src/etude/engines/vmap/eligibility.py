@@ -20,9 +20,9 @@ def misfit(run: Run) -> str:
     What only a trial shows (an operation that vmap lacks, an answer that differs) is found later.
     """
     recipe, name = run.recipe, run.recipe.optimizer.name
-    if name not in RULES or not run.row.vmap:
+    if run.state.optimizer_spec.stacked not in RULES:
         return f"the optimizer {name} has no stacked formula"
-    if run.turns is not None:
+    if run.task.alternates:
         return "the step yields: parts of the model take turns"
     if recipe.precision != "float32":
         return f"precision={recipe.precision!r} is not stacked"
@@ -30,7 +30,9 @@ def misfit(run: Run) -> str:
         return "clip_percentile looks back at each run's own history"
     if recipe.activity is not None:
         return "activity= watches the modules of one run"
-    if any(s.has_feedback for s in (run.shape, *run.others.values())):
+    state = run.state
+    schedules = (state.lr_schedule, *state.hyperparameter_schedules.values())
+    if any(schedule.has_feedback for schedule in schedules):
         return "a schedule reacts to one run's validation loss"
     if run.probes:
         return "probes look at one run"
@@ -40,11 +42,11 @@ def misfit(run: Run) -> str:
 
 
 def _rates(run: Run) -> str:
-    if run.rates is None:
+    if run.state.rates is None:
         return ""
-    if run.rates.plan.trust is not None:
+    if run.state.rates.plan.trust is not None:
         return "a trust ratio is about one run's tensors"
-    if any(isinstance(row.multiplier, Schedule) for row in run.rates.plan.rows):
+    if any(isinstance(row.multiplier, Schedule) for row in run.state.rates.plan.rows):
         return "a multiplier of the rate follows a schedule"
     return ""
 
@@ -64,10 +66,12 @@ def _model(model: nn.Module) -> str:
 def kind(run: Run) -> Hashable:
     """Return what runs must have in common to be stacked."""
     recipe = run.recipe
-    known = recipe.optimizer.name in RULES
+    known = run.state.optimizer_spec.stacked in RULES
     return (
         recipe.optimizer.name,
-        tuple(flags_of(recipe.optimizer, run.others).items()) if known else (),
+        tuple(flags_of(recipe.optimizer, run.state.hyperparameter_schedules).items())
+        if known
+        else (),
         run.batch_size,
         recipe.accumulate,
         recipe.label_smoothing,

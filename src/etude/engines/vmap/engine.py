@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
-from etude.engines.base import (
-    Engine,
-    Marks,
-    OnStep,
-    check_runs,
-    no_marks,
-    pending,
-    target,
-)
+from etude.engines.base import Engine, check_runs, pending
 from etude.engines.loop import LoopEngine
 from etude.engines.vmap.eligibility import kind, misfit
 from etude.engines.vmap.execution import Execution, Mode
-from etude.engines.vmap.loop import Order, UpdateError, drive, threads_for
+from etude.engines.vmap.loop import UpdateError, drive, threads_for
 from etude.engines.vmap.memory import members_at_once
 from etude.engines.vmap.stack import Stack
 from etude.engines.vmap.verify import VerificationError, Verified, fit
 from etude.errors import BadValueError
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.threads import use_threads
 
@@ -69,21 +62,13 @@ class VmapEngine(Engine):
         self._fitted.clear()
         self.fallback.close()
 
-    def advance(
-        self,
-        runs: Sequence[Run],
-        until: int | None = None,
-        *,
-        marks: Marks = no_marks,
-        stop: Callable[[], bool] = bool,
-        on_step: OnStep | None = None,
-    ) -> None:
+    def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
         """Train every run, those of one kind together; see `Engine.advance`."""
         check_runs(runs)
-        order = Order(until, marks, stop, on_step)
+        request = AdvanceRequest.of(request)
         kinds: dict[Hashable, list[Run]] = {}
         others: list[Run] = []
-        for run in (runs[i] for i in pending(runs, until, marks)):
+        for run in (runs[i] for i in pending(runs, request)):
             reason = misfit(run)
             if reason:
                 self.explain(f"vmap: {reason}; trained by the {self.fallback.name} engine instead")
@@ -99,9 +84,9 @@ class VmapEngine(Engine):
                 )
                 others += members
                 continue
-            others += self._chunks(members, found, order)
+            others += self._chunks(members, found, request)
         if others:  # all runs are passed on, so that an error names the same place
-            self.fallback.advance(runs, until, marks=marks, stop=stop, on_step=on_step)
+            self.fallback.advance(runs, request)
 
     def fitted(self, key: Hashable, runs: list[Run]) -> tuple[Verified, Execution] | str:
         """Return the program of a kind of runs, or why there is none."""
@@ -129,14 +114,14 @@ class VmapEngine(Engine):
                 return f"the model cannot be stacked: {found}"
         return ""
 
-    def prepare(self, runs: list[Run], until: int | None = None) -> None:
+    def prepare(self, runs: list[Run], request: AdvanceRequest) -> None:
         """Trace and compile what training some runs of one kind would; they stay as they are."""
         found = self.fitted(kind(runs[0]), runs)
         if isinstance(found, str) or len({kind(run) for run in runs}) > 1:
             return
         fitted, execution = found
         stack = Stack(fitted.program, runs[: self.size(fitted, runs[0])], fitted.masks)
-        execution.plan(max(target(run, until) - run.step for run in runs))
+        execution.plan(max(request.target(run.state) - run.step for run in runs))
         with use_threads(threads_for(stack)):
             for _ in range(5):
                 stack.advance(1, execution.step)
@@ -149,16 +134,16 @@ class VmapEngine(Engine):
         self,
         members: list[Run],
         found: tuple[Verified, Execution],
-        order: Order,
+        request: AdvanceRequest,
     ) -> list[Run]:
         """Train in stacks that fit into memory; return the runs that failed in all sizes."""
         fitted, execution = found
         size = self.size(fitted, members[0])
         waiting = list(members)
-        while waiting and not order.stop():
+        while waiting and not request.stop():
             chunk = waiting[:size]
             try:
-                drive(Stack(fitted.program, chunk, fitted.masks), execution, order)
+                drive(Stack(fitted.program, chunk, fitted.masks), execution, request)
                 waiting = waiting[size:]
             except UpdateError as error:
                 if not error.out_of_memory:

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils import _pytree as pytree
 
 from etude.engines.vmap.batched_update import BatchedUpdate
 from etude.engines.vmap.stack import Stack
 from etude.tasks.data import Batch
 from etude.tasks.task import Task
 from etude.tasks.weighted import WeightedLoss
+from etude.torch_internals import flattened, unflattened
 from etude.training.run import Run
+from etude.training.snapshot import modes_kept
 
 LARGEST = 2**28
 """Bytes of all members' answers beyond which each is evaluated alone."""
@@ -87,16 +88,13 @@ class BatchedEvaluation:
             numbers.append(loss.weight)
             return output, loss.mean
 
-        modes = [(module, module.training) for module in net.modules()]
-        net.eval()
-        try:
-            outputs, losses, *weights = vmap(member, randomness="error")(self._held)
-        except Exception as error:
-            raise UnstackedError from error
-        finally:
-            for module, training in modes:
-                module.training = training
-        leaves, shape = pytree.tree_flatten(outputs)
+        with modes_kept(net):
+            net.eval()
+            try:
+                outputs, losses, *weights = vmap(member, randomness="error")(self._held)
+            except Exception as error:
+                raise UnstackedError from error
+        leaves, shape = flattened(outputs)
         if losses.ndim != 1 or not all(isinstance(leaf, Tensor) for leaf in leaves):
             raise UnstackedError
         if (len(self._answers) + 1) * sum(leaf.nbytes for leaf in leaves) > LARGEST:
@@ -104,7 +102,7 @@ class BatchedEvaluation:
         return [
             (
                 WeightedLoss(losses[i], weights[0][i] if weights else numbers[0]),
-                pytree.tree_unflatten([leaf[i] for leaf in leaves], shape),
+                unflattened([leaf[i] for leaf in leaves], shape),
                 target,
             )
             for i in range(self.count)

@@ -33,7 +33,7 @@ class Inputs:
 
     Args:
         run: The member.
-        state: Its `state()`.
+        state: Its `state_dict()`.
         carried: What its optimizer's numbers carry along.
         masks: What one forward pass draws.
     """

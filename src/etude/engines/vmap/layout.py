@@ -75,9 +75,9 @@ class Layout:
 
 def multipliers(run: Run, layout: Layout) -> tuple[Tensor, Tensor] | None:
     """Return the multipliers of rate and weight decay of every number; None if all are 1."""
-    if run.rates is None:
+    if run.state.rates is None:
         return None
-    by_name = run.rates.plan.of()
+    by_name = run.state.rates.plan.of()
     rates, decays = [], []
     for name, shape in zip(layout.names, layout.shapes, strict=True):
         rate, decay = torch.ones(shape), torch.ones(shape)

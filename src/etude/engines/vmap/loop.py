@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 
-from etude.engines.base import Marks, OnStep, blame, target
+from etude.engines.base import blame
 from etude.engines.vmap.evaluate import BatchedEvaluation, UnstackedError, fits
 from etude.engines.vmap.execution import Execution
+from etude.engines.vmap.member import Member
 from etude.engines.vmap.stack import Stack
 from etude.errors import EtudeError
 from etude.training.device import deterministic
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.threads import use_threads
 
@@ -23,16 +24,6 @@ BLOCK = 32
 
 WIDE = 2e8
 """Operations of all members' forward passes below which one thread is used."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What `Engine.advance` was asked for."""
-
-    until: int | None
-    marks: Marks
-    stop: Callable[[], bool]
-    on_step: OnStep | None
 
 
 class UpdateError(Exception):
@@ -47,24 +38,24 @@ class UpdateError(Exception):
         self.out_of_memory = _out_of_memory(cause)
 
 
-def drive(stack: Stack, execution: Execution, order: Order) -> None:
+def drive(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
     """Train one stack, and bring every member home, also after an error.
 
     Raises:
         UpdateError: If an update failed; the members stand before it.
         EtudeError: If an evaluation failed; the member is named.
     """
-    looks = {id(m.run): set(order.marks(m.run)) for m in stack.members}
+    steps = {id(m.run): request.steps_of(m.run.state) for m in stack.members}
     threads = threads_for(stack)
     try:
         while True:
-            _evaluate(stack, looks)
-            _dismiss(stack, execution, order.until)
+            _evaluate(stack, steps)
+            _dismiss(stack, execution, request)
             active = stack.active
-            if not active or order.stop():
+            if not active or request.stop():
                 return
-            execution.plan(max(target(m.run, order.until) - m.step for m in active))
-            count = min(BLOCK, *(_stretch(m.run, m.step, order.until, looks) for m in active))
+            execution.plan(max(request.target(m.run.state) - m.step for m in active))
+            count = min(BLOCK, *(_stretch(m, request, steps[id(m.run)]) for m in active))
             started = time.perf_counter()
             with deterministic(stack.state.rows.device), use_threads(threads):
                 try:
@@ -77,20 +68,20 @@ def drive(stack: Stack, execution: Execution, order: Order) -> None:
             for place, loss in broken.items():
                 stack.bring_home(place, loss)
             _leave(stack, execution, list(broken))
-            if order.on_step is not None:
+            if request.on_step is not None:
                 for member in stack.active:
-                    order.on_step(member.run, member.step)
+                    request.on_step(member.run.state, member.step)
     finally:
         for place, member in enumerate(stack.members):
             if not member.idle:
                 stack.bring_home(place)
 
 
-def _evaluate(stack: Stack, looks: dict[int, set[int]]) -> None:
+def _evaluate(stack: Stack, steps: dict[int, set[int]]) -> None:
     due = []
     for place, member in enumerate(stack.members):
         run = member.run
-        if member.idle or member.step not in looks[id(run)]:
+        if member.idle or member.step not in steps[id(run)]:
             continue
         if not run.evaluations or run.evaluations[-1].step != member.step:
             due.append(place)
@@ -99,7 +90,7 @@ def _evaluate(stack: Stack, looks: dict[int, set[int]]) -> None:
     together = [
         place
         for place in due
-        if stack.members[place].run.stopping is None
+        if stack.members[place].run.state.early_stopping is None
         and stack.members[place].run.step < stack.members[place].step
     ]
     if together and fits(stack.program, stack.members[together[0]].run, len(together)):
@@ -111,7 +102,7 @@ def _evaluate(stack: Stack, looks: dict[int, set[int]]) -> None:
         run = stack.members[place].run
         if run.evaluations and run.evaluations[-1].step == stack.members[place].step:
             continue
-        if run.stopping is None:
+        if run.state.early_stopping is None:
             stack.show(place)
         else:
             stack.bring_home(place)
@@ -128,13 +119,9 @@ def _evaluate_together(stack: Stack, due: list[int]) -> None:
     together = BatchedEvaluation(stack, due)
     for index, place in enumerate(due):
         run = stack.members[place].run
-        own, run.task = run.task, together.task(index)
-        run.step = stack.members[place].step
-        try:
-            with _blamed(run):
-                run.evaluate()
-        finally:
-            run.task = own
+        run.adopt_step(stack.members[place].step)
+        with _blamed(run):
+            run.evaluate(together.task(index))
         if run.ended:  # it diverged, and leaves with the weights it has here
             stack.show(place)
 
@@ -147,12 +134,12 @@ def _blamed(run: Run) -> Iterator[None]:
         raise blame(error, run) from error
 
 
-def _dismiss(stack: Stack, execution: Execution, until: int | None) -> None:
+def _dismiss(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
     """Bring home those that have ended or stand where they are to stand."""
     done = [
         place
         for place, m in enumerate(stack.members)
-        if not m.idle and (m.run.ended or m.step >= target(m.run, until))
+        if not m.idle and (m.run.ended or m.step >= request.target(m.run.state))
     ]
     for place in done:
         stack.bring_home(place)
@@ -172,10 +159,10 @@ def _leave(stack: Stack, execution: Execution, places: list[int]) -> None:
         stack.keep(left)
 
 
-def _stretch(run: Run, step: int, until: int | None, looks: dict[int, set[int]]) -> int:
+def _stretch(member: Member, request: AdvanceRequest, steps: set[int]) -> int:
     """Return the updates to the next evaluation, or to where the run is to stand."""
-    end = target(run, until)
-    return min((mark for mark in looks[id(run)] if step < mark < end), default=end) - step
+    end = request.target(member.run.state)
+    return min((step for step in steps if member.step < step < end), default=end) - member.step
 
 
 def threads_for(stack: Stack) -> int:

@@ -16,6 +16,7 @@ from etude.engines.vmap.inputs import InputPlace, Inputs
 from etude.engines.vmap.layout import multipliers
 from etude.engines.vmap.member import Member
 from etude.engines.vmap.optimizer_state import read, write
+from etude.record import Status
 from etude.training.run import Run
 
 Step = Callable[[Stacked, Feed, Leaves, tuple[Tensor, Tensor] | None], tuple[Stacked, Tensor]]
@@ -36,7 +37,7 @@ class Stack:
         rows, moments, fixed = [], [], []
         for run in runs:
             carried, remembered = read(program, run)
-            supply = Inputs(run, run.state(), carried, masks)
+            supply = Inputs(run, run.state_dict(), carried, masks)
             self.members.append(Member(run, supply, {}))
             named = {**dict(run.model.named_parameters()), **dict(run.model.named_buffers())}
             rows.append(program.layout.row(named))
@@ -171,11 +172,7 @@ class Stack:
         values = layout.cut(self.state.rows[place])
         fixed = zip(layout.fixed, self.state.fixed, strict=True)
         values |= {name: tensor[place] for name, tensor in fixed}
-        model = member.run.model
-        with torch.no_grad():
-            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-                tensor.copy_(values[name])
-        member.run.step = member.step
+        member.run.adopt_weights(values, member.step)
 
     def bring_home(self, place: int, broken: float | None = None) -> None:
         """Give a run all that the stack knows of it.
@@ -190,7 +187,7 @@ class Stack:
         if not ended:
             self.show(place)
         write(self.program, run, self.state.moments, place, member)
-        state = run.state()
+        state = run.state_dict()
         series = {name: torch.tensor(v, dtype=torch.float64) for name, v in run.series.items()}
         for name, values in member.series.items():
             new = torch.tensor(values, dtype=torch.float64)
@@ -203,8 +200,8 @@ class Stack:
             "series": series,
         }
         if not ended:
-            state["status"] = "finished" if member.step >= run.length else "stopped"
-        run.load(state)
+            state["status"] = Status.FINISHED if member.step >= run.length else Status.STOPPED
+        run.load_state_dict(state)
         if broken is not None:
             run.diverge(member.step, f"the training loss became {broken}", True)
         member.series, member.seconds = {}, 0.0

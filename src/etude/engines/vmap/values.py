@@ -24,7 +24,7 @@ class Values:
     def __init__(self, run: Run, step: int, count: int) -> None:
         self.run = run
         self.steps = np.arange(step, step + count, dtype=np.int64)
-        self.lr: Numbers = run.recipe.lr * self._along(run.shape)
+        self.lr: Numbers = run.recipe.lr * self._along(run.state.lr_schedule)
 
     @property
     def number(self) -> Numbers:
@@ -36,8 +36,8 @@ class Values:
 
     def __call__(self, name: str) -> Numbers:
         """Return a number's values: scheduled, or the one that is set."""
-        if name in self.run.others:
-            return self._along(self.run.others[name])
+        if name in self.run.state.hyperparameter_schedules:
+            return self._along(self.run.state.hyperparameter_schedules[name])
         return np.full(len(self.steps), float(self.run.recipe.optimizer.value(name)))
 
     def betas(self) -> tuple[Numbers, Numbers]:
@@ -45,10 +45,12 @@ class Values:
         pair = self.run.recipe.optimizer.value("betas")
         found = []
         for names, value in ((("momentum", "beta1"), pair[0]), (("beta2",), pair[1])):
-            scheduled = next((n for n in names if n in self.run.others), None)
+            scheduled = next(
+                (n for n in names if n in self.run.state.hyperparameter_schedules), None
+            )
             found.append(
                 np.full(len(self.steps), value)
                 if scheduled is None
-                else self._along(self.run.others[scheduled])
+                else self._along(self.run.state.hyperparameter_schedules[scheduled])
             )
         return found[0], found[1]

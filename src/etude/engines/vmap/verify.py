@@ -60,7 +60,7 @@ def fit(runs: list[Run]) -> Verified:
     layout = Layout.of(net, untouched[0])
     if not layout.names:
         raise VerificationError("no parameter gets a gradient")
-    flags = flags_of(chosen[0].recipe.optimizer, chosen[0].others)
+    flags = flags_of(chosen[0].recipe.optimizer, chosen[0].state.hyperparameter_schedules)
     program = BatchedUpdate(chosen[0], net, layout, flags, weighs=weighs[0])
     try:
         stack = Stack(program, chosen, masks[0])
@@ -89,7 +89,7 @@ def copied(run: Run) -> Run:
     """Return a run that stands where another stands, and shares nothing with it but the data."""
     other = Run(run.task, run.recipe, device=run.device)
     # By way of bytes: a state refers to the tensors of the run it is of.
-    other.load(unpack(pack(run.state())))
+    other.load_state_dict(unpack(pack(run.state_dict())))
     return other
 
 
@@ -98,7 +98,7 @@ def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor], bo
 
     And whether the batch's targets decide what the loss is a mean over. The run is left as it is.
     """
-    state = run.state()
+    state = run.state_dict()
     model = copy.deepcopy(run.model)
     names = dict(model.named_parameters())
     batches = run.task.train.stream(run.batch_size, run.recipe.seed, Cursor(**state["place"]))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 
+from etude.measure.stall import stands_still
 from etude.trials.curve import Curve
 
 LEARNED = 1e-3
 """Share of the untrained score below which a drop is rounding, not learning."""
-
-KEPT, GAINED = 0.8, 0.1
-"""A rate above the best stalls if it keeps less than the one share of the best's drop and has
-gained less than the other lately: a network that a high rate has killed predicts a constant,
-which is well below the untrained loss and stays there."""
 
 LOST = 0.5
 """Share of the best's drop, in validation and in training, below which a finished run that
@@ -22,10 +18,10 @@ stalls has lost for good what it had learned."""
 def stalls(curve: Curve, best: Curve, untrained: float) -> bool:
     """Say whether a rate stands still far behind the best, as far as both were looked at.
 
-    That is: after as many updates, its drop from the untrained score is less than `KEPT` of
-    the best's, and either that drop or what it gained over the second half of its way is less
-    than `GAINED` of the best's. Early in a run this is no sign of the end: it says that higher
-    rates are not worth a look, not that training breaks.
+    That is: after as many updates, `stands_still` says so of its drop from the untrained score,
+    and of what it gained over the second half of its way, as shares of the best's drop. Early in
+    a run this is no sign of the end: it says that higher rates are not worth a look, not that
+    training breaks.
 
     Args:
         curve: Of the rate.
@@ -42,7 +38,7 @@ def stalls(curve: Curve, best: Curve, untrained: float) -> bool:
     earlier = [y for x, y in zip(curve.shares, curve.scores, strict=True) if x <= share / 2]
     kept = (untrained - score) / drop
     gained = ((earlier[-1] if earlier else untrained) - score) / drop
-    return kept < GAINED or (kept < KEPT and gained < GAINED)
+    return stands_still(kept, gained)
 
 
 def lost(curve: Curve, best: Curve, untrained: float) -> bool:

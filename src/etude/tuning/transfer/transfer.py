@@ -20,7 +20,9 @@ from etude.recipe import Recipe
 from etude.record import Evaluation, to_json
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
+from etude.training.request import AdvanceRequest
 from etude.training.run import Run
+from etude.training.state import RunState
 from etude.tuning.result import TuneResult, tie
 from etude.tuning.transfer.rules import (
     TransferRule,
@@ -345,13 +347,14 @@ class _ShortRun:
         run, self.first = self.first, None
         if run is None:
             run = Run(self.task, self.recipe.replace(lr=rate), device=self.device)
-            run.threads = self.threads
-            run.evaluations.append(self.untrained)  # the same weights: no need to ask again
+            run.limit_threads(self.threads)
+            run.adopt_evaluation(self.untrained)  # the same weights: no need to ask again
 
-        def show(run: Run) -> None:
-            self.show(run.step, self.updates, f"rate {rate:g}, {len(self.found)} tried")
+        def show(state: RunState, step: int) -> None:
+            self.show(step, self.updates, f"rate {rate:g}, {len(self.found)} tried")
 
-        run.walk(run.heard | {self.updates}, self.updates, on_step=show)
+        steps = run.state.evaluation_steps | {self.updates}
+        run.advance(AdvanceRequest(self.updates, steps, on_step=show))
         self.gradients += run.record().cost.gradients
         last = run.evaluations[-1]
         broken = run.diverged or not math.isfinite(last.loss)

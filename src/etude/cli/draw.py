@@ -1,0 +1,98 @@
+"""A report drawn in the terminal: the facts, tables and sentences that the page draws too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from etude.cli.console import out
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from etude.report.document import DataTable, Fact, Part, Report, TableRow, Tone
+
+BAR = 20
+"""Characters of a full bar."""
+
+STYLES = {"plain": "", "good": "bold green", "warn": "red", "soft": "dim"}
+
+
+def draw(report: Report) -> None:
+    """Print a report for a person; figures and details are left to the page."""
+    out.print()
+    out.print(Text.assemble((report.subject, "bold"), ": ", report.lede))
+    if report.facts:
+        out.print()
+        out.print(facts(report.facts))
+    if report.notice:
+        out.print()
+        out.print(Text(report.notice, "yellow"))
+    for section in report.sections:
+        if section.detail:
+            continue
+        for part in section.parts:
+            if (drawn := _part(part)) is not None:
+                out.print()
+                out.print(*drawn, sep="\n")
+
+
+def facts(rows: Iterable[Fact]) -> Table:
+    """Return facts as a table of names, values and notes, without lines."""
+    table = Table.grid(padding=(0, 3))
+    table.add_column(style="dim")
+    table.add_column()
+    for fact in rows:
+        name = fact.name[:1].lower() + fact.name[1:]
+        value = Text(fact.value, _style(fact.tone))
+        if fact.note:
+            value.append(f"  {fact.note}", "not bold dim default")
+        table.add_row(name, value)
+    return table
+
+
+def _part(part: Part) -> tuple[RenderableType, ...] | None:
+    """Return what a part of a section is printed as; None for what a terminal does not show."""
+    from etude.report.document import DataTable, Listing
+
+    if isinstance(part, str):
+        return (Text(part),)
+    if isinstance(part, Listing):
+        code = Syntax(part.text.strip("\n"), part.language, background_color="default")
+        return Text(f"{part.title}:\n", "dim"), code
+    if isinstance(part, DataTable):
+        return (*([Text(part.caption, "dim")] if part.caption else []), table_of(part))
+    return None
+
+
+def table_of(part: DataTable) -> Table:
+    """Return a table of rows and columns without lines."""
+    table = Table(box=None, padding=(0, 2), header_style="dim", show_header=part.headed)
+    for column in part.columns:
+        justify = "right" if column.number else "left"
+        table.add_column(Text(column.name), justify=justify)  # type: ignore[arg-type]
+    if part.barred:
+        table.add_column("")
+    for row in part.rows:
+        table.add_row(*_cells(row), *_bar(part, row), style=_style(row.tone))
+    if part.total is not None:
+        table.add_row(*_cells(part.total), *_bar(part, part.total), style="bold")
+    return table
+
+
+def _cells(row: TableRow) -> list[Text]:
+    return [Text(cell) for cell in row.cells]
+
+
+def _bar(part: DataTable, row: TableRow) -> list[Text]:
+    if not part.barred:
+        return []
+    return [Text("█" * max(1, round(BAR * row.bar)) if row.bar else "", "dim")]
+
+
+def _style(tone: Tone) -> str:
+    return STYLES[tone]

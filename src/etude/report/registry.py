@@ -1,0 +1,69 @@
+"""`present`: what is told of a result, whatever kind of result it is.
+
+A kind of result has one file in `etude.report.kinds`, which registers how it is told. Every file
+there is found by itself: whoever adds a kind adds a file.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from functools import cache, singledispatch
+from importlib import import_module
+from typing import Any, TypeVar
+
+from etude.errors import BadTypeError
+from etude.report.document import Report
+from etude.tasks.task import Task
+
+R = TypeVar("R")
+
+
+def present(result: object, *, task: Task | None = None) -> Report:
+    """Return what is told of a result, as plain data that the terminal and the page draw.
+
+    Args:
+        result: What `train`, `tune`, `edge`, `transfer` or `sensitivity` returned.
+        task: What was trained, for the PyTorch loop that is shown: its own step, if it has one.
+
+    Raises:
+        BadTypeError: If nothing is known to tell of such a result.
+
+    >>> from etude.recipe import Recipe
+    >>> from etude.training.train import train
+    >>> import torch
+    >>> x = torch.linspace(-1, 1, 64)[:, None]
+    >>> task = Task(torch.nn.Linear(1, 1), (x, x), loss=torch.nn.functional.mse_loss, name="line")
+    >>> told = present(train(task, Recipe(lr=0.1, steps=20, batch_size=16)))
+    >>> told.title, told.facts[0].value
+    ('line trained at a learning rate of 0.1', 'finished')
+    """
+    known()
+    return _told(result, task)
+
+
+def tells(kind: type[R]) -> Callable[[Callable[[R, Task | None], Report]], object]:
+    """Register a function as the one that tells of a kind of result.
+
+    Args:
+        kind: The class of the results, or a base of theirs.
+    """
+    return _told.register(kind)
+
+
+@cache
+def known() -> tuple[type, ...]:
+    """Return the kinds of results that a report can be made of."""
+    kinds = import_module("etude.report.kinds")
+    for found in pkgutil.iter_modules(kinds.__path__, "etude.report.kinds."):
+        import_module(found.name)
+    return tuple(kind for kind in _told.registry if kind is not object)
+
+
+@singledispatch
+def _told(result: Any, task: Task | None) -> Report:
+    names = sorted(f"{'an' if k.__name__[0] in 'AEIOU' else 'a'} {k.__name__}" for k in known())
+    raise BadTypeError(
+        f"a report is made of {', '.join(names[:-1])} or {names[-1]}, not of a "
+        f"{type(result).__name__}: give what tune or train returned"
+    )

@@ -1,0 +1,108 @@
+"""The table of trials: every rate tried, how far it was taken, and what became of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from etude.record import Status
+from etude.report import words
+from etude.report.document import DataTable, TableColumn, TableRow, Tone
+from etude.report.palette import places
+from etude.tuning.outcome import Outcome
+from etude.tuning.result import TuneResult
+from etude.tuning.trial_summary import TrialSummary
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A rate in the table.
+
+    Attributes:
+        lr: The rate.
+        updates: Updates made.
+        share: The same, of the full run.
+        loss: The last validation loss; NaN where there is none, infinite where it diverged.
+        metric: The last metric; None where the task has none.
+        verdict: What became of it.
+        chosen: Whether it was kept.
+        tone: How much that is to stand out.
+    """
+
+    lr: float
+    updates: int
+    share: float
+    loss: float
+    metric: float | None
+    verdict: str
+    chosen: bool
+    tone: Tone = Tone.PLAIN
+
+
+def trial_rows(result: TuneResult) -> tuple[TrialRow, ...]:
+    """Return the rows of the trials, ascending by rate."""
+    return tuple(_row(trial, result) for trial in result.trials)
+
+
+def _row(trial: TrialSummary, result: TuneResult) -> TrialRow:
+    record = trial.record
+    loss = record.evaluations[-1].loss if record.evaluations else math.nan
+    verdict, tone = _verdict(trial, result)
+    return TrialRow(
+        lr=trial.lr,
+        updates=record.cost.steps,
+        share=record.cost.steps / record.length,
+        loss=math.inf if record.status == Status.DIVERGED else loss,
+        metric=record.valid_metric,
+        verdict=verdict,
+        chosen=trial.lr == result.lr,
+        tone=tone,
+    )
+
+
+def _verdict(trial: TrialSummary, result: TuneResult) -> tuple[str, Tone]:
+    reason = trial.record.reason
+    if trial.record.status == Status.DIVERGED:
+        return f"diverged: {reason}" if reason else "diverged", Tone.WARN
+    if trial.unstable:
+        return "lost what it learned", Tone.WARN
+    if trial.lr == result.lr:
+        if result.outcome == Outcome.NOTHING_TRAINS:
+            return "least bad", Tone.PLAIN
+        return "chosen", Tone.GOOD
+    if trial.tied:
+        return "tied", Tone.PLAIN
+    return "worse" if trial.followed else "not followed further", Tone.SOFT
+
+
+def trial_table(result: TuneResult) -> DataTable:
+    """Return the table of trials."""
+    rows, metric = trial_rows(result), result.record.metric
+    columns = [
+        (TableColumn("rate", number=True), [words.rate(r.lr) for r in rows]),
+        (TableColumn("updates", number=True), [words.count(r.updates) for r in rows]),
+        (
+            TableColumn("of the run", number=True, minor=True),
+            [words.share(r.share, 1) for r in rows],
+        ),
+        (TableColumn("validation loss", number=True), [_loss(r) for r in rows]),
+    ]
+    if metric is not None:
+        texts = [words.metric(metric, r.metric) for r in rows]
+        columns.append((TableColumn(metric, number=True), texts))
+    columns.append((TableColumn("verdict"), [r.verdict for r in rows]))
+    heats = places([r.lr for r in rows])
+    cells = zip(*(texts for _, texts in columns), strict=True)
+    return DataTable(
+        tuple(column for column, _ in columns),
+        tuple(
+            TableRow(texts, row.tone, heat=heat)
+            for row, texts, heat in zip(rows, cells, heats, strict=True)
+        ),
+        "Every rate tried: how far it was taken and how it stood there. Losses compare only after "
+        "the same number of updates.",
+    )
+
+
+def _loss(row: TrialRow) -> str:
+    return "diverged" if row.loss == math.inf else words.number(row.loss)

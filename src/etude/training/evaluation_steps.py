@@ -1,0 +1,33 @@
+"""Evaluation steps: the updates after which a run is evaluated on its validation data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def evenly_spaced(length: int, count: int) -> set[int]:
+    """Return the updates that cut a length into `count` parts, both ends included.
+
+    >>> sorted(evenly_spaced(10, 4))
+    [0, 2, 5, 7, 10]
+    """
+    return {length * i // count for i in range(count + 1)}
+
+
+def own_evaluation_steps(extended: Iterable[tuple[int, int]], length: int, count: int) -> set[int]:
+    """Return a run's own evaluation steps, also where its length was changed on the way.
+
+    Args:
+        extended: (update, length until then), in order.
+        length: From the last of them on.
+        count: Evaluations over a run, besides the one before it.
+
+    >>> sorted(own_evaluation_steps([(10, 10)], 20, 4))
+    [0, 2, 5, 7, 10, 15, 20]
+    """
+    found: set[int] = {0}
+    begin = 0
+    for until, own in (*extended, (length, length)):
+        found |= {step for step in evenly_spaced(own, count) if begin < step <= until}
+        begin = until
+    return found

@@ -1,0 +1,192 @@
+"""What a run is at one moment: its model, its optimizer, its place in the data, what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from etude import optimizers
+from etude.layerwise.preparation import prepare
+from etude.layerwise.rates import Rates, rates_of
+from etude.optimizers.factory import build
+from etude.optimizers.row import OptimizerRow
+from etude.randomness import derive_seed, random_state_kept
+from etude.recipe import Recipe
+from etude.record import Evaluation, Status
+from etude.schedules import Clock, Schedule
+from etude.tasks.data import Cursor
+from etude.tasks.task import Task
+from etude.training import feedback
+from etude.training.clock import batch_size_of, clock_of
+from etude.training.device import device_for
+from etude.training.early_stopping import EarlyStopping
+from etude.training.evaluation_steps import evenly_spaced, own_evaluation_steps
+from etude.training.flow import flow_of
+from etude.training.initialisation import prepare_model
+from etude.training.precision import autocast
+from etude.training.rng import RunRandomness
+
+
+@dataclass(eq=False)
+class RunState:
+    """The state of one run. It is data: `Run` alone moves it on, others read it.
+
+    Attributes:
+        task: What is learned, its data on the device.
+        recipe: How.
+        device: Where.
+        batch_size: Samples in one batch.
+        clock: Updates in the run, in an epoch, and samples in an update.
+        model: The network.
+        optimizer: Its parameter groups hold the values of the newest update.
+        optimizer_spec: The optimizer's row in the table.
+        rates: The multipliers of the rate; None where every parameter has the same rate.
+        lr_schedule: What the recipe's rate is multiplied by, bound to the run.
+        hyperparameter_schedules: The other scheduled values, by name.
+        evaluation_steps: The updates after which the recipe asks for an evaluation.
+        randomness: The run's own random state.
+        early_stopping: The best evaluation and its weights; None where the recipe has none.
+        threads: How many torch computes an update with.
+        step: Updates done.
+        extra_gradients: Gradients computed beyond one for each update.
+        gradient_step: The update whose gradient the parameters still hold; -1 for none.
+        loaded_step: Where the run stood when a saved state was put back; None if none was.
+        status: Whether it has finished, diverged, or can go on ('stopped').
+        reason: Why it ended, or what interrupted it.
+        seconds: Time spent on updates and evaluations.
+        series: What was measured in each update, by name.
+        evaluations: In order.
+        extended: (update, length until then) for each time that the length was changed.
+        cursor: The place in the data of the next batch.
+    """
+
+    task: Task
+    recipe: Recipe
+    device: torch.device
+    batch_size: int
+    clock: Clock
+    model: nn.Module
+    optimizer: Optimizer
+    optimizer_spec: OptimizerRow
+    rates: Rates | None
+    lr_schedule: Schedule
+    hyperparameter_schedules: dict[str, Schedule]
+    evaluation_steps: set[int]
+    randomness: RunRandomness
+    early_stopping: EarlyStopping | None
+    threads: int = field(default_factory=torch.get_num_threads)
+    step: int = 0
+    extra_gradients: int = 0
+    gradient_step: int = -1
+    loaded_step: int | None = None
+    status: Status = Status.STOPPED
+    reason: str = ""
+    seconds: float = 0.0
+    series: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "lr": []})
+    evaluations: list[Evaluation] = field(default_factory=list)
+    extended: list[tuple[int, int]] = field(default_factory=list)
+    cursor: Cursor = field(default_factory=Cursor)
+
+    @property
+    def length(self) -> int:
+        """Updates in the whole run."""
+        length: int = self.clock.horizon
+        return length
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters that the optimizer updates, in the order of its groups."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next update, before any multiplier."""
+        return self.recipe.lr * self.lr_schedule(self.step)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a NaN or Inf has ended the run."""
+        return self.status == Status.DIVERGED
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do: the run has diverged, finished, or stopped early."""
+        return self.status in (Status.DIVERGED, Status.FINISHED)
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the run was evaluated where it stands."""
+        return bool(self.evaluations) and self.evaluations[-1].step == self.step
+
+    def evenly_spaced(self, count: int) -> set[int]:
+        """Return the updates that cut the run into `count` parts, both ends included."""
+        return evenly_spaced(self.length, count)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of the forward pass for the recipe's precision."""
+        return autocast(self.device, self.recipe.precision)
+
+    def react(self, evaluations: Sequence[Evaluation]) -> None:
+        """Let the schedules react to those evaluations that the recipe asks for."""
+        own = [e for e in evaluations if e.step in self.evaluation_steps]
+        self.lr_schedule = feedback.after(self.lr_schedule, own)
+        self.hyperparameter_schedules = {
+            name: feedback.after(schedule, own)
+            for name, schedule in self.hyperparameter_schedules.items()
+        }
+
+
+def initial_state(task: Task, recipe: Recipe, device: str | torch.device | None = None) -> RunState:
+    """Return the state of a run before its first update.
+
+    Args:
+        task: What to learn.
+        recipe: How.
+        device: Where; None takes the model's own device, else an accelerator, else the CPU.
+
+    Raises:
+        BadValueError: If recipe and data do not fit.
+        TaskError: If model, data and loss do not fit together.
+    """
+    batch_size, clock = batch_size_of(task, recipe), clock_of(task, recipe)
+    evaluation_steps = own_evaluation_steps((), clock.horizon, recipe.evaluations)
+    lr_schedule = recipe.bound_schedule(clock)
+    others = recipe.bound_schedules(clock)
+    feedback.check({"schedule": lr_schedule, **others}, task)
+    with random_state_kept(derive_seed(recipe.seed, "init")):
+        built = task.build()
+        place = device_for(device, built)
+        model: nn.Module = built.to(place).train()
+        placed = task.on(place)
+        prepare_model(model, recipe, placed, batch_size)
+        context = autocast(place, recipe.precision)
+        flow = flow_of(placed, recipe, model, batch_size, context)
+        lr_mult = prepare(recipe.lr_mult, model, task.model, flow)
+    told: dict[str, Any] = {"lr": recipe.lr, "lr_mult": lr_mult, "flow": flow}
+    chosen = recipe.optimizer
+    optimizer = build(chosen.name, model, **told, **chosen.hyperparameters)
+    rates = rates_of(optimizer)
+    if rates is not None:
+        rates.bind(clock)
+    return RunState(
+        task=placed,
+        recipe=recipe,
+        device=place,
+        batch_size=batch_size,
+        clock=clock,
+        model=model,
+        optimizer=optimizer,
+        optimizer_spec=optimizers.get(chosen.name),
+        rates=rates,
+        lr_schedule=lr_schedule,
+        hyperparameter_schedules=dict(others),
+        evaluation_steps=evaluation_steps,
+        randomness=RunRandomness(recipe.seed),
+        early_stopping=EarlyStopping(recipe.early_stopping) if recipe.early_stopping else None,
+    )
