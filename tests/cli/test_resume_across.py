@@ -109,7 +109,7 @@ def test_begun_from_the_shell_it_goes_on_in_python_and_back(etude, reference, op
     more = train(task, folder="whole", resume=True, steps=16)
     assert etude("train", "--resume", "run", "--steps", "16").code == 0
     equal("run", "whole")
-    assert more.ref == RunFolder(Path("run")).task.read().source
+    assert more.ref == RunFolder(Path("run")).task.read()
 
 
 def test_a_tuning_begun_in_python_goes_on_from_the_shell(etude):
@@ -187,8 +187,11 @@ def test_a_record_carries_the_reference_and_tells_what_was_built():
     task = tasks.get("cancer-mlp", width=3)
     record = train(task, RECIPE, folder="run")
     kept, note = Record.load("run"), RunFolder(Path("run")).task.read()
-    assert record.ref == kept.ref == task.ref == note.source
+    assert record.ref == kept.ref == note
+    assert note.source == task.ref
     assert note.built
+    best = tune(task, RECIPE.replace(steps=16), 1.3, folder="t", progress=False, engine="loop")
+    assert best.record.ref == note
     train(tasks.get("cancer-mlp", width=4), RECIPE, folder="other")
     assert RunFolder(Path("other")).task.read().built != note.built
     assert train(by_hand(), RECIPE).plain()["task_ref"] is None

@@ -49,9 +49,8 @@ def test_a_run_goes_on(folder):
     whole = train(task, recipe())
     assert more.status == "finished"
     assert more.series["loss"].tolist() == pytest.approx(whole.series["loss"].tolist(), rel=1e-4)
-    assert RunFolder(folder / "run").task.read() == more.ref.of_parts(
-        json.loads((folder / "run/fingerprint.json").read_text())["parts"]
-    )
+    assert RunFolder(folder / "run").task.read() == more.ref
+    assert more.ref.source == task.ref
 
 
 def test_a_run_goes_on_in_another_length(folder):

@@ -91,7 +91,7 @@ class RunFolder:
         files.make_folder(self.path)
         self.refuse_taken()
         if parts is not None:
-            self.task.begin(ref, parts)
+            self.task.begin(ref)
             sameness.keep(self.path, parts)
         self.write_recipe(recipe)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from etude import files
 from etude.errors import StorageError
 from etude.storage.layout import TASK
-from etude.tasks.fingerprint import Parts
 from etude.tasks.ref import TaskRef
 from etude.tasks.trusted import remember
 
@@ -37,17 +36,16 @@ class TaskNote:
             return True
         return False
 
-    def begin(self, ref: TaskRef | None, parts: Parts) -> None:
+    def begin(self, ref: TaskRef | None) -> None:
         """Write which task a new run is of; a note that was left there by another run goes.
 
         Args:
             ref: Of the task; None for one that was put together in a program.
-            parts: What the task is made of.
         """
         if ref is None:
             self.path.unlink(missing_ok=True)
         else:
-            self.write(ref.of_parts(parts))
+            self.write(ref)
 
     def write(self, ref: TaskRef) -> None:
         """Write which task the folder is for, and note on this machine that it was run from here.

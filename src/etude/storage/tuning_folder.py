@@ -54,7 +54,7 @@ class TuningFolder:
         """
         files.make_folder(self.path)
         self.run.refuse_taken()
-        self.run.task.begin(ref, parts)
+        self.run.task.begin(ref)
         files.write_json(self.file, {"request": dict(request), "parts": dict(parts)})
 
     def table(self) -> dict[str, Any]:

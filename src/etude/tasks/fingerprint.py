@@ -79,6 +79,18 @@ def fingerprint(task: Task) -> dict[str, str | None]:
     return {**data, **code, "python": ".".join(map(str, sys.version_info[:2]))}
 
 
+def identified(task: Task) -> tuple[Task, Parts]:
+    """Return the task, its reference with the digest of what it built, and its parts' digests.
+
+    >>> x = torch.zeros(8, 1)
+    >>> task = Task(lambda: nn.Linear(1, 1), (x, x), loss=nn.functional.mse_loss)
+    >>> identified(task)[0].ref is None
+    True
+    """
+    parts = fingerprint(task)
+    return (task if task.ref is None else task.known_as(task.ref.of_parts(parts))), parts
+
+
 def changed(kept: Parts, now: Parts) -> list[str]:
     """Return the parts that differ; a part without a digest on either side is left out.
 

@@ -12,7 +12,7 @@ from etude.errors import BadValueError, Interrupted
 from etude.recipe import Recipe
 from etude.record import Record, Status
 from etude.storage.run_folder import RunFolder
-from etude.tasks.fingerprint import fingerprint
+from etude.tasks.fingerprint import Parts, identified
 from etude.tasks.task import Task
 from etude.training.checkpointer import Checkpointer
 from etude.training.extension import refuse_further
@@ -94,6 +94,9 @@ def train(
         recipe = recipe.replace(steps=steps)
     if evaluations is not None:
         recipe = recipe.replace(evaluations=evaluations)
+    parts: Parts = {}
+    if home is not None:
+        task, parts = identified(task)
     run = Run(task, recipe, device=device, observers=[*observers, *named_functions(probes or {})])
     state = home.newest_state() if home is not None and resume else None
     if state is None:
@@ -110,11 +113,10 @@ def train(
         run.release()
         return run.record()
     every = max(1, round(run.state.clock.steps(checkpoint_every)))
-    parts = fingerprint(task)
     if resume:
         home.check_task(parts, run.step, accept=accept_changes)
         if task.ref is not None:
-            home.task.write(task.ref.of_parts(parts))
+            home.task.write(task.ref)
         if run.recipe != home.recipe():
             home.write_recipe(run.recipe)
     else:

@@ -20,6 +20,7 @@ from etude.optimizers.prior import centre_of
 from etude.progress import bar
 from etude.recipe import Recipe
 from etude.storage.tuning_folder import TuningFolder, trial_place
+from etude.tasks.fingerprint import Parts, identified
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
 from etude.training.interrupt import StopRequest, stop_on_signal
@@ -131,6 +132,9 @@ def tune(
     """
     check_given(task, recipe)
     home = None if folder is None else TuningFolder(Path(folder))
+    parts: Parts = {}
+    if home is not None:  # of the task as it is given: whoever goes on compares that
+        task, parts = identified(task)
     base = recipe or Recipe(**task.defaults)
     space = None if over is None else Space.of(base, over)
     aim = objective or usual_objective(task)
@@ -140,7 +144,7 @@ def tune(
             raise BadValueError("resume=True needs folder=, the run folder to go on from")
         kept = tuning_folder.kept_request(home, recipe)
         request = tuning_folder.larger(kept, budget, home)
-        tuning_folder.check_task(home, task, accept=accept_changes)
+        tuning_folder.check_task(home, task, parts, accept=accept_changes)
         if request == kept and (finished := tuning_folder.finished(home, task)) is not None:
             return finished
     chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
@@ -158,7 +162,7 @@ def tune(
                 stop=lambda: bool(asked),
                 saved=None if home is None else lambda: _saved(home, task, asked),
             )
-            return _tuned(task, request, setting, claim=not resume)
+            return _tuned(task, request, setting, None if resume else parts)
     finally:
         if chosen is not engine:
             chosen.close()
@@ -182,12 +186,15 @@ def _turned(search: Search[Trial], best: Trial, sound: Sequence[Trial]) -> bool:
     return any(curve.lr > best.lr for share in shares for curve in search.turned(share))
 
 
-def _tuned(task: Task, request: Request, setting: TrialContext, *, claim: bool) -> TuneResult:
+def _tuned(
+    task: Task, request: Request, setting: TrialContext, digests: Parts | None
+) -> TuneResult:
+    """Search, and train the best; `digests` are of the task whose folder is to be claimed."""
     started = time.perf_counter()
     recipe, folds = request.recipe, request.folds
     ladder = ladder_for(request.budget, folds, clock_of(task, recipe).horizon)
     goal = goal_for(task, request.objective, request.maximize)
-    given, task = task, judged_by(task, goal)
+    task = judged_by(task, goal)
     parts = [task] if folds == 1 else folds_of(task, folds)
     if folds > 1:
         recipe = recipe.replace(steps=clock_of(task, recipe).horizon)
@@ -199,9 +206,8 @@ def _tuned(task: Task, request: Request, setting: TrialContext, *, claim: bool) 
             )
         selector = _selector(task, field, request)
         if setting.folder is not None:
-            if claim:
-                # Whoever goes on compares the task as it was given.
-                tuning_folder.claim(setting.folder, given, request)
+            if digests is not None:
+                tuning_folder.claim(setting.folder, task, digests, request)
             else:
                 setting.folder.reopen(request.plain(task.name))
         search, best, selection = _found(task, field, selector, ladder)

@@ -11,7 +11,7 @@ from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.record_shape import refuse_other
 from etude.storage.tuning_folder import TuningFolder
-from etude.tasks.fingerprint import fingerprint
+from etude.tasks.fingerprint import Parts
 from etude.tasks.task import Task
 from etude.trials.pool import TrialPool
 from etude.tuning.recipes.space import Space
@@ -44,13 +44,13 @@ class Request:
         }
 
 
-def claim(home: TuningFolder, task: Task, request: Request) -> None:
+def claim(home: TuningFolder, task: Task, parts: Parts, request: Request) -> None:
     """Write what is asked into a folder that holds no run yet.
 
     Raises:
         StorageError: If it holds one.
     """
-    home.claim(request.plain(task.name), fingerprint(task), task.ref)
+    home.claim(request.plain(task.name), parts, task.ref)
 
 
 def larger(kept: Request, budget: float | None, home: TuningFolder) -> Request:
@@ -70,12 +70,11 @@ def larger(kept: Request, budget: float | None, home: TuningFolder) -> Request:
     return replace(kept, budget=float(budget))
 
 
-def check_task(home: TuningFolder, task: Task, *, accept: bool) -> None:
+def check_task(home: TuningFolder, task: Task, parts: Parts, *, accept: bool) -> None:
     """Refuse another task than the tuning's; an older folder cannot tell."""
-    parts = fingerprint(task)
     home.check_task(parts, accept=accept)
     if task.ref is not None:
-        home.run.task.write(task.ref.of_parts(parts))
+        home.run.task.write(task.ref)
 
 
 def kept_request(home: TuningFolder, recipe: Recipe | None) -> Request:
