@@ -26,7 +26,7 @@ def row_of(optimizer: type) -> OptimizerRow | None:
     'adamw'
     """
     # Of several rows with one class the first counts: a user's row may name a class of torch's.
-    rows = reversed(list(ROWS.values()))
+    rows = reversed([*ROWS.values()])
     by_class = {(row.module.partition(".")[0], row.attribute): row for row in rows}
     for one in optimizer.__mro__:
         found = by_class.get((one.__module__.partition(".")[0], one.__name__))
