@@ -24,6 +24,7 @@ import torch
 from benchmarks import contest, finders
 from etude import Recipe, train, tune
 from etude.files import write_text
+from etude.record import Status
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
 
@@ -87,8 +88,8 @@ def do(job: Job) -> tuple[Job, dict[str, Any]]:
     return job, {**content, "seconds": round(time.perf_counter() - started, 2)}
 
 
-def _ended(status: str, loss: float) -> float | None:
-    return loss if status == "finished" and math.isfinite(loss) else None
+def _ended(status: Status, loss: float) -> float | None:
+    return loss if status == Status.FINISHED and math.isfinite(loss) else None
 
 
 def ramp(task: Task, recipe: Recipe, name: str) -> dict[str, Any]:

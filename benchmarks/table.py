@@ -23,6 +23,7 @@ from etude.optimizers.prior import centre_of
 from etude.recipe import Recipe
 from etude.training.clock import clock_of
 from etude.trials.curve import Curve, Exposure
+from etude.trials.phase import Phase
 from etude.tuning.search.ladder import ladder_for
 from etude.tuning.search.search import Search
 
@@ -234,12 +235,12 @@ class Field:
         """Return all that are in the field."""
         return list(self.entries.values())
 
-    def go(self, entrants: Sequence[Entry], share: float, part: str) -> None:
+    def go(self, entrants: Sequence[Entry], share: float, phase: Phase) -> None:
         """Take some to a share of their runs, and pay for it."""
         for one in entrants:
             cost = one.price(share)
             self.left -= cost
-            self.costs.append((part, one.lr, cost))
+            self.costs.append((phase.at(share), one.lr, cost))
             one.share = max(one.share, share)
 
     def price(self, entrant: Entry, share: float) -> float:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +22,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 GROUND = (
-    "errors", "files", "memory_layout", "progress", "randomness", "torch_internals",
+    "errors", "files", "free_memory", "memory_layout", "next_step", "progress", "randomness",
+    "torch_internals",
     "torch_version", "warning_filters",
 )  # fmt: skip
 """Files that every package but `schedules` may import; among themselves they may do so too."""
@@ -30,19 +35,23 @@ ORDER = (
 )  # fmt: skip
 """From the ground up: a package imports what stands before it, and itself."""
 
-BRIDGES = {"optimizers/factory.py": {"layerwise"}}
-"""Files that may reach further: `build` joins the table, which `layerwise` reads, to its rates."""
+BRIDGES = {"optimizers/factory.py": {"layerwise"}, "record.py": {"storage"}}
+"""Files that may reach further: `build` joins the table, which `layerwise` reads, to its rates;
+`Record.load` and `save` hand plain values to the one package that knows the files' names."""
 
 PIPES = "engines/process/"
 """Where errors travel between processes of our own as pickles; none is ever read from a file."""
 
-HEAVY = ("torch", "plotly", "ray", "optuna", "keras", "jax", "sklearn", "pandas", "datasets")
+HEAVY = (
+    "torch", "plotly", "ray", "optuna", "keras", "jax", "sklearn", "scipy", "pandas", "datasets",
+    "psutil",
+)  # fmt: skip
 
 LONGEST_FILE = 450
 LONGEST_FUNCTION = 70
 
 
-ANNEXES = {"recipe_text": "recipe", "record_shape": "record"}
+ANNEXES = {"recipe_digest": "recipe", "recipe_text": "recipe", "record_shape": "record"}
 """Files that stand beside a package and belong to it."""
 
 
@@ -221,3 +230,126 @@ def test_every_error_raised_is_one_of_ours(path):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
             name = ast.unparse(node.exc.func)
             assert name not in plain, f"{path.name}:{node.lineno} raises a bare {name}"
+
+
+INTERNALS = "torch_internals"
+"""The one file that may touch what is private in torch."""
+
+
+def private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.endswith("__")
+
+
+@cache
+def torchs_private_names() -> frozenset[str]:
+    """What torch's own objects hold under a private name, as they are built."""
+    import torch
+    from torch import nn
+    from torch.optim import lr_scheduler as schedulers
+    from torch.utils.data import DataLoader
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    parts = [schedulers.StepLR(optimizer, 3), schedulers.StepLR(optimizer, 3)]
+    loader = DataLoader(torch.zeros(2))
+    held = (
+        torch, nn, torch.zeros(1), nn.Linear(1, 1), nn.LSTM(1, 1), optimizer, *parts, loader,
+        iter(loader), schedulers.SequentialLR(optimizer, parts, [1]),
+        schedulers.ChainedScheduler(parts), schedulers.OneCycleLR(optimizer, 1.0, 10),
+        schedulers.CyclicLR(optimizer, 0.1, 1.0), schedulers.ReduceLROnPlateau(optimizer),
+        torch.amp.GradScaler("cpu"), torch.Generator(), torch.cuda, torch.backends,
+    )  # fmt: skip
+    return frozenset(name for one in held for name in dir(one) if private(name))
+
+
+def outside_names(tree: ast.AST) -> dict[str, str]:
+    """Return what a file calls the packages that it imports, with the packages."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found[alias.asname or alias.name.split(".")[0]] = alias.name
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                found[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return found
+
+
+def reaches_into_torch(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield where a file names something private of torch: imported, as an attribute, as text."""
+    tree = parsed(path)
+    known = outside_names(tree)
+    names = torchs_private_names()
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = [getattr(node, "module", None) or ""]
+            for full in (f"{m}.{a.name}".strip(".") for m in modules for a in node.names):
+                if full.split(".")[0] == "torch" and any(map(private, full.split("."))):
+                    yield line, full
+                if full.startswith("torch.fx.experimental"):
+                    yield line, full
+        elif isinstance(node, ast.Attribute) and private(node.attr):
+            base = ast.unparse(node.value)
+            of_torch = known.get(base.split(".")[0], "").split(".")[0] == "torch"
+            if of_torch or (base not in ("self", "cls") and node.attr in names):
+                yield line, ast.unparse(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if private(node.value) and node.value in names | {"_orig_mod"}:
+                yield line, node.value
+            if re.fullmatch(r"torch(\.\w+)*\._\w+(\.\w+)*", node.value):
+                yield line, node.value
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_one_file_alone_touches_what_is_private_in_torch(path):
+    if package(path) == INTERNALS:
+        return
+    found = [f"line {line}: {what}" for line, what in reaches_into_torch(path)]
+    assert not found, f"{path.name} reaches into torch: {', '.join(found)}; see {INTERNALS}.py"
+
+
+def test_classes_of_ours_touch_nothing_that_torch_put_into_them():
+    """`self._step_count` is torch's in a scheduler, and our own in any other class."""
+    import torch
+
+    names = torchs_private_names()
+    for path in FILES:
+        if package(path) == INTERNALS:
+            continue
+        for node in parsed(path).body:
+            if not isinstance(node, ast.ClassDef) or not derives(node, path, torch):
+                continue
+            used = {
+                inner.attr for inner in ast.walk(node)
+                if isinstance(inner, ast.Attribute) and private(inner.attr)
+                and ast.unparse(inner.value) == "self"
+            }  # fmt: skip
+            defined = {d.name for d in node.body if isinstance(d, ast.FunctionDef)}
+            assert not (used | defined) & names, f"{path.name}: {node.name}"
+
+
+def derives(node: ast.ClassDef, path: Path, torch: Any) -> bool:
+    """Say whether a class has one of torch's modules, optimizers or schedulers as its base."""
+    known = outside_names(parsed(path))
+    kinds = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+    for base in node.bases:
+        first, *rest = ast.unparse(base).split(".")
+        place, _, name = ".".join([known.get(first, first), *rest]).rpartition(".")
+        if place.split(".")[0] in ("torch", "etude"):
+            kind = getattr(importlib.import_module(place), name, None)
+            if isinstance(kind, type) and issubclass(kind, kinds):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_file_turns_a_users_logger(path):
+    """What a library logs is the user's to set; `logger_kept` gives it back after a call."""
+    if package(path) == "warning_filters":
+        return
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func).rpartition(".")[2]
+            assert name not in ("setLevel", "set_verbosity", "set_logs", "basicConfig"), (
+                f"{path.name}:{node.lineno} changes a logger: use warning_filters.logger_kept"
+            )

@@ -16,6 +16,7 @@ from etude.errors import MissingExtraError
 
 ROOT = Path(__file__).resolve().parents[1]
 WANTED = ".".join(map(str, torch_version.FLOOR))
+NEWEST = torch_version.newest_tried()
 
 OLD = """
 import importlib.metadata
@@ -38,9 +39,27 @@ def test_an_old_torch_is_refused(monkeypatch, found):
         torch_version.require_torch()
 
 
-@pytest.mark.parametrize("found", [f"{WANTED}.0", "2.13.0+cpu", "2.20.0a0+git1234", "3.0.0"])
-def test_the_floor_and_whatever_is_newer_pass_without_a_word(monkeypatch, found, recwarn):
+@pytest.mark.parametrize("found", [f"{WANTED}.0", f"{NEWEST}.0+cpu", f"{NEWEST}.9", "2.11.1"])
+def test_what_was_tried_passes_without_a_word(monkeypatch, found, recwarn):
     monkeypatch.setattr(torch_version, "version", lambda name: found)
+    torch_version.require_torch()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("found", ["2.20.0a0+git1234", "3.0.0"])
+def test_a_newer_one_is_warned_of_once(monkeypatch, found):
+    monkeypatch.setattr(torch_version, "version", lambda name: found)
+    message = rf"not tried with torch {re.escape(found)}; .* pip install 'torch=={NEWEST}\.\*'$"
+    with pytest.warns(UserWarning, match=message) as caught:
+        torch_version.require_torch()
+    assert len(caught) == 1
+    torch_version.require_torch()
+    assert len(caught) == 1
+
+
+def test_a_worker_does_not_repeat_the_warning(monkeypatch, recwarn):
+    monkeypatch.setattr(torch_version, "version", lambda name: "3.0.0")
+    monkeypatch.setattr(torch_version.multiprocessing, "parent_process", lambda: "its parent")
     torch_version.require_torch()
     assert not recwarn.list
 
@@ -74,3 +93,10 @@ def test_the_floor_is_the_one_that_is_promised():
     assert f"torch>={WANTED}" in project["dependencies"]
     table = (ROOT / "docs" / "torch-versions.md").read_text(encoding="utf-8")
     assert f"| {WANTED}." in table
+
+
+def test_the_newest_is_the_one_that_the_tests_are_pinned_to():
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert re.search(rf"^torch=={re.escape(NEWEST)}\.", pins, re.MULTILINE)
+    table = (ROOT / "docs" / "torch-versions.md").read_text(encoding="utf-8")
+    assert f"| {NEWEST}." in table

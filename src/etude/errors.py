@@ -6,7 +6,13 @@ import difflib
 import re
 import traceback
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
+
+from etude.next_step import NextStep, SavedState, sentence
+
+E = TypeVar("E", bound=StrEnum)
 
 LONGEST_MESSAGE = 1_200
 """Characters of an error's message; a longer one loses its middle, and keeps the fix at its end."""
@@ -52,10 +58,23 @@ def _readable(message: str) -> str:
 
 
 class EtudeError(Exception):
-    """Base of all errors raised on purpose by Etude; its message is never very long."""
+    """Base of all errors raised on purpose by Etude; its message is never very long.
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*(_readable(a) if isinstance(a, str) else a for a in args))
+    Attributes:
+        said: The message without what to do next.
+        next_step: What to do next, as facts; None where the message says it already.
+    """
+
+    said: str
+    next_step: NextStep | None = None
+
+    def __init__(self, *args: object, next_step: NextStep | None = None) -> None:
+        told = [_readable(a) if isinstance(a, str) else a for a in args]
+        self.said = str(told[0]) if told else ""
+        if next_step is not None:
+            self.next_step = next_step
+            told = [sentence(self.said, next_step)]
+        super().__init__(*told)
 
 
 class BadValueError(EtudeError, ValueError):
@@ -94,7 +113,19 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: the state is saved, and the message says how to resume.
 
     A `KeyboardInterrupt`, so that an `except Exception` of the caller does not swallow it.
+
+    Attributes:
+        said: The message without how to resume.
+        next_step: What is saved, where, and how far it came; None where nothing is.
+
+    >>> from pathlib import Path
+    >>> str(Interrupted("stopped", SavedState("train", Path("runs/a"))))
+    "stopped. Go on with: etude.train(task, folder='runs/a', resume=True)"
     """
+
+    def __init__(self, said: str = "", next_step: SavedState | None = None) -> None:
+        self.said, self.next_step = said, next_step
+        super().__init__(sentence(said, next_step))
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
@@ -109,6 +140,28 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
         near = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return UnknownNameError(f"unknown {kind} {shown(name)}: {hint}Known: {', '.join(names)}")
+
+
+def member(kind: type[E], name: object, what: str) -> E:
+    """Return the member of an enumeration that a word names.
+
+    Args:
+        kind: The enumeration.
+        name: The word, or the member itself.
+        what: What the word stands for, as the error says it.
+
+    Raises:
+        UnknownNameError: If no member goes by that word; the message lists them.
+
+    >>> from enum import StrEnum
+    >>> Side = StrEnum("Side", ["LEFT", "RIGHT"])
+    >>> member(Side, "left", "side") is Side.LEFT
+    True
+    """
+    try:
+        return kind(name)  # type: ignore[arg-type]
+    except ValueError:
+        raise unknown_name(what, name, kind) from None
 
 
 def where(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,11 +29,9 @@ from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.hyperparameters import Number
+from etude.recipe_digest import digest_before, digest_of
 from etude.recipe_text import LARGEST, RecipeError, json_table, toml_table
 from etude.schedules import Clock, Schedule, parse
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = 1
 """The version of the recipe file; a newer file is refused, never half understood."""
@@ -280,7 +277,11 @@ class Recipe(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """Return the fields as plain values, those that are None or empty left out."""
-        fields = {
+        return {name: value for name, value in self._values().items() if value not in (None, {})}
+
+    def _values(self) -> dict[str, Any]:
+        """Return every field as a plain value."""
+        return {
             "optimizer": self.optimizer.plain(),
             "lr": self.lr,
             "lr_mult": None if self.lr_mult is None else self.lr_mult.plain(),
@@ -292,21 +293,33 @@ class Recipe(BaseModel):
                 if name not in ("optimizer", "lr", "lr_mult", "schedule", "schedules")
             },
         }
-        return {name: value for name, value in fields.items() if value not in (None, {})}
 
     @property
     def digest(self) -> str:
-        """A stable short hash: of the fields that differ from their defaults.
+        """A stable short hash of all values and the format's version.
 
         >>> Recipe(lr=0.1).digest == Recipe(lr=0.1).digest != Recipe(lr=0.2).digest
         True
         """
-        default = Recipe().plain()
-        changed = {k: v for k, v in self.plain().items() if default.get(k) != v}
+        return digest_of(self._ordered(), FORMAT)
+
+    def has_digest(self, digest: object) -> bool:
+        """Return whether a digest, as it was kept in a file, is this recipe's.
+
+        Those of older versions of Etude, which left out what equalled a default, count too.
+
+        >>> recipe = Recipe(lr=0.1)
+        >>> recipe.has_digest(recipe.digest), recipe.has_digest(Recipe().digest)
+        (True, False)
+        """
+        return digest in (self.digest, digest_before(self._ordered()))
+
+    def _ordered(self) -> dict[str, Any]:
+        """Return every value, with the order of the multipliers: the first match wins."""
+        values = self._values()
         if self.lr_mult is not None:
-            changed["lr_mult"] = self.lr_mult.pairs()  # in order: the first match wins
-        text = json.dumps(changed, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+            values["lr_mult"] = self.lr_mult.pairs()
+        return values
 
     def to_json(self) -> str:
         """Return the recipe as JSON."""

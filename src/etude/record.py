@@ -7,21 +7,29 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
 
-from etude import files
-from etude.errors import StorageError, shown
+from etude.errors import StorageError, member, shown
 from etude.recipe import Recipe
 from etude.record_shape import refuse_other
+from etude.storage.record_files import read_record, read_series, write_record
+from etude.tasks.ref import TaskRef
 
-Status = Literal["finished", "diverged", "stopped"]
 Series = Mapping[str, NDArray[np.float64]]
+
+
+class Status(StrEnum):
+    """How a run stands; each is equal to the word that files and JSON hold."""
+
+    FINISHED = "finished"
+    DIVERGED = "diverged"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ class Record:
     Attributes:
         task: The task's name.
         recipe: The recipe that was run.
-        status: 'finished', 'diverged' (a NaN or Inf ended it), or 'stopped' before its end.
+        status: Finished, diverged (a NaN or Inf ended it), or stopped before its end; its word
+            will do.
         reason: Why it did not finish, with the step; empty if it did.
         length: Updates in the full run.
         metric: The name of the task's metric, None where it has none.
@@ -96,6 +105,8 @@ class Record:
         environment: Versions, device and threads.
         extended: After which updates the run was given another length: from there on its
             schedule is that of the new one.
+        ref: What names the task outside this process; None for one that was put together in a
+            program, and in records of older versions of Etude.
         model: The trained network. In memory only; a run folder keeps it beside the record.
     """
 
@@ -110,10 +121,23 @@ class Record:
     cost: Cost
     environment: Mapping[str, Any]
     extended: tuple[int, ...] = ()
+    ref: TaskRef | None = None
     model: Any = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse a status that is none.
+
+        Raises:
+            UnknownNameError: If there is no such status.
+        """
+        object.__setattr__(self, "status", member(Status, self.status, "status"))
+
     def __repr__(self) -> str:
-        lines = [self.status, f"lr {self.recipe.lr:g}", f"validation loss {self.valid_loss:.4g}"]
+        lines: list[str] = [
+            self.status,
+            f"lr {self.recipe.lr:g}",
+            f"validation loss {self.valid_loss:.4g}",
+        ]
         if self.valid_metric is not None:
             lines.append(f"{self.metric} {self.valid_metric:.4g}")
         lines.append(f"{self.cost.steps:,} of {self.length:,} updates")
@@ -122,7 +146,7 @@ class Record:
     @property
     def valid_loss(self) -> float:
         """The last validation loss; infinite if the run diverged or was never evaluated."""
-        if self.status == "diverged" or not self.evaluations:
+        if self.status == Status.DIVERGED or not self.evaluations:
             return math.inf
         return self.evaluations[-1].loss
 
@@ -152,6 +176,7 @@ class Record:
             "cost": asdict(self.cost),
             "environment": dict(self.environment),
             "extended": list(self.extended),
+            "task_ref": None if self.ref is None else self.ref.plain(),
         }
 
     def arrays(self) -> dict[str, NDArray[np.float64]]:
@@ -197,12 +222,12 @@ class Record:
             cost=Cost(**plain["cost"]),
             environment=plain["environment"],
             extended=tuple(plain.get("extended", ())),
+            ref=_ref(plain.get("task_ref")),
         )
 
     def save(self, folder: Path) -> None:
-        """Write `record.json` and `series.safetensors`, each atomically."""
-        files.write_bytes(folder / "series.safetensors", save(self.arrays()))
-        files.write_json(folder / "record.json", self.plain())
+        """Write record and series into a run folder, each atomically."""
+        write_record(folder, self.plain(), self.arrays())
 
     @classmethod
     def load(cls, folder: str | Path) -> Record:
@@ -212,11 +237,10 @@ class Record:
             StorageError: If a file is missing or damaged; the message names it.
         """
         folder = Path(folder)
-        plain = files.read_table(folder / "record.json", "the record")
-        series = files.regular(folder / "series.safetensors", "the series")
+        plain, series = read_record(folder)
         try:
             refuse_other(plain)
-            return cls.from_plain(plain, _series(load_file(series)))
+            return cls.from_plain(plain, _series(read_series(series)))
         except Exception as error:
             raise StorageError(
                 f"the record in {str(folder)!r} is damaged: {type(error).__name__}: {error}"
@@ -241,6 +265,10 @@ def _series(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]
                 "float64"
             )
     return dict(arrays)
+
+
+def _ref(plain: Any) -> TaskRef | None:
+    return None if plain is None else TaskRef.from_plain(plain, "its task_ref")
 
 
 def to_json(value: float | None) -> float | str | None:

@@ -33,6 +33,15 @@ class CostShape(TypedDict):
     seconds: Finite
 
 
+class TaskRefShape(TypedDict):
+    """What names a task outside a process; see `TaskRef`."""
+
+    reference: Text
+    options: dict[str, Any]
+    digest: Text
+    built: NotRequired[Text]
+
+
 class RecordShape(TypedDict):
     """All of record.json; more keys do no harm."""
 
@@ -40,7 +49,7 @@ class RecordShape(TypedDict):
 
     task: Text
     recipe: dict[str, Any]
-    status: Literal["finished", "diverged", "stopped"]
+    status: Text
     reason: Text
     length: Step
     metric: Text | None
@@ -48,6 +57,7 @@ class RecordShape(TypedDict):
     cost: CostShape
     environment: dict[str, Text | Finite | bool | None]
     extended: NotRequired[list[Step]]
+    task_ref: NotRequired[TaskRefShape | None]
 
 
 @cache

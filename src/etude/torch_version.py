@@ -1,7 +1,9 @@
-"""The oldest torch that Etude runs on, and what an older one lacks; see docs/torch-versions.md."""
+"""The versions of torch that Etude runs on, and what others lack; see docs/torch-versions.md."""
 
 from __future__ import annotations
 
+import multiprocessing
+import warnings
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -10,17 +12,22 @@ from etude.errors import MissingExtraError
 FLOOR = (2, 6)
 LACKING = "it has no torch.accelerator, and Etude was not tried with it"
 
+NEWEST = (2, 13)
+"""The newest torch that the tests were run with."""
+
 
 @cache
 def require_torch() -> None:
-    """Refuse a torch that is too old; torch itself is not loaded for it.
+    """Refuse a torch that is too old, and warn of one that is newer than any that was tried.
+
+    torch itself is not loaded for it. The warning is given once, and not in worker processes.
 
     Raises:
         MissingExtraError: If torch is missing, or older than `FLOOR`.
 
     >>> require_torch()
     """
-    wanted = ".".join(map(str, FLOOR))
+    wanted = _text(FLOOR)
     try:
         found = version("torch")
     except PackageNotFoundError as error:
@@ -31,6 +38,25 @@ def require_torch() -> None:
         raise MissingExtraError(
             f"torch {found} is too old: {LACKING}; pip install 'torch>={wanted}'"
         )
+    if _numbers(found) > NEWEST and multiprocessing.parent_process() is None:
+        warnings.warn(
+            f"Etude was not tried with torch {found}; the newest it was tried with is "
+            f"{newest_tried()}. Where something fails, pip install 'torch=={newest_tried()}.*'",
+            stacklevel=2,
+        )
+
+
+def newest_tried() -> str:
+    """Return the newest version of torch that Etude was tried with.
+
+    >>> newest_tried().split(".")[0]
+    '2'
+    """
+    return _text(NEWEST)
+
+
+def _text(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from etude.errors import BadTypeError, BadValueError
 from etude.schedules import Schedule, cosine, function, parse, register, restarts, warmup
-from etude.schedules.testing import ARGUMENTS, kinds, schedules
+from etude.schedules.testing import drawn, kinds, schedules
 
 S = parse(
     "0.1 * (warmup(50) >> cosine(500, floor=0.1)) * multi_step((100, 300), 0.5)"
@@ -36,7 +36,7 @@ def test_torch_gives_the_values_of_numpy(s: Schedule, steps: list[int]) -> None:
     assert torch.equal(out, s(torch.tensor(steps, dtype=torch.float64)))
 
 
-@pytest.mark.parametrize("name", list(ARGUMENTS))
+@pytest.mark.parametrize("name", drawn())
 def test_jax_gives_the_values_of_numpy_for_every_kind(name: str) -> None:
     @given(kinds(name), st.lists(st.integers(0, 10**5), min_size=5, max_size=5))
     @settings(max_examples=4)

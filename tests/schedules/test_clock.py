@@ -155,7 +155,7 @@ def test_a_horizon_that_is_too_short_is_refused() -> None:
         (warmup(600) >> cosine()).over(500)
     with pytest.raises(BadValueError, match="longer than the 10 steps"):
         cosine().shift(20).over(10)
-    with pytest.raises(BadValueError, match="takes what is left of a horizon that is not known"):
+    with pytest.raises(BadValueError, match="fills the rest of the horizon, which is not known"):
         cosine().over(Clock(steps_per_epoch=5))
 
 

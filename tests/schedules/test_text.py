@@ -128,7 +128,7 @@ def test_the_text_is_canonical(text: str, canonical: str | None) -> None:
         ("cosine(5)\x00", "not a Python expression"),
         ("cosine('\ud800')", "not a Python expression|a duration reads like"),
         ("cosine() >> linear()", "at most one segment"),
-        ("constant() >> cosine()", "both constant.. and cosine.. are without a length"),
+        ("constant() >> cosine()", "both constant.. and cosine.. have no length"),
     ],
 )
 def test_what_is_no_schedule_is_refused_with_the_reason(text: str, message: str) -> None:
@@ -218,7 +218,7 @@ def test_any_json_is_a_schedule_or_an_error_of_ours(data: object) -> None:
     ("text", "message"),
     [
         ("", "this is not JSON"),
-        ("[]", "is no schedule"),
+        ("[]", "is not a schedule"),
         ('{"kind": "cosin"}', "did you mean 'cosine'"),
         (
             '{"kind": "cosine", "lenght": 5}',
@@ -234,7 +234,7 @@ def test_any_json_is_a_schedule_or_an_error_of_ours(data: object) -> None:
 def test_json_that_is_no_schedule_is_refused_with_the_reason(text: str, message: str) -> None:
     with pytest.raises(EtudeError, match=message):
         from_json(text)
-    with pytest.raises(BadTypeError, match="JSON is text"):
+    with pytest.raises(BadTypeError, match="JSON must be text"):
         from_json(5)  # type: ignore[arg-type]
     with pytest.raises(BadTypeError, match="must be a schedule"):
         to_json(5)  # type: ignore[arg-type]

@@ -79,7 +79,7 @@ def test_lint_names_value_place_and_fix() -> None:
     assert short.step == 0
     assert short.message == (
         "warmup(1) takes 1 update: the first is at 0, which changes nothing, and the next at the "
-        "full rate; give it 2 updates at least, or leave it out"
+        "full rate; give it at least 2 updates, or leave it out"
     )
     (high,) = lint(linear(1_000, end=0.5), 1_000)
     assert "50% of the peak" in high.message

@@ -293,7 +293,7 @@ def test_a_mapping_keeps_its_names():
 def test_a_split_is_a_partition(count, share):
     data = as_data(torch.arange(count), "train")
     if not 0 < round(count * share) < count:
-        with pytest.raises(BadValueError, match=r"samples leaves a part empty"):
+        with pytest.raises(BadValueError, match=r"samples leaves one part empty"):
             data.split(share)
         return
     rest, held = data.split(share)
@@ -358,7 +358,7 @@ class Nothing(IterableDataset):
 
 def test_a_loader_without_batches_is_named():
     data = as_data(DataLoader(Nothing(), batch_size=2), "train")
-    with pytest.raises(TaskError, match="the DataLoader gave no batch"):
+    with pytest.raises(TaskError, match="the DataLoader returned no batch"):
         next(data.stream(2, 0, Cursor()))
 
 
@@ -429,7 +429,9 @@ def test_a_bare_stream_that_is_too_short_or_comes_only_once_is_named():
         def __iter__(self) -> Iterator[dict[str, Tensor]]:
             return self.left
 
-    with pytest.raises(TaskError, match=r"gave no batch in epoch 2: .* must begin anew each time"):
+    with pytest.raises(
+        TaskError, match=r"returned no batch in epoch 2: .* must start from the beginning each time"
+    ):
         list(islice(as_data(Once(), "train").stream(4, 0, Cursor()), 6))
 
 

@@ -257,7 +257,9 @@ class TestRefusals:
             }
         )
         pq.write_table(table, tmp_path / "train.parquet")
-        with pytest.raises(TaskError, match=r"row 0 of column 'image' is no image"):
+        with pytest.raises(
+            TaskError, match=r"row 0 of column 'image' cannot be decoded as an image"
+        ):
             get("mnist-cnn", source=str(tmp_path))
 
     def test_columns_splits_and_labels(self, tmp_path):
@@ -271,7 +273,7 @@ class TestRefusals:
         source = str(tmp_path / "train.parquet")
         with pytest.raises(TaskError, match=r"no split 'test' among 'train'.*'holdout'"):
             get("mnist-cnn", source=source, valid_split="test")
-        with pytest.raises(TaskError, match="would judge on the training data"):
+        with pytest.raises(TaskError, match="would evaluate on the training data"):
             get("mnist-cnn", source=source, valid_split="train")
         (tmp_path / "b").mkdir()
         unlabelled = pa.table(
@@ -328,7 +330,9 @@ class TestStrangers:
     )
     def test_others_are_not(self, content):
         rows = [{"image": {"bytes": content, "path": None}}]
-        with pytest.raises(TaskError, match="row 0 of column 'image' is no image that can be"):
+        with pytest.raises(
+            TaskError, match="row 0 of column 'image' cannot be decoded as an image"
+        ):
             image_source.Images(rows, "image", torch.zeros(1), 1).decode(0, "L")
 
     def test_one_that_unfolds_into_gigabytes_is_measured_first(self):
@@ -344,7 +348,7 @@ class TestStrangers:
         (tmp_path / "in/link.png").symlink_to(outside)
         for path in (str(outside), str(tmp_path / "in/link.png"), "http://nowhere/x.png", None):
             for root in (tmp_path / "in", None):
-                with pytest.raises(TaskError, match="is no file inside the data's folder"):
+                with pytest.raises(TaskError, match="is not a file inside the data's folder"):
                     image_source.opened({"bytes": None, "path": path}, root)
         picture(1, 0).save(tmp_path / "in/own.png")
         found = image_source.opened({"path": str(tmp_path / "in/own.png")}, tmp_path / "in")

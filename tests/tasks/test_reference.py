@@ -160,7 +160,7 @@ class TestRefusals:
             load(f"{file()}:redy")
         empty = file("import os", "empty.py")
         with pytest.raises(
-            TaskError, match="has no 'task', nor anything else that could be a task"
+            TaskError, match="has no 'task', and no other object that could be a task"
         ):
             load(f"{empty}:task")
 

@@ -244,10 +244,10 @@ def test_shares_add_up_to_one(weights):
 @pytest.mark.parametrize(
     ("loss", "match"),
     [
-        (lambda o, t: (1.0, 2), r"pair, which stands for \(sum, weight\): the sum is a float"),
+        (lambda o, t: (1.0, 2), r"pair, which is read as \(sum, weight\): the sum is a float"),
         (lambda o, t: (o.sum(), "2"), "the weight is a str: give a number"),
         (lambda o, t: (o.sum(), -1), "the weight is -1.0: give a finite number of at least 0"),
-        (lambda o, t: (o.sum(), t), r"the weight is a tensor of shape \(3, 5\): give one number"),
+        (lambda o, t: (o.sum(), t), r"the weight is a tensor of shape \(3, 5\): give two scalars"),
         (lambda o, t: (o.sum(0), 2), r"the sum is a tensor of shape"),
     ],
 )

@@ -162,7 +162,7 @@ def test_outputs_of_any_shape_are_put_together():
     ragged = as_metric(lambda o, t: 0.0).collector()
     for length in (2, 3):
         ragged.add(torch.zeros(1, length), torch.zeros(1))
-    with pytest.raises(TaskError, match=r"cannot be put together .*give mean_metric"):
+    with pytest.raises(TaskError, match=r"cannot be concatenated .*give mean_metric"):
         ragged.result()
 
 
@@ -306,17 +306,17 @@ def test_a_metric_that_is_nan_is_named_and_no_fault_of_the_rate():
 
 def test_names_that_cannot_be_meant_are_refused():
     scores, labels = drawn(20, 3, 0)
-    with pytest.raises(TaskError, match="'top5' of 3 classes is 1 whatever the model says"):
+    with pytest.raises(TaskError, match="'top5' of 3 classes is 1 for every model"):
         measured("top5", scores, labels)
-    with pytest.raises(TaskError, match="'balanced_accuracy' needs one class per answer"):
+    with pytest.raises(TaskError, match="'balanced_accuracy' needs one class per target"):
         measured("balanced_accuracy", scores, (scores > 0).float())
     with pytest.raises(TaskError, match=r"'f1' cannot compare .*\(5, 3\).*\(4,\)"):
         METRICS["f1"].collector().add(torch.zeros(5, 3), torch.zeros(4))
     with pytest.raises(BadTypeError, match="got the class Counting"):
         as_metric(Counting)
-    with pytest.raises(TaskError, match=r"gave a tensor of shape \(2,\): a metric is one number"):
+    with pytest.raises(TaskError, match=r"returned a tensor of shape \(2,\): return one number"):
         train(classified(metric=lambda o, t: torch.zeros(2)), SHORT)
     with pytest.raises(
-        TaskError, match=r"'Counting'.* needs the model's output, which step= hides"
+        TaskError, match=r"'Counting'.* needs the model's output, which step= does not return"
     ):
         Task(nn.Linear(1, 1), np.zeros((8, 1)), step=lambda m, b: m(b[0]).mean(), metric=Counting())

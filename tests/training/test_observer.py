@@ -211,9 +211,9 @@ def test_an_observers_state_is_in_the_checkpoint(tmp_path):
 
     def stop(state):
         if state.step == 7:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("here")
 
-    with pytest.raises(KeyboardInterrupt, match=""):
+    with pytest.raises(KeyboardInterrupt, match="here"):
         train(task(), BASE, folder=tmp_path, observers=[diary], on_step=stop)
     again = Diary()
     train(task(), folder=tmp_path, resume=True, observers=[again])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,11 +15,13 @@ import typer
 from etude import files
 from etude.cli.console import err
 from etude.cli.interrupt import raise_again
-from etude.cli.kept_task import TASK_FILE, kept_task
-from etude.errors import BadValueError, StorageError
+from etude.cli.kept_task import kept_task
+from etude.cli.next_step import quoted
+from etude.errors import BadValueError, EtudeError, StorageError
 
 if TYPE_CHECKING:
     from etude.recipe import Recipe
+    from etude.storage.run_folder import RunFolder
     from etude.tasks import Task
 
 TaskName = Annotated[
@@ -32,40 +33,6 @@ TaskName = Annotated[
         show_default=False,
     ),
 ]
-With = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--with", metavar="KEY=VALUE", help="An option of the task's model or data, repeatable."
-    ),
-]
-RecipeFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--recipe",
-        metavar="FILE",
-        help="A recipe file, .toml or .json (default: the object `recipe` beside your task, else "
-        "the task's own defaults).",
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="A field of the recipe, repeatable: clip_norm=1, l2=1e-4, optimizer.momentum=0.9.",
-    ),
-]
-Optimizer = Annotated[str | None, typer.Option(help="The optimizer's name.")]
-ScheduleText = Annotated[
-    str | None,
-    typer.Option("--schedule", help="The schedule, such as \"warmup('5%') >> cosine()\"."),
-]
-Steps = Annotated[
-    str | None, typer.Option(help="Length: a number of updates, or '20 epochs'.", metavar="LENGTH")
-]
-BatchSize = Annotated[int | None, typer.Option(help="Samples in one batch.")]
-Seed = Annotated[int | None, typer.Option(help="The only source of randomness.")]
-Device = Annotated[str | None, typer.Option(help="Where to train: cpu, cuda, mps, ...")]
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="The run folder (default: runs/TASK-DATE-TIME)."),
@@ -136,8 +103,7 @@ def choose_task(
 ) -> Task:
     """Return the task meant: by name, or the one of the run to resume.
 
-    One of your own that has no name of its own is called after the object or its file. From here
-    on Ctrl-C is an ordinary KeyboardInterrupt: what is heavy to load is loaded.
+    From here on Ctrl-C is an ordinary KeyboardInterrupt: what is heavy to load is loaded.
 
     Args:
         name: As it was typed.
@@ -157,29 +123,17 @@ def choose_task(
                 "--resume goes on with the folder's own task: leave TASK out (--task names it "
                 "where the folder's own cannot be used)"
             )
-        return _named(*kept_task(resume, own, pairs(options, "--with")))
+        return _ready(kept_task(resume, own, pairs(options, "--with")))
     if own is not None:
         raise BadValueError(f"--task is for --resume: give the task alone, {own!r}")
     if name is None:
         raise BadValueError("which task? Give a name (`etude tasks` lists them) or file.py:name")
-    return _named(tasks.load(name, **pairs(options, "--with")), name)
+    return _ready(tasks.load(name, **pairs(options, "--with")))
 
 
-def _named(task: Task, reference: str) -> Task:
+def _ready(task: Task) -> Task:
     raise_again()
-    return task if task.name != "task" else replace(task, name=title(reference))
-
-
-def title(reference: str) -> str:
-    """Return what to call a task by its reference: the object, or the file of one called 'task'.
-
-    >>> title("digits-cnn"), title("mine.py:wine"), title("src/mine.py:task"), title("a.b:task")
-    ('digits-cnn', 'wine', 'mine', 'b')
-    """
-    place, _, name = reference.rpartition(":")
-    if name != "task" or not place:
-        return name
-    return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
+    return task
 
 
 def choose_recipe(
@@ -188,6 +142,7 @@ def choose_recipe(
     changes: list[str] | None,
     *,
     reference: str | None = None,
+    spelt: Mapping[str, str] | None = None,
     **named: Any,
 ) -> Recipe:
     """Return the task's recipe, or the file's, with the changes asked for.
@@ -197,20 +152,47 @@ def choose_recipe(
         file: A recipe file.
         reference: Of the task: a Recipe called `recipe` beside it comes before the defaults.
         changes: FIELD=VALUE texts; 'optimizer.momentum=0.9' reaches into the optimizer.
-        **named: Fields from options of their own; None changes nothing.
+        spelt: The option that each of the named fields was typed as, for errors.
+        **named: Fields from options of their own, and the optimizer's `weight_decay`; None changes
+            nothing.
 
     Raises:
         RecipeError: If a field is unknown or out of bounds.
     """
     recipe = _start(task, file, reference)
+    try:
+        return _changed(recipe, changes, named)
+    except EtudeError as error:
+        for name, option in (spelt or {}).items():
+            if str(error) == _fault(recipe, {name: named[name]}):
+                value = shlex.quote(str(named[name]))
+                error.args = (f"{option} {value}: {error}",)
+                break
+        raise
+
+
+def _fault(recipe: Recipe, named: Mapping[str, Any]) -> str:
+    """Return what is wrong with one option alone; empty if nothing is."""
+    try:
+        _changed(recipe, None, named)
+    except EtudeError as error:
+        return str(error)
+    return ""
+
+
+def _changed(recipe: Recipe, changes: list[str] | None, named: Mapping[str, Any]) -> Recipe:
     fields = {key: value for key, value in named.items() if value is not None}
     if isinstance(steps := fields.get("steps"), str):
         fields["steps"] = length(steps)
     inner: dict[str, dict[str, Any]] = {}
+    if (decay := fields.pop("weight_decay", None)) is not None:
+        inner["optimizer"] = {"weight_decay": decay}
     for text in changes or ():
         ((key, value),) = pairs([text], "--set").items()
         outer, dot, name = key.partition(".")
         if dot:
+            if decay is not None and (outer, name) == ("optimizer", "weight_decay"):
+                raise BadValueError(f"--set {text}: --weight-decay gives it too: leave one out")
             inner.setdefault(outer, {})[_bare(name)] = value
         else:
             _refuse_misplaced(key, text, fields.get("optimizer"), recipe)
@@ -311,54 +293,37 @@ def _bare(name: str) -> str:
 
 
 @contextmanager
-def run_folder(
-    out: Path | None, resume: Path | None, name: str | None, options: list[str] | None
-) -> Iterator[Path]:
-    """Give the run folder, with a note of which task it is for, so that it can be resumed.
+def run_folder(out: Path | None, resume: Path | None, name: str | None) -> Iterator[RunFolder]:
+    """Give the run folder.
 
-    A folder that was made for nothing, because the run could not begin, is taken away again. One
-    in which a run was killed before it began holds nothing to go on with, and is taken over.
+    One that was made for nothing, because the run could not begin, is taken away again. One in
+    which a run was killed before it began holds nothing to go on with, and is taken over.
     """
-    from etude.tasks.ref import TaskRef
-    from etude.tasks.trusted import remember
+    from etude.storage.run_folder import RunFolder
 
     if resume is not None:
-        yield resume
+        yield RunFolder(resume)
         return
     assert name is not None
-    folder = out or _fresh(name)
-    files.make_folder(folder)
-    note = folder / TASK_FILE
-    if note.exists() and any(path != note for path in _kept(folder)):
+    folder = RunFolder(out or _fresh(name))
+    files.make_folder(folder.path)
+    if folder.taken:
         raise StorageError(
-            f"{str(folder)!r} already holds a run: go on with --resume "
-            f"{shlex.quote(str(folder))}, or choose another folder"
+            f"{str(folder.path)!r} already holds a run: go on with --resume "
+            f"{quoted(folder.path)}, or choose another folder"
         )
-    ref = TaskRef.of(name, pairs(options, "--with"))
-    remember(ref)
-    files.write_json(note, ref.plain())
+    folder.refuse_taken()
     try:
         yield folder
     finally:
-        if [path.name for path in _kept(folder)] == [TASK_FILE]:
-            note.unlink()
-            if out is None:
-                folder.rmdir()
-
-
-def _kept(folder: Path) -> list[Path]:
-    """Return what lies in a folder but for what a run leaves that was killed before it began."""
-    from etude.storage.run_folder import RECIPE
-    from etude.storage.task_digests import FINGERPRINT
-
-    early = {FINGERPRINT} if not (folder / RECIPE).exists() else set()
-    return [
-        path for path in folder.iterdir() if not files.is_temporary(path) and path.name not in early
-    ]
+        if folder.clear_unused() and out is None:
+            folder.path.rmdir()
 
 
 def _fresh(name: str) -> Path:
     """Return a folder under runs/ that does not exist yet."""
+    from etude.tasks.ref import title
+
     short = title(name) or "run"
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     first = Path("runs") / f"{short}-{stamp}"
@@ -369,9 +334,14 @@ def _fresh(name: str) -> Path:
     return folder
 
 
-def refuse_with_resume(*given: object) -> None:
-    """Refuse options that a resumed run, which keeps its own, would silently ignore."""
-    if any(value is not None for value in given):
+def refuse_with_resume(typed: list[str], *given: object) -> None:
+    """Refuse options that a resumed run, which keeps its own, would silently ignore.
+
+    Args:
+        typed: Options of the recipe that were typed.
+        *given: What else was given; None was not.
+    """
+    if typed or any(value is not None for value in given):
         raise BadValueError(
             "--resume goes on with the folder's own recipe: leave other options out (`train` "
             "takes a longer --steps, `tune` a larger --budget)"

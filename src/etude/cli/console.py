@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from etude.cli import interrupt
+from etude.cli.next_step import told
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -25,7 +26,7 @@ def complain(message: str, error: BaseException) -> None:
     line.append(message, style="not bold default")
     err.print(line)
     for note in getattr(error, "__notes__", ()):
-        err.print(Text(note))
+        err.print(Text(told(note)))
 
 
 _document: list[IO[str]] = []

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from etude.cli import choices
 from etude.cli.console import facts, number, out, print_json
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
 if TYPE_CHECKING:
     from etude.measure.edge import Edge
@@ -25,14 +26,18 @@ EPILOG = """[bold]Examples[/bold]
   etude edge digits-mlp --optimizer sgd --lr 0.1 --batch-size 1024 --at-most 200"""
 
 
+PLACE = 80
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("edge", epilog=EPILOG, no_args_is_help=True)(edge)
 
 
+@takes_recipe(help={"lr": "The rate to probe above."})
 def edge(
     task: choices.TaskName = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="The rate to probe above.")] = None,
     at_most: Annotated[int, typer.Option(help="Updates of each probe.")] = 500,
     doublings: Annotated[int, typer.Option(help="How often the rate is doubled at most.")] = 6,
     bisections: Annotated[
@@ -48,15 +53,7 @@ def edge(
     iterations: Annotated[
         int, typer.Option(help="Products with the Hessian at most; 0 measures no sharpness.")
     ] = 30,
-    recipe: choices.RecipeFile = None,
-    optimizer: choices.Optimizer = None,
-    schedule: choices.ScheduleText = None,
-    steps: choices.Steps = None,
-    batch_size: choices.BatchSize = None,
-    seed: choices.Seed = None,
-    changes: choices.Set = None,
-    options: choices.With = None,
-    device: choices.Device = None,
+    recipe: RecipeOptions = RecipeOptions(),
     json: choices.Json = False,
 ) -> None:
     """Double TASK's rate until training breaks; compare that with what curvature predicts.
@@ -67,19 +64,8 @@ def edge(
     """
     from etude.measure.edge import edge as measure
 
-    chosen = choices.choose_task(task, options, None)
-    wanted = choices.choose_recipe(
-        chosen,
-        recipe,
-        changes,
-        reference=task,
-        lr=lr,
-        optimizer=optimizer,
-        schedule=schedule,
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    chosen = choices.choose_task(task, recipe.options, None)
+    wanted = recipe.choose(chosen, task)
     found = measure(
         chosen,
         wanted,
@@ -89,7 +75,7 @@ def edge(
         marks=marks,
         samples=samples,
         iterations=iterations,
-        device=device,
+        device=recipe.device,
         progress=False if json else None,
     )
     if json:

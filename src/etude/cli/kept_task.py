@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude import files
+from etude.cli.next_step import quoted
 from etude.errors import BadValueError, EtudeError, StorageError, TaskError, shown
 
 if TYPE_CHECKING:
+    from etude.storage.run_folder import RunFolder
     from etude.tasks import Task
     from etude.tasks.ref import TaskRef
 
-TASK_FILE = "task.json"
 
-
-def kept_task(folder: Path, own: str | None, typed: dict[str, Any]) -> tuple[Task, str]:
-    """Return the task of a run folder, which may come from somebody else, and its reference.
+def kept_task(folder: Path, own: str | None, typed: dict[str, Any]) -> Task:
+    """Return the task of a run folder, which may come from somebody else.
 
     Bundled tasks are built as the folder says. A task of the user's own is code: it is run if
     the user types it, or has started a run with this very file on this machine.
@@ -32,28 +30,42 @@ def kept_task(folder: Path, own: str | None, typed: dict[str, Any]) -> tuple[Tas
         StorageError: If the folder does not say, or names code that is not trusted here.
     """
     from etude import tasks
-    from etude.tasks.ref import TaskRef
-    from etude.tasks.trusted import is_trusted, remember
+    from etude.storage.run_folder import RunFolder
+    from etude.tasks.table import is_bundled
+    from etude.tasks.trusted import is_trusted
 
-    path = folder / TASK_FILE
+    home = RunFolder(folder)
     if own is not None:
         task = tasks.load(own, **typed)
-        ref = TaskRef.of(own, typed)
-        remember(ref)
-        files.make_folder(folder)
-        files.write_json(path, ref.plain())
-        return task, own
+        if home.taken and task.ref is not None:
+            home.task.write(task.ref)
+        return task
     if typed:
         raise BadValueError("--with belongs to --task: the folder's own task keeps its options")
-    if not path.exists():
-        raise StorageError(
-            f"{str(folder)!r} holds no run to resume: there is no {TASK_FILE} in it; a run begun "
-            "in Python is resumed there, or here with --task file.py:name"
-        )
-    kept = TaskRef.from_plain(files.read_json(path, "the task"), f"the task {str(path)!r}")
-    if not kept.bundled and not is_trusted(kept):
+    kept = home.task.read()
+    if kept is None:
+        raise StorageError(_without_task(home))
+    if not is_bundled(kept) and not is_trusted(kept):
         raise StorageError(_untrusted(folder, kept))
-    return _built(kept, path), kept.reference
+    return _built(kept, home.task.path)
+
+
+def _without_task(home: RunFolder) -> str:
+    """Say why there is no task to go on with, and what to do."""
+    from etude.storage.tuning_folder import TuningFolder
+
+    if not home.taken:
+        return (
+            f"{str(home.path)!r} holds no run to resume. If a run was stopped there before it "
+            "began, nothing is lost: begin it anew in the same folder"
+        )
+    verb = "tune" if TuningFolder(home.path).begun else "train"
+    return (
+        f"{str(home.path)!r} holds no {home.task.path.name}: its run was begun in Python, with a "
+        f"task that nothing names outside that program. Go on there, with etude.{verb}(task, "
+        f"folder={str(home.path)!r}, resume=True); or assign the task in a file and type: etude "
+        f"{verb} --resume {quoted(home.path)} --task file.py:name"
+    )
 
 
 def _built(ref: TaskRef, path: Path) -> Task:
@@ -88,5 +100,5 @@ def _untrusted(folder: Path, ref: TaskRef) -> str:
     return (
         f"{str(folder)!r} names the task {shown(ref.reference, 200)}, which is code of somebody's "
         f"own, and {why}; nothing of it was run. If you know the code, type it: "
-        f"--resume {shlex.quote(str(folder))} --task {example}, with its --with KEY=VALUE options"
+        f"--resume {quoted(folder)} --task {example}, with its --with KEY=VALUE options"
     )

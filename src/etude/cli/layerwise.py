@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from etude.cli import choices
 from etude.cli.console import out, print_json
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
 if TYPE_CHECKING:
     from etude.layerwise.picture import RateBar
@@ -32,7 +32,9 @@ EPILOG = """[bold]Examples[/bold]
 
   etude tune digits-lstm --set "lr_mult.*\\[forget]=3"      the same, to tune with"""
 
-_POLICY = re.compile(r"^\s*[a-z_]+\s*\(")
+
+PLACE = 50
+"""Among the verbs of `etude --help`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -40,23 +42,10 @@ def register(app: typer.Typer) -> None:
     app.command("layerwise", epilog=EPILOG, no_args_is_help=True)(layerwise)
 
 
+@takes_recipe()
 def layerwise(
     task: choices.TaskName = None,
-    multipliers: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--lr-mult",
-            metavar="SELECTOR=FACTOR | POLICY",
-            help="A rule, repeatable, the first match wins; or policies joined by *.",
-        ),
-    ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="The peak of the rate.")] = None,
-    recipe: choices.RecipeFile = None,
-    optimizer: choices.Optimizer = None,
-    schedule: choices.ScheduleText = None,
-    steps: choices.Steps = None,
-    changes: choices.Set = None,
-    options: choices.With = None,
+    recipe: RecipeOptions = RecipeOptions(),
     page: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the picture as a page.")
     ] = None,
@@ -83,19 +72,9 @@ def layerwise(
     from etude.training.flow import flow_of
     from etude.training.run import Run
 
-    chosen = choices.choose_task(task, options, None)
-    wanted = choices.choose_recipe(
-        chosen,
-        recipe,
-        changes,
-        reference=task,
-        lr=lr,
-        optimizer=optimizer,
-        schedule=schedule,
-        steps=steps,
-        lr_mult=rules(multipliers),
-    )
-    run = Run(chosen, wanted, device="cpu")
+    chosen = choices.choose_task(task, recipe.options, None)
+    wanted = recipe.choose(chosen, task)
+    run = Run(chosen, wanted, device=recipe.device or "cpu")
     run.release()
     flow = flow_of(run.task, wanted, run.model, run.batch_size, run.autocast(), asked=True)
     laid = plan(LrMult(), run.model, flow=flow) if run.state.rates is None else run.state.rates.plan
@@ -104,7 +83,7 @@ def layerwise(
     if page is not None:
         title = f"{chosen.name}: rates by layer"
         files.write_text(page, picture.page(title, lines))
-    check = None if widths is None else _check(task, options, wanted, widths)
+    check = None if widths is None else _check(task, recipe.options, wanted, widths)
     if json:
         plain = _plain(chosen.name, wanted, lines, page)
         print_json(plain if check is None else {**plain, "coordinate_check": check.plain()})
@@ -150,50 +129,6 @@ def _show_check(check: CoordinateCheck) -> None:
     out.print()
     _print_whole(table)
     out.print(f"\nCoordinate check {escape(check.verdict())}")
-
-
-def rules(texts: list[str] | None) -> dict[str, Any] | str | None:
-    """Return what `--lr-mult` options mean together: a table, a policy, or both.
-
-    Raises:
-        BadValueError: If a text is neither, or there are two texts of policies.
-
-    >>> rules(["*[forget]=3", "decay(0.5)"])
-    {'@policy': 'decay(0.5)', '*[forget]': 3}
-    >>> rules(["mup(base_width=64)"])
-    'mup(base_width=64)'
-    """
-    from etude.errors import BadValueError
-
-    for text in texts or ():
-        _check_rule(text)
-    policies = [text for text in texts or () if _POLICY.match(text)]
-    table = choices.pairs([text for text in texts or () if text not in policies], "--lr-mult")
-    if len(policies) > 1:
-        joined = " * ".join(policies)
-        raise BadValueError(f"--lr-mult has several policies: join them in one, {joined!r}")
-    if not table:
-        return policies[0] if policies else None
-    return {"@policy": policies[0], **table} if policies else table
-
-
-def _check_rule(text: str) -> None:
-    """Refuse what is neither a policy nor SELECTOR=FACTOR, with both as they are written."""
-    from etude.errors import BadValueError
-
-    if _POLICY.match(text):
-        return
-    selector, _, factor = text.partition("=")
-    if not selector.strip() or not factor.strip():
-        raise BadValueError(
-            f"--lr-mult {text!r}: write SELECTOR=FACTOR, such as {selector.strip() or 'head'}=3, "
-            "or a policy, such as decay(0.75)"
-        )
-    if factor.strip().isidentifier():
-        raise BadValueError(
-            f"--lr-mult {text!r}: {factor.strip()} is no number: write {selector.strip()}=3, or a "
-            f"schedule, such as \"{selector.strip()}=warmup('10%')\""
-        )
 
 
 def _show(lines: list[RateBar], depths: int) -> None:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from etude.cli import choices
 from etude.cli.console import facts, number, out, print_json
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
 from etude.errors import BadValueError, unknown_name
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class Optimizers(TyperGroup):
 
 
 app = typer.Typer(no_args_is_help=False, rich_markup_mode="rich", cls=Optimizers)
+
+
+PLACE = 70
+"""Among the verbs of `etude --help`."""
 
 
 def register(program: typer.Typer) -> None:
@@ -105,13 +110,10 @@ def show(
 
 
 @app.command("match", epilog=EPILOG)
+@takes_recipe(without=("lr", "optimizer", "schedule", "steps", "weight_decay", "lr_mult"))
 def match(
     task: choices.TaskName = None,
-    options: choices.With = None,
-    recipe: choices.RecipeFile = None,
-    batch_size: choices.BatchSize = None,
-    seed: choices.Seed = None,
-    device: choices.Device = None,
+    recipe: RecipeOptions = RecipeOptions(),
     top: Annotated[int, typer.Option(help="How many to show.", min=1)] = 5,
     json: choices.Json = False,
 ) -> None:
@@ -121,11 +123,9 @@ def match(
     from etude.optimizers.match import recommended
     from etude.optimizers.row import INSTALL
 
-    chosen = choices.choose_task(task, options, None)
-    wanted = choices.choose_recipe(
-        chosen, recipe, None, reference=task, batch_size=batch_size, seed=seed
-    )
-    traits = measure(chosen, wanted, device=device)
+    chosen = choices.choose_task(task, recipe.options, None)
+    wanted = recipe.choose(chosen, task)
+    traits = measure(chosen, wanted, device=recipe.device)
     ranked = rank(traits)
     if json:
         print_json({"traits": traits.plain(), "ranked": [_standing(one) for one in ranked]})

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
-
 _SIZE, _FINER = (960, 420), 2
 _INK, _GRID = (23, 78, 121), (214, 220, 226)
 
@@ -21,6 +19,8 @@ def png(xs: Sequence[float], ys: Sequence[float]) -> bytes:
     >>> png([0, 1], [0.0, 1.0])[:4]
     b'\x89PNG'
     """
+    from PIL import Image, ImageDraw, ImageFont
+
     width, height = (side * _FINER for side in _SIZE)
     left, right, top, bottom = 90 * _FINER, width - 30 * _FINER, 30 * _FINER, height - 50 * _FINER
     low, high = min(0.0, *ys), max(ys)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from contextlib import nullcontext
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from etude.cli import (
-    edge,
-    layerwise,
-    optimizers,
-    schedule,
-    sensitivity,
-    tasks,
-    train,
-    transfer,
-    tune,
-)
+import etude.cli
 from etude.cli.console import complain, document_alone, out, print_json
 from etude.cli.interrupt import INTERRUPTED
+from etude.cli.next_step import told
 from etude.errors import BadTypeError, BadValueError, EtudeError
 
 FAILED, WRONG_USE = 1, 2
@@ -57,7 +51,7 @@ class Program(TyperGroup):
 
 def _ended(ctx: Any, error: BaseException, code: int) -> typer.Exit:
     """Tell an error to whoever reads, a person or a machine; return the exit to raise."""
-    message = str(error) or "interrupted"
+    message = told(error) or "interrupted"
     if ctx.meta["etude.json"]:
         print_json({"error": message})
     complain(message, error)
@@ -77,8 +71,6 @@ app = typer.Typer(
 
 def _tell_version(wanted: bool) -> None:
     if wanted:
-        import etude
-
         out.print(f"etude {etude.__version__}")
         raise typer.Exit
 
@@ -95,5 +87,27 @@ def program(
     """Choose, schedule and watch the learning rate of neural networks."""
 
 
-for verb in (tune, train, tasks, schedule, layerwise, sensitivity, optimizers, edge, transfer):
+LAST = 100
+"""The place in `etude --help` of a verb that names none."""
+
+
+def verb_files(paths: list[str] | None = None) -> list[ModuleType]:
+    """Return the files of this package that hold a verb, in the order of `etude --help`.
+
+    A file holds a verb if it has a function `register`, which adds it to the program; a number
+    `PLACE` puts it before others. What a verb loads only when it runs is imported inside of it.
+
+    Args:
+        paths: The package's folders; None for its own.
+    """
+    names = [found.name for found in pkgutil.iter_modules(paths or etude.cli.__path__)]
+    others = ("main", "program")  # they start the program
+    files = [importlib.import_module(f"etude.cli.{name}") for name in names if name not in others]
+    return sorted(
+        (one for one in files if hasattr(one, "register")),
+        key=lambda one: (getattr(one, "PLACE", LAST), one.__name__),
+    )
+
+
+for verb in verb_files():
     verb.register(app)

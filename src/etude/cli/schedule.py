@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 EPILOG = """[bold]Examples[/bold]
 
+  etude schedule --list
+
   etude schedule "step(10, 0.5)" --lr 0.1 --epochs 30
 
   etude schedule "cosine(50, floor=0.01)" --lr 0.1 --epochs 10 --table
@@ -36,13 +38,20 @@ TARGETS = ("torch", "keras", "optax")
 _EPOCHS = re.compile(r"\d\s*epochs?\b")
 
 
+PLACE = 40
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("schedule", epilog=EPILOG, no_args_is_help=True)(schedule)
 
 
 def schedule(
-    expression: Annotated[str, typer.Argument(metavar="EXPR", help="The schedule's text.")],
+    expression: Annotated[
+        str | None, typer.Argument(metavar="EXPR", help="The schedule's text.", show_default=False)
+    ] = None,
+    kinds: Annotated[bool, typer.Option("--list", help="List the kinds of schedule.")] = False,
     lr: Annotated[float, typer.Option("--lr", help="The rate that the schedule multiplies.")] = 1.0,
     steps: Annotated[int | None, typer.Option(help="Length in updates.", min=1)] = None,
     epochs: Annotated[
@@ -77,6 +86,11 @@ def schedule(
     Without any of --table, --plot, --save, --lint, --diff, --to, the picture and the values are
     shown. The step after the last is shown too: it is the value at the end.
     """
+    if kinds:
+        _list_kinds(json)
+        return
+    if expression is None:
+        raise BadValueError("which schedule? Give its text (--list shows the kinds)")
     if to is not None and to not in TARGETS:
         raise unknown_name("target of --to", to, TARGETS)
     shape, last = _bound(expression, steps, epochs, steps_per_epoch)
@@ -125,6 +139,27 @@ def schedule(
             out.print(f"drawn to [bold]{escape(str(save))}[/bold]")
     if found:
         raise typer.Exit(1)
+
+
+def _list_kinds(json: bool) -> None:
+    from etude.schedules import KINDS
+
+    rows = sorted(KINDS.values(), key=lambda row: row.name)
+    if json:
+        print_json(
+            [
+                {"name": row.name, "summary": row.summary, "examples": list(row.examples)}
+                for row in rows
+            ]
+        )
+        return
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("schedule", no_wrap=True)
+    table.add_column("what it does, and an example")
+    for row in rows:
+        example = f"\n[dim]{escape(row.examples[0])}[/dim]" if row.examples else ""
+        table.add_row(f"[bold]{row.name}[/bold]", f"{escape(row.summary)}{example}")
+    out.print(table)
 
 
 def _bound(

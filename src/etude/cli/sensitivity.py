@@ -11,6 +11,7 @@ from rich.table import Table
 
 from etude.cli import choices
 from etude.cli.console import number, out, print_json
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
 if TYPE_CHECKING:
     from etude.measure.sensitivity import Response, Sensitivity
@@ -24,11 +25,16 @@ EPILOG = """[bold]Examples[/bold]
   etude sensitivity digits-mlp --part @input --part @middle --part @output"""
 
 
+PLACE = 60
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("sensitivity", epilog=EPILOG, no_args_is_help=True)(sensitivity)
 
 
+@takes_recipe()
 def sensitivity(
     task: choices.TaskName = None,
     budget: Annotated[float, typer.Option(help="In full runs, all short runs together.")] = 6.0,
@@ -42,16 +48,7 @@ def sensitivity(
             help="What to vary, repeatable (default: each layer kind and each gate).",
         ),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="The peak of the rate.")] = None,
-    recipe: choices.RecipeFile = None,
-    optimizer: choices.Optimizer = None,
-    schedule: choices.ScheduleText = None,
-    steps: choices.Steps = None,
-    batch_size: choices.BatchSize = None,
-    seed: choices.Seed = None,
-    changes: choices.Set = None,
-    options: choices.With = None,
-    device: choices.Device = None,
+    recipe: RecipeOptions = RecipeOptions(),
     json: choices.Json = False,
 ) -> None:
     """Measure how TASK's loss responds to the rate of each layer kind and gate.
@@ -61,19 +58,8 @@ def sensitivity(
     """
     from etude.measure.sensitivity import sensitivity as measure
 
-    chosen = choices.choose_task(task, options, None)
-    wanted = choices.choose_recipe(
-        chosen,
-        recipe,
-        changes,
-        reference=task,
-        lr=lr,
-        optimizer=optimizer,
-        schedule=schedule,
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    chosen = choices.choose_task(task, recipe.options, None)
+    wanted = recipe.choose(chosen, task)
     found = measure(
         chosen,
         wanted,
@@ -81,31 +67,14 @@ def sensitivity(
         seeds=seeds,
         factor=factor,
         parts=parts,
-        device=device,
+        device=recipe.device,
         progress=False if json else None,
     )
     if json:
         print_json(found.plain())
     else:
-        own = _words(
-            **{
-                "--optimizer": optimizer,
-                "--schedule": schedule,
-                "--steps": steps,
-                "--batch-size": batch_size,
-                "--seed": seed,
-                "--recipe": recipe,
-            }
-        )
-        own += [word for text in changes or () for word in ("--set", text)]
-        subject = [task or "TASK", *(word for text in options or () for word in ("--with", text))]
-        show(found, subject, own)
-
-
-def _words(**options: object) -> list[str]:
-    """Return the options that were given, as they are typed."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return [word for name, value in given.items() for word in (name, str(value))]
+        words = (word for text in recipe.options or () for word in ("--with", text))
+        show(found, [task or "TASK", *words], recipe.typed(without=("lr",)))
 
 
 def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
@@ -116,6 +85,8 @@ def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
         subject: The words that name the task on the command line.
         own: The options that change its recipe.
     """
+    from etude.storage.layout import RECIPE
+
     base = sum(found.baseline) / len(found.baseline)
     out.print()
     out.print(
@@ -136,7 +107,7 @@ def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
         tuned = f"runs/{found.task}-tuned"
         lines += [
             ["etude", "tune", *subject, *_without_rate(own), "--out", tuned],
-            ["etude", "sensitivity", *subject, "--recipe", f"{tuned}/recipe.toml"],
+            ["etude", "sensitivity", *subject, "--recipe", f"{tuned}/{RECIPE}"],
         ]
     if found.proposal:
         rules = [f"lr_mult.{part}={factor:.3g}" for part, factor in found.proposal.items()]

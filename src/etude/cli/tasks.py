@@ -26,6 +26,10 @@ EPILOG = """[bold]Examples[/bold]
   etude tasks digits-cnn          what can be set with --with"""
 
 
+PLACE = 30
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("tasks", epilog=EPILOG)(tasks)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from etude.cli import choices
 from etude.cli.console import facts, metric_text, number, out, print_json
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
 if TYPE_CHECKING:
     from etude.record import Record
@@ -25,23 +26,19 @@ EPILOG = """[bold]Examples[/bold]
   etude train --resume runs/first --steps 2000"""
 
 
+PLACE = 20
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("train", epilog=EPILOG, no_args_is_help=True)(train)
 
 
+@takes_recipe()
 def train(
     task: choices.TaskName = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="The peak of the rate.")] = None,
-    recipe: choices.RecipeFile = None,
-    optimizer: choices.Optimizer = None,
-    schedule: choices.ScheduleText = None,
-    steps: choices.Steps = None,
-    batch_size: choices.BatchSize = None,
-    seed: choices.Seed = None,
-    changes: choices.Set = None,
-    options: choices.With = None,
-    device: choices.Device = None,
+    recipe: RecipeOptions = RecipeOptions(),
     folder: choices.Out = None,
     resume: choices.Resume = None,
     own: choices.TaskOnResume = None,
@@ -57,27 +54,14 @@ def train(
     from etude.progress import bar
     from etude.training.train import train as run
 
-    chosen = choices.choose_task(task, options, resume, own)
+    chosen = choices.choose_task(task, recipe.options, resume, own)
     wanted = None
     if resume is None:
-        wanted = choices.choose_recipe(
-            chosen,
-            recipe,
-            changes,
-            reference=task,
-            lr=lr,
-            optimizer=optimizer,
-            schedule=schedule,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-        )
+        wanted = recipe.choose(chosen, task)
     else:
-        choices.refuse_with_resume(
-            lr, recipe, optimizer, schedule, batch_size, seed, changes, folder
-        )
+        choices.refuse_with_resume(recipe.typed(without=("steps",)), folder)
     with (
-        choices.run_folder(folder, resume, task, options) as home,
+        choices.run_folder(folder, resume, task) as home,
         bar(False if json else None, chosen.name) as draw,
     ):
 
@@ -89,18 +73,18 @@ def train(
         record = run(
             chosen,
             wanted,
-            folder=home,
+            folder=home.path,
             resume=resume is not None,
-            steps=None if resume is None else choices.length(steps),
+            steps=None if resume is None else choices.length(recipe.steps),
             accept_changes=accept,
-            device=device,
+            device=recipe.device,
             on_step=show_step,
         )
-        page = report.write(record, home / "report.html", task=chosen)
+        page = report.write(record, home.report, task=chosen)
     if json:
-        print_json({**record.plain(), "folder": str(home), "report": str(page)})
+        print_json({**record.plain(), "folder": str(home.path), "report": str(page)})
     else:
-        show(record, home, page)
+        show(record, home.path, page)
     if record.status == "diverged":
         raise typer.Exit(1)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from etude.cli import choices
 from etude.cli.console import facts, number, out, print_json
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
 from etude.errors import BadValueError
 
 if TYPE_CHECKING:
@@ -31,14 +32,18 @@ Sides = Annotated[
 ]
 
 
+PLACE = 90
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("transfer", epilog=EPILOG, no_args_is_help=True)(transfer)
 
 
+@takes_recipe(without=("steps", "batch_size"), help={"lr": "The rate that was tuned."})
 def transfer(
     task: choices.TaskName = None,
-    recipe: choices.RecipeFile = None,
     batch_size: Annotated[int | None, typer.Option(help="The new batch size.")] = None,
     width: Sides = None,
     mup: Annotated[
@@ -57,13 +62,7 @@ def transfer(
         Path | None,
         typer.Option(metavar="FILE", help="Write the recipe to use, .toml or .json."),
     ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="The rate that was tuned.")] = None,
-    optimizer: choices.Optimizer = None,
-    schedule: choices.ScheduleText = None,
-    seed: choices.Seed = None,
-    changes: choices.Set = None,
-    options: choices.With = None,
-    device: choices.Device = None,
+    recipe: RecipeOptions = RecipeOptions(),
     json: choices.Json = False,
 ) -> None:
     """Carry a tuned rate to another batch size, width, depth or length, and try it on TASK.
@@ -74,18 +73,9 @@ def transfer(
     """
     from etude.tuning.transfer.transfer import transfer as carry
 
-    sized = _sized(task, options, width=width, depth=depth)
+    sized = _sized(task, recipe.options, width=width, depth=depth)
     chosen = choices.choose_task(task, sized, None)
-    tuned = choices.choose_recipe(
-        chosen,
-        recipe,
-        changes,
-        reference=task,
-        lr=lr,
-        optimizer=optimizer,
-        schedule=schedule,
-        seed=seed,
-    )
+    tuned = recipe.choose(chosen, task)
     found = carry(
         tuned,
         chosen,
@@ -97,7 +87,7 @@ def transfer(
         share=share,
         factor=factor,
         further=further,
-        device=device,
+        device=recipe.device,
         progress=False if json else None,
     )
     if save is not None:

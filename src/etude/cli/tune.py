@@ -12,6 +12,7 @@ from rich.table import Table
 from etude.cli import choices
 from etude.cli.console import facts, metric_text, number, out, print_json
 from etude.cli.over import read_over
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
 from etude.export import pytorch_code
 
 if TYPE_CHECKING:
@@ -32,11 +33,16 @@ EPILOG = """[bold]Examples[/bold]
   etude tune --resume runs/digits-cnn-20250101-120000"""
 
 
+PLACE = 10
+"""Among the verbs of `etude --help`."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
     app.command("tune", epilog=EPILOG, no_args_is_help=True)(tune)
 
 
+@takes_recipe(without=("lr",))
 def tune(
     task: choices.TaskName = None,
     budget: Annotated[
@@ -44,14 +50,7 @@ def tune(
         typer.Option(help="In full training runs, the trained model included (default: 3.0)."),
     ] = None,
     lr: Annotated[str | None, typer.Option("--lr", hidden=True)] = None,
-    recipe: choices.RecipeFile = None,
-    optimizer: choices.Optimizer = None,
-    schedule: choices.ScheduleText = None,
-    steps: choices.Steps = None,
-    batch_size: choices.BatchSize = None,
-    seed: choices.Seed = None,
-    changes: choices.Set = None,
-    options: choices.With = None,
+    recipe: RecipeOptions = RecipeOptions(),
     over: Annotated[
         list[str] | None,
         typer.Option(
@@ -78,7 +77,6 @@ def tune(
         str | None,
         typer.Option(help="loop, pool, vmap, 'vmap pool' or auto; default: loop or pool."),
     ] = None,
-    device: choices.Device = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
     own: choices.TaskOnResume = None,
@@ -95,46 +93,33 @@ def tune(
     from etude import report
     from etude.tuning.tune import tune as search
 
-    choices.refuse_rate(lr, changes, task)
-    chosen = choices.choose_task(task, options, resume, own)
+    choices.refuse_rate(lr, recipe.changes, task)
+    chosen = choices.choose_task(task, recipe.options, resume, own)
     wanted: dict[str, Any] = {}
     if resume is None:
-        wanted["recipe"] = choices.choose_recipe(
-            chosen,
-            recipe,
-            changes,
-            reference=task,
-            optimizer=optimizer,
-            schedule=schedule,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-        )
+        wanted["recipe"] = recipe.choose(chosen, task)
         wanted["budget"] = 3.0 if budget is None else budget
         wanted |= {"over": read_over(over), "objective": objective}
         wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
     else:
-        choices.refuse_with_resume(
-            *(recipe, optimizer, schedule, steps, batch_size, seed, changes),
-            *(over, objective, maximize, folds, folder),
-        )
+        choices.refuse_with_resume(recipe.typed(), *(over, objective, maximize, folds, folder))
         wanted["budget"] = budget
-    with choices.run_folder(folder, resume, task, options) as home:
+    with choices.run_folder(folder, resume, task) as home:
         best = search(
             chosen,
-            folder=home,
+            folder=home.path,
             resume=resume is not None,
             accept_changes=accept,
-            device=device,
+            device=recipe.device,
             engine=engine,
             progress=False if json else None,
             **wanted,
         )
-        page = report.write(best, home / "report.html", task=chosen)
+        page = report.write(best, home.report, task=chosen)
     if json:
-        print_json({**best.plain(), "folder": str(home), "report": str(page)})
+        print_json({**best.plain(), "folder": str(home.path), "report": str(page)})
     else:
-        show(best, home, page, chosen)
+        show(best, home.path, page, chosen)
     if best.outcome == "nothing trains":
         raise typer.Exit(1)
 

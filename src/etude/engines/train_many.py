@@ -91,7 +91,7 @@ def train_many(
     >>> x = torch.linspace(-1, 1, 64)[:, None]
     >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
     >>> recipes = [Recipe(lr=lr, steps=20, batch_size=16) for lr in (0.1, 0.01)]
-    >>> [record.status for record in train_many(task, recipes)]
+    >>> [str(record.status) for record in train_many(task, recipes)]
     ['finished', 'finished']
     """
     listed = list(recipes)

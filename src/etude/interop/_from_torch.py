@@ -13,6 +13,7 @@ from etude.errors import BadTypeError, BadValueError, unknown_name
 from etude.interop._from_lambda import from_lambda
 from etude.interop.parity import torch as parity
 from etude.schedules import Schedule
+from etude.torch_internals import annealing_of, milestones_of, own_scale_of, parts_of, phases_of
 
 _TOLERANCE = 1e-6
 
@@ -115,14 +116,14 @@ def _check_live(scheduler: Any, place: int, schedule: Schedule) -> None:
 
 def _step(scheduler: Any) -> int:
     while isinstance(scheduler, peer.ChainedScheduler):
-        scheduler = scheduler._schedulers[0]
+        scheduler = parts_of(scheduler)[0]
     return int(scheduler.last_epoch)
 
 
 def _base(scheduler: Any, place: int) -> Any:
     """Return the rate that the scheduler multiplies for a group."""
     if isinstance(scheduler, peer.SequentialLR | peer.ChainedScheduler):
-        return _base(scheduler._schedulers[0], place)
+        return _base(parts_of(scheduler)[0], place)
     if isinstance(scheduler, peer.ReduceLROnPlateau):
         return scheduler.optimizer.param_groups[place]["lr"]
     return scheduler.base_lrs[place]
@@ -149,7 +150,7 @@ def _cyclic(s: Any, place: int) -> Schedule:
 
 
 def _cycle(s: Any) -> tuple[Any, Any]:
-    if s._scale_fn_custom is not None:
+    if own_scale_of(s) is not None:
         raise BadValueError(
             "CyclicLR has a scale_fn of your own, which cannot be read: multiply triangular(...) "
             "by a schedule that scales it, or by function(name) of a registered function"
@@ -167,15 +168,15 @@ def _one_cycle(s: Any, place: int) -> Schedule:
         peak,
         s.total_steps,
         _pct_start(s),
-        s._anneal_func_type,
+        annealing_of(s),
         peak / first,
         first / last,
-        len(s._schedule_phases) == 3,
+        len(phases_of(s)) == 3,
     )
 
 
 def _pct_start(s: Any) -> float:
-    return float((s._schedule_phases[0]["end_step"] + 1.0) / s.total_steps)
+    return float((phases_of(s)[0]["end_step"] + 1.0) / s.total_steps)
 
 
 def _plateau(s: Any, place: int) -> Schedule:
@@ -198,17 +199,17 @@ def _plateau(s: Any, place: int) -> Schedule:
 
 
 def _sequential(s: Any, place: int) -> Schedule:
-    for part in s._schedulers:
+    for part in parts_of(s):
         if isinstance(part, peer.SequentialLR | peer.ChainedScheduler):
             raise BadValueError(
                 f"SequentialLR holds a {_name(part)}, whose steps torch miscounts inside it: join "
                 "the schedules with >> instead"
             )
-    return parity.SequentialLR([_read(p, place, "lr") for p in s._schedulers], s._milestones)
+    return parity.SequentialLR([_read(p, place, "lr") for p in parts_of(s)], milestones_of(s))
 
 
 def _chained(s: Any, place: int) -> Schedule:
-    parts = s._schedulers
+    parts = parts_of(s)
     if len(parts) == 1:
         return _read(parts[0], place, "lr")
     for part in parts:
@@ -258,10 +259,10 @@ def _momentum(s: Any, place: int) -> Schedule:
     return parity.OneCycleLR_momentum(
         s.total_steps,
         _pct_start(s),
-        s._anneal_func_type,
+        annealing_of(s),
         float(group["base_momentum"]),
         float(group["max_momentum"]),
-        len(s._schedule_phases) == 3,
+        len(phases_of(s)) == 3,
     )
 
 

@@ -9,7 +9,6 @@ from weakref import ref
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from etude.errors import BadTypeError, BadValueError
 from etude.interop import _checks, _slots, _state
@@ -17,6 +16,7 @@ from etude.interop._columns import Column, Relative, column
 from etude.interop._from_torch import from_torch
 from etude.optimizers import own_values
 from etude.schedules import EventLog
+from etude.torch_internals import ComposableScheduler
 
 __all__ = ["Scheduler", "from_torch", "relative"]
 
@@ -43,7 +43,7 @@ def relative(shape: Any) -> Relative:
     return Relative(shape)
 
 
-class Scheduler(LRScheduler):
+class Scheduler(ComposableScheduler):
     """Moves the hyperparameters of an optimizer along schedules: group[name] = s(t).
 
     t counts the calls of `step()`, from 0 at construction; call it after each update. Values are
@@ -136,11 +136,11 @@ class Scheduler(LRScheduler):
         if metric is not None and t > 0:  # an older torch's SequentialLR starts a part by step(0)
             self._hear(t, metric)
         self.last_epoch = t
-        self._step_count += 1
+        self._calls += 1
         try:
             self._write()
         except BadValueError:
-            self.last_epoch, self._step_count = t - 1, self._step_count - 1
+            self.last_epoch, self._calls = t - 1, self._calls - 1
             raise
 
     def record(self, metric: SupportsFloat) -> None:
@@ -162,13 +162,13 @@ class Scheduler(LRScheduler):
         return any(c.has_feedback for c in self._columns)
 
     def _go_to(self, step: int) -> None:
-        before = getattr(self, "last_epoch", step), getattr(self, "_step_count", step + 1)
-        self.last_epoch, self._step_count = step, step + 1
+        before = getattr(self, "last_epoch", step), self._calls
+        self.last_epoch, self._calls = step, step + 1
         try:
             self._lay_out()
             self._write()
         except BadValueError:
-            self.last_epoch, self._step_count = before
+            self.last_epoch, self._calls = before
             raise
 
     def _hear(self, step: int, metric: SupportsFloat) -> None:
@@ -343,10 +343,6 @@ class Scheduler(LRScheduler):
         """The rate that each group had when it joined."""
         return [base.get("lr", 0.0) for base in self._bases]
 
-    @property
-    def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]
-        return self.get_last_lr()
-
     def get_last_lr(self) -> list[float | Tensor]:
         """Return the rate of each group for the next update, as floats."""
         rates: list[float | Tensor] = []
@@ -364,9 +360,9 @@ class Scheduler(LRScheduler):
         """Return the same as `get_last_lr`."""
         return self.get_last_lr()
 
-    def _update_lr(self, epoch: int | None = None) -> None:
-        """Go to a step, or to the next, as torch's own compositions ask for it."""
-        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+    def follow(self, step: int | None) -> None:
+        """Go to a step, or to the next where none is given, as torch's compositions ask for it."""
+        self.last_epoch = self.last_epoch + 1 if step is None else step
         self._write()
 
     def __repr__(self) -> str:

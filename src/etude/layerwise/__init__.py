@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from etude.errors import MovedError
 from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _HOMES = {
     "Rates": "rates",
     "PlanRow": "planning",
     "Rule": "spec",
-    "anatomy": "parts",
+    "anatomy": "model_parts",
     "apply": "rates",
     "mup_from": "mup",
     "parse_policies": "text",
@@ -62,6 +63,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Row":
+        raise MovedError("etude.layerwise.Row is now etude.layerwise.PlanRow")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"etude.layerwise.{_HOMES[name]}"), name)

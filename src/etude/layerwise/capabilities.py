@@ -11,30 +11,11 @@ from etude.optimizers.table import ROWS
 
 WHY_NO_SLICES: Mapping[str, str] = MappingProxyType(
     {
-        "adafactor": "it clips a tensor's update as a whole, and steps relative to the tensor",
-        "lamb": "its trust ratio is measured over the whole tensor",
-        "lars": "its trust ratio is measured over the whole tensor",
-        "muon": "it makes a whole matrix orthogonal, which rates of its rows would undo",
-        "shampoo": "it preconditions a whole tensor",
-        "soap": "it preconditions a whole tensor",
-        "schedulefree_adamw": "its weights are an average that is not linear in the rate",
-        "schedulefree_sgd": "its weights are an average that is not linear in the rate",
         "ASGD": "its step size is not linear in the rate",
         "Rprop": "it reads the rate at its first update only",
     }
 )
-"""Why rows of a tensor cannot have their own rates; by row name, or class for those without."""
-
-WHY_NO_RATES: Mapping[str, str] = MappingProxyType(
-    {
-        "lbfgs": "its line search and its curvature mix all parameters, at one rate",
-        "newton": "it solves for all parameters together, at one rate",
-        "newton_cg": "it solves for all parameters together, at one rate",
-        "prodigy": "it estimates one rate for all parameters, from how they move together",
-        "dadapt_adam": "it estimates one rate for all parameters, from how they move together",
-    }
-)
-"""Why an optimizer can have no multipliers at all."""
+"""Why rows of a tensor cannot have their own rates, for torch's classes without a row."""
 
 
 def row_of(optimizer: type) -> OptimizerRow | None:
@@ -65,20 +46,19 @@ def refuse(optimizer: type, row: OptimizerRow | None, *, slices: bool) -> None:
         BadValueError: If it would; the message says why and what to do.
     """
     name = optimizer.__name__ if row is None else row.name
-    if row is not None and not row.group_rates:
-        why = WHY_NO_RATES.get(name, "it has one rate for all parameters")
+    if row is not None and row.why_no_rates:
         raise BadValueError(
-            f"{name} refuses lr_mult: {why}; leave lr_mult out, and "
+            f"{name} refuses lr_mult: {row.why_no_rates}; leave lr_mult out, and "
             "freeze a part with requires_grad=False in the model"
         )
     if not slices or (row is not None and row.linear):
         return
-    if row is None and name not in WHY_NO_SLICES:
+    why = WHY_NO_SLICES.get(name) if row is None else row.why_no_slices
+    if why is None:
         raise BadValueError(
             f"{name} is not known to have an update that is linear in its rate, entry by entry, "
             "which slices and trust ratios need: say linear=True if it is"
         )
-    why = WHY_NO_SLICES.get(name, "its update is not linear in its rate, entry by entry")
     raise BadValueError(
         f"{name} refuses multipliers of slices, and trust ratios: {why}; give the whole tensor a "
         "multiplier, or use an optimizer such as adamw"

@@ -15,7 +15,7 @@ table 3):
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,22 +30,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from etude.layerwise.flow import Flow
-
-FAMILIES: Mapping[str, str] = {
-    "sgd": "sgd",
-    "averaged_momentum": "sgd",
-    "adam": "adam",
-    "adam_uncorrected": "adam",
-    "adamw": "adam",
-    "nadam": "adam",
-    "radam": "adam",
-    "adamax": "adam",
-    "rmsprop": "adam",
-    "adagrad": "adam",
-    "lion": "adam",
-}
-"""Which column of the table an optimizer follows: the size of its step does, or does not, depend
-on the size of the gradient."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,11 +101,11 @@ class Mup(Policy):
 
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
         """Return the multiplier of the rate, and of the decay where that keeps their product."""
-        family = FAMILIES.get(setting.optimizer)
-        if family is None:
-            raise BadValueError(
-                f"mup has no rule for {setting.optimizer}: it is known for {', '.join(FAMILIES)}"
-            )
+        # Which column of the table it follows: its step grows with the gradient, or does not.
+        family = ROWS[setting.optimizer].family if setting.optimizer in ROWS else ""
+        if not family:
+            known = ", ".join(name for name, row in ROWS.items() if row.family)
+            raise BadValueError(f"mup has no rule for {setting.optimizer}: it is known for {known}")
         found = []
         for part, (inside, outside) in zip(parts, self.growth(parts), strict=True):
             if len(part.shape) < 2 or inside == 1:

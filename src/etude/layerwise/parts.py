@@ -119,15 +119,15 @@ def kind_of(module: nn.Module) -> str:
 @cache
 def _kind_of_class(kind: type) -> str:
     from torch import nn
-    from torch.nn.modules.batchnorm import _NormBase
-    from torch.nn.modules.conv import _ConvNd
+
+    from etude.torch_internals import CONVOLUTIONS, RUNNING_NORMS
 
     kinds: tuple[tuple[str, tuple[type, ...]], ...] = (
-        ("convolution", (_ConvNd,)),
+        ("convolution", CONVOLUTIONS),
         ("linear", (nn.Linear, nn.Bilinear, nn.MultiheadAttention)),
         ("recurrent", (nn.RNNBase, nn.RNNCellBase)),
         ("embedding", (nn.Embedding, nn.EmbeddingBag)),
-        ("normalisation", (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)),
+        ("normalisation", (*RUNNING_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)),
     )
     for name, classes in kinds:
         if issubclass(kind, classes):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from etude.layerwise.trust import Trust
+from etude.torch_internals import foreach
 
 WIDE = (torch.float32, torch.float64)
 """The types of weights whose multipliers a tensor of the same type holds well enough."""
@@ -52,7 +53,7 @@ class Slices:
             self._addresses = addresses
             self._look()
         if self._views:
-            torch._foreach_copy_(self._kept, self._views)
+            foreach.copy_(self._kept, self._views)
 
     def rescale(self) -> None:
         """Replace the change Δ of each by ratio · Δ."""
@@ -63,7 +64,7 @@ class Slices:
         ):
             view.lerp_(kept, column)
         if self._weights:
-            torch._foreach_lerp_(self._views[count:], self._kept[count:], self._weights)
+            foreach.lerp_(self._views[count:], self._kept[count:], self._weights)
 
     def _look(self) -> None:
         """Take views of the rows to rescale: those of one tensor together where that is right.
@@ -127,9 +128,9 @@ class TrustRatios:
             rates: The rate of each of the optimizer's groups.
         """
         values = [parameter.detach() for parameter, _ in self.places]
-        changes = torch._foreach_sub(values, self._kept)
-        sizes = torch.stack([norm.float() for norm in torch._foreach_norm(self._kept)])
-        moves = torch.stack([norm.float() for norm in torch._foreach_norm(changes)])
+        changes = foreach.sub(values, self._kept)
+        sizes = torch.stack([norm.float() for norm in foreach.norm(self._kept)])
+        moves = torch.stack([norm.float() for norm in foreach.norm(changes)])
         own = torch.stack(
             [torch.as_tensor(rates[group], dtype=torch.float32) for _, group in self.places]
         ).to(sizes.device)
@@ -137,5 +138,5 @@ class TrustRatios:
         ratios = self.trust.coefficient * bounded * own / moves
         ratios = torch.where((sizes > 0) & (moves > 0), ratios, torch.ones_like(ratios))
         each = [ratio.to(value.dtype) for ratio, value in zip(ratios.unbind(), values, strict=True)]
-        torch._foreach_mul_(changes, each)
-        torch._foreach_copy_(values, torch._foreach_add(self._kept, changes))
+        foreach.mul_(changes, each)
+        foreach.copy_(values, foreach.add(self._kept, changes))

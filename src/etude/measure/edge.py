@@ -19,7 +19,7 @@ from etude.errors import BadTypeError, BadValueError
 from etude.measure.gradient_norm import GradientNorm
 from etude.measure.probe import Probe, judge
 from etude.measure.sharpness import Sharpness, sharpness
-from etude.measure.threshold import KINDS
+from etude.measure.threshold import RULES
 from etude.progress import Bar, bar
 from etude.recipe import Recipe
 from etude.record import to_json
@@ -345,7 +345,7 @@ class _Search:
 
     def result(self, seen: Sequence[Sharpness]) -> Edge:
         stable, unstable = self.ends()
-        kind = KINDS.get(self.recipe.optimizer.name)
+        kind = RULES.get(self.first.state.optimizer_spec.stability)
         whole = self.length * self.recipe.accumulate * self.first.batch_size
         return Edge(
             task=self.task.name,

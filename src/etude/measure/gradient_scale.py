@@ -29,7 +29,7 @@ def scaled(centre: float, run: Run) -> float:
         run: A run before its first update; it is left as it was.
     """
     choice = run.recipe.optimizer
-    if choice.name != "sgd" or run.task.alternates:
+    if run.state.optimizer_spec.centre_share is None or run.task.alternates:
         return centre
     model = copy.deepcopy(run.model)
     weights = [p for p in model.parameters() if p.requires_grad]

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from etude.errors import BadValueError, MovedError
 from etude.randomness import derive_seed, random_state_kept
 from etude.tasks.data import Batch, Cursor, IndexedData
+from etude.torch_internals import DROPOUTS, RUNNING_NORMS
 from etude.training.evaluate import move
 from etude.training.observer import Observer
 from etude.training.run import Run
@@ -138,7 +137,7 @@ def __getattr__(name: str) -> Any:
 def _still(run: Run | RunState) -> Iterator[None]:
     """Hold dropout and normalisation still, and put back what a forward pass changes."""
     undo = Snapshot(run.model, run.task.train.draws)
-    kinds = (_DropoutNd, _NormBase)
+    kinds = (*DROPOUTS, *RUNNING_NORMS)
     modes = [(m, m.training) for m in run.model.modules() if isinstance(m, kinds)]
     for module, _ in modes:
         module.eval()

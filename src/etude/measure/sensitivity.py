@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from etude.layerwise.model_parts import anatomy
 from etude.layerwise.parts import KINDS, Part, layer_count
 from etude.layerwise.planning import plan
 from etude.layerwise.selectors import Selector
+from etude.measure.effect import Effect
 from etude.progress import Bar, bar
 from etude.recipe import Recipe
 from etude.tasks.task import Task
@@ -36,8 +38,8 @@ TOGETHER = "all together"
 SHORTEST = 16
 """Updates below which a run says nothing."""
 
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""The 97.5% points of Student's t for 1 to 9 degrees of freedom."""
+SEEDS = (2, 10)
+"""The fewest and the most repetitions: a spread needs two, and ten cost as much as tuning."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,16 @@ class Response:
     @property
     def margin(self) -> float:
         """Half the width of the 95% interval of the mean gain: t · spread / sqrt(n)."""
-        return T_975[len(self.effects) - 2] * self.spread / math.sqrt(len(self.effects))
+        return t_quantile(0.975, len(self.effects) - 1) * self.spread / math.sqrt(len(self.effects))
 
     @property
-    def verdict(self) -> str:
-        """'better', 'worse', 'diverged', or 'nothing' where the spread hides it."""
+    def verdict(self) -> Effect:
+        """What the multiplier does, as far as the spread lets it be seen."""
         if not self.finite:
-            return "diverged"
+            return Effect.DIVERGED
         if abs(self.effect) <= self.margin:
-            return "nothing"
-        return "better" if self.effect > 0 else "worse"
+            return Effect.NOTHING
+        return Effect.BETTER if self.effect > 0 else Effect.WORSE
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Sensitivity:
                 f"{self._one_rate()} ({self.trial.effect:+.3g} ± {self.trial.margin:.2g}): keep "
                 "one rate for all."
             )
-        elif any(r.part != ALL and r.verdict == "better" for r in self.responses):
+        elif any(r.part != ALL and r.verdict == Effect.BETTER for r in self.responses):
             words.append(
                 "What looked better, all together, is the whole model at one multiplier: a matter "
                 "of the rate, not of its parts. Keep one rate for all."
@@ -154,7 +156,7 @@ class Sensitivity:
         else:
             words.append("No multiplier helps by more than its spread: keep one rate for all.")
         chance = 0.025 * len([r for r in self.responses if r.part != ALL])
-        hits = len([r for r in self.responses if r.part != ALL and r.verdict == "better"])
+        hits = len([r for r in self.responses if r.part != ALL and r.verdict == Effect.BETTER])
         if hits:
             words.append(
                 f"Parts that looked better: {hits}; by chance alone about {chance:.1g} would."
@@ -263,7 +265,7 @@ def sensitivity(
             fresh = tuple(recipe.seed + seeds + i for i in range(seeds))
             beside = None if whole is None else {ALL: whole.factor}
             trial = lab.response(wanted, TOGETHER, factor, fresh, lab.losses(beside, fresh))
-    holds = trial is not None and trial.verdict == "better"
+    holds = trial is not None and trial.verdict == Effect.BETTER
     return Sensitivity(
         task.name,
         recipe,
@@ -320,7 +322,7 @@ def _check(recipe: Recipe, budget: float, seeds: int, factor: float) -> None:
         raise BadValueError("the recipe has lr_mult already: sensitivity starts from one rate")
     if isinstance(seeds, bool) or not isinstance(seeds, int):
         raise BadTypeError(f"seeds={seeds!r} is not a whole number: give 2 to 10")
-    if not 2 <= seeds <= len(T_975) + 1:
+    if not SEEDS[0] <= seeds <= SEEDS[1]:
         raise BadValueError(f"seeds={seeds!r} is out of bounds: a spread needs 2 to 10")
     for name, value, low in (("budget", budget, 0.0), ("factor", factor, 1.0)):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -352,9 +354,21 @@ def _parts(run: Run, wanted: Sequence[str] | None) -> tuple[list[str], str]:
     return [ALL, *found, *(f"*[{gate}]" for gate in gates)], ""
 
 
+@cache
+def t_quantile(share: float, freedom: int) -> float:
+    """Return the quantile of Student's t for some degrees of freedom.
+
+    >>> round(t_quantile(0.975, 3), 4)
+    3.1824
+    """
+    from scipy.stats import t  # here, since loading it takes a good part of a second
+
+    return float(t.ppf(share, freedom))
+
+
 def _whole(responses: Sequence[Response]) -> Response | None:
     """Return the better of the two changes of every rate at once, if one is better at all."""
-    found = [one for one in responses if one.part == ALL and one.verdict == "better"]
+    found = [one for one in responses if one.part == ALL and one.verdict == Effect.BETTER]
     return max(found, key=lambda one: one.effect, default=None)
 
 
@@ -373,7 +387,7 @@ def _propose(responses: Sequence[Response], parts: Sequence[Part]) -> dict[str, 
     """Return the better factor of each part that has one, gates before the layers around them."""
     best: dict[str, Response] = {}
     for one in responses:
-        if one.part == ALL or one.verdict != "better":
+        if one.part == ALL or one.verdict != Effect.BETTER:
             continue
         if one.part not in best or one.effect > best[one.part].effect:
             best[one.part] = one

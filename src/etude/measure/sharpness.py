@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase
 
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.measure.threshold import stability
 from etude.optimizers.hessian import PRICE, Hessian, flat, move, put, twice_differentiable
 from etude.randomness import derive_seed, random_state_kept
 from etude.tasks.data import Batch, Cursor
+from etude.torch_internals import RUNNING_NORMS
 from etude.training.device import deterministic
 from etude.training.evaluate import move as to_device
 from etude.training.objective import Objective
@@ -347,7 +347,7 @@ def _still(run: Run) -> Iterator[Snapshot]:
     gradients = [p.grad for p in run.parameters]
     run.model.eval()
     for module, training in modes:
-        if isinstance(module, _NormBase):
+        if isinstance(module, RUNNING_NORMS):
             module.training = training
     for module in lazy:
         module.sparse = False  # type: ignore[assignment]

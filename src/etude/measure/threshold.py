@@ -97,18 +97,11 @@ def stability(run: Run) -> Stability:
         for group in groups
         for _ in group["params"]
     )
-    kind = KINDS.get(run.state.optimizer_spec.name)
+    row = run.state.optimizer_spec
+    kind = RULES.get(row.stability)
     if kind is None:
-        why = WHY.get(
-            run.state.optimizer_spec.name, "its step is not a fixed multiple of the gradient"
-        )
-        return Stability(
-            None,
-            "",
-            f"no threshold is known for {run.state.optimizer_spec.name}: {why}",
-            None,
-            decay,
-        )
+        why = row.why_no_threshold or "its step is not a fixed multiple of the gradient"
+        return Stability(None, "", f"no threshold is known for {row.name}: {why}", None, decay)
     if run.state.rates is not None and run.state.rates.plan.trust is not None:
         return Stability(
             None, "", "trust ratios make the step independent of the gradient's size", None, decay
@@ -219,14 +212,13 @@ def _plus(root: Tensor, group: Group) -> Tensor:
 
 
 _FORMULA = "2 (1 + β1) / (1 - β1)"
-KINDS: Mapping[str, StabilityRule] = MappingProxyType(
+RULES: Mapping[str, StabilityRule] = MappingProxyType(
     {
         "sgd": StabilityRule(
             _ball, "2 + 2 μ; with nesterov over 1 + 2 μ, with dampening d over 1 - d"
         ),
         "averaged_momentum": StabilityRule(_averaged, "(2 + 2 β) / (1 - β)"),
         "adam": StabilityRule(_first_moment, _FORMULA, _adam),
-        "adamw": StabilityRule(_first_moment, _FORMULA, _adam),
         "adam_uncorrected": StabilityRule(_first_moment, _FORMULA, _uncorrected),
         "adamax": StabilityRule(_first_moment, _FORMULA, _adamax),
         "nadam": StabilityRule(_nadam, "(2 + 2 β1) / ((1 - μ) (1 + β1) + μ' (1 - β1))", _adam),
@@ -234,12 +226,4 @@ KINDS: Mapping[str, StabilityRule] = MappingProxyType(
         "adagrad": StabilityRule(_none, "2", _adagrad),
     }
 )
-"""The optimizers whose edge is known, by name."""
-
-WHY: Mapping[str, str] = MappingProxyType(
-    {
-        "lion": "its step is a sign, as long for a small gradient as for a large one",
-        "sparse_adam": "a row without a gradient keeps its moments",
-        "radam": "its rectification changes the step's length from update to update",
-    }
-)
+"""The rules that are known, by the name that an optimizer's row gives as `stability`."""

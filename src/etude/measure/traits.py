@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from etude.errors import TaskError
 from etude.measure.gradient_norm import GradientNorm
@@ -21,6 +20,7 @@ from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task, parameter_count
+from etude.torch_internals import BATCH_NORMS
 from etude.training.evaluate import move
 from etude.training.run import Run
 from etude.training.snapshot import Snapshot
@@ -30,7 +30,7 @@ SHARE, SHORTEST, LONGEST = 0.05, 20, 100
 """Of the run that is trained before measuring, and its bounds in updates."""
 
 PRODUCTS = 16
-NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 TABLES = (nn.Embedding, nn.EmbeddingBag)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

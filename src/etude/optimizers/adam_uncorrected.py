@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from etude.optimizers.gather import Loss, gather, loss_of
+from etude.torch_internals import foreach
 
 
 class UncorrectedAdam(Optimizer):
@@ -58,13 +59,11 @@ class UncorrectedAdam(Optimizer):
                 continue
             beta1, beta2 = group["betas"]
             if group["weight_decay"]:
-                gradients = list(
-                    torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
-                )
-            torch._foreach_lerp_(first, gradients, 1 - beta1)
-            torch._foreach_mul_(second, beta2)
-            torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
-            scales = torch._foreach_sqrt(second)
-            torch._foreach_add_(scales, group["eps"])
-            torch._foreach_addcdiv_(parameters, first, scales, value=-group["lr"])
+                gradients = list(foreach.add(gradients, parameters, alpha=group["weight_decay"]))
+            foreach.lerp_(first, gradients, 1 - beta1)
+            foreach.mul_(second, beta2)
+            foreach.addcmul_(second, gradients, gradients, value=1 - beta2)
+            scales = foreach.sqrt(second)
+            foreach.add_(scales, group["eps"])
+            foreach.addcdiv_(parameters, first, scales, value=-group["lr"])
         return loss

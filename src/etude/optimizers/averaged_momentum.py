@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from etude.optimizers.gather import Loss, gather, loss_of
+from etude.torch_internals import foreach
 
 
 class AveragedMomentum(Optimizer):
@@ -55,9 +56,7 @@ class AveragedMomentum(Optimizer):
             if not parameters:
                 continue
             if group["weight_decay"]:
-                gradients = list(
-                    torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
-                )
-            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-            torch._foreach_add_(parameters, averages, alpha=-group["lr"])
+                gradients = list(foreach.add(gradients, parameters, alpha=group["weight_decay"]))
+            foreach.lerp_(averages, gradients, 1 - group["momentum"])
+            foreach.add_(parameters, averages, alpha=-group["lr"])
         return loss

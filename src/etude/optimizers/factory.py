@@ -76,7 +76,7 @@ def build(
     else:
         refuse_sparse(row, checked, model)
         groups = as_groups(p for p in model.parameters() if p.requires_grad)
-        if name == "muon":
+        if row.chooses_matrices:
             groups = split(groups, model, matrix or (HIDDEN,), flow)
     _check_parameters(groups)
     _refuse_complex(row, groups, model)

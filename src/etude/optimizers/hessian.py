@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from etude.errors import TaskError
+from etude.torch_internals import foreach
 
 PRICE = 2
 """Gradient evaluations that one product with the Hessian costs (Pearlmutter 1994)."""
@@ -98,10 +99,10 @@ def move(parameters: Sequence[Tensor], direction: Tensor, length: float) -> None
     """Add `length` times a vector, laid end to end, to the parameters in place."""
     parts = torch.split(direction, [p.numel() for p in parameters])
     shaped = [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
-    torch._foreach_add_(list(parameters), shaped, alpha=length)
+    foreach.add_(list(parameters), shaped, alpha=length)
 
 
 @torch.no_grad()
 def put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Write values into the parameters in place."""
-    torch._foreach_copy_(list(parameters), list(values))
+    foreach.copy_(list(parameters), list(values))

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from etude.optimizers.gather import Loss, counts, gather, loss_of
+from etude.torch_internals import foreach
 
 
 class Lamb(Optimizer):
@@ -61,20 +62,20 @@ class Lamb(Optimizer):
             if not parameters:
                 continue
             beta1, beta2 = group["betas"]
-            torch._foreach_lerp_(first, gradients, 1 - beta1)
-            torch._foreach_mul_(second, beta2)
-            torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
-            updates = torch._foreach_div(second, [1 - beta2**t for t in steps])
-            torch._foreach_sqrt_(updates)
-            torch._foreach_add_(updates, group["eps"])
-            torch._foreach_reciprocal_(updates)
-            torch._foreach_mul_(updates, first)
-            torch._foreach_div_(updates, [1 - beta1**t for t in steps])
+            foreach.lerp_(first, gradients, 1 - beta1)
+            foreach.mul_(second, beta2)
+            foreach.addcmul_(second, gradients, gradients, value=1 - beta2)
+            updates = foreach.div(second, [1 - beta2**t for t in steps])
+            foreach.sqrt_(updates)
+            foreach.add_(updates, group["eps"])
+            foreach.reciprocal_(updates)
+            foreach.mul_(updates, first)
+            foreach.div_(updates, [1 - beta1**t for t in steps])
             if group["weight_decay"]:
-                torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
-            sizes = torch.stack(torch._foreach_norm(parameters))
-            lengths = torch.stack(torch._foreach_norm(updates))
+                foreach.add_(updates, parameters, alpha=group["weight_decay"])
+            sizes = torch.stack(foreach.norm(parameters))
+            lengths = torch.stack(foreach.norm(updates))
             ratios = torch.where((sizes > 0) & (lengths > 0), sizes / lengths, 1.0)
-            torch._foreach_mul_(updates, list(ratios.unbind()))
-            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+            foreach.mul_(updates, list(ratios.unbind()))
+            foreach.add_(parameters, updates, alpha=-group["lr"])
         return loss

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from etude.optimizers.row import OptimizerRow
-from etude.optimizers.table import ROWS, get
+from etude.optimizers.row import OptimizerRow, Trait, Voice
+from etude.optimizers.table import ROWS
 
 SMALL = 100_000
 """Parameters up to which a step of second order is affordable."""
@@ -89,19 +89,11 @@ class Match:
     installed: bool = True
 
 
-Voice = tuple[float, str]
-"""How much a trait weighs for (or against) an optimizer, and the words."""
+Heard = Iterator[tuple[Trait, float, str]]
+"""Traits that a task shows: the trait, a factor of the row's weight, and what was measured."""
 
-Rule = Callable[[Traits, OptimizerRow], Iterator[Voice]]
-
-USUAL: Mapping[str, Voice] = {
-    "adamw": (1.0, "the usual default: seldom best, rarely far from it"),
-    "adam": (0.7, "the usual default without decay"),
-    "nadam": (0.6, "Adam with a look ahead"),
-    "sgd": (0.5, "the least memory, one setting more to get right"),
-    "schedulefree_adamw": (0.4, "needs no schedule"),
-    "prodigy": (0.4, "needs no rate"),
-}
+Rule = Callable[[Traits], Heard]
+"""One thing to look for in what was measured; a row's `suits` says what it means."""
 
 
 def match(traits: Traits) -> tuple[Match, ...]:
@@ -116,13 +108,14 @@ def match(traits: Traits) -> tuple[Match, ...]:
     Args:
         traits: As `etude.measure.traits.measure` returns them.
     """
+    shown = [one for rule in RULES for one in rule(traits)]
     found = []
     for row in ROWS.values():
         if traits.lazy and row.sparse == "no":
             continue
-        if row.name == "newton" and traits.parameters > 2_000:
+        if row.most_parameters is not None and traits.parameters > row.most_parameters:
             continue
-        voices = [voice for rule in RULES for voice in rule(traits, row)]
+        voices = list(_voices(traits, shown, row))
         score = round(sum(weight for weight, _ in voices), 2)
         voices.sort(key=lambda voice: -abs(voice[0]))
         reasons = tuple(words if weight >= 0 else f"but: {words}" for weight, words in voices)
@@ -139,120 +132,126 @@ def recommended(ranked: Sequence[Match]) -> Match:
     return next(one for one in ranked if one.installed)
 
 
-def _usual(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
-    if row.name in USUAL:
-        yield USUAL[row.name]
+def _voices(
+    traits: Traits, shown: Sequence[tuple[Trait, float, str]], row: OptimizerRow
+) -> Iterator[Voice]:
+    """Yield what the task's traits mean for one optimizer."""
+    if row.closure:
+        yield from _closure(traits, row)
+    if traits.lazy and "sparse gradients" not in row.suits:
+        yield 1.0, "takes the model's sparse gradients, without a rate for each row"
+    for trait, factor, measured in shown:
+        if trait in row.suits:
+            weight, words = row.suits[trait]
+            if trait == "curvature" and weight < 0 and "normalisation" in traits.kinds:
+                weight /= 2  # normalisation makes up for half of it
+            yield factor * weight, ": ".join(part for part in (measured, words) if part)
 
 
-def _sparsity(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
+def _closure(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
+    """Yield what speaks for and against steps that evaluate the loss many times."""
+    if traits.noise / traits.batch_size > CLEAR and traits.batch_size < (
+        traits.samples or math.inf
+    ):
+        yield -3.0, f"{_noise_of(traits)}: a line search would follow the batch's own noise"
+    elif traits.depth > 1:
+        yield -2.0, "a step costs some twenty gradients, and deep losses are not convex"
+    else:
+        weight, words = row.suits.get(
+            "one layer", (2.0, "one layer and a clear gradient make for long exact steps")
+        )
+        yield weight, f"{_noise_of(traits)}: {words}"
+
+
+def _usual(traits: Traits) -> Heard:
+    yield "usual", 1.0, ""
+
+
+def _sparsity(traits: Traits) -> Heard:
     if traits.lazy:
-        words = "takes the model's sparse gradients"
-        if row.name == "sparse_adam":
-            yield 3.0, f"{words}, and moves only the rows a batch holds"
-        elif row.name == "adagrad":
-            yield 2.0, words
-        else:
-            yield 1.0, f"{words}, without a rate for each row"
+        yield "sparse gradients", 1.0, ""
     elif traits.tables > 0.3 and traits.sparse > 0.5:
         seen = f"{traits.sparse:.0%} of the embedding rows get no gradient from a batch"
-        if row.name == "adagrad":
-            yield 1.0, f"{seen}: a rare row keeps its large rate"
-        elif row.name in ("sgd", "averaged_momentum", "lbfgs", "newton", "newton_cg"):
-            yield -1.0, f"{seen}: a rare row moves as little as its few gradients"
+        yield "rare rows", 1.0, seen
 
 
-def _noise(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
-    ratio = traits.noise / traits.batch_size
-    said = f"the noise scale is {_number(traits.noise)} samples, the batch {traits.batch_size}"
-    if row.closure:
-        if ratio > CLEAR and traits.batch_size < (traits.samples or math.inf):
-            yield -3.0, f"{said}: a line search would follow the batch's own noise"
-        elif traits.depth > 1:
-            yield -2.0, "a step costs some twenty gradients, and deep losses are not convex"
-        else:
-            extra = 0.0 if row.name == "newton_cg" else 0.3
-            yield 2.0 + extra, f"{said}: one layer and a clear gradient make for long exact steps"
-    elif ratio > NOISY and row.name in ("lion", "muon"):
-        yield -0.4, f"{said}: a step whose length ignores the gradient's keeps all of that noise"
-    elif ratio > NOISY and row.name == "schedulefree_adamw":
-        yield 0.2, f"{said}: it averages the weights over it"
+def _noise(traits: Traits) -> Heard:
+    if traits.noise / traits.batch_size > NOISY:
+        yield "noise", 1.0, _noise_of(traits)
 
 
-def _curvature(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
+def _noise_of(traits: Traits) -> str:
+    return f"the noise scale is {_number(traits.noise)} samples, the batch {traits.batch_size}"
+
+
+def _curvature(traits: Traits) -> Heard:
     if not math.isfinite(traits.spread):
         return
     said = f"the largest curvature is {_number(traits.spread)} times the usual one"
-    if traits.spread >= SPREAD:
-        weight = min(1.0, 0.3 * math.log2(traits.spread / SPREAD) + 0.3)
-        whole = f"{said}: it rescales whole directions, not entries alone"
-        if row.name in ("soap", "shampoo"):
-            yield weight, whole
-        elif row.name == "muon" and traits.matrices > 0.1:
-            yield round(weight * traits.matrices, 2), f"{whole}, in matrices"
-        elif row.name in ("newton_cg", "newton", "lbfgs"):
-            yield weight, f"{said}: it divides the curvature out"
-        elif row.name in ("sgd", "averaged_momentum"):
-            still = 0.5 if "normalisation" in traits.kinds else 1.0
-            yield -weight * still, f"{said}: one rate must suit them all"
-    elif row.name == "sgd":
-        yield 0.5, f"{said}: one rate can suit all directions"
+    if traits.spread < SPREAD:
+        yield "even curvature", 1.0, said
+        return
+    weight = min(1.0, 0.3 * math.log2(traits.spread / SPREAD) + 0.3)
+    yield "curvature", weight, said
+    if traits.matrices > 0.1:
+        yield "curvature of matrices", round(weight * traits.matrices, 2), said
 
 
-def _shape(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
+def _shape(traits: Traits) -> Heard:
     kinds = traits.kinds
     if "attention" in kinds:
-        if row.name == "adamw":
-            yield 0.5, "attention is trained with it nearly everywhere"
-        elif row.name in ("sgd", "averaged_momentum"):
-            yield -1.0, "attention's heavy-tailed gradients need a rate per entry"
-    if "convolution" in kinds and "normalisation" in kinds and row.name == "sgd":
-        yield 0.8, "normalised convolutions generalise best with it"
-    if "recurrent" in kinds and row.name in ("rmsprop", "nadam", "adam"):
-        yield 0.4, "recurrent networks are trained with it"
-    if traits.matrices > 0.5 and row.name in ("muon", "soap"):
+        yield "attention", 1.0, ""
+    if {"convolution", "normalisation"} <= kinds:
+        yield "normalised convolutions", 1.0, ""
+    if "recurrent" in kinds:
+        yield "recurrent", 1.0, ""
+    if traits.depth >= 8 and "normalisation" not in kinds:
+        said = f"{traits.depth} layers without normalisation scale the gradient layer by layer"
+        yield "deep without normalisation", 1.0, said
+
+
+def _matrices(traits: Traits) -> Heard:
+    if traits.matrices > 0.5:
         large = traits.matrices > 0.8 and traits.parameters >= 10_000
-        weight = (0.9 if large else 0.5) - (0.2 if row.name == "soap" else 0.0)
-        yield weight, f"{traits.matrices:.0%} of {traits.parameters:,} parameters are in matrices"
-    if (
-        traits.depth >= 8
-        and "normalisation" not in kinds
-        and row.name in ("sgd", "averaged_momentum")
-    ):
-        yield -1.0, f"{traits.depth} layers without normalisation scale the gradient layer by layer"
+        said = f"{traits.matrices:.0%} of {traits.parameters:,} parameters are in matrices"
+        yield "mostly matrices" if large else "matrices", 1.0, said
 
 
-def _bursts(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
-    if traits.bursts < BURSTS:
-        return
-    said = f"the largest gradient is {_number(traits.bursts)} times the median"
-    if row.name in ("sgd", "averaged_momentum", "adagrad", "lbfgs"):
-        yield -0.5, f"{said}: such a step is taken in full unless it is clipped"
-    elif row.name in ("lion", "muon", "lamb"):
-        yield 0.2, f"{said}: the length of its step ignores that"
+def _bursts(traits: Traits) -> Heard:
+    if traits.bursts >= BURSTS:
+        yield "bursts", 1.0, f"the largest gradient is {_number(traits.bursts)} times the median"
 
 
-def _size(traits: Traits, row: OptimizerRow) -> Iterator[Voice]:
+def _size(traits: Traits) -> Heard:
     if traits.batch_size >= 4_096:
-        said = f"a batch of {traits.batch_size:,}"
-        if row.name == "lamb" or (row.name == "lars" and "convolution" in traits.kinds):
-            yield 1.0, f"{said}: made for it"
-    if traits.parameters >= 10**8 and row.name in ("adafactor", "lion"):
-        yield 0.5, f"{traits.parameters:,} parameters: its state is small"
+        yield "large batch", 1.0, f"a batch of {traits.batch_size:,}"
+        if "convolution" in traits.kinds:
+            yield "large batch of images", 1.0, f"a batch of {traits.batch_size:,}"
+    if traits.parameters >= 10**8:
+        yield "large model", 1.0, f"{traits.parameters:,} parameters"
 
 
-RULES: tuple[Rule, ...] = (_usual, _sparsity, _noise, _curvature, _shape, _bursts, _size)
+RULES: tuple[Rule, ...] = (
+    _usual,
+    _sparsity,
+    _noise,
+    _curvature,
+    _shape,
+    _matrices,
+    _bursts,
+    _size,
+)
 
 
 def _settings(traits: Traits, row: OptimizerRow) -> dict[str, Any]:
     """Return what the recipe should say besides the optimizer's name."""
     chosen: dict[str, Any] = {}
-    if row.name == "sgd":
-        chosen["optimizer.momentum"] = 0.9
+    chosen |= {f"optimizer.{name}": value for name, value in row.advised.items()}
     if row.closure and traits.samples is not None and traits.samples <= 10_000:
         chosen["batch_size"] = "all"
     if traits.bursts >= BURSTS and not row.closure:
         chosen["clip_percentile"] = 90
-    if get(row.name).rate_free:
+    if row.rate_free:
         chosen["lr"] = 1.0
     return chosen
 

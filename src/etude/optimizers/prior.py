@@ -62,8 +62,8 @@ def log10_centre(
     """
     row = optimizers.get(optimizer.name)
     centre = row.centre
-    if optimizer.name == "sgd":
-        centre += math.log10((1 - optimizer.value("momentum")) / 0.1)
+    if row.centre_share is not None:
+        centre += math.log10((1 - optimizer.value("momentum")) / row.centre_share)
     if row.rate_free:
         return centre
     ratio = 1.0 if targets is None else max(1, parameters) / max(1, targets)

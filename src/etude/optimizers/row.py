@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Literal
 
 from etude.errors import unknown_name
-from etude.optimizers.hyperparameters import Hyperparameter, Number, Pair
+from etude.optimizers.hyperparameters import Hyperparameter, Number, Pair, Selectors
 
 Closure = Literal["", "gradient", "graph"]
 Decay = Literal["coupled", "decoupled", "none"]
 Sparse = Literal["no", "yes", "without decay"]
+Family = Literal["", "sgd", "adam"]
+Trait = Literal[
+    "usual",
+    "sparse gradients",
+    "rare rows",
+    "noise",
+    "one layer",
+    "curvature",
+    "curvature of matrices",
+    "even curvature",
+    "attention",
+    "normalised convolutions",
+    "recurrent",
+    "matrices",
+    "mostly matrices",
+    "deep without normalisation",
+    "bursts",
+    "large batch",
+    "large batch of images",
+    "large model",
+]
+"""What `optimizers.match` looks for in a task; "usual" holds for every task."""
+
+Voice = tuple[float, str]
+"""How much a trait weighs for (or against) an optimizer, and the words."""
+
+Suits = Mapping[Trait, Voice]
 
 EXTRAS: Mapping[str, str] = MappingProxyType(
     {
@@ -49,37 +76,76 @@ class OptimizerRow:
             with its graph, for Hessian-vector products.
         eval_mode: Whether it trains at other weights than those to be evaluated, and has
             `train()` and `eval()` to move between them.
-        linear: Whether each entry's change is that entry's rate times something that no rate
-            enters: a multiplier of the rate for a part of a tensor is then exact.
-        group_rates: Whether parameter groups may have rates of their own.
+        why_no_slices: Why rows of a tensor cannot have rates of their own; empty where each entry's
+            change is that entry's rate times something that no rate enters.
+        why_no_rates: Why parameter groups cannot have rates of their own; empty if they can.
         sparse: Whether sparse gradients are accepted; 'without decay': only at weight_decay 0.
         rate_free: Whether it sizes its step itself, its rate being a multiplier that starts at 1.
         schedule_free: Whether a constant rate (after a warmup) is what it is made for.
-        vmap: Whether many runs of it can be trained as one under `torch.func.vmap`.
+        stacked: The formula by which many runs of it are trained as one, by its name in
+            `etude.engines.vmap.optimizers.RULES`; empty if there is none, and such runs are then
+            trained one after another.
         in_turns: Whether parts of a model may be updated in turns, the others having no gradient:
             what it remembers is of single parameters, so that it is as if each part had its own.
         complex_numbers: Whether parameters may be complex; each number is then two real ones.
+        family: Whether its step grows with the gradient ('sgd') or does not ('adam'): that decides
+            how its rate goes with batch size, width and depth. Empty if no rule is known.
+        stability: The rule for the largest stable rate, by its name in
+            `etude.measure.threshold.RULES`; empty if none is known.
+        why_no_threshold: Why none is known.
+        centre_share: 1 - momentum at which `centre` is stated, for an optimizer whose step is the
+            rate times a sum of gradients, which grows with the momentum; None for others.
+        most_parameters: The largest model it takes; None without a limit.
+        suits: What `optimizers.match` says of it, by the trait of the task.
+        advised: Hyperparameters that `optimizers.match` proposes with it.
     """
 
     name: str
     factory: str
-    hyperparameters: Mapping[str, Hyperparameter]
     lr: float
     centre: float
     paper: str
     when: str
+    hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict)
     decay: Decay = "coupled"
     decay_flag: str = ""
     closure: Closure = ""
     eval_mode: bool = False
-    linear: bool = True
-    group_rates: bool = True
+    why_no_slices: str = ""
+    why_no_rates: str = ""
     sparse: Sparse = "no"
     rate_free: bool = False
     schedule_free: bool = False
-    vmap: bool = False
+    stacked: str = ""
     in_turns: bool = True
     complex_numbers: bool = True
+    family: Family = ""
+    stability: str = ""
+    why_no_threshold: str = ""
+    centre_share: float | None = None
+    most_parameters: int | None = None
+    suits: Suits = field(default_factory=dict)
+    advised: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def linear(self) -> bool:
+        """Whether a multiplier of the rate for a part of a tensor is exact."""
+        return not (self.why_no_slices or self.why_no_rates)
+
+    @property
+    def group_rates(self) -> bool:
+        """Whether parameter groups may have rates of their own."""
+        return not self.why_no_rates
+
+    @property
+    def vmap(self) -> bool:
+        """Whether many runs of it can be trained as one under `torch.func.vmap`."""
+        return bool(self.stacked)
+
+    @property
+    def chooses_matrices(self) -> bool:
+        """Whether it treats hidden matrices apart, which asks for the flow through the model."""
+        return any(isinstance(kind, Selectors) for kind in self.hyperparameters.values())
 
     @property
     def module(self) -> str:

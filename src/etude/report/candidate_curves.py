@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
+from etude.record import Status
 from etude.report import frame, words
 from etude.report.curves import PlottedCurve, curve, looks, smooth, window_for
 from etude.report.palette import LIGHT, Theme, heat, places
@@ -16,7 +18,20 @@ from etude.tuning.trial_summary import TrialSummary
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-End = Literal["finished", "dropped", "diverged"]
+
+class CurveEnd(StrEnum):
+    """Why a rate's curve ends where it does."""
+
+    FINISHED = "finished"
+    DROPPED = "dropped"
+    DIVERGED = "diverged"
+
+
+_ENDS = {
+    Status.FINISHED: CurveEnd.FINISHED,
+    Status.STOPPED: CurveEnd.DROPPED,
+    Status.DIVERGED: CurveEnd.DIVERGED,
+}
 
 LINE = 0.08
 """Share of the panel's height that the name of a rate takes."""
@@ -35,7 +50,7 @@ class CandidateCurve:
     lr: float
     valid: PlottedCurve
     train: PlottedCurve
-    end: End
+    end: CurveEnd
     updates: int
     chosen: bool
     named: bool = False
@@ -75,14 +90,11 @@ def info(result: TuneResult) -> CandidateCurves:
 
 def _candidate(trial: TrialSummary, chosen: float, window: int) -> CandidateCurve:
     record = trial.record
-    end: End = "dropped"
-    if record.status != "stopped":
-        end = record.status
     return CandidateCurve(
         lr=trial.lr,
         valid=looks(record.evaluations),
         train=curve(smooth(record.series.get("loss", ()), window)),
-        end=end,
+        end=_ENDS[record.status],
         updates=record.cost.steps,
         chosen=trial.lr == chosen,
     )
@@ -129,7 +141,7 @@ def caption(info: CandidateCurves) -> str:
         "the rate alone; the thick one was kept. A line that stops early was dropped there, and "
         "cost no more."
     ]
-    if any(c.end == "diverged" for c in info.candidates):
+    if any(c.end == CurveEnd.DIVERGED for c in info.candidates):
         parts.append("A cross ends a line that diverged.")
     parts.append(f"Training loss: {smoothing(info.window)}.")
     return " ".join(parts)
@@ -203,7 +215,11 @@ def _one(one: CandidateCurve, length: int, colour: str, theme: Theme) -> list[An
         if line
     ]
     if one.valid:
-        symbols = {"finished": "circle", "dropped": "circle-open", "diverged": "x"}
+        symbols = {
+            CurveEnd.FINISHED: "circle",
+            CurveEnd.DROPPED: "circle-open",
+            CurveEnd.DIVERGED: "x",
+        }
         mark = {"symbol": symbols[one.end], "size": 9, "line": {"width": 1.8}}
         traces.append(
             Scatter(
@@ -214,7 +230,7 @@ def _one(one: CandidateCurve, length: int, colour: str, theme: Theme) -> list[An
                 text=[words.rate(one.lr)],
                 textposition=_beside(one, length),
                 textfont={"size": 12, "color": colour},
-                marker={**mark, "color": theme.warn if one.end == "diverged" else colour},
+                marker={**mark, "color": theme.warn if one.end == CurveEnd.DIVERGED else colour},
                 hovertemplate=f"rate {words.rate(one.lr)}<br>{one.end} after "
                 f"{words.plural(one.updates, 'update')}<extra></extra>",
             )
@@ -225,7 +241,7 @@ def _one(one: CandidateCurve, length: int, colour: str, theme: Theme) -> list[An
 def _beside(one: CandidateCurve, length: int) -> str:
     """Return where the name of a rate stands, clear of the line that comes to its end."""
     fits = one.valid.steps[-1] / length + frame.room(words.rate(one.lr)) <= 1
-    if one.end != "finished" and fits:
+    if one.end != CurveEnd.FINISHED and fits:
         return "top right"
     falls = len(one.valid.values) > 1 and one.valid.values[-1] < one.valid.values[-2]
     return "bottom left" if falls else "top left"

@@ -92,7 +92,7 @@ def _view(raw: PlottedCurve, valid: PlottedCurve, status: Status) -> View:
     """Return the range of the losses: a spike is seen as one, and does not flatten the rest."""
     values = (*raw.values, *valid.values)
     start = valid.values[0] if valid else math.nan
-    if status == "diverged" and valid and raw:
+    if status == Status.DIVERGED and valid and raw:
         # Here the blow-up is what matters.
         return view(values, min(max(values), BLOW_UP * max(abs(start), 1e-300)), room=0)
     return view(values, start, room=0.6)
@@ -210,7 +210,7 @@ def _loss(info: FinalRun, theme: Theme) -> list[Any]:
         for name, line, mode, style, marker in rows
         if line
     ]
-    if info.status == "diverged":
+    if info.status == Status.DIVERGED:
         traces.append(
             Scatter(
                 x=[info.updates],

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from etude.record import Status
 from etude.report import frame, words
 from etude.report.palette import LIGHT, Theme, depth
 from etude.report.view import View, rates_view, view
@@ -58,7 +59,7 @@ def info(result: TuneResult) -> LossAgainstRate:
     ended = {
         trial.record.evaluations[-1].step
         for trial in result.trials
-        if trial.record.evaluations and trial.record.status != "diverged"
+        if trial.record.evaluations and trial.record.status != Status.DIVERGED
     }
     depths = tuple(d for step in sorted(ended - {0}) if (d := _depth(result, step)).rates)
     untrained = result.untrained.loss if math.isfinite(result.untrained.loss) else math.nan
@@ -74,7 +75,7 @@ def info(result: TuneResult) -> LossAgainstRate:
         diverged=tuple(
             (trial.lr, trial.record.cost.steps)
             for trial in result.trials
-            if trial.record.status == "diverged"
+            if trial.record.status == Status.DIVERGED
         ),
         above=tuple((lr, loss) for lr, loss in sorted(last.items()) if loss > shown.high),
         untrained=untrained,

@@ -1,4 +1,6 @@
-"""How a value changes over training: pure expressions from step to value."""
+"""Schedules: pure expressions that map a training step to a value."""
+
+from typing import Any
 
 from etude.schedules import changes as changes
 from etude.schedules._base import Schedule
@@ -26,7 +28,7 @@ from etude.schedules.kinds.warmup import warmup
 from etude.schedules.kinds.wsd import wsd
 from etude.schedules.linting import Lint, lint
 from etude.schedules.preview import Preview, preview, svg
-from etude.schedules.registry import KINDS
+from etude.schedules.registry import KINDS, discover
 from etude.schedules.serial import from_json, to_json
 from etude.schedules.text import parse
 
@@ -74,3 +76,16 @@ __all__ = [
     "warmup",
     "wsd",
 ]
+
+discover("etude.schedules.kinds")
+
+
+def __getattr__(name: str) -> Any:
+    """Return a kind that no import above names: a file in `kinds/` is enough to add one."""
+    if name in KINDS:
+        return KINDS[name].make
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *KINDS})

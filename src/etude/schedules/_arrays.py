@@ -8,21 +8,21 @@ from etude.errors import BadTypeError
 from etude.schedules._numbers import LAST_STEP
 
 _CHUNK = 2**16
-"""Steps that NumPy evaluates at once: what is between two operations stays in the cache."""
+"""Number of steps that NumPy evaluates at once, so that intermediate results stay in cache."""
 
 
 class OnArrays(Protocol):
-    """What can be evaluated at an array of steps."""
+    """Protocol for schedules that can be evaluated at an array of steps."""
 
     def on(self, t: Any, xp: Any) -> Any:
         """Return the values at an array of steps t ≥ 0; `xp` is its array API namespace."""
 
 
 def evaluate(schedule: OnArrays, t: Any) -> Any:
-    """Return the values of a bound schedule at the steps in an array, as an array of its kind.
+    """Return the values of a bound schedule at an array of steps, as an array of the same library.
 
-    Steps below 0 count as 0, as they do for a single step. Where a step is NaN or beyond 2**53
-    the value is NaN: under jit and compile an error cannot depend on data.
+    Steps below 0 are evaluated as 0, as for a single step. If a step is NaN or beyond 2**53, its
+    value is NaN, because under jit and compile an error cannot depend on data.
     """
     xp = namespace(t)
     if type(t).__module__ == "numpy" and t.size > _CHUNK and xp.isdtype(t.dtype, "numeric"):
@@ -43,14 +43,12 @@ def _values(schedule: OnArrays, t: Any, xp: Any) -> Any:
         y = schedule.on(x, xp)
         return xp.where(valid, y, xp.full_like(y, float("nan")))
     if not xp.isdtype(t.dtype, "integral"):
-        raise BadTypeError(
-            f"steps are an array of {t.dtype}; they must be whole or real numbers: convert them"
-        )
+        raise BadTypeError(f"steps are an array of {t.dtype}; convert them to integers or floats")
     return schedule.on(xp.clip(widest(t, xp), 0.0, float(LAST_STEP)), xp)
 
 
 def namespace(t: Any) -> Any:
-    """Return the array API namespace of `t`, or refuse what is no array."""
+    """Return the array API namespace of `t`, or raise if `t` is not an array."""
     from array_api_compat import array_namespace
 
     try:
@@ -63,7 +61,7 @@ def namespace(t: Any) -> Any:
 
 
 def widest(t: Any, xp: Any) -> Any:
-    """Return `t` in float64; under JAX without x64 in float32, the widest it has."""
+    """Return `t` in float64, or in float32 under JAX without x64, its widest float type."""
     from array_api_compat import is_jax_namespace
 
     return xp.astype(t, xp.result_type(float) if is_jax_namespace(xp) else xp.float64)

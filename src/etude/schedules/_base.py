@@ -1,4 +1,4 @@
-"""What every schedule is: an immutable expression that maps a step to a value."""
+"""The base class of all schedules: an immutable expression that maps a step to a value."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _BUILDERS: dict[str, Callable[..., Any]] = {}
 
 
 def operation(builder: B) -> B:
-    """Enter what an operator or a method of every schedule builds, under the builder's name.
+    """Register the function that builds the result of an operator or method of `Schedule`.
 
-    A builder stands in a file that imports this one. `Schedule` finds it by name, so that no
-    import leads back.
+    The builders are defined in files that import this one. `Schedule` finds them by name, which
+    avoids circular imports.
     """
     _BUILDERS[builder.__name__] = builder
     return builder
 
 
 def build(name: str, *args: Any) -> Schedule:
-    """Return what an operation builds."""
+    """Call a registered operation and return its schedule."""
     built: Schedule = _BUILDERS[name](*args)
     return built
 
 
 class Schedule(ABC):
-    """An immutable expression: step t, counted from 0, to the value used for update t.
+    """An immutable expression that maps step t, counted from 0, to the value used for update t.
 
-    Call it with an int or float for a float, or with an array of NumPy, torch or JAX for an array
-    of the same kind, in float64 where the library has it. Below step 0 it holds its first value
-    and past its end its last. Schedules are equal by value, hashable and picklable, and
-    `parse(repr(s)) == s`.
+    Called with an int or float, a schedule returns a float. Called with an array of NumPy, torch
+    or JAX, it returns an array of the same library, in float64 if the library supports it. Before
+    step 0 it has its first value, and after its end its last. Schedules are equal by value,
+    hashable and picklable, and `parse(repr(s)) == s`.
 
-    Algebra: `a >> b` joins, `a * b` and `0.1 * a` scale, `a + b` adds; see also `clip`, `repeat`,
-    `stretch`, `shift` and `take`. Durations may carry a unit or be left out; `over` binds both to
-    the length of a run.
+    Algebra: `a >> b` joins, `a * b` multiplies, `0.1 * a` scales, `a + b` adds; see also `clip`,
+    `repeat`, `stretch`, `shift` and `take`. A duration may have a unit or be left out; `over`
+    converts both to steps for the length of a run.
 
     Examples:
         >>> from etude.schedules import cosine, warmup
@@ -56,10 +56,10 @@ class Schedule(ABC):
 
     __slots__ = ("__weakref__",)  # jax.jit keeps weak references to what it compiles
 
-    __array_ufunc__ = None  # so that numpy's scalars leave `np.float64(0.1) * s` to us
+    __array_ufunc__ = None  # so that `np.float64(0.1) * s` calls `Schedule.__rmul__`
 
     precedence: ClassVar[int] = 4
-    """How tightly the text form binds: join 1, sum 2, product 3, call 4."""
+    """The precedence in the text form: join 1, sum 2, product 3, call 4."""
 
     durations: ClassVar[tuple[str, ...]] = ()
     """Fields that are durations, or tuples of them."""
@@ -67,7 +67,7 @@ class Schedule(ABC):
     reacts: ClassVar[bool] = False
     """Whether its values depend on a log of events."""
 
-    # ---- what a kind defines -------------------------------------------------------------
+    # ---- defined by each kind ------------------------------------------------------------
 
     @abstractmethod
     def at(self, t: float) -> float:
@@ -80,44 +80,44 @@ class Schedule(ABC):
     @property
     @abstractmethod
     def is_open(self) -> bool:
-        """Whether it has no length of its own: endless, or taking what is left."""
+        """Whether the schedule has no fixed length: endless, or filling the rest of the horizon."""
 
     @property
     @abstractmethod
     def is_bound(self) -> bool:
-        """Whether it can be evaluated at any step: no unit left and no length missing."""
+        """Whether the schedule can be evaluated: all its durations are given in steps."""
 
     @property
     @abstractmethod
     def length(self) -> Any:
-        """Number of steps it covers; None if that is open or not yet known in steps."""
+        """The schedule's length in steps; None if it is open, or not yet known in steps."""
 
     @abstractmethod
     def resolve(self, clock: Clock) -> Schedule:
-        """Return it with every duration in steps."""
+        """Return the schedule with every duration in steps."""
 
     @abstractmethod
     def fill(self, room: Steps) -> Schedule:
-        """Return it with a length of exactly `room` steps, where it `is_open`."""
+        """Return the schedule with a length of exactly `room` steps, if it `is_open`."""
 
     @abstractmethod
     def text(self) -> str:
-        """Return its canonical Python text."""
+        """Return the schedule's canonical Python text."""
 
     def put(self, **values: object) -> None:
-        """Set fields during construction, where the dataclass is frozen."""
+        """Set fields during construction, since the dataclass is frozen."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def put_length(self, above: float | None = None) -> None:
-        """Check the field `length`; one with a unit moves to `wanted` until a clock is known."""
+        """Check the field `length`; a length with a unit is moved to `wanted` until it is bound."""
         given = self.length
         value = None if given is None else duration("length", given, above=above)
         in_units = isinstance(value, str)
         self.put(length=None if in_units else value, wanted=value if in_units else None)
 
     def argument(self, name: str) -> Any:
-        """Return the value of a field as it is written: a length with its unit, if it has one."""
+        """Return the value of a field as it is written, a length with its unit if it has one."""
         value = getattr(self, name)
         return getattr(self, "wanted", None) if name == "length" and value is None else value
 
@@ -139,7 +139,7 @@ class Schedule(ABC):
         return self._uncommon(t)
 
     def _uncommon(self, t: Any) -> Any:
-        """Evaluate what is not a plain step in range: an array, a negative step, a mistake."""
+        """Evaluate an array or a negative step, or raise for an invalid step."""
         self._must_be_bound()
         if isinstance(t, bool):
             raise BadTypeError(f"step is {t}; a step is a number: s(0), s(1)")
@@ -157,18 +157,18 @@ class Schedule(ABC):
             )
 
     def over(self, horizon: Duration | Clock) -> Schedule:
-        """Bind every unit and every missing length to a run.
+        """Convert every duration to steps, and fill in missing lengths, for the length of a run.
 
         Args:
             horizon: Length of the run in steps, or a `Clock`, which also knows epochs, samples
                 and tokens.
 
         Returns:
-            The bound schedule; itself if it is bound already.
+            The bound schedule; the same object if it is bound already.
 
         Raises:
-            BadValueError: The horizon is too short for the segments, or a unit needs a clock
-                that knows it.
+            BadValueError: The horizon is too short for the segments, or the clock does not define a
+                unit that is used.
 
         Examples:
             >>> from etude.schedules import cosine, warmup
@@ -183,14 +183,14 @@ class Schedule(ABC):
             return bound
         if clock.horizon is None:
             raise BadValueError(
-                f"{bound!r} takes what is left of a horizon that is not known: "
+                f"{bound!r} fills the rest of the horizon, which is not known: "
                 "give its length, or Clock(horizon=...)"
             )
         return bound.fill(clock.horizon)
 
     @property
     def has_units(self) -> bool:
-        """Whether some duration in it is not in steps yet."""
+        """Whether a duration in the schedule is not in steps yet."""
         return any(
             isinstance(value, str)
             for node in self.walk()
@@ -204,16 +204,16 @@ class Schedule(ABC):
         return self.text()
 
     def inside(self, precedence: int) -> str:
-        """Return its text for use as an operand, in parentheses where needed."""
+        """Return the text for use as an operand, in parentheses if needed."""
         return self.text() if self.precedence >= precedence else f"({self.text()})"
 
     @property
     def parts(self) -> tuple[Schedule, ...]:
-        """The schedules that it is made of, outermost only."""
+        """The direct parts of the schedule."""
         return ()
 
     def walk(self) -> Iterator[Schedule]:
-        """Yield it and all schedules inside it, outermost first."""
+        """Yield the schedule and all schedules inside it, outermost first."""
         waiting: list[Schedule] = [self]
         while waiting:
             node = waiting.pop()
@@ -221,7 +221,7 @@ class Schedule(ABC):
             waiting.extend(reversed(node.parts))
 
     def _repr_html_(self) -> str:
-        """Show its picture in a notebook; its text where it cannot be drawn yet."""
+        """Return the HTML for a notebook: a picture, or only the text if it cannot be drawn yet."""
         picture: str = _BUILDERS["picture"](self)
         return picture
 
@@ -265,7 +265,7 @@ class Schedule(ABC):
         return -self + other
 
     def clip(self, low: float | None = None, high: float | None = None) -> Schedule:
-        """Return it kept within [low, high]: min(max(s(t), low), high).
+        """Return the schedule clipped to [low, high]: min(max(s(t), low), high).
 
         Examples:
             >>> from etude.schedules import exponential
@@ -275,7 +275,7 @@ class Schedule(ABC):
         return build("Clip", self, low, high)
 
     def repeat(self, times: int | None = None) -> Schedule:
-        """Return it started anew each time it ends: s(t mod L), `times` times or without end.
+        """Return the schedule restarted each time it ends: s(t mod L), `times` times or endlessly.
 
         Examples:
             >>> from etude.schedules import linear
@@ -286,7 +286,7 @@ class Schedule(ABC):
         return build("Repeat", self, times)
 
     def stretch(self, factor: float) -> Schedule:
-        """Return it slowed down by σ: s(t/σ).
+        """Return the schedule slowed down by the factor σ: s(t/σ).
 
         Examples:
             >>> from etude.schedules import linear
@@ -296,7 +296,7 @@ class Schedule(ABC):
         return build("Stretch", self, factor)
 
     def fit(self, length: Duration) -> Schedule:
-        """Return it made to last `length` steps, whatever its own length L: s(t·L/length).
+        """Return the schedule stretched to last `length` steps: s(t·L/length) for its own length L.
 
         Examples:
             >>> from etude.schedules import linear, warmup
@@ -306,7 +306,7 @@ class Schedule(ABC):
         return build("Fit", self, length)
 
     def shift(self, by: Duration) -> Schedule:
-        """Return it delayed: s(t − by), holding s(0) until then.
+        """Return the schedule delayed: s(t − by), with s(0) before that.
 
         Examples:
             >>> from etude.schedules import linear
@@ -316,7 +316,7 @@ class Schedule(ABC):
         return build("Shift", self, by)
 
     def take(self, length: Duration) -> Schedule:
-        """Return its first `length` steps; after them it holds the value it has reached.
+        """Return the first `length` steps of the schedule; after them the last value is kept.
 
         Examples:
             >>> from etude.schedules import linear, step
@@ -326,12 +326,12 @@ class Schedule(ABC):
         """
         return build("take", self, length)
 
-    # ---- changes of plan -----------------------------------------------------------------
+    # ---- changes during a run ------------------------------------------------------------
 
     def cooldown(
         self, at: Steps, length: Duration, floor: float = 0.0, shape: str = "linear"
     ) -> Schedule:
-        """Return it up to step `at`, then a decay from the value reached there: cool down now.
+        """Return the schedule up to step `at`, followed by a decay from the value reached there.
 
         Args:
             at: The step at which the decay starts, without a jump.
@@ -343,7 +343,7 @@ class Schedule(ABC):
             A join that ends at step at + length.
 
         Raises:
-            BadValueError: It is not bound, or a number is out of its bounds.
+            BadValueError: The schedule is not bound, or a number is out of bounds.
 
         Examples:
             >>> from etude.schedules import constant, warmup
@@ -353,18 +353,18 @@ class Schedule(ABC):
         return build("cooldown", self, at, length, floor, shape)
 
     def extend(self, at: Steps, horizon: Duration) -> Schedule:
-        """Return it with its end moved: from step `at` on, what is left is fitted to the new end.
+        """Return the schedule with a new end: the part after step `at` is stretched to reach it.
 
         Args:
-            at: The step at which the change of plan happens, without a jump; before it all
-                values stay as they are.
-            horizon: The new length in all; a shorter one is allowed.
+            at: The step at which the change happens, without a jump; the values before it do not
+                change.
+            horizon: The new total length, which may be shorter.
 
         Returns:
-            A join that ends at the new horizon; itself if it is endless.
+            A join that ends at the new horizon; the same schedule if it is endless.
 
         Raises:
-            BadValueError: It is not bound, or `at` is not before both ends.
+            BadValueError: The schedule is not bound, or `at` is not before both ends.
 
         Examples:
             >>> from etude.schedules import linear
@@ -378,27 +378,27 @@ class Schedule(ABC):
 
     @property
     def has_feedback(self) -> bool:
-        """Whether some schedule in it reacts to a metric."""
+        """Whether a schedule in it reacts to a metric."""
         return any(node.reacts for node in self.walk())
 
     @property
     def hears(self) -> tuple[str, ...]:
-        """What the schedules in it react to: of 'gradient', 'loss' and 'metric', in this order."""
+        """The signals that the schedule reacts to, of 'gradient', 'loss' and 'metric', sorted."""
         return tuple(sorted({getattr(n, "signal", "") for n in self.walk() if n.reacts}))
 
     def given(self, log: Any) -> Schedule:
-        """Return it as it goes on after these events, and only these.
+        """Return the schedule after the events of a log, which replaces earlier events.
 
         Args:
-            log: Pairs (step, metric) in the order of steps; a metric that is reported when t
-                updates are done belongs to step t, and acts from update t on.
+            log: Pairs (step, metric) in the order of steps. A metric that is measured after t
+                updates belongs to step t and takes effect from update t on.
 
         Returns:
-            The schedule, with the events stored in the parts that react to them, each on its
-            own clock. Events before such a part begins are not for it.
+            The schedule, with the events stored in the parts that react to them, each on its own
+            clock. A part ignores events from before it begins.
 
         Raises:
-            BadValueError: It is not bound, or the steps are out of order.
+            BadValueError: The schedule is not bound, or the steps are out of order.
 
         Examples:
             >>> from etude.schedules import plateau
@@ -410,7 +410,7 @@ class Schedule(ABC):
         return self.hear(EventLog.of(log), False)
 
     def record(self, step: Steps, metric: float | None) -> Schedule:
-        """Return it after one more event; see `given`.
+        """Return the schedule after one more event; see `given`.
 
         Examples:
             >>> from etude.schedules import plateau, warmup
@@ -423,7 +423,7 @@ class Schedule(ABC):
         return self.hear(EventLog.of([(step, metric)]), True)
 
     def hear(self, log: EventLog, add: bool) -> Schedule:
-        """Return it with the events on its own clock, added to what it knows or in its place."""
+        """Return the schedule with events on its own clock, added or in place of earlier ones."""
         return self
 
 
@@ -432,4 +432,4 @@ def _each(value: Any) -> tuple[Any, ...]:
 
 
 def is_steps(value: object) -> bool:
-    return all(isinstance(one, int | float) for one in _each(value))
+    return all(isinstance(item, int | float) for item in _each(value))

@@ -45,6 +45,14 @@ class Kind(Schedule, metaclass=KindType):
     by_position: ClassVar[int] = 1
     """How many fields are written without their name."""
 
+    warms_up: ClassVar[bool] = False
+    """Whether it is a rise to the full rate: `lint` then says if it is too short or too long."""
+
+    @property
+    def jumps(self) -> tuple[Any, ...]:
+        """Steps at which the value is meant to jump: `lint` names those that are never reached."""
+        return ()
+
     @property
     def is_open(self) -> bool:
         return self.argument("length") is None

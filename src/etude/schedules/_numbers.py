@@ -1,4 +1,4 @@
-"""Numbers and durations: checked on the way in, written canonically on the way out."""
+"""Numbers and durations: checks of arguments, and their canonical text."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, TypeAlias
 from etude.errors import BadTypeError, BadValueError, shown, unknown_name
 
 Steps: TypeAlias = int | float
-"""A number of optimizer updates; whole numbers are kept as `int`, so boundaries are exact."""
+"""A number of optimizer updates; whole numbers are stored as `int`, so boundaries are exact."""
 
 Duration: TypeAlias = int | float | str
 """Steps, or text with a unit: `'5%'`, `'2 epochs'`, `'1e6 samples'`, `'1e9 tokens'`."""
 
 LAST_STEP = 2**53
-"""Beyond this, float64 no longer tells neighbouring steps apart."""
+"""The last step; beyond it float64 cannot represent every step."""
 
 UNITS = {
     "%": "%",
@@ -44,7 +44,7 @@ def number(
     above: float | None = None,
     at_most: float | None = None,
 ) -> float:
-    """Return `value` as a finite float within its bounds, or say what is wrong with it.
+    """Return `value` as a finite float within the bounds, or raise.
 
     >>> number("floor", 1, at_least=0.0)
     1.0
@@ -70,7 +70,7 @@ def number(
 
 
 def count(name: str, value: Any, *, at_least: int = 1, at_most: int = LAST_STEP) -> int:
-    """Return `value` as a whole number within its bounds."""
+    """Return `value` as an int within the bounds, or raise."""
     x = number(name, value, at_least=at_least, at_most=at_most)
     if not x.is_integer():
         raise BadValueError(f"{name} is {shown(value)}; it must be a whole number")
@@ -94,7 +94,7 @@ def choice(name: str, value: Any, known: Any) -> str:
 
 
 def steps(name: str, value: Any, *, above: float | None = None) -> Steps:
-    """Return `value` as a number of steps, an `int` where it is whole."""
+    """Return `value` as a number of steps, an `int` if it is whole."""
     x = number(name, value, at_least=0.0, above=above, at_most=LAST_STEP)
     if isinstance(value, Integral):
         return int(value)
@@ -147,17 +147,17 @@ def split(name: str, text: str) -> tuple[int | float, str]:
 
 
 def nearest(x: Fraction) -> int:
-    """Return the nearest whole number, halves up, without rounding errors."""
+    """Return the nearest whole number without rounding errors; halves are rounded up."""
     return math.floor(x + Fraction(1, 2))
 
 
 def exact(x: Steps) -> Fraction:
-    """Return the decimal that `x` was written as, exactly: 0.1 is a tenth."""
+    """Return the exact decimal value that `x` was written as: 0.1 is 1/10."""
     return Fraction(repr(x))
 
 
 def written(value: object) -> str:
-    """Write a value as Python, the shortest text that reads back equal.
+    """Return a value as Python text, the shortest that reads back equal.
 
     >>> written(9500), written(0.01), written("5%"), written(True), written((1, 2.5))
     ('9_500', '0.01', "'5%'", 'True', '(1, 2.5)')

@@ -1,6 +1,6 @@
 """Joins, products and sums of schedules."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def member(name: str, value: object) -> Schedule:
-    """Return `value` if it is a schedule."""
+    """Return `value` if it is a schedule, or raise."""
     if not isinstance(value, Schedule):
         if isinstance(value, type) and issubclass(value, Schedule):
             called = getattr(value, "name", value.__name__)
-            raise BadTypeError(f"{name} holds {called}, which is not called: {called}(...)")
+            raise BadTypeError(f"{name} has {called}, which is not called: {called}(...)")
         raise BadTypeError(
             f"{name} is {value!r}; it must be a schedule, such as constant(0.1) or cosine(1_000)"
         )
@@ -33,13 +33,13 @@ def member(name: str, value: object) -> Schedule:
 
 
 def members(name: str, kind: type[Schedule], values: object) -> tuple[Schedule, ...]:
-    """Return the schedules in `values`, those of the same associative operation merged."""
+    """Return the schedules in `values`; parts of the same associative operation are merged."""
     if not isinstance(values, tuple | list):
         raise BadTypeError(f"{name} is {values!r}; it must be a tuple of schedules")
     flat: list[Schedule] = []
     for value in values:
-        one = member(name, value)
-        flat.extend(one.parts if type(one) is kind else (one,))
+        schedule = member(name, value)
+        flat.extend(schedule.parts if type(schedule) is kind else (schedule,))
     if len(flat) < 2:
         raise BadValueError(f"{name} has {len(flat)} schedules; it must have at least 2")
     return tuple(flat)
@@ -51,7 +51,7 @@ class Join(Schedule):
 
     s(t) = a_i(t − b_i) for b_i ≤ t < b_{i+1}, where b_i is the sum of the lengths before segment
     i. Segments are half-open: in `a(500) >> b` update 500 is b's first. At most one segment may
-    be open; unless it is the last and endless, it takes what is left of the horizon.
+    be open; unless it is the last and endless, it fills the rest of the horizon.
 
     Args:
         segments: Two or more schedules.
@@ -71,8 +71,8 @@ class Join(Schedule):
         openly = [s for s in flat if s.is_open]
         if len(openly) > 1:
             raise BadValueError(
-                f"both {openly[0]!r} and {openly[1]!r} are without a length; at most one segment "
-                "of a join may take what is left: give a length, or .take(length)"
+                f"both {openly[0]!r} and {openly[1]!r} have no length; at most one segment of a "
+                "join may fill the rest of the horizon: give a length, or .take(length)"
             )
         self.put(segments=flat, starts=None, inner=None)
         if self.is_bound:
@@ -99,7 +99,7 @@ class Join(Schedule):
         return y
 
     def _on_rising(self, t: Any, xp: Any) -> Any:
-        """Evaluate each segment at its own steps only, which lie side by side in a rising array."""
+        """Evaluate each segment at its own steps only, which are contiguous in a rising array."""
         y = xp.empty_like(t)
         starts = self.starts or ()
         cuts = [0, *xp.searchsorted(t, xp.asarray(starts[1:], dtype=t.dtype)).tolist(), len(t)]
@@ -153,9 +153,9 @@ class Join(Schedule):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Together(Schedule):
-    """Schedules that run side by side on one clock: the base of products and sums.
+    """Schedules that run in parallel on one clock: the base class of products and sums.
 
-    It is as long as the longest of them, and open where one of them is.
+    The result is as long as the longest member, and open if a member is open.
 
     Args:
         members: Two or more schedules.
@@ -236,7 +236,7 @@ class Sum(Together):
 
 @operation
 def join(*segments: Schedule) -> Schedule:
-    """Return the schedules one after another."""
+    """Return the schedules joined one after another."""
     return Join(segments)
 
 

@@ -1,4 +1,4 @@
-"""Changes of plan during a run: cool down now, move the end; never with a jump in the rate."""
+"""Changes of a schedule during a run: an early cooldown or a new end, without a jump."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etude.schedules.wrappers import Scale
 def cooldown(
     schedule: Schedule, at: Steps, length: Duration, floor: float = 0.0, shape: str = "linear"
 ) -> Schedule:
-    """Return the schedule up to step `at`, then a decay from the value reached there."""
+    """Return the schedule up to step `at`, followed by a decay from the value reached there."""
     start = steps("at", at)
     decay = schedule(start) * falling(shape, duration("length", length), floor)
     return decay if start == 0 else split(schedule, start)[0] >> decay
@@ -24,7 +24,7 @@ def cooldown(
 
 @operation
 def extend(schedule: Schedule, at: Steps, horizon: Duration) -> Schedule:
-    """Return the schedule with what is left after step `at` fitted to a new end."""
+    """Return the schedule with the part after step `at` stretched to a new end."""
     start = steps("at", at)
     schedule(start)
     end, wanted = schedule.length, duration("horizon", horizon)
@@ -48,10 +48,10 @@ def extend(schedule: Schedule, at: Steps, horizon: Duration) -> Schedule:
 
 
 def split(schedule: Schedule, at: Steps) -> tuple[Schedule, Schedule]:
-    """Return a bound schedule before and after step `at` > 0, the latter counted from there.
+    """Return a bound schedule before and after step `at` > 0; the second part starts at 0.
 
-    Only the segment that the step lies in is cut, so the text of a schedule whose plan changes
-    again and again grows slowly.
+    Only the segment that contains the step is split, so that the text of a schedule grows
+    slowly when it is changed repeatedly.
     """
     if isinstance(schedule, Scale):
         before, after = split(schedule.body, at)

@@ -29,20 +29,20 @@ _NEEDS = {
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """How long a run is, and what one step of it consumes.
+    """The length of a run, and the epochs, samples and tokens of one step.
 
-    A step is one optimizer update over all processes, accumulation included. A duration d in a
-    unit of which one step consumes u is d/u steps, rounded to the nearest whole step, halves up.
+    A step is one optimizer update over all processes, accumulation included. If one step takes u
+    of a unit, a duration of d units is d/u steps, rounded to the nearest whole step, halves up.
 
     Args:
-        horizon: Length of the whole run, in steps or in any unit that this clock knows except
+        horizon: Length of the whole run, in steps or in any unit that this clock defines, except
             percent.
         steps_per_epoch: Updates per pass over the data.
         samples_per_step: Samples per update, summed over micro-batches and processes.
         tokens_per_step: Tokens per update, summed over micro-batches and processes.
 
     Raises:
-        BadValueError: A number is not positive and finite, or the horizon's unit is unknown here.
+        BadValueError: A number is not positive and finite, or the horizon's unit is not defined.
 
     Examples:
         >>> clock = Clock(horizon="90 epochs", steps_per_epoch=100, samples_per_step=64)
@@ -85,25 +85,25 @@ class Clock:
         across_epochs: bool = True,
         horizon: Duration | None = None,
     ) -> Clock:
-        """Build the clock of a data loader.
+        """Return the clock of a data loader.
 
-        One step consumes batch_size · accumulation · world_size samples. Each process sees
+        One step takes batch_size · accumulation · world_size samples. Each process reads
         ⌈samples / world_size⌉ samples per epoch (as torch's `DistributedSampler` pads them), or
-        ⌊…⌋ with `drop_last`; its batches are counted likewise. An update takes the next
-        `accumulation` batches, whichever epoch they are of, as `etude.train` does: 10 batches by
-        3 are 10/3 updates per epoch. `etude.train` batches tensors and datasets as with
-        `drop_last`, and takes a `DataLoader` as it is.
+        ⌊…⌋ with `drop_last`; its batches are rounded in the same way. An update takes the next
+        `accumulation` batches, also across the end of an epoch, as in `etude.train`: 10 batches
+        with accumulation 3 are 10/3 updates per epoch. `etude.train` batches tensors and datasets
+        as with `drop_last`, and uses a `DataLoader` as it is.
 
         Args:
             samples: Samples in the data set, over all processes.
             batch_size: Samples per forward pass of one process.
             accumulation: Forward passes per update.
-            world_size: Processes that train together, each on its own share of the data.
+            world_size: Number of processes that train together, each on its own share of the data.
             tokens_per_sample: Mean number of tokens in a sample, for durations in tokens.
             drop_last: Whether an incomplete batch at the end of an epoch is dropped.
-            across_epochs: Whether an update may take batches of two epochs. Without, as in
-                Lightning and the Hugging Face Trainer, the last batches of an epoch make an
-                update of their own, however few, or none with `drop_last`.
+            across_epochs: Whether an update may take batches of two epochs. If False, as in
+                Lightning and the Hugging Face Trainer, the last batches of an epoch form a
+                separate update even if they are few, or none with `drop_last`.
             horizon: Length of the run, in any unit but percent.
 
         Returns:
@@ -146,10 +146,10 @@ class Clock:
             duration: A number of steps, or text with a unit.
 
         Returns:
-            Steps: as given if given in steps, otherwise the nearest whole number.
+            Steps: unchanged if the duration is in steps, otherwise the nearest whole number.
 
         Raises:
-            BadValueError: The clock lacks what the unit is measured against.
+            BadValueError: The clock does not define the unit.
 
         Examples:
             >>> Clock(horizon=10_000).steps("0.5%")
@@ -161,7 +161,7 @@ class Clock:
         """Return the number of the update that a forward pass belongs to.
 
         step = ⌊passes / accumulation⌋ − skipped. Forward passes under accumulation and updates
-        that a loss scaler skipped do not move a schedule; processes never do.
+        that a loss scaler skipped do not advance a schedule, nor does the number of processes.
 
         Args:
             passes: Forward passes that one process has finished.
@@ -188,15 +188,16 @@ class Clock:
 def updates_per_epoch(
     batches: int, accumulation: int = 1, *, across_epochs: bool = True, drop_last: bool = False
 ) -> Steps:
-    """Return the updates in one pass over the data: the one rule, for every loop.
+    """Return the number of updates in one pass over the data; all training loops use this rule.
 
     Args:
         batches: Batches in an epoch, of one process.
         accumulation: Batches per update.
-        across_epochs: Whether an update may take batches of two epochs, so that on average there
-            are batches/accumulation updates in one; else the last of an epoch is of what is left.
-        drop_last: Whether an update of fewer batches is left out; only where updates end with
-            the epoch.
+        across_epochs: Whether an update may take batches of two epochs, which gives
+            batches/accumulation updates per epoch on average; else the last update of an epoch
+            takes the batches that are left.
+        drop_last: Whether to leave out an update of fewer batches; only used without
+            across_epochs.
 
     >>> updates_per_epoch(9, 2), updates_per_epoch(9, 2, across_epochs=False)
     (4.5, 5)
@@ -207,7 +208,7 @@ def updates_per_epoch(
 
 
 def in_steps(clock: Clock, name: str, value: Duration) -> Steps:
-    """Return a duration in steps; the error calls it `name`."""
+    """Return a duration in steps; `name` is its name in error messages."""
     wanted = duration(name, value)
     if not isinstance(wanted, str):
         return wanted
@@ -231,5 +232,5 @@ def in_steps(clock: Clock, name: str, value: Duration) -> Steps:
 
 
 def as_clock(horizon: Duration | Clock) -> Clock:
-    """Return a clock: the one given, or one of that horizon."""
+    """Return a clock: `horizon` itself if it is a clock, else a clock of that length."""
     return horizon if isinstance(horizon, Clock) else Clock(horizon=horizon)

@@ -1,4 +1,4 @@
-"""What differs between two schedules, in words."""
+"""The differences between two schedules, in words."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SAMPLES = 2_000
 
 
 def diff(a: Schedule, b: Schedule) -> list[str]:
-    """Say in words how schedule `b` differs from schedule `a`.
+    """Describe in words how schedule `b` differs from schedule `a`.
 
     Args:
         a: The schedule before.
         b: The schedule after.
 
     Returns:
-        One sentence for each difference, from the outside in; a last one with the largest
-        difference of values where both are bound. Empty if the two are equal.
+        One sentence per difference, outermost first. If both are bound, the last sentence gives
+        the largest difference of their values. Empty if the two are equal.
 
     Examples:
         >>> from etude.schedules import cosine, warmup
@@ -87,7 +87,7 @@ def _compare_fields(place: str, a: Schedule, b: Schedule) -> Iterator[str]:
 
 
 def _largest(a: Schedule, b: Schedule) -> str:
-    """Return where the values differ most, among evenly spread steps and the ends of both."""
+    """Return where the values differ most, among evenly spaced steps and both ends."""
     ends = [int(s.length) for s in (a, b) if s.length is not None]
     last = max(ends, default=10_000)
     steps = sorted({*(last * i // _SAMPLES for i in range(_SAMPLES + 1)), *ends})

@@ -1,4 +1,4 @@
-"""What is probably wrong with a schedule, before a run finds out."""
+"""Checks for probable mistakes in a schedule, before it is run."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from typing import NamedTuple
 
 from etude.errors import BadTypeError, EtudeError
 from etude.schedules._base import Schedule
+from etude.schedules._kind import Kind
 from etude.schedules._numbers import count, written
 from etude.schedules.algebra import Join
-from etude.schedules.kinds.milestones import MultiStep, PiecewiseConstant
-from etude.schedules.kinds.warmup import Warmup
 from etude.schedules.timing import Fit, Repeat, Shift, Stretch, Take
 
 _JUMP = 0.01
 _HIGH = 0.1
 _SAMPLES = 10_000
 _REPEATS = 100
-_SHORT = 2  # updates below which a warmup has no step between its start and the full rate
+_SHORT = 2  # a warmup of fewer updates has no step between its start and the full rate
 
 
 @dataclass(frozen=True, slots=True)
 class Lint:
-    """Something suspicious in a schedule.
+    """A probable mistake in a schedule.
 
     Args:
-        code: What it is: 'unbound', 'not-finite', 'negative', 'zero', 'jump', 'unreachable',
-            'warmup-too-short', 'warmup-too-long', 'still-high' or 'ends-early'.
-        message: The value, where it is, and what to do about it.
-        step: The first step that shows it, or None.
+        code: The kind of mistake: 'unbound', 'not-finite', 'negative', 'zero', 'jump',
+            'unreachable', 'warmup-too-short', 'warmup-too-long', 'still-high' or 'ends-early'.
+        message: The value, its step, and the fix.
+        step: The first step that shows the mistake, or None.
     """
 
     code: str
@@ -42,17 +41,17 @@ class Lint:
 
 
 def lint(schedule: Schedule, steps: int) -> tuple[Lint, ...]:
-    """Look for mistakes in a schedule that is to run for so many steps.
+    """Check a schedule for mistakes in a run of `steps` steps.
 
-    Every step is looked at in runs of up to 10,000; longer ones at 10,000 evenly spread steps
-    and at every boundary between segments.
+    Runs of up to 10,000 steps are checked at every step, longer runs at 10,000 evenly spaced
+    steps and at every boundary between segments.
 
     Args:
-        schedule: The schedule; where it is not bound it is bound to `steps`.
+        schedule: The schedule; if it is not bound, it is bound to `steps`.
         steps: Length of the run.
 
     Returns:
-        The findings, in the order of steps; empty if there is nothing to say.
+        The findings, in the order of steps; empty if there are none.
 
     Raises:
         BadValueError: `steps` is not a positive whole number.
@@ -81,7 +80,7 @@ def lint(schedule: Schedule, steps: int) -> tuple[Lint, ...]:
         *_of_places(places),
         *_of_end(bound, values, peak, run),
     ]
-    if not any(one.code == "warmup-too-short" for one in found):
+    if not any(lint.code == "warmup-too-short" for lint in found):
         found += _of_start(bound, run)
     return tuple(sorted(found, key=lambda f: -1.0 if f.step is None else f.step))
 
@@ -106,14 +105,14 @@ def _of_values(values: dict[int, float], run: int) -> Iterator[Lint]:
 
 
 def _of_start(schedule: Schedule, run: int) -> Iterator[Lint]:
-    """Look at a first update at 0, which is the price of a warmup, and a waste without one."""
+    """Check for a first update at 0, which is normal in a warmup and wasted without one."""
     first, second, third = (schedule(t) for t in range(3))
     if first == 0.0 and (run == 1 or second >= third > 0.0 or second > third):
         risen = "" if run == 1 else f", and {second:.6g} is reached at step 1 already"
         yield Lint(
             "zero",
             f"the value is 0 at step 0{risen}: the first update changes nothing; start above 0, "
-            "or rise over 2 updates at least",
+            "or rise over at least 2 updates",
             0,
         )
 
@@ -139,22 +138,22 @@ def _of_places(places: list[_Place]) -> Iterator[Lint]:
                 short.add(text)
                 yield Lint(
                     "warmup-too-short",
-                    f"{text}; give it 2 updates at least, or leave it out",
+                    f"{text}; give it at least 2 updates, or leave it out",
                     t,
                 )
             continue
         if what == "warmup" and t > end:
             yield Lint(
                 "warmup-too-long",
-                f"{text} ends at step {_shown(t)}, but its time is over at {_shown(end)}: the peak "
-                "is never reached; shorten it",
+                f"{text} ends at step {_shown(t)}, but only steps before {_shown(end)} are used: "
+                "the peak is never reached; shorten it",
                 end,
             )
         if what != "warmup" and t >= end:
             yield Lint(
                 "unreachable",
-                f"{what} {text} begins at step {_shown(t)}, but its time is over at "
-                f"{_shown(end)}: move it forward, or drop it",
+                f"{what} {text} begins at step {_shown(t)}, but only steps before {_shown(end)} "
+                "are used: start it earlier, or leave it out",
                 t,
             )
 
@@ -164,8 +163,8 @@ def _of_end(schedule: Schedule, values: dict[int, float], peak: float, run: int)
     if length is not None and length < 0.99 * run:
         yield Lint(
             "ends-early",
-            f"it covers {_shown(length)} of {run:_} steps and holds {schedule(length):.6g} from "
-            "there on: lengthen it, or leave a length open",
+            f"it covers {_shown(length)} of {run:_} steps and stays at {schedule(length):.6g} "
+            "after them: lengthen it, or leave a length open",
             length,
         )
     if math.isfinite(last) and last > _HIGH * peak and not schedule.has_feedback:
@@ -178,7 +177,7 @@ def _of_end(schedule: Schedule, values: dict[int, float], peak: float, run: int)
 
 
 class _Place(NamedTuple):
-    """A step of the run at which something begins, and the step before which it must to count."""
+    """A step of the run at which something begins, and the step before which it has an effect."""
 
     step: float
     what: str
@@ -187,12 +186,12 @@ class _Place(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """The clock of an inner schedule: its step t is step scale·t + offset of the run, until end."""
+    """The clock of an inner schedule: its step t is step scale·t + offset of the run, up to end."""
 
     scale: float
     offset: float
     end: float
-    repeats: int = _REPEATS  # how many of them are looked at, so that nested ones stay few
+    repeats: int = _REPEATS  # the number of repeats that are checked, so that nesting stays cheap
 
     def step(self, t: float) -> float:
         return self.scale * t + self.offset
@@ -213,29 +212,28 @@ def _places(node: Schedule, frame: _Frame) -> Iterator[_Place]:
         assert node.starts is not None
         for t, segment in zip(node.starts[1:], node.segments[1:], strict=True):
             yield frame.place(t, "segment", repr(segment))
-    elif isinstance(node, MultiStep | PiecewiseConstant):
-        milestones = node.milestones if isinstance(node, MultiStep) else node.boundaries
-        for step in milestones:
+    elif isinstance(node, Kind):
+        for step in node.jumps:
             yield frame.place(float(step), "milestone", f"{step} of {node!r}")
-    elif isinstance(node, Warmup):
-        length = frame.scale * float(node.length or 0)
-        if length < _SHORT:
-            yield frame.place(0.0, "short", _too_short(node, length))
-        yield frame.place(float(node.length or 0), "warmup", repr(node))
+        if node.warms_up:
+            length = frame.scale * float(node.length or 0)
+            if length < _SHORT:
+                yield frame.place(0.0, "short", _too_short(node, length))
+            yield frame.place(float(node.length or 0), "warmup", repr(node))
     for part, inner in _inner(node, frame):
         yield from _places(part, inner)
 
 
-def _too_short(node: Warmup, length: float) -> str:
+def _too_short(node: Kind, length: float) -> str:
     if length == 0:
-        return f"{node!r} has no update, so nothing is warmed up"
+        return f"{node!r} has no update, so there is no warmup"
     said = f"{node!r} takes {_shown(length)} update{'' if length == 1 else 's'}"
     first = "0, which changes nothing" if node.at(0) == 0 else f"{node.at(0):.6g} of the rate"
     return f"{said}: the first is at {first}, and the next at the full rate"
 
 
 def _inner(node: Schedule, frame: _Frame) -> Iterator[tuple[Schedule, _Frame]]:
-    """Yield the parts of a bound schedule, each with its clock."""
+    """Yield the direct parts of a bound schedule, each with its clock."""
     if isinstance(node, Join):
         starts = node.starts or ()
         for part, start, end in zip(node.segments, starts, (*starts[1:], math.inf), strict=True):

@@ -1,4 +1,4 @@
-"""A look at a schedule: sampled points, and a picture of them as SVG."""
+"""Previews of a schedule: sampled points, and an SVG picture of them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Preview(NamedTuple):
 
 
 def preview(schedule: Schedule, steps: int | None = None, points: int = 400) -> Preview:
-    """Sample a schedule for a picture.
+    """Sample a schedule for plotting.
 
-    A run with more steps than points is cut into bins, and each gives the lowest and the highest
-    of (up to 32 of) its values in the order in which they occur, so that restarts and spikes are
-    not lost to a coarse grid.
+    A run with more steps than points is divided into bins. Each bin contributes the lowest and the
+    highest of up to 32 of its values, in the order of steps, so that a coarse grid does not miss
+    restarts and spikes.
 
     Args:
-        schedule: The schedule; where it is not bound it is bound to `steps`.
+        schedule: The schedule; if it is not bound, it is bound to `steps`.
         steps: Length of the run; None for the schedule's own length, or 1,000 if it has none.
-        points: Most points, at least 4.
+        points: The largest number of points, at least 4.
 
     Returns:
-        The sampled steps and values; all of them where the run has no more than `points`.
+        The sampled steps and values; every step if the run has at most `points` steps.
 
     Raises:
         BadValueError: The schedule cannot be bound to that many steps.
@@ -63,7 +63,7 @@ def preview(schedule: Schedule, steps: int | None = None, points: int = 400) -> 
 
 
 def _extremes(schedule: Schedule, run: int, most: int) -> list[int]:
-    """Return the ends of the run, and the lowest and highest of each bin between."""
+    """Return the steps at both ends of the run and of the extremes in each bin between."""
     bins = (most - 2) // 2
     edges = [run * i // bins for i in range(bins + 1)]
     taken = {0, run}
@@ -75,14 +75,14 @@ def _extremes(schedule: Schedule, run: int, most: int) -> list[int]:
 
 
 def svg(schedule: Schedule, steps: int | None = None) -> str:
-    """Draw a schedule as a small SVG: value over step, with the ends of both axes written.
+    """Draw a schedule as a small SVG of value over step, with the limits of both axes.
 
     Args:
-        schedule: The schedule; where it is not bound it is bound to `steps`.
+        schedule: The schedule; if it is not bound, it is bound to `steps`.
         steps: Length of the run; None for the schedule's own length, or 1,000 if it has none.
 
     Returns:
-        An `<svg>` element that needs nothing else.
+        A self-contained `<svg>` element.
 
     Raises:
         BadValueError: The schedule cannot be bound, or a value is not finite.
@@ -94,7 +94,7 @@ def svg(schedule: Schedule, steps: int | None = None) -> str:
     """
     seen = preview(schedule, steps, _WIDTH)
     if not all(map(math.isfinite, seen.values)):
-        raise BadValueError(f"{schedule!r} has values that are not finite: .clip it to draw it")
+        raise BadValueError(f"{schedule!r} has values that are not finite: .clip() it to draw it")
     low, high = min(0.0, *seen.values), max(seen.values)
     x = _scaled(seen.steps, 0.0, seen.steps[-1], _MARGIN, _WIDTH - _MARGIN)
     y = _scaled(seen.values, low, high, _HEIGHT - _MARGIN - 12, _MARGIN + 12)
@@ -117,7 +117,7 @@ def svg(schedule: Schedule, steps: int | None = None) -> str:
 
 @operation
 def picture(schedule: Schedule) -> str:
-    """Return the HTML that a notebook shows: the text, and the picture where it can be drawn."""
+    """Return the HTML for a notebook: the text, and the picture if it can be drawn."""
     text = f"<code>{html.escape(repr(schedule))}</code>"
     try:
         return f"<div>{text}<br>{svg(schedule)}</div>"

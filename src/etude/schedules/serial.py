@@ -1,4 +1,4 @@
-"""Schedules as JSON: a tree of plain data, checked on the way back."""
+"""Schedules as JSON: a tree of plain data, validated when it is read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from etude.schedules.timing import Fit, Repeat, Shift, Stretch, Take
 from etude.schedules.wrappers import Clip, Offset, Scale
 
 MAX_JSON_CHARACTERS = 100_000_000
-"""A log of a few million events; a text form without a log is bounded by `parse`."""
+"""The longest JSON that is read, enough for a log of a few million events."""
 
 OPERATIONS: dict[str, type[Schedule]] = {
     "clip": Clip,
@@ -33,7 +33,7 @@ OPERATIONS: dict[str, type[Schedule]] = {
     "sum": Sum,
     "take": Take,
 }
-"""Nodes of the algebra, by their name in JSON."""
+"""The nodes of the algebra, by their name in JSON."""
 
 _NAMES = {cls: name for name, cls in OPERATIONS.items()}
 
@@ -45,7 +45,7 @@ def to_json(schedule: Schedule) -> str:
         schedule: Any schedule, bound or not.
 
     Returns:
-        One line of JSON; `from_json` reads it back equal.
+        One line of JSON, from which `from_json` builds an equal schedule.
 
     Examples:
         >>> from etude.schedules import cosine
@@ -61,20 +61,20 @@ def from_json(text: str) -> Schedule:
     """Read a schedule from JSON.
 
     Args:
-        text: What `to_json` wrote; objects nested at most 100 deep.
+        text: The JSON that `to_json` wrote, nested at most 100 deep.
 
     Returns:
         The schedule.
 
     Raises:
-        BadValueError: The text is no JSON, or no schedule.
+        BadValueError: The text is not valid JSON, or not a schedule.
 
     Examples:
         >>> from_json('{"kind": "cosine", "length": 500}')
         cosine(500)
     """
     if not isinstance(text, str):
-        raise BadTypeError(f"JSON is text, not {type(text).__name__}")
+        raise BadTypeError(f"JSON must be text, not a {type(text).__name__}")
     if len(text) > MAX_JSON_CHARACTERS:
         raise BadValueError(f"the JSON has {len(text)} characters; at most 10**8 are read")
     try:
@@ -110,7 +110,7 @@ def _read(data: Any, depth: int) -> Schedule:
     if depth > MAX_DEPTH:
         raise BadValueError(f"the JSON is nested more than {MAX_DEPTH} deep: make it flatter")
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
-        raise BadValueError(f'{shown(data)} is no schedule; expected {{"kind": ..., ...}}')
+        raise BadValueError(f'{shown(data)} is not a schedule; expected {{"kind": ..., ...}}')
     name = data["kind"]
     make: Callable[..., Any]
     if name in OPERATIONS:

@@ -1,4 +1,4 @@
-"""The text form: Python expressions, read without running Python."""
+"""The text form of schedules: Python expressions, parsed without running Python."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ METHODS: dict[str, Callable[..., Schedule]] = {
     "shift": Schedule.shift,
     "take": Schedule.take,
 }
-"""The methods of the algebra that the text form knows."""
+"""The methods of the algebra that the text form allows."""
 
 
 def parse(text: str) -> Schedule:
     """Read a schedule from its text form, which is Python: `parse(repr(s)) == s`.
 
     Only the names in the table of kinds, numbers, text, tuples, `True`, `False`, `None`, the
-    operators `>> * / + -` and the methods of the algebra are read; nothing is ever run.
+    operators `>> * / + -` and the methods of the algebra are allowed; no code is run.
 
     Args:
         text: At most 10,000 characters, nested at most 100 deep.
@@ -39,7 +39,7 @@ def parse(text: str) -> Schedule:
         The schedule.
 
     Raises:
-        BadValueError: The text is no schedule; the message shows the place and the fix.
+        BadValueError: The text is not a schedule; the message shows the place and the fix.
 
     Examples:
         >>> parse("0.1 * (warmup(500) >> cosine(9_500, floor=0.01))")
@@ -52,7 +52,7 @@ def parse(text: str) -> Schedule:
     _check_nesting(text)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on odd literals, which are refused below anyway
+            warnings.simplefilter("ignore")  # warnings on unusual literals, which are refused below
             tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too complex"
@@ -67,7 +67,7 @@ def parse(text: str) -> Schedule:
 
 
 class _Reader:
-    """Turns a syntax tree into a schedule, one allowed form at a time."""
+    """Builds a schedule from a syntax tree; any form that is not allowed raises an error."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -101,11 +101,11 @@ class _Reader:
 
     def signed(self, node: ast.UnaryOp, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float | Schedule):
-            raise self.error(node, "a sign stands before a number or a schedule")
+            raise self.error(node, "a sign must be before a number or a schedule")
         return -value if isinstance(node.op, ast.USub) else value
 
     def operation(self, node: ast.BinOp, depth: int) -> Any:
-        """Read a chain such as `a >> b >> c` from its left end, without a level for each link."""
+        """Read a chain such as `a >> b >> c` from the left, without recursion for each operator."""
         chain: list[ast.BinOp] = []
         left: ast.AST = node
         while isinstance(left, ast.BinOp):
@@ -134,7 +134,7 @@ class _Reader:
     def apply(self, node: ast.BinOp, left: Any, right: Any) -> Any:
         for side in (left, right):
             if isinstance(side, bool) or not isinstance(side, int | float | Schedule):
-                raise self.error(node, "an operator stands between numbers and schedules")
+                raise self.error(node, "an operator must be between numbers and schedules")
         try:
             match node.op:
                 case ast.Mult():
@@ -153,9 +153,9 @@ class _Reader:
 
     def call(self, node: ast.Call, depth: int) -> Schedule:
         if any(isinstance(a, ast.Starred) for a in node.args):
-            raise self.error(node, "arguments are written out, without *")
+            raise self.error(node, "write the arguments out, without *")
         if any(k.arg is None for k in node.keywords):
-            raise self.error(node, "arguments are written out, without **")
+            raise self.error(node, "write the arguments out, without **")
         args = [self.read(a, depth + 1) for a in node.args]
         named = {str(k.arg): self.read(k.value, depth + 1) for k in node.keywords}
         make: Callable[..., Schedule]
@@ -169,10 +169,10 @@ class _Reader:
                     raise unknown_name("method of a schedule", name, METHODS)
                 subject = self.read(body, depth + 1)
                 if not isinstance(subject, Schedule):
-                    raise self.error(node, f".{name}() follows a schedule")
+                    raise self.error(node, f".{name}() must follow a schedule")
                 args, make = [subject, *args], METHODS[name]
             case _:
-                raise self.error(node, "only kinds and methods of the algebra are called")
+                raise self.error(node, "only kinds and methods of the algebra can be called")
         try:
             return make(*args, **named)
         except EtudeError:
@@ -197,7 +197,7 @@ def _no_text(value: object) -> BadTypeError:
 
 
 def _check_nesting(text: str) -> None:
-    """Refuse deep parentheses before Python's own parser meets them."""
+    """Raise for deeply nested parentheses before Python's own parser reads them."""
     depth = signs = 0
     for character in text:
         if character in "([{":

@@ -1,6 +1,6 @@
-"""One schedule with its time changed: repeated, stretched, fitted, shifted or cut."""
+"""Changes of a schedule's time: repeat, stretch, fit, shift and take."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 @operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Repeat(Wrapper):
-    """A schedule started anew each time it ends: s(t mod L).
+    """A schedule that restarts each time it ends: s(t mod L).
 
-    After the last time it holds the value at the end, s(L). An open body repeated n times takes
-    an n-th of what is left each time.
+    After the last repeat it keeps the final value, s(L). An open body that is repeated n times
+    gets an n-th of the rest of the horizon each time.
 
     Args:
         body: The schedule s, of length L > 0.
-        times: How often it runs; None for without end.
+        times: The number of repeats; None repeats endlessly.
 
     Raises:
         BadValueError: The body has no length to repeat.
@@ -55,12 +55,12 @@ class Repeat(Wrapper):
         times = self.times if self.times is None else count("times", self.times)
         if times is None and body.is_open:
             raise BadValueError(
-                f"{body!r} has no length to repeat without end: give it a length, or say how "
-                "often, such as .repeat(3)"
+                f"{body!r} has no length and cannot be repeated endlessly: give it a length, or a "
+                "number of repeats, such as .repeat(3)"
             )
         period = body.length
         if period == 0:
-            raise BadValueError(f"{body!r} has length 0; what is repeated must have a length")
+            raise BadValueError(f"{body!r} has length 0 and cannot be repeated: give it a length")
         end = LAST_STEP + 1 if times is None or period is None else period * times
         self.put(body=body, times=times, period=period, end=end)
 
@@ -77,8 +77,8 @@ class Repeat(Wrapper):
         if not self.has_feedback:
             return self
         raise BadValueError(
-            f"{self!r} starts its feedback anew each time, so it cannot follow one log: repeat "
-            "what does not react, and multiply it with what does"
+            f"{self!r} restarts its feedback each time, so it cannot follow one log: repeat only "
+            "the parts that do not react, and multiply them with those that do"
         )
 
     @property
@@ -148,7 +148,7 @@ class Stretch(Wrapper):
 @operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Fit(Wrapper):
-    """A schedule of length L made to last N steps: s(t·L/N).
+    """A schedule of length L, stretched to last N steps: s(t·L/N).
 
     Args:
         body: The schedule s, of length L > 0.
@@ -171,7 +171,7 @@ class Fit(Wrapper):
                 f"{body!r} is endless and cannot be fitted: .take(length) it first, or .stretch it"
             )
         if body.length == 0:
-            raise BadValueError(f"{body!r} has length 0; what is fitted must have a length")
+            raise BadValueError(f"{body!r} has length 0 and cannot be fitted: give it a length")
         self.put(body=body)
         self.put_length(above=0.0)
 
@@ -206,7 +206,7 @@ class Fit(Wrapper):
 @operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Shift(Wrapper):
-    """A schedule delayed by d: s(max(t − d, 0)); with d < 0 it starts in its middle.
+    """A schedule delayed by d: s(max(t − d, 0)); with d < 0 it skips its first steps.
 
     Args:
         body: The schedule s.
@@ -256,7 +256,7 @@ class Shift(Wrapper):
         assert not isinstance(self.by, str)
         if self.by > room:
             raise BadValueError(
-                f"the shift of {self!r} is longer than the {written(room)} steps there are"
+                f"the shift of {self!r} is longer than the {written(room)} steps that it may take"
             )
         return self.around(self.body.fill(room - self.by))
 
@@ -271,7 +271,7 @@ class Take(Wrapper):
 
     Args:
         body: The schedule s.
-        length: How much of it: the duration L.
+        length: The duration L of the part.
     """
 
     body: Schedule
@@ -315,7 +315,7 @@ class Take(Wrapper):
 def take(body: Schedule, length: Duration) -> Schedule:
     """Return the first `length` steps of a schedule.
 
-    A body that only lacks a length gets this one; so `cosine().take(100)` is `cosine(100)`.
+    A body without a length gets this one, so `cosine().take(100)` is `cosine(100)`.
     """
     if not isinstance(body, Schedule):
         raise BadTypeError(f"body is {body!r}; it must be a schedule")
@@ -327,5 +327,5 @@ def take(body: Schedule, length: Duration) -> Schedule:
 
 
 def whole(x: float) -> Steps:
-    """Return `x` as an int where it is whole."""
+    """Return `x`, as an int if it is whole."""
     return int(x) if x.is_integer() else x

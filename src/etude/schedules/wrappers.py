@@ -1,6 +1,6 @@
-"""One schedule with its values changed: scaled, offset or clipped."""
+"""Changes of a schedule's values: scale, offset and clip."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Wrapper(Schedule):
-    """A change of one schedule that leaves its length as it is, unless the change says so."""
+    """A change of one schedule; its length stays the same unless a subclass changes it."""
 
     __slots__ = ()
     body: Schedule
@@ -44,7 +44,7 @@ class Wrapper(Schedule):
         return self.body.length
 
     def around(self, body: Schedule) -> Schedule:
-        """Return the same change of another body."""
+        """Return the same change applied to another body."""
         return replace(self, body=body)  # type: ignore[type-var]
 
     def resolve(self, clock: Clock) -> Schedule:
@@ -54,7 +54,7 @@ class Wrapper(Schedule):
         return self.around(self.body.fill(room))
 
     def own_time(self, t: Steps) -> Steps | None:
-        """Return step t on the clock of the body, or None where it has no such step."""
+        """Return step t on the clock of the body, or None if the body has no such step."""
         return t
 
     def hear(self, log: EventLog, add: bool) -> Schedule:
@@ -121,7 +121,7 @@ class Offset(Wrapper):
 @operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Clip(Wrapper):
-    """A schedule kept within bounds: min(max(s(t), low), high).
+    """A schedule clipped to bounds: min(max(s(t), low), high).
 
     Args:
         body: The schedule s.
@@ -146,7 +146,7 @@ class Clip(Wrapper):
             high=None if high is None else number("high", high),
         )
         if low is not None and high is not None and low > high:
-            raise BadValueError(f"low is {low}, above high, which is {high}: exchange them")
+            raise BadValueError(f"low is {low}, above high, which is {high}: swap them")
 
     def at(self, t: float) -> float:
         y = self.body.at(t)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from etude import files
 from etude.errors import StorageError, shown
+from etude.storage.layout import STEP, TENSORS, TREE, checkpoint_name, step_of
 from etude.storage.state_tree import flatten, unflatten
 
 FORMAT = 2
@@ -35,7 +35,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     """
     files.make_folder(folder)
     tree, tensors = flatten(state)
-    path = folder / f"{_name(step)}.safetensors"
+    path = folder / f"{checkpoint_name(step)}{TENSORS}"
 
     def write(temporary: Path) -> None:
         try:
@@ -46,7 +46,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     files.write_atomic(path, write)
     body = {"step": step, "tensors": _digest(path), "state": tree}
     files.write_json(
-        path.with_suffix(".json"), {"version": FORMAT, "sha256": _digest_json(body), "body": body}
+        path.with_suffix(TREE), {"version": FORMAT, "sha256": _digest_json(body), "body": body}
     )
     _drop(folder, KEPT)
 
@@ -57,8 +57,8 @@ def keep_newest(folder: Path) -> None:
 
 
 def _drop(folder: Path, count: int) -> None:
-    kept = {_name(step) for step in _steps(folder)[:count]}
-    for old in (*folder.glob("step-*"), *folder.glob(".step-*.tmp")):
+    kept = {checkpoint_name(step) for step in _steps(folder)[:count]}
+    for old in (*folder.glob(f"{STEP}*"), *folder.glob(f".{STEP}*.tmp")):
         if old.stem not in kept:
             with contextlib.suppress(OSError):  # what is left over does no harm
                 old.unlink(missing_ok=True)
@@ -73,14 +73,15 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
         StorageError: If there are checkpoints and none of them is whole.
     """
     steps = _steps(folder)
-    halves = [step for step in _steps(folder, ".safetensors") if step > max(steps, default=-1)]
+    halves = [step for step in _steps(folder, TENSORS) if step > max(steps, default=-1)]
     damaged = [
-        f"checkpoint {str(folder / _name(step))!r} is half-written: it has tensors and no .json"
+        f"checkpoint {str(folder / checkpoint_name(step))!r} is half-written: it has tensors and "
+        f"no {TREE}"
         for step in halves
     ]
     for step in steps:
         try:
-            state = _load(folder / f"{_name(step)}.json")
+            state = _load(folder / f"{checkpoint_name(step)}{TREE}")
         except StorageError as error:
             damaged.append(str(error))
             continue
@@ -99,7 +100,7 @@ def _warn(damaged: list[str], place: str) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     content = files.read_table(path, "checkpoint")
-    tensors = path.with_suffix(".safetensors")
+    tensors = path.with_suffix(TENSORS)
     version = content.get("version")
     if version not in (1, FORMAT):
         raise StorageError(
@@ -131,17 +132,10 @@ def _load(path: Path) -> dict[str, Any]:
     return state
 
 
-_NUMBER = re.compile("[0-9]{12,18}")
-
-
-def _name(step: int) -> str:
-    return f"step-{step:012d}"
-
-
-def _steps(folder: Path, suffix: str = ".json") -> list[int]:
+def _steps(folder: Path, suffix: str = TREE) -> list[int]:
     """Return the steps that have a checkpoint's JSON (or its tensors), newest first."""
-    found = (path.stem.removeprefix("step-") for path in folder.glob(f"step-*{suffix}"))
-    return sorted((int(step) for step in found if _NUMBER.fullmatch(step)), reverse=True)
+    found = (step_of(path.stem) for path in folder.glob(f"{STEP}*{suffix}"))
+    return sorted((step for step in found if step is not None), reverse=True)
 
 
 def _digest_json(value: Any) -> str:

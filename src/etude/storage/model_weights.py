@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.memory_layout import moved, overlaps
+from etude.torch_internals import own_buffers, own_parameters, unsaved_buffers
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool = False) -> None:
@@ -32,7 +33,7 @@ def load_state(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     found = dict(saved)
     memo: dict[int, torch.UntypedStorage] = {}
     for path, module in model.named_modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        for name, tensor in (*own_parameters(module).items(), *own_buffers(module).items()):
             key = f"{path}.{name}" if path else name
             kept = found.get(key)
             if tensor is None or kept is None or kept.shape != tensor.shape:
@@ -49,12 +50,13 @@ def fit_buffers(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool =
     A buffer that holds a state from batch to batch may be None at first, or of another size.
     """
     for path, module in model.named_modules():
-        for name, buffer in module._buffers.items():
+        buffers = own_buffers(module)
+        for name, buffer in buffers.items():
             saved = weights.get(f"{path}.{name}" if path else name)
-            if name in module._non_persistent_buffers_set:
+            if name in unsaved_buffers(module):
                 continue
             if saved is None:
-                module._buffers[name] = None if same else buffer
+                buffers[name] = None if same else buffer
             elif buffer is None or buffer.shape != saved.shape:
                 device = next((p.device for p in model.parameters()), saved.device)
-                module._buffers[name] = torch.empty_like(saved, device=device)
+                buffers[name] = torch.empty_like(saved, device=device)

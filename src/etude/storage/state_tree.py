@@ -11,6 +11,7 @@ from torch import Tensor
 
 from etude.errors import StorageError
 from etude.memory_layout import PLAIN, Place, Rebuilt, blocks
+from etude.torch_internals import negated_view, sparse_parts
 
 _MARK = "$"
 """Key of a node that JSON alone cannot hold; its value says of what kind it is."""
@@ -74,10 +75,11 @@ class _Flat:
     def tensor(self, tensor: Tensor, path: str) -> dict[str, Any]:
         tensor = tensor.detach()
         if tensor.layout is torch.sparse_coo:
+            indices, values = sparse_parts(tensor)
             return {
                 _MARK: "sparse",
-                "indices": self.tensor(tensor._indices(), f"{path}/indices"),
-                "values": self.tensor(tensor._values(), f"{path}/values"),
+                "indices": self.tensor(indices, f"{path}/indices"),
+                "values": self.tensor(values, f"{path}/values"),
                 "shape": list(tensor.shape),
                 "coalesced": tensor.is_coalesced(),
             }
@@ -95,7 +97,7 @@ class _Flat:
         if tensor.is_conj():
             node["conj"], tensor = True, tensor.conj()
         if tensor.is_neg():
-            node["neg"], tensor = True, torch._neg_view(tensor)
+            node["neg"], tensor = True, negated_view(tensor)
         self.places.append(Place.of(tensor))
         self.nodes[id(self.places[-1])] = path, node
         return node
@@ -147,7 +149,7 @@ def _rebuild(value: Any, tensors: Rebuilt) -> Any:
     if kind == "tensor":
         found = tensors.tensor(value["name"], value)
         if value.get("neg"):
-            found = torch._neg_view(found)
+            found = negated_view(found)
         return found.conj() if value.get("conj") else found
     if kind == "sparse":
         indices, values = (_rebuild(value[key], tensors) for key in ("indices", "values"))

@@ -8,9 +8,9 @@ from typing import Any
 
 from etude import files
 from etude.errors import StorageError
+from etude.next_step import AcceptChanges
+from etude.storage.layout import FINGERPRINT
 from etude.tasks.fingerprint import DATA, Parts, changed
-
-FINGERPRINT = "fingerprint.json"
 
 SEED = " (data drawn at random needs a fixed seed, such as torch.manual_seed(0) before it)"
 
@@ -57,8 +57,8 @@ def refuse_changed(folder: Path, kept: Parts, now: Parts, *, accept: bool) -> li
         raise StorageError(
             f"{str(folder)!r} was begun with another task: other "
             f"{' and '.join(map(_told, found))}. Put back what it was"
-            f"{SEED if set(found) & set(DATA) else ''}, begin anew in another folder, or go on all "
-            "the same with accept_changes=True (--accept-changes)"
+            f"{SEED if set(found) & set(DATA) else ''}, or begin anew in another folder",
+            next_step=AcceptChanges(),
         )
     return found
 

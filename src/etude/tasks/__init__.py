@@ -1,6 +1,6 @@
-"""What to learn: `Task`, the table of named tasks, and tasks in the user's own files.
+"""Training tasks: `Task`, the table of named tasks, and tasks in the user's own files.
 
-Importing this room loads neither torch nor any data: each name is loaded when first used.
+Importing this package loads neither torch nor any data: each name is loaded on first use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ require_torch()
 
 __all__ = ["Task", "TaskRow", "get", "load", "rows"]
 
-_HOMES = {
+_MODULES = {
     "Task": "etude.tasks.task",
     "TaskRow": "etude.tasks.table",
     "get": "etude.tasks.table",
@@ -29,9 +29,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
-"""A blueprint: which data, which model and which recipe become a task, and what may be changed.
+"""A blueprint of a named task: its data, model, loss and default recipe, and its options.
 
-It names its parts as 'module:function', so that a table of blueprints loads no torch.
+The parts are named by text, 'module:function', so that a table of blueprints loads no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FACTS = frozenset(
     {"inputs", "vocabulary", "outputs", "channels", "size", "context", "every_step", "causal"}
 )
-"""Arguments of a model that its data decides: a task does not offer them as the model's options."""
+"""Arguments of a model that follow from the data, and so are not options of the task."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Blueprint:
     def options(self) -> dict[str, Any]:
         """Return every option that `__call__` takes, with its value when it is not given.
 
-        What the data itself decides, such as the number of classes, is no option.
+        Values that follow from the data, such as the number of classes, are not options.
         """
         own = _optional(resolve(self.data))
         of_model = _optional(resolve(self.model))
@@ -58,11 +58,11 @@ class Blueprint:
         return own | dict(self.preset)
 
     def __call__(self, /, **options: Any) -> Task:
-        """Return the task, with `options` passed on to the data or the model.
+        """Build the task, passing `options` to its data or its model.
 
         Raises:
-            UnknownNameError: If an option is known to neither.
-            BadValueError: If an option's value is out of bounds; the model is built once to see.
+            UnknownNameError: If neither the data nor the model has such an option.
+            BadValueError: If an option's value is out of bounds; the model is built once to check.
             TaskError: If the data cannot be fetched or read.
         """
         from etude.randomness import random_state_kept

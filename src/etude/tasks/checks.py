@@ -1,4 +1,4 @@
-"""Checks of the options that models and data take: each error names value, bound and fix."""
+"""Checks of the options of models and data: each error names the value, the bound and the fix."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def whole(name: str, value: object, *, least: int = 1, most: int | None = None) 
 
     Args:
         name: The option's name, for the message.
-        value: What was given; a bool is not a number.
+        value: The value to check; a bool is refused.
         least: The smallest value allowed.
-        most: The largest value allowed; None for 2³¹, beyond which no size fits a memory.
+        most: The largest value allowed; None for 2³¹, since no larger size fits in memory.
 
     Raises:
         BadTypeError: If it is not an int.
-        BadValueError: If it lies outside the bounds.
+        BadValueError: If it is outside the bounds.
 
     >>> whole("depth", 2)
     2
@@ -72,7 +72,7 @@ def amount(name: str, value: object) -> float:
 
 
 def real(name: str, value: object, bound: str) -> float:
-    """Return `value` as a float if it is a number; `bound` ends the message's advice.
+    """Return `value` as a float if it is a number; `bound` describes the bound in the message.
 
     Raises:
         BadTypeError: If it is not a number.
@@ -86,7 +86,7 @@ def flag(name: str, value: object) -> bool:
     """Return `value` if it is True or False.
 
     Raises:
-        BadTypeError: If it is anything else: 1 or 'yes' is more likely a slip than a wish.
+        BadTypeError: If it is anything else. 1 and 'yes' are refused too: they may be mistakes.
 
     >>> flag("residual", True)
     True

@@ -1,8 +1,9 @@
-"""Metrics of classifiers: F1, balanced accuracy, top-k, areas under curves.
+"""Metrics for classifiers: F1, balanced accuracy, top-k, areas under curves.
 
-Outputs are scores. One per answer (the shape of the targets, or with a last axis of 1) is a
-logit: of two classes, or of every label of a multilabel target (N, labels). Else there is a score
-for each class: (N, classes), (N, L, classes) or (N, classes, L). Targets of -100 do not count.
+Outputs are scores. An output with the shape of the targets (or with an extra last axis of length
+1) holds logits: of two classes, or of each label of a multilabel target (N, labels). Any other
+output holds one score per class: (N, classes), (N, L, classes) or (N, classes, L). Targets equal
+to -100 are ignored.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from etude.tasks.collect import IGNORED
 
 @dataclass(frozen=True)
 class Answers:
-    """Scores and labels, laid out so that all metrics can read them.
+    """Scores and labels, in one layout that all metrics read.
 
     Attributes:
         scores: (M, classes), or (M, labels) logits.
         labels: (M,) class numbers, or (M, labels) of 0 and 1.
-        asked: Which labels count, of the shape of `labels`.
-        by_label: Whether each column is a two-class problem of its own.
+        asked: Mask of the labels that are not ignored, with the shape of `labels`.
+        by_label: Whether each column is a separate two-class problem.
     """
 
     scores: Tensor
@@ -36,10 +37,10 @@ class Answers:
 
 
 def answers(name: str, output: Tensor, target: Tensor) -> Answers:
-    """Lay outputs and targets out.
+    """Return outputs and targets in one layout.
 
     Raises:
-        TaskError: If their shapes do not fit.
+        TaskError: If their shapes do not fit together.
     """
     if output.shape == (*target.shape, 1):
         output = output.squeeze(-1)
@@ -65,9 +66,10 @@ def answers(name: str, output: Tensor, target: Tensor) -> Answers:
 
 
 def counts(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the sums of F1 and balanced accuracy: hits, guesses and answers of every class.
+    """Return the function that computes the sums for F1 and balanced accuracy.
 
-    The last number says whether the classes are labels of their own (1), or not (0).
+    The sums are the true positives, the predictions and the targets of every class, and last a 1
+    if the columns are labels of a multilabel target, else a 0.
     """
 
     def sums(output: Tensor, target: Tensor) -> Tensor:
@@ -96,14 +98,14 @@ def _counted(guess: Tensor, true: Tensor, *, by_label: bool) -> Tensor:
 def _split(sums: list[float]) -> tuple[list[tuple[float, float, float]], bool]:
     count = (len(sums) - 1) // 3
     columns = zip(sums[:count], sums[count : 2 * count], sums[2 * count : -1], strict=True)
-    # Added up over batches, the last number is how many there were.
+    # The last number is summed over the batches too: it is above 0 if any batch had labels.
     return list(columns), sums[-1] > 0
 
 
 def f1(sums: list[float]) -> float:
-    """Return 2 TP / (guessed + true): of class 1 of two, else the mean over the classes.
+    """Return 2 TP / (predicted + actual): of class 1 of two, else the mean over the classes.
 
-    Classes that are neither guessed nor true do not count; labels do, with 0.
+    A class that is neither predicted nor in the targets is left out; such a label counts as 0.
     """
     rows, by_label = _split(sums)
     if not any(true for _, _, true in rows):
@@ -117,27 +119,27 @@ def f1(sums: list[float]) -> float:
 
 
 def balanced_accuracy(sums: list[float]) -> float:
-    """Return the mean, over the classes that occur, of the share of each that is found."""
+    """Return the mean recall over the classes that occur in the targets."""
     rows, by_label = _split(sums)
     if by_label:
         raise TaskError(
-            "metric 'balanced_accuracy' needs one class per answer, and the targets are several "
-            "labels: use 'f1' or 'average_precision'"
+            "metric 'balanced_accuracy' needs one class per target, and these targets have "
+            "several labels: use 'f1' or 'average_precision'"
         )
     found = [hit / true for hit, _, true in rows if true]
     return math.fsum(found) / len(found) if found else math.nan
 
 
 def top_k(name: str, k: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the sums of the share of answers whose class is among the k highest scores."""
+    """Return the function that counts the targets whose class is among the k highest scores."""
 
     def sums(output: Tensor, target: Tensor) -> Tensor:
         a = answers(name, output, target)
         if a.by_label or a.scores.shape[1] <= k:
             classes = 2 if a.by_label else a.scores.shape[1]
             raise TaskError(
-                f"metric {name!r} of {classes} classes is 1 whatever the model says: give a k "
-                "below the number of classes, such as 'top2', or 'accuracy'"
+                f"metric {name!r} of {classes} classes is 1 for every model: give a k below the "
+                "number of classes, such as 'top2', or 'accuracy'"
             )
         truth = torch.where(a.asked, a.labels, 0).long().unsqueeze(1)
         hits = (a.scores.topk(k, 1).indices == truth).any(1) & a.asked
@@ -150,9 +152,10 @@ def top_k(name: str, k: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def auroc(output: Tensor, target: Tensor) -> float:
-    """Return the area under the ROC curve: how often a positive is scored above a negative.
+    """Return the area under the ROC curve: the chance that a positive scores above a negative.
 
-    The mean over labels, or over classes against the rest, that have both; NaN where none has.
+    Of several labels, or classes (each against the rest), the mean over those that have both
+    positive and negative targets; NaN if none has.
 
     >>> auroc(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1]))
     0.75
@@ -163,9 +166,10 @@ def auroc(output: Tensor, target: Tensor) -> float:
 
 
 def average_precision(output: Tensor, target: Tensor) -> float:
-    """Return Σ (Rₙ - Rₙ₋₁) Pₙ over the thresholds: precision at each gain of recall.
+    """Return Σ (Rₙ - Rₙ₋₁) Pₙ over the thresholds, with recall R and precision P.
 
-    The mean over labels, or over classes against the rest, that have both; NaN where none has.
+    Of several labels, or classes (each against the rest), the mean over those that have both
+    positive and negative targets; NaN if none has.
 
     >>> round(average_precision(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1])), 4)
     0.8333
@@ -199,7 +203,7 @@ def _over_classes(
 
 
 def _probabilities(scores: Tensor) -> Tensor:
-    """Return probabilities of the classes: the softmax, unless they are such already."""
+    """Return class probabilities: the softmax of the scores, unless these are probabilities."""
     sums = scores.sum(1)
     if bool((scores >= 0).all()) and bool(
         torch.isclose(sums, torch.ones_like(sums), atol=1e-4).all()

@@ -1,4 +1,4 @@
-"""Metrics of the whole validation set: called once on everything, or fed slice by slice."""
+"""Metrics of the whole validation set: called once on all of it, or updated slice by slice."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from torch import Tensor, nn
 from etude.errors import TaskError
 
 IGNORED = -100
-"""A target that asks for no answer, such as padding: what torch's losses ignore by default."""
+"""The target that is ignored, such as padding: torch's losses ignore it by default."""
 
 GROUPS = 16
-"""Groups of slices, each left out once, from which the noise of a metric is told."""
+"""Number of groups of slices; each is left out once, to estimate the noise of a metric."""
 
 Piece = tuple[Any, Any]
 
 
 class Collector(ABC):
-    """Takes the outputs and targets of one evaluation in, and gives the metric out."""
+    """Collects the outputs and targets of one evaluation, and computes the metric."""
 
     @abstractmethod
     def add(self, output: Any, target: Any) -> None:
-        """Take one slice in."""
+        """Add the outputs and targets of one slice."""
 
     @abstractmethod
     def result(self) -> tuple[float, tuple[float, ...]]:
-        """Return the metric, and a value for each slice or group of slices where there are any."""
+        """Return the metric, and its value for each slice or group of slices if these are kept."""
 
     def why(self) -> str:
-        """Say why the metric is no number, where that can be seen."""
+        """Return why the metric is NaN, or an empty text if the reason is unknown."""
         return ""
 
 
@@ -44,14 +44,14 @@ class Collector(ABC):
 class WholeMetric:
     """A metric that is called once, on all outputs and all targets of the validation data.
 
-    They are gathered in the memory of the CPU.
+    Outputs and targets are gathered in CPU memory.
 
     Attributes:
         name: What to call it.
         function: (outputs, targets) -> a number.
-        maximize: Whether larger is better; None where nobody said.
-        noise: Whether to tell its noise too, for which it is called again with each sixteenth of
-            the slices left out. Tuning by a metric asks for that.
+        maximize: Whether larger is better; None if unknown.
+        noise: Whether to estimate its noise too, by calling it again with each sixteenth of the
+            slices left out. Tuning by a metric needs the noise.
     """
 
     name: str
@@ -60,17 +60,17 @@ class WholeMetric:
     noise: bool = False
 
     def collector(self) -> Collector:
-        """Return what gathers one evaluation."""
+        """Return a collector for one evaluation."""
         return _Gathering(self)
 
     def of(self, pieces: Sequence[Piece]) -> float:
-        """Return the metric of some slices together."""
+        """Return the metric of several slices together."""
         outputs, targets = zip(*pieces, strict=True)
         try:
             joined = join(outputs), join(targets)
         except RuntimeError as error:
             raise TaskError(
-                f"metric {self.name!r}: the outputs of several batches cannot be put together "
+                f"metric {self.name!r}: the outputs of several batches cannot be concatenated "
                 f"({error}): give mean_metric(name, function, maximize=...) for a mean over "
                 "batches, or a Metric of sums"
             ) from error
@@ -83,10 +83,10 @@ class StreamedMetric:
 
     Attributes:
         name: What to call it.
-        metric: An object with `update(output, target)`, `compute()` and `reset()`, as those of
-            torchmetrics. It is copied, and left as it was.
-        maximize: Whether larger is better; None where nobody said.
-        noise: As of a WholeMetric; the slices are kept in memory for it.
+        metric: An object with `update(output, target)`, `compute()` and `reset()`, such as those of
+            torchmetrics. It is copied and never changed.
+        maximize: Whether larger is better; None if unknown.
+        noise: As in WholeMetric; if True, the slices are kept in memory.
     """
 
     name: str
@@ -95,11 +95,11 @@ class StreamedMetric:
     noise: bool = False
 
     def collector(self) -> Collector:
-        """Return what takes one evaluation in."""
+        """Return a collector for one evaluation."""
         return _Gathering(self) if self.noise else _Streaming(self)
 
     def of(self, pieces: Sequence[Piece]) -> float:
-        """Return the metric of some slices together."""
+        """Return the metric of several slices together."""
         streaming = _Streaming(self)
         for piece in pieces:
             streaming.add(*piece)
@@ -150,8 +150,8 @@ class _Streaming(Collector):
 def pseudo_values(whole: float, without: Sequence[float]) -> tuple[float, ...]:
     """Return n θ - (n - 1) θ₍ᵢ₎ for each value θ₍ᵢ₎ with one of n groups left out.
 
-    Their mean is θ but for its bias, and their standard error is that of θ: they can be compared
-    group by group, as the values of a mean can.
+    Their mean is θ up to its bias, and their standard error estimates that of θ. They can be
+    compared group by group, like the values that a mean is taken over.
 
     >>> [round(v, 6) for v in pseudo_values(2.0, [2.5, 1.5])]
     [1.5, 2.5]
@@ -163,7 +163,7 @@ def pseudo_values(whole: float, without: Sequence[float]) -> tuple[float, ...]:
 
 
 def one_class(target: Any) -> str:
-    """Say that all answered targets are one class, if they are.
+    """Return a text that says so if all targets that count have one class, else an empty text.
 
     >>> one_class(torch.tensor([1, 1, -100]))
     'its targets hold one class only, 1'
@@ -172,7 +172,7 @@ def one_class(target: Any) -> str:
         return ""
     asked = target[target != IGNORED]
     if not asked.numel():
-        return "none of its targets is answered"
+        return f"all its targets are {IGNORED}, which is ignored"
     first = asked.flatten()[0]
     whole = not asked.is_floating_point() or bool(first.frac() == 0)
     if whole and bool((asked == first).all()):
@@ -188,18 +188,18 @@ def number(name: str, value: Any) -> float:
     """
     if isinstance(value, Tensor) and value.numel() != 1:
         raise TaskError(
-            f"metric {name!r} gave a tensor of shape {tuple(value.shape)}: a metric is one number"
+            f"metric {name!r} returned a tensor of shape {tuple(value.shape)}: return one number"
         )
     try:
         return float(value)
     except (TypeError, ValueError) as error:
         raise TaskError(
-            f"metric {name!r} gave a {type(value).__name__}: a metric is one number"
+            f"metric {name!r} returned a {type(value).__name__}: return one number"
         ) from error
 
 
 def on_cpu(value: Any) -> Any:
-    """Return what a batch gave without its graph, in the memory of the CPU."""
+    """Return the outputs or targets of a batch, detached and in CPU memory."""
     return _mapped(value, lambda tensor: tensor.detach().cpu())
 
 
@@ -216,7 +216,7 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def join(values: Sequence[Any]) -> Any:
-    """Put the outputs of several batches together: tensors along their first axis.
+    """Concatenate the outputs of several batches: tensors along their first axis.
 
     >>> join([{"a": torch.zeros(2, 3)}, {"a": torch.ones(1, 3)}])["a"].shape
     torch.Size([3, 3])

@@ -1,4 +1,4 @@
-"""Crops of photographs: a random one to train on, the centre to judge on.
+"""Crops of photographs: random crops for training, the centre crop for evaluation.
 
 Szegedy et al., "Going deeper with convolutions", 2014: a random share of the area at a random
 aspect ratio; the centre after scaling the short side is Krizhevsky et al. 2012.
@@ -26,8 +26,8 @@ def _uniform(low: float, high: float) -> float:
 def random_box(width: int, height: int) -> tuple[float, float, float, float]:
     """Return a random (left, top, right, bottom) inside an image, drawn from torch's generator.
 
-    Its area is a uniform share of the image's, its aspect ratio log-uniform; after ten that do
-    not fit, the largest centred box of an allowed ratio.
+    Its area is a uniform share of the image's, its aspect ratio log-uniform. After ten draws that
+    do not fit, it is the largest centred box of an allowed ratio.
 
     >>> left, top, right, bottom = random_box(40, 30)
     >>> 0 <= left < right <= 40 and 0 <= top < bottom <= 30
@@ -46,13 +46,13 @@ def random_box(width: int, height: int) -> tuple[float, float, float, float]:
 
 
 def random_crop(image: Any, size: int) -> Any:
-    """Return a random box of Pillow's `image`, scaled to size × size, mirrored half of the time."""
+    """Return a random crop of a Pillow image, scaled to size × size, mirrored half of the time."""
     cropped = image.resize((size, size), resample=BILINEAR, box=random_box(*image.size))
     return cropped.transpose(0) if _uniform(0, 1) < 0.5 else cropped  # 0 mirrors left and right
 
 
 def centre_crop(image: Any, size: int) -> Any:
-    """Return the centre of Pillow's `image`: 7/8 of its short side, scaled to size × size."""
+    """Return the centre of a Pillow image: 7/8 of its short side, scaled to size × size."""
     width, height = image.size
     side = min(width, height) * 7 / 8
     left, top = (width - side) / 2, (height - side) / 2

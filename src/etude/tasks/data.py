@@ -1,8 +1,8 @@
-"""One face for every kind of data: tensors, a Dataset, a stream, or the user's own DataLoader.
+"""One interface for every kind of data: tensors, a Dataset, a stream, or a DataLoader.
 
-Tensors are batched by indexing, without Python per sample. A Dataset is indexed by the same
-permutations. A DataLoader keeps its own batching and order. In every case the order is a
-function of the seed and the epoch alone, so that a run can go on from any position.
+Tensors are batched by indexing, without Python code per sample. A Dataset is indexed by the same
+permutations. A DataLoader keeps its own batching and order. In every case the order depends on
+the seed and the epoch alone, so that a run can be resumed from any position.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class IndexedData(Data):
-    """Data that can be asked for any samples by their indices."""
+    """Data whose samples are read by index."""
 
     samples: int
 
@@ -50,15 +50,15 @@ class IndexedData(Data):
         """Return the data that holds only the samples at `index`."""
 
     def beside(self, index: Tensor) -> Tensor:
-        """Return indices where `take` wants them."""
+        """Return indices on the device on which `take` needs them."""
         return index
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Return the number of full batches: what is left over joins the next shuffle."""
+        """Return the number of full batches; the samples left over join the next shuffle."""
         return self.samples // batch_size
 
     def check(self, batch_size: int | None) -> int:
-        """Return `batch_size`, or 64 (or all samples, if fewer) where none is asked for."""
+        """Return `batch_size`; for None, 64, or all samples if there are fewer."""
         return checked_size(batch_size, self.samples)
 
     def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:
@@ -84,7 +84,7 @@ class IndexedData(Data):
         held = round(self.samples * share)
         if not 0 < held < self.samples:
             raise BadValueError(
-                f"valid={share} of {self.samples} samples leaves a part empty: "
+                f"valid={share} of {self.samples} samples leaves one part empty: "
                 "give a share between 0 and 1, or pass valid= as data"
             )
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(0))
@@ -95,8 +95,8 @@ class TensorData(IndexedData):
     """Tensors with a common first axis: a tuple of them, or a mapping from name to tensor.
 
     Args:
-        tensors: With one row per sample.
-        origin: Which rows of the user's tensors these are, where they are a part of them.
+        tensors: The tensors, with one row per sample.
+        origin: The row numbers in the user's tensors, if these are a part of them.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class TensorData(IndexedData):
         return self._each([t[index.to(t.device)] for t in self._all])
 
     def beside(self, index: Tensor) -> Tensor:
-        """Move an epoch's indices to the device once: a copy per batch would wait for it."""
+        """Move an epoch's indices to the device once: copying per batch would wait for it."""
         return index.to(self._all[0].device)
 
     def part(self, index: Tensor) -> TensorData:
@@ -174,7 +174,7 @@ class DatasetData(IndexedData):
             ) from error
 
     def part(self, index: Tensor) -> DatasetData:
-        """Return a Subset."""
+        """Return the data of a Subset."""
         return DatasetData(Subset(self.dataset, index.tolist()))
 
 
@@ -182,8 +182,8 @@ def _tensor(value: Any) -> Tensor:
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biufc":
             raise BadTypeError(f"expected an array of numbers, got one of dtype {value.dtype}")
-        # NumPy's default float is double, a network's is single: left as it is, the first
-        # layer would refuse it.
+        # NumPy's default float is double, a network's is single: without the conversion the
+        # first layer would fail.
         return torch.as_tensor(value, dtype=torch.float32 if value.dtype == np.float64 else None)
     if isinstance(value, Tensor):
         return value.detach()
@@ -194,12 +194,12 @@ def _tensor(value: Any) -> Tensor:
 
 
 def as_data(source: Any, what: str) -> Data:
-    """Return the Data that stands for whatever the user gave as `what` ('train' or 'valid').
+    """Return what the user gave as `what` ('train' or 'valid') as a Data object.
 
     Args:
         source: A tensor, an array, a tuple, list or mapping of them, a Dataset of either style,
             a DataLoader, or a Data.
-        what: The name to use in an error.
+        what: The argument's name, for error messages.
 
     Raises:
         TaskError: If there are no samples, or the tensors' first axes differ.

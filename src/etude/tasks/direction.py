@@ -1,4 +1,4 @@
-"""Which way a metric is better, where its name says so."""
+"""Whether a metric is better when larger or when smaller, judged by its name."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ LARGER = frozenset(
     accuracy acc auc auroc roc auprc ap map f1 fbeta r2 precision recall sensitivity specificity
     iou miou jaccard dice bleu rouge meteor chrf correlation corr pearson spearman kendall kappa
     mcc matthews psnr ssim ndcg mrr hits topk reward likelihood similarity explained
-    """.split()  # noqa: SIM905  (a list of so many words is read more easily so)
+    """.split()  # noqa: SIM905  (a list of so many words is easier to read like this)
 )
-"""Words of a name whose metric is better when larger."""
+"""Words in the names of metrics that are better when larger."""
 
 SMALLER = frozenset(
     """
     loss error err errors mae mse rmse rmsle msle mape smape nmse nrmse mspe perplexity ppl nll
     bce entropy logloss wer cer ece brier fid kid distance divergence kl hinge risk regret cost
     bpc bpd deviance residual
-    """.split()  # noqa: SIM905  (a list of so many words is read more easily so)
+    """.split()  # noqa: SIM905  (a list of so many words is easier to read like this)
 )
-"""Words of a name whose metric is better when smaller."""
+"""Words in the names of metrics that are better when smaller."""
 
 
 def direction_of(name: str) -> bool | None:
-    """Return whether a metric is better when larger, by the words of its name; None if they differ.
+    """Return whether a metric is better when larger, by the words in its name; None if unclear.
 
     >>> direction_of("val_accuracy"), direction_of("meanAbsoluteError"), direction_of("size")
     (True, False, None)
@@ -41,10 +41,10 @@ def direction_of(name: str) -> bool | None:
 
 
 def unknown_direction(name: str) -> BadValueError:
-    """Return the error for a metric of which nobody said which way it is better."""
+    """Return the error for a metric whose direction is unknown."""
     return BadValueError(
-        f"metric {name!r}: is it better when larger or when smaller? Its name does not say. Give "
-        "maximize=True if larger is better, as of an accuracy, or maximize=False if smaller is, "
-        "as of an error: Task(..., metric=..., maximize=True), mean_metric(name, function, "
+        f"metric {name!r}: its name does not tell whether larger or smaller is better. Give "
+        "maximize=True if larger is better, as for an accuracy, or maximize=False if smaller is, "
+        "as for an error: Task(..., metric=..., maximize=True), mean_metric(name, function, "
         "maximize=True), or tune(..., objective='metric', maximize=True)"
     )

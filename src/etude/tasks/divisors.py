@@ -1,4 +1,4 @@
-"""What the losses of torch divide by, as their arguments tell."""
+"""The divisors of torch's mean-reduced losses, computed from the losses' arguments."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 def exact(weights: Tensor) -> Tensor:
-    """Return numbers in double precision, where the device has it."""
+    """Return numbers in double precision if the device supports it."""
     return weights if weights.device.type == "mps" else weights.double()
 
 
 def _labels(given: Mapping[str, Any]) -> float | Tensor:
-    """Cross-entropy and the negative log-likelihood: Σ of the weights of the answered labels."""
+    """Cross-entropy and negative log-likelihood: Σ of the weights of the labels not ignored."""
     scores: Tensor = given["input"]
     target: Tensor = given["target"]
     weight: Tensor | None = given.get("weight")
-    if target.is_floating_point():  # probabilities of the classes: a mean over the places
+    if target.is_floating_point():  # class probabilities: a mean over the positions
         return float(scores.numel() / scores.shape[1 if scores.ndim > 1 else 0])
     answered: Tensor = target != given.get("ignore_index", -100)
     if weight is None:
@@ -28,8 +28,8 @@ def _labels(given: Mapping[str, Any]) -> float | Tensor:
 
 
 def _elements(given: Mapping[str, Any]) -> float | Tensor:
-    one, _ = torch.broadcast_tensors(given["input"], given["target"])  # type: ignore[no-untyped-call]
-    return float(one.numel())
+    broadcast, _ = torch.broadcast_tensors(given["input"], given["target"])  # type: ignore[no-untyped-call]
+    return float(broadcast.numel())
 
 
 def _by_elements_or_weight(given: Mapping[str, Any]) -> float | Tensor:
@@ -63,4 +63,4 @@ DIVISORS: Mapping[str, Callable[[Mapping[str, Any]], float | Tensor]] = {
     "kl_div": _divergence,
     "ctc_loss": _sequences,
 }
-"""By the name of the function: its arguments by name -> the divisor of its mean."""
+"""Name of a loss function -> function of its arguments by name -> the divisor of its mean."""

@@ -1,4 +1,4 @@
-"""What a task is made of, as digests: whether data, model or loss are still those of a run."""
+"""Digests of a task's parts, which show whether data, model or loss changed since a run."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from etude.tasks.loaders import IterableData, LoaderData
 from etude.tasks.task import Task
 
 SAMPLED = 8
-"""Items of a Dataset that are read, evenly spread: reading all of them may take hours."""
+"""Number of items of a Dataset that are read, evenly spaced: reading all may take hours."""
 
 WHOLE = 2**26
-"""Numbers of a tensor that are all read; of a larger one as many, in evenly spread blocks."""
+"""A tensor of up to this many numbers is read whole; of a larger one this many, in blocks."""
 
 DEPTH = 6
-"""How far functions that call functions are followed."""
+"""How many levels of nested values, or of functions that call functions, are followed."""
 
 DATA = ("train", "valid")
 CODE = ("model", "loss", "step", "metric")
@@ -46,21 +46,21 @@ Parts = Mapping[str, str | None]
 
 
 def fingerprint(task: Task) -> dict[str, str | None]:
-    """Return a digest of each part of a task; None where it cannot tell.
+    """Return a digest of each part of a task; None for a part that cannot be read reliably.
 
-    Tensors are read whole (the largest in blocks), of a Dataset eight items, of an
-    IterableDataset nothing: None. Of code the compiled form counts, without comments and line
-    numbers, with the constants, the values it closes over or reads from its file, and the
-    functions of the same file that it calls; lists, tables and tensors that it changes itself do
-    not count. Of the model also its modules and the shapes of its parameters, and where the task's
-    model is a network, not a function, its weights.
+    Data: tensors are read whole (the largest in blocks), and eight items of a Dataset; an
+    IterableDataset has no digest. Code: the compiled form is read, without comments and line
+    numbers, with its constants, the values that it closes over or reads from its file, and the
+    functions of the same file that it calls. Lists, tables and tensors that the code itself
+    changes are left out. Model: its code, its modules and the shapes of its parameters are read,
+    and its weights if the task's model is a network, not a function.
 
     Args:
-        task: As the user gave it.
+        task: The task, as the user built it.
 
     Returns:
-        By part: 'train', 'valid', 'model', 'loss', 'step', 'metric', and the version of Python
-        that compiled the code.
+        Part -> digest, for 'train', 'valid', 'model', 'loss', 'step' and 'metric'; and the
+        version of Python that compiled the code, under 'python'.
 
     >>> x = torch.zeros(8, 1)
     >>> task = Task(lambda: nn.Linear(1, 1), (x, x), loss=nn.functional.mse_loss)
@@ -71,7 +71,7 @@ def fingerprint(task: Task) -> dict[str, str | None]:
     with random_state_kept(0):
         data = {name: _of_data(getattr(task, name)) for name in DATA}
     code = {
-        "model": _digest(lambda put: _put_model(put, task)),
+        "model": _digest(lambda hasher: _add_model(hasher, task)),
         "loss": _of_code(task.loss),
         "step": _of_code(task.step),
         "metric": _of_code(task.metric),
@@ -80,7 +80,7 @@ def fingerprint(task: Task) -> dict[str, str | None]:
 
 
 def changed(kept: Parts, now: Parts) -> list[str]:
-    """Return the parts that are known to differ; what either side cannot tell is left out.
+    """Return the parts that differ; a part without a digest on either side is left out.
 
     >>> changed({"loss": "a", "train": None}, {"loss": "b", "train": "c"})
     ['loss']
@@ -88,11 +88,18 @@ def changed(kept: Parts, now: Parts) -> list[str]:
     same_python = kept.get("python") == now.get("python")
     names = (*DATA, *CODE) if same_python else DATA
     pairs = ((name, kept.get(name), now.get(name)) for name in names)
-    return [name for name, one, two in pairs if one is not None and two is not None and one != two]
+    return [
+        name
+        for name, before, after in pairs
+        if before is not None and after is not None and before != after
+    ]
 
 
-class _Put:
-    """Takes values into a digest, each with its kind, so that no two ways of writing meet."""
+class _Hasher:
+    """Hashes values, each with its type and length, so that different values differ as bytes.
+
+    `known` becomes False if a value cannot be read reliably.
+    """
 
     def __init__(self) -> None:
         self.hash = hashlib.blake2b(digest_size=16)
@@ -117,7 +124,7 @@ class _Put:
                 self.hash.update(numbers.view(torch.uint8).numpy().tobytes())
 
     def value(self, value: Any, depth: int = 0) -> None:
-        """Take in data, or say that it cannot be told."""
+        """Add data; set `known` to False for a type whose content cannot be read."""
         if isinstance(value, Tensor):
             self.tensor(value)
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
@@ -127,25 +134,25 @@ class _Put:
         ):
             self.text(type(value).__name__, repr(value))
         elif isinstance(value, Mapping) and depth < DEPTH:
-            for key, one in value.items():
+            for key, item in value.items():
                 self.text("key", key)
-                self.value(one, depth + 1)
+                self.value(item, depth + 1)
         elif isinstance(value, (tuple, list)) and depth < DEPTH:
             self.text(type(value).__name__, len(value))
-            for one in value:
-                self.value(one, depth + 1)
+            for item in value:
+                self.value(item, depth + 1)
         else:
             self.text(type(value).__qualname__)
             self.known = False
 
 
-def _digest(fill: Callable[[_Put], None]) -> str | None:
-    put = _Put()
+def _digest(fill: Callable[[_Hasher], None]) -> str | None:
+    hasher = _Hasher()
     try:
-        fill(put)
-    except Exception:  # noqa: BLE001 - whatever the user's objects do: then it cannot be told
+        fill(hasher)
+    except Exception:  # noqa: BLE001 - the user's objects may raise anything: then no digest
         return None
-    return put.hash.hexdigest() if put.known else None
+    return hasher.hash.hexdigest() if hasher.known else None
 
 
 def _blocks(flat: Tensor) -> Iterable[Tensor]:
@@ -161,7 +168,7 @@ def _blocks(flat: Tensor) -> Iterable[Tensor]:
 
 def _of_data(data: Data) -> str | None:
     if isinstance(data, TensorData):
-        return _digest(lambda put: put.value(data.tensors))
+        return _digest(lambda hasher: hasher.value(data.tensors))
     if isinstance(data, DatasetData):
         return _sampled(data.dataset)
     if isinstance(data, LoaderData) and not isinstance(data, IterableData):
@@ -169,33 +176,36 @@ def _of_data(data: Data) -> str | None:
             return None
         loader = data.loader
         held = (loader.sampler, loader.batch_sampler, loader.collate_fn)
-        way = _digest(lambda put: _put_drawing(put, held))
+        way = _digest(lambda hasher: _add_drawing(hasher, held))
         return _sampled(loader.dataset, loader.batch_size, loader.drop_last, way)
     return None
 
 
-def _put_drawing(put: _Put, parts: Iterable[Any]) -> None:
-    """Take in what draws and joins samples: its kind and settings, not the data it holds."""
+def _add_drawing(hasher: _Hasher, parts: Iterable[Any]) -> None:
+    """Add samplers and the collate function: their classes and settings, not their data."""
     for part in parts:
         if not isinstance(part, Sampler):
-            _put_object(put, part, 0)
+            _add_object(hasher, part, 0)
             continue
-        put.text(_home(type(part).__module__), type(part).__qualname__)
-        for name, one in sorted(vars(part).items()):
-            if isinstance(one, (Tensor, np.ndarray, bool, int, float, str, list, tuple)):
-                put.text(name)
-                put.value(one)
+        hasher.text(_home(type(part).__module__), type(part).__qualname__)
+        for name, setting in sorted(vars(part).items()):
+            if isinstance(setting, (Tensor, np.ndarray, bool, int, float, str, list, tuple)):
+                hasher.text(name)
+                hasher.value(setting)
 
 
 def _sampled(dataset: Any, *also: object) -> str | None:
-    """Read a few items, each from the same random state; if one differs when read again: None."""
+    """Return a digest of a few items; None if an item differs when read again.
 
-    def fill(put: _Put) -> None:
+    Every item is read with the same random state.
+    """
+
+    def fill(hasher: _Hasher) -> None:
         count = len(dataset)
-        put.text(count, *also)
+        hasher.text(count, *also)
         for i in {(count - 1) * k // (SAMPLED - 1) for k in range(SAMPLED)} if count else ():
             with random_state_kept(0):
-                put.value(dataset[i])
+                hasher.value(dataset[i])
 
     first = _digest(fill)
     return first if first == _digest(fill) else None
@@ -207,91 +217,93 @@ def _sampled(dataset: Any, *also: object) -> str | None:
 def _of_code(part: object) -> str | None:
     if part is None:
         return "none"
-    return _digest(lambda put: _put_object(put, part, 0))
+    return _digest(lambda hasher: _add_object(hasher, part, 0))
 
 
-def _put_model(put: _Put, task: Task) -> None:
-    """Take in a model: what builds it, its modules, their code, and its parameters' shapes."""
+def _add_model(hasher: _Hasher, task: Task) -> None:
+    """Add a model: the code that builds it, its modules and their code, its parameters' shapes."""
     if isinstance(task.model, nn.Module):
         for name, value in task.model.state_dict().items():
-            put.text(name)
-            put.value(value)
+            hasher.text(name)
+            hasher.value(value)
     else:
-        _put_object(put, task.model, 0)
+        _add_object(hasher, task.model, 0)
     with random_state_kept(0):
-        _put_network(put, task.build())
+        _add_network(hasher, task.build())
 
 
-def _put_network(put: _Put, model: nn.Module) -> None:
+def _add_network(hasher: _Hasher, model: nn.Module) -> None:
     for name, module in model.named_modules():
-        put.text(name, type(module).__qualname__, module.extra_repr())
+        hasher.text(name, type(module).__qualname__, module.extra_repr())
         for key, value in sorted(vars(module).items()):
             if key != "training" and isinstance(value, (bool, int, float, str)):
-                put.text(key, repr(value))
-        _put_object(put, type(module), 0)
+                hasher.text(key, repr(value))
+        _add_object(hasher, type(module), 0)
     for name, parameter in model.named_parameters():
-        put.text(name, tuple(parameter.shape), parameter.dtype, parameter.requires_grad)
+        hasher.text(name, tuple(parameter.shape), parameter.dtype, parameter.requires_grad)
 
 
-def _put_object(put: _Put, value: Any, depth: int) -> None:
-    """Take in what is called: a function, a class, an object, with what it is made of."""
-    if id(value) in put.seen or depth > DEPTH:
+def _add_object(hasher: _Hasher, value: Any, depth: int) -> None:
+    """Add a function, a class or an object, with its parts."""
+    if id(value) in hasher.seen or depth > DEPTH:
         return
     if isinstance(value, (FunctionType, type, MethodType)):
-        put.seen.add(id(value))
+        hasher.seen.add(id(value))
     if isinstance(value, functools.partial):
-        put.text("partial")
-        for one in (value.func, *value.args, *value.keywords.values()):
-            _put_object(put, one, depth + 1)
-        put.text(*value.keywords)
+        hasher.text("partial")
+        for part in (value.func, *value.args, *value.keywords.values()):
+            _add_object(hasher, part, depth + 1)
+        hasher.text(*value.keywords)
     elif isinstance(value, MethodType):
-        _put_object(put, value.__func__, depth + 1)
-        _put_object(put, value.__self__, depth + 1)
+        _add_object(hasher, value.__func__, depth + 1)
+        _add_object(hasher, value.__self__, depth + 1)
     elif isinstance(value, FunctionType):
-        _put_function(put, value, depth)
+        _add_function(hasher, value, depth)
     elif isinstance(value, type):
-        put.text(_home(value.__module__), value.__qualname__)
+        hasher.text(_home(value.__module__), value.__qualname__)
         if not _foreign(value.__module__):
             for name, member in sorted(vars(value).items()):
                 inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
                 setting = isinstance(inner, (bool, int, float, str, tuple))
                 if isinstance(inner, FunctionType) or (setting and not name.startswith("__")):
-                    put.text(name)
-                    _put_object(put, inner, depth + 1)
+                    hasher.text(name)
+                    _add_object(hasher, inner, depth + 1)
     elif isinstance(value, nn.Module):
-        _put_network(put, value)
+        _add_network(hasher, value)
         for name, tensor in value.state_dict().items():  # class weights, for instance
-            put.text(name)
-            put.tensor(tensor)
+            hasher.text(name)
+            hasher.tensor(tensor)
     elif isinstance(value, (Tensor, np.ndarray, bool, int, float, complex, str, bytes, type(None))):
-        put.value(value)
+        hasher.value(value)
     elif isinstance(value, (tuple, list)):
-        put.text(type(value).__name__, len(value))
-        for one in value:
-            _put_object(put, one, depth + 1)
+        hasher.text(type(value).__name__, len(value))
+        for item in value:
+            _add_object(hasher, item, depth + 1)
     elif isinstance(value, Mapping):
-        put.text("mapping", len(value))
-        for key, one in value.items():
-            put.text(repr(key) if isinstance(key, SIMPLE) else type(key).__qualname__)
-            _put_object(put, one, depth + 1)
+        hasher.text("mapping", len(value))
+        for key, item in value.items():
+            hasher.text(repr(key) if isinstance(key, SIMPLE) else type(key).__qualname__)
+            _add_object(hasher, item, depth + 1)
     elif isinstance(value, (set, frozenset)):
-        put.text("set", *sorted(repr(one) for one in value if isinstance(one, SIMPLE)))
+        hasher.text("set", *sorted(repr(item) for item in value if isinstance(item, SIMPLE)))
     elif inspect.isbuiltin(value) or isinstance(value, ModuleType):
-        put.text(getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
+        hasher.text(
+            getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__)
+        )
     else:
-        _put_object(put, type(value), depth + 1)
-        for name, one in _attributes(value):
-            put.text(name)
-            _put_object(put, one, depth + 1)
+        _add_object(hasher, type(value), depth + 1)
+        for name, attribute in _attributes(value):
+            hasher.text(name)
+            _add_object(hasher, attribute, depth + 1)
 
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None))
-"""What reads the same in every process."""
+"""Types whose repr is the same in every process."""
 
 
 def _attributes(value: object) -> list[tuple[str, Any]]:
-    """Return what an object holds, in `__dict__` or in slots, by name."""
-    slots = [name for one in type(value).__mro__ for name in _slots(one) if hasattr(value, name)]
+    """Return the attributes of an object, from `__dict__` and slots, sorted by name."""
+    slots = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
     return sorted(
         {**getattr(value, "__dict__", {}), **{n: getattr(value, n) for n in slots}}.items()
     )
@@ -302,16 +314,16 @@ def _slots(kind: type) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
-def _put_function(put: _Put, function: FunctionType, depth: int) -> None:
-    put.text(_home(function.__module__), function.__qualname__)
+def _add_function(hasher: _Hasher, function: FunctionType, depth: int) -> None:
+    hasher.text(_home(function.__module__), function.__qualname__)
     if _foreign(function.__module__):
         return
-    _put_code(put, function.__code__)
+    _add_code(hasher, function.__code__)
     for default in function.__defaults__ or ():
-        _put_object(put, default, depth + 1)
+        _add_object(hasher, default, depth + 1)
     for name, default in (function.__kwdefaults__ or {}).items():
-        put.text(name)
-        _put_object(put, default, depth + 1)
+        hasher.text(name)
+        _add_object(hasher, default, depth + 1)
     changes = _changes(function.__code__)
     for cell in function.__closure__ or ():
         try:
@@ -319,27 +331,27 @@ def _put_function(put: _Put, function: FunctionType, depth: int) -> None:
         except ValueError:  # not assigned yet
             continue
         if not (changes and isinstance(content, MUTABLE)):
-            _put_held(put, content, depth)
+            _add_held(hasher, content, depth)
     read, stored = _globals(function.__code__)
     for name in sorted(read - stored):
         value = function.__globals__.get(name)
         if _kept(value, function.__module__) and not (changes and isinstance(value, MUTABLE)):
-            put.text(name)
-            _put_global(put, value, function.__module__, depth)
+            hasher.text(name)
+            _add_global(hasher, value, function.__module__, depth)
 
 
 MUTABLE = (list, dict, set, Tensor, np.ndarray)
-"""What code may change while it runs: then its content is no part of what the code is."""
+"""Types that code may change while it runs; the content of such a value is then left out."""
 
 KEPT = (
     *(FunctionType, BuiltinFunctionType, type, functools.partial, nn.Module, SimpleNamespace),
     *(Namespace, bool, int, float, complex, str, bytes, tuple, frozenset, *MUTABLE),
 )
-"""What is taken in where a function reads it from its file."""
+"""Types of a file's global values that are added if a function of the file reads them."""
 
 
 def _kept(value: Any, module: str | None) -> bool:
-    """Return whether what a function reads is taken in: plain values, and what the file defines."""
+    """Return whether a global value is added: a plain value, or one that the file defines."""
     own = callable(value) and type(value).__module__ == module
     return own or isinstance(value, KEPT)
 
@@ -351,23 +363,23 @@ CHANGING = {
 """Methods that change a list, a table or a set."""
 
 
-def _put_global(put: _Put, value: Any, module: str | None, depth: int) -> None:
-    """Take in what a function reads from its file; of what other files define, which it is."""
+def _add_global(hasher: _Hasher, value: Any, module: str | None, depth: int) -> None:
+    """Add a global value; of a function or class from another file, only its name."""
     if isinstance(value, (FunctionType, type)) and value.__module__ != module:
-        put.text(value.__module__, value.__qualname__)
+        hasher.text(value.__module__, value.__qualname__)
     else:
-        _put_held(put, value, depth)
+        _add_held(hasher, value, depth)
 
 
-def _put_held(put: _Put, value: Any, depth: int) -> None:
-    """Take in what a function holds; of a network what does not move while it trains."""
+def _add_held(hasher: _Hasher, value: Any, depth: int) -> None:
+    """Add a value that a function refers to; of a network, the weights that do not train."""
     if not isinstance(value, nn.Module) or next(value.parameters(), None) is None:
-        _put_object(put, value, depth + 1)
+        _add_object(hasher, value, depth + 1)
         return
     for name, parameter in value.named_parameters():
-        put.text(name, tuple(parameter.shape))
+        hasher.text(name, tuple(parameter.shape))
         if not parameter.requires_grad:
-            put.tensor(parameter)
+            hasher.tensor(parameter)
 
 
 def _changes(code: CodeType) -> bool:
@@ -377,39 +389,40 @@ def _changes(code: CodeType) -> bool:
         for name in code.co_names
     )
     stores = any(
-        one.opname in ("STORE_SUBSCR", "DELETE_SUBSCR") for one in dis.get_instructions(code)
+        instruction.opname in ("STORE_SUBSCR", "DELETE_SUBSCR")
+        for instruction in dis.get_instructions(code)
     )
-    inner = (one for one in code.co_consts if isinstance(one, CodeType))
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return in_place or stores or any(map(_changes, inner))
 
 
-def _put_code(put: _Put, code: CodeType) -> None:
-    put.text(code.co_code.hex(), *code.co_names, *code.co_varnames)
+def _add_code(hasher: _Hasher, code: CodeType) -> None:
+    hasher.text(code.co_code.hex(), *code.co_names, *code.co_varnames)
     for constant in code.co_consts[1 if _documented(code) else 0 :]:
         if isinstance(constant, CodeType):
-            _put_code(put, constant)
+            _add_code(hasher, constant)
         elif isinstance(constant, frozenset):
-            put.text(sorted(map(repr, constant)))  # its order differs between processes
+            hasher.text(sorted(map(repr, constant)))  # its order differs between processes
         else:
-            put.text(type(constant).__name__, repr(constant))
+            hasher.text(type(constant).__name__, repr(constant))
 
 
 def _documented(code: CodeType) -> bool:
-    """Whether the first constant is a docstring, which changes nothing."""
+    """Return whether the first constant is a docstring, which is left out."""
     return (
         bool(code.co_consts) and isinstance(code.co_consts[0], str) and code.co_name != "<lambda>"
     )
 
 
 def _globals(code: CodeType) -> tuple[set[str], set[str]]:
-    """Return the global names that code reads, and those that it assigns: counters and the like."""
+    """Return the global names that code reads, and those that it assigns, such as counters."""
     read: set[str] = set()
     stored: set[str] = set()
-    for one in dis.get_instructions(code):
-        if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            read.add(str(one.argval))
-        elif one.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            stored.add(str(one.argval))
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            read.add(str(instruction.argval))
+        elif instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            stored.add(str(instruction.argval))
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             inner = _globals(constant)
@@ -419,15 +432,15 @@ def _globals(code: CodeType) -> tuple[set[str], set[str]]:
 
 
 def _home(module: str | None) -> str:
-    """Return a module's name where that says what is in it: a file of the user's own has several.
+    """Return the name of a module of a package; empty for a user's file, whose name varies.
 
-    It is `__main__` when it is run, and another when it is imported or loaded as a task.
+    Such a file is `__main__` if run as a script, and has other names if imported or loaded.
     """
     return module if module and _foreign(module) else ""
 
 
 def _foreign(module: str | None) -> bool:
-    """Return whether a module is of Python, torch or another package: its version decides."""
+    """Return whether a module belongs to Python, Etude or an installed package."""
     top = (module or "").partition(".")[0]
     if top in sys.stdlib_module_names and top != "__main__":
         return True

@@ -1,7 +1,7 @@
-"""MNIST, CIFAR-10 and ImageNet through `datasets`: from the Hugging Face hub, or a local copy.
+"""MNIST, CIFAR-10 and ImageNet through `datasets`: from the Hugging Face hub or a local copy.
 
-One path for both: a table of encoded images and labels is opened, its columns are found, and
-the images are decoded, at once into tensors where the set is small, else one by one.
+Both are read in the same way: the table of encoded images and labels is opened, its columns are
+found, and the images are decoded, all at once for a small set, else one by one on access.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def _splits(
     split_seed: int,
     limit: int | None,
 ) -> tuple[Images, Images]:
-    """Return (training, validation) rows; the drawn parts depend on `split_seed` alone."""
+    """Return (training, validation) rows; a random split depends on `split_seed` alone."""
     found = open_splits(hub, source)
     train = images(hub, found, "train", source)
     if valid_split == "train":
         raise TaskError(
-            f"valid_split='train' would judge on the training data: give {HOLDOUT!r}, or "
+            f"valid_split='train' would evaluate on the training data: give {HOLDOUT!r}, or "
             "another split"
         )
     if limit is not None:
@@ -99,12 +99,12 @@ def mnist(
     """Return MNIST: 60,000 training images (N, 1, 28, 28) of digits (LeCun et al. 1998).
 
     Args:
-        source: A local folder or file to read in place of the hub.
-        valid_split: The split to judge on; 'holdout' takes a part of the training split, which
-            keeps the test split for a last look.
+        source: A local folder or file to read instead of the hub.
+        valid_split: The split to evaluate on; 'holdout' takes a part of the training split, which
+            keeps the test split for the final test.
         valid_share: The share that 'holdout' takes, in (0, 1).
-        split_seed: Which samples those are.
-        limit: How many samples of the training split to use; None for all.
+        split_seed: The seed that selects the samples of 'holdout'.
+        limit: The number of samples of the training split to use; None for all.
         size: Pixels along each side; images of another size are scaled.
 
     Raises:
@@ -133,7 +133,7 @@ def cifar10(
 ) -> Examples:
     """Return CIFAR-10: 50,000 training images (N, 3, 32, 32) in ten classes (Krizhevsky 2009).
 
-    Takes and raises what `mnist` does.
+    The arguments and errors are those of `mnist`.
     """
     return _in_memory(
         CIFAR10,
@@ -147,12 +147,13 @@ def cifar10(
 
 
 class DecodedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images decoded one by one when asked for: (3, size, size) and the class.
+    """Images decoded one by one on access: (3, size, size) and the class.
 
     Args:
         images: The rows.
-        size: Pixels along each side of what is handed out.
-        augment: A random crop and flip, drawn from torch's global generator; else the centre.
+        size: Pixels along each side of the returned image.
+        augment: Whether to return a random crop and flip, drawn from torch's global generator,
+            instead of the centre.
     """
 
     MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
@@ -187,16 +188,16 @@ def imagenet(
 ) -> Examples:
     """Return ImageNet: 1.28 million photographs in 1,000 classes (Russakovsky et al. 2015).
 
-    The images are decoded when asked for: memory holds the labels alone.
+    The images are decoded on access: memory holds the labels alone.
 
     Args:
-        source: A local folder or file to read in place of the hub.
-        valid_split: The split to judge on; 'holdout' takes a part of the training split.
+        source: A local folder or file to read instead of the hub.
+        valid_split: The split to evaluate on; 'holdout' takes a part of the training split.
         valid_share: The share that 'holdout' takes, in (0, 1).
-        split_seed: Which samples those are.
-        limit: How many samples of the training split to use; None for all.
+        split_seed: The seed that selects the samples of 'holdout'.
+        limit: The number of samples of the training split to use; None for all.
         size: Pixels along each side of a crop.
-        augment: Train on random crops and flips, in place of the centre.
+        augment: Whether to train on random crops and flips instead of the centre.
 
     Raises:
         MissingExtraError: If `datasets` is not installed.

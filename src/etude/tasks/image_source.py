@@ -16,7 +16,7 @@ from torch import Tensor
 from etude.errors import BadTypeError, MissingExtraError, TaskError, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""What Pillow may take an image for."""
+"""The image formats that Pillow may read."""
 
 MOST_PIXELS = 50_000_000
 """Pixels of the largest image that is decoded: 150 MB in colour."""
@@ -24,15 +24,15 @@ MOST_PIXELS = 50_000_000
 
 @dataclass(frozen=True)
 class HubSet:
-    """Where a data set lies on the hub, and what its columns are called.
+    """The name of a data set on the hub, and the names of its columns.
 
     Attributes:
         repository: Its name on the hub.
         image: The column of encoded images.
         label: The column of class numbers.
         mode: Pillow's name for the kind of pixel: 'L' is grey, 'RGB' is colour.
-        classes: How many classes there are, where the label column does not say.
-        gated: Whether its terms must be accepted before it can be fetched.
+        classes: The number of classes, if the label column does not tell it.
+        gated: Whether its terms must be accepted before it can be downloaded.
     """
 
     repository: str
@@ -45,7 +45,7 @@ class HubSet:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """One split: rows of encoded images, the class of each, and how many classes there are."""
+    """One split: rows of encoded images, the class of each, and the number of classes."""
 
     rows: Any
     column: str
@@ -62,7 +62,7 @@ class Images:
         return Images(rows, self.column, self.labels[index], self.classes, self.root)
 
     def decode(self, i: int, mode: str) -> Any:
-        """Return the image in row `i` as Pillow's Image.
+        """Return the image in row `i` as a Pillow image.
 
         Raises:
             TaskError: If the row cannot be decoded.
@@ -73,22 +73,22 @@ class Images:
             raise MissingExtraError("decoding images needs pillow: pip install pillow") from error
         except Exception as error:
             raise TaskError(
-                f"row {i} of column {self.column!r} is no image that can be decoded: {error}"
+                f"row {i} of column {self.column!r} cannot be decoded as an image: {error}"
             ) from error
 
 
 def opened(cell: Mapping[str, Any], root: Path | None) -> Any:
-    """Return the image in a cell, decoded; it may come from a stranger.
+    """Return the image in a cell, decoded; the data may come from an untrusted source.
 
-    Only plain picture formats are read: others start programs or follow references. An image is
-    measured before it is decoded.
+    Only plain picture formats are read: others may start programs or follow references. The size
+    of an image is checked before it is decoded.
 
     Args:
-        cell: With 'bytes', or else a 'path' of a file inside `root`.
-        root: The folder that the data was read from; None where there is none.
+        cell: A mapping with the image as 'bytes', or else the 'path' of a file inside `root`.
+        root: The folder that the data was read from, if any.
 
     Raises:
-        TaskError: If it is too large, or lies outside the folder.
+        TaskError: If the image is too large, or its file is outside the folder.
     """
     from PIL import Image
 
@@ -99,7 +99,7 @@ def opened(cell: Mapping[str, Any], root: Path | None) -> Any:
     else:
         source = Path(str(path)).resolve()
         if root is None or not source.is_relative_to(root.resolve()) or not source.is_file():
-            raise TaskError(f"the image {shown(path)} is no file inside the data's folder")
+            raise TaskError(f"the image {shown(path)} is not a file inside the data's folder")
     image = Image.open(source, formats=FORMATS)
     if image.width * image.height > MOST_PIXELS:
         raise TaskError(
@@ -121,7 +121,7 @@ def _library() -> ModuleType:
 
 
 def open_splits(hub: HubSet, source: str | None) -> Mapping[str, Any]:
-    """Return the splits by name, from the hub, or from `source` where it is given.
+    """Return the splits by name, from `source` if it is given, else from the hub.
 
     Raises:
         MissingExtraError: If `datasets` is not installed.
@@ -156,10 +156,10 @@ def open_splits(hub: HubSet, source: str | None) -> Mapping[str, Any]:
 
 
 def _kind(path: Path) -> str:
-    """Return the name of the format that a path holds.
+    """Return the name of the format of the data at a path.
 
     Raises:
-        TaskError: If there is nothing at the path, or nothing that can be read.
+        TaskError: If the path does not exist, or holds no data that can be read.
     """
     if path.is_file() and path.suffix == ".parquet":
         return "parquet"
@@ -183,7 +183,7 @@ def _fetched(open_: Callable[[], Any], doing: str, fix: str) -> Mapping[str, Any
         found = open_()
     except Exception as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:  # the library wraps what went wrong in what it did
+        while cause.__cause__ is not None:  # the library wraps the first error in others
             cause = cause.__cause__
         text = str(cause).strip().splitlines()
         reason = f"{type(cause).__name__}: {text[0] if text else 'no reason given'}"
@@ -192,7 +192,7 @@ def _fetched(open_: Callable[[], Any], doing: str, fix: str) -> Mapping[str, Any
 
 
 def _column(rows: Any, wanted: str, kind: type, what: str) -> str:
-    """Return the column of the wanted name, or else the only one of the wanted kind."""
+    """Return the column of the wanted name, or else the only column of the wanted type."""
     if wanted in rows.column_names:
         return wanted
     fitting = [name for name, feature in rows.features.items() if isinstance(feature, kind)]
@@ -206,17 +206,17 @@ def _column(rows: Any, wanted: str, kind: type, what: str) -> str:
 def images(
     hub: HubSet, splits: Mapping[str, Any], split: str, source: str | Path | None = None
 ) -> Images:
-    """Return one split of what `open_splits` gave.
+    """Return one of the splits that `open_splits` returned.
 
     Args:
-        hub: Which set.
-        splits: By name.
-        split: The name.
-        source: The local folder or file it was read from; images that lie beside it are read from
-            nowhere else.
+        hub: The data set.
+        splits: The splits, by name.
+        split: The name of the split to return.
+        source: The local folder or file that the splits were read from; image files outside of
+            its folder are not read.
 
     Raises:
-        TaskError: If the split or a column is missing, or the labels are no class numbers.
+        TaskError: If the split or a column is missing, or the labels are not class numbers.
     """
     library = _library()
     if split not in splits:

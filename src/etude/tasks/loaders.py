@@ -1,4 +1,4 @@
-"""Data in an order of its own: the user's DataLoader, or a bare IterableDataset."""
+"""Data with its own order: the user's DataLoader, or an IterableDataset without one."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from torch.utils.data import DataLoader, IterableDataset
 from etude.errors import BadValueError, TaskError, where
 from etude.randomness import OwnRandomness, derive_seed
 from etude.tasks.source import Batch, Cursor, Data, checked_size, rows
+from etude.torch_internals import end_workers
 
 _END = object()
 
 
 def _end_workers(batches: object) -> None:
-    """End the worker processes of a walk, also those that Ctrl-C has killed already.
+    """End the worker processes of an iterator, also those that Ctrl-C has killed already.
 
-    torch tells of a dead worker in whatever code runs at the time. While a walk is being given up
-    that is no news, and from `__del__` it would end as a traceback on the user's screen.
+    torch raises for a dead worker in whatever code runs at the time. While an iterator is being
+    closed the error has no meaning, and from `__del__` it would be printed as a traceback.
     """
-    end = getattr(batches, "_shutdown_workers", None)
-    if end is not None:
-        with suppress(RuntimeError):
-            end()
+    with suppress(RuntimeError):
+        end_workers(batches)
 
 
 class LoaderData(Data):
@@ -35,8 +34,8 @@ class LoaderData(Data):
     def __init__(self, loader: DataLoader[Any], name: str = "DataLoader") -> None:
         self.name = name
         if loader.persistent_workers:
-            # Its one set of workers would serve one walk at a time, and carry their random state
-            # from epoch to epoch: paired candidates would read each other's batches.
+            # Persistent workers serve one iterator at a time, and carry their random state from
+            # epoch to epoch: paired trials would read each other's batches.
             loader = copy.copy(loader)
             vars(loader)["persistent_workers"] = False
         self.loader = loader
@@ -44,14 +43,14 @@ class LoaderData(Data):
         self.samples = None if iterable else len(loader.dataset)  # type: ignore[arg-type]
 
     def steps_per_epoch(self, batch_size: int) -> int | None:
-        """Return the loader's length, where it has one."""
+        """Return the loader's length, or None if it has none."""
         try:
             return len(self.loader)
         except TypeError:
             return None
 
     def check(self, batch_size: int | None) -> int:
-        """Return the loader's own batch size; a recipe that wants another one is refused."""
+        """Return the loader's own batch size; raise if a recipe asks for another one."""
         own = self.loader.batch_size
         if own is None:
             own = getattr(self.loader.batch_sampler, "batch_size", None)
@@ -69,7 +68,7 @@ class LoaderData(Data):
         return list(unique.values())
 
     def _samplers(self) -> list[Any]:
-        """Return whatever has a say in the order: the samplers, and a dataset that streams."""
+        """Return the objects that determine the order: the samplers, and an iterable dataset."""
         batches = self.loader.batch_sampler
         owners = (self.loader.sampler, batches, getattr(batches, "sampler", None))
         streams = isinstance(self.loader.dataset, IterableDataset)
@@ -77,7 +76,7 @@ class LoaderData(Data):
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Restore the generators, and the epoch of a sampler that counts epochs."""
+        """Restore the generators, and the samplers' epochs, when the block ends."""
         counters = [o for o in self._samplers() if hasattr(o, "set_epoch") and hasattr(o, "epoch")]
         epochs = [counter.epoch for counter in counters]
         with super().untouched():
@@ -95,8 +94,8 @@ class LoaderData(Data):
         for owner in self._samplers():
             if hasattr(owner, "set_epoch"):
                 owner.set_epoch(epoch)
-        # Samplers, shuffle buffers and augmentation draw from the global state whenever they
-        # like: with a state of their own, an epoch walked again is the same epoch.
+        # Samplers, shuffle buffers and augmentation draw from the global random state. With a
+        # separate state per epoch, an epoch that is iterated again is the same.
         own = OwnRandomness(order)
         batches: Iterator[Batch] | None = None
         try:
@@ -118,7 +117,7 @@ class LoaderData(Data):
             _end_workers(batches)
 
     def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:
-        """Yield the loader's batches, epoch after epoch; a resumed one skips what was used."""
+        """Yield the loader's batches, epoch after epoch; a resumed stream skips used ones."""
         while True:
             for batch in self._epoch(seed, cursor.epoch, skip=cursor.batch):
                 cursor.batch += 1
@@ -129,20 +128,20 @@ class LoaderData(Data):
 
     def _nothing(self, epoch: int) -> str:
         if epoch == 0:
-            return f"the {self.name} gave no batch: its dataset is empty"
+            return f"the {self.name} returned no batch: its dataset is empty"
         return (
-            f"the {self.name} gave no batch in epoch {epoch + 1}: its dataset's __iter__ must "
-            "begin anew each time it is called"
+            f"the {self.name} returned no batch in epoch {epoch + 1}: its dataset's __iter__ must "
+            "start from the beginning each time it is called"
         )
 
     def sweep(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
-        """Yield one epoch of the loader; a shuffled one is walked in one fixed order."""
+        """Yield one epoch of the loader, in a fixed order even if the loader shuffles."""
         for batch in self._epoch(0, 0):
             yield batch, rows(batch)
 
 
 class IterableData(LoaderData):
-    """A bare IterableDataset, batched here; its order is seeded as a DataLoader's is.
+    """An IterableDataset, batched here; its order is seeded like that of a DataLoader.
 
     Training takes full batches only; a sweep takes every sample.
     """
@@ -160,15 +159,15 @@ class IterableData(LoaderData):
         return _Batched(loader, "IterableDataset")
 
     def steps_per_epoch(self, batch_size: int) -> int | None:
-        """Return the number of full batches, where the dataset has a length."""
+        """Return the number of full batches, or None if the dataset has no length."""
         return None if self.samples is None else self.samples // batch_size
 
     def check(self, batch_size: int | None) -> int:
-        """Return `batch_size`, or 64 (or all samples, if fewer) where none is asked for."""
+        """Return `batch_size`; for None, 64, or all samples if there are fewer."""
         return checked_size(batch_size, self.samples)
 
     def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:
-        """Yield full batches, epoch after epoch; a resumed stream skips what was used."""
+        """Yield full batches, epoch after epoch; a resumed stream skips used ones."""
         return self._batched(batch_size, whole=True).stream(batch_size, seed, cursor)
 
     def sweep(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
@@ -177,7 +176,7 @@ class IterableData(LoaderData):
 
 
 class _Batched(LoaderData):
-    """An IterableDataset in batches of a size, for one walk."""
+    """An IterableDataset in batches of a fixed size, for one iteration."""
 
     def _nothing(self, epoch: int) -> str:
         if epoch == 0:

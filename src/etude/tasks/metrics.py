@@ -1,4 +1,4 @@
-"""Metrics: of all the validation data at once, so that none depends on the batch size."""
+"""Metrics, computed over all the validation data, so that none depends on the batch size."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that says how good a model is, from sums over the batches.
+    """A measure of a model's quality, computed from sums over the batches.
 
     Attributes:
         name: What to call it.
         sums: (output, target) -> a tensor of sums over the batch, added up over batches; for a
             task with `step`, (model, batch).
         finish: The added-up sums -> the metric.
-        maximize: Whether larger is better; None where nobody said.
-        whole: Whether the metric of a few samples says little of that of all, as an F1 or R²: then
-            its noise is told by leaving out slices, not by the slices' own values.
+        maximize: Whether larger is better; None if unknown.
+        whole: Whether the metric of a few samples differs much from that of all samples, as with
+                F1 or R². Its noise is then estimated by leaving slices out, not from their values.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Metric:
     whole: bool = False
 
     def collector(self) -> Collector:
-        """Return what adds up one evaluation."""
+        """Return a collector that adds up the sums of one evaluation."""
         return _Summing(self)
 
     def value(self, sums: list[float]) -> float:
-        """Return the metric of added-up sums, NaN where they hold no answer that counts."""
+        """Return the metric of added-up sums; NaN if no target counts."""
         try:
             return float(self.finish(sums))
         except (ArithmeticError, ValueError):
@@ -92,7 +92,7 @@ def _pair(of: Tensor, count: int | Tensor) -> Tensor:
 
 
 def _accuracy(output: Tensor, target: Tensor) -> Tensor:
-    if output.shape == target.shape:  # one logit per answer: a two-class problem
+    if output.shape == target.shape:  # one logit per target: a two-class problem
         hits = (output > 0) == (target > 0.5)
     elif output.shape == (*target.shape, 1):
         hits = (output.squeeze(-1) > 0) == (target > 0.5)
@@ -119,7 +119,7 @@ def _mae(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _r2_sums(output: Tensor, target: Tensor) -> Tensor:
-    """Return residuals, targets and their squares, summed for each column, and the rows."""
+    """Return the sums of residuals, targets and their squares per column, and the row count."""
     columns = target.shape[1] if target.ndim == 2 else 1
     y = target.double().reshape(-1, columns)
     residual = (_like(output, target, "r2").double().reshape(-1, columns) - y).square()
@@ -128,7 +128,7 @@ def _r2_sums(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _r2(sums: list[float]) -> float:
-    """Return the mean over the columns of 1 - residual / spread; one that is constant has none."""
+    """Return the mean over the columns of 1 - residual / spread, without constant columns."""
     rows, columns = sums[-1], len(sums) // 3
     values = []
     for residual, total, squares in zip(
@@ -152,7 +152,7 @@ def _perplexity(sums: list[float]) -> float:
 
 
 def _like(output: Tensor, target: Tensor, metric: str) -> Tensor:
-    """Refuse the silent broadcast of (N, 1) against (N,), which compares every pair."""
+    """Return the output; raise where torch would broadcast (N, 1) against (N,) to all pairs."""
     if output.shape != target.shape:
         raise TaskError(
             f"metric {metric!r} cannot compare an output of shape {tuple(output.shape)} with "
@@ -162,7 +162,7 @@ def _like(output: Tensor, target: Tensor, metric: str) -> Tensor:
 
 
 def topk(k: int) -> Metric:
-    """Return the share of answers whose class is among the k highest scores.
+    """Return the metric 'top k': the share of targets whose class is among the k highest scores.
 
     Args:
         k: At least 1, and below the number of classes.
@@ -202,14 +202,14 @@ METRICS: Mapping[str, AnyMetric] = {
 def mean_metric(
     name: str, function: Callable[[Any, Any], Any], *, maximize: bool | None = None
 ) -> Metric:
-    """Make a metric from a function of a batch, averaged over the samples.
+    """Return a metric that averages a function of a batch over the samples.
 
     Args:
         name: What to call it.
         function: (output, target) -> the batch's mean value, a number or 0-d tensor; (model,
             batch) for a task with `step`.
-        maximize: Whether larger is better; None goes by the name, and asks where that says
-            nothing and it matters.
+        maximize: Whether larger is better. None infers it from the name; tuning by the metric
+            raises an error if the name does not tell.
 
     >>> bias = mean_metric("bias", lambda output, target: (output - target).mean())
     >>> bias.finish(bias.sums(torch.tensor([2.0, 4.0]), torch.tensor([1.0, 1.0])).tolist())
@@ -236,20 +236,21 @@ def _count(target: Any) -> int:
 def as_metric(
     metric: Any, maximize: bool | None = None, *, of_step: bool = False
 ) -> AnyMetric | None:
-    """Return the metric meant by a name, a function, an object of torchmetrics, or a metric.
+    """Return the metric given by a name, a function, a torchmetrics object, or a metric.
 
-    A function is called once on everything; with `step`, which has no outputs to gather, on
-    (model, batch), and averaged over the samples.
+    A function is called once on all outputs and targets. For a task with `step`, which has no
+    outputs to gather, it is called on (model, batch) and averaged over the samples.
 
     Args:
-        metric: What was given.
-        maximize: Whether larger is better; None goes by the metric's own word, or its name.
-        of_step: Whether it belongs to a task with `step`.
+        metric: The value of the task's `metric` argument.
+        maximize: Whether larger is better. None takes the metric's own attribute, or infers it
+            from its name.
+        of_step: Whether the metric belongs to a task with `step`.
 
     Raises:
-        UnknownNameError: If the name is in no table.
+        UnknownNameError: If no metric has this name.
         BadTypeError: If `metric` is none of these, or `maximize` is neither True nor False.
-        TaskError: If it needs the outputs that a step hides.
+        TaskError: If it needs the model's outputs, which a step does not return.
     """
     if maximize is not None and not isinstance(maximize, bool):
         raise BadTypeError(f"maximize={maximize!r}: give True, False or None")
@@ -302,6 +303,6 @@ def _named(name: str) -> AnyMetric:
 
 def _hidden(name: str) -> TaskError:
     return TaskError(
-        f"metric={name!r} needs the model's output, which step= hides: give a "
+        f"metric={name!r} needs the model's output, which step= does not return: give a "
         "function (model, batch) -> number, or use loss= in place of step="
     )

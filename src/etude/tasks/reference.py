@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -16,22 +17,26 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from etude.errors import BadTypeError, EtudeError, TaskError, shown, unknown_name
-from etude.tasks.ref import is_file
+from etude.tasks.ref import TaskRef, is_file, title
 from etude.tasks.table import get
 from etude.tasks.task import Task
 
 
 def load(reference: str, /, **options: Any) -> Task:
-    """Return the task that a reference names.
+    """Load the task that a reference names.
 
     Args:
         reference: A name in the table ('digits-cnn'), 'path/to/file.py:name', or
             'package.module:name'. The object named is a Task, or a function that returns one.
-        options: Passed on to the function.
+        options: Arguments of the function.
+
+    Returns:
+        The task; its `ref` says how to build it again. One without a name of its own is called
+        after the object, or the file of an object called 'task'.
 
     Raises:
         UnknownNameError: If the name or an option is unknown.
-        TaskError: If the file or module is missing or fails, or the object is no task.
+        TaskError: If the file or module is missing or fails, or the object is not a task.
         BadTypeError: If the reference is not text.
 
     >>> load("cancer-mlp", depth=3).name
@@ -54,21 +59,27 @@ def load(reference: str, /, **options: Any) -> Task:
         )
     if is_file(place):
         path = Path(place).expanduser()
+        ref = TaskRef.told(reference, options)  # before it is run: a file may change itself
         with _importable(path.parent):
-            return _task(reference, _run_file(path), name, options)
-    with _importable(Path.cwd()):
-        return _task(reference, _import(place), name, options)
+            found = _task(reference, _run_file(path), name, options)
+    else:
+        with _importable(Path.cwd()):
+            ref = TaskRef.told(reference, options)
+            found = _task(reference, _import(place), name, options)
+    if found.name == "task":
+        found = replace(found, name=title(reference))
+    return found.known_as(ref)
 
 
 def beside(reference: str, name: str) -> Any:
-    """Return another object of the file or module from which `load` took a task.
+    """Return another object of the file or module from which `load` loaded a task.
 
     Args:
-        reference: As it was given to `load`.
-        name: Of the other object.
+        reference: The reference that was given to `load`.
+        name: The name of the other object.
 
     Returns:
-        The object; None if there is none, or nothing was loaded from there.
+        The object; None if it does not exist, or if nothing was loaded from there.
     """
     place, colon, _ = reference.rpartition(":")
     if not colon:
@@ -78,7 +89,7 @@ def beside(reference: str, name: str) -> Any:
 
 
 def _which(path: Path, given: str) -> TaskError:
-    """Return the error that lists what in a file could be meant."""
+    """Return the error that lists the objects of a file that could be the task."""
     with _importable(path.parent):
         module = _run_file(path)
     ready = [name for name, value in vars(module).items() if isinstance(value, Task)]
@@ -111,16 +122,16 @@ def _may_make(value: object) -> bool:
 
 
 class _Source(SourceFileLoader):
-    """Compiles a file as it is now: a cache beside it may be of another text, or a stranger's."""
+    """Compiles a file as it is now: a cached .pyc may be outdated, or come from somebody else."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the code of the source, whatever `__pycache__` holds."""
+        """Return the compiled source, without reading `__pycache__`."""
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Let what lies in a folder be imported, as beside a script."""
+    """Make the modules of a folder importable within the block, as for a script there."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
     try:
@@ -131,7 +142,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _run_file(path: Path) -> ModuleType:
-    """Import a file under a name of its own, which cannot hide an installed module."""
+    """Import a file under a private name, which cannot hide an installed module."""
     if path.suffix != ".py" or not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         known = f"; {path.parent} has {', '.join(near[:8])}" if near else ""
@@ -143,10 +154,10 @@ def _run_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(private)
-    # Dataclasses and pickles look their module up by name while it is still being run.
+    # Dataclasses and pickles look up their module by name while it is still being run.
     sys.modules[private] = module
     try:
-        with _told(f"importing {str(path)!r}", path):
+        with _user_errors(f"importing {str(path)!r}", path):
             spec.loader.exec_module(module)
     except BaseException:
         _put_back(private, before)
@@ -173,7 +184,7 @@ def _import(place: str) -> ModuleType:
             f"give '{place.replace('.', '/')}.py:name'"
         )
     try:
-        with _told(f"importing module {place!r}"):
+        with _user_errors(f"importing module {place!r}"):
             return import_module(place)
     except TaskError as error:
         missing = error.__cause__
@@ -181,15 +192,15 @@ def _import(place: str) -> ModuleType:
         above = [".".join(parts[: i + 1]) for i in range(len(parts))]
         if isinstance(missing, ModuleNotFoundError) and missing.name in above:
             raise TaskError(
-                f"there is no module {missing.name!r}: install it, start where it lies, or give "
+                f"there is no module {missing.name!r}: install it, start in its folder, or give "
                 f"the file, '{place.replace('.', '/')}.py:name'"
             ) from missing
         raise
 
 
 @contextmanager
-def _told(doing: str, path: Path | None = None) -> Iterator[None]:
-    """Turn what the user's code raises into one message that names the line."""
+def _user_errors(doing: str, path: Path | None = None) -> Iterator[None]:
+    """Turn an exception of the user's code into a TaskError that names the line."""
     try:
         yield
     except EtudeError:
@@ -197,7 +208,7 @@ def _told(doing: str, path: Path | None = None) -> Iterator[None]:
     except SystemExit as error:
         raise TaskError(
             f"{doing} failed: it ends the program (sys.exit); "
-            'put what runs as a script under if __name__ == "__main__":'
+            'put code that runs as a script under if __name__ == "__main__":'
         ) from error
     except Exception as error:
         where = _line(error, path)
@@ -205,9 +216,9 @@ def _told(doing: str, path: Path | None = None) -> Iterator[None]:
 
 
 def _line(error: Exception, path: Path | None) -> str:
-    """Return where the error arose: the deepest line of the user's own file, where known."""
+    """Return where the error arose: the innermost line in the user's own file, if known."""
     if isinstance(error, SyntaxError):
-        return ""  # its own text names the file and the line
+        return ""  # the error's own text names the file and the line
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
     outside = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
@@ -223,7 +234,7 @@ def _task(reference: str, module: ModuleType, name: str, options: dict[str, Any]
         if known:
             raise unknown_name(f"object of {place!r}", name, known) from None
         raise TaskError(
-            f"{place!r} has no {name!r}, nor anything else that could be a task: "
+            f"{place!r} has no {name!r}, and no other object that could be a task: "
             f"assign one there, {name} = etude.Task(...)"
         ) from None
     if isinstance(found, Task):
@@ -240,7 +251,7 @@ def _task(reference: str, module: ModuleType, name: str, options: dict[str, Any]
         )
     _check_options(reference, found, options)
     file = getattr(module, "__file__", None)
-    with _told(f"calling {reference!r}", Path(file) if file else None):
+    with _user_errors(f"calling {reference!r}", Path(file) if file else None):
         made = found(**options)
     if not isinstance(made, Task):
         raise TaskError(
@@ -250,7 +261,7 @@ def _task(reference: str, module: ModuleType, name: str, options: dict[str, Any]
 
 
 def _offers(module: ModuleType) -> list[str]:
-    """Return the names in a module that could be a task: tasks, and what it defines itself."""
+    """Return the names in a module that could be a task: tasks, and functions defined there."""
     return [
         key
         for key, value in vars(module).items()

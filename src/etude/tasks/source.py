@@ -1,4 +1,4 @@
-"""What every kind of data can do: be walked for training from any place, and be swept once."""
+"""The interface of every kind of data: training batches from any position, and one sweep."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from torch import Tensor
 from etude.errors import BadValueError
 
 Batch = Any
-"""What the model or the user's step receives: a tuple or a mapping of tensors, or their own."""
+"""A batch, as the model or the user's step receives it: tensors in a tuple or a mapping, or
+whatever the user's own data yields."""
 
 
 @dataclass
 class Cursor:
-    """A place in the endless stream of training batches: epoch and batch within it."""
+    """A position in the endless stream of training batches: the epoch and the batch within it."""
 
     epoch: int = 0
     batch: int = 0
 
 
 class Data(ABC):
-    """A finite set of samples that can be walked for training and for evaluation."""
+    """A finite set of samples, read in batches for training and for evaluation."""
 
     samples: int | None
-    """How many samples there are; None where a loader does not say."""
+    """The number of samples; None if the loader does not tell it."""
 
     draws = False
-    """Whether reading a batch may draw from the global random state, and so move it."""
+    """Whether reading a batch may draw from the global random state, and so change it."""
 
     @abstractmethod
     def steps_per_epoch(self, batch_size: int) -> int | None:
@@ -40,14 +41,14 @@ class Data(ABC):
 
     @abstractmethod
     def check(self, batch_size: int | None) -> int:
-        """Return the batch size in force, or raise where the wanted one is not possible."""
+        """Return the batch size to use, or raise if the requested one is not possible."""
 
     @abstractmethod
     def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:
-        """Yield training batches without end from `cursor` on, moving it along.
+        """Yield training batches without end, starting at `cursor`, and advance the cursor.
 
-        The cursor is moved before a batch is handed out: when the stream stands still it
-        names the next batch, so that saving it at any moment is enough to go on.
+        The cursor is advanced before a batch is yielded. Between two batches it names the next
+        batch, so that a saved cursor is enough to resume.
         """
 
     @abstractmethod
@@ -55,16 +56,16 @@ class Data(ABC):
         """Yield every sample once, in a fixed order, as (batch, number of samples)."""
 
     def to(self, device: torch.device) -> Data:
-        """Return the same data with its tensors on `device`, where that is possible."""
+        """Return the same data with its tensors on `device`, if it can be moved."""
         return self
 
     def generators(self) -> list[torch.Generator]:
-        """Return the user's own random generators that the order is drawn from."""
+        """Return the user's own random generators, from which the order is drawn."""
         return []
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Leave the user's own generators as they were when the block ends."""
+        """Restore the user's own generators when the block ends."""
         states = [(generator, generator.get_state()) for generator in self.generators()]
         try:
             yield
@@ -73,15 +74,15 @@ class Data(ABC):
                 generator.set_state(state)
 
     def targets(self) -> int | None:
-        """Return how many answers there are to learn: labels or tokens, else samples."""
+        """Return the number of targets to learn: labels or tokens, else samples."""
         return self.samples
 
 
 def checked_size(batch_size: int | None, samples: int | None) -> int:
-    """Return the batch size in force for data that leaves the choice.
+    """Return the batch size for data that works with any: for None, 64 or all samples if fewer.
 
     Raises:
-        BadValueError: If it is larger than the data.
+        BadValueError: If the batch size exceeds the number of samples.
     """
     if batch_size is None:
         return 64 if samples is None else min(64, samples)

@@ -1,4 +1,4 @@
-"""The table of named tasks: one frozen row each; what a row loads, it loads when built."""
+"""The table of named tasks: one frozen row each, which loads its parts only when it is built."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.errors import unknown_name
 from etude.tasks.blueprint import Blueprint
+from etude.tasks.ref import TaskRef
 
 if TYPE_CHECKING:
     from etude.tasks.task import Task
@@ -40,14 +41,14 @@ SYMBOLS = ("etude.tasks.losses:symbol_cross_entropy", "perplexity")
 
 @dataclass(frozen=True, eq=False)
 class TaskRow:
-    """One task of the table.
+    """One named task.
 
     Attributes:
-        name: What to call it on the command line.
+        name: The task's name on the command line.
         summary: One line on it.
-        data: The source of its data.
+        data: The name of its data source.
         family: The family of its network.
-        factory: Builds the task; `factory.options()` names what it takes, with the defaults.
+        factory: Builds the task; `factory.options()` returns its options and their defaults.
     """
 
     name: str
@@ -341,11 +342,11 @@ def rows() -> tuple[TaskRow, ...]:
 
 
 def get(name: str, /, **options: Any) -> Task:
-    """Return the task called `name`.
+    """Build the bundled task called `name`.
 
     Args:
         name: A name in the table.
-        options: Passed on to the task's data or model; `row.factory.options()` lists them.
+        options: Options of the task's data or model; `row.factory.options()` lists them.
 
     Raises:
         UnknownNameError: If the name, or an option, is unknown.
@@ -358,4 +359,13 @@ def get(name: str, /, **options: Any) -> Task:
     """
     if name not in _ROWS:
         raise unknown_name("task", name, _ROWS)
-    return _ROWS[name].factory(**options)
+    return _ROWS[name].factory(**options).known_as(TaskRef.told(name, options))
+
+
+def is_bundled(ref: TaskRef) -> bool:
+    """Return whether a reference names a task of the table: those come with Etude.
+
+    >>> is_bundled(TaskRef("digits-mlp")), is_bundled(TaskRef("digits.py:mlp"))
+    (True, False)
+    """
+    return ref.reference in _ROWS

@@ -1,4 +1,4 @@
-"""A Task says what to learn: a model, data, and how the two become a loss."""
+"""A Task says what to learn: a model, data, and a loss or step."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from torch import Tensor, nn
 from etude.errors import BadTypeError, BadValueError, TaskError, where
 from etude.tasks.data import Batch, Data, IndexedData, IterableData, as_data
 from etude.tasks.metrics import as_metric
+from etude.tasks.ref import TaskRef
 from etude.tasks.turns import check_reach, takes_turns, turns
 from etude.tasks.weighted import WeightedLoss, as_loss, weighed
 
 Call = Callable[[Callable[[], Any]], tuple[Any, Any]]
-"""How a loss is called: the result, and what its mean was taken over where that was looked for."""
+"""How a loss is called: returns the loss, and the weight of its mean if that was looked for."""
 
 
-def _plainly(loss: Callable[[], Any]) -> tuple[Any, None]:
+def _without_weight(loss: Callable[[], Any]) -> tuple[Any, None]:
     return loss(), None
 
 
-_watched: Call = weighed
+_with_weight: Call = weighed
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,28 +41,31 @@ class Task:
         train: `(inputs, ..., targets)` as tensors with one row per sample, a mapping of tensors,
             a Dataset, an IterableDataset, or a DataLoader.
         valid: The same, or the share of `train` to hold out.
-        loss: (output, target) -> scalar tensor, the mean over what is answered; or the pair
-            (sum, weight) of the batch, where the mean is sum / weight. What a mean of torch was
-            taken over is seen by itself: see docs/tasks.md.
-        step: In place of `loss`, your own (model, batch) -> scalar loss (or such a pair), for
-            anything that does not fit `loss(model(*inputs), target)`. A generator function lets
-            parts of the model take turns: after each `yield 'critic', loss` the parameters of
-            `model.critic` alone are updated, before it goes on.
+        loss: (output, target) -> scalar tensor, the mean over the targets that count; or the pair
+            (sum, weight) of the batch, whose mean is sum / weight. The weight of a mean computed
+            by torch is found automatically: see docs/tasks.md.
+        step: Instead of `loss`, your own (model, batch) -> scalar loss (or such a pair), for
+            training that does not fit `loss(model(*inputs), target)`. A generator function updates
+            parts of the model in turn: after each `yield 'critic', loss` the parameters of
+            `model.critic` alone are updated, before the function continues.
         metric: A name ('accuracy', 'balanced_accuracy', 'f1', 'auroc', 'average_precision',
             'top5', 'mse', 'mae', 'r2', 'perplexity'); a function (outputs, targets) -> number,
             which is called once on all the validation data; an object with `update`, `compute`
-            and `reset`, as of torchmetrics; a Metric of sums, or a `mean_metric`. None for the
-            loss alone. With `step` it is a function (model, batch) -> number, averaged over the
-            samples, or a Metric whose sums take these two.
-        name: What to call the task in reports.
+            and `reset`, such as one of torchmetrics; a Metric of sums, or a `mean_metric`. None for
+            the loss alone. With `step`, a function (model, batch) -> number, averaged over the
+            samples, or a Metric whose `sums` takes these two.
+        name: The task's name in reports.
         summary: One line on it.
-        defaults: Fields of the recipe it is trained with when none is given.
-        maximize: Whether a larger metric is better; None goes by the metric's own word, or by
-            its name, and asks where neither says it and it matters.
+        defaults: Fields of the recipe that is used if the user gives none.
+        maximize: Whether a larger metric is better. None takes the metric's own attribute or infers
+            it from the metric's name; tuning by the metric raises an error if neither tells.
+        ref: How to build the same task elsewhere. `etude.tasks.get` and `etude.tasks.load` set
+            it; None for a task that was put together in a program. It is no argument: what
+            `dataclasses.replace` makes of a task is another task, and has none.
 
     Raises:
-        TaskError: If the data is empty or does not fit together.
-        BadTypeError: If a part is of the wrong kind.
+        TaskError: If the data is empty or its parts do not fit together.
+        BadTypeError: If an argument is of the wrong type.
 
     >>> import torch
     >>> from torch.nn.functional import mse_loss
@@ -81,6 +85,7 @@ class Task:
     summary: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     maximize: bool | None = None
+    ref: TaskRef | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if not callable(self.model):
@@ -104,9 +109,10 @@ class Task:
             object.__setattr__(self, name, value)
 
     def build(self) -> nn.Module:
-        """Return a new network: built from the global random state, or copied.
+        """Return a new network: built by the model function, or a copy of the given network.
 
-        What a function returns is copied too: it may hand out the same network every time.
+        The weights are drawn from the global random state. The result of a model function is copied
+        too, because the function may return the same network every time.
         """
         if isinstance(self.model, nn.Module):
             return copy.deepcopy(self.model)
@@ -125,22 +131,29 @@ class Task:
         train, valid = self.train.to(device), self.valid.to(device)
         if train is self.train and valid is self.valid:
             return self
-        return replace(self, train=train, valid=valid)
+        return replace(self, train=train, valid=valid).known_as(self.ref)
+
+    def known_as(self, ref: TaskRef | None) -> Task:
+        """Return the same task with the reference that builds it."""
+        same = copy.copy(self)
+        object.__setattr__(same, "ref", ref)
+        return same
 
     @property
     def alternates(self) -> bool:
-        """Whether `step` yields: parts of the model take turns."""
+        """Whether `step` yields, so that parts of the model are updated in turn."""
         return takes_turns(self.step)
 
     def check(self, model: nn.Module, batch: Batch) -> tuple[Tensor, list[str]]:
-        """Try one batch before training, and refuse what torch would only warn about.
+        """Compute the loss of one batch before training, and raise where torch would only warn.
 
         Returns:
-            The loss, and the parts that `step` yielded one for.
+            The loss, and the parts for which `step` yielded a loss.
 
         Raises:
-            TaskError: As `forward`; or if the loss would broadcast an output against targets of
-                another shape, or depends on no parameter, or a part's on none of the part.
+            TaskError: If `forward` fails; if the loss would broadcast an output against targets of
+                another shape; if the loss depends on no trainable parameter; or if the loss yielded
+                for a part depends on none of its parameters.
         """
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")
@@ -161,7 +174,7 @@ class Task:
     def turns(
         self, model: nn.Module, batch: Batch
     ) -> Generator[tuple[str, WeightedLoss], None, None]:
-        """Yield (part, loss) as a `step` that yields does.
+        """Yield the pairs (part, loss) of a `step` that yields.
 
         Raises:
             TaskError: If the step fails, yields anything else, or yields nothing.
@@ -173,7 +186,7 @@ class Task:
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
         """Return (loss, output, target) of one batch; output and target are None with `step`.
 
-        Of a step that yields, the loss is the sum of what it yields; nothing is updated between.
+        The loss of a step that yields is the sum of the yielded losses; no update happens between.
 
         Raises:
             TaskError: If the model, the loss or the step fails on the batch, or the loss is not
@@ -185,18 +198,18 @@ class Task:
     def weighed(
         self, model: nn.Module, batch: Batch, *, watch: bool = True
     ) -> tuple[WeightedLoss, Any, Any]:
-        """Return what `forward` does, the loss with what its mean was taken over.
+        """Return (loss, output, target) like `forward`, the loss together with its weight.
 
         Args:
             model: The network.
-            batch: What it is called on.
-            watch: Whether to look for that in a loss that returns a scalar, which takes some
-                microseconds for every call of torch in it.
+            batch: The batch to compute the loss of.
+            watch: Whether to find the weight of a loss that returns a scalar, which takes a few
+                microseconds for each torch function that the loss calls.
 
         Raises:
-            TaskError: As `forward`.
+            TaskError: If `forward` fails.
         """
-        return self._forward(model, batch, _watched if watch else _plainly)
+        return self._forward(model, batch, _with_weight if watch else _without_weight)
 
     def _forward(self, model: nn.Module, batch: Batch, call: Call) -> tuple[WeightedLoss, Any, Any]:
         if self.alternates:
@@ -221,11 +234,11 @@ class Task:
             ) from error
         return self.compare(output, target, call), output, target
 
-    def compare(self, output: Any, target: Any, call: Call = _watched) -> WeightedLoss:
-        """Return the loss of an output, with what its mean was taken over.
+    def compare(self, output: Any, target: Any, call: Call = _with_weight) -> WeightedLoss:
+        """Return the loss of an output, together with its weight.
 
         Raises:
-            TaskError: If the loss fails, or is neither a scalar nor a sum with its weight.
+            TaskError: If the loss fails, or returns neither a scalar nor a pair (sum, weight).
         """
         loss = self.loss
         assert loss is not None
@@ -241,12 +254,12 @@ class Task:
 
     @property
     def metric_name(self) -> str | None:
-        """The metric's name, None without one."""
+        """The metric's name, or None if the task has no metric."""
         return None if self.metric is None else str(self.metric.name)
 
 
 def _layer(error: BaseException, model: nn.Module) -> str:
-    """Return which layer of a model failed, ' in layer NAME (Kind)'; empty if it is not known."""
+    """Return the layer of a model that failed, as ' in layer NAME (Class)'; empty if unknown."""
     names = {id(module): name for name, module in model.named_modules() if name}
     place = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -269,15 +282,18 @@ def _check_function(name: str, part: Any) -> None:
 def _split(train: Any, valid: Any) -> tuple[Data, Data]:
     data = as_data(train, "train")
     if valid is None:
-        raise TaskError("valid=None: a rate is judged on held-out data; give it, or a share")
+        raise TaskError(
+            "valid=None: rates are compared on held-out data; give validation data, or the share "
+            "of the training data to hold out"
+        )
     if isinstance(valid, bool) or not isinstance(valid, (int, float)):
         return data, as_data(valid, "valid")
     if not 0 < valid < 1:
-        raise BadValueError(f"valid={valid}: a share to hold out lies between 0 and 1")
+        raise BadValueError(f"valid={valid}: the share to hold out must be between 0 and 1")
     if isinstance(data, IterableData):
         raise TaskError(
-            "an IterableDataset cannot be split: give the validation data as valid=, which must "
-            "come to an end"
+            "an IterableDataset cannot be split: give the validation data as valid=, a dataset "
+            "that ends"
         )
     if not isinstance(data, IndexedData):
         raise TaskError(
@@ -297,7 +313,7 @@ def _inputs(batch: Batch) -> list[Any]:
 
 
 def describe(value: Any) -> str:
-    """Return a short text for a batch: shapes and dtypes, never the numbers."""
+    """Return a short description of a batch: shapes and dtypes, never the numbers."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, Mapping):
@@ -308,5 +324,5 @@ def describe(value: Any) -> str:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Return the number of trainable numbers in a model."""
+    """Return the number of trainable scalars in a model."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,7 +1,7 @@
-"""Which task files of the user's own a run folder may name: those run from here before.
+"""The user's own task files that a run folder may name: those that were run here before.
 
-A run folder may come from somebody else, and a task file is code. That a user started a run with
-a file is noted on this machine, outside the folder, with the digest that the file had.
+A run folder may come from somebody else, and a task file is code. When a user starts a run with a
+task file, this module records the file and its digest on this machine, outside the run folder.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from pathlib import Path
 from etude import files
 from etude.errors import StorageError
 from etude.tasks.ref import TaskRef
+from etude.tasks.table import is_bundled
 
 STATE = "ETUDE_STATE_DIR"
-"""The environment variable that says where such notes are kept."""
+"""The environment variable that names the folder for these notes."""
 
 
 def state_folder() -> Path:
-    """Return where Etude keeps what belongs to this user on this machine.
+    """Return the folder in which Etude keeps files of this user on this machine.
 
-    `$ETUDE_STATE_DIR`, else `$XDG_STATE_HOME/etude`, else `~/.local/state/etude`.
+    It is `$ETUDE_STATE_DIR`, else `$XDG_STATE_HOME/etude`, else `~/.local/state/etude`.
 
     Raises:
-        StorageError: If the user has no home.
+        StorageError: If the user has no home folder.
     """
     if own := os.environ.get(STATE):
         return Path(own)
@@ -36,22 +37,23 @@ def state_folder() -> Path:
 
 
 def remember(ref: TaskRef) -> None:
-    """Note that the user named this task: a folder may name it from now on.
+    """Record that the user named this task, so that a run folder may name it from now on.
 
-    Where it cannot be noted, going on from a folder asks for the task again.
+    If the note cannot be written, resuming from a folder asks for the task again.
     """
-    if ref.bundled or not ref.digest:
+    if is_bundled(ref) or not ref.digest:
         return
     with contextlib.suppress(StorageError):
         folder = files.make_folder(state_folder() / "trusted")
-        files.write_json(folder / f"{ref.key}.json", ref.plain())
+        files.write_json(folder / f"{ref.key}.json", ref.source.plain())
 
 
 def is_trusted(ref: TaskRef) -> bool:
-    """Return whether the user named this very task on this machine, its file as it is now.
+    """Return whether the user named this task on this machine, with its file as it is now.
 
     Args:
-        ref: As a folder names it; its digest does not count, the file's own does.
+        ref: The task as a folder names it. The digest of the current file is compared, not the
+            digest in `ref`.
     """
     try:
         now = TaskRef.of(ref.reference, ref.options)
@@ -61,4 +63,4 @@ def is_trusted(ref: TaskRef) -> bool:
         kept = TaskRef.from_plain(files.read_json(path, "the note"), str(path))
     except (StorageError, OSError, ValueError):
         return False
-    return kept == now
+    return kept.source == now

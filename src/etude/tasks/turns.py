@@ -1,4 +1,4 @@
-"""A step that yields: its parts take turns, as a critic and a generator do."""
+"""Steps that yield: the parts of a model are updated in turn, such as critic and generator."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from etude.errors import TaskError, unknown_name, where
 
 
 def takes_turns(step: Callable[..., Any] | None) -> bool:
-    """Say whether a step is a generator function, or an object called as one."""
+    """Return whether a step is a generator function, or an object whose call is one."""
     return inspect.isgeneratorfunction(step) or inspect.isgeneratorfunction(
-        getattr(type(step), "__call__", None)  # noqa: B004  (what it is called as is asked for)
+        getattr(type(step), "__call__", None)  # noqa: B004  (the method itself is inspected)
     )
 
 
 def turns(
     step: Callable[..., Any], model: nn.Module, batch: Any, shown: str
 ) -> Generator[tuple[str, Any], None, None]:
-    """Yield what a step yields, each checked to be a part's name and its loss.
+    """Yield the pairs (part's name, loss) that a step yields, and check them.
 
     Args:
         step: A generator function of (model, batch).
         model: The network.
-        batch: Passed on.
-        shown: The batch in words, for errors.
+        batch: The batch that the step is called on.
+        shown: A description of the batch, for error messages.
 
     Raises:
         TaskError: If the step fails, yields something else, or yields nothing.
@@ -57,11 +57,11 @@ def turns(
 
 
 def parameters_of(model: nn.Module, part: str) -> list[nn.Parameter]:
-    """Return the trainable parameters of a part: a submodule by its name, or one parameter.
+    """Return the trainable parameters of a part: a submodule, or a single parameter, by name.
 
     Raises:
         UnknownNameError: If the model has no part of that name.
-        TaskError: If nothing in it is trainable.
+        TaskError: If it has no trainable parameter.
 
     >>> gan = nn.ModuleDict({"critic": nn.Linear(2, 1), "generator": nn.Linear(3, 2)})
     >>> [tuple(p.shape) for p in parameters_of(gan, "critic")]
@@ -88,11 +88,11 @@ def parameters_of(model: nn.Module, part: str) -> list[nn.Parameter]:
 
 
 def check_reach(model: nn.Module, part: str, loss: Tensor) -> None:
-    """Refuse a loss that does not depend on the part it is yielded for.
+    """Raise if a loss does not depend on the part for which it is yielded.
 
     Raises:
         UnknownNameError: If the model has no such part.
-        TaskError: If no parameter of it would get a gradient.
+        TaskError: If no parameter of the part would get a gradient.
     """
     inputs = parameters_of(model, part)
     gradients: tuple[Tensor | None, ...] = ()

@@ -1,8 +1,8 @@
-"""Finds what a loss divided by, from the calls of torch that it makes.
+"""Finds the divisor of a loss by watching the torch functions that the loss calls.
 
-Every mean-reduced loss of torch divides by a number that its arguments tell; a mean by the number
-of its elements; a loss of the user's own by what stands under the line. Each result is tagged with
-it, and the tag of what the loss returns is its weight.
+A mean-reduced loss of torch divides by a number that follows from its arguments; a mean divides
+by the number of its elements; a user's own loss divides explicitly. Each result is tagged with
+its divisor, and the tag of the value that the loss returns is the weight of the loss.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Weigh = Callable[[], "float | Tensor | None"]
 
 @dataclass(frozen=True)
 class _Tag:
-    """What is known of a scalar: that it is a mean over a weight, or a sum.
+    """Tags a scalar as a mean over a weight, or as a sum.
 
-    `again` computes it anew with a divisor that is never 0, whose gradient is a number too; None
-    where it has one anyway.
+    `again` computes the mean once more with a divisor that is never 0, so that its gradient is
+    not NaN; None if the gradient is finite anyway.
     """
 
     tensor: Tensor
@@ -42,11 +42,11 @@ class _Tag:
 
 
 class Scales(TorchFunctionMode):
-    """Watches the calls of torch in its block, and tags the means and sums among the results."""
+    """Watches the torch functions called in its block, and tags results that are means or sums."""
 
     def __init__(self) -> None:
         super().__init__()
-        # By identity; the tensor is kept with the tag, so that no other can take its number.
+        # Keyed by id(). The tensor is kept with its tag, so that no new tensor can reuse the id.
         self._tags: dict[int, _Tag] = {}
         self._bare: dict[int, tuple[Tensor, Tensor]] = {}
         self._mixed: dict[int, tuple[Tensor, bool]] = {}
@@ -57,7 +57,7 @@ class Scales(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Call the function, then look at what it was."""
+        """Call the function, then apply its rule to the result."""
         kwargs = kwargs or {}
         rule = _rules().get(func)
         seen = args
@@ -69,7 +69,7 @@ class Scales(TorchFunctionMode):
         return result
 
     def _before(self, scalar: Tensor) -> Tensor:
-        """Return a scalar as it is before it is changed in place, with all that is known of it."""
+        """Return a copy of a scalar that is about to change in place, and give its tags to it."""
         old = scalar.clone()
         if (tag := self._tag(scalar)) is not None:
             self._tags[id(old)] = replace(tag, tensor=old)
@@ -82,7 +82,7 @@ class Scales(TorchFunctionMode):
         return old
 
     def weight(self, result: Any) -> float | Tensor | None:
-        """Return what a result was divided by; None where it is no mean that was seen."""
+        """Return the divisor of a result; None if it is not known to be a mean."""
         tag = self._tag(result)
         if tag is None or tag.weight is None:
             return None
@@ -90,11 +90,11 @@ class Scales(TorchFunctionMode):
         return weight.detach() if isinstance(weight, Tensor) else weight
 
     def again(self, result: Any) -> Any:
-        """Return a result with a gradient that is a number, should the divisor be 0."""
+        """Return the result, computed anew if that is needed for a gradient that is not NaN."""
         tag = self._tag(result)
         return result if tag is None or tag.again is None else tag.again()
 
-    # ---- what a call makes of the tags -------------------------------------------------------
+    # ---- rules: how a call changes the tags --------------------------------------------------
 
     def _tag(self, value: Any) -> _Tag | None:
         tag = self._tags.get(id(value))
@@ -115,7 +115,7 @@ class Scales(TorchFunctionMode):
 
     def mean(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Tag a mean over everything with the number of elements."""
-        source = _first(args, kwargs)
+        source = _input_of(args, kwargs)
         if result.ndim or id(source) in self._mixed:
             return
         count, over = float(source.numel()), self._divided(source)
@@ -126,8 +126,8 @@ class Scales(TorchFunctionMode):
             self._set(result, lambda: _product(count, share))
 
     def nanmean(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Tag a mean over what is a number."""
-        source = _first(args, kwargs)
+        """Tag a mean over the elements that are not NaN."""
+        source = _input_of(args, kwargs)
         if result.ndim == 0 and id(source) not in self._mixed:
             count = (~source.isnan()).sum()
             self._set(result, lambda: count)
@@ -146,18 +146,18 @@ class Scales(TorchFunctionMode):
             self._set(result, lambda: weight.reshape(()))
 
     def zero(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Note a sum over nothing yet, as a loop begins with."""
+        """Record an empty sum, the start value of a loop that adds up losses."""
         if result.numel() == 1:
             self._zeros[id(result)] = result
 
     def number(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Note a 0 that is written as a tensor."""
+        """Record a 0 that is written as a tensor."""
         value = args[0] if args else kwargs.get("data")
         if _is_number(value) and value == 0:
             self.zero(result, args, kwargs)
 
     def stack(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Note that the elements of a stack are losses themselves, each with a weight."""
+        """Record that the elements of a stack are losses themselves, each with a weight."""
         parts = args[0] if args else kwargs.get("tensors", ())
         tags = [self._tag(part) for part in parts]
         if any(tag is not None for tag in tags):
@@ -165,8 +165,8 @@ class Scales(TorchFunctionMode):
             self._mixed[id(result)] = (result, sums)
 
     def same(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Pass a tag on: the same value in another type or shape, or with the other sign."""
-        source = _first(args, kwargs)
+        """Copy a tag to the same value in another type or shape, or with the opposite sign."""
+        source = _input_of(args, kwargs)
         if (tag := self._tag(source)) is not None:
             self._set(result, tag.weight)
         if (over := self._divided(source)) is not None:
@@ -175,83 +175,83 @@ class Scales(TorchFunctionMode):
             self._bare[id(result)] = (result, bare[1])
 
     def bounded(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Remember a divisor as it was before it was kept away from 0."""
-        source = _first(args, kwargs)
+        """Record a divisor as it was before a bound kept it away from 0."""
+        source = _input_of(args, kwargs)
         if result.numel() == 1 and isinstance(source, Tensor) and source.numel() == 1:
             self._bare[id(result)] = (result, self._under(source))
 
     def scale(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A number times a mean is a mean over the same."""
-        one, other = _two(args, kwargs)
-        for tag, factor in ((self._tag(one), other), (self._tag(other), one)):
+        first, second = _operands(args, kwargs)
+        for tag, factor in ((self._tag(first), second), (self._tag(second), first)):
             if tag is not None and (inverse := self._inverse.get(id(factor))) is not None:
                 return self._divide(result, tag, inverse[1], plain=True)
             if tag is not None and _is_number(factor):
                 inner = tag.again
                 again = None if inner is None else partial(_scaled, inner, factor)
                 self._set(result, tag.weight, again)
-        over = [d for d in map(self._divided, (one, other)) if d is not None]
+        over = [d for d in map(self._divided, (first, second)) if d is not None]
         if len(over) == 1 and result.numel() > 1:
             self._over[id(result)] = (result, over[0])
 
     def add(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A mean plus a number, or plus another mean over the same, is a mean over the same."""
-        one, other = _two(args, kwargs)
-        for zero, rest in ((one, other), (other, one)):
+        first, second = _operands(args, kwargs)
+        for zero, rest in ((first, second), (second, first)):
             if self._is_zero(zero) and (tag := self._tag(rest)) is not None:
-                if tag.is_sum:  # a divisor too, kept away from 0 by nothing
+                if tag.is_sum:  # the sum may be used as a divisor, and adding 0 does not bound it
                     self.bounded(result, (rest,), {})
                 return self._set(result, tag.weight)
-        tags = self._tag(one), self._tag(other)
+        tags = self._tag(first), self._tag(second)
         if tags[0] is not None and tags[1] is not None:
             self._sum_of(result, tags[0], tags[1])
             return
-        tag, rest = (tags[0], other) if tags[0] is not None else (tags[1], one)
+        tag, rest = (tags[0], second) if tags[0] is not None else (tags[1], first)
         if tag is not None and tag.weight is not None and _is_number(rest):
             self._set(result, tag.weight)
         if tag is not None and tag.is_sum and _is_number(rest) and 0 <= rest < 1e-2:
             self.bounded(result, args, kwargs)  # a divisor that was kept away from 0
 
-    def _sum_of(self, result: Tensor, one: _Tag, other: _Tag) -> None:
-        if one.weight is None or other.weight is None:
-            if one.is_sum and other.is_sum:
+    def _sum_of(self, result: Tensor, first: _Tag, second: _Tag) -> None:
+        if first.weight is None or second.weight is None:
+            if first.is_sum and second.is_sum:
                 self._set(result, None)
             return
-        first, second = one.weight, other.weight
+        first_weight, second_weight = first.weight, second.weight
 
         def weight() -> float | Tensor | None:
-            a, b = first(), second()
+            a, b = first_weight(), second_weight()
             return a if _equal(a, b) else None
 
         self._set(result, weight)
 
     def divide(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A sum over a number, or over a tensor without gradient, is a mean over it."""
-        total, divisor = _two(args, kwargs)
+        total, divisor = _operands(args, kwargs)
         if (tag := self._tag(total)) is not None:
             self._divide(result, tag, divisor)
         elif _is_constant(divisor) and isinstance(total, Tensor) and total.numel() > 1:
             self._spread(result, divisor)
 
     def _spread(self, result: Tensor, divisor: Tensor) -> None:
-        """Remember of a tensor that its elements were divided by a sum or a mean."""
+        """Record that the elements of a tensor were divided by a sum or a mean."""
         if self._tag(divisor) is not None or id(divisor) in self._bare:
             self._over[id(result)] = (result, divisor)
 
     def inverse(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Remember of what a number is the inverse."""
+        """Record the number whose inverse a result is."""
         source, numerator = args[0], args[1] if len(args) > 1 else 1
         if _is_constant(source) and _is_number(numerator) and numerator == 1:
             self._inverse[id(result)] = (result, source)
 
     def _divide(self, result: Tensor, tag: _Tag, divisor: Any, *, plain: bool = False) -> None:
-        """Tag what a sum or a mean becomes by a divisor.
+        """Tag the quotient of a sum or a mean.
 
         Args:
             result: The quotient.
-            tag: Of what was divided.
-            divisor: By what.
-            plain: Whether the quotient was computed in another way, so that it is kept as it is.
+            tag: The tag of the dividend.
+            divisor: The divisor.
+            plain: Whether the quotient was not computed by a division, so that it is kept as it is.
         """
         total = tag.tensor
         if tag.is_sum:
@@ -275,7 +275,7 @@ class Scales(TorchFunctionMode):
             self._set(result, lambda: _product(inner(), self._under(divisor)))
 
     def _answers(self, divisor: Tensor) -> Tensor:
-        """Return a divisor as a weight: what keeps it away from 0 adds no answer."""
+        """Return a divisor as a weight: 0 if it was 0 before a bound kept it away from 0."""
         return torch.where(self._under(divisor) == 0, torch.zeros_like(divisor), divisor)
 
     def _is_sum(self, divisor: Tensor) -> bool:
@@ -286,11 +286,11 @@ class Scales(TorchFunctionMode):
         return (_is_number(value) and value == 0) or self._zeros.get(id(value)) is value
 
     def _adds_up(self, source: Tensor) -> bool:
-        """Say whether the sum of a tensor's elements is one of sums, or of what is no loss yet."""
+        """Return whether a tensor's elements add up to a sum over targets, not a sum of means."""
         return self._mixed.get(id(source), (source, True))[1]
 
     def _divided(self, value: Any) -> Tensor | None:
-        """Return the number that a tensor's elements, or one of their factors, were divided by."""
+        """Return the number by which a tensor's elements, or a factor of them, were divided."""
         kept = self._over.get(id(value))
         return kept[1] if kept is not None and kept[0] is value else None
 
@@ -299,12 +299,12 @@ class Scales(TorchFunctionMode):
         return kept[1] if kept is not None and kept[0] is divisor else divisor
 
 
-def _first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else kwargs.get("input")
 
 
-def _two(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    return _first(args, kwargs), args[1] if len(args) > 1 else kwargs.get("other")
+def _operands(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    return _input_of(args, kwargs), args[1] if len(args) > 1 else kwargs.get("other")
 
 
 def _scaled(mean: Callable[[], Tensor], factor: float) -> Tensor:
@@ -316,7 +316,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _changes(func: Any, args: tuple[Any, ...]) -> bool:
-    """Say whether a call changes a scalar in place."""
+    """Return whether a call changes a scalar in place."""
     name = getattr(func, "__name__", "")
     return (
         name.endswith("_")
@@ -332,14 +332,14 @@ def _is_constant(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad
 
 
-def _equal(one: float | Tensor | None, other: float | Tensor | None) -> bool:
-    if one is None or other is None:
+def _equal(first: float | Tensor | None, second: float | Tensor | None) -> bool:
+    if first is None or second is None:
         return False
-    if one is other:
+    if first is second:
         return True
     try:
-        return float(one) == float(other)
-    except RuntimeError:  # numbers of many members at once have no single value
+        return float(first) == float(second)
+    except RuntimeError:  # under vmap a number has one value per member
         return False
 
 
@@ -367,7 +367,7 @@ def _loss_rule(name: str) -> Rule:
 
 @cache
 def _rules() -> Mapping[Any, Rule]:
-    """Return what to do after each function of torch that matters."""
+    """Return the rule of each torch function that has one."""
     rules: dict[Any, Rule] = {getattr(F, name): _loss_rule(name) for name in DIVISORS}
     for rule, names in (
         (Scales.mean, ("mean",)),

@@ -1,7 +1,7 @@
-"""A loss that knows how much it weighs, so that losses of unequal pieces are put together rightly.
+"""A loss with its weight, so that the losses of unequal batches are combined correctly.
 
-A mean over what is answered is a sum over a weight: L = S / W. Of two pieces it is
-(S₁ + S₂) / (W₁ + W₂), which the mean of the means equals only where W₁ = W₂.
+A mean over targets is a sum divided by a weight: L = S / W. The loss of two batches together is
+(S₁ + S₂) / (W₁ + W₂), which equals the mean of the two means only if W₁ = W₂.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Weight = float | Tensor
 
 @dataclass(frozen=True)
 class WeightedLoss:
-    """The loss of one batch, and how much it weighs beside others.
+    """The loss of one batch, and its weight relative to other batches.
 
     Attributes:
-        mean: The loss as it was returned, a scalar: sum / weight. NaN may stand for a mean over
-            nothing.
-        weight: What the sum was divided by: the answered targets, or the sum of their weights. A
-            number, or a scalar tensor without graph; None where that is not known.
+        mean: The loss as it was returned, a scalar: sum / weight. It may be NaN if no target
+            counts.
+        weight: The divisor of the sum: the number of targets that count, or the sum of their
+            weights. A number, or a scalar tensor without graph; None if it is not known.
 
     >>> WeightedLoss.of_pair(torch.tensor(6.0), 4).mean
     tensor(1.5000)
@@ -39,10 +39,10 @@ class WeightedLoss:
 
     @classmethod
     def of_pair(cls, total: Any, weight: Any) -> WeightedLoss:
-        """Return the loss that is a sum over a weight; over a weight of 0 it is the sum.
+        """Return the loss sum / weight; if the weight is 0, the sum.
 
         Raises:
-            BadTypeError: If the sum is no tensor, or the weight no number.
+            BadTypeError: If the sum is not a tensor, or the weight not a number.
             BadValueError: If one of them is not a single number, or the weight is negative.
         """
         if not isinstance(total, Tensor):
@@ -54,8 +54,8 @@ class WeightedLoss:
         for name, part in (("sum", total), ("weight", weight)):
             if isinstance(part, Tensor) and part.numel() != 1:
                 raise BadValueError(
-                    f"the {name} is a tensor of shape {tuple(part.shape)}: give one number, the "
-                    "sum over the batch's targets and how many there are"
+                    f"the {name} is a tensor of shape {tuple(part.shape)}: give two scalars, the "
+                    "sum over the batch's targets and the number of targets"
                 )
         known = weight.detach().reshape(()) if isinstance(weight, Tensor) else float(weight)
         if not isinstance(known, Tensor) and not (math.isfinite(known) and known >= 0):
@@ -63,7 +63,7 @@ class WeightedLoss:
         return cls(total.reshape(()) / _safe(known), known)
 
     def times(self, factor: Weight) -> Tensor:
-        """Return the mean times a factor; 0 where nothing is answered, whatever the mean is.
+        """Return the mean times a factor; 0 if no target counts, even where the mean is NaN.
 
         Args:
             factor: A number or a scalar tensor.
@@ -78,21 +78,20 @@ class WeightedLoss:
         return self.mean * factor
 
     def read(self) -> WeightedLoss:
-        """Return the same with the weight as a number, where that does not wait for a device."""
+        """Return the same loss with its weight as a number, unless the weight is on a device."""
         if isinstance(self.weight, Tensor) and self.weight.device.type == "cpu":
             return replace(self, weight=float(self.weight))
         return self
 
 
 def weighed(call: Callable[[], Any]) -> tuple[Any, Weight | None]:
-    """Call a loss, and find what its mean was taken over.
+    """Call a loss and find its weight: the divisor of its mean.
 
-    Whatever the loss computes on the way, what counts is how it ends: in a mean, in a sum over a
-    count or a sum of weights, or in a loss of torch with reduction='mean'; scaled, if at all, by
-    a number.
+    The weight is found if the last operations of the loss are a mean, a sum divided by a count or
+    by a sum of weights, or a loss of torch with reduction='mean', optionally scaled by a number.
 
     Returns:
-        What it returned, and its weight: None where it ends otherwise.
+        The value of the loss, and its weight; None if the weight was not found.
 
     >>> from torch.nn import functional as F
     >>> scores, labels = torch.zeros(3, 2), torch.tensor([0, -100, 1])
@@ -109,13 +108,13 @@ def weighed(call: Callable[[], Any]) -> tuple[Any, Weight | None]:
 def as_loss(
     loss: Any, name: str, verb: str = "return", weight: Weight | None = None
 ) -> WeightedLoss:
-    """Return what a loss or a step returned as a WeightedLoss.
+    """Convert the return value of a loss or a step to a WeightedLoss.
 
     Args:
         loss: A scalar, or a pair (sum, weight).
-        name: Who returned it.
+        name: The name of the loss or step, for error messages.
         verb: 'return' or 'yield'.
-        weight: What a scalar was found to be a mean over.
+        weight: The weight that was found for a scalar.
 
     Raises:
         TaskError: If it is anything else.
@@ -125,12 +124,12 @@ def as_loss(
             return WeightedLoss.of_pair(*loss)
         except (BadTypeError, BadValueError) as error:
             raise TaskError(
-                f"{name} {verb}ed a pair, which stands for (sum, weight): {error}"
+                f"{name} {verb}ed a pair, which is read as (sum, weight): {error}"
             ) from error
     if isinstance(loss, Generator):
         raise TaskError(
-            f"{name} returned a generator: for parts that take turns, give the generator function "
-            "itself (def step(model, batch): ... yield part, loss), not one that calls it"
+            f"{name} returned a generator: to update parts in turn, give the generator function "
+            "itself (def step(model, batch): ... yield part, loss), not a function that calls it"
         )
     if not isinstance(loss, Tensor):
         raise TaskError(
@@ -148,7 +147,7 @@ def as_loss(
 
 
 def _safe(weight: Weight) -> Weight:
-    """Return a divisor: the weight, or 1 in place of 0."""
+    """Return the weight as a divisor: 1 if it is 0."""
     if isinstance(weight, Tensor):
         return torch.where(weight == 0, torch.ones_like(weight), weight)
     return weight or 1.0

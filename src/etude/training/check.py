@@ -17,6 +17,7 @@ from etude.record import Evaluation
 from etude.tasks.data import Batch, Cursor, TensorData
 from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
+from etude.torch_internals import own_buffers, unsaved_buffers
 from etude.training.convolutions import watched_convolutions
 from etude.training.evaluate import move
 from etude.training.objective import asks_nothing
@@ -201,13 +202,13 @@ def _first(tensor: Tensor) -> int | None:
 
 def _places(model: nn.Module) -> Iterator[Place]:
     """Yield where a model may carry tensors that no checkpoint holds."""
+    own = vars(nn.Module())  # what every module has
     for path, module in model.named_modules():
-        own = {"training", "_parameters", "_buffers", "_modules"}
         for key, value in vars(module).items():
             if key not in own and (value is None or _is_state(value)):
                 yield vars(module), key, f"{path}.{key}".lstrip(".")
-        for key in module._non_persistent_buffers_set:
-            yield module._buffers, key, f"{path}.{key}".lstrip(".")
+        for key in unsaved_buffers(module):
+            yield own_buffers(module), key, f"{path}.{key}".lstrip(".")
 
 
 def _is_state(value: Any) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from etude.errors import StorageError
-from etude.storage import checkpoint
-from etude.storage.run_folder import CHECKPOINTS
+from etude.next_step import NextStepNote, SavedState
+from etude.storage.run_folder import RunFolder
 from etude.training.request import OnStep
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -29,7 +27,9 @@ class Checkpointer:
         on_step: Called first after every update.
     """
 
-    def __init__(self, run: Run, folder: Path, every: int, on_step: OnStep | None = None) -> None:
+    def __init__(
+        self, run: Run, folder: RunFolder, every: int, on_step: OnStep | None = None
+    ) -> None:
         self.run = run
         self.folder = folder
         self.every = every
@@ -45,17 +45,30 @@ class Checkpointer:
 
     def save(self) -> None:
         """Write the checkpoint and the record."""
-        checkpoint.save(self.folder / CHECKPOINTS, self.run.step, self.run.state_dict())
-        self.run.record().save(self.folder)
+        self.folder.save_state(self.run.step, self.run.state_dict())
+        self.run.record().save(self.folder.path)
         self._step, self._time = self.run.step, time.monotonic()
 
-    @contextmanager
-    def rescue(self, again: str) -> Iterator[None]:
-        """Save what was computed when the block fails; the error goes on, with a note.
+    def saved(self, signal: str | None = None) -> SavedState:
+        """Return what is saved, where, and how far it came.
 
         Args:
-            again: The command that goes on from there.
+            signal: The name of the signal that stopped the run, if one did.
         """
+        ref, run = self.run.task.ref, self.run
+        return SavedState(
+            "train",
+            self.folder.path,
+            run.step,
+            run.length,
+            signal,
+            reference=None if ref is None else ref.reference,
+            options={} if ref is None else ref.options,
+        )
+
+    @contextmanager
+    def rescue(self) -> Iterator[None]:
+        """Save what was computed when the block fails; the error goes on, with a note."""
         try:
             yield
         except BaseException as error:
@@ -65,10 +78,10 @@ class Checkpointer:
             except (StorageError, OSError) as second:
                 error.add_note(f"what was computed since the last checkpoint is lost: {second}")
             else:
-                error.add_note(f"Saved up to update {self.run.step}. Go on with: {again}")
+                error.add_note(NextStepNote(f"Saved up to update {self.run.step}", self.saved()))
             raise
 
     def finish(self) -> None:
         """Keep the record, drop the checkpoints: nobody will go on from here."""
-        self.run.record().save(self.folder)
-        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        self.run.record().save(self.folder.path)
+        self.folder.drop_states()

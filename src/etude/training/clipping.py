@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from etude.layerwise.rest import Rest, gradient_rows
 from etude.recipe import Recipe
+from etude.torch_internals import foreach
 
 SMALLEST = 1e-3
 """Norm that adaptive clipping takes a weight to have at least, so that zeros can grow."""
@@ -65,8 +66,8 @@ class Clipper:
         for rows, kept in waiting:
             rows.copy_(kept)
         if recipe.clip_value is not None:
-            torch._foreach_clamp_min_(tensors, -recipe.clip_value)
-            torch._foreach_clamp_max_(tensors, recipe.clip_value)
+            foreach.clamp_min_(tensors, -recipe.clip_value)
+            foreach.clamp_max_(tensors, recipe.clip_value)
         return norm
 
     def _bound(self, norm: float, history: Sequence[float], percentile: float) -> float:
@@ -132,7 +133,7 @@ def entries(parameters: Sequence[Tensor]) -> list[Tensor]:
 def scale_to(tensors: Sequence[Tensor], norm: Tensor, bound: float) -> None:
     """Scale tensors of a common norm down to a bound, as torch's `clip_grad_norm_`."""
     factor = torch.clamp(bound / (norm + 1e-6), max=1.0)
-    torch._foreach_mul_(list(tensors), factor.to(tensors[0].device))
+    foreach.mul_(list(tensors), factor.to(tensors[0].device))
 
 
 def clip_adaptive(parameters: Sequence[Tensor], bound: float, rest: Rest | None = None) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from etude.torch_internals import is_compiled
 from etude.training.processor import convolves_with_avx2
 
 VECTOR = 8
@@ -144,7 +145,7 @@ def watched_convolutions(model: nn.Module) -> Iterator[None]:
 
     What torch.compile has made is passed over: it chooses its own layouts.
     """
-    compiled = any(hasattr(module, "_orig_mod") for module in model.modules())
+    compiled = any(map(is_compiled, model.modules()))
     if compiled or not convolves_with_avx2():
         yield
         return

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from etude.record import Status
 from etude.training.clipping import bounds_gradient
 from etude.training.state import RunState
 
@@ -21,7 +22,7 @@ def end(state: RunState, step: int, what: str, *, now: bool) -> None:
         what: Which loss became what.
         now: Whether its weights are those at which the loss was computed.
     """
-    state.step, state.status = step, "diverged"
+    state.step, state.status = step, Status.DIVERGED
     state.reason = at_update(state, what, now=now)
 
 

@@ -8,12 +8,12 @@ from itertools import islice
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task
+from etude.torch_internals import BATCH_NORMS
 from etude.training.evaluate import move
 from etude.training.objective import Context
 from etude.training.snapshot import Buffers
@@ -85,7 +85,7 @@ class EvaluationWeights:
 
     def _renew_statistics(self) -> None:
         norms = [
-            m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+            m for m in self.model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats
         ]
         if not norms:
             return

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from etude.errors import BadValueError
+from etude.record import Status
 from etude.training.run import Run
 
 LOOKED = 1_000
@@ -35,13 +36,13 @@ def refuse_further(run: Run, state: Mapping[str, Any]) -> None:
             f"steps={steps!r}: the run diverged ({run.reason}), and has no weights to go on from: "
             "train anew at a lower rate"
         )
-    if run.status == "finished":
+    if run.status == Status.FINISHED:
         raise BadValueError(
             f"steps={steps!r}: the run stopped early after update {done} and put its best weights "
             f"back, which the optimizer's state does not belong to: train anew with steps={steps!r}"
         )
     best = None if run.state.early_stopping is None else run.state.early_stopping.best
-    if state["status"] == "finished" and best is not None and best.step != done:
+    if state["status"] == Status.FINISHED and best is not None and best.step != done:
         raise BadValueError(
             f"steps={steps!r}: the run has its best weights back, those after update {best.step}, "
             f"which the optimizer's state does not belong to: train anew with steps={steps!r}"

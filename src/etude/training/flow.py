@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from etude import optimizers
 from etude.errors import EtudeError
 from etude.layerwise.flow import Flow, follow
 from etude.recipe import Recipe
@@ -38,7 +39,7 @@ def flow_of(
         autocast: The context of the forward pass.
         asked: Whether to follow it in any case.
     """
-    asked = asked or recipe.optimizer.name == "muon"
+    asked = asked or optimizers.get(recipe.optimizer.name).chooses_matrices
     asked = asked or (recipe.lr_mult is not None and recipe.lr_mult.needs_flow)
     if not asked or task.alternates:
         return None

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules import activation
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.rnn import PackedSequence
 
 from etude.errors import TaskError
@@ -21,6 +20,7 @@ from etude.layerwise.rates import Rates
 from etude.recipe import Recipe
 from etude.tasks.losses import symbol_cross_entropy
 from etude.tasks.task import Task
+from etude.torch_internals import DROPOUTS, foreach
 
 NOT_UNITS = {"MultiheadAttention", "Softmax", "Softmax2d", "LogSoftmax", "Softmin"}
 UNITS: tuple[type[nn.Module], ...] = (
@@ -93,7 +93,7 @@ class Penalty:
         if self.weights and not weights and (self.l1 or self.l2):
             terms.append(torch.zeros((), device=next(iter(self.weights)).device))
         if self.l1 and weights:
-            terms.append(self.l1 * torch.stack(torch._foreach_norm(weights, 1)).sum())
+            terms.append(self.l1 * torch.stack(foreach.norm(weights, 1)).sum())
         if self.l2 and weights:
             squares = [weight.square().sum() for weight in weights]
             terms.append(self.l2 / 2 * torch.stack(squares).sum())
@@ -116,7 +116,7 @@ def set_dropout(model: nn.Module, share: float) -> None:
     """
     found = False
     for module in model.modules():
-        if isinstance(module, _DropoutNd):
+        if isinstance(module, DROPOUTS):
             module.p, found = share, True
         elif isinstance(module, nn.MultiheadAttention) or (
             isinstance(module, nn.RNNBase) and module.num_layers > 1
@@ -124,8 +124,8 @@ def set_dropout(model: nn.Module, share: float) -> None:
             module.dropout, found = share, True
     if not found:
         raise TaskError(
-            f"dropout={share:g}: the model has no dropout to set; build it with one (for a "
-            "bundled task: --with dropout=0.1), or leave dropout out of the recipe"
+            f"dropout={share:g}: the model has no dropout to set; build it with one (every "
+            "bundled task takes the option dropout), or leave dropout out of the recipe"
         )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from etude.errors import EtudeError, StorageError, shorten, shown
+from etude.errors import EtudeError, StorageError, member, shorten, shown
 from etude.optimizers.state import restore
 from etude.recipe import Recipe
-from etude.record import Evaluation
+from etude.record import Evaluation, Status
 from etude.storage.model_weights import load_state
 from etude.tasks.source import Cursor
 from etude.training.evaluation_steps import own_evaluation_steps
@@ -41,11 +41,11 @@ def reload(
 
 
 def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeights | None) -> None:
-    same = saved["recipe"] == state.recipe.digest
+    same = state.recipe.has_digest(saved["recipe"])
     if not same and not _of_another_length(state.recipe, saved):
         raise StorageError(
             f"the checkpoint is of recipe {saved['recipe']}, not {state.recipe.digest}: "
-            "resume with the recipe.toml beside it"
+            "resume with the recipe that is kept beside it"
         )
     try:
         load_state(state.model, saved["model"])
@@ -54,15 +54,19 @@ def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeight
         said = " ".join(str(error).split())
         raise StorageError(f"the checkpoint is of another model: {shorten(said, 300)}") from error
     _check_plain(saved)
-    state.step, state.status, state.reason = saved["step"], saved["status"], saved["reason"]
+    state.step, state.status, state.reason = (
+        saved["step"],
+        member(Status, saved["status"], "status"),
+        saved["reason"],
+    )
     _set_length(state, saved, same)
-    if state.status == "finished" and state.step == saved.get("length", state.length) < (
+    if state.status == Status.FINISHED and state.step == saved.get("length", state.length) < (
         state.length
     ):
-        state.status = "stopped"
+        state.status = Status.STOPPED
         if weights is not None and weights.settled:
             weights.unsettle()
-    if state.status == "stopped":
+    if state.status == Status.STOPPED:
         state.reason = ""  # whatever stopped it is over
     state.seconds, state.threads = saved["seconds"], saved["threads"]
     state.extra_gradients, state.gradient_step = saved["extra"], -1
@@ -116,7 +120,7 @@ def refused_state(loaded: bool) -> Iterator[None]:
 def _of_another_length(recipe: Recipe, saved: Mapping[str, Any]) -> bool:
     """Whether what was saved is of a recipe but for its `steps`."""
     steps = saved.get("steps")
-    return steps is not None and recipe.replace(steps=steps).digest == saved["recipe"]
+    return steps is not None and recipe.replace(steps=steps).has_digest(saved["recipe"])
 
 
 def _check_plain(state: Mapping[str, Any]) -> None:
@@ -126,7 +130,7 @@ def _check_plain(state: Mapping[str, Any]) -> None:
         value = state[name]
         if not _whole(value) or value < least:
             raise StorageError(f"the checkpoint is damaged: its {name} is {shown(value)}")
-    if state["status"] not in ("finished", "diverged", "stopped"):
+    if state["status"] not in set(Status):
         raise StorageError(f"the checkpoint is damaged: its status is {shown(state['status'])}")
     if not isinstance(state["reason"], str) or not _real(state["seconds"]):
         raise StorageError("the checkpoint is damaged: its reason or its seconds are of no run")

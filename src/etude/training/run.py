@@ -233,7 +233,7 @@ class Run:
                 self._finish()
 
     def _finish(self) -> None:
-        self.state.status = "finished"
+        self.state.status = Status.FINISHED
         if self._evaluation_weights is not None:
             self._evaluation_weights.settle()
 
@@ -280,7 +280,7 @@ class Run:
         """Do what an evaluation asks for: end the run, keep the best weights, change schedules."""
         state = self.state
         if not math.isfinite(result.loss) and not state.diverged:
-            state.status = "diverged"
+            state.status = Status.DIVERGED
             state.reason = divergence.at_evaluation(state, result.loss)
         elif enough or state.step >= state.length:
             self._keep_best()
@@ -369,5 +369,6 @@ class Run:
                 state.step, updates * state.recipe.accumulate * state.batch_size, state.seconds
             ),
             environment=environment(str(state.device), state.threads),
+            ref=state.task.ref,
             model=state.model,
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from etude.memory_layout import overlaps, span
 from etude.randomness import RandomState
+from etude.torch_internals import own_buffers
 
 
 class Buffers:
@@ -21,7 +22,7 @@ class Buffers:
 
     def __init__(self, model: nn.Module) -> None:
         # Looked up once, read at every mark: walking the modules would cost more than copying.
-        self._holders = [m._buffers for m in model.modules() if m._buffers]
+        self._holders = [own for own in map(own_buffers, model.modules()) if own]
         self.mark()
 
     def mark(self) -> None:

@@ -85,7 +85,7 @@ class RunState:
     extra_gradients: int = 0
     gradient_step: int = -1
     loaded_step: int | None = None
-    status: Status = "stopped"
+    status: Status = Status.STOPPED
     reason: str = ""
     seconds: float = 0.0
     series: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "lr": []})
@@ -112,12 +112,12 @@ class RunState:
     @property
     def diverged(self) -> bool:
         """Whether a NaN or Inf has ended the run."""
-        return self.status == "diverged"
+        return self.status == Status.DIVERGED
 
     @property
     def ended(self) -> bool:
         """Whether nothing is left to do: the run has diverged, finished, or stopped early."""
-        return self.status in ("diverged", "finished")
+        return self.status in (Status.DIVERGED, Status.FINISHED)
 
     @property
     def is_evaluated(self) -> bool:

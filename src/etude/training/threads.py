@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+
+from etude.torch_internals import CONVOLUTIONS
 
 SMALL = 5e7
 """Operations of a forward pass below which one thread is used.
@@ -40,7 +41,7 @@ def counted_work(model: nn.Module) -> Iterator[list[float]]:
         if not isinstance(first, Tensor) or first.ndim == 0:
             return
         weights = sum(p.numel() for p in module.parameters(recurse=False))
-        channels = first.shape[1 if isinstance(module, _ConvNd) else -1]
+        channels = first.shape[1 if isinstance(module, CONVOLUTIONS) else -1]
         work.append(2.0 * weights * first.numel() / max(1, channels))
 
     handles = [

@@ -10,10 +10,8 @@ import torch
 
 from etude.errors import BadValueError, Interrupted
 from etude.recipe import Recipe
-from etude.record import Record
-from etude.storage import checkpoint
-from etude.storage import task_digests as sameness
-from etude.storage.run_folder import CHECKPOINTS, RECIPE, claim, kept_recipe, quoted, save_model
+from etude.record import Record, Status
+from etude.storage.run_folder import RunFolder
 from etude.tasks.fingerprint import fingerprint
 from etude.tasks.task import Task
 from etude.training.checkpointer import Checkpointer
@@ -86,18 +84,18 @@ def train(
     'finished'
     """
     check_given(task, recipe)
-    home = None if folder is None else Path(folder)
+    home = None if folder is None else RunFolder(Path(folder))
     if resume:
         if home is None:
             raise BadValueError("resume=True needs folder=, the run folder to go on from")
-        recipe = kept_recipe(home, recipe)
+        recipe = home.kept_recipe(recipe)
     recipe = recipe or Recipe(**task.defaults)
     if steps is not None:
         recipe = recipe.replace(steps=steps)
     if evaluations is not None:
         recipe = recipe.replace(evaluations=evaluations)
     run = Run(task, recipe, device=device, observers=[*observers, *named_functions(probes or {})])
-    state = checkpoint.load_newest(home / CHECKPOINTS) if home is not None and resume else None
+    state = home.newest_state() if home is not None and resume else None
     if state is None:
         run.check()
     else:
@@ -114,32 +112,34 @@ def train(
     every = max(1, round(run.state.clock.steps(checkpoint_every)))
     parts = fingerprint(task)
     if resume:
-        sameness.check(home, parts, run.step, accept=accept_changes)
-        if run.recipe != kept_recipe(home, None):
-            run.recipe.save(home / RECIPE)
+        home.check_task(parts, run.step, accept=accept_changes)
+        if task.ref is not None:
+            home.task.write(task.ref.of_parts(parts))
+        if run.recipe != home.recipe():
+            home.write_recipe(run.recipe)
     else:
-        claim(home, run.recipe, parts)
+        home.claim(run.recipe, parts, task.ref)
     _train_in(home, run, request, every)
     run.release()
     return run.record()
 
 
-def _train_in(folder: Path, run: Run, request: AdvanceRequest, every: int) -> None:
+def _train_in(folder: RunFolder, run: Run, request: AdvanceRequest, every: int) -> None:
     """Train in a folder: save as it goes, on a signal, on an error, and at the end."""
     keeper = Checkpointer(run, folder, every, request.on_step)
-    again = f"etude train --resume {quoted(folder)}"
     with stop_on_signal() as signal:
 
         def stopped() -> bool:
             return bool(signal)
 
-        with keeper.rescue(again), broken_by(stopped):
+        with keeper.rescue(), broken_by(stopped):
             run.advance(replace(request, stop=stopped, on_step=keeper.after_step))
         keeper.save()
-        if signal.signal and run.status == "stopped":
+        if signal.signal and run.status == Status.STOPPED:
             raise Interrupted(
                 f"stopped by {signal.signal.name} after update {run.step} of {run.length}; the "
-                f"state is saved. Go on with: {again}"
+                "state is saved",
+                keeper.saved(signal.signal.name),
             )
-    if run.status == "finished":
-        save_model(run.model, folder)
+    if run.status == Status.FINISHED:
+        folder.save_model(run.model)

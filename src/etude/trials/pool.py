@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +15,12 @@ import torch
 from etude.engines.base import Engine
 from etude.engines.process.engine import cores
 from etude.errors import Interrupted, StorageError
+from etude.free_memory import free_memory
+from etude.next_step import NextStepNote, SavedState
 from etude.progress import Bar, silent
 from etude.recipe import Recipe
-from etude.record import Evaluation
+from etude.record import Evaluation, Status
+from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of
 from etude.training.interrupt import broken_by
@@ -27,6 +29,7 @@ from etude.training.run import Run
 from etude.training.state import RunState
 from etude.trials.bad_batch import End, bad_batch, common_update, far_apart
 from etude.trials.baseline import constant_score
+from etude.trials.phase import Phase
 from etude.trials.score import Goal, mean, refuse_undefined
 from etude.trials.trial import Trial
 
@@ -49,16 +52,16 @@ class TrialContext:
             of what is free.
         bar: Where progress is shown.
         stop: Asked before every update.
-        again: The command that goes on after an interruption.
+        saved: Says what is saved in the folder when the trials are interrupted.
     """
 
     engine: Engine
-    folder: Path | None = None
+    folder: TuningFolder | None = None
     device: str | torch.device | None = None
     memory: int | None = None
     bar: Bar = silent
     stop: Callable[[], bool] = bool
-    again: str = ""
+    saved: Callable[[], SavedState] | None = None
 
 
 class TrialPool:
@@ -93,7 +96,7 @@ class TrialPool:
         self.work = first.threads
         self.length = first.length
         self.unit = first.length * self.weight(recipe)
-        self.memory = _memory(first.device) if memory is None else memory
+        self.memory = free_memory(first.device) // 2 if memory is None else memory
         self.candidates: list[Trial] = []
         self.spent = 0.0
         self.costs: dict[str, float] = {}
@@ -115,7 +118,7 @@ class TrialPool:
         known = next((c for c in self.candidates if c.recipe == recipe), None)
         if known is not None:
             return known
-        folder = None if self.folder is None else self.folder / "trials" / name
+        folder = None if self.folder is None else self.folder.trial(name)
         candidate = Trial(name, lambda: self._runs(recipe), self.goal, folder)
         with self._rescued([]):
             self._judge(candidate)
@@ -167,7 +170,7 @@ class TrialPool:
         cost: float = updates * len(self.tasks) * entrant.weight / self.unit
         return cost
 
-    def go(self, entrants: Sequence[Trial], share: float, part: str) -> None:
+    def go(self, entrants: Sequence[Trial], share: float, phase: Phase) -> None:
         """Take candidates to a share of their runs, evaluate there, and pay for it.
 
         Raises:
@@ -175,6 +178,7 @@ class TrialPool:
             TaskError: If the metric that is compared is no number for any of them.
         """
         self._asked += 1
+        part = phase.at(share)
         threads = max(1, min(self.work, cores() // max(1, len(entrants) * len(self.tasks))))
         for candidate in entrants:
             if candidate.missed(step_at(candidate, share)):
@@ -245,7 +249,7 @@ class TrialPool:
         with self._rescued(batch):
             for run in runs:
                 # One that was killed between its last update and the evaluation there owes it.
-                if run.status == "finished" and run.evaluations[-1].step < run.step:
+                if run.status == Status.FINISHED and run.evaluations[-1].step < run.step:
                     run.evaluate()
             for length in sorted(set(until.values())):
                 chosen = [run for run in runs if until[id(run.state)] == length]
@@ -255,9 +259,7 @@ class TrialPool:
                         AdvanceRequest(length, lambda s: steps[id(s)], self.stop, told),
                     )
             if self.stop():
-                raise Interrupted(
-                    f"stopped; the candidates are saved. Go on with: {self.setting.again}"
-                )
+                raise self._interrupted()
         self._make_room()
 
     @contextmanager
@@ -272,11 +274,19 @@ class TrialPool:
             except (StorageError, OSError) as second:
                 error.add_note(f"what was computed since the last pause is lost: {second}")
             else:
-                if self.folder is not None and not isinstance(error, Interrupted):
-                    error.add_note(f"The candidates are saved. Go on with: {self.setting.again}")
+                saved = self.setting.saved
+                if saved is not None and not isinstance(error, Interrupted):
+                    error.add_note(NextStepNote("The candidates are saved", saved()))
             raise
         for candidate in batch:
             candidate.save()
+
+    def _interrupted(self) -> Interrupted:
+        saved = None if self.setting.saved is None else self.setting.saved()
+        if saved is None:
+            return Interrupted("stopped")
+        by = "" if saved.signal is None else f" by {saved.signal}"
+        return Interrupted(f"stopped{by}; the candidates are saved", saved)
 
     def _make_room(self) -> None:
         """Put the candidates that were not asked for the longest on disk while memory is short."""
@@ -338,13 +348,3 @@ class TrialPool:
 def step_at(candidate: Trial, share: float) -> int:
     """Return the update at a share of a candidate's run, rounded down so that it costs no more."""
     return math.floor(candidate.length * share + 1e-9)
-
-
-def _memory(device: torch.device) -> int:
-    """Return the bytes that paused candidates may take: half of what is free."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // 2
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return 2**33

@@ -110,7 +110,7 @@ def judged_by(task: Task, goal: Goal) -> Task:
     """Return the task, its metric telling its noise too where candidates are compared by it."""
     if goal.of_loss or not isinstance(task.metric, (WholeMetric, StreamedMetric)):
         return task
-    return replace(task, metric=replace(task.metric, noise=True))
+    return replace(task, metric=replace(task.metric, noise=True)).known_as(task.ref)
 
 
 def usual_objective(task: Task) -> str:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from etude.errors import StorageError
 from etude.recipe import Recipe
-from etude.record import Evaluation, Record
-from etude.storage import checkpoint
-from etude.storage.run_folder import CHECKPOINTS, claim
+from etude.record import Evaluation, Record, Status
+from etude.storage.run_folder import RunFolder
 from etude.storage.state_tree import tensors_in
 from etude.training.run import Run
 from etude.trials.baseline import better
@@ -37,7 +36,7 @@ class Trial:
     """
 
     def __init__(
-        self, name: str, make: Callable[[], list[Run]], goal: Goal, folder: Path | None
+        self, name: str, make: Callable[[], list[Run]], goal: Goal, folder: RunFolder | None
     ) -> None:
         self.name, self.goal, self.folder = name, goal, folder
         self._make = make
@@ -57,10 +56,10 @@ class Trial:
         for run, place in zip(self._runs, self._places(folder), strict=True):
             _begin(run, place)
 
-    def _places(self, folder: Path) -> list[Path]:
+    def _places(self, folder: RunFolder) -> list[RunFolder]:
         if len(self._runs or self._asleep) == 1:
             return [folder]
-        return [folder / f"fold-{i}" for i in range(len(self._runs or self._asleep))]
+        return [folder.fold(i) for i in range(len(self._runs or self._asleep))]
 
     # ---- memory ----------------------------------------------------------------------------
 
@@ -71,9 +70,9 @@ class Trial:
             assert self.folder is not None
             self._runs = self._make()
             for run, place in zip(self._runs, self._places(self.folder), strict=True):
-                state = checkpoint.load_newest(place / CHECKPOINTS)
+                state = place.newest_state()
                 if state is None:
-                    raise StorageError(f"the paused state in {str(place)!r} is gone")
+                    raise StorageError(f"the paused state in {str(place.path)!r} is gone")
                 run.load_state_dict(state)
             self._asleep = []
         return self._runs
@@ -92,8 +91,8 @@ class Trial:
         if self.folder is None or not self.awake:
             return
         for run, place in zip(self._runs, self._places(self.folder), strict=True):
-            checkpoint.save(place / CHECKPOINTS, run.step, run.state_dict())
-            run.record().save(place)
+            place.save_state(run.step, run.state_dict())
+            run.record().save(place.path)
 
     def sleep(self, spare: Path) -> None:
         """Put its state on disk and free the memory.
@@ -103,7 +102,7 @@ class Trial:
         """
         if not self.awake:
             return
-        self.folder = self.folder or spare / self.name
+        self.folder = self.folder or RunFolder(spare / self.name)
         self.save()
         self._asleep = [run.record().without_model() for run in self._runs]
         self._runs = []
@@ -118,7 +117,7 @@ class Trial:
         """Begin anew: what is kept cannot answer what is asked."""
         if self.folder is not None:
             for place in self._places(self.folder):
-                shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+                place.drop_states()
         self._runs, self._asleep = self._make(), []
 
     def finish(self) -> None:
@@ -127,10 +126,10 @@ class Trial:
             return
         places = self._places(self.folder)
         for record, place in zip(self.records(), places, strict=True):
-            record.save(place)
-            checkpoint.keep_newest(place / CHECKPOINTS)
+            record.save(place.path)
+            place.keep_newest_state()
         if len(places) > 1:
-            self.record().save(self.folder)
+            self.record().save(self.folder.path)
 
     # ---- what was seen -----------------------------------------------------------------------
 
@@ -159,7 +158,7 @@ class Trial:
     @property
     def ended(self) -> bool:
         """Whether every run had come to its end, or stopped early, within what was asked."""
-        return all(s.status == "finished" and _step(s) <= self.reached for s in self._seen())
+        return all(s.status == Status.FINISHED and _step(s) <= self.reached for s in self._seen())
 
     @property
     def diverged(self) -> bool:
@@ -238,15 +237,16 @@ class Trial:
         return math.fsum(means) / len(means)
 
 
-def _begin(run: Run, place: Path) -> None:
+def _begin(run: Run, place: RunFolder) -> None:
     """Let a run go on from where its folder has it, if that is a run of the same recipe."""
-    kept = place / "recipe.toml"
-    if kept.exists() and Recipe.load(kept) != run.recipe:
-        shutil.rmtree(place, ignore_errors=True)
-    if (state := checkpoint.load_newest(place / CHECKPOINTS)) is not None:
+    kept = place.recipe()
+    if kept is not None and kept != run.recipe:
+        shutil.rmtree(place.path, ignore_errors=True)
+        kept = None
+    if (state := place.newest_state()) is not None:
         run.load_state_dict(state)
-    elif not kept.exists():
-        claim(place, run.recipe)
+    elif kept is None:
+        place.claim(run.recipe)
 
 
 def _step(seen: Run | Record) -> int:
@@ -258,7 +258,7 @@ def _broken(seen: Run | Record, reached: int) -> bool:
 
     One whose next update broke was sound until it was asked for that update.
     """
-    if seen.status != "diverged":
+    if seen.status != Status.DIVERGED:
         return False
     look = next(reversed(seen.evaluations), None)
     judged = look is not None and look.step == _step(seen) and not math.isfinite(look.loss)
@@ -266,7 +266,7 @@ def _broken(seen: Run | Record, reached: int) -> bool:
 
 
 def _at(seen: Run | Record, step: int) -> Evaluation | None:
-    if seen.status == "finished" and step > _step(seen):
+    if seen.status == Status.FINISHED and step > _step(seen):
         return seen.evaluations[-1]
     return next((e for e in reversed(seen.evaluations) if e.step == step), None)
 

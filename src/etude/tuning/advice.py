@@ -1,13 +1,11 @@
 """What the outcome of a tuning means for the reader, no stronger than what was seen."""
 
-# ruff: noqa: D102  (a protocol of plain fields)
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
-from etude.record import Evaluation, Record
+from etude.record import Evaluation, Record, Status
 from etude.tuning.trial_summary import TrialSummary
 
 FALLEN = 0.01
@@ -15,47 +13,6 @@ FALLEN = 0.01
 
 PART = 8
 """The first and the last of so many parts of a run are compared."""
-
-
-class Answered(Protocol):
-    """What is read of a `TuneResult`."""
-
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def notes(self) -> Sequence[str]: ...
-    @property
-    def trials(self) -> Sequence[TrialSummary]: ...
-    @property
-    def loss(self) -> float: ...
-    @property
-    def untrained(self) -> Evaluation: ...
-    @property
-    def cause(self) -> str: ...
-    @property
-    def constant(self) -> Evaluation | None: ...
-    @property
-    def objective(self) -> str: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def folds(self) -> int: ...
-    @property
-    def record(self) -> Record: ...
-    @property
-    def budget(self) -> float: ...
-
-
-def advice(result: Answered) -> str:
-    """Return a few sentences; empty where all is well."""
-    said = {
-        "nothing trains": _nothing,
-        "no better than a constant": _constant,
-        "unfinished": _unfinished,
-        "too small to tell": _small,
-        "at an edge": _edge,
-    }.get(result.outcome)
-    return " ".join(filter(None, ("" if said is None else said(result), *result.notes)))
 
 
 def fell(record: Record) -> bool:
@@ -68,18 +25,27 @@ def fell(record: Record) -> bool:
     return last < first - FALLEN * abs(first)
 
 
-def _nothing(result: Answered) -> str:
-    trials = result.trials
+def nothing_trains(
+    trials: Sequence[TrialSummary], loss: float, untrained: float, cause: str = ""
+) -> str:
+    """Say that no rate trains, and where to look.
+
+    Args:
+        trials: Every rate tried, ascending.
+        loss: The best validation loss at the end of a run.
+        untrained: The one before training.
+        cause: Why no rate can train, where that is known.
+    """
     low, high = trials[0].lr, trials[-1].lr
     said = [
         f"No rate from {low:g} to {high:g} came to the end of its run better than untrained: the "
-        f"best validation loss is {result.loss:.4g}, untrained it is {result.untrained.loss:.4g}."
-        if math.isfinite(result.loss)
+        f"best validation loss is {loss:.4g}, untrained it is {untrained:.4g}."
+        if math.isfinite(loss)
         else f"No rate from {low:g} to {high:g} came to the end of its run."
     ]
-    if result.cause:
-        return " ".join([*said, result.cause])
-    broke = [t for t in trials if t.record.status == "diverged"]
+    if cause:
+        return " ".join([*said, cause])
+    broke = [t for t in trials if t.record.status == Status.DIVERGED]
     learned = [t for t in trials if t not in broke and fell(t.record)]
     if len(broke) == len(trials):
         steps = sorted({t.record.cost.steps for t in broke})
@@ -109,17 +75,21 @@ def _some(broke: int, count: int) -> str:
     return f", and {broke} of {count} ended in NaN or infinity" if broke else ""
 
 
-def _constant(result: Answered) -> str:
-    constant = result.constant
-    assert constant is not None
-    judged = next(t for t in result.trials if t.lr == result.lr).record.evaluations[-1]
-    of_loss = result.objective == "loss"
-    own, value = ((e.loss if of_loss else e.metric) for e in (judged, constant))
-    over = f", the mean over {result.folds} folds," if result.folds > 1 else ""
+def like_a_constant(own: Evaluation, constant: Evaluation, objective: str, folds: int) -> str:
+    """Say that the best rate cannot be shown to beat an output that is always the same.
+
+    Args:
+        own: The last evaluation at the best rate.
+        constant: What the best constant output scores.
+        objective: What was compared: 'loss', or the metric's name.
+        folds: Into how many parts the training data was cut; 1 for none.
+    """
+    mine, floor = (e.loss if objective == "loss" else e.metric for e in (own, constant))
+    over = f", the mean over {folds} folds," if folds > 1 else ""
     return (
         "The best rate cannot be shown to be better than a constant: its validation "
-        f"{result.objective}{over} is {_number(own)}, an output that is the same for every input "
-        f"gives {_number(value)}, and the difference is within two standard errors or 0.5%, or "
+        f"{objective}{over} is {_number(mine)}, an output that is the same for every input "
+        f"gives {_number(floor)}, and the difference is within two standard errors or 0.5%, or "
         "the other way. "
         "Which rate is best cannot be told from that. Look at whether inputs and targets belong "
         "together, and at their scale; a task that learns late needs a longer run or a larger "
@@ -131,27 +101,29 @@ def _number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4g}"
 
 
-def _unfinished(result: Answered) -> str:
+def unfinished(lr: float, record: Record, budget: float) -> str:
+    """Say that a rate was chosen whose run the budget could not finish."""
     return (
-        f"Better rates diverged on the way, and the budget of {result.budget:g} runs held no "
-        f"second finish: {result.lr:g} is the best that was sound, after "
-        f"{result.record.cost.steps} of {result.record.length} updates, and its model is not "
+        f"Better rates diverged on the way, and the budget of {budget:g} runs held no "
+        f"second finish: {lr:g} is the best that was sound, after "
+        f"{record.cost.steps} of {record.length} updates, and its model is not "
         "kept. Give a larger budget."
     )
 
 
-def _small(result: Answered) -> str:
-    low, high = result.trials[0].lr, result.trials[-1].lr
+def too_small_to_tell(trials: Sequence[TrialSummary], budget: float) -> str:
+    """Say that rates far from each other tie."""
     return (
-        f"All rates from {low:g} to {high:g} tie as far as they were followed: the budget of "
-        f"{result.budget:g} runs shows no difference between them. Give a larger budget to tell "
-        "them apart."
+        f"All rates from {trials[0].lr:g} to {trials[-1].lr:g} tie as far as they were followed: "
+        f"the budget of {budget:g} runs shows no difference between them. Give a larger budget to "
+        "tell them apart."
     )
 
 
-def _edge(result: Answered) -> str:
-    side = "lowest" if result.lr == result.trials[0].lr else "highest"
+def at_an_edge(lr: float, trials: Sequence[TrialSummary], budget: float) -> str:
+    """Say that the best rate is the first or the last one tried."""
+    side = "lowest" if lr == trials[0].lr else "highest"
     return (
-        f"The best rate is the {side} one tried, and the budget of {result.budget:g} runs "
+        f"The best rate is the {side} one tried, and the budget of {budget:g} runs "
         "held no further one: the optimum may lie beyond. Give a larger budget."
     )

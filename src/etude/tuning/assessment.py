@@ -14,7 +14,8 @@ from etude.trials.curve import Curve, drop
 from etude.trials.pool import TrialPool
 from etude.trials.score import Goal
 from etude.trials.trial import Trial
-from etude.tuning.result import Outcome, tie
+from etude.tuning.outcome import Outcome
+from etude.tuning.result import tie
 from etude.tuning.trial_summary import FOLLOWED
 
 RESAMPLES = 2000
@@ -47,21 +48,21 @@ def outcome(
     final = best.last()
     untrained = field.untrained_score
     if best.diverged or final is None:
-        return "nothing trains"
+        return Outcome.NOTHING_TRAINS
     if not learned(field.goal.score(final), untrained):
         seen = [score for one in field.candidates for score in one.curve().scores]
         alike = field.constant is not None and like_constant(best, field.goal)
         fell = any(learned(score, untrained) for score in seen)
-        return "no better than a constant" if alike and fell else "nothing trains"
+        return Outcome.NO_BETTER_THAN_A_CONSTANT if alike and fell else Outcome.NOTHING_TRAINS
     if not best.ended and len(field.tasks) == 1:
-        return "unfinished"
+        return Outcome.UNFINISHED
     if field.constant is not None and like_constant(best, field.goal, metric_of(field.tasks[0])):
-        return "no better than a constant"
+        return Outcome.NO_BETTER_THAN_A_CONSTANT
     if len(rates) > 2 and all(tied) and math.log10(rates[-1] / rates[0]) > 1 and field.budget < 2:
-        return "too small to tell"
+        return Outcome.TOO_SMALL_TO_TELL
     if len(rates) > 1 and (best.lr == rates[-1] or (best.lr == rates[0] and not turned)):
-        return "at an edge"
-    return "found"
+        return Outcome.AT_AN_EDGE
+    return Outcome.FOUND
 
 
 def learned(score: float, untrained: float) -> bool:

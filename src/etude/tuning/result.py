@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any
 
-from etude import files
-from etude.errors import StorageError, shown
+from etude.errors import BadValueError, StorageError, member
 from etude.recipe import Recipe
-from etude.record import Evaluation, Record, from_json, to_json
+from etude.record import Evaluation, Record, Status, from_json, to_json
 from etude.record_shape import refuse_other
-from etude.storage.run_folder import TUNING, save_model
+from etude.storage.tuning_folder import TuningFolder
+from etude.trials.phase import Phase
 from etude.trials.score import Goal
-from etude.tuning.advice import advice
+from etude.tuning import advice
+from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import Selection, from_plain
 from etude.tuning.result_shape import ResultShape
 from etude.tuning.trial_summary import TrialSummary
 
-Outcome = Literal[
-    "found",
-    "at an edge",
-    "too small to tell",
-    "unfinished",
-    "no better than a constant",
-    "nothing trains",
-]
-
 
 @dataclass(frozen=True)
 class RungCost:
-    """What one part of a tuning cost, in full runs."""
+    """What one part of a tuning cost, in full runs.
+
+    Attributes:
+        name: What `Phase.at` calls the part, such as 'to 25%' or 'finish'.
+        runs: The cost.
+    """
 
     name: str
     runs: float
+
+    @property
+    def phase(self) -> Phase:
+        """What the part was for.
+
+        Raises:
+            UnknownNameError: If no part of a tuning has that name.
+        """
+        return Phase.of(self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +66,8 @@ class TuneResult:
             validation data, not that of the seed.
         cost: In full runs of the recipe, everything included.
         costs: The same, part by part.
-        outcome: 'found', 'at an edge' (the best rate is the lowest or highest one tried, and the
-            budget held no further one), 'too small to tell' (rates more than a decade apart all
-            tie after the little that the budget held), 'unfinished' (the best rate diverged
-            before its end, and the budget held no second finish), 'no better than a constant' (an
-            output that is the same for every input scores as well), or 'nothing trains'.
+        outcome: How it ended, an `Outcome` or its word: 'found', 'at an edge', 'too small to
+            tell', 'unfinished', 'no better than a constant', or 'nothing trains'.
         untrained: The evaluation before training.
         record: The finished run at `lr`, with its series.
         trials: Every rate tried, ascending.
@@ -103,6 +106,21 @@ class TuneResult:
     notes: tuple[str, ...] = ()
     model: Any = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse what no tuning finds.
+
+        Raises:
+            UnknownNameError: If there is no such outcome, or no such part of a tuning.
+            BadValueError: If the chosen rate was not tried, or what the outcome rests on lacks.
+        """
+        object.__setattr__(self, "outcome", member(Outcome, self.outcome, "outcome"))
+        for part in self.costs:
+            Phase.of(part.name)
+        if self.lr not in {trial.lr for trial in self.trials}:
+            raise BadValueError(f"lr={self.lr!r} is none of the rates tried")
+        if self.outcome == Outcome.NO_BETTER_THAN_A_CONSTANT and self.constant is None:
+            raise BadValueError(f"outcome={str(self.outcome)!r} needs constant=, what one scores")
+
     def __repr__(self) -> str:
         """Say in a line what was found; `plain()` has the rest."""
         low, high = self.tied
@@ -110,6 +128,11 @@ class TuneResult:
             f"TuneResult({self.record.task!r}: lr={self.lr:g}, tied={low:g} to {high:g}, "
             f"{self.outcome}, {self.cost:.2f} runs)"
         )
+
+    @property
+    def chosen(self) -> TrialSummary:
+        """The trial of the chosen rate."""
+        return next(trial for trial in self.trials if trial.lr == self.lr)
 
     @property
     def metric(self) -> float | None:
@@ -127,15 +150,35 @@ class TuneResult:
         broke = {
             t.record.cost.steps
             for t in self.trials
-            if t.record.status == "diverged" and t.lr > self.lr
+            if t.record.status == Status.DIVERGED and t.lr > self.lr
         }
         return broke.pop() if self.stable_below is None and len(broke) == 1 else None
 
     def advice(self) -> str:
         """Say in a sentence what the outcome means for the reader; empty where all is well."""
-        if self.selection is None or self.outcome == "nothing trains":
-            return advice(self)
-        return " ".join(filter(None, (advice(self), self.selection.advice())))
+        said = [self._meaning(), *self.notes]
+        if self.selection is not None and self.outcome != Outcome.NOTHING_TRAINS:
+            said.append(self.selection.advice())
+        return " ".join(filter(None, said))
+
+    def _meaning(self) -> str:
+        match self.outcome:
+            case Outcome.NOTHING_TRAINS:
+                return advice.nothing_trains(
+                    self.trials, self.loss, self.untrained.loss, self.cause
+                )
+            case Outcome.NO_BETTER_THAN_A_CONSTANT:
+                assert self.constant is not None
+                own = self.chosen.record.evaluations[-1]
+                return advice.like_a_constant(own, self.constant, self.objective, self.folds)
+            case Outcome.UNFINISHED:
+                return advice.unfinished(self.lr, self.record, self.budget)
+            case Outcome.TOO_SMALL_TO_TELL:
+                return advice.too_small_to_tell(self.trials, self.budget)
+            case Outcome.AT_AN_EDGE:
+                return advice.at_an_edge(self.lr, self.trials, self.budget)
+            case Outcome.FOUND:
+                return ""
 
     def plain(self) -> dict[str, Any]:
         """Return the findings as plain values that JSON can hold."""
@@ -184,42 +227,40 @@ class TuneResult:
 
     def save(self, folder: Path) -> None:
         """Write recipe, record, series, findings and the trained model into a run folder."""
-        self.recipe.save(folder / "recipe.toml")
+        home = TuningFolder(folder)
+        home.run.write_recipe(self.recipe)
         self.record.save(folder)
-        if self.model is not None and self.record.status == "finished":
-            save_model(self.model, folder)
-        plain = files.read_json(folder / TUNING, "the tuning") if (folder / TUNING).exists() else {}
-        files.write_json(folder / TUNING, {**plain, "result": self.plain()})
+        if self.model is not None and self.record.status == Status.FINISHED:
+            home.run.save_model(self.model)
+        home.write_result(self.plain())
 
     @classmethod
     def load(cls, folder: str | Path) -> TuneResult:
-        """Read a finished tuning from its run folder; the model is in `model.safetensors`.
+        """Read a finished tuning from its folder; the model's weights lie beside it.
 
         Raises:
             StorageError: If the folder holds no finished tuning.
         """
-        folder = Path(folder)
-        content = files.read_table(folder / TUNING, "the tuning")
+        home = TuningFolder(Path(folder))
+        content = home.table()
         if "result" not in content:
-            raise StorageError(f"{str(folder)!r} holds a tuning that is not finished: resume it")
+            raise StorageError(f"{str(home.path)!r} holds a tuning that is not finished: resume it")
         try:
             refuse_other(content["result"], ResultShape)
-            return cls._from_plain(content["result"], folder)
+            return cls._from_plain(content["result"], home)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, StorageError) as error:
             raise StorageError(
-                f"the tuning {str(folder / TUNING)!r} is damaged: {type(error).__name__}: {error}"
+                f"the tuning {str(home.file)!r} is damaged: {type(error).__name__}: {error}"
             ) from error
 
     @classmethod
-    def _from_plain(cls, plain: dict[str, Any], folder: Path) -> TuneResult:
+    def _from_plain(cls, plain: dict[str, Any], home: TuningFolder) -> TuneResult:
         trials = []
         for row in plain["trials"]:
-            record = Record.load(folder / _within(row["folder"]))
+            record = Record.load(home.within(row["folder"]))
             trials.append(
                 TrialSummary(row["lr"], record, row["unstable"], row["tied"], row["folder"])
             )
-        if plain["outcome"] not in get_args(Outcome):
-            raise StorageError(f"its outcome is {shown(plain['outcome'])}")
         untrained = Evaluation(
             0,
             from_json(plain["untrained_loss"]),
@@ -240,7 +281,7 @@ class TuneResult:
             costs=tuple(RungCost(name, runs) for name, runs in plain["costs"].items()),
             outcome=plain["outcome"],
             untrained=untrained,
-            record=Record.load(folder),
+            record=Record.load(home.path),
             trials=tuple(trials),
             budget=plain["budget"],
             seconds=plain["seconds"],
@@ -253,18 +294,6 @@ class TuneResult:
             cause=plain.get("cause", ""),
             notes=tuple(plain.get("notes", ())),
         )
-
-
-def _within(name: str) -> Path:
-    """Return a folder's name inside a run folder, if it leads nowhere else.
-
-    Raises:
-        StorageError: If it leads out of the folder.
-    """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise StorageError(f"the trial {shown(name)} lies outside the folder")
-    return Path(path)
 
 
 def tie(one: Evaluation, best: Evaluation, drop: float, goal: Goal | None = None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from etude.record import Record
+from etude.record import Record, Status
 
 FOLLOWED = 3 / 4
 """Share of a run from which on its score is held against the finished best's."""
@@ -32,6 +32,6 @@ class TrialSummary:
     def followed(self) -> bool:
         """Whether it went to three quarters of its run at least, where the end can be told."""
         record = self.record
-        if record.status == "diverged":
+        if record.status == Status.DIVERGED:
             return False
-        return record.status == "finished" or record.cost.steps + 1 > FOLLOWED * record.length
+        return record.status == Status.FINISHED or record.cost.steps + 1 > FOLLOWED * record.length

@@ -15,21 +15,24 @@ import torch
 from etude.engines import AutoEngine, Engine, engine_for
 from etude.errors import BadValueError
 from etude.measure.gradient_scale import scaled
+from etude.next_step import SavedState
 from etude.optimizers.prior import centre_of
 from etude.progress import bar
 from etude.recipe import Recipe
-from etude.storage.run_folder import quoted
+from etude.storage.tuning_folder import TuningFolder, trial_place
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.validation import check_given
 from etude.trials.folds import folds_of
+from etude.trials.phase import Phase
 from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import goal_for, judged_by, usual_objective
 from etude.trials.trial import Trial
 from etude.tuning import assessment as verdict
 from etude.tuning import tuning_folder
 from etude.tuning.inspection import remarks
+from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import HORIZONS, Selection
 from etude.tuning.recipes.selector import RecipeSelector
 from etude.tuning.recipes.space import Space
@@ -127,7 +130,7 @@ def tune(
     (True, True)
     """
     check_given(task, recipe)
-    home = None if folder is None else Path(folder)
+    home = None if folder is None else TuningFolder(Path(folder))
     base = recipe or Recipe(**task.defaults)
     space = None if over is None else Space.of(base, over)
     aim = objective or usual_objective(task)
@@ -153,12 +156,24 @@ def tune(
                 memory=memory,
                 bar=show,
                 stop=lambda: bool(asked),
-                again="" if home is None else f"etude tune --resume {quoted(home)}",
+                saved=None if home is None else lambda: _saved(home, task, asked),
             )
             return _tuned(task, request, setting, claim=not resume)
     finally:
         if chosen is not engine:
             chosen.close()
+
+
+def _saved(home: TuningFolder, task: Task, asked: StopRequest | None) -> SavedState:
+    """Return what is saved when a tuning is interrupted."""
+    ref, signal = task.ref, None if asked is None else asked.signal
+    return SavedState(
+        "tune",
+        home.path,
+        signal=None if signal is None else signal.name,
+        reference=None if ref is None else ref.reference,
+        options={} if ref is None else ref.options,
+    )
 
 
 def _turned(search: Search[Trial], best: Trial, sound: Sequence[Trial]) -> bool:
@@ -187,7 +202,7 @@ def _tuned(task: Task, request: Request, setting: TrialContext, *, claim: bool) 
             if claim:
                 tuning_folder.claim(setting.folder, task, request)
             else:
-                tuning_folder.reopen(setting.folder, task, request)
+                setting.folder.reopen(request.plain(task.name))
         search, best, selection = _found(task, field, selector, ladder)
         if folds == 1:
             best = settle(field, RecipeTrials(field, best.recipe), best)
@@ -195,7 +210,8 @@ def _tuned(task: Task, request: Request, setting: TrialContext, *, claim: bool) 
         seconds = max(0.0, time.perf_counter() - started)
         result = judged(field, search, best, last, request, seconds)
         if selection is not None:
-            found = "found" if result.outcome == "at an edge" else result.outcome
+            edge = result.outcome == Outcome.AT_AN_EDGE
+            found = Outcome.FOUND if edge else result.outcome
             result = replace(result, selection=selection, outcome=found)
         if setting.folder is not None:
             tuning_folder.save(result, [field, last], setting.folder)
@@ -242,7 +258,7 @@ def whole(task: Task, best: Trial, request: Request, setting: TrialContext) -> T
     """Train the rate that was best over the folds on all the training data."""
     field = TrialPool([task], best.recipe, 1.0, best.goal, setting)
     if not best.diverged:
-        field.go([field.add(best.recipe, "whole")], 1.0, "finish on all the data")
+        field.go([field.add(best.recipe, "whole")], 1.0, Phase.FINISH_ON_ALL)
     return field
 
 
@@ -272,7 +288,8 @@ def judged(
     costs = {**field.costs, **(last.costs if last is not field else {})}
     alike = [verdict.comparable(c, best, verdict.LOOKED) and _ties(c, best, field) for c in sound]
     outcome = verdict.outcome(field, best, rates, alike, turned=_turned(search, best, sound))
-    blind = verdict.left_blind(candidates, best) if outcome in ("found", "at an edge") else ()
+    sure = outcome in (Outcome.FOUND, Outcome.AT_AN_EDGE)
+    blind = verdict.left_blind(candidates, best) if sure else ()
     return TuneResult(
         recipe=_as_asked(best, last, request),
         lr=best.lr,
@@ -284,11 +301,11 @@ def judged(
         confidence=verdict.confidence(best, compared, field.goal),
         cost=math.fsum(costs.values()),
         costs=tuple(RungCost(name, runs) for name, runs in costs.items()),
-        outcome="nothing trains" if cause else outcome,
+        outcome=Outcome.NOTHING_TRAINS if cause else outcome,
         untrained=last.untrained if last.candidates else field.untrained,
         record=final.records()[0],
         trials=tuple(
-            TrialSummary(c.lr, c.record(), bad, low <= i <= high, f"trials/{c.name}")
+            TrialSummary(c.lr, c.record(), bad, low <= i <= high, trial_place(c.name))
             for i, (c, bad) in enumerate(zip(candidates, unstable, strict=True))
         ),
         budget=request.budget,

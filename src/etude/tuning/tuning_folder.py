@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from etude import files
 from etude.errors import BadValueError, StorageError
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.record_shape import refuse_other
-from etude.storage import task_digests as sameness
-from etude.storage.run_folder import MODEL, TUNING, read_model
+from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.fingerprint import fingerprint
 from etude.tasks.task import Task
 from etude.trials.pool import TrialPool
@@ -47,22 +44,16 @@ class Request:
         }
 
 
-def claim(home: Path, task: Task, request: Request) -> None:
+def claim(home: TuningFolder, task: Task, request: Request) -> None:
     """Write what is asked into a folder that holds no run yet.
 
     Raises:
         StorageError: If it holds one.
     """
-    files.make_folder(home)
-    if (home / TUNING).exists() or (home / "recipe.toml").exists():
-        raise StorageError(
-            f"{str(home)!r} already holds a run: resume it, or choose another folder"
-        )
-    parts = fingerprint(task)
-    files.write_json(home / TUNING, {"request": request.plain(task.name), "parts": parts})
+    home.claim(request.plain(task.name), fingerprint(task), task.ref)
 
 
-def larger(kept: Request, budget: float | None, home: Path) -> Request:
+def larger(kept: Request, budget: float | None, home: TuningFolder) -> Request:
     """Return what was asked of a kept tuning, with a larger budget if one is given.
 
     Raises:
@@ -73,50 +64,30 @@ def larger(kept: Request, budget: float | None, home: Path) -> Request:
     ladder_for(budget, kept.folds)
     if budget < kept.budget:
         raise BadValueError(
-            f"budget={budget:g}: the tuning in {str(home)!r} has a budget of {kept.budget:g} full "
-            "runs: give more, or leave it out"
+            f"budget={budget:g}: the tuning in {str(home.path)!r} has a budget of "
+            f"{kept.budget:g} full runs: give more, or leave it out"
         )
     return replace(kept, budget=float(budget))
 
 
-def reopen(home: Path, task: Task, request: Request) -> None:
-    """Note a larger budget; what was found with the smaller one is kept beside it."""
-    table = files.read_table(home / TUNING, "the tuning")
-    plain = request.plain(task.name)
-    if table["request"] == plain:
-        return
-    earlier = [*_list(table, "earlier"), *([table["result"]] if "result" in table else [])]
-    kept = {name: value for name, value in table.items() if name != "result"}
-    files.write_json(home / TUNING, {**kept, "request": plain, "earlier": earlier})
-
-
-def _list(table: dict[str, Any], name: str) -> list[Any]:
-    """Return a list of a table that may come from a stranger; empty if it is none."""
-    found = table.get(name)
-    return found if isinstance(found, list) else []
-
-
-def check_task(home: Path, task: Task, *, accept: bool) -> None:
+def check_task(home: TuningFolder, task: Task, *, accept: bool) -> None:
     """Refuse another task than the tuning's; an older folder cannot tell."""
-    path = home / TUNING
-    table = files.read_table(path, "the tuning")
-    now = fingerprint(task)
-    kept = sameness.read_parts(table.get("parts", {}), path)
-    found = sameness.refuse_changed(home, kept, now, accept=accept)
-    if found:
-        notes = [*_list(table, "accepted"), {"parts": found}]
-        files.write_json(path, {**table, "parts": now, "accepted": notes})
+    parts = fingerprint(task)
+    home.check_task(parts, accept=accept)
+    if task.ref is not None:
+        home.run.task.write(task.ref.of_parts(parts))
 
 
-def kept_request(home: Path, recipe: Recipe | None) -> Request:
+def kept_request(home: TuningFolder, recipe: Recipe | None) -> Request:
     """Return what was asked of the tuning in a folder."""
-    if not (home / TUNING).exists():
+    if not home.begun:
         raise StorageError(
-            f"{str(home)!r} holds no tuning to resume: there is no {TUNING} in it. If one was "
-            "stopped there before it began, nothing is lost: begin it anew in the same folder"
+            f"{str(home.path)!r} holds no tuning to resume: there is no {home.file.name} in it. If "
+            "one was stopped there before it began, nothing is lost: begin it anew in the same "
+            "folder"
         )
     try:
-        plain = files.read_table(home / TUNING, "the tuning")["request"]
+        plain = home.table()["request"]
         refuse_other(plain, RequestShape)
         base, over = Recipe(**plain["recipe"]), plain.get("over")
         kept = Request(
@@ -129,29 +100,29 @@ def kept_request(home: Path, recipe: Recipe | None) -> Request:
         )
     except (KeyError, TypeError, ValueError, AttributeError, StorageError) as error:
         raise StorageError(
-            f"the tuning {str(home / TUNING)!r} is damaged: {type(error).__name__}: {error}"
+            f"the tuning {str(home.file)!r} is damaged: {type(error).__name__}: {error}"
         ) from error
     if recipe is not None and recipe != kept.recipe:
         raise StorageError(
-            f"{str(home)!r} holds a tuning of another recipe: leave the recipe out to go on"
+            f"{str(home.path)!r} holds a tuning of another recipe: leave the recipe out to go on"
         )
     return kept
 
 
-def finished(home: Path, task: Task) -> TuneResult | None:
+def finished(home: TuningFolder, task: Task) -> TuneResult | None:
     """Return the findings of a tuning that had come to its end, with its model."""
-    if "result" not in files.read_table(home / TUNING, "the tuning"):
+    if "result" not in home.table():
         return None
     with random_state_kept():
         model = task.build()
-    if (home / MODEL).exists():
-        read_model(model, home)
-    return replace(TuneResult.load(home), model=model)
+    if home.run.has_model:
+        home.run.read_model(model)
+    return replace(TuneResult.load(home.path), model=model)
 
 
-def save(result: TuneResult, fields: Sequence[TrialPool], home: Path) -> None:
+def save(result: TuneResult, fields: Sequence[TrialPool], home: TuningFolder) -> None:
     """Write the findings; the paused states have served and go."""
-    result.save(home)
+    result.save(home.path)
     for field in fields:
         for candidate in field.candidates:
             candidate.finish()

@@ -83,7 +83,7 @@ class TestMemberIsRun:
             assert_close(one, other)
 
     def test_the_table_and_the_formulas_name_the_same_optimizers(self) -> None:
-        assert set(RULES) == {row.name for row in ROWS.values() if row.vmap}
+        assert set(RULES) == {row.stacked for row in ROWS.values() if row.vmap}
 
     @pytest.mark.parametrize(
         "fields",

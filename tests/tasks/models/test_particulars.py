@@ -240,11 +240,11 @@ class TestRefusals:
         assert models.gru(vocabulary=8, outputs=2, residual=True).layers[0].residual
 
     def test_a_code_that_is_no_bottleneck(self):
-        with pytest.raises(BadValueError, match="code=64 is no bottleneck for 64 inputs"):
+        with pytest.raises(BadValueError, match="code=64 is not a bottleneck for 64 inputs"):
             models.autoencoder(inputs=64, code=64)
 
     def test_heads_that_do_not_divide_the_width(self):
-        with pytest.raises(BadValueError, match="width=64 cannot be shared among heads=5"):
+        with pytest.raises(BadValueError, match="width=64 cannot be divided among heads=5"):
             models.transformer(inputs=4, context=4, outputs=2, heads=5)
 
     def test_names(self):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from etude.schedules import constant, cosine
 from etude.trials.curve import Curve, Exposure
+from etude.trials.phase import Phase
 from etude.tuning.search.ladder import ladder_for
 from etude.tuning.search.search import Search
 
@@ -72,9 +73,9 @@ class Formula:
     def entrants(self) -> list[Point]:
         return list(self.points.values())
 
-    def go(self, entrants: Sequence[Point], share: float, part: str) -> None:
+    def go(self, entrants: Sequence[Point], share: float, phase: Phase) -> None:
         self._count()
-        assert part
+        assert phase in Phase
         for one in entrants:
             self.left -= max(0.0, min(share, one.end) - min(one.share, one.end))
             one.share = max(one.share, share)
@@ -274,9 +275,9 @@ def test_folds_are_searched_without_a_finish(more, optimum, width, folds):
 
     @dataclass
     class Folds(Formula):
-        def go(self, entrants: Sequence[Point], share: float, part: str) -> None:
+        def go(self, entrants: Sequence[Point], share: float, phase: Phase) -> None:
             before = self.left
-            super().go(entrants, share, part)
+            super().go(entrants, share, phase)
             self.left -= (folds - 1) * (before - self.left)
             assert self.left >= -1e-6
 

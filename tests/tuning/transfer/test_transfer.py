@@ -18,7 +18,7 @@ from etude.errors import BadTypeError, BadValueError
 from etude.record import Evaluation
 from etude.training.run import Run
 from etude.tuning.result import tie
-from etude.tuning.transfer.rules import FAMILIES, TransferRule
+from etude.tuning.transfer.rules import TransferRule
 from etude.tuning.transfer.scaling import linear, square_root
 from etude.tuning.transfer.transfer import Transfer, carry, transfer
 
@@ -110,7 +110,7 @@ def test_the_exponents_are_those_of_the_sources():
 @pytest.mark.parametrize("name", sorted(optimizers.ROWS))
 def test_every_optimizer_has_a_rule_or_is_refused_by_name(name):
     recipe = Recipe(optimizer=name, batch_size=16, steps="4 epochs")
-    if name in FAMILIES:
+    if optimizers.get(name).family:
         rate, rules = carry(recipe, task(), batch_size=32)
         assert rate.lr > recipe.lr
         assert "arXiv" in rules[0].text()

@@ -25,6 +25,7 @@ from etude.engines.process.worker import Job, JobMessage, WorkerContext, serve
 from etude.recipe import Recipe
 from etude.tasks.data import TensorData
 from etude.tasks.task import Task
+from etude.torch_internals import version_of
 from etude.training.run import Run
 
 Start = Literal["fork", "spawn"]
@@ -244,7 +245,7 @@ def _surroundings(task: Task) -> tuple[Any, ...] | None:
         tensors = data.tensors.values() if isinstance(data.tensors, dict) else data.tensors
         if any(tensor.is_inference() for tensor in tensors):
             return None
-        found += [tensor._version for tensor in tensors]
+        found += map(version_of, tensors)
     return tuple(found)
 
 

@@ -89,7 +89,7 @@ class BatchedUpdate:
         weighs: bool = False,
     ) -> None:
         recipe = run.recipe
-        self.rule = RULES[recipe.optimizer.name]
+        self.rule = RULES[run.state.optimizer_spec.stacked]
         self.loss = _Loss(net, run.objective.task)
         self.layout, self.flags, self.weighs = layout, flags, weighs
         self.batches = recipe.accumulate

@@ -21,7 +21,7 @@ def misfit(run: Run) -> str:
     What only a trial shows (an operation that vmap lacks, an answer that differs) is found later.
     """
     recipe, name = run.recipe, run.recipe.optimizer.name
-    if name not in RULES or not run.state.optimizer_spec.vmap:
+    if run.state.optimizer_spec.stacked not in RULES:
         return f"the optimizer {name} has no stacked formula"
     if run.task.alternates:
         return "the step yields: parts of the model take turns"
@@ -67,7 +67,7 @@ def _model(model: nn.Module) -> str:
 def kind(run: Run) -> Hashable:
     """Return what runs must have in common to be stacked."""
     recipe = run.recipe
-    known = recipe.optimizer.name in RULES
+    known = run.state.optimizer_spec.stacked in RULES
     return (
         recipe.optimizer.name,
         tuple(flags_of(recipe.optimizer, run.state.hyperparameter_schedules).items())

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.utils import _pytree as pytree
 
 from etude.engines.vmap.batched_update import BatchedUpdate
 from etude.engines.vmap.stack import Stack
 from etude.tasks.data import Batch
 from etude.tasks.task import Task
 from etude.tasks.weighted import WeightedLoss
+from etude.torch_internals import flattened, unflattened
 from etude.training.run import Run
 
 LARGEST = 2**28
@@ -96,7 +96,7 @@ class BatchedEvaluation:
         finally:
             for module, training in modes:
                 module.training = training
-        leaves, shape = pytree.tree_flatten(outputs)
+        leaves, shape = flattened(outputs)
         if losses.ndim != 1 or not all(isinstance(leaf, Tensor) for leaf in leaves):
             raise UnstackedError
         if (len(self._answers) + 1) * sum(leaf.nbytes for leaf in leaves) > LARGEST:
@@ -104,7 +104,7 @@ class BatchedEvaluation:
         return [
             (
                 WeightedLoss(losses[i], weights[0][i] if weights else numbers[0]),
-                pytree.tree_unflatten([leaf[i] for leaf in leaves], shape),
+                unflattened([leaf[i] for leaf in leaves], shape),
                 target,
             )
             for i in range(self.count)

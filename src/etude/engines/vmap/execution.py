@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
 
 from etude.engines.vmap.batched_update import BatchedUpdate, Feed, Leaves, Stacked
+from etude.torch_internals import (
+    compiled,
+    flattened,
+    forget_compiler_threads,
+    leaves_of,
+    traced,
+    unflattened,
+)
 
 Mode = Literal["auto", "never", "always"]
 """When to compile."""
@@ -36,21 +40,8 @@ LARGEST = 1500
 """Operations beyond which a graph is not compiled: it would take minutes."""
 
 
-def _forget_threads() -> None:
-    """Let the compiler make its threads anew: a forked process has the pool, but none of them.
-
-    torch resets its pool of processes after a fork, and not that of threads: the first new shape
-    that a forked process compiled would wait for one of them for ever.
-    """
-    compiler = sys.modules.get("torch._inductor.async_compile")
-    pool: Any = getattr(getattr(compiler, "AsyncCompile", None), "pool", None)
-    forget = getattr(pool, "cache_clear", None)
-    if forget is not None:
-        forget()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
+    os.register_at_fork(after_in_child=forget_compiler_threads)
 
 
 class Execution:
@@ -118,26 +109,21 @@ class Execution:
         self._tried.add(key)
         started = time.perf_counter()
         try:
-            leaves, tree = pytree.tree_flatten((state, feed, data, scales))
+            leaves, tree = flattened((state, feed, data, scales))
             shape: list[Any] = []
 
             def flat(*tensors: Tensor) -> list[Any]:
-                outputs, spec = pytree.tree_flatten(
-                    self.program.step(*pytree.tree_unflatten(tensors, tree))
-                )
+                outputs, spec = flattened(self.program.step(*unflattened(tensors, tree)))
                 shape[:] = [spec]
                 return outputs
 
-            graph = make_fx(flat)(*leaves)
+            graph = traced(flat, leaves)
             nodes = len(graph.graph.nodes)
             expected = nodes * SECONDS_PER_NODE
             self._traced[key] = _called(graph, shape)
             if self.mode == "auto" and (nodes > LARGEST or self.worth(key) < 1.3 * expected):
                 return
-            compiled = _inductor(graph, leaves)
-            with torch.no_grad():
-                compiled(*leaves)  # what is compiled late is compiled now
-            self._compiled[key] = _called(compiled, shape)
+            self._compiled[key] = _called(compiled(graph, leaves), shape)
         except Exception as error:  # noqa: BLE001  (no compiler, or one that cannot)
             self.reason = f"not compiled: {str(error).strip().partition(chr(10))[0][:120]}"
             return
@@ -150,19 +136,10 @@ def _called(flat: Callable[..., Any], shape: list[Any]) -> Callable[..., Any]:
 
     def call(state: Stacked, feed: Feed, data: Leaves, scales: Scales) -> Any:
         with torch.no_grad():
-            leaves = pytree.tree_leaves((state, feed, data, scales))
-            return pytree.tree_unflatten(flat(*leaves), shape[0])
+            leaves = leaves_of((state, feed, data, scales))
+            return unflattened(flat(*leaves), shape[0])
 
     return call
-
-
-def _inductor(graph: torch.fx.GraphModule, leaves: list[Any]) -> Callable[..., Any]:
-    import torch._inductor
-
-    logging.getLogger("torch._inductor").setLevel(logging.ERROR)
-    with torch.no_grad():
-        compiled: Callable[..., Any] = torch._inductor.compile(graph, leaves)
-    return compiled
 
 
 def _key(state: Stacked, feed: Feed) -> Key:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-import torch
-
 from etude.engines.vmap.batched_update import BatchedUpdate
+from etude.free_memory import free_memory
 from etude.training.run import Run
 
 SHARE = 0.4
@@ -29,14 +26,4 @@ def members_at_once(program: BatchedUpdate, run: Run) -> int:
     outputs = run.batch_size * sum(shape[0] for shape in program.layout.shapes if len(shape) > 1)
     pixels = max(1, max(t[0].numel() // max(1, t.shape[1] if t.ndim > 1 else 1) for t in leaves))
     each = 4 * (weights + 4 * inputs + 4 * outputs * pixels)
-    return max(1, int(SHARE * free(run.device) / max(1, each)))
-
-
-def free(device: torch.device) -> int:
-    """Return the free memory of a device in bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not every system says
-        return 2**31
+    return max(1, int(SHARE * free_memory(run.device) / max(1, each)))

@@ -14,13 +14,13 @@ from etude.training.run import Run
 
 def read(program: BatchedUpdate, run: Run) -> tuple[dict[str, float], list[Tensor]]:
     """Return (numbers carried along, one row per moment) of a run's optimizer."""
-    layout, states = program.layout, run.optimizer.state
+    layout, rule, states = program.layout, program.rule, run.optimizer.state
     own = dict(run.model.named_parameters())
     rows = []
-    for moment in program.rule.moments(program.flags):
+    for moment in rule.moments(program.flags):
         start = 0.0
-        if moment == "sum":
-            start = float(run.recipe.optimizer.value("initial_accumulator_value"))
+        if moment in rule.begins:
+            start = float(run.recipe.optimizer.value(rule.begins[moment]))
         parts = {}
         for name in layout.names:
             found = states[own[name]].get(moment) if own[name] in states else None
@@ -28,10 +28,11 @@ def read(program: BatchedUpdate, run: Run) -> tuple[dict[str, float], list[Tenso
         rows.append(layout.row(parts))
     first = states.get(own[layout.names[0]], {})
     carried: dict[str, float] = {}
-    if "momentum_buffer" in first and run.recipe.optimizer.name == "sgd":
-        carried["begun"] = float(first["momentum_buffer"] is not None)
-    if "mu_product" in first:
-        carried["mu_product"] = float(first["mu_product"])
+    if rule.late and rule.late in first:
+        carried["begun"] = float(first[rule.late] is not None)
+    for name in rule.scalars:
+        if name in first:
+            carried[name] = float(first[name])
     return carried, rows
 
 
@@ -42,9 +43,9 @@ def write(
     step = member.step
     if not step:
         return
-    name, carried = run.recipe.optimizer.name, member.supply.carried
+    rule, carried = program.rule, member.supply.carried
     own = dict(run.model.named_parameters())
-    names = program.rule.moments(program.flags)
+    names = rule.moments(program.flags)
     cuts = {
         moment: program.layout.cut(rows[place]) for moment, rows in zip(names, moments, strict=True)
     }
@@ -52,13 +53,12 @@ def write(
         entry: dict[str, Tensor | None] = {
             moment: parts[parameter].clone() for moment, parts in cuts.items()
         }
-        if name not in ("sgd", "lion"):
+        if rule.step == "parameter":
             entry["step"] = torch.tensor(float(step))
-        if name == "nadam":
-            entry["mu_product"] = torch.tensor(carried["mu_product"])
-        if name == "sgd" and not carried.get("begun"):
+        entry |= {name: torch.tensor(carried[name]) for name in rule.scalars}
+        if rule.late and not carried.get("begun"):
             continue  # torch makes the buffer at the first update with momentum
         run.optimizer.state[own[parameter]] = entry
-    if name == "lion":
+    if rule.step == "group":
         for group in run.optimizer.param_groups:
             group["step"] = step

@@ -9,9 +9,9 @@ of every number.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from etude.engines.vmap.values import Numbers, Values
 from etude.optimizers.choice import OptimizerChoice
+from etude.optimizers.table import get
 
 Moments = tuple[Tensor, ...]
 Columns = Mapping[str, Tensor]
@@ -36,6 +37,12 @@ class StackedOptimizer:
         update: (w, g, moments, c, lr, wd, flags) -> (w, moments).
         moments: Names of the tensors it remembers, as torch calls them, for some flags.
         flags: Names of the switches that change the formula.
+        step: Where torch counts the updates: beside each parameter's moments, in the parameter
+            group, or nowhere.
+        begins: Hyperparameter at which a moment begins, by the moment; the others begin at 0.
+        scalars: Numbers carried along that torch keeps beside each parameter's moments.
+        late: A moment that torch makes only once it is needed; the number 'begun' that is carried
+            along says whether it is there.
     """
 
     columns: Callable[[Values, dict[str, float]], dict[str, Numbers]]
@@ -43,6 +50,10 @@ class StackedOptimizer:
     update: Update
     moments: Callable[[Flags], tuple[str, ...]]
     flags: Callable[[OptimizerChoice, frozenset[str]], dict[str, bool]]
+    step: Literal["parameter", "group", ""] = "parameter"
+    begins: Mapping[str, str] = field(default_factory=dict)
+    scalars: tuple[str, ...] = ()
+    late: str = ""
 
 
 def _switches(*names: str) -> Callable[[OptimizerChoice, frozenset[str]], dict[str, bool]]:
@@ -227,9 +238,16 @@ RULES: Mapping[str, StackedOptimizer] = MappingProxyType(
             _sgd,
             lambda flags: ("momentum_buffer",) if flags["momentum"] else (),
             _switches("momentum"),
+            step="",
+            late="momentum_buffer",
         ),
         "adagrad": StackedOptimizer(
-            _adagrad_columns, ("slow", "eps"), _adagrad, lambda flags: ("sum",), _switches()
+            _adagrad_columns,
+            ("slow", "eps"),
+            _adagrad,
+            lambda flags: ("sum",),
+            _switches(),
+            begins={"sum": "initial_accumulator_value"},
         ),
         "rmsprop": StackedOptimizer(
             _rmsprop_columns,
@@ -250,14 +268,21 @@ RULES: Mapping[str, StackedOptimizer] = MappingProxyType(
             _nadam,
             lambda flags: ("exp_avg", "exp_avg_sq"),
             _switches("decoupled_weight_decay"),
+            scalars=("mu_product",),
         ),
         "lion": StackedOptimizer(
-            _lion_columns, ("beta1", "beta2"), _lion, lambda flags: ("exp_avg",), _switches()
+            _lion_columns,
+            ("beta1", "beta2"),
+            _lion,
+            lambda flags: ("exp_avg",),
+            _switches(),
+            step="group",
         ),
     }
 )
+"""The formulas, by the name that an optimizer's row gives as `stacked`."""
 
 
 def flags_of(choice: OptimizerChoice, others: Mapping[str, Any]) -> dict[str, bool]:
     """Return the switches of an optimizer's formula for a run."""
-    return RULES[choice.name].flags(choice, frozenset(others))
+    return RULES[get(choice.name).stacked].flags(choice, frozenset(others))

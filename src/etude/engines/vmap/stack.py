@@ -16,6 +16,7 @@ from etude.engines.vmap.inputs import InputPlace, Inputs
 from etude.engines.vmap.layout import multipliers
 from etude.engines.vmap.member import Member
 from etude.engines.vmap.optimizer_state import read, write
+from etude.record import Status
 from etude.training.run import Run
 
 Step = Callable[[Stacked, Feed, Leaves, tuple[Tensor, Tensor] | None], tuple[Stacked, Tensor]]
@@ -199,7 +200,7 @@ class Stack:
             "series": {n: torch.tensor(v, dtype=torch.float64) for n, v in series.items()},
         }
         if not ended:
-            state["status"] = "finished" if member.step >= run.length else "stopped"
+            state["status"] = Status.FINISHED if member.step >= run.length else Status.STOPPED
         run.load_state_dict(state)
         if broken is not None:
             run.diverge(member.step, f"the training loss became {broken}", True)

@@ -1,1 +1,1 @@
-"""Schedules that follow a metric: pure functions of a log of events."""
+"""Schedules that react to a metric: pure functions of a log of events."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from etude.errors import BadValueError
 from etude.schedules._numbers import choice, number
+from etude.schedules.arguments import EVENTS, SHARE, OneOf, RealIn
 from etude.schedules.feedback.log import EventLog
 from etude.schedules.feedback.replay import Feedback, Replay
 from etude.schedules.registry import kind
@@ -18,25 +19,31 @@ from etude.schedules.registry import kind
     "hypergradient()",
     "hypergradient(beta=0.1, log=((1, 0.5), (2, -1.0), (3, None)))",
     "hypergradient(beta=0.01, rule='additive', low=0.1, high=2.0, log=((1, 5.0), (2, -3.0)))",
+    arguments={
+        "beta": RealIn(0.005, 0.5),
+        "rule": OneOf(("multiplicative", "additive")),
+        "low": SHARE,
+        "log": EVENTS,
+    },
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Hypergradient(Feedback):
-    """A rate that descends on itself: multiplicative s·(1 + β·h), additive s + β·h, in bounds.
+    """A rate adapted by gradient descent: s·(1 + β·h) or s + β·h, clipped to [low, high].
 
-    The metric h of an event at step t is how far the gradient g_t agrees with the update before
-    it, u_{t−1} = −Δθ/lr: their cosine for the multiplicative rule, their inner product for the
-    additive one. It grows while they agree and shrinks when they do not.
+    The metric h of an event at step t measures how much the gradient g_t agrees with the previous
+    update, u_{t−1} = −Δθ/lr: their cosine for the multiplicative rule, their inner product for
+    the additive rule. The rate grows while they agree and shrinks when they do not.
 
     Args:
-        beta: β > 0, the rate of the rate; below 1 for the multiplicative rule.
+        beta: β > 0, the learning rate of the rate; below 1 for the multiplicative rule.
         rule: 'multiplicative' or 'additive'.
         low: Lowest value, at least 0.
         high: Highest value, at least 1.
-        log: Pairs (step, h) that have been seen; usually set by `given` or `record`. A None is an
-            h that was not finite, and changes nothing.
+        log: Pairs (step, h) of past events, usually set by `given` or `record`. None stands for
+            an h that was not finite, and changes nothing.
 
     Raises:
-        BadValueError: A number is out of its bounds, or the log is out of order.
+        BadValueError: A number is out of bounds, or the log is out of order.
 
     Examples:
         >>> s = hypergradient(beta=0.5, high=4.0).given([(1, 1.0), (2, -1.0)])

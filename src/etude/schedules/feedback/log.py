@@ -10,14 +10,14 @@ from etude.errors import BadTypeError, BadValueError
 from etude.schedules._numbers import Steps, steps, written
 
 Event: TypeAlias = tuple[Steps, float | None]
-"""A step and the metric reported when that many updates were done; None if it was not finite."""
+"""A step, and the metric measured after that many updates; None if it was not finite."""
 
 
 class EventLog:
     """An immutable sequence of (step, metric), in the order of steps.
 
-    Adding an event shares what is there already, so a log of n events costs O(n), however it
-    was built. A metric that is NaN or infinite is stored as None, and is never an improvement.
+    A log with one more event shares the earlier events, so that building a log of n events takes
+    O(n) time and memory. A NaN or infinite metric is stored as None and is never an improvement.
 
     Examples:
         >>> log = EventLog.of([(100, 0.5)]).plus(200, float("nan"))
@@ -39,12 +39,12 @@ class EventLog:
         if isinstance(events, EventLog):
             return events
         if not isinstance(events, Iterable) or isinstance(events, str | bytes):
-            raise BadTypeError(f"log is {events!r}; it must hold pairs, such as [(100, 0.5)]")
+            raise BadTypeError(f"log is {events!r}; give pairs, such as [(100, 0.5)]")
         log = cls()
         for event in events:
             if not isinstance(event, tuple | list) or len(event) != 2:
                 raise BadTypeError(
-                    f"log holds {event!r}; it must hold pairs (step, metric), such as (100, 0.5)"
+                    f"log has {event!r}; give pairs (step, metric), such as (100, 0.5)"
                 )
             log = log.plus(*event)
         return log
@@ -58,19 +58,19 @@ class EventLog:
                 f"{self._events[self._size - 1][0]}: give events in the order of steps"
             )
         events = self._events
-        if len(events) != self._size:  # another log went on from here: leave its events alone
+        if len(events) != self._size:  # another log extended the list: do not change its events
             events = events[: self._size]
         events.append((when, _finite(metric)))
         return _view(events, self._size + 1)
 
     def since(self, start: Steps) -> EventLog:
-        """Return the events from step `start` on, counted from it."""
+        """Return the events from step `start` on, with steps counted from `start`."""
         if start == 0:
             return self
         return self.timed(lambda t: t - start if t >= start else None)
 
     def timed(self, own_time: Callable[[Steps], Steps | None]) -> EventLog:
-        """Return the events on another clock, those that it does not have left out."""
+        """Return the events on another clock, without those at steps that it does not have."""
         moved = [(own_time(t), metric) for t, metric in self]
         kept: list[Event] = [(t, metric) for t, metric in moved if t is not None]
         return self if kept == list(self) else _view(kept, len(kept))

@@ -1,4 +1,4 @@
-"""Reduce on plateau."""
+"""Reduction of the rate when a metric stops improving."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from etude.errors import BadValueError
 from etude.schedules._base import Schedule
 from etude.schedules._numbers import choice, count, number
+from etude.schedules.arguments import EVENTS, PART, SHARE, OneOf, WholeIn
 from etude.schedules.feedback.log import Event, EventLog
 from etude.schedules.feedback.replay import Feedback, Replay
 from etude.schedules.registry import composition
@@ -24,7 +25,7 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Plateau(Feedback):
-    """The schedule that `plateau` returns; `rest` is its argument `cooldown`, `source` is `on`."""
+    """The schedule that `plateau` returns; `rest` is the argument `cooldown`, `source` is `on`."""
 
     factor: float = 0.1
     patience: int = 10
@@ -56,13 +57,13 @@ class Plateau(Feedback):
         if self.source == "loss" and self.mode == "max":
             raise BadValueError(
                 "on is 'loss' and mode is 'max', but a loss is better when it is smaller: leave "
-                "mode out, or hear the task's metric with on='metric'"
+                "mode out, or use the task's metric with on='metric'"
             )
         self.begin_replay()
 
     @property
     def signal(self) -> str:
-        """The task's metric where it is named, or a larger value is better; else the loss."""
+        """'metric' if `on` names it, or if a larger value is better; else 'loss'."""
         return self.source or ("metric" if self.mode == "max" else "loss")
 
     def begin(self) -> _State:
@@ -102,6 +103,17 @@ class Plateau(Feedback):
     "plateau(mode='max', threshold=0.01, threshold_mode='abs', cooldown=2, floor=0.1, eps=0.0)",
     "plateau(on='metric', threshold=0.1, log=((10, -1.0), (20, -1.05), (30, -1.2)))",
     within=(0.0, 1.0),
+    arguments={
+        "factor": PART,
+        "patience": WholeIn(0, 3),
+        "mode": OneOf(("min", "max")),
+        "on": OneOf((None, "metric")),
+        "threshold": SHARE,
+        "threshold_mode": OneOf(("rel", "abs")),
+        "cooldown": WholeIn(0, 3),
+        "floor": SHARE,
+        "log": EVENTS,
+    },
 )
 def plateau(
     factor: float = 0.1,
@@ -116,32 +128,33 @@ def plateau(
     *,
     on: str | None = None,
 ) -> Schedule:
-    """Return a factor at each stall of a metric, as a pure function of the log of that metric.
+    """Return a schedule that is multiplied by `factor` whenever a metric stops improving.
 
-    An event is an improvement if it beats the best so far by the margin, which is threshold·|best|
-    or, in absolute terms, the threshold: in mode 'min' metric < best − margin, in mode 'max'
-    metric > best + margin. After more than `patience` events without one, from that event's step
-    on the value is max(value·factor, floor); then `cooldown` events pass without counting.
+    An event is an improvement if it beats the best so far by a margin: threshold·|best|, or the
+    threshold itself with threshold_mode='abs'. In mode 'min' that means metric < best − margin, in
+    mode 'max' metric > best + margin. After more than `patience` events without an improvement the
+    value becomes max(value·factor, floor), from that event's step on. The next `cooldown` events
+    are not counted.
 
     Args:
-        factor: In (0, 1), what the value is multiplied by.
-        patience: Events without improvement that are tolerated.
+        factor: The factor of each reduction, in (0, 1).
+        patience: Number of events without improvement before a reduction.
         mode: 'min' if a smaller metric is better, 'max' if a larger one is.
-        threshold: How much better an improvement must be.
+        threshold: The margin by which an improvement must beat the best value.
         threshold_mode: 'rel' for a share of the best value's magnitude, 'abs' for a difference.
-        cooldown: Events after a reduction that are not counted.
+        cooldown: Number of events after a reduction that are not counted.
         floor: The lowest value, relative to the first value of 1, in [0, 1].
-        eps: A reduction smaller than this is not made.
-        log: Pairs (step, metric) that have been seen; usually set by `given` or `record`.
-        on: What a recipe reports to it: 'loss', the validation loss, or 'metric', the task's
-            metric. None is the metric in mode 'max', else the loss. In a loop of your own it
-            hears what you record.
+        eps: A reduction smaller than this is skipped.
+        log: Pairs (step, metric) of past events, usually set by `given` or `record`.
+        on: The signal that training reports: 'loss', the validation loss, or 'metric', the task's
+            metric. None is the metric in mode 'max', else the loss. In your own loop, the signal
+            is whatever you pass to `record`.
 
     Returns:
         The schedule; it is endless.
 
     Raises:
-        BadValueError: A number is out of its bounds, the log is out of order, or a loss is to be
+        BadValueError: A number is out of bounds, the log is out of order, or a loss is to be
             maximised.
 
     Examples:
@@ -149,11 +162,11 @@ def plateau(
         >>> [s(t) for t in range(5)]
         [1.0, 1.0, 1.0, 0.1, 0.1]
 
-    Source: torch `ReduceLROnPlateau`, option by option, with two differences. Its relative margin
-    is threshold·best, which points the wrong way below zero: there a metric that stands still
-    counts as an improvement. And an infinite metric is never an improvement here, so that one
-    overflow cannot become an unbeatable best. optax's `contrib.reduce_on_plateau` has torch's
-    margin; Keras's `ReduceLROnPlateau` has an absolute one only.
+    Source: torch `ReduceLROnPlateau`, option by option, with two differences. torch's relative
+    margin is threshold·best, which has the wrong sign below zero: there a constant metric counts
+    as an improvement. And an infinite metric is never an improvement here, so that one overflow
+    cannot become a best value that no metric beats. optax's `contrib.reduce_on_plateau` has
+    torch's margin; Keras's `ReduceLROnPlateau` has only an absolute margin.
     """
     return Plateau(
         factor,

@@ -1,6 +1,6 @@
-"""What feedback schedules share: replay a log once, then look values up."""
+"""The base class of feedback schedules: the log is replayed once, then values are looked up."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from etude.schedules.kinds.milestones import look_up
 
 
 class Replay(NamedTuple):
-    """How far a log was replayed: the state after it, and every change of the value on the way.
+    """The result of replaying a log: the state after it, and every change of the value.
 
-    The lists are shared between replays that go on from one another; only the first `size`
-    entries belong to this one.
+    A replay that continues an earlier one shares its lists; only the first `size` entries belong
+    to this replay.
     """
 
     state: Any
@@ -33,8 +33,8 @@ class Replay(NamedTuple):
 class Feedback(Endless):
     """A schedule that reacts to metrics: its value changes only at the events of its log.
 
-    A kind says how its state begins and what an event does to it; the same log always gives the
-    same values, at any step and in any order of asking.
+    A kind defines the first state and how an event changes it. The same log always gives the same
+    values, whatever the order in which steps are evaluated.
     """
 
     __slots__ = ()
@@ -48,7 +48,7 @@ class Feedback(Endless):
     @property
     @abstractmethod
     def signal(self) -> str:
-        """What it hears: 'loss', 'metric' or 'gradient'."""
+        """The signal that it reacts to: 'loss', 'metric' or 'gradient'."""
 
     @abstractmethod
     def begin(self) -> Any:

@@ -1,6 +1,6 @@
-"""The fixed value."""
+"""A constant value."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ from typing import Any
 
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
+from etude.schedules.arguments import FACTOR, LENGTH, maybe
 from etude.schedules.registry import kind
 
 
-@kind("constant", "constant()", "constant(0.5)", "constant(length='10%')")
+@kind(
+    "constant",
+    "constant()",
+    "constant(0.5)",
+    "constant(length='10%')",
+    arguments={"value": FACTOR, "length": maybe(LENGTH)},
+)
 @dataclass(frozen=True, slots=True, repr=False)
 class Constant(Kind):
     """The same value at every step: s(t) = value.
 
     Args:
         value: The value.
-        length: Steps, or a duration with a unit; None goes on for ever, or takes what is left.
+        length: Steps, or a duration with a unit; None is endless, or fills the rest of the horizon.
 
     Raises:
         BadValueError: The value is not finite, or the length is negative.
@@ -39,7 +46,7 @@ class Constant(Kind):
 
     def at(self, t: float) -> float:
         if self.wanted is not None:
-            raise TypeError  # as arithmetic with a unit does in the other kinds
+            raise TypeError  # the same error as arithmetic with a unit in the other kinds
         return self.value
 
     def on(self, t: Any, xp: Any) -> Any:

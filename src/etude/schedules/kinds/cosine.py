@@ -1,6 +1,6 @@
 """Cosine annealing."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
+from etude.schedules.arguments import LENGTH, POWER, SHARE
 from etude.schedules.registry import kind
 
 _QUARTER = 0.5 * math.pi
@@ -22,20 +23,21 @@ _QUARTER = 0.5 * math.pi
     "cosine('2 epochs', exponent=2.0)",
     "cosine(0, floor=0.5)",
     within=(0.0, 1.0),
+    arguments={"length": LENGTH, "floor": SHARE, "exponent": POWER},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Cosine(Kind):
-    """Half a cosine wave down: s(t) = floor + (1 − floor)·(½(1 + cos(πt/T)))^p, then floor.
+    """Cosine decay: s(t) = floor + (1 − floor)·(½(1 + cos(πt/T)))^p, then floor.
 
-    Computed as sin(π(T − t)/2T)^2p, which is the same and keeps its digits near the end.
+    It is computed as sin(π(T − t)/2T)^2p, which is equal but more precise near the end.
 
     Args:
-        length: T, in steps or with a unit; None takes what is left of the horizon.
+        length: T, in steps or with a unit; None fills the rest of the horizon.
         floor: Value at the end, relative to the peak of 1, in [0, 1].
-        exponent: p > 0, the power of the wave.
+        exponent: p > 0, the power of the cosine term.
 
     Raises:
-        BadValueError: The floor lies outside [0, 1], or the exponent is not positive.
+        BadValueError: The floor is outside [0, 1], or the exponent is not positive.
 
     Examples:
         >>> s = cosine(100, floor=0.01)

@@ -3,7 +3,7 @@
 Smith 2017, "Cyclical Learning Rates for Training Neural Networks".
 """
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from typing import Any, ClassVar
 from etude.schedules._base import Schedule
 from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, duration, number
+from etude.schedules.arguments import PART, SHARE, SPAN, Arguments, RealIn, maybe
 from etude.schedules.kinds.exponential import power
 from etude.schedules.registry import composition, kind
+
+_CYCLE: Arguments = {"up": SPAN, "down": maybe(SPAN), "floor": SHARE}
 
 
 @kind(
@@ -25,22 +28,23 @@ from etude.schedules.registry import composition, kind
     "triangular('1 epoch', per_cycle=0.5)",
     "triangular(10, per_step=0.999)",
     within=(0.0, 1.0),
+    arguments={**_CYCLE, "per_cycle": PART, "per_step": RealIn(0.99, 1.0, None)},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Triangular(Endless):
-    """Up and down in straight lines: s(t) = floor + (1 − floor)·g^c·γ^t·Λ(t).
+    """Linear rise and fall in cycles: s(t) = floor + (1 − floor)·g^c·γ^t·Λ(t).
 
-    Λ rises from 0 to 1 in `up` steps and falls back in `down` steps; c counts finished cycles.
+    Λ rises from 0 to 1 in `up` steps and falls to 0 in `down` steps; c counts finished cycles.
 
     Args:
         up: Steps from the floor to the peak, above 0, or a duration with a unit.
-        down: Steps from the peak to the floor; None for as many as up.
+        down: Steps from the peak to the floor; None for as many as `up`.
         floor: The lowest value, relative to the first peak, in [0, 1].
         per_cycle: g in (0, 1], the factor of the amplitude at each cycle.
         per_step: γ in (0, 1], the factor of the amplitude at each step.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> s = triangular(100, floor=0.1)
@@ -95,20 +99,25 @@ class Triangular(Endless):
         return (a for a in shown if self.down != self.up or not a.startswith("down="))
 
 
-@composition("triangular2", "triangular2(100)", "triangular2(100, 50, floor=0.2)")
+@composition(
+    "triangular2",
+    "triangular2(100)",
+    "triangular2(100, 50, floor=0.2)",
+    arguments=_CYCLE,
+)
 def triangular2(up: Duration, down: Duration | None = None, floor: float = 0.0) -> Schedule:
     """Return triangular cycles whose amplitude halves each time.
 
     Args:
         up: Steps from the floor to the peak, or a duration with a unit.
-        down: Steps from the peak to the floor; None for as many as up.
+        down: Steps from the peak to the floor; None for as many as `up`.
         floor: The lowest value, relative to the first peak.
 
     Returns:
         The schedule; it is endless.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> s = triangular2(10)
@@ -118,7 +127,12 @@ def triangular2(up: Duration, down: Duration | None = None, floor: float = 0.0) 
     return Triangular(up, down, floor, per_cycle=0.5)
 
 
-@composition("exp_range", "exp_range(100, 0.999)", "exp_range(100, 0.99, down=20, floor=0.1)")
+@composition(
+    "exp_range",
+    "exp_range(100, 0.999)",
+    "exp_range(100, 0.99, down=20, floor=0.1)",
+    arguments={**_CYCLE, "gamma": RealIn(0.99, 1.0, None)},
+)
 def exp_range(
     up: Duration, gamma: float, down: Duration | None = None, floor: float = 0.0
 ) -> Schedule:
@@ -127,14 +141,14 @@ def exp_range(
     Args:
         up: Steps from the floor to the peak, or a duration with a unit.
         gamma: γ in (0, 1].
-        down: Steps from the peak to the floor; None for as many as up.
+        down: Steps from the peak to the floor; None for as many as `up`.
         floor: The lowest value, relative to the first peak.
 
     Returns:
         The schedule; it is endless.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> exp_range(1, 0.5)(1)

@@ -1,6 +1,6 @@
 """Step decay and exponential decay."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any, ClassVar
 from etude.schedules._base import Schedule
 from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, duration, flag, number, written
+from etude.schedules.arguments import FLAG, PART, SPAN, RealIn
 from etude.schedules.registry import composition, kind
 
 
 def power(base: float, exponent: float) -> float:
-    """Return base^exponent, infinite where float64 overflows, as arrays are."""
+    """Return base^exponent, or infinity if float64 overflows, as for arrays."""
     try:
         return math.pow(base, exponent)
     except OverflowError:
@@ -27,15 +28,16 @@ def power(base: float, exponent: float) -> float:
     "exponential(0.95)",
     "exponential(0.5, every=10)",
     "exponential(0.5, every='1 epoch', staircase=True)",
+    arguments={"gamma": RealIn(0.5, 1.0, None, above=True), "every": SPAN, "staircase": FLAG},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Exponential(Endless):
-    """The same factor every so many steps: s(t) = γ^(t/E), with `staircase` γ^⌊t/E⌋.
+    """A factor γ every E steps: s(t) = γ^(t/E), with `staircase` γ^⌊t/E⌋.
 
     Args:
         gamma: γ > 0; below 1 it decays, above 1 it grows.
         every: E, in steps or with a unit.
-        staircase: Whether the value changes only at multiples of E, and is constant between.
+        staircase: Whether the value changes only at multiples of E.
 
     Raises:
         BadValueError: γ or E is not positive.
@@ -71,7 +73,12 @@ class Exponential(Endless):
         return Endless.text(self)
 
 
-@composition("step", "step(30, 0.1)", "step('30 epochs', 0.5)")
+@composition(
+    "step",
+    "step(30, 0.1)",
+    "step('30 epochs', 0.5)",
+    arguments={"every": SPAN, "gamma": PART},
+)
 def step(every: Duration, gamma: float = 0.1) -> Schedule:
     """Return step decay: s(t) = γ^⌊t/E⌋, the staircase of `exponential`.
 

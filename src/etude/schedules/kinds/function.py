@@ -1,6 +1,6 @@
-"""A function of the user's own, by the name it was registered under."""
+"""Schedules from the user's own functions, which are registered by name."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etude.schedules.registry import kind
 F = TypeVar("F", bound=Callable[[float], float])
 
 FUNCTIONS: dict[str, tuple[Callable[[float], float], Callable[[Any, Any], Any] | None]] = {}
-"""Registered functions, by name: of one step, and of an array and its namespace."""
+"""Name -> (function of one step, function of an array and its namespace)."""
 
 
 def register(
@@ -27,23 +27,23 @@ def register(
     array: Callable[[Any, Any], Any] | None = None,
     replace: bool = False,
 ) -> Any:
-    """Enter a function of one step into the table that `function(name)` reads.
+    """Register a function of one step, for use as `function(name)` in a schedule.
 
-    It is stored by name, so a schedule that uses it can be written, pickled and compared; whoever
-    reads the text must have registered the same function.
+    A schedule stores only the name, so that it can be written as text, pickled and compared. A
+    process that reads the text must have registered the same function.
 
     Args:
         name: A Python identifier.
         function: f(t) → value for a step t ≥ 0; without it `register` is a decorator.
-        array: The same on arrays: f(t, xp) with the array API namespace xp. Without it arrays are
-            evaluated one element at a time, which works neither under jit nor on a traced step.
-        replace: Whether another function of that name is replaced.
+        array: The function for arrays: f(t, xp) with the array API namespace xp. Without it, arrays
+            are evaluated one element at a time, which works neither under jit nor on a traced step.
+        replace: Whether to replace another function of that name.
 
     Returns:
         The function.
 
     Raises:
-        BadValueError: The name is no identifier, or belongs to another function.
+        BadValueError: The name is not an identifier, or belongs to another function.
 
     Examples:
         >>> @register("halving")
@@ -77,8 +77,8 @@ class Function(Kind):
 
     Args:
         of: The name that f was registered under.
-        length: Steps, or a duration with a unit; None goes on for ever, or takes what is left.
-            It only says where a following segment starts.
+        length: Steps, or a duration with a unit; None is endless, or fills the rest of the horizon.
+            It only determines where the next segment starts.
 
     Raises:
         UnknownNameError: No function of that name is registered.
@@ -95,17 +95,17 @@ class Function(Kind):
 
     def at(self, t: float) -> float:
         if self.wanted is not None:
-            raise TypeError  # as arithmetic with a unit does in the other kinds
+            raise TypeError  # the same error as arithmetic with a unit in the other kinds
         return float(FUNCTIONS[self.of][0](t))
 
     def on(self, t: Any, xp: Any) -> Any:
-        one, many = FUNCTIONS[self.of]
-        if many is not None:
-            return many(t, xp)
+        of_step, of_array = FUNCTIONS[self.of]
+        if of_array is not None:
+            return of_array(t, xp)
         from array_api_compat import device
 
         try:
-            values = [float(one(float(x))) for x in xp.reshape(t, (-1,))]
+            values = [float(of_step(float(x))) for x in xp.reshape(t, (-1,))]
         except Exception as error:
             raise BadTypeError(
                 f"function {self.of!r} cannot be evaluated on this array ({error}): register it "

@@ -1,6 +1,6 @@
-"""A growing rate: small first, then rising, smoothly or step by step."""
+"""A rate that grows over the whole run, smoothly or in stairs."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, count, number
-from etude.schedules.kinds.shapes import shape_at, shape_name, shape_on
+from etude.schedules.arguments import LENGTH, PART, OneOf, WholeIn, maybe
+from etude.schedules.kinds.shapes import SHAPES, shape_at, shape_name, shape_on
 from etude.schedules.registry import kind
 
 
@@ -20,6 +21,12 @@ from etude.schedules.registry import kind
     "growing(100, start=0.0, shape='linear', stairs=4)",
     "growing(100, shape='cosine')",
     within=(0.0, 1.0),
+    arguments={
+        "length": LENGTH,
+        "start": PART,
+        "shape": OneOf(SHAPES),
+        "stairs": maybe(WholeIn(2, 9)),
+    },
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Growing(Kind):
@@ -29,13 +36,13 @@ class Growing(Kind):
     the last stair is at 1. Other shapes as in `warmup`.
 
     Args:
-        length: T, in steps or with a unit; None takes what is left of the horizon.
+        length: T, in steps or with a unit; None fills the rest of the horizon.
         start: Value at step 0, in [0, 1]; above 0 for the exponential shape.
         shape: 'exponential', 'linear' or 'cosine'.
         stairs: n ≥ 2, or None for a smooth rise.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> s = growing(30, start=0.25, stairs=3)

@@ -1,6 +1,6 @@
-"""Decays without an end: natural exponential, inverse time, inverse square root."""
+"""Endless decays: natural exponential, inverse time, inverse square root."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from etude.errors import BadValueError
 from etude.schedules._base import Schedule
 from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, count, duration, flag, number
+from etude.schedules.arguments import FLAG, POWER, SHARE, SPAN, WholeIn, maybe
 from etude.schedules.kinds.exponential import power
 from etude.schedules.kinds.warmup import warmup as warmup_kind
 from etude.schedules.registry import composition, kind
@@ -22,6 +23,7 @@ from etude.schedules.registry import composition, kind
     "natural_exponential(0.1)",
     "natural_exponential(0.5, every='1 epoch')",
     within=(0.0, 1.0),
+    arguments={"k": SHARE, "every": SPAN},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class NaturalExponential(Endless):
@@ -65,6 +67,7 @@ class NaturalExponential(Endless):
     "inverse_time(0.5, power=0.75, every=10)",
     "inverse_time(0.5, every='1 epoch', staircase=True)",
     within=(0.0, 1.0),
+    arguments={"k": SHARE, "power": POWER, "every": SPAN, "staircase": FLAG},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class InverseTime(Endless):
@@ -77,7 +80,7 @@ class InverseTime(Endless):
         staircase: Whether the value changes only at multiples of E.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> s = inverse_time(0.5)
@@ -111,7 +114,13 @@ class InverseTime(Endless):
         return (1.0 + self.k * u) ** -self.power
 
 
-@kind("rsqrt", "rsqrt(4_000)", "rsqrt('5%')", within=(0.0, 1.0))
+@kind(
+    "rsqrt",
+    "rsqrt(4_000)",
+    "rsqrt('5%')",
+    within=(0.0, 1.0),
+    arguments={"timescale": SPAN},
+)
 @dataclass(frozen=True, slots=True, repr=False)
 class Rsqrt(Endless):
     """Inverse square root decay: s(t) = √(τ/(τ + t)).
@@ -149,15 +158,22 @@ class Rsqrt(Endless):
         return xp.sqrt(self.timescale / (self.timescale + t))
 
 
-@composition("noam", "noam(4_000)", "noam(4_000, d_model=512)", "noam('5%')", within=(0.0, 1.0))
+@composition(
+    "noam",
+    "noam(4_000)",
+    "noam(4_000, d_model=512)",
+    "noam('5%')",
+    within=(0.0, 1.0),
+    arguments={"warmup": SPAN, "d_model": maybe(WholeIn(1, 999))},
+)
 def noam(warmup: Duration, d_model: int | None = None) -> Schedule:
     """Return the schedule of the Transformer paper.
 
-    s(t) = d^(−½)·min(n^(−½), n·W^(−3/2)) with n = t + 1, the paper's step number; without
-    `d_model` scaled to a peak of 1: min(n/W, √(W/n)).
+    s(t) = d^(−½)·min(n^(−½), n·W^(−3/2)) with n = t + 1, the paper's step number. Without `d_model`
+    it is scaled to a peak of 1: min(n/W, √(W/n)).
 
     Args:
-        warmup: W > 0, in steps or with a unit; it must be in steps where `d_model` is given.
+        warmup: W > 0, in steps or with a unit; with `d_model` it must be in steps.
         d_model: d, the width of the model.
 
     Returns:
@@ -179,8 +195,8 @@ def noam(warmup: Duration, d_model: int | None = None) -> Schedule:
         return shape
     if isinstance(W, str):
         raise BadValueError(
-            f"warmup is {W!r}, but with d_model the height depends on its steps: give it in steps, "
-            "or leave d_model out and multiply the schedule"
+            f"warmup is {W!r}, but with d_model the peak depends on its number of steps: give "
+            "warmup in steps, or leave d_model out and multiply the schedule"
         )
     return shape * math.pow(count("d_model", d_model) * W, -0.5)
 

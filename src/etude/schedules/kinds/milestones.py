@@ -1,6 +1,6 @@
 """Values that change at given steps: multi-step decay and piecewise constants."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from etude.schedules._arrays import table
 from etude.schedules._base import is_steps
 from etude.schedules._kind import Endless
 from etude.schedules._numbers import Duration, duration, number
+from etude.schedules.arguments import PART, AsMany, Rising
 from etude.schedules.kinds.exponential import power
 from etude.schedules.registry import kind
 
@@ -28,11 +29,11 @@ def ordered(name: str, values: object) -> tuple[Duration, ...]:
 
 
 def sequence(name: str, values: object) -> tuple[Any, ...]:
-    """Return a tuple or list as a tuple that is not empty."""
+    """Return a tuple or list as a tuple, or raise if it is empty."""
     if not isinstance(values, tuple | list):
         raise BadTypeError(f"{name} is {values!r}; it must be a tuple, such as (30, 60)")
     if not values:
-        raise BadValueError(f"{name} is empty; give at least one")
+        raise BadValueError(f"{name} is empty; give at least one value")
     return tuple(values)
 
 
@@ -41,13 +42,14 @@ def sequence(name: str, values: object) -> tuple[Any, ...]:
     "multi_step((30, 60, 80), 0.1)",
     "multi_step((5,), 0.5)",
     "multi_step(('50%', '75%'))",
+    arguments={"milestones": Rising(), "gamma": PART},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class MultiStep(Endless):
-    """A factor at each of a list of steps: s(t) = γ^(number of milestones ≤ t).
+    """A factor γ at each milestone: s(t) = γ^(number of milestones ≤ t).
 
     Args:
-        milestones: Rising steps, or durations with a unit; one named twice counts twice.
+        milestones: Rising steps, or durations with a unit; a repeated milestone counts each time.
         gamma: γ > 0.
 
     Raises:
@@ -72,6 +74,10 @@ class MultiStep(Endless):
         values = tuple(power(gamma, n) for n in range(len(milestones) + 1))
         self.put(milestones=milestones, gamma=gamma, values=values)
 
+    @property
+    def jumps(self) -> tuple[Any, ...]:
+        return self.milestones
+
     def at(self, t: float) -> float:
         return self.values[bisect_right(self.milestones, t)]
 
@@ -83,14 +89,15 @@ class MultiStep(Endless):
     "piecewise_constant",
     "piecewise_constant((100, 200), (1.0, 0.5, 0.1))",
     "piecewise_constant(('10%',), (0.1, 1.0))",
+    arguments={"boundaries": Rising(), "values": AsMany(PART, "boundaries", 1)},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class PiecewiseConstant(Endless):
-    """One value after another: s(t) = v_i for b_{i−1} ≤ t < b_i.
+    """A constant value between boundaries: s(t) = v_i for b_{i−1} ≤ t < b_i.
 
     Args:
         boundaries: Rising steps b, or durations with a unit.
-        values: Values v, one more than there are boundaries.
+        values: Values v, one more than the boundaries.
 
     Raises:
         BadValueError: The boundaries are out of order, or the counts do not match.
@@ -117,6 +124,10 @@ class PiecewiseConstant(Endless):
             )
         self.put(boundaries=boundaries, values=values)
 
+    @property
+    def jumps(self) -> tuple[Any, ...]:
+        return self.boundaries
+
     def at(self, t: float) -> float:
         return self.values[bisect_right(self.boundaries, t)]
 
@@ -130,7 +141,7 @@ def look_up(edges: tuple[Any, ...], values: tuple[float, ...], t: Any, xp: Any) 
 
 
 def below(edges: Any, t: Any, xp: Any) -> Any:
-    """Return how many edges are ≤ t, for an array t of any shape."""
+    """Return the number of edges ≤ t, for an array t of any shape."""
     flat = xp.searchsorted(edges, xp.reshape(t, (-1,)), side="right")
     return xp.reshape(flat, t.shape)
 

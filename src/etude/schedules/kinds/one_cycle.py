@@ -1,4 +1,4 @@
-"""One-cycle: up and down once, and the momentum the other way.
+"""The one-cycle schedule: the rate rises and falls once, the momentum falls and rises.
 
 Smith and Topin 2018, "Super-Convergence: Very Fast Training of Neural Networks".
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from etude.errors import BadValueError
 from etude.schedules._base import Schedule
 from etude.schedules._numbers import Duration, Steps, choice, duration, exact, flag, nearest, number
+from etude.schedules.arguments import FLAG, WHOLE, Arguments, OneOf, RealIn
 from etude.schedules.kinds.constant import constant
 from etude.schedules.kinds.cosine import cosine
 from etude.schedules.kinds.polynomial import linear
@@ -19,12 +20,21 @@ from etude.schedules.registry import composition
 _Phases = tuple[Duration, Duration | None, Duration | None]
 
 
+_ARGUMENTS: Arguments = {
+    "length": WHOLE,
+    "rise": RealIn(0.01, 0.49, 3),
+    "anneal": OneOf(("linear", "cosine")),
+    "three_phase": FLAG,
+}
+
+
 @composition(
     "one_cycle",
     "one_cycle(1_000)",
     "one_cycle()",
     "one_cycle(1_000, rise=0.25, anneal='linear', three_phase=True)",
     within=(0.0, 1.0),
+    arguments=_ARGUMENTS,
 )
 def one_cycle(
     length: Steps | None = None,
@@ -36,14 +46,14 @@ def one_cycle(
 ) -> Schedule:
     """Return the one-cycle schedule with a peak of 1.
 
-    From 1/div to 1 in the first `rise` of the run, then to 1/(div·final_div) at its end. With
-    `three_phase` first back to 1/div in as many steps as it rose.
+    It rises from 1/div to 1 in the first `rise` of the run, then falls to 1/(div·final_div) at the
+    end. With `three_phase` it first falls back to 1/div, in as many steps as it rose.
 
     Args:
         length: Steps; None takes the whole horizon.
-        rise: Share of the run that it rises, in (0, 1), below ½ with three phases.
-        div: How far below the peak it starts, at least 1.
-        final_div: How far below its start it ends, at least 1.
+        rise: Share of the run in which it rises, in (0, 1), below ½ with three phases.
+        div: The peak divided by the first value, at least 1.
+        final_div: The first value divided by the last, at least 1.
         anneal: 'cosine' or 'linear'.
         three_phase: Whether it falls in two phases.
 
@@ -51,7 +61,7 @@ def one_cycle(
         A join of two or three segments.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> s = one_cycle(100)
@@ -77,6 +87,7 @@ def one_cycle(
     "one_cycle_momentum(anneal='linear')",
     "one_cycle_momentum(1_000, three_phase=True)",
     within=(0.0, 1.0),
+    arguments=_ARGUMENTS,
 )
 def one_cycle_momentum(
     length: Steps | None = None,
@@ -86,11 +97,11 @@ def one_cycle_momentum(
     anneal: str = "cosine",
     three_phase: bool = False,
 ) -> Schedule:
-    """Return the momentum that goes with `one_cycle`: from high to low and back.
+    """Return the momentum schedule for `one_cycle`: from high to low and back.
 
     Args:
         length: Steps; None takes the whole horizon.
-        rise: Share of the run that the rate rises and the momentum falls.
+        rise: Share of the run in which the rate rises and the momentum falls.
         high: Momentum at the start and the end, in (0, 1].
         low: Momentum at the peak of the rate, in [0, high].
         anneal: 'cosine' or 'linear'.
@@ -100,7 +111,7 @@ def one_cycle_momentum(
         A join of two or three segments, in absolute values.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> s = one_cycle_momentum(100)
@@ -118,14 +129,14 @@ def one_cycle_momentum(
 
 
 def _shape(anneal: str) -> Callable[[Duration | None, float], Schedule]:
-    """Return what falls from 1 to a floor in the way that `anneal` names."""
+    """Return the function that builds a decay from 1 to a floor in the shape `anneal`."""
     if choice("anneal", anneal, ("cosine", "linear")) == "cosine":
         return lambda length, floor: cosine(length, floor=floor)
     return lambda length, floor: linear(length, end=floor)
 
 
 def _phases(length: Steps | None, rise: float, three_phase: bool) -> _Phases:
-    """Return the lengths of the rise, of the fall if it is split, and of the rest."""
+    """Return the lengths of the rise, of the first fall with three phases, and of the rest."""
     share = number("rise", rise, above=0.0, at_most=1.0)
     parts = 2 if flag("three_phase", three_phase) else 1
     if share * parts >= 1.0:

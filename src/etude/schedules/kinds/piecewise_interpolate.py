@@ -14,8 +14,9 @@ from etude.schedules._arrays import table
 from etude.schedules._base import is_steps
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, Steps, number
+from etude.schedules.arguments import PART, AsMany, OneOf, Rising
 from etude.schedules.kinds.milestones import below, ordered, pick, sequence
-from etude.schedules.kinds.shapes import shape_at, shape_name, shape_on
+from etude.schedules.kinds.shapes import SHAPES, shape_at, shape_name, shape_on
 from etude.schedules.registry import kind
 
 
@@ -25,17 +26,18 @@ from etude.schedules.registry import kind
     "piecewise_interpolate((10, '50%', '100%'), (0.1, 1.0, 0.2), shape='cosine')",
     "piecewise_interpolate((0, 100), (0.1, 1.0), shape='exponential')",
     "piecewise_interpolate((5, 5, 20), (0.1, 1.0, 0.5))",
+    arguments={"points": Rising(2), "values": AsMany(PART, "points"), "shape": OneOf(SHAPES)},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class PiecewiseInterpolate(Kind):
-    """A curve through points (p_i, v_i), v_0 before the first and the last value after the last.
+    """A curve through points (p_i, v_i), constant before the first point and after the last.
 
     s(t) = shape(v_i → v_{i+1}, (t − p_i)/(p_{i+1} − p_i)) for p_i ≤ t < p_{i+1}; the shapes are
-    those of `warmup`. Where two points share a step, the value jumps there.
+    those of `warmup`. If two points have the same step, the value jumps there.
 
     Args:
         points: Rising steps p, or durations with a unit.
-        values: Values v, as many as there are points.
+        values: Values v, one per point.
         shape: 'linear', 'cosine', 'exponential' or 'constant'.
 
     Raises:
@@ -78,7 +80,7 @@ class PiecewiseInterpolate(Kind):
 
     def on(self, t: Any, xp: Any) -> Any:
         points: Any = self.points
-        # Held values at both ends become a segment each, so that every step lies inside one.
+        # The constant values at both ends become segments, so that every step is in a segment.
         first, last = (*points[:1], *points), (*points, points[-1])
         v0, v1 = (*self.values[:1], *self.values), (*self.values, self.values[-1])
         lengths = tuple(b - a or 1 for a, b in zip(first, last, strict=True))

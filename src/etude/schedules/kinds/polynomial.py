@@ -1,6 +1,6 @@
 """Polynomial and linear decay."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from etude.errors import BadValueError
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, flag, number
+from etude.schedules.arguments import FACTOR, LENGTH, POWER, SHARE, SPAN, OneOf
 from etude.schedules.registry import kind
 
 
@@ -21,23 +22,27 @@ from etude.schedules.registry import kind
     "polynomial(100, power=2.0, cycle=True)",
     "polynomial(100, power=1.0, k_decay=1.5)",
     within=(0.0, 1.0),
+    arguments=(
+        {"length": LENGTH, "power": POWER, "end": SHARE, "k_decay": POWER},
+        {"length": SPAN, "power": POWER, "end": SHARE, "cycle": OneOf((True,))},
+    ),
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Polynomial(Kind):
-    """A power of what is left: s(t) = (1 − end)·(1 − (t/T)^k)^p + end, then end.
+    """Polynomial decay: s(t) = (1 − end)·(1 − (t/T)^k)^p + end, then end.
 
     With `cycle` it does not stop at T: the curve is stretched to the next multiple of T each
     time it reaches its end, s(t) = (1 − end)·(1 − t/(T·max(1, ⌈t/T⌉)))^p + end.
 
     Args:
-        length: T, in steps or with a unit; None takes what is left of the horizon.
+        length: T, in steps or with a unit; None fills the rest of the horizon.
         power: p > 0.
         end: Value at the end, relative to the first value of 1, in [0, 1].
-        cycle: Whether it rises again instead of staying at `end`.
-        k_decay: k > 0; above 1 it stays high for longer.
+        cycle: Whether the value rises again instead of staying at `end`.
+        k_decay: k > 0; above 1 the value stays high for longer.
 
     Raises:
-        BadValueError: A number is out of its bounds, or a cycle has length 0.
+        BadValueError: A number is out of bounds, or a cycle has length 0.
 
     Examples:
         >>> s = polynomial(100, power=2.0)
@@ -65,7 +70,7 @@ class Polynomial(Kind):
         )
         if self.cycle and self.k_decay != 1.0:
             raise BadValueError(
-                f"cycle with k_decay={self.k_decay} is not defined: use one of the two"
+                f"cycle with k_decay={self.k_decay} is not defined: use only one of the two"
             )
 
     def at(self, t: float) -> float:
@@ -89,13 +94,20 @@ class Polynomial(Kind):
         return (1.0 - self.end) * left**self.power + self.end
 
 
-@kind("linear", "linear(100)", "linear(100, start=0.1, end=1.0)", "linear()", "linear(0)")
+@kind(
+    "linear",
+    "linear(100)",
+    "linear(100, start=0.1, end=1.0)",
+    "linear()",
+    "linear(0)",
+    arguments={"length": LENGTH, "start": FACTOR, "end": FACTOR},
+)
 @dataclass(frozen=True, slots=True, repr=False)
 class Linear(Kind):
     """A straight line: s(t) = start + (end − start)·t/T, then end.
 
     Args:
-        length: T, in steps or with a unit; None takes what is left of the horizon.
+        length: T, in steps or with a unit; None fills the rest of the horizon.
         start: Value at step 0.
         end: Value at step T and after it.
 

@@ -3,7 +3,7 @@
 Loshchilov and Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts".
 """
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from etude.schedules._arrays import table
 from etude.schedules._base import is_steps
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import LAST_STEP, Duration, Steps, count, duration, exact, number
+from etude.schedules.arguments import PART, SHARE, SPAN, OneOf, WholeIn, maybe
 from etude.schedules.kinds.exponential import power
 from etude.schedules.kinds.milestones import below, pick
 from etude.schedules.registry import kind
 
 _QUARTER = 0.5 * math.pi
 _LEAST_GROWTH = 1.01
-"""Of cycles that grow; with it the table of all starts up to 2**53 stays below 4,000 entries."""
+"""The least growth factor: with it, all starts up to 2**53 need less than 4,000 table entries."""
 
 _LONGEST = Fraction(10**36)
-"""Steps of the longest cycle that is told from a longer one: within the 2**53 steps that are ever
-asked for, u/T is then below what float64 resolves beside 1; float32 can hold it."""
+"""The longest cycle in steps; a longer cycle would give the same values. Within the first 2**53
+steps, u/T is then below the precision of float64 at 1. float32 can represent this length."""
 
 
 @kind(
@@ -39,23 +40,30 @@ asked for, u/T is then below what float64 resolves beside 1; float32 can hold it
     "restarts('10%', cycles=4)",
     "restarts(10, length_mult=3.0, cycles=3, height_mult=0.5)",
     within=(0.0, 1.0),
+    arguments={
+        "period": SPAN,
+        "length_mult": OneOf((1.0, 1.01, 1.5, 2.0, 3.0)),
+        "height_mult": PART,
+        "floor": SHARE,
+        "cycles": maybe(WholeIn(1, 20)),
+    },
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Restarts(Kind):
-    """A cosine that starts anew: s(t) = floor + (1 − floor)·h^i·½(1 + cos(πu/T_i)).
+    """A cosine with restarts: s(t) = floor + (1 − floor)·h^i·½(1 + cos(πu/T_i)).
 
     i is the number of the cycle, T_i = T·m^i its length and u the step within it. The starts
-    T·(m^i − 1)/(m − 1) are computed exactly, so no restart comes a step early or late.
+    T·(m^i − 1)/(m − 1) are computed exactly, so no restart is a step too early or too late.
 
     Args:
         period: T > 0, the length of the first cycle, in steps or with a unit.
-        length_mult: m, the growth of the cycles: 1, or at least 1.01.
-        height_mult: h in (0, 1], the shrinking of the peaks.
+        length_mult: m, the factor from one cycle's length to the next: 1, or at least 1.01.
+        height_mult: h in (0, 1], the factor from one peak to the next.
         floor: Value at the end of a cycle, relative to the first peak, in [0, 1].
-        cycles: How many cycles there are before it stays at the floor; None for no end.
+        cycles: The number of cycles, after which the value stays at the floor; None is endless.
 
     Raises:
-        BadValueError: A number is out of its bounds.
+        BadValueError: A number is out of bounds.
 
     Examples:
         >>> s = restarts(10, length_mult=2.0)
@@ -154,7 +162,7 @@ def _number(x: Fraction) -> Steps:
 
 
 def _at_most(x: Fraction) -> Fraction:
-    """Keep a cycle's length to what float64 holds and to few digits, or exact sums would grow."""
+    """Round a cycle's length to float64 and bound it, so that exact sums keep few digits."""
     x = min(x, _LONGEST)
     return x if x.denominator == 1 else Fraction(float(x))
 

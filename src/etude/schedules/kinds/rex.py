@@ -1,6 +1,6 @@
-"""REX: a reflected exponential, high for longer than a straight line."""
+"""REX: a reflected exponential, which stays high for longer than a linear decay."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ from typing import Any
 
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
+from etude.schedules.arguments import LENGTH, SHARE
 from etude.schedules.registry import kind
 
 
-@kind("rex", "rex(100)", "rex('90%', floor=0.1)", "rex()", within=(0.0, 1.0))
+@kind(
+    "rex",
+    "rex(100)",
+    "rex('90%', floor=0.1)",
+    "rex()",
+    within=(0.0, 1.0),
+    arguments={"length": LENGTH, "floor": SHARE},
+)
 @dataclass(frozen=True, slots=True, repr=False)
 class Rex(Kind):
     """Reflected exponential decay: s(t) = floor + (1 − floor)·(1 − u)/(½ + ½(1 − u)), u = t/T.
 
     Args:
-        length: T, in steps or with a unit; None takes what is left of the horizon.
+        length: T, in steps or with a unit; None fills the rest of the horizon.
         floor: Value at the end, relative to the peak of 1, in [0, 1].
 
     Raises:
-        BadValueError: The floor lies outside [0, 1], or the length is negative.
+        BadValueError: The floor is outside [0, 1], or the length is negative.
 
     Examples:
         >>> s = rex(100)

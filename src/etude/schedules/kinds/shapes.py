@@ -1,4 +1,4 @@
-"""How a ramp moves from one value to another: the shape of its progress."""
+"""The shapes of a ramp from one value to another."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from etude.errors import BadValueError
 from etude.schedules._numbers import choice
 
 SHAPES = ("linear", "cosine", "exponential", "constant")
-"""Progress u in [0, 1] to value, from a at u = 0 to b at u = 1.
+"""Map progress u in [0, 1] to a value, from a at u = 0 to b at u = 1.
 
 linear: a + (b − a)·u. cosine: a + (b − a)·sin²(πu/2). exponential: a·(b/a)^u. constant: a.
 """
 
 
 def shape_name(shape: object, start: float, end: float) -> str:
-    """Return the name of a shape that can join `start` and `end`."""
+    """Return the name of a shape, or raise if it is unknown or cannot connect `start` and `end`."""
     name = choice("shape", shape, SHAPES)
     if name == "exponential" and not start * end > 0.0:
         raise BadValueError(

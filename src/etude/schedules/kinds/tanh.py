@@ -1,6 +1,6 @@
 """Hyperbolic tangent decay."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
@@ -11,24 +11,31 @@ from typing import Any
 from etude.errors import BadValueError
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
+from etude.schedules.arguments import LENGTH, SHARE
 from etude.schedules.registry import kind
 
 
-@kind("tanh", "tanh(100)", "tanh('90%', low=-4.0, high=4.0, floor=0.1)", within=(0.0, 1.0))
+@kind(
+    "tanh",
+    "tanh(100)",
+    "tanh('90%', low=-4.0, high=4.0, floor=0.1)",
+    within=(0.0, 1.0),
+    arguments={"length": LENGTH, "floor": SHARE},
+)
 @dataclass(frozen=True, slots=True, repr=False)
 class Tanh(Kind):
     """Hyperbolic tangent decay: s(t) = floor + (1 − floor)·½(1 − tanh(l + (h − l)·t/T)).
 
-    It starts just below 1 and ends just above the floor, and holds what it has reached at T.
+    It starts just below 1 and ends just above the floor; after T it keeps its last value.
 
     Args:
-        length: T, in steps or with a unit; None takes what is left of the horizon.
-        low: l, where on the tanh it starts.
-        high: h > l, where it ends.
+        length: T, in steps or with a unit; None fills the rest of the horizon.
+        low: l, the argument of tanh at the start.
+        high: h > l, the argument of tanh at the end.
         floor: The value that it approaches, relative to the peak, in [0, 1].
 
     Raises:
-        BadValueError: A number is out of its bounds, or high is not above low.
+        BadValueError: A number is out of bounds, or high is not above low.
 
     Examples:
         >>> s = tanh(100, low=-4.0, high=4.0)
@@ -68,7 +75,7 @@ class Tanh(Kind):
 
 
 def _down(x: float) -> float:
-    """Return ½(1 − tanh x), which is 1/(1 + e^2x) and keeps its digits for large x."""
+    """Return ½(1 − tanh x) as 1/(1 + e^2x), which is more precise for large x."""
     return 1.0 / (1.0 + math.exp(min(2.0 * x, 700.0)))
 
 

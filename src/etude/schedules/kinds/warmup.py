@@ -1,15 +1,16 @@
-"""Warmup: from a small value to the full one."""
+"""Warmup: a rise from a small value to the full value."""
 
-# ruff: noqa: D102 - at, on, text and the like are documented on Schedule
+# ruff: noqa: D102 - at, on, text and similar methods are documented on Schedule
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import Duration, number
-from etude.schedules.kinds.shapes import shape_at, shape_name, shape_on
+from etude.schedules.arguments import LENGTH, PART, OneOf
+from etude.schedules.kinds.shapes import SHAPES, shape_at, shape_name, shape_on
 from etude.schedules.registry import kind
 
 
@@ -22,6 +23,7 @@ from etude.schedules.registry import kind
     "warmup(100, start=0.01, shape='exponential')",
     "warmup(100, start=0.3, shape='constant')",
     within=(0.0, 1.0),
+    arguments={"length": LENGTH, "start": PART, "shape": OneOf(SHAPES)},
 )
 @dataclass(frozen=True, slots=True, repr=False)
 class Warmup(Kind):
@@ -31,12 +33,12 @@ class Warmup(Kind):
     start^(1 − t/W), constant start until t = W.
 
     Args:
-        length: W, in steps or with a unit; 0 means no warmup; None takes what is left.
+        length: W, in steps or with a unit; 0 means no warmup; None fills the rest of the horizon.
         start: Value at step 0, relative to the full value, in [0, 1].
         shape: 'linear', 'cosine', 'exponential' or 'constant'.
 
     Raises:
-        BadValueError: The start lies outside [0, 1], or an exponential one starts at 0.
+        BadValueError: The start is outside [0, 1], or is 0 with the exponential shape.
 
     Examples:
         >>> s = warmup(4)
@@ -50,6 +52,8 @@ class Warmup(Kind):
     wanted: str | None = field(init=False, default=None)
     start: float = 0.0
     shape: str = "linear"
+
+    warms_up: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         start = number("start", self.start, at_least=0.0, at_most=1.0)

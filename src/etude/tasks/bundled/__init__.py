@@ -1,1 +1,1 @@
-"""Real data that ships in a dependency, by source; loaded when asked for, once a process."""
+"""Real data that a dependency ships, by source; loaded on first use, once per process."""

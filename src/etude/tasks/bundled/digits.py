@@ -33,7 +33,7 @@ def images(*, valid_share: float = 0.2, split_seed: int = 0) -> Examples:
 
     Args:
         valid_share: The share of the samples held out, in (0, 1).
-        split_seed: Which samples those are.
+        split_seed: The seed that selects those samples.
 
     >>> images().train[0].shape, images().valid[0].shape
     (torch.Size([1438, 1, 8, 8]), torch.Size([359, 1, 8, 8]))
@@ -48,7 +48,7 @@ def rows(*, valid_share: float = 0.2, split_seed: int = 0) -> Examples:
 
     Args:
         valid_share: The share of the samples held out, in (0, 1).
-        split_seed: Which samples those are.
+        split_seed: The seed that selects those samples.
 
     >>> rows().train[0].shape
     torch.Size([1438, 8, 8])
@@ -62,7 +62,7 @@ def copies(*, valid_share: float = 0.2, split_seed: int = 0) -> Examples:
 
     Args:
         valid_share: The share of the samples held out, in (0, 1).
-        split_seed: Which samples those are.
+        split_seed: The seed that selects those samples.
 
     >>> copies().train[0].equal(copies().train[1])
     True

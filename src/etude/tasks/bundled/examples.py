@@ -1,4 +1,4 @@
-"""What a source of data hands to a task, and the steps that every source shares."""
+"""The data that a source returns to a task, and the preparation that all sources share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from etude.tasks.checks import share, whole
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Training and validation data, and the facts on them that a model is built from.
+    """Training and validation data, and the facts about them that a model is built from.
 
-    Tensors are handed on contiguous: a layout that comes of how an image was decoded or cut would
-    choose which convolution is computed, and on some processors a faulty one.
+    Tensors are made contiguous. The layout that decoding or cutting an image leaves would select
+    the convolution kernel, and on some processors a faulty one.
 
     Attributes:
-        train: What a Task takes as `train`.
-        valid: What a Task takes as `valid`.
-        facts: Arguments of the model that the data decides, such as `outputs`.
+        train: The `train` argument of a Task.
+        valid: The `valid` argument of a Task.
+        facts: Arguments of the model that follow from the data, such as `outputs`.
     """
 
     train: Any
@@ -37,7 +37,7 @@ class Examples:
 
 
 def contiguous(data: Any) -> Any:
-    """Return a tensor, or a tuple of tensors, in torch's default layout; other data as it is.
+    """Return a tensor, or a tuple of tensors, in torch's default layout; other data unchanged.
 
     >>> contiguous(torch.zeros(2, 3).T).is_contiguous()
     True
@@ -53,8 +53,8 @@ def halves(count: int, valid_share: float, split_seed: int) -> tuple[Tensor, Ten
     """Return the disjoint indices of training and validation samples, drawn from `split_seed`.
 
     Args:
-        count: How many samples there are.
-        valid_share: The share held out, in (0, 1); at least one sample on either side.
+        count: The number of samples.
+        valid_share: The share held out, in (0, 1); each part gets at least one sample.
         split_seed: A whole number of at least 0.
 
     Raises:
@@ -77,9 +77,9 @@ def standardise(
     """Return (x - mean) / std of each tensor, with the statistics of `train` alone.
 
     Args:
-        train: The training samples; their mean becomes 0 and their variance 1. What does not
-            vary becomes 0.
-        others: Samples to put on the same scale.
+        train: The training samples; their mean becomes 0 and their variance 1. Constant values
+            become 0.
+        others: Samples to scale in the same way.
         axes: The axes to average over, for statistics per feature or channel; None for all.
 
     >>> [x.tolist() for x in standardise(torch.tensor([1.0, 3.0]), torch.tensor([5.0]))]

@@ -1,8 +1,8 @@
-"""Patches of two photographs: from which picture, and from which height in it, does one come?
+"""Patches of two photographs, to be classified by picture and by height in the picture.
 
-Classes are picture × band, bands of equal height from top to bottom. Colour and texture tell
-sky from roofs and petals from leaves, though never for every patch. Training and validation
-patches lie in strips of columns that do not touch, every fifth strip being held out.
+Classes are picture × band, bands of equal height from top to bottom. Colour and texture separate
+sky from roofs and petals from leaves, though not in every patch. Training and validation patches
+come from strips of columns that do not overlap; every fifth strip is held out.
 
 Source: china.jpg and flower.jpg, CC BY, shipped in scikit-learn.
 """
@@ -24,7 +24,7 @@ HOLD_OUT = 5
 """Strips are 64 pixels wide, and the middle one of every five is held out."""
 
 LARGEST = STRIP // 2
-"""A larger patch would, with many bands, leave some band without any patch of its own."""
+"""The largest patch: a larger one would, with many bands, leave a band without any patch."""
 
 
 @cache
@@ -52,7 +52,7 @@ def held_out(strip: int) -> bool:
 def _cut(picture: Tensor, size: int, bands: int) -> tuple[Tensor, Tensor]:
     """Return patches (N, 3, size, size), half overlapping, and the band that holds each.
 
-    A patch that lies across the border of two bands has no one answer, and is left out.
+    A patch that crosses the border of two bands belongs to neither and is left out.
     """
     height, stride = picture.shape[1], max(size // 2, 1)
     grid = picture.unfold(1, size, stride).unfold(2, size, stride).permute(1, 2, 0, 3, 4)
@@ -68,7 +68,7 @@ def origin(*, size: int = 16, bands: int = 4) -> Examples:
 
     Args:
         size: Pixels along each side of a patch, from 4 to 32.
-        bands: Heights to tell apart in each picture, from 1 to 6.
+        bands: The number of bands in each picture, from 1 to 6.
 
     >>> origin().train[0].shape, origin().valid[0].shape, origin().facts["outputs"]
     (torch.Size([5152, 3, 16, 16]), torch.Size([1288, 3, 16, 16]), 8)

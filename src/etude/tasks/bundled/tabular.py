@@ -27,7 +27,7 @@ def cancer(*, valid_share: float = 0.2, split_seed: int = 0) -> Examples:
 
     Args:
         valid_share: The share of the samples held out, in (0, 1).
-        split_seed: Which samples those are.
+        split_seed: The seed that selects those samples.
 
     >>> cancer().train[0].shape, cancer().valid[1].shape
     (torch.Size([455, 30]), torch.Size([114]))
@@ -42,12 +42,12 @@ def cancer(*, valid_share: float = 0.2, split_seed: int = 0) -> Examples:
 def diabetes(*, valid_share: float = 0.2, split_seed: int = 0) -> Examples:
     """Return 10 standardised features (N, 10) of 442 patients, and the progression (N, 1).
 
-    The target, too, has mean 0 and variance 1 over the training part: the mean squared error
-    of always answering the mean is then 1.
+    The target too has mean 0 and variance 1 over the training part, so that always predicting
+    the mean gives a mean squared error of 1 there.
 
     Args:
         valid_share: The share of the samples held out, in (0, 1).
-        split_seed: Which samples those are.
+        split_seed: The seed that selects those samples.
 
     >>> diabetes().train[0].shape, diabetes().valid[1].shape
     (torch.Size([354, 10]), torch.Size([88, 1]))

@@ -1,7 +1,7 @@
-"""Source text of Python's standard library, to be continued character by character.
+"""Source text of Python's standard library, for predicting the next character.
 
-The modules are a fixed list, so that the text is small and the same for every run of one
-Python; another Python version has its own text, a little different.
+The modules are a fixed list, so that the text is small, and the same in every run of one Python
+version. Another Python version has a slightly different text.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ TRAIN_MODULES = (
     "functools",
 )
 VALID_MODULES = ("bisect", "sched", "cmd", "glob")
-"""Modules apart from those in training: a model cannot recall them."""
+"""Modules for validation, none of which is used for training."""
 
 SYMBOLS = "\n" + string.digits + string.ascii_letters + string.punctuation + " "
-"""The printable characters of ASCII and the new line; any other becomes symbol number 96."""
+"""The printable characters of ASCII and the newline; any other becomes symbol number 96."""
 
 VOCABULARY = len(SYMBOLS) + 1
 
@@ -53,7 +53,7 @@ def encode(text: str) -> Tensor:
 
 
 def decode(numbers: Tensor) -> str:
-    """Return the text of symbol numbers; the unknown one becomes the replacement character.
+    """Return the text of symbol numbers; an unknown symbol becomes the replacement character.
 
     >>> decode(encode("x = 1"))
     'x = 1'
@@ -87,7 +87,7 @@ def _symbols(modules: tuple[str, ...]) -> Tensor:
 
 
 def _windows(symbols: Tensor, context: int) -> tuple[Tensor, Tensor]:
-    """Return inputs and targets (N, context): windows side by side, targets one further on."""
+    """Return inputs and targets (N, context): adjacent windows, and the same shifted by one."""
     count = (len(symbols) - 1) // context
     inputs = symbols[: count * context].view(count, context)
     targets = symbols[1 : count * context + 1].view(count, context)
@@ -95,11 +95,11 @@ def _windows(symbols: Tensor, context: int) -> tuple[Tensor, Tensor]:
 
 
 def characters(*, context: int = 64, characters: int = 200_000) -> Examples:
-    """Return windows of text (N, context), and in each place the character that follows.
+    """Return windows of text (N, context), and for each position the character that follows.
 
     Args:
-        context: Characters that a sample shows.
-        characters: Characters of training text; the validation text has a tenth of it, from
+        context: Characters in a sample.
+        characters: Characters of training text; the validation text is a tenth as long, from
             other modules.
 
     >>> x, y = characters(context=16).train

@@ -1,4 +1,4 @@
-"""Networks to train, by family: plain torch modules with the options that make rates differ."""
+"""Networks to train, by family: plain torch modules with the options that affect the rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Autoencoder: a perceptron that must pass its input through a narrow code.
+"""Autoencoder: a perceptron that passes its input through a narrow code.
 
 Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", 2006.
 """
@@ -14,7 +14,7 @@ from etude.tasks.models.mlp import DenseStack
 
 
 class Autoencoder(nn.Module):
-    """`encoder`, `to_code`, `decoder`, `head`: down to the code and up again."""
+    """An autoencoder with the modules `encoder`, `to_code`, `decoder` and `head`."""
 
     def __init__(
         self, encoder: DenseStack, decoder: DenseStack, *, inputs: int, width: int, code: int
@@ -52,7 +52,7 @@ def autoencoder(
 
     Args:
         inputs: Numbers per sample; samples of any shape are flattened.
-        code: Numbers that the whole sample must pass through, fewer than `inputs`.
+        code: Numbers in the code, fewer than `inputs`.
         depth: Hidden layers on each side of the code, at least 1.
         width: Units of each hidden layer.
         activation: A name in `parts.ACTIVATIONS`, for the hidden layers.
@@ -75,7 +75,7 @@ def autoencoder(
     whole("inputs", inputs)
     if whole("code", code) >= inputs:
         raise BadValueError(
-            f"code={code} is no bottleneck for {inputs} inputs: give code < {inputs}"
+            f"code={code} is not a bottleneck for {inputs} inputs: give code < {inputs}"
         )
 
     def side(inputs: int) -> DenseStack:

@@ -1,4 +1,4 @@
-"""Convolutional network: convolutions and pooling, then full connections (LeCun et al. 1998)."""
+"""Convolutional network: convolutions and pooling, then linear layers (LeCun et al. 1998)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from etude.tasks.models.mlp import DenseLayer
 class ConvLayer(nn.Module):
     """y = pool(dropout(activation(normalisation(K * x) + shortcut(x)))), a 3×3 convolution.
 
-    The shortcut, where residual, is the input itself, or a 1×1 convolution of it where the
-    number of channels changes.
+    With residual=True the shortcut is the input, or a 1×1 convolution of it if the number of
+    channels changes.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ConvLayer(nn.Module):
 
 
 class CNN(nn.Module):
-    """`convs`: the convolutional layers; `dense`: one hidden full layer; `head`: the output."""
+    """`convs`: the convolutional layers; `dense`: one hidden linear layer; `head`: the output."""
 
     def __init__(self, convs: nn.Sequential, dense: DenseLayer, outputs: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, size, size) to (N, outputs)."""
-        # Some processors' code for few channels in channels-last layout is at fault.
+        # On some processors the kernels for few channels in channels-last layout are faulty.
         y: Tensor = self.head(self.dense(self.convs(x.contiguous()).flatten(1)))
         return y
 
@@ -77,7 +77,7 @@ def cnn(
     initialisation: str = "default",
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Build a convolutional network with one hidden full layer.
+    """Build a convolutional network with one hidden linear layer.
 
     Convolution i has width · 2^(poolings before it) channels; a pooling follows each while at
     least 4 × 4 pixels are left.
@@ -85,10 +85,10 @@ def cnn(
     Args:
         channels: Channels of an image.
         size: Pixels along each side of an image, at least 2.
-        outputs: Numbers per answer, for instance the number of classes.
+        outputs: Numbers per prediction, for instance the number of classes.
         depth: Convolutions, at least 1.
         width: Channels of the first convolution.
-        hidden: Units of the full layer.
+        hidden: Units of the hidden linear layer.
         activation: A name in `parts.ACTIVATIONS`.
         normalisation: 'none', 'batch', 'layer' or 'group', before each activation.
         residual: Add each convolution's input to its output (a 1×1 convolution of it where the

@@ -1,7 +1,7 @@
-"""How the weights are drawn, by name: one function for every family.
+"""Initialisations of the weights, by name, for all families of models.
 
-Fans are those of the matrix that multiplies: a fused recurrent tensor holds one matrix per
-gate, and each is drawn on its own.
+The fans are those of a single matrix: a fused recurrent tensor holds one matrix per gate, and
+each is drawn separately.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ INITIALISATIONS: Mapping[str, Callable[[Tensor], Tensor] | None] = MappingProxyT
         "orthogonal": init.orthogonal_,
     }
 )
-"""Name -> function that fills a weight in place; None keeps what the family itself draws."""
+"""Name -> function that fills a weight in place; None keeps the family's own draw."""
 
 GATES = {nn.RNN: 1, nn.LSTM: 4, nn.GRU: 3}
-"""How many matrices each recurrent layer keeps in one tensor."""
+"""The number of matrices that each recurrent layer keeps in one tensor."""
 
 
 def initialise(model: nn.Module, name: str) -> nn.Module:
     """Draw the weights of `model` anew, in place, from torch's global generator.
 
-    With fan_in and fan_out of the weight (for a convolution times the kernel's area):
+    With fan_in and fan_out of the weight (times the kernel's area, for a convolution):
 
-        default         as the layers came
+        default         as the layers draw them
         uniform         U(-0.05, 0.05), normal: N(0, 0.05²), whatever the layer's size
         xavier_*        variance 2 / (fan_in + fan_out)   (Glorot and Bengio 2010)
         he_*            variance 2 / fan_in               (He et al. 2015)
         orthogonal      W Wᵀ = 1 or Wᵀ W = 1              (Saxe et al. 2013)
 
     Biases become 0 with every name but `default`. Normalisations and embedding tables keep
-    what they have: neither has a fan.
+    their values: neither has a fan.
 
     Args:
         model: Any module of linear, convolutional and recurrent layers.
@@ -55,7 +55,7 @@ def initialise(model: nn.Module, name: str) -> nn.Module:
         The same model.
 
     Raises:
-        UnknownNameError: If the name is in no table.
+        UnknownNameError: If the name is unknown.
 
     >>> layer = initialise(nn.Linear(400, 400), "he_normal")
     >>> round(layer.weight.std().item(), 2), layer.bias.abs().max().item()

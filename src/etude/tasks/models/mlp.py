@@ -1,4 +1,4 @@
-"""Multilayer perceptron: layers of full connections (Rumelhart, Hinton and Williams 1986)."""
+"""Multilayer perceptron: fully connected layers (Rumelhart, Hinton and Williams 1986)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from etude.tasks.models.initialisation import initialise
 
 
 class DenseLayer(nn.Module):
-    """One hidden layer: y = dropout(activation(normalisation(W x + b))), plus x where residual.
+    """One hidden layer: y = dropout(activation(normalisation(W x + b))), plus x if residual.
 
-    The bias is left out under a normalisation, whose own shift does its work.
+    With a normalisation the bias is left out, since the normalisation has its own shift.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseStack(nn.Sequential):
-    """`depth` hidden layers of one width; the shortcuts join layers of equal width."""
+    """`depth` hidden layers of one width; shortcuts connect layers of equal width."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ def mlp(
 
     Args:
         inputs: Numbers per sample; samples of any shape are flattened.
-        outputs: Numbers per answer, for instance the number of classes.
+        outputs: Numbers per prediction, for instance the number of classes.
         depth: Hidden layers, at least 1.
         width: Units of each hidden layer.
         activation: A name in `parts.ACTIVATIONS`.

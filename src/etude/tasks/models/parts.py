@@ -1,4 +1,4 @@
-"""The parts that every family of models is built from, by name: activations and normalisations."""
+"""The parts that all families of models are built from: activations, normalisations, dropout."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
 """Activations without parameters: name -> factory, each with torch's own constants."""
 
 NORMALISATIONS = ("none", "batch", "layer", "group")
-"""The normalisations by name; a family refuses one that it has no use for."""
+"""The names of the normalisations; not every family supports all of them."""
 
 
 def activation(name: str) -> nn.Module:
     """Return the activation called `name`.
 
     Raises:
-        UnknownNameError: If the name is in no table.
+        UnknownNameError: If the name is unknown.
 
     >>> activation("relu")
     ReLU()
@@ -55,12 +55,12 @@ def normalisation(name: str, width: int, *, axes: int = 0) -> nn.Module:
 
     Args:
         name: One of `NORMALISATIONS`.
-        width: The number of features, which lie on axis 1.
-        axes: How many axes follow axis 1: 0 for (N, width), 2 for images (N, width, H, W).
+        width: The number of features, on axis 1.
+        axes: The number of axes after axis 1: 0 for (N, width), 2 for images (N, width, H, W).
 
     Raises:
-        UnknownNameError: If the name is in no table.
-        BadValueError: If it would normalise a single number, which leaves nothing of it.
+        UnknownNameError: If the name is unknown.
+        BadValueError: If it would normalise a single number, which always gives 0.
 
     >>> normalisation("group", 16, axes=2).num_groups
     4
@@ -87,13 +87,13 @@ def _groups(width: int) -> int:
 
 
 def only(option: str, value: str, allowed: tuple[str, ...], why: str) -> str:
-    """Return `value` if a family has a use for it, else say why not and what to give.
+    """Return `value` if a family supports it, else raise an error with the reason and the fix.
 
     Args:
         option: The option's name.
-        value: What was given.
-        allowed: The values that have a meaning for the family.
-        why: The reason why others have none.
+        value: The option's value.
+        allowed: The values that the family supports.
+        why: The reason why it does not support others.
 
     Raises:
         BadValueError: If `value` is not among `allowed`.
@@ -102,16 +102,16 @@ def only(option: str, value: str, allowed: tuple[str, ...], why: str) -> str:
     'layer'
     """
     if value not in allowed:
-        fix = " or ".join(f"{option}={one!r}" for one in allowed)
+        fix = " or ".join(f"{option}={choice!r}" for choice in allowed)
         raise BadValueError(f"{option}={value!r} has no meaning here: {why}; give {fix}")
     return value
 
 
 def check_source(inputs: int | None, vocabulary: int | None) -> None:
-    """Refuse a sequence model that is told both or neither of what its steps are.
+    """Raise unless exactly one of `inputs` and `vocabulary` is given for a sequence model.
 
     Raises:
-        BadValueError: If both are given, or none.
+        BadValueError: If both or neither are given.
 
     >>> check_source(8, None)
     """

@@ -1,8 +1,8 @@
 """Recurrent networks: plain (Elman 1990), LSTM (Hochreiter 1997), GRU (Cho et al. 2014).
 
-Each layer is a torch module of one layer, so that its gates lie in `layers.<i>.cell.weight_*`
-in torch's order (LSTM: input, forget, cell, output; GRU: reset, update, new), and so that
-normalisation and shortcuts can stand between the layers.
+Each layer is a torch module of one layer. Its gates are thus in `layers.<i>.cell.weight_*` in
+torch's order (LSTM: input, forget, cell, output; GRU: reset, update, new), and normalisation and
+shortcuts can be placed between the layers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CELLS: Mapping[str, type[nn.RNNBase]] = MappingProxyType(
 
 
 class RecurrentLayer(nn.Module):
-    """y = dropout(normalisation(cell(x))), plus x where residual."""
+    """y = dropout(normalisation(cell(x))), plus x if residual."""
 
     def __init__(
         self, cell: nn.RNNBase, *, normalisation: str, residual: bool, dropout: float
@@ -43,7 +43,7 @@ class RecurrentLayer(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """`embedding` (for symbols), `layers`, `head`: read at every step, or at the last one."""
+    """`embedding` (for symbols), `layers`, `head`: predicts at every step, or at the last one."""
 
     def __init__(
         self, embedding: nn.Module, layers: nn.Sequential, head: nn.Linear, *, every_step: bool
@@ -72,7 +72,7 @@ def _stack(
     dropout: float,
     activation: str,
 ) -> nn.Sequential:
-    """Return `depth` layers; a shortcut joins those whose input is as wide as their output."""
+    """Return `depth` layers; those whose input is as wide as their output get a shortcut."""
     parts.only(
         "normalisation",
         normalisation,
@@ -100,9 +100,9 @@ def _stack(
 
 def _cell(kind: type[nn.RNNBase], inputs: int, width: int, activation: str) -> nn.RNNBase:
     if kind is nn.RNN:
-        parts.only("activation", activation, ("tanh", "relu"), "torch's plain cell has two")
+        parts.only("activation", activation, ("tanh", "relu"), "torch's plain cell supports two")
         return nn.RNN(inputs, width, nonlinearity=activation, batch_first=True)
-    why = f"the gates of {kind.__name__} fix its sigmoids and tanh, only rnn has a choice"
+    why = f"{kind.__name__} always uses sigmoid and tanh, only rnn has a choice"
     parts.only("activation", activation, ("tanh",), why)
     return (
         nn.LSTM(inputs, width, batch_first=True)
@@ -126,29 +126,29 @@ def recurrent(
     initialisation: str = "default",
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Build a recurrent network; `rnn`, `lstm` and `gru` are this function with its cell named.
+    """Build a recurrent network; `rnn`, `lstm` and `gru` are this function with `cell` set.
 
     The plain cell is h_t = activation(W x_t + b + U h_{t-1} + c).
 
     Args:
         cell: 'rnn', 'lstm' or 'gru'.
-        outputs: Numbers per answer, for instance the number of classes or symbols.
+        outputs: Numbers per prediction, for instance the number of classes or symbols.
         inputs: Numbers per time step; or else
-        vocabulary: How many symbols there are, each embedded as `width` numbers.
-        every_step: Answer at each step, (N, L, outputs), in place of the last, (N, outputs).
+        vocabulary: The number of symbols, each embedded as `width` numbers.
+        every_step: Predict at each step, (N, L, outputs), not only at the last, (N, outputs).
         depth: Recurrent layers, at least 1.
         width: Units of each layer.
         activation: 'tanh', or for the plain cell 'relu'.
         normalisation: 'none' or 'layer', after each layer.
         residual: Add each layer's input to its output where both are equally wide.
-        initialisation: A name in `initialisation.INITIALISATIONS`, drawn for each gate alone.
+        initialisation: A name in `initialisation.INITIALISATIONS`, applied to each gate separately.
         dropout: The share of each layer's outputs that training drops, in [0, 1).
 
     Returns:
-        A module from (N, L, inputs), or from whole numbers (N, L).
+        A module that takes (N, L, inputs), or symbol numbers (N, L).
 
     Raises:
-        BadValueError: If an option is out of bounds, unknown, or without a meaning here.
+        BadValueError: If an option is out of bounds, unknown, or not supported here.
 
     >>> import torch
     >>> recurrent("lstm", inputs=8, outputs=10)(torch.zeros(5, 8, 8)).shape

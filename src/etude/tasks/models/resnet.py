@@ -14,7 +14,7 @@ STEMS = ("small", "large")
 class BasicBlock(nn.Module):
     """y = activation(norm2(K2 * dropout(activation(norm1(K1 * x)))) + shortcut(x)).
 
-    The shortcut is the input, or a normalised 1×1 convolution of it where the shape changes.
+    The shortcut is the input, or a normalised 1×1 convolution of it if the shape changes.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to (N, outputs)."""
-        # Some processors' code for few channels in channels-last layout is at fault.
+        # On some processors the kernels for few channels in channels-last layout are faulty.
         y: Tensor = self.head(self.stages(self.stem(x.contiguous())).mean((2, 3)))
         return y
 
@@ -109,7 +109,7 @@ def resnet(
 
     Args:
         channels: Channels of an image of any size.
-        outputs: Numbers per answer, for instance the number of classes.
+        outputs: Numbers per prediction, for instance the number of classes.
         depth: Blocks of two convolutions in each stage, at least 1.
         width: Channels of the first stage.
         stages: Stages, at least 1.

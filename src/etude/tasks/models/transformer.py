@@ -1,7 +1,7 @@
-"""Small pre-norm transformers: a causal one for symbols, and an encoder that classifies.
+"""Small pre-norm transformers: a causal model for symbols, and an encoder for classification.
 
-Vaswani et al., "Attention is all you need", 2017; the norm before each branch and the
-initialisation N(0, 0.02²), with 1/√(2·depth) on what is added to the stream: GPT-2, 2019.
+Vaswani et al., "Attention is all you need", 2017. The norm before each branch is from GPT-2, 2019,
+and so is the initialisation N(0, 0.02²), times 1/√(2·depth) for each branch's last layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from etude.tasks.models.initialisation import initialise, weights
 
 
 class Attention(nn.Module):
-    """Multi-head attention; each head compares width / heads numbers."""
+    """Multi-head attention; each head has width / heads numbers."""
 
     def __init__(self, width: int, heads: int, *, causal: bool, dropout: float) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two full layers, four times as wide in between."""
+    """Two linear layers with a hidden width of four times the width."""
 
     def __init__(self, width: int, *, activation: str) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm1(x)), then x + feed_forward(norm2(x)); without x where not residual."""
+    """x + attention(norm1(x)), then x + feed_forward(norm2(x)); without x if not residual."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`embedding`, `position`, `blocks`, `norm`, `head`: read at every step, or their mean."""
+    """`embedding`, `position`, `blocks`, `norm`, `head`: predicts per step, or from their mean."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Transformer(nn.Module):
 
 
 def _draw(model: Transformer, name: str, depth: int) -> nn.Module:
-    """Draw the weights; `default` is GPT-2's, and embedding tables are GPT-2's throughout."""
+    """Draw the weights; `default` is GPT-2's, and embedding tables always use GPT-2's."""
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=0.02)
@@ -155,26 +155,26 @@ def transformer(
 
     Args:
         context: The longest sequence, in steps.
-        outputs: Numbers per answer, for instance the number of classes or symbols.
+        outputs: Numbers per prediction, for instance the number of classes or symbols.
         inputs: Numbers per step, which a linear layer embeds; or else
-        vocabulary: How many symbols there are, each embedded as `width` numbers.
-        every_step: Answer at each step, (N, L, outputs), in place of once, (N, outputs), from
-            the mean over the steps.
-        causal: Let a step see only itself and those before it.
+        vocabulary: The number of symbols, each embedded as `width` numbers.
+        every_step: Predict at each step, (N, L, outputs), instead of once from the mean over the
+            steps, (N, outputs).
+        causal: Let a step attend only to itself and earlier steps.
         depth: Blocks of attention and feed-forward, at least 1.
-        width: Numbers per step in the stream, a multiple of `heads`.
+        width: Numbers per step in the residual stream, a multiple of `heads`.
         heads: Attention heads.
         activation: A name in `parts.ACTIVATIONS`, of the feed-forward layers.
         normalisation: 'layer' or 'none', before each branch and before the head.
-        residual: False leaves out the stream that the branches add to.
+        residual: Whether the branches add to a residual stream.
         initialisation: A name in `initialisation.INITIALISATIONS`; 'default' is GPT-2's.
         dropout: The share that training drops of attention weights, embeddings and branches.
 
     Returns:
-        A module from (N, L, inputs), or from whole numbers (N, L).
+        A module that takes (N, L, inputs), or symbol numbers (N, L).
 
     Raises:
-        BadValueError: If an option is out of bounds, unknown, or without a meaning here.
+        BadValueError: If an option is out of bounds, unknown, or not supported here.
 
     >>> import torch
     >>> transformer(inputs=8, context=8, outputs=10)(torch.zeros(5, 8, 8)).shape
@@ -188,7 +188,7 @@ def transformer(
     flag("causal", causal)
     if whole("width", width) % whole("heads", heads):
         raise BadValueError(
-            f"width={width} cannot be shared among heads={heads}: give a multiple of {heads}"
+            f"width={width} cannot be divided among heads={heads}: give a multiple of {heads}"
         )
     why = "a transformer normalises each step by itself"
     parts.only("normalisation", normalisation, ("layer", "none"), why)

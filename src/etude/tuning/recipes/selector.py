@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import product
@@ -11,12 +12,14 @@ from etude.errors import BadValueError, MissingExtraError
 from etude.optimizers.prior import centre_of, nice
 from etude.recipe import Recipe
 from etude.tasks.task import Task
+from etude.trials.phase import Phase
 from etude.trials.pool import TrialPool, step_at
 from etude.trials.trial import Trial
 from etude.tuning.recipes.selection import HORIZONS, Selection, Tried
 from etude.tuning.recipes.space import Space, rate_free
 from etude.tuning.search.ladder import SPACING
 from etude.tuning.search.recipe_trials import RecipeTrials
+from etude.warning_filters import logger_kept
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -77,7 +80,7 @@ class RecipeSelector:
 
     def go(self, entered: Sequence[Trial], share: float) -> None:
         """Take the recipes to a horizon."""
-        self.field.go(entered, share, f"recipes to {100 * share:g}%")
+        self.field.go(entered, share, Phase.RECIPE_RUNG)
 
     def enter(self, values: dict[str, Any], offset: float) -> Trial:
         """Enter a recipe at some decades from its prior's centre."""
@@ -177,26 +180,27 @@ OFFSET = "log10 lr"
 
 
 def held(entered: Sequence[Trial]) -> float | None:
-    """Return Kendall's tau between the orders at the first and the second horizon."""
+    """Return Kendall's tau-b between the orders at the first and the second horizon.
+
+    It is None for fewer than three, and where all have one score: then there is no order.
+    """
+    from scipy.stats import kendalltau  # here, since loading it takes longer than choosing
+
     both = [c for c in entered if c.share >= HORIZONS[1] - 1e-3 and not c.diverged]
     if len(both) < 3:
         return None
-    pairs = [tuple(c.score(step_at(c, share)) for share in HORIZONS[:2]) for c in both]
-    signs = [
-        math.copysign(1, (a[0] - b[0]) * (a[1] - b[1])) if a != b else 0.0
-        for i, a in enumerate(pairs)
-        for b in pairs[:i]
-    ]
-    return math.fsum(signs) / len(signs)
+    early, late = ([c.score(step_at(c, share)) for c in both] for share in HORIZONS[:2])
+    found = float(kendalltau(early, late).statistic)
+    return found if math.isfinite(found) else None
 
 
 def _study(seed: int, count: int) -> Study:
     optuna = _optuna()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(
         seed=seed, multivariate=True, constant_liar=True, n_startup_trials=max(4, count // 3)
     )
-    study: Study = optuna.create_study(direction="minimize", sampler=sampler)
+    with logger_kept("optuna", logging.WARNING):  # it would announce every study
+        study: Study = optuna.create_study(direction="minimize", sampler=sampler)
     return study
 
 

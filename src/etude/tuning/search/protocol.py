@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from etude.trials.curve import Curve, Exposure
+from etude.trials.phase import Phase
 
 
 class RateTrial(Protocol):
@@ -63,7 +64,7 @@ class RateTrials(Protocol[E]):
     def entrants(self) -> Sequence[E]:
         """Return all that are in the field."""
 
-    def go(self, entrants: Sequence[E], share: float, part: str) -> None:
+    def go(self, entrants: Sequence[E], share: float, phase: Phase) -> None:
         """Take some to a share of their runs, and pay for it."""
 
     def price(self, entrant: E, share: float) -> float:

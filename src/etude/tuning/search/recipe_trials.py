@@ -9,6 +9,7 @@ from etude.optimizers.prior import lowest_rate
 from etude.recipe import Recipe
 from etude.training.clock import clock_of
 from etude.trials.curve import Exposure
+from etude.trials.phase import Phase
 from etude.trials.pool import TrialPool
 from etude.trials.trial import Trial
 
@@ -63,9 +64,9 @@ class RecipeTrials:
         """Return the candidates of this arm, as they entered."""
         return [c for c in self.field.candidates if c.arm == self.key]
 
-    def go(self, entrants: Sequence[Trial], share: float, part: str) -> None:
+    def go(self, entrants: Sequence[Trial], share: float, phase: Phase) -> None:
         """Take some to a share of their runs, and pay for it."""
-        self.field.go(entrants, share, part)
+        self.field.go(entrants, share, phase)
 
     def price(self, entrant: Trial, share: float) -> float:
         """Return the cost of taking one to a share of its run."""

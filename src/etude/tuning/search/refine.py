@@ -6,6 +6,7 @@ import math
 
 from etude.optimizers.prior import nice
 from etude.trials.curve import drop
+from etude.trials.phase import Phase
 from etude.tuning.search.ladder import SPACING
 from etude.tuning.search.overfitting import target
 from etude.tuning.search.protocol import E
@@ -46,7 +47,7 @@ def fall_back(standing: Ranking[E]) -> E | None:
     def ends(one: E) -> bool:
         if not standing.affords(standing.field.price(one, 1.0)):
             return False
-        standing.field.go([one], 1.0, "after a divergence")
+        standing.field.go([one], 1.0, Phase.AFTER_DIVERGENCE)
         return not one.diverged
 
     if standing.field.hopeless:
@@ -71,7 +72,7 @@ def runners_up(standing: Ranking[E], best: E) -> E:
     """
     for one in [one for share in LAST for one in standing.judged(share)]:
         if one.share < 1 and standing.affords(standing.field.price(one, 1.0)):
-            standing.field.go([one], 1.0, "runner-up")
+            standing.field.go([one], 1.0, Phase.RUNNER_UP)
     return standing.finished() or best
 
 
@@ -89,7 +90,7 @@ def cure(standing: Ranking[E], best: E) -> E:
         cost = standing.field.fresh(1.0) if one is None else standing.field.price(one, 1.0)
         if not standing.affords(cost) or lr < standing.field.lowest:
             return best
-        standing.field.go([one or standing.field.enter(nice(lr))], 1.0, "where a curve turned")
+        standing.field.go([one or standing.field.enter(nice(lr))], 1.0, Phase.CURVE_TURNED)
         best = standing.finished() or best
     return best
 
@@ -107,7 +108,7 @@ def refine(standing: Ranking[E], best: E) -> E:
             continue
         rival = one or standing.field.enter(rate)
         if keeps_up(standing, rival, best):
-            standing.field.go([rival], 1.0, "refine")
+            standing.field.go([rival], 1.0, Phase.REFINE)
             best = standing.finished() or best
     return best
 
@@ -117,7 +118,7 @@ def keeps_up(standing: Ranking[E], rival: E, best: E) -> bool:
     curve = best.curve()
     scale = drop(standing.field.untrained_score, [curve.at(1.0)])
     for share, slack in PAUSES:
-        standing.field.go([rival], share, "refine")
+        standing.field.go([rival], share, Phase.REFINE)
         mark, mine = curve.at(share), rival.curve().at(share)
         if not math.isfinite(mine):
             return False
@@ -147,4 +148,4 @@ def find_edge(standing: Ranking[E], best: E, share: float) -> None:
         one = standing.field.enter(nice(rate))
         if one.share > 0:
             return
-        standing.field.go([one], share, "edge of stability")
+        standing.field.go([one], share, Phase.EDGE_OF_STABILITY)

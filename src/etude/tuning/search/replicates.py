@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from etude.trials.phase import Phase
 from etude.trials.pool import TrialPool, step_at
 from etude.trials.trial import Trial
 from etude.tuning.assessment import ties
@@ -40,7 +41,7 @@ def settle(field: TrialPool, arm: RecipeTrials, best: Trial) -> Trial:
         again = [
             field.add(one.recipe.replace(seed=seed), f"{one.name}-seed-{seed}") for one in pair
         ]
-        field.go(again, SHARE, "another seed, for a tie")
+        field.go(again, SHARE, Phase.ANOTHER_SEED)
         for row, one in zip(rows, again, strict=True):
             row.append(one)
     if len(rows[0]) == 1:

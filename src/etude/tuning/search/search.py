@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from etude.optimizers.prior import grid, nice
 from etude.trials.curve import drop
+from etude.trials.phase import Phase
 from etude.tuning.search.ladder import SPACING, Ladder, Rung
 from etude.tuning.search.overfitting import target
 from etude.tuning.search.protocol import E, RateTrials
@@ -75,27 +76,27 @@ class Search(Ranking[E]):
     def finish_best(self) -> None:
         """Take the best of those that went furthest to the end."""
         if self.final and self.alive():
-            self.field.go([self.furthest()], 1.0, name_of(1.0))
+            self.field.go([self.furthest()], 1.0, Phase.FINISH)
 
     # ---- small budgets -------------------------------------------------------------------------
 
     def start(self, count: int) -> None:
         """Take the first rates to the first rung."""
         rates = grid(self.centre, count, SPACING)
-        self.field.go([self.field.enter(r) for r in rates], self.first, name_of(self.first))
+        self.field.go([self.field.enter(r) for r in rates], self.first, Phase.toward(self.first))
 
     def tiny(self) -> None:
         """One rate, looked at for a turn; else a rival on the side that its curve points to."""
         here, look = self.first, min(LOOK, self.field.left - 1)
         one = self.field.enter(nice(10**self.centre))
-        self.field.go([one], here, name_of(here))
+        self.field.go([one], here, Phase.toward(here))
         self.widen(here)
         leader = next(iter(self.ranked(here)), None)
         if leader is None:
             return
         spare = self.field.left - self.field.price(leader, 1.0)
         if spare >= look - here - 1e-9:
-            self.field.go([leader], look, name_of(look))
+            self.field.go([leader], look, Phase.toward(look))
             if self.anew(leader, look):
                 return
         if len(self.field.entrants()) == 1 and self.affords(self.field.fresh(1.0)):
@@ -103,9 +104,9 @@ class Search(Ranking[E]):
             scale = drop(self.field.untrained_score, curve.scores)
             slow = curve.at(here) - curve.scores[-1] > 0.1 * scale
             rival = self.field.enter(nice(leader.lr * 10 ** (SPACING if slow else -SPACING)))
-            self.field.go([rival], here, name_of(here))
+            self.field.go([rival], here, Phase.toward(here))
         best = self.ranked(here)[0]
-        self.field.go([best], 1.0, name_of(1.0))
+        self.field.go([best], 1.0, Phase.FINISH)
 
     def short(self) -> None:
         """The leader goes ahead and is looked at for a turn; then the next is held against it."""
@@ -117,17 +118,17 @@ class Search(Ranking[E]):
             return
         leader, share = ranked[0], LOOK
         if self.affords(self.field.price(leader, share), self.field.fresh(1.0)):
-            self.field.go([leader], share, name_of(share))
+            self.field.go([leader], share, Phase.toward(share))
             if self.anew(leader, share):
                 return
         self.widen(here)
         for one in self.ranked(here)[:2]:
             finish = self.field.price(one, 1.0)
             if one.share < share and self.affords(finish):
-                self.field.go([one], share, name_of(share))
+                self.field.go([one], share, Phase.toward(share))
         best = next(iter(self.ranked(share) or self.ranked(here)), None)
         if best is not None:
-            self.field.go([best], 1.0, name_of(1.0))
+            self.field.go([best], 1.0, Phase.FINISH)
 
     def anew(self, leader: E, share: float) -> bool:
         """Start anew at the lower rate that a turned leader points to, and finish it."""
@@ -138,7 +139,7 @@ class Search(Ranking[E]):
         lr = target(curve, self.field.exposure, self.field.untrained_score, FURTHER)
         if math.log10(curve.lr / lr) < 2 * APART:
             return False
-        self.field.go([self.field.enter(nice(lr))], 1.0, "anew, lower")
+        self.field.go([self.field.enter(nice(lr))], 1.0, Phase.ANEW_LOWER)
         return True
 
     # ---- the ladder ----------------------------------------------------------------------------
@@ -152,7 +153,7 @@ class Search(Ranking[E]):
             ranked = self.judged(below.share)
             if not ranked:
                 return
-            self.field.go(self.kept(ranked, rung), rung.share, name_of(rung.share))
+            self.field.go(self.kept(ranked, rung), rung.share, Phase.toward(rung.share))
             if rung.share < 1:
                 self.widen(rung.share)
                 self.aim(rung.share)
@@ -173,7 +174,7 @@ class Search(Ranking[E]):
         rate = nice(lowest / 10**SPACING)
         equal = scores[lowest] - best <= EQUAL * drop(self.field.untrained_score, [best])
         if equal and rate > self.field.lowest:
-            self.field.go([self.field.enter(rate)], share, "beyond an edge")
+            self.field.go([self.field.enter(rate)], share, Phase.BEYOND_EDGE)
 
     def kept(self, ranked: list[E], rung: Rung) -> list[E]:
         """Return the best that go on to a rung, as many as the budget leaves a finish for."""
@@ -219,7 +220,7 @@ class Search(Ranking[E]):
             one = self.field.enter(nice(rate))
             if one.share >= share:
                 return
-            self.field.go([one], share, "beyond an edge")
+            self.field.go([one], share, Phase.BEYOND_EDGE)
 
     def fill(self, share: float, leader: float) -> None:
         """Halve a wide gap beside the leader, if the ladder can still be climbed in full.
@@ -240,7 +241,7 @@ class Search(Ranking[E]):
             one = self.field.enter(nice(max(gaps)[1]))
             if one.share >= share:
                 return
-            self.field.go([one], share, "beyond an edge")
+            self.field.go([one], share, Phase.BEYOND_EDGE)
             leader = self.ranked(share)[0].lr
 
     def plan(self, share: float) -> float:
@@ -264,9 +265,4 @@ class Search(Ranking[E]):
         one = self.known(lr)
         cost = self.field.fresh(share) if one is None else self.field.price(one, share)
         if self.affords(cost, self.finish(share)):
-            self.field.go([one or self.field.enter(nice(lr))], share, "where a curve turned")
-
-
-def name_of(share: float) -> str:
-    """Return what a part of the cost is called."""
-    return "finish" if share >= 1 else f"to {100 * share:g}%"
+            self.field.go([one or self.field.enter(nice(lr))], share, Phase.CURVE_TURNED)

@@ -6,19 +6,13 @@ leaves the rate where it was. None is a theorem about your network: `transfer` t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from etude import optimizers
 from etude.errors import BadTypeError, BadValueError
-from etude.layerwise.mup import FAMILIES as COLUMNS
 from etude.recipe import Recipe
 from etude.tasks.task import Task
-
-FAMILIES: Mapping[str, str] = MappingProxyType({**COLUMNS, "sparse_adam": "adam"})
-"""Whether an optimizer's step grows with the gradient ('sgd') or does not ('adam')."""
 
 HORIZON = -0.32
 """Exponent of the length in samples, as fitted on language models."""
@@ -130,18 +124,20 @@ def length_rule(recipe: Recipe, before: float, after: float) -> TransferRule:
 
 
 def family(recipe: Recipe, about: str) -> str:
-    """Return 'sgd' or 'adam'.
+    """Return 'sgd' or 'adam': whether the optimizer's step grows with the gradient or does not.
 
     Raises:
         BadValueError: If no rule is known for the recipe's optimizer.
     """
     name = recipe.optimizer.name
-    if name in FAMILIES:
-        return FAMILIES[name]
-    why = " (it sizes its own step)" if optimizers.get(name).rate_free else ""
+    row = optimizers.get(name)
+    if row.family:
+        return row.family
+    why = " (it sizes its own step)" if row.rate_free else ""
+    known = ", ".join(name for name, one in optimizers.ROWS.items() if one.family)
     raise BadValueError(
         f"no rule is known for how the rate of {name} goes with the {about}{why}: rules are known "
-        f"for {', '.join(FAMILIES)}; tune it anew instead"
+        f"for {known}; tune it anew instead"
     )
 
 

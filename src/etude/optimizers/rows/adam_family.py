@@ -1,0 +1,146 @@
+"""Adam and its relatives: a step whose length does not grow with the gradient."""
+
+from __future__ import annotations
+
+from etude.optimizers.hyperparameters import Flag, Number
+from etude.optimizers.rows.parts import IGNORED, LENGTH, OWN, RECURRENT, SMALL_STATE, betas, row
+
+ADAM = "Kingma & Ba 2015, arXiv:1412.6980"
+
+ROWS = (
+    row(
+        "adam",
+        "Adam",
+        1e-3,
+        -1.6,
+        ADAM,
+        "a first try on almost anything without weight decay",
+        {"stacked": "adam", "stability": "adam", "family": "adam"},
+        {"usual": (0.7, "the usual default without decay"), "recurrent": RECURRENT},
+        betas=betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+        amsgrad=Flag(),
+    ),
+    row(
+        "adam_uncorrected",
+        OWN + "adam_uncorrected:UncorrectedAdam",
+        1e-3,
+        -2.2,
+        ADAM + ", algorithm 1 without its two corrections",
+        "textbooks that print Adam so; its first steps are about three times too long",
+        {"stability": "adam_uncorrected", "family": "adam"},
+        {},
+        betas=betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+    ),
+    row(
+        "adamw",
+        "AdamW",
+        1e-3,
+        -1.6,
+        "Loshchilov & Hutter 2019, arXiv:1711.05101",
+        "transformers, and the default for anything new",
+        {"stacked": "adamw", "stability": "adam", "family": "adam", "decay": "decoupled"},
+        {
+            "usual": (1.0, "the usual default: seldom best, rarely far from it"),
+            "attention": (0.5, "attention is trained with it nearly everywhere"),
+        },
+        betas=betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(1e-2),
+        amsgrad=Flag(),
+    ),
+    row(
+        "nadam",
+        "NAdam",
+        2e-3,
+        -1.6,
+        "Dozat 2016, ICLR workshop",
+        "Adam with a look ahead; recurrent networks",
+        {
+            "stacked": "nadam",
+            "stability": "nadam",
+            "family": "adam",
+            "decay_flag": "decoupled_weight_decay",
+        },
+        {"usual": (0.6, "Adam with a look ahead"), "recurrent": RECURRENT},
+        betas=betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+        momentum_decay=Number(4e-3),
+        decoupled_weight_decay=Flag(),
+    ),
+    row(
+        "radam",
+        "RAdam",
+        1e-3,
+        -1.0,
+        "Liu et al. 2020, arXiv:1908.03265",
+        "Adam where no warmup is wanted",
+        {
+            "family": "adam",
+            "decay_flag": "decoupled_weight_decay",
+            "why_no_threshold": "its rectification changes the step's length from update to update",
+        },
+        {},
+        betas=betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+        decoupled_weight_decay=Flag(),
+    ),
+    row(
+        "adamax",
+        "Adamax",
+        2e-3,
+        -1.3,
+        ADAM + ", section 7",
+        "gradients with rare large entries",
+        {"stability": "adamax", "family": "adam"},
+        {},
+        betas=betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+    ),
+    row(
+        "sparse_adam",
+        OWN + "sparse_adam:SparseDenseAdam",
+        1e-3,
+        -1.6,
+        ADAM + "; lazily, on the rows a sparse gradient holds",
+        "large embedding tables with sparse=True; Adam for every other tensor",
+        {
+            "sparse": "yes",
+            "decay": "none",
+            "family": "adam",
+            "why_no_threshold": "a row without a gradient keeps its moments",
+        },
+        {
+            "sparse gradients": (
+                3.0,
+                "takes the model's sparse gradients, and moves only the rows a batch holds",
+            )
+        },
+        betas=betas(),
+        eps=Number(1e-8, above=True),
+    ),
+    row(
+        "lion",
+        "pytorch_optimizer:Lion",
+        1e-4,
+        -2.4,
+        "Chen et al. 2023, arXiv:2302.06675",
+        "half of Adam's memory; a rate three to ten times smaller, decay as much larger",
+        {
+            "stacked": "lion",
+            "family": "adam",
+            "decay": "decoupled",
+            "why_no_threshold": "its step is a sign, as long for a small gradient as for a large "
+            "one",
+        },
+        {"noise": LENGTH, "bursts": IGNORED, "large model": SMALL_STATE},
+        betas=betas(0.9, 0.99),
+        weight_decay=Number(0.0),
+    ),
+)

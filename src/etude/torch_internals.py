@@ -1,0 +1,308 @@
+"""Every private part of torch that Etude touches, and what it does where torch has none.
+
+Names that begin with an underscore, and what torch calls experimental, may change with any
+release. Each stands here once, behind a function that says what it is relied on for, and
+`tests/test_torch_internals.py` states what each must do. Where a part can be done without, it is
+(functions over lists of tensors, base classes, workers, compiling); where not, the error names
+the version of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from etude.errors import MissingExtraError
+from etude.torch_version import newest_tried
+from etude.warning_filters import logger_kept
+
+if TYPE_CHECKING:
+    from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+    from torch.nn.modules.conv import _ConvNd
+    from torch.nn.modules.dropout import _DropoutNd
+
+# ---- getting at a part ---------------------------------------------------------------------
+
+
+def _missing(part: str) -> MissingExtraError:
+    newest = newest_tried()
+    return MissingExtraError(
+        f"torch {torch.__version__} has no {part}, which Etude relies on; the newest torch that "
+        f"Etude was tried with is {newest}: pip install 'torch=={newest}.*'"
+    )
+
+
+def _part(owner: Any, name: str, label: str) -> Any:
+    """Return a private attribute.
+
+    Raises:
+        MissingExtraError: If this torch has no such part; its version is named.
+    """
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        raise _missing(f"{label}.{name}") from error
+
+
+def _classes(module: str, private: str, *public: type[nn.Module]) -> tuple[Any, ...]:
+    """Return a private base class, which classes of other packages have too, and torch's own."""
+    base = getattr(importlib.import_module(f"torch.nn.modules.{module}"), private, None)
+    return public if base is None else (base, *public)
+
+
+# ---- kinds of modules ----------------------------------------------------------------------
+
+CONVOLUTIONS: tuple[type[_ConvNd], ...] = _classes(
+    "conv", "_ConvNd",
+    nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+"""What a convolution is an instance of, transposed ones included."""
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+BATCH_NORMS: tuple[type[_BatchNorm], ...] = _classes("batchnorm", "_BatchNorm", *_BATCH_NORMS)
+"""What a batch normalisation is an instance of."""
+
+RUNNING_NORMS: tuple[type[_NormBase], ...] = _classes(
+    "batchnorm", "_NormBase",
+    *_BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+)  # fmt: skip
+"""What a normalisation that may hold running statistics is an instance of."""
+
+DROPOUTS: tuple[type[_DropoutNd], ...] = _classes(
+    "dropout", "_DropoutNd",
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+)  # fmt: skip
+"""What a dropout is an instance of."""
+
+
+# ---- what a module holds -------------------------------------------------------------------
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Return the dictionary in which a module keeps its own parameters, None ones included."""
+    found: dict[str, nn.Parameter | None] = _part(module, "_parameters", "nn.Module")
+    return found
+
+
+def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
+    """Return the dictionary in which a module keeps its own buffers; writing to it sets them.
+
+    `named_buffers` leaves out those that are None, and cannot set any.
+    """
+    found: dict[str, Tensor | None] = _part(module, "_buffers", "nn.Module")
+    return found
+
+
+def unsaved_buffers(module: nn.Module) -> set[str]:
+    """Return the names of a module's buffers that its `state_dict` leaves out."""
+    found: set[str] = _part(module, "_non_persistent_buffers_set", "nn.Module")
+    return found
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Say whether `torch.compile` made a module."""
+    return hasattr(module, "_orig_mod")
+
+
+# ---- tensors -------------------------------------------------------------------------------
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor, or what shares its memory, was written to in place."""
+    found: int = _part(tensor, "_version", "Tensor")
+    return found
+
+
+def negated_view(tensor: Tensor) -> Tensor:
+    """Return a view with the other sign, where torch puts the sign off; of one, what it views."""
+    found: Tensor = _part(torch, "_neg_view", "torch")(tensor)
+    return found
+
+
+def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices and values of a sparse_coo tensor as they are, coalesced or not."""
+    return _part(tensor, "_indices", "Tensor")(), _part(tensor, "_values", "Tensor")()
+
+
+# ---- functions over lists of tensors ---------------------------------------------------------
+
+_FOREACH = (
+    "add", "add_", "addcdiv_", "addcmul_", "clamp_max_", "clamp_min_", "copy_", "div", "div_",
+    "lerp_", "mul_", "norm", "reciprocal_", "sqrt", "sqrt_", "sub",
+)  # fmt: skip
+
+
+def _one_by_one(name: str) -> Callable[..., Any]:
+    """Return a function over lists of tensors that calls the method of each tensor."""
+
+    def call(tensors: Sequence[Tensor], *args: Any, **options: Any) -> list[Tensor]:
+        rows = [arg if isinstance(arg, (list, tuple)) else [arg] * len(tensors) for arg in args]
+        with torch.no_grad():
+            return [
+                getattr(own, name)(*others, **options)
+                for own, *others in zip(tensors, *rows, strict=True)
+            ]
+
+    return call
+
+
+def _over_lists(name: str) -> Callable[..., Any]:
+    found: Callable[..., Any] | None = getattr(torch, f"_foreach_{name}", None)
+    return _one_by_one(name) if found is None else found
+
+
+foreach: Any = SimpleNamespace(**{name: _over_lists(name) for name in _FOREACH})
+"""`torch._foreach_*` without the prefix: one call for all tensors of a list.
+
+Where torch has no such function, the tensors are taken one by one.
+"""
+
+
+# ---- the data loader -------------------------------------------------------------------------
+
+
+def end_workers(batches: object) -> None:
+    """End the worker processes of a walk through a DataLoader, if it has any."""
+    end = getattr(batches, "_shutdown_workers", None)
+    if end is not None:
+        end()
+
+
+# ---- schedulers ------------------------------------------------------------------------------
+
+
+def parts_of(scheduler: Any) -> list[Any]:
+    """Return the schedulers that a `SequentialLR` or `ChainedScheduler` is made of."""
+    return list(_part(scheduler, "_schedulers", type(scheduler).__name__))
+
+
+def milestones_of(scheduler: Any) -> list[int]:
+    """Return the steps at which a `SequentialLR` goes on to its next part."""
+    return list(_part(scheduler, "_milestones", "SequentialLR"))
+
+
+def own_scale_of(scheduler: Any) -> Any:
+    """Return the user's `scale_fn` of a `CyclicLR`; None where it has one of its modes."""
+    return _part(scheduler, "_scale_fn_custom", "CyclicLR")
+
+
+def annealing_of(scheduler: Any) -> str:
+    """Return how a `OneCycleLR` goes from value to value: 'cos' or 'linear'."""
+    return str(_part(scheduler, "_anneal_func_type", "OneCycleLR"))
+
+
+def phases_of(scheduler: Any) -> list[dict[str, Any]]:
+    """Return the two or three parts of a `OneCycleLR`, each with its 'end_step'."""
+    return list(_part(scheduler, "_schedule_phases", "OneCycleLR"))
+
+
+class ComposableScheduler(LRScheduler):
+    """A scheduler of our own that torch's compositions can drive.
+
+    `SequentialLR` and `ChainedScheduler` read `_last_lr` of their parts, and call `_update_lr`;
+    `LRScheduler` counts its calls in `_step_count`, which is part of its saved state.
+    """
+
+    @property
+    def _calls(self) -> int:
+        """How often it was stepped, its construction included; 0 before that."""
+        return int(getattr(self, "_step_count", 0))
+
+    @_calls.setter
+    def _calls(self, count: int) -> None:
+        self._step_count = count
+
+    @property
+    def _last_lr(self) -> list[float | Tensor]:  # type: ignore[override]
+        return self.get_last_lr()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        self.follow(epoch)
+
+    def follow(self, step: int | None) -> None:
+        """Go to a step, or to the next where none is given, as torch's compositions ask for it."""
+        raise NotImplementedError
+
+
+# ---- nested values ---------------------------------------------------------------------------
+
+
+def flattened(tree: Any) -> tuple[list[Any], Any]:
+    """Return the leaves of nested lists, tuples, mappings and named tuples, and their shape."""
+    leaves, shape = _pytree("tree_flatten")(tree)
+    return leaves, shape
+
+
+def unflattened(leaves: Sequence[Any], shape: Any) -> Any:
+    """Return what `flattened` took apart, with other leaves."""
+    return _pytree("tree_unflatten")(leaves, shape)
+
+
+def leaves_of(tree: Any) -> list[Any]:
+    """Return the leaves of a nested value."""
+    found: list[Any] = _pytree("tree_leaves")(tree)
+    return found
+
+
+def _pytree(name: str) -> Callable[..., Any]:
+    try:
+        module = importlib.import_module("torch.utils._pytree")
+    except ImportError as error:
+        raise _missing("torch.utils._pytree") from error
+    found: Callable[..., Any] = _part(module, name, "torch.utils._pytree")
+    return found
+
+
+# ---- tracing and compiling -------------------------------------------------------------------
+
+
+def traced(function: Callable[..., Any], leaves: Sequence[Tensor]) -> torch.fx.GraphModule:
+    """Return the operations of a function of tensors as a graph."""
+    try:
+        module = importlib.import_module("torch.fx.experimental.proxy_tensor")
+    except ImportError as error:
+        raise _missing("torch.fx.experimental.proxy_tensor") from error
+    found: torch.fx.GraphModule = _part(module, "make_fx", "torch.fx.experimental")(function)(
+        *leaves
+    )
+    return found
+
+
+def compiled(graph: torch.fx.GraphModule, leaves: list[Any]) -> Callable[..., Any]:
+    """Return a graph compiled by torch's inductor, which has been run once.
+
+    The compiler's warnings are not shown, since whoever cannot compile goes on without; its
+    logger is left as the user has set it.
+    """
+    try:
+        inductor = importlib.import_module("torch._inductor")
+    except ImportError as error:
+        raise _missing("torch._inductor") from error
+    compile_graph: Callable[..., Callable[..., Any]] = _part(inductor, "compile", "torch._inductor")
+    with logger_kept("torch._inductor"), torch.no_grad():
+        found = compile_graph(graph, leaves)
+        found(*leaves)  # what is compiled late is compiled now
+    return found
+
+
+def forget_compiler_threads() -> None:
+    """Let the compiler make its threads anew: a forked process has the pool, but none of them.
+
+    torch resets its pool of processes after a fork, and not that of threads: the first new shape
+    that a forked process compiled would wait for one of them for ever. A torch that keeps its
+    threads elsewhere is left alone.
+    """
+    compiler = sys.modules.get("torch._inductor.async_compile")
+    pool: Any = getattr(getattr(compiler, "AsyncCompile", None), "pool", None)
+    forget = getattr(pool, "cache_clear", None)
+    if forget is not None:
+        forget()
