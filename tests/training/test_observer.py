@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -127,6 +127,7 @@ def test_hooks_are_called_in_order():
     ]  # fmt: skip
 
 
+@settings(max_examples=6)
 @given(every=st.integers(1, 20))
 def test_values_stand_at_the_updates_that_were_read(every):
     record = train(task(mlp), BASE, observers=[Weights(every=every), GradientNorm(every=every)])
@@ -143,8 +144,8 @@ def test_values_stand_at_the_updates_that_were_read(every):
         LoopEngine,
         lambda: PoolEngine(2),
         lambda: VmapEngine(compile="never"),
-        lambda: VmapPoolEngine(2, compile="never"),
-        lambda: AutoEngine(2, exact=True),
+        pytest.param(lambda: VmapPoolEngine(2, compile="never"), marks=pytest.mark.slow),
+        pytest.param(lambda: AutoEngine(2, exact=True), marks=pytest.mark.slow),
     ],
 )
 def test_training_is_the_same_to_the_bit_with_observers_in_every_engine(engine):
@@ -186,6 +187,7 @@ def test_loop_and_pool_give_the_same_series_and_the_same_state():
         assert torch.equal(first.total, second.total)
 
 
+@settings(max_examples=6)
 @given(at=st.integers(0, 12), every=st.integers(1, 4))
 def test_a_resumed_run_has_the_series_of_one_that_was_not_interrupted(at, every):
     def begin() -> Run:
