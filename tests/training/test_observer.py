@@ -333,11 +333,17 @@ def test_every_kind_of_number_is_taken(value):
     assert record.series[name].tolist() == [float(number)] * 12
 
 
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        return x * self.w
+
+
 def test_a_weight_that_is_returned_as_it_is_keeps_the_value_it_had():
-    scalar = nn.Module()
-    scalar.w = nn.Parameter(torch.tensor(0.5))
-    scalar.forward = lambda x: x * scalar.w
-    one = Task(lambda: scalar, (X, X), loss=nn.functional.mse_loss)
+    one = Task(Scaled, (X, X), loss=nn.functional.mse_loss)
     run = Run(one, BASE, observers=[Wrong(None)])
     next(iter(run.observers)).value = next(iter(run.model.parameters()))
     run.read_losses_every(6)
