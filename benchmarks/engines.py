@@ -110,7 +110,7 @@ def rate(engine: Engine, runs: list[Run], warm: int) -> float:
     short = min(spent(count) for _ in range(2))
     long = min(spent(3 * count) for _ in range(2))
     if isinstance(engine, PoolEngine):
-        engine._team = None  # its processes end; what was compiled stays
+        engine._pool = None  # its processes end; what was compiled stays
     return len(runs) * 2 * count / (long - short)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from etude.cli import choices
+from etude.cli import choices, observe
 from etude.cli.console import files, out, print_json
 from etude.cli.draw import draw as draw_report
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
@@ -24,7 +24,9 @@ EPILOG = """[bold]Examples[/bold]
 
   etude train --resume runs/first
 
-  etude train --resume runs/first --steps 2000"""
+  etude train --resume runs/first --steps 2000
+
+  etude train digits-cnn --observe my_project.py:WeightNorm"""
 
 
 PLACE = 20
@@ -44,6 +46,7 @@ def train(
     resume: choices.Resume = None,
     own: choices.TaskOnResume = None,
     accept: choices.Accept = False,
+    watching: observe.Observe = None,
     json: choices.Json = False,
 ) -> None:
     """Train TASK by one recipe; keep the model, the record and a report in a run folder.
@@ -62,6 +65,7 @@ def train(
         wanted = recipe.choose(chosen, task)
     else:
         choices.refuse_with_resume(recipe.typed(without=("steps",)), folder)
+    seen = observe.observers(watching)
     with (
         choices.run_folder(folder, resume, task) as home,
         bar(False if json else None, chosen.name) as draw,
@@ -80,6 +84,7 @@ def train(
             steps=None if resume is None else choices.length(recipe.steps),
             accept_changes=accept,
             device=recipe.device,
+            observers=seen,
             on_step=show_step,
         )
         page = report.write(record, home.report, task=chosen)

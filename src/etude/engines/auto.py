@@ -33,7 +33,7 @@ STARTING = {"fork": 0.04, "spawn": 5.0}
 """Seconds to start one process."""
 
 SENDING = 0.005
-"""Seconds to send a run to a process and home."""
+"""Seconds to send a run to a process and back."""
 
 SLOW, PATIENCE = 0.9, 0.5
 """The pool is left if, after so many seconds, it is below this share of the loop's speed."""

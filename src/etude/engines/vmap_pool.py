@@ -24,7 +24,7 @@ class VmapPoolEngine(PoolEngine):
     Args:
         workers: How many processes; None for one per core.
         compile: As for the vmap engine.
-        keep: Seconds after which the runs' states are sent home.
+        keep: Seconds after which the runs' states are sent to the caller's process.
 
     >>> VmapPoolEngine(workers=2).name
     'vmap pool'
@@ -65,7 +65,7 @@ class VmapPoolEngine(PoolEngine):
         """Return how many processes would take some runs further: of one thread each."""
         return min(self.workers or cores(), len(runs))
 
-    def _new_team(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
+    def _new_pool(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
         return WorkerPool(runs, "fork", self.inner, at_once)
 
     def _jobs(self, runs: Sequence[Run], waiting: list[int], request: AdvanceRequest) -> list[Work]:

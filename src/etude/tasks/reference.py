@@ -71,6 +71,31 @@ def load(reference: str, /, **options: Any) -> Task:
     return found.known_as(ref)
 
 
+def find(reference: str, what: str) -> Any:
+    """Return the object of a file or module that a reference names.
+
+    Args:
+        reference: 'path/to/file.py:name' or 'package.module:name'.
+        what: What is looked for, such as 'observer'.
+
+    Raises:
+        UnknownNameError: If there is nothing of that name.
+        TaskError: If the reference cannot be read, or the file or module is missing or fails.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name.isidentifier():
+        raise TaskError(
+            f"{what} {shown(reference)} cannot be read: give 'path/to/file.py:name' or "
+            "'package.module:name'"
+        )
+    path = Path(place).expanduser()
+    with _importable(path.parent if is_file(place) else Path.cwd()):
+        module = _run_file(path) if is_file(place) else _import(place)
+    if not hasattr(module, name):
+        raise unknown_name(what, name, [n for n in vars(module) if not n.startswith("_")])
+    return getattr(module, name)
+
+
 def beside(reference: str, name: str) -> Any:
     """Return another object of the file or module from which `load` loaded a task.
 

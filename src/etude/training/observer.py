@@ -173,7 +173,7 @@ class Observers:
         """Call `on_start`, once, if the run is at its start."""
         if not self._started and state.step == 0:
             for name, observer in self._asked("on_start"):
-                _called(name, observer.on_start, "before the first update", state)
+                _called(name, observer, "on_start", "before the first update", state)
         self._started = True
 
     def gradient(self, state: RunState) -> dict[str, Value]:
@@ -182,7 +182,7 @@ class Observers:
         for name, observer in self._asked("on_gradient"):
             if state.step % observer.every == 0:
                 where = f"at update {state.step}"
-                found |= _series(name, _called(name, observer.on_gradient, where, state), where)
+                found |= _series(name, _called(name, observer, "on_gradient", where, state), where)
         return found
 
     def update(self, state: RunState) -> None:
@@ -191,7 +191,7 @@ class Observers:
         for name, observer in self._asked("on_update"):
             if update % observer.every == 0:
                 where = f"after update {update}"
-                values = _series(name, _called(name, observer.on_update, where, state), where)
+                values = _series(name, _called(name, observer, "on_update", where, state), where)
                 if values:
                     self._late.append((update, values))
 
@@ -204,14 +204,14 @@ class Observers:
         """Call `on_evaluation`."""
         for name, observer in self._asked("on_evaluation"):
             where = f"at the evaluation after {state.step} updates"
-            _called(name, observer.on_evaluation, where, state, evaluation)
+            _called(name, observer, "on_evaluation", where, state, evaluation)
 
     def end(self, state: RunState) -> None:
         """Call `on_end`, once, if the run has ended."""
         if state.ended and not self._ended:
             self._ended = True
             for name, observer in self._asked("on_end"):
-                _called(name, observer.on_end, "at the end", state)
+                _called(name, observer, "on_end", "at the end", state)
 
     def write(self, series: dict[str, list[float]], end: int) -> None:
         """Write what `on_update` returned into series that are `end` updates long.
@@ -243,7 +243,7 @@ class Observers:
         """Return what a checkpoint must hold."""
         kept = {}
         for name, observer in zip(self._names, self.listed, strict=True):
-            if (state := _called(name, observer.state, "where its state is kept")) is not None:
+            if (state := _called(name, observer, "state", "where its state is kept")) is not None:
                 kept[name] = state
         return {"started": self._started, "ended": self._ended, "states": kept}
 
@@ -259,7 +259,7 @@ class Observers:
         self._started, self._ended = saved["started"], saved["ended"] and ended
         for name, observer in zip(self._names, self.listed, strict=True):
             if name in saved["states"]:
-                _called(name, observer.load, "where its state is read", saved["states"][name])
+                _called(name, observer, "load", "where its state is read", saved["states"][name])
 
 
 def read_numbers(values: Sequence[Value]) -> list[float]:
@@ -292,7 +292,7 @@ def refusal(observers: Observers, engine: str) -> str:
     return ""
 
 
-def _called(name: str, hook: Callable[..., Any], where: str, *args: Any) -> Any:
+def _called(name: str, observer: Observer, hook: str, where: str, *args: Any) -> Any:
     """Call a hook, its random numbers being its own.
 
     Raises:
@@ -301,17 +301,16 @@ def _called(name: str, hook: Callable[..., Any], where: str, *args: Any) -> Any:
     state = args[0] if args and isinstance(args[0], RunState) else None
     seed = None
     if state is not None:
-        seed = derive_seed(state.recipe.seed, "observer", name, hook.__name__, state.step)
+        seed = derive_seed(state.recipe.seed, "observer", name, hook, state.step)
     try:
         with random_state_kept(seed), torch.no_grad():
-            return hook(*args)
+            return getattr(observer, hook)(*args)
     except EtudeError as error:
-        error.add_note(f"in {hook.__name__} of the observer {name!r}, {where}")
+        error.add_note(f"in {hook} of the observer {name!r}, {where}")
         raise
     except Exception as error:
         raise ObserverError(
-            f"{hook.__name__} of the observer {name!r} failed {where}: "
-            f"{type(error).__name__}: {error}"
+            f"{hook} of the observer {name!r} failed {where}: {type(error).__name__}: {error}"
         ) from error
 
 

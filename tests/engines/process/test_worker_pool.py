@@ -122,10 +122,10 @@ class TestStaying:
             of = task()
             for _ in range(4):
                 engine.advance(runs_of(of, RECIPES[:2]))
-            assert engine._team is not None
+            assert engine._pool is not None
             gc.collect()
             engine.advance(runs_of(of, RECIPES[:1]))
-            assert [len(seat.known) for seat in engine._team.seats] == [1]
+            assert [len(seat.known) for seat in engine._pool.workers] == [1]
 
 
 class TestNoticing:

@@ -1,4 +1,4 @@
-"""The work of one call of a pool: jobs are given out, states come home."""
+"""The work of one call of a pool: jobs are given out, states are sent back."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ class Work:
 
 
 class Dispatcher:
-    """Gives jobs to a team's processes, and takes their states home.
+    """Gives jobs to a pool's processes, and loads the states that they send.
 
     Args:
-        team: Theirs; its runs are those that the jobs' places refer to.
+        pool: Theirs; its runs are those that the jobs' places refer to.
         jobs: In the order in which to begin them; those of one run in its own order.
         count: Processes at work at most.
-        keep: Seconds after which states are sent home.
+        keep: Seconds after which states are sent to the caller's process.
         request: As for `Engine.advance`.
     """
 
     def __init__(
         self,
-        team: WorkerPool,
+        pool: WorkerPool,
         jobs: list[Work],
         count: int,
         keep: float,
         request: AdvanceRequest,
     ) -> None:
-        self.team, self.runs, self.open = team, team.runs, list(jobs)
-        self.places = {team.number(run): place for place, run in enumerate(team.runs)}
-        self.at_work: dict[WorkerHandle, Work] = {}
+        self.pool, self.runs, self.open = pool, pool.runs, list(jobs)
+        self.places = {pool.number(run): place for place, run in enumerate(pool.runs)}
+        self.running: dict[WorkerHandle, Work] = {}
         self.count, self.keep, self.request = count, keep, request
         self.deaths: dict[int, int] = {}
         self.failure: BaseException | None = None
@@ -66,40 +66,40 @@ class Dispatcher:
         """
         stopping = False
         try:
-            while self.at_work or (self.open and not stopping):
+            while self.running or (self.open and not stopping):
                 if not stopping:
-                    self._give_out()
-                self._listen()
+                    self._send_jobs()
+                self._receive()
                 if not stopping and (self.failure is not None or self.request.stop()):
                     stopping = True
-                    self.team.ask_to_stop()
+                    self.pool.ask_to_stop()
         except BaseException:
             self._save_what_there_is()
             raise
         if self.failure is not None:
             raise self.failure
 
-    def _give_out(self) -> None:
-        while len(self.at_work) < self.count and (work := self._next()) is not None:
-            numbers = tuple(self.team.number(self.runs[place]) for place in work.places)
-            idle = [seat for seat in self.team.seats if seat.job is None]
-            idle.sort(key=lambda seat: not seat.known.issuperset(numbers))
-            seat = idle[0] if idle else self.team.hire()
+    def _send_jobs(self) -> None:
+        while len(self.running) < self.count and (work := self._next()) is not None:
+            numbers = tuple(self.pool.number(self.runs[place]) for place in work.places)
+            idle = [worker for worker in self.pool.workers if worker.job is None]
+            idle.sort(key=lambda worker: not worker.known.issuperset(numbers))
+            worker = idle[0] if idle else self.pool.start_worker()
             steps = {
-                self.team.number(run): frozenset(self.request.steps_of(run.state))
+                self.pool.number(run): frozenset(self.request.steps_of(run.state))
                 for run in self._runs_of(work)
             }
-            self.at_work[seat] = work
-            self.team.give(seat, Job(numbers, work.until, steps, self.keep, work.threads))
+            self.running[worker] = work
+            self.pool.give(worker, Job(numbers, work.until, steps, self.keep, work.threads))
 
     def _next(self) -> Work | None:
-        """Take the first job whose runs are at home; forget those that have ended meanwhile."""
+        """Take the first job whose runs no process has; forget those that have ended since."""
         self.open = [
             work
             for work in self.open
             if pending(self._runs_of(work), replace(self.request, until=work.until))
         ]
-        away = {place for work in self.at_work.values() for place in work.places}
+        away = {place for work in self.running.values() for place in work.places}
         for index, work in enumerate(self.open):
             if away.isdisjoint(work.places):
                 return self.open.pop(index)
@@ -108,26 +108,26 @@ class Dispatcher:
     def _runs_of(self, work: Work) -> list[Run]:
         return [self.runs[place] for place in work.places]
 
-    def _listen(self) -> None:
-        for seat, message in self.team.hear(0.05):
+    def _receive(self) -> None:
+        for worker, message in self.pool.receive(0.05):
             if message is None:
-                self._bury(seat)
+                self._note_death(worker)
             else:
-                self._take(seat, message)
+                self._take(worker, message)
 
-    def _take(self, seat: WorkerHandle, message: tuple[Any, ...]) -> None:
+    def _take(self, worker: WorkerHandle, message: tuple[Any, ...]) -> None:
         kind, numbers, about, *error = message
         places = tuple(self.places[number] for number in numbers)
         if kind == "at":
             for number, step in about.items():
                 self._tell(self.runs[self.places[number]], step)
             return
-        states = seat.desk.get(list(about.values()))
+        states = worker.transfer.get(list(about.values()))
         for number, state in zip(about, states, strict=True):
             self._load(self.places[number], state)
         if kind in ("done", "failed"):
-            seat.job = None
-            del self.at_work[seat]
+            worker.job = None
+            del self.running[worker]
         if kind == "failed" and self.failure is None:
             self.failure = _rebuilt(self.runs[places[0]], *error)
         for number in about:
@@ -146,10 +146,10 @@ class Dispatcher:
         if self.request.on_step is not None:
             self.request.on_step(run.state, step)
 
-    def _bury(self, seat: WorkerHandle) -> None:
+    def _note_death(self, worker: WorkerHandle) -> None:
         """Note the death of a process; its job is open again."""
-        code = self.team.dismiss(seat)
-        work = self.at_work.pop(seat, None)
+        code = self.pool.dismiss(worker)
+        work = self.running.pop(worker, None)
         if work is None:
             return
         place = work.places[0]
@@ -165,13 +165,13 @@ class Dispatcher:
         )
 
     def _save_what_there_is(self) -> None:
-        """After an error here, or Ctrl-C: let the processes end their update and send home."""
+        """After an error here, or Ctrl-C: let the processes end their update and send states."""
         self.request = replace(self.request, on_step=None)
-        self.team.ask_to_stop()
+        self.pool.ask_to_stop()
         for _ in range(100):
-            if not self.at_work:
+            if not self.running:
                 return
-            self._listen()
+            self._receive()
 
 
 def _rebuilt(run: Run, blob: bytes | None, text: str, trace: str) -> BaseException:

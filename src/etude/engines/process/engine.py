@@ -30,11 +30,11 @@ class PoolEngine(Engine):
 
     The results equal the loop's to the bit. The processes stay for the next call, until `close`:
     starting one takes longer than a short run. When one dies, its run goes on in a new one from
-    the last state that it sent home.
+    the last state that it sent to the caller's process.
 
     Args:
         workers: How many processes; None for as many as there are cores for.
-        keep: Seconds after which a run's state is sent home.
+        keep: Seconds after which a run's state is sent to the caller's process.
         start: 'fork' or 'spawn'; None forks where that is safe.
 
     Raises:
@@ -55,12 +55,12 @@ class PoolEngine(Engine):
         if not keep > 0:
             raise BadValueError(f"keep={keep!r}: give seconds above 0")
         self.workers, self.keep, self.start = workers, keep, start
-        self._team: WorkerPool | None = None
+        self._pool: WorkerPool | None = None
 
     @property
     def processes(self) -> list[int]:
         """The processes' numbers."""
-        return [] if self._team is None else [seat.process.pid for seat in self._team.seats]
+        return [] if self._pool is None else [worker.process.pid for worker in self._pool.workers]
 
     def close(self) -> None:
         """End the processes."""
@@ -68,9 +68,9 @@ class PoolEngine(Engine):
 
     def dismiss(self) -> None:
         """End the processes; what else the engine holds stays."""
-        if self._team is not None:
-            self._team.close()
-        self._team = None
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = None
 
     def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
         """Train every run in a process of the pool; see `Engine.advance`."""
@@ -83,7 +83,7 @@ class PoolEngine(Engine):
         jobs = [] if reason else self._jobs(runs, waiting, request)
         if not reason:
             try:
-                team = self._ready(runs, max(len(job.places) for job in jobs))
+                pool = self._ready(runs, max(len(job.places) for job in jobs))
             except Exception as error:  # noqa: BLE001  (whatever a task's parts do when pickled)
                 reason = f"the task cannot be sent to another process ({error})"
         if reason:
@@ -93,10 +93,10 @@ class PoolEngine(Engine):
         count = self.width([runs[i] for i in waiting])
         ended = False
         try:
-            Dispatcher(team, jobs, count, self.keep, request).work()
+            Dispatcher(pool, jobs, count, self.keep, request).work()
             ended = True
         finally:
-            team.runs = ()
+            pool.runs = ()
             if not ended:
                 self.dismiss()
 
@@ -107,7 +107,7 @@ class PoolEngine(Engine):
 
     def missing(self, runs: Sequence[Run]) -> int:
         """Return how many processes would have to be started for some runs."""
-        ready = len(self.processes) if self._team is not None and self._team.suits(runs) else 0
+        ready = len(self.processes) if self._pool is not None and self._pool.suits(runs) else 0
         return max(0, self.width(runs) - ready)
 
     def _jobs(self, runs: Sequence[Run], waiting: list[int], request: AdvanceRequest) -> list[Work]:
@@ -123,20 +123,20 @@ class PoolEngine(Engine):
         ]
 
     def _ready(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
-        """Return a team that can take these runs: that of the last call, or a new one."""
-        if self._team is not None and self._team.suits(runs):
-            self._team.turn_to(runs)
-            return self._team
+        """Return a pool that can take these runs: that of the last call, or a new one."""
+        if self._pool is not None and self._pool.suits(runs):
+            self._pool.set_runs(runs)
+            return self._pool
         self.dismiss()
-        self._team = self._new_team(runs, at_once)
+        self._pool = self._new_pool(runs, at_once)
         try:
-            self._team.hire()
+            self._pool.start_worker()
         except BaseException:
             self.dismiss()
             raise
-        return self._team
+        return self._pool
 
-    def _new_team(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
+    def _new_pool(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
         return WorkerPool(runs, self.start or usual_start())
 
     def unfit(self, runs: Sequence[Run]) -> str:

@@ -19,12 +19,12 @@ from etude.memory_layout import ALIGNED
 from etude.storage.state_tree import flatten, unflatten
 from etude.training.run import Run
 
-Parcel: TypeAlias = bytes | tuple[int, int]
+PackedState: TypeAlias = bytes | tuple[int, int]
 """A packed state, or where one lies in the shared memory: (first byte, bytes)."""
 
 
 class _Packing:
-    """The contents of a parcel, and where each tensor is to lie."""
+    """The contents of a packed state, and where each tensor is to lie."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         tree, self.tensors = flatten(_with_words(state, torch.tensor), copy=False)
@@ -78,9 +78,9 @@ def pack(state: Mapping[str, Any]) -> bytes:
     return bytes(target)
 
 
-def unpack(parcel: bytes) -> dict[str, Any]:
+def unpack(packed_state: bytes) -> dict[str, Any]:
     """Return the state that `pack` was given, in memory of its own."""
-    return _read(bytearray(parcel), 0)
+    return _read(bytearray(packed_state), 0)
 
 
 def _read(source: Any, offset: int) -> dict[str, Any]:
@@ -105,9 +105,9 @@ class StateTransfer:
     Args:
         size: Bytes of address space; what is never written takes no memory. 0 for none.
 
-    >>> desk = StateTransfer(10_000)
-    >>> parcels = desk.put([{"w": torch.ones(2)}, {"w": torch.zeros(2)}])
-    >>> [state["w"].tolist() for state in desk.get(parcels)]
+    >>> transfer = StateTransfer(10_000)
+    >>> packed = transfer.put([{"w": torch.ones(2)}, {"w": torch.zeros(2)}])
+    >>> [state["w"].tolist() for state in transfer.get(packed)]
     [[1.0, 1.0], [0.0, 0.0]]
     """
 
@@ -119,9 +119,9 @@ class StateTransfer:
         """Whether something lies there unread."""
         return self._memory is not None and self._memory[0] != 0
 
-    def put(self, states: Sequence[Mapping[str, Any]]) -> list[Parcel]:
+    def put(self, states: Sequence[Mapping[str, Any]]) -> list[PackedState]:
         """Put states down and return where; as bytes where there is no room."""
-        found: list[Parcel] = []
+        found: list[PackedState] = []
         free = None if self._memory is None or self.taken else ALIGNED
         for state in states:
             packing = _Packing(state)
@@ -136,20 +136,20 @@ class StateTransfer:
             free = _up(free + packing.size)
         return found
 
-    def get(self, parcels: Sequence[Parcel]) -> Iterator[dict[str, Any]]:
-        """Yield the states of parcels, each in memory of its own; then the desk is free again."""
-        for parcel in parcels:
-            if isinstance(parcel, bytes):
-                yield unpack(parcel)
+    def get(self, packed_states: Sequence[PackedState]) -> Iterator[dict[str, Any]]:
+        """Yield the states, each in memory of its own; then the shared memory is free again."""
+        for packed_state in packed_states:
+            if isinstance(packed_state, bytes):
+                yield unpack(packed_state)
             else:
                 assert self._memory is not None
-                yield _read(self._memory, parcel[0])
-        if self._memory is not None and any(not isinstance(p, bytes) for p in parcels):
+                yield _read(self._memory, packed_state[0])
+        if self._memory is not None and any(not isinstance(p, bytes) for p in packed_states):
             self._memory[0] = 0
 
 
 def room_for(runs: Sequence[Run], at_once: int) -> int:
-    """Return the bytes that a desk for some of these runs should have: a generous guess."""
+    """Return the bytes that the memory for some of these runs should have: a generous guess."""
     most = 0
     for run in runs:
         tensors = (*run.model.parameters(), *run.model.buffers())

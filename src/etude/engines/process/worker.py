@@ -1,4 +1,4 @@
-"""What a process of the pool does: take the run it is given further, and send its state home."""
+"""What a process of the pool does: take the run it is given further, and send its state back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from etude.engines.base import Engine, pending
-from etude.engines.process.state_transfer import Parcel, StateTransfer
+from etude.engines.process.state_transfer import PackedState, StateTransfer
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -35,10 +35,10 @@ class Job:
     """Runs to take further: one by the plain loop, several by an engine of their own.
 
     Attributes:
-        numbers: What the team calls them.
+        numbers: What the pool calls them.
         until: The updates to stand at.
         evaluation_steps: The updates after which to evaluate each.
-        keep: Seconds after which states are sent home.
+        keep: Seconds after which states are sent to the caller's process.
         threads: How many to compute with.
     """
 
@@ -55,13 +55,13 @@ class JobMessage:
 
     Attributes:
         job: The job.
-        parcels: Its runs' states.
+        packed_states: Its runs' states.
         recipes: Of the runs that the process does not know, in plain values.
         forgotten: Runs that are no more.
     """
 
     job: Job
-    parcels: list[Parcel]
+    packed_states: list[PackedState]
     recipes: dict[int, dict[str, Any]]
     forgotten: frozenset[int]
 
@@ -71,8 +71,8 @@ class WorkerContext:
     """What a process works with.
 
     Attributes:
-        home: Where letters come from and answers go to.
-        desk: Where states lie that are named in them.
+        connection: Where messages come from and answers go to.
+        transfer: Where states lie that are named in them.
         runs: Those it knows, by number.
         build: Makes one from a recipe.
         inner: What takes several runs further; None for the plain loop.
@@ -80,8 +80,8 @@ class WorkerContext:
         parent: The process to work for; when it is gone, so is this one.
     """
 
-    home: Connection
-    desk: StateTransfer
+    connection: Connection
+    transfer: StateTransfer
     runs: dict[int, Run]
     build: Callable[[dict[str, Any]], Run]
     inner: Engine | None
@@ -92,10 +92,10 @@ class WorkerContext:
         """Whether to leave after this update."""
         return bool(self.flag.value) or alone(self.parent)
 
-    def pack(self, runs: Mapping[int, Run]) -> dict[int, Parcel]:
+    def pack(self, runs: Mapping[int, Run]) -> dict[int, PackedState]:
         """Put the runs' states where the parent finds them."""
-        parcels = self.desk.put([run.state_dict() for run in runs.values()])
-        return dict(zip(runs, parcels, strict=True))
+        packed_states = self.transfer.put([run.state_dict() for run in runs.values()])
+        return dict(zip(runs, packed_states, strict=True))
 
 
 def alone(parent: int) -> bool:
@@ -103,7 +103,7 @@ def alone(parent: int) -> bool:
     return os.getppid() != parent
 
 
-def serve(post: WorkerContext) -> None:
+def serve(context: WorkerContext) -> None:
     """Do jobs until told to leave."""
     # Ctrl-C reaches the whole terminal: the parent decides, and asks through the flag.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -112,28 +112,28 @@ def serve(post: WorkerContext) -> None:
     torch.set_num_threads(1)
     try:
         while True:
-            while not post.home.poll(0.5):
-                if alone(post.parent):
+            while not context.connection.poll(0.5):
+                if alone(context.parent):
                     return
-            letter = post.home.recv()
-            if letter is None:
+            message = context.connection.recv()
+            if message is None:
                 return
-            post.home.send(_done(post, letter))
+            context.connection.send(_done(context, message))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # nobody is left to answer to
 
 
-def _done(post: WorkerContext, letter: JobMessage) -> tuple[Any, ...]:
+def _done(context: WorkerContext, message: JobMessage) -> tuple[Any, ...]:
     """Do a job with as many threads as it asks for, and return the answer."""
-    if letter.job.threads == 1:
-        return _do(post, letter)
+    if message.job.threads == 1:
+        return _do(context, message)
     # OpenMP's threads were not forked along: the thread that was would wait for them for ever. One
     # that is new here starts its own.
     answers: list[tuple[Any, ...]] = []
 
     def work() -> None:
-        torch.set_num_threads(letter.job.threads)
-        answers.append(_do(post, letter))
+        torch.set_num_threads(message.job.threads)
+        answers.append(_do(context, message))
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))
     thread.start()
@@ -142,47 +142,49 @@ def _done(post: WorkerContext, letter: JobMessage) -> tuple[Any, ...]:
     return answers[0]
 
 
-def _do(post: WorkerContext, letter: JobMessage) -> tuple[Any, ...]:
-    job = letter.job
+def _do(context: WorkerContext, message: JobMessage) -> tuple[Any, ...]:
+    job = message.job
     runs: dict[int, Run] = {}
     try:
-        for number in letter.forgotten:
-            post.runs.pop(number, None)
-        for number, state in zip(job.numbers, post.desk.get(letter.parcels), strict=True):
-            if number not in post.runs:
-                post.runs[number] = post.build(letter.recipes[number])
-            runs[number] = post.runs[number]
+        for number in message.forgotten:
+            context.runs.pop(number, None)
+        for number, state in zip(
+            job.numbers, context.transfer.get(message.packed_states), strict=True
+        ):
+            if number not in context.runs:
+                context.runs[number] = context.build(message.recipes[number])
+            runs[number] = context.runs[number]
             runs[number].load_state_dict(state)
             runs[number].limit_threads(job.threads)
-        if post.inner is None:
+        if context.inner is None:
             for number, run in runs.items():
-                _walk(post, job, number, run)
+                _walk(context, job, number, run)
         else:
-            _stride(post, job, post.inner, runs)
-        return "done", job.numbers, post.pack(runs)
-    except Exception as error:  # noqa: BLE001  (it is raised again at home)
+            _stride(context, job, context.inner, runs)
+        return "done", job.numbers, context.pack(runs)
+    except Exception as error:  # noqa: BLE001  (it is raised again by the caller)
         whole = {number: run for number, run in runs.items() if _is_whole(run)}
-        return "failed", job.numbers, post.pack(whole), *_described(error)
+        return "failed", job.numbers, context.pack(whole), *_described(error)
 
 
-def _walk(post: WorkerContext, job: Job, number: int, run: Run) -> None:
+def _walk(context: WorkerContext, job: Job, number: int, run: Run) -> None:
     told = sent = time.monotonic()
 
     def on_step(state: RunState, step: int) -> None:
         nonlocal told, sent
         now = time.monotonic()
-        if now - sent > job.keep and not post.desk.taken:
-            post.home.send(("kept", job.numbers, post.pack({number: run})))
+        if now - sent > job.keep and not context.transfer.taken:
+            context.connection.send(("kept", job.numbers, context.pack({number: run})))
             told = sent = now
         elif now - told > TOLD:
-            post.home.send(("at", job.numbers, {number: step}))
+            context.connection.send(("at", job.numbers, {number: step}))
             told = now
 
-    run.advance(AdvanceRequest(job.until, job.evaluation_steps[number], post.stop, on_step))
+    run.advance(AdvanceRequest(job.until, job.evaluation_steps[number], context.stop, on_step))
 
 
-def _stride(post: WorkerContext, job: Job, engine: Engine, runs: dict[int, Run]) -> None:
-    """Take several runs further, and their states home between strides of `keep` seconds."""
+def _stride(context: WorkerContext, job: Job, engine: Engine, runs: dict[int, Run]) -> None:
+    """Take several runs further, and send their states between strides of `keep` seconds."""
     numbers = {id(run.state): number for number, run in runs.items()}
     listed = list(runs.values())
     told, count = time.monotonic(), STRIDE
@@ -191,25 +193,25 @@ def _stride(post: WorkerContext, job: Job, engine: Engine, runs: dict[int, Run])
         nonlocal told
         now = time.monotonic()
         if now - told > TOLD:
-            post.home.send(("at", job.numbers, {numbers[id(state)]: step}))
+            context.connection.send(("at", job.numbers, {numbers[id(state)]: step}))
             told = now
 
     def steps_of(state: RunState) -> frozenset[int]:
         return job.evaluation_steps[numbers[id(state)]]
 
-    whole = AdvanceRequest(job.until, steps_of, post.stop, on_step)
+    whole = AdvanceRequest(job.until, steps_of, context.stop, on_step)
     while left := pending(listed, whole):
         least = min(listed[i].step for i in left) + count
         until = least if job.until is None else min(least, job.until)
         started = time.monotonic()
         engine.advance(listed, replace(whole, until=until))
-        if post.stop():
+        if context.stop():
             return
         # Strides that double find the length that takes `keep` seconds.
         if time.monotonic() - started < job.keep / 2:
             count *= 2
         elif pending(listed, whole):
-            post.home.send(("kept", job.numbers, post.pack(runs)))
+            context.connection.send(("kept", job.numbers, context.pack(runs)))
 
 
 def _is_whole(run: Run) -> bool:

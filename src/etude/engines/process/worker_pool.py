@@ -48,19 +48,19 @@ def usual_start() -> Start:
 
 @dataclass(eq=False)
 class WorkerHandle:
-    """One process of the team.
+    """One process of the pool.
 
     Attributes:
         process: It.
-        home: Where messages go and come from.
-        desk: Where states lie that are named in them.
+        connection: Where messages go and come from.
+        transfer: Where states lie that are named in them.
         known: Numbers of the runs it has.
         job: What it is doing.
     """
 
     process: Any
-    home: Connection
-    desk: StateTransfer
+    connection: Connection
+    transfer: StateTransfer
     known: set[int]
     job: Job | None = None
 
@@ -85,13 +85,13 @@ class WorkerPool:
         # Typed as Any: torch's wrapper adds the sharing of tensors to the standard library's.
         self._context: Any = torch.multiprocessing.get_context(start)
         self._flag = self._context.RawValue("i", 0)
-        self.seats: list[WorkerHandle] = []
+        self.workers: list[WorkerHandle] = []
         self._task = runs[0].task
         self._surroundings = _surroundings(self._task)
         self._numbers: WeakKeyDictionary[Run, int] = WeakKeyDictionary()
         self._count = itertools.count()
         self._owner = os.getpid()
-        _TEAMS.add(self)
+        _POOLS.add(self)
 
     def __del__(self) -> None:
         self.close()
@@ -102,7 +102,7 @@ class WorkerPool:
             self._numbers[run] = next(self._count)
         return self._numbers[run]
 
-    def turn_to(self, runs: Sequence[Run]) -> None:
+    def set_runs(self, runs: Sequence[Run]) -> None:
         """Let jobs refer to other runs."""
         self.runs = tuple(runs)
         self._flag.value = 0
@@ -118,27 +118,27 @@ class WorkerPool:
 
     def _buildable(self, run: Run) -> bool:
         # Observers are objects of the caller's: a process has those that it was forked with.
-        known = all(self.number(run) in seat.known for seat in self.seats)
+        known = all(self.number(run) in worker.known for worker in self.workers)
         return type(run) is Run and run.task is self._task and (known or not len(run.observers))
 
-    def hire(self) -> WorkerHandle:
+    def start_worker(self) -> WorkerHandle:
         """Start one more process.
 
         Raises:
             Exception: If the task cannot be sent to a process that is not forked.
         """
         ours, theirs = self._context.Pipe()
-        others = [seat.home for seat in self.seats] + [ours]
+        others = [worker.connection for worker in self.workers] + [ours]
         main: Callable[..., None]
         args: tuple[Any, ...]
         common = (theirs, self._flag, os.getpid())
         known: dict[int, Run] = {}
         if self.start == "fork":
-            desk = StateTransfer(room_for(self.runs, self.at_once))
+            transfer = StateTransfer(room_for(self.runs, self.at_once))
             known = {self.number(run): run for run in self.runs}
-            main, args = _forked, (*common, others, desk, known, self._building(), self.inner)
+            main, args = _forked, (*common, others, transfer, known, self._building(), self.inner)
         else:
-            desk = StateTransfer(0)
+            transfer = StateTransfer(0)
             main, args = _spawned, (*common, _parts(self._task))
         process = self._context.Process(target=main, args=args, name="etude-pool")
         try:
@@ -151,59 +151,59 @@ class WorkerPool:
             raise
         finally:
             theirs.close()
-        seat = WorkerHandle(process, ours, desk, set(known))
-        self.seats.append(seat)
-        return seat
+        worker = WorkerHandle(process, ours, transfer, set(known))
+        self.workers.append(worker)
+        return worker
 
     def _building(self) -> Callable[[dict[str, Any]], Run]:
         task = self._task
         return lambda plain: Run(task, Recipe(**plain), device="cpu")
 
-    def give(self, seat: WorkerHandle, job: Job) -> None:
+    def give(self, worker: WorkerHandle, job: Job) -> None:
         """Let a process do a job, from the states that its runs have now."""
-        seat.job = job
+        worker.job = job
         runs = {self.number(run): run for run in self.runs}
         chosen = {number: runs[number] for number in job.numbers}
-        gone = frozenset(seat.known - set(self._numbers.values()))
-        new = {n: run.recipe.plain() for n, run in chosen.items() if n not in seat.known}
-        seat.known = (seat.known - gone) | set(chosen)
-        parcels = seat.desk.put([run.state_dict() for run in chosen.values()])
+        gone = frozenset(worker.known - set(self._numbers.values()))
+        new = {n: run.recipe.plain() for n, run in chosen.items() if n not in worker.known}
+        worker.known = (worker.known - gone) | set(chosen)
+        packed_states = worker.transfer.put([run.state_dict() for run in chosen.values()])
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # found dead by `hear`
-            seat.home.send(JobMessage(job, parcels, new, gone))
+            worker.connection.send(JobMessage(job, packed_states, new, gone))
 
-    def hear(self, seconds: float) -> list[tuple[WorkerHandle, tuple[Any, ...] | None]]:
+    def receive(self, seconds: float) -> list[tuple[WorkerHandle, tuple[Any, ...] | None]]:
         """Wait for messages; None stands for the death of the one who would have sent it."""
         heard: list[tuple[WorkerHandle, tuple[Any, ...] | None]] = []
-        ready = wait([seat.home for seat in self.seats], seconds)
-        for seat in [s for s in self.seats if s.home in ready]:
+        ready = wait([worker.connection for worker in self.workers], seconds)
+        for worker in [s for s in self.workers if s.connection in ready]:
             try:
-                heard.append((seat, seat.home.recv()))
+                heard.append((worker, worker.connection.recv()))
             except (EOFError, OSError):
-                heard.append((seat, None))
+                heard.append((worker, None))
         return heard
 
     def ask_to_stop(self) -> None:
         """Ask every process to end its job after the update it is in."""
         self._flag.value = 1
 
-    def dismiss(self, seat: WorkerHandle) -> int | None:
+    def dismiss(self, worker: WorkerHandle) -> int | None:
         """End one process, and return its exit code."""
-        self._send_off(seat)
-        return self._see_out(seat)
+        self._ask_to_leave(worker)
+        return self._wait_for_exit(worker)
 
-    def _send_off(self, seat: WorkerHandle) -> None:
-        self.seats.remove(seat)
+    def _ask_to_leave(self, worker: WorkerHandle) -> None:
+        self.workers.remove(worker)
         with contextlib.suppress(OSError):
-            seat.home.send(None)
-        seat.home.close()
+            worker.connection.send(None)
+        worker.connection.close()
 
-    def _see_out(self, seat: WorkerHandle) -> int | None:
-        seat.process.join(0.0 if seat.job is not None else PATIENCE)
-        if seat.process.is_alive():
-            seat.process.kill()
-            seat.process.join()
-        code: int | None = seat.process.exitcode
-        seat.process.close()
+    def _wait_for_exit(self, worker: WorkerHandle) -> int | None:
+        worker.process.join(0.0 if worker.job is not None else PATIENCE)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        code: int | None = worker.process.exitcode
+        worker.process.close()
         return code
 
     def close(self) -> None:
@@ -211,19 +211,19 @@ class WorkerPool:
         if self._owner != os.getpid():
             return  # a copy that was forked along: the processes are another's
         self.ask_to_stop()
-        seats = list(self.seats)
-        for seat in seats:
-            self._send_off(seat)
-        for seat in seats:
-            self._see_out(seat)
+        workers = list(self.workers)
+        for worker in workers:
+            self._ask_to_leave(worker)
+        for worker in workers:
+            self._wait_for_exit(worker)
 
 
-_TEAMS: WeakSet[WorkerPool] = WeakSet()
+_POOLS: WeakSet[WorkerPool] = WeakSet()
 
 
 def _close_all() -> None:
-    for team in list(_TEAMS):
-        team.close()
+    for pool in list(_POOLS):
+        pool.close()
 
 
 # What is registered last is called first: before multiprocessing waits for its processes.
@@ -262,18 +262,18 @@ def cause_of_death(code: int | None) -> str:
 
 
 def _forked(
-    home: Connection,
+    connection: Connection,
     flag: Any,
     parent: int,
     others: list[Connection],
-    desk: StateTransfer,
+    transfer: StateTransfer,
     runs: dict[int, Run],
     build: Callable[[dict[str, Any]], Run],
     inner: Engine | None,
 ) -> None:
     for other in others:  # or the death of a sibling would go unnoticed
         other.close()
-    serve(WorkerContext(home, desk, runs, build, inner, flag, parent))
+    serve(WorkerContext(connection, transfer, runs, build, inner, flag, parent))
 
 
 def _parts(task: Task) -> dict[str, Any]:
@@ -282,10 +282,10 @@ def _parts(task: Task) -> dict[str, Any]:
     return {name: getattr(task, name) for name in names}
 
 
-def _spawned(home: Connection, flag: Any, parent: int, parts: dict[str, Any]) -> None:
+def _spawned(connection: Connection, flag: Any, parent: int, parts: dict[str, Any]) -> None:
     task = Task(**parts)
 
     def build(plain: dict[str, Any]) -> Run:
         return Run(task, Recipe(**plain), device="cpu")
 
-    serve(WorkerContext(home, StateTransfer(0), {}, build, None, flag, parent))
+    serve(WorkerContext(connection, StateTransfer(0), {}, build, None, flag, parent))

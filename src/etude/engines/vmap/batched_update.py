@@ -99,7 +99,7 @@ class BatchedUpdate:
             name: getattr(recipe, name) is not None
             for name in ("clip_adaptive", "clip_norm", "clip_value")
         }
-        self.stacks_looks = True  # until it turns out that the forward pass alone cannot be
+        self.stacks_evaluations = True  # until it turns out that the forward pass alone cannot be
         self.penalised = recipe.l1 is not None or recipe.l2 is not None
         sizes = zip(layout.shapes, layout.sizes, strict=True)
         self.weighty = torch.cat(

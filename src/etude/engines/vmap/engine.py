@@ -9,7 +9,7 @@ from etude.engines.base import Engine, check_runs, pending
 from etude.engines.loop import LoopEngine
 from etude.engines.vmap.eligibility import kind, misfit
 from etude.engines.vmap.execution import Execution, Mode
-from etude.engines.vmap.loop import UpdateError, drive, threads_for
+from etude.engines.vmap.loop import UpdateError, threads_for, train_stack
 from etude.engines.vmap.memory import members_at_once
 from etude.engines.vmap.stack import Stack
 from etude.engines.vmap.verify import VerificationError, Verified, fit
@@ -143,7 +143,7 @@ class VmapEngine(Engine):
         while waiting and not request.stop():
             chunk = waiting[:size]
             try:
-                drive(Stack(fitted.program, chunk, fitted.masks), execution, request)
+                train_stack(Stack(fitted.program, chunk, fitted.masks), execution, request)
                 waiting = waiting[size:]
             except UpdateError as error:
                 if not error.out_of_memory:

@@ -111,7 +111,7 @@ class BatchedEvaluation:
 
 def fits(program: BatchedUpdate, run: Run, members: int) -> bool:
     """Say whether so many members are worth evaluating together."""
-    if run.task.step is not None or not program.stacks_looks:
+    if run.task.step is not None or not program.stacks_evaluations:
         return False
     if run.device.type != "cpu":
         return members > 1

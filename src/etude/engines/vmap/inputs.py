@@ -20,7 +20,7 @@ from etude.training.run import Run
 
 @dataclass(frozen=True)
 class InputPlace:
-    """Where a member's supply stands: step, data, randomness, and what its numbers carry along."""
+    """Where a member's inputs stand: step, data, randomness, and what its numbers carry along."""
 
     step: int
     cursor: Cursor
@@ -77,7 +77,7 @@ class Inputs:
         return replace(self._rest, accelerators=tuple(others)).tree()
 
     def follow(self, other: Inputs) -> None:
-        """Stand in the data where another supply of the same seed stands."""
+        """Stand in the data where other inputs of the same seed stands."""
         self.cursor = replace(other.cursor)
         self._stream = None
 

@@ -1,4 +1,4 @@
-"""One stack from where it stands to where it is to stand: updates, evaluations, farewells."""
+"""One stack, trained as far as is asked: updates, evaluations, and members that leave it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class UpdateError(Exception):
         self.out_of_memory = _out_of_memory(cause)
 
 
-def drive(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
-    """Train one stack, and bring every member home, also after an error.
+def train_stack(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
+    """Train one stack, and write every member back, also after an error.
 
     Raises:
         UpdateError: If an update failed; the members stand before it.
@@ -68,7 +68,7 @@ def drive(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
             for member in active:
                 member.seconds += share
             for place, loss in broken.items():
-                stack.bring_home(place, loss)
+                stack.write_back(place, loss)
                 stack.members[place].run.observers.end(stack.members[place].run.state)
             _leave(stack, execution, list(broken))
             _observe(stack, count)
@@ -78,7 +78,7 @@ def drive(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
     finally:
         for place, member in enumerate(stack.members):
             if not member.idle:
-                stack.bring_home(place)
+                stack.write_back(place)
 
 
 def _evaluate(stack: Stack, steps: dict[int, set[int]]) -> None:
@@ -100,7 +100,7 @@ def _evaluate(stack: Stack, steps: dict[int, set[int]]) -> None:
         try:
             _evaluate_together(stack, together)
         except UnstackedError:
-            stack.program.stacks_looks = False
+            stack.program.stacks_evaluations = False
     for place in due:
         run = stack.members[place].run
         if run.evaluations and run.evaluations[-1].step == stack.members[place].step:
@@ -108,7 +108,7 @@ def _evaluate(stack: Stack, steps: dict[int, set[int]]) -> None:
         if run.state.early_stopping is None:
             stack.show(place)
         else:
-            stack.bring_home(place)
+            stack.write_back(place)
         with _blamed(run):
             run.evaluate()
 
@@ -154,14 +154,14 @@ def _blamed(run: Run) -> Iterator[None]:
 
 
 def _dismiss(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
-    """Bring home those that have ended or stand where they are to stand."""
+    """Write back those that have ended or stand where they are to stand."""
     done = [
         place
         for place, m in enumerate(stack.members)
         if not m.idle and (m.run.ended or m.step >= request.target(m.run.state))
     ]
     for place in done:
-        stack.bring_home(place)
+        stack.write_back(place)
         run = stack.members[place].run
         with _blamed(run):
             run.observers.end(run.state)
@@ -169,7 +169,7 @@ def _dismiss(stack: Stack, execution: Execution, request: AdvanceRequest) -> Non
 
 
 def _leave(stack: Stack, execution: Execution, places: list[int]) -> None:
-    """Let members leave a stack, their runs being at home.
+    """Let members leave a stack, their runs being written back.
 
     A stack that was compiled keeps its size, with idle rows, until half of them are.
     """

@@ -13,15 +13,15 @@ class Member:
     """One run in a stack.
 
     Attributes:
-        run: The run; its state lags behind until it is brought home.
-        supply: Its samples, masks and numbers.
-        series: What was measured since it was last brought home.
+        run: The run; its state lags behind until it is written back.
+        inputs: Its samples, masks and numbers.
+        series: What was measured since it was last written back.
         seconds: Its share of the time since then.
         idle: Whether only its row is left, because a stack of another size costs more.
     """
 
     run: Run
-    supply: Inputs
+    inputs: Inputs
     series: dict[str, list[float]]
     seconds: float = 0.0
     idle: bool = False
@@ -29,4 +29,4 @@ class Member:
     @property
     def step(self) -> int:
         """Updates done."""
-        return self.supply.step
+        return self.inputs.step

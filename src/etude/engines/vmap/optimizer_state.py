@@ -43,7 +43,7 @@ def write(
     step = member.step
     if not step:
         return
-    rule, carried = program.rule, member.supply.carried
+    rule, carried = program.rule, member.inputs.carried
     own = dict(run.model.named_parameters())
     names = rule.moments(program.flags)
     cuts = {

@@ -37,8 +37,8 @@ class Stack:
         rows, moments, fixed = [], [], []
         for run in runs:
             carried, remembered = read(program, run)
-            supply = Inputs(run, run.state_dict(), carried, masks)
-            self.members.append(Member(run, supply, {}))
+            inputs = Inputs(run, run.state_dict(), carried, masks)
+            self.members.append(Member(run, inputs, {}))
             named = {**dict(run.model.named_parameters()), **dict(run.model.named_buffers())}
             rows.append(program.layout.row(named))
             moments.append(remembered)
@@ -66,9 +66,9 @@ class Stack:
     def shared(self) -> bool:
         """Whether all members read the same samples."""
         active = self.active
-        first = active[0].supply
+        first = active[0].inputs
         return all(
-            m.supply.cursor == first.cursor and m.run.recipe.seed == first.run.recipe.seed
+            m.inputs.cursor == first.cursor and m.run.recipe.seed == first.run.recipe.seed
             for m in active
         )
 
@@ -85,7 +85,7 @@ class Stack:
         Returns:
             The places of the members whose loss was not finite at the next update, with it.
         """
-        before = [member.supply.place() for member in self.members]
+        before = [member.inputs.place() for member in self.members]
         try:
             return self._advance(count, step, before)
         except BaseException:
@@ -95,7 +95,7 @@ class Stack:
 
     def _go_back(self, places: list[InputPlace]) -> None:
         for member, place in zip(self.members, places, strict=True):
-            member.supply.go_to(place)
+            member.inputs.go_to(place)
 
     def _advance(self, count: int, step: Step, before: list[InputPlace]) -> dict[int, float]:
         state, report, rates = self._run(count, step)
@@ -122,7 +122,7 @@ class Stack:
             for name, values in zip(self.program.reports, report[:count, :, i].T, strict=True):
                 member.series.setdefault(name, []).extend(values.tolist())
             member.series.setdefault("lr", []).extend(rates[i][:count].tolist())
-            member.supply.moved(count)
+            member.inputs.moved(count)
         return broken
 
     def _run(
@@ -143,14 +143,14 @@ class Stack:
         active = self.active
         own: dict[int, Any] = {}
         for member in active:
-            supply = member.supply
+            inputs = member.inputs
             if shared and member is not active[0]:
                 samples = own[id(active[0])][0]
-                supply.follow(active[0].supply)
+                inputs.follow(active[0].inputs)
             else:
-                samples = supply.samples(count)
-            table, values = supply.columns(self.program, count)
-            own[id(member)] = samples, table, values.lr, supply.draw(count)
+                samples = inputs.samples(count)
+            table, values = inputs.columns(self.program, count)
+            own[id(member)] = samples, table, values.lr, inputs.draw(count)
         # An idle row computes what the first active one does; nobody reads it.
         each = [own[id(active[0] if member.idle else member)] for member in self.members]
         every, tables, rates, drawn = (list(parts) for parts in zip(*each, strict=True))
@@ -174,7 +174,7 @@ class Stack:
         values |= {name: tensor[place] for name, tensor in fixed}
         member.run.adopt_weights(values, member.step)
 
-    def bring_home(self, place: int, broken: float | None = None) -> None:
+    def write_back(self, place: int, broken: float | None = None) -> None:
         """Give a run all that the stack knows of it.
 
         Args:
@@ -195,8 +195,8 @@ class Stack:
         state |= {
             "step": member.step,
             "seconds": run.seconds + member.seconds,
-            "random": member.supply.random_tree(),
-            "place": vars(member.supply.cursor).copy(),
+            "random": member.inputs.random_tree(),
+            "place": vars(member.inputs.cursor).copy(),
             "series": {n: torch.tensor(v, dtype=torch.float64) for n, v in series.items()},
         }
         if not ended:

@@ -123,10 +123,10 @@ def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor], bo
 def _compare_gradients(stack: Stack, expected: tuple[dict[str, Tensor], ...]) -> None:
     """Hold the gradients of one batch side by side, where dropout does not come between them."""
     program = stack.program
-    places = [member.supply.place() for member in stack.members]
+    places = [member.inputs.place() for member in stack.members]
     feeds, _ = stack.feeds(1)
     for member, place in zip(stack.members, places, strict=True):
-        member.supply.go_to(place)
+        member.inputs.go_to(place)
     if feeds[0].masks or program.batches > 1 or program.penalised:
         return  # the losses after some updates speak for these
     columns = dict(zip(program.names, feeds[0].columns.unsqueeze(2).unbind(1), strict=True))

@@ -1,0 +1,58 @@
+"""`--observe`: observers by reference, with their options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from etude.cli import choices
+from etude.errors import BadTypeError
+
+if TYPE_CHECKING:
+    from etude.training.observer import Observer
+
+Observe = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--observe",
+        help="An observer of the run, as module:name or file.py:name; with options, as "
+        "'file.py:name every=10'. Repeat it for several.",
+        show_default=False,
+    ),
+]
+
+
+def observers(texts: list[str] | None) -> list[Observer]:
+    """Return the observers that texts name: instances, subclasses, or functions that return one.
+
+    Raises:
+        TaskError: If the file or module is missing or fails.
+        BadTypeError: If an object is no observer, or does not take an option.
+    """
+    return [_observer(text) for text in texts or ()]
+
+
+def _observer(text: str) -> Observer:
+    from etude.tasks.reference import find
+    from etude.training.observer import Observer
+
+    reference, *words = text.split()
+    options = choices.pairs(words, f"--observe {reference}:")
+    found: Any = find(reference, "observer")
+    if callable(found) and not isinstance(found, Observer):
+        try:
+            found = found(**options)
+        except TypeError as error:
+            raise BadTypeError(f"--observe {text}: {error}") from error
+    elif options:
+        raise BadTypeError(
+            f"--observe {text}: {reference} is an observer already, and takes no options: name "
+            "its class"
+        )
+    if not isinstance(found, Observer):
+        raise BadTypeError(
+            f"--observe {text}: {reference} is a {type(found).__name__}, no etude.Observer: name "
+            "a subclass of it, an instance, or a function that returns one"
+        )
+    return found
