@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dis
 import functools
 import hashlib
 import inspect
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from etude.randomness import random_state_kept
+from etude.tasks.bytecode import changes_in_place, global_names, has_docstring
 from etude.tasks.data import Data, DatasetData, TensorData
 from etude.tasks.loaders import IterableData, LoaderData
 from etude.tasks.task import Task
@@ -336,7 +336,7 @@ def _add_function(hasher: _Hasher, function: FunctionType, depth: int) -> None:
     for name, default in (function.__kwdefaults__ or {}).items():
         hasher.text(name)
         _add_object(hasher, default, depth + 1)
-    changes = _changes(function.__code__)
+    changes = changes_in_place(function.__code__)
     for cell in function.__closure__ or ():
         try:
             content = cell.cell_contents
@@ -344,7 +344,7 @@ def _add_function(hasher: _Hasher, function: FunctionType, depth: int) -> None:
             continue
         if not (changes and isinstance(content, MUTABLE)):
             _add_held(hasher, content, depth)
-    read, stored = _globals(function.__code__)
+    read, stored = global_names(function.__code__)
     for name in sorted(read - stored):
         value = function.__globals__.get(name)
         if _kept(value, function.__module__) and not (changes and isinstance(value, MUTABLE)):
@@ -368,13 +368,6 @@ def _kept(value: Any, module: str | None) -> bool:
     return own or isinstance(value, KEPT)
 
 
-CHANGING = {
-    *("append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse", "add", "discard"),
-    *("update", "setdefault", "popitem"),
-}
-"""Methods that change a list, a table or a set."""
-
-
 def _add_global(hasher: _Hasher, value: Any, module: str | None, depth: int) -> None:
     """Add a global value; of a function or class from another file, only its name."""
     if isinstance(value, (FunctionType, type)) and value.__module__ != module:
@@ -394,53 +387,15 @@ def _add_held(hasher: _Hasher, value: Any, depth: int) -> None:
             hasher.tensor(parameter)
 
 
-def _changes(code: CodeType) -> bool:
-    """Return whether code may change a list, a table or a tensor in place."""
-    in_place = any(
-        name in CHANGING or (name.endswith("_") and not name.endswith("__"))
-        for name in code.co_names
-    )
-    stores = any(
-        instruction.opname in ("STORE_SUBSCR", "DELETE_SUBSCR")
-        for instruction in dis.get_instructions(code)
-    )
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return in_place or stores or any(map(_changes, inner))
-
-
 def _add_code(hasher: _Hasher, code: CodeType) -> None:
     hasher.text(code.co_code.hex(), *code.co_names, *code.co_varnames)
-    for constant in code.co_consts[1 if _documented(code) else 0 :]:
+    for constant in code.co_consts[1 if has_docstring(code) else 0 :]:
         if isinstance(constant, CodeType):
             _add_code(hasher, constant)
         elif isinstance(constant, frozenset):
             hasher.text(sorted(map(repr, constant)))  # its order differs between processes
         else:
             hasher.text(type(constant).__name__, repr(constant))
-
-
-def _documented(code: CodeType) -> bool:
-    """Return whether the first constant is a docstring, which is left out."""
-    return (
-        bool(code.co_consts) and isinstance(code.co_consts[0], str) and code.co_name != "<lambda>"
-    )
-
-
-def _globals(code: CodeType) -> tuple[set[str], set[str]]:
-    """Return the global names that code reads, and those that it assigns, such as counters."""
-    read: set[str] = set()
-    stored: set[str] = set()
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            read.add(str(instruction.argval))
-        elif instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            stored.add(str(instruction.argval))
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            inner = _globals(constant)
-            read |= inner[0]
-            stored |= inner[1]
-    return read, stored
 
 
 def _home(module: str | None) -> str:
