@@ -1,7 +1,7 @@
-"""The oracle's data as a field: searches and samplers run on it without training anything.
+"""The oracle's data as a pool: searches and samplers run on it without training anything.
 
 A `Table` is what `benchmarks.oracle` kept of a task: 25 rates × 3 seeds, with the losses on the
-way. `Field` answers what `Search` asks of its candidates from it, with every rate moved to the
+way. `Field` answers what `Search` asks of its trials from it, with every rate moved to the
 nearest of the grid; `Table.between` answers for any rate, by straight lines in
 the logarithm of the rate.
 """
@@ -29,7 +29,7 @@ from etude.tuning.search.search import Search
 
 DATA = Path(__file__).parent / "results" / "oracle"
 LOOKS = tuple(i / 16 for i in range(1, 17))
-"""Where a candidate of the table is looked at."""
+"""Where a trial of the table is looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +209,7 @@ class Entry:
 
 
 class Field:
-    """The candidates of one search on a table, and what they have cost.
+    """The trials of one search on a table, and what they have cost.
 
     Args:
         table: Of the task.
@@ -231,24 +231,24 @@ class Field:
         rate = self.table.nearest(lr)
         return self.entries.setdefault(rate, Entry(self.table, self.seed, rate))
 
-    def entrants(self) -> list[Entry]:
-        """Return all that are in the field."""
+    def trials(self) -> list[Entry]:
+        """Return all that are in the pool."""
         return list(self.entries.values())
 
-    def go(self, entrants: Sequence[Entry], share: float, phase: Phase) -> None:
+    def go(self, trials: Sequence[Entry], share: float, phase: Phase) -> None:
         """Take some to a share of their runs, and pay for it."""
-        for one in entrants:
+        for one in trials:
             cost = one.price(share)
             self.left -= cost
             self.costs.append((phase.at(share), one.lr, cost))
             one.share = max(one.share, share)
 
-    def price(self, entrant: Entry, share: float) -> float:
+    def price(self, trial: Entry, share: float) -> float:
         """Return the cost of taking one to a share of its run.
 
         Where it will diverge is not known before: an entry is charged as if it went the way.
         """
-        return 0.0 if entrant.diverged else max(0.0, share - entrant.share)
+        return 0.0 if trial.diverged else max(0.0, share - trial.share)
 
     def fresh(self, share: float) -> float:
         """Return the cost of taking a new one to a share of its run."""
@@ -263,13 +263,13 @@ class Replay:
         lr: The rate.
         loss: Its validation loss at the end; infinite if it did not get there.
         cost: In full runs.
-        field: All that was tried.
+        pool: All that was tried.
     """
 
     lr: float
     loss: float
     cost: float
-    field: Field
+    pool: Field
 
 
 def replay(table: Table, seed: int, budget: float, begin: tuple[float, Exposure]) -> Replay:
@@ -282,8 +282,8 @@ def replay(table: Table, seed: int, budget: float, begin: tuple[float, Exposure]
         begin: See `start`.
     """
     centre, exposure = begin
-    field = Field(table, seed, budget, exposure)
-    best = Search(field, ladder_for(budget), centre).run()
+    pool = Field(table, seed, budget, exposure)
+    best = Search(pool, ladder_for(budget), centre).run()
     done = best.share >= 1 and not best.diverged
     loss = best.table.between(seed, best.lr) if done else math.inf
-    return Replay(best.lr, loss, budget - field.left, field)
+    return Replay(best.lr, loss, budget - pool.left, pool)

@@ -10,6 +10,7 @@ from types import ModuleType
 MOVED = {
     "etude.optimizers.lanczos": "etude.measure.lanczos",
     "etude.pytorch_code": "etude.export.pytorch",
+    "etude.report.candidate_curves": "etude.report.trial_curves",
     "etude.report.answer": "etude.report.kinds.tuning",
     "etude.report.style": "etude.report.templates",
     "etude.report.tables": "etude.report.trials",

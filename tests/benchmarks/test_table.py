@@ -1,4 +1,4 @@
-"""The oracle's table as a field: it charges what it should, and answers what training would."""
+"""The oracle's table as a pool: it charges what it should, and answers what training would."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def test_a_replay_keeps_its_budget_and_pays_for_what_its_entries_trained(
 ):
     one = made(best)
     found = table.replay(one, 0, budget, (centre, EXPOSURE))
-    trained = sum(min(e.share, e.end) for e in found.field.entrants())
+    trained = sum(min(e.share, e.end) for e in found.pool.trials())
     assert found.cost == pytest.approx(trained)
-    assert found.cost == pytest.approx(sum(cost for _, _, cost in found.field.costs))
+    assert found.cost == pytest.approx(sum(cost for _, _, cost in found.pool.costs))
     assert found.cost <= budget + 1e-9
     assert found.lr in one.rates
 
@@ -162,7 +162,7 @@ def test_a_search_that_trains_decides_as_its_replay_does(budget: float):
     best = Search(trained, ladder_for(budget), table.start(TASK)[0]).run()
     found = table.replay(one, seed, budget, table.start(TASK))
     assert best.lr == pytest.approx(found.lr)
-    assert seen(trained.entrants()) == seen(found.field.entrants())
+    assert seen(trained.trials()) == seen(found.pool.trials())
     drop = best.record().evaluations[0].loss - found.loss
     assert best.record().valid_loss == pytest.approx(found.loss, abs=0.01 * drop)
     assert budget - trained.left == pytest.approx(found.cost, abs=0.02)

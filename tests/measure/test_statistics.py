@@ -35,7 +35,7 @@ def test_the_margin_is_half_the_interval_of_the_mean(effects):
 
 @dataclass
 class Entrant:
-    """A candidate that has been looked at twice."""
+    """A trial that has been looked at twice."""
 
     early: float
     late: float

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from etude.errors import BadValueError
 from etude.record import Evaluation
-from etude.report.curves import MOST, PlottedCurve, curve, looks, smooth, thin
+from etude.report.curves import MOST, PlottedCurve, curve, evaluated, smooth, thin
 from etude.report.view import rates_view, view
 
 finite = st.floats(-1e12, 1e12)
@@ -42,11 +42,11 @@ def test_short_series_are_kept_whole():
 def test_what_is_not_finite_is_counted():
     assert curve([1.0, math.nan, math.inf, 2.0, -math.inf]) == PlottedCurve((0, 3), (1.0, 2.0), 3)
     assert not curve([math.nan])
-    assert looks([Evaluation(0, 2.0), Evaluation(3, math.nan)]) == PlottedCurve((0,), (2.0,), 1)
+    assert evaluated([Evaluation(0, 2.0), Evaluation(3, math.nan)]) == PlottedCurve((0,), (2.0,), 1)
 
 
 def test_a_task_without_metric_has_no_metric_curve():
-    assert looks([Evaluation(0, 2.0), Evaluation(3, 1.0)], "metric") == PlottedCurve()
+    assert evaluated([Evaluation(0, 2.0), Evaluation(3, 1.0)], "metric") == PlottedCurve()
 
 
 def test_too_few_points_are_refused():

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from etude.record import Evaluation
 from etude.report import (
-    candidate_curves,
     final_run,
     frame,
     loss_against_rate,
     palette,
     schedule_curve,
+    trial_curves,
     words,
 )
 from etude.report.curves import MOST, PlottedCurve, window_for
@@ -71,30 +71,30 @@ def test_shades_stand_where_the_result_says(result):
     assert all(s.type == "line" for s in loss_against_rate.draw(alone).layout.shapes)
 
 
-def test_candidates_end_where_they_were_dropped(result):
-    info = candidate_curves.info(result())
-    assert [(c.lr, c.end, c.updates, c.chosen) for c in info.candidates] == [
+def test_trials_end_where_they_were_dropped(result):
+    info = trial_curves.info(result())
+    assert [(c.lr, c.end, c.updates, c.chosen) for c in info.trials] == [
         (0.03, "dropped", 8, False),
         (0.1, "finished", 16, True),
         (1.0, "diverged", 3, False),
     ]
-    assert info.candidates[0].train.steps == tuple(range(8))
-    assert info.candidates[0].valid.values == (2.3, 1.2, 0.8)
-    assert candidate_curves.draw(info).layout.xaxis.type == "linear"
+    assert info.trials[0].train.steps == tuple(range(8))
+    assert info.trials[0].valid.values == (2.3, 1.2, 0.8)
+    assert trial_curves.draw(info).layout.xaxis.type == "linear"
 
 
 def test_names_keep_apart(result, record):
     rates = (0.1, 0.11, 0.12)
     trials = tuple(TrialSummary(r, replace(result().record), False, True) for r in rates)
-    info = candidate_curves.info(result(trials, lr=0.1))
-    assert [c.named for c in info.candidates] == [True, False, False]
+    info = trial_curves.info(result(trials, lr=0.1))
+    assert [c.named for c in info.trials] == [True, False, False]
 
 
 @given(st.lists(st.floats(-6, 1), min_size=2, max_size=12, unique=True))
 def test_the_rates_of_the_key_stand_side_by_side_on_a_narrow_page(powers):
     rates = sorted(10**power for power in powers)
     assume(rates[-1] > 1.001 * rates[0])
-    kept = candidate_curves._apart(rates)
+    kept = trial_curves._apart(rates)
     assert (kept[0], kept[-1]) == (rates[0], rates[-1])
     span = math.log10(rates[-1] / rates[0])
     for low, high in pairwise(kept):
@@ -108,18 +108,18 @@ def test_no_name_of_a_curve_stands_on_another(ends):
     """A box of the text's own size on a page 400 wide, on the side of its mark."""
     flat = View(0.0, 2.5, False)
     curves = tuple(
-        candidate_curves.CandidateCurve(
+        trial_curves.TrialCurve(
             0.001 * (i + 1), PlottedCurve((0, step), (2.4, loss), 0), PlottedCurve((), (), 0),
             "dropped", step, chosen=i == 0,
         )
         for i, (step, loss) in enumerate(ends)
     )  # fmt: skip
-    named = [c for c in candidate_curves._named(curves, flat, 16) if c.named]
+    named = [c for c in trial_curves._named(curves, flat, 16) if c.named]
     assert named[0].chosen
     boxes = []
     for one in named:
         width, x = frame.room(words.rate(one.lr)), one.valid.steps[-1] / 16
-        side = candidate_curves._beside(one, 16)
+        side = trial_curves._beside(one, 16)
         left = x if side.endswith("right") else x - width
         level = one.valid.values[-1] / 2.5 + (0.04 if side.startswith("top") else -0.04)
         boxes.append((left, left + width, level))
@@ -138,15 +138,15 @@ def test_tied_does_not_stand_on_unstable(result):
     assert (tied.x - low) / (high - low) == pytest.approx(1 - frame.room("unstable"))
 
 
-def test_the_training_loss_of_candidates_is_smoothed(result, record):
+def test_the_training_loss_of_trials_is_smoothed(result, record):
     noisy = record(np.tile([0.0, 2.0], 400), evaluations=((0, 2.3, 0.1), (800, 1.0, 0.5)))
-    info = candidate_curves.info(
+    info = trial_curves.info(
         result((TrialSummary(0.1, noisy, False, True),), tied=(0.1, 0.1), stable_below=None)
     )
     assert info.window == 16
-    tail = info.candidates[0].train.values[-100:]
+    tail = info.trials[0].train.values[-100:]
     assert max(tail) - min(tail) < 0.2
-    assert "0.9375" in candidate_curves.caption(info)
+    assert "0.9375" in trial_curves.caption(info)
 
 
 def test_the_schedule_is_what_every_update_used(record):
@@ -266,17 +266,17 @@ def test_what_a_run_ends_at_stands_above_its_panel_where_no_line_is(record):
 
 @pytest.mark.parametrize(("length", "smoothed"), [(16, False), (1_000, True)])
 def test_a_training_loss_is_called_smoothed_only_where_it_is(result, length, smoothed):
-    info = replace(candidate_curves.info(result()), window=window_for(length))
-    titles = [a.text for a in candidate_curves.draw(info).layout.annotations]
+    info = replace(trial_curves.info(result()), window=window_for(length))
+    titles = [a.text for a in trial_curves.draw(info).layout.annotations]
     assert ("training loss, smoothed" in titles) == smoothed
     assert ("training loss" in titles) != smoothed
-    assert ("not smoothed" in candidate_curves.caption(info)) != smoothed
+    assert ("not smoothed" in trial_curves.caption(info)) != smoothed
 
 
 @pytest.mark.parametrize(("last", "place"), [(0.3, "bottom left"), (0.8, "top left")])
 def test_the_name_of_the_chosen_rate_stands_clear_of_its_own_line(result, record, last, place):
     kept = record(evaluations=((0, 2.3, 0.1), (2, 0.7, 0.8), (4, last, 0.9)))
     found = result((TrialSummary(0.1, kept, False, False),), tied=(0.1, 0.1))
-    figure = candidate_curves.draw(candidate_curves.info(found))
+    figure = trial_curves.draw(trial_curves.info(found))
     named = [trace for trace in figure.data if trace.mode == "markers+text"]
     assert [trace.textposition for trace in named] == [place]

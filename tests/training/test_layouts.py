@@ -146,10 +146,10 @@ def by_desk(run: Run, make: Callable[[], Run], folder: Path) -> Run:
 
 def by_spill(run: Run, make: Callable[[], Run], folder: Path) -> Run:
     made = iter([run])
-    candidate = Trial("one", lambda: [next(made, None) or make()], Goal(), None)
-    candidate.sleep(folder)
-    assert not candidate.awake
-    return candidate.runs[0]
+    trial = Trial("one", lambda: [next(made, None) or make()], Goal(), None)
+    trial.sleep(folder)
+    assert not trial.awake
+    return trial.runs[0]
 
 
 ROUTES = {"folder": by_folder, "desk": by_desk, "spill": by_spill}
@@ -271,7 +271,7 @@ def test_odd_buffers_and_weights_keep_their_layout(route, tmp_path):
 def test_a_paused_state_counts_all_that_it_keeps():
     run = Run(task_of("mlp"), recipe_of("soap", 6))
     run.advance(4)
-    candidate = Trial("one", lambda: [run], Goal(), None)
+    trial = Trial("one", lambda: [run], Goal(), None)
     weights = sum(p.nbytes for p in run.model.parameters())
     bases = sum(2 * 4 * sum(n * n for n in p.shape) for p in run.model.parameters() if p.ndim > 1)
-    assert candidate.size() == 3 * weights + bases
+    assert trial.size() == 3 * weights + bases

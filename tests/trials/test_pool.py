@@ -1,4 +1,4 @@
-"""The field: short memory, other engines, early stopping, kills and errors change no answer."""
+"""The pool: short memory, other engines, early stopping, kills and errors change no answer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def plain(budget: float = 3.0) -> TuneResult:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_without_memory_every_candidate_waits_on_disk_and_nothing_else_changes(
+def test_without_memory_every_trial_waits_on_disk_and_nothing_else_changes(
     kept, tmp_path, monkeypatch
 ):
     expected = plain()
@@ -55,7 +55,7 @@ def test_without_memory_every_candidate_waits_on_disk_and_nothing_else_changes(
 
     def counted(self: TrialPool) -> None:
         make_room(self)
-        awake.append(sum(c.awake for c in self.candidates))
+        awake.append(sum(c.awake for c in self.trials))
 
     monkeypatch.setattr(TrialPool, "_make_room", counted)
     folder = tmp_path / "run" if kept else None
@@ -73,7 +73,7 @@ def test_entering_alone_holds_no_more_than_memory_allows(monkeypatch):
 
     def counted(self: TrialPool, *args: Any) -> Any:
         found = add(self, *args)
-        most.append(sum(c.awake for c in self.candidates))
+        most.append(sum(c.awake for c in self.trials))
         return found
 
     monkeypatch.setattr(TrialPool, "add", counted)
@@ -111,7 +111,7 @@ def test_the_pool_gives_the_loop_s_answer_to_the_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_stacked_candidates_give_the_same_rate_or_a_tie():
+def test_stacked_trials_give_the_same_rate_or_a_tie():
     one, two = (quick(task(), BASE, engine=engine) for engine in ("loop", "vmap"))
     assert one.tied[0] <= two.lr <= one.tied[1] or two.tied[0] <= one.lr <= two.tied[1]
     assert [t.lr for t in one.trials][:5] == [t.lr for t in two.trials][:5]
@@ -226,7 +226,7 @@ def test_an_error_in_the_user_s_code_says_how_to_go_on_and_going_on_gives_the_an
         quick(of, BASE, folder=folder, engine="loop")
     notes = [n for e in (caught.value, caught.value.__cause__) for n in getattr(e, "__notes__", ())]
     call = f"etude.tune(task, folder={str(folder)!r}, resume=True)"
-    said = f"The candidates are saved. Go on with: {call}"
+    said = f"The trials are saved. Go on with: {call}"
     assert any(said in note for note in notes)
     assert list(folder.rglob("checkpoints/step-*")) or call < 600
     again = tune(of, folder=folder, resume=True, progress=False, engine="loop")

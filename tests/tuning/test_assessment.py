@@ -23,7 +23,7 @@ from tests.tuning.common import BASE, mlp, quick
 
 
 class Seen:
-    """What a verdict reads of a candidate."""
+    """What a verdict reads of a trial."""
 
     def __init__(self, lr: float, *parts: tuple[float, ...], diverged: bool = False) -> None:
         self.lr, self.length, self.diverged = lr, 10 * len(parts), diverged
@@ -31,7 +31,7 @@ class Seen:
             Evaluation(10 * (i + 1), sum(p) / len(p), None, p) for i, p in enumerate(parts)
         ]
 
-    def looks(self) -> list[Evaluation]:
+    def evaluated(self) -> list[Evaluation]:
         return self._looks
 
     def last(self) -> Evaluation | None:

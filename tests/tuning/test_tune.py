@@ -167,7 +167,7 @@ def test_the_winner_is_the_run_that_train_would_give(name):
 
 
 @pytest.mark.slow
-def test_candidates_share_weights_and_batches():
+def test_trials_share_weights_and_batches():
     trials = found().trials
     assert len({t.record.series["loss"][0] for t in trials}) == 1
     assert {t.record.evaluations[0] for t in trials} == {found().untrained}
@@ -176,7 +176,7 @@ def test_candidates_share_weights_and_batches():
     assert len({t.record.series["loss"][2] for t in trials}) == len(trials)
 
 
-def test_every_candidate_is_a_prefix_of_its_own_full_run():
+def test_every_trial_is_a_prefix_of_its_own_full_run():
     trial = min(found().trials, key=lambda t: t.record.cost.steps)
     whole = train(task(), BASE.replace(lr=trial.lr))
     count = trial.record.cost.steps
@@ -569,7 +569,7 @@ def test_a_tuning_interrupted_anywhere_goes_on_to_the_same_result(tmp_path, monk
         with pytest.raises(StopError, match="the power is gone") as caught:
             quick(task(noisy), BASE, 3.0, folder=folder, engine="loop")
     call = f"etude.tune(task, folder={str(folder)!r}, resume=True)"
-    assert f"The candidates are saved. Go on with: {call}" in caught.value.__notes__[0]
+    assert f"The trials are saved. Go on with: {call}" in caught.value.__notes__[0]
     with pytest.raises(StorageError, match="holds a tuning that is not finished: resume it"):
         TuneResult.load(folder)
     again = tune(task(noisy), folder=folder, resume=True, progress=False)
@@ -578,7 +578,7 @@ def test_a_tuning_interrupted_anywhere_goes_on_to_the_same_result(tmp_path, monk
 
 
 def test_a_kill_between_the_last_update_and_its_evaluation_loses_nothing(tmp_path, monkeypatch):
-    """A candidate may be saved on the very update at which candidates are compared."""
+    """A trial may be saved on the very update at which trials are compared."""
     from etude.training.run import Run
 
     recipe = BASE.replace(steps=160)

@@ -44,7 +44,7 @@ def log10_centre(
     *,
     attention: bool = False,
 ) -> float:
-    """Return log10 of the rate around which the candidates are laid.
+    """Return log10 of the rate around which a search places its rates.
 
     c - 0.45 * clip(log10(parameters / targets), -1.5, 2), where c is the optimizer's own centre.
     For SGD, c is stated at momentum 0.9 and moves with the length of the sum it builds:

@@ -54,7 +54,7 @@ def curve(values: Sequence[float] | NDArray[np.float64], most: int = MOST) -> Pl
     )
 
 
-def looks(evaluations: Sequence[Evaluation], what: str = "loss") -> PlottedCurve:
+def evaluated(evaluations: Sequence[Evaluation], what: str = "loss") -> PlottedCurve:
     """Return the validation loss, or the metric, over the updates done.
 
     Args:

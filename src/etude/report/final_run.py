@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from etude.record import Record, Status
 from etude.report import frame, words
-from etude.report.candidate_curves import smoothing
-from etude.report.curves import PlottedCurve, curve, looks, smooth, window_for
+from etude.report.curves import PlottedCurve, curve, evaluated, smooth, window_for
 from etude.report.palette import LIGHT, Theme
+from etude.report.trial_curves import smoothing
 from etude.report.view import View, shown_length, view
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def info(record: Record) -> FinalRun:
     """Return the numbers of the figure."""
     losses = record.series.get("loss", ())
     window = window_for(record.length)
-    raw, valid = curve(losses), looks(record.evaluations)
-    metric = looks(record.evaluations, "metric")
+    raw, valid = curve(losses), evaluated(record.evaluations)
+    metric = evaluated(record.evaluations, "metric")
     others = [name for name in record.series if name not in ("loss", "lr")]
     others.sort(key=lambda name: (name != "grad_norm", name))
     return FinalRun(

@@ -1,4 +1,4 @@
-"""What was seen of a candidate: validation score and training loss at its pauses."""
+"""What was seen of a trial: validation score and training loss at its pauses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POINTS = 1000
 
 @dataclass(frozen=True)
 class Curve:
-    """A candidate's way so far.
+    """A trial's way so far.
 
     Attributes:
         lr: Its rate.

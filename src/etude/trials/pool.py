@@ -1,4 +1,4 @@
-"""The field: every candidate of a tuning, taken further together, and what that has cost."""
+"""The pool: every trial of a tuning, taken further together, and what that has cost."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ SHOWN = 0.1
 """Seconds between two words on the progress."""
 
 SAVED = 20.0
-"""Seconds after which a candidate that is under way is saved, besides at every pause."""
+"""Seconds after which a trial that is under way is saved, besides at every pause."""
 
 
 @dataclass(frozen=True)
 class TrialContext:
-    """Where and with what candidates are trained: nothing of it decides the answer.
+    """Where and with what trials are trained: nothing of it decides the answer.
 
     Attributes:
         engine: Takes the runs further.
-        folder: Where to keep the candidates; None keeps them in memory.
+        folder: Where to keep the trials; None keeps them in memory.
         device: As `train`.
-        memory: Bytes that paused candidates may take, the others wait on disk; None allows half
+        memory: Bytes that paused trials may take, the others wait on disk; None allows half
             of what is free.
         bar: Where progress is shown.
         stop: Asked before every update.
@@ -65,12 +65,12 @@ class TrialContext:
 
 
 class TrialPool:
-    """Candidates of one or more tasks that are compared, and their cost in full runs.
+    """Trials of one or more tasks that are compared, and their cost in full runs.
 
     One full run is the gradient evaluations of the recipe that is tuned.
 
     Args:
-        tasks: What to learn; with several, such as folds, a candidate has a run of each.
+        tasks: What to learn; with several, such as folds, a trial has a run of each.
         recipe: Whose full run is the unit of cost.
         budget: What may be spent, in full runs.
         goal: What is compared.
@@ -97,7 +97,7 @@ class TrialPool:
         self.length = first.length
         self.unit = first.length * self.weight(recipe)
         self.memory = free_memory(first.device) // 2 if memory is None else memory
-        self.candidates: list[Trial] = []
+        self.trials: list[Trial] = []
         self.spent = 0.0
         self.costs: dict[str, float] = {}
         self.untrained: Evaluation
@@ -114,23 +114,23 @@ class TrialPool:
         return batch_size_of(self.tasks[0], recipe) * recipe.accumulate
 
     def add(self, recipe: Recipe, name: str) -> Trial:
-        """Enter a recipe into the field; the one that is there already is not entered twice."""
-        known = next((c for c in self.candidates if c.recipe == recipe), None)
+        """Enter a recipe into the pool; the one that is there already is not entered twice."""
+        known = next((c for c in self.trials if c.recipe == recipe), None)
         if known is not None:
             return known
         folder = None if self.folder is None else self.folder.trial(name)
-        candidate = Trial(name, lambda: self._runs(recipe), self.goal, folder)
+        trial = Trial(name, lambda: self._runs(recipe), self.goal, folder)
         with self._rescued([]):
-            self._judge(candidate)
-            self.candidates.append(candidate)
-            if len(self.candidates) == 1:
-                found = candidate.at(0)
+            self._judge(trial)
+            self.trials.append(trial)
+            if len(self.trials) == 1:
+                found = trial.at(0)
                 assert found is not None
                 self.untrained = found
                 self.constant = self._constant(recipe)
-        candidate.floor = self.constant or self.untrained
+        trial.floor = self.constant or self.untrained
         self._make_room()
-        return candidate
+        return trial
 
     def _constant(self, recipe: Recipe) -> Evaluation | None:
         """Return the score of the best constant output, the mean over folds; None without one.
@@ -144,9 +144,9 @@ class TrialPool:
     def _runs(self, recipe: Recipe) -> list[Run]:
         return [Run(task, recipe, device=self.device) for task in self.tasks]
 
-    def _judge(self, candidate: Trial) -> None:
+    def _judge(self, trial: Trial) -> None:
         """Evaluate the runs before training; the same weights are not asked twice."""
-        for fold, run in enumerate(candidate.runs):
+        for fold, run in enumerate(trial.runs):
             key = (fold, run.recipe.replace(lr=1.0).digest)
             if run.evaluations:
                 continue
@@ -162,49 +162,49 @@ class TrialPool:
         """What may still be spent, in full runs."""
         return self.budget - self.spent
 
-    def price(self, entrant: Trial, share: float) -> float:
-        """Return what it would cost, in full runs, to take a candidate to a share of its run."""
-        if entrant.ended or entrant.diverged:
+    def price(self, trial: Trial, share: float) -> float:
+        """Return what it would cost, in full runs, to take a trial to a share of its run."""
+        if trial.ended or trial.diverged:
             return 0.0
-        updates = max(0, step_at(entrant, share) - entrant.reached)
-        cost: float = updates * len(self.tasks) * entrant.weight / self.unit
+        updates = max(0, step_at(trial, share) - trial.reached)
+        cost: float = updates * len(self.tasks) * trial.weight / self.unit
         return cost
 
-    def go(self, entrants: Sequence[Trial], share: float, phase: Phase) -> None:
-        """Take candidates to a share of their runs, evaluate there, and pay for it.
+    def go(self, trials: Sequence[Trial], share: float, phase: Phase) -> None:
+        """Take trials to a share of their runs, evaluate there, and pay for it.
 
         Raises:
-            Interrupted: If `stop` became true; every candidate is saved.
+            Interrupted: If `stop` became true; every trial is saved.
             TaskError: If the metric that is compared is no number for any of them.
         """
         self._asked += 1
         part = phase.at(share)
-        threads = max(1, min(self.work, cores() // max(1, len(entrants) * len(self.tasks))))
-        for candidate in entrants:
-            if candidate.missed(step_at(candidate, share)):
-                candidate.restart()
-                self._judge(candidate)
-        waiting = [c for c in entrants if self._owes(c, share)]
+        threads = max(1, min(self.work, cores() // max(1, len(trials) * len(self.tasks))))
+        for trial in trials:
+            if trial.missed(step_at(trial, share)):
+                trial.restart()
+                self._judge(trial)
+        waiting = [c for c in trials if self._owes(c, share)]
         for batch in self._portions(waiting):
             self._advance(batch, share, part, threads)
-        for candidate in entrants:
-            updates = candidate.went(share, step_at(candidate, share))
-            cost = updates * candidate.weight / self.unit
+        for trial in trials:
+            updates = trial.went(share, step_at(trial, share))
+            cost = updates * trial.weight / self.unit
             if cost:
                 self.spent += cost
                 self.costs[part] = self.costs.get(part, 0.0) + cost
-        refuse_undefined(self.goal, [candidate.last() for candidate in entrants])
+        refuse_undefined(self.goal, [trial.last() for trial in trials])
 
-    def _owes(self, candidate: Trial, share: float) -> bool:
-        """Whether a candidate has updates to do up to a share, or an evaluation there."""
-        until = step_at(candidate, share)
-        return candidate.at(until) is None and not candidate.diverged
+    def _owes(self, trial: Trial, share: float) -> bool:
+        """Whether a trial has updates to do up to a share, or an evaluation there."""
+        until = step_at(trial, share)
+        return trial.at(until) is None and not trial.diverged
 
     def _portions(self, waiting: list[Trial]) -> Iterator[list[Trial]]:
-        """Yield the candidates in portions that memory holds together."""
+        """Yield the trials in portions that memory holds together."""
         portion: list[Trial] = []
-        for candidate in waiting:
-            portion.append(candidate)
+        for trial in waiting:
+            portion.append(trial)
             if sum(c.size() or self._guess() for c in portion) > self.memory:
                 yield portion
                 portion = []
@@ -212,18 +212,18 @@ class TrialPool:
             yield portion
 
     def _guess(self) -> int:
-        return max((c.size() for c in self.candidates), default=0)
+        return max((c.size() for c in self.trials), default=0)
 
     def _advance(self, batch: list[Trial], share: float, part: str, threads: int) -> None:
         runs: list[Run] = []
         owner: dict[int, Trial] = {}
         until: dict[int, int] = {}
-        for candidate in batch:
-            candidate.touched = self._asked
-            for run in candidate.runs:
+        for trial in batch:
+            trial.touched = self._asked
+            for run in trial.runs:
                 run.limit_threads(threads)
-                owner[id(run.state)] = candidate
-                until[id(run.state)] = step_at(candidate, share)
+                owner[id(run.state)] = trial
+                until[id(run.state)] = step_at(trial, share)
                 runs.append(run)
         steps = {
             id(state): {s for s in state.evaluation_steps if s >= state.step} | {until[id(state)]}
@@ -231,7 +231,7 @@ class TrialPool:
         }
         begun = {id(run.state): run.step for run in runs}
         at = dict(begun)
-        leader = self.standing()
+        leader = self.leader()
         saved, shown = time.monotonic(), 0.0
 
         def told(state: RunState, step: int) -> None:
@@ -264,41 +264,41 @@ class TrialPool:
 
     @contextmanager
     def _rescued(self, batch: list[Trial]) -> Iterator[None]:
-        """Save the candidates when the block ends, whichever way it does."""
+        """Save the trials when the block ends, whichever way it does."""
         try:
             yield
         except BaseException as error:
             try:
-                for candidate in batch:
-                    candidate.save()
+                for trial in batch:
+                    trial.save()
             except (StorageError, OSError) as second:
                 error.add_note(f"what was computed since the last pause is lost: {second}")
             else:
                 saved = self.setting.saved
                 if saved is not None and not isinstance(error, Interrupted):
-                    error.add_note(NextStepNote("The candidates are saved", saved()))
+                    error.add_note(NextStepNote("The trials are saved", saved()))
             raise
-        for candidate in batch:
-            candidate.save()
+        for trial in batch:
+            trial.save()
 
     def _interrupted(self) -> Interrupted:
         saved = None if self.setting.saved is None else self.setting.saved()
         if saved is None:
             return Interrupted("stopped")
         by = "" if saved.signal is None else f" by {saved.signal}"
-        return Interrupted(f"stopped{by}; the candidates are saved", saved)
+        return Interrupted(f"stopped{by}; the trials are saved", saved)
 
     def _make_room(self) -> None:
-        """Put the candidates that were not asked for the longest on disk while memory is short."""
-        held = {c.name: c.size() for c in self.candidates if c.awake}
-        for candidate in sorted(self.candidates, key=lambda c: c.touched):
+        """Put the trials that were not asked for the longest on disk while memory is short."""
+        held = {c.name: c.size() for c in self.trials if c.awake}
+        for trial in sorted(self.trials, key=lambda c: c.touched):
             if sum(held.values()) <= self.memory or len(held) == 1:
                 return
-            if candidate.awake:
+            if trial.awake:
                 if self._spare is None:
                     self._spare = tempfile.TemporaryDirectory(prefix="etude-")
-                candidate.sleep(Path(self._spare.name))
-                held.pop(candidate.name)
+                trial.sleep(Path(self._spare.name))
+                held.pop(trial.name)
 
     # ---- standing ------------------------------------------------------------------------------
 
@@ -312,13 +312,13 @@ class TrialPool:
         """The magnitude of the validation loss before training."""
         return abs(self.untrained.loss)
 
-    def verdict_of_break(self, candidates: Sequence[Trial]) -> tuple[int | None, str]:
+    def verdict_of_break(self, trials: Sequence[Trial]) -> tuple[int | None, str]:
         """Return the update that breaks every rate, and why it is not the rate; empty if it may be.
 
         Args:
-            candidates: Of one recipe but for the rate.
+            trials: Of one recipe but for the rate.
         """
-        ends = [End(c.lr, min(c.steps, c.reached), c.diverged) for c in candidates]
+        ends = [End(c.lr, min(c.steps, c.reached), c.diverged) for c in trials]
         update = common_update(ends)
         if update is None or len(self.tasks) > 1:
             return None, ""
@@ -328,10 +328,10 @@ class TrialPool:
         alike = "rates six decades apart break there" if far_apart(ends) else ""
         return update, self._batches[update] or alike
 
-    def standing(self) -> str:
+    def leader(self) -> str:
         """Say which rate leads: the best among those that went furthest."""
-        furthest = max((c.share for c in self.candidates), default=0.0)
-        there = [c for c in self.candidates if c.share == furthest and c.last() is not None]
+        furthest = max((c.share for c in self.trials), default=0.0)
+        there = [c for c in self.trials if c.share == furthest and c.last() is not None]
         best = min(there, key=lambda c: self.goal.score(c.last()), default=None)
         look = None if best is None else best.last()
         if not furthest or best is None or look is None:
@@ -345,6 +345,6 @@ class TrialPool:
             self._spare = None
 
 
-def step_at(candidate: Trial, share: float) -> int:
-    """Return the update at a share of a candidate's run, rounded down so that it costs no more."""
-    return math.floor(candidate.length * share + 1e-9)
+def step_at(trial: Trial, share: float) -> int:
+    """Return the update at a share of a trial's run, rounded down so that it costs no more."""
+    return math.floor(trial.length * share + 1e-9)

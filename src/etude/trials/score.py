@@ -1,4 +1,4 @@
-"""What candidates are compared by: the validation loss, or the task's metric."""
+"""What trials are compared by: the validation loss, or the task's metric."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Goal:
 
 
 def refuse_undefined(goal: Goal, seen: Sequence[Evaluation | None]) -> None:
-    """Refuse to compare candidates by a metric that is no number for any of them.
+    """Refuse to compare trials by a metric that is no number for any of them.
 
     Args:
         goal: What they are compared by.
@@ -107,7 +107,7 @@ def goal_for(task: Task, objective: str = "loss", maximize: bool | None = None) 
 
 
 def judged_by(task: Task, goal: Goal) -> Task:
-    """Return the task, its metric telling its noise too where candidates are compared by it."""
+    """Return the task, its metric telling its noise too where trials are compared by it."""
     if goal.of_loss or not isinstance(task.metric, (WholeMetric, StreamedMetric)):
         return task
     return replace(task, metric=replace(task.metric, noise=True)).known_as(task.ref)

@@ -25,7 +25,7 @@ WINDOW = 16
 class Trial:
     """A paused recipe: one run, or one for each fold of the data.
 
-    What it has cost counts only as far as it was asked to go: a candidate that was read back
+    What it has cost counts only as far as it was asked to go: a trial that was read back
     from a folder, where it may have gone further already, is judged as it was the first time.
 
     Args:
@@ -44,7 +44,7 @@ class Trial:
         self._asleep: list[Record] = []
         self.recipe: Recipe = self._runs[0].recipe
         self.length: int = self._runs[0].length
-        self.arm = self.recipe.replace(lr=1.0).digest
+        self.recipe_key = self.recipe.replace(lr=1.0).digest
         first = self._runs[0]
         self.weight = first.batch_size * first.recipe.accumulate
         self.floor: Evaluation | None = None
@@ -140,7 +140,9 @@ class Trial:
     def record(self) -> Record:
         """Return what has happened; over folds, the first one's with the mean evaluations."""
         first = self.records()[0]
-        return first if len(self._seen()) == 1 else replace(first, evaluations=tuple(self.looks()))
+        return (
+            first if len(self._seen()) == 1 else replace(first, evaluations=tuple(self.evaluated()))
+        )
 
     def _seen(self) -> Sequence[Run | Record]:
         return self._runs or self._asleep
@@ -193,7 +195,7 @@ class Trial:
         """Return the score after `step` updates; infinite if it did not get there."""
         return self.goal.score(self.at(step))
 
-    def looks(self) -> list[Evaluation]:
+    def evaluated(self) -> list[Evaluation]:
         """Return its evaluations within what it was asked for, in order."""
         steps = sorted({e.step for s in self._seen() for e in s.evaluations})
         steps = [step for step in steps if step <= self.reached]
@@ -202,7 +204,7 @@ class Trial:
 
     def last(self) -> Evaluation | None:
         """Return the newest evaluation within what it was asked for."""
-        return next(reversed(self.looks()), None)
+        return next(reversed(self.evaluated()), None)
 
     @property
     def share(self) -> float:
@@ -213,12 +215,12 @@ class Trial:
         """Return its looks after the start, as the search reads them.
 
         A share that is no whole number of updates is looked at an update early: the look stands
-        at the share that was asked for, where every other candidate's stands too.
+        at the share that was asked for, where every other trial's stands too.
         """
-        steps = {e.step / self.length: e.step for e in self.looks() if e.step > 0}
+        steps = {e.step / self.length: e.step for e in self.evaluated() if e.step > 0}
         places = {x: step for x, step in steps.items() if step not in self.asked.values()}
-        looks = [(x, step, self.at(step)) for x, step in sorted((places | self.asked).items())]
-        seen = [(x, step, e) for x, step, e in looks if e is not None]
+        evaluated = [(x, step, self.at(step)) for x, step in sorted((places | self.asked).items())]
+        seen = [(x, step, e) for x, step, e in evaluated if e is not None]
         return Curve(
             self.lr,
             tuple(x for x, _, _ in seen),

@@ -1,4 +1,4 @@
-"""The verdict: what the candidates of a finished search say of the rate."""
+"""The verdict: what the trials of a finished search say of the rate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FACTOR = 2.0
 
 
 def outcome(
-    field: TrialPool,
+    pool: TrialPool,
     best: Trial,
     rates: Sequence[float],
     tied: Sequence[bool],
@@ -38,7 +38,7 @@ def outcome(
     """Say how a search ended.
 
     Args:
-        field: The candidates.
+        pool: The trials.
         best: The one that was chosen.
         rates: Those of the recipe's own seed, ascending.
         tied: Which of them cannot be told apart from the best where both were looked at.
@@ -46,19 +46,19 @@ def outcome(
             at the edge of what was looked at, though it is the lowest rate.
     """
     final = best.last()
-    untrained = field.untrained_score
+    untrained = pool.untrained_score
     if best.diverged or final is None:
         return Outcome.NOTHING_TRAINS
-    if not learned(field.goal.score(final), untrained):
-        seen = [score for one in field.candidates for score in one.curve().scores]
-        alike = field.constant is not None and like_constant(best, field.goal)
+    if not learned(pool.goal.score(final), untrained):
+        seen = [score for trial in pool.trials for score in trial.curve().scores]
+        alike = pool.constant is not None and like_constant(best, pool.goal)
         fell = any(learned(score, untrained) for score in seen)
         return Outcome.NO_BETTER_THAN_A_CONSTANT if alike and fell else Outcome.NOTHING_TRAINS
-    if not best.ended and len(field.tasks) == 1:
+    if not best.ended and len(pool.tasks) == 1:
         return Outcome.UNFINISHED
-    if field.constant is not None and like_constant(best, field.goal, metric_of(field.tasks[0])):
+    if pool.constant is not None and like_constant(best, pool.goal, metric_of(pool.tasks[0])):
         return Outcome.NO_BETTER_THAN_A_CONSTANT
-    if len(rates) > 2 and all(tied) and math.log10(rates[-1] / rates[0]) > 1 and field.budget < 2:
+    if len(rates) > 2 and all(tied) and math.log10(rates[-1] / rates[0]) > 1 and pool.budget < 2:
         return Outcome.TOO_SMALL_TO_TELL
     if len(rates) > 1 and (best.lr == rates[-1] or (best.lr == rates[0] and not turned)):
         return Outcome.AT_AN_EDGE
@@ -75,41 +75,41 @@ def learned(score: float, untrained: float) -> bool:
     return score < untrained - 1e-3 * abs(untrained)
 
 
-def common(one: Trial, best: Trial) -> tuple[Evaluation, Evaluation] | None:
+def common(trial: Trial, best: Trial) -> tuple[Evaluation, Evaluation] | None:
     """Return the last two evaluations after the same share of the run, None without one."""
-    for look in reversed(one.looks()):
-        step = round(look.step * best.length / one.length)
+    for look in reversed(trial.evaluated()):
+        step = round(look.step * best.length / trial.length)
         if look.step > 0 and (mark := best.at(step)) is not None:
             return look, mark
     return None
 
 
-def comparable(one: Trial, best: Trial, told: float = FOLLOWED) -> bool:
-    """Say whether a candidate was followed so far that its score tells which is better at the end.
+def comparable(trial: Trial, best: Trial, told: float = FOLLOWED) -> bool:
+    """Say whether a trial was followed so far that its score tells which is better at the end.
 
     Args:
-        one: The candidate.
+        trial: The trial.
         best: The best.
         told: The share of a run from which on it does: a rate may come back until then.
     """
     mark = best.curve()
-    share = max((s for s in one.curve().shares if math.isfinite(mark.at(s))), default=0.0)
-    return share >= told - 1 / one.length
+    share = max((s for s in trial.curve().shares if math.isfinite(mark.at(s))), default=0.0)
+    return share >= told - 1 / trial.length
 
 
-def left_blind(candidates: Sequence[Trial], best: Trial) -> tuple[str, ...]:
+def left_blind(trials: Sequence[Trial], best: Trial) -> tuple[str, ...]:
     """Say which rates were left where no rate was better yet than a constant output.
 
     What chose among them there was the training loss, or noise: some tasks learn late.
     """
-    curves = {one.lr: one.curve() for one in candidates}
+    curves = {trial.lr: trial.curve() for trial in trials}
     left: dict[int, list[float]] = {}
-    for one in candidates:
-        shares = curves[one.lr].shares
-        if one is best or one.diverged or not shares or comparable(one, best):
+    for trial in trials:
+        shares = curves[trial.lr].shares
+        if trial is best or trial.diverged or not shares or comparable(trial, best):
             continue
         if not any(curve.tells(shares[-1]) for curve in curves.values()):
-            left.setdefault(min(one.steps, one.reached), []).append(one.lr)
+            left.setdefault(min(trial.steps, trial.reached), []).append(trial.lr)
     return tuple(
         f"At update {step}, when no rate was better yet than a constant output, "
         f"{', '.join(f'{lr:g}' for lr in sorted(rates))} {'was' if len(rates) == 1 else 'were'} "
@@ -126,7 +126,7 @@ def like_constant(best: Trial, goal: Goal, metric: Goal | None = None) -> bool:
     the network.
 
     Args:
-        best: The candidate that was chosen.
+        best: The trial that was chosen.
         goal: What is compared.
         metric: The task's metric, where it has one whose direction is known.
     """
@@ -146,14 +146,14 @@ def metric_of(task: Task) -> Goal | None:
     return Goal(metric.name, metric.maximize)
 
 
-def ties(one: Trial, best: Trial, goal: Goal, untrained: float) -> bool:
-    """Say whether a candidate cannot be told apart from the best where both were last looked at."""
-    if one is best:
+def ties(trial: Trial, best: Trial, goal: Goal, untrained: float) -> bool:
+    """Say whether a trial cannot be told apart from the best where both were last looked at."""
+    if trial is best:
         return True
-    last = one.last()
-    if one.diverged or last is None or not learned(goal.score(last), untrained):
+    last = trial.last()
+    if trial.diverged or last is None or not learned(goal.score(last), untrained):
         return False  # whatever it had been before: it stands no better than untrained
-    if (pair := common(one, best)) is None:
+    if (pair := common(trial, best)) is None:
         return False
     mine, mark = pair
     return tie(mine, mark, drop(untrained, [goal.score(mark)]), goal)
@@ -162,18 +162,18 @@ def ties(one: Trial, best: Trial, goal: Goal, untrained: float) -> bool:
 def confidence(best: Trial, others: Sequence[Trial], goal: Goal) -> float | None:
     """Return how sure the choice is: the share of resampled validation sets that repeat it.
 
-    Only candidates that are `comparable` belong among the others.
+    Only trials that are `comparable` belong among the others.
 
     The slices of the validation data are drawn anew with replacement, the same for every
-    candidate; a draw repeats the choice if no other candidate has a lower mean score than the
+    trial; a draw repeats the choice if no other trial has a lower mean score than the
     best where both were last looked at. It covers the noise of the validation data, not that of
     the seed, nor that an earlier look may foretell the end wrongly.
 
     Source: the bootstrap, Efron 1979.
     """
     rows = []
-    for one in others:
-        pair = None if one is best or one.diverged else common(one, best)
+    for trial in others:
+        pair = None if trial is best or trial.diverged else common(trial, best)
         if pair is None:
             continue
         mine, mark = (np.array(goal.parts(e)) for e in pair)
@@ -197,7 +197,7 @@ def confidence(best: Trial, others: Sequence[Trial], goal: Goal) -> float | None
 def sensitivity(best: Curve, curves: Sequence[Curve], untrained: float) -> float | None:
     """Return the share of the drop that is lost at twice or half the rate, the worse of the two.
 
-    Read off straight lines, in the logarithm of the rate, between the candidates' scores where
+    Read off straight lines, in the logarithm of the rate, between the trials' scores where
     each was last looked at together with the best; None where no rate lies on either side.
     """
     found = []

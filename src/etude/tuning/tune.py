@@ -79,7 +79,7 @@ def tune(
 ) -> TuneResult:
     """Find the learning rate that trains a task best, and return the model trained with it.
 
-    A few candidates start on the recipe's real, full-length schedule from the same initial
+    A few trials start on the recipe's real, full-length schedule from the same initial
     weights and with the same batches. They are paused, the worse are dropped, the better go on
     from where they stood, and the best is finished: its whole past is part of the final run.
     Where one is seen to overfit, a lower rate is started, which its curve points to.
@@ -102,7 +102,7 @@ def tune(
             such as 'optimizer.weight_decay', or 'warmup', each with a list of values or a pair
             (low, high). Another batch size gets as many samples in all. Rate-free and
             schedule-free optimizers are values of 'optimizer' like any other.
-        engine: What takes several candidates further: 'loop', 'pool', 'vmap', 'vmap pool' or
+        engine: What takes several trials further: 'loop', 'pool', 'vmap', 'vmap pool' or
             'auto'. None takes the faster of loop and pool, which give the same bits.
         folder: Where to keep everything; None keeps it in memory. With a folder, Ctrl-C and
             SIGTERM save and leave.
@@ -110,7 +110,7 @@ def tune(
             the loss are known to be others than those it began with.
         accept_changes: Go on although they are.
         device: Where to train; None takes the model's own device, else an accelerator.
-        memory: Bytes that paused candidates may take, the others wait on disk; None allows half
+        memory: Bytes that paused trials may take, the others wait on disk; None allows half
             of what is free.
         progress: Whether to draw a bar; None draws it where somebody sits at a terminal.
 
@@ -181,7 +181,7 @@ def _saved(home: TuningFolder, task: Task, asked: StopRequest | None) -> SavedSt
 
 
 def _turned(search: Search[Trial], best: Trial, sound: Sequence[Trial]) -> bool:
-    """Whether a faster candidate had turned up where it was last looked at."""
+    """Whether a faster trial had turned up where it was last looked at."""
     shares = {c.share for c in sound if c.lr > best.lr}
     return any(curve.lr > best.lr for share in shares for curve in search.turned(share))
 
@@ -198,36 +198,36 @@ def _tuned(
     parts = [task] if folds == 1 else folds_of(task, folds)
     if folds > 1:
         recipe = recipe.replace(steps=clock_of(task, recipe).horizon)
-    field = TrialPool(parts, recipe, request.budget - (folds > 1), goal, setting)
+    pool = TrialPool(parts, recipe, request.budget - (folds > 1), goal, setting)
     try:
-        if field.length < SHORTEST:
+        if pool.length < SHORTEST:
             raise BadValueError(
-                f"steps={field.length} is too short to compare rates on: give at least {SHORTEST}"
+                f"steps={pool.length} is too short to compare rates on: give at least {SHORTEST}"
             )
-        selector = _selector(task, field, request)
+        selector = _selector(task, pool, request)
         if setting.folder is not None:
             if digests is not None:
                 tuning_folder.claim(setting.folder, task, digests, request)
             else:
                 setting.folder.reopen(request.plain(task.name))
-        search, best, selection = _found(task, field, selector, ladder)
+        search, best, selection = _found(task, pool, selector, ladder)
         if folds == 1:
-            best = settle(field, RecipeTrials(field, best.recipe), best)
-        last = field if folds == 1 else whole(task, best, request, setting)
+            best = settle(pool, RecipeTrials(pool, best.recipe), best)
+        last = pool if folds == 1 else whole(task, best, request, setting)
         seconds = max(0.0, time.perf_counter() - started)
-        result = judged(field, search, best, last, request, seconds)
+        result = judged(pool, search, best, last, request, seconds)
         if selection is not None:
             edge = result.outcome == Outcome.AT_AN_EDGE
             found = Outcome.FOUND if edge else result.outcome
             result = replace(result, selection=selection, outcome=found)
         if setting.folder is not None:
-            tuning_folder.save(result, [field, last], setting.folder)
+            tuning_folder.save(result, [pool, last], setting.folder)
         return result
     finally:
-        field.close()
+        pool.close()
 
 
-def _selector(task: Task, field: TrialPool, request: Request) -> RecipeSelector | None:
+def _selector(task: Task, pool: TrialPool, request: Request) -> RecipeSelector | None:
     """Return what chooses the recipe, where more than the rate is asked for."""
     if request.space is None:
         return None
@@ -237,40 +237,42 @@ def _selector(task: Task, field: TrialPool, request: Request) -> RecipeSelector 
             f"budget={request.budget!r} is too small to choose a recipe: with over=, give at "
             f"least {least:g}"
         )
-    selector = RecipeSelector(task, field, request.space, field.recipe.seed)
+    selector = RecipeSelector(task, pool, request.space, pool.recipe.seed)
     selector.check()
     return selector
 
 
 def _found(
-    task: Task, field: TrialPool, selector: RecipeSelector | None, ladder: Ladder
+    task: Task, pool: TrialPool, selector: RecipeSelector | None, ladder: Ladder
 ) -> tuple[Search[Trial], Trial, Selection | None]:
-    """Search for the rate, or for the whole recipe; return the search and the best candidate."""
-    final = len(field.tasks) == 1
+    """Search for the rate, or for the whole recipe; return the search and the best trial."""
+    final = len(pool.tasks) == 1
     if selector is None:
-        recipe = field.recipe
+        recipe = pool.recipe
         centre = scaled(
-            centre_of(field.first.model, task.train.targets(), recipe.optimizer), field.first
+            centre_of(pool.first.model, task.train.targets(), recipe.optimizer), pool.first
         )
-        search = Search(RecipeTrials(field, recipe), ladder, centre, final=final)
+        search = Search(RecipeTrials(pool, recipe), ladder, centre, final=final)
         return search, search.run(), None
-    arm, selection = selector.run(reserve=1.0 if final else 0.0)
+    recipe_trials, selection = selector.run(reserve=1.0 if final else 0.0)
     rungs = (*(Rung(share, 1) for share in HORIZONS), Rung(1.0, 1))
-    search = Search(arm, Ladder(rungs), selector.centre(arm.recipe), final=final)
+    search = Search(
+        recipe_trials, Ladder(rungs), selector.centre(recipe_trials.recipe), final=final
+    )
     search.finish_best()
     return search, search.conclude(), selection
 
 
 def whole(task: Task, best: Trial, request: Request, setting: TrialContext) -> TrialPool:
     """Train the rate that was best over the folds on all the training data."""
-    field = TrialPool([task], best.recipe, 1.0, best.goal, setting)
+    pool = TrialPool([task], best.recipe, 1.0, best.goal, setting)
     if not best.diverged:
-        field.go([field.add(best.recipe, "whole")], 1.0, Phase.FINISH_ON_ALL)
-    return field
+        pool.go([pool.add(best.recipe, "whole")], 1.0, Phase.FINISH_ON_ALL)
+    return pool
 
 
 def judged(
-    field: TrialPool,
+    pool: TrialPool,
     search: Search[Trial],
     best: Trial,
     last: TrialPool,
@@ -278,63 +280,63 @@ def judged(
     seconds: float,
 ) -> TuneResult:
     """Turn a finished search into what it says."""
-    candidates = sorted(search.field.entrants(), key=lambda c: c.lr)
-    rates = [c.lr for c in candidates]
-    update, cause = field.verdict_of_break(candidates)
-    unstable = [update is None and search.unstable(c, best) for c in candidates]
-    sound = [c for c, bad in zip(candidates, unstable, strict=True) if not bad]
+    trials = sorted(search.pool.trials(), key=lambda c: c.lr)
+    rates = [c.lr for c in trials]
+    update, cause = pool.verdict_of_break(trials)
+    unstable = [update is None and search.unstable(c, best) for c in trials]
+    sound = [c for c, bad in zip(trials, unstable, strict=True) if not bad]
     compared = [c for c in sound if c is best or verdict.comparable(c, best)]
-    tied = [c in compared and _ties(c, best, field) for c in candidates]
+    tied = [c in compared and _ties(c, best, pool) for c in trials]
     low = high = rates.index(best.lr)
     while low > 0 and tied[low - 1]:
         low -= 1
     while high < len(rates) - 1 and tied[high + 1]:
         high += 1
     above = [rate for rate, bad in zip(rates, unstable, strict=True) if bad and rate > best.lr]
-    final = next(iter(last.candidates), best) if last is not field else best
-    costs = {**field.costs, **(last.costs if last is not field else {})}
-    alike = [verdict.comparable(c, best, verdict.LOOKED) and _ties(c, best, field) for c in sound]
-    outcome = verdict.outcome(field, best, rates, alike, turned=_turned(search, best, sound))
+    final = next(iter(last.trials), best) if last is not pool else best
+    costs = {**pool.costs, **(last.costs if last is not pool else {})}
+    alike = [verdict.comparable(c, best, verdict.LOOKED) and _ties(c, best, pool) for c in sound]
+    outcome = verdict.outcome(pool, best, rates, alike, turned=_turned(search, best, sound))
     sure = outcome in (Outcome.FOUND, Outcome.AT_AN_EDGE)
-    blind = verdict.left_blind(candidates, best) if sure else ()
+    blind = verdict.left_blind(trials, best) if sure else ()
     return TuneResult(
         recipe=_as_asked(best, last, request),
         lr=best.lr,
         tied=(rates[low], rates[high]),
         stable_below=min(above, default=None),
         sensitivity=verdict.sensitivity(
-            best.curve(), [c.curve() for c in compared], field.untrained_score
+            best.curve(), [c.curve() for c in compared], pool.untrained_score
         ),
-        confidence=verdict.confidence(best, compared, field.goal),
+        confidence=verdict.confidence(best, compared, pool.goal),
         cost=math.fsum(costs.values()),
         costs=tuple(RungCost(name, runs) for name, runs in costs.items()),
         outcome=Outcome.NOTHING_TRAINS if cause else outcome,
-        untrained=last.untrained if last.candidates else field.untrained,
+        untrained=last.untrained if last.trials else pool.untrained,
         record=final.records()[0],
         trials=tuple(
             TrialSummary(c.lr, c.record(), bad, low <= i <= high, trial_place(c.name))
-            for i, (c, bad) in enumerate(zip(candidates, unstable, strict=True))
+            for i, (c, bad) in enumerate(zip(trials, unstable, strict=True))
         ),
         budget=request.budget,
         seconds=seconds,
-        objective=field.goal.name,
+        objective=pool.goal.name,
         folds=request.folds,
-        constant=field.constant,
-        cause=_cause(field, update, cause),
+        constant=pool.constant,
+        cause=_cause(pool, update, cause),
         notes=(*blind, *remarks(final.runs[0])),
         model=final.runs[0].model,
     )
 
 
-def _ties(one: Trial, best: Trial, field: TrialPool) -> bool:
-    return one is best or verdict.ties(one, best, field.goal, field.untrained_score)
+def _ties(one: Trial, best: Trial, pool: TrialPool) -> bool:
+    return one is best or verdict.ties(one, best, pool.goal, pool.untrained_score)
 
 
-def _cause(field: TrialPool, update: int | None, cause: str) -> str:
+def _cause(pool: TrialPool, update: int | None, cause: str) -> str:
     """Say why no rate gets past an update; empty where none is to blame but the rate."""
     if not cause:
         return ""
-    kinds = {str(p.dtype).removeprefix("torch.") for p in field.first.parameters}
+    kinds = {str(p.dtype).removeprefix("torch.") for p in pool.first.parameters}
     narrow = sorted(kinds & {"float16", "bfloat16"})
     said = (
         f"Every rate that came to update {update} broke there, and the rate is not the cause: "

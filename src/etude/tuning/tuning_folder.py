@@ -122,6 +122,6 @@ def finished(home: TuningFolder, task: Task) -> TuneResult | None:
 def save(result: TuneResult, fields: Sequence[TrialPool], home: TuningFolder) -> None:
     """Write the findings; the paused states have served and go."""
     result.save(home.path)
-    for field in fields:
-        for candidate in field.candidates:
-            candidate.finish()
+    for pool in fields:
+        for trial in pool.trials:
+            trial.finish()

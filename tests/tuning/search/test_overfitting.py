@@ -180,14 +180,14 @@ def test_on_gradient_flow_the_forecast_is_the_end(gap, best, share):
     def score(lr: float, at: float) -> float:
         return 0.2 + 0.02 * (math.log10(lr * max(at, 1e-9) / (10**gap * 0.3)) - best) ** 2
 
-    looks = tuple(i / 200 for i in range(1, int(200 * share) + 1))
+    evaluated = tuple(i / 200 for i in range(1, int(200 * share) + 1))
     fast, slow = (
-        Curve(lr, looks, tuple(score(lr, s) for s in looks), tuple(-s for s in looks))
+        Curve(lr, evaluated, tuple(score(lr, s) for s in evaluated), tuple(-s for s in evaluated))
         for lr in (1.0, share * 0.5)
     )
-    ends = [fast.at(looks[-1]), slow.at(looks[-1])]
+    ends = [fast.at(evaluated[-1]), slow.at(evaluated[-1])]
     assume(max(ends) - min(ends) <= 0.15 * drop(1.0, ends))
-    forecast = foretold(slow, [fast, slow], looks[-1], exposure, 1.0)
+    forecast = foretold(slow, [fast, slow], evaluated[-1], exposure, 1.0)
     expected = max(score(slow.lr, 1.0), min(ends) - BEYOND * drop(1.0, ends))
     assert forecast == pytest.approx(expected, abs=2e-3)
 

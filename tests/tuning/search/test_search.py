@@ -70,20 +70,20 @@ class Formula:
         end = self.end(math.log10(lr))
         return self.points.setdefault(lr, Point(lr, self.score, self.training, end))
 
-    def entrants(self) -> list[Point]:
+    def trials(self) -> list[Point]:
         return list(self.points.values())
 
-    def go(self, entrants: Sequence[Point], share: float, phase: Phase) -> None:
+    def go(self, trials: Sequence[Point], share: float, phase: Phase) -> None:
         self._count()
         assert phase in Phase
-        for one in entrants:
+        for one in trials:
             self.left -= max(0.0, min(share, one.end) - min(one.share, one.end))
             one.share = max(one.share, share)
             one.asked.add(share)
         assert self.left >= -1e-6
 
-    def price(self, entrant: Point, share: float) -> float:
-        return 0.0 if entrant.diverged else max(0.0, share - entrant.share)
+    def price(self, trial: Point, share: float) -> float:
+        return 0.0 if trial.diverged else max(0.0, share - trial.share)
 
     def fresh(self, share: float) -> float:
         return share
@@ -97,7 +97,7 @@ def search(of: Formula, centre: float = 0.0) -> Point:
     budget = of.left
     best = Search(of, ladder_for(budget), centre).run()
     assert of.left >= -1e-6
-    assert best in of.entrants()
+    assert best in of.trials()
     return best
 
 
@@ -125,7 +125,7 @@ limits = st.floats(0.3, 2)
 def test_it_ends_with_a_finished_rate_that_no_other_beats(budget, optimum, width, limit):
     of = Formula(budget, valley(optimum, width), end=breaking(optimum + limit))
     best = search(of)
-    sound = [p for p in of.entrants() if not p.diverged]
+    sound = [p for p in of.trials() if not p.diverged]
     if not sound:
         assert best.diverged
         return
@@ -138,7 +138,7 @@ def test_it_ends_with_a_finished_rate_that_no_other_beats(budget, optimum, width
 def test_an_optimum_far_away_is_found_or_the_best_stands_at_an_edge(budget, optimum, width, limit):
     of = Formula(budget, valley(optimum, width), end=breaking(optimum + limit))
     best = search(of)
-    rates = [p.lr for p in of.entrants()]
+    rates = [p.lr for p in of.trials()]
     near = abs(math.log10(best.lr) - optimum) <= 0.45
     if budget >= 6:
         assert near
@@ -236,10 +236,10 @@ DEGENERATE: dict[str, Callable[[float], Formula]] = {
 def test_it_ends_whatever_the_field(name, budget, final):
     of = DEGENERATE[name](budget)
     best = Search(of, ladder_for(budget), 0.0, final=final).run()
-    assert best in of.entrants()
+    assert best in of.trials()
     assert of.left >= -1e-6
-    assert all(1e-16 < p.lr < 1e16 for p in of.entrants())
-    anything = any(not p.diverged and math.isfinite(p.score(0, 1.0)) for p in of.entrants())
+    assert all(1e-16 < p.lr < 1e16 for p in of.trials())
+    anything = any(not p.diverged and math.isfinite(p.score(0, 1.0)) for p in of.trials())
     if final and anything and "break" not in name and name != "undefined early":
         assert best.share >= 1
 
@@ -264,7 +264,7 @@ def test_it_ends_within_its_budget_on_any_noise(budget, table, slope):
         end=lambda at: drawn(at)[1],
     )
     best = search(of)
-    finished = [p for p in of.entrants() if p.share >= 1 and not p.diverged]
+    finished = [p for p in of.trials() if p.share >= 1 and not p.diverged]
     if finished:
         assert best in finished
 
@@ -275,20 +275,20 @@ def test_folds_are_searched_without_a_finish(more, optimum, width, folds):
 
     @dataclass
     class Folds(Formula):
-        def go(self, entrants: Sequence[Point], share: float, phase: Phase) -> None:
+        def go(self, trials: Sequence[Point], share: float, phase: Phase) -> None:
             before = self.left
-            super().go(entrants, share, phase)
+            super().go(trials, share, phase)
             self.left -= (folds - 1) * (before - self.left)
             assert self.left >= -1e-6
 
-        def price(self, entrant: Point, share: float) -> float:
-            return folds * super().price(entrant, share)
+        def price(self, trial: Point, share: float) -> float:
+            return folds * super().price(trial, share)
 
         def fresh(self, share: float) -> float:
             return folds * share
 
     of = Folds(budget - 1, valley(optimum, width))
     best = Search(of, ladder_for(budget, folds), 0.0, final=False).run()
-    assert best in of.entrants()
-    furthest = max(p.share for p in of.entrants())
+    assert best in of.trials()
+    furthest = max(p.share for p in of.trials())
     assert best.share == furthest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etude.record import Status
-from etude.report import candidate_curves, loss_against_rate, pieces, words
+from etude.report import loss_against_rate, pieces, trial_curves, words
 from etude.report.document import (
     DataTable,
     Drawing,
@@ -163,13 +163,11 @@ def _broken(result: TuneResult) -> Fact:
 
 
 def _sections(result: TuneResult) -> list[Section]:
-    rates, curves = loss_against_rate.info(result), candidate_curves.info(result)
+    rates, curves = loss_against_rate.info(result), trial_curves.info(result)
     against = Drawing(
         loss_against_rate.caption(rates), lambda theme: loss_against_rate.draw(rates, theme)
     )
-    course = Drawing(
-        candidate_curves.caption(curves), lambda theme: candidate_curves.draw(curves, theme)
-    )
+    course = Drawing(trial_curves.caption(curves), lambda theme: trial_curves.draw(curves, theme))
     chosen_from = [] if result.selection is None else [_recipes(result.selection)]
     return [
         *chosen_from,

@@ -39,7 +39,7 @@ TOGETHER = 2
 
 
 class RecipeSelector:
-    """Chooses a recipe from a space, the rate included, within what a field may spend.
+    """Chooses a recipe from a space, the rate included, within what a pool may spend.
 
     Half of what the finish leaves goes to as many recipes as that pays up to an eighth of their
     runs, a quarter each to the best of them up to a quarter and a half (successive halving,
@@ -48,22 +48,22 @@ class RecipeSelector:
 
     Args:
         task: What is learned, for the prior.
-        field: Where they are trained and paid for.
+        pool: Where they are trained and paid for.
         space: What to choose from.
         seed: Of the sampler.
     """
 
-    def __init__(self, task: Task, field: TrialPool, space: Space, seed: int) -> None:
-        self.task, self.field, self.space, self.seed = task, field, space, seed
-        self.arms: dict[str, tuple[RecipeTrials, dict[str, Any]]] = {}
+    def __init__(self, task: Task, pool: TrialPool, space: Space, seed: int) -> None:
+        self.task, self.pool, self.space, self.seed = task, pool, space, seed
+        self.by_recipe: dict[str, tuple[RecipeTrials, dict[str, Any]]] = {}
 
     def run(self, reserve: float) -> tuple[RecipeTrials, Selection]:
-        """Return the arm of the best recipe, taken to the last horizon, and what was tried.
+        """Return the trials of the best recipe, taken to the last horizon, and what was tried.
 
         Args:
             reserve: Full runs to leave for what comes after.
         """
-        spare = (self.field.left - reserve) / len(self.field.tasks)
+        spare = (self.pool.left - reserve) / len(self.pool.tasks)
         count = max(2, int(SHARES[0] * spare / HORIZONS[0] + 1e-9))
         entered = self.grid(count) if self.space.size() <= count else self.sampled(count)
         below = HORIZONS[0]
@@ -75,19 +75,19 @@ class RecipeSelector:
         sound = [one for one in entered if not one.diverged]
         standing = (self.ranked(sound, share) for share in reversed(HORIZONS))
         best = next(filter(None, standing), entered)[0]
-        arm, values = self.arms[best.arm]
-        return arm, Selection(values, self.tried(entered), held(entered))
+        recipe_trials, values = self.by_recipe[best.recipe_key]
+        return recipe_trials, Selection(values, self.tried(entered), held(entered))
 
     def go(self, entered: Sequence[Trial], share: float) -> None:
         """Take the recipes to a horizon."""
-        self.field.go(entered, share, Phase.RECIPE_RUNG)
+        self.pool.go(entered, share, Phase.RECIPE_RUNG)
 
     def enter(self, values: dict[str, Any], offset: float) -> Trial:
         """Enter a recipe at some decades from its prior's centre."""
         recipe = self.sized(self.space.recipe(values))
-        arm = RecipeTrials(self.field, recipe, f"recipe-{len(self.arms) + 1}")
-        arm, _ = self.arms.setdefault(arm.key, (arm, values))
-        return arm.enter(nice(10 ** (self.centre(recipe) + offset)))
+        recipe_trials = RecipeTrials(self.pool, recipe, f"recipe-{len(self.by_recipe) + 1}")
+        recipe_trials, _ = self.by_recipe.setdefault(recipe_trials.key, (recipe_trials, values))
+        return recipe_trials.enter(nice(10 ** (self.centre(recipe) + offset)))
 
     def sized(self, recipe: Recipe) -> Recipe:
         """Return a recipe that sees as many samples as the base, whatever its batches.
@@ -95,13 +95,13 @@ class RecipeSelector:
         Raises:
             BadValueError: If that is too few batches to compare it.
         """
-        own = self.field.weight(recipe)
-        if own == self.field.weight(self.field.recipe):
+        own = self.pool.weight(recipe)
+        if own == self.pool.weight(self.pool.recipe):
             return recipe
-        steps = self.field.unit // own
+        steps = self.pool.unit // own
         if steps < FEWEST:
             raise BadValueError(
-                f"batches of {own:,} samples are only {steps} updates of the {self.field.unit:,} "
+                f"batches of {own:,} samples are only {steps} updates of the {self.pool.unit:,} "
                 f"samples that every recipe sees: at least {FEWEST} are needed; give smaller "
                 "batches, or a longer recipe"
             )
@@ -119,7 +119,7 @@ class RecipeSelector:
 
     def centre(self, recipe: Recipe) -> float:
         """Return log10 of the rate that a recipe begins at."""
-        return centre_of(self.field.first.model, self.task.train.targets(), recipe.optimizer)
+        return centre_of(self.pool.first.model, self.task.train.targets(), recipe.optimizer)
 
     def grid(self, count: int) -> list[Trial]:
         """Try every combination, at the centre first and then beside it."""
@@ -158,7 +158,7 @@ class RecipeSelector:
     def worse(self, entered: Sequence[Trial]) -> float:
         """Return a score that is worse than the untrained one and all that were seen."""
         seen = [one.score(step_at(one, HORIZONS[0])) for one in entered]
-        known = [s for s in (self.field.untrained_score, *seen) if math.isfinite(s)]
+        known = [s for s in (self.pool.untrained_score, *seen) if math.isfinite(s)]
         return max((s + abs(s) for s in known), default=0.0) + 1
 
     def ranked(self, entered: Sequence[Trial], share: float) -> list[Trial]:
@@ -172,7 +172,7 @@ class RecipeSelector:
         rows = []
         for one in entered:
             scores = [one.score(step_at(one, s)) for s in HORIZONS if one.share >= s - 1e-3]
-            rows.append(Tried(self.arms[one.arm][1], one.lr, tuple(scores)))
+            rows.append(Tried(self.by_recipe[one.recipe_key][1], one.lr, tuple(scores)))
         return tuple(sorted(rows, key=lambda row: (-len(row.scores), row.scores[-1:])))
 
 

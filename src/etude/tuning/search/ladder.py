@@ -1,4 +1,4 @@
-"""The ladder: how many candidates go how far, for a budget in full runs."""
+"""The ladder: how many trials go how far, for a budget in full runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from etude.errors import BadTypeError, BadValueError
 
 SPACING = 0.4
-"""Decades between two neighbouring candidates at the start."""
+"""Decades between two neighbouring trials at the start."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """`keep` candidates are taken to `share` of the run."""
+    """`keep` trials are taken to `share` of the run."""
 
     share: float
     keep: int
@@ -21,7 +21,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rungs in order: the first is reached by all candidates, the last is the best's finish.
+    """Rungs in order: the first is reached by all trials, the last is the best's finish.
 
     Attributes:
         rungs: The rungs.
@@ -30,10 +30,10 @@ class Ladder:
     rungs: tuple[Rung, ...]
 
     def cost(self, folds: int = 1) -> float:
-        """Return the cost in full runs when no candidate diverges and none is added.
+        """Return the cost in full runs when no trial diverges and none is added.
 
         Args:
-            folds: Runs of one candidate. With more than one, the finish is a run on all the
+            folds: Runs of one trial. With more than one, the finish is a run on all the
                 data, of which nothing is paid yet.
         """
         below = [0.0, *(rung.share for rung in self.rungs)]
@@ -76,7 +76,7 @@ def ladder_for(budget: float, folds: int = 1, length: int | None = None) -> Ladd
 
     Args:
         budget: In full training runs, the finished model included.
-        folds: Runs of one candidate.
+        folds: Runs of one trial.
         length: Updates of a full run; None takes it for long.
 
     Raises:

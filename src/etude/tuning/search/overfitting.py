@@ -136,8 +136,8 @@ def foretold(
 
 def _along(curve: Curve, exposure: Exposure, place: float, untrained: float) -> float:
     """Return a curve's score where it had come as far as `place`, between its finite looks."""
-    looks = zip(curve.shares, curve.scores, strict=True)
-    seen = [(exposure.log10(curve.lr, x), y) for x, y in looks if math.isfinite(y)]
+    evaluated = zip(curve.shares, curve.scores, strict=True)
+    seen = [(exposure.log10(curve.lr, x), y) for x, y in evaluated if math.isfinite(y)]
     first, score = seen[0]
     if place <= first:
         start = untrained if math.isfinite(untrained) else score

@@ -1,4 +1,4 @@
-"""What the search asks of a field of candidates; tables of past runs can stand in for one."""
+"""What the search asks of a pool of trials; tables of past runs can stand in for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etude.trials.phase import Phase
 
 
 class RateTrial(Protocol):
-    """One rate in the field."""
+    """One rate in the pool."""
 
     @property
     def lr(self) -> float:
@@ -32,7 +32,7 @@ E = TypeVar("E", bound=RateTrial)
 
 
 class RateTrials(Protocol[E]):
-    """What the search asks of the field: enter rates, take them further, say what is left."""
+    """What the search asks of the pool: enter rates, take them further, say what is left."""
 
     @property
     def untrained_score(self) -> float:
@@ -61,13 +61,13 @@ class RateTrials(Protocol[E]):
     def enter(self, lr: float) -> E:
         """Enter a rate, or return the one that is there."""
 
-    def entrants(self) -> Sequence[E]:
-        """Return all that are in the field."""
+    def trials(self) -> Sequence[E]:
+        """Return all that are in the pool."""
 
-    def go(self, entrants: Sequence[E], share: float, phase: Phase) -> None:
+    def go(self, trials: Sequence[E], share: float, phase: Phase) -> None:
         """Take some to a share of their runs, and pay for it."""
 
-    def price(self, entrant: E, share: float) -> float:
+    def price(self, trial: E, share: float) -> float:
         """Return the cost of taking one to a share of its run."""
 
     def fresh(self, share: float) -> float:

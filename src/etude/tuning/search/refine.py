@@ -38,87 +38,87 @@ STRIDE, GAP = 0.8, 0.5
 """Decades between looks for the edge of stability, and the gap at which looking ends."""
 
 
-def fall_back(standing: Ranking[E]) -> E | None:
+def fall_back(ranking: Ranking[E]) -> E | None:
     """Return the first to end of the survivors below the rates that broke, or of a new one."""
 
     def broken() -> float:
-        return min((c.lr for c in standing.field.entrants() if c.diverged), default=math.inf)
+        return min((c.lr for c in ranking.pool.trials() if c.diverged), default=math.inf)
 
-    def ends(one: E) -> bool:
-        if not standing.affords(standing.field.price(one, 1.0)):
+    def ends(trial: E) -> bool:
+        if not ranking.affords(ranking.pool.price(trial, 1.0)):
             return False
-        standing.field.go([one], 1.0, Phase.AFTER_DIVERGENCE)
-        return not one.diverged
+        ranking.pool.go([trial], 1.0, Phase.AFTER_DIVERGENCE)
+        return not trial.diverged
 
-    if standing.field.hopeless:
+    if ranking.pool.hopeless:
         return None
-    survivors = standing.alive()
+    survivors = ranking.alive()
     survivors.sort(key=lambda c: (-c.share, c.curve().at(c.share), c.lr))
-    for one in [c for c in survivors if c.lr < broken()]:
-        if ends(one):
-            return one
+    for trial in [c for c in survivors if c.lr < broken()]:
+        if ends(trial):
+            return trial
     fresh = nice(broken() / 10**SPACING) if math.isfinite(broken()) else 0.0
-    if fresh > standing.field.lowest and standing.affords(standing.field.fresh(1.0)):
-        one = standing.field.enter(fresh)
-        if one.share == 0 and ends(one):
-            return one
+    if fresh > ranking.pool.lowest and ranking.affords(ranking.pool.fresh(1.0)):
+        trial = ranking.pool.enter(fresh)
+        if trial.share == 0 and ends(trial):
+            return trial
     return next((c for c in survivors if not c.diverged and ends(c)), None)
 
 
-def runners_up(standing: Ranking[E], best: E) -> E:
+def runners_up(ranking: Ranking[E], best: E) -> E:
     """Finish those that had come as far as the best before its finish, nearest in score first.
 
     That is cheap, and what is finished is known: whether it ties, or is better after all.
     """
-    for one in [one for share in LAST for one in standing.judged(share)]:
-        if one.share < 1 and standing.affords(standing.field.price(one, 1.0)):
-            standing.field.go([one], 1.0, Phase.RUNNER_UP)
-    return standing.finished() or best
+    for trial in [trial for share in LAST for trial in ranking.judged(share)]:
+        if trial.share < 1 and ranking.affords(ranking.pool.price(trial, 1.0)):
+            ranking.pool.go([trial], 1.0, Phase.RUNNER_UP)
+    return ranking.finished() or best
 
 
-def cure(standing: Ranking[E], best: E) -> E:
+def cure(ranking: Ranking[E], best: E) -> E:
     """Where the finished run has turned, start anew at the rate that its turn points to."""
     for _ in range(CURES):
-        curve = next((c for c in standing.turned(1.0) if c.lr == best.lr), None)
+        curve = next((c for c in ranking.turned(1.0) if c.lr == best.lr), None)
         if curve is None:
             return best
-        lr = target(curve, standing.field.exposure, standing.field.untrained_score, FURTHER)
+        lr = target(curve, ranking.pool.exposure, ranking.pool.untrained_score, FURTHER)
         lr = min(lr, best.lr * 10 ** (-SPACING / 2))
-        one = standing.known(lr)
-        if one is not None and (one.diverged or one.share >= 1):
+        trial = ranking.known(lr)
+        if trial is not None and (trial.diverged or trial.share >= 1):
             return best
-        cost = standing.field.fresh(1.0) if one is None else standing.field.price(one, 1.0)
-        if not standing.affords(cost) or lr < standing.field.lowest:
+        cost = ranking.pool.fresh(1.0) if trial is None else ranking.pool.price(trial, 1.0)
+        if not ranking.affords(cost) or lr < ranking.pool.lowest:
             return best
-        standing.field.go([one or standing.field.enter(nice(lr))], 1.0, Phase.CURVE_TURNED)
-        best = standing.finished() or best
+        ranking.pool.go([trial or ranking.pool.enter(nice(lr))], 1.0, Phase.CURVE_TURNED)
+        best = ranking.finished() or best
     return best
 
 
-def refine(standing: Ranking[E], best: E) -> E:
+def refine(ranking: Ranking[E], best: E) -> E:
     """Try neighbours of the best for what is left, finishing those that keep up."""
     centre = best
     for shift in REFINEMENTS:
         rate = nice(centre.lr * 10**shift)
-        one = standing.known(rate) if abs(shift) > APART else None
-        if one is not None and (one.diverged or one.share >= PAUSES[0][0]):
+        trial = ranking.known(rate) if abs(shift) > APART else None
+        if trial is not None and (trial.diverged or trial.share >= PAUSES[0][0]):
             continue
-        cost = standing.field.fresh(1.0) if one is None else standing.field.price(one, 1.0)
-        if not standing.affords(cost):
+        cost = ranking.pool.fresh(1.0) if trial is None else ranking.pool.price(trial, 1.0)
+        if not ranking.affords(cost):
             continue
-        rival = one or standing.field.enter(rate)
-        if keeps_up(standing, rival, best):
-            standing.field.go([rival], 1.0, Phase.REFINE)
-            best = standing.finished() or best
+        rival = trial or ranking.pool.enter(rate)
+        if keeps_up(ranking, rival, best):
+            ranking.pool.go([rival], 1.0, Phase.REFINE)
+            best = ranking.finished() or best
     return best
 
 
-def keeps_up(standing: Ranking[E], rival: E, best: E) -> bool:
+def keeps_up(ranking: Ranking[E], rival: E, best: E) -> bool:
     """Take a rival to the pauses; say whether it never trails the best by much."""
     curve = best.curve()
-    scale = drop(standing.field.untrained_score, [curve.at(1.0)])
+    scale = drop(ranking.pool.untrained_score, [curve.at(1.0)])
     for share, slack in PAUSES:
-        standing.field.go([rival], share, Phase.REFINE)
+        ranking.pool.go([rival], share, Phase.REFINE)
         mark, mine = curve.at(share), rival.curve().at(share)
         if not math.isfinite(mine):
             return False
@@ -127,15 +127,15 @@ def keeps_up(standing: Ranking[E], rival: E, best: E) -> bool:
     return True
 
 
-def find_edge(standing: Ranking[E], best: E, share: float) -> None:
+def find_edge(ranking: Ranking[E], best: E, share: float) -> None:
     """Look for the rate at which training breaks, for what is left of the budget.
 
     Rates go up by 0.8 decades until one diverges or stalls; then the gap below it is halved down
     to half a decade.
     """
-    while standing.affords(standing.field.fresh(share)):
-        above = {one.lr: one for one in standing.field.entrants() if one.lr >= best.lr}
-        broken = min((r for r, one in above.items() if standing.stalls(one, best)), default=None)
+    while ranking.affords(ranking.pool.fresh(share)):
+        above = {trial.lr: trial for trial in ranking.pool.trials() if trial.lr >= best.lr}
+        broken = min((r for r, trial in above.items() if ranking.stalls(trial, best)), default=None)
         stable = max(r for r in above if broken is None or r < broken)
         if broken is None:
             rate = stable * 10**STRIDE
@@ -145,7 +145,7 @@ def find_edge(standing: Ranking[E], best: E, share: float) -> None:
             return
         if rate > HIGHEST:
             return
-        one = standing.field.enter(nice(rate))
-        if one.share > 0:
+        trial = ranking.pool.enter(nice(rate))
+        if trial.share > 0:
             return
-        standing.field.go([one], share, Phase.EDGE_OF_STABILITY)
+        ranking.pool.go([trial], share, Phase.EDGE_OF_STABILITY)

@@ -17,33 +17,33 @@ SEEDS = 2
 """Other seeds at most."""
 
 
-def settle(field: TrialPool, arm: RecipeTrials, best: Trial) -> Trial:
+def settle(pool: TrialPool, recipe_trials: RecipeTrials, best: Trial) -> Trial:
     """Return the better of the best and the finished rate that ties with it, over several seeds.
 
     Both are run with the next seeds, paired, to three quarters of the run, as far as the budget
     goes; the mean score there over all seeds decides. The delivered model is that of the first.
 
     Args:
-        field: Where they are trained and paid for.
-        arm: The candidates of the recipe's own seed.
+        pool: Where they are trained and paid for.
+        recipe_trials: The trials of the recipe's own seed.
         best: The finished best.
     """
-    goal, untrained = field.goal, field.untrained_score
-    rivals = [c for c in arm.entrants() if c is not best and c.ended]
+    goal, untrained = pool.goal, pool.untrained_score
+    rivals = [c for c in recipe_trials.trials() if c is not best and c.ended]
     tied = [c for c in rivals if ties(c, best, goal, untrained)]
     if not tied or not best.ended:
         return best
     pair = best, min(tied, key=lambda c: (goal.score(c.last()), c.lr))
-    rows = [[one] for one in pair]
+    rows = [[trial] for trial in pair]
     for seed in range(best.recipe.seed + 1, best.recipe.seed + 1 + SEEDS):
-        if 2 * arm.fresh(SHARE) > field.left + 1e-9:
+        if 2 * recipe_trials.fresh(SHARE) > pool.left + 1e-9:
             break
         again = [
-            field.add(one.recipe.replace(seed=seed), f"{one.name}-seed-{seed}") for one in pair
+            pool.add(trial.recipe.replace(seed=seed), f"{trial.name}-seed-{seed}") for trial in pair
         ]
-        field.go(again, SHARE, Phase.ANOTHER_SEED)
-        for row, one in zip(rows, again, strict=True):
-            row.append(one)
+        pool.go(again, SHARE, Phase.ANOTHER_SEED)
+        for row, trial in zip(rows, again, strict=True):
+            row.append(trial)
     if len(rows[0]) == 1:
         return best
     means = [math.fsum(c.score(step_at(c, SHARE)) for c in row) / len(row) for row in rows]

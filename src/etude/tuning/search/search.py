@@ -1,4 +1,4 @@
-"""The search: paired candidates start, pause, and the better ones go on."""
+"""The search: paired trials start, pause, and the better ones go on."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class Search(Ranking[E]):
     to overfit, what its curve foretells (see `etude.tuning.search.overfitting`).
 
     Args:
-        field: The candidates.
+        pool: The trials.
         ladder: How many go how far.
         centre: log10 of the rate to begin around.
         final: Whether the best is finished here; folds are finished elsewhere.
     """
 
     def __init__(
-        self, field: RateTrials[E], ladder: Ladder, centre: float, *, final: bool = True
+        self, pool: RateTrials[E], ladder: Ladder, centre: float, *, final: bool = True
     ) -> None:
-        super().__init__(field)
+        super().__init__(pool)
         self.centre, self.final = centre, final
         self.rungs = ladder.rungs if final else ladder.rungs[:-1]
         self.first = self.rungs[0].share
@@ -76,37 +76,37 @@ class Search(Ranking[E]):
     def finish_best(self) -> None:
         """Take the best of those that went furthest to the end."""
         if self.final and self.alive():
-            self.field.go([self.furthest()], 1.0, Phase.FINISH)
+            self.pool.go([self.furthest()], 1.0, Phase.FINISH)
 
     # ---- small budgets -------------------------------------------------------------------------
 
     def start(self, count: int) -> None:
         """Take the first rates to the first rung."""
         rates = grid(self.centre, count, SPACING)
-        self.field.go([self.field.enter(r) for r in rates], self.first, Phase.toward(self.first))
+        self.pool.go([self.pool.enter(r) for r in rates], self.first, Phase.toward(self.first))
 
     def tiny(self) -> None:
         """One rate, looked at for a turn; else a rival on the side that its curve points to."""
-        here, look = self.first, min(LOOK, self.field.left - 1)
-        one = self.field.enter(nice(10**self.centre))
-        self.field.go([one], here, Phase.toward(here))
+        here, look = self.first, min(LOOK, self.pool.left - 1)
+        trial = self.pool.enter(nice(10**self.centre))
+        self.pool.go([trial], here, Phase.toward(here))
         self.widen(here)
         leader = next(iter(self.ranked(here)), None)
         if leader is None:
             return
-        spare = self.field.left - self.field.price(leader, 1.0)
+        spare = self.pool.left - self.pool.price(leader, 1.0)
         if spare >= look - here - 1e-9:
-            self.field.go([leader], look, Phase.toward(look))
+            self.pool.go([leader], look, Phase.toward(look))
             if self.anew(leader, look):
                 return
-        if len(self.field.entrants()) == 1 and self.affords(self.field.fresh(1.0)):
+        if len(self.pool.trials()) == 1 and self.affords(self.pool.fresh(1.0)):
             curve = leader.curve()
-            scale = drop(self.field.untrained_score, curve.scores)
+            scale = drop(self.pool.untrained_score, curve.scores)
             slow = curve.at(here) - curve.scores[-1] > 0.1 * scale
-            rival = self.field.enter(nice(leader.lr * 10 ** (SPACING if slow else -SPACING)))
-            self.field.go([rival], here, Phase.toward(here))
+            rival = self.pool.enter(nice(leader.lr * 10 ** (SPACING if slow else -SPACING)))
+            self.pool.go([rival], here, Phase.toward(here))
         best = self.ranked(here)[0]
-        self.field.go([best], 1.0, Phase.FINISH)
+        self.pool.go([best], 1.0, Phase.FINISH)
 
     def short(self) -> None:
         """The leader goes ahead and is looked at for a turn; then the next is held against it."""
@@ -117,29 +117,29 @@ class Search(Ranking[E]):
         if not ranked:
             return
         leader, share = ranked[0], LOOK
-        if self.affords(self.field.price(leader, share), self.field.fresh(1.0)):
-            self.field.go([leader], share, Phase.toward(share))
+        if self.affords(self.pool.price(leader, share), self.pool.fresh(1.0)):
+            self.pool.go([leader], share, Phase.toward(share))
             if self.anew(leader, share):
                 return
         self.widen(here)
-        for one in self.ranked(here)[:2]:
-            finish = self.field.price(one, 1.0)
-            if one.share < share and self.affords(finish):
-                self.field.go([one], share, Phase.toward(share))
+        for trial in self.ranked(here)[:2]:
+            finish = self.pool.price(trial, 1.0)
+            if trial.share < share and self.affords(finish):
+                self.pool.go([trial], share, Phase.toward(share))
         best = next(iter(self.ranked(share) or self.ranked(here)), None)
         if best is not None:
-            self.field.go([best], 1.0, Phase.FINISH)
+            self.pool.go([best], 1.0, Phase.FINISH)
 
     def anew(self, leader: E, share: float) -> bool:
         """Start anew at the lower rate that a turned leader points to, and finish it."""
         found = self.turned(share)
         curve = next((c for c in found if c.lr == leader.lr), found[0] if found else None)
-        if curve is None or not self.affords(self.field.fresh(1.0)):
+        if curve is None or not self.affords(self.pool.fresh(1.0)):
             return False
-        lr = target(curve, self.field.exposure, self.field.untrained_score, FURTHER)
+        lr = target(curve, self.pool.exposure, self.pool.untrained_score, FURTHER)
         if math.log10(curve.lr / lr) < 2 * APART:
             return False
-        self.field.go([self.field.enter(nice(lr))], 1.0, Phase.ANEW_LOWER)
+        self.pool.go([self.pool.enter(nice(lr))], 1.0, Phase.ANEW_LOWER)
         return True
 
     # ---- the ladder ----------------------------------------------------------------------------
@@ -153,55 +153,55 @@ class Search(Ranking[E]):
             ranked = self.judged(below.share)
             if not ranked:
                 return
-            self.field.go(self.kept(ranked, rung), rung.share, Phase.toward(rung.share))
+            self.pool.go(self.kept(ranked, rung), rung.share, Phase.toward(rung.share))
             if rung.share < 1:
                 self.widen(rung.share)
                 self.aim(rung.share)
 
     def look_below(self, share: float) -> None:
-        """Add a rate below a field in which all are about equal, if the ladder's cost allows.
+        """Add a rate below a pool in which all are about equal, if the ladder's cost allows.
 
         A network that every rate has damaged stands on a shelf, where noise ranks them; the
         optimum is then below.
         """
         ranked = self.ranked(share)
         if len(ranked) < self.rungs[0].keep or not self.affords(
-            self.field.fresh(share), self.plan(share)
+            self.pool.fresh(share), self.plan(share)
         ):
             return
-        scores = {one.lr: one.curve().at(share) for one in ranked}
+        scores = {trial.lr: trial.curve().at(share) for trial in ranked}
         lowest, best = min(scores), min(scores.values())
         rate = nice(lowest / 10**SPACING)
-        equal = scores[lowest] - best <= EQUAL * drop(self.field.untrained_score, [best])
-        if equal and rate > self.field.lowest:
-            self.field.go([self.field.enter(rate)], share, Phase.BEYOND_EDGE)
+        equal = scores[lowest] - best <= EQUAL * drop(self.pool.untrained_score, [best])
+        if equal and rate > self.pool.lowest:
+            self.pool.go([self.pool.enter(rate)], share, Phase.BEYOND_EDGE)
 
     def kept(self, ranked: list[E], rung: Rung) -> list[E]:
         """Return the best that go on to a rung, as many as the budget leaves a finish for."""
         chosen: list[E] = []
         cost = 0.0
-        for one in ranked[: rung.keep]:
-            cost += self.field.price(one, rung.share)
+        for trial in ranked[: rung.keep]:
+            cost += self.pool.price(trial, rung.share)
             if chosen and not self.affords(cost, self.finish(rung.share)):
                 break
-            chosen.append(one)
+            chosen.append(trial)
         return chosen
 
     def finish(self, share: float) -> float:
-        """Return what one candidate costs from a share of its run to the last rung."""
-        return max(0.0, self.field.fresh(self.rungs[-1].share) - self.field.fresh(share))
+        """Return what one trial costs from a share of its run to the last rung."""
+        return max(0.0, self.pool.fresh(self.rungs[-1].share) - self.pool.fresh(share))
 
     def widen(self, share: float) -> None:
         """Add rates beyond an edge while the best stands there, in growing strides.
 
         A rate beyond the edge may use up what later rungs would compare: an optimum outside the
-        field cannot be ranked inside it. Only the finish of one candidate is never spent.
+        field cannot be ranked inside it. Only the finish of one trial is never spent.
         """
-        if not math.isfinite(self.field.untrained_score) and not self.ranked(share):
+        if not math.isfinite(self.pool.untrained_score) and not self.ranked(share):
             return  # the fault is not the rate
         strides = 0
-        while self.affords(self.field.fresh(share), self.finish(share)):
-            rates = sorted(one.lr for one in self.field.entrants())
+        while self.affords(self.pool.fresh(share), self.finish(share)):
+            rates = sorted(trial.lr for trial in self.pool.trials())
             ranked = self.ranked(share)
             leader = ranked[0].lr if ranked else rates[0]
             exploded = bool(ranked) and self.exploded(ranked[0], share)
@@ -214,13 +214,13 @@ class Search(Ranking[E]):
                 rate = leader * 10**stride
             else:
                 return self.fill(share, leader)
-            if not self.field.lowest < rate < HIGHEST or self.field.hopeless:
+            if not self.pool.lowest < rate < HIGHEST or self.pool.hopeless:
                 return
             strides += 1
-            one = self.field.enter(nice(rate))
-            if one.share >= share:
+            trial = self.pool.enter(nice(rate))
+            if trial.share >= share:
                 return
-            self.field.go([one], share, Phase.BEYOND_EDGE)
+            self.pool.go([trial], share, Phase.BEYOND_EDGE)
 
     def fill(self, share: float, leader: float) -> None:
         """Halve a wide gap beside the leader, if the ladder can still be climbed in full.
@@ -228,8 +228,8 @@ class Search(Ranking[E]):
         Where the ladder has no rung but the finish that compares, only the finish is kept back.
         """
         after = self.finish(share) if self.small else self.plan(share)
-        while self.affords(self.field.fresh(share), after):
-            rates = sorted(one.lr for one in self.field.entrants())
+        while self.affords(self.pool.fresh(share), after):
+            rates = sorted(trial.lr for trial in self.pool.trials())
             place = rates.index(leader)
             gaps = [
                 (math.log10(b / a), math.sqrt(a * b))
@@ -238,16 +238,16 @@ class Search(Ranking[E]):
             ]
             if place in (0, len(rates) - 1) or max(gaps)[0] < 1.5 * SPACING:
                 return
-            one = self.field.enter(nice(max(gaps)[1]))
-            if one.share >= share:
+            trial = self.pool.enter(nice(max(gaps)[1]))
+            if trial.share >= share:
                 return
-            self.field.go([one], share, Phase.BEYOND_EDGE)
+            self.pool.go([trial], share, Phase.BEYOND_EDGE)
             leader = self.ranked(share)[0].lr
 
     def plan(self, share: float) -> float:
         """Return what the rungs beyond a share of the run cost."""
         return sum(
-            rung.keep * (self.field.fresh(rung.share) - self.field.fresh(below.share))
+            rung.keep * (self.pool.fresh(rung.share) - self.pool.fresh(below.share))
             for below, rung in pairwise(self.rungs)
             if below.share >= share - 1e-9
         )
@@ -259,10 +259,10 @@ class Search(Ranking[E]):
             return
         leader = self.judged(share)[0]
         curve = next((c for c in found if c.lr == leader.lr), min(found, key=lambda c: c.lr))
-        lr = target(curve, self.field.exposure, self.field.untrained_score)
-        if math.log10(curve.lr / lr) < SPACING / 2 + APART or lr < self.field.lowest:
+        lr = target(curve, self.pool.exposure, self.pool.untrained_score)
+        if math.log10(curve.lr / lr) < SPACING / 2 + APART or lr < self.pool.lowest:
             return
-        one = self.known(lr)
-        cost = self.field.fresh(share) if one is None else self.field.price(one, share)
+        trial = self.known(lr)
+        cost = self.pool.fresh(share) if trial is None else self.pool.price(trial, share)
         if self.affords(cost, self.finish(share)):
-            self.field.go([one or self.field.enter(nice(lr))], share, Phase.CURVE_TURNED)
+            self.pool.go([trial or self.pool.enter(nice(lr))], share, Phase.CURVE_TURNED)

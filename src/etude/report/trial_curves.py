@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.record import Status
 from etude.report import frame, words
-from etude.report.curves import MOST, PlottedCurve, curve, looks, smooth, window_for
+from etude.report.curves import MOST, PlottedCurve, curve, evaluated, smooth, window_for
 from etude.report.palette import LIGHT, Theme, heat, places
 from etude.report.view import View, shown_length, view
 from etude.tuning.result import TuneResult
@@ -46,7 +46,7 @@ PANELS, GAP, TOP, BOTTOM = [270, 210], 44, 30, 46
 
 
 @dataclass(frozen=True)
-class CandidateCurve:
+class TrialCurve:
     """One rate: its curves, where they end and why.
 
     Attributes:
@@ -63,7 +63,7 @@ class CandidateCurve:
 
 
 @dataclass(frozen=True)
-class CandidateCurves:
+class TrialCurves:
     """What the figure shows: the rates ascending, and the range of each panel.
 
     Attributes:
@@ -72,34 +72,34 @@ class CandidateCurves:
 
     length: int
     window: int
-    candidates: tuple[CandidateCurve, ...]
+    trials: tuple[TrialCurve, ...]
     valid: View
     train: View
 
 
-def info(result: TuneResult) -> CandidateCurves:
+def info(result: TuneResult) -> TrialCurves:
     """Return the numbers of the figure."""
     length = result.record.length
     window = window_for(length)
     most = max(FEWEST, min(MOST, POINTS // len(result.trials)))
-    candidates = tuple(_candidate(trial, result.lr, window, most) for trial in result.trials)
-    firsts = sorted(c.train.values[0] for c in candidates if c.train)
+    trials = tuple(_curve_of(trial, result.lr, window, most) for trial in result.trials)
+    firsts = sorted(c.train.values[0] for c in trials if c.train)
     first = firsts[len(firsts) // 2] if firsts else math.nan
-    shown = view([v for c in candidates for v in c.valid.values], result.untrained.loss)
-    return CandidateCurves(
+    shown = view([v for c in trials for v in c.valid.values], result.untrained.loss)
+    return TrialCurves(
         length=length,
         window=window,
-        candidates=_named(candidates, shown, length),
+        trials=_named(trials, shown, length),
         valid=shown,
-        train=view([v for c in candidates for v in c.train.values], first),
+        train=view([v for c in trials for v in c.train.values], first),
     )
 
 
-def _candidate(trial: TrialSummary, chosen: float, window: int, most: int) -> CandidateCurve:
+def _curve_of(trial: TrialSummary, chosen: float, window: int, most: int) -> TrialCurve:
     record = trial.record
-    return CandidateCurve(
+    return TrialCurve(
         lr=trial.lr,
-        valid=looks(record.evaluations),
+        valid=evaluated(record.evaluations),
         train=curve(smooth(record.series.get("loss", ()), window), most),
         end=_ENDS[record.status],
         updates=record.cost.steps,
@@ -107,13 +107,11 @@ def _candidate(trial: TrialSummary, chosen: float, window: int, most: int) -> Ca
     )
 
 
-def _named(
-    candidates: tuple[CandidateCurve, ...], shown: View, length: int
-) -> tuple[CandidateCurve, ...]:
+def _named(trials: tuple[TrialCurve, ...], shown: View, length: int) -> tuple[TrialCurve, ...]:
     """Give names to the curves whose ends lie far enough from those that have one already."""
     taken: list[tuple[float, float, float]] = []
     marked = []
-    for one in sorted(candidates, key=lambda c: not c.chosen):
+    for one in sorted(trials, key=lambda c: not c.chosen):
         place = _end(one, shown, length)
         free = False
         if place is not None:
@@ -131,7 +129,7 @@ def _named(
     return tuple(sorted(marked, key=lambda c: c.lr))
 
 
-def _end(one: CandidateCurve, shown: View, length: int) -> tuple[float, float] | None:
+def _end(one: TrialCurve, shown: View, length: int) -> tuple[float, float] | None:
     """Return where a curve ends, as shares of the panel; None outside of it."""
     if not one.valid or not shown.low <= one.valid.values[-1] <= shown.high:
         return None
@@ -141,14 +139,14 @@ def _end(one: CandidateCurve, shown: View, length: int) -> tuple[float, float] |
     return one.valid.steps[-1] / length, (level - low) / (high - low)
 
 
-def caption(info: CandidateCurves) -> str:
+def caption(info: TrialCurves) -> str:
     """Say what one should see."""
     parts = [
         "All rates start from the same weights and see the same batches, so the lines differ by "
         "the rate alone; the thick one was kept. A line that stops early was dropped there, and "
         "cost no more."
     ]
-    if any(c.end == CurveEnd.DIVERGED for c in info.candidates):
+    if any(c.end == CurveEnd.DIVERGED for c in info.trials):
         parts.append("A cross ends a line that diverged.")
     parts.append(f"Training loss: {smoothing(info.window)}.")
     return " ".join(parts)
@@ -168,19 +166,19 @@ def smoothing(window: int) -> str:
     )
 
 
-def draw(info: CandidateCurves, theme: Theme = LIGHT) -> Figure:
+def draw(info: TrialCurves, theme: Theme = LIGHT) -> Figure:
     """Draw the figure."""
     from plotly.graph_objects import Figure
 
-    length = shown_length(info.length, max(c.updates for c in info.candidates))
+    length = shown_length(info.length, max(c.updates for c in info.trials))
     total, (upper, lower) = frame.stacked(PANELS, GAP, TOP + 44, BOTTOM)
     traces = []
-    places_of = places([c.lr for c in info.candidates])
+    places_of = places([c.lr for c in info.trials])
     # The chosen is drawn last, over the others.
-    order = sorted(range(len(places_of)), key=lambda i: info.candidates[i].chosen)
+    order = sorted(range(len(places_of)), key=lambda i: info.trials[i].chosen)
     for index in order:
         colour = heat(places_of[index], theme)
-        traces += _one(info.candidates[index], info.length, colour, theme)
+        traces += _one(info.trials[index], info.length, colour, theme)
     bar = _colour_bar(info, theme, total)
     return Figure(
         [*traces, *bar],
@@ -203,7 +201,7 @@ def draw(info: CandidateCurves, theme: Theme = LIGHT) -> Figure:
     )
 
 
-def _one(one: CandidateCurve, length: int, colour: str, theme: Theme) -> list[Any]:
+def _one(one: TrialCurve, length: int, colour: str, theme: Theme) -> list[Any]:
     """Return the two lines of a rate and the mark at its end."""
     from plotly.graph_objects import Scatter
 
@@ -245,7 +243,7 @@ def _one(one: CandidateCurve, length: int, colour: str, theme: Theme) -> list[An
     return traces
 
 
-def _beside(one: CandidateCurve, length: int) -> str:
+def _beside(one: TrialCurve, length: int) -> str:
     """Return where the name of a rate stands, clear of the line that comes to its end."""
     fits = one.valid.steps[-1] / length + frame.room(words.rate(one.lr)) <= 1
     if one.end != CurveEnd.FINISHED and fits:
@@ -254,11 +252,11 @@ def _beside(one: CandidateCurve, length: int) -> str:
     return "bottom left" if falls else "top left"
 
 
-def _colour_bar(info: CandidateCurves, theme: Theme, total: int) -> list[Any]:
+def _colour_bar(info: TrialCurves, theme: Theme, total: int) -> list[Any]:
     """Return the key from colour to rate: a bar above the panels, every tried rate a tick."""
     from plotly.graph_objects import Scatter
 
-    rates = [c.lr for c in info.candidates]
+    rates = [c.lr for c in info.trials]
     if len(rates) < 2:
         return []
     low, high = math.log10(rates[0]), math.log10(rates[-1])
