@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 import etude
 from etude import Recipe, Task
 from etude.engines import LoopEngine, engine_for, train_many
+from etude.measure.gradient_norm import GradientNorm
 from etude.optimizers import ROWS
 from etude.training.run import Run
 from tests import helpers
@@ -147,9 +148,18 @@ def test_a_tuning_gives_the_same_answer_twice():
     )
 
 
-def test_updates_seldom_wait_for_the_device():
-    """The loop waits at every sixteenth update for the losses, and once an epoch for its order."""
-    run = Run(task(mlp), RECIPE.replace(steps=200), device="cuda")
+class WeightNorm(etude.Observer):
+    def on_update(self, state):
+        return torch.nn.utils.get_total_norm(state.parameters)
+
+
+@pytest.mark.parametrize("observers", [(), (GradientNorm(), WeightNorm())])
+def test_updates_seldom_wait_for_the_device(observers):
+    """The loop waits at every sixteenth update for the losses, and once an epoch for its order.
+
+    What observers return is read with the losses: one more wait where on_update returns something.
+    """
+    run = Run(task(mlp), RECIPE.replace(steps=200), device="cuda", observers=observers)
     run.check()
     run.advance(20)
     torch.cuda.synchronize()
@@ -163,7 +173,8 @@ def test_updates_seldom_wait_for_the_device():
     waits = [w for w in caught if "synchroniz" in str(w.message)]
     print(f"{len(waits)} waits in 64 updates")
     epochs = 64 * 32 // 204  # a fifth of the 256 samples is held out
-    assert len(waits) <= 64 // 16 + epochs + 2
+    pieces = 2 if observers else 1  # losses with the gradients' readings, and those of on_update
+    assert len(waits) <= 64 // 16 * pieces + epochs + 2
 
 
 def test_engines_leave_runs_whole_on_a_device():

@@ -344,7 +344,7 @@ class Scaled(nn.Module):
 
 def test_a_weight_that_is_returned_as_it_is_keeps_the_value_it_had():
     one = Task(Scaled, (X, X), loss=nn.functional.mse_loss)
-    run = Run(one, BASE, observers=[Wrong(None)])
+    run = Run(one, BASE.replace(schedule="constant()"), observers=[Wrong(None)])
     next(iter(run.observers)).value = next(iter(run.model.parameters()))
     run.read_losses_every(6)
     run.advance()

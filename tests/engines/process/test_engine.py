@@ -208,7 +208,7 @@ class TestErrors:
     def test_an_error_names_the_member_and_keeps_the_rest(self) -> None:
         runs = [Run(task(Failing), r.replace(steps=30)) for r in RECIPES]
         with pytest.raises(
-            TaskError, match=r"^the model failed on inputs .*: it broke \(test_pool.py:\d+\)"
+            TaskError, match=r"^the model failed on inputs .*: it broke \(test_engine.py:\d+\)"
         ) as caught:
             PoolEngine(1).advance(runs)
         first, *rest = caught.value.__notes__
