@@ -185,16 +185,16 @@ def test_a_rate_that_breaks_at_the_first_update_after_a_pause_was_sound_at_the_p
     at, tmp_path, monkeypatch
 ):
     """Read back, it has broken already; it is judged as it was the first time."""
-    from etude.training.run import Run
+    from etude.training.loop import TrainingLoop
 
     of = Task(lambda: Breaks(at), data(), loss=cross_entropy)
     recipe = BASE.replace(steps=64)
     whole = quick(of, recipe, 3.0, engine="loop")
     assert any(t.record.status == "diverged" for t in whole.trials)
     updates = sum(t.record.cost.steps for t in whole.trials)
-    update, seen = Run._update, []
+    update, seen = TrainingLoop._update, []
 
-    def counted(self: Run, *args: Any) -> None:
+    def counted(self: TrainingLoop, *args: Any) -> None:
         seen.append(1)
         if len(seen) > 0.6 * updates:
             raise StopError("the power is gone")
@@ -202,7 +202,7 @@ def test_a_rate_that_breaks_at_the_first_update_after_a_pause_was_sound_at_the_p
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_update", counted)
+        patch.setattr(TrainingLoop, "_update", counted)
         with pytest.raises(StopError, match="the power is gone"):
             quick(of, recipe, 3.0, folder=folder, engine="loop")
     again = tune(of, folder=folder, resume=True, progress=False, engine="loop")

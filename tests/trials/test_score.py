@@ -17,7 +17,7 @@ from etude import Recipe, Task, train, tune
 from etude.errors import BadTypeError, BadValueError
 from etude.record import Evaluation
 from etude.tasks.metrics import Metric, mean_metric
-from etude.training.run import Run
+from etude.training.loop import TrainingLoop
 from etude.trials.folds import folds_of
 from etude.trials.score import Goal, mean
 from etude.tuning.result import tie
@@ -253,9 +253,9 @@ class StopError(Exception):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_folds_interrupted_go_on_to_the_same_answer(share, tmp_path, monkeypatch):
     whole = quick(apart(), BASE, 2.5, folds=3, engine="loop")
-    update, seen = Run._update, []
+    update, seen = TrainingLoop._update, []
 
-    def counted(self: Run, *args: Any) -> None:
+    def counted(self: TrainingLoop, *args: Any) -> None:
         seen.append(1)
         if len(seen) > share * whole.cost * 64:
             raise StopError("the power is gone")
@@ -263,7 +263,7 @@ def test_folds_interrupted_go_on_to_the_same_answer(share, tmp_path, monkeypatch
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_update", counted)
+        patch.setattr(TrainingLoop, "_update", counted)
         with pytest.raises(StopError, match="the power is gone"):
             quick(apart(), BASE, 2.5, folds=3, folder=folder, engine="loop", memory=1)
     again = tune(apart(), folder=folder, resume=True, progress=False, engine="loop")

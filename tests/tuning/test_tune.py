@@ -23,6 +23,7 @@ from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError
 from etude.optimizers.prior import grid, log10_centre, nice
 from etude.randomness import random_state_kept
 from etude.record import Evaluation
+from etude.training.loop import TrainingLoop
 from etude.training.run import Run
 from etude.tuning.result import tie
 from etude.tuning.search.ladder import LADDERS, LEAST, NEEDED, ladder_for
@@ -552,20 +553,20 @@ class StopError(Exception):
 
 @pytest.mark.parametrize("after", [1, 40, 41, 80, 97, 128, 150])
 def test_a_tuning_interrupted_anywhere_goes_on_to_the_same_result(tmp_path, monkeypatch, after):
-    from etude.training.run import Run
+    from etude.training.loop import TrainingLoop
 
     folder = tmp_path / "run"
     updates: list[int] = []
-    update = Run._update
+    update = TrainingLoop._update
 
-    def counted(self: Run, *args: Any) -> None:
+    def counted(self: TrainingLoop, *args: Any) -> None:
         updates.append(1)
         if len(updates) > after:
             raise StopError("the power is gone")
         update(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_update", counted)
+        patch.setattr(TrainingLoop, "_update", counted)
         with pytest.raises(StopError, match="the power is gone") as caught:
             quick(task(noisy), BASE, 3.0, folder=folder, engine="loop")
     call = f"etude.tune(task, folder={str(folder)!r}, resume=True)"

@@ -363,7 +363,7 @@ class TestStacksInProcesses:
             graphs.append(os.getpid())
             return graph
 
-        monkeypatch.setattr("etude.engines.vmap.execution._inductor", compiled)
+        monkeypatch.setattr("etude.engines.vmap.execution.compiled", compiled)
         ours, theirs = both(task(noisy), STACKED, VmapPoolEngine(2, compile="always"))
         assert graphs[:2] == [os.getpid()] * 2  # a stack of three and one of two
         for one, other in zip(ours, theirs, strict=True):

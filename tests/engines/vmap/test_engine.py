@@ -435,7 +435,7 @@ class TestCompiled:
         def missing(*_: Any) -> Any:
             raise RuntimeError("no compiler found")
 
-        monkeypatch.setattr("etude.engines.vmap.execution._inductor", missing)
+        monkeypatch.setattr("etude.engines.vmap.execution.compiled", missing)
         engine = VmapEngine(compile="always")
         ours, theirs = both(task(noisy), members(), engine)  # by the traced graph
         ((_, execution),) = engine._fitted.values()  # type: ignore[misc]

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from etude import Task, TuneResult, train, tune
 from etude.errors import BadTypeError, BadValueError, EtudeError
 from etude.schedules import parse
+from etude.training.loop import TrainingLoop
 from etude.training.run import Run
 from etude.tuning.recipes.space import Space, with_warmup
 from tests.tuning.common import BASE, data, facts, mlp, noisy, quick, same, task, weights
@@ -150,14 +151,14 @@ class StopError(Exception):
 @cache
 def updates() -> int:
     """How many updates that selection does in all."""
-    seen, update = [], Run._update
+    seen, update = [], TrainingLoop._update
 
-    def counted(self: Run, *args: Any) -> None:
+    def counted(self: TrainingLoop, *args: Any) -> None:
         seen.append(1)
         update(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_update", counted)
+        patch.setattr(TrainingLoop, "_update", counted)
         quick(task(noisy), BASE, 4.0, over=OVER, engine="loop")
     return len(seen)
 
@@ -165,9 +166,9 @@ def updates() -> int:
 @pytest.mark.parametrize("share", [0.15, 0.45, 0.95])
 def test_a_selection_interrupted_goes_on_to_the_same_result(share, tmp_path, monkeypatch):
     whole, count = chosen(), updates()
-    update, seen = Run._update, []
+    update, seen = TrainingLoop._update, []
 
-    def counted(self: Run, *args: Any) -> None:
+    def counted(self: TrainingLoop, *args: Any) -> None:
         seen.append(1)
         if len(seen) > share * count:
             raise StopError("the power is gone")
@@ -175,7 +176,7 @@ def test_a_selection_interrupted_goes_on_to_the_same_result(share, tmp_path, mon
 
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "_update", counted)
+        patch.setattr(TrainingLoop, "_update", counted)
         with pytest.raises(StopError, match="the power is gone"):
             quick(task(noisy), BASE, 4.0, over=OVER, folder=folder, engine="loop")
     again = tune(task(noisy), folder=folder, resume=True, progress=False, engine="loop")
