@@ -68,7 +68,7 @@ class TestPace:
         assert 0 < pace.update < 1
         assert 0 < pace.evaluation < 1
         assert told == list(range(1, WARM + TIMED + 1))
-        other.advance(AdvanceRequest(WARM + TIMED, evaluation_steps=quarters(other)))
+        other.advance(AdvanceRequest(WARM + TIMED, evaluation_steps=quarters))
         assert same_bits(run, other)
 
     def test_what_was_asked_for_is_not_exceeded(self) -> None:

@@ -225,8 +225,8 @@ def test_an_error_in_the_user_s_code_says_how_to_go_on_and_going_on_gives_the_an
     with pytest.raises(Exception, match="the user's own") as caught:
         quick(of, BASE, folder=folder, engine="loop")
     notes = [n for e in (caught.value, caught.value.__cause__) for n in getattr(e, "__notes__", ())]
-    call = f"etude.tune(task, folder={str(folder)!r}, resume=True)"
-    said = f"The trials are saved. Go on with: {call}"
+    resume = f"etude.tune(task, folder={str(folder)!r}, resume=True)"
+    said = f"The trials are saved. Go on with: {resume}"
     assert any(said in note for note in notes)
     assert list(folder.rglob("checkpoints/step-*")) or call < 600
     again = tune(of, folder=folder, resume=True, progress=False, engine="loop")

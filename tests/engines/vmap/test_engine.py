@@ -254,7 +254,7 @@ class TestCompany:
         LoopEngine().advance(ours, AdvanceRequest(evaluation_steps=quarters))
         LoopEngine().advance(theirs, AdvanceRequest(evaluation_steps=quarters))
         for one, other in zip(ours, theirs, strict=True):
-            one.evaluations = other.evaluations  # those before the pause were not asked for
+            one.state.evaluations = other.evaluations  # those before the pause were not asked for
             assert_close(one, other)
 
     def test_members_that_stand_at_different_updates(self) -> None:
