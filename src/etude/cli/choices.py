@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,14 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from etude import files
-from etude.cli.console import err
 from etude.cli.interrupt import raise_again
 from etude.cli.kept_task import kept_task
 from etude.cli.next_step import quoted
-from etude.errors import BadValueError, EtudeError, StorageError
+from etude.errors import BadValueError, StorageError
 
 if TYPE_CHECKING:
-    from etude.recipe import Recipe
     from etude.storage.run_folder import RunFolder
     from etude.tasks import Task
 
@@ -136,111 +133,6 @@ def _ready(task: Task) -> Task:
     return task
 
 
-def choose_recipe(
-    task: Task,
-    file: Path | None,
-    changes: list[str] | None,
-    *,
-    reference: str | None = None,
-    spelt: Mapping[str, str] | None = None,
-    **named: Any,
-) -> Recipe:
-    """Return the task's recipe, or the file's, with the changes asked for.
-
-    Args:
-        task: Whose defaults to start from where there is no file.
-        file: A recipe file.
-        reference: Of the task: a Recipe called `recipe` beside it comes before the defaults.
-        changes: FIELD=VALUE texts; 'optimizer.momentum=0.9' reaches into the optimizer.
-        spelt: The option that each of the named fields was typed as, for errors.
-        **named: Fields from options of their own, and the optimizer's `weight_decay`; None changes
-            nothing.
-
-    Raises:
-        RecipeError: If a field is unknown or out of bounds.
-    """
-    recipe = _start(task, file, reference)
-    try:
-        return _changed(recipe, changes, named)
-    except EtudeError as error:
-        for name, option in (spelt or {}).items():
-            if str(error) == _fault(recipe, {name: named[name]}):
-                value = shlex.quote(str(named[name]))
-                error.args = (f"{option} {value}: {error}",)
-                break
-        raise
-
-
-def _fault(recipe: Recipe, named: Mapping[str, Any]) -> str:
-    """Return what is wrong with one option alone; empty if nothing is."""
-    try:
-        _changed(recipe, None, named)
-    except EtudeError as error:
-        return str(error)
-    return ""
-
-
-def _changed(recipe: Recipe, changes: list[str] | None, named: Mapping[str, Any]) -> Recipe:
-    fields = {key: value for key, value in named.items() if value is not None}
-    if isinstance(steps := fields.get("steps"), str):
-        fields["steps"] = length(steps)
-    inner: dict[str, dict[str, Any]] = {}
-    if (decay := fields.pop("weight_decay", None)) is not None:
-        inner["optimizer"] = {"weight_decay": decay}
-    for text in changes or ():
-        ((key, value),) = pairs([text], "--set").items()
-        outer, dot, name = key.partition(".")
-        if dot:
-            if decay is not None and (outer, name) == ("optimizer", "weight_decay"):
-                raise BadValueError(f"--set {text}: --weight-decay gives it too: leave one out")
-            inner.setdefault(outer, {})[_bare(name)] = value
-        else:
-            _refuse_misplaced(key, text, fields.get("optimizer"), recipe)
-            fields[key] = value
-    for outer, table in inner.items():
-        fields[outer] = {**_table(outer, fields.get(outer), recipe), **table}
-    return recipe.replace(**{**_suited(recipe, fields), **fields})
-
-
-def _start(task: Task, file: Path | None, reference: str | None) -> Recipe:
-    from etude.recipe import Recipe
-    from etude.tasks.reference import beside
-
-    if file is not None:
-        return Recipe.load(file)
-    own = None if reference is None else beside(reference, "recipe")
-    if not isinstance(own, Recipe):
-        return Recipe(**task.defaults)
-    assert reference is not None
-    err.print(
-        f"The recipe is `recipe` of {reference.rpartition(':')[0]}.", style="dim", markup=False
-    )
-    return own
-
-
-def _refuse_misplaced(key: str, text: str, optimizer: object, recipe: Recipe) -> None:
-    """Say where a hyperparameter of the optimizer lives, if that is what is set.
-
-    Raises:
-        BadValueError: If the optimizer, or another one, has it.
-    """
-    from etude import optimizers
-    from etude.optimizers.choice import OptimizerChoice
-
-    if key in type(recipe).model_fields:
-        return
-    row = optimizers.get(OptimizerChoice.of(optimizer or recipe.optimizer).name)
-    spelt = f"--set {shlex.quote(f'optimizer.{text.strip()}')}"
-    if key in row.hyperparameters:
-        raise BadValueError(f"--set {text}: {key} lives in the optimizer: write {spelt}")
-    having = [name for name, one in optimizers.ROWS.items() if key in one.hyperparameters]
-    if having:
-        raise BadValueError(
-            f"--set {text}: {row.name} has no {key}; it has {', '.join(row.hyperparameters)}. "
-            f"With {key}, for instance: --optimizer {having[0]} {spelt}"
-        )
-
-
 def refuse_rate(lr: str | None, changes: list[str] | None, task: str | None) -> None:
     """Refuse a rate where the rate is what is looked for.
 
@@ -254,42 +146,6 @@ def refuse_rate(lr: str | None, changes: list[str] | None, task: str | None) -> 
             f"{option}: the rate is what `etude tune` looks for; leave it out. To train at this "
             f"rate: etude train {task or 'TASK'} --lr {given}"
         )
-
-
-def _suited(recipe: Recipe, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return rate and schedule for an optimizer to which the recipe's own mean something else.
-
-    A task's 0.001 is a rate to Adam and next to nothing to Prodigy, whose rate multiplies one it
-    finds itself; a cosine is no help to a line search.
-    """
-    from etude import optimizers
-
-    if "optimizer" not in fields:
-        return {}
-    usual = type(recipe)(optimizer=fields["optimizer"])
-    old, new = (optimizers.get(one.optimizer.name) for one in (recipe, usual))
-    suited: dict[str, Any] = {} if old.rate_free == new.rate_free else {"lr": usual.lr}
-    if bool(new.closure) != bool(old.closure) or new.schedule_free != old.schedule_free:
-        suited["schedule"] = usual.schedule
-    return suited
-
-
-def _table(field: str, given: Any, recipe: Recipe) -> dict[str, Any]:
-    """Return the table that FIELD.KEY=VALUE adds to."""
-    if field == "optimizer":
-        plain = given if given is not None else recipe.optimizer.plain()
-        return {"name": plain} if isinstance(plain, str) else dict(plain)
-    if field == "schedules":
-        return {**recipe.schedules, **(given or {})}
-    if field == "lr_mult":
-        plain = given if given is not None else recipe.lr_mult and recipe.lr_mult.plain()
-        return {"@policy": plain} if isinstance(plain, str) else dict(plain or {})
-    raise BadValueError(f"--set {field}.…: only 'optimizer', 'schedules' and 'lr_mult' have parts")
-
-
-def _bare(name: str) -> str:
-    """Return a key without the quotes that TOML writes around one such as "*[forget]"."""
-    return name[1:-1] if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" else name
 
 
 @contextmanager

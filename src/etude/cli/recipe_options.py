@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, fields
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from etude.cli import choices
+from etude.cli.choices import length, pairs
+from etude.cli.console import err
 from etude.cli.lr_mult import rules
+from etude.errors import BadValueError, EtudeError
 
 if TYPE_CHECKING:
     from etude.recipe import Recipe
@@ -103,7 +106,7 @@ class RecipeOptions:
             typed["lr_mult"] = rules(self.lr_mult)
         else:
             typed.pop("lr_mult", None)
-        return choices.choose_recipe(
+        return choose_recipe(
             task,
             self.recipe,
             self.changes,
@@ -199,3 +202,144 @@ def _parameter(name: str, text: str | None) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=kind
     )
+
+
+def choose_recipe(
+    task: Task,
+    file: Path | None,
+    changes: list[str] | None,
+    *,
+    reference: str | None = None,
+    spelt: Mapping[str, str] | None = None,
+    **named: Any,
+) -> Recipe:
+    """Return the task's recipe, or the file's, with the changes asked for.
+
+    Args:
+        task: Whose defaults to start from where there is no file.
+        file: A recipe file.
+        reference: Of the task: a Recipe called `recipe` beside it comes before the defaults.
+        changes: FIELD=VALUE texts; 'optimizer.momentum=0.9' reaches into the optimizer.
+        spelt: The option that each of the named fields was typed as, for errors.
+        **named: Fields from options of their own, and the optimizer's `weight_decay`; None changes
+            nothing.
+
+    Raises:
+        RecipeError: If a field is unknown or out of bounds.
+    """
+    recipe = _start(task, file, reference)
+    try:
+        return _changed(recipe, changes, named)
+    except EtudeError as error:
+        for name, option in (spelt or {}).items():
+            if str(error) == _fault(recipe, {name: named[name]}):
+                value = shlex.quote(str(named[name]))
+                error.args = (f"{option} {value}: {error}",)
+                break
+        raise
+
+
+def _fault(recipe: Recipe, named: Mapping[str, Any]) -> str:
+    """Return what is wrong with one option alone; empty if nothing is."""
+    try:
+        _changed(recipe, None, named)
+    except EtudeError as error:
+        return str(error)
+    return ""
+
+
+def _changed(recipe: Recipe, changes: list[str] | None, named: Mapping[str, Any]) -> Recipe:
+    fields = {key: value for key, value in named.items() if value is not None}
+    if isinstance(steps := fields.get("steps"), str):
+        fields["steps"] = length(steps)
+    inner: dict[str, dict[str, Any]] = {}
+    if (decay := fields.pop("weight_decay", None)) is not None:
+        inner["optimizer"] = {"weight_decay": decay}
+    for text in changes or ():
+        ((key, value),) = pairs([text], "--set").items()
+        outer, dot, name = key.partition(".")
+        if dot:
+            if decay is not None and (outer, name) == ("optimizer", "weight_decay"):
+                raise BadValueError(f"--set {text}: --weight-decay gives it too: leave one out")
+            inner.setdefault(outer, {})[_bare(name)] = value
+        else:
+            _refuse_misplaced(key, text, fields.get("optimizer"), recipe)
+            fields[key] = value
+    for outer, table in inner.items():
+        fields[outer] = {**_table(outer, fields.get(outer), recipe), **table}
+    return recipe.replace(**{**_suited(recipe, fields), **fields})
+
+
+def _start(task: Task, file: Path | None, reference: str | None) -> Recipe:
+    from etude.recipe import Recipe
+    from etude.tasks.reference import beside
+
+    if file is not None:
+        return Recipe.load(file)
+    own = None if reference is None else beside(reference, "recipe")
+    if not isinstance(own, Recipe):
+        return Recipe(**task.defaults)
+    assert reference is not None
+    err.print(
+        f"The recipe is `recipe` of {reference.rpartition(':')[0]}.", style="dim", markup=False
+    )
+    return own
+
+
+def _refuse_misplaced(key: str, text: str, optimizer: object, recipe: Recipe) -> None:
+    """Say where a hyperparameter of the optimizer lives, if that is what is set.
+
+    Raises:
+        BadValueError: If the optimizer, or another one, has it.
+    """
+    from etude import optimizers
+    from etude.optimizers.choice import OptimizerChoice
+
+    if key in type(recipe).model_fields:
+        return
+    row = optimizers.get(OptimizerChoice.of(optimizer or recipe.optimizer).name)
+    spelt = f"--set {shlex.quote(f'optimizer.{text.strip()}')}"
+    if key in row.hyperparameters:
+        raise BadValueError(f"--set {text}: {key} lives in the optimizer: write {spelt}")
+    having = [name for name, one in optimizers.ROWS.items() if key in one.hyperparameters]
+    if having:
+        raise BadValueError(
+            f"--set {text}: {row.name} has no {key}; it has {', '.join(row.hyperparameters)}. "
+            f"With {key}, for instance: --optimizer {having[0]} {spelt}"
+        )
+
+
+def _suited(recipe: Recipe, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return rate and schedule for an optimizer to which the recipe's own mean something else.
+
+    A task's 0.001 is a rate to Adam and next to nothing to Prodigy, whose rate multiplies one it
+    finds itself; a cosine is no help to a line search.
+    """
+    from etude import optimizers
+
+    if "optimizer" not in fields:
+        return {}
+    usual = type(recipe)(optimizer=fields["optimizer"])
+    old, new = (optimizers.get(one.optimizer.name) for one in (recipe, usual))
+    suited: dict[str, Any] = {} if old.rate_free == new.rate_free else {"lr": usual.lr}
+    if bool(new.closure) != bool(old.closure) or new.schedule_free != old.schedule_free:
+        suited["schedule"] = usual.schedule
+    return suited
+
+
+def _table(field: str, given: Any, recipe: Recipe) -> dict[str, Any]:
+    """Return the table that FIELD.KEY=VALUE adds to."""
+    if field == "optimizer":
+        plain = given if given is not None else recipe.optimizer.plain()
+        return {"name": plain} if isinstance(plain, str) else dict(plain)
+    if field == "schedules":
+        return {**recipe.schedules, **(given or {})}
+    if field == "lr_mult":
+        plain = given if given is not None else recipe.lr_mult and recipe.lr_mult.plain()
+        return {"@policy": plain} if isinstance(plain, str) else dict(plain or {})
+    raise BadValueError(f"--set {field}.…: only 'optimizer', 'schedules' and 'lr_mult' have parts")
+
+
+def _bare(name: str) -> str:
+    """Return a key without the quotes that TOML writes around one such as "*[forget]"."""
+    return name[1:-1] if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" else name
