@@ -90,3 +90,10 @@ def test_a_selector_of_the_page_matches_a_task_that_it_names(
 def test_the_page_on_schedules_names_every_kind() -> None:
     text = (ROOT / "docs" / "schedules.md").read_text()
     assert [name for name in KINDS if f"`{name}" not in text] == []
+
+
+def test_the_files_that_the_guide_names_exist() -> None:
+    """The paths of a rate and of a loss are walked by people: each stop is there."""
+    named = set(re.findall(r"`([\w/]+\.py)`", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert len(named) > 20
+    assert not [f for f in named if not any((d / f).is_file() for d in (ROOT, ROOT / "src/etude"))]
