@@ -90,7 +90,7 @@ def find(reference: str, what: str) -> Any:
         )
     path = Path(place).expanduser()
     with _importable(path.parent if is_file(place) else Path.cwd()):
-        module = _run_file(path) if is_file(place) else _import(place)
+        module = _run_file(path) if is_file(place) else _import(place, what)
     if not hasattr(module, name):
         raise unknown_name(what, name, [n for n in vars(module) if not n.startswith("_")])
     return getattr(module, name)
@@ -202,10 +202,10 @@ def _put_back(name: str, module: ModuleType | None) -> None:
         sys.modules[name] = module
 
 
-def _import(place: str) -> ModuleType:
+def _import(place: str, what: str = "task") -> ModuleType:
     if place.partition(".")[0] in sys.stdlib_module_names:
         raise TaskError(
-            f"{place!r} is a module of Python itself and holds no task: for a file of that name "
+            f"{place!r} is a module of Python itself and holds no {what}: for a file of that name "
             f"give '{place.replace('.', '/')}.py:name'"
         )
     try:
