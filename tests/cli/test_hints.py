@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import etude as package
-from etude.cli.choices import title
 from etude.optimizers import ROWS
 from etude.optimizers.match import Traits, match, recommended
 from etude.optimizers.row import INSTALL
 from etude.recipe import Recipe
+from etude.tasks.ref import title
 
 OWN = """
 import torch
