@@ -91,7 +91,7 @@ def test_it_refuses_at_construction_what_is_known_by_then(make, message):
 def test_what_is_read_once_is_not_moved():
     optimizer = torch.optim.Adagrad(weight())
     with pytest.raises(
-        BadValueError, match="initial_accumulator_value: adagrad cannot change it w"
+        BadValueError, match="initial_accumulator_value: adagrad cannot change it d"
     ):
         Scheduler(optimizer, initial_accumulator_value=constant(0.5))
 

@@ -181,7 +181,7 @@ def test_evaluation_is_at_the_averaged_weights_and_leaves_no_trace(name, digits)
     assert judged == pytest.approx(mid.loss, rel=1e-5)
     training = Run(digits, recipe)
     training.advance(19)
-    training.weights = None
+    training._evaluation_weights = None
     assert training.evaluate().loss != pytest.approx(mid.loss, rel=1e-5)
 
 

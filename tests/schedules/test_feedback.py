@@ -290,7 +290,7 @@ def test_changes_of_plan_that_are_impossible_are_refused() -> None:
     assert linear(10).extend(at=5, horizon=10) == linear(10)
     with pytest.raises(BadValueError, match="at is 10; it must be before the old end 10"):
         linear(10).extend(at=10, horizon=20)
-    with pytest.raises(BadValueError, match="give warmup in steps"):
+    with pytest.raises(BadValueError, match="horizon is '5 epochs'; give it in steps"):
         linear(10).extend(at=1, horizon="5 epochs")
     with pytest.raises(BadValueError, match="has no length in steps yet"):
         cosine().extend(at=1, horizon=5)

@@ -73,7 +73,7 @@ def test_weights_that_broke_are_named_where_the_gradient_is_gone():
     loss = made.series["loss"][6]
     assert made.reason == (
         "the training loss became nan at update 7 (lr "
-        f"{0.01 * made.shape(7):.3g}): the weights of 'inner.weight' became nan at or before "
+        f"{0.01 * made.state.lr_schedule(7):.3g}): the weights of 'inner.weight' became nan at or before "
         f"update 6, at a finite loss of {loss:.4g}"
     )
 
@@ -102,7 +102,7 @@ def test_a_resumed_run_does_not_blame_another_gradient():
     state = second.state_dict()
     third = Run(Task(Net, (X, Y), valid=(X, Y), loss=mse_loss), RECIPE)
     third.advance(2)
-    third.load(state)
+    third.load_state_dict(state)
     third.evaluate()
     assert third.reason.startswith("the weights of 'outer.bias' became nan at or before update 2")
     assert first.status == "finished"

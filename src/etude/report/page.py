@@ -69,7 +69,7 @@ def html(result: object, *, task: Task | None = None) -> str:
 def render(report: Report) -> str:
     """Return a report as the text of one HTML file."""
     renderer = _Renderer()
-    body = templates.render("report.html", report=report, show=renderer)
+    body = templates.render("body.html", report=report, show=renderer)
     return str(
         templates.render(
             "page.html",

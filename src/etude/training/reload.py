@@ -141,6 +141,9 @@ def _check_plain(state: Mapping[str, Any]) -> None:
         numbers = [one["loss"], *one["parts"], *(() if one["metric"] is None else [one["metric"]])]
         if not _whole(one["step"]) or not all(_real(number) for number in numbers):
             raise StorageError(f"the checkpoint is damaged: an evaluation is {shown(one)}")
+    for name in ("parts", "metric_parts"):
+        if len({len(one[name]) for one in state["evaluations"] if one[name]}) > 1:
+            raise StorageError(f"the checkpoint is damaged: its evaluations differ in their {name}")
     if not all(_whole(n) for pair in state.get("extended", ()) for n in pair):
         raise StorageError("the checkpoint is damaged: it was extended at no update")
     lengths = {len(values) for values in state["series"].values()}

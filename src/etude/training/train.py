@@ -80,8 +80,8 @@ def train(
     >>> from torch.nn.functional import mse_loss
     >>> x = torch.linspace(-1, 1, 64)[:, None]
     >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
-    >>> train(task, Recipe(lr=0.1, steps=50, batch_size=16)).status
-    'finished'
+    >>> print(train(task, Recipe(lr=0.1, steps=50, batch_size=16)).status)
+    finished
     """
     check_given(task, recipe)
     home = None if folder is None else RunFolder(Path(folder))
