@@ -73,8 +73,8 @@ def test_weights_that_broke_are_named_where_the_gradient_is_gone():
     loss = made.series["loss"][6]
     assert made.reason == (
         "the training loss became nan at update 7 (lr "
-        f"{0.01 * made.state.lr_schedule(7):.3g}): the weights of 'inner.weight' became nan at or before "
-        f"update 6, at a finite loss of {loss:.4g}"
+        f"{0.01 * made.state.lr_schedule(7):.3g}): the weights of 'inner.weight' became nan at or "
+        f"before update 6, at a finite loss of {loss:.4g}"
     )
 
 
