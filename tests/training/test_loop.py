@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
+import re
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -18,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from etude import Recipe, Record, Task, train
-from etude.errors import BadValueError, TaskError
+from etude.errors import BadValueError, MovedError, TaskError
 from etude.randomness import derive_seed, random_state_kept, seed_everything
 from etude.schedules import Clock, parse
 from etude.tasks.data import Cursor
 from etude.tasks.metrics import mean_metric
 from etude.training.evaluate import evaluate
-from etude.training.run import Run
+from etude.training.run import MOVED, Run
 from etude.training.state import RunState
 from tests.helpers import data, mlp, noisy, task
 
@@ -435,3 +436,11 @@ def test_without_a_metric_there_are_no_parts_of_one():
     record = train(Task(mlp, data(), loss=cross_entropy), BASE)
     assert {e.metric_parts for e in record.evaluations} == {()}
     assert "valid_metric_parts" not in record.arrays()
+
+
+def test_an_old_name_of_a_run_says_the_new_one():
+    run = Run(task(), BASE)
+    for name, new in MOVED.items():
+        with pytest.raises(MovedError, match=re.escape(f"Run.{name} is now {new}")):
+            getattr(run, name)
+    assert not hasattr(run, "never_there")

@@ -7,14 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from etude.errors import StorageError
+from etude.errors import MovedError, StorageError
 from etude.recipe import Recipe
 from etude.record import Cost, Evaluation, Record, Status, environment
 from etude.schedules import Schedule
@@ -30,6 +30,19 @@ from etude.training.reload import reload
 from etude.training.request import AdvanceRequest
 from etude.training.state import initial_state
 from etude.training.threads import use_threads
+
+MOVED = {
+    "extra": "Run.state.extra_gradients",
+    "heard": "Run.state.evaluation_steps",
+    "load": "Run.load_state_dict",
+    "marks": "Run.state.evenly_spaced",
+    "others": "Run.state.hyperparameter_schedules",
+    "probes": "etude.Observer, given as Run(observers=)",
+    "row": "Run.state.optimizer_spec",
+    "shape": "Run.state.lr_schedule",
+    "walk": "Run.advance",
+}
+"""The old name of an attribute of a run, and the new one."""
 
 
 class Run:
@@ -62,6 +75,17 @@ class Run:
             self._evaluation_weights = EvaluationWeights(
                 state.task, state.model, state.optimizer, state.batch_size, state.autocast
             )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say where an old name went.
+
+        Raises:
+            MovedError: If the name is an old one.
+            AttributeError: If the name was never there.
+        """
+        if name in MOVED:
+            raise MovedError(f"Run.{name} is now {MOVED[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # ---- what others read ----------------------------------------------------------------------
 
