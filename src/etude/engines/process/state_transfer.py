@@ -59,6 +59,8 @@ def _with_words(state: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[
 
 
 def _up(place: int) -> int:
+    # Kernels read addresses that are not aligned in another order of operations: a run would have
+    # other bits after its state went through here.
     return -(-place // ALIGNED) * ALIGNED
 
 
@@ -125,6 +127,8 @@ class StateTransfer:
         free = None if self._memory is None or self.taken else ALIGNED
         for state in states:
             packing = _Packing(state)
+            # What has not been read yet is not overwritten: a worker that sends twice in a row, as
+            # before its end, sends bytes the second time.
             if self._memory is None or free is None or free + packing.size > len(self._memory):
                 target = bytearray(packing.size)
                 packing.write(target)

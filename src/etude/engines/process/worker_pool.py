@@ -84,6 +84,8 @@ class WorkerPool:
         self.runs, self.start, self.inner, self.at_once = tuple(runs), start, inner, at_once
         # Typed as Any: torch's wrapper adds the sharing of tensors to the standard library's.
         self._context: Any = torch.multiprocessing.get_context(start)
+        # Shared without a lock: this process alone writes it, and a worker that reads it one update
+        # late stops one update later.
         self._flag = self._context.RawValue("i", 0)
         self.workers: list[WorkerHandle] = []
         self._task = runs[0].task
@@ -164,6 +166,7 @@ class WorkerPool:
         worker.job = job
         runs = {self.number(run): run for run in self.runs}
         chosen = {number: runs[number] for number in job.numbers}
+        # Runs that the caller has let go of: the worker would hold their models for ever.
         gone = frozenset(worker.known - set(self._numbers.values()))
         new = {n: run.recipe.plain() for n, run in chosen.items() if n not in worker.known}
         worker.known = (worker.known - gone) | set(chosen)
