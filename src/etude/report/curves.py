@@ -61,7 +61,7 @@ def evaluated(evaluations: Sequence[Evaluation], what: str = "loss") -> PlottedC
         evaluations: In order.
         what: 'loss' or 'metric'.
 
-    >>> looks([Evaluation(0, 2.3), Evaluation(5, 1.0)]).values
+    >>> evaluated([Evaluation(0, 2.3), Evaluation(5, 1.0)]).values
     (2.3, 1.0)
     """
     found = [(e.step, getattr(e, what)) for e in evaluations]

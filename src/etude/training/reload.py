@@ -142,7 +142,8 @@ def _check_plain(state: Mapping[str, Any]) -> None:
         if not _whole(one["step"]) or not all(_real(number) for number in numbers):
             raise StorageError(f"the checkpoint is damaged: an evaluation is {shown(one)}")
     for name in ("parts", "metric_parts"):
-        if len({len(one[name]) for one in state["evaluations"] if one[name]}) > 1:
+        # A state of before the metric's parts were kept has none.
+        if len({len(one[name]) for one in state["evaluations"] if one.get(name)}) > 1:
             raise StorageError(f"the checkpoint is damaged: its evaluations differ in their {name}")
     if not all(_whole(n) for pair in state.get("extended", ()) for n in pair):
         raise StorageError("the checkpoint is damaged: it was extended at no update")
