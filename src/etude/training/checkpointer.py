@@ -80,8 +80,3 @@ class Checkpointer:
             else:
                 error.add_note(NextStepNote(f"Saved up to update {self.run.step}", self.saved()))
             raise
-
-    def finish(self) -> None:
-        """Keep the record, drop the checkpoints: nobody will go on from here."""
-        self.run.record().save(self.folder.path)
-        self.folder.drop_states()

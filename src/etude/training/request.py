@@ -20,11 +20,6 @@ def no_evaluation_steps(state: RunState) -> Iterable[int]:
     return ()
 
 
-def own_steps(state: RunState) -> Iterable[int]:
-    """Evaluate where the recipe asks for it."""
-    return state.evaluation_steps
-
-
 @dataclass(frozen=True)
 class AdvanceRequest:
     """How far to train, where to evaluate on the way, and who is asked and told.

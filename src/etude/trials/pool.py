@@ -240,7 +240,7 @@ class TrialPool:
             now = time.monotonic()
             if now - shown > SHOWN:
                 used = sum(at[i] - begun[i] for i in at) * owner[id(state)].weight / self.unit
-                self.bar(self.spent + used, self.budget, f"{part}{leader}")
+                self.bar(self.spent + used, self.budget, f"phase: {part}{leader}")
                 shown = now
             if self.folder is not None and now - saved > SAVED and state.step == step:
                 owner[id(state)].save()
