@@ -259,15 +259,22 @@ def span(ratios: Sequence[float]) -> str:
     return f"({min(ratios):.2f} to {max(ratios):.2f})"
 
 
+def quietness(load: float) -> str:
+    """Say how busy the machine was when a part was begun.
+
+    >>> quietness(0.25)
+    'Load at the start: 0.2.'
+    """
+    noise = "" if load < QUIET else " The machine was not quiet: 10% cannot be told."
+    return f"Load at the start: {load:.1f}.{noise}"
+
+
 def text(result: dict[str, Any]) -> str:
     """Return the results as a page."""
-    quiet = result["load"] < QUIET
-    noise = "" if quiet else " The machine was not quiet: a difference of 10% cannot be told."
     lines = [
         "# Two clever parts beside simple ones",
         "",
-        f"{result['machine']}; load {result['load']:.1f} at the start.{noise} Rounds alternate, "
-        "ratios are medians, with the least and the largest in brackets. Below 1 the clever part "
+        f"{result['machine']}. Rounds alternate, ratios are medians, with the least and the largest in brackets. Below 1 the clever part "
         f"is faster, and it stays where it takes at most {GAIN:g} of the simple one's time. "
         "Written by `python -m benchmarks.alternatives`.",
     ]
@@ -276,7 +283,8 @@ def text(result: dict[str, Any]) -> str:
             "",
             "## A run's state to another process and back: the pool's format, safetensors bytes",
             "",
-            f"A job is {PAUSES} calls of {UPDATES} updates for {MEMBERS} runs.",
+            f"A job is {PAUSES} calls of {UPDATES} updates for {MEMBERS} runs. "
+            + quietness(result["load"]["wire"]),
             "",
             "| task | own, ms | safetensors, ms | ratio | own job, s | other job, s | ratio |",
             "|---|---:|---:|---:|---:|---:|---:|",
@@ -293,7 +301,7 @@ def text(result: dict[str, Any]) -> str:
             "## `auto` and the simple rule",
             "",
             "A job is four calls, the last two with half the runs; what was taken is named for "
-            "each round.",
+            "each round. " + quietness(result["load"]["auto"]),
             "",
             "| job | engines | auto, s | simple, s | ratio | auto took | simple took |",
             "|---|---|---:|---:|---:|---|---|",
@@ -324,12 +332,15 @@ def main(parts: list[str]) -> None:
     result |= {
         "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}, "
         f"torch {torch.__version__}",
-        "load": os.getloadavg()[0],
         **{part: [] for part in chosen},
     }
+    if "wire" in chosen:
+        result.setdefault("load", {})["wire"] = os.getloadavg()[0]
     for name in WIRED if "wire" in chosen else ():
         result["wire"].append(measure_wire(name))
         save(result)
+    if "auto" in chosen:
+        result.setdefault("load", {})["auto"] = os.getloadavg()[0]
     for exact in (True, False) if "auto" in chosen else ():
         for job in JOBS:
             result["auto"].append(measure_auto(job, exact, rounds=3))
