@@ -274,9 +274,9 @@ def text(result: dict[str, Any]) -> str:
     lines = [
         "# Two clever parts beside simple ones",
         "",
-        f"{result['machine']}. Rounds alternate, ratios are medians, with the least and the largest in brackets. Below 1 the clever part "
-        f"is faster, and it stays where it takes at most {GAIN:g} of the simple one's time. "
-        "Written by `python -m benchmarks.alternatives`.",
+        f"{result['machine']}. Rounds alternate, ratios are medians, with the least and the "
+        "largest in brackets. Below 1 the clever part is faster, and it stays where it takes at "
+        f"most {GAIN:g} of the simple one's time. Written by `python -m benchmarks.alternatives`.",
     ]
     if result.get("wire"):
         lines += [
