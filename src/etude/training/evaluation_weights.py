@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from etude.randomness import random_state_kept
-from etude.tasks.data import Cursor
 from etude.tasks.task import Task
-from etude.torch_internals import BATCH_NORMS
-from etude.training.evaluate import move
+from etude.training.batch_norm_statistics import renew_statistics
 from etude.training.objective import Context
-from etude.training.snapshot import Buffers, modes_kept
-
-BATCHES = 32
-"""Batches from which running statistics are taken anew."""
+from etude.training.snapshot import Buffers
 
 
 class EvaluationWeights:
@@ -59,7 +52,7 @@ class EvaluationWeights:
         """Move to the weights to be judged, for good."""
         if not self.settled:
             self.optimizer.eval()  # type: ignore[attr-defined]
-            self._renew_statistics()
+            renew_statistics(self.task, self.model, self.batch_size, self.autocast)
 
     def unsettle(self) -> None:
         """Go back to the weights to be trained."""
@@ -82,30 +75,3 @@ class EvaluationWeights:
                 for parameter, value in kept:
                     parameter.copy_(value)
                 buffers.restore()
-
-    def _renew_statistics(self) -> None:
-        norms = [
-            m for m in self.model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats
-        ]
-        if not norms:
-            return
-        momenta = [norm.momentum for norm in norms]
-        device = next(self.model.parameters()).device
-        data = self.task.train
-        with modes_kept(self.model):
-            self.model.eval()
-            for norm in norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # the plain average over the batches
-                norm.train()
-            try:
-                with random_state_kept(0), torch.no_grad(), data.untouched():
-                    # In the order of training: a set sorted by class gives batches of one class.
-                    shuffled = data.stream(self.batch_size, 0, Cursor())
-                    count = min(BATCHES, data.steps_per_epoch(self.batch_size) or BATCHES)
-                    for batch in islice(shuffled, count):
-                        with self.autocast():
-                            self.task.forward(self.model, move(batch, device))
-            finally:
-                for norm, momentum in zip(norms, momenta, strict=True):
-                    norm.momentum = momentum

@@ -1,0 +1,61 @@
+"""Running statistics of batch normalisation, taken anew for weights that nothing was trained at."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import torch
+from torch import nn
+
+from etude.randomness import random_state_kept
+from etude.tasks.data import Cursor
+from etude.tasks.task import Task
+from etude.torch_internals import BATCH_NORMS
+from etude.training.evaluate import move
+from etude.training.objective import Context
+from etude.training.snapshot import modes_kept
+
+BATCHES = 32
+"""Batches from which statistics are taken, at most; an epoch has no more."""
+
+
+def renew_statistics(
+    task: Task, model: nn.Module, batch_size: int, autocast: Context, batches: int = BATCHES
+) -> None:
+    """Take the running mean and variance of every batch normalisation anew, in place.
+
+    Each becomes the plain average over `batches` training batches. A mean of weights, or
+    the weights that an optimizer wants judged, have activations of their own: the statistics
+    of the training weights do not fit them (Izmailov et al., 2018, arXiv:1803.05407). A model
+    without batch normalisation is left alone, and no data is read.
+
+    Args:
+        task: Whose training batches to use.
+        model: The network.
+        batch_size: Samples in one batch.
+        autocast: A factory of the context that the forward pass runs in.
+        batches: How many to use.
+    """
+    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    device = next(model.parameters()).device
+    data = task.train
+    with modes_kept(model):
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain average over the batches
+            norm.train()
+        try:
+            with random_state_kept(0), torch.no_grad(), data.untouched():
+                # In the order of training: a set sorted by class gives batches of one class.
+                shuffled = data.stream(batch_size, 0, Cursor())
+                count = min(batches, data.steps_per_epoch(batch_size) or batches)
+                for batch in islice(shuffled, count):
+                    with autocast():
+                        task.forward(model, move(batch, device))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
