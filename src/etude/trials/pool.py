@@ -32,6 +32,7 @@ from etude.trials.baseline import constant_score
 from etude.trials.phase import Phase
 from etude.trials.score import Goal, mean, refuse_undefined
 from etude.trials.trial import Trial
+from etude.trials.weight_mean import weight_mean
 
 SHOWN = 0.1
 """Seconds between two words on the progress."""
@@ -142,7 +143,10 @@ class TrialPool:
         return mean(whole) if len(whole) == len(found) else None
 
     def _runs(self, recipe: Recipe) -> list[Run]:
-        return [Run(task, recipe, device=self.device) for task in self.tasks]
+        return [
+            Run(task, recipe, device=self.device, observers=weight_mean(task, recipe))
+            for task in self.tasks
+        ]
 
     def _judge(self, trial: Trial) -> None:
         """Evaluate the runs before training; the same weights are not asked twice."""

@@ -17,6 +17,7 @@ from etude.training.run import Run
 from etude.trials.baseline import better
 from etude.trials.curve import Curve
 from etude.trials.score import Goal, mean
+from etude.trials.weight_mean import WeightMean
 
 WINDOW = 16
 """The share of a run, as 1/WINDOW, over which the training loss is averaged before a look."""
@@ -42,11 +43,13 @@ class Trial:
         self._make = make
         self._runs = make()
         self._asleep: list[Record] = []
+        self._asleep_means: list[tuple[Evaluation, ...]] = []
         self.recipe: Recipe = self._runs[0].recipe
         self.length: int = self._runs[0].length
         self.recipe_key = self.recipe.replace(lr=1.0).digest
         first = self._runs[0]
         self.weight = first.batch_size * first.recipe.accumulate
+        self.averages = bool(len(first.observers))
         self.floor: Evaluation | None = None
         self.reached = 0
         self.asked: dict[float, int] = {}
@@ -74,7 +77,7 @@ class Trial:
                 if state is None:
                     raise StorageError(f"the paused state in {str(place.path)!r} is gone")
                 run.load_state_dict(state)
-            self._asleep = []
+            self._asleep, self._asleep_means = [], []
         return self._runs
 
     @property
@@ -105,12 +108,14 @@ class Trial:
         self.folder = self.folder or RunFolder(spare / self.name)
         self.save()
         self._asleep = [run.record().without_model() for run in self._runs]
+        self._asleep_means = [_means(run) for run in self._runs]
         self._runs = []
 
     def missed(self, step: int) -> bool:
         """Whether a run that was read back is past an update where nobody had looked."""
         return not self.diverged and any(
-            _step(seen) > step and _at(seen, step) is None for seen in self._seen()
+            _step(seen) > step and (_at(seen, step) is None or self._lacks_mean(i, step))
+            for i, seen in enumerate(self._seen())
         )
 
     def restart(self) -> None:
@@ -118,7 +123,7 @@ class Trial:
         if self.folder is not None:
             for place in self._places(self.folder):
                 place.drop_states()
-        self._runs, self._asleep = self._make(), []
+        self._runs, self._asleep, self._asleep_means = self._make(), [], []
 
     def finish(self) -> None:
         """Keep the records, and the newest state: a larger budget goes on from there."""
@@ -139,10 +144,13 @@ class Trial:
 
     def record(self) -> Record:
         """Return what has happened; over folds, the first one's with the mean evaluations."""
-        first = self.records()[0]
-        return (
-            first if len(self._seen()) == 1 else replace(first, evaluations=tuple(self.evaluated()))
-        )
+        first, *others = self.records()
+        if not others:
+            return first
+        steps = sorted({e.step for e in first.evaluations if e.step <= self.reached})
+        found = [[_at(seen, step) for seen in self._seen()] for step in steps]
+        whole = [mean([e for e in row if e is not None]) for row in found if None not in row]
+        return replace(first, evaluations=tuple(whole))
 
     def _seen(self) -> Sequence[Run | Record]:
         return self._runs or self._asleep
@@ -180,16 +188,26 @@ class Trial:
         return sum(min(step, self.reached) - min(step, before) for step in steps)
 
     def at(self, step: int) -> Evaluation | None:
-        """Return the evaluation after `step` updates, the mean over folds, if there was one.
+        """Return what a trial is judged by after `step` updates, the mean over folds, if known.
 
-        A run that stopped early stands from then on where it stopped, at its best weights, which
-        are the last that were evaluated there.
+        On the way that is the evaluation of the mean of the weights, at the end that of the
+        weights themselves (see `WeightMean`). A run that stopped early stands from then on where
+        it stopped, at its best weights, which are the last that were evaluated there.
         """
-        found = [_at(seen, step) for seen in self._seen()]
+        found = [self._mean_at(i, step) or _at(seen, step) for i, seen in enumerate(self._seen())]
         whole = [e for e in found if e is not None]
         if len(whole) < len(found):
             return None
         return replace(mean(whole), step=max(e.step for e in whole))
+
+    def _mean_at(self, place: int, step: int) -> Evaluation | None:
+        """Return the evaluation of the mean of a run's weights after `step` updates."""
+        means = _means(self._runs[place]) if self._runs else self._asleep_means[place]
+        return next((e for e in reversed(means) if e.step == step), None)
+
+    def _lacks_mean(self, place: int, step: int) -> bool:
+        """Whether a mean of the weights should have been evaluated and was not."""
+        return self.averages and 0 < step < self.length and self._mean_at(place, step) is None
 
     def score(self, step: int) -> float:
         """Return the score after `step` updates; infinite if it did not get there."""
@@ -273,7 +291,12 @@ def _at(seen: Run | Record, step: int) -> Evaluation | None:
     return next((e for e in reversed(seen.evaluations) if e.step == step), None)
 
 
+def _means(run: Run) -> tuple[Evaluation, ...]:
+    return tuple(e for o in run.observers if isinstance(o, WeightMean) for e in o.evaluations)
+
+
 def _bytes(run: Run) -> int:
     tensors = [*run.model.parameters(), *run.model.buffers()]
     tensors += tensors_in(list(run.optimizer.state.values()))
+    tensors += [t for o in run.observers for t in tensors_in(o.state())]
     return sum(t.numel() * t.element_size() for t in tensors)

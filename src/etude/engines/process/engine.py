@@ -10,7 +10,7 @@ from etude.engines.base import Engine, check_runs, pending
 from etude.engines.loop import LoopEngine
 from etude.engines.process.dispatcher import Dispatcher, Work
 from etude.engines.process.partition import pieces
-from etude.engines.process.worker_pool import Start, WorkerPool, usual_start
+from etude.engines.process.worker_pool import Start, WorkerPool, can_be_sent, usual_start
 from etude.errors import BadValueError
 from etude.training.observer import refusal
 from etude.training.request import AdvanceRequest
@@ -146,6 +146,6 @@ class PoolEngine(Engine):
                 return f"the runs are on {run.device}, which processes would have to share"
             if reason := refusal(run.observers, "pool"):
                 return reason
-            if len(run.observers) and (self.start or usual_start()) == "spawn":
-                return "the runs have observers, which cannot be sent to another process"
+            if (self.start or usual_start()) == "spawn" and not can_be_sent(run):
+                return "the runs have observers that cannot be pickled for another process"
         return ""

@@ -19,6 +19,7 @@ import torch
 
 from etude.engines.base import Engine, pending
 from etude.engines.process.state_transfer import PackedState, StateTransfer
+from etude.training.observer import Observer
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -50,19 +51,32 @@ class Job:
 
 
 @dataclass(frozen=True)
+class RunParts:
+    """What a process builds a run of its task from.
+
+    Attributes:
+        recipe: In plain values.
+        observers: Copies of the caller's; what they hold comes with the run's state.
+    """
+
+    recipe: dict[str, Any]
+    observers: tuple[Observer, ...]
+
+
+@dataclass(frozen=True)
 class JobMessage:
     """What a process is sent: a job, and what it needs to know for it.
 
     Attributes:
         job: The job.
         packed_states: Its runs' states.
-        recipes: Of the runs that the process does not know, in plain values.
+        parts: Of the runs that the process does not know.
         forgotten: Runs that are no more.
     """
 
     job: Job
     packed_states: list[PackedState]
-    recipes: dict[int, dict[str, Any]]
+    parts: dict[int, RunParts]
     forgotten: frozenset[int]
 
 
@@ -74,7 +88,7 @@ class WorkerContext:
         connection: Where messages come from and answers go to.
         transfer: Where states lie that are named in them.
         runs: Those it knows, by number.
-        build: Makes one from a recipe.
+        build: Makes one from its parts.
         inner: What takes several runs further; None for the plain loop.
         flag: A shared number; anything but 0 asks to stop.
         parent: The process to work for; when it is gone, so is this one.
@@ -83,7 +97,7 @@ class WorkerContext:
     connection: Connection
     transfer: StateTransfer
     runs: dict[int, Run]
-    build: Callable[[dict[str, Any]], Run]
+    build: Callable[[RunParts], Run]
     inner: Engine | None
     flag: Any
     parent: int
@@ -152,7 +166,7 @@ def _do(context: WorkerContext, message: JobMessage) -> tuple[Any, ...]:
             job.numbers, context.transfer.get(message.packed_states), strict=True
         ):
             if number not in context.runs:
-                context.runs[number] = context.build(message.recipes[number])
+                context.runs[number] = context.build(message.parts[number])
             runs[number] = context.runs[number]
             runs[number].load_state_dict(state)
             runs[number].limit_threads(job.threads)

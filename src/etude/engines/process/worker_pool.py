@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import warnings
@@ -21,7 +22,7 @@ import torch.multiprocessing
 
 from etude.engines.base import Engine
 from etude.engines.process.state_transfer import StateTransfer, room_for
-from etude.engines.process.worker import Job, JobMessage, WorkerContext, serve
+from etude.engines.process.worker import Job, JobMessage, RunParts, WorkerContext, serve
 from etude.recipe import Recipe
 from etude.tasks.data import TensorData
 from etude.tasks.task import Task
@@ -44,6 +45,15 @@ def usual_start() -> Start:
         return "spawn"
     used = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return "spawn" if used else "fork"
+
+
+def can_be_sent(run: Run) -> bool:
+    """Say whether another process can build a run: its observers are the caller's objects."""
+    try:
+        pickle.dumps(run.observers.listed)
+    except Exception:  # noqa: BLE001  (whatever an object's own way of being pickled raises)
+        return False
+    return True
 
 
 @dataclass(eq=False)
@@ -69,7 +79,8 @@ class WorkerPool:
     """Processes that take runs further, job after job.
 
     What is forked off knows the runs that there were at the time; those that come later it builds
-    from their recipes, if they are of the same task and have no observers.
+    from their recipes and observers, if they are of the same task and the observers can be
+    pickled.
 
     Args:
         runs: The first runs; all of one task.
@@ -119,9 +130,8 @@ class WorkerPool:
         )
 
     def _buildable(self, run: Run) -> bool:
-        # Observers are objects of the caller's: a process has those that it was forked with.
         known = all(self.number(run) in worker.known for worker in self.workers)
-        return type(run) is Run and run.task is self._task and (known or not len(run.observers))
+        return type(run) is Run and run.task is self._task and (known or can_be_sent(run))
 
     def start_worker(self) -> WorkerHandle:
         """Start one more process.
@@ -157,9 +167,9 @@ class WorkerPool:
         self.workers.append(worker)
         return worker
 
-    def _building(self) -> Callable[[dict[str, Any]], Run]:
+    def _building(self) -> Callable[[RunParts], Run]:
         task = self._task
-        return lambda plain: Run(task, Recipe(**plain), device="cpu")
+        return lambda parts: _built(task, parts)
 
     def give(self, worker: WorkerHandle, job: Job) -> None:
         """Let a process do a job, from the states that its runs have now."""
@@ -168,7 +178,11 @@ class WorkerPool:
         chosen = {number: runs[number] for number in job.numbers}
         # Runs that the caller has let go of: the worker would hold their models for ever.
         gone = frozenset(worker.known - set(self._numbers.values()))
-        new = {n: run.recipe.plain() for n, run in chosen.items() if n not in worker.known}
+        new = {
+            n: RunParts(run.recipe.plain(), run.observers.listed)
+            for n, run in chosen.items()
+            if n not in worker.known
+        }
         worker.known = (worker.known - gone) | set(chosen)
         packed_states = worker.transfer.put([run.state_dict() for run in chosen.values()])
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # found dead by `hear`
@@ -271,7 +285,7 @@ def _forked(
     others: list[Connection],
     transfer: StateTransfer,
     runs: dict[int, Run],
-    build: Callable[[dict[str, Any]], Run],
+    build: Callable[[RunParts], Run],
     inner: Engine | None,
 ) -> None:
     for other in others:  # or the death of a sibling would go unnoticed
@@ -287,8 +301,9 @@ def _parts(task: Task) -> dict[str, Any]:
 
 def _spawned(connection: Connection, flag: Any, parent: int, parts: dict[str, Any]) -> None:
     task = Task(**parts)
+    transfer = StateTransfer(0)
+    serve(WorkerContext(connection, transfer, {}, lambda p: _built(task, p), None, flag, parent))
 
-    def build(plain: dict[str, Any]) -> Run:
-        return Run(task, Recipe(**plain), device="cpu")
 
-    serve(WorkerContext(connection, StateTransfer(0), {}, build, None, flag, parent))
+def _built(task: Task, parts: RunParts) -> Run:
+    return Run(task, Recipe(**parts.recipe), device="cpu", observers=parts.observers)
