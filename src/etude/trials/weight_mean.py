@@ -24,7 +24,7 @@ from etude.training.state import RunState
 WINDOW = 0.02
 """Share of the run over which the weights are averaged."""
 
-SAMPLES = 4
+SAMPLES = 10
 """Samples of the weights in a window."""
 
 BATCHES = 20
