@@ -1,6 +1,7 @@
 """The mean of a trial's weights: what it is, and that the run does not notice it."""
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -182,7 +183,7 @@ def test_half_precision_weights_are_averaged_in_single():
     layer = nn.Linear(2, 1).to(torch.float16)
 
     class State:
-        parameters = list(layer.parameters())
+        parameters: ClassVar = list(layer.parameters())
 
     with torch.no_grad():
         mean.on_update(State())
