@@ -56,21 +56,20 @@ def blocks(
 
 
 def patches(
-    picture: np.ndarray | Tensor, size: int, stride: int, *, strip: int, every: int = 4
+    picture: np.ndarray, size: int, stride: int, *, strip: int, every: int = 4
 ) -> tuple[Tensor, Tensor]:
     """Return patches (N, size, size) of a picture with values from 0 to 1, cut from strips.
 
     The middle one of every few strips of columns holds the validation patches.
 
     Args:
-        picture: Shades (H, W): whole numbers up to 255, or any other tensor as it is.
+        picture: Shades (H, W), whole numbers up to 255.
         size: Pixels along each side of a patch.
         stride: Pixels between two patches.
         strip: Columns in a strip.
         every: Strips of which one is held out.
     """
-    whole = torch.as_tensor(np.array(picture))
-    shades = whole.float() / 255 if whole.dtype == torch.uint8 else whole.float()
+    shades = torch.from_numpy(np.array(picture)).float() / 255
     parts: tuple[list[Tensor], list[Tensor]] = ([], [])
     for number in range(shades.shape[1] // strip):
         piece = shades[:, number * strip : (number + 1) * strip]
