@@ -2,13 +2,14 @@
 
     python -m benchmarks.evidence record [--workers N] [--out DIR] [--seconds S] [TASK ...]
 
-Each run is the plain loop's, with one thread. At every share of `SHARES` these are kept:
+Each run is the plain loop's, with one thread. At every share of `SHARES` these are kept: the
+validation loss and the metric of the weights as they stand, the mean training loss since the
+share before, and the distance from the first weights. At every one of `PAUSES` also:
 
-- the validation loss of the weights as they stand, as they stand with the statistics of batch
-  normalisation renewed, and of means of the weights: exponential ones over .02, .06 and .1 of
-  the run with renewed statistics, over .06 without, and the plain mean since the share before;
-- the metric, of the weights as they stand and of the mean over .02;
-- the mean training loss since the share before, and the distance from the first weights;
+- the validation loss of the weights as they stand with the statistics of batch normalisation
+  renewed, and of exponential means of the weights over .02, .06 and .1 of the run with renewed
+  statistics, and over .06 without;
+- the metric of the mean over .02;
 - the validation loss of 16 slices, of the weights as they stand and of the mean over .02.
 
 A run is one file under DIR, so that an interrupted recording goes on; `collect` joins the runs
@@ -56,7 +57,8 @@ SEEDS = (0, 1, 2)
 COUNT, SPACING = 25, 0.2
 SHARES = (1 / 32, 1 / 16, 3 / 32, *(i / 16 for i in range(2, 17)))
 WINDOWS = {"mean02": 0.02, "mean06": 0.06, "mean10": 0.1}
-KINDS = ("raw", "renewed", *WINDOWS, "mean06_stale", "since")
+PAUSES = tuple(i / 16 for i in (1, 2, 3, 4, 6, 8, 10, 12, 14, 16))
+KINDS = ("raw", "renewed", *WINDOWS, "mean06_stale")
 SCALARS = (*KINDS, "metric", "metric_mean02", "train", "moved")
 SLICES = 16
 BATCHES = 20
@@ -76,12 +78,20 @@ def rates(name: str) -> list[float]:
     return [10 ** (lowest + SPACING * i) for i in range(COUNT)]
 
 
+@cache
+def constant(name: str, seed: int) -> float:
+    """Return the validation loss of the best constant output; NaN where there is none."""
+    task = get(name)
+    found = constant_score(Run(task, Recipe(**{**task.defaults, "seed": seed})))
+    return math.nan if found is None else found.loss
+
+
 class Mean:
     """A mean of the weights: exponential over a window, plain until the window is full.
 
     Args:
         parameters: Whose mean it is; nothing is read before the first update.
-        window: In updates; infinite for the plain mean of all updates.
+        window: In updates.
     """
 
     def __init__(self, parameters: Sequence[Tensor], window: float) -> None:
@@ -103,12 +113,11 @@ class Watch:
         self.first = [p.detach().clone() for p in self.weights]
         length = run.length
         self.means = {k: Mean(self.weights, max(1.0, w * length)) for k, w in WINDOWS.items()}
-        self.since = Mean(self.weights, math.inf)
 
     def see(self, state: RunState, step: int) -> None:
         """Add the weights as they are."""
         with torch.no_grad():
-            for mean in (*self.means.values(), self.since):
+            for mean in self.means.values():
                 mean.see(self.weights)
 
     def judge(self, values: Sequence[Tensor] | None, renew: bool) -> Evaluation:
@@ -124,8 +133,16 @@ class Watch:
             renew_statistics(run.task, model, run.batch_size, run.autocast, BATCHES)
         return evaluate(run.task, model, batch_size=max(128, 2 * run.batch_size))
 
-    def look(self, raw: Evaluation) -> dict[str, Any]:
+    def look(self, raw: Evaluation, share: float) -> dict[str, Any]:
         """Return the losses by kind, the metrics, and the slices."""
+        away = [p.detach() - q for p, q in zip(self.weights, self.first, strict=True)]
+        seen = {
+            "raw": raw.loss,
+            "metric": _number(raw.metric),
+            "moved": float(torch.nn.utils.get_total_norm(away)),
+        }
+        if share not in PAUSES:
+            return seen
         norms = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in self.run.model.modules())
         found = {"raw": raw, "renewed": self.judge(None, True) if norms else raw}
         for kind, mean in self.means.items():
@@ -133,14 +150,10 @@ class Watch:
         found["mean06_stale"] = (
             self.judge(self.means["mean06"].values, False) if norms else found["mean06"]
         )
-        found["since"] = self.judge(self.since.values, False)
-        self.since = Mean(self.weights, math.inf)
-        away = [p.detach() - q for p, q in zip(self.weights, self.first, strict=True)]
         return {
+            **seen,
             **{kind: evaluation.loss for kind, evaluation in found.items()},
-            "metric": _number(raw.metric),
             "metric_mean02": _number(found["mean02"].metric),
-            "moved": float(torch.nn.utils.get_total_norm(away)),
             "slices": np.stack([slices(raw), slices(found["mean02"])]),
         }
 
@@ -177,14 +190,13 @@ def trace(unit: tuple[str, int, float]) -> dict[str, np.ndarray]:
         raw = run.evaluate()
         if not math.isfinite(raw.loss):
             break
-        found = watch.look(raw)
-        parts[place] = found.pop("slices")
+        found = watch.look(raw, share)
+        parts[place] = found.pop("slices", np.nan)
         for key, value in found.items():
             kept[key][place] = value
         kept["train"][place] = np.mean(run.series["loss"][before:])
-    constant = constant_score(Run(task, run.recipe))
     about = [rate, seed, first.loss, _number(first.metric), run.step, run.length]
-    about += [math.nan if constant is None else constant.loss, time.process_time() - started]
+    about += [constant(name, seed), time.process_time() - started]
     return {**kept, "parts": parts, "first": slices(first), "about": np.array(about)}
 
 

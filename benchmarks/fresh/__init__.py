@@ -1,4 +1,4 @@
-"""Tasks that the tuner was not shaped on: data that no bundled task uses, and tasks that learn late.
+"""Tasks that the tuner was not shaped on: data of no bundled task, and tasks that learn late.
 
     from benchmarks.fresh import HELD, OPEN, TASKS
     task = TASKS["vowels-lstm"]()

@@ -281,7 +281,9 @@ ROWS = (
         "airports-states", "43 classes in the plane", "vega_datasets: airports", airports_states,
         ("airports",),
     ),
-    Row("trials-cox", "survival, Cox loss, dropout", "lifelines: ACTG 175", trials_cox, ("trials",)),
+    Row(
+        "trials-cox", "survival, Cox loss, dropout", "lifelines: ACTG 175", trials_cox, ("trials",),
+    ),  # fmt: skip
     Row(
         "regimes-hazard", "survival, hazards, embeddings", "lifelines: governments",
         regimes_hazard, ("regimes",),
