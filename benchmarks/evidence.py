@@ -243,6 +243,7 @@ def collect(names: Iterable[str], out: Path) -> None:
             key: np.stack([run[key] for run in runs]).reshape(*shape, *runs[0][key].shape)
             for key in runs[0]
         }
+        joined["parts"] = joined["parts"][:, :, [SHARES.index(share) for share in PAUSES]]
         tensors = {key: value.astype(np.float32) for key, value in joined.items()}
         about = {
             "task": name,

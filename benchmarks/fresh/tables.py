@@ -282,8 +282,8 @@ ROWS = (
         ("airports",),
     ),
     Row(
-        "trials-cox", "survival, Cox loss, dropout", "lifelines: ACTG 175", trials_cox, ("trials",),
-    ),  # fmt: skip
+        "trials-cox", "survival, Cox loss, dropout", "lifelines: ACTG 175", trials_cox, ("trials",)
+    ),
     Row(
         "regimes-hazard", "survival, hazards, embeddings", "lifelines: governments",
         regimes_hazard, ("regimes",),
