@@ -81,7 +81,10 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch (every device) from one number."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # for devices that are not there, `manual_seed` keeps the stack of its caller: 0.4 ms
+        torch.default_generator.manual_seed(seed)
 
 
 class OwnRandomness:

@@ -142,7 +142,7 @@ class Task:
     @property
     def alternates(self) -> bool:
         """Whether `step` yields, so that parts of the model are updated in turn."""
-        return takes_turns(self.step)
+        return self.step is not None and takes_turns(self.step)
 
     def check(self, model: nn.Module, batch: Batch) -> tuple[Tensor, list[str]]:
         """Compute the loss of one batch before training, and raise where torch would only warn.
@@ -212,18 +212,8 @@ class Task:
         return self._forward(model, batch, _with_weight if watch else _without_weight)
 
     def _forward(self, model: nn.Module, batch: Batch, call: Call) -> tuple[WeightedLoss, Any, Any]:
-        if self.alternates:
-            total = torch.stack([loss.mean for _, loss in self.turns(model, batch)]).sum()
-            return WeightedLoss(total), None, None
         if self.step is not None:
-            step = self.step
-            try:
-                loss, weight = call(lambda: step(model, batch))
-            except Exception as error:
-                raise TaskError(
-                    f"step failed on {describe(batch)}: {error}{where(error)}"
-                ) from error
-            return as_loss(loss, "step", weight=weight), None, None
+            return self._stepped(self.step, model, batch, call), None, None
         *inputs, target = _inputs(batch)
         try:
             output = model(*inputs)
@@ -233,6 +223,18 @@ class Task:
                 f"{error}{where(error)}"
             ) from error
         return self.compare(output, target, call), output, target
+
+    def _stepped(
+        self, step: Callable[..., Any], model: nn.Module, batch: Batch, call: Call
+    ) -> WeightedLoss:
+        if self.alternates:
+            total = torch.stack([loss.mean for _, loss in self.turns(model, batch)]).sum()
+            return WeightedLoss(total)
+        try:
+            loss, weight = call(lambda: step(model, batch))
+        except Exception as error:
+            raise TaskError(f"step failed on {describe(batch)}: {error}{where(error)}") from error
+        return as_loss(loss, "step", weight=weight)
 
     def compare(self, output: Any, target: Any, call: Call = _with_weight) -> WeightedLoss:
         """Return the loss of an output, together with its weight.

@@ -119,6 +119,8 @@ def as_loss(
     Raises:
         TaskError: If it is anything else.
     """
+    if isinstance(loss, Tensor) and loss.ndim == 0:
+        return WeightedLoss(loss, weight)
     if isinstance(loss, tuple) and len(loss) == 2:
         try:
             return WeightedLoss.of_pair(*loss)
@@ -136,8 +138,6 @@ def as_loss(
             f"{name} {verb}ed a {type(loss).__name__}: it must {verb} a scalar tensor, or a sum "
             "and its weight"
         )
-    if loss.ndim == 0:
-        return WeightedLoss(loss, weight)
     if loss.numel() == 1:
         return WeightedLoss(loss.reshape(()), weight)
     raise TaskError(
