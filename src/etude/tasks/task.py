@@ -20,12 +20,13 @@ from etude.tasks.ref import TaskRef
 from etude.tasks.turns import check_reach, takes_turns, turns
 from etude.tasks.weighted import WeightedLoss, as_loss, weighed
 
-Call = Callable[[Callable[[], Any]], tuple[Any, Any]]
-"""How a loss is called: returns the loss, and the weight of its mean if that was looked for."""
+Call = Callable[..., tuple[Any, Any]]
+"""How a loss is called, with its arguments: returns the loss, and the weight of its mean if that
+was looked for."""
 
 
-def _without_weight(loss: Callable[[], Any]) -> tuple[Any, None]:
-    return loss(), None
+def _without_weight(loss: Callable[..., Any], *args: Any) -> tuple[Any, None]:
+    return loss(*args), None
 
 
 _with_weight: Call = weighed
@@ -231,7 +232,7 @@ class Task:
             total = torch.stack([loss.mean for _, loss in self.turns(model, batch)]).sum()
             return WeightedLoss(total)
         try:
-            loss, weight = call(lambda: step(model, batch))
+            loss, weight = call(step, model, batch)
         except Exception as error:
             raise TaskError(f"step failed on {describe(batch)}: {error}{where(error)}") from error
         return as_loss(loss, "step", weight=weight)
@@ -246,7 +247,7 @@ class Task:
         assert loss is not None
         name = getattr(loss, "__name__", type(loss).__name__)
         try:
-            found, weight = call(lambda: loss(output, target))
+            found, weight = call(loss, output, target)
         except Exception as error:
             raise TaskError(
                 f"the model's output {describe(output)} does not fit the loss {name} with "

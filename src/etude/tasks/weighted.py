@@ -84,7 +84,7 @@ class WeightedLoss:
         return self
 
 
-def weighed(call: Callable[[], Any]) -> tuple[Any, Weight | None]:
+def weighed(call: Callable[..., Any], *args: Any) -> tuple[Any, Weight | None]:
     """Call a loss and find its weight: the divisor of its mean.
 
     The weight is found if the last operations of the loss are a mean, a sum divided by a count or
@@ -100,7 +100,7 @@ def weighed(call: Callable[[], Any]) -> tuple[Any, Weight | None]:
     """
     scales = Scales()
     with scales:
-        result = call()
+        result = call(*args)
     weight = scales.weight(result)
     return scales.again(result) if isinstance(weight, Tensor) else result, weight
 

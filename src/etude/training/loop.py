@@ -138,7 +138,7 @@ class TrainingLoop:
             The loss, the rate and what is measured; and the closure, if the optimizer needs one.
         """
         state = self.state
-        state.optimizer.zero_grad(set_to_none=True)
+        param_groups.drop_gradients(state.optimizer)
         again = None
         if state.optimizer_spec.closure:
             again = Closure(

@@ -23,6 +23,7 @@ from etude.tasks.data import Batch
 from etude.tasks.task import Task
 from etude.tasks.weighted import WeightedLoss
 from etude.training.accumulation import Accumulation, shares
+from etude.training.param_groups import drop_gradients
 from etude.training.regularisation import Penalty, smoothed
 from etude.training.snapshot import Snapshot
 
@@ -195,7 +196,7 @@ class Closure:
         self._undo.restore()
         if self.graph:
             return self.objective.value(self.batches)
-        self.optimizer.zero_grad(set_to_none=True)
+        drop_gradients(self.optimizer)
         return _total(self.objective.backward(self.batches))
 
 
