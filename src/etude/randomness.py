@@ -36,7 +36,7 @@ class RandomState:
     @classmethod
     def capture(cls) -> RandomState:
         """Read the state without drawing from it."""
-        started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        started = torch.cuda.is_initialized() and torch.cuda.is_available()  # type: ignore[no-untyped-call]
         devices = torch.cuda.get_rng_state_all() if started else []
         return cls(
             random.getstate(),
