@@ -50,6 +50,17 @@ def test_one_seed_sets_every_generator(seed):
         assert draw() == first
 
 
+@given(seeds)
+def test_one_seed_gives_the_numbers_of_each_library(seed):
+    with random_state_kept():
+        seed_everything(seed)
+        found = draw()
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.manual_seed(seed)
+        assert draw() == found
+
+
 def test_two_seeds_give_other_numbers_in_every_generator():
     with random_state_kept(1):
         one = draw()

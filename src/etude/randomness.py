@@ -36,7 +36,7 @@ class RandomState:
     @classmethod
     def capture(cls) -> RandomState:
         """Read the state without drawing from it."""
-        started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        started = torch.cuda.is_initialized() and torch.cuda.is_available()  # type: ignore[no-untyped-call]
         devices = torch.cuda.get_rng_state_all() if started else []
         return cls(
             random.getstate(),
@@ -81,7 +81,10 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch (every device) from one number."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # for devices that are not there, `manual_seed` keeps the stack of its caller: 0.4 ms
+        torch.default_generator.manual_seed(seed)
 
 
 class OwnRandomness:

@@ -85,12 +85,14 @@ class Rates:
         self._counts = KeptCounts(optimizer)
         self._dropped: list[tuple[Tensor, Tensor]] = []
         self.rest = Rest()
-        self._moves = plan.moves
-        self._is_set = not self._moves
-        if slices.places or trust is not None or self._moves or resting:
+        self.moves = plan.moves
+        """Whether a multiplier follows a schedule."""
+        self._constant = [] if self.moves else [group.at(0) for group in groups]
+        self._is_set = not self.moves
+        if slices.places or trust is not None or self.moves or resting:
             optimizer.register_step_pre_hook(self._before)
             optimizer.register_step_post_hook(self._after)
-        if not self._moves:
+        if not self.moves:
             self._set_slices(0)
             self.look(0)
 
@@ -135,6 +137,8 @@ class Rates:
         self._drop()
 
     def _drop(self) -> list[tuple[Tensor, Tensor]]:
+        if not self.rest:
+            return []
         groups = self._optimizer.param_groups
         return self.rest.silence([p for group in groups for p in group["params"]])
 
@@ -148,13 +152,14 @@ class Rates:
         Raises:
             BadValueError: If a scheduled multiplier is negative or not finite at this step.
         """
-        for group, own in zip(self._optimizer.param_groups, self.groups, strict=True):
-            rate = lr * own.at(step)
+        multipliers = [own.at(step) for own in self.groups] if self.moves else self._constant
+        for group, multiplier in zip(self._optimizer.param_groups, multipliers, strict=True):
+            rate = lr * multiplier
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        if self._moves:
+        if self.moves:
             self._set_slices(step)
             self.look(step)
             self._is_set = True
@@ -198,7 +203,7 @@ class Rates:
         for parameter, gradient in self._dropped:
             parameter.grad = gradient
         self._dropped = []
-        self._is_set = not self._moves
+        self._is_set = not self.moves
 
 
 def at(multiplier: Multiplier, step: int, rule: str) -> float:

@@ -20,12 +20,13 @@ from etude.tasks.ref import TaskRef
 from etude.tasks.turns import check_reach, takes_turns, turns
 from etude.tasks.weighted import WeightedLoss, as_loss, weighed
 
-Call = Callable[[Callable[[], Any]], tuple[Any, Any]]
-"""How a loss is called: returns the loss, and the weight of its mean if that was looked for."""
+Call = Callable[..., tuple[Any, Any]]
+"""How a loss is called, with its arguments: returns the loss, and the weight of its mean if that
+was looked for."""
 
 
-def _without_weight(loss: Callable[[], Any]) -> tuple[Any, None]:
-    return loss(), None
+def _without_weight(loss: Callable[..., Any], *args: Any) -> tuple[Any, None]:
+    return loss(*args), None
 
 
 _with_weight: Call = weighed
@@ -142,7 +143,7 @@ class Task:
     @property
     def alternates(self) -> bool:
         """Whether `step` yields, so that parts of the model are updated in turn."""
-        return takes_turns(self.step)
+        return self.step is not None and takes_turns(self.step)
 
     def check(self, model: nn.Module, batch: Batch) -> tuple[Tensor, list[str]]:
         """Compute the loss of one batch before training, and raise where torch would only warn.
@@ -212,18 +213,8 @@ class Task:
         return self._forward(model, batch, _with_weight if watch else _without_weight)
 
     def _forward(self, model: nn.Module, batch: Batch, call: Call) -> tuple[WeightedLoss, Any, Any]:
-        if self.alternates:
-            total = torch.stack([loss.mean for _, loss in self.turns(model, batch)]).sum()
-            return WeightedLoss(total), None, None
         if self.step is not None:
-            step = self.step
-            try:
-                loss, weight = call(lambda: step(model, batch))
-            except Exception as error:
-                raise TaskError(
-                    f"step failed on {describe(batch)}: {error}{where(error)}"
-                ) from error
-            return as_loss(loss, "step", weight=weight), None, None
+            return self._stepped(self.step, model, batch, call), None, None
         *inputs, target = _inputs(batch)
         try:
             output = model(*inputs)
@@ -233,6 +224,18 @@ class Task:
                 f"{error}{where(error)}"
             ) from error
         return self.compare(output, target, call), output, target
+
+    def _stepped(
+        self, step: Callable[..., Any], model: nn.Module, batch: Batch, call: Call
+    ) -> WeightedLoss:
+        if self.alternates:
+            total = torch.stack([loss.mean for _, loss in self.turns(model, batch)]).sum()
+            return WeightedLoss(total)
+        try:
+            loss, weight = call(step, model, batch)
+        except Exception as error:
+            raise TaskError(f"step failed on {describe(batch)}: {error}{where(error)}") from error
+        return as_loss(loss, "step", weight=weight)
 
     def compare(self, output: Any, target: Any, call: Call = _with_weight) -> WeightedLoss:
         """Return the loss of an output, together with its weight.
@@ -244,7 +247,7 @@ class Task:
         assert loss is not None
         name = getattr(loss, "__name__", type(loss).__name__)
         try:
-            found, weight = call(lambda: loss(output, target))
+            found, weight = call(loss, output, target)
         except Exception as error:
             raise TaskError(
                 f"the model's output {describe(output)} does not fit the loss {name} with "

@@ -84,7 +84,7 @@ class WeightedLoss:
         return self
 
 
-def weighed(call: Callable[[], Any]) -> tuple[Any, Weight | None]:
+def weighed(call: Callable[..., Any], *args: Any) -> tuple[Any, Weight | None]:
     """Call a loss and find its weight: the divisor of its mean.
 
     The weight is found if the last operations of the loss are a mean, a sum divided by a count or
@@ -100,7 +100,7 @@ def weighed(call: Callable[[], Any]) -> tuple[Any, Weight | None]:
     """
     scales = Scales()
     with scales:
-        result = call()
+        result = call(*args)
     weight = scales.weight(result)
     return scales.again(result) if isinstance(weight, Tensor) else result, weight
 
@@ -119,6 +119,8 @@ def as_loss(
     Raises:
         TaskError: If it is anything else.
     """
+    if isinstance(loss, Tensor) and loss.ndim == 0:
+        return WeightedLoss(loss, weight)
     if isinstance(loss, tuple) and len(loss) == 2:
         try:
             return WeightedLoss.of_pair(*loss)
@@ -136,8 +138,6 @@ def as_loss(
             f"{name} {verb}ed a {type(loss).__name__}: it must {verb} a scalar tensor, or a sum "
             "and its weight"
         )
-    if loss.ndim == 0:
-        return WeightedLoss(loss, weight)
     if loss.numel() == 1:
         return WeightedLoss(loss.reshape(()), weight)
     raise TaskError(

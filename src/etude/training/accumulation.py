@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,12 +32,17 @@ class Accumulation:
 
     def __init__(self, count: int, parameters: Sequence[Tensor], *, only: bool = False) -> None:
         self.count, self.only = count, only
-        self.parameters = [p for p in parameters if p.requires_grad]
+        self._given = parameters
         self._sums: dict[str, Tensor] = {}
         self._reference: Weight | None = None
         self._total: Weight = 0.0
         self._fixed: list[Tensor | None] = []
         self._idle: Tensor | None = None
+
+    @cached_property
+    def parameters(self) -> list[Tensor]:
+        """Those of the parameters that get a gradient."""
+        return [p for p in self._given if p.requires_grad]
 
     @property
     def is_empty(self) -> bool:
@@ -60,9 +66,10 @@ class Accumulation:
         empty = not isinstance(loss.weight, Tensor) and loss.weight == 0  # a device is not asked
         if empty:
             self._idle = loss.mean
-        idle = self.only and not self.parameters  # all of it stands still
+        inputs = self.parameters if self.only else None
+        idle = inputs == []  # all of it stands still
         if not idle and (total.requires_grad or not empty):
-            torch.autograd.backward(total, inputs=self.parameters if self.only else None)
+            torch.autograd.backward(total, inputs=inputs)
         for name, value in parts.items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -100,9 +107,10 @@ class Accumulation:
         if not isinstance(scale, Tensor) and scale == 1:
             return
         self._sums["loss"] = self._sums["loss"] * scale
-        fixed = self._fixed or [None] * len(self.parameters)
+        parameters = self.parameters
+        fixed = self._fixed or [None] * len(parameters)
         with torch.no_grad():
-            for parameter, own in zip(self.parameters, fixed, strict=True):
+            for parameter, own in zip(parameters, fixed, strict=True):
                 if parameter.grad is None:
                     continue
                 parameter.grad.mul_(scale)
@@ -113,8 +121,9 @@ class Accumulation:
         """Give a gradient of 0 to what would have had one: momentum and decay go on."""
         if self._idle is None or not self._idle.requires_grad:
             return
-        reached = torch.autograd.grad(self._idle, self.parameters, allow_unused=True)
-        for parameter, gradient in zip(self.parameters, reached, strict=True):
+        parameters = self.parameters
+        reached = torch.autograd.grad(self._idle, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, reached, strict=True):
             if gradient is not None and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 

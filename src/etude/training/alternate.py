@@ -19,6 +19,7 @@ from etude.tasks.weighing import Scales
 from etude.tasks.weighted import WeightedLoss
 from etude.training.accumulation import Accumulation
 from etude.training.clipping import Clipper
+from etude.training.param_groups import drop_gradients
 from etude.training.regularisation import Penalty
 from etude.training.state import RunState
 
@@ -98,7 +99,7 @@ class Turns:
     def _turns(self, walks: list[Walk]) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Take every batch to its next yield, together; the gradient is set when this yields."""
         while True:
-            self.optimizer.zero_grad(set_to_none=True)
+            drop_gradients(self.optimizer)
             parts: list[str | None] = []
             update: Accumulation | None = None
             for walk in walks:

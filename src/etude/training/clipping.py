@@ -28,11 +28,12 @@ class Clipper:
     def __init__(self, parameters: Sequence[Tensor], recipe: Recipe) -> None:
         self.parameters = list(parameters)
         self.recipe = recipe
+        self._bounds = bounds_gradient(recipe)
         self._sorted: list[float] = []
         self._seen = 0
 
     def __bool__(self) -> bool:
-        return bounds_gradient(self.recipe)
+        return self._bounds
 
     @torch.no_grad()
     def clip(self, history: Sequence[float], rest: Rest | None = None) -> Tensor | None:

@@ -184,7 +184,7 @@ def move(batch: Batch, device: torch.device | None) -> Batch:
     if isinstance(batch, dict):
         return {key: move(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(move(value, device) for value in batch))
+        return type(batch)(*[move(value, device) for value in batch])
     if isinstance(batch, (list, tuple)):
-        return type(batch)(move(value, device) for value in batch)
+        return type(batch)([move(value, device) for value in batch])
     return batch

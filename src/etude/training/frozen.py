@@ -31,7 +31,7 @@ class FrozenParts:
 
     def look(self, step: int) -> None:
         """Note what stands still in an update, before its forward pass."""
-        if self._rates is not None and self._rates.plan.moves:
+        if self._rates is not None and self._rates.moves:
             self._rates.look(step)
 
     def silence(self) -> Rest | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from etude.optimizers.factory import refuse_sparse_gradients
-from etude.tasks.data import Batch
+from etude.tasks.data import Batch, Cursor
 from etude.training import divergence, param_groups
 from etude.training.alternate import Turns, what_broke
 from etude.training.clipping import Clipper
@@ -18,7 +18,7 @@ from etude.training.evaluate import move
 from etude.training.frozen import FrozenParts
 from etude.training.objective import Closure, Objective, go
 from etude.training.observer import Observers, read_numbers
-from etude.training.reload import refused_state
+from etude.training.reload import refuse_state
 from etude.training.request import AdvanceRequest
 from etude.training.snapshot import Snapshot
 from etude.training.state import RunState
@@ -121,11 +121,15 @@ class TrainingLoop:
                 return
         if self._turns is None:
             self.is_whole = False
-            with refused_state(state.step == state.loaded_step):
+            try:
                 state.extra_gradients += go(state.optimizer, again)
+            except Exception as error:
+                if state.step == state.loaded_step:
+                    refuse_state(error)
+                raise
             self.is_whole = True
         state.step += 1
-        state.cursor = replace(self._cursor)
+        state.cursor = Cursor(self._cursor.epoch, self._cursor.batch)
 
     def _gradient(self, batches: Iterator[Batch]) -> tuple[dict[str, Any], Closure | None]:
         """Compute the gradient of one update.
@@ -134,8 +138,7 @@ class TrainingLoop:
             The loss, the rate and what is measured; and the closure, if the optimizer needs one.
         """
         state = self.state
-        state.optimizer.zero_grad(set_to_none=True)
-        values: dict[str, Any]
+        param_groups.drop_gradients(state.optimizer)
         again = None
         if state.optimizer_spec.closure:
             again = Closure(
@@ -145,11 +148,11 @@ class TrainingLoop:
                 graph=state.optimizer_spec.closure == "graph",
                 draws=state.task.train.draws,
             )
-            values = {**again.first()}
+            values = again.first()
         else:
-            values = {**self.objective.backward(batches)}
+            values = self.objective.backward(batches)
         state.gradient_step = state.step
-        return values | self._prepare(self._clipper), again
+        return {**values, **self._prepare(self._clipper)}, again
 
     def _prepare(self, clipper: Clipper, part: str = "") -> dict[str, Any]:
         """Do what lies between gradient and update; return the rate and what is measured."""
@@ -190,17 +193,21 @@ class TrainingLoop:
     def _read(self) -> None:
         series = self.state.series
         first = len(series["loss"])
-        flat = [value for values in self._unread for value in values.values()]
-        numbers = iter(read_numbers(flat))
-        rows = [{name: next(numbers) for name in values} for values in self._unread]
-        for index, values in enumerate(rows):
+        numbers = iter(read_numbers([v for values in self._unread for v in values.values()]))
+        for index, waiting in enumerate(self._unread, first):
+            values = {name: next(numbers) for name in waiting}
             loss = values["loss"]
             if not math.isfinite(loss):
-                last = index == len(rows) - 1  # the optimizer has not moved on from it
-                self.observers.forget(first + index)
-                divergence.end(self.state, first + index, what_broke(values, loss), now=last)
+                last = waiting is self._unread[-1]  # the optimizer has not moved on from it
+                self.observers.forget(index)
+                divergence.end(self.state, index, what_broke(values, loss), now=last)
                 break
-            for name in {**series, **values}:  # a part may have no turn in an update
-                number = values.get(name, math.nan)
-                series.setdefault(name, [math.nan] * (first + index)).append(number)
+            for name, number in values.items():
+                if name not in series:
+                    series[name] = [math.nan] * index
+                series[name].append(number)
+            if len(values) < len(series):  # a part may have no turn in an update
+                for measured in series.values():
+                    if len(measured) == index:
+                        measured.append(math.nan)
         self._unread.clear()

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from etude.tasks.data import Batch
 from etude.tasks.task import Task
 from etude.tasks.weighted import WeightedLoss
 from etude.training.accumulation import Accumulation, shares
+from etude.training.param_groups import drop_gradients
 from etude.training.regularisation import Penalty, smoothed
 from etude.training.snapshot import Snapshot
 
@@ -59,6 +60,11 @@ class Objective:
         self.count = recipe.accumulate
         self.penalty = Penalty(model, recipe, rates)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        first = next(iter(self.parameters), None)
+        # Of a single batch only whether its loss weighs nothing decides something; on a CPU that
+        # is asked when a loss is NaN.
+        self._watch = self.count > 1 or not (first is None or first.device.type == "cpu")
+        self._is_bare = not self.penalty and isinstance(autocast(), nullcontext)
         self._said = False
 
     def backward(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -97,6 +103,8 @@ class Objective:
 
     def _forward(self, batch: Batch) -> tuple[WeightedLoss, Tensor | None]:
         """Return the loss of a batch, and the penalty where the recipe has one."""
+        if self._is_bare:  # contexts that do nothing take a fiftieth of a small update
+            return self._loss(batch), None
         if not self.penalty:
             with self.autocast():
                 return self._loss(batch), None
@@ -105,15 +113,9 @@ class Objective:
         return loss, self.penalty.value()
 
     def _loss(self, batch: Batch) -> WeightedLoss:
-        """Return the loss, with its weight where that decides something.
-
-        Of a single batch only whether it is 0 does; on a CPU that is asked when a loss is NaN.
-        """
-        first = next(iter(self.parameters), None)
-        on_cpu = first is None or first.device.type == "cpu"
-        watch = self.count > 1 or not on_cpu
-        loss, output, target = self.task.weighed(self.model, batch, watch=watch)
-        if watch or loss.weight is not None or not math.isnan(loss.mean.item()):
+        """Return the loss, with its weight where that decides something."""
+        loss, output, target = self.task.weighed(self.model, batch, watch=self._watch)
+        if self._watch or loss.weight is not None or not math.isnan(loss.mean.item()):
             return loss
         empty = asks_nothing(self.task, self.model, batch, (output, target))
         return replace(loss, weight=0.0) if empty else loss
@@ -194,7 +196,7 @@ class Closure:
         self._undo.restore()
         if self.graph:
             return self.objective.value(self.batches)
-        self.optimizer.zero_grad(set_to_none=True)
+        drop_gradients(self.optimizer)
         return _total(self.objective.backward(self.batches))
 
 

@@ -25,6 +25,7 @@ OF_PARTS = ("loss/", "grad_norm/")
 """Series of the record that no observer may take the name of, and beginnings of such."""
 
 READS = ("weights", "gradients", "optimizer")
+HOOKS = ("on_start", "on_gradient", "on_update", "on_evaluation", "on_end")
 ENGINES = ("loop", "pool", "vmap")
 
 
@@ -148,6 +149,7 @@ class Observers:
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         self.listed = tuple(observers)
         self._names = _checked(self.listed)
+        self._with_hook = {hook: self._having(hook) for hook in HOOKS}
         self._started = self._ended = False
         self._late: list[tuple[int, dict[str, Value]]] = []
 
@@ -157,7 +159,7 @@ class Observers:
     def __len__(self) -> int:
         return len(self.listed)
 
-    def _asked(self, hook: str) -> list[tuple[str, Observer]]:
+    def _having(self, hook: str) -> list[tuple[str, Observer]]:
         """Return the observers that have a hook of their own."""
         return [
             (name, observer)
@@ -167,19 +169,19 @@ class Observers:
 
     def has(self, hook: str) -> bool:
         """Say whether any observer has a hook of its own."""
-        return bool(self._asked(hook))
+        return bool(self._with_hook[hook])
 
     def start(self, state: RunState) -> None:
         """Call `on_start`, once, if the run is at its start."""
         if not self._started and state.step == 0:
-            for name, observer in self._asked("on_start"):
+            for name, observer in self._with_hook["on_start"]:
                 _called(name, observer, "on_start", "before the first update", state)
         self._started = True
 
     def gradient(self, state: RunState) -> dict[str, Value]:
         """Call `on_gradient` where it is due; return the values by series."""
         found: dict[str, Value] = {}
-        for name, observer in self._asked("on_gradient"):
+        for name, observer in self._with_hook["on_gradient"]:
             if state.step % observer.every == 0:
                 where = f"at update {state.step}"
                 found |= _series(name, _called(name, observer, "on_gradient", where, state), where)
@@ -188,7 +190,7 @@ class Observers:
     def update(self, state: RunState) -> None:
         """Call `on_update` where it is due, after an update; the values are kept."""
         update = state.step - 1
-        for name, observer in self._asked("on_update"):
+        for name, observer in self._with_hook["on_update"]:
             if update % observer.every == 0:
                 where = f"after update {update}"
                 values = _series(name, _called(name, observer, "on_update", where, state), where)
@@ -197,12 +199,12 @@ class Observers:
 
     def next_update(self, step: int) -> int | None:
         """Return the first update from `step` on after which `on_update` is due; None for none."""
-        due = (-(-step // one.every) * one.every for _, one in self._asked("on_update"))
+        due = (-(-step // one.every) * one.every for _, one in self._with_hook["on_update"])
         return min(due, default=None)
 
     def evaluation(self, state: RunState, evaluation: Evaluation) -> None:
         """Call `on_evaluation`."""
-        for name, observer in self._asked("on_evaluation"):
+        for name, observer in self._with_hook["on_evaluation"]:
             where = f"at the evaluation after {state.step} updates"
             _called(name, observer, "on_evaluation", where, state, evaluation)
 
@@ -210,7 +212,7 @@ class Observers:
         """Call `on_end`, once, if the run has ended."""
         if state.ended and not self._ended:
             self._ended = True
-            for name, observer in self._asked("on_end"):
+            for name, observer in self._with_hook["on_end"]:
                 _called(name, observer, "on_end", "at the end", state)
 
     def write(self, series: dict[str, list[float]], end: int) -> None:
@@ -268,7 +270,7 @@ def read_numbers(values: Sequence[Value]) -> list[float]:
     >>> read_numbers([torch.tensor(1.5), 2])
     [1.5, 2.0]
     """
-    waiting = [v for v in values if isinstance(v, Tensor) and v.device.type != "cpu"]
+    waiting = [v for v in values if isinstance(v, Tensor) and not v.is_cpu]
     if len(waiting) < 2:
         return [float(value) for value in values]
     numbers: dict[int, float] = {}

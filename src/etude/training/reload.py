@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import torch
 
@@ -90,31 +89,26 @@ def _set_length(state: RunState, saved: Mapping[str, Any], same: bool) -> None:
     )
 
 
-@contextmanager
-def refused_state(loaded: bool) -> Iterator[None]:
+def refuse_state(error: Exception) -> NoReturn:
     """Say so where an optimizer cannot go on from the state that was read for it.
 
     What an optimizer remembers has shapes and types of its own making: only its first update shows
     whether a file holds them.
 
     Args:
-        loaded: Whether this is the first update after the state was put back.
+        error: What the first update after the state was put back failed with.
 
     Raises:
         StorageError: In place of the optimizer's own error.
+        Exception: The error itself, where no state is to blame for it.
     """
-    try:
-        yield
-    except (EtudeError, torch.linalg.LinAlgError, torch.OutOfMemoryError):  # type: ignore[attr-defined]
-        raise
-    except Exception as error:
-        if not loaded:
-            raise
-        reason = str(error).partition("\n")[0]
-        raise StorageError(
-            f"the checkpoint holds an optimizer's state that does not fit: {reason}; go on from "
-            "an earlier checkpoint, or train anew in another folder"
-        ) from error
+    if isinstance(error, (EtudeError, torch.linalg.LinAlgError, torch.OutOfMemoryError)):  # type: ignore[attr-defined]
+        raise error
+    reason = str(error).partition("\n")[0]
+    raise StorageError(
+        f"the checkpoint holds an optimizer's state that does not fit: {reason}; go on from "
+        "an earlier checkpoint, or train anew in another folder"
+    ) from error
 
 
 def _of_another_length(recipe: Recipe, saved: Mapping[str, Any]) -> bool:

@@ -94,6 +94,8 @@ def begin(call: Call, run: Run) -> CostModel | None:
                 updates.append(spent / (state.step - first))
     if not updates:
         return None
+    # The least of each: whatever else the machine does can only make an update slower. Without an
+    # evaluation to time, a forward pass is taken for a third of an update.
     batches = math.ceil((run.task.valid.samples or run.batch_size) / run.batch_size)
     return CostModel(min(updates), min(evaluations, default=batches * min(updates) / 3))
 

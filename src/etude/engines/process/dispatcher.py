@@ -83,6 +83,7 @@ class Dispatcher:
         while len(self.running) < self.count and (work := self._next()) is not None:
             numbers = tuple(self.pool.number(self.runs[place]) for place in work.places)
             idle = [worker for worker in self.pool.workers if worker.job is None]
+            # A process that knows the runs need not build their models first.
             idle.sort(key=lambda worker: not worker.known.issuperset(numbers))
             worker = idle[0] if idle else self.pool.start_worker()
             steps = {
@@ -109,6 +110,7 @@ class Dispatcher:
         return [self.runs[place] for place in work.places]
 
     def _receive(self) -> None:
+        # Not longer, or the caller's `stop` would be asked too seldom.
         for worker, message in self.pool.receive(0.05):
             if message is None:
                 self._note_death(worker)
@@ -155,6 +157,7 @@ class Dispatcher:
         place = work.places[0]
         self.deaths[place] = self.deaths.get(place, 0) + 1
         if self.deaths[place] < DEATHS:
+            # In first place: later pieces of a run that was cut go on from where this one ends.
             self.open.insert(0, work)
             return
         run = self.runs[place]
@@ -166,9 +169,9 @@ class Dispatcher:
 
     def _save_what_there_is(self) -> None:
         """After an error here, or Ctrl-C: let the processes end their update and send states."""
-        self.request = replace(self.request, on_step=None)
+        self.request = replace(self.request, on_step=None)  # it may be what failed
         self.pool.ask_to_stop()
-        for _ in range(100):
+        for _ in range(100):  # about five seconds: a process that hangs must not hold up the error
             if not self.running:
                 return
             self._receive()

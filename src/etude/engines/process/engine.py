@@ -96,8 +96,8 @@ class PoolEngine(Engine):
             Dispatcher(pool, jobs, count, self.keep, request).work()
             ended = True
         finally:
-            pool.runs = ()
-            if not ended:
+            pool.runs = ()  # the pool outlives the call, and would keep all models in memory
+            if not ended:  # an answer that still comes would be taken for one of the next call
                 self.dismiss()
 
     def width(self, runs: Sequence[Run]) -> int:
@@ -130,6 +130,7 @@ class PoolEngine(Engine):
         self.dismiss()
         self._pool = self._new_pool(runs, at_once)
         try:
+            # Whether the task can be sent at all shows here, before any job is given out.
             self._pool.start_worker()
         except BaseException:
             self.dismiss()

@@ -126,6 +126,8 @@ def serve(context: WorkerContext) -> None:
     torch.set_num_threads(1)
     try:
         while True:
+            # A parent that is killed may leave the pipe open: other processes that it forked have
+            # its end too.
             while not context.connection.poll(0.5):
                 if alone(context.parent):
                     return
@@ -169,7 +171,7 @@ def _do(context: WorkerContext, message: JobMessage) -> tuple[Any, ...]:
                 context.runs[number] = context.build(message.parts[number])
             runs[number] = context.runs[number]
             runs[number].load_state_dict(state)
-            runs[number].limit_threads(job.threads)
+            runs[number].limit_threads(job.threads)  # the state brings those it was saved with
         if context.inner is None:
             for number, run in runs.items():
                 _walk(context, job, number, run)
@@ -187,6 +189,7 @@ def _walk(context: WorkerContext, job: Job, number: int, run: Run) -> None:
     def on_step(state: RunState, step: int) -> None:
         nonlocal told, sent
         now = time.monotonic()
+        # While the last state lies unread, the next would travel as bytes through the pipe.
         if now - sent > job.keep and not context.transfer.taken:
             context.connection.send(("kept", job.numbers, context.pack({number: run})))
             told = sent = now

@@ -204,6 +204,7 @@ class BatchedUpdate:
             return own, tuple(held[f"net.{name}"] for name in self.layout.fixed)
 
         axes = (0, 0, None if shared else 0, 0)
+        # Masks were drawn before: what else draws here could not draw what the loop does.
         found, after = vmap(member, axes, randomness="error")(weights, fixed, batch, masks)
         return WeightedLoss(*found), after
 

@@ -78,6 +78,7 @@ class BatchedEvaluation:
         net, task = self.net, self._task
         *inputs, target = batch
 
+        # vmap returns tensors alone; a weight that is a number is the same for all members.
         numbers: list[float | None] = []
 
         def member(held: dict[str, Tensor]) -> tuple[Any, ...]:

@@ -91,13 +91,14 @@ class Execution:
         started = time.perf_counter()
         result = self.program.step(state, feed, data, scales)
         times = self._times.setdefault(key, [])
-        if len(times) < 8:
+        if len(times) < 8:  # the least of these is all that is asked for
             times.append(time.perf_counter() - started)
         return result
 
     def worth(self, key: Key) -> float:
         """Return the seconds that compiling would save over the updates to come."""
         times = self._times.get(key, [])
+        # Fewer do not tell: the first update of a kind is slower than those that follow.
         return 0.0 if len(times) < 3 else min(times) * self._ahead * (1 - SHARE)
 
     def _pays(self, key: Key) -> bool:
@@ -120,6 +121,7 @@ class Execution:
             graph = traced(flat, leaves)
             nodes = len(graph.graph.nodes)
             expected = nodes * SECONDS_PER_NODE
+            # The graph is faster than the update that it was traced from, compiled or not.
             self._traced[key] = _called(graph, shape)
             if self.mode == "auto" and (nodes > LARGEST or self.worth(key) < 1.3 * expected):
                 return

@@ -92,6 +92,7 @@ class Inputs:
 
     def draw(self, count: int) -> list[list[Tensor]]:
         """Return the masks of the next updates, each a list over its batches' masks."""
+        # From the run's own generator, batch by batch, as the loop's forward passes would.
         per = self.run.recipe.accumulate
         return [
             [m.draw(self._generator, self._device) for _ in range(per) for m in self.masks]

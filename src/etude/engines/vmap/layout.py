@@ -82,7 +82,7 @@ def multipliers(run: Run, layout: Layout) -> tuple[Tensor, Tensor] | None:
     for name, shape in zip(layout.names, layout.shapes, strict=True):
         rate, decay = torch.ones(shape), torch.ones(shape)
         for row in by_name.get(name, ()):
-            assert not isinstance(row.multiplier, Schedule)
+            assert not isinstance(row.multiplier, Schedule)  # such a run is not eligible
             for first, last in row.spans:
                 rate[first:last] = row.multiplier
             decay.fill_(row.decay)

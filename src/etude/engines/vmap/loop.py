@@ -20,7 +20,8 @@ from etude.training.run import Run
 from etude.training.threads import use_threads
 
 BLOCK = 32
-"""Updates between two looks at the losses."""
+"""Updates between two looks at the losses: a look waits for the device, and updates beyond a loss
+that is not finite are thrown away and done again up to it."""
 
 WIDE = 2e8
 """Operations of all members' forward passes below which one thread is used."""
@@ -171,7 +172,8 @@ def _dismiss(stack: Stack, execution: Execution, request: AdvanceRequest) -> Non
 def _leave(stack: Stack, execution: Execution, places: list[int]) -> None:
     """Let members leave a stack, their runs being written back.
 
-    A stack that was compiled keeps its size, with idle rows, until half of them are.
+    A stack that was compiled keeps its size, with idle rows, until half of them are: an update of
+    another size would have to be compiled anew.
     """
     for place in places:
         stack.members[place].idle = True

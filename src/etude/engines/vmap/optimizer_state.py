@@ -41,7 +41,7 @@ def write(
 ) -> None:
     """Write a member's moments into its run's optimizer, as if it had done the updates."""
     step = member.step
-    if not step:
+    if not step:  # nothing has changed since it was read
         return
     rule, carried = program.rule, member.inputs.carried
     own = dict(run.model.named_parameters())

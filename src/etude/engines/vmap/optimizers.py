@@ -155,6 +155,7 @@ def _adam_columns(values: Values, carried: dict[str, float]) -> dict[str, Number
 
 
 def _moments(m: Tensor, v: Tensor, g: Tensor, c: Columns) -> tuple[Tensor, Tensor]:
+    # Written as torch writes each of them: `lerp` rounds otherwise than a sum of two products.
     m = torch.lerp(m, g, 1 - c["beta1"])
     return m, c["beta2"] * v + (1 - c["beta2"]) * (g * g)
 

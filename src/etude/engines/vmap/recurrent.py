@@ -38,6 +38,7 @@ def unroll(model: nn.Module) -> None:
     True
     """
     for module in model.modules():
+        # A subclass may compute something else.
         if isinstance(module, nn.RNNBase) and type(module) in (nn.LSTM, nn.GRU, nn.RNN):
             module.forward = partial(_forward, module)
 

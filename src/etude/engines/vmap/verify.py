@@ -50,6 +50,8 @@ def fit(runs: list[Run]) -> Verified:
     Raises:
         UnfitError: If vmap cannot take the model, or answers otherwise than the loop.
     """
+    # Two, for what mixes members shows only between them; those of the smallest rates, at which
+    # roundoff grows least.
     chosen = sorted(runs, key=lambda run: run.recipe.lr)[:2]
     loops = [copied(run) for run in chosen]
     masks, untouched, gradients, weighs = zip(*(_first(run) for run in loops), strict=True)
@@ -148,9 +150,9 @@ def _compare(stack: Stack, loops: list[Run], count: int) -> None:
     for run, member in _pairs(loops, stack):
         ours, theirs = member.series["loss"][-count:], run.series["loss"][-count:]
         scale = max(abs(theirs[0]), 1e-6)
-        for one, other in zip(ours, theirs, strict=True):
-            if math.isfinite(other) and abs(one - other) > LOSS * max(scale, abs(other)):
-                raise VerificationError(f"its loss is {one:g}, and the loop's {other:g}")
+        for stacked, looped in zip(ours, theirs, strict=True):
+            if math.isfinite(looped) and abs(stacked - looped) > LOSS * max(scale, abs(looped)):
+                raise VerificationError(f"its loss is {stacked:g}, and the loop's {looped:g}")
 
 
 def _compare_buffers(stack: Stack, loops: list[Run]) -> None:
