@@ -85,7 +85,7 @@ def one_signal(columns: Iterable[Column]) -> None:
         BadValueError: With what they wait for.
     """
     entries = (entry for column in columns for entry in column.entries.values() if entry)
-    heard = sorted({signal for entry in entries for signal in entry.schedule.hears})
+    heard = sorted({signal for entry in entries for signal in entry.schedule.signals})
     if len(heard) > 1:
         raise BadValueError(
             f"the schedules react to different things ({' and '.join(heard)}), and step(metric) "

@@ -34,11 +34,11 @@ class Entry:
         relative = text.startswith(_RELATIVE)
         return cls(read(text.removeprefix(_RELATIVE)[1:-1] if relative else text), relative)
 
-    def hear(self, log: EventLog) -> Entry:
+    def with_events(self, log: EventLog) -> Entry:
         """Return it after more events."""
         if not self.schedule.has_feedback:
             return self
-        return replace(self, schedule=self.schedule.hear(log, True))
+        return replace(self, schedule=self.schedule.with_events(log, add=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,9 @@ class Column:
             str(key): None if entry is None else entry.text() for key, entry in self.entries.items()
         }
 
-    def hear(self, log: EventLog) -> Column:
+    def with_events(self, log: EventLog) -> Column:
         """Return it after more events."""
-        heard = {k: None if e is None else e.hear(log) for k, e in self.entries.items()}
+        heard = {k: None if e is None else e.with_events(log) for k, e in self.entries.items()}
         return replace(self, entries=heard)
 
     def plus(self, place: int, form: Any) -> Column:

@@ -89,7 +89,7 @@ def _read(scheduler: LRScheduler, place: int, hyperparameter: str) -> Schedule:
 
 def _own(scheduler: Any, place: int) -> Schedule:
     group = scheduler.optimizer.param_groups[place]
-    for column in scheduler._heard:
+    for column in scheduler._current:
         entry = column.of(place, group) if column.name == "lr" else None
         if entry is not None:
             schedule: Schedule = entry.schedule

@@ -88,8 +88,8 @@ class Penalty:
         """Return the penalty, after the forward pass whose activations were watched."""
         terms: list[Tensor] = []
         weights = self.weights
-        if self.rates is not None and self.rates.rest:
-            weights = self.rates.rest.moving(weights)
+        if self.rates is not None and self.rates.frozen_now:
+            weights = self.rates.frozen_now.trained(weights)
         if self.weights and not weights and (self.l1 or self.l2):
             terms.append(torch.zeros((), device=next(iter(self.weights)).device))
         if self.l1 and weights:
