@@ -129,7 +129,7 @@ def test_a_plateau_reacts_to_what_is_monitored(fit, tmp_path):
 
 
 def test_feedback_needs_to_know_the_metric(fit):
-    with pytest.raises(BadValueError, match="name it, such as monitor='val_loss'"):
+    with pytest.raises(BadValueError, match="give its name, such as monitor='val_loss'"):
         fit(Module(), ScheduleCallback(lr=plateau()))
     with pytest.raises(BadValueError, match="monitor is 'loss', which was not logged; logged are"):
         fit(Module(), ScheduleCallback(lr=plateau(), monitor="loss"), validate=True)
