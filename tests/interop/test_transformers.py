@@ -131,7 +131,7 @@ def test_a_run_whose_plateau_gets_no_metric_is_refused(tmp_path):
     ):
         _fit(tmp_path, lr=0.1 * plateau(), eval_strategy="steps", eval_steps=5)
     _, scheduler = optimizers(sgd(), lr=0.1 * plateau())
-    with pytest.raises(BadValueError, match="which the Trainer does not report to it"):
+    with pytest.raises(BadValueError, match="which the Trainer does not report"):
         scheduler.step()
     scheduler.step(1.0)  # in a loop of one's own
     scheduler.step()

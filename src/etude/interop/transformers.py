@@ -123,7 +123,7 @@ def _callback_class() -> type[Any]:
             if not isinstance(scheduler, Scheduler) or not scheduler.has_feedback:
                 raise BadValueError(
                     f"lr_scheduler is {scheduler!r}, which does not react to a metric: create it "
-                    "with scheduled(Trainer, lr=...) or optimizers(...), with a plateau in the schedule"
+                    "with scheduled(Trainer, lr=...) or optimizers(...), from a plateau"
                 )
             if self.metric not in metrics:
                 raise BadValueError(
