@@ -136,7 +136,7 @@ def test_feedback_needs_to_know_the_metric(fit):
     ):
         fit(Module(), ScheduleCallback(lr=plateau(), monitor="loss"), validate=True)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-    with pytest.raises(BadValueError, match="which Lightning gives only to its own plateau"):
+    with pytest.raises(BadValueError, match="which Lightning reports only to its own plateau"):
         configure(optimizer, lr=plateau())
 
 

@@ -82,7 +82,7 @@ class OptimizerRow:
             the change of each entry is its rate times a value that does not depend on any rate.
         why_no_rates: Why parameter groups cannot have separate rates; empty if they can.
         sparse: Whether sparse gradients are accepted; 'without decay': only with weight_decay=0.
-        rate_free: Whether it chooses its step size itself; its rate is then a multiplier, usually 1.
+        rate_free: Whether it chooses its step size; its rate is then a multiplier, usually 1.
         schedule_free: Whether it is designed for a constant rate (after a warmup).
         stacked: The name of the formula that trains many runs as one, in
             `etude.engines.vmap.optimizers.RULES`; empty if there is none: such runs are trained one

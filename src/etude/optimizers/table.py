@@ -1,8 +1,8 @@
 """The table of optimizers: one frozen row each. To add an optimizer, add a row in `rows/`.
 
-A row names its factory as text, so that reading the table loads no torch. Most optimizers are those
-of torch and of the libraries in the extra `optimizers`; Etude implements one only if neither has its
-formula.
+A row names its factory as text, so that reading the table loads no torch. Most optimizers come
+from torch or the libraries of the extra `optimizers`; Etude implements one only if none of these
+has its formula.
 """
 
 from __future__ import annotations
@@ -68,8 +68,6 @@ def register(row: OptimizerRow) -> OptimizerRow:
     if not row.module or not row.attribute:
         raise BadValueError(f"the factory {row.factory!r} of {row.name!r}: write 'module:Class'")
     if _TABLE.get(row.name, row) != row:
-        raise BadValueError(
-            f"another optimizer is called {row.name!r} already: give yours another name"
-        )
+        raise BadValueError(f"an optimizer is already called {row.name!r}: give yours another name")
     _TABLE[row.name] = row
     return row

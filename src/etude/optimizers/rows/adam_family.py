@@ -119,7 +119,7 @@ ROWS = (
         {
             "sparse gradients": (
                 3.0,
-                "takes the model's sparse gradients, and updates only the rows in a batch",
+                "takes the model's sparse gradients, and updates only a batch's rows",
             )
         },
         betas=betas(),
@@ -131,13 +131,12 @@ ROWS = (
         1e-4,
         -2.4,
         "Chen et al. 2023, arXiv:2302.06675",
-        "half of Adam's memory; needs a rate 3 to 10 times smaller, and a decay as much larger",
+        "half of Adam's memory; a rate 3 to 10 times smaller, and a decay as much larger",
         {
             "stacked": "lion",
             "family": "adam",
             "decay": "decoupled",
-            "why_no_threshold": "its step is a sign, of the same size for a small gradient and a large "
-            "one",
+            "why_no_threshold": "its step is a sign, whose size does not depend on the gradient's",
         },
         {"noise": LENGTH, "bursts": IGNORED, "large model": SMALL_STATE},
         betas=betas(0.9, 0.99),

@@ -17,8 +17,8 @@ ROWS = (
         1e-3,
         -0.9,
         "Robbins & Monro 1951; momentum: Polyak 1964; nesterov: Sutskever et al. 2013",
-        "convolutional networks with normalisation; batch_size='all' gives batch gradient descent, 1 "
-        "stochastic, momentum=0.9 the heavy ball, nesterov=true Nesterov's method",
+        "convolutional networks with normalisation; batch_size='all' is batch gradient descent, "
+        "1 is stochastic, momentum=0.9 the heavy ball, nesterov=true Nesterov's method",
         {
             "stacked": "sgd",
             "stability": "sgd",

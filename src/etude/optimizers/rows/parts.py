@@ -75,7 +75,7 @@ IN_FULL = (-0.5, "its step grows with the gradient unless it is clipped")
 IGNORED = (0.2, "its step size does not depend on the gradient's size")
 LENGTH = (
     -0.4,
-    "its step size does not depend on the gradient's size, so noise is not averaged out",
+    "a step whose size ignores the gradient's size keeps all of that noise",
 )
 RECURRENT = (0.4, "recurrent networks are trained with it")
 LARGE = (1.0, "designed for it")

@@ -26,7 +26,7 @@ ROWS = (
             **ALONE,
             "decay": "none",
             "closure": "gradient",
-            "why_no_rates": "its line search and its curvature estimate use all parameters at one rate",
+            "why_no_rates": "its line search and its curvature use all parameters at one rate",
         },
         {**SECOND_ORDER, "one layer": (2.3, EXACT), "bursts": IN_FULL},
         max_iter=Whole(20),

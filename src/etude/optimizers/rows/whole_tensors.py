@@ -75,8 +75,7 @@ ROWS = (
         {
             **REAL,
             "decay": "decoupled",
-            "why_no_slices": "it orthogonalises a whole matrix, and separate rates for its rows would "
-            "undo that",
+            "why_no_slices": "it orthogonalises a matrix, which rates of its rows would undo",
         },
         {
             "noise": LENGTH,
