@@ -1,4 +1,4 @@
-"""What a recipe adds to the loss or sets in the model, so that it learns less by heart."""
+"""Regularisation: what a recipe adds to the loss, or sets in the model, against overfitting."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Penalty:
     Args:
         model: The network.
         recipe: Its l1, l2 and activity.
-        rates: The multipliers of the rate, which say what stands still.
+        rates: The multipliers of the rate, which determine what is frozen.
 
     Raises:
         TaskError: If activity is penalised and the model has no activation module.
