@@ -226,12 +226,12 @@ class Recipe(BaseModel):
                 f"schedules[{shown(name)}]: {row.name} has no such hyperparameter; it has {usable}"
             )
         for schedule in (self.schedule, *self.schedules.values()):
-            if "gradient" in schedule.hears:
+            if "gradient" in schedule.signals:
                 raise BadValueError(
                     f"schedule {schedule!r} reacts to the gradient, which training does not report "
                     "to schedules: record it in your own training loop, or use plateau()"
                 )
-            if len(schedule.hears) > 1:
+            if len(schedule.signals) > 1:
                 raise BadValueError(
                     f"schedule {schedule!r} reacts to the validation loss in one part and to the "
                     "metric in another: make all parts react to the same, with on='loss' or "

@@ -143,8 +143,8 @@ def test_the_pasted_loop_goes_through_a_loader_as_often_as_it_needs(schedule):
     place = {"model": network(), "loss_function": loss_function}
     code = pytorch_code(Recipe(steps=10, schedule=schedule, evaluations=5), 10)
     exec(code, {**place, "train_loader": loader, "valid_loader": loader})
-    looks = 4 if "plateau" in schedule else 0
-    assert len(seen) == 10 + 3 * looks
+    evaluations = 4 if "plateau" in schedule else 0
+    assert len(seen) == 10 + 3 * evaluations
 
 
 def own_step(model, batch):
@@ -221,7 +221,7 @@ def test_the_code_of_every_optimizer_is_python_that_names_it_rightly(name):
 def test_what_the_loop_cannot_say_is_named_in_a_comment():
     recipe = Recipe(l1=1e-4, early_stopping=3, initialisation="he_normal", dropout=0.1, steps=10)
     comment = pytorch_code(recipe, 10).splitlines()[-1]
-    assert comment.startswith("# The recipe also says ")
+    assert comment.startswith("# The recipe also sets ")
     for name in ("l1=0.0001", "early_stopping=3", "initialisation='he_normal'", "dropout=0.1"):
         assert name in comment
 

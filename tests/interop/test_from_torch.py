@@ -194,7 +194,7 @@ def _chain(*makers):
         (
             lambda: peer.MultiplicativeLR(sgd(), lambda t: 0.9),
             BadValueError,
-            "MultiplicativeLR multiplies the live rate by a function of your own",
+            "MultiplicativeLR multiplies the current rate by a function of your own",
         ),
         (
             lambda: peer.CyclicLR(sgd(), 0.1, 0.6, scale_fn=lambda x: 0.5),
@@ -203,9 +203,9 @@ def _chain(*makers):
         ),
         (lambda: Own(sgd()), BadValueError, "Own is not a class of torch.optim.lr_scheduler"),
         (_seen, BadValueError, "has seen 1 metrics and keeps no log"),
-        (_moved, BadValueError, r"live rate of group 0 at step 0 is 0\.123, where the arguments"),
+        (_moved, BadValueError, r"current rate of group 0 at step 0 is 0\.123, but the arguments"),
         (_nested, BadValueError, "SequentialLR holds a SequentialLR"),
-        (_overwritten, BadValueError, "live rate of group 0 at step 0"),
+        (_overwritten, BadValueError, "current rate of group 0 at step 0"),
         (
             lambda: _chain(
                 lambda o: peer.CosineAnnealingLR(o, 9, 0.1), lambda o: peer.ExponentialLR(o, 0.9)
@@ -220,11 +220,11 @@ def _chain(*makers):
             BadValueError,
             "ChainedScheduler holds a CosineAnnealingWarmRestarts",
         ),
-        (lambda: 0.1, BadTypeError, "float is no LRScheduler of torch"),
+        (lambda: 0.1, BadTypeError, "float is not an LRScheduler of torch"),
         (
             lambda: Scheduler(sgd(), momentum=warmup(5)),
             BadValueError,
-            "this Scheduler does not move the rate of group 0",
+            "this Scheduler does not set the rate of group 0",
         ),
     ],
 )
@@ -239,7 +239,7 @@ def test_bad_arguments():
         from_torch(scheduler, group=3)
     with pytest.raises(UnknownNameError, match="unknown hyperparameter 'eps'"):
         from_torch(scheduler, hyperparameter="eps")
-    with pytest.raises(BadValueError, match="StepLR does not move the momentum"):
+    with pytest.raises(BadValueError, match="StepLR does not schedule the momentum"):
         from_torch(scheduler, hyperparameter="momentum")
 
 

@@ -230,7 +230,7 @@ class Described(Mine):
             BadValueError,
             "length_mult is 0.5; it must be at least 1",
         ),
-        (0.1, BadTypeError, "a float is no schedule of Keras"),
+        (0.1, BadTypeError, "a float is not a schedule of Keras"),
     ],
 )
 def test_from_keras_refuses_with_the_reason(source, error, message):

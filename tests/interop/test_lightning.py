@@ -129,12 +129,14 @@ def test_a_plateau_reacts_to_what_is_monitored(fit, tmp_path):
 
 
 def test_feedback_needs_to_know_the_metric(fit):
-    with pytest.raises(BadValueError, match="name it, such as monitor='val_loss'"):
+    with pytest.raises(BadValueError, match="give its name, such as monitor='val_loss'"):
         fit(Module(), ScheduleCallback(lr=plateau()))
-    with pytest.raises(BadValueError, match="monitor is 'loss', which was not logged; logged are"):
+    with pytest.raises(
+        BadValueError, match="monitor is 'loss', which was not logged; the logged metrics are"
+    ):
         fit(Module(), ScheduleCallback(lr=plateau(), monitor="loss"), validate=True)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-    with pytest.raises(BadValueError, match="which Lightning gives only to its own plateau"):
+    with pytest.raises(BadValueError, match="which Lightning reports only to its own plateau"):
         configure(optimizer, lr=plateau())
 
 

@@ -368,7 +368,7 @@ def test_another_base_rate_is_explained_in_either_order(optimizer_first):
     scheduler = Scheduler(new, scale=cosine(100))
     if optimizer_first:
         new.load_state_dict(old.state_dict())
-    with pytest.raises(BadValueError, match=r"base lr of group 0 is 0\.2, was 0\.1"):
+    with pytest.raises(BadValueError, match=r"base lr of group 0 is 0\.2; it was 0\.1"):
         scheduler.load_state_dict(saved.state_dict())
     scheduler.load_state_dict(saved.state_dict(), on_difference="keep")
     assert rates(new) == [0.2 * cosine(100)(40)]

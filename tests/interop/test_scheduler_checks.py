@@ -184,20 +184,20 @@ def said(make) -> list[str]:
 
 def test_a_rate_that_makes_groups_equal_is_warned_of_with_the_ways_out():
     (one,) = said(lambda: Scheduler(sgd(0.1, 0.01), lr=0.1 * cosine(9)))
-    assert "lr sets all groups to the same values, where they had 0.1, 0.01" in one
+    assert "lr sets all groups to the same value, but they had 0.1, 0.01" in one
     assert "scale=..." in one
     assert "lr={'*': ...}" in one
     decayed = {"params": weight(), "weight_decay": 0.2}
     optimizer = torch.optim.AdamW([decayed, {"params": weight(), "weight_decay": 0.0}])
     (other,) = said(lambda: Scheduler(optimizer, weight_decay=constant(0.1)))
-    assert "weight_decay sets all groups to the same values, where they had 0.2, 0" in other
+    assert "weight_decay sets all groups to the same value, but they had 0.2, 0" in other
     assert "weight_decay=relative(...)" in other
 
 
 def test_a_factor_given_as_a_rate_is_warned_of_with_the_ways_out():
     for shape in (cosine(100), warmup(5) >> cosine(95), "step(30, 0.1)", plateau()):
         (one,) = said(lambda s=shape: Scheduler(sgd(0.1), s))
-        assert "whose peak is 1: that sets the rate to 1, where the optimizer has 0.1" in one
+        assert "whose peak is 1: it replaces the optimizer's rate 0.1 by a rate of 1" in one
         assert "scale=..." in one
         assert "lr=0.1 * (...)" in one
 
@@ -222,7 +222,9 @@ def test_what_is_said_plainly_is_not_warned_of(make):
 
 
 def test_one_step_reports_one_metric():
-    with pytest.raises(BadValueError, match=r"different things \(loss and metric\), and step\(met"):
+    with pytest.raises(
+        BadValueError, match=r"different signals \(loss and metric\), and step\(met"
+    ):
         Scheduler(sgd(), lr=0.1 * plateau(), momentum=0.9 * plateau(mode="max"))
     optimizer = sgd()
     Scheduler(optimizer, lr=0.1 * plateau())

@@ -63,7 +63,7 @@ def test_each_evaluation_reports_to_a_plateau():
     with pytest.raises(BadValueError, match="did not report; it reported eval_accuracy"):
         handler.on_evaluate(None, state, control, {"eval_accuracy": 1.0})
     handler.lr_scheduler = Scheduler(sgd(), lr=cosine(10))
-    with pytest.raises(BadValueError, match="which reacts to no metric"):
+    with pytest.raises(BadValueError, match="which does not react to a metric"):
         handler.on_evaluate(None, state, control, {"eval_loss": 1.0})
 
 
@@ -124,14 +124,14 @@ def test_a_real_run_on_a_plateau(tmp_path):
     assert used == [0.1] * 10 + [0.05] * 5 + [0.025] * 5
 
 
-def test_a_run_whose_plateau_hears_nothing_is_refused(tmp_path):
+def test_a_run_whose_plateau_gets_no_metric_is_refused(tmp_path):
     pytest.importorskip("accelerate")
     with pytest.raises(
-        BadValueError, match=r"callbacks=\[FeedbackCallback\('eval_loss'\)\]\) does"
+        BadValueError, match=r"callbacks=\[FeedbackCallback\('eval_loss'\)\]\), which does"
     ):
         _fit(tmp_path, lr=0.1 * plateau(), eval_strategy="steps", eval_steps=5)
     _, scheduler = optimizers(sgd(), lr=0.1 * plateau())
-    with pytest.raises(BadValueError, match="which the Trainer does not report to it"):
+    with pytest.raises(BadValueError, match="which the Trainer does not report"):
         scheduler.step()
     scheduler.step(1.0)  # in a loop of one's own
     scheduler.step()

@@ -235,13 +235,15 @@ def test_a_rate_that_is_too_low_is_called_that() -> None:
     found = sensitivity(task, recipe, budget=3.0, seeds=3, parts=["@bias"], progress=False)
     whole = next(r for r in found.responses if r.part == "*" and r.factor == 3.0)
     assert whole.verdict == "better"
-    assert "too low, which every part repeats. Tune it first" in found.advice()
+    assert "too low, which affects every part. Tune the rate first" in found.advice()
 
 
 def test_nothing_is_proposed_where_nothing_helps() -> None:
     rows = (response("*", 3.0, 0.1, -0.1), response("@bias", 3.0, 0.1, -0.1))
     found = Sensitivity("t", Recipe(), 10, (0, 1), (1.0, 1.0), rows, {}, None, 1.0)
-    assert found.advice() == ("No multiplier helps by more than its spread: keep one rate for all.")
+    assert found.advice() == (
+        "No multiplier helps by more than its margin: keep one rate for all parts."
+    )
 
 
 def test_what_does_not_hold_on_fresh_seeds_is_not_proposed(monkeypatch) -> None:
@@ -257,7 +259,7 @@ def test_what_does_not_hold_on_fresh_seeds_is_not_proposed(monkeypatch) -> None:
     found = sensitivity(task, seeds=3, budget=5.0, progress=False, parts=["@bias"])
     assert found.trial is not None
     assert found.proposal == {}
-    assert "does not gain on fresh seeds" in found.advice()
+    assert "do not lower the loss on new seeds" in found.advice()
 
 
 def test_a_part_that_needs_another_rate_is_found_and_proposed() -> None:
@@ -327,7 +329,7 @@ def test_bad_numbers(options: dict, error: type[Exception], message: str) -> Non
 
 def test_a_recipe_with_multipliers_or_one_that_diverges() -> None:
     task = tasks.get("diabetes-mlp", width=4)
-    with pytest.raises(BadValueError, match="has lr_mult already: sensitivity starts from one"):
+    with pytest.raises(BadValueError, match="has lr_mult: sensitivity starts from one"):
         sensitivity(task, Recipe(lr_mult="decay(0.5)"), progress=False)
     wild = Recipe(optimizer="sgd", lr=1e6, steps=200, batch_size=32)
     with pytest.raises(TaskError, match="the recipe itself diverges at lr=1e"):
@@ -356,8 +358,8 @@ def test_a_multiplier_of_everything_is_not_tried_against_the_same_rate(monkeypat
     assert {r.verdict for r in found.responses if r.factor == 3.0} == {"better"}
     assert found.trial is None
     assert found.proposal == {}
-    assert "Tune it first" in found.advice()
-    assert "is the whole model at one multiplier" in found.advice()
+    assert "Tune the rate first" in found.advice()
+    assert "are together one multiplier for the whole model" in found.advice()
 
 
 def test_small_runs_keep_to_one_thread_however_many_there_are() -> None:

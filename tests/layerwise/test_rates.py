@@ -10,9 +10,10 @@ from torch import nn
 
 import etude
 from etude import Recipe, tasks
-from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.errors import BadTypeError, BadValueError, MovedError, TaskError
 from etude.export import pytorch_code
 from etude.layerwise import LrMult, apply, rates_of
+from etude.layerwise.rates import MOVED
 from etude.optimizers import ROWS, build
 from etude.optimizers.factory import factory
 from etude.recipe import RecipeError
@@ -386,3 +387,13 @@ def test_what_was_applied_before() -> None:
     with pytest.raises(BadTypeError, match="give the model, not its parameters"):
         build("sgd", list(model.parameters()), lr=0.1, lr_mult={"head": 2.0})
     assert rates_of(build("sgd", model, lr=0.1)) is None
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_an_old_name_of_the_rates_says_the_new_one(old: str, new: str) -> None:
+    model = tasks.get("digits-mlp").build()
+    rates = rates_of(build("sgd", model, lr=0.1, lr_mult={"head": 0.0}))
+    assert hasattr(rates, new)
+    assert not hasattr(rates, old)
+    with pytest.raises(MovedError, match=f"Rates.{old} is now Rates.{new}"):
+        getattr(rates, old)

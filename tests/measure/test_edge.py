@@ -329,7 +329,7 @@ def test_a_rate_that_breaks_itself_is_halved_until_it_holds():
     assert found.own.unstable
     assert found.twice is None
     assert found.stable < 2 < found.unstable
-    assert "own rate 10 breaks" in found.advice()
+    assert "The recipe's rate 10 breaks" in found.advice()
 
 
 def test_the_cost_is_everything_that_was_computed():
@@ -368,7 +368,7 @@ def test_where_parts_take_turns_only_the_measured_limit_is_given():
     found = edge(turns, recipe, doublings=1)
     assert found.sharpness == ()
     assert "take turns" in found.unpredicted()
-    with pytest.raises(TaskError, match="no one loss has a Hessian"):
+    with pytest.raises(TaskError, match="there is no single loss"):
         sharpness(Run(turns, recipe))
 
 
@@ -472,7 +472,7 @@ def test_wrong_numbers_are_named(wrong, message):
 
 
 def test_a_run_too_short_to_break_is_refused():
-    with pytest.raises(BadValueError, match="too short to see training break"):
+    with pytest.raises(BadValueError, match="too short to tell whether training breaks"):
         edge(bowl(1.0), flat("sgd", 0.1, 5))
 
 

@@ -124,7 +124,7 @@ def score(name: str, traits: Traits) -> float:
 
 def test_the_default_is_the_default():
     assert match(PLAIN)[0].name == "adamw"
-    assert match(PLAIN)[0].reasons == ("the usual default: seldom best, rarely far from it",)
+    assert match(PLAIN)[0].reasons == ("the usual default: seldom the best, rarely far from it",)
     assert score("sgd", replace(PLAIN, spread=3.0)) > score("sgd", PLAIN)
 
 

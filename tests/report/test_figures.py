@@ -154,7 +154,7 @@ def test_the_schedule_is_what_every_update_used(record):
     assert info.rates.steps == (0, 1, 2, 3)
     np.testing.assert_allclose(info.rates.values, np.linspace(0.4, 0, 4))
     assert info.highest == (0, 0.4)
-    assert "ends where the run did" in schedule_curve.caption(info)
+    assert "ends where the run ended" in schedule_curve.caption(info)
     assert "ends where" not in schedule_curve.caption(schedule_curve.info(record()))
 
 

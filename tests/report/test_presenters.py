@@ -211,7 +211,9 @@ def test_a_kind_of_result_is_added_in_one_place():
     class Further(Found):
         pass
 
-    with pytest.raises(BadTypeError, match="not of a Found: give what tune or train returned"):
+    with pytest.raises(
+        BadTypeError, match=r"no report for a Found, only for .*: give the result of tune or train"
+    ):
         present(Found())
 
     @tells(Found)

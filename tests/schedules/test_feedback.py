@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, MovedError
 from etude.schedules import (
     EventLog,
     constant,
@@ -121,15 +121,24 @@ def test_peers_part_below_zero() -> None:
 
 
 def test_what_a_plateau_hears_is_written_and_read() -> None:
-    assert plateau().hears == ("loss",)
-    assert plateau(mode="max").hears == plateau(on="metric").hears == ("metric",)
-    assert hypergradient().hears == ("gradient",)
-    assert cosine(10).hears == ()
+    assert plateau().signals == ("loss",)
+    assert plateau(mode="max").signals == plateau(on="metric").signals == ("metric",)
+    assert hypergradient().signals == ("gradient",)
+    assert cosine(10).signals == ()
     both = warmup(5) >> 0.5 * plateau(on="loss").take(9) >> plateau(mode="max")
-    assert both.hears == ("loss", "metric")
+    assert both.signals == ("loss", "metric")
     for s in (plateau(on="metric", mode="min"), plateau(on="loss"), both):
         assert parse(repr(s)) == s == from_json(to_json(s))
-        assert parse(repr(s)).hears == s.hears
+        assert parse(repr(s)).signals == s.signals
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("hears", "Schedule.signals"), ("hear", "Schedule.with_events")]
+)
+def test_an_old_name_of_a_schedule_says_the_new_one(old: str, new: str) -> None:
+    with pytest.raises(MovedError, match=f"Schedule.{old} is now {new}"):
+        getattr(plateau(), old)
+    assert not hasattr(plateau(), old)
     with pytest.raises(BadValueError, match="on is 'loss' and mode is 'max', but a loss is better"):
         plateau(on="loss", mode="max")
     with pytest.raises(BadValueError, match="unknown on 'metrics': did you mean 'metric'"):

@@ -293,7 +293,7 @@ def test_a_metric_that_is_nan_is_named_and_no_fault_of_the_rate():
     with (
         pytest.warns(UserWarning, match="'auroc' is nan"),
         pytest.raises(
-            TaskError, match=r"'auroc' is nan .* at every rate .*the rate is not at fault"
+            TaskError, match=r"'auroc' is nan .* at every rate .*the rate is not the cause"
         ),
     ):
         tune(one_class(metric="auroc"), SHORT, 1.5, objective="metric", progress=False)

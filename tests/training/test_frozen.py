@@ -306,7 +306,7 @@ def test_a_part_that_stands_still_has_its_turn_and_stays() -> None:
     assert not torch.equal(weight.model["a"].bias, pair()["a"].bias)
 
 
-def test_a_loop_of_ones_own_silences_before_it_clips() -> None:
+def test_a_loop_of_ones_own_drops_frozen_gradients_before_it_clips() -> None:
     moved = []
     for frozen in (True, False):
         model = net(("0", "2", "3") if frozen else ())
@@ -315,7 +315,7 @@ def test_a_loop_of_ones_own_silences_before_it_clips() -> None:
         mse_loss(model(data()[0]), data()[1]).backward()
         rates = rates_of(optimizer)
         if rates is not None:
-            rates.silence()
+            rates.drop_frozen_gradients()
         nn.utils.clip_grad_norm_(model.parameters(), 0.05)
         optimizer.step()
         moved.append([p.detach().clone() for p in model.parameters()])

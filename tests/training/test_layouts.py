@@ -147,8 +147,8 @@ def by_desk(run: Run, make: Callable[[], Run], folder: Path) -> Run:
 def by_spill(run: Run, make: Callable[[], Run], folder: Path) -> Run:
     made = iter([run])
     trial = Trial("one", lambda: [next(made, None) or make()], Goal(), None)
-    trial.sleep(folder)
-    assert not trial.awake
+    trial.offload(folder)
+    assert not trial.in_memory
     return trial.runs[0]
 
 

@@ -55,7 +55,7 @@ def test_without_memory_every_trial_waits_on_disk_and_nothing_else_changes(
 
     def counted(self: TrialPool) -> None:
         make_room(self)
-        awake.append(sum(c.awake for c in self.trials))
+        awake.append(sum(c.in_memory for c in self.trials))
 
     monkeypatch.setattr(TrialPool, "_make_room", counted)
     folder = tmp_path / "run" if kept else None
@@ -73,7 +73,7 @@ def test_entering_alone_holds_no_more_than_memory_allows(monkeypatch):
 
     def counted(self: TrialPool, *args: Any) -> Any:
         found = add(self, *args)
-        most.append(sum(c.awake for c in self.trials))
+        most.append(sum(c.in_memory for c in self.trials))
         return found
 
     monkeypatch.setattr(TrialPool, "add", counted)

@@ -209,7 +209,7 @@ def test_what_is_said_to_tie_ties_and_what_is_said_to_stand_behind_does(name, bu
         for lr in tied:
             assert full(name, lr)[2] - best.loss <= tie_room(name, best, lr), lr
     if behind := [t.lr for t in others if t.followed and not t.tied]:
-        assert rates_before(sentence, "ended or stood behind it", best) == behind
+        assert rates_before(sentence, "did worse", best) == behind
         for lr in behind:
             assert full(name, lr)[2] >= best.loss - 0.01 * drop(best), lr
 

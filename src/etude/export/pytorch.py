@@ -1,4 +1,4 @@
-"""A recipe as code for a PyTorch loop of one's own."""
+"""Writes a recipe as a PyTorch training loop, to paste into your own program."""
 
 from __future__ import annotations
 
@@ -27,29 +27,33 @@ ELSEWHERE = (
     "initialisation",
     "seed",
 )
-"""Fields that do not live in the loop, or that only `etude.train` applies: named in a comment."""
+"""Fields that the loop does not apply; the last line of the code lists them in a comment."""
 
 ENDLESS = (
     "def endless(loader):",
     "    while True:  # one epoch after another",
     "        yield from loader",
 )
-"""A DataLoader gives one epoch; a run has as many updates as the recipe says."""
+"""Repeats a DataLoader, which yields one epoch, for as many updates as the recipe asks for."""
 
 
 def pytorch_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> str:
     """Return a training loop of `steps` updates that does what the recipe says.
 
-    Its first line names what is the reader's: `model`, `train_loader` (a DataLoader, gone through
-    as often as the updates need it), and `loss_function` or `step`. Where a schedule reacts to the
-    validation loss, the loop measures it on `valid_loader` at the recipe's evaluations; where one
-    reacts to the task's metric, it calls `metric_of(model)` there.
+    Its first line names what you must define: `model`, `train_loader` (a DataLoader, repeated as
+    often as the updates need it), and `loss_function` or `step`. If a schedule reacts to the
+    validation loss, the loop measures it on `valid_loader` at the recipe's evaluations; if one
+    reacts to the task's metric, the loop calls `metric_of(model)` there.
 
     Args:
-        recipe: What to write down.
+        recipe: The recipe to write.
         steps: The number of updates, to which the schedules are bound.
-        task: Where it has a `step`, the loss is `step(model, batch)`, in turns if it yields; else,
-            and without a task, `loss_function(model(inputs), targets)`.
+        task: The task, for its `step`. If it has one, the loss is `step(model, batch)`, with parts
+            updated in turns if it yields; otherwise, and without a task, the loss is
+            `loss_function(model(inputs), targets)`.
+
+    Returns:
+        The code, with its imports.
     """
     own_step = task is not None and task.step is not None
     return _Loop(recipe, steps, own_step, task is not None and task.alternates).text()
@@ -57,7 +61,7 @@ def pytorch_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> str
 
 @dataclass(frozen=True)
 class _Loop:
-    """What the parts of the loop depend on."""
+    """Writes the code, part by part."""
 
     recipe: Recipe
     steps: int
@@ -70,46 +74,46 @@ class _Loop:
 
     @property
     def moving(self) -> bool:
-        """Whether multipliers move, so that they, and not a scheduler, write the rate."""
+        """Whether multipliers follow schedules, so that they write the rate, not a scheduler."""
         return self.recipe.lr_mult is not None and self.recipe.lr_mult.moves
 
     @property
-    def silences(self) -> bool:
-        """Whether some part may stand still, and must be kept out of the clipping."""
+    def drops_frozen(self) -> bool:
+        """Whether a part may be frozen, so that its gradient must be dropped before clipping."""
         mult = self.recipe.lr_mult
         if mult is None or self.recipe.clip_norm is self.recipe.clip_value is None:
             return False
-        still = any(rule.multiplier == 0.0 for rule in mult.rules)
-        return still or mult.moves or any(policy.name == "freeze" for policy in mult.policies)
+        frozen = any(rule.multiplier == 0.0 for rule in mult.rules)
+        return frozen or mult.moves or any(policy.name == "freeze" for policy in mult.policies)
 
     @property
     def scheduled(self) -> dict[str, Schedule]:
-        """What a scheduler moves, by its argument."""
+        """The schedules that a scheduler applies, by the name of its argument."""
         rate = {} if self.moving else {"scale": self.recipe.schedule}
         return {**rate, **self.recipe.schedules}
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """What the loop must measure: 'loss', 'metric', both or neither."""
+        """The signals that the loop must measure: 'loss', 'metric', both or neither."""
         schedules = (self.recipe.schedule, *self.recipe.schedules.values())
-        return tuple(sorted({signal for s in schedules for signal in s.hears}))
+        return tuple(sorted({signal for s in schedules for signal in s.signals}))
 
     @property
-    def shape_hears(self) -> tuple[str, ...]:
-        """What the loop itself must tell the rate's shape."""
-        return self.recipe.schedule.hears if self.moving else ()
+    def rate_signals(self) -> tuple[str, ...]:
+        """The signals that the loop must record in the rate's schedule itself."""
+        return self.recipe.schedule.signals if self.moving else ()
 
     @property
     def schedulers(self) -> dict[str, tuple[str, ...]]:
-        """The schedulers by their variable, with what each hears: one scheduler hears one thing."""
-        heard = sorted({signal for s in self.scheduled.values() for signal in s.hears})
-        if len(heard) < 2:
-            return {"scheduler": tuple(heard)} if self.scheduled else {}
-        return {f"{signal}_scheduler": (signal,) for signal in heard}
+        """The signals of each scheduler, by its variable; `step` takes one signal at most."""
+        signals = sorted({signal for s in self.scheduled.values() for signal in s.signals})
+        if len(signals) < 2:
+            return {"scheduler": tuple(signals)} if self.scheduled else {}
+        return {f"{signal}_scheduler": (signal,) for signal in signals}
 
     @property
     def own_schedulers(self) -> bool:
-        """Whether torch's own scheduler is not enough."""
+        """Whether the loop needs Etude's scheduler, because torch's own cannot do it."""
         return bool(self.recipe.schedules) or any(self.schedulers.values())
 
     @property
@@ -117,7 +121,7 @@ class _Loop:
         return "batch" if self.own_step else "inputs, targets"
 
     def text(self) -> str:
-        """Return the whole."""
+        """Return the whole code."""
         imports = ["import torch", "from etude.schedules import parse"]
         setup = [*self.optimizer(imports), *self.schedules(imports), "", *ENDLESS]
         if "loss" in self.signals:
@@ -126,7 +130,7 @@ class _Loop:
             setup += ["", *self.valid_metric()]
         loop = ["", *self.before(), f"for update in range({self.steps}):"]
         if self.moving:
-            loop.append(f"    rates.set({self.recipe.lr!r} * shape(update), update)")
+            loop.append(f"    rates.set({self.recipe.lr!r} * schedule(update), update)")
         loop += self.closure() if self.row.closure else self.plain()
         loop += self.after()
         given = ["model", "train_loader", *(["valid_loader"] if "loss" in self.signals else [])]
@@ -134,18 +138,18 @@ class _Loop:
         if "metric" in self.signals:
             given.append("metric_of(model) on the validation data")
         return "\n".join(
-            [f"# Yours: {', '.join(given)}.", *imports, "", *setup, *loop, *self.rest()]
+            [f"# You define: {', '.join(given)}.", *imports, "", *setup, *loop, *self.rest()]
         )
 
     def optimizer(self, imports: list[str]) -> list[str]:
-        """Return the lines that build the optimizer: torch's own, where that is all it takes."""
+        """Return the lines that build the optimizer: by torch alone, if that is enough."""
         recipe, row = self.recipe, self.row
         values = "".join(f", {k}={v!r}" for k, v in recipe.optimizer.hyperparameters.items())
         if recipe.lr_mult is None and row.module == "torch.optim":
             call = f"torch.optim.{row.attribute}(model.parameters(), lr={recipe.lr!r}{values})"
             return [f"optimizer = {call}"]
         own = not row.package and row.module.partition(".")[0] not in ("torch", "etude")
-        if own and recipe.lr_mult is None:  # a row of the user's, which another program lacks
+        if own and recipe.lr_mult is None:  # registered by the user: import its class directly
             imports.append(f"from {row.module} import {row.attribute}")
             call = f"{row.attribute}(model.parameters(), lr={recipe.lr!r}{values})"
             return [f"optimizer = {call}"]
@@ -156,7 +160,7 @@ class _Loop:
         if recipe.lr_mult is not None:
             values += f", lr_mult={recipe.lr_mult.plain()!r}"
             if (
-                self.silences
+                self.drops_frozen
                 or recipe.lr_mult.moves
                 or any(p.name == "mup" for p in recipe.lr_mult.policies)
             ):
@@ -169,30 +173,30 @@ class _Loop:
         return [*lines, f"optimizer = {call}"]
 
     def schedules(self, imports: list[str]) -> list[str]:
-        """Return the lines that bind the schedules to the run and to the optimizer."""
-        lines = [f"shape = {self.bound(repr(self.recipe.schedule))}"]
-        if self.moving or self.silences:
+        """Return the lines that bind the schedules to the run's length and to the optimizer."""
+        lines = [f"schedule = {self.bound(repr(self.recipe.schedule))}"]
+        if self.moving or self.drops_frozen:
             lines.append("rates = layerwise.rates_of(optimizer)")
         if self.moving:
             lines.append(f"rates.bind({self.steps})")
         if self.own_schedulers:
             imports.append("from etude.interop.torch import Scheduler")
-            for place, (variable, heard) in enumerate(self.schedulers.items()):
-                moved = [
-                    f"{name}={'shape' if name == 'scale' else self.bound(repr(s))}"
+            for place, (variable, signals) in enumerate(self.schedulers.items()):
+                arguments = [
+                    f"{name}={'schedule' if name == 'scale' else self.bound(repr(s))}"
                     for name, s in self.scheduled.items()
-                    if s.hears == heard or (not s.hears and place == 0)
+                    if s.signals == signals or (not s.signals and place == 0)
                 ]
-                lines.append(f"{variable} = Scheduler(optimizer, {', '.join(moved)})")
+                lines.append(f"{variable} = Scheduler(optimizer, {', '.join(arguments)})")
         elif not self.moving:
-            lines.append("scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)")
+            lines.append("scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)")
         return lines
 
     def bound(self, schedule: str) -> str:
         return f"parse({schedule!r}).over({self.steps})"
 
     def valid_loss(self) -> list[str]:
-        """Return the function that measures what schedules with feedback hear."""
+        """Return the function that measures the validation loss, for schedules that react to it."""
         mode = self.row.eval_mode
         return [
             "def valid_loss():",
@@ -210,7 +214,7 @@ class _Loop:
         ]
 
     def valid_metric(self) -> list[str]:
-        """Return the function that measures the task's metric, for schedules that hear it."""
+        """Return the function that measures the task's metric, for schedules that react to it."""
         mode = self.row.eval_mode
         return [
             "def valid_metric():",
@@ -224,29 +228,32 @@ class _Loop:
         ]
 
     def before(self) -> list[str]:
-        """Return what stands right before the loop."""
+        """Return the lines before the loop."""
         lines = ["batches = endless(train_loader)"]
         if self.signals:
             count = self.recipe.evaluations
-            lines.append(f"looks = {{{self.steps} * i // {count} for i in range(1, {count})}}")
+            steps = f"{{{self.steps} * i // {count} for i in range(1, {count})}}"
+            lines.append(f"evaluation_steps = {steps}")
         if self.row.eval_mode:
-            lines.append("optimizer.train()  # and optimizer.eval() before the model is judged")
+            lines.append("optimizer.train()  # call optimizer.eval() before you evaluate the model")
         return lines
 
     def after(self) -> list[str]:
-        """Return what follows an update, and what follows the last."""
+        """Return the lines after an update, and those after the last update."""
         lines = [
-            f"    {signal} = valid_{signal}() if update + 1 in looks else None"
+            f"    {signal} = valid_{signal}() if update + 1 in evaluation_steps else None"
             for signal in self.signals
         ]
-        for signal in self.shape_hears:
+        for signal in self.rate_signals:
             lines += [f"    if {signal} is not None:"]
-            lines += [f"        shape = shape.record(update + 1, {signal})"]
-        lines += [f"    {one}.step({''.join(heard)})" for one, heard in self.schedulers.items()]
+            lines += [f"        schedule = schedule.record(update + 1, {signal})"]
+        lines += [
+            f"    {name}.step({''.join(signals)})" for name, signals in self.schedulers.items()
+        ]
         return [*lines, "optimizer.eval()"] if self.row.eval_mode else lines
 
     def forward(self, indent: str, whole: bool = False) -> list[str]:
-        """Return the lines from a batch to its loss, `whole` with all turns together."""
+        """Return the lines from a batch to its loss; `whole` adds up the losses of all turns."""
         loss = "step(model, batch)" if self.own_step else "loss_function(model(inputs), targets)"
         if whole and self.turns:
             loss = "sum(loss for _, loss in step(model, batch))"
@@ -259,7 +266,7 @@ class _Loop:
         ]
 
     def plain(self) -> list[str]:
-        """Return the body of the loop for an optimizer that needs the gradient alone."""
+        """Return the body of the loop for an optimizer that only needs the gradient."""
         recipe = self.recipe
         if self.turns:
             return self.in_turns()
@@ -289,7 +296,7 @@ class _Loop:
         named = "model.named_parameters()"
         return [
             *turn,
-            "        optimizer.zero_grad()  # what has no gradient is not moved",
+            "        optimizer.zero_grad()  # parameters without a gradient are not updated",
             f"        own = [p for name, p in {named} if f'{{name}}.'.startswith(f'{{part}}.')]",
             "        loss.backward(inputs=own)",
             *self.clipping(" " * 8),
@@ -298,8 +305,10 @@ class _Loop:
 
     def clipping(self, indent: str) -> list[str]:
         recipe, clip, lines = self.recipe, f"{indent}torch.nn.utils.clip_grad_", []
-        if self.silences:
-            lines.append(f"{indent}rates.silence()  # what stands still has no part in the norm")
+        if self.drops_frozen:
+            lines.append(
+                f"{indent}rates.drop_frozen_gradients()  # the norm leaves out frozen parts"
+            )
         if recipe.clip_norm is not None:
             lines.append(f"{clip}norm_(model.parameters(), {recipe.clip_norm!r})")
         if recipe.clip_value is not None:
@@ -320,12 +329,14 @@ class _Loop:
         ]
 
     def rest(self) -> list[str]:
-        """Return a comment on what the recipe says besides."""
+        """Return a comment that lists the fields of the recipe that the loop does not apply."""
         plain = self.recipe.plain()
         if self.row.closure and self.recipe.accumulate > 1:
             plain["batch_size"] = f"{self.recipe.accumulate} * {plain.get('batch_size', 64)}"
         if self.signals:
-            plain.pop("evaluations")  # the loop makes them
+            plain.pop("evaluations")  # the loop applies it
         names = [*ELSEWHERE, *(["accumulate"] if self.turns and self.recipe.accumulate > 1 else [])]
-        said = [f"{name}={plain[name]!r}" for name in names if plain.get(name)]
-        return [f"# The recipe also says {', '.join(said)}."] if said else []
+        left = [f"{name}={plain[name]!r}" for name in names if plain.get(name)]
+        if not left:
+            return []
+        return [f"# The recipe also sets {', '.join(left)}: this code does not apply them."]

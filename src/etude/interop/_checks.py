@@ -1,4 +1,4 @@
-"""What a scheduler refuses or warns of: values out of bounds, metrics that differ, rates lost."""
+"""Checks of a scheduler: values within bounds, one signal, no value replaced by accident."""
 
 from __future__ import annotations
 
@@ -48,19 +48,20 @@ def bounds(optimizer: Optimizer, name: str, group: Mapping[str, Any], slot: _slo
 
 
 def values(optimizer: Optimizer, columns: Iterable[Column]) -> None:
-    """Refuse schedules whose values are known to leave the bounds: those that have a length.
+    """Raise for a schedule with a length if one of its values is out of bounds.
 
-    An endless schedule is looked at where it begins; it is refused at the step that leaves them.
+    Of an endless schedule only the first value is checked here; `refuse` checks the others when
+    they are written.
 
     Raises:
-        BadValueError: With the step, the value and the bounds.
+        BadValueError: The message gives the step, the value and the bounds.
     """
     for column in columns:
-        for place, group, entry in _followed(optimizer, column):
+        for place, group, entry in _scheduled(optimizer, column):
             slot = _slots.find(column.name, group, place)
             base = _slots.base(column.name, group, slot, place) if entry.relative else 1.0
             limits = bounds(optimizer, column.name, group, slot)
-            for t in _looked_at(entry.schedule):
+            for t in _checked_steps(entry.schedule):
                 value = base * entry.schedule.at(t)
                 if not _allowed(limits.limits, entry.schedule, t, value):
                     limits.check(f"{column.name} of group {place} at step {t}", value)
@@ -69,71 +70,73 @@ def values(optimizer: Optimizer, columns: Iterable[Column]) -> None:
 def refuse(row: ScheduledSlot, t: int, value: float) -> None:
     """Raise for a value out of bounds, unless it is the limit at which a schedule ends.
 
-    A momentum that rises to 1 over a run is below 1 at each of its updates.
+    For instance, a momentum that rises to 1 over a run is below 1 at every update of the run.
 
     Raises:
-        BadValueError: With the step, the value and the bounds.
+        BadValueError: The message gives the step, the value and the bounds.
     """
     if not _allowed((row.low, row.high), row.schedule, t, value):
         _out_of_bounds(row, t, value)
 
 
 def one_signal(columns: Iterable[Column]) -> None:
-    """Refuse schedules that wait for different metrics, since `step(metric)` reports one.
+    """Raise for schedules that react to different signals, since `step(metric)` reports one.
 
     Raises:
-        BadValueError: With what they wait for.
+        BadValueError: The message names the signals.
     """
     entries = (entry for column in columns for entry in column.entries.values() if entry)
-    heard = sorted({signal for entry in entries for signal in entry.schedule.hears})
-    if len(heard) > 1:
+    signals = sorted({signal for entry in entries for signal in entry.schedule.signals})
+    if len(signals) > 1:
         raise BadValueError(
-            f"the schedules react to different things ({' and '.join(heard)}), and step(metric) "
-            "reports one: make a Scheduler for each, on the same optimizer"
+            f"the schedules react to different signals ({' and '.join(signals)}), and step(metric) "
+            "reports one: create a Scheduler for each, on the same optimizer"
         )
 
 
 def warn_of_lost_values(optimizer: Optimizer, columns: Iterable[Column]) -> None:
-    """Warn where one schedule for all groups replaces values that the groups were given."""
+    """Warn if one schedule for all groups replaces values that differ, or looks like a factor."""
     for column in columns:
         entry = column.entries.get(EVERY)
         if entry is None or entry.relative or column.spelled_out:
             continue
-        own = [
-            _own(column.name, group, place)
-            for place, group, followed in _followed(optimizer, column)
-            if followed is entry
+        before = [
+            _value_before(column.name, group, place)
+            for place, group, other in _scheduled(optimizer, column)
+            if other is entry
         ]
-        known = [value for value in own if value is not None]
+        known = [value for value in before if value is not None]
         if column.name == "lr" and any(v != 1.0 for v in known) and _is_factor(entry.schedule):
             rate = known[0]
             warnings.warn(
-                f"lr is {entry.schedule!r}, whose peak is 1: that sets the rate to 1, where the "
-                f"optimizer has {rate:g}. Scheduler(optimizer, scale=...) multiplies the "
-                f"optimizer's own rate by it; lr={rate:g} * (...) sets the rate; lr={{'*': ...}} "
-                "says that 1 is meant",
+                f"lr is {entry.schedule!r}, whose peak is 1: it replaces the optimizer's rate "
+                f"{rate:g} by a rate of 1. Use Scheduler(optimizer, scale=...) to multiply the "
+                f"optimizer's rate by the schedule, lr={rate:g} * (...) to set the rate, or "
+                "lr={'*': ...} if a rate of 1 is intended",
                 stacklevel=_SCOPE,
             )
         elif len(set(known)) > 1:
             shown = ", ".join(f"{value:g}" for value in dict.fromkeys(known))
             keep = "scale=..." if column.name == "lr" else f"{column.name}=relative(...)"
             warnings.warn(
-                f"{column.name} sets all groups to the same values, where they had {shown}: "
-                f"Scheduler(optimizer, {keep}) multiplies each group's own; "
-                f"{column.name}=[..., ...] gives each group a schedule; {column.name}={{'*': ...}} "
-                "says that one is meant for all",
+                f"{column.name} sets all groups to the same value, but they had {shown}. Use "
+                f"Scheduler(optimizer, {keep}) to multiply each group's own value, "
+                f"{column.name}=[..., ...] to give each group a schedule, or "
+                f"{column.name}={{'*': ...}} if one schedule for all groups is intended",
                 stacklevel=_SCOPE,
             )
 
 
-def _followed(optimizer: Optimizer, column: Column) -> Iterator[tuple[int, Any, Entry]]:
+def _scheduled(optimizer: Optimizer, column: Column) -> Iterator[tuple[int, Any, Entry]]:
+    """Yield each group that the column schedules, with its number and its entry."""
     for place, group in enumerate(optimizer.param_groups):
         entry = column.of(place, group)
         if entry is not None:
             yield place, group, entry
 
 
-def _own(name: str, group: dict[str, Any], place: int) -> float | None:
+def _value_before(name: str, group: dict[str, Any], place: int) -> float | None:
+    """Return a group's value from before any schedule; None if it has none."""
     slot = _slots.find(name, group, place)
     if get(group, slot) is None:
         return None
@@ -141,11 +144,11 @@ def _own(name: str, group: dict[str, Any], place: int) -> float | None:
 
 
 def _is_factor(schedule: Schedule) -> bool:
-    return abs(max(schedule.at(t) for t in _looked_at(schedule)) - 1.0) < 1e-9
+    return abs(max(schedule.at(t) for t in _checked_steps(schedule)) - 1.0) < 1e-9
 
 
-def _looked_at(schedule: Schedule) -> list[int]:
-    """Return the steps at which a schedule is looked at beforehand: its ends, and many between."""
+def _checked_steps(schedule: Schedule) -> list[int]:
+    """Return the steps at which a schedule is checked in advance: both ends, and many between."""
     return [0] if schedule.length is None else [*strided(_end(schedule)), _end(schedule)]
 
 

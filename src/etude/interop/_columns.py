@@ -1,4 +1,4 @@
-"""What a scheduler moves: for each hyperparameter, which group follows which schedule."""
+"""The columns of a scheduler: for each hyperparameter, the schedule of each group."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from etude.interop._text import bound, read, write
 from etude.schedules import EventLog, Schedule, diff
 
 EVERY = "*"
-"""The key for every group that no other key names."""
+"""The key that stands for every group without a key of its own."""
 
 _RELATIVE = "base * "
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A schedule of values, or of multiples of each group's own base value."""
+    """A schedule of values, or of multiples of each group's base value."""
 
     schedule: Schedule
     relative: bool = False
 
     def text(self) -> str:
-        """Return its text: `0.1 * cosine(500)`, or `base * (cosine(500))`."""
+        """Return the entry as text: `0.1 * cosine(500)`, or `base * (cosine(500))`."""
         text = write(self.schedule)
         return f"{_RELATIVE}({text})" if self.relative else text
 
     @classmethod
     def of_text(cls, text: str) -> Entry:
-        """Return what `text` wrote."""
+        """Return the entry that `text` wrote."""
         relative = text.startswith(_RELATIVE)
         return cls(read(text.removeprefix(_RELATIVE)[1:-1] if relative else text), relative)
 
-    def hear(self, log: EventLog) -> Entry:
-        """Return it after more events."""
+    def with_events(self, log: EventLog) -> Entry:
+        """Return the entry after more events."""
         if not self.schedule.has_feedback:
             return self
-        return replace(self, schedule=self.schedule.hear(log, True))
+        return replace(self, schedule=self.schedule.with_events(log, add=True))
 
 
 @dataclass(frozen=True, slots=True)
 class Relative:
-    """A shape as a multiple of each group's own base value; made by `relative`."""
+    """A schedule of multiples of each group's base value; `relative` creates it."""
 
     shape: Any
 
@@ -54,9 +54,9 @@ class Column:
 
     Args:
         name: The hyperparameter, such as 'lr'.
-        entries: By key; None leaves a group alone.
-        exact: How many groups a list named one by one; None for the other forms.
-        spelled_out: Whether the user said which group follows what, '*' included.
+        entries: The entries by key; None leaves a group unchanged.
+        exact: The number of groups, if a list gives one schedule for each; None for other forms.
+        spelled_out: Whether the user gave a mapping, whose keys may include '*'.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Column:
     spelled_out: bool = False
 
     def of(self, place: int, group: Mapping[str, Any]) -> Entry | None:
-        """Return what the group of that number follows."""
+        """Return the entry of a group, or None if it is left unchanged."""
         name = group.get("name")
         if name is not None and name in self.entries:
             return self.entries[name]
@@ -85,13 +85,13 @@ class Column:
             str(key): None if entry is None else entry.text() for key, entry in self.entries.items()
         }
 
-    def hear(self, log: EventLog) -> Column:
-        """Return it after more events."""
-        heard = {k: None if e is None else e.hear(log) for k, e in self.entries.items()}
-        return replace(self, entries=heard)
+    def with_events(self, log: EventLog) -> Column:
+        """Return the column after more events."""
+        entries = {k: None if e is None else e.with_events(log) for k, e in self.entries.items()}
+        return replace(self, entries=entries)
 
     def plus(self, place: int, form: Any) -> Column:
-        """Return it with what a group that joins follows, unless '*' says it already."""
+        """Return the column with an entry for a new group, unless '*' applies to it."""
         if form is None and self.exact is None:
             return self
         entry = None if form is None else _entry(f"{self.name} of group {place}", form, False)
@@ -100,7 +100,7 @@ class Column:
 
     @property
     def has_feedback(self) -> bool:
-        """Whether some schedule in it reacts to a metric."""
+        """Whether one of its schedules reacts to a metric."""
         return any(e.schedule.has_feedback for e in self.entries.values() if e is not None)
 
 
@@ -109,14 +109,16 @@ def column(name: str, form: Any, groups: list[dict[str, Any]], relative: bool = 
 
     Args:
         name: The hyperparameter.
-        form: A schedule or its text for every group, a sequence with one for each group, or a
-            mapping by number or name of a group, '*' for all others; None leaves a group alone.
-        groups: The optimizer's groups at the moment.
+        form: A schedule or its text for every group; a sequence with one for each group; or a
+            mapping from a group's number or name, or '*' for all others. None leaves a group
+            unchanged.
+        groups: The optimizer's current groups.
         relative: Whether the values are multiples of each group's base value.
 
     Raises:
         BadTypeError: The form is none of these.
-        BadValueError: A list has not as many entries as there are groups, or a key names no group.
+        BadValueError: A list has more or fewer entries than there are groups, or a key names no
+            group.
     """
     if isinstance(form, Mapping):
         names = [g["name"] for g in groups if g.get("name") is not None]
@@ -140,7 +142,7 @@ def column(name: str, form: Any, groups: list[dict[str, Any]], relative: bool = 
 def differences(
     name: str, saved: Mapping[str, str | None], now: Mapping[str, str | None]
 ) -> list[str]:
-    """Say in words how the entries of a column differ from saved ones."""
+    """Describe how the entries of a column differ from saved ones, a line for each difference."""
     lines: list[str] = []
     for key in sorted({*saved, *now}):
         before, after = saved.get(key), now.get(key)
@@ -155,7 +157,7 @@ def _difference(before: str | None, after: str | None) -> list[str]:
         return [f"{after or 'no schedule'} instead of {before or 'no schedule'}"]
     try:
         a, b = Entry.of_text(before), Entry.of_text(after)
-    except BadValueError:  # such as a function that is not registered here
+    except BadValueError:  # for instance, a function that is not registered here
         return [f"{after} instead of {before}"]
     lines = diff(a.schedule, b.schedule)
     if a.relative != b.relative:

@@ -1,4 +1,4 @@
-"""Read the functions inside a `LambdaLR`: those of transformers, and registered ones."""
+"""Converts the function of a `LambdaLR`, if transformers made it or it is registered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOME = "transformers.optimization"
 
 
 def from_lambda(lr_lambda: Any, lr: float) -> Schedule:
-    """Return lr times what a function of `LambdaLR` gives, as a schedule.
+    """Return the schedule lr · f(t), for a function f of `LambdaLR`.
 
     Args:
         lr_lambda: A function that transformers made, or one that is registered.
@@ -25,7 +25,7 @@ def from_lambda(lr_lambda: Any, lr: float) -> Schedule:
         The schedule.
 
     Raises:
-        BadValueError: It is a function of the user's own.
+        BadValueError: It is a function of the user's own, whose formula is unknown.
     """
     for name, (known, _) in FUNCTIONS.items():
         if known is lr_lambda:
@@ -38,8 +38,9 @@ def from_lambda(lr_lambda: Any, lr: float) -> Schedule:
     reader = _READERS.get(name) if getattr(inner, "__module__", None) == _HOME else None
     if reader is None:
         raise BadValueError(
-            f"LambdaLR calls {name}, a function of your own, which cannot be read: register it, "
-            "register('mine', f), and read the scheduler again, or write lr * function('mine')"
+            f"LambdaLR calls {name}, a function of your own, whose formula is unknown: register it "
+            "with register('mine', f) and convert the scheduler again, or write "
+            "lr * function('mine')"
         )
     return reader(lr, dict(given))
 
@@ -52,7 +53,7 @@ def _cosine(lr: float, given: dict[str, Any]) -> Schedule:
 
 
 def _polynomial(lr: float, given: dict[str, Any]) -> Schedule:
-    # transformers divides by the optimizer's default rate, also where a group has another.
+    # transformers divides by the optimizer's default rate, even if a group has another rate.
     default = float(given.pop("lr_init"))
     schedule = parity.get_polynomial_decay_schedule_with_warmup(default, **given)
     return schedule if lr == default else lr / default * schedule
@@ -79,4 +80,4 @@ _READERS: dict[str, Callable[[float, dict[str, Any]], Schedule]] = {
     ),
     "_get_wsd_scheduler_lambda": lambda lr, given: parity.get_wsd_schedule(lr, **given),
 }
-"""What each function of transformers means, by its name there."""
+"""The schedule of each function of transformers, by its name there."""

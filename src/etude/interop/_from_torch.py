@@ -47,7 +47,7 @@ def from_torch(scheduler: Any, *, group: int | None = None, hyperparameter: str 
     """
     if not isinstance(scheduler, LRScheduler):
         raise BadTypeError(
-            f"{_name(scheduler)} is no LRScheduler of torch, so it cannot be read"
+            f"{_name(scheduler)} is not an LRScheduler of torch, so it cannot be converted"
             + (
                 ": it raises the rate again when the metric improves, which no schedule here does"
                 if _name(scheduler) == "GreedyLR"
@@ -63,7 +63,7 @@ def from_torch(scheduler: Any, *, group: int | None = None, hyperparameter: str 
     found = [_read(scheduler, place, hyperparameter) for place in places]
     if any(s != found[0] for s in found):
         raise BadValueError(
-            "the groups have different rates: read one with from_torch(scheduler, group=0), or "
+            "the groups have different rates: convert one with from_torch(scheduler, group=0), or "
             "each, for Scheduler(optimizer, lr=[from_torch(scheduler, group=i) for i in ...])"
         )
     if hyperparameter == "lr":
@@ -79,22 +79,22 @@ def _read(scheduler: LRScheduler, place: int, hyperparameter: str) -> Schedule:
     if reader is not None:
         return reader(scheduler, place)
     columns = getattr(scheduler, "_columns", None)
-    if columns is not None:  # a Scheduler of this room
+    if columns is not None:  # a Scheduler of Etude
         return _own(scheduler, place)
     raise BadValueError(
-        f"{_name(scheduler)} is not a class of torch.optim.lr_scheduler, so what it does is not "
-        f"known. Known: {', '.join(sorted(c.__name__ for c in _READERS))}"
+        f"{_name(scheduler)} is not a class of torch.optim.lr_scheduler: its formula is unknown. "
+        f"Known classes: {', '.join(sorted(c.__name__ for c in _READERS))}"
     )
 
 
 def _own(scheduler: Any, place: int) -> Schedule:
     group = scheduler.optimizer.param_groups[place]
-    for column in scheduler._heard:
+    for column in scheduler._current:
         entry = column.of(place, group) if column.name == "lr" else None
         if entry is not None:
             schedule: Schedule = entry.schedule
             return scheduler.base_lrs[place] * schedule if entry.relative else schedule
-    raise BadValueError(f"this Scheduler does not move the rate of group {place}")
+    raise BadValueError(f"this Scheduler does not set the rate of group {place}")
 
 
 def _check_live(scheduler: Any, place: int, schedule: Schedule) -> None:
@@ -107,10 +107,10 @@ def _check_live(scheduler: Any, place: int, schedule: Schedule) -> None:
     scale = max(abs(live), abs(expected), abs(float(_base(scheduler, place))))
     if not math.isclose(live, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE * scale):
         raise BadValueError(
-            f"the live rate of group {place} at step {step} is {live:.6g}, where the arguments of "
-            f"{_name(scheduler)} give {expected:.6g}: another scheduler, a "
-            "loaded optimizer or your own code moved it, so reading it would change it. Build the "
-            "schedule from its arguments with etude.interop.parity"
+            f"the current rate of group {place} at step {step} is {live:.6g}, but the arguments "
+            f"of {_name(scheduler)} give {expected:.6g}: another scheduler, a "
+            "loaded optimizer or your own code changed it, so the converted schedule would differ. "
+            "Create the schedule from its arguments with etude.interop.parity"
         )
 
 
@@ -152,8 +152,8 @@ def _cyclic(s: Any, place: int) -> Schedule:
 def _cycle(s: Any) -> tuple[Any, Any]:
     if own_scale_of(s) is not None:
         raise BadValueError(
-            "CyclicLR has a scale_fn of your own, which cannot be read: multiply triangular(...) "
-            "by a schedule that scales it, or by function(name) of a registered function"
+            "CyclicLR has a scale_fn of your own, whose formula is unknown: multiply "
+            "triangular(...) by a schedule, or by function(name) of a registered function"
         )
     up = s.total_size * s.step_ratio
     nearest = float(round(up))
@@ -183,7 +183,7 @@ def _plateau(s: Any, place: int) -> Schedule:
     if s.last_epoch != 0:
         raise BadValueError(
             f"ReduceLROnPlateau has seen {s.last_epoch} metrics and keeps no log of them, so its "
-            "state cannot be replayed: read it before its first step, and record the metrics"
+            "state cannot be replayed: convert it before its first step, and record the metrics"
         )
     return parity.ReduceLROnPlateau(
         _rate(s, place),
@@ -202,7 +202,7 @@ def _sequential(s: Any, place: int) -> Schedule:
     for part in parts_of(s):
         if isinstance(part, peer.SequentialLR | peer.ChainedScheduler):
             raise BadValueError(
-                f"SequentialLR holds a {_name(part)}, whose steps torch miscounts inside it: join "
+                f"SequentialLR holds a {_name(part)}, whose steps torch counts wrongly there: join "
                 "the schedules with >> instead"
             )
     return parity.SequentialLR([_read(p, place, "lr") for p in parts_of(s)], milestones_of(s))
@@ -217,8 +217,8 @@ def _chained(s: Any, place: int) -> Schedule:
         if type(part) not in _FACTORS or floor:
             raise BadValueError(
                 f"ChainedScheduler holds a {_name(part)}{' with eta_min' if floor else ''}, which "
-                "does not multiply the rate: what torch makes of the chain is no product. Multiply "
-                "the schedules with * instead"
+                "does not multiply the rate, so the values of the chain are not a product. "
+                "Multiply the schedules with * instead"
             )
     if len({part.last_epoch for part in parts}) > 1:
         raise BadValueError("the schedulers of the ChainedScheduler are at different steps")
@@ -230,7 +230,7 @@ def _chained(s: Any, place: int) -> Schedule:
 
 
 def _factor(part: Any) -> Schedule:
-    """Return a multiplicative scheduler as a factor; a cosine ends, as a chain cannot rise."""
+    """Return a multiplicative scheduler as a factor; a cosine ends, since factors cannot rise."""
     from etude.schedules import cosine
 
     if isinstance(part, peer.CosineAnnealingLR):
@@ -239,7 +239,7 @@ def _factor(part: Any) -> Schedule:
 
 
 class _Unit:
-    """A scheduler seen as if its rate were 1."""
+    """A scheduler as it would be with a rate of 1."""
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
@@ -251,7 +251,7 @@ class _Unit:
 
 def _momentum(s: Any, place: int) -> Schedule:
     if not getattr(s, "cycle_momentum", False):
-        raise BadValueError(f"{_name(s)} does not move the momentum")
+        raise BadValueError(f"{_name(s)} does not schedule the momentum")
     if isinstance(s, peer.CyclicLR):
         low, high = float(s.base_momentums[place]), float(s.max_momentums[place])
         return parity.CyclicLR_momentum(low, high, *_cycle(s), s.mode, s.gamma)
@@ -272,8 +272,8 @@ def _lambda(s: Any, place: int) -> Schedule:
 
 def _multiplicative(s: Any, place: int) -> Schedule:
     raise BadValueError(
-        "MultiplicativeLR multiplies the live rate by a function of your own at each step, so its "
-        "values have no closed form: write their product as a schedule"
+        "MultiplicativeLR multiplies the current rate by a function of your own at each step, so "
+        "its values have no closed form: write their product as a schedule"
     )
 
 
@@ -304,7 +304,7 @@ _READERS: dict[type[Any], Callable[[Any, int], Schedule]] = {
     peer.SequentialLR: _sequential,
     peer.ChainedScheduler: _chained,
 }
-"""What each class of torch means; the tests check that none is missing."""
+"""The schedule of each class of torch; the tests check that none is missing."""
 
 _FACTORS = (
     peer.StepLR,
@@ -315,4 +315,4 @@ _FACTORS = (
     peer.PolynomialLR,
     peer.CosineAnnealingLR,
 )
-"""Classes that multiply the live rate, so that a chain of them is a product."""
+"""Classes that multiply the current rate, so that a chain of them is a product."""

@@ -1,4 +1,4 @@
-"""Schedules that are bound late: to the length that a trainer knows only when it starts."""
+"""Binds schedules to the length of a run, which some trainers know only when they start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etude.schedules import Clock, Schedule
 
 
 def over(form: Any, clock: Clock) -> Any:
-    """Return an argument of `Scheduler` with every schedule in it bound to a run.
+    """Return an argument of `Scheduler` with every schedule in it bound to the run's length.
 
     Examples:
         >>> over({"head": "warmup('10%') >> cosine()", "*": None}, Clock(horizon=100))
@@ -31,5 +31,5 @@ def over(form: Any, clock: Clock) -> Any:
 
 
 def all_over(schedules: Mapping[str, Any], clock: Clock) -> dict[str, Any]:
-    """Return the arguments of `Scheduler`, bound to a run."""
+    """Return the arguments of `Scheduler`, bound to the run's length."""
     return {name: over(form, clock) for name, form in schedules.items()}

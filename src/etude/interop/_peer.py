@@ -1,4 +1,4 @@
-"""Load another library only when it is used, and say what to install where it is not there."""
+"""Loads another library when it is first used, and says what to install if it is missing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _INSTALL = {
     "lightning": "pip install lightning",
     "transformers": "pip install transformers",
 }
-"""How each peer is installed, by the name of its distribution."""
+"""The command that installs each library, by its name."""
 
 
 def load(module: str) -> ModuleType:
-    """Return a module of a peer.
+    """Import a module of another library.
 
     Args:
         module: Its full name, such as `'keras'` or `'lightning.pytorch'`.
@@ -26,7 +26,7 @@ def load(module: str) -> ModuleType:
         The module.
 
     Raises:
-        MissingExtraError: It is not installed, or something that it needs is not.
+        MissingExtraError: The library, or one that it needs, is not installed.
 
     Examples:
         >>> load("torch").__name__

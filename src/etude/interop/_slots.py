@@ -1,4 +1,4 @@
-"""Where a hyperparameter lives inside a parameter group, and what it was there at first."""
+"""The place of a hyperparameter in a parameter group, and its value before any schedule."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from etude.errors import BadTypeError, BadValueError, unknown_name
 from etude.optimizers.own_values import get
 
 _BETAS = {"momentum": 0, "beta1": 0, "beta2": 1}
-"""Hyperparameters that some optimizers keep inside the tuple `betas`."""
+"""Hyperparameters that some optimizers keep in the tuple `betas`: name -> index."""
 
 
 class Slot(NamedTuple):
-    """A key of a group and, for a value inside a tuple such as betas, its place."""
+    """A key of a group and, for a value in a tuple such as betas, its index there."""
 
     key: str
     inside: int | None = None
 
 
 def find(name: str, group: dict[str, Any], place: int) -> Slot:
-    """Return where the hyperparameter of that name is kept in a group.
+    """Return the slot of a hyperparameter in a group.
 
-    `momentum` is the first of `betas` where the optimizer has no `momentum` of its own.
+    `momentum` is the first of `betas` if the optimizer has no hyperparameter `momentum`.
 
     Args:
-        name: Such as 'lr', 'momentum', 'weight_decay', 'beta2' or any key of the group.
+        name: The name, such as 'lr', 'momentum', 'weight_decay', 'beta2' or any key of the group.
         group: The parameter group.
-        place: Its number, for the error.
+        place: Its number, for the error message.
 
     Raises:
         UnknownNameError: The group has no such hyperparameter.
-        BadTypeError: It has, but not a number.
+        BadTypeError: Its value is not a number.
     """
     if name in group and name != "params":
         slot = Slot(name)
@@ -43,13 +43,13 @@ def find(name: str, group: dict[str, Any], place: int) -> Slot:
     value = get(group, slot)
     if isinstance(value, bool) or not (value is None or isinstance(value, int | float | Tensor)):
         raise BadTypeError(
-            f"{name} of group {place} is {value!r}, not a number, so a schedule cannot move it"
+            f"{name} of group {place} is {value!r}, not a number, so it cannot follow a schedule"
         )
     return slot
 
 
 def known(group: dict[str, Any]) -> list[str]:
-    """Return the names of the hyperparameters of a group that a schedule can move."""
+    """Return the names of the hyperparameters of a group that can follow a schedule."""
     names = [
         key
         for key, value in group.items()
@@ -61,10 +61,10 @@ def known(group: dict[str, Any]) -> list[str]:
 
 
 def base(name: str, group: dict[str, Any], slot: Slot, place: int) -> float:
-    """Return the group's own value of a hyperparameter, from before any schedule moved it.
+    """Return a group's value of a hyperparameter before any schedule changed it.
 
-    It is kept in the group as `initial_lr`, `initial_weight_decay` and so on, as torch keeps it,
-    so that it is saved and loaded with the optimizer.
+    The group keeps it as `initial_lr`, `initial_weight_decay` and so on, as torch does, so that
+    it is saved and loaded with the optimizer.
     """
     value = group.get(f"initial_{name}")
     if value is None:
@@ -72,6 +72,6 @@ def base(name: str, group: dict[str, Any], slot: Slot, place: int) -> float:
     if value is None:
         raise BadValueError(
             f"{name} of group {place} is None, so there is nothing to multiply: "
-            "give absolute values, or the optimizer a number"
+            "give absolute values, or give the optimizer a number"
         )
     return float(value)

@@ -1,4 +1,4 @@
-"""The state of a scheduler: plain data that says which schedules, which step and which events."""
+"""The state of a scheduler as plain data: its schedules, its step and its events."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from etude.interop._columns import Column, Entry, differences
 
 FORMAT = 1
 ANSWERS = ("error", "keep", "replace")
-"""What `load_state_dict` does when the schedules differ from the saved ones."""
+"""What `load_state_dict` can do if the schedules differ from the saved ones."""
 
 
 class State(NamedTuple):
-    """A checked state."""
+    """A state that was read and checked."""
 
     step: int
     schedules: dict[str, dict[str, str | None]]
@@ -28,7 +28,7 @@ def state_dict(
     bases: Iterable[Mapping[str, float]],
     events: Iterable[tuple[float, float | None]],
 ) -> dict[str, Any]:
-    """Return the state as data that JSON and `torch.load(weights_only=True)` take."""
+    """Return the state as data that JSON and `torch.load(weights_only=True)` can hold."""
     return {
         "etude": FORMAT,
         "step": step,
@@ -39,14 +39,14 @@ def state_dict(
 
 
 def check(state: Mapping[str, Any]) -> State:
-    """Return a state that was saved, or say why it is none."""
+    """Return a saved state, or raise if it is not the state of a Scheduler."""
     if not isinstance(state, Mapping):
         raise BadTypeError(f"the state is a {type(state).__name__}; it must be a mapping")
     if "etude" not in state:
         keys = ", ".join(sorted(map(str, state))[:6])
         raise BadValueError(
             f"this is not the state of an etude Scheduler (it has: {keys}): for a scheduler of "
-            "torch, build that one, load its state into it, and read it with from_torch"
+            "torch, create that scheduler, load the state into it, and convert it with from_torch"
         )
     if state["etude"] != FORMAT:
         raise BadValueError(
@@ -62,7 +62,7 @@ def check(state: Mapping[str, Any]) -> State:
 
 
 def whole_step(step: object) -> int:
-    """Return a step as a whole number that float64 tells from its neighbours."""
+    """Return a step as an int that float64 can represent exactly."""
     if isinstance(step, bool) or not isinstance(step, int):
         raise BadTypeError(f"step is {step!r}; it must be a whole number of updates")
     if not 0 <= step <= 2**53:
@@ -73,14 +73,14 @@ def whole_step(step: object) -> int:
 def explain(
     state: State, columns: Iterable[Column], bases: Iterable[Mapping[str, float]]
 ) -> list[str]:
-    """Say in words how a scheduler differs from the one whose state was saved."""
+    """Describe how a scheduler differs from the one whose state was saved, line by line."""
     now = {column.name: column.texts() for column in columns}
     lines: list[str] = []
     for name in sorted({*state.schedules, *now}):
         lines += differences(name, state.schedules.get(name, {}), now.get(name, {}))
     for place, (before, after) in enumerate(zip(state.bases, bases, strict=False)):
         lines += [
-            f"base {name} of group {place} is {after[name]!r}, was {before[name]!r}"
+            f"base {name} of group {place} is {after[name]!r}; it was {before[name]!r}"
             for name in sorted({*before} & {*after})
             if before[name] != after[name]
         ]
@@ -88,7 +88,7 @@ def explain(
 
 
 def refuse(lines: list[str], step: int, answer: str) -> None:
-    """Raise what explains a difference, unless the caller has said which side goes on."""
+    """Raise an error that lists the differences, unless the caller chose a side."""
     if answer not in ANSWERS:
         raise unknown_name("on_difference", answer, ANSWERS)
     if lines and answer == "error":
@@ -96,15 +96,15 @@ def refuse(lines: list[str], step: int, answer: str) -> None:
         raise BadValueError(
             f"the state, at step {step}, was saved under other schedules than this Scheduler has:"
             f"{listed}\n"
-            "Build the Scheduler with the schedules that were saved, or say which go on: "
-            "load_state_dict(state, on_difference='keep') for this Scheduler's, 'replace' for the "
-            "saved ones. To change the length of the run without a jump in the rate, keep "
-            f"saved.extend(at={step}, horizon=...)"
+            "Create the Scheduler with the saved schedules, or choose the schedules to use: "
+            "load_state_dict(state, on_difference='keep') uses this Scheduler's, 'replace' the "
+            "saved ones. To change the length of the run without a jump in the rate, give this "
+            f"Scheduler saved.extend(at={step}, horizon=...) and use 'keep'"
         )
 
 
 def saved_columns(state: State) -> tuple[Column, ...]:
-    """Return the columns as they were saved."""
+    """Return the saved columns."""
     return tuple(
         Column(
             name,

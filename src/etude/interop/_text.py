@@ -1,4 +1,4 @@
-"""Schedules as text inside other people's files: readable, and without a bound on their length."""
+"""Writes and reads schedules as text for files of other libraries, whatever their length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etude.schedules.text import MAX_CHARACTERS
 
 
 def write(schedule: Schedule) -> str:
-    """Return the text of a schedule; as JSON if it is longer than `parse` reads.
+    """Return the text of a schedule, or its JSON if the text is too long for `parse`.
 
     Examples:
         >>> from etude.schedules import cosine
@@ -34,15 +34,15 @@ def read(text: str) -> Schedule:
 
 
 def pure(value: Any, peer: str, way_out: str) -> Schedule:
-    """Return a bound schedule of the step alone, given as such or as text.
+    """Return a bound schedule that depends on the step alone.
 
     Args:
-        value: The schedule.
-        peer: Who will call it, with the step and nothing else.
-        way_out: What to do where it reacts to a metric.
+        value: The schedule, or its text.
+        peer: The library that will call it, for the error message.
+        way_out: What to do instead if it reacts to a metric, for the error message.
 
     Raises:
-        BadTypeError: It is no schedule.
+        BadTypeError: It is not a schedule.
         BadValueError: It lacks a length, or reacts to a metric.
     """
     schedule = bound("schedule", value)
@@ -55,13 +55,13 @@ def pure(value: Any, peer: str, way_out: str) -> Schedule:
 
 
 def within(limits: Number, name: str, schedule: Schedule, way_out: str) -> None:
-    """Refuse a schedule that is known to leave the bounds of what it is for.
+    """Raise if a schedule has a value outside of the bounds of its hyperparameter.
 
-    A schedule that has a length is looked at up to its end; an endless one at step 0 and at the
-    powers of two up to a million.
+    A schedule with a length is checked up to its end, an endless one at step 0 and at the powers
+    of two up to a million.
 
     Raises:
-        BadValueError: With the step, the value, the bounds and the way out.
+        BadValueError: The message gives the step, the value, the bounds and the fix.
     """
     end = None if schedule.length is None else math.ceil(schedule.length)
     steps = [0, *(2**i for i in range(21))] if end is None else [*strided(end), end]
@@ -73,7 +73,7 @@ def within(limits: Number, name: str, schedule: Schedule, way_out: str) -> None:
 
 
 def bound(name: str, value: Any) -> Schedule:
-    """Return a bound schedule, given as such or as text.
+    """Return a bound schedule, from a schedule or its text.
 
     Raises:
         BadTypeError: It is neither.

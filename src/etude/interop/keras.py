@@ -31,8 +31,8 @@ def to_keras(schedule: Schedule | str) -> Any:
         A `LearningRateSchedule`, for the backends torch, jax and numpy.
 
     Raises:
-        BadValueError: The schedule lacks a length, reacts to a metric, which Keras does not report
-            to a schedule, or has a negative value.
+        BadValueError: The schedule lacks a length, has a negative value, or reacts to a metric,
+            which Keras does not report to a schedule.
         MissingExtraError: Keras or its backend is not installed.
 
     Examples:
@@ -47,19 +47,19 @@ def to_keras(schedule: Schedule | str) -> Any:
 
 
 def _read(schedule: Schedule | str) -> Schedule:
-    """Return a schedule that Keras can use as a rate."""
+    """Return a schedule, after checking that Keras can use it as a rate."""
     found = _text.pure(
         schedule,
         "Keras",
-        "Use keras.callbacks.ReduceLROnPlateau beside a rate without it, or a callback of your own "
-        "that sets optimizer.learning_rate to schedule.record(step, metric)(step)",
+        "Use keras.callbacks.ReduceLROnPlateau and a schedule without it, or a callback of your "
+        "own that sets optimizer.learning_rate to schedule.record(step, metric)(step)",
     )
     _text.within(RATE, "schedule", found, "a rate is not negative: .clip(0.0) it")
     return found
 
 
 def from_keras(source: Any) -> Schedule:
-    """Return the schedule that a Keras schedule, or its config, describes.
+    """Convert a Keras schedule, or its config, to a schedule with the same values.
 
     Args:
         source: A `LearningRateSchedule`, or what `keras.optimizers.schedules.serialize` returns:
@@ -69,8 +69,8 @@ def from_keras(source: Any) -> Schedule:
         A schedule of the same values.
 
     Raises:
-        BadValueError: Its class is none of Keras's own, or has options without a counterpart.
-        BadTypeError: It is neither of the two.
+        BadValueError: Its class is not one of Keras's own, or an option has no equivalent here.
+        BadTypeError: The source is neither of the two.
 
     Examples:
         >>> config = {"initial_learning_rate": 0.1, "decay_steps": 10, "decay_rate": 0.5}
@@ -83,8 +83,8 @@ def from_keras(source: Any) -> Schedule:
         name, config = type(source).__name__, _config(source)
     else:
         raise BadTypeError(
-            f"a {type(source).__name__} is no schedule of Keras: give a LearningRateSchedule, or "
-            "what keras.optimizers.schedules.serialize(schedule) returns"
+            f"a {type(source).__name__} is not a schedule of Keras: give a LearningRateSchedule, "
+            "or what keras.optimizers.schedules.serialize(schedule) returns"
         )
     if not isinstance(name, str) or not isinstance(config, Mapping):
         raise BadValueError(
@@ -97,8 +97,8 @@ def from_keras(source: Any) -> Schedule:
     make = _READERS.get(name)
     if make is None:
         raise BadValueError(
-            f"{name} is a class of your own, so what it computes is not known; of Keras's, "
-            f"{', '.join(_READERS)} are read. Write it as an expression, or register the function"
+            f"{name} is a class of your own, whose formula is unknown: write it as an expression, "
+            f"or register the function. Of Keras's classes, {', '.join(_READERS)} can be converted"
         )
     try:
         return make(**{key: value for key, value in config.items() if key != "name"})
@@ -121,14 +121,14 @@ def _config(source: Any) -> Any:
         return source.get_config()
     except NotImplementedError as error:
         raise BadValueError(
-            f"{type(source).__name__} has no get_config, so what it computes is not known: write "
-            "it as an expression"
+            f"{type(source).__name__} has no get_config, so its formula is unknown: write it as an "
+            "expression"
         ) from error
 
 
 @cache
 def _schedule_class() -> type[Any]:
-    """Make the class once Keras is there; pickle finds it as an attribute of this module."""
+    """Create the class when Keras is loaded; pickle finds it as an attribute of this module."""
     keras = load("keras")
 
     class EtudeSchedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc, name-defined]

@@ -1,4 +1,4 @@
-"""Schedules in Lightning: from `configure_optimizers`, or as a callback beside any module."""
+"""Schedules in Lightning: in `configure_optimizers`, or as a callback for any module."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["ScheduleCallback", "clock", "configure"]
 
 
 def clock(trainer: Any) -> Clock:
-    """Return the clock of a Lightning run: its updates in all, and per epoch.
+    """Return the clock of a Lightning run: its total number of updates, and that per epoch.
 
-    Accumulation and the number of devices are Lightning's own count; a step is one update.
+    A step is one update; Lightning accounts for accumulation and the number of devices.
 
     Args:
-        trainer: The trainer, once it knows its data.
+        trainer: The trainer, after its data were loaded.
 
     Returns:
-        The clock; its horizon is unknown for a run without an end.
+        The clock; its horizon is None for a run without an end.
 
     Examples:
         >>> from types import SimpleNamespace
@@ -58,8 +58,9 @@ def configure(optimizer: Any, trainer: Any = None, **schedules: Any) -> dict[str
 
     Args:
         optimizer: The optimizer.
-        trainer: The trainer, to whose length the schedules are bound; None if they are bound.
-        schedules: What `etude.interop.torch.Scheduler` takes.
+        trainer: The trainer, to whose length the schedules are bound; None if they are already
+            bound.
+        schedules: The arguments of `etude.interop.torch.Scheduler`.
 
     Returns:
         A dictionary for Lightning.
@@ -77,8 +78,8 @@ def configure(optimizer: Any, trainer: Any = None, **schedules: Any) -> dict[str
     scheduler = Scheduler(optimizer, **bound)
     if scheduler.has_feedback:
         raise BadValueError(
-            "a schedule here reacts to a metric, which Lightning gives only to its own plateau: "
-            "Trainer(callbacks=[ScheduleCallback(..., monitor='val_loss')]) reports it"
+            "a schedule here reacts to a metric, which Lightning reports only to its own plateau: "
+            "use Trainer(callbacks=[ScheduleCallback(..., monitor='val_loss')]), which reports it"
         )
     return {
         "optimizer": optimizer,
@@ -88,26 +89,26 @@ def configure(optimizer: Any, trainer: Any = None, **schedules: Any) -> dict[str
 
 @cache
 def _callback_class() -> type[Any]:
-    """Make the class once Lightning is there."""
+    """Create the class when Lightning is loaded."""
     try:
         callbacks = load("lightning.pytorch.callbacks")
     except MissingExtraError:
         callbacks = load("pytorch_lightning.callbacks")
 
     class ScheduleCallback(callbacks.Callback):  # type: ignore[misc, name-defined]
-        """Moves the hyperparameters of a module's optimizer, without a change to the module.
+        """Sets the hyperparameters of a module's optimizer, without a change to the module.
 
             Trainer(callbacks=[ScheduleCallback(lr="1e-3 * (warmup('5%') >> cosine())")])
 
-        Before each update the values of `trainer.global_step` are written, the number of updates
-        so far: forward passes under accumulation do not count. The module must not schedule the
-        same hyperparameters itself.
+        Before each update it writes the values of step `trainer.global_step`, the number of
+        updates so far, which does not count forward passes under accumulation. The module must not
+        schedule the same hyperparameters itself.
 
         Args:
             monitor: A logged metric to report to schedules that react to one, after each
                 validation.
-            optimizer: The number of the optimizer, where the module has several.
-            schedules: What `etude.interop.torch.Scheduler` takes; lengths may be left out.
+            optimizer: The index of the optimizer, if the module has several.
+            schedules: The arguments of `etude.interop.torch.Scheduler`; lengths may be left out.
 
         Raises:
             BadValueError: A schedule reacts to a metric, but no `monitor` is given.
@@ -130,7 +131,7 @@ def _callback_class() -> type[Any]:
             self.scheduler = Scheduler(optimizer, **all_over(self.schedules, clock(trainer)))
             if self.scheduler.has_feedback and self.monitor is None:
                 raise BadValueError(
-                    "a schedule here reacts to a metric: name it, such as monitor='val_loss'"
+                    "a schedule here reacts to a metric: give its name, such as monitor='val_loss'"
                 )
             if self._saved is not None:
                 self.scheduler.load_state_dict(self._saved)
@@ -148,8 +149,8 @@ def _callback_class() -> type[Any]:
                 return
             if self.monitor not in trainer.callback_metrics:
                 raise BadValueError(
-                    f"monitor is {self.monitor!r}, which was not logged; logged are "
-                    f"{', '.join(sorted(trainer.callback_metrics)) or 'no metrics'}"
+                    f"monitor is {self.monitor!r}, which was not logged; the logged metrics are "
+                    f"{', '.join(sorted(trainer.callback_metrics)) or 'none'}"
                 )
             scheduler.seek(trainer.global_step)
             scheduler.record(trainer.callback_metrics[self.monitor])

@@ -1,4 +1,4 @@
-"""Schedules in optax: a function of the count that jits, and that can be pickled."""
+"""Schedules in optax: a function of the step count that can be jitted and pickled."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["OptaxSchedule", "to_optax"]
 class OptaxSchedule:
     """A schedule as optax calls it: count → value, in jax's default precision.
 
-    It is a value: equal, hashable and picklable as its schedule is, so a step that closes over it
-    is compiled once.
+    It is equal, hashable and picklable by value, as its schedule is, so that a training step that
+    closes over it is compiled only once.
 
     Args:
         schedule: A bound schedule.
@@ -37,7 +37,7 @@ class OptaxSchedule:
     def __call__(self, count: Any) -> Any:
         """Return the value at a count: an int, an array, or a traced one."""
         jnp = load("jax.numpy")
-        if isinstance(count, int):  # exact beyond 2**24, where float32 counts no longer are
+        if isinstance(count, int):  # float32 counts are exact only up to 2**24
             return jnp.asarray(self.schedule(count), dtype=float)
         return self.schedule(jnp.asarray(count))
 
@@ -50,16 +50,16 @@ def to_optax(schedule: Schedule | str, hyperparameter: str | None = "lr") -> Opt
 
     Args:
         schedule: A bound schedule, or its text.
-        hyperparameter: What its values are for ('lr', 'momentum', 'weight_decay', ...), whose
-            bounds they must keep; None for a factor of any sign, as in
+        hyperparameter: The hyperparameter it is for ('lr', 'momentum', 'weight_decay', ...), whose
+            bounds its values must keep; None for a factor of any sign, as in
             `optax.scale_by_schedule(to_optax(-0.1 * cosine(100), None))`.
 
     Returns:
         A callable that works under jit, grad and vmap.
 
     Raises:
-        BadValueError: The schedule lacks a length, reacts to a metric, which optax does not report
-            to a schedule, or has a value that the hyperparameter does not take.
+        BadValueError: The schedule lacks a length, has a value out of the hyperparameter's bounds,
+            or reacts to a metric, which optax does not report to a schedule.
         MissingExtraError: jax is not installed.
 
     Examples:

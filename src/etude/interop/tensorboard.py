@@ -1,4 +1,4 @@
-"""Records in TensorBoard: every series and evaluation as scalars."""
+"""Writes records for TensorBoard: every series and evaluation as scalars."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from etude.record import Record
 def write(record: Record, folder: str | Path) -> None:
     """Write a record as an event file that TensorBoard shows.
 
-    Series become `train/NAME` over updates, evaluations `valid/loss` and `valid/METRIC` over
-    updates done; what is not finite is left out. The recipe stands as text.
+    Each series is written as `train/NAME`, with one value per update; evaluations are written as
+    `valid/loss` and `valid/METRIC`, over the number of updates done. Values that are not finite
+    are left out. The recipe is written as text.
 
     Args:
-        record: Of `etude.train`, or `best.record` of `etude.tune`.
-        folder: The log folder; each record in a folder of its own is a run of its own.
+        record: The result of `etude.train`, or `best.record` of `etude.tune`.
+        folder: The log folder; give each record its own folder, which TensorBoard shows as a run.
 
     Raises:
         MissingExtraError: If TensorBoard is not installed.

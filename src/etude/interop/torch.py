@@ -114,7 +114,7 @@ class Scheduler(ComposableScheduler):
         _checks.one_signal(self._columns)
         _checks.values(self.optimizer, self._columns)
         _checks.warn_of_lost_values(self.optimizer, self._columns)
-        self._heard = self._columns
+        self._current = self._columns  # with the events so far
         self._log = EventLog()
         self._bases: list[dict[str, float]] = []
         self._go_to(0)
@@ -135,7 +135,7 @@ class Scheduler(ComposableScheduler):
         """
         t = self.last_epoch + 1
         if metric is not None and t > 0:  # an older torch's SequentialLR starts a part by step(0)
-            self._hear(t, metric)
+            self._record(t, metric)
         self.last_epoch = t
         self._calls += 1
         try:
@@ -150,7 +150,7 @@ class Scheduler(ComposableScheduler):
         Raises:
             BadValueError: No schedule reacts to a metric.
         """
-        self._hear(self.last_epoch, metric)
+        self._record(self.last_epoch, metric)
         self._write()
 
     def seek(self, step: int) -> None:
@@ -172,7 +172,7 @@ class Scheduler(ComposableScheduler):
             self.last_epoch, self._calls = before
             raise
 
-    def _hear(self, step: int, metric: SupportsFloat) -> None:
+    def _record(self, step: int, metric: SupportsFloat) -> None:
         if not self.has_feedback:
             raise BadValueError(
                 f"a metric is given ({metric!r}), but no schedule here reacts to one: call step() "
@@ -180,7 +180,7 @@ class Scheduler(ComposableScheduler):
             )
         event = EventLog.of([(step, metric)])
         self._log = self._log.plus(step, metric)  # type: ignore[arg-type]
-        self._heard = tuple(c.hear(event) for c in self._heard)
+        self._current = tuple(c.with_events(event) for c in self._current)
         self._lay_out()
 
     # ---- writing ---------------------------------------------------------------------------
@@ -210,19 +210,19 @@ class Scheduler(ComposableScheduler):
         written = []
         for place, group in enumerate(groups):
             self._keep_base("lr", group, _slots.Slot("lr"), place, group["lr"] is not None)
-            for one in self._heard:
-                entry = one.of(place, group)
+            for moved in self._current:
+                entry = moved.of(place, group)
                 if entry is None:
                     continue
-                slot = _slots.find(one.name, group, place)
-                bounds = _checks.bounds(self.optimizer, one.name, group, slot)
+                slot = _slots.find(moved.name, group, place)
+                bounds = _checks.bounds(self.optimizer, moved.name, group, slot)
                 row = rows.setdefault(
                     (slot, id(entry), bounds),
                     _checks.ScheduledSlot(entry.schedule, slot, slot.key, *bounds.limits, []),
                 )
                 base = None
                 if entry.relative:
-                    base = self._keep_base(one.name, group, slot, place, True)
+                    base = self._keep_base(moved.name, group, slot, place, True)
                 row.members.append((group, base))
                 written.append((group, slot))
         own_values.own_values(self.optimizer, written)
@@ -260,17 +260,17 @@ class Scheduler(ComposableScheduler):
         """
         place = len(self.optimizer.param_groups)
         forms = _with_scale({"lr": lr, **hyperparameters}, scale)
-        before = self._columns, self._heard
+        before = self._columns, self._current
         names = [c.name for c in self._columns]
         later = [Column(name, {}).plus(place, form) for name, form in forms.items()]
         added = tuple(c for c in later if c.name not in names and c.entries)
         self._columns = (*(c.plus(place, forms.get(c.name)) for c in self._columns), *added)
-        self._heard = (*(c.plus(place, forms.get(c.name)) for c in self._heard), *added)
+        self._current = (*(c.plus(place, forms.get(c.name)) for c in self._current), *added)
         try:
             _checks.one_signal(self._columns)
             self.optimizer.add_param_group(group)
         except BaseException:
-            self._columns, self._heard = before
+            self._columns, self._current = before
             raise
 
     def _watch(self) -> None:
@@ -324,7 +324,7 @@ class Scheduler(ComposableScheduler):
             self._columns = _state.saved_columns(state)
             self._bases[: len(state.bases)] = [dict(base) for base in state.bases]
         self._log = log
-        self._heard = tuple(c.hear(log) for c in self._columns)
+        self._current = tuple(c.with_events(log) for c in self._columns)
         self._go_to(state.step)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -348,7 +348,7 @@ class Scheduler(ComposableScheduler):
         """Return the rate of each group for the next update, as floats."""
         rates: list[float | Tensor] = []
         for place, group in enumerate(self.optimizer.param_groups):
-            found = (c.of(place, group) for c in self._heard if c.name == "lr")
+            found = (c.of(place, group) for c in self._current if c.name == "lr")
             entry = next(found, None)
             if entry is None:
                 rates.append(float(group["lr"]))

@@ -1,4 +1,4 @@
-"""Schedules in the Hugging Face Trainer: a subclass that makes them, or a pair for `optimizers`."""
+"""Schedules in the Hugging Face Trainer: a subclass with schedules, or a pair for `optimizers=`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ T = TypeVar("T", bound=type[Any])
 def optimizers(
     optimizer: Optimizer, steps: int | None = None, **schedules: Any
 ) -> tuple[Optimizer, Scheduler]:
-    """Return the pair that the Trainer takes: `Trainer(..., optimizers=optimizers(...))`.
+    """Return the pair for the Trainer: `Trainer(..., optimizers=optimizers(...))`.
 
     Args:
         optimizer: The optimizer.
-        steps: Updates of the run, to which the schedules are bound; None if they are bound.
-        schedules: What `etude.interop.torch.Scheduler` takes.
+        steps: The number of updates of the run, to which the schedules are bound; None if they are
+            already bound.
+        schedules: The arguments of `etude.interop.torch.Scheduler`.
 
     Returns:
-        The optimizer and its `Scheduler`. Where a schedule reacts to a metric, it refuses to step
-        without a `FeedbackCallback`, which reports one.
+        The optimizer and its `Scheduler`. If a schedule reacts to a metric, the scheduler's `step`
+        raises an error unless a `FeedbackCallback` reports the metric.
 
     Examples:
         >>> import torch
@@ -46,37 +47,37 @@ def optimizers(
 
 
 class _Scheduler(Scheduler):
-    """A scheduler in the Trainer, which reports no metric to it unless a callback does."""
+    """A scheduler for the Trainer, which reports a metric only through a callback."""
 
-    is_told = False
-    """Whether someone reports metrics to it."""
+    gets_metrics = False
+    """Whether metrics are reported to it."""
 
     def step(self, metric: SupportsFloat | None = None) -> None:
         """Go on to the next update.
 
         Raises:
-            BadValueError: A schedule reacts to a metric, and nobody reports one.
+            BadValueError: A schedule reacts to a metric, but none is reported.
         """
-        self.is_told = self.is_told or metric is not None
-        if self.has_feedback and not self.is_told:
+        self.gets_metrics = self.gets_metrics or metric is not None
+        if self.has_feedback and not self.gets_metrics:
             raise BadValueError(
-                "a schedule here reacts to a metric, which the Trainer does not report to it: "
-                "Trainer(..., callbacks=[FeedbackCallback('eval_loss')]) does"
+                "a schedule here reacts to a metric, which the Trainer does not report: use "
+                "Trainer(..., callbacks=[FeedbackCallback('eval_loss')]), which does"
             )
         super().step(metric)
 
 
 def scheduled(trainer: T, **schedules: Any) -> T:
-    """Return a Trainer class whose scheduler is made of these schedules, once the run is known.
+    """Return a Trainer class that creates its scheduler from these schedules.
 
         Trainer = scheduled(transformers.Trainer, lr="5e-5 * (warmup('6%') >> cosine())")
 
-    Lengths may be left out or given in percent: they are bound to the updates of the run. A
-    schedule that reacts to a metric also needs `FeedbackCallback`.
+    Lengths may be left out or given in percent: they are bound to the number of updates of the run
+    when it starts. A schedule that reacts to a metric also needs `FeedbackCallback`.
 
     Args:
         trainer: `transformers.Trainer`, or a subclass.
-        schedules: What `etude.interop.torch.Scheduler` takes.
+        schedules: The arguments of `etude.interop.torch.Scheduler`.
 
     Returns:
         A subclass of the same name.
@@ -97,7 +98,7 @@ def scheduled(trainer: T, **schedules: Any) -> T:
 
 @cache
 def _callback_class() -> type[Any]:
-    """Make the class once transformers is there."""
+    """Create the class when transformers is loaded."""
     transformers = load("transformers")
 
     class FeedbackCallback(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
@@ -115,14 +116,14 @@ def _callback_class() -> type[Any]:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             scheduler = kwargs.get("lr_scheduler")
             if isinstance(scheduler, _Scheduler):
-                scheduler.is_told = True
+                scheduler.gets_metrics = True
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             scheduler, metrics = kwargs.get("lr_scheduler"), kwargs.get("metrics") or {}
             if not isinstance(scheduler, Scheduler) or not scheduler.has_feedback:
                 raise BadValueError(
-                    f"lr_scheduler is {scheduler!r}, which reacts to no metric: make it with "
-                    "scheduled(Trainer, lr=...) or optimizers(...), from a schedule with a plateau"
+                    f"lr_scheduler is {scheduler!r}, which does not react to a metric: create it "
+                    "with scheduled(Trainer, lr=...) or optimizers(...), from a plateau"
                 )
             if self.metric not in metrics:
                 raise BadValueError(

@@ -1,4 +1,4 @@
-"""Which optimizers may have which multipliers, and why not: decided here and nowhere else."""
+"""Decides which optimizers support which multipliers, and explains why one does not."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ def row_of(optimizer: type) -> OptimizerRow | None:
     >>> row_of(torch.optim.AdamW).name
     'adamw'
     """
-    # Of several rows with one class the first counts: a user's row may name a class of torch's.
+    # If several rows have the same class, the first counts: a user's row may use a torch class.
     rows = reversed([*ROWS.values()])
     by_class = {(row.module.partition(".")[0], row.attribute): row for row in rows}
-    for one in optimizer.__mro__:
-        found = by_class.get((one.__module__.partition(".")[0], one.__name__))
+    for base in optimizer.__mro__:
+        found = by_class.get((base.__module__.partition(".")[0], base.__name__))
         if found is not None:
             return found
     return None
 
 
 def refuse(optimizer: type, row: OptimizerRow | None, *, slices: bool) -> None:
-    """Refuse multipliers that an optimizer would get wrong.
+    """Raise for multipliers that an optimizer does not support.
 
     Args:
-        optimizer: Its class.
-        row: Its row in the table, None for one that is not there.
+        optimizer: The class of the optimizer.
+        row: Its row in the table; None if it has none.
         slices: Whether some tensor has slices or a trust ratio, which need an update that is
             linear in the rate, entry by entry.
 
     Raises:
-        BadValueError: If it would; the message says why and what to do.
+        BadValueError: If it does not; the message says why and what to do.
     """
     name = optimizer.__name__ if row is None else row.name
     if row is not None and row.why_no_rates:

@@ -53,7 +53,7 @@ def matrices(
     }
     taken, left = ([selector for selector, out in known if out is way] for way in (False, True))
     if not taken:
-        _say_what_is_guessed(parts)
+        _warn_of_guess(parts)
     if taken:
         chosen = {name for selector in taken for name in _named(selector, parts)}
     for selector in left:
@@ -111,7 +111,7 @@ def _is_matrix(part: Part) -> bool:
     return len(part.shape) >= 2 and part.rows > 1 and part.count > part.rows
 
 
-def _say_what_is_guessed(parts: Sequence[Part]) -> None:
+def _warn_of_guess(parts: Sequence[Part]) -> None:
     guessed = [p.name for p in parts if p.role == "output" and not p.told and _is_matrix(p)]
     if guessed:
         warnings.warn(

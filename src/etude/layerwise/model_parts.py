@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from etude.layerwise.flow import Flow
 
 Place = Literal["new", "joins", "loose"]
-"""Whether parameters begin a layer, join the one before, or stand loose in a container."""
+"""Whether parameters start a layer, belong to the layer before, or belong to no submodule."""
 
 
 def anatomy(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:

@@ -130,7 +130,7 @@ class Mup(Policy):
             if part.role == "output" and len(part.shape) >= 2 and outside == 1 and inside != 1
         }
 
-    def against(self, model: nn.Module, factory: Callable[..., Any]) -> Mup:
+    def with_ratios(self, model: nn.Module, factory: Callable[..., Any]) -> Mup:
         """Return the same policy with ratios, if the factory can build the base model.
 
         Args:

@@ -35,7 +35,7 @@ def prepare(
     policies = []
     for policy in spec.policies:
         if isinstance(policy, Mup):
-            policy = policy.against(model, factory)
+            policy = policy.with_ratios(model, factory)
             rescale(model, policy, flow)
         policies.append(policy)
     return replace(spec, policies=tuple(policies))

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.errors import BadTypeError, BadValueError, MovedError, TaskError
 from etude.layerwise.capabilities import refuse, row_of
 from etude.layerwise.flow import Flow
+from etude.layerwise.frozen_tensors import FreezePlan, FrozenTensors, KeptCounts
 from etude.layerwise.multipliers import Multiplier, checked
 from etude.layerwise.planning import Plan, PlanRow, plan
-from etude.layerwise.rest import KeptCounts, Rest, Resting
 from etude.layerwise.spec import LrMult
 from etude.layerwise.updates import Slices, TrustRatios
 from etude.optimizers.own_values import own_values
 from etude.schedules import Clock, Schedule
 
 _ATTRIBUTE = "layer_rates"
+
+MOVED = {"look": "update_frozen", "rest": "frozen_now", "silence": "drop_frozen_gradients"}
+"""The old name of an attribute of `Rates`, and the new one."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ class Rates:
 
     A parameter with multiplier 0 takes no part in training, as with `requires_grad=False`: the
     optimizer's step does not see its gradient, so that its averages, its count of updates and its
-    weight decay begin with its first update. A loop that clips must call `silence` between the
-    backward pass and the clipping, so that the norm leaves out frozen parameters. Norms also leave
-    out rows that are frozen for a time, but their averages continue, because they share the
-    tensor's count of updates. Rows that are always frozen have a gradient of 0.
+    weight decay begin with its first update. A loop that clips must call `drop_frozen_gradients`
+    between the backward pass and the clipping, so that the norm leaves out frozen parameters. Norms
+    also leave out rows that are frozen for a time, but their averages continue, because they share
+    the tensor's count of updates. Rows that are always frozen have a gradient of 0.
 
     Args:
         optimizer: The optimizer whose groups were split.
@@ -62,7 +65,7 @@ class Rates:
         slices: The rows whose update is rescaled.
         of_slice: For each slice, the index of its group, and its row in the plan.
         trust: The tensors whose update has a trust ratio.
-        resting: The tensors that are frozen, as a whole or in part, in some update.
+        freezing: The tensors that are frozen, as a whole or in part, in some update.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Rates:
         slices: Slices,
         of_slice: list[tuple[int, PlanRow]],
         trust: TrustRatios | None,
-        resting: Resting,
+        freezing: FreezePlan,
     ) -> None:
         self.plan = plan
         self.groups = groups
@@ -81,20 +84,20 @@ class Rates:
         self._slices = slices
         self._of_slice = of_slice
         self._trust = trust
-        self._resting = resting
+        self._freezing = freezing
         self._counts = KeptCounts(optimizer)
         self._dropped: list[tuple[Tensor, Tensor]] = []
-        self.rest = Rest()
+        self.frozen_now = FrozenTensors()
         self.moves = plan.moves
         """Whether a multiplier follows a schedule."""
         self._constant = [] if self.moves else [group.at(0) for group in groups]
         self._is_set = not self.moves
-        if slices.places or trust is not None or self.moves or resting:
+        if slices.places or trust is not None or self.moves or freezing:
             optimizer.register_step_pre_hook(self._before)
             optimizer.register_step_post_hook(self._after)
         if not self.moves:
             self._set_slices(0)
-            self.look(0)
+            self.update_frozen(0)
 
     def bind(self, clock: Clock | int) -> None:
         """Bind scheduled multipliers to the length of a run.
@@ -113,22 +116,22 @@ class Rates:
         ]
         rows = {id(old): new for old, new in zip(self.plan.rows, bound.rows, strict=True)}
         self._of_slice = [(group, rows[id(row)]) for group, row in self._of_slice]
-        self._resting = self._resting.bound(rows)
+        self._freezing = self._freezing.bound(rows)
         self.plan = bound
 
     @property
     def frozen(self) -> tuple[Tensor, ...]:
         """The tensors that are frozen for the whole run."""
-        return self._resting.frozen
+        return self._freezing.frozen
 
-    def look(self, step: int) -> Rest:
-        """Return what is frozen in update `step`, and store it in `rest`."""
-        if self._resting:
-            own = {id(row): at(row.multiplier, step, row.rule) for row in self._resting.rows()}
-            self.rest = self._resting.at(own)
-        return self.rest
+    def update_frozen(self, step: int) -> FrozenTensors:
+        """Determine what is frozen in update `step`; store it in `frozen_now`, and return it."""
+        if self._freezing:
+            own = {id(row): at(row.multiplier, step, row.rule) for row in self._freezing.rows()}
+            self.frozen_now = self._freezing.at(own)
+        return self.frozen_now
 
-    def silence(self) -> None:
+    def drop_frozen_gradients(self) -> None:
         """Drop the gradients of parameters that are frozen in this update, before clipping.
 
         Multipliers that follow a schedule must have been `set` for the update.
@@ -136,11 +139,22 @@ class Rates:
         self._refuse_unset()
         self._drop()
 
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say the new name of an attribute that was renamed.
+
+        Raises:
+            MovedError: If the name is an old one.
+            AttributeError: If there never was such a name.
+        """
+        if name in MOVED:
+            raise MovedError(f"Rates.{name} is now Rates.{MOVED[name]}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def _drop(self) -> list[tuple[Tensor, Tensor]]:
-        if not self.rest:
+        if not self.frozen_now:
             return []
         groups = self._optimizer.param_groups
-        return self.rest.silence([p for group in groups for p in group["params"]])
+        return self.frozen_now.drop_gradients([p for group in groups for p in group["params"]])
 
     def set(self, lr: float, step: int) -> None:
         """Write the rate of one update into every group: lr · multiplier(step).
@@ -161,7 +175,7 @@ class Rates:
                 group["lr"] = rate
         if self.moves:
             self._set_slices(step)
-            self.look(step)
+            self.update_frozen(step)
             self._is_set = True
 
     def decay(self, value: float) -> None:
@@ -186,9 +200,9 @@ class Rates:
 
     def _before(self, *_: Any) -> None:
         self._refuse_unset()
-        if self._resting:
+        if self._freezing:
             self._dropped = self._drop()
-            self._counts.keep({id(tensor) for tensor in self.rest.whole})
+            self._counts.keep({id(tensor) for tensor in self.frozen_now.whole})
         if self._slices.places:
             self._slices.keep()
         if self._trust is not None:
@@ -277,11 +291,11 @@ def apply(
     optimizer.param_groups[:] = groups
     own_values(optimizer, [(group, ("lr", None)) for group in groups])
     slices, of_slice = _slices(groups, rows_of)
-    resting = Resting(
+    freezing = FreezePlan(
         [(p, rows_of[id(p)]) for g in groups for p in g["params"] if id(p) in rows_of]
     )
     trust = _trust(laid, groups, rows_of)
-    rates = Rates(optimizer, laid, merged, slices, of_slice, trust, resting)
+    rates = Rates(optimizer, laid, merged, slices, of_slice, trust, freezing)
     vars(optimizer)[_ATTRIBUTE] = rates
     return rates
 

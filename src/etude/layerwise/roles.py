@@ -98,7 +98,7 @@ def _outputs(parts: Sequence[Part], model: nn.Module) -> tuple[frozenset[str], b
     heads = _heads(parts)
     if heads:
         groups = [_last_matrix(members) for members in heads]
-        sure = all(sure for _, sure in groups) and _stands_last(heads, parts)
+        sure = all(sure for _, sure in groups) and _is_last(heads, parts)
         return frozenset().union(*(names for names, _ in groups)), sure
     if not parts:
         return frozenset(), False
@@ -131,7 +131,7 @@ def _heads(parts: Sequence[Part]) -> list[list[Part]]:
     return list(found[min(found)].values()) if found else []
 
 
-def _stands_last(heads: Sequence[Sequence[Part]], parts: Sequence[Part]) -> bool:
+def _is_last(heads: Sequence[Sequence[Part]], parts: Sequence[Part]) -> bool:
     """Return whether all other layers were assigned before the heads."""
     inside = {part.name for members in heads for part in members}
     first = min(part.depth for members in heads for part in members)

@@ -51,7 +51,7 @@ class Slices:
         addresses = [parameter.data_ptr() for parameter in self._parameters]
         if addresses != self._addresses:
             self._addresses = addresses
-            self._look()
+            self._create_views()
         if self._views:
             foreach.copy_(self._kept, self._views)
 
@@ -66,7 +66,7 @@ class Slices:
         if self._weights:
             foreach.lerp_(self._views[count:], self._kept[count:], self._weights)
 
-    def _look(self) -> None:
+    def _create_views(self) -> None:
         """Create views of the rows to rescale, all rows of a tensor together if possible.
 
         On a CPU a call costs more than the rows between the slices, so a tensor's rows are rescaled

@@ -1,8 +1,8 @@
-"""The coordinate check: does every layer's output change as much in a wide model as in a narrow?
+"""The coordinate check: does a layer's output change by the same amount at every width?
 
-In a parametrisation that is right for every width, a few updates change the numbers that a layer
-puts out by an amount that does not depend on the width. Where the change grows with the width,
-the rate is too high for a wide model; where it shrinks, a wide model does not learn there.
+In a correct parametrisation, a few updates change the output of a layer by an amount that does not
+depend on the width. If the change grows with the width, the rate is too high for a wide model; if
+it shrinks, the layer does not learn in a wide model.
 
 Source: Yang et al. 2022, "Tensor Programs V", arXiv:2203.03466, appendix D.1.
 """
@@ -30,7 +30,7 @@ from etude.training.evaluate import move
 from etude.training.run import Run
 
 WATCHED = ("linear", "convolution", "recurrent", "embedding")
-"""The kinds of layer whose output is measured."""
+"""The kinds of layers whose output is measured."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class LayerScale:
     """How one layer's output scales with the width.
 
     Attributes:
-        layer: The module's name.
-        start: Mean |x| before training, for each width.
-        change: Mean |x after − x before|, for each width, over the seeds.
-        slope: Of log(change) over log(width): 0 where the width does not matter, 1 where a model
-            twice as wide changes twice as much.
-        spread: Standard deviation of the slope over the seeds.
+        layer: The name of the module.
+        start: The mean of |x| before training, for each width.
+        change: The mean of |x after − x before| over the seeds, for each width.
+        slope: The slope of log(change) over log(width): 0 if the change does not depend on the
+            width, 1 if it doubles when the width doubles.
+        spread: The standard deviation of the slope over the seeds.
     """
 
     layer: str
@@ -55,14 +55,14 @@ class LayerScale:
 
 @dataclass(frozen=True)
 class CoordinateCheck:
-    """What a coordinate check found.
+    """The result of a coordinate check.
 
     Attributes:
         widths: The widths, ascending.
-        layers: From input to output.
-        tolerance: The largest slope, up or down, that passes.
-        steps: Updates trained.
-        seeds: Repetitions.
+        layers: The layers, from input to output.
+        tolerance: The largest |slope| that passes.
+        steps: The number of updates of each run.
+        seeds: The number of seeds.
     """
 
     widths: tuple[int, ...]
@@ -73,9 +73,9 @@ class CoordinateCheck:
 
     @property
     def failing(self) -> tuple[LayerScale, ...]:
-        """The layers whose change depends on the width, the steepest first."""
-        bad = [one for one in self.layers if not abs(one.slope) <= self.tolerance]
-        return tuple(sorted(bad, key=lambda one: -abs(one.slope)))
+        """The layers whose change depends on the width, largest |slope| first."""
+        bad = [layer for layer in self.layers if not abs(layer.slope) <= self.tolerance]
+        return tuple(sorted(bad, key=lambda layer: -abs(layer.slope)))
 
     @property
     def passed(self) -> bool:
@@ -83,21 +83,21 @@ class CoordinateCheck:
         return not self.failing
 
     def verdict(self) -> str:
-        """Say in a sentence what was found, with the layer at fault."""
+        """Return the result as a sentence, with the worst layer."""
         low, high = self.widths[0], self.widths[-1]
         if self.passed:
-            steepest = max(abs(one.slope) for one in self.layers)
+            steepest = max(abs(layer.slope) for layer in self.layers)
             return (
-                f"passed: from width {low} to {high} every layer's change stays the same "
+                f"passed: from width {low} to {high} the change of every layer stays the same "
                 f"(slopes within ±{steepest:.2f}, {self.tolerance:g} is allowed)"
             )
         worst = self.failing[0]
         what = (
             "grows with the width: its rate is too high in a wide model"
             if not worst.slope < 0
-            else "shrinks with the width: a wide model does not learn there"
+            else "shrinks with the width: the layer does not learn in a wide model"
         )
-        others = [one.layer for one in self.failing[1:]]
+        others = [layer.layer for layer in self.failing[1:]]
         more = f"; also {', '.join(others)}" if others else ""
         return (
             f"failed at {worst.layer}: the change of its output {what} "
@@ -105,7 +105,7 @@ class CoordinateCheck:
         )
 
     def plain(self) -> dict[str, Any]:
-        """Return the findings as plain values that JSON can hold."""
+        """Return the result as plain values for JSON."""
         return {
             "passed": self.passed,
             "verdict": self.verdict(),
@@ -113,13 +113,13 @@ class CoordinateCheck:
             "tolerance": self.tolerance,
             "layers": [
                 {
-                    "layer": one.layer,
-                    "slope": one.slope if math.isfinite(one.slope) else None,
-                    "spread": one.spread if math.isfinite(one.spread) else None,
-                    "start": list(one.start),
-                    "change": [v if math.isfinite(v) else None for v in one.change],
+                    "layer": layer.layer,
+                    "slope": layer.slope if math.isfinite(layer.slope) else None,
+                    "spread": layer.spread if math.isfinite(layer.spread) else None,
+                    "start": list(layer.start),
+                    "change": [v if math.isfinite(v) else None for v in layer.change],
                 }
-                for one in self.layers
+                for layer in self.layers
             ],
         }
 
@@ -134,22 +134,26 @@ def coordinate_check(
     tolerance: float = 0.25,
     device: str | torch.device | None = None,
 ) -> CoordinateCheck:
-    """Train models of several widths for a few updates and compare how far their layers move.
+    """Train models of several widths for a few updates, and compare how their outputs change.
 
-    slope = least squares of log mean|x_steps − x_0| over log width, on one batch.
+    The slope of each layer is a least-squares fit of log mean|x_steps − x_0| over log width, on one
+    batch.
 
     Args:
-        task_of_width: Builds the task with a model of a width.
-        recipe: How to train; its rate is held constant, its length is not used.
+        task_of_width: A function that builds the task with a model of a given width.
+        recipe: The recipe; its rate is kept constant, and its length is not used.
         widths: At least two, each larger than the one before.
-        steps: Updates; a few are enough.
-        seeds: Repetitions, from the recipe's seed on.
-        tolerance: The largest slope that passes.
-        device: As `train`.
+        steps: The number of updates; a few are enough.
+        seeds: The number of seeds, from the recipe's seed on.
+        tolerance: The largest |slope| that passes.
+        device: As in `train`.
+
+    Returns:
+        The slope of each layer.
 
     Raises:
         BadValueError: If a number is out of bounds.
-        TaskError: If the models of two widths have other layers, or nothing moves.
+        TaskError: If the layers of two models differ, or a layer does not change.
 
     >>> from etude import tasks
     >>> check = coordinate_check(
@@ -167,7 +171,7 @@ def coordinate_check(
         if value < 1:
             raise BadValueError(f"{name}={value!r} is out of bounds: give at least 1")
     if not 0 < tolerance < 1:
-        raise BadValueError(f"tolerance={tolerance!r}: a slope between 0 and 1, such as 0.25")
+        raise BadValueError(f"tolerance={tolerance!r}: give a slope between 0 and 1, such as 0.25")
     tasks = {width: task_of_width(width) for width in chosen}
     runs = [
         {
@@ -180,8 +184,8 @@ def coordinate_check(
     for width in chosen:
         if list(runs[0][width]) != names:
             raise TaskError(
-                f"the model of width {width} has other layers than that of {chosen[0]}: only the "
-                "width may differ"
+                f"the model of width {width} has other layers than the model of width {chosen[0]}: "
+                "only the width may differ"
             )
     layers = tuple(_scale(name, chosen, runs) for name in names)
     return CoordinateCheck(chosen, layers, tolerance, steps, seeds)
@@ -215,7 +219,7 @@ def _measure(
 
 
 def _outputs(run: Run, batch: Any) -> dict[str, Tensor]:
-    """Return the output of every watched layer on a batch, in the order of the modules."""
+    """Return the output of every measured layer for a batch, in the order of the modules."""
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -244,11 +248,11 @@ def _outputs(run: Run, batch: Any) -> dict[str, Tensor]:
 def _scale(
     name: str, widths: tuple[int, ...], runs: list[dict[int, dict[str, tuple[float, float]]]]
 ) -> LayerScale:
-    """Return how one layer scales: a slope for each seed, and their mean."""
+    """Return how one layer scales: the mean of the slopes of all seeds."""
     starts = np.array([[run[width][name][0] for width in widths] for run in runs])
     changes = np.array([[run[width][name][1] for width in widths] for run in runs])
     if np.all(changes == 0):
-        raise TaskError(f"{name} does not change at all: it is frozen, or its rate is 0")
+        raise TaskError(f"{name} does not change: it is frozen, or its rate is 0")
     x = np.log(np.array(widths, dtype=np.float64))
     x -= x.mean()
     with np.errstate(divide="ignore", invalid="ignore"):

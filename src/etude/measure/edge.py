@@ -1,9 +1,9 @@
-"""`edge`: how far above a recipe's rate training breaks, and where curvature says it should.
+"""`edge`: the rate at which training breaks, measured and predicted from the curvature.
 
-Twice the best rate for up to 500 updates beside the recipe itself is the check that the Deep
-Learning Tuning Playbook recommends (Godbole, Dahl, Gilmer, Shallue & Nado 2023, "How can
-optimization failures be debugged and mitigated?"). The prediction from the Hessian is that of
-Cohen et al. 2021, arXiv:2103.00065, and 2022, arXiv:2207.14484.
+The Deep Learning Tuning Playbook recommends to train at twice the best rate for up to 500 updates
+and to compare with the recipe (Godbole, Dahl, Gilmer, Shallue & Nado 2023, "How can optimization
+failures be debugged and mitigated?"). The prediction from the Hessian follows Cohen et al. 2021,
+arXiv:2103.00065, and 2022, arXiv:2207.14484.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from etude.training.state import RunState
 from etude.warning_filters import filters_kept
 
 SHORTEST = 10
-"""Updates below which nothing can be said of a rate."""
+"""The smallest number of updates from which a rate can be judged."""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """Where training breaks above a recipe's rate.
+    """The result of `edge`: where training breaks above a recipe's rate.
 
     Attributes:
-        task: The task's name.
+        task: The name of the task.
         lr: The recipe's rate.
-        steps: Updates of each probe.
-        length: Updates of the full run.
-        peak: The largest multiple of a rate that the schedule reaches within `steps`.
-        probes: Every rate tried, ascending.
-        stable: The highest rate tried below the lowest that broke; None if every one broke.
-        unstable: The lowest rate that broke; None if none did.
-        sharpness: At initialisation and along the recipe's own run, in order.
-        formula: The threshold of rate × sharpness in words; empty where none is known.
-        cost: In full runs of the recipe, everything included.
-        gradients: The same, in gradients of single samples.
+        steps: The number of updates of each probe.
+        length: The number of updates of the full run.
+        peak: The largest multiple of a rate that the schedule reaches within `steps` updates.
+        probes: The probes of all rates, ascending by rate.
+        stable: The highest stable rate below the lowest unstable one; None if there is none.
+        unstable: The lowest unstable rate; None if there is none.
+        sharpness: The sharpness at initialisation and at later points of the recipe's run.
+        formula: The threshold of rate × sharpness as text; empty if none is known.
+        cost: The cost of everything, in full runs of the recipe.
+        gradients: The same in gradients of single samples.
     """
 
     task: str
@@ -67,12 +67,12 @@ class Edge:
 
     @property
     def own(self) -> Probe:
-        """The recipe's own rate."""
+        """The probe at the recipe's rate."""
         return next(p for p in self.probes if p.lr == self.lr)
 
     @property
     def twice(self) -> Probe | None:
-        """The probe at twice the recipe's rate; None where the recipe's own broke."""
+        """The probe at twice the recipe's rate; None if the recipe's rate is unstable."""
         return next((p for p in self.probes if p.lr == 2 * self.lr), None)
 
     @property
@@ -84,55 +84,59 @@ class Edge:
 
     @property
     def predicted(self) -> float | None:
-        """The peak of the rate at which the first measured curvature says the update breaks.
+        """The predicted limit: the rate whose peak reaches the threshold of the curvature.
 
-        threshold / (preconditioned sharpness · peak), at the first mark that has one. The later
-        marks are not used: along the way the curvature adapts to the rate.
+        threshold / (preconditioned sharpness · peak), at the first point at which there is a
+        threshold. Later points are not used, because during training the curvature adapts to the
+        rate.
         """
-        found = next((one.limit for one in self.sharpness if one.limit is not None), None)
+        limits = (point.limit for point in self.sharpness)
+        found = next((limit for limit in limits if limit is not None), None)
         return None if found is None or self.peak <= 0 else found / self.peak
 
     @property
     def ratio(self) -> float | None:
-        """Measured limit over predicted limit; 1 where the loss is a quadratic."""
+        """Measured limit over predicted limit; 1 for a quadratic loss."""
         if self.limit is None or self.predicted is None:
             return None
         return self.limit / self.predicted
 
     def advice(self) -> str:
-        """Say what was found and what to do about it."""
+        """Return the result in sentences, and what to do about it."""
         parts = [self._on_twice(), self._on_limit()]
         if 0 <= self.peak < 0.99:
             parts.append(
                 f"Within {self.steps} updates the schedule reaches only {self.peak:.3g} of the "
-                "rate: give more steps to see its peak."
+                "rate: give more steps, so that it reaches its peak."
             )
         return " ".join(part for part in parts if part)
 
     def _on_twice(self) -> str:
         if self.own.unstable:
             below = (
-                f"{self.stable:g} holds" if self.stable else "no rate tried below it does better"
+                f"{self.stable:g} is stable"
+                if self.stable
+                else "all lower rates that were tried break too"
             )
             return (
-                f"The recipe's own rate {self.lr:g} breaks ({self.own.reason}); {below}. Tune "
-                "the rate before looking at its edge."
+                f"The recipe's rate {self.lr:g} breaks ({self.own.reason}); {below}. Tune the "
+                "rate before you measure its edge."
             )
         twice = self.twice
         assert twice is not None
         clip = f"clip the gradient's norm at its 90th percentile, clip_norm={self.own.norm:.3g}"
         if twice.unstable:
             return (
-                f"Twice the rate, {twice.lr:g}, breaks ({twice.reason}): training stands within "
-                f"a factor of two of its edge. Warm up longer, or {clip}; with either a higher "
-                "rate may train better."
+                f"Twice the rate, {twice.lr:g}, breaks ({twice.reason}): the rate is within a "
+                f"factor of two of the edge. Use a longer warmup, or {clip}; either may allow a "
+                "higher rate that trains better."
             )
         if twice.spiked:
             return (
-                f"Twice the rate, {twice.lr:g}, holds, but its loss spikes by {twice.rise:.3g} at "
-                f"update {twice.rise_at}. A longer warmup gives more room; or {clip}."
+                f"Twice the rate, {twice.lr:g}, is stable, but its loss rises by {twice.rise:.3g} "
+                f"at update {twice.rise_at}. Use a longer warmup, or {clip}."
             )
-        return f"Twice the rate, {twice.lr:g}, holds: instability is not what limits the rate."
+        return f"Twice the rate, {twice.lr:g}, is stable: instability does not limit the rate."
 
     def _on_limit(self) -> str:
         if self.unstable is None:
@@ -142,20 +146,20 @@ class Edge:
         said = f"Training breaks between {self.stable:g} and {self.unstable:g}"
         if self.predicted is None:
             return f"{said}. No limit is predicted: {self.unpredicted()}."
-        return f"{said}; curvature predicts {self.predicted:.3g}."
+        return f"{said}; the curvature predicts {self.predicted:.3g}."
 
     def unpredicted(self) -> str:
-        """Say why no limit is predicted; empty where one is."""
+        """Return why no limit is predicted; empty if one is."""
         if self.predicted is not None:
             return ""
         if not self.sharpness:
             return "no curvature was measured (not asked for, or parts of the model take turns)"
-        if self.formula and all(one.threshold is None for one in self.sharpness):
+        if self.formula and all(point.threshold is None for point in self.sharpness):
             return self.sharpness[-1].reason
-        return self.sharpness[-1].reason or "the loss curves up nowhere"
+        return self.sharpness[-1].reason or "the largest eigenvalue of the Hessian is not positive"
 
     def plain(self) -> dict[str, Any]:
-        """Return the findings as plain values that JSON can hold."""
+        """Return the result as plain values for JSON."""
         return {
             "task": self.task,
             "lr": self.lr,
@@ -171,8 +175,8 @@ class Edge:
             "advice": self.advice(),
             "probes": [probe.plain() for probe in self.probes],
             "sharpness": [
-                {k: to_json(v) if isinstance(v, float) else v for k, v in one.plain().items()}
-                for one in self.sharpness
+                {k: to_json(v) if isinstance(v, float) else v for k, v in point.plain().items()}
+                for point in self.sharpness
             ],
             "cost": self.cost,
             "gradients": self.gradients,
@@ -194,26 +198,30 @@ def edge(
     device: str | torch.device | None = None,
     progress: bool | None = None,
 ) -> Edge:
-    """Find where training breaks above a recipe's rate, and hold it against the curvature.
+    """Find the rate at which training breaks, and compare it with the predicted limit.
 
-    Every probe starts from initialisation with the recipe's seed, so on the same weights and
-    batches, and follows the first `steps` updates of the recipe's own full-length schedule. The
-    rate is doubled until training breaks, then the gap is halved in its logarithm. Where the
-    recipe's own rate breaks, it is halved until it holds. The task is left as it was.
+    Every probe starts from initialisation with the recipe's seed, so with the same weights and
+    batches, and trains for the first `steps` updates of the recipe's full-length schedule. The rate
+    is doubled until training breaks, then the interval is bisected on a logarithmic scale. If the
+    recipe's rate breaks, it is halved until it is stable. The task is not changed.
 
     Args:
-        task: What to learn.
-        recipe: How, with its tuned rate; None takes the task's defaults.
-        steps: Updates of each probe at most; no more than the run has.
+        task: The task.
+        recipe: The recipe with its tuned rate; None takes the task's defaults.
+        steps: The largest number of updates of each probe; at most those of the run.
         doublings: How often the rate is doubled (or halved) at most.
-        bisections: How often the gap between what holds and what breaks is halved.
-        marks: Along the recipe's own run, besides its start, where the sharpness is measured.
-        samples: As `etude.measure.sharpness.sharpness`.
+        bisections: How often the interval between stable and unstable is halved.
+        marks: The number of points of the recipe's run, besides its start, at which the sharpness
+            is measured.
+        samples: As in `etude.measure.sharpness.sharpness`.
         tolerance: As there.
-        iterations: As there; 0 measures no curvature. Where parts of the model take turns there
-            is no one loss, and none is measured either.
-        device: Where to train; None takes the model's own device, else an accelerator.
-        progress: Whether to draw a bar; None draws it where somebody sits at a terminal.
+        iterations: As there; with 0 no curvature is measured. Nor is it if parts of the model take
+            turns, because there is no single loss.
+        device: Where to train; None takes the model's device, else an accelerator.
+        progress: Whether to draw a bar; None draws it at a terminal.
+
+    Returns:
+        The measured and the predicted limit, with all probes and the cost.
 
     Raises:
         TaskError: If model, data and loss do not fit together.
@@ -240,18 +248,18 @@ def edge(
         if value < least:
             raise BadValueError(f"{name}={value!r} is out of bounds: give at least {least}")
 
-    def look(run: Run) -> Sharpness:
+    def measured(run: Run) -> Sharpness:
         return sharpness(run, samples=samples, tolerance=tolerance, iterations=iterations)
 
     with bar(progress, task.name) as show:
         search = _Search(task, recipe, steps, device, show)
-        seen = search.own(marks, look if iterations and not task.alternates else None)
+        points = search.own(marks, measured if iterations and not task.alternates else None)
         search.bracket(doublings, bisections)
-    return search.result(seen)
+    return search.result(points)
 
 
 class _Search:
-    """The probes of one edge, and what they cost."""
+    """The probes of one search for the edge, and their cost."""
 
     def __init__(
         self, task: Task, recipe: Recipe, steps: int, device: str | torch.device | None, show: Bar
@@ -262,8 +270,8 @@ class _Search:
         self.length = self.first.length
         if self.length < SHORTEST:
             raise BadValueError(
-                f"steps={self.length} is too short to see training break: give a recipe of at "
-                f"least {SHORTEST} updates"
+                f"steps={self.length} is too short to tell whether training breaks: give a recipe "
+                f"of at least {SHORTEST} updates"
             )
         self.steps = min(steps, self.length)
         reacts = any(node.reacts for s in (recipe.schedule, *recipe.schedules.values())
@@ -275,26 +283,26 @@ class _Search:
         self.gradients = 0
         self.peak = 0.0
 
-    def own(self, marks: int, look: Callable[[Run], Sharpness] | None) -> list[Sharpness]:
-        """Train at the recipe's own rate, and measure the sharpness on the way."""
+    def own(self, marks: int, measure: Callable[[Run], Sharpness] | None) -> list[Sharpness]:
+        """Train at the recipe's rate, and measure the sharpness at some updates."""
         run = self.first
-        places = sorted({round(self.steps * i / max(1, marks)) for i in range(marks + 1)})
-        seen: list[Sharpness] = []
-        for place in places if look is not None else ():
-            self._go(run, place)
-            if run.step < place or run.diverged:
+        steps = sorted({round(self.steps * i / max(1, marks)) for i in range(marks + 1)})
+        points: list[Sharpness] = []
+        for step in steps if measure is not None else ():
+            self._advance(run, step)
+            if run.step < step or run.diverged:
                 break
-            assert look is not None
-            seen.append(look(run))
-            self.gradients += seen[-1].gradients
-        self._go(run, self.steps)
+            assert measure is not None
+            points.append(measure(run))
+            self.gradients += points[-1].gradients
+        self._advance(run, self.steps)
         self.peak = max((v / run.recipe.lr for v in run.series["lr"]), default=0.0)
         self.losses = run.series["loss"]
         self._judge(run)
-        return seen
+        return points
 
     def bracket(self, doublings: int, bisections: int) -> None:
-        """Double the rate until training breaks, or halve it until it holds; then bisect."""
+        """Double the rate until training breaks, or halve it until it is stable; then bisect."""
         lr = self.recipe.lr
         broken = self.probes[lr].unstable
         for _ in range(doublings):
@@ -308,21 +316,21 @@ class _Search:
             self.probe(math.sqrt(stable * unstable))
 
     def ends(self) -> tuple[float | None, float | None]:
-        """Return (highest rate that holds below the lowest that breaks, that lowest)."""
+        """Return the highest stable rate below the lowest unstable one, and the latter."""
         unstable = min((p.lr for p in self.probes.values() if p.unstable), default=None)
-        held = [p.lr for p in self.probes.values() if not p.unstable]
-        stable = max((lr for lr in held if unstable is None or lr < unstable), default=None)
+        sound = [p.lr for p in self.probes.values() if not p.unstable]
+        stable = max((lr for lr in sound if unstable is None or lr < unstable), default=None)
         return stable, unstable
 
     def probe(self, lr: float) -> Probe:
-        """Train at a rate."""
+        """Train at a rate and judge whether it is stable."""
         recipe = self.recipe.replace(lr=lr)
         run = Run(self.task, recipe, device=self.device, observers=[GradientNorm(name="norm")])
         run.limit_threads(self.first.threads)
-        self._go(run, self.steps)
+        self._advance(run, self.steps)
         return self._judge(run)
 
-    def _go(self, run: Run, until: int) -> None:
+    def _advance(self, run: Run, until: int) -> None:
         def show(state: RunState, step: int) -> None:
             self.show(step, self.steps, f"rate {state.recipe.lr:g}, {len(self.probes)} probed")
 
@@ -343,7 +351,8 @@ class _Search:
         self.probes[run.recipe.lr] = found
         return found
 
-    def result(self, seen: Sequence[Sharpness]) -> Edge:
+    def result(self, points: Sequence[Sharpness]) -> Edge:
+        """Return what was found."""
         stable, unstable = self.ends()
         kind = RULES.get(self.first.state.optimizer_spec.stability)
         whole = self.length * self.recipe.accumulate * self.first.batch_size
@@ -356,7 +365,7 @@ class _Search:
             probes=tuple(self.probes[lr] for lr in sorted(self.probes)),
             stable=stable,
             unstable=unstable,
-            sharpness=tuple(seen),
+            sharpness=tuple(points),
             formula="" if kind is None else kind.formula,
             cost=self.gradients / whole,
             gradients=self.gradients,

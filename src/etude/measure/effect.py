@@ -1,4 +1,4 @@
-"""What another rate of a part does to the loss, as far as its spread lets it be seen."""
+"""The effect of another rate for a part on the loss."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from enum import StrEnum
 
 
 class Effect(StrEnum):
-    """What another rate of a part does to the loss; each is equal to the word that JSON holds.
+    """The effect of another rate for a part on the loss; each is equal to its word in JSON.
 
     Attributes:
-        BETTER: It lowers the loss by more than the spread over the seeds.
-        WORSE: It raises it by more than that.
-        DIVERGED: A run with it ended in NaN or infinity.
-        NOTHING: The spread hides what it does.
+        BETTER: The loss is lower, by more than the margin of the seeds.
+        WORSE: The loss is higher, by more than the margin of the seeds.
+        DIVERGED: The loss of a run became NaN or infinite.
+        NOTHING: The difference is within the margin.
     """
 
     BETTER = "better"

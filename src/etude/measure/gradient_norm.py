@@ -1,4 +1,4 @@
-"""The norm of the gradient of every update."""
+"""An observer of the gradient's norm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etude.training.state import RunState
 
 
 class GradientNorm(Observer):
-    """Reads the norm of the gradient, clipped where the recipe clips it.
+    """Records the norm of each update's gradient, after any clipping.
 
         ‖g‖ = (Σ g²)^(1/2) over all parameters that have a gradient
 
@@ -27,5 +27,5 @@ class GradientNorm(Observer):
     reads = ("gradients",)
 
     def on_gradient(self, state: RunState) -> Tensor:
-        """Return the norm, on the device."""
+        """Return the norm as a tensor on the device."""
         return gradient_norm(state.parameters)

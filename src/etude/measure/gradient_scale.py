@@ -1,4 +1,4 @@
-"""Where the first gradient's own size puts the rate of plain gradient descent."""
+"""Estimates the rate of plain gradient descent from the size of the first gradient."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from etude.training.evaluate import move
 from etude.training.run import Run
 
 ABOVE, BELOW, USUAL = 2.0, 2.5, -0.8
-"""Decades by which plain gradient descent's centre may lie above and below the gradient's own
-scale, and where it lies as a rule, in the middle of ten small tasks."""
+"""Decades by which the centre of plain gradient descent may be above and below the gradient's
+scale, and the usual difference from it: the median of ten small tasks."""
 
 
 def scaled(centre: float, run: Run) -> float:
-    """Return the centre, or where the first gradient puts it if that is far away.
+    """Return the centre, or an estimate from the first gradient if the two are far apart.
 
-    The step of `sgd` is the gradient times the rate, so that a loss times s needs a rate times
-    1/s. The scale is log10(L / |g|² · (1 - momentum)), Polyak's step without a lowest loss; other
-    optimizers divide the gradient by its own size. The gradient is that of the first batch.
+    The step of `sgd` is the rate times the gradient, so that a loss that is multiplied by s needs a
+    rate divided by s. The estimate is log10(L / |g|² · (1 - momentum)), Polyak's step for a lowest
+    loss of 0, with the gradient g of the first batch. For optimizers that divide the gradient by
+    its size, the centre is returned.
 
     Args:
-        centre: log10 of the rate to begin around.
-        run: A run before its first update; it is left as it was.
+        centre: log10 of the rate around which a search begins.
+        run: A run before its first update; it is not changed.
     """
     choice = run.recipe.optimizer
     if run.state.optimizer_spec.centre_share is None or run.task.alternates:

@@ -1,4 +1,4 @@
-"""A model held still for a measurement, which leaves no trace in it."""
+"""Measures a model without changing the run: everything is restored afterwards."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Kinds = tuple[type[nn.Module], ...]
 def held_still(
     model: nn.Module, data: Data, seed: int, *, only: Kinds | None = None, but: Kinds = ()
 ) -> Iterator[Snapshot]:
-    """Put a model into its evaluation mode for a block; then all is as it was before.
+    """Put a model into evaluation mode for a block, and restore everything after it.
 
-    Put back are every module's mode, the buffers, the gradients, the global random state, and
-    the state of what the data draws from.
+    The block may change every module's mode, the buffers, the gradients, the global random state,
+    and the random state of the data: all of them are restored.
 
     Args:
         model: The network.
-        data: What is drawn from within the block.
-        seed: Of the random numbers within the block.
+        data: The data that the block draws from.
+        seed: The seed of the random numbers in the block.
         only: The kinds of modules that are put into evaluation mode; None for all.
-        but: Kinds that stay in the mode in which they are.
+        but: Kinds of modules that keep their mode.
 
     Yields:
-        The state at the beginning of the block: its `restore` gives each forward pass the same
-        random numbers and buffers.
+        The state at the beginning of the block. Call its `restore` before each forward pass to give
+        all of them the same random numbers and buffers.
     """
     with random_state_kept(seed), data.untouched(), modes_kept(model):
         undo = Snapshot(model, data.draws)
@@ -47,7 +47,7 @@ def held_still(
         for module, training in spared:
             module.training = training
         for parameter, _ in gradients:
-            parameter.grad = None  # what is added to it would be added in place
+            parameter.grad = None  # a backward pass would add to it in place
         try:
             yield undo
         finally:
@@ -58,7 +58,7 @@ def held_still(
 
 @contextmanager
 def curved(model: nn.Module) -> Iterator[None]:
-    """Let a model have second derivatives for a block: dense gradients, and kernels that do."""
+    """Use dense gradients, and kernels that have second derivatives, in a block."""
     lazy = [module for module in model.modules() if getattr(module, "sparse", False)]
     for module in lazy:
         module.sparse = False  # type: ignore[assignment]

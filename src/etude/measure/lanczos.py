@@ -1,4 +1,4 @@
-"""The ends of a symmetric matrix's spectrum, from products with it alone."""
+"""Lanczos' method: the extreme eigenvalues of a symmetric matrix, from products with it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What products with a symmetric matrix say of its eigenvalues.
+    """Eigenvalues of a symmetric matrix.
 
     Attributes:
         highest: The largest eigenvalue, with its sign.
-        lowest: The smallest one seen; the true one may lie lower.
-        rms: The root mean square eigenvalue, an estimate.
-        converged: Whether ‖A v - highest · v‖ came within the tolerance.
-        products: How many products with the matrix that took.
+        lowest: The smallest eigenvalue found; the true one may be lower.
+        rms: An estimate of the root mean square eigenvalue.
+        converged: Whether ‖A v - highest · v‖ is within the tolerance.
+        products: The number of products with the matrix.
     """
 
     highest: float
@@ -31,19 +31,19 @@ class Spectrum:
 def spectrum(
     times: Callable[[Tensor], Tensor], start: Tensor, *, iterations: int, tolerance: float = 0.0
 ) -> Spectrum:
-    """Return the ends of a symmetric matrix's spectrum by Lanczos' method.
+    """Return the extreme eigenvalues of a symmetric matrix by Lanczos' method.
 
-    After k products the ends of the spectrum of a k × k tridiagonal matrix approach those of the
-    matrix from within. The basis is made orthogonal in full at every step, and kept: `iterations`
-    vectors. It ends when the residual of the largest eigenvalue is within `tolerance` of its
-    size, or after `iterations` products. The root mean square is ‖A v‖ / ‖v‖ of the first
-    product, exact on average over random signs v.
+    After k products the extreme eigenvalues of a k × k tridiagonal matrix approximate those of the
+    matrix from within. The basis is fully reorthogonalised at every step, which keeps `iterations`
+    vectors in memory. The iteration ends when the residual of the largest eigenvalue is within
+    `tolerance` of its size, or after `iterations` products. The root mean square is ‖A v‖ / ‖v‖ of
+    the first product, whose square is exact on average over random signs v.
 
     Args:
-        times: The product with the matrix.
-        start: A vector that is not orthogonal to the eigenvector: random signs.
-        iterations: Products at most.
-        tolerance: Largest ‖A v - λ v‖ / |λ|; 0 uses all products.
+        times: A function that returns the product of the matrix with a vector.
+        start: A vector that is not orthogonal to the eigenvector, such as random signs.
+        iterations: The largest number of products.
+        tolerance: The largest ‖A v - λ v‖ / |λ|; with 0 all products are used.
 
     Source: Lanczos 1950; Hutchinson 1990 for the mean square.
 
@@ -63,9 +63,9 @@ def spectrum(
         if not diagonal:
             rms = float(product.norm())
         diagonal.append(float(product @ basis[-1]))
-        for _ in range(2):  # the second pass removes what rounding left of the first
-            for one in basis:
-                product = product - (one @ product) * one
+        for _ in range(2):  # the second pass removes the rounding errors of the first
+            for vector in basis:
+                product = product - (vector @ product) * vector
         length = float(product.norm())
         small = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
         for i, value in enumerate(beside):

@@ -1,4 +1,4 @@
-"""The gradient noise scale: how many samples a batch needs before noise no longer rules it."""
+"""The gradient noise scale: the batch size at which signal and noise of a gradient are equal."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from etude.training.state import RunState
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """What two batch sizes say of the gradient and its noise.
+    """A measured gradient noise scale.
 
     Attributes:
-        noise: tr Σ, the summed variance of one sample's gradient.
+        noise: tr Σ, the total variance of one sample's gradient.
         signal: |G|², the squared norm of the true gradient.
-        samples: B = noise / signal, in samples; infinite if no signal was seen.
-        error: Standard error of `samples`, by leaving out one draw at a time.
-        cost: Gradients of single samples that were computed.
+        samples: noise / signal, in samples; infinite if no signal was found.
+        error: The standard error of `samples`, by the jackknife over the draws.
+        cost: The number of gradients of single samples that were computed.
     """
 
     noise: float
@@ -43,20 +43,21 @@ class NoiseScale:
 def noise_scale(
     run: Run | RunState, *, small: int | None = None, parts: int = 8, draws: int = 8, seed: int = 0
 ) -> NoiseScale:
-    """Measure the gradient noise scale where a run stands, and leave no trace in it.
+    """Measure the gradient noise scale at the current state of a run, which is not changed.
 
         S = (|g_b|² - |g_B|²) / (1/b - 1/B),   |G|² = (B |g_B|² - b |g_b|²) / (B - b)
         noise scale = S / |G|²,                  each averaged over the draws first
 
-    g_b is the gradient of b samples, g_B the mean of `parts` of them. Dropout is off, and batch
-    normalisation uses its running statistics, so that a sample's gradient is its own.
+    g_b is the gradient of b samples, g_B the mean of `parts` such gradients. Dropout is off, and
+    batch normalisation uses its running statistics, so that the gradient of a sample does not
+    depend on the others.
 
     Args:
         run: A run, at any update.
-        small: b; None takes the recipe's batch size over `parts`, at least 1.
+        small: b; None takes the recipe's batch size divided by `parts`, at least 1.
         parts: B / b, at least 2.
-        draws: How often both are drawn.
-        seed: Of the draws.
+        draws: The number of draws, at least 2.
+        seed: The seed of the draws.
 
     Raises:
         BadValueError: If a size is out of bounds.
@@ -73,16 +74,16 @@ def noise_scale(
         batches = _batches(run, b, seed)
         for _ in range(draws):
             gradients = [_gradient(run, next(batches)) for _ in range(parts)]
-            little = sum(float(g @ g) for g in gradients) / parts
+            square = sum(float(g @ g) for g in gradients) / parts
             mean = torch.stack(gradients).mean(0)
-            pairs.append((little, float(mean @ mean)))
+            pairs.append((square, float(mean @ mean)))
     large = b * parts
 
     def ratio(chosen: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-        little = sum(pair[0] for pair in chosen) / len(chosen)
-        much = sum(pair[1] for pair in chosen) / len(chosen)
-        noise = max(0.0, (little - much) / (1 / b - 1 / large))
-        signal = (large * much - b * little) / (large - b)
+        of_small = sum(pair[0] for pair in chosen) / len(chosen)
+        of_large = sum(pair[1] for pair in chosen) / len(chosen)
+        noise = max(0.0, (of_small - of_large) / (1 / b - 1 / large))
+        signal = (large * of_large - b * of_small) / (large - b)
         return noise, signal, noise / signal if signal > 0 else math.inf
 
     noise, signal, samples = ratio(pairs)
@@ -95,15 +96,17 @@ def noise_scale(
 
 
 class NoiseScaleObserver(Observer):
-    """Measures the noise scale, in samples, every so many updates of a run.
+    """Measures the noise scale, in samples, during a run.
 
-    Its gradients come on top of the run's cost: `draws` · `parts` · `small` samples each time.
+    Each measurement costs `draws` · `parts` · `small` gradients of single samples, which are not
+    included in the cost of the run.
 
     Args:
         every: Updates between two measurements.
-        small: As `noise_scale`.
-        parts: As `noise_scale`.
-        draws: As `noise_scale`.
+        small: As in `noise_scale`.
+        parts: As in `noise_scale`.
+        draws: As in `noise_scale`.
+        name: The name of the series.
     """
 
     reads = ("weights",)
@@ -121,7 +124,7 @@ class NoiseScaleObserver(Observer):
         self.small, self.parts, self.draws = small, parts, draws
 
     def on_update(self, state: RunState) -> float:
-        """Return the noise scale where the run stands."""
+        """Return the noise scale at this update."""
         return noise_scale(
             state, small=self.small, parts=self.parts, draws=self.draws, seed=state.step
         ).samples
@@ -134,7 +137,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _batches(run: Run | RunState, size: int, seed: int) -> Iterator[Batch]:
-    """Yield batches drawn with replacement; a DataLoader's own where it cannot be indexed."""
+    """Yield batches drawn with replacement, or a DataLoader's batches if it cannot be indexed."""
     data = run.task.train
     if not isinstance(data, IndexedData):
         yield from data.stream(size, derive_seed(seed, "noise scale"), Cursor())

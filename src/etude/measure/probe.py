@@ -1,4 +1,4 @@
-"""What one rate did over the first updates of a run, and whether training broke there."""
+"""Judges from the first updates of a run whether its rate is stable."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from etude.measure.stall import stands_still
 from etude.record import to_json
 
 SPIKE, WORTH = 2.0, 0.1
-"""A rise of the loss this many times the recipe's own largest counts as a spike, if it is at least
-this share of the recipe's drop."""
+"""A rise of the loss is a spike if it is more than this many times the largest rise of the recipe's
+own run, and more than this share of the recipe's drop in loss."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one rate did over the first updates of the recipe's schedule.
+    """The result of one rate over the first updates of the recipe's schedule.
 
     Attributes:
-        lr: The peak of the rate.
-        updates: Updates done.
-        diverged: Whether the loss became NaN or Inf.
+        lr: The rate, before the schedule.
+        updates: The number of updates done.
+        diverged: Whether the loss became NaN or infinite.
         first: The training loss before the first update.
-        last: Its mean over the last tenth.
-        rise: The largest rise of the loss over its lowest value before.
-        rise_at: The update where that was.
-        spiked: Whether the rise is twice the recipe's own, and a tenth of the recipe's drop.
-        norm: 90th percentile of the gradient's norm, before clipping.
+        last: The mean training loss over the last tenth of the updates.
+        rise: The largest rise of the loss above its lowest earlier value.
+        rise_at: The update at which it occurred.
+        spiked: Whether the rise is more than twice that of the recipe's rate, and more than a tenth
+            of the recipe's drop in loss.
+        norm: The 90th percentile of the gradient's norm, before clipping.
         unstable: Whether training broke.
-        reason: How it broke; empty if it did not.
+        reason: Why it counts as unstable; empty if it is stable.
     """
 
     lr: float
@@ -48,7 +49,7 @@ class Probe:
     reason: str
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain values that JSON can hold."""
+        """Return the result as plain values for JSON."""
         numbers = ("first", "last", "rise", "norm")
         return {**vars(self), **{name: to_json(getattr(self, name)) for name in numbers}}
 
@@ -62,18 +63,18 @@ def judge(
     *,
     higher: bool = True,
 ) -> Probe:
-    """Say from a run's training losses whether it is stable.
+    """Judge from a run's training losses whether its rate is stable.
 
     Args:
-        lr: Its rate.
-        losses: Finite, update by update.
-        norms: Of the gradient.
-        broke: Why it diverged; empty if it did not.
-        own: The losses at the recipe's own rate; None for that run itself.
-        higher: Whether the rate lies above the recipe's own.
+        lr: The rate.
+        losses: The finite loss of each update.
+        norms: The norm of each gradient.
+        broke: Why the run diverged; empty if it did not.
+        own: The losses at the recipe's rate; None if this is the recipe's rate.
+        higher: Whether the rate is above the recipe's.
 
     >>> judge(0.1, [1.0] * 10, [1.0], "", None).reason
-    'the loss does not fall: 1 at first, 1 at last'
+    'the loss does not fall: it is 1 at the start and 1 at the end'
     >>> judge(0.1, [1.0 / (t + 1) for t in range(10)], [1.0], "", None).unstable
     False
     """
@@ -82,11 +83,11 @@ def judge(
     reason = broke
     drop = _drop(losses if own is None else own)
     if not reason and not last < first:
-        reason = f"the loss does not fall: {first:.4g} at first, {last:.4g} at last"
+        reason = f"the loss does not fall: it is {first:.4g} at the start and {last:.4g} at the end"
     if not reason and own is not None and higher and drop > 0:
         kept, gained = (first - last) / drop, (middle - last) / drop
         if stands_still(kept, gained):
-            reason = f"the loss stands still at {last:.4g}, with {kept:.0%} of the recipe's drop"
+            reason = f"the loss stalls at {last:.4g}, after {kept:.0%} of the recipe's drop"
     rise, where = _rise(losses)
     spiked = own is not None and rise > SPIKE * _rise(own)[0] and rise > WORTH * max(0.0, drop)
     return Probe(
@@ -105,7 +106,7 @@ def judge(
 
 
 def _mean(losses: Sequence[float], share: float) -> float:
-    """Return the mean over the tenth of the updates that ends at a share of them."""
+    """Return the mean over a tenth of the updates, which ends at a share of all updates."""
     end = max(1, round(len(losses) * share))
     part = losses[max(0, end - max(1, len(losses) // 10)) : end]
     return float(np.mean(part)) if len(part) else math.nan
@@ -116,7 +117,7 @@ def _drop(losses: Sequence[float]) -> float:
 
 
 def _rise(losses: Sequence[float]) -> tuple[float, int]:
-    """Return the largest rise over the running minimum, and the update where it was."""
+    """Return the largest rise above the running minimum, and the update at which it occurs."""
     if not len(losses):
         return 0.0, 0
     values = np.asarray(losses)

@@ -1,8 +1,8 @@
-"""How the loss responds to the rate of each kind of layer and of each gate.
+"""Measures how the loss responds to the rate of each kind of layer and of each gate.
 
-Short runs are compared in pairs: the same seed, so the same weights and batches, with one part's
-rate multiplied and without. Only what exceeds its spread over the seeds is proposed, and what is
-proposed is tried once more, all together, on seeds that had no say in it.
+Short runs are compared in pairs with the same seed, so with the same weights and batches: one with
+and one without a multiplier for a part. Only effects that exceed the margin over the seeds are
+proposed, and all proposed multipliers together are tried again on new seeds.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from etude.training.validation import check_given
 from etude.warning_filters import filters_kept
 
 ALL = "*"
-"""The control: every rate at once. What a part does is news only beside what the whole does."""
+"""The control: one multiplier for all rates. The effect of a part is compared with it."""
 
 TOGETHER = "all together"
-"""The name of the trial of a whole proposal."""
+"""The name of the trial of all proposed multipliers together."""
 
 SHORTEST = 16
-"""Updates below which a run says nothing."""
+"""The smallest number of updates of a run that can be compared."""
 
 SEEDS = (2, 10)
-"""The fewest and the most repetitions: a spread needs two, and ten cost as much as tuning."""
+"""The bounds of the number of seeds: a spread needs two, and ten cost as much as tuning."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What multiplying one part's rate did.
+    """The effect of multiplying one part's rate.
 
     Attributes:
-        part: The selector.
+        part: The selector of the part.
         factor: The multiplier.
-        losses: Validation loss for each seed; infinite where the run diverged.
-        effects: For each seed the loss without the multiplier minus the loss with it.
+        losses: The validation loss for each seed; infinite if the run diverged.
+        effects: For each seed, the loss without the multiplier minus the loss with it.
     """
 
     part: str
@@ -60,7 +60,7 @@ class Response:
 
     @property
     def effect(self) -> float:
-        """The mean gain: positive where the multiplier helps."""
+        """The mean gain: positive if the multiplier lowers the loss."""
         return math.fsum(self.effects) / len(self.effects) if self.finite else -math.inf
 
     @property
@@ -83,7 +83,7 @@ class Response:
 
     @property
     def verdict(self) -> Effect:
-        """What the multiplier does, as far as the spread lets it be seen."""
+        """Whether the multiplier lowers or raises the loss by more than the margin."""
         if not self.finite:
             return Effect.DIVERGED
         if abs(self.effect) <= self.margin:
@@ -93,21 +93,22 @@ class Response:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What was measured.
+    """The result of `sensitivity`.
 
     Attributes:
-        task: The task's name.
+        task: The name of the task.
         recipe: The recipe that was varied.
-        steps: Updates of each run.
-        seeds: The seeds that every comparison shares.
-        baseline: Validation loss of the recipe as it is, for each seed.
+        steps: The number of updates of each run.
+        seeds: The seeds of all comparisons.
+        baseline: The validation loss of the unchanged recipe, for each seed.
         responses: One for each part and factor.
-        proposal: Multipliers worth having; empty where there are none.
-        trial: All that looked better together, on fresh seeds, against one rate for all: the
-            recipe's, or `factor` times it where that is better; None where nothing was tried,
-            or where all that looked better is one multiplier of everything.
-        cost: In full runs of the recipe.
-        left_out: Why gates were not measured, empty where they were.
+        proposal: The proposed multipliers; empty if there are none.
+        trial: The response to all multipliers that looked better, together, on new seeds. It is
+            compared with one rate for all parts: the recipe's, or a multiple of it if that looked
+            better. None if no multiplier looked better, or if together they are one multiplier for
+            the whole model.
+        cost: The cost in full runs of the recipe.
+        left_out: Why gates were not measured; empty if they were.
     """
 
     task: str
@@ -123,62 +124,65 @@ class Sensitivity:
 
     @property
     def whole(self) -> Response | None:
-        """The change of every rate at once that is better; None where the rate suits."""
+        """The response to one multiplier for all rates, if it is better; else None."""
         return _whole(self.responses)
 
     def advice(self) -> str:
-        """Say in a few sentences what follows."""
+        """Return the conclusion in a few sentences."""
         words = []
         whole = self.whole
         if whole is not None:
             words.append(
-                f"Every rate × {whole.factor:.3g} gains {whole.effect:.3g}: the rate itself is "
-                f"too {'low' if whole.factor > 1 else 'high'}, which every part repeats. Tune it "
-                "first, then measure again."
+                f"All rates × {whole.factor:.3g} lower the loss by {whole.effect:.3g}: the rate "
+                f"itself is too {'low' if whole.factor > 1 else 'high'}, which affects every "
+                "part. Tune the rate first, then measure again."
             )
         if self.proposal and self.trial is not None:
             rules = ", ".join(f"{part} × {factor:g}" for part, factor in self.proposal.items())
             words.append(
-                f"Proposed: {rules}. On fresh seeds that gains {self.trial.effect:.3g} "
-                f"± {self.trial.margin:.2g} over {self._one_rate()}."
+                f"Proposed: {rules}. On new seeds this lowers the loss by "
+                f"{self.trial.effect:.3g} ± {self.trial.margin:.2g}, compared with "
+                f"{self._one_rate()}."
             )
         elif self.trial is not None:
             words.append(
-                "What looked better, all together, does not gain on fresh seeds over "
-                f"{self._one_rate()} ({self.trial.effect:+.3g} ± {self.trial.margin:.2g}): keep "
-                "one rate for all."
+                "The multipliers that looked better do not lower the loss on new seeds, "
+                f"compared with {self._one_rate()} ({self.trial.effect:+.3g} "
+                f"± {self.trial.margin:.2g}): keep one rate for all parts."
             )
         elif any(r.part != ALL and r.verdict == Effect.BETTER for r in self.responses):
             words.append(
-                "What looked better, all together, is the whole model at one multiplier: a matter "
-                "of the rate, not of its parts. Keep one rate for all."
+                "The multipliers that looked better are together one multiplier for the whole "
+                "model: tune the rate instead, and keep one rate for all parts."
             )
         else:
-            words.append("No multiplier helps by more than its spread: keep one rate for all.")
+            words.append(
+                "No multiplier helps by more than its margin: keep one rate for all parts."
+            )
         chance = 0.025 * len([r for r in self.responses if r.part != ALL])
         hits = len([r for r in self.responses if r.part != ALL and r.verdict == Effect.BETTER])
         if hits:
             words.append(
-                f"Parts that looked better: {hits}; by chance alone about {chance:.1g} would."
+                f"Multipliers that looked better: {hits}; by chance about {chance:.1g} would."
             )
         return " ".join([*words, *([self.left_out] if self.left_out else [])])
 
     def _one_rate(self) -> str:
         whole = self.whole
-        return "the recipe's one rate" if whole is None else f"every rate × {whole.factor:.3g}"
+        return "the recipe's one rate" if whole is None else f"all rates × {whole.factor:.3g}"
 
     def plain(self) -> dict[str, Any]:
-        """Return the findings as plain values that JSON can hold."""
+        """Return the result as plain values for JSON."""
 
-        def row(one: Response) -> dict[str, Any]:
+        def row(response: Response) -> dict[str, Any]:
             return {
-                "part": one.part,
-                "factor": one.factor,
-                "effect": one.effect if one.finite else None,
-                "spread": one.spread if one.finite else None,
-                "margin": one.margin if one.finite else None,
-                "verdict": one.verdict,
-                "losses": [v if math.isfinite(v) else None for v in one.losses],
+                "part": response.part,
+                "factor": response.factor,
+                "effect": response.effect if response.finite else None,
+                "spread": response.spread if response.finite else None,
+                "margin": response.margin if response.finite else None,
+                "verdict": response.verdict,
+                "losses": [v if math.isfinite(v) else None for v in response.losses],
             }
 
         return {
@@ -187,7 +191,7 @@ class Sensitivity:
             "steps": self.steps,
             "seeds": list(self.seeds),
             "baseline": [v if math.isfinite(v) else None for v in self.baseline],
-            "responses": [row(one) for one in self.responses],
+            "responses": [row(response) for response in self.responses],
             "proposal": dict(self.proposal),
             "trial": None if self.trial is None else row(self.trial),
             "cost": self.cost,
@@ -209,20 +213,23 @@ def sensitivity(
 ) -> Sensitivity:
     """Measure how the loss responds to the rate of each layer kind and each gate.
 
-    Every part's rate is multiplied by `factor` and by 1 / `factor`, in runs that are as long as
-    the budget allows, the recipe's schedule fitted to them. With d the differences of paired
-    losses over n seeds, a multiplier helps if mean(d) > t(0.975, n − 1) · s(d) / sqrt(n).
+    The rate of each part is multiplied by `factor` and by 1 / `factor`, in runs that are as long as
+    the budget allows; the recipe's schedule is stretched to their length. With d the differences
+    of paired losses over n seeds, a multiplier helps if mean(d) > t(0.975, n − 1) · s(d) / sqrt(n).
 
     Args:
-        task: What to learn.
-        recipe: How; None takes the task's defaults. It has one rate for all.
-        budget: In full runs of the recipe, the trial of the proposal included.
-        seeds: Repetitions, from the recipe's seed on, 2 to 10.
-        factor: By what rates are multiplied and divided, above 1.
-        parts: Selectors; None takes the kinds of layer and the gates that the model has.
-        device: As `train`.
-        progress: Whether to draw a bar; None draws it where somebody sits at a terminal, and
-            elsewhere writes a line now and then.
+        task: The task.
+        recipe: The recipe, with one rate for all parts; None takes the task's defaults.
+        budget: The budget in full runs of the recipe; it includes the trial of the proposal.
+        seeds: The number of seeds, 2 to 10, from the recipe's seed on.
+        factor: The factor by which rates are multiplied and divided, above 1.
+        parts: Selectors; None takes the kinds of layers and the gates of the model.
+        device: As in `train`.
+        progress: Whether to draw a bar; None draws it at a terminal, and otherwise writes a line
+            from time to time.
+
+    Returns:
+        The response of the loss to each multiplier, and the proposed multipliers.
 
     Raises:
         BadValueError: If a number is out of bounds, the budget too small, or the recipe has
@@ -281,7 +288,7 @@ def sensitivity(
 
 
 class _Lab:
-    """Trains short runs like the first, which has been checked, and counts what they cost."""
+    """Trains short runs of the task of a first run, which was checked, and counts their cost."""
 
     def __init__(self, first: Run, recipe: Recipe, draw: Bar, runs: int) -> None:
         self.first, self.recipe = first, recipe
@@ -294,7 +301,7 @@ class _Lab:
         for seed in seeds:
             recipe = self.recipe.replace(seed=seed, lr_mult=rules)
             run = Run(self.first.task, recipe, device=self.first.device)
-            run.limit_threads(self.first.threads)  # one that is not checked takes all there are
+            run.limit_threads(self.first.threads)  # unless it is checked, a run uses all threads
             run.advance()
             loss = math.inf if run.diverged else run.evaluate().loss
             found.append(loss if math.isfinite(loss) else math.inf)
@@ -311,7 +318,7 @@ class _Lab:
         seeds: tuple[int, ...],
         baseline: tuple[float, ...],
     ) -> Response:
-        """Return what multipliers did beside the baseline of the same seeds."""
+        """Return the response to multipliers, compared with the baseline of the same seeds."""
         losses = self.losses(rules, seeds)
         effects = tuple(before - after for before, after in zip(baseline, losses, strict=True))
         return Response(part, factor, losses, effects)
@@ -319,7 +326,9 @@ class _Lab:
 
 def _check(recipe: Recipe, budget: float, seeds: int, factor: float) -> None:
     if recipe.lr_mult is not None:
-        raise BadValueError("the recipe has lr_mult already: sensitivity starts from one rate")
+        raise BadValueError(
+            "the recipe has lr_mult: sensitivity starts from one rate, leave it out"
+        )
     if isinstance(seeds, bool) or not isinstance(seeds, int):
         raise BadTypeError(f"seeds={seeds!r} is not a whole number: give 2 to 10")
     if not SEEDS[0] <= seeds <= SEEDS[1]:
@@ -336,7 +345,7 @@ def _parts(run: Run, wanted: Sequence[str] | None) -> tuple[list[str], str]:
     row = optimizers.get(run.recipe.optimizer.name)
     if wanted is not None:
         for text in wanted:
-            plan({text: 2.0}, run.model)  # what is wrong with a selector, this says
+            plan({text: 2.0}, run.model)  # raises for a selector that is wrong
         return [ALL, *(text for text in dict.fromkeys(wanted) if text != ALL)], ""
     parts = anatomy(run.model)
     found = [
@@ -349,7 +358,7 @@ def _parts(run: Run, wanted: Sequence[str] | None) -> tuple[list[str], str]:
         if last - first < part.rows
     )  # fmt: skip
     if gates and not row.linear:
-        why = f"Gates were left out: {row.name} cannot have a rate for a part of a tensor."
+        why = f"Gates were left out: {row.name} cannot have separate rates within a tensor."
         return [ALL, *found], why
     return [ALL, *found, *(f"*[{gate}]" for gate in gates)], ""
 
@@ -361,49 +370,50 @@ def t_quantile(share: float, freedom: int) -> float:
     >>> round(t_quantile(0.975, 3), 4)
     3.1824
     """
-    from scipy.stats import t  # here, since loading it takes a good part of a second
+    from scipy.stats import t  # imported here, because loading it is slow
 
     return float(t.ppf(share, freedom))
 
 
 def _whole(responses: Sequence[Response]) -> Response | None:
-    """Return the better of the two changes of every rate at once, if one is better at all."""
-    found = [one for one in responses if one.part == ALL and one.verdict == Effect.BETTER]
-    return max(found, key=lambda one: one.effect, default=None)
+    """Return the better response to one multiplier for all rates, if one is better."""
+    found = [r for r in responses if r.part == ALL and r.verdict == Effect.BETTER]
+    return max(found, key=lambda r: r.effect, default=None)
 
 
 def _is_one_rate(rules: Mapping[str, float], run: Run) -> bool:
-    """Say whether rules give all of a model the same multiplier."""
+    """Return whether rules give all parts of a model the same multiplier."""
     return len({row.multiplier for row in plan(rules, run.model).rows}) == 1
 
 
 def _is_some(text: str, parts: Sequence[Part]) -> bool:
-    """Say whether a selector is about some of the parts, and not about all."""
+    """Return whether a selector matches some of the parts, but not all."""
     covered = [Selector.of(text).covers(part, layer_count(tuple(parts))) for part in parts]
     return any(covered) and not all(covered)
 
 
 def _propose(responses: Sequence[Response], parts: Sequence[Part]) -> dict[str, float]:
-    """Return the better factor of each part that has one, gates before the layers around them."""
+    """Return the best factor of each part that has a better one, gates before their layers."""
     best: dict[str, Response] = {}
-    for one in responses:
-        if one.part == ALL or one.verdict != Effect.BETTER:
+    for response in responses:
+        part = response.part
+        if part == ALL or response.verdict != Effect.BETTER:
             continue
-        if one.part not in best or one.effect > best[one.part].effect:
-            best[one.part] = one
+        if part not in best or response.effect > best[part].effect:
+            best[part] = response
     order = sorted(best.values(), key=lambda r: (_width(r.part, parts), -r.effect))
     rules: dict[str, float] = {}
-    for one in order:
+    for response in order:
         try:
-            plan({**rules, one.part: one.factor}, parts)
+            plan({**rules, response.part: response.factor}, parts)
         except BadValueError:
-            continue  # narrower parts, each better by itself, leave nothing of it
-        rules[one.part] = one.factor
+            continue  # narrower parts, which come first, cover all of it
+        rules[response.part] = response.factor
     return rules
 
 
 def _width(text: str, parts: Sequence[Part]) -> int:
-    """Return how many numbers a selector is about: the narrower rule comes first."""
+    """Return the number of scalars that a selector matches; the narrower rule comes first."""
     depths = layer_count(tuple(parts))
     return sum(
         part.count // part.rows * (last - first)

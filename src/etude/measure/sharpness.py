@@ -1,8 +1,8 @@
-"""Sharpness: the largest eigenvalue of the Hessian of the training loss, and its edge.
+"""Sharpness: the largest eigenvalue of the Hessian of the training loss, and the rate's limit.
 
-It is measured on a fixed sample of the training data, batch by batch, with Hessian-vector products
-alone. Dropout is off; batch normalisation uses each batch's own statistics, as in training. The
-forward pass is in single precision. The run is left as it was, to the bit.
+It is measured on a fixed sample of the training data, batch by batch, by Hessian-vector products.
+Dropout is off; batch normalisation uses each batch's own statistics, as in training. The forward
+pass is in single precision. The run is not changed, to the bit.
 
 Sources: Lanczos 1950; Pearlmutter 1994; Cohen et al. 2021, arXiv:2103.00065; for adaptive
 optimizers Cohen et al. 2022, arXiv:2207.14484.
@@ -35,32 +35,33 @@ from etude.training.snapshot import Snapshot
 from etude.training.threads import use_threads
 
 BATCHES = 4
-"""Batches in the sample where no size is asked for."""
+"""The number of batches in the sample, unless its size is given."""
 
 EXACT, DIFFERENCES = "second derivatives", "finite differences"
 
 
 @dataclass(frozen=True)
 class Sharpness:
-    """The curvature of the training loss where a run stands.
+    """The curvature of the training loss at one point of a run.
 
     Attributes:
-        step: Updates done.
-        rate: The learning rate in force there.
+        step: The number of updates done.
+        rate: The learning rate at that step.
         value: The largest eigenvalue of the Hessian, with its sign.
-        lowest: The smallest eigenvalue seen; negative where the loss curves down.
-        converged: Whether both eigenvalue problems came within the tolerance.
-        preconditioned: The largest eigenvalue of D^(1/2) H D^(1/2), D being what the optimizer
-            and the layers' multipliers scale the gradient by; `value` where they do not. None
-            where the optimizer has no threshold.
-        threshold: rate × preconditioned above which the update breaks; None if none is known.
+        lowest: The smallest eigenvalue found; negative if the loss has negative curvature.
+        converged: Whether both eigenvalues are within the tolerance.
+        preconditioned: The largest eigenvalue of D^(1/2) H D^(1/2), where D contains the factors by
+            which the optimizer and the layers' multipliers scale the gradient; equal to `value` if
+            they do not scale it. None if the optimizer has no threshold.
+        threshold: The value of rate × preconditioned above which training is unstable; None if it
+            is unknown.
         reason: Why there is no threshold; empty if there is one.
         samples: The size of the sample.
-        method: 'second derivatives', or 'finite differences' of the gradient where the model has
-            none.
-        products: Hessian-vector products.
-        gradients: Gradients of single samples that were computed, a product counting as
-            `etude.optimizers.hessian.PRICE`.
+        method: 'second derivatives', or 'finite differences' of the gradient if the model has no
+            second derivatives.
+        products: The number of Hessian-vector products.
+        gradients: The number of gradients of single samples that were computed; a product counts as
+            `etude.optimizers.hessian.PRICE` of them.
     """
 
     step: int
@@ -78,40 +79,44 @@ class Sharpness:
 
     @property
     def limit(self) -> float | None:
-        """The rate at which the update breaks here: threshold / preconditioned sharpness.
+        """The rate above which training is unstable: threshold / preconditioned sharpness.
 
-        None where there is no threshold, or the loss curves up nowhere.
+        None if there is no threshold, or the largest eigenvalue is not positive.
         """
         if self.threshold is None or self.preconditioned is None or self.preconditioned <= 0:
             return None
         return self.threshold / self.preconditioned
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain values that JSON can hold."""
+        """Return the result as plain values for JSON."""
         return {**vars(self), "limit": self.limit}
 
 
 def sharpness(
     run: Run, *, samples: int | None = None, tolerance: float = 0.01, iterations: int = 30
 ) -> Sharpness:
-    """Measure the sharpness of the training loss where a run stands, and leave no trace in it.
+    """Measure the sharpness of the training loss at the current state of a run.
 
         H v = λ v,                      λ the largest
-        D^(1/2) H D^(1/2) u = λ' u,     D = 1 / (√v̂ + ε) for Adam; the update breaks at
-                                        rate λ' = threshold
+        D^(1/2) H D^(1/2) u = λ' u,     D = 1 / (√v̂ + ε) for Adam; training is unstable if
+                                        rate · λ' > threshold
 
-    H is that of what the run minimises: the loss, its penalties, and a weight decay that joins
-    the gradient. Lanczos' vectors are all kept: `iterations` times the model's size in memory.
+    H is the Hessian of all that the run minimises: the loss, its penalties, and a weight decay that
+    is added to the gradient. The measurement keeps all vectors of Lanczos' method in memory, which
+    takes `iterations` times the size of the model. It does not change the run.
 
     Args:
         run: A run, at any update.
-        samples: Size of the sample, rounded up to whole batches; None takes four batches.
-        tolerance: Largest ‖A v - λ v‖ as a share of |λ|.
-        iterations: Products with the matrix at most.
+        samples: The size of the sample, rounded up to whole batches; None takes four batches.
+        tolerance: The largest ‖A v - λ v‖ as a share of |λ|.
+        iterations: The largest number of products with the matrix.
+
+    Returns:
+        The curvature, and the rate's limit if a threshold is known.
 
     Raises:
         BadValueError: If a number is out of bounds.
-        TaskError: If parts of the model take turns: there is no one loss to differentiate.
+        TaskError: If parts of the model take turns, because there is no single loss.
 
     >>> from etude import Recipe, Task
     >>> bowl = torch.nn.Linear(1, 1, bias=False)
@@ -123,7 +128,7 @@ def sharpness(
     """
     _check(samples, tolerance, iterations)
     if run.task.alternates:
-        raise TaskError("parts of the model take turns: no one loss has a Hessian to measure")
+        raise TaskError("parts of the model take turns: there is no single loss to differentiate")
     edge = stability(run)
     own = derive_seed(run.recipe.seed, "sharpness")
     with (
@@ -159,9 +164,9 @@ def sharpness(
 
 
 class _Matrix:
-    """The Hessian of a run's loss over a sample, as what it does to a vector.
+    """The Hessian of a run's loss over a sample, as a linear operator on vectors.
 
-    One batch's graph is held at a time, so that it needs little more memory than training.
+    It keeps the graph of one batch at a time, so that it needs little more memory than training.
     """
 
     def __init__(
@@ -183,12 +188,12 @@ class _Matrix:
         if self.method == EXACT:
             try:
                 product = self._exact(vector)
-                silent = self.products == 1 and not bool(product.any()) and self._bends(vector)
+                failed = self.products == 1 and not bool(product.any()) and self._curves(vector)
             except TaskError:
-                silent = True
-            if silent:
-                # Some operation of the model has a first derivative only; one that is cut off
-                # from the graph does not even complain.
+                failed = True
+            if failed:
+                # An operation of the model has no second derivative. If its gradient is detached
+                # from the graph, the product is 0 and no error is raised.
                 self.method, self._kept = DIFFERENCES, None
                 product = self._difference(vector)
         else:
@@ -198,7 +203,7 @@ class _Matrix:
         return product
 
     def _loss(self, batch: Batch) -> Tensor:
-        self.undo.restore()  # the same draws and the same statistics at every product
+        self.undo.restore()  # every product uses the same random numbers and statistics
         return self.objective.value([to_device(batch, self.device)]) / len(self.batches)
 
     def _exact(self, vector: Tensor) -> Tensor:
@@ -214,18 +219,18 @@ class _Matrix:
             self.gradients += PRICE * self.size
         return total
 
-    def _bends(self, vector: Tensor) -> bool:
-        """Say whether the gradient changes along a vector by more than rounding."""
+    def _curves(self, vector: Tensor) -> bool:
+        """Return whether the gradient changes along a vector by more than rounding errors."""
         ahead, behind, _ = self._sides(vector)
         return float((ahead - behind).norm()) > 1e-3 * float(ahead.norm())
 
     def _difference(self, vector: Tensor) -> Tensor:
-        """Return (∇L(w + h v) - ∇L(w - h v)) / 2h, h as large as rounding asks for."""
+        """Return (∇L(w + h v) - ∇L(w - h v)) / 2h, with h chosen for the precision."""
         ahead, behind, width = self._sides(vector)
         return (ahead - behind) / (2 * width)
 
     def _sides(self, vector: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Return the gradients on both sides along a vector, and how far off they are, h."""
+        """Return the gradients at w + h v and w - h v, and h."""
         kept = [p.detach().clone() for p in self.parameters]
         long = float(vector.norm()) or 1.0
         eps = torch.finfo(self.parameters[0].dtype).eps
@@ -262,7 +267,7 @@ def _check(samples: int | None, tolerance: float, iterations: int) -> None:
 
 
 def _sample(run: Run, samples: int | None) -> list[Batch]:
-    """Return the batches of the fixed sample: no more than the data has."""
+    """Return the batches of the fixed sample, at most as many as the data has."""
     data = run.task.train
     wanted = BATCHES if samples is None else -(-samples // run.batch_size)
     count = min(wanted, data.steps_per_epoch(run.batch_size) or wanted)
@@ -272,7 +277,7 @@ def _sample(run: Run, samples: int | None) -> list[Batch]:
 
 
 def _signs(run: Run) -> Tensor:
-    """Return random signs, one for each number of the run's parameters."""
+    """Return random signs, one for each scalar of the run's parameters."""
     first = run.parameters[0]
     size = sum(p.numel() for p in run.parameters)
     draw = torch.Generator().manual_seed(derive_seed(run.recipe.seed, "signs"))

@@ -1,18 +1,19 @@
-"""The edge of stability of an update rule: how large rate × curvature may be before it breaks.
+"""The stability threshold of an update rule: the largest stable rate × curvature.
 
 On a quadratic loss whose curvature along one direction is λ, an update
 
     m ← β m + (1 - β) g,    w ← w - lr (c g + k m) / P
 
-with the divisor P held fixed goes back and forth with growing strength once
+with a fixed divisor P oscillates with growing amplitude if
 
     lr λ  >  (2 + 2 β) / (c (1 + β) + k (1 - β)),
 
-λ being the largest eigenvalue of P^(-1/2) H P^(-1/2). Plain descent has c = 1, k = 0: 2. The
-heavy ball: 2 + 2 μ. Nesterov: (2 + 2 μ) / (1 + 2 μ). Adam: 2 (1 + β1) / (1 - β1), 38 at 0.9.
+where λ is the largest eigenvalue of P^(-1/2) H P^(-1/2). The threshold of gradient descent, with
+c = 1 and k = 0, is 2; of the heavy ball 2 + 2 μ; of Nesterov momentum (2 + 2 μ) / (1 + 2 μ); of
+Adam 2 (1 + β1) / (1 - β1), which is 38 at 0.9.
 
 Sources: Cohen et al. 2021, arXiv:2103.00065 (descent with and without momentum); Cohen et al.
-2022, arXiv:2207.14484 (Adam and its relatives). The formula is Jury's condition at z = -1.
+2022, arXiv:2207.14484 (Adam and similar optimizers). The formula is Jury's condition at z = -1.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ State = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Terms:
-    """β, c and k of an update rule; see the module."""
+    """The numbers β, c and k of an update rule; see the module's docstring."""
 
     beta: float
     direct: float
@@ -51,12 +52,12 @@ class Terms:
 
 @dataclass(frozen=True)
 class StabilityRule:
-    """What is known of one optimizer's edge.
+    """The stability threshold of one optimizer.
 
     Attributes:
-        terms: From a parameter group, and the state of one of its parameters, to β, c and k.
-        formula: The threshold in words.
-        divisor: From the state of a parameter and its group to P, None where there is none.
+        terms: Returns β, c and k for a parameter group and the state of one of its parameters.
+        formula: The threshold as text.
+        divisor: Returns P for the state of a parameter and its group; None if there is no divisor.
     """
 
     terms: Callable[[Group, State], Terms]
@@ -66,16 +67,16 @@ class StabilityRule:
 
 @dataclass(frozen=True, eq=False)
 class Stability:
-    """The edge of a run's update rule, as it stands.
+    """The stability threshold of a run's update rule at its current state.
 
     Attributes:
-        threshold: The largest stable rate × eigenvalue; None where none is known.
-        formula: How it is computed; empty without one.
-        reason: Why there is none; empty with one.
-        scales: 1 / P, and what layers' rates are multiplied by, for each parameter of the run;
-            None where all are 1.
-        decay: The weight decay that joins the gradient, for each parameter: it adds to the
-            curvature. One that is decoupled does not.
+        threshold: The largest stable rate × eigenvalue; None if it is unknown.
+        formula: The formula of the threshold; empty if it is unknown.
+        reason: Why the threshold is unknown; empty if it is known.
+        scales: For each parameter of the run, 1 / P times the multiplier of its rate; None if all
+            are 1.
+        decay: For each parameter, the weight decay that is added to the gradient and therefore to
+            the curvature; 0 for a decoupled decay.
     """
 
     threshold: float | None
@@ -86,9 +87,10 @@ class Stability:
 
 
 def stability(run: Run) -> Stability:
-    """Return the edge of a run's update rule, from its optimizer's own state at this moment.
+    """Return the stability threshold of a run, from the current state of its optimizer.
 
-    Adam's correction of its first moment, which fades within tens of updates, is left out.
+    Adam's bias correction of the first moment, which is negligible after tens of updates, is left
+    out.
     """
     groups = run.optimizer.param_groups
     coupled = run.state.optimizer_spec.decays(run.recipe.optimizer.hyperparameters) == "coupled"
@@ -123,7 +125,7 @@ def stability(run: Run) -> Stability:
         ones = scales or tuple(torch.ones_like(p) for p in run.parameters)
         for (parameter, group), scale in zip(flat, ones, strict=True):
             own = state.get(parameter)
-            # A parameter that never had a gradient is in no row of the Hessian either.
+            # The Hessian is 0 for a parameter that never had a gradient.
             divided.append(scale / kind.divisor(own, group) if own else scale)
         scales = tuple(divided)
     terms = kind.terms(groups[0], {} if first is None else state[first])
@@ -131,7 +133,7 @@ def stability(run: Run) -> Stability:
 
 
 def multipliers(run: Run) -> tuple[Tensor, ...] | None:
-    """Return what the rate of every number of a run's parameters is multiplied by; None for 1."""
+    """Return the rate multiplier of every scalar of a run's parameters; None if all are 1."""
     if run.state.rates is None:
         return None
     rows = run.state.rates.plan.of()
@@ -189,7 +191,7 @@ def _uncorrected(state: State, group: Group) -> Tensor:
 
 
 def _adamax(state: State, _: Group) -> Tensor:
-    found: Tensor = state["exp_inf"]  # ε is in it
+    found: Tensor = state["exp_inf"]  # includes ε
     return found.clone()
 
 
@@ -207,7 +209,7 @@ def _adagrad(state: State, group: Group) -> Tensor:
 
 def _plus(root: Tensor, group: Group) -> Tensor:
     found: Tensor = root + float(group["eps"])
-    # With ε = 0 a number whose gradient was always 0 does not move at all.
+    # With ε = 0, a scalar whose gradient was always 0 does not change.
     return found.where(found > 0, torch.inf)
 
 
@@ -215,7 +217,7 @@ _FORMULA = "2 (1 + β1) / (1 - β1)"
 RULES: Mapping[str, StabilityRule] = MappingProxyType(
     {
         "sgd": StabilityRule(
-            _ball, "2 + 2 μ; with nesterov over 1 + 2 μ, with dampening d over 1 - d"
+            _ball, "2 + 2 μ; divided by 1 + 2 μ with nesterov, by 1 - d with dampening d"
         ),
         "averaged_momentum": StabilityRule(_averaged, "(2 + 2 β) / (1 - β)"),
         "adam": StabilityRule(_first_moment, _FORMULA, _adam),
@@ -226,4 +228,4 @@ RULES: Mapping[str, StabilityRule] = MappingProxyType(
         "adagrad": StabilityRule(_none, "2", _adagrad),
     }
 )
-"""The rules that are known, by the name that an optimizer's row gives as `stability`."""
+"""The known rules, by the name in `stability` of an optimizer's row."""

@@ -1,4 +1,4 @@
-"""Measures what an optimizer is chosen by: sparsity, noise, curvature, shape."""
+"""Measures the traits of a task by which `match` ranks optimizers: sparsity, noise, curvature."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from etude.training.run import Run
 from etude.training.validation import check_given
 
 SHARE, SHORTEST, LONGEST = 0.05, 20, 100
-"""Of the run that is trained before measuring, and its bounds in updates."""
+"""The share of the run that is trained before measuring, and its bounds in updates."""
 
 PRODUCTS = 16
 NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -38,15 +38,19 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def measure(
     task: Task, recipe: Recipe | None = None, *, device: str | torch.device | None = None
 ) -> Traits:
-    """Measure a task's traits after a short training with Adam at the rate the prior gives.
+    """Measure a task's traits after a short training with Adam at the prior's rate.
 
-    It trains 5% of the recipe, 20 to 100 updates: the traits of untrained weights are not those
-    that an optimizer meets. The task is left as it was.
+    It trains for 5% of the recipe's length, 20 to 100 updates, because the traits of untrained
+    weights are not typical of training. The task is not changed.
 
     Args:
-        task: What to learn.
-        recipe: Its batch size, precision and seed are used; None takes the task's defaults.
-        device: As `etude.train`.
+        task: The task.
+        recipe: The recipe, whose batch size, precision and seed are used; None takes the task's
+            defaults.
+        device: As in `etude.train`.
+
+    Returns:
+        The traits, for `etude.optimizers.match.match`.
 
     Raises:
         TaskError: If model, data and loss do not fit together.
@@ -90,7 +94,7 @@ def measure(
 
 
 def _short(task: Task, recipe: Recipe) -> Recipe:
-    """Return the recipe with Adam, which trains anything, also on sparse gradients."""
+    """Return the recipe with Adam, which can train any model, also with sparse gradients."""
     adam = Recipe(optimizer="sparse_adam").optimizer
     with random_state_kept(0):
         model = task.build()
@@ -100,7 +104,7 @@ def _short(task: Task, recipe: Recipe) -> Recipe:
 
 
 def _curvature(run: Run) -> tuple[float, float, float]:
-    """Return the edges of the Hessian's spectrum on one batch; NaN where it has no Hessian."""
+    """Return the lowest, highest and rms eigenvalue of the Hessian on a batch; NaN without one."""
     parameters: list[Tensor] = [p for p in run.model.parameters() if p.requires_grad]
     data = run.task.train
     try:
@@ -118,17 +122,17 @@ def _curvature(run: Run) -> tuple[float, float, float]:
 
 
 def _rows(run: Run) -> tuple[list[nn.Embedding | nn.EmbeddingBag], float]:
-    """Return the embedding tables, and the share of their rows without a gradient just now."""
+    """Return the embedding tables, and the share of their rows without a gradient."""
     tables = [m for m in run.model.modules() if isinstance(m, TABLES) and m.weight.requires_grad]
-    silent = total = 0
+    empty = total = 0
     for table in tables:
         gradient = table.weight.grad
         if gradient is None:
             continue
         dense = gradient.to_dense() if gradient.is_sparse else gradient
-        silent += int((dense == 0).all(dim=1).sum())
+        empty += int((dense == 0).all(dim=1).sum())
         total += len(dense)
-    return tables, silent / total if total else 0.0
+    return tables, empty / total if total else 0.0
 
 
 def _kinds(model: nn.Module) -> frozenset[str]:
@@ -148,7 +152,7 @@ def _kinds(model: nn.Module) -> frozenset[str]:
 
 
 def _depth(model: nn.Module) -> int:
-    """Return the number of layers with a weight of their own kind; a recurrent one counts each."""
+    """Return the number of weight layers; each level of a recurrent layer counts."""
     count = 0
     for module in model.modules():
         if isinstance(module, nn.RNNBase):

@@ -1,4 +1,4 @@
-"""How a gradient becomes an update: the table of optimizers, and `build`."""
+"""Optimizers: the table of all that are known, and `build`."""
 
 from typing import TYPE_CHECKING, Any
 

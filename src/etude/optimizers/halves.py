@@ -1,7 +1,7 @@
-"""Combines two optimizers in one: each parameter is updated by the half that fits it.
+"""Combines two of torch's optimizers in one: each of them updates a part of the parameters.
 
-The halves are torch's own optimizers. They share the groups and the state of the combined
-optimizer, so that `param_groups`, `state_dict` and schedulers see only one optimizer.
+Both use the groups and the state of the combined optimizer, so that `param_groups`, `state_dict`
+and schedulers see only one optimizer.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-def serve(half: Optimizer, face: Optimizer, shares: Iterable[tuple[dict[str, Any], Any]]) -> None:
-    """Update the parameters that belong to `half`, in every group of `face`.
+def step_part(
+    inner: Optimizer, combined: Optimizer, parts: Iterable[tuple[dict[str, Any], Any]]
+) -> None:
+    """Update a part of the parameters of a combined optimizer by the step of another one.
 
     Args:
-        half: The optimizer whose formula is used.
-        face: The combined optimizer, whose groups and state are used.
-        shares: Each group of `face`, with its parameters that `half` updates.
+        inner: The optimizer whose step is used.
+        combined: The combined optimizer, whose groups and state are used.
+        parts: Each group of `combined`, with the parameters in it that `inner` updates.
     """
-    half.state = face.state
-    half.param_groups = [{**group, "params": list(served)} for group, served in shares]
-    if any(group["params"] for group in half.param_groups):
-        half.step()
+    inner.state = combined.state
+    inner.param_groups = [{**group, "params": list(chosen)} for group, chosen in parts]
+    if any(group["params"] for group in inner.param_groups):
+        inner.step()
 
 
 def placeholder() -> list[Tensor]:
-    """Return parameters for the construction of a half, whose groups are set at every update."""
+    """Return parameters to build an inner optimizer with; `step_part` replaces them."""
     return [torch.nn.Parameter(torch.zeros(1, 1))]

@@ -1,4 +1,4 @@
-"""Muon for the matrices and kernels of a model, AdamW for everything else, at one rate."""
+"""Muon for the matrices and kernels of a model, AdamW for all other tensors, at one rate."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.optimizer import ParamsT
 
 from etude.optimizers.gather import Loss, gather, loss_of
-from etude.optimizers.halves import placeholder, serve
+from etude.optimizers.halves import placeholder, step_part
 
 A, B, C = 3.4445, -4.7750, 2.0315
-"""The quintic a x + b x³ + c x⁵ that brings every singular value near 1; Jordan et al."""
+"""The coefficients of a x + b x³ + c x⁵, which maps singular values close to 1; Jordan et al."""
 
 SMALLEST = 1e-7
-"""The norm that a matrix is taken to have at least."""
+"""Lower bound of a matrix's norm when it is divided by its norm."""
 
 
 class MuonAdamW(Optimizer):
-    """Momentum whose matrix is brought to equal singular values before it is applied.
+    """Muon: applies the momentum of each matrix with its singular values made equal.
 
         matrices:  B ← μ B + (1 - μ) g,   U = (1 - μ) g + μ B  (Nesterov), else B
                    w ← (1 - lr λ) w - lr 0.2 √max(rows, columns) · NewtonSchulz(U)
         the rest:  AdamW with the same lr and λ
 
-    A kernel counts as the matrix of its outputs against all else: its axes after the first are
-    laid end to end. The factor 0.2 √max(rows, columns) gives a matrix the root mean square of
-    AdamW's update, so that one rate serves both halves. A tensor of two or more axes is a matrix
-    unless its group says `"matrix": False`, which `etude.optimizers.build` writes for what should
-    not be one.
+    A kernel is treated as a matrix with one row per output: its axes after the first are flattened.
+    The factor 0.2 √max(rows, columns) gives the update of a matrix the root mean square of AdamW's
+    update, so that one rate suits both. A tensor of two or more axes is a matrix unless its group
+    has `"matrix": False`, which `etude.optimizers.build` sets for all tensors to be trained by
+    AdamW.
 
     Args:
         params: Parameters, or groups of them.
-        lr: The rate of both halves.
+        lr: The rate, of matrices and all other tensors.
         momentum: μ.
-        nesterov: Whether to look ahead.
+        nesterov: Whether to use Nesterov momentum.
         ns_steps: Newton-Schulz iterations.
         weight_decay: λ, decoupled.
         betas: AdamW's (β1, β2).
         eps: AdamW's ε.
-        matrix: Which tensors are matrices, in words that `build` reads; not used here.
+        matrix: Selectors of the matrices, which only `build` reads.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; the factor: Liu et al.
-    2025, arXiv:2502.16982. The rest is torch.optim's AdamW; of matrices the bits are those of
-    torch.optim.Muon, which takes no kernels.
+    2025, arXiv:2502.16982. All other tensors are updated by torch.optim.AdamW. For matrices the
+    result is bit for bit that of torch.optim.Muon, which does not support kernels.
 
     >>> w, b = torch.nn.Parameter(torch.eye(2)), torch.nn.Parameter(torch.zeros(2))
     >>> optimizer = MuonAdamW([w, b], lr=0.1)
@@ -68,7 +68,7 @@ class MuonAdamW(Optimizer):
         eps: float = 1e-8,
         matrix: Any = ("hidden",),
     ) -> None:
-        # Groups hold both halves' settings; `capturable` and the like are AdamW's own defaults.
+        # Groups hold the settings of both; `capturable` and similar ones are AdamW's defaults.
         rest = AdamW(placeholder(), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         defaults = {
             **rest.defaults,
@@ -84,11 +84,13 @@ class MuonAdamW(Optimizer):
         """Do one update."""
         loss = loss_of(closure)
         for group in self.param_groups:
-            self._move_matrices(group)
-        serve(AdamW(placeholder()), self, [(group, _rest(group)) for group in self.param_groups])
+            self._update_matrices(group)
+        step_part(
+            AdamW(placeholder()), self, [(group, _rest(group)) for group in self.param_groups]
+        )
         return loss
 
-    def _move_matrices(self, group: dict[str, Any]) -> None:
+    def _update_matrices(self, group: dict[str, Any]) -> None:
         matrices = {**group, "params": [p for p in group["params"] if _is_matrix(group, p)]}
         parameters, gradients, (buffers,) = gather(self, matrices, "momentum_buffer")
         momentum, rate = group["momentum"], group["lr"]
@@ -102,15 +104,15 @@ class MuonAdamW(Optimizer):
 
 
 def orthogonal(matrix: Tensor, steps: int) -> Tensor:
-    """Return a matrix of the same singular vectors, its singular values brought near 1.
+    """Return a matrix with the same singular vectors and singular values close to 1.
 
         X ← G / ‖G‖,  then `steps` times  X ← a X + (b S + c S²) X  with S = X Xᵀ
 
-    in bfloat16, of the transposed matrix where it has more rows than columns.
+    in bfloat16; of the transposed matrix if it has more rows than columns.
 
     Args:
         matrix: G, of two axes.
-        steps: Iterations; 5 bring singular values into about [0.7, 1.2].
+        steps: Iterations; 5 give singular values in about [0.7, 1.2].
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """

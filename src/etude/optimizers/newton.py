@@ -1,4 +1,4 @@
-"""Damped Newton: the exact Hessian of a small model, damped until the step helps."""
+"""Damped Newton: the exact Hessian of a small model, with adaptive damping."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ from etude.optimizers.gather import refuse_second_group
 from etude.optimizers.hessian import Hessian, move, put, twice_differentiable
 
 LIMIT = 2_000
-"""Parameters up to which the whole matrix is built: 16 MB in float32, 2.7 GFLOP to factor."""
+"""The largest number of parameters: the matrix takes 16 MB in float32, and 2.7 GFLOP to factor."""
 
 FACTOR = 4.0
 TRIES = 12
 
 
 class DampedNewton(Optimizer):
-    """Newton's method with a damping that adapts (Levenberg-Marquardt).
+    """Newton's method with adaptive damping (Levenberg-Marquardt).
 
         w ← w - lr (H + λ I)⁻¹ ∇f(w)
 
-    λ starts at `damping`. It is raised fourfold until H + λ I is positive definite and the loss
-    on the same batch does not rise; it falls by as much, never below `damping`, after a step
-    that did what the quadratic model said. The step that cannot be made to help is left out.
+    λ starts at `damping`. It is multiplied by 4 until H + λ I is positive definite and the loss
+    on the same batch does not rise. It is divided by 4, but not below `damping`, after a step whose
+    effect agrees with the quadratic model. If no λ gives a step that does not raise the loss, the
+    parameters do not change.
 
     Args:
-        params: At most 2,000 parameters in all.
-        lr: The share of the step that is taken; 1 is Newton's.
+        params: Parameters, in one group; at most 2,000 scalars in total.
+        lr: The share of the step that is taken; 1 is the full Newton step.
         damping: The smallest λ.
 
     Raises:
-        BadValueError: If there are more parameters, or several groups.
+        BadValueError: If there are more scalars, or several groups.
 
     Source: Levenberg 1944; Marquardt 1963; the ratio test of Nocedal & Wright 2006, section 4.1.
 
@@ -53,13 +54,13 @@ class DampedNewton(Optimizer):
         count = sum(p.numel() for p in self.param_groups[0]["params"])
         if count > LIMIT:
             raise BadValueError(
-                f"newton builds the whole Hessian, and {count} parameters are more than {LIMIT}: "
-                "use newton_cg, which needs products with it alone"
+                f"newton computes the whole Hessian, and {count} parameters are more than {LIMIT}: "
+                "use newton_cg, which only needs products with it"
             )
         self.products = 0
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Take the parameters: all of them, in one group."""
+        """Add the parameters, all in one group."""
         refuse_second_group(self, "newton")
         super().add_param_group(param_group)
 
@@ -68,7 +69,7 @@ class DampedNewton(Optimizer):
         """Do one update.
 
         Args:
-            closure: Returns the loss with its graph, and sets no gradient.
+            closure: A function that returns the loss with its graph, and sets no gradient.
         """
         group = self.param_groups[0]
         parameters = [p for p in group["params"] if p.requires_grad]
@@ -89,12 +90,12 @@ class DampedNewton(Optimizer):
                 damping *= FACTOR
                 continue
             direction = -torch.cholesky_solve(gradient[:, None], factor)[:, 0]
-            promised = lr * float(gradient @ direction)
-            promised += lr**2 / 2 * float(direction @ (matrix @ direction))
+            predicted = lr * float(gradient @ direction)
+            predicted += lr**2 / 2 * float(direction @ (matrix @ direction))
             move(parameters, direction.to(hessian.gradient.dtype), lr)
-            gained = float(closure().detach()) - first
-            if gained <= 0:
-                ratio = gained / promised if promised < 0 else 0.0
+            change = float(closure().detach()) - first
+            if change <= 0:
+                ratio = change / predicted if predicted < 0 else 0.0
                 damping *= FACTOR if ratio < 0.25 else 1 / FACTOR if ratio > 0.75 else 1
                 break
             put(parameters, before)

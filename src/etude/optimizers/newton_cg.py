@@ -1,4 +1,4 @@
-"""Newton-CG: the Newton step solved by conjugate gradients, through Hessian-vector products."""
+"""Newton-CG: solves for the Newton step by conjugate gradients and Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ class NewtonCG(Optimizer):
     """Truncated Newton with a line search.
 
         solve (H + λ I) d = -g by conjugate gradients, until the residual is at most
-        min(½, √‖g‖) ‖g‖, a direction of negative curvature shows, or `iterations` are done
+        min(½, √‖g‖) ‖g‖, the curvature is negative, or after `iterations` products
         w ← w + α d,   α = lr, lr/2, lr/4, ... until f falls by 10⁻⁴ α |g·d|
 
-    Negative curvature ends the solve with what it has, the gradient itself at first. The step
-    that cannot be made to help is left out. Memory is that of a few gradients.
+    On negative curvature the solver returns its current direction, or the negative gradient in the
+    first iteration. If no step lowers the loss enough, the parameters do not change. The memory
+    needed is that of a few gradients.
 
     Args:
         params: Parameters, in one group.
-        lr: The first α; 1 is Newton's step.
+        lr: The first α; 1 is the full Newton step.
         damping: λ.
-        iterations: The most products with the Hessian in one update.
+        iterations: The largest number of products with the Hessian in one update.
 
     Raises:
         BadValueError: If there are several groups.
@@ -54,7 +55,7 @@ class NewtonCG(Optimizer):
         self.products = 0
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Take the parameters: all of them, in one group."""
+        """Add the parameters, all in one group."""
         refuse_second_group(self, "newton_cg")
         super().add_param_group(param_group)
 
@@ -63,7 +64,7 @@ class NewtonCG(Optimizer):
         """Do one update.
 
         Args:
-            closure: Returns the loss with its graph, and sets no gradient.
+            closure: A function that returns the loss with its graph, and sets no gradient.
         """
         group = self.param_groups[0]
         parameters = [p for p in group["params"] if p.requires_grad]
@@ -87,7 +88,7 @@ class NewtonCG(Optimizer):
 
 
 def solve(hessian: Hessian, damping: float, iterations: int) -> Tensor:
-    """Return an approximate solution d of (H + damping·I) d = -gradient, a direction of descent."""
+    """Return an approximate solution d of (H + damping·I) d = -gradient, a descent direction."""
     residual = hessian.gradient.clone()
     direction = torch.zeros_like(residual)
     along = -residual
@@ -104,7 +105,7 @@ def solve(hessian: Hessian, damping: float, iterations: int) -> Tensor:
         length = square / curvature
         direction = direction + length * along
         residual = residual + length * product
-        fresh = float(residual @ residual)
-        along = -residual + (fresh / square) * along
-        square = fresh
+        new_square = float(residual @ residual)
+        along = -residual + (new_square / square) * along
+        square = new_square
     return direction

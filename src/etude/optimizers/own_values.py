@@ -1,4 +1,4 @@
-"""A tensor as hyperparameter: torch lets groups share it, so that writing one would move all."""
+"""Separates tensors that parameter groups share as a hyperparameter, before one is written."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 Where = tuple[str, int | None]
-"""A key of a group and, for a value inside a tuple such as betas, its place there."""
+"""A key of a group and, for a value in a tuple such as betas, its index there."""
 
 
 def own_values(optimizer: Optimizer, written: Iterable[tuple[dict[str, Any], Where]]) -> None:
-    """Give every value that is to be written in place a tensor of its own.
+    """Give every value that will be written in place a separate tensor.
 
-    torch puts the one tensor of `SGD(..., lr=torch.tensor(0.1))` into every group and keeps it
-    for groups that join later. The first place that is written keeps that very tensor, so that
-    whoever else holds it (a compiled step, the caller) sees what is written; every other place
-    that has it gets a copy of the same value, type and device.
+    torch puts the same tensor of `SGD(..., lr=torch.tensor(0.1))` into every group, and also into
+    groups that are added later: writing it for one group would change all. The first place that is
+    written keeps the tensor, so that other code that holds it (a compiled step, the caller) sees
+    the new value. Every other place gets a copy of the same value, type and device.
 
     Args:
-        optimizer: Whose groups and defaults are looked through.
-        written: The groups, and where in them is written.
+        optimizer: The optimizer, whose groups and defaults are searched.
+        written: The groups and the places in them that will be written.
 
     >>> import torch
     >>> groups = [{"params": [torch.zeros(1)]}, {"params": [torch.zeros(1)]}]
@@ -43,7 +43,7 @@ def own_values(optimizer: Optimizer, written: Iterable[tuple[dict[str, Any], Whe
                 kept[id(own)] = place
     if not kept:
         return
-    copies: dict[int, Tensor] = {}  # what nobody writes may stay shared
+    copies: dict[int, Tensor] = {}  # places that are not written may share a tensor
     for holder in (*optimizer.param_groups, optimizer.defaults):
         for where in _places(holder):
             value = get(holder, where)
@@ -52,7 +52,7 @@ def own_values(optimizer: Optimizer, written: Iterable[tuple[dict[str, Any], Whe
 
 
 def get(group: dict[str, Any], where: Where) -> Any:
-    """Return the live value at a place of a group."""
+    """Return the current value at a place of a group."""
     key, inside = where
     return group[key] if inside is None else group[key][inside]
 
@@ -68,7 +68,7 @@ def put(group: dict[str, Any], where: Where, value: Any) -> None:
 
 
 def write(group: dict[str, Any], where: Where, value: float) -> None:
-    """Write a value: in place into a tensor, so that a compiled step is not compiled anew."""
+    """Write a value, into a tensor in place, so that a compiled step is not compiled again."""
     live = get(group, where)
     if isinstance(live, Tensor):
         live.fill_(value)
@@ -77,9 +77,9 @@ def write(group: dict[str, Any], where: Where, value: float) -> None:
 
 
 def _places(holder: dict[str, Any]) -> Iterator[Where]:
-    """Yield where a group, or an optimizer's defaults, hold tensors as hyperparameters."""
+    """Yield the places of a group, or of the defaults, that hold a tensor as hyperparameter."""
     for key, value in holder.items():
         if isinstance(value, Tensor):
             yield key, None
         elif isinstance(value, tuple | list) and key != "params":
-            yield from ((key, i) for i, one in enumerate(value) if isinstance(one, Tensor))
+            yield from ((key, i) for i, item in enumerate(value) if isinstance(item, Tensor))

@@ -1,4 +1,4 @@
-"""Where to begin looking for a rate: a guess from optimizer and model size, never a bound."""
+"""Estimates the rate at which a search begins, from optimizer and model size; never a bound."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from etude import optimizers
 from etude.optimizers.choice import OptimizerChoice
 
 ATTENTION = -0.9
-"""Decades from an optimizer's own centre that a model with attention begins at, at most: 0.0025
-for AdamW. Those in use, 0.0006 to 0.001 (GPT-2, ViT), and up to 0.003 for small ones, lie below."""
+"""Decades from the optimizer's centre to the highest rate at which the search for a model with
+attention begins: 0.0025 for AdamW. Rates in use are 0.0006 to 0.001 (GPT-2, ViT), and up to 0.003
+for small models."""
 
 
 def centre_of(model: nn.Module, targets: int | None, optimizer: OptimizerChoice) -> float:
-    """Return log10 of the rate to begin around for a model; see `log10_centre`.
+    """Return log10 of the rate around which a search for a model begins; see `log10_centre`.
 
     Args:
         model: The network.
-        targets: Labels, tokens or samples of the training data; None if that is not known.
-        optimizer: The recipe's.
+        targets: The number of labels, tokens or samples of the training data; None if unknown.
+        optimizer: The optimizer of the recipe.
     """
     return log10_centre(
         optimizer,
@@ -33,7 +34,7 @@ def centre_of(model: nn.Module, targets: int | None, optimizer: OptimizerChoice)
 
 
 def has_attention(model: nn.Module) -> bool:
-    """Whether a module of the model is attention, torch's or one that is called so."""
+    """Return whether the name of a module's class contains 'attention'."""
     return any("attention" in type(module).__name__.lower() for module in model.modules())
 
 
@@ -44,18 +45,18 @@ def log10_centre(
     *,
     attention: bool = False,
 ) -> float:
-    """Return log10 of the rate around which a search places its rates.
+    """Return log10 of the rate around which a search begins.
 
-    c - 0.45 * clip(log10(parameters / targets), -1.5, 2), where c is the optimizer's own centre.
-    For SGD, c is stated at momentum 0.9 and moves with the length of the sum it builds:
-    log10((1 - momentum) / 0.1). Fitted on 47 small tasks, where it correlates -0.68 with the
-    best rate. An optimizer that sizes its own step starts at its own centre, whatever the sizes.
+    c - 0.45 * clip(log10(parameters / targets), -1.5, 2), where c is the optimizer's centre. For
+    SGD, c holds for momentum 0.9; log10((1 - momentum) / 0.1) is added for another momentum. The
+    formula was fitted on 47 small tasks, where the ratio correlates -0.68 with the best rate. For
+    an optimizer that chooses its step size, the result is its centre, whatever the sizes.
 
     Args:
-        optimizer: The recipe's.
-        parameters: Trainable numbers in the model.
-        targets: Answers to learn from: labels, tokens or samples; None where unknown.
-        attention: Whether the model has attention, which begins lower.
+        optimizer: The optimizer of the recipe.
+        parameters: The number of trainable scalars in the model.
+        targets: The number of labels, tokens or samples to learn from; None if unknown.
+        attention: Whether the model has attention, for which the search begins lower.
 
     >>> round(log10_centre(OptimizerChoice("adamw"), 10_000, 1_000), 2)
     -2.05
@@ -72,13 +73,13 @@ def log10_centre(
 
 
 LOWEST = 1e-15
-"""The rate below which none is tried in any precision."""
+"""The lowest rate that is tried in any precision."""
 
 
 def lowest_rate(parameters: Iterable[Tensor]) -> float:
-    """Return the rate below which none is tried: max(1e-15, eps² / 100) of the weights' precision.
+    """Return the lowest rate to try: max(1e-15, eps² / 100) for the weights' precision.
 
-    A step of that size times a gradient of the loss's own size changes no weight any more.
+    At a lower rate, a gradient of the size of the loss no longer changes any weight.
 
     >>> f"{lowest_rate([torch.zeros(1, dtype=torch.float16)]):.1e}", lowest_rate([torch.zeros(1)])
     ('9.5e-09', 1e-15)

@@ -1,4 +1,4 @@
-"""One row of the table: what is known of an optimizer before it is built."""
+"""The row of an optimizer in the table: all that is known of it before it is built."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ Trait = Literal[
 ]
 """What `optimizers.match` looks for in a task; "usual" holds for every task."""
 
-Voice = tuple[float, str]
-"""How much a trait weighs for (or against) an optimizer, and the words."""
+WeightedReason = tuple[float, str]
+"""A reason for (or, with a negative weight, against) an optimizer: its weight and its text."""
 
-Suits = Mapping[Trait, Voice]
+Suits = Mapping[Trait, WeightedReason]
+"""How each trait of a task speaks for or against an optimizer."""
 
 EXTRAS: Mapping[str, str] = MappingProxyType(
     {
@@ -53,51 +54,53 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
 """Module -> distribution of the libraries that the extra `optimizers` installs."""
 
 INSTALL = "pip install 'etude[optimizers]'"
-"""What brings them all."""
+"""The command that installs all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerRow:
-    """What is known of one optimizer.
+    """All that is known of one optimizer.
 
     Attributes:
-        name: What a recipe calls it.
+        name: Its name in recipes.
         factory: 'module:attribute' of the torch Optimizer class.
-        hyperparameters: Those a recipe may set, with bounds; the defaults are the factory's own.
-        lr: The factory's own default rate.
+        hyperparameters: The hyperparameters that a recipe can set, with their bounds and the
+            factory's defaults.
+        lr: The factory's default rate.
         centre: log10 of the rate around which a search begins; a prior, never a bound.
-        paper: Where it comes from.
-        when: One line on when to choose it.
-        decay: Whether `weight_decay` joins the gradient ('coupled'), shrinks the weights on its
-            own ('decoupled'), or is not there.
-        decay_flag: The switch among its hyperparameters that decouples the decay, if any.
-        closure: What its step needs: '' the gradient in `p.grad` alone; 'gradient' a closure
-            that sets the gradient anew and returns the loss; 'graph' one that returns the loss
+        paper: Its source.
+        when: When to choose it, in one line.
+        decay: Whether `weight_decay` is added to the gradient ('coupled'), shrinks the weights
+            separately ('decoupled'), or does not exist ('none').
+        decay_flag: The hyperparameter that decouples the decay, if there is one.
+        closure: What its step needs. '': only the gradient in `p.grad`. 'gradient': a closure that
+            computes the gradient and returns the loss. 'graph': a closure that returns the loss
             with its graph, for Hessian-vector products.
-        eval_mode: Whether it trains at other weights than those to be evaluated, and has
-            `train()` and `eval()` to move between them.
-        why_no_slices: Why rows of a tensor cannot have rates of their own; empty where each entry's
-            change is that entry's rate times something that no rate enters.
-        why_no_rates: Why parameter groups cannot have rates of their own; empty if they can.
-        sparse: Whether sparse gradients are accepted; 'without decay': only at weight_decay 0.
-        rate_free: Whether it sizes its step itself, its rate being a multiplier that starts at 1.
-        schedule_free: Whether a constant rate (after a warmup) is what it is made for.
-        stacked: The formula by which many runs of it are trained as one, by its name in
-            `etude.engines.vmap.optimizers.RULES`; empty if there is none, and such runs are then
-            trained one after another.
-        in_turns: Whether parts of a model may be updated in turns, the others having no gradient:
-            what it remembers is of single parameters, so that it is as if each part had its own.
-        complex_numbers: Whether parameters may be complex; each number is then two real ones.
-        family: Whether its step grows with the gradient ('sgd') or does not ('adam'): that decides
-            how its rate goes with batch size, width and depth. Empty if no rule is known.
+        eval_mode: Whether it evaluates other weights than those that it trains, and has `train()`
+            and `eval()` to switch between them.
+        why_no_slices: Why rows of a tensor cannot have separate rates; empty if they can, because
+            the change of each entry is its rate times a value that does not depend on any rate.
+        why_no_rates: Why parameter groups cannot have separate rates; empty if they can.
+        sparse: Whether sparse gradients are accepted; 'without decay': only with weight_decay=0.
+        rate_free: Whether it chooses its step size; its rate is then a multiplier, usually 1.
+        schedule_free: Whether it is designed for a constant rate (after a warmup).
+        stacked: The name of the formula that trains many runs as one, in
+            `etude.engines.vmap.optimizers.RULES`; empty if there is none: such runs are trained one
+            after another.
+        in_turns: Whether parts of a model can be updated in turns, while the others have no
+            gradient. That requires a state for each parameter, and none that all of them share.
+        complex_numbers: Whether parameters can be complex; each number then counts as two real
+            ones.
+        family: 'sgd' if its step grows with the gradient, 'adam' if it does not. This determines
+            how its rate depends on batch size, width and depth. Empty if no rule is known.
         stability: The rule for the largest stable rate, by its name in
             `etude.measure.threshold.RULES`; empty if none is known.
-        why_no_threshold: Why none is known.
-        centre_share: 1 - momentum at which `centre` is stated, for an optimizer whose step is the
-            rate times a sum of gradients, which grows with the momentum; None for others.
-        most_parameters: The largest model it takes; None without a limit.
-        suits: What `optimizers.match` says of it, by the trait of the task.
-        advised: Hyperparameters that `optimizers.match` proposes with it.
+        why_no_threshold: Why no such rule is known.
+        centre_share: The value of 1 - momentum for which `centre` holds, if the step is the rate
+            times a sum of gradients, which grows with the momentum; None for others.
+        most_parameters: The largest number of parameters that it supports; None without a limit.
+        suits: For each trait of a task, the reason for or against it in `optimizers.match`.
+        advised: Hyperparameters that `optimizers.match` proposes for it.
     """
 
     name: str
@@ -134,7 +137,7 @@ class OptimizerRow:
 
     @property
     def group_rates(self) -> bool:
-        """Whether parameter groups may have rates of their own."""
+        """Whether parameter groups can have separate rates."""
         return not self.why_no_rates
 
     @property
@@ -144,7 +147,7 @@ class OptimizerRow:
 
     @property
     def chooses_matrices(self) -> bool:
-        """Whether it treats hidden matrices apart, which asks for the flow through the model."""
+        """Whether it treats hidden matrices separately, for which it needs the model's flow."""
         return any(isinstance(kind, Selectors) for kind in self.hyperparameters.values())
 
     @property
@@ -159,17 +162,17 @@ class OptimizerRow:
 
     @property
     def package(self) -> str:
-        """What to install for it; empty if it comes with torch or with Etude."""
+        """The package to install for it; empty if it comes with torch or Etude."""
         return EXTRAS.get(self.module.partition(".")[0], "")
 
     @property
     def installed(self) -> bool:
-        """Whether it can be built here: it comes with torch or with Etude, or its package is in."""
+        """Whether it can be built: it comes with torch or Etude, or its package is installed."""
         return not self.package or find_spec(self.module.partition(".")[0]) is not None
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What sets it apart, in words."""
+        """Its special properties, in words."""
         words = {
             "sizes its own step": self.rate_free,
             "no schedule needed": self.schedule_free,
@@ -197,7 +200,7 @@ class OptimizerRow:
         return checked
 
     def value(self, hyperparameters: Mapping[str, Any], name: str) -> Any:
-        """Return the value in force: the one given, else the default."""
+        """Return the value that is used: the given one, else the default."""
         return hyperparameters.get(name, self.hyperparameters[name].default)
 
     def decays(self, hyperparameters: Mapping[str, Any]) -> Decay:
@@ -207,10 +210,9 @@ class OptimizerRow:
         return self.decay
 
     def scheduled(self, name: str) -> Number | None:
-        """Return the bounds of a value that may follow a schedule; None if it may not.
+        """Return the bounds of a hyperparameter that can follow a schedule; None if it cannot.
 
-        Besides the plain numbers these are 'momentum' (or 'beta1') and 'beta2' of a pair of
-        betas.
+        Of a pair of betas, the names are 'momentum' (or 'beta1') and 'beta2'.
         """
         kind = self.hyperparameters.get(name)
         if isinstance(kind, Number):

@@ -1,4 +1,4 @@
-"""Adam that touches only the rows a sparse gradient holds, and plain Adam for dense gradients."""
+"""Adam that updates only the rows in a sparse gradient, and plain Adam for dense gradients."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch.optim import Adam, Optimizer, SparseAdam
 from torch.optim.optimizer import ParamsT
 
 from etude.optimizers.gather import Loss, loss_of
-from etude.optimizers.halves import placeholder, serve
+from etude.optimizers.halves import placeholder, step_part
 
 
 class SparseDenseAdam(Optimizer):
-    """Lazy Adam where the gradient is sparse, Adam elsewhere, at one rate.
+    """Lazy Adam for sparse gradients, Adam for dense gradients, at one rate.
 
         rows i in the gradient:  m_i ← β1 m_i + (1 - β1) g_i,   v_i ← β2 v_i + (1 - β2) g_i²
-                                 w_i ← w_i - lr m̂_i / (√v_i + ε)   (corrected by t as Adam's)
-        every other row:         unchanged, moments included
+                                 w_i ← w_i - lr m̂_i / (√v_i + ε)   (bias-corrected as in Adam)
+        every other row:         unchanged, and so are its moments
 
-    torch's SparseAdam refuses dense gradients, so that no model whose embedding feeds a dense
-    layer can be trained with it alone.
+    torch's SparseAdam refuses dense gradients, so it cannot train a model that has both an
+    embedding with sparse gradients and dense layers.
 
     Args:
         params: Parameters, or groups of them.
-        lr: The rate of both halves.
+        lr: The rate.
         betas: (β1, β2).
         eps: ε.
 
-    Source: Kingma & Ba 2015, arXiv:1412.6980. Both halves are torch.optim's.
+    Source: Kingma & Ba 2015, arXiv:1412.6980. Both updates are those of torch.optim.
 
     >>> table = torch.nn.Embedding(3, 1, sparse=True)
     >>> optimizer = SparseDenseAdam(table.parameters(), lr=0.1)
@@ -56,12 +56,14 @@ class SparseDenseAdam(Optimizer):
         """Do one update."""
         loss = loss_of(closure)
         groups = self.param_groups
-        serve(
+        step_part(
             SparseAdam(placeholder()),
             self,
             [(group, _with(group, sparse=True)) for group in groups],
         )
-        serve(Adam(placeholder()), self, [(group, _with(group, sparse=False)) for group in groups])
+        step_part(
+            Adam(placeholder()), self, [(group, _with(group, sparse=False)) for group in groups]
+        )
         return loss
 
 

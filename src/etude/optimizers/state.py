@@ -1,4 +1,4 @@
-"""An optimizer's state, put back to the bit."""
+"""Restores an optimizer's state, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from etude.memory_layout import moved
 
 
 def restore(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Load a `state_dict`, each tensor as it was saved: its precision, and how it lies in memory.
+    """Load a `state_dict`, keeping the precision and the memory layout of each tensor.
 
-    torch's own `load_state_dict` turns all but the step count into the parameter's precision,
-    and NAdam, whose product of momenta is float32 whatever the parameter is, goes on with other
-    bits. What it moves to another device it lays out anew.
+    torch's `load_state_dict` casts every tensor but the step count to the parameter's precision.
+    For NAdam, whose product of momenta is always float32, this changes the bits of later updates.
+    It also changes the memory layout of tensors that it moves to another device.
 
     Args:
-        optimizer: One built as that whose state it is.
-        state: What its `state_dict()` returned. The optimizer goes on with these very tensors,
-            where they are on its device.
+        optimizer: An optimizer that was built like the saved one.
+        state: The result of its `state_dict()`. The optimizer uses these tensors themselves, not
+            copies, if they are on its device.
 
     Raises:
-        ValueError: If the groups differ in number or size.
+        ValueError: If the number of groups, or the size of a group, differs.
     """
     optimizer.load_state_dict(dict(state))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -39,7 +39,7 @@ def restore(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 
 def _as_saved(own: Any, saved: Any, memo: dict[int, torch.UntypedStorage]) -> Any:
-    """Return what was saved, its tensors on the devices that torch has chosen for them."""
+    """Return a saved value, with its tensors on the devices that torch chose for them."""
     if isinstance(saved, Tensor):
         return moved(saved, own.device, memo)
     if isinstance(saved, Mapping):

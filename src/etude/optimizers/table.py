@@ -1,7 +1,8 @@
 """The table of optimizers: one frozen row each. To add an optimizer, add a row in `rows/`.
 
-A row names its factory as text, so that reading the table loads no torch. torch's own come
-first; then those of the extra `optimizers`; Etude's own only where neither has the formula.
+A row names its factory as text, so that reading the table loads no torch. Most optimizers come
+from torch or the libraries of the extra `optimizers`; Etude implements one only if none of these
+has its formula.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def get(name: str) -> OptimizerRow:
     """Return the row of an optimizer.
 
     Raises:
-        UnknownNameError: If there is none of that name; the message offers near ones.
+        UnknownNameError: If there is none of that name; the message lists the nearest names.
 
     >>> get("adamw").hyperparameters["weight_decay"].default
     0.01
@@ -39,20 +40,20 @@ def get(name: str) -> OptimizerRow:
 
 
 def register(row: OptimizerRow) -> OptimizerRow:
-    """Add an optimizer of your own to the table: recipes, tuning and the command line know it then.
+    """Add an optimizer of your own to the table, for recipes, tuning and the command line.
 
     Call it in the file that defines your task, so that worker processes, which load that file,
     know the row too. Registering an equal row again changes nothing.
 
     Args:
-        row: Its factory is 'module:Class' of a torch Optimizer that can be imported.
+        row: The row; its factory is the 'module:Class' of a torch Optimizer.
 
     Returns:
         The row.
 
     Raises:
         BadValueError: If another row has the name, or the factory is not written 'module:Class'.
-        BadTypeError: If it is no row.
+        BadTypeError: If it is not a row.
 
     >>> from etude.optimizers.row import OptimizerRow
     >>> own = OptimizerRow(

@@ -1,7 +1,7 @@
-"""The report: what is told of a result, as plain data, and as one HTML file that needs no network.
+"""Reports on results, as plain data, and as one HTML file that needs no network.
 
 `present` returns facts, tables and sentences, which the terminal and the page both draw; `html`
-and `write` make the page.
+and `write` create the page.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Curves as plain numbers: what is finite, smoothed, and few enough to draw."""
+"""Curves for figures: finite values, smoothed, and thinned to what can be drawn."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from etude.errors import BadValueError
 from etude.record import Evaluation
 
 MOST = 1_000
-"""Points above which a line is thinned: more than the page has pixels across."""
+"""The largest number of points of a line: more than the page has pixels across."""
 
 
 @dataclass(frozen=True)
 class PlottedCurve:
-    """Values over updates, all finite.
+    """Finite values over updates.
 
     Attributes:
-        steps: Updates, ascending.
-        values: One for each step.
-        hidden: How many values were left out because they are NaN or infinite.
+        steps: The updates, ascending.
+        values: The value at each step.
+        hidden: The number of values that were left out because they are NaN or infinite.
     """
 
     steps: tuple[int, ...] = ()
@@ -39,8 +39,8 @@ def curve(values: Sequence[float] | NDArray[np.float64], most: int = MOST) -> Pl
     """Return a series, one value per update from update 0, as a curve of at most `most` points.
 
     Args:
-        values: One for each update; NaN and Inf are left out and counted.
-        most: Points to keep at most; at least 4.
+        values: The value of each update; NaN and infinite values are left out and counted.
+        most: The largest number of points, at least 4.
 
     >>> curve([2.0, float("nan"), 1.0])
     PlottedCurve(steps=(0, 2), values=(2.0, 1.0), hidden=1)
@@ -58,7 +58,7 @@ def evaluated(evaluations: Sequence[Evaluation], what: str = "loss") -> PlottedC
     """Return the validation loss, or the metric, over the updates done.
 
     Args:
-        evaluations: In order.
+        evaluations: The evaluations, in order.
         what: 'loss' or 'metric'.
 
     >>> evaluated([Evaluation(0, 2.3), Evaluation(5, 1.0)]).values
@@ -75,17 +75,17 @@ def evaluated(evaluations: Sequence[Evaluation], what: str = "loss") -> PlottedC
 
 
 def thin(values: NDArray[np.float64], most: int = MOST) -> NDArray[np.intp]:
-    """Return the places of at most `most` values that look like all of them.
+    """Return the indices of at most `most` values whose line looks like that of all values.
 
-    The values are cut into stretches of equal length and of each the lowest and the highest is
-    kept, besides the first and the last of all: a spike one update wide stays to be seen.
+    The values are split into intervals of equal length. The lowest and the highest value of each
+    are kept, and the first and last of all, so that a spike of one update remains visible.
 
     Args:
-        values: In order, finite.
-        most: Places to return at most; at least 4.
+        values: Finite values, in order.
+        most: The largest number of indices, at least 4.
 
     Returns:
-        Ascending places; all of them where there are no more than `most`.
+        The indices, ascending; all of them if there are no more than `most`.
 
     Raises:
         BadValueError: If `most` is below 4.
@@ -106,7 +106,7 @@ def thin(values: NDArray[np.float64], most: int = MOST) -> NDArray[np.intp]:
 
 
 def window_for(length: int) -> int:
-    """Return over how many updates a training loss is smoothed: a fiftieth of the full run.
+    """Return the number of updates over which a training loss is smoothed: 1/50 of the full run.
 
     >>> window_for(1500), window_for(20)
     (30, 1)
@@ -118,15 +118,15 @@ def smooth(values: Sequence[float] | NDArray[np.float64], window: float) -> NDAr
     """Return the debiased exponential mean of a series.
 
     m_t = b m_(t-1) + (1 - b) x_t with m_(-1) = 0 and b = 1 - 1/window; the mean is
-    m_t / (1 - b^(t+1)), so that the first values weigh what they should (Kingma and Ba 2015,
-    section 3, for the same debiasing). A NaN or Inf leaves the mean where it stood.
+    m_t / (1 - b^(t+1)), which corrects the weights of the first values (as in Kingma and Ba 2015,
+    section 3). A NaN or infinite value leaves the mean unchanged.
 
     Args:
-        values: One for each update.
-        window: Updates that the mean reaches back, at least 1; 1 returns the values.
+        values: The value of each update.
+        window: The number of updates in the mean, at least 1; with 1 the values are returned.
 
     Returns:
-        One mean for each update; NaN before the first finite value.
+        The mean at each update; NaN before the first finite value.
 
     Raises:
         BadValueError: If the window is below 1 or not finite.
@@ -141,7 +141,7 @@ def smooth(values: Sequence[float] | NDArray[np.float64], window: float) -> NDAr
     means = []
     for value in np.asarray(values, dtype=np.float64).tolist():
         if math.isfinite(value):
-            # The weight is a mean of ones, taken the same way: what is missing counts nowhere.
+            # The weight is the same mean of ones, so that missing values have no weight.
             mean = keep * mean + (1 - keep) * value
             weight = keep * weight + (1 - keep)
         means.append(mean / weight if weight else math.nan)

@@ -1,4 +1,4 @@
-"""A report as plain data: what the terminal and the page both draw, each in its own way."""
+"""A report as plain data, which the terminal and the HTML page both draw."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Tone(StrEnum):
-    """How much something is to stand out."""
+    """The emphasis of a text."""
 
     PLAIN = "plain"
     GOOD = "good"
@@ -26,13 +26,13 @@ class Tone(StrEnum):
 
 @dataclass(frozen=True)
 class Fact:
-    """One finding: what it is, the value, and what it is measured against.
+    """One result: its name, its value, and a note.
 
     Attributes:
-        name: With a capital.
+        name: The name, capitalised.
         value: A few words, or a number.
-        note: What the value is to be read with; may be empty.
-        tone: Of the value.
+        note: What helps to read the value, such as a reference value; may be empty.
+        tone: The emphasis of the value.
     """
 
     name: str
@@ -46,9 +46,9 @@ class TableColumn:
     """A column of a table.
 
     Attributes:
-        name: Its head; a table whose heads are all empty has none.
-        number: Whether it holds numbers, which stand on the right.
-        minor: Whether it may be left out where there is little room.
+        name: The heading; if all headings are empty, the table has no header row.
+        number: Whether it contains numbers, which are aligned to the right.
+        minor: Whether it can be left out if there is little space.
     """
 
     name: str
@@ -62,10 +62,10 @@ class TableRow:
 
     Attributes:
         cells: A text for each column.
-        tone: Of the row.
-        heat: Where the row's colour stands between the lowest and the highest rate, 0 to 1, as in
-            the figures; None for a row without one.
-        bar: How long its bar is, 0 to 1; None for a row without one.
+        tone: The emphasis of the row.
+        heat: The position of the row's colour between the lowest and the highest rate, 0 to 1, as
+            in the figures; None if the row has no colour.
+        bar: The length of its bar, 0 to 1; None if the row has no bar.
     """
 
     cells: tuple[str, ...]
@@ -79,13 +79,13 @@ class DataTable:
     """A table.
 
     Attributes:
-        columns: From the left.
-        rows: From the top.
-        caption: What one sees; may be empty.
-        total: What the rows come to, a row below them; None for none.
+        columns: The columns, from left to right.
+        rows: The rows, from top to bottom.
+        caption: What the table shows; may be empty.
+        total: A row with the total, below the others; None if there is none.
 
     Raises:
-        BadValueError: If a row has not a cell for each column.
+        BadValueError: If a row does not have one cell for each column.
     """
 
     columns: tuple[TableColumn, ...]
@@ -103,7 +103,7 @@ class DataTable:
 
     @property
     def headed(self) -> bool:
-        """Whether a column has a head."""
+        """Whether a column has a heading."""
         return any(column.name for column in self.columns)
 
     @property
@@ -114,13 +114,13 @@ class DataTable:
 
 @dataclass(frozen=True)
 class Listing:
-    """A text to take away, such as a recipe.
+    """A text to copy, such as a recipe.
 
     Attributes:
-        name: Of letters, digits and hyphens.
-        title: What it is.
+        name: An identifier of letters, digits and hyphens.
+        title: The title.
         text: The text.
-        language: Of its syntax, such as 'python'.
+        language: The language of its syntax, such as 'python'.
     """
 
     name: str
@@ -131,11 +131,11 @@ class Listing:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure. The terminal leaves it out: tables and facts hold what it shows.
+    """A figure. The terminal leaves it out, because tables and facts contain what it shows.
 
     Attributes:
-        caption: What one should see.
-        draw: Draws it in the colours of a theme.
+        caption: What the figure shows.
+        draw: A function that draws it in the colours of a theme.
     """
 
     caption: str
@@ -143,7 +143,7 @@ class Drawing:
 
 
 Part = str | DataTable | Listing | Drawing
-"""What a section is made of; a text is a paragraph."""
+"""A part of a section; a text is a paragraph."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,9 @@ class Section:
     """A part of a report.
 
     Attributes:
-        title: Its heading.
-        parts: In order.
-        detail: Whether it is for the page alone, too long for a terminal.
+        title: The heading.
+        parts: The parts, in order.
+        detail: Whether only the page shows it, because it is too long for a terminal.
     """
 
     title: str
@@ -163,15 +163,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What is told of a result, in the order in which it is read.
+    """The report on a result; its fields are in reading order.
 
     Attributes:
         kind: What was done.
-        subject: What it was done on: the task's name.
-        title: The answer in a line.
-        lede: The answer in a few sentences.
-        notice: What the reader must know before using it; empty where all is well.
-        facts: The findings, one by one.
+        subject: The name of the task.
+        title: The result in one line.
+        lede: The result in a few sentences.
+        notice: What the reader must know before using the result; empty if there is nothing.
+        facts: The single results.
         sections: The rest.
     """
 

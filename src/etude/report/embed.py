@@ -1,4 +1,4 @@
-"""Figures as data in a page: drawn once for paper, with what a dark screen changes beside it."""
+"""Figures as data in a page: each in the light theme, with the changes for the dark theme."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 Change = list[Any]
-"""A path into a figure, and the value that stands there in the dark."""
+"""A path into a figure, and the value at that path in the dark theme."""
 
 
 def both(draw: Callable[[Theme], Figure]) -> dict[str, Any]:
-    """Return a figure in its light dress, and the changes that make the dark one of it.
+    """Return a figure in the light theme, and the changes for the dark theme.
 
     Args:
-        draw: Draws the figure in the colours of a theme.
+        draw: A function that draws the figure in the colours of a theme.
     """
     light, dark = (_small(json.loads(draw(theme).to_json())) for theme in (LIGHT, DARK))
     return {"figure": light, "dark": changes(light, dark)}
 
 
 def _small(figure: dict[str, Any]) -> dict[str, Any]:
-    """Return a figure whose values are rounded to what can be seen."""
+    """Return a figure with its values rounded to a precision that cannot be seen."""
     for trace in figure["data"]:
         for axis in ("x", "y"):
             trace[axis] = rounded(trace[axis])
@@ -35,13 +35,13 @@ def _small(figure: dict[str, Any]) -> dict[str, Any]:
 
 
 def rounded(values: Sequence[Any]) -> list[Any]:
-    """Return the values of an axis, rounded to what can be seen of them.
+    """Return the values of an axis, rounded to a precision that cannot be seen.
 
-    That is the finer of five significant digits, one more than a figure names, and a
-    ten-thousandth of the range of all: far less than a pixel, on a logarithmic axis too.
+    That is the finer of five significant digits, one more than a figure shows, and 1/10,000 of the
+    range of all values: far less than a pixel, also on a logarithmic axis.
 
     Args:
-        values: Numbers; what is no float is left as it is.
+        values: The values; those that are not floats do not change.
 
     >>> rounded([0.123456789, 2.0, 1500, None])
     [0.12346, 2.0, 1500, None]
@@ -50,8 +50,8 @@ def rounded(values: Sequence[Any]) -> list[Any]:
     """
     floats = [v for v in values if isinstance(v, float) and math.isfinite(v)]
     span = max(floats, default=0.0) - min(floats, default=0.0)
-    seen = -math.inf if not 0 < span < math.inf else 4 - math.floor(math.log10(span))
-    return [_rounded(v, seen) if isinstance(v, float) else v for v in values]
+    decimals = -math.inf if not 0 < span < math.inf else 4 - math.floor(math.log10(span))
+    return [_rounded(v, decimals) if isinstance(v, float) else v for v in values]
 
 
 def _rounded(value: float, decimals: float) -> float:
@@ -61,23 +61,23 @@ def _rounded(value: float, decimals: float) -> float:
     return round(value, int(max(own, decimals)))
 
 
-def changes(one: Any, other: Any) -> list[Change]:
-    """Return where two trees of the same shape differ, and what the second holds there.
+def changes(first: Any, second: Any) -> list[Change]:
+    """Return the paths at which two trees of the same shape differ, and the second's values.
 
     >>> changes({"a": [1, 2], "b": 3}, {"a": [1, 5], "b": 3})
     [[['a', 1], 5]]
     """
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        pairs: list[tuple[Any, Any, Any]] = [(key, one[key], other[key]) for key in one]
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(one, other, strict=True))]
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        pairs: list[tuple[Any, Any, Any]] = [(key, first[key], second[key]) for key in first]
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(first, second, strict=True))]
     else:
-        return [] if one == other else [[[], other]]
+        return [] if first == second else [[[], second]]
     return [[[key, *path], value] for key, a, b in pairs for path, value in changes(a, b)]
 
 
 def script_data(value: Any) -> str:
-    r"""Return a value as JSON that no HTML parser can leave: without '<', '>' and '&'.
+    r"""Return a value as JSON that is safe in HTML: '<', '>' and '&' are escaped.
 
     >>> script_data("</script>")
     '"\\u003c/script\\u003e"'

@@ -1,4 +1,4 @@
-"""Figure: one run, its training and validation loss, its metric, and what else was recorded."""
+"""Figure: the training and validation loss of one run, its metric, and other recorded series."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 MOST_PANELS = 6
-"""Recorded series drawn below the loss; more of them are named in the caption."""
+"""The largest number of series below the loss; the caption names those that are left out."""
 
 BLOW_UP = 1_000.0
-"""Times the first loss up to which the loss of a run that diverged is shown."""
+"""For a run that diverged, the largest loss shown, as a multiple of the first loss."""
 
 NAMES = {"grad_norm": "gradient norm, before clipping"}
 
@@ -36,20 +36,20 @@ class Panel:
 
 @dataclass(frozen=True)
 class FinalRun:
-    """What the figure shows.
+    """The data of the figure.
 
     Attributes:
-        length: Updates of the full run.
-        updates: Updates made.
-        status: How it ended.
+        length: The number of updates of the full run.
+        updates: The number of updates done.
+        status: How the run ended.
         raw: The training loss of each update.
-        smooth: The same, smoothed.
-        window: Updates over which it is smoothed.
+        smooth: The smoothed training loss.
+        window: The number of updates over which it is smoothed.
         valid: The validation loss.
         view: The range of the losses.
-        metric: The metric on the validation data, None where the task has none.
-        panels: Further series.
-        left_out: Names of series for which there was no place.
+        metric: The metric on the validation data; None if the task has no metric.
+        panels: Other series.
+        left_out: The names of series that are not drawn.
     """
 
     length: int
@@ -66,7 +66,7 @@ class FinalRun:
 
 
 def info(record: Record) -> FinalRun:
-    """Return the numbers of the figure."""
+    """Return the data of the figure."""
     losses = record.series.get("loss", ())
     window = window_for(record.length)
     raw, valid = curve(losses), evaluated(record.evaluations)
@@ -89,11 +89,11 @@ def info(record: Record) -> FinalRun:
 
 
 def _view(raw: PlottedCurve, valid: PlottedCurve, status: Status) -> View:
-    """Return the range of the losses: a spike is seen as one, and does not flatten the rest."""
+    """Return the range of the losses, in which a spike does not flatten the rest."""
     values = (*raw.values, *valid.values)
     start = valid.values[0] if valid else math.nan
     if status == Status.DIVERGED and valid and raw:
-        # Here the blow-up is what matters.
+        # The growth of the loss is what matters here.
         return view(values, min(max(values), BLOW_UP * max(abs(start), 1e-300)), room=0)
     return view(values, start, room=0.6)
 
@@ -108,22 +108,22 @@ def _panel(record: Record, name: str) -> Panel:
 
 
 def caption(info: FinalRun) -> str:
-    """Say what one should see."""
+    """Return the caption."""
     if not info.raw:
-        return "No update was made."
-    parts = ["Thin: the training loss of every update."]
+        return "No update was done."
+    parts = ["Thin line: the training loss of every update."]
     if info.window > 1:
-        parts.append(f"Thick: the same, smoothed ({smoothing(info.window)}).")
+        parts.append(f"Thick line: the smoothed training loss ({smoothing(info.window)}).")
     if info.valid:
         parts.append(
-            "With points: the validation loss; where it turns up while the training loss falls "
-            "on, the network overfits."
+            "Line with points: the validation loss. If it rises while the training loss still "
+            "falls, the network overfits."
         )
     hidden = sum(c.hidden for c in (info.raw, info.valid, *(p.curve for p in info.panels)))
     if hidden:
-        parts.append(f"Not drawn, as they are NaN or infinite: {words.plural(hidden, 'value')}.")
+        parts.append(f"Not drawn because NaN or infinite: {words.plural(hidden, 'value')}.")
     if info.left_out:
-        parts.append(f"Recorded and not drawn: {', '.join(info.left_out)}.")
+        parts.append(f"Recorded but not drawn: {', '.join(info.left_out)}.")
     return " ".join(parts)
 
 

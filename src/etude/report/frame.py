@@ -1,4 +1,4 @@
-"""What all figures share: type, axes, titles above their panels, shades."""
+"""Elements that all figures share: fonts, axes, titles of panels, notes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from etude.report.view import View
 SANS = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
 MARGIN = 52
-"""Pixels left of a panel, for the values at its axis."""
+"""The margin left of a panel, in pixels, for the values of its axis."""
 
 NARROW = 300
-"""Pixels across a panel of a page 400 wide: what stands side by side there does so anywhere."""
+"""The width of a panel on a page of 400 pixels; texts that fit there fit on any page."""
 
 MANY_DECADES = 1.7
-"""Decades above which only powers of ten are written at an axis; below, 1, 2 and 5 of each."""
+"""Above this number of decades an axis is labelled at powers of ten, below it also at 2 and 5."""
 
 
 def layout(theme: Theme, height: int, **more: Any) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def layout(theme: Theme, height: int, **more: Any) -> dict[str, Any]:
 
     Args:
         theme: The colours.
-        height: In pixels, the same on every screen.
-        more: Further entries of the layout.
+        height: The height in pixels, on every screen.
+        more: Other entries of the layout.
     """
     return {
         "template": "none",
@@ -63,7 +63,7 @@ def layout(theme: Theme, height: int, **more: Any) -> dict[str, Any]:
 
 
 def value_axis(theme: Theme, view: View, **more: Any) -> dict[str, Any]:
-    """Return the vertical axis of a panel: lines behind the data, none beside it."""
+    """Return the vertical axis of a panel, with grid lines and without an axis line."""
     return {
         **_axis(theme, view),
         "showgrid": True,
@@ -86,9 +86,9 @@ def rate_axis(theme: Theme, view: View, **more: Any) -> dict[str, Any]:
 
 
 def update_axis(theme: Theme, length: int, title: bool = True, **more: Any) -> dict[str, Any]:
-    """Return the horizontal axis of updates, as long as the full run.
+    """Return the horizontal axis of updates, with the length of the full run.
 
-    The training loss of update 0 stands at 0, and so does the evaluation before it.
+    The training loss of update 0 is at 0, and so is the evaluation before it.
     """
     return {
         **_axis(theme, View(-0.01 * length, 1.015 * length, False)),
@@ -102,7 +102,7 @@ def update_axis(theme: Theme, length: int, title: bool = True, **more: Any) -> d
 
 
 def panel_title(text: str, theme: Theme, axis: str = "", lift: int = 8) -> dict[str, Any]:
-    """Return the name of a panel's quantity, level and above its axis, where it is read first.
+    """Return the name of a panel's quantity, horizontally above its axis.
 
     Args:
         text: The name.
@@ -126,7 +126,7 @@ def panel_title(text: str, theme: Theme, axis: str = "", lift: int = 8) -> dict[
 
 
 def panel_end(text: str, theme: Theme, axis: str = "", lift: int = 8) -> dict[str, Any]:
-    """Return what a panel's line ends at, above the panel's right end: no line is in its way.
+    """Return the last value of a panel's line, above the right end of the panel.
 
     Args:
         text: The value, in words.
@@ -154,7 +154,7 @@ def note(text: str, theme: Theme, **place: Any) -> dict[str, Any]:
 
 
 def room(text: str) -> float:
-    """Return the share of a narrow panel's width that a small text takes, with a gap beside it.
+    """Return the width of a small text, with a gap, as a share of a narrow panel's width.
 
     >>> room("0.00455") < 0.25
     True
@@ -163,13 +163,13 @@ def room(text: str) -> float:
 
 
 def stacked(heights: list[int], gap: int, top: int, bottom: int) -> tuple[int, list[Any]]:
-    """Return the height of a figure of panels above each other, and each panel's share of it.
+    """Return the height of a figure with panels above each other, and the range of each panel.
 
     Args:
-        heights: Of the panels in pixels, from the top.
-        gap: Between two panels in pixels.
-        top: Above the first panel.
-        bottom: Below the last panel.
+        heights: The heights of the panels in pixels, from the top.
+        gap: The gap between two panels in pixels.
+        top: The margin above the first panel in pixels.
+        bottom: The margin below the last panel in pixels.
 
     >>> stacked([100, 100], 50, 0, 0)
     (250, [[0.6, 1.0], [0.0, 0.4]])
@@ -183,12 +183,12 @@ def stacked(heights: list[int], gap: int, top: int, bottom: int) -> tuple[int, l
 
 
 def legend_place(inner: int) -> float:
-    """Return where a legend stands to clear the title of the axis above it.
+    """Return the position of a legend below the title of the horizontal axis.
 
-    Below the panels the legend takes what it needs from them: on a narrow screen it has rows.
+    The legend takes its space from the panels; on a narrow screen it has several rows.
 
     Args:
-        inner: Height of the panels in pixels.
+        inner: The height of the panels in pixels.
 
     >>> legend_place(600)
     -0.1
@@ -200,7 +200,7 @@ def _axis(theme: Theme, view: View) -> dict[str, Any]:
     low, high = view.limits()
     log: dict[str, Any] = {}
     if view.log:
-        # A format makes plotly write 0.02 where it would write a bare, small 2.
+        # Without a format plotly would write a small 2 instead of 0.02.
         log = {"dtick": 1 if high - low > MANY_DECADES else "D2", "tickformat": "~g"}
         if high - low > 7:
             del log["dtick"]

@@ -1,4 +1,4 @@
-"""Figure: validation loss against learning rate, a line for every depth of comparison."""
+"""Figure: validation loss against learning rate, with a line for each number of updates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Depth:
-    """The rates that got as far as `updates`, ascending, and their validation loss there."""
+    """The rates with an evaluation after `updates`, ascending, and their validation losses."""
 
     updates: int
     rates: tuple[float, ...]
@@ -27,18 +27,18 @@ class Depth:
 
 @dataclass(frozen=True)
 class LossAgainstRate:
-    """What the figure shows.
+    """The data of the figure.
 
     Attributes:
-        length: Updates of the full run.
-        depths: One for every number of updates at which some rate was paused or finished.
-        best: The chosen rate and its last validation loss; None where that is not finite.
-        tied: Lowest and highest rate that tie.
+        length: The number of updates of the full run.
+        depths: One for each number of updates at which a rate was paused or finished.
+        best: The chosen rate and its last validation loss; None if the loss is not finite.
+        tied: The lowest and the highest rate that tie.
         stable_below: As in the result.
-        diverged: Rates that ended with a NaN or Inf, and after how many updates.
-        above: Rates whose last loss lies above what is shown, and that loss.
-        untrained: The loss before training; NaN where it is not finite.
-        rates: Every rate tried, ascending.
+        diverged: The rates that diverged, and their numbers of updates.
+        above: The rates whose last loss is above the range, and that loss.
+        untrained: The loss before training; NaN if it is not finite.
+        rates: All rates tried, ascending.
         view: The range of the losses.
     """
 
@@ -55,7 +55,7 @@ class LossAgainstRate:
 
 
 def info(result: TuneResult) -> LossAgainstRate:
-    """Return the numbers of the figure."""
+    """Return the data of the figure."""
     ended = {
         trial.record.evaluations[-1].step
         for trial in result.trials
@@ -95,22 +95,22 @@ def _depth(result: TuneResult, step: int) -> Depth:
 
 
 def caption(info: LossAgainstRate) -> str:
-    """Say what one should see."""
+    """Return the caption."""
     parts = [
-        "Each line joins the rates that were trained for the same number of updates; the stronger "
-        "the line, the deeper into the run. Lower is better, and a trough that stays in place "
-        "from line to line can be trusted."
+        "Each line connects rates after the same number of updates; a stronger line is later in "
+        "the run. Lower is better. The evidence is strong if all lines have their minimum "
+        "at the same rate."
     ]
     if info.best is not None:
-        parts.append(f"The ring is the chosen rate, {words.rate(info.best[0])}.")
+        parts.append(f"Ring: the chosen rate, {words.rate(info.best[0])}.")
     if info.tied[0] < info.tied[1]:
-        parts.append("Blue shade: rates that cannot be told apart from it.")
+        parts.append("Blue area: rates that cannot be distinguished from it.")
     if info.stable_below is not None:
-        parts.append("Red shade: from the lowest rate above it that broke on.")
+        parts.append("Red area: rates from the lowest one above it at which training broke.")
     if info.diverged:
-        parts.append("Crosses at the top: rates that ended in NaN or infinity.")
+        parts.append("Crosses at the top: rates whose loss became NaN or infinite.")
     if info.above:
-        parts.append("Triangles at the top: losses above what is shown.")
+        parts.append("Triangles at the top: losses above the range of the axis.")
     return " ".join(parts)
 
 
@@ -143,16 +143,16 @@ def _lines(info: LossAgainstRate, theme: Theme) -> list[Any]:
     from plotly.graph_objects import Scatter
 
     traces = []
-    for index, one in enumerate(info.depths):
+    for index, line in enumerate(info.depths):
         place = index / max(1, len(info.depths) - 1) if len(info.depths) > 1 else 1.0
         colour = depth(place, theme)
-        updates = words.plural(one.updates, "update")
-        part = words.share(one.updates, info.length)
+        updates = words.plural(line.updates, "update")
+        part = words.share(line.updates, info.length)
         traces.append(
             Scatter(
-                x=one.rates,
-                y=one.losses,
-                name=f"after {updates}" if index == 0 else words.count(one.updates),
+                x=line.rates,
+                y=line.losses,
+                name=f"after {updates}" if index == 0 else words.count(line.updates),
                 mode="lines+markers",
                 line={"color": colour, "width": 1.4 + 1.2 * place},
                 marker={"size": 6 + 2 * place, "color": colour},
@@ -191,7 +191,7 @@ def _best(info: LossAgainstRate, theme: Theme) -> list[Any]:
 
 
 def _edge(info: LossAgainstRate, theme: Theme) -> list[Any]:
-    """Return the marks at the top edge: what has no place, or none that is shown."""
+    """Return the marks at the top edge, for rates whose loss is not finite or out of range."""
     from plotly.graph_objects import Scatter
 
     rows = [
@@ -215,7 +215,7 @@ def _edge(info: LossAgainstRate, theme: Theme) -> list[Any]:
 
 
 def _shades(info: LossAgainstRate, across: View, theme: Theme) -> tuple[list[Any], list[Any]]:
-    """Return the shaded ranges and the line of the untrained loss, with their names."""
+    """Return the shaded ranges and the line of the untrained loss, with their labels."""
     shapes, notes = [], []
     common = {"type": "rect", "xref": "x", "yref": "y domain", "y0": 0, "y1": 1, "layer": "below"}
     over = {"xref": "x", "yref": "y domain", "y": 1, "yanchor": "bottom", "yshift": 3}

@@ -1,4 +1,4 @@
-"""The page: a report as one HTML file with its figures, its tables and the recipe."""
+"""Writes a report as one HTML file with figures, tables and the recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etude.report.palette import DARK, LIGHT, heat
 from etude.report.registry import present
 from etude.tasks.task import Task
 
-# Nothing is fetched: the browser is told to refuse it, whatever the file may say.
+# The policy tells the browser to load nothing from the network.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
@@ -25,14 +25,14 @@ def write(result: object, path: str | Path, *, task: Task | None = None) -> Path
 
     Args:
         result: What `train`, `tune`, `edge`, `transfer` or `sensitivity` returned.
-        path: Where to write; a folder that is missing is made.
-        task: What was trained, for the PyTorch loop that is shown: its own step, if it has one.
+        path: The path of the file; missing folders are created.
+        task: The task; if it has a `step`, the printed PyTorch loop calls that step.
 
     Returns:
         The path.
 
     Raises:
-        BadTypeError: If nothing is known to tell of such a result.
+        BadTypeError: If there is no report for this type of result.
         StorageError: If the file cannot be written.
     """
     path = Path(path)
@@ -47,10 +47,10 @@ def html(result: object, *, task: Task | None = None) -> str:
 
     Args:
         result: What `train`, `tune`, `edge`, `transfer` or `sensitivity` returned.
-        task: What was trained, for the PyTorch loop that is shown: its own step, if it has one.
+        task: The task; if it has a `step`, the printed PyTorch loop calls that step.
 
     Raises:
-        BadTypeError: If nothing is known to tell of such a result.
+        BadTypeError: If there is no report for this type of result.
 
     >>> import torch
     >>> from etude.recipe import Recipe
@@ -77,7 +77,7 @@ def render(report: Report) -> str:
             policy=POLICY,
             css=templates.css(),
             body=body,
-            # A page without figures needs no library to draw them.
+            # The plotting library is included only if there are figures.
             plotly=templates.plotly() if renderer.data else Markup(""),
             figures=Markup(embed.script_data(renderer.data)),
             script=templates.script(),
@@ -86,18 +86,18 @@ def render(report: Report) -> str:
 
 
 class _Renderer:
-    """What the template asks about the parts of a report; keeps the figures' data as it goes."""
+    """Functions that the template calls; collects the data of the figures."""
 
     def __init__(self) -> None:
         self.data: dict[str, Any] = {}
 
     def kind(self, part: object) -> str:
-        """Return which macro of the template draws a part."""
+        """Return the macro of the template that draws a part."""
         kinds = {DataTable: "table", Listing: "listing", Drawing: "figure"}
         return kinds.get(type(part), "paragraph")
 
     def enter(self, drawing: Drawing) -> dict[str, Any]:
-        """Enter a figure; return its number, name and height."""
+        """Add a figure; return its number, name and height."""
         number = len(self.data) + 1
         name = f"figure-{number}"
         self.data[name] = embed.both(drawing.draw)
@@ -105,11 +105,11 @@ class _Renderer:
         return {"number": number, "name": name, "height": height}
 
     def colours(self, place: float) -> str:
-        """Return the colours of a rate, on paper and in the dark."""
+        """Return the colours of a rate in the light and the dark theme."""
         return f"--light:{heat(place, LIGHT)};--dark:{heat(place, DARK)}"
 
     def cells(self, table: DataTable) -> list[tuple[str, ...]]:
-        """Return the rows' texts, with the decimal points of numbers below each other."""
+        """Return the texts of the rows, with numbers aligned at the decimal point."""
         if not table.rows:
             return []
         texts = zip(*(row.cells for row in table.rows), strict=True)

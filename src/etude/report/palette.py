@@ -1,4 +1,4 @@
-"""Colours of the report, on paper and on a dark screen; told apart without seeing red or green."""
+"""Colours of the report in a light and a dark theme, also for colour-blind readers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Theme:
-    """The colours of one dress.
+    """The colours of one theme.
 
     Attributes:
-        paper: The page.
-        ink: Text and what matters most.
-        soft: Text that stands back.
+        paper: The background of the page.
+        ink: Text, and the most important lines.
+        soft: Less important text.
         rule: Lines of axes and tables.
-        grid: Lines behind the data.
-        accent: The chosen, the validation.
-        pale: The accent, far back: the first of an ordered row of lines.
-        second: A second quantity beside the accent.
+        grid: Grid lines behind the data.
+        accent: The chosen rate, and validation values.
+        pale: A pale accent, for the first of ordered lines.
+        second: Another quantity than that in the accent.
         raw: Values before smoothing.
-        warn: What broke.
-        tied: Shade behind rates that tie.
-        unstable: Shade behind rates that break training.
-        heat: Where on the plasma scale the lowest and the highest rate stand; what has too
-            little contrast to the paper is left out.
+        warn: Values that show a failure.
+        tied: The area of rates that tie.
+        unstable: The area of rates that break training.
+        heat: The positions of the lowest and the highest rate on the plasma scale, without colours
+            that have too little contrast to the background.
     """
 
     paper: str
@@ -75,8 +75,8 @@ DARK = Theme(
     heat=(0.42, 0.94),
 )
 
-# The plasma scale of matplotlib (Smith and van der Walt 2015): lightness rises evenly, so that
-# its order survives any kind of colour vision, and grey print.
+# The plasma scale of matplotlib (Smith and van der Walt 2015). Its lightness rises evenly, so that
+# its order is visible with any colour vision, and in grey print.
 _PLASMA = (
     (13, 8, 135),
     (70, 3, 159),
@@ -92,7 +92,7 @@ _PLASMA = (
 
 
 def heat(place: float, theme: Theme) -> str:
-    """Return the colour of a place between the lowest (0) and the highest rate (1).
+    """Return the colour at a position between the lowest (0) and the highest rate (1).
 
     >>> heat(0.0, LIGHT)
     '#0d0887'
@@ -102,7 +102,7 @@ def heat(place: float, theme: Theme) -> str:
 
 
 def depth(place: float, theme: Theme) -> str:
-    """Return the colour of a place between the first (0) and the last (1) of ordered lines.
+    """Return the colour at a position between the first (0) and the last (1) of ordered lines.
 
     >>> depth(1.0, LIGHT) == LIGHT.accent
     True
@@ -111,7 +111,7 @@ def depth(place: float, theme: Theme) -> str:
 
 
 def places(rates: Sequence[float]) -> tuple[float, ...]:
-    """Return where rates stand between lowest (0) and highest (1), by their logarithm.
+    """Return the logarithmic position of each rate between the lowest (0) and the highest (1).
 
     >>> places([0.01, 0.1, 1.0])
     (0.0, 0.5, 1.0)
@@ -129,7 +129,7 @@ def _numbers(colour: str) -> tuple[int, ...]:
 
 
 def _between(stops: Sequence[Sequence[int]], place: float) -> str:
-    """Return the colour at a place from 0 to 1 along stops of equal distance."""
+    """Return the colour at a position from 0 to 1 between equally spaced colours."""
     position = min(1.0, max(0.0, place)) * (len(stops) - 1)
     index = min(int(position), len(stops) - 2)
     share = position - index

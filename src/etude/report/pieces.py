@@ -1,4 +1,4 @@
-"""What the reports of a run and of a tuning share: scores, figures of a run, the recipe."""
+"""Parts that the reports of a run and of a tuning share: scores, figures, the recipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from etude.tasks.task import Task
 
 
 def scores(record: Record, untrained: Evaluation | None) -> list[Fact]:
-    """Return metric and loss on the validation data, against the untrained model."""
+    """Return metric and loss on the validation data, with those of the untrained model."""
     facts = []
     if record.metric is not None:
         before = untrained.metric if untrained is not None else None
@@ -39,20 +39,20 @@ def scores(record: Record, untrained: Evaluation | None) -> list[Fact]:
 
 def drawings(record: Record) -> tuple[Drawing, Drawing]:
     """Return the figures of one run: its losses, and its learning rate."""
-    course, shape = final_run.info(record), schedule_curve.info(record)
+    losses, rates = final_run.info(record), schedule_curve.info(record)
     return (
-        Drawing(final_run.caption(course), lambda theme: final_run.draw(course, theme)),
-        Drawing(schedule_curve.caption(shape), lambda theme: schedule_curve.draw(shape, theme)),
+        Drawing(final_run.caption(losses), lambda theme: final_run.draw(losses, theme)),
+        Drawing(schedule_curve.caption(rates), lambda theme: schedule_curve.draw(rates, theme)),
     )
 
 
 def recipe(record: Record, task: Task | None, *, use: bool) -> tuple[Section, ...]:
-    """Return the recipe to take away, and where it was run.
+    """Return the recipe to copy, and the environment of the run.
 
     Args:
-        record: Of the run.
-        task: What was trained, whose own step the PyTorch loop calls.
-        use: Whether the recipe is worth using: then a terminal shows the loop, too.
+        record: The record of the run.
+        task: The task; if it has a `step`, the printed PyTorch loop calls that step.
+        use: Whether the recipe is worth using, so that a terminal shows the loop too.
     """
     code = Listing(
         "recipe-torch",
@@ -68,7 +68,7 @@ def recipe(record: Record, task: Task | None, *, use: bool) -> tuple[Section, ..
 
 
 def environment(record: Record) -> DataTable:
-    """Return versions and device, with what else a run depends on."""
+    """Return versions, device, seed and the digest of the recipe."""
     rows = {
         **record.environment,
         "seed": record.recipe.seed,

@@ -1,7 +1,7 @@
-"""`present`: what is told of a result, whatever kind of result it is.
+"""`present`: creates the report on a result of any type.
 
-A kind of result has one file in `etude.report.kinds`, which registers how it is told. Every file
-there is found by itself: whoever adds a kind adds a file.
+Each type of result has one file in `etude.report.kinds`, which registers the function that creates
+its report. To add a type, add a file there; it is found automatically.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ R = TypeVar("R")
 
 
 def present(result: object, *, task: Task | None = None) -> Report:
-    """Return what is told of a result, as plain data that the terminal and the page draw.
+    """Return the report on a result, as plain data that the terminal and the page draw.
 
     Args:
         result: What `train`, `tune`, `edge`, `transfer` or `sensitivity` returned.
-        task: What was trained, for the PyTorch loop that is shown: its own step, if it has one.
+        task: The task; if it has a `step`, the printed PyTorch loop calls that step.
 
     Raises:
-        BadTypeError: If nothing is known to tell of such a result.
+        BadTypeError: If there is no report for this type of result.
 
     >>> from etude.recipe import Recipe
     >>> from etude.training.train import train
@@ -43,17 +43,17 @@ def present(result: object, *, task: Task | None = None) -> Report:
 
 
 def tells(kind: type[R]) -> Callable[[Callable[[R, Task | None], Report]], object]:
-    """Register a function as the one that tells of a kind of result.
+    """Register the function that creates the report for a type of result.
 
     Args:
-        kind: The class of the results, or a base of theirs.
+        kind: The class of the results, or a base class.
     """
     return _told.register(kind)
 
 
 @cache
 def known() -> tuple[type, ...]:
-    """Return the kinds of results that a report can be made of."""
+    """Return the types of results for which there is a report."""
     kinds = import_module("etude.report.kinds")
     for found in pkgutil.iter_modules(kinds.__path__, "etude.report.kinds."):
         import_module(found.name)
@@ -64,6 +64,6 @@ def known() -> tuple[type, ...]:
 def _told(result: Any, task: Task | None) -> Report:
     names = sorted(f"{'an' if k.__name__[0] in 'AEIOU' else 'a'} {k.__name__}" for k in known())
     raise BadTypeError(
-        f"a report is made of {', '.join(names[:-1])} or {names[-1]}, not of a "
-        f"{type(result).__name__}: give what tune or train returned"
+        f"there is no report for a {type(result).__name__}, only for {', '.join(names[:-1])} or "
+        f"{names[-1]}: give the result of tune or train"
     )

@@ -1,4 +1,4 @@
-"""Figure: the learning rate that every update really used."""
+"""Figure: the learning rate that each update used."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScheduleCurve:
-    """What the figure shows.
+    """The data of the figure.
 
     Attributes:
-        length: Updates of the full run.
-        rates: The rate of each update that was made.
-        highest: The highest of them, and the first update that used it; None without any.
-        text: The schedule as it is written.
-        lr: What the schedule multiplies.
+        length: The number of updates of the full run.
+        rates: The rate of each update that was done.
+        highest: The first update with the highest rate, and that rate; None without updates.
+        text: The text of the schedule.
+        lr: The rate that the schedule multiplies.
     """
 
     length: int
@@ -35,7 +35,7 @@ class ScheduleCurve:
 
 
 def info(record: Record) -> ScheduleCurve:
-    """Return the numbers of the figure."""
+    """Return the data of the figure."""
     rates = curve(record.series.get("lr", ()))
     highest = None
     if rates:
@@ -47,13 +47,13 @@ def info(record: Record) -> ScheduleCurve:
 
 
 def caption(info: ScheduleCurve) -> str:
-    """Say what one should see."""
-    text = f"{words.rate(info.lr)} × ({info.text}), as every update used it."
+    """Return the caption."""
+    text = f"{words.rate(info.lr)} × ({info.text}), at every update."
     if info.highest is not None:
         step, top = info.highest
-        text += f" The highest rate, {words.number(top)}, is that of update {words.count(step)}."
+        text += f" The highest rate is {words.number(top)}, at update {words.count(step)}."
     if info.rates and info.rates.steps[-1] + 1 < info.length:
-        text += " The line ends where the run did."
+        text += " The line ends where the run ended."
     return text
 
 

@@ -1,4 +1,4 @@
-"""Sentences on the rates of a tuning, no stronger than what was seen."""
+"""Sentences about the rates of a tuning, which claim no more than was observed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from etude.tuning.trial_summary import TrialSummary
 
 
 def _rates(trials: Sequence[TrialSummary]) -> str:
-    """Return the rates of some trials in a row."""
+    """Return the rates of some trials, separated by commas."""
     return ", ".join(words.rate(trial.lr) for trial in trials)
 
 
 def tie_said(result: TuneResult) -> str:
-    """Say which rates cannot be told apart from the best, and of which that is not known."""
+    """Return which rates cannot be distinguished from the best, and for which this is unknown."""
     others = [t for t in result.trials if t.lr != result.lr]
     tied = [t for t in others if t.tied]
     followed = [t for t in others if t.followed and not t.tied]
@@ -27,7 +27,7 @@ def tie_said(result: TuneResult) -> str:
             f"{_rates(tied)} cannot be told apart from it on this validation data with this seed"
         )
     if followed:
-        parts.append(f"{_rates(followed)} ended or stood behind it")
+        parts.append(f"{_rates(followed)} did worse")
     if left:
         parts.append(
             f"{_rates(left)} {'was' if len(left) == 1 else 'were'} not followed to the end: "
@@ -38,7 +38,7 @@ def tie_said(result: TuneResult) -> str:
 
 
 def broken_said(result: TuneResult) -> str:
-    """Say at which rate above the best training broke, with the update; or that none was seen."""
+    """Return at which rate above the best training broke, and at which update, if one did."""
     rate = result.stable_below
     if rate is None and result.common_break is not None:
         update = words.count(result.common_break)
@@ -49,4 +49,4 @@ def broken_said(result: TuneResult) -> str:
     if trial.record.status == Status.DIVERGED:
         step = words.count(trial.record.cost.steps)
         return f"At {words.rate(rate)} training diverged, at update {step}."
-    return f"At {words.rate(rate)} the run ended with what it had learned lost."
+    return f"At {words.rate(rate)} the run lost what it had learned by its end."

@@ -1,4 +1,4 @@
-"""The page's templates, filled in by Jinja2: whatever is put into them is escaped."""
+"""Renders the templates of the page with Jinja2, which escapes all inserted values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 NAMES = ("paper", "ink", "soft", "rule", "grid", "accent", "warn", "tied", "unstable")
-"""Colours of a theme that the page itself uses."""
+"""The colours of a theme that the page uses outside of figures."""
 
 
 @cache
 def environment() -> Environment:
-    """Return what fills in the templates; a name that is missing is an error."""
+    """Return the Jinja2 environment, in which an undefined name is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
@@ -33,29 +33,29 @@ def environment() -> Environment:
 
 
 def render(name: str, **values: Any) -> Markup:
-    """Return a template filled in."""
+    """Return a rendered template."""
     return Markup(environment().get_template(name).render(values))
 
 
 def css() -> Markup:
-    """Return the look of the page."""
+    """Return the style sheet of the page."""
     return render("page.css", light=_colours(LIGHT), dark=_colours(DARK), sans=_trusted(SANS))
 
 
 def script() -> Markup:
-    """Return the script that dresses and prints the figures of the page."""
+    """Return the script that applies the theme to the figures and prints them."""
     return render("page.js")
 
 
 @cache
 def plotly() -> Markup:
-    """Return plotly.js, the bundle with the traces that our figures use."""
+    """Return plotly.js, as the smallest bundle with the traces that the figures use."""
     bundle = files("etude.report") / "vendor" / "plotly-basic" / "plotly-basic.min.js"
     return _trusted(bundle.read_text(encoding="utf-8"))
 
 
 def _trusted(text: str) -> Markup:
-    """Mark a text that comes with Etude, and holds nothing of a user's, as safe to include."""
+    """Mark a text as safe to include; it must be part of Etude and contain no user input."""
     return Markup(text)
 
 

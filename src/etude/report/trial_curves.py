@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class CurveEnd(StrEnum):
-    """Why a rate's curve ends where it does."""
+    """Why the curve of a rate ends."""
 
     FINISHED = "finished"
     DROPPED = "dropped"
@@ -34,23 +34,29 @@ _ENDS = {
 }
 
 FEWEST = 50
-"""Points that the training loss of every rate keeps at least."""
+"""The smallest number of points of the training loss of a rate."""
 
 POINTS = 6_000
-"""Points of all training losses together: a page with many rates stays small."""
+"""The number of points of all training losses together, which keeps the page small."""
 
 LINE = 0.08
-"""Share of the panel's height that the name of a rate takes."""
+"""The height of a rate's label, as a share of the panel's height."""
 
 PANELS, GAP, TOP, BOTTOM = [270, 210], 44, 30, 46
 
 
 @dataclass(frozen=True)
 class TrialCurve:
-    """One rate: its curves, where they end and why.
+    """The curves of one rate, and why they end.
 
     Attributes:
-        named: Whether there is room for the rate beside the end of its curve.
+        lr: The rate.
+        valid: The validation loss.
+        train: The smoothed training loss.
+        end: Why the curves end.
+        updates: The number of updates done.
+        chosen: Whether it is the chosen rate.
+        named: Whether there is space for a label beside the end of its curve.
     """
 
     lr: float
@@ -64,10 +70,14 @@ class TrialCurve:
 
 @dataclass(frozen=True)
 class TrialCurves:
-    """What the figure shows: the rates ascending, and the range of each panel.
+    """The data of the figure.
 
     Attributes:
-        window: Updates over which the training loss is smoothed.
+        length: The number of updates of the full run.
+        window: The number of updates over which the training loss is smoothed.
+        trials: The curves, ascending by rate.
+        valid: The range of the validation losses.
+        train: The range of the training losses.
     """
 
     length: int
@@ -78,7 +88,7 @@ class TrialCurves:
 
 
 def info(result: TuneResult) -> TrialCurves:
-    """Return the numbers of the figure."""
+    """Return the data of the figure."""
     length = result.record.length
     window = window_for(length)
     most = max(FEWEST, min(MOST, POINTS // len(result.trials)))
@@ -108,16 +118,16 @@ def _curve_of(trial: TrialSummary, chosen: float, window: int, most: int) -> Tri
 
 
 def _named(trials: tuple[TrialCurve, ...], shown: View, length: int) -> tuple[TrialCurve, ...]:
-    """Give names to the curves whose ends lie far enough from those that have one already."""
+    """Label the curves whose ends are far enough from those of other labelled curves."""
     taken: list[tuple[float, float, float]] = []
     marked = []
-    for one in sorted(trials, key=lambda c: not c.chosen):
-        place = _end(one, shown, length)
+    for trial in sorted(trials, key=lambda c: not c.chosen):
+        place = _end(trial, shown, length)
         free = False
         if place is not None:
-            width = frame.room(words.rate(one.lr))
-            left = place[0] - width if _beside(one, length).endswith("left") else place[0]
-            above = LINE / 2 if _beside(one, length).startswith("top") else -LINE / 2
+            width = frame.room(words.rate(trial.lr))
+            left = place[0] - width if _beside(trial, length).endswith("left") else place[0]
+            above = LINE / 2 if _beside(trial, length).startswith("top") else -LINE / 2
             level = place[1] + above
             free = all(
                 left >= right or left + width <= start or abs(level - other) >= LINE
@@ -125,41 +135,41 @@ def _named(trials: tuple[TrialCurve, ...], shown: View, length: int) -> tuple[Tr
             )
             if free:
                 taken.append((left, left + width, level))
-        marked.append(replace(one, named=free))
+        marked.append(replace(trial, named=free))
     return tuple(sorted(marked, key=lambda c: c.lr))
 
 
-def _end(one: TrialCurve, shown: View, length: int) -> tuple[float, float] | None:
-    """Return where a curve ends, as shares of the panel; None outside of it."""
-    if not one.valid or not shown.low <= one.valid.values[-1] <= shown.high:
+def _end(trial: TrialCurve, shown: View, length: int) -> tuple[float, float] | None:
+    """Return the end of a curve, as shares of the panel; None if it is outside."""
+    if not trial.valid or not shown.low <= trial.valid.values[-1] <= shown.high:
         return None
     low, high = shown.limits()
-    loss = one.valid.values[-1]
+    loss = trial.valid.values[-1]
     level = math.log10(loss) if shown.log else loss
-    return one.valid.steps[-1] / length, (level - low) / (high - low)
+    return trial.valid.steps[-1] / length, (level - low) / (high - low)
 
 
 def caption(info: TrialCurves) -> str:
-    """Say what one should see."""
+    """Return the caption."""
     parts = [
-        "All rates start from the same weights and see the same batches, so the lines differ by "
-        "the rate alone; the thick one was kept. A line that stops early was dropped there, and "
-        "cost no more."
+        "All rates start from the same weights and get the same batches, so the lines differ only "
+        "by the rate. The thick line is the chosen rate. A trial whose line stops early was "
+        "dropped there and caused no further cost."
     ]
     if any(c.end == CurveEnd.DIVERGED for c in info.trials):
-        parts.append("A cross ends a line that diverged.")
+        parts.append("A cross marks a trial that diverged.")
     parts.append(f"Training loss: {smoothing(info.window)}.")
     return " ".join(parts)
 
 
 def smoothing(window: int) -> str:
-    """Say how a training loss was smoothed.
+    """Return how a training loss was smoothed.
 
     >>> smoothing(30)
     'debiased exponential mean, each update keeping 0.9667 (about 30 updates)'
     """
     if window == 1:
-        return "as it was, not smoothed"
+        return "not smoothed"
     return (
         f"debiased exponential mean, each update keeping {1 - 1 / window:.4g} "
         f"(about {window} updates)"
@@ -174,11 +184,11 @@ def draw(info: TrialCurves, theme: Theme = LIGHT) -> Figure:
     total, (upper, lower) = frame.stacked(PANELS, GAP, TOP + 44, BOTTOM)
     traces = []
     places_of = places([c.lr for c in info.trials])
-    # The chosen is drawn last, over the others.
+    # The chosen rate is drawn last, above the others.
     order = sorted(range(len(places_of)), key=lambda i: info.trials[i].chosen)
     for index in order:
         colour = heat(places_of[index], theme)
-        traces += _one(info.trials[index], info.length, colour, theme)
+        traces += _traces(info.trials[index], info.length, colour, theme)
     bar = _colour_bar(info, theme, total)
     return Figure(
         [*traces, *bar],
@@ -201,59 +211,59 @@ def draw(info: TrialCurves, theme: Theme = LIGHT) -> Figure:
     )
 
 
-def _one(one: TrialCurve, length: int, colour: str, theme: Theme) -> list[Any]:
-    """Return the two lines of a rate and the mark at its end."""
+def _traces(trial: TrialCurve, length: int, colour: str, theme: Theme) -> list[Any]:
+    """Return the two lines of a rate and the marker at its end."""
     from plotly.graph_objects import Scatter
 
-    hover = f"rate {words.rate(one.lr)}<br>loss %{{y:.4g}}<br>update %{{x}}<extra></extra>"
+    hover = f"rate {words.rate(trial.lr)}<br>loss %{{y:.4g}}<br>update %{{x}}<extra></extra>"
     traces = [
         Scatter(
             x=line.steps,
             y=line.values,
             mode="lines",
-            line={"color": colour, "width": thick if one.chosen else 1.5},
+            line={"color": colour, "width": thick if trial.chosen else 1.5},
             xaxis=f"x{axis}",
             yaxis=f"y{axis}",
             hovertemplate=hover,
         )
-        for line, axis, thick in ((one.valid, "", 3.2), (one.train, "2", 2.4))
+        for line, axis, thick in ((trial.valid, "", 3.2), (trial.train, "2", 2.4))
         if line
     ]
-    if one.valid:
+    if trial.valid:
         symbols = {
             CurveEnd.FINISHED: "circle",
             CurveEnd.DROPPED: "circle-open",
             CurveEnd.DIVERGED: "x",
         }
-        mark = {"symbol": symbols[one.end], "size": 9, "line": {"width": 1.8}}
+        mark = {"symbol": symbols[trial.end], "size": 9, "line": {"width": 1.8}}
         traces.append(
             Scatter(
-                x=[one.valid.steps[-1]],
-                y=[one.valid.values[-1]],
+                x=[trial.valid.steps[-1]],
+                y=[trial.valid.values[-1]],
                 cliponaxis=False,
-                mode="markers+text" if one.named else "markers",
-                text=[words.rate(one.lr)],
-                textposition=_beside(one, length),
+                mode="markers+text" if trial.named else "markers",
+                text=[words.rate(trial.lr)],
+                textposition=_beside(trial, length),
                 textfont={"size": 12, "color": colour},
-                marker={**mark, "color": theme.warn if one.end == CurveEnd.DIVERGED else colour},
-                hovertemplate=f"rate {words.rate(one.lr)}<br>{one.end} after "
-                f"{words.plural(one.updates, 'update')}<extra></extra>",
+                marker={**mark, "color": theme.warn if trial.end == CurveEnd.DIVERGED else colour},
+                hovertemplate=f"rate {words.rate(trial.lr)}<br>{trial.end} after "
+                f"{words.plural(trial.updates, 'update')}<extra></extra>",
             )
         )
     return traces
 
 
-def _beside(one: TrialCurve, length: int) -> str:
-    """Return where the name of a rate stands, clear of the line that comes to its end."""
-    fits = one.valid.steps[-1] / length + frame.room(words.rate(one.lr)) <= 1
-    if one.end != CurveEnd.FINISHED and fits:
+def _beside(trial: TrialCurve, length: int) -> str:
+    """Return the position of a rate's label, beside the end of its line."""
+    fits = trial.valid.steps[-1] / length + frame.room(words.rate(trial.lr)) <= 1
+    if trial.end != CurveEnd.FINISHED and fits:
         return "top right"
-    falls = len(one.valid.values) > 1 and one.valid.values[-1] < one.valid.values[-2]
+    falls = len(trial.valid.values) > 1 and trial.valid.values[-1] < trial.valid.values[-2]
     return "bottom left" if falls else "top left"
 
 
 def _colour_bar(info: TrialCurves, theme: Theme, total: int) -> list[Any]:
-    """Return the key from colour to rate: a bar above the panels, every tried rate a tick."""
+    """Return the colour bar above the panels, with a tick for each rate."""
     from plotly.graph_objects import Scatter
 
     rates = [c.lr for c in info.trials]
@@ -286,7 +296,7 @@ def _colour_bar(info: TrialCurves, theme: Theme, total: int) -> list[Any]:
 
 
 def _apart(rates: list[float]) -> list[float]:
-    """Return rates far enough from each other for their names to stand side by side."""
+    """Return rates that are far enough apart for their labels to fit side by side."""
     span = math.log10(rates[-1] / rates[0])
 
     def far(low: float, high: float) -> bool:

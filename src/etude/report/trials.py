@@ -1,4 +1,4 @@
-"""The table of trials: every rate tried, how far it was taken, and what became of it."""
+"""The table of trials: each rate, how long it was trained, and the verdict on it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class TrialRow:
 
     Attributes:
         lr: The rate.
-        updates: Updates made.
-        share: The same, of the full run.
-        loss: The last validation loss; NaN where there is none, infinite where it diverged.
-        metric: The last metric; None where the task has none.
-        verdict: What became of it.
-        chosen: Whether it was kept.
-        tone: How much that is to stand out.
+        updates: The number of updates done.
+        share: The same as a share of the full run.
+        loss: The last validation loss; NaN if there is none, infinite if the trial diverged.
+        metric: The last metric; None if the task has no metric.
+        verdict: The verdict in a few words.
+        chosen: Whether it is the chosen rate.
+        tone: The emphasis of the row.
     """
 
     lr: float
@@ -99,8 +99,8 @@ def trial_table(result: TuneResult) -> DataTable:
             TableRow(texts, row.tone, heat=heat)
             for row, texts, heat in zip(rows, cells, heats, strict=True)
         ),
-        "Every rate tried: how far it was taken and how it stood there. Losses compare only after "
-        "the same number of updates.",
+        "All rates that were tried, with their last validation loss. Losses are comparable only "
+        "after the same number of updates.",
     )
 
 

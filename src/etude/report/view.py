@@ -1,4 +1,4 @@
-"""What part of an axis to show: all that matters, and no blow-up that would flatten it."""
+"""Chooses the range of an axis, without extreme values that would flatten the rest."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 
 WIDE = 10.0
-"""Ratio of highest to lowest above which an axis of positive values is logarithmic."""
+"""The ratio of the highest to the lowest value above which an axis is logarithmic."""
 
 DEEPEST = 1e9
-"""Ratio of the reference to the lowest value shown on a logarithmic axis: what lies below is
-rounding."""
+"""The largest ratio of the reference to the lowest value shown on a logarithmic axis; lower values
+are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class View:
     log: bool
 
     def limits(self) -> tuple[float, float]:
-        """Return the range as a plotting library wants it: exponents where logarithmic."""
+        """Return the range for a plotting library: exponents if the axis is logarithmic."""
         if self.log:
             return math.log10(self.low), math.log10(self.high)
         return self.low, self.high
@@ -37,17 +37,17 @@ def view(
     below: float = 0.06,
     log: bool = True,
 ) -> View:
-    """Return the range that shows all values up to some way above a reference.
+    """Return a range that shows all values up to some distance above a reference.
 
-    With s the distance from the lowest value to the reference (in decades on a logarithmic
-    axis), what lies more than room * s above the reference is off the axis.
+    With s the distance from the lowest value to the reference (in decades on a logarithmic axis),
+    values more than room * s above the reference are out of range.
 
     Args:
-        values: What is to be shown; NaN and Inf are passed over.
-        reference: What an untrained model has; NaN takes the highest value.
-        room: How much above the reference is shown, as a share of s.
-        below: How much below the lowest value is shown, as a share of s.
-        log: Whether the axis may be logarithmic: it is where positive values span a decade.
+        values: The values to show; NaN and infinite values are ignored.
+        reference: The value of an untrained model; NaN takes the highest value.
+        room: The margin above the reference, as a share of s.
+        below: The margin below the lowest value, as a share of s.
+        log: Whether the axis can be logarithmic; it is if positive values span a decade.
 
     >>> view([1.0, 2.0, 1e30], reference=2.0)
     View(low=0.94, high=2.25, log=False)
@@ -67,14 +67,14 @@ def view(
         most = 10 ** min(300.0, math.log10(top) + room * span)
         pad = 10 ** (0.06 * span)
         return View(low / 10 ** (below * span), min(most, max(top, finite[-1]) * pad), True)
-    # Equal values still need an axis of some height.
+    # Equal values also need an axis with a height.
     span = top - low or 0.1 * abs(top) or 1.0
     high = min(top + room * span, max(top, finite[-1]) + 0.06 * span)
     return View(low - below * span, max(high, low + 0.06 * span), False)
 
 
 def shown_length(length: int, reached: int) -> int:
-    """Return how many updates an axis shows: the full run, or what was made if far less.
+    """Return the number of updates on an axis: the full run, or those done if far fewer.
 
     >>> shown_length(100, 3), shown_length(100, 60)
     (3, 100)

@@ -1,4 +1,4 @@
-"""Numbers and durations as a reader wants them."""
+"""Formats numbers and durations for readers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from etude.tuning.recipes.space import plain
 
 PERCENT = ("accuracy",)
-"""Metrics that people read in percent."""
+"""Metrics that are shown in percent."""
 
 THIN = "\u2009"
-"""Stands between thousands."""
+"""The separator of thousands."""
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -32,7 +32,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def metric(name: str, value: float | None) -> str:
-    """Return the value of a metric as people read it: an accuracy in percent.
+    """Return the value of a metric as text: an accuracy in percent.
 
     >>> metric("accuracy", 0.98611), metric("mse", 0.01)
     ('98.61%', '0.01')
@@ -79,9 +79,9 @@ def runs(value: float) -> str:
 
 
 def aligned(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return numbers padded on the right so that their decimal points stand below each other.
+    """Return numbers padded on the right so that their decimal points are aligned.
 
-    The padding is the space as wide as a digit, and the one as wide as a point.
+    The padding consists of spaces as wide as a digit or a point.
 
     >>> aligned(["0.25", "10"]) == ("0.25", "10\u2008\u2007\u2007")
     True
@@ -98,7 +98,7 @@ def aligned(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the units a person would name.
+    """Return a duration in suitable units.
 
     >>> duration(8.04), duration(135), duration(7300)
     ('8.0 s', '2 min 15 s', '2 h 1 min')
@@ -111,17 +111,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def plural(amount: int, one: str) -> str:
-    """Return a count of things.
+def plural(amount: int, singular: str) -> str:
+    """Return a number with its noun, in the singular or the plural.
 
     >>> plural(1, "update"), plural(3, "update")
     ('1 update', '3 updates')
     """
-    return f"{count(amount)} {one}{'' if amount == 1 else 's'}"
+    return f"{count(amount)} {singular}{'' if amount == 1 else 's'}"
 
 
 def safe(text: object) -> str:
-    """Return a text that HTML, and the text of a figure, shows as it is.
+    """Return a text escaped for HTML and for the texts of figures.
 
     >>> safe("<b>")
     '&lt;b&gt;'

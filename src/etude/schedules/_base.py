@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, NoReturn, TypeVar, overload
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, MovedError
 from etude.schedules._arrays import evaluate
 from etude.schedules._numbers import LAST_STEP, Duration, Steps, duration, number
 from etude.schedules.clock import Clock, as_clock
@@ -382,7 +382,7 @@ class Schedule(ABC):
         return any(node.reacts for node in self.walk())
 
     @property
-    def hears(self) -> tuple[str, ...]:
+    def signals(self) -> tuple[str, ...]:
         """The signals that the schedule reacts to, of 'gradient', 'loss' and 'metric', sorted."""
         return tuple(sorted({getattr(n, "signal", "") for n in self.walk() if n.reacts}))
 
@@ -407,7 +407,7 @@ class Schedule(ABC):
             (1.0, 0.5)
         """
         self._must_be_bound()
-        return self.hear(EventLog.of(log), False)
+        return self.with_events(EventLog.of(log), add=False)
 
     def record(self, step: Steps, metric: float | None) -> Schedule:
         """Return the schedule after one more event; see `given`.
@@ -420,11 +420,21 @@ class Schedule(ABC):
             (1.0, 0.5)
         """
         self._must_be_bound()
-        return self.hear(EventLog.of([(step, metric)]), True)
+        return self.with_events(EventLog.of([(step, metric)]), add=True)
 
-    def hear(self, log: EventLog, add: bool) -> Schedule:
+    def with_events(self, log: EventLog, add: bool) -> Schedule:
         """Return the schedule with events on its own clock, added or in place of earlier ones."""
         return self
+
+    @property
+    def hears(self) -> NoReturn:
+        """Moved: it is `signals`."""
+        raise MovedError("Schedule.hears is now Schedule.signals")
+
+    @property
+    def hear(self) -> NoReturn:
+        """Moved: it is `with_events`."""
+        raise MovedError("Schedule.hear is now Schedule.with_events; call .given or .record")
 
 
 def _each(value: Any) -> tuple[Any, ...]:

@@ -138,11 +138,11 @@ class Join(Schedule):
             )
         return Join(tuple(s.fill(room - taken) if s.is_open else s for s in self.segments))
 
-    def hear(self, log: EventLog, add: bool) -> Schedule:
+    def with_events(self, log: EventLog, add: bool) -> Schedule:
         starts = self.starts or ()
         return Join(
             tuple(
-                s.hear(log.since(start), add) if s.has_feedback else s
+                s.with_events(log.since(start), add) if s.has_feedback else s
                 for s, start in zip(self.segments, starts, strict=True)
             )
         )
@@ -152,8 +152,8 @@ class Join(Schedule):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Together(Schedule):
-    """Schedules that run in parallel on one clock: the base class of products and sums.
+class Pointwise(Schedule):
+    """Schedules that are combined step by step: the base class of products and sums.
 
     The result is as long as the longest member, and open if a member is open.
 
@@ -190,11 +190,11 @@ class Together(Schedule):
         bound = type(self)(tuple(s if s.is_bound else s.fill(room) for s in self.members))
         return bound.take(room)
 
-    def hear(self, log: EventLog, add: bool) -> Schedule:
-        return type(self)(tuple(s.hear(log, add) for s in self.members))
+    def with_events(self, log: EventLog, add: bool) -> Schedule:
+        return type(self)(tuple(s.with_events(log, add) for s in self.members))
 
 
-class Product(Together):
+class Product(Pointwise):
     """The product of schedules, step by step: `a * b`, (a·b)(t) = a(t)·b(t)."""
 
     __slots__ = ()
@@ -214,7 +214,7 @@ class Product(Together):
         return " * ".join([first.inside(3), *(s.inside(4) for s in rest)])
 
 
-class Sum(Together):
+class Sum(Pointwise):
     """The sum of schedules, step by step: `a + b`, (a+b)(t) = a(t) + b(t)."""
 
     __slots__ = ()

@@ -11,7 +11,7 @@ from etude.errors import BadTypeError
 from etude.schedules._base import Schedule
 from etude.schedules._kind import Kind
 from etude.schedules._numbers import written
-from etude.schedules.algebra import Join, Together
+from etude.schedules.algebra import Join, Pointwise
 
 _SAMPLES = 2_000
 
@@ -52,7 +52,7 @@ def _compare(place: str, a: Schedule, b: Schedule) -> Iterator[str]:
         yield f"{place}{b!r} instead of {a!r}"
     elif isinstance(a, Join) and isinstance(b, Join):
         yield from _compare_parts(place, "segment", a, b)
-    elif isinstance(a, Together):
+    elif isinstance(a, Pointwise):
         yield from _compare_parts(place, "term" if a.precedence == 2 else "factor", a, b)
     else:
         yield from _compare_fields(place, a, b)

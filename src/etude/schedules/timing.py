@@ -73,7 +73,7 @@ class Repeat(Wrapper):
             u = xp.where(t < self.end, u, xp.full_like(u, float(self.period)))
         return self.body.on(u, xp)
 
-    def hear(self, log: EventLog, add: bool) -> Schedule:
+    def with_events(self, log: EventLog, add: bool) -> Schedule:
         if not self.has_feedback:
             return self
         raise BadValueError(

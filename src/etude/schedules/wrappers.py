@@ -57,8 +57,8 @@ class Wrapper(Schedule):
         """Return step t on the clock of the body, or None if the body has no such step."""
         return t
 
-    def hear(self, log: EventLog, add: bool) -> Schedule:
-        return self.around(self.body.hear(log.timed(self.own_time), add))
+    def with_events(self, log: EventLog, add: bool) -> Schedule:
+        return self.around(self.body.with_events(log.timed(self.own_time), add))
 
 
 @operation

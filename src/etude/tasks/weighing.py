@@ -28,13 +28,13 @@ Weigh = Callable[[], "float | Tensor | None"]
 class _Tag:
     """Tags a scalar as a mean over a weight, or as a sum.
 
-    `again` computes the mean once more with a divisor that is never 0, so that its gradient is
-    not NaN; None if the gradient is finite anyway.
+    `recompute` computes the mean with a divisor that is never 0, so that its gradient is not NaN;
+    None if the gradient is finite anyway.
     """
 
     tensor: Tensor
     weight: Weigh | None
-    again: Callable[[], Tensor] | None = None
+    recompute: Callable[[], Tensor] | None = None
 
     @property
     def is_sum(self) -> bool:
@@ -89,10 +89,10 @@ class Scales(TorchFunctionMode):
         weight = tag.weight()
         return weight.detach() if isinstance(weight, Tensor) else weight
 
-    def again(self, result: Any) -> Any:
-        """Return the result, computed anew if that is needed for a gradient that is not NaN."""
+    def with_finite_gradient(self, result: Any) -> Any:
+        """Return the result, computed a second time if its gradient would be NaN otherwise."""
         tag = self._tag(result)
-        return result if tag is None or tag.again is None else tag.again()
+        return result if tag is None or tag.recompute is None else tag.recompute()
 
     # ---- rules: how a call changes the tags --------------------------------------------------
 
@@ -101,10 +101,10 @@ class Scales(TorchFunctionMode):
         return tag if tag is not None and tag.tensor is value else None
 
     def _set(
-        self, result: Tensor, weight: Weigh | None, again: Callable[[], Tensor] | None = None
+        self, result: Tensor, weight: Weigh | None, recompute: Callable[[], Tensor] | None = None
     ) -> None:
         if result.numel() == 1:
-            self._tags[id(result)] = _Tag(result, weight, again)
+            self._tags[id(result)] = _Tag(result, weight, recompute)
 
     def known_loss(self, result: Tensor, rule: Weigh, reduction: str) -> None:
         """Tag a loss of torch."""
@@ -187,9 +187,9 @@ class Scales(TorchFunctionMode):
             if tag is not None and (inverse := self._inverse.get(id(factor))) is not None:
                 return self._divide(result, tag, inverse[1], plain=True)
             if tag is not None and _is_number(factor):
-                inner = tag.again
-                again = None if inner is None else partial(_scaled, inner, factor)
-                self._set(result, tag.weight, again)
+                inner = tag.recompute
+                recompute = None if inner is None else partial(_scaled, inner, factor)
+                self._set(result, tag.weight, recompute)
         over = [d for d in map(self._divided, (first, second)) if d is not None]
         if len(over) == 1 and result.numel() > 1:
             self._over[id(result)] = (result, over[0])
@@ -260,14 +260,14 @@ class Scales(TorchFunctionMode):
             elif _is_constant(divisor):
                 safe = torch.where(divisor == 0, torch.ones_like(divisor), divisor)
                 weight = self._answers(divisor)
-                again = None if plain else lambda: total / safe
-                self._set(result, lambda: weight.reshape(()), again)
+                recompute = None if plain else lambda: total / safe
+                self._set(result, lambda: weight.reshape(()), recompute)
         elif _is_number(divisor):
-            inner_mean = tag.again
-            again = None
+            inner_mean = tag.recompute
+            recompute = None
             if inner_mean is not None and divisor != 0:
-                again = partial(_scaled, inner_mean, 1 / divisor)
-            self._set(result, tag.weight, again)
+                recompute = partial(_scaled, inner_mean, 1 / divisor)
+            self._set(result, tag.weight, recompute)
         elif _is_constant(divisor) and (share := self._tag(divisor)) and not share.is_sum:
             # mean(loss · mask) / mean(mask)
             inner = tag.weight

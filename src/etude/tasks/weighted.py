@@ -102,7 +102,7 @@ def weighed(call: Callable[..., Any], *args: Any) -> tuple[Any, Weight | None]:
     with scales:
         result = call(*args)
     weight = scales.weight(result)
-    return scales.again(result) if isinstance(weight, Tensor) else result, weight
+    return scales.with_finite_gradient(result) if isinstance(weight, Tensor) else result, weight
 
 
 def as_loss(

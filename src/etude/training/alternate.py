@@ -125,8 +125,8 @@ class Turns:
     def _update_of(self, part: str, count: int) -> Accumulation:
         parameters = self._clipper(part).parameters
         if self.rates is not None:
-            still = {id(tensor) for tensor in self.rates.rest.whole}
-            parameters = [p for p in parameters if id(p) not in still]
+            frozen = {id(tensor) for tensor in self.rates.frozen_now.whole}
+            parameters = [p for p in parameters if id(p) not in frozen]
         return Accumulation(count, parameters, only=True)
 
     def _gradient(self, update: Accumulation, part: str, loss: WeightedLoss) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from etude.layerwise.rest import Rest, gradient_rows
+from etude.layerwise.frozen_tensors import FrozenTensors, gradient_rows
 from etude.recipe import Recipe
 from etude.torch_internals import foreach
 
@@ -36,22 +36,22 @@ class Clipper:
         return self._bounds
 
     @torch.no_grad()
-    def clip(self, history: Sequence[float], rest: Rest | None = None) -> Tensor | None:
+    def clip(self, history: Sequence[float], frozen: FrozenTensors | None = None) -> Tensor | None:
         """Bound the gradients.
 
         Args:
             history: The norms of all earlier updates.
-            rest: What stands still in this update: its rows have no part in any norm, and are
-                scaled by the factor that the others give.
+            frozen: What is frozen in this update. No norm includes rows that are frozen for a
+                time, but they are scaled by the same factor as the others.
 
         Returns:
             The norm before it was bounded by norm or percentile, None where neither is asked
             for.
         """
         recipe = self.recipe
-        waiting = [] if rest is None else _put_aside(self.parameters, rest)
+        waiting = [] if frozen is None else _put_aside(self.parameters, frozen)
         if recipe.clip_adaptive is not None:
-            clip_adaptive(self.parameters, recipe.clip_adaptive, rest)
+            clip_adaptive(self.parameters, recipe.clip_adaptive, frozen)
         tensors = entries(self.parameters)
         if not tensors:
             return None if recipe.clip_norm is recipe.clip_percentile is None else torch.zeros(())
@@ -91,12 +91,12 @@ def bounds_gradient(recipe: Recipe) -> bool:
     return any(bound is not None for bound in bounds)
 
 
-def _put_aside(parameters: Sequence[Tensor], rest: Rest) -> list[tuple[Tensor, Tensor]]:
+def _put_aside(parameters: Sequence[Tensor], frozen: FrozenTensors) -> list[tuple[Tensor, Tensor]]:
     """Set the gradient of rows that wait to 0; return the rows, each with what it was."""
     found = [
         rows
         for parameter in parameters
-        for span in rest.waiting.get(id(parameter), ())
+        for span in frozen.waiting.get(id(parameter), ())
         for rows in gradient_rows(parameter, span)
     ]
     kept = [(rows, rows.clone()) for rows in found]
@@ -151,7 +151,9 @@ def scale_to(tensors: Sequence[Tensor], norm: Tensor, bound: float) -> None:
     foreach.mul_(list(tensors), factor.to(tensors[0].device))
 
 
-def clip_adaptive(parameters: Sequence[Tensor], bound: float, rest: Rest | None = None) -> None:
+def clip_adaptive(
+    parameters: Sequence[Tensor], bound: float, frozen: FrozenTensors | None = None
+) -> None:
     """Bound each unit's gradient by a share of the norm of its weights.
 
         g_i ← g_i · min(1, bound · max(‖w_i‖, 10⁻³) / ‖g_i‖)   for the weights of each output i
@@ -161,7 +163,7 @@ def clip_adaptive(parameters: Sequence[Tensor], bound: float, rest: Rest | None 
     Args:
         parameters: Whose gradients are bounded in place.
         bound: λ; 0.01 is usual, and less for larger batches.
-        rest: What stands still: its rows do not count in a unit's norm.
+        frozen: What is frozen: its rows do not count in a unit's norm.
 
     Source: Brock et al. 2021, arXiv:2102.06171, equation 3.
 
@@ -175,7 +177,7 @@ def clip_adaptive(parameters: Sequence[Tensor], bound: float, rest: Rest | None 
         gradient = parameter.grad
         if gradient is None:
             continue
-        weight = parameter.detach() if rest is None else rest.only_moving(parameter)
+        weight = parameter.detach() if frozen is None else frozen.trained_values(parameter)
         if gradient.is_sparse:
             gradient = gradient.coalesce()
             parameter.grad = gradient

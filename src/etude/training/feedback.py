@@ -28,7 +28,7 @@ def after(schedule: Schedule, evaluations: Iterable[Evaluation]) -> Schedule:
     0.5
     """
     if schedule.has_feedback:
-        of_metric = "metric" in schedule.hears
+        of_metric = "metric" in schedule.signals
         for evaluation in evaluations:
             if evaluation.step > 0:
                 heard = evaluation.metric if of_metric else evaluation.loss
@@ -47,7 +47,7 @@ def check(schedules: Mapping[str, Schedule], task: Task) -> None:
         BadValueError: With the way out.
     """
     for name, schedule in schedules.items():
-        if "metric" not in schedule.hears:
+        if "metric" not in schedule.signals:
             continue
         if task.metric is None:
             raise BadValueError(

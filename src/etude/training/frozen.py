@@ -1,22 +1,22 @@
-"""What stands still in a run, its multiplier of the rate being 0: it has no say."""
+"""Leaves the frozen parts of a model, those with multiplier 0, out of a run's gradients."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from etude.layerwise.rest import Rest
+from etude.layerwise.frozen_tensors import FrozenTensors
 from etude.training.state import RunState
 
 
 class FrozenParts:
-    """Keeps what stands still out of a run's gradients, norms and penalties.
+    """Keeps frozen parameters out of a run's gradients, norms and penalties.
 
-    No gradient is computed for what never moves, as with `requires_grad=False` and to the same
-    bits; unless parts take turns, for a part that stands still as a whole still has its turn, or
-    unless nothing at all moves.
+    No gradient is computed for parameters that are frozen for the whole run, as with
+    `requires_grad=False` and to the same bits. There are two exceptions: if parts take turns,
+    because a part that is frozen as a whole still has its turn; and if everything is frozen.
 
     Args:
-        state: Of a run whose objective has been built.
+        state: The state of a run whose objective has been built.
     """
 
     def __init__(self, state: RunState) -> None:
@@ -29,19 +29,19 @@ class FrozenParts:
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 
-    def look(self, step: int) -> None:
-        """Note what stands still in an update, before its forward pass."""
+    def update(self, step: int) -> None:
+        """Determine what is frozen in an update, before its forward pass."""
         if self._rates is not None and self._rates.moves:
-            self._rates.look(step)
+            self._rates.update_frozen(step)
 
-    def silence(self) -> Rest | None:
-        """Drop the gradient of what stands still, and return what does."""
+    def drop_gradients(self) -> FrozenTensors | None:
+        """Drop the gradients of what is frozen in this update, and return what is frozen."""
         if self._rates is None:
             return None
-        self._rates.silence()
-        return self._rates.rest
+        self._rates.drop_frozen_gradients()
+        return self._rates.frozen_now
 
     def release(self) -> None:
-        """Give the model back with every `requires_grad` as it came."""
+        """Restore the `requires_grad` of every parameter."""
         for parameter in self._frozen:
             parameter.requires_grad_(True)

@@ -102,7 +102,7 @@ class TrainingLoop:
         """
         state = self.state
         self._undo.mark()
-        self.frozen.look(state.step)
+        self.frozen.update(state.step)
         batches = (move(next(stream), state.device) for _ in range(state.recipe.accumulate))
         again = None
         try:
@@ -162,7 +162,7 @@ class TrainingLoop:
                 state.optimizer_spec, state.recipe.optimizer.hyperparameters, state.model
             )
         values: dict[str, Any] = {"lr": self._set_rates()}
-        rest = self.frozen.silence()
+        rest = self.frozen.drop_gradients()
         if clipper:
             name = f"grad_norm{part}"
             norm = clipper.clip(state.series.get(name, ()), rest)

@@ -1,4 +1,4 @@
-"""What a recipe adds to the loss or sets in the model, so that it learns less by heart."""
+"""Regularisation: what a recipe adds to the loss, or sets in the model, against overfitting."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Penalty:
     Args:
         model: The network.
         recipe: Its l1, l2 and activity.
-        rates: The multipliers of the rate, which say what stands still.
+        rates: The multipliers of the rate, which determine what is frozen.
 
     Raises:
         TaskError: If activity is penalised and the model has no activation module.
@@ -88,8 +88,8 @@ class Penalty:
         """Return the penalty, after the forward pass whose activations were watched."""
         terms: list[Tensor] = []
         weights = self.weights
-        if self.rates is not None and self.rates.rest:
-            weights = self.rates.rest.moving(weights)
+        if self.rates is not None and self.rates.frozen_now:
+            weights = self.rates.frozen_now.trained(weights)
         if self.weights and not weights and (self.l1 or self.l2):
             terms.append(torch.zeros((), device=next(iter(self.weights)).device))
         if self.l1 and weights:

@@ -1,1 +1,1 @@
-"""Trials: recipes in training that pause and go on, paired and paid for."""
+"""Trials: training runs of recipes that can be paused and continued, and the pool of them."""

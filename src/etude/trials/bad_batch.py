@@ -1,4 +1,4 @@
-"""Whether it is the rate that breaks the runs, or a batch that breaks them at any rate."""
+"""Finds out whether a batch, rather than the rate, makes runs diverge."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from etude.training.evaluate import move
 from etude.training.run import Run
 
 APART = 6.0
-"""Decades over which rates must break at one update for the rate to be ruled out as the cause."""
+"""The range of rates, in decades, that must diverge at the same update to exclude the rate as the
+cause."""
 
 FURTHEST = 2_000
-"""Batches of data that cannot be indexed through which the one at fault is looked for."""
+"""The number of batches up to which data that cannot be indexed are searched."""
 
 ROWS = 4
-"""Rows that are named at most."""
+"""The largest number of rows in a message."""
 
 
 @dataclass(frozen=True)
 class End:
-    """Where a run stands: its rate, the updates it did, and whether the next one broke it."""
+    """The end of a run: its rate, its number of updates, and whether the next update diverged."""
 
     lr: float
     steps: int
@@ -37,7 +38,7 @@ class End:
 
 
 def common_update(ends: Sequence[End]) -> int | None:
-    """Return the update that broke every run that came to it; None without one.
+    """Return the update at which every run that reached it diverged; None if there is none.
 
     >>> common_update([End(0.1, 7, True), End(0.01, 7, True), End(0.001, 5, False)])
     7
@@ -52,19 +53,19 @@ def common_update(ends: Sequence[End]) -> int | None:
 
 
 def far_apart(ends: Sequence[End]) -> bool:
-    """Say whether the rates that broke span so much that the rate is not the cause."""
+    """Return whether the rates that diverged differ so much that the rate is not the cause."""
     rates = [end.lr for end in ends if end.diverged]
     return math.log10(max(rates) / min(rates)) >= APART - 1e-9
 
 
 def bad_batch(run: Run, update: int) -> str:
-    """Say what is wrong with the batch of an update, whatever the rate; empty if nothing is.
+    """Return what is wrong with the batch of an update at any rate; empty if nothing is.
 
-    The loss of the untrained model on that batch is computed, without its gradient.
+    It computes the loss of the untrained model on that batch, without a gradient.
 
     Args:
-        run: A fresh run; its model and the place in its data are left as they were.
-        update: Counted from 0.
+        run: A new run; its model and its position in the data do not change.
+        update: The number of the update, from 0.
     """
     data, micro = run.task.train, run.recipe.accumulate
     place = micro * update
@@ -93,7 +94,7 @@ def _copy(cursor: Cursor) -> Cursor:
 
 
 def _fault(run: Run, batch: Any) -> str:
-    """Say what the untrained model's loss is on a batch, if it is not finite."""
+    """Return the untrained model's loss on a batch in words, if it is not finite."""
     model = copy.deepcopy(run.model)
     try:
         with torch.no_grad(), run.autocast():
@@ -105,11 +106,11 @@ def _fault(run: Run, batch: Any) -> str:
         return ""
     cause = faults(batch, run.task)
     held = f" ({cause.partition(', the first')[0]})" if cause else ""
-    return f"the loss on its batch is {loss} with the untrained weights, too{held}"
+    return f"the loss on its batch is {loss} even with the untrained weights{held}"
 
 
 def _named(rows: torch.Tensor | None, origin: torch.Tensor | None) -> str:
-    """Return the rows of the training data that a batch holds."""
+    """Return the rows of the training data in a batch, in words."""
     if rows is None:
         return ""
     numbers = sorted((rows if origin is None else origin[rows]).tolist())

@@ -1,4 +1,4 @@
-"""What a constant output scores: what a network must beat to have learned from its inputs."""
+"""The score of the best constant output, which a network that learns from its inputs must beat."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from etude.training.run import Run
 from etude.trials.score import Goal
 
 SAMPLES, NUMBERS = 1024, 500_000
-"""Training samples, and numbers in their outputs, that the constant is fitted on at most."""
+"""The largest number of training samples, and of scalars in their outputs, to fit the constant."""
 
 LARGEST = 100_000
-"""Numbers in one sample's output beyond which no constant is fitted."""
+"""The largest number of scalars in one sample's output for which a constant is fitted."""
 
 ITERATIONS = 25
-"""Of L-BFGS."""
+"""The number of iterations of L-BFGS."""
 
 
 class ConstantOutput(nn.Module):
-    """A network whose output is the same whatever its inputs.
+    """A network whose output does not depend on its inputs.
 
     Args:
         value: The output for one sample.
@@ -48,18 +48,18 @@ class ConstantOutput(nn.Module):
 
 
 def constant_score(run: Run) -> Evaluation | None:
-    """Return what the best constant output scores on the validation data; None if there is none.
+    """Return the score of the best constant output on the validation data; None without one.
 
         c* = argmin over c of the mean loss of (c, target) on the training data
 
-    by L-BFGS on up to 1024 training samples. No gradient of the network is computed.
+    It is fitted by L-BFGS on up to 1024 training samples. No gradient of the network is computed.
 
     Args:
-        run: Whose task it is. Its model tells the shape of an output, and is left as it was.
+        run: The run, whose model gives the shape of an output and does not change.
 
     Raises:
-        TaskError: What the user's loss or metric raises, where it is not the constant that it
-            refuses; see `_pass_on`.
+        TaskError: If the user's loss or metric raises an error that is not caused by the constant;
+            see `_pass_on`.
     """
     task = run.task
     if task.step is not None or task.alternates:
@@ -80,8 +80,8 @@ def constant_score(run: Run) -> Evaluation | None:
             return None
         size = max(128, 2 * run.batch_size)
 
-        def scored(one: nn.Module) -> Evaluation:
-            return evaluate(task, one, batch_size=size, device=run.device)
+        def scored(candidate: nn.Module) -> Evaluation:
+            return evaluate(task, candidate, batch_size=size, device=run.device)
 
         try:
             found = scored(model)
@@ -94,11 +94,11 @@ def constant_score(run: Run) -> Evaluation | None:
 def _pass_on(
     error: EtudeError, call: Callable[[nn.Module], object], constant: nn.Module, network: nn.Module
 ) -> None:
-    """Raise an error of the user's code again, unless it is the constant that it refuses.
+    """Raise an error of the user's code again, unless the constant output causes it.
 
-    It is, if what failed fails again for the constant and does not for the network: a loss may
-    ask for more than an output, or refuse its value. An error that comes and goes, or that the
-    network's own output meets, too, is none of the constant's.
+    The constant causes it if the call fails again for the constant, but not for the network: a loss
+    may need more than an output, or refuse some values. An error that does not repeat, or that the
+    network's output raises too, has another cause.
     """
     try:
         call(constant)
@@ -113,13 +113,13 @@ def _pass_on(
 
 
 def _same(batch: Any) -> bool:
-    """Say whether the inputs of a batch are all the same: a constant is then all there is."""
+    """Return whether all inputs of a batch are equal, so that any output is a constant."""
     inputs = list(leaves(batch[:-1])) if isinstance(batch, (tuple, list)) else list(leaves(batch))
     return all(bool((x == x[:1]).all()) for x in inputs if x.ndim)
 
 
 def _start(run: Run, network: nn.Module, batch: Any) -> Tensor | None:
-    """Return where to begin: the mean target where it has an output's shape, else mean output."""
+    """Return the start value: the mean target if it has an output's shape, else the mean output."""
     with torch.no_grad(), run.autocast():
         _, output, target = run.task.forward(network, batch)
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim == 0:
@@ -132,7 +132,7 @@ def _start(run: Run, network: nn.Module, batch: Any) -> Tensor | None:
 
 
 def _mean_target(start: Tensor, batches: list[Any]) -> Tensor:
-    """Return the mean target of all batches where it has an output's shape, else the start."""
+    """Return the mean target of all batches if it has an output's shape, else the start value."""
     targets = [b[-1] for b in batches if isinstance(b, (tuple, list))]
     fit = [t for t in targets if isinstance(t, Tensor) and t.shape[1:] == start.shape]
     if len(fit) < len(batches) or not all(t.ndim and t.is_floating_point() for t in fit):
@@ -141,10 +141,10 @@ def _mean_target(start: Tensor, batches: list[Any]) -> Tensor:
 
 
 def _fit(task: Task, model: ConstantOutput, network: nn.Module, batches: list[Any]) -> bool:
-    """Lower the mean loss; where the loss refuses a value, keep the best that it took.
+    """Minimise the mean loss; if the loss refuses a value, keep the best value before.
 
     Returns:
-        Whether the loss took any.
+        Whether the loss is finite for some value.
     """
     sizes = [rows(batch) for batch in batches]
     optimizer = torch.optim.LBFGS(
@@ -166,33 +166,35 @@ def _fit(task: Task, model: ConstantOutput, network: nn.Module, batches: list[An
         with torch.enable_grad():
             optimizer.step(closure)  # type: ignore[no-untyped-call]
     except EtudeError as error:
-        _pass_on(error, lambda one: [task.forward(one, b) for b in batches], model, network)
+        _pass_on(
+            error, lambda candidate: [task.forward(candidate, b) for b in batches], model, network
+        )
     except (RuntimeError, ValueError, IndexError):
-        pass  # L-BFGS itself, where the loss is not finite or has no gradient
+        pass  # L-BFGS failed, because the loss is not finite or has no gradient
     with torch.no_grad():
         model.value.copy_(kept)
     return math.isfinite(best)
 
 
 SURE = 3.0
-"""Standard errors by which a score must be better than a constant's to tell anything."""
+"""The number of standard errors by which a score must be better than that of a constant."""
 
 LEAST = 0.005
-"""Share of the constant's score by which it must at least be better."""
+"""The share of the constant's score by which a score must be better at least."""
 
 
-def better(one: Evaluation, floor: Evaluation, goal: Goal, errors: float = SURE) -> bool:
-    """Say whether a score is better than that of a constant by more than noise.
+def better(found: Evaluation, floor: Evaluation, goal: Goal, errors: float = SURE) -> bool:
+    """Return whether a score is better than that of a constant by more than noise.
 
         mean(d) < -max(errors * s(d) / sqrt(n), 0.005 |floor|)
 
-    with d the differences of the n slices, one minus floor, s their standard deviation.
+    where d are the differences found - floor of the n slices, and s is their standard deviation.
 
     Args:
-        one: Of the network.
-        floor: Of the constant, on the same slices.
-        goal: What is compared.
-        errors: Standard errors.
+        found: The evaluation of the network.
+        floor: The evaluation of the constant, on the same slices.
+        goal: The loss or metric to compare.
+        errors: The number of standard errors.
 
     >>> floor = Evaluation(0, 1.0, None, (0.9, 1.1))
     >>> better(Evaluation(9, 0.5, None, (0.4, 0.6)), floor, Goal())
@@ -200,15 +202,15 @@ def better(one: Evaluation, floor: Evaluation, goal: Goal, errors: float = SURE)
     >>> better(Evaluation(9, 0.9, None, (0.4, 1.4)), floor, Goal())
     False
     """
-    gain = goal.score(floor) - goal.score(one)
+    gain = goal.score(floor) - goal.score(found)
     if not math.isfinite(gain):
-        return math.isfinite(goal.score(one))
-    return gain > max(errors * noise(one, floor, goal), LEAST * abs(goal.score(floor)))
+        return math.isfinite(goal.score(found))
+    return gain > max(errors * noise(found, floor, goal), LEAST * abs(goal.score(floor)))
 
 
-def noise(one: Evaluation, other: Evaluation, goal: Goal) -> float:
-    """Return the standard error of the difference of two scores, slice by slice; 0 of one slice."""
-    pairs = zip(goal.parts(one), goal.parts(other), strict=False)
+def noise(first: Evaluation, second: Evaluation, goal: Goal) -> float:
+    """Return the standard error of the difference of two scores over slices; 0 for one slice."""
+    pairs = zip(goal.parts(first), goal.parts(second), strict=False)
     differences = [a - b for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
     if len(differences) < 2:
         return 0.0

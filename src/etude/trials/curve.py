@@ -1,4 +1,4 @@
-"""What was seen of a trial: validation score and training loss at its pauses."""
+"""The curve of a trial: its validation score and training loss at each evaluation."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from etude.schedules import Clock, Schedule
 
 POINTS = 1000
-"""Places at which a schedule's area is summed."""
+"""The number of points at which a schedule is summed to get its area."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial's way so far.
+    """The evaluations of a trial so far, without the one before training.
 
     Attributes:
-        lr: Its rate.
-        shares: How far of its run it stood at each look, ascending, the start left out.
-        scores: The validation score there: less is better.
-        training: The mean training loss over the sixteenth of the run before each look.
-        told: Whether the score there was better than that of a constant output by more than
-            noise; empty where nothing is known of that.
+        lr: The rate.
+        shares: The share of the run that was done at each evaluation, ascending.
+        scores: The validation score of each; lower is better.
+        training: The mean training loss over the sixteenth of the run before each.
+        told: For each, whether its score is better than that of a constant output by more than
+            noise; empty if that is unknown.
     """
 
     lr: float
@@ -32,24 +32,24 @@ class Curve:
     told: tuple[bool, ...] = ()
 
     def until(self, share: float) -> Curve:
-        """Return the curve as it was at a share of the run."""
+        """Return the part of the curve up to a share of the run."""
         count = sum(s <= share + 1e-9 for s in self.shares)
         seen = self.shares[:count], self.scores[:count], self.training[:count]
         return Curve(self.lr, *seen, self.told[:count])
 
     def at(self, share: float) -> float:
-        """Return the score at a share of the run; infinite if it was not looked at there."""
+        """Return the score at a share of the run; infinite if there was no evaluation."""
         place = self._place(share)
         return math.inf if place is None else self.scores[place]
 
     def trained(self, share: float) -> float:
-        """Return the training loss before a share of the run; infinite if it is not known."""
+        """Return the mean training loss before a share of the run; infinite if it is unknown."""
         place = self._place(share)
         loss = math.inf if place is None else self.training[place]
         return loss if math.isfinite(loss) else math.inf
 
     def tells(self, share: float) -> bool:
-        """Say whether the score at a share of the run, if known, is more than a constant's."""
+        """Return whether there is a score at a share of the run that beats a constant output."""
         place = self._place(share)
         return place is not None and (not self.told or self.told[place])
 
@@ -59,11 +59,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Exposure:
-    """How much of a schedule's area lies behind at each share of the run: 0 to 1.
+    """The share of a schedule's area that is done at each share of the run: 0 to 1.
 
-    To first order the weights after some updates depend on the sum of the rates so far alone
-    (gradient flow). A rate η at share s of its run has therefore come as far as the rate
-    η·A(s)/A(1) will at its end, where A is the area under the schedule.
+    To first order, the weights after some updates depend only on the sum of the rates so far
+    (gradient flow). A rate η at share s of its run is therefore as far as the rate η·A(s)/A(1) at
+    the end of its run, where A is the area under the schedule.
 
     >>> from etude.schedules import linear
     >>> round(Exposure.of(linear(), 1_000).behind(0.5), 2)
@@ -88,21 +88,21 @@ class Exposure:
         return cls(tuple(s / total if total > 0 else i / count for i, s in enumerate(sums)))
 
     def behind(self, share: float) -> float:
-        """Return the share of the area that lies behind."""
+        """Return the share of the area that is done."""
         place = min(max(share, 0.0), 1.0) * (len(self.sums) - 1)
         low = min(int(place), len(self.sums) - 2)
         return self.sums[low] + (place - low) * (self.sums[low + 1] - self.sums[low])
 
     def log10(self, lr: float, share: float) -> float:
-        """Return log10 of the rate that will have come as far at its end as `lr` has at `share`."""
+        """Return log10 of the rate that is as far at its end as `lr` is at `share`."""
         return math.log10(lr) + math.log10(max(self.behind(share), 1e-12))
 
 
 def drop(untrained: float, scores: Sequence[float]) -> float:
-    """Return how far the best of some scores lies below the untrained one.
+    """Return by how much the best of some scores is below the untrained one.
 
-    Where the untrained score is not finite, as of a metric that is undefined at first, it is how
-    far the best lies below the worst.
+    If the untrained score is not finite, for instance of a metric that is undefined at first, the
+    worst score takes its place.
 
     >>> drop(3.0, [2.5, 1.0]), drop(math.inf, [2.5, 1.0])
     (2.0, 1.5)

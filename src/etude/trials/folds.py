@@ -1,4 +1,4 @@
-"""Folds: a task's training data cut into parts, each held out once."""
+"""Folds: splits a task's training data into parts, each of which is held out once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from etude.tasks.task import Task
 
 
 def folds_of(task: Task, count: int) -> list[Task]:
-    """Return `count` tasks: in each another part of the training data is the validation data.
+    """Return `count` tasks, each with another part of the training data as validation data.
 
-    The parts are drawn once, at random and without regard to the recipe's seed, and differ in
-    size by at most one sample. The task's own validation data is in none of them.
+    The parts are drawn at random, independently of the recipe's seed; their sizes differ by at most
+    one sample. The task's validation data is not used.
 
     Args:
-        task: Whose training data is cut.
-        count: How many folds.
+        task: The task whose training data is split.
+        count: The number of folds.
 
     Raises:
-        BadTypeError: If the data has no samples that can be picked by number.
+        BadTypeError: If the samples of the data cannot be indexed.
         BadValueError: If there are fewer than two folds, or more than samples.
 
     >>> x = torch.zeros(10, 1)
@@ -34,8 +34,8 @@ def folds_of(task: Task, count: int) -> list[Task]:
     data = task.train
     if not isinstance(data, IndexedData):
         raise BadTypeError(
-            f"folds={count} needs training data whose samples can be picked by number: give "
-            "tensors or a Dataset instead of a DataLoader"
+            f"folds={count} needs training data whose samples can be indexed: give tensors or a "
+            "Dataset instead of a DataLoader"
         )
     if isinstance(count, bool) or not 2 <= count <= data.samples:
         raise BadValueError(

@@ -1,4 +1,4 @@
-"""What a part of a tuning is for: the names under which its cost is told."""
+"""The phases of a tuning, under whose names its cost is reported."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from etude.errors import member, unknown_name
 
 
 class Phase(StrEnum):
-    """Why trials are taken further; each is equal to the word that files and JSON hold.
+    """Why trials are continued; each is equal to its text in files and JSON.
 
-    A rung is named with the share of the run that it leads to, such as 'to 25%'.
+    The name of a rung also gives the share of the run at which it ends, such as 'to 25%'.
     """
 
     RUNG = "to"
@@ -28,11 +28,11 @@ class Phase(StrEnum):
 
     @property
     def rung(self) -> bool:
-        """Whether its name tells the share of the run that it leads to."""
+        """Whether its name includes the share of the run at which it ends."""
         return self in (Phase.RUNG, Phase.RECIPE_RUNG)
 
     def at(self, share: float) -> str:
-        """Return the name of the part of the cost that leads to a share of the run.
+        """Return the name of the phase, for a part that ends at a share of the run.
 
         >>> Phase.RUNG.at(0.25), Phase.REFINE.at(0.25)
         ('to 25%', 'refine')
@@ -41,15 +41,15 @@ class Phase(StrEnum):
 
     @classmethod
     def toward(cls, share: float) -> Phase:
-        """Return the phase that leads to a share of the run on the ladder."""
+        """Return the phase of the ladder that ends at a share of the run."""
         return cls.FINISH if share >= 1 else cls.RUNG
 
     @classmethod
     def of(cls, name: str) -> Phase:
-        """Return the phase of a part of the cost, from its name.
+        """Return the phase with a name.
 
         Raises:
-            UnknownNameError: If no part of a tuning has that name.
+            UnknownNameError: If no phase has that name.
 
         >>> Phase.of("to 12.5%") is Phase.RUNG, Phase.of("finish") is Phase.FINISH
         (True, True)
@@ -63,5 +63,5 @@ class Phase(StrEnum):
 
 
 def _percent(text: str) -> bool:
-    """Whether a text is a share in percent."""
+    """Return whether a text is a percentage."""
     return text.endswith("%") and text[:-1].replace(".", "", 1).replace("e-", "", 1).isdecimal()

@@ -1,8 +1,7 @@
-"""The pool: every trial of a tuning, taken further together, and what that has cost."""
+"""The pool of trials: trains the trials of a tuning together and counts their cost."""
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,28 +31,28 @@ from etude.trials.baseline import constant_score
 from etude.trials.phase import Phase
 from etude.trials.score import Goal, mean, refuse_undefined
 from etude.trials.trial import Trial
-from etude.trials.weight_mean import weight_mean
+from etude.trials.weight_mean import step_at_share, weight_mean
 
 SHOWN = 0.1
-"""Seconds between two words on the progress."""
+"""Seconds between two updates of the progress bar."""
 
 SAVED = 20.0
-"""Seconds after which a trial that is under way is saved, besides at every pause."""
+"""Seconds between two saves of a running trial, besides the save at every pause."""
 
 
 @dataclass(frozen=True)
 class TrialContext:
-    """Where and with what trials are trained: nothing of it decides the answer.
+    """How trials are trained; nothing in it changes the result.
 
     Attributes:
-        engine: Takes the runs further.
-        folder: Where to keep the trials; None keeps them in memory.
-        device: As `train`.
-        memory: Bytes that paused trials may take, the others wait on disk; None allows half
-            of what is free.
-        bar: Where progress is shown.
-        stop: Asked before every update.
-        saved: Says what is saved in the folder when the trials are interrupted.
+        engine: The engine that trains the runs.
+        folder: The folder of the trials; None keeps them in memory.
+        device: As in `train`.
+        memory: The number of bytes that paused trials may take; the others are stored on disk. None
+            allows half of the free memory.
+        bar: The progress bar.
+        stop: Called before every update; the trials stop if it returns True.
+        saved: Returns what is saved in the folder, for the message after an interruption.
     """
 
     engine: Engine
@@ -66,16 +65,16 @@ class TrialContext:
 
 
 class TrialPool:
-    """Trials of one or more tasks that are compared, and their cost in full runs.
+    """The trials of a tuning, and their cost in full runs.
 
-    One full run is the gradient evaluations of the recipe that is tuned.
+    One full run is the number of gradient evaluations of the recipe that is tuned.
 
     Args:
-        tasks: What to learn; with several, such as folds, a trial has a run of each.
-        recipe: Whose full run is the unit of cost.
-        budget: What may be spent, in full runs.
-        goal: What is compared.
-        setting: Where and with what they are trained.
+        tasks: The tasks; with several, such as folds, a trial has a run for each.
+        recipe: The recipe whose full run is the unit of cost.
+        budget: The budget in full runs.
+        goal: The loss or metric by which trials are compared.
+        setting: How the trials are trained.
     """
 
     def __init__(
@@ -106,22 +105,22 @@ class TrialPool:
         self._asked = 0
         self._batches: dict[int, str] = {}
         self._unjudged: dict[tuple[object, ...], Evaluation] = {}
-        self._spare: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
-    # ---- entering ----------------------------------------------------------------------------
+    # ---- adding trials -----------------------------------------------------------------------
 
     def weight(self, recipe: Recipe) -> int:
-        """Return the samples of one update of a recipe."""
+        """Return the number of samples in one update of a recipe."""
         return batch_size_of(self.tasks[0], recipe) * recipe.accumulate
 
     def add(self, recipe: Recipe, name: str) -> Trial:
-        """Enter a recipe into the pool; the one that is there already is not entered twice."""
+        """Add a trial of a recipe; return the existing one if there is one."""
         known = next((c for c in self.trials if c.recipe == recipe), None)
         if known is not None:
             return known
         folder = None if self.folder is None else self.folder.trial(name)
         trial = Trial(name, lambda: self._runs(recipe), self.goal, folder)
-        with self._rescued([]):
+        with self._saved_at_end([]):
             self._judge(trial)
             self.trials.append(trial)
             if len(self.trials) == 1:
@@ -136,7 +135,7 @@ class TrialPool:
     def _constant(self, recipe: Recipe) -> Evaluation | None:
         """Return the score of the best constant output, the mean over folds; None without one.
 
-        It begins from fresh runs: a resumed tuning gets the same bits.
+        It uses new runs, so that a resumed tuning gets the same bits.
         """
         found = [constant_score(run) for run in self._runs(recipe)]
         whole = [score for score in found if score is not None]
@@ -149,7 +148,7 @@ class TrialPool:
         ]
 
     def _judge(self, trial: Trial) -> None:
-        """Evaluate the runs before training; the same weights are not asked twice."""
+        """Evaluate the runs before training; equal weights are evaluated only once."""
         for fold, run in enumerate(trial.runs):
             key = (fold, run.recipe.replace(lr=1.0).digest)
             if run.evaluations:
@@ -159,15 +158,15 @@ class TrialPool:
             else:
                 self._unjudged[key] = run.evaluate()
 
-    # ---- going further -------------------------------------------------------------------------
+    # ---- training ------------------------------------------------------------------------------
 
     @property
     def left(self) -> float:
-        """What may still be spent, in full runs."""
+        """The rest of the budget, in full runs."""
         return self.budget - self.spent
 
     def price(self, trial: Trial, share: float) -> float:
-        """Return what it would cost, in full runs, to take a trial to a share of its run."""
+        """Return the cost, in full runs, of training a trial up to a share of its run."""
         if trial.ended or trial.diverged:
             return 0.0
         updates = max(0, step_at(trial, share) - trial.reached)
@@ -175,47 +174,53 @@ class TrialPool:
         return cost
 
     def go(self, trials: Sequence[Trial], share: float, phase: Phase) -> None:
-        """Take trials to a share of their runs, evaluate there, and pay for it.
+        """Train trials up to a share of their runs, evaluate them there, and add the cost.
+
+        Args:
+            trials: The trials.
+            share: The share of the run.
+            phase: The phase to which the cost is added.
 
         Raises:
-            Interrupted: If `stop` became true; every trial is saved.
-            TaskError: If the metric that is compared is no number for any of them.
+            Interrupted: If `stop` returned True; every trial is saved.
+            TaskError: If the metric is NaN for all of them.
         """
         self._asked += 1
         part = phase.at(share)
         threads = max(1, min(self.work, cores() // max(1, len(trials) * len(self.tasks))))
         for trial in trials:
-            if trial.missed(step_at(trial, share)):
+            if trial.must_restart(step_at(trial, share)):
                 trial.restart()
                 self._judge(trial)
-        waiting = [c for c in trials if self._owes(c, share)]
-        for batch in self._portions(waiting):
+        unfinished = [trial for trial in trials if self._is_unfinished(trial, share)]
+        for batch in self._batches_of(unfinished):
             self._advance(batch, share, part, threads)
         for trial in trials:
-            updates = trial.went(share, step_at(trial, share))
+            updates = trial.extend(share, step_at(trial, share))
             cost = updates * trial.weight / self.unit
             if cost:
                 self.spent += cost
                 self.costs[part] = self.costs.get(part, 0.0) + cost
         refuse_undefined(self.goal, [trial.last() for trial in trials])
 
-    def _owes(self, trial: Trial, share: float) -> bool:
-        """Whether a trial has updates to do up to a share, or an evaluation there."""
+    def _is_unfinished(self, trial: Trial, share: float) -> bool:
+        """Return whether a trial lacks updates up to a share, or the evaluation there."""
         until = step_at(trial, share)
         return trial.at(until) is None and not trial.diverged
 
-    def _portions(self, waiting: list[Trial]) -> Iterator[list[Trial]]:
-        """Yield the trials in portions that memory holds together."""
-        portion: list[Trial] = []
-        for trial in waiting:
-            portion.append(trial)
-            if sum(c.size() or self._guess() for c in portion) > self.memory:
-                yield portion
-                portion = []
-        if portion:
-            yield portion
+    def _batches_of(self, trials: list[Trial]) -> Iterator[list[Trial]]:
+        """Yield the trials in batches that fit into memory."""
+        batch: list[Trial] = []
+        for trial in trials:
+            batch.append(trial)
+            if sum(c.size() or self._usual_size() for c in batch) > self.memory:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
-    def _guess(self) -> int:
+    def _usual_size(self) -> int:
+        """Return the size of the largest trial in memory, as an estimate for those on disk."""
         return max((c.size() for c in self.trials), default=0)
 
     def _advance(self, batch: list[Trial], share: float, part: str, threads: int) -> None:
@@ -223,7 +228,7 @@ class TrialPool:
         owner: dict[int, Trial] = {}
         until: dict[int, int] = {}
         for trial in batch:
-            trial.touched = self._asked
+            trial.last_used = self._asked
             for run in trial.runs:
                 run.limit_threads(threads)
                 owner[id(run.state)] = trial
@@ -238,7 +243,7 @@ class TrialPool:
         leader = self.leader()
         saved, shown = time.monotonic(), 0.0
 
-        def told(state: RunState, step: int) -> None:
+        def on_step(state: RunState, step: int) -> None:
             nonlocal saved, shown
             at[id(state)] = step
             now = time.monotonic()
@@ -250,9 +255,9 @@ class TrialPool:
                 owner[id(state)].save()
                 saved = now
 
-        with self._rescued(batch):
+        with self._saved_at_end(batch):
             for run in runs:
-                # One that was killed between its last update and the evaluation there owes it.
+                # A run that was killed after its last update lacks the last evaluation.
                 if run.status == Status.FINISHED and run.evaluations[-1].step < run.step:
                     run.evaluate()
             for length in sorted(set(until.values())):
@@ -260,15 +265,15 @@ class TrialPool:
                 with broken_by(self.stop):
                     self.setting.engine.advance(
                         chosen,
-                        AdvanceRequest(length, lambda s: steps[id(s)], self.stop, told),
+                        AdvanceRequest(length, lambda s: steps[id(s)], self.stop, on_step),
                     )
             if self.stop():
                 raise self._interrupted()
         self._make_room()
 
     @contextmanager
-    def _rescued(self, batch: list[Trial]) -> Iterator[None]:
-        """Save the trials when the block ends, whichever way it does."""
+    def _saved_at_end(self, batch: list[Trial]) -> Iterator[None]:
+        """Save the trials when the block ends, also if it raises."""
         try:
             yield
         except BaseException as error:
@@ -276,7 +281,7 @@ class TrialPool:
                 for trial in batch:
                     trial.save()
             except (StorageError, OSError) as second:
-                error.add_note(f"what was computed since the last pause is lost: {second}")
+                error.add_note(f"the updates since the last pause are lost: {second}")
             else:
                 saved = self.setting.saved
                 if saved is not None and not isinstance(error, Interrupted):
@@ -293,18 +298,18 @@ class TrialPool:
         return Interrupted(f"stopped{by}; the trials are saved", saved)
 
     def _make_room(self) -> None:
-        """Put the trials that were not asked for the longest on disk while memory is short."""
-        held = {c.name: c.size() for c in self.trials if c.awake}
-        for trial in sorted(self.trials, key=lambda c: c.touched):
-            if sum(held.values()) <= self.memory or len(held) == 1:
+        """Move the least recently used trials to disk while memory is short."""
+        sizes = {c.name: c.size() for c in self.trials if c.in_memory}
+        for trial in sorted(self.trials, key=lambda c: c.last_used):
+            if sum(sizes.values()) <= self.memory or len(sizes) == 1:
                 return
-            if trial.awake:
-                if self._spare is None:
-                    self._spare = tempfile.TemporaryDirectory(prefix="etude-")
-                trial.sleep(Path(self._spare.name))
-                held.pop(trial.name)
+            if trial.in_memory:
+                if self._temporary is None:
+                    self._temporary = tempfile.TemporaryDirectory(prefix="etude-")
+                trial.offload(Path(self._temporary.name))
+                sizes.pop(trial.name)
 
-    # ---- standing ------------------------------------------------------------------------------
+    # ---- results -------------------------------------------------------------------------------
 
     @property
     def untrained_score(self) -> float:
@@ -313,14 +318,17 @@ class TrialPool:
 
     @property
     def untrained_loss(self) -> float:
-        """The magnitude of the validation loss before training."""
+        """The absolute value of the validation loss before training."""
         return abs(self.untrained.loss)
 
     def verdict_of_break(self, trials: Sequence[Trial]) -> tuple[int | None, str]:
-        """Return the update that breaks every rate, and why it is not the rate; empty if it may be.
+        """Return the update at which every rate diverges, and the cause if it is not the rate.
 
         Args:
-            trials: Of one recipe but for the rate.
+            trials: Trials of recipes that differ only in the rate.
+
+        Returns:
+            The update, None if there is none; and the cause in words, empty if it may be the rate.
         """
         ends = [End(c.lr, min(c.steps, c.reached), c.diverged) for c in trials]
         update = common_update(ends)
@@ -333,22 +341,22 @@ class TrialPool:
         return update, self._batches[update] or alike
 
     def leader(self) -> str:
-        """Say which rate leads: the best among those that went furthest."""
+        """Return in words which rate leads: the best among those that are furthest."""
         furthest = max((c.share for c in self.trials), default=0.0)
-        there = [c for c in self.trials if c.share == furthest and c.last() is not None]
-        best = min(there, key=lambda c: self.goal.score(c.last()), default=None)
-        look = None if best is None else best.last()
-        if not furthest or best is None or look is None:
+        candidates = [c for c in self.trials if c.share == furthest and c.last() is not None]
+        best = min(candidates, key=lambda c: self.goal.score(c.last()), default=None)
+        evaluation = None if best is None else best.last()
+        if not furthest or best is None or evaluation is None:
             return ""
-        return f", best so far {best.lr:g} ({self.goal.name} {self.goal.value(look):.4g})"
+        return f", best so far {best.lr:g} ({self.goal.name} {self.goal.value(evaluation):.4g})"
 
     def close(self) -> None:
-        """Forget what was put on disk for want of memory."""
-        if self._spare is not None:
-            self._spare.cleanup()
-            self._spare = None
+        """Delete the trials that were moved to disk because memory was short."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
 
 
 def step_at(trial: Trial, share: float) -> int:
-    """Return the update at a share of a trial's run, rounded down so that it costs no more."""
-    return math.floor(trial.length * share + 1e-9)
+    """Return the update at a share of a trial's run, rounded down so as not to exceed the cost."""
+    return step_at_share(trial.length, share)

@@ -1,4 +1,4 @@
-"""What trials are compared by: the validation loss, or the task's metric."""
+"""The score by which trials are compared: the validation loss, or the task's metric."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Objective = Literal["loss", "metric"]
 
 @dataclass(frozen=True)
 class Goal:
-    """What is compared, as a score of which less is better.
+    """The loss or metric by which trials are compared, as a score: lower is better.
 
     Attributes:
         name: 'loss', or the metric's name.
-        maximize: Whether the value is better when larger; the score is then its negative.
+        maximize: Whether a larger value is better; the score is then the negative value.
 
     >>> Goal("accuracy", maximize=True).score(Evaluation(9, 0.3, 0.9))
     -0.9
@@ -37,12 +37,12 @@ class Goal:
         return self.name == "loss"
 
     def value(self, evaluation: Evaluation) -> float:
-        """Return the loss or metric of an evaluation as it is; NaN where there is none."""
+        """Return the loss or metric of an evaluation; NaN if there is none."""
         found = evaluation.loss if self.of_loss else evaluation.metric
         return math.nan if found is None else found
 
     def score(self, evaluation: Evaluation | None) -> float:
-        """Return what is compared: less is better, infinite where it is not finite."""
+        """Return the score of an evaluation: lower is better, infinite if it is not finite."""
         if evaluation is None or not math.isfinite(evaluation.loss):
             return math.inf
         value = self.value(evaluation)
@@ -59,36 +59,36 @@ class Goal:
 
 
 def refuse_undefined(goal: Goal, seen: Sequence[Evaluation | None]) -> None:
-    """Refuse to compare trials by a metric that is no number for any of them.
+    """Raise if the metric is NaN for every trial, so that they cannot be compared by it.
 
     Args:
-        goal: What they are compared by.
-        seen: The last evaluation of each after some training, None where there is none.
+        goal: The loss or metric by which they are compared.
+        seen: The last evaluation of each trial; None if there is none.
 
     Raises:
-        TaskError: If the metric is NaN wherever the loss is finite.
+        TaskError: If the metric is NaN in every evaluation with a finite loss.
     """
     found = [e for e in seen if e is not None and e.step > 0 and math.isfinite(e.loss)]
     if goal.of_loss or not found or not all(math.isnan(goal.value(e)) for e in found):
         return
     raise TaskError(
         f"metric {goal.name!r} is nan on the validation data at every rate that was tried, while "
-        f"the losses are finite: the rate is not at fault. Look at the metric and at the "
-        "validation targets (one class only, for instance), or tune by the loss"
+        f"the losses are finite: the rate is not the cause. Check the metric and the "
+        "validation targets (they may have only one class), or tune by the loss"
     )
 
 
 def goal_for(task: Task, objective: str = "loss", maximize: bool | None = None) -> Goal:
-    """Return the goal that a user named.
+    """Return the goal that a user chose.
 
     Args:
-        task: Whose metric may be meant.
+        task: The task, whose metric may be chosen.
         objective: 'loss', 'metric', or the metric's name.
         maximize: Whether a larger metric is better; None takes the metric's own direction.
 
     Raises:
-        BadValueError: If the task has no such metric, nobody said which way it is better, or its
-            loss cannot be compared.
+        BadValueError: If the task has no such metric, or its direction is unknown, or the loss is
+            to be maximised.
     """
     metric = task.metric
     names = ["loss"] if metric is None else ["loss", "metric", metric.name]
@@ -107,14 +107,14 @@ def goal_for(task: Task, objective: str = "loss", maximize: bool | None = None) 
 
 
 def judged_by(task: Task, goal: Goal) -> Task:
-    """Return the task, its metric telling its noise too where trials are compared by it."""
+    """Return the task; if trials are compared by its metric, the metric also returns its noise."""
     if goal.of_loss or not isinstance(task.metric, (WholeMetric, StreamedMetric)):
         return task
     return replace(task, metric=replace(task.metric, noise=True)).known_as(task.ref)
 
 
 def usual_objective(task: Task) -> str:
-    """Return what a task is judged by when nobody says: the loss, or the metric of a GAN.
+    """Return the default objective of a task: the loss, or the metric if parts take turns.
 
     Raises:
         BadValueError: If parts of the model take turns and the task has no metric.
@@ -123,16 +123,16 @@ def usual_objective(task: Task) -> str:
         return "loss"
     if task.metric is None:
         raise BadValueError(
-            "parts of the model take turns, and their losses pull against each other: give the "
-            "task metric=, a number of (model, batch) that says how good the model is"
+            "parts of the model take turns, and their losses conflict: give the task metric=, a "
+            "function of (model, batch) that measures how good the model is"
         )
     return "metric"
 
 
 def mean(evaluations: Iterable[Evaluation]) -> Evaluation:
-    """Return the mean of evaluations after the same number of updates, their slices in a row.
+    """Return the mean of evaluations after the same number of updates; their slices are joined.
 
-    The loss is the mean over all that they answer: each counts by its weight where that is known.
+    The loss is the mean over all targets: each evaluation counts by its weight, if that is known.
 
     >>> mean([Evaluation(8, 1.0, None, (1.0,)), Evaluation(8, 3.0, None, (3.0,))]).loss
     2.0
@@ -144,7 +144,7 @@ def mean(evaluations: Iterable[Evaluation]) -> Evaluation:
     weights = _shares(seen)
     return Evaluation(
         seen[0].step,
-        # A mean over nothing is no number, and has no say.
+        # Without a target the loss is NaN; its weight is 0, and it is left out.
         sum(e.loss * w for e, w in zip(seen, weights, strict=True) if w) / len(seen),
         sum(metrics) / len(metrics) if len(metrics) == len(seen) else None,
         tuple(part * w for e, w in zip(seen, weights, strict=True) for part in e.parts),
@@ -154,7 +154,7 @@ def mean(evaluations: Iterable[Evaluation]) -> Evaluation:
 
 
 def _shares(evaluations: Sequence[Evaluation]) -> list[float]:
-    """Return the weight of each evaluation over the mean weight; 1 where one is not known."""
+    """Return the weight of each evaluation over the mean weight; all 1 if one is unknown."""
     weights = [e.weight for e in evaluations if e.weight is not None]
     total = sum(weights)
     if len(weights) < len(evaluations) or not total:

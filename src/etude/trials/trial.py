@@ -1,4 +1,4 @@
-"""One recipe under trial: a run that is paused, judged, and perhaps taken further."""
+"""A trial of one recipe: a run that is paused, evaluated and perhaps continued."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from etude.trials.score import Goal, mean
 from etude.trials.weight_mean import WeightMean
 
 WINDOW = 16
-"""The share of a run, as 1/WINDOW, over which the training loss is averaged before a look."""
+"""The training loss before an evaluation is averaged over 1/WINDOW of the run."""
 
 
 class Trial:
-    """A paused recipe: one run, or one for each fold of the data.
+    """One recipe in training: one run, or one for each fold of the data.
 
-    What it has cost counts only as far as it was asked to go: a trial that was read back
-    from a folder, where it may have gone further already, is judged as it was the first time.
+    Cost and results count only up to the share that was asked for. A trial that is read from a
+    folder may have been trained further before; it then gives the same results as the first time.
 
     Args:
-        name: What to call its folder.
-        make: Builds its runs, before their first update.
-        goal: What it is judged by.
-        folder: Where to keep it; None keeps it in memory alone.
+        name: The name of its folder.
+        make: A function that builds its runs, before their first update.
+        goal: The loss or metric by which it is judged.
+        folder: The folder of the trial; None keeps it only in memory.
     """
 
     def __init__(
@@ -42,91 +42,93 @@ class Trial:
         self.name, self.goal, self.folder = name, goal, folder
         self._make = make
         self._runs = make()
-        self._asleep: list[Record] = []
-        self._asleep_means: list[tuple[Evaluation, ...]] = []
+        self._offloaded: list[Record] = []
+        self._offloaded_means: list[WeightMean | None] = []
         self.recipe: Recipe = self._runs[0].recipe
         self.length: int = self._runs[0].length
         self.recipe_key = self.recipe.replace(lr=1.0).digest
         first = self._runs[0]
         self.weight = first.batch_size * first.recipe.accumulate
-        self.averages = bool(len(first.observers))
         self.floor: Evaluation | None = None
         self.reached = 0
         self.asked: dict[float, int] = {}
-        self.touched = 0
+        self.last_used = 0
         if folder is None:
             return
         for run, place in zip(self._runs, self._places(folder), strict=True):
             _begin(run, place)
 
     def _places(self, folder: RunFolder) -> list[RunFolder]:
-        if len(self._runs or self._asleep) == 1:
+        if len(self._runs or self._offloaded) == 1:
             return [folder]
-        return [folder.fold(i) for i in range(len(self._runs or self._asleep))]
+        return [folder.fold(i) for i in range(len(self._runs or self._offloaded))]
 
     # ---- memory ----------------------------------------------------------------------------
 
     @property
     def runs(self) -> list[Run]:
-        """The runs, fetched back from where they were put if need be."""
+        """The runs, loaded from the folder if they were offloaded."""
         if not self._runs:
             assert self.folder is not None
             self._runs = self._make()
             for run, place in zip(self._runs, self._places(self.folder), strict=True):
                 state = place.newest_state()
                 if state is None:
-                    raise StorageError(f"the paused state in {str(place.path)!r} is gone")
+                    raise StorageError(f"the paused state in {str(place.path)!r} is missing")
                 run.load_state_dict(state)
-            self._asleep, self._asleep_means = [], []
+            self._offloaded, self._offloaded_means = [], []
         return self._runs
 
     @property
-    def awake(self) -> bool:
+    def in_memory(self) -> bool:
         """Whether its state is in memory."""
         return bool(self._runs)
 
     def size(self) -> int:
-        """Return the bytes that its paused state takes in memory, zero when asleep."""
+        """Return the number of bytes of its state in memory; zero if it was offloaded."""
         return sum(_bytes(run) for run in self._runs)
 
     def save(self) -> None:
-        """Write where its runs stand into its folder, if it has one."""
-        if self.folder is None or not self.awake:
+        """Save the state of its runs in its folder, if it has one."""
+        if self.folder is None or not self.in_memory:
             return
         for run, place in zip(self._runs, self._places(self.folder), strict=True):
             place.save_state(run.step, run.state_dict())
             run.record().save(place.path)
 
-    def sleep(self, spare: Path) -> None:
-        """Put its state on disk and free the memory.
+    def offload(self, temporary: Path) -> None:
+        """Save its state on disk and free the memory.
 
         Args:
-            spare: Where to, if it has no folder of its own.
+            temporary: The folder to use if the trial has none.
         """
-        if not self.awake:
+        if not self.in_memory:
             return
-        self.folder = self.folder or RunFolder(spare / self.name)
+        self.folder = self.folder or RunFolder(temporary / self.name)
         self.save()
-        self._asleep = [run.record().without_model() for run in self._runs]
-        self._asleep_means = [_means(run) for run in self._runs]
+        self._offloaded = [run.record().without_model() for run in self._runs]
+        self._offloaded_means = self._means()
+        for weight_mean in self._offloaded_means:
+            if weight_mean is not None:
+                weight_mean.release()
         self._runs = []
 
-    def missed(self, step: int) -> bool:
-        """Whether a run that was read back is past an update where nobody had looked."""
+    def must_restart(self, step: int) -> bool:
+        """Return whether a run from a folder is past an update that was never evaluated."""
         return not self.diverged and any(
-            _step(seen) > step and (_at(seen, step) is None or self._lacks_mean(i, step))
-            for i, seen in enumerate(self._seen())
+            _step(seen) > step and (_at(seen, step) is None or _lacks_mean(weight_mean, step))
+            for seen, weight_mean in zip(self._seen(), self._means(), strict=True)
         )
 
     def restart(self) -> None:
-        """Begin anew: what is kept cannot answer what is asked."""
+        """Start again from the first update, because the saved state lacks an evaluation."""
         if self.folder is not None:
             for place in self._places(self.folder):
                 place.drop_states()
-        self._runs, self._asleep, self._asleep_means = self._make(), [], []
+        self._runs, self._offloaded, self._offloaded_means = self._make(), [], []
 
     def finish(self) -> None:
-        """Keep the records, and the newest state: a larger budget goes on from there."""
+        """Save the records, and keep the newest state, from which a larger budget can continue."""
         if self.folder is None:
             return
         places = self._places(self.folder)
@@ -136,14 +138,14 @@ class Trial:
         if len(places) > 1:
             self.record().save(self.folder.path)
 
-    # ---- what was seen -----------------------------------------------------------------------
+    # ---- results -----------------------------------------------------------------------------
 
     def records(self) -> list[Record]:
-        """Return what has happened in each run, without the models."""
-        return self._asleep or [run.record().without_model() for run in self._runs]
+        """Return the record of each run, without the models."""
+        return self._offloaded or [run.record().without_model() for run in self._runs]
 
     def record(self) -> Record:
-        """Return what has happened; over folds, the first one's with the mean evaluations."""
+        """Return the record; with folds, that of the first run with the mean evaluations."""
         first, *others = self.records()
         if not others:
             return first
@@ -153,7 +155,7 @@ class Trial:
         return replace(first, evaluations=tuple(whole))
 
     def _seen(self) -> Sequence[Run | Record]:
-        return self._runs or self._asleep
+        return self._runs or self._offloaded
 
     @property
     def lr(self) -> float:
@@ -162,25 +164,28 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        """Updates that its run has done, the furthest of them."""
+        """The number of updates of the furthest run."""
         return max(_step(seen) for seen in self._seen())
 
     @property
     def ended(self) -> bool:
-        """Whether every run had come to its end, or stopped early, within what was asked."""
+        """Whether every run finished or stopped early within the updates asked for."""
         return all(s.status == Status.FINISHED and _step(s) <= self.reached for s in self._seen())
 
     @property
     def diverged(self) -> bool:
-        """Whether a NaN or Inf had ended a run within the updates it was asked for."""
+        """Whether a run diverged within the updates asked for."""
         return any(_broken(seen, self.reached) for seen in self._seen())
 
-    def went(self, share: float, until: int) -> int:
-        """Note that it was asked to go to a share; return the updates that took, over all runs.
+    def extend(self, share: float, until: int) -> int:
+        """Record that the trial was asked for up to a share; return the updates that this took.
 
         Args:
-            share: Of the run, as it was asked for.
-            until: The whole update that this is.
+            share: The share of the run.
+            until: The number of updates at that share.
+
+        Returns:
+            The number of updates, over all runs.
         """
         self.asked[share] = until
         before, self.reached = self.reached, max(self.reached, until)
@@ -188,56 +193,57 @@ class Trial:
         return sum(min(step, self.reached) - min(step, before) for step in steps)
 
     def at(self, step: int) -> Evaluation | None:
-        """Return what a trial is judged by after `step` updates, the mean over folds, if known.
+        """Return the evaluation by which it is judged after `step` updates, if there was one.
 
-        On the way that is the evaluation of the mean of the weights, at the end that of the
-        weights themselves (see `WeightMean`). A run that stopped early stands from then on where
-        it stopped, at its best weights, which are the last that were evaluated there.
+        Where the mean of the weights was evaluated as well, the better of the two counts. With
+        folds it is the mean over them. After a run stopped early, its last evaluation counts,
+        which is that of its best weights.
         """
-        found = [self._mean_at(i, step) or _at(seen, step) for i, seen in enumerate(self._seen())]
-        whole = [e for e in found if e is not None]
-        if len(whole) < len(found):
-            return None
+        whole = []
+        for seen, weight_mean in zip(self._seen(), self._means(), strict=True):
+            found = _at(seen, step)
+            if found is None:
+                return None
+            averaged = None if weight_mean is None else weight_mean.at(step)
+            better_mean = averaged is not None and self.goal.score(averaged) < self.goal.score(
+                found
+            )
+            whole.append(averaged if averaged is not None and better_mean else found)
         return replace(mean(whole), step=max(e.step for e in whole))
 
-    def _mean_at(self, place: int, step: int) -> Evaluation | None:
-        """Return the evaluation of the mean of a run's weights after `step` updates."""
-        means = _means(self._runs[place]) if self._runs else self._asleep_means[place]
-        return next((e for e in reversed(means) if e.step == step), None)
-
-    def _lacks_mean(self, place: int, step: int) -> bool:
-        """Whether a mean of the weights should have been evaluated and was not."""
-        return self.averages and 0 < step < self.length and self._mean_at(place, step) is None
+    def _means(self) -> list[WeightMean | None]:
+        """Return what averages the weights of each run; None where nothing does."""
+        return [_mean_of(run) for run in self._runs] or self._offloaded_means
 
     def score(self, step: int) -> float:
-        """Return the score after `step` updates; infinite if it did not get there."""
+        """Return the score after `step` updates; infinite without an evaluation there."""
         return self.goal.score(self.at(step))
 
     def evaluated(self) -> list[Evaluation]:
-        """Return its evaluations within what it was asked for, in order."""
+        """Return its evaluations within the updates asked for, in order."""
         steps = sorted({e.step for s in self._seen() for e in s.evaluations})
         steps = [step for step in steps if step <= self.reached]
         found = (self.at(step) for step in steps)
         return [e for e in found if e is not None]
 
     def last(self) -> Evaluation | None:
-        """Return the newest evaluation within what it was asked for."""
+        """Return the newest evaluation within the updates asked for."""
         return next(reversed(self.evaluated()), None)
 
     @property
     def share(self) -> float:
-        """How far of its run it was asked to go."""
+        """The largest share of its run that was asked for."""
         return max(self.asked, default=0.0)
 
     def curve(self) -> Curve:
-        """Return its looks after the start, as the search reads them.
+        """Return its evaluations after the start, for the search.
 
-        A share that is no whole number of updates is looked at an update early: the look stands
-        at the share that was asked for, where every other trial's stands too.
+        If a share is not a whole number of updates, the evaluation is made before it. It is listed
+        at the share that was asked for, so that it can be compared with those of other trials.
         """
         steps = {e.step / self.length: e.step for e in self.evaluated() if e.step > 0}
-        places = {x: step for x, step in steps.items() if step not in self.asked.values()}
-        evaluated = [(x, step, self.at(step)) for x, step in sorted((places | self.asked).items())]
+        others = {x: step for x, step in steps.items() if step not in self.asked.values()}
+        evaluated = [(x, step, self.at(step)) for x, step in sorted((others | self.asked).items())]
         seen = [(x, step, e) for x, step, e in evaluated if e is not None]
         return Curve(
             self.lr,
@@ -258,7 +264,7 @@ class Trial:
 
 
 def _begin(run: Run, place: RunFolder) -> None:
-    """Let a run go on from where its folder has it, if that is a run of the same recipe."""
+    """Load a run's state from its folder, if the folder has a run of the same recipe."""
     kept = place.recipe()
     if kept is not None and kept != run.recipe:
         shutil.rmtree(place.path, ignore_errors=True)
@@ -274,15 +280,15 @@ def _step(seen: Run | Record) -> int:
 
 
 def _broken(seen: Run | Record, reached: int) -> bool:
-    """Say whether a run had diverged within `reached` updates.
+    """Return whether a run diverged within `reached` updates.
 
-    One whose next update broke was sound until it was asked for that update.
+    If the update after the last one diverged, it counts only once that update is asked for.
     """
     if seen.status != Status.DIVERGED:
         return False
-    look = next(reversed(seen.evaluations), None)
-    judged = look is not None and look.step == _step(seen) and not math.isfinite(look.loss)
-    return _step(seen) <= reached if judged else _step(seen) < reached
+    last = next(reversed(seen.evaluations), None)
+    at_evaluation = last is not None and last.step == _step(seen) and not math.isfinite(last.loss)
+    return _step(seen) <= reached if at_evaluation else _step(seen) < reached
 
 
 def _at(seen: Run | Record, step: int) -> Evaluation | None:
@@ -291,12 +297,18 @@ def _at(seen: Run | Record, step: int) -> Evaluation | None:
     return next((e for e in reversed(seen.evaluations) if e.step == step), None)
 
 
-def _means(run: Run) -> tuple[Evaluation, ...]:
-    return tuple(e for o in run.observers if isinstance(o, WeightMean) for e in o.evaluations)
+def _mean_of(run: Run) -> WeightMean | None:
+    return next((o for o in run.observers if isinstance(o, WeightMean)), None)
+
+
+def _lacks_mean(weight_mean: WeightMean | None, step: int) -> bool:
+    """Return whether the mean of the weights should have been evaluated and was not."""
+    return weight_mean is not None and step in weight_mean.steps and weight_mean.at(step) is None
 
 
 def _bytes(run: Run) -> int:
     tensors = [*run.model.parameters(), *run.model.buffers()]
     tensors += tensors_in(list(run.optimizer.state.values()))
-    tensors += [t for o in run.observers for t in tensors_in(o.state())]
+    weight_mean = _mean_of(run)
+    tensors += [] if weight_mean is None else weight_mean.mean
     return sum(t.numel() * t.element_size() for t in tensors)

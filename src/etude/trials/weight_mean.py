@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,32 +25,37 @@ from etude.training.state import RunState
 WINDOW = 0.02
 """Share of the run over which the weights are averaged."""
 
+SPAN = 5 * WINDOW
+"""Share of the run before an evaluation from which samples count; older ones weigh under 1%."""
+
 SAMPLES = 10
 """Samples of the weights in a window."""
+
+SHARES = (1 / 4, 3 / 8, 1 / 2, 3 / 4)
+"""Where the mean is evaluated. Before, the weights move on too fast for a mean to show anything."""
 
 BATCHES = 20
 """Training batches from which batch statistics are renewed."""
 
 
 class WeightMean(Observer):
-    """Keeps an exponential mean of the weights, and evaluates it where the run is evaluated.
+    """Averages the weights before some pauses of a trial, and evaluates the mean there.
 
-        m ← m + (w - m)·max(1/k, 1/n)
+        m <- m + (w - m) max(1/k, 1/n)
 
-    at every ``every``-th update, with k the samples so far and n those of a window. At the peak of
-    a schedule the noise of the updates lifts the validation loss, the more the higher the rate;
-    the decay takes that away, and so does the mean, without a gradient (Izmailov et al., 2018,
-    arXiv:1803.05407; Sandler et al., 2023, arXiv:2301.11312). Batch statistics are renewed
-    from training batches for the mean; the run's own are not touched.
-
-    It holds one copy of the weights. At the end of a run nothing is averaged: the weights
-    themselves are delivered.
+    at every ``every``-th update of the tenth of the run before a pause, with k the samples so far
+    and n those of a window. At the peak of a schedule the noise of the updates raises the
+    validation loss, the more the higher the rate; the decay takes that away, and so does the
+    mean, without a gradient (Izmailov et al., 2018, arXiv:1803.05407; Sandler et al., 2023,
+    arXiv:2301.11312). Batch statistics are renewed from training batches for the mean; those of
+    the run are not touched. It holds one copy of the weights.
 
     Args:
         length: Updates of the whole run.
-        window: Share of it to average over.
+        window: Share of the run to average over.
 
     Attributes:
+        steps: The updates after which the mean is evaluated.
         evaluations: Of the mean, in order.
     """
 
@@ -61,14 +67,24 @@ class WeightMean(Observer):
         updates = max(1.0, window * length)
         super().__init__(every=max(1, int(updates / SAMPLES)))
         self.samples = max(1.0, updates / self.every)
-        self.count = 0
-        self.mean: list[Tensor] = []
+        self.span = max(1, math.ceil(SPAN / WINDOW * updates))
+        self.steps = tuple(sorted({step_at_share(length, share) for share in SHARES} - {0}))
         self.evaluations: list[Evaluation] = []
+        self.release()
+
+    def release(self) -> None:
+        """Free the copy of the weights; what was evaluated stays."""
+        self.target, self.count = 0, 0
+        self.mean: list[Tensor] = []
 
     def on_update(self, state: RunState) -> None:
-        """Add the weights as they are."""
+        """Add the weights as they are, if an evaluation is near."""
+        target = next((step for step in self.steps if step >= state.step), None)
+        if target is None or state.step <= target - self.span:
+            return
         weights = state.parameters
-        if not self.mean:
+        if target != self.target:
+            self.target, self.count = target, 0
             self.mean = [torch.zeros_like(w, dtype=_wide(w)) for w in weights]
         self.count += 1
         part = max(1 / self.count, 1 / self.samples)
@@ -76,8 +92,8 @@ class WeightMean(Observer):
             mean.lerp_(weight.to(mean.dtype), part)
 
     def on_evaluation(self, state: RunState, evaluation: Evaluation) -> None:
-        """Evaluate the mean, between the start of the run and its end."""
-        if not self.count or state.step >= state.length or state.diverged:
+        """Evaluate the mean where that is due."""
+        if not self.count or state.step != self.target or state.diverged:
             return
         with self._in_place(state):
             found = evaluate(
@@ -89,6 +105,7 @@ class WeightMean(Observer):
                 autocast=state.autocast,
             )
         self.evaluations.append(found)
+        self.release()
 
     @contextmanager
     def _in_place(self, state: RunState) -> Iterator[None]:
@@ -111,6 +128,7 @@ class WeightMean(Observer):
     def state(self) -> dict[str, Any]:
         """Return the mean, and what was seen of it."""
         return {
+            "target": self.target,
             "count": self.count,
             "mean": self.mean,
             "evaluations": [asdict(e) for e in self.evaluations],
@@ -118,7 +136,7 @@ class WeightMean(Observer):
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take them back."""
-        self.count = state["count"]
+        self.target, self.count = state["target"], state["count"]
         self.mean = list(state["mean"])
         self.evaluations = [Evaluation.of(e) for e in state["evaluations"]]
 
@@ -128,6 +146,15 @@ def weight_mean(task: Task, recipe: Recipe) -> list[WeightMean]:
     if optimizers.get(recipe.optimizer.name).eval_mode:
         return []
     return [WeightMean(clock_of(task, recipe).horizon)]
+
+
+def step_at_share(length: int, share: float) -> int:
+    """Return the update at a share of a run, rounded down so that it costs no more.
+
+    >>> step_at_share(100, 3 / 8)
+    37
+    """
+    return math.floor(length * share + 1e-9)
 
 
 def _wide(weight: Tensor) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""What the parity constructors share."""
+"""Helpers of the parity constructors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from etude.schedules import Schedule, constant, cosine, warmup
 
 
 def between(shape: Schedule, low: float, high: float) -> Schedule:
-    """Return low + (high − low)·s(t): a shape that moves in [0, 1], laid between two values.
+    """Return low + (high − low)·s(t): a schedule with values in [0, 1], scaled to two bounds.
 
     Examples:
         >>> between(cosine(10), 0.25, 1.25)
@@ -21,7 +21,7 @@ def between(shape: Schedule, low: float, high: float) -> Schedule:
 
 
 def wave(half: float) -> Schedule:
-    """Return ½(1 + cos(πt/H)) without an end: down in H steps, and up again in H.
+    """Return ½(1 + cos(πt/H)) without an end: it falls for H steps and rises for H steps.
 
     Examples:
         >>> s = wave(10)
@@ -37,7 +37,7 @@ def delayed(begin: float, value: float, then: Schedule) -> Schedule:
 
 
 def whole(name: str, value: object, *, at_least: int = 0) -> int:
-    """Return a count of steps as the peers take it: a whole number."""
+    """Return a count of steps, which other libraries require to be a whole number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadTypeError(f"{name} is {value!r}; it must be a whole number of steps")
     if not value >= at_least or value != value // 1:

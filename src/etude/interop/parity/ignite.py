@@ -1,7 +1,7 @@
 """The parameter schedulers of `ignite.handlers`, by their own names.
 
-Each takes what ignite's class takes after the optimizer and the name of the parameter. Step t is
-the value that the t-th event sets, counted from 0: ignite sets it before the iteration.
+Each takes the arguments of ignite's class after the optimizer and the name of the parameter. The
+value at step t is the one that event t sets, counted from 0: ignite sets it before the iteration.
 """
 
 # ruff: noqa: N802 - the functions carry the names of ignite's classes
@@ -35,7 +35,7 @@ def LinearCyclicalScheduler(
     warmup_duration: int = 0,
     monotonic: bool = False,
 ) -> Schedule:
-    """Return straight lines from start to end and back, or with `monotonic` only there.
+    """Return straight lines from start to end and back, or with `monotonic` from start to end.
 
     Raises:
         BadValueError: The combination of options has no closed form here; see `_cycles`.
@@ -106,7 +106,7 @@ def PiecewiseLinear(milestones_values: Sequence[tuple[int, float]]) -> Schedule:
 
 
 def ConcatScheduler(schedulers: Sequence[Schedule], durations: Sequence[int]) -> Schedule:
-    """Return one schedule after another; the last goes on.
+    """Return one schedule after another; the last one continues.
 
     Examples:
         >>> ConcatScheduler([PiecewiseLinear([(0, 1.0)]), PiecewiseLinear([(0, 0.5)])], [4])(4)
@@ -123,11 +123,11 @@ def create_lr_scheduler_with_warmup(
 ) -> Schedule:
     """Return a line from start to end in warmup_duration − 1 steps, then the schedule.
 
-    Where the schedule begins at the end value, the line stops one step before it, so that the
-    value is not set twice; otherwise the schedule begins at step `warmup_duration`.
+    If the schedule begins at the end value, the line stops one step before it, so that the value
+    is not set twice; otherwise the schedule begins at step `warmup_duration`.
 
     Args:
-        lr_scheduler: What comes after the warmup, such as one of this module.
+        lr_scheduler: The schedule after the warmup, such as one of this module.
         warmup_start_value: Value at step 0.
         warmup_duration: At least 2.
         warmup_end_value: Value at the end; None takes the schedule's first value.

@@ -41,7 +41,7 @@ def polynomial_schedule(
     transition_steps: int,
     transition_begin: int = 0,
 ) -> Schedule:
-    """Return (init − end)·(1 − (t − begin)/T)^power + end; init for ever if T ≤ 0, as documented.
+    """Return (init − end)·(1 − (t − begin)/T)^power + end; constant init if T ≤ 0, as documented.
 
     Examples:
         >>> polynomial_schedule(1.0, 0.25, power=2, transition_steps=100)
@@ -56,7 +56,7 @@ def polynomial_schedule(
 def linear_schedule(
     init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0
 ) -> Schedule:
-    """Return a straight line from init to end; init for ever if T ≤ 0, as documented.
+    """Return a straight line from init to end; constant init if T ≤ 0, as documented.
 
     Examples:
         >>> linear_schedule(1.0, 0.1, 100, transition_begin=5)
@@ -123,7 +123,7 @@ def cosine_decay_schedule(
 def warmup_constant_schedule(init_value: float, peak_value: float, warmup_steps: int) -> Schedule:
     """Return a straight line from init to peak, then peak.
 
-    Deviation: with `warmup_steps=0` optax stays at init for ever; here it is at the peak.
+    Deviation: with `warmup_steps=0` optax always returns init; here the value is the peak.
 
     Examples:
         >>> warmup_constant_schedule(0.0, 0.1, 500)
@@ -153,7 +153,7 @@ def warmup_cosine_decay_schedule(
             "it must be longer than that"
         )
     fall = cosine(left, exponent=exponent)
-    # A peak of 0 leaves optax's ratio end/peak without a meaning: it stays at 0.
+    # With a peak of 0 optax's ratio end/peak is undefined, and its value stays at 0.
     curve = between(fall, end_value if peak_value else 0.0, peak_value)
     return _after_warmup(init_value, peak_value, warmup_steps, curve)
 
@@ -198,7 +198,7 @@ def sgdr_schedule(cosine_kwargs: Iterable[Mapping[str, float]]) -> Schedule:
 def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
     """Return one schedule after another, each counted from its own boundary.
 
-    Deviation: optax drops schedules or boundaries that have no partner; here that is an error.
+    Deviation: optax ignores surplus schedules or boundaries; here they are an error.
 
     Examples:
         >>> join_schedules([constant_schedule(0.1), cosine_decay_schedule(1.0, 50)], [10])
@@ -225,7 +225,7 @@ def piecewise_interpolate_schedule(
 ) -> Schedule:
     """Return a curve through init at 0 and the accumulated products at the boundaries.
 
-    Deviation: on an array of steps optax gives one wrong number; here each step has its value.
+    Deviation: for an array of steps optax returns one wrong number; here each step has its value.
 
     Examples:
         >>> piecewise_interpolate_schedule("linear", 1.0, {4: 0.5, 8: 0.5})
@@ -245,7 +245,7 @@ def linear_onecycle_schedule(
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
 ) -> Schedule:
-    """Return three straight lines: up, down as far, and down to peak/(div·final_div).
+    """Return three straight lines: up, down to the start, and down to peak/(div·final_div).
 
     Examples:
         >>> linear_onecycle_schedule(100, 1.0, div_factor=4.0, final_div_factor=4.0)
@@ -293,12 +293,12 @@ def reduce_on_plateau(
     optax reduces at the `patience`-th event without improvement, torch after it.
 
     Deviation: `patience=0` makes optax reduce at each improvement; here it is refused. The margin
-    of `rtol` is rtol·|best|, where optax's rtol·best takes a value that stands still below zero
-    for an improvement.
+    of `rtol` is rtol·|best|; with optax's rtol·best, a constant value below zero counts as an
+    improvement.
 
     Raises:
-        BadValueError: Both tolerances are given, or the events are to be averaged: average them
-            first, and report the means.
+        BadValueError: Both tolerances are given, or `accumulation_size` is not 1: average the
+            events yourself, and report the means.
 
     Examples:
         >>> s = reduce_on_plateau(factor=0.5, patience=1).given([(1, 1.0), (2, 1.0)])
@@ -307,8 +307,8 @@ def reduce_on_plateau(
     """
     if accumulation_size != 1:
         raise BadValueError(
-            f"accumulation_size is {accumulation_size!r}; a schedule takes each event as it is: "
-            "report the means"
+            f"accumulation_size is {accumulation_size!r}; a schedule does not average events: "
+            "average them yourself, and report the means"
         )
     if (rtol > 0.0) == (atol > 0.0):
         raise BadValueError(f"rtol is {rtol!r} and atol {atol!r}: give exactly one above 0")

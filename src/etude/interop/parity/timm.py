@@ -1,14 +1,15 @@
 """The schedulers of `timm.scheduler`, by their own names.
 
-Each takes the rate of the optimizer first, then what timm's class takes after the optimizer. Step
-t is the value after `scheduler.step(t)`, or `step_update(t)`. timm's noise is random and left out.
+Each takes the rate of the optimizer first, then the arguments of timm's class after the optimizer.
+The value at step t is the one after `scheduler.step(t)`, or `step_update(t)`. timm's noise is
+random and is left out.
 
-By default timm's cosine, polynomial and tanh run during the warmup, so that the rate drops to
-them after it, and a milestone b acts at b − 1. Both are reproduced; `warmup_prefix=True` and
-`multi_step` are what is usually meant.
+By default timm's cosine, polynomial and tanh schedules already run during the warmup, so that the
+rate drops to them after it, and a milestone b takes effect at b − 1. Both are reproduced;
+`warmup_prefix=True` and `multi_step` are usually what is wanted.
 
-Deviation, in all with cycles: timm finds the cycle through a logarithm and misses some restarts;
-here they are exact.
+Deviation of all schedules with cycles: timm computes the number of the cycle by a logarithm and
+misses some restarts; here they are exact.
 """
 
 # ruff: noqa: N802 - the functions carry the names of timm's classes
@@ -34,7 +35,7 @@ from etude.schedules import (
 )
 
 MOST_CYCLES = 64
-"""Cycles that differ are written out one by one."""
+"""The largest number of cycles of different length or height, which are written one by one."""
 
 
 def CosineLRScheduler(
@@ -164,7 +165,7 @@ def PlateauLRScheduler(
     lr_min: float = 0.0,
     mode: str = "max",
 ) -> Schedule:
-    """Return torch's `ReduceLROnPlateau` after a warmup, during which no metric counts.
+    """Return torch's `ReduceLROnPlateau` after a warmup, during which metrics are ignored.
 
     Examples:
         >>> s = PlateauLRScheduler(0.5, 0.5, patience_t=0).given([(1, 1.0), (2, 1.0)])
@@ -245,7 +246,7 @@ def _cycles(
     decay: float,
     limit: int,
 ) -> Schedule:
-    """Return `limit` cycles of a shape that falls from 1 to 0, growing and shrinking."""
+    """Return `limit` cycles of a shape that falls from 1 to 0; each may be longer and lower."""
     whole("cycle_limit", limit)
     if limit == 0:
         return constant(lr_min)
@@ -253,7 +254,9 @@ def _cycles(
         body = shape(length)
         return between(body if limit == 1 else body.repeat(limit), lr_min, lr)
     if limit > MOST_CYCLES:
-        raise BadValueError(f"cycle_limit is {limit}; cycles that differ may be {MOST_CYCLES}")
+        raise BadValueError(
+            f"cycle_limit is {limit}; it must be at most {MOST_CYCLES} for cycles that differ"
+        )
     parts = [between(shape(length * growth**i), lr_min, lr * decay**i) for i in range(limit)]
     joined = parts[0]
     for part in parts[1:]:
@@ -262,7 +265,7 @@ def _cycles(
 
 
 def _after_warmup(body: Schedule, target: float, steps: int, start: float, own: bool) -> Schedule:
-    """Return a line up to `target`, then the schedule: on a clock of its own, or on timm's."""
+    """Return a line to `target`, then the schedule from its start, or from step `steps`."""
     if not steps:
         return body
     return linear(steps, start=start, end=target) >> (body if own else body.shift(-steps))

@@ -1,7 +1,7 @@
 """The schedulers of `torch.optim.lr_scheduler`, by their own names.
 
-Each takes the rate of the optimizer's group first, then what torch's class takes after the
-optimizer. Step t is the value of the group after t calls of `scheduler.step()`.
+Each takes the rate of the optimizer's group first, then the arguments of torch's class after the
+optimizer. The value at step t is the group's rate after t calls of `scheduler.step()`.
 """
 
 # ruff: noqa: N802 - the functions carry the names of torch's classes
@@ -32,8 +32,8 @@ from etude.schedules import (
 def ConstantLR(lr: float, factor: float = 1.0 / 3, total_iters: int = 5) -> Schedule:
     """Return lr·factor for the first `total_iters` steps, then lr.
 
-    Deviation: with `total_iters=0` or `factor=0` torch never comes back to lr, the second with a
-    division by zero; here it does.
+    Deviation: with `total_iters=0` torch never returns to lr, and with `factor=0` it divides by
+    zero; here both return to lr.
 
     Examples:
         >>> s = ConstantLR(0.1, factor=0.5, total_iters=4)
@@ -48,7 +48,8 @@ def LinearLR(
 ) -> Schedule:
     """Return a straight line from lr·start_factor to lr·end_factor at `total_iters`.
 
-    Deviation: with `total_iters=0` torch stays at lr·start_factor; here it is at lr·end_factor.
+    Deviation: with `total_iters=0` torch stays at lr·start_factor; here the rate is
+    lr·end_factor.
 
     Examples:
         >>> LinearLR(0.1, start_factor=0.5, total_iters=4)
@@ -80,7 +81,7 @@ def StepLR(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
 def MultiStepLR(lr: float, milestones: Iterable[int], gamma: float = 0.1) -> Schedule:
     """Return lr·γ^(number of milestones ≤ t).
 
-    Deviation: a milestone between two steps acts at the step after it; torch never reaches it.
+    Deviation: a milestone between two steps takes effect at the next step; torch ignores it.
 
     Examples:
         >>> MultiStepLR(0.1, [30, 80], gamma=0.5)
@@ -116,9 +117,9 @@ def CosineAnnealingLR(lr: float, T_max: int, eta_min: float = 0.0) -> Schedule:
 def CosineAnnealingWarmRestarts(
     lr: float, T_0: int, T_mult: int = 1, eta_min: float = 0.0
 ) -> Schedule:
-    """Return a cosine that starts anew at T_0, T_0(1 + T_mult), and so on.
+    """Return a cosine that restarts at T_0, T_0(1 + T_mult), and so on.
 
-    Deviation: torch's `step(epoch)` finds the cycle through a logarithm and misses some restarts;
+    Deviation: torch's `step(epoch)` computes the cycle by a logarithm and misses some restarts;
     here the restarts are exact integers, as in torch's `step()`.
 
     Examples:
@@ -155,7 +156,7 @@ def CyclicLR_momentum(
     mode: str = "triangular",
     gamma: float = 1.0,
 ) -> Schedule:
-    """Return the momentum that `CyclicLR` moves against the rate.
+    """Return the momentum of `CyclicLR`, which falls while the rate rises.
 
     Examples:
         >>> s = CyclicLR_momentum(0.75, 1.0, step_size_up=4)
@@ -174,10 +175,10 @@ def OneCycleLR(
     final_div_factor: float = 1e4,
     three_phase: bool = False,
 ) -> Schedule:
-    """Return torch's one-cycle: its peak is at pct_start·T − 1 and its end at T − 1.
+    """Return torch's one-cycle schedule, with its peak at pct_start·T − 1 and its end at T − 1.
 
-    Deviation: torch allows one step more than there are and rebounds there; here the end is held.
-    With pct_start·T = 1 torch divides by zero; here it starts at the peak.
+    Deviation: torch allows one step too many, at which the rate rises again; here the last value is
+    kept. With pct_start·T = 1 torch divides by zero; here the schedule starts at the peak.
 
     Examples:
         >>> OneCycleLR(0.1, total_steps=100)
@@ -197,7 +198,7 @@ def OneCycleLR_momentum(
     max_momentum: float = 0.95,
     three_phase: bool = False,
 ) -> Schedule:
-    """Return the momentum that `OneCycleLR` moves against the rate.
+    """Return the momentum of `OneCycleLR`, which falls while the rate rises.
 
     Examples:
         >>> OneCycleLR_momentum(100)
@@ -219,11 +220,11 @@ def ReduceLROnPlateau(
     min_lr: float = 0.0,
     eps: float = 1e-8,
 ) -> Schedule:
-    """Return the rate reduced on a plateau; it reacts to the events it is `given`.
+    """Return the rate, reduced on a plateau; it reacts to the events that `given` or `record` add.
 
-    Deviation: an infinite metric is never an improvement; and the relative margin is
-    threshold·|best|, where torch's threshold·best takes a metric that stands still below zero for
-    an improvement.
+    Deviation: an infinite metric is never an improvement, and the relative margin is
+    threshold·|best|; with torch's threshold·best, a constant metric below zero counts as an
+    improvement.
 
     Examples:
         >>> s = ReduceLROnPlateau(0.5, factor=0.5, patience=0).given([(1, 1.0), (2, 1.0)])
@@ -247,7 +248,7 @@ def ReduceLROnPlateau(
 def SequentialLR(schedulers: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
     """Return one schedule after another, each counted from its own milestone.
 
-    Deviation: any schedule may be joined, a plateau or a one-cycle included.
+    Deviation: any schedule can be joined, also a plateau or a one-cycle schedule.
 
     Examples:
         >>> SequentialLR([LinearLR(0.1), ExponentialLR(0.1, 0.5)], milestones=[5])(6)
@@ -269,10 +270,10 @@ def SequentialLR(schedulers: Sequence[Schedule], milestones: Sequence[int]) -> S
 
 
 def ChainedScheduler(schedulers: Sequence[Schedule]) -> Schedule:
-    """Return the product of schedules: one in rates, the others as factors of rate 1.
+    """Return the product of schedules: the first in rates, the others as factors with lr=1.
 
-    Deviation: torch lets each scheduler change the live rate in turn, which for a cosine with a
-    floor gives negative rates; a product never does.
+    Deviation: torch lets each scheduler change the current rate in turn, which gives negative rates
+    for a cosine with a floor; a product does not.
 
     Examples:
         >>> ChainedScheduler([ConstantLR(0.1, 0.5, 4), ExponentialLR(1.0, 0.5)])(1)
@@ -302,7 +303,7 @@ def _cycles(up: float, down: float | None, mode: str, gamma: float) -> Schedule:
 def _phases(total_steps: int, pct_start: float, anneal: str, values: Sequence[float]) -> Schedule:
     """Return the curve through the ends of the phases, which need not be whole steps.
 
-    A phase that ends before step 0 is over when training starts: torch begins inside the next.
+    A phase that ends before step 0 is skipped: torch begins within the next phase.
     """
     shapes = {"cos": "cosine", "linear": "linear"}
     if anneal not in shapes:

@@ -1,11 +1,11 @@
 """The schedules of `transformers.optimization`, by their own names.
 
-Each takes the rate of the optimizer first, then what the peer's function takes after the
-optimizer. Step t is the value after t calls of `scheduler.step()`.
+Each takes the rate of the optimizer first, then the arguments of the function of transformers after
+the optimizer. The value at step t is the rate after t calls of `scheduler.step()`.
 
-Deviation, in all of them: a floor such as `min_lr` or `lr_end` is the floor of the rate that is
-given, while transformers takes it relative to the optimizer's default rate, so that a group at
-another rate ends elsewhere.
+Deviation of all functions: a floor such as `min_lr` or `lr_end` is the floor of the given rate.
+transformers computes it from the optimizer's default rate, so that a group with another rate has
+another floor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from etude.schedules import (
 )
 
 TYPES = ("linear", "cosine", "1-sqrt")
-"""What `warmup_type` and `decay_type` of `get_wsd_schedule` may be."""
+"""The values of `warmup_type` and `decay_type` of `get_wsd_schedule`."""
 
 
 def get_constant_schedule(lr: float) -> Schedule:
@@ -64,7 +64,7 @@ def get_linear_schedule_with_warmup(
 def get_cosine_schedule_with_warmup(
     lr: float, num_warmup_steps: int, num_training_steps: int, num_cycles: float = 0.5
 ) -> Schedule:
-    """Return a linear warmup, then a cosine of `num_cycles` waves, which goes on after the end.
+    """Return a linear warmup, then a cosine of `num_cycles` waves, which continues after the end.
 
     Use `warmup(...) >> cosine(...)` for a cosine that stays at its floor.
 
@@ -91,7 +91,7 @@ def get_cosine_with_hard_restarts_schedule_with_warmup(
     left = _left(num_warmup_steps, num_training_steps)
     if not num_cycles > 0:
         raise BadValueError(f"num_cycles is {num_cycles!r}; it must be above 0")
-    # Cycles of whole steps, fitted to what is left: no restart is missed by rounding.
+    # Cycles of whole steps, stretched to the remaining steps: rounding misses no restart.
     cycles = restarts(left).take(left * num_cycles).fit(left)
     return lr * (warmup(num_warmup_steps) >> cycles >> constant(0.0))
 
@@ -139,7 +139,7 @@ def get_cosine_with_min_lr_schedule_with_warmup(
     min_lr: float | None = None,
     min_lr_rate: float | None = None,
 ) -> Schedule:
-    """Return a linear warmup, then a cosine with a floor, which goes on after the end.
+    """Return a linear warmup, then a cosine with a floor, which continues after the end.
 
     Examples:
         >>> s = get_cosine_with_min_lr_schedule_with_warmup(1.0, 10, 110, min_lr=0.25)
@@ -160,7 +160,7 @@ def get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
     min_lr_rate: float | None = None,
     warmup_lr_rate: float | None = None,
 ) -> Schedule:
-    """Return a warmup that is at the full rate on its last step, then a cosine with a floor.
+    """Return a warmup that reaches the full rate at its last step, then a cosine with a floor.
 
     The warmup starts at lr/W, or at lr·warmup_lr_rate.
 
@@ -225,7 +225,7 @@ def get_reduce_on_plateau_schedule(
     min_lr: float = 0.0,
     eps: float = 1e-8,
 ) -> Schedule:
-    """Return torch's `ReduceLROnPlateau`, as transformers does.
+    """Return torch's `ReduceLROnPlateau`, which transformers uses too.
 
     Examples:
         >>> get_reduce_on_plateau_schedule(0.1, patience=2)(0)

@@ -1,4 +1,4 @@
-"""Adam and its relatives: a step whose length does not grow with the gradient."""
+"""Adam and similar optimizers, whose step size does not grow with the gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS = (
         1e-3,
         -1.6,
         ADAM,
-        "a first try on almost anything without weight decay",
+        "a first choice for almost anything, without weight decay",
         {"stacked": "adam", "stability": "adam", "family": "adam"},
         {"usual": (0.7, "the usual default without decay"), "recurrent": RECURRENT},
         betas=betas(),
@@ -28,7 +28,7 @@ ROWS = (
         1e-3,
         -2.2,
         ADAM + ", algorithm 1 without its two corrections",
-        "textbooks that print Adam so; its first steps are about three times too long",
+        "Adam as some textbooks define it; its first steps are about three times too long",
         {"stability": "adam_uncorrected", "family": "adam"},
         {},
         betas=betas(),
@@ -44,7 +44,7 @@ ROWS = (
         "transformers, and the default for anything new",
         {"stacked": "adamw", "stability": "adam", "family": "adam", "decay": "decoupled"},
         {
-            "usual": (1.0, "the usual default: seldom best, rarely far from it"),
+            "usual": (1.0, "the usual default: seldom the best, rarely far from it"),
             "attention": (0.5, "attention is trained with it nearly everywhere"),
         },
         betas=betas(),
@@ -58,14 +58,14 @@ ROWS = (
         2e-3,
         -1.6,
         "Dozat 2016, ICLR workshop",
-        "Adam with a look ahead; recurrent networks",
+        "Adam with Nesterov momentum; recurrent networks",
         {
             "stacked": "nadam",
             "stability": "nadam",
             "family": "adam",
             "decay_flag": "decoupled_weight_decay",
         },
-        {"usual": (0.6, "Adam with a look ahead"), "recurrent": RECURRENT},
+        {"usual": (0.6, "Adam with Nesterov momentum"), "recurrent": RECURRENT},
         betas=betas(),
         eps=Number(1e-8),
         weight_decay=Number(0.0),
@@ -78,11 +78,11 @@ ROWS = (
         1e-3,
         -1.0,
         "Liu et al. 2020, arXiv:1908.03265",
-        "Adam where no warmup is wanted",
+        "Adam without a warmup",
         {
             "family": "adam",
             "decay_flag": "decoupled_weight_decay",
-            "why_no_threshold": "its rectification changes the step's length from update to update",
+            "why_no_threshold": "its rectification changes the step size from update to update",
         },
         {},
         betas=betas(),
@@ -108,7 +108,7 @@ ROWS = (
         OWN + "sparse_adam:SparseDenseAdam",
         1e-3,
         -1.6,
-        ADAM + "; lazily, on the rows a sparse gradient holds",
+        ADAM + "; only for the rows in a sparse gradient",
         "large embedding tables with sparse=True; Adam for every other tensor",
         {
             "sparse": "yes",
@@ -119,7 +119,7 @@ ROWS = (
         {
             "sparse gradients": (
                 3.0,
-                "takes the model's sparse gradients, and moves only the rows a batch holds",
+                "takes the model's sparse gradients, and updates only a batch's rows",
             )
         },
         betas=betas(),
@@ -131,13 +131,12 @@ ROWS = (
         1e-4,
         -2.4,
         "Chen et al. 2023, arXiv:2302.06675",
-        "half of Adam's memory; a rate three to ten times smaller, decay as much larger",
+        "half of Adam's memory; a rate 3 to 10 times smaller, and a decay as much larger",
         {
             "stacked": "lion",
             "family": "adam",
             "decay": "decoupled",
-            "why_no_threshold": "its step is a sign, as long for a small gradient as for a large "
-            "one",
+            "why_no_threshold": "its step is a sign, whose size does not depend on the gradient's",
         },
         {"noise": LENGTH, "bursts": IGNORED, "large model": SMALL_STATE},
         betas=betas(0.9, 0.99),

@@ -1,4 +1,4 @@
-"""Descent along the gradient, and the first rates per entry."""
+"""Gradient descent, and the first optimizers with a rate per entry."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from etude.optimizers.rows.parts import IN_FULL, ONE_RATE, OWN, RECURRENT, row, 
 
 # The centres of sgd, adam, adamw, rmsprop and adagrad were fitted on 47 small tasks. Those of the
 # others are the mean over digits-mlp, digits-cnn, digits-gru and diabetes-mlp of the best of nine
-# rates, 0.4 decades apart, with the same correction for size (where adam's comes out as fitted);
-# averaged_momentum's follows from sgd's, and 0.0 stands where the rate is a multiplier.
+# rates, 0.4 decades apart, with the same correction for size (which reproduces adam's fitted
+# centre); averaged_momentum's follows from sgd's, and 0.0 is used if the rate is a multiplier.
 
 ROWS = (
     row(
@@ -17,8 +17,8 @@ ROWS = (
         1e-3,
         -0.9,
         "Robbins & Monro 1951; momentum: Polyak 1964; nesterov: Sutskever et al. 2013",
-        "convolutional networks with normalisation; batch_size='all' is batch descent, 1 is "
-        "stochastic, momentum=0.9 the heavy ball, nesterov=true Nesterov's",
+        "convolutional networks with normalisation; batch_size='all' is batch gradient descent, "
+        "1 is stochastic, momentum=0.9 the heavy ball, nesterov=true Nesterov's method",
         {
             "stacked": "sgd",
             "stability": "sgd",
@@ -29,9 +29,12 @@ ROWS = (
         },
         {
             **ONE_RATE,
-            "usual": (0.5, "the least memory, one setting more to get right"),
+            "usual": (0.5, "it needs the least memory, but its momentum must be chosen too"),
             "even curvature": (0.5, "one rate can suit all directions"),
-            "normalised convolutions": (0.8, "normalised convolutions generalise best with it"),
+            "normalised convolutions": (
+                0.8,
+                "normalised convolutions often generalise best with it",
+            ),
             "bursts": IN_FULL,
         },
         momentum=share(0.0),
@@ -44,8 +47,8 @@ ROWS = (
         OWN + "averaged_momentum:AveragedMomentum",
         1e-3,
         0.1,
-        "Polyak 1964, averaged as Ng's lecture notes and Kingma & Ba 2015 do",
-        "momentum whose best rate stays where it is when the momentum changes",
+        "Polyak 1964, averaged as in Ng's lecture notes and Kingma & Ba 2015",
+        "momentum whose best rate does not depend on the momentum",
         {"stability": "averaged_momentum", "family": "sgd"},
         {**ONE_RATE, "bursts": IN_FULL},
         momentum=share(0.9),
@@ -75,7 +78,7 @@ ROWS = (
         1.0,
         0.0,
         "Zeiler 2012, arXiv:1212.5701",
-        "old recipes that name it; its rate multiplies a step it chooses itself",
+        "old recipes that use it; its rate multiplies a step size that it chooses itself",
         {"rate_free": True},
         {},
         rho=Number(0.9, high=1, closed=True),

@@ -1,4 +1,4 @@
-"""What rows have in common: how one is written, bounds, reasons, and what suits several."""
+"""Helpers and texts that several rows share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def row(
     suits: Suits,
     **hyperparameters: Hyperparameter,
 ) -> OptimizerRow:
-    """Return a row; a factory without a module is torch's.
+    """Return a row; a factory without a module is a class of `torch.optim`.
 
     The factory is text, so that reading the table loads no torch.
     """
@@ -56,24 +56,27 @@ ALONE: Mapping[str, Any] = {"rate_free": True, "in_turns": False}
 WHOLE = "it preconditions a whole tensor"
 TRUST = "its trust ratio is measured over the whole tensor"
 AVERAGED = "its weights are an average that is not linear in the rate"
-ESTIMATES = "it estimates one rate for all parameters, from how they move together"
+ESTIMATES = "it estimates one rate for all parameters together"
 TOGETHER = "it solves for all parameters together, at one rate"
 
 ONE_RATE: Suits = {
-    "rare rows": (-1.0, "a rare row moves as little as its few gradients"),
-    "curvature": (-1.0, "one rate must suit them all"),
+    "rare rows": (-1.0, "a rare row gets few gradients, and so changes little"),
+    "curvature": (-1.0, "it has one rate for all directions"),
     "attention": (-1.0, "attention's heavy-tailed gradients need a rate per entry"),
     "deep without normalisation": (-1.0, ""),
 }
 SECOND_ORDER: Suits = {
     "rare rows": ONE_RATE["rare rows"],
-    "curvature": (1.0, "it divides the curvature out"),
+    "curvature": (1.0, "it divides by the curvature"),
 }
-DIRECTIONS = "it rescales whole directions, not entries alone"
-EXACT = "one layer and a clear gradient make for long exact steps"
-IN_FULL = (-0.5, "such a step is taken in full unless it is clipped")
-IGNORED = (0.2, "the length of its step ignores that")
-LENGTH = (-0.4, "a step whose length ignores the gradient's keeps all of that noise")
+DIRECTIONS = "it rescales whole directions, not single entries"
+EXACT = "with one layer and a clear gradient, long steps are exact"
+IN_FULL = (-0.5, "its step grows with the gradient unless it is clipped")
+IGNORED = (0.2, "its step size does not depend on the gradient's size")
+LENGTH = (
+    -0.4,
+    "a step whose size ignores the gradient's size keeps all of that noise",
+)
 RECURRENT = (0.4, "recurrent networks are trained with it")
-LARGE = (1.0, "made for it")
+LARGE = (1.0, "designed for it")
 SMALL_STATE = (0.5, "its state is small")

@@ -1,4 +1,4 @@
-"""Optimizers that use the curvature, and call the loss themselves."""
+"""Optimizers that use the curvature and evaluate the loss themselves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS = (
             **ALONE,
             "decay": "none",
             "closure": "gradient",
-            "why_no_rates": "its line search and its curvature mix all parameters, at one rate",
+            "why_no_rates": "its line search and its curvature use all parameters at one rate",
         },
         {**SECOND_ORDER, "one layer": (2.3, EXACT), "bursts": IN_FULL},
         max_iter=Whole(20),
@@ -40,7 +40,7 @@ ROWS = (
         1.0,
         0.0,
         "Levenberg 1944; Marquardt 1963; Nocedal & Wright 2006, section 3.4",
-        "at most 2,000 parameters and full batches: the exact Hessian, damped until it helps",
+        "at most 2,000 parameters and full batches: the exact Hessian, with adaptive damping",
         {
             **REAL,
             **ALONE,

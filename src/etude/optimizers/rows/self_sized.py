@@ -1,4 +1,4 @@
-"""Optimizers that find their rate, or do without a schedule."""
+"""Optimizers that estimate their rate, or need no schedule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS = (
         1.0,
         0.0,
         "Mishchenko & Defazio 2024, arXiv:2306.06101",
-        "no time to look for a rate: it finds Adam's while it trains; keep lr at 1",
+        "no time to tune a rate: it estimates Adam's rate during training; keep lr at 1",
         {**REAL, **ALONE, "why_no_rates": ESTIMATES, "decay_flag": "decouple"},
         {"usual": (0.4, "needs no rate")},
         betas=betas(),
@@ -32,7 +32,7 @@ ROWS = (
         1.0,
         0.0,
         DADAPT,
-        "as prodigy, more careful and slower to find its rate",
+        "like prodigy, but more careful, and slower to estimate the rate",
         {**REAL, **ALONE, "why_no_rates": ESTIMATES, "decay_flag": "decouple"},
         {},
         betas=betas(),
@@ -48,7 +48,7 @@ ROWS = (
         2.5e-3,
         -1.7,
         "Defazio et al. 2024, arXiv:2405.15682",
-        "training whose length is not known: good at every moment, no schedule",
+        "training of unknown length: no schedule, and good weights at any time",
         {
             **REAL,
             "in_turns": False,
@@ -57,7 +57,7 @@ ROWS = (
             "schedule_free": True,
             "why_no_slices": AVERAGED,
         },
-        {"usual": (0.4, "needs no schedule"), "noise": (0.2, "it averages the weights over it")},
+        {"usual": (0.4, "needs no schedule"), "noise": (0.2, "it averages the weights")},
         betas=betas(above=True),
         eps=Number(1e-8),
         weight_decay=Number(0.0),
@@ -70,7 +70,7 @@ ROWS = (
         1.0,
         0.1,
         "Defazio et al. 2024, arXiv:2405.15682",
-        "as sgd with momentum, where the length is not known",
+        "sgd with momentum for training of unknown length",
         {"in_turns": False, "eval_mode": True, "schedule_free": True, "why_no_slices": AVERAGED},
         {},
         momentum=Number(0.9, high=1, above=True),

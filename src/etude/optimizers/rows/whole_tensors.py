@@ -25,12 +25,12 @@ ROWS = (
         1e-2,
         -0.6,
         "Shazeer & Stern 2018, arXiv:1804.04235",
-        "models whose optimizer state must be small: a row and a column per matrix",
+        "models whose optimizer state must be small: it keeps a row and a column per matrix",
         {
             **REAL,
             "decay": "decoupled",
-            "why_no_slices": "it clips a tensor's update as a whole, and steps relative to the "
-            "tensor",
+            "why_no_slices": "it clips the update of a whole tensor, and scales it by the tensor's "
+            "size",
         },
         {"large model": SMALL_STATE},
         beta2_decay=Number(-0.8, low=-float("inf"), high=0, closed=True),
@@ -75,8 +75,7 @@ ROWS = (
         {
             **REAL,
             "decay": "decoupled",
-            "why_no_slices": "it makes a whole matrix orthogonal, which rates of its rows would "
-            "undo",
+            "why_no_slices": "it orthogonalises a matrix, which rates of its rows would undo",
         },
         {
             "noise": LENGTH,
@@ -102,7 +101,7 @@ ROWS = (
         "ill-conditioned problems with small layers: it keeps a matrix per side of a tensor",
         {**REAL, "why_no_slices": WHOLE},
         {"curvature": (1.0, DIRECTIONS)},
-        # No momentum: the library's averages the gradient with an update it has preconditioned.
+        # No momentum: the library averages the gradient with an update that is preconditioned.
         weight_decay=Number(0.0),
         preconditioning_compute_steps=Whole(1),
         matrix_eps=Number(1e-6, above=True),
@@ -113,7 +112,7 @@ ROWS = (
         3e-3,
         -1.7,
         "Vyas et al. 2024, arXiv:2409.11321",
-        "fewest updates on transformers, each of them dearer: Adam in Shampoo's eigenbasis",
+        "fewest updates on transformers, each more expensive: Adam in Shampoo's eigenbasis",
         {**REAL, "in_turns": False, "decay": "decoupled", "why_no_slices": WHOLE},
         {"curvature": (1.0, DIRECTIONS), "matrices": (0.3, ""), "mostly matrices": (0.7, "")},
         betas=betas(0.95, 0.95),

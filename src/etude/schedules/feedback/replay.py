@@ -78,17 +78,17 @@ class Feedback(Endless):
         values.append(state[0])
         return Replay(state, steps, values, size + 1)
 
-    def hear(self, log: EventLog, add: bool) -> Schedule:
+    def with_events(self, log: EventLog, add: bool) -> Schedule:
         if not add:
             return replace(self, log=log)  # type: ignore[type-var]
         known, done = self.log, self.replay
         for event in log:
             known, done = known.plus(*event), self._next(done, event)
-        heard = object.__new__(type(self))
+        later = object.__new__(type(self))
         for field in fields(self):  # type: ignore[arg-type]
-            object.__setattr__(heard, field.name, getattr(self, field.name))
-        heard.put(log=known, replay=done)
-        return heard
+            object.__setattr__(later, field.name, getattr(self, field.name))
+        later.put(log=known, replay=done)
+        return later
 
     def at(self, t: float) -> float:
         _, steps, values, size = self.replay

@@ -1,4 +1,4 @@
-"""Frozen parameters: their gradients are left out of norms, averages and penalties."""
+"""Frozen tensors and rows: their gradients are left out of norms, averages and penalties."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Rest:
+class FrozenTensors:
     """The tensors and rows that are frozen in one update: their multiplier is 0.
 
     Attributes:
@@ -40,7 +40,7 @@ class Rest:
         return (*self.rows.get(id(tensor), ()), *self.waiting.get(id(tensor), ()))
 
     @torch.no_grad()
-    def silence(self, parameters: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def drop_gradients(self, parameters: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Drop the gradients of frozen tensors and rows, except of rows frozen for a time.
 
         Args:
@@ -50,9 +50,9 @@ class Rest:
             The tensors that are frozen as a whole, each with its gradient.
         """
         dropped = []
-        still = {id(tensor) for tensor in self.whole}
+        frozen = {id(tensor) for tensor in self.whole}
         for parameter in parameters:
-            if id(parameter) in still:
+            if id(parameter) in frozen:
                 if parameter.grad is not None:
                     dropped.append((parameter, parameter.grad))
                 parameter.grad = None
@@ -62,18 +62,18 @@ class Rest:
                         rows.zero_()
         return dropped
 
-    def moving(self, weights: Sequence[Tensor]) -> list[Tensor]:
+    def trained(self, weights: Sequence[Tensor]) -> list[Tensor]:
         """Return the weights, or views of their rows, that are not frozen."""
-        still = {id(tensor) for tensor in self.whole}
+        frozen = {id(tensor) for tensor in self.whole}
         found: list[Tensor] = []
         for weight in weights:
-            if id(weight) in still:
+            if id(weight) in frozen:
                 continue
             spans = self.spans(weight)
             found += [weight[a:b] for a, b in _between(spans, len(weight))] if spans else [weight]
         return found
 
-    def only_moving(self, weight: Tensor) -> Tensor:
+    def trained_values(self, weight: Tensor) -> Tensor:
         """Return the values of a weight, with 0 in frozen rows."""
         values, spans = weight.detach(), self.spans(weight)
         if spans:
@@ -107,7 +107,7 @@ def _between(spans: Sequence[Span], rows: int) -> list[Span]:
     return found
 
 
-class Resting:
+class FreezePlan:
     """Determines for every update which tensors and rows are frozen.
 
     Args:
@@ -115,17 +115,16 @@ class Resting:
     """
 
     def __init__(self, tensors: Sequence[tuple[Tensor, tuple[PlanRow, ...]]]) -> None:
-        can = [(t, rows) for t, rows in tensors if any(_may_rest(row) for row in rows)]
-        self._tensors = can
+        self._tensors = [(t, rows) for t, rows in tensors if any(_may_freeze(row) for row in rows)]
         self.frozen: tuple[Tensor, ...] = tuple(
-            tensor for tensor, rows in can if all(row.multiplier == 0.0 for row in rows)
+            tensor for tensor, rows in self._tensors if all(row.multiplier == 0.0 for row in rows)
         )
         """Tensors that are frozen for the whole run."""
 
     def __bool__(self) -> bool:
         return bool(self._tensors)
 
-    def at(self, multipliers: Mapping[int, float]) -> Rest:
+    def at(self, multipliers: Mapping[int, float]) -> FrozenTensors:
         """Return the tensors and rows that are frozen in an update.
 
         Args:
@@ -135,26 +134,26 @@ class Resting:
         rows: dict[int, tuple[Span, ...]] = {}
         waiting: dict[int, tuple[Span, ...]] = {}
         for tensor, own in self._tensors:
-            still = [row for row in own if multipliers[id(row)] == 0]
-            if len(still) == len(own):
+            frozen = [row for row in own if multipliers[id(row)] == 0]
+            if len(frozen) == len(own):
                 whole.append(tensor)
                 continue
-            for row in still:
+            for row in frozen:
                 place = waiting if isinstance(row.multiplier, Schedule) else rows
                 place[id(tensor)] = (*place.get(id(tensor), ()), *row.spans)
-        return Rest(tuple(whole), rows, waiting)
+        return FrozenTensors(tuple(whole), rows, waiting)
 
     def rows(self) -> Iterator[PlanRow]:
         """Yield every row of a tensor that has a row which may be frozen."""
         for _, rows in self._tensors:
             yield from rows
 
-    def bound(self, swap: Mapping[int, PlanRow]) -> Resting:
+    def bound(self, swap: Mapping[int, PlanRow]) -> FreezePlan:
         """Return the same with other rows, given as id(old row) -> new row."""
-        return Resting([(t, tuple(swap[id(row)] for row in rows)) for t, rows in self._tensors])
+        return FreezePlan([(t, tuple(swap[id(row)] for row in rows)) for t, rows in self._tensors])
 
 
-def _may_rest(row: PlanRow) -> bool:
+def _may_freeze(row: PlanRow) -> bool:
     return isinstance(row.multiplier, Schedule) or row.multiplier == 0.0
 
 
@@ -172,16 +171,16 @@ class KeptCounts:
         self._optimizer = optimizer
         self._kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
-    def keep(self, still: set[int]) -> None:
+    def keep(self, frozen: set[int]) -> None:
         """Save the values of every group whose tensors are all frozen.
 
         Args:
-            still: The id() of each frozen tensor.
+            frozen: The id() of each frozen tensor.
         """
         self._kept = [
             (group, {name: value for name, value in group.items() if name != "params"})
             for group in self._optimizer.param_groups
-            if still and all(id(parameter) in still for parameter in group["params"])
+            if frozen and all(id(parameter) in frozen for parameter in group["params"])
         ]
 
     def put_back(self) -> None:
