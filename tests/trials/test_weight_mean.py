@@ -38,7 +38,7 @@ def recipe(**changes: object) -> etude.Recipe:
     return etude.Recipe(**{"lr": 0.05, "steps": STEPS, "batch_size": 32, **changes})
 
 
-def begun(task: etude.Task, window: float = 0.4, **changes: object) -> tuple[Run, WeightMean]:
+def begun(task: etude.Task, window: float = 0.02, **changes: object) -> tuple[Run, WeightMean]:
     """Return a run and the observer of its mean."""
     mean = WeightMean(STEPS, window)
     return Run(task, recipe(**changes), observers=[mean]), mean
@@ -51,7 +51,7 @@ def test_the_mean_is_the_recursion_that_the_docstring_states(task):
 
     def follow(state, step):
         nonlocal samples
-        if (step - 1) % mean.every:
+        if step <= 45 - mean.span or (step - 1) % mean.every:
             return
         samples += 1
         weights = [w.detach().double() for w in state.parameters]
@@ -61,15 +61,15 @@ def test_the_mean_is_the_recursion_that_the_docstring_states(task):
         for m, w in zip(expected, weights, strict=True):
             m += (w - m) * part
 
-    run.advance(AdvanceRequest(40, on_step=follow))
-    assert mean.every == 2
-    assert mean.samples == 12
+    run.advance(AdvanceRequest(44, on_step=follow))
+    assert (mean.every, mean.samples, mean.span) == (1, 1.2, 6)
+    assert (mean.target, mean.count) == (45, samples) == (45, 5)
     for m, value in zip(expected, mean.mean, strict=True):
         torch.testing.assert_close(value.double(), m, rtol=1e-5, atol=1e-6)
 
 
 def test_the_run_has_the_same_bits_with_and_without_it(task):
-    request = AdvanceRequest(None, [7, 20, 41, STEPS])
+    request = AdvanceRequest(None, [7, 22, 30, 41, 45, STEPS])
     plain = Run(task, recipe())
     plain.advance(request)
     watched, mean = begun(task)
@@ -78,12 +78,15 @@ def test_the_run_has_the_same_bits_with_and_without_it(task):
     assert watched.series["loss"] == plain.series["loss"]
     for name, value in plain.model.state_dict().items():
         assert torch.equal(value, watched.model.state_dict()[name]), name
-    assert [e.step for e in mean.evaluations] == [7, 20, 41]
+    assert [e.step for e in mean.evaluations] == [22, 30, 45]
+    assert mean.mean == []
 
 
 def test_batch_statistics_are_those_of_the_mean_itself(task):
     run, mean = begun(task)
-    run.advance(AdvanceRequest(30, [30]))
+    run.advance(30)
+    averaged = list(mean.mean)
+    run.evaluate()
     model = network()
     model.load_state_dict(run.model.state_dict())
     with torch.no_grad():
@@ -92,7 +95,7 @@ def test_batch_statistics_are_those_of_the_mean_itself(task):
                 index = [id(w) for w in run.parameters].index(
                     id(dict(run.model.named_parameters())[name])
                 )
-                parameter.copy_(mean.mean[index])
+                parameter.copy_(averaged[index])
     stale = evaluate(task, model, step=30)
     norm = next(m for m in model if isinstance(m, nn.BatchNorm1d))
     norm.reset_running_stats()
@@ -111,16 +114,17 @@ def test_batch_statistics_are_those_of_the_mean_itself(task):
 
 
 def test_a_paused_run_goes_on_to_the_bit(task):
-    request = AdvanceRequest(None, [20, 40, STEPS])
+    request = AdvanceRequest(None, [30, 45, STEPS])
     whole, expected = begun(task)
     whole.advance(request)
     first, _ = begun(task)
-    first.advance(AdvanceRequest(33, [20]))
+    first.advance(AdvanceRequest(41, [30]))
+    assert first.observers.listed[0].count
     second, mean = begun(task)
     second.load_state_dict(first.state_dict())
     second.advance(request)
     assert mean.evaluations == expected.evaluations
-    assert all(map(torch.equal, mean.mean, expected.mean))
+    assert [e.step for e in mean.evaluations] == [30, 45]
 
 
 def test_loop_and_pool_give_the_same_bits_and_a_stack_the_same_numbers():
@@ -131,7 +135,7 @@ def test_loop_and_pool_give_the_same_bits_and_a_stack_the_same_numbers():
             Run(task, recipe(lr=lr), device="cpu", observers=[WeightMean(STEPS)])
             for lr in (0.01, 0.1)
         ]
-        engine.advance(runs, AdvanceRequest(30, [15, 30]))
+        engine.advance(runs, AdvanceRequest(45, [30, 45]))
         engine.close()
         found[engine.name] = [run.observers.listed[0].evaluations for run in runs]
     assert found["loop"] == found["pool"]
@@ -183,6 +187,7 @@ def test_half_precision_weights_are_averaged_in_single():
     layer = nn.Linear(2, 1).to(torch.float16)
 
     class State:
+        step = 37
         parameters: ClassVar = list(layer.parameters())
 
     with torch.no_grad():
@@ -195,3 +200,4 @@ def test_an_optimizer_that_averages_by_itself_has_none(task):
     (mean,) = weight_mean(task, recipe())
     assert mean.every == 1
     assert math.isclose(mean.samples, 0.02 * STEPS)
+    assert mean.steps == (22, 30, 37, 45)

@@ -100,7 +100,7 @@ def test_a_ladder_costs_no_more_than_the_budget_it_is_climbed_for():
         assert all((16 * share).is_integer() for share in shares)
     assert [r.keep for r in ladder_for(1.3).rungs] == [2, 1]
     assert [r.keep for r in ladder_for(1.5).rungs] == [3, 2, 1]
-    assert [r.keep for r in ladder_for(3.0).rungs] == [5, 3, 2, 2, 1]
+    assert [r.keep for r in ladder_for(3.0).rungs] == [6, 3, 2, 1]
     assert ladder_for(10.0) == ladder_for(3.0)
 
 
@@ -408,12 +408,12 @@ def test_a_divergence_at_the_finish_falls_back_on_a_rate_that_holds():
 
 
 def test_a_divergence_that_the_budget_cannot_mend_is_said(tmp_path):
-    best = quick(cliff(1e-3), SGD.replace(steps=64), 4.0, folder=tmp_path / "run")
+    best = quick(cliff(1e-3), SGD.replace(steps=64), 3.0, folder=tmp_path / "run")
     assert best.outcome == "unfinished"
     assert best.record.status == "stopped"
     assert best.loss < best.untrained.loss
-    assert "the budget of 4 runs held no second finish" in best.advice()
-    assert f"{best.lr:g} is the best that was sound, after 16 of 64 updates" in best.advice()
+    assert "the budget of 3 runs held no second finish" in best.advice()
+    assert f"{best.lr:g} is the best that was sound, after 32 of 64 updates" in best.advice()
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert TuneResult.load(tmp_path / "run").outcome == "unfinished"
 

@@ -31,7 +31,7 @@ SPAN = 5 * WINDOW
 SAMPLES = 10
 """Samples of the weights in a window."""
 
-SHARES = (1 / 4, 3 / 8, 1 / 2, 3 / 4)
+SHARES = (3 / 8, 1 / 2, 5 / 8, 3 / 4)
 """Where the mean is evaluated. Before, the weights move on too fast for a mean to show anything."""
 
 BATCHES = 20

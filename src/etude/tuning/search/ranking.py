@@ -8,7 +8,7 @@ from typing import Generic
 from etude.trials.curve import Curve
 from etude.tuning.search.overfitting import foretold, turned
 from etude.tuning.search.protocol import E, RateTrials
-from etude.tuning.search.stability import lost, stalls
+from etude.tuning.search.stability import lost
 
 APART = 0.05
 """Decades within which two rates count as one."""
@@ -104,9 +104,3 @@ class Ranking(Generic[E]):
         if trial.diverged or trial.lr <= best.lr:
             return trial.diverged
         return lost(trial.curve(), best.curve(), self.pool.untrained_score)
-
-    def stalls(self, trial: E, best: E) -> bool:
-        """Say whether a rate diverged, or, above the best, stands still far behind it so far."""
-        if trial.diverged or trial.lr <= best.lr:
-            return trial.diverged
-        return stalls(trial.curve(), best.curve(), self.pool.untrained_score)

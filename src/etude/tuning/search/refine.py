@@ -34,9 +34,6 @@ CURES = 3
 HIGHEST = 1e15
 """The rate beyond which none is tried."""
 
-STRIDE, GAP = 0.8, 0.5
-"""Decades between looks for the edge of stability, and the gap at which looking ends."""
-
 
 def fall_back(ranking: Ranking[E]) -> E | None:
     """Return the first to end of the survivors below the rates that broke, or of a new one."""
@@ -125,27 +122,3 @@ def keeps_up(ranking: Ranking[E], rival: E, best: E) -> bool:
         if math.isfinite(mark) and mine > mark + slack * scale:
             return False
     return True
-
-
-def find_edge(ranking: Ranking[E], best: E, share: float) -> None:
-    """Look for the rate at which training breaks, for what is left of the budget.
-
-    Rates go up by 0.8 decades until one diverges or stalls; then the gap below it is halved down
-    to half a decade.
-    """
-    while ranking.affords(ranking.pool.fresh(share)):
-        above = {trial.lr: trial for trial in ranking.pool.trials() if trial.lr >= best.lr}
-        broken = min((r for r, trial in above.items() if ranking.stalls(trial, best)), default=None)
-        stable = max(r for r in above if broken is None or r < broken)
-        if broken is None:
-            rate = stable * 10**STRIDE
-        elif math.log10(broken / stable) > GAP:
-            rate = math.sqrt(broken * stable)
-        else:
-            return
-        if rate > HIGHEST:
-            return
-        trial = ranking.pool.enter(nice(rate))
-        if trial.share > 0:
-            return
-        ranking.pool.go([trial], share, Phase.EDGE_OF_STABILITY)

@@ -17,7 +17,6 @@ from etude.tuning.search.refine import (
     HIGHEST,
     cure,
     fall_back,
-    find_edge,
     refine,
     runners_up,
 )
@@ -25,8 +24,8 @@ from etude.tuning.search.refine import (
 LOOK = 1 / 4
 """Where the leader of a small budget is looked at for a turn."""
 
-EQUAL = 0.05
-"""Share of the drop within which the lowest rate equals the best after the first rung."""
+WIDEST = 1 / 4
+"""Share of a run from which on no rate is started beyond an edge: what it costs compares more."""
 
 
 class Search(Ranking[E]):
@@ -70,7 +69,6 @@ class Search(Ranking[E]):
         if best is None:
             return self.furthest()
         best = cure(self, runners_up(self, best))
-        find_edge(self, best, self.first)
         return refine(self, best)
 
     def finish_best(self) -> None:
@@ -146,35 +144,14 @@ class Search(Ranking[E]):
 
     def climb(self) -> None:
         """Climb rung by rung."""
-        self.look_below(self.first)
         self.widen(self.first)
-        self.aim(self.first)
         for below, rung in pairwise(self.rungs):
             ranked = self.judged(below.share)
             if not ranked:
                 return
             self.pool.go(self.kept(ranked, rung), rung.share, Phase.toward(rung.share))
-            if rung.share < 1:
+            if rung.share < WIDEST:
                 self.widen(rung.share)
-                self.aim(rung.share)
-
-    def look_below(self, share: float) -> None:
-        """Add a rate below a pool in which all are about equal, if the ladder's cost allows.
-
-        A network that every rate has damaged stands on a shelf, where noise ranks them; the
-        optimum is then below.
-        """
-        ranked = self.ranked(share)
-        if len(ranked) < self.rungs[0].keep or not self.affords(
-            self.pool.fresh(share), self.plan(share)
-        ):
-            return
-        scores = {trial.lr: trial.curve().at(share) for trial in ranked}
-        lowest, best = min(scores), min(scores.values())
-        rate = nice(lowest / 10**SPACING)
-        equal = scores[lowest] - best <= EQUAL * drop(self.pool.untrained_score, [best])
-        if equal and rate > self.pool.lowest:
-            self.pool.go([self.pool.enter(rate)], share, Phase.BEYOND_EDGE)
 
     def kept(self, ranked: list[E], rung: Rung) -> list[E]:
         """Return the best that go on to a rung, as many as the budget leaves a finish for."""
@@ -213,7 +190,7 @@ class Search(Ranking[E]):
             elif leader == rates[-1]:
                 rate = leader * 10**stride
             else:
-                return self.fill(share, leader)
+                return
             if not self.pool.lowest < rate < HIGHEST or self.pool.hopeless:
                 return
             strides += 1
@@ -221,48 +198,3 @@ class Search(Ranking[E]):
             if trial.share >= share:
                 return
             self.pool.go([trial], share, Phase.BEYOND_EDGE)
-
-    def fill(self, share: float, leader: float) -> None:
-        """Halve a wide gap beside the leader, if the ladder can still be climbed in full.
-
-        Where the ladder has no rung but the finish that compares, only the finish is kept back.
-        """
-        after = self.finish(share) if self.small else self.plan(share)
-        while self.affords(self.pool.fresh(share), after):
-            rates = sorted(trial.lr for trial in self.pool.trials())
-            place = rates.index(leader)
-            gaps = [
-                (math.log10(b / a), math.sqrt(a * b))
-                for a, b in pairwise(rates)
-                if leader in (a, b)
-            ]
-            if place in (0, len(rates) - 1) or max(gaps)[0] < 1.5 * SPACING:
-                return
-            trial = self.pool.enter(nice(max(gaps)[1]))
-            if trial.share >= share:
-                return
-            self.pool.go([trial], share, Phase.BEYOND_EDGE)
-            leader = self.ranked(share)[0].lr
-
-    def plan(self, share: float) -> float:
-        """Return what the rungs beyond a share of the run cost."""
-        return sum(
-            rung.keep * (self.pool.fresh(rung.share) - self.pool.fresh(below.share))
-            for below, rung in pairwise(self.rungs)
-            if below.share >= share - 1e-9
-        )
-
-    def aim(self, share: float) -> None:
-        """Where a curve has turned, add the lower rate that it points to."""
-        found = self.turned(share)
-        if not found:
-            return
-        leader = self.judged(share)[0]
-        curve = next((c for c in found if c.lr == leader.lr), min(found, key=lambda c: c.lr))
-        lr = target(curve, self.pool.exposure, self.pool.untrained_score)
-        if math.log10(curve.lr / lr) < SPACING / 2 + APART or lr < self.pool.lowest:
-            return
-        trial = self.known(lr)
-        cost = self.pool.fresh(share) if trial is None else self.pool.price(trial, share)
-        if self.affords(cost, self.finish(share)):
-            self.pool.go([trial or self.pool.enter(nice(lr))], share, Phase.CURVE_TURNED)
