@@ -8,6 +8,7 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 
 MOVED = {
+    "etude.layerwise.picture": "etude.measure.layer_rates",
     "etude.optimizers.lanczos": "etude.measure.lanczos",
     "etude.pytorch_code": "etude.export.pytorch",
     "etude.report.candidate_curves": "etude.report.trial_curves",

@@ -214,7 +214,7 @@ def test_a_place_that_cannot_be_written_is_named(result, tmp_path):
 
 
 def test_other_things_are_refused():
-    known = r"of a Record, .*a TuneResult or an Edge, not of a dict"
+    known = r"of a CoordinateCheck, .*a Record, .*a TuneResult or an Edge, not of a dict"
     with pytest.raises(BadTypeError, match=known):
         report.html({})
 

@@ -49,11 +49,13 @@ class TableColumn:
         name: Its head; a table whose heads are all empty has none.
         number: Whether it holds numbers, which stand on the right.
         minor: Whether it may be left out where there is little room.
+        whole: Whether its texts stay on one line, such as names that are to be typed.
     """
 
     name: str
     number: bool = False
     minor: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class TableRow:
         tone: Of the row.
         heat: Where the row's colour stands between the lowest and the highest rate, 0 to 1, as in
             the figures; None for a row without one.
-        bar: How long its bar is, 0 to 1; None for a row without one.
+        bar: How long its bar is, 0 to 1, or down to -1 in a table whose bars begin in the middle;
+            None for a row without one.
     """
 
     cells: tuple[str, ...]
@@ -83,6 +86,7 @@ class DataTable:
         rows: From the top.
         caption: What one sees; may be empty.
         total: What the rows come to, a row below them; None for none.
+        centred: Whether bars begin at a line in the middle, and go left below 0.
 
     Raises:
         BadValueError: If a row has not a cell for each column.
@@ -92,6 +96,7 @@ class DataTable:
     rows: tuple[TableRow, ...]
     caption: str = ""
     total: TableRow | None = None
+    centred: bool = False
 
     def __post_init__(self) -> None:
         for row in (*self.rows, *([self.total] if self.total else [])):
@@ -110,6 +115,11 @@ class DataTable:
     def barred(self) -> bool:
         """Whether a row has a bar."""
         return any(row.bar is not None for row in self.rows)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a column stays on one line."""
+        return any(column.whole for column in self.columns)
 
 
 @dataclass(frozen=True)

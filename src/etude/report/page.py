@@ -24,7 +24,8 @@ def write(result: object, path: str | Path, *, task: Task | None = None) -> Path
     """Write the report as one HTML file that needs no network.
 
     Args:
-        result: What `train`, `tune`, `edge`, `transfer` or `sensitivity` returned.
+        result: What `train`, `tune`, `edge`, `transfer`, `sensitivity`, `coordinate_check` or
+            `layer_rates` returned, or a `ScheduleValues`.
         path: Where to write; a folder that is missing is made.
         task: What was trained, for the PyTorch loop that is shown: its own step, if it has one.
 
@@ -46,7 +47,8 @@ def html(result: object, *, task: Task | None = None) -> str:
     """Return the report as the text of one HTML file.
 
     Args:
-        result: What `train`, `tune`, `edge`, `transfer` or `sensitivity` returned.
+        result: What `train`, `tune`, `edge`, `transfer`, `sensitivity`, `coordinate_check` or
+            `layer_rates` returned, or a `ScheduleValues`.
         task: What was trained, for the PyTorch loop that is shown: its own step, if it has one.
 
     Raises:

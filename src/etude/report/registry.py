@@ -23,7 +23,8 @@ def present(result: object, *, task: Task | None = None) -> Report:
     """Return what is told of a result, as plain data that the terminal and the page draw.
 
     Args:
-        result: What `train`, `tune`, `edge`, `transfer` or `sensitivity` returned.
+        result: What `train`, `tune`, `edge`, `transfer`, `sensitivity`, `coordinate_check` or
+            `layer_rates` returned, or a `ScheduleValues`.
         task: What was trained, for the PyTorch loop that is shown: its own step, if it has one.
 
     Raises:
