@@ -96,5 +96,6 @@ def test_a_bare_stream_that_fails_is_named_with_its_line():
             yield 1
             raise KeyError("shard 3 is gone")
 
-    with pytest.raises(TaskError, match=r"IterableDataset failed: .*shard 3 is gone.*test_streams.py"):
+    said = r"IterableDataset failed: .*shard 3 is gone.*test_streams\.py"
+    with pytest.raises(TaskError, match=said):
         list(as_data(Broken(), "valid").sweep(4))
