@@ -6,6 +6,7 @@ What one folder alone needs stands in its own `common.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from etude import Task
 from etude.optimizers import ROWS
+from etude.optimizers.match import Traits
 
 INSTALLED = [row for row in ROWS.values() if row.installed]
 """The optimizers that can be built here."""
@@ -69,3 +71,24 @@ def take_step(optimizer: torch.optim.Optimizer, closure: str, loss: Callable[[],
     else:
         evaluate()
         optimizer.step()
+
+
+def traits(**changes: Any) -> Traits:
+    """The traits of a small network of linear layers whose training is nothing out of the way."""
+    plain = Traits(
+        parameters=20_000,
+        samples=1_000,
+        batch_size=64,
+        depth=3,
+        kinds=frozenset({"linear"}),
+        matrices=0.5,
+        tables=0.0,
+        sparse=0.0,
+        lazy=False,
+        noise=100.0,
+        bursts=2.0,
+        sharpness=10.0,
+        spread=15.0,
+        negative=-0.1,
+    )
+    return replace(plain, **changes)

@@ -8,6 +8,7 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 
 MOVED = {
+    "etude.layerwise.picture": "etude.measure.layer_rates",
     "etude.layerwise.rest": "etude.layerwise.frozen_tensors",
     "etude.optimizers.lanczos": "etude.measure.lanczos",
     "etude.pytorch_code": "etude.export.pytorch",

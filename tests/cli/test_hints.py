@@ -14,10 +14,11 @@ from rich.console import Console
 
 import etude as package
 from etude.optimizers import ROWS
-from etude.optimizers.match import Traits, match, recommended
+from etude.optimizers.match import match, recommended
 from etude.optimizers.row import INSTALL
 from etude.recipe import Recipe
 from etude.tasks.ref import title
+from tests.helpers import traits
 
 OWN = """
 import torch
@@ -40,22 +41,7 @@ parabola = make(name="named")
 RECIPE = '\nrecipe = etude.Recipe(optimizer="sgd", lr=0.125, steps=20, batch_size=16)\n'
 
 
-TRAITS = Traits(
-    parameters=50_000,
-    samples=1_000,
-    batch_size=64,
-    depth=3,
-    kinds=frozenset({"linear"}),
-    matrices=0.95,
-    tables=0.0,
-    sparse=0.0,
-    lazy=False,
-    noise=100.0,
-    bursts=2.0,
-    sharpness=10.0,
-    spread=40.0,
-    negative=-0.1,
-)
+TRAITS = traits(parameters=50_000, matrices=0.95, spread=40.0)
 
 
 def after(text: str, command: str) -> list[str]:

@@ -34,7 +34,7 @@ ALL = sorted({text for row in KINDS.values() for text in row.examples})
 EXAMPLES = [text for text in ALL if not parse(text).has_feedback]
 
 
-def same(name, **options):
+def assert_same_as_peer(name, **options):
     theirs = getattr(peer, name)(**options)
     for ours in (getattr(parity, name)(**options), from_keras(theirs)):
         found = [float(theirs(t)) for t in STEPS]
@@ -48,21 +48,21 @@ def same(name, **options):
 @given(a=values, T=lengths, rate=st.floats(0.5, 1.1), staircase=st.booleans())
 def test_exponential_and_inverse_time(a, T, rate, staircase):
     options = {"initial_learning_rate": a, "decay_steps": T, "staircase": staircase}
-    same("ExponentialDecay", decay_rate=rate, **options)
-    same("InverseTimeDecay", decay_rate=rate, **options)
+    assert_same_as_peer("ExponentialDecay", decay_rate=rate, **options)
+    assert_same_as_peer("InverseTimeDecay", decay_rate=rate, **options)
 
 
 @few
 @given(edges=st.lists(st.integers(1, 60), min_size=1, max_size=4, unique=True), a=values)
 def test_piecewise_constant(edges, a):
     heights = [a / (i + 1) for i in range(len(edges) + 1)]
-    same("PiecewiseConstantDecay", boundaries=sorted(edges), values=heights)
+    assert_same_as_peer("PiecewiseConstantDecay", boundaries=sorted(edges), values=heights)
 
 
 @few
 @given(a=values, T=lengths, end=values, power=st.sampled_from([0.5, 1.0, 2.0]), cycle=st.booleans())
 def test_polynomial(a, T, end, power, cycle):
-    same(
+    assert_same_as_peer(
         "PolynomialDecay",
         initial_learning_rate=a,
         decay_steps=T,
@@ -81,7 +81,7 @@ def test_polynomial(a, T, end, power, cycle):
     W=st.integers(0, 20),
 )
 def test_cosine(a, T, alpha, target, W):
-    same(
+    assert_same_as_peer(
         "CosineDecay",
         initial_learning_rate=a,
         decay_steps=T,

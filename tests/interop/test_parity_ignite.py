@@ -23,7 +23,7 @@ def events(scheduler, count=60):
     return found
 
 
-def same(name, *args, **options):
+def assert_same_as_peer(name, *args, **options):
     theirs = getattr(peer, name)(sgd(), "lr", *args, **options)
     assert_same(getattr(parity, name)(*args, **options), events(theirs))
 
@@ -32,33 +32,35 @@ def same(name, *args, **options):
 @given(a=values, b=values, size=sizes, m=mults, n=mults, monotonic=st.booleans())
 def test_linear_cycles(a, b, size, m, n, monotonic):
     options = {"start_value_mult": m, "end_value_mult": n, "monotonic": monotonic}
-    same("LinearCyclicalScheduler", a, b, size, **options)
+    assert_same_as_peer("LinearCyclicalScheduler", a, b, size, **options)
 
 
 @few
 @given(a=values, b=values, size=sizes, m=mults, n=mults)
 def test_cosine_cycles(a, b, size, m, n):
-    same("CosineAnnealingScheduler", a, b, size, start_value_mult=m, end_value_mult=n)
+    assert_same_as_peer(
+        "CosineAnnealingScheduler", a, b, size, start_value_mult=m, end_value_mult=n
+    )
 
 
 @few
 @given(a=values, b=values, size=sizes, growth=st.integers(2, 3))
 def test_growing_cosine_cycles(a, b, size, growth):
-    same("CosineAnnealingScheduler", a, b, size, cycle_mult=growth)
+    assert_same_as_peer("CosineAnnealingScheduler", a, b, size, cycle_mult=growth)
 
 
 @few
 @given(a=values, b=values, size=sizes, W=st.integers(1, 6))
 def test_cycles_with_a_warmup_each(a, b, size, W):
-    same("CosineAnnealingScheduler", a, b, size, warmup_duration=W)
-    same("LinearCyclicalScheduler", a, b, size, warmup_duration=W, monotonic=True)
+    assert_same_as_peer("CosineAnnealingScheduler", a, b, size, warmup_duration=W)
+    assert_same_as_peer("LinearCyclicalScheduler", a, b, size, warmup_duration=W, monotonic=True)
 
 
 @few
 @given(points=st.lists(st.tuples(st.integers(0, 50), values), min_size=1, max_size=5))
 def test_piecewise_linear(points):
     points = sorted(points, key=lambda p: p[0])
-    same("PiecewiseLinear", points)
+    assert_same_as_peer("PiecewiseLinear", points)
 
 
 @few

@@ -18,7 +18,7 @@ begins = st.integers(0, 15)
 scales = st.dictionaries(st.integers(1, 60), st.floats(0.1, 2.0), max_size=4)
 
 
-def same(name, *args, **options):
+def assert_same_as_peer(name, *args, **options):
     theirs = getattr(peer, name)(*args, **options)
     ours = getattr(parity, name)(*args, **options)
     expected = [float(theirs(jnp.asarray(t))) for t in range(0, STEPS, 5)]
@@ -31,15 +31,15 @@ def same(name, *args, **options):
 @few
 @given(a=values, b=values, power=st.sampled_from([0.5, 1, 2, 3]), T=st.integers(0, 40), B=begins)
 def test_polynomial_and_linear(a, b, power, T, B):
-    same("constant_schedule", a)
-    same("polynomial_schedule", a, b, power, T, B)
-    same("linear_schedule", a, b, T, B)
+    assert_same_as_peer("constant_schedule", a)
+    assert_same_as_peer("polynomial_schedule", a, b, power, T, B)
+    assert_same_as_peer("linear_schedule", a, b, T, B)
 
 
 @few
 @given(a=values, scales=scales)
 def test_piecewise_constant(a, scales):
-    same("piecewise_constant_schedule", a, scales)
+    assert_same_as_peer("piecewise_constant_schedule", a, scales)
 
 
 @few
@@ -52,13 +52,13 @@ def test_piecewise_constant(a, scales):
     end=st.none() | values,
 )
 def test_exponential_decay(a, T, rate, B, staircase, end):
-    same("exponential_decay", a, T, rate, B, staircase, end)
+    assert_same_as_peer("exponential_decay", a, T, rate, B, staircase, end)
 
 
 @few
 @given(a=values, T=lengths, alpha=st.floats(0.0, 1.5), exponent=st.floats(0.5, 3.0))
 def test_cosine_decay(a, T, alpha, exponent):
-    same("cosine_decay_schedule", a, T, alpha, exponent)
+    assert_same_as_peer("cosine_decay_schedule", a, T, alpha, exponent)
 
 
 @few
@@ -72,9 +72,11 @@ def test_cosine_decay(a, T, alpha, exponent):
     B=begins,
 )
 def test_warmups(a, b, W, T, end, rate, B):
-    same("warmup_constant_schedule", a, b, W)
-    same("warmup_cosine_decay_schedule", a, b, W, W + T, end, 1.5)
-    same("warmup_exponential_decay_schedule", a, b, W, T, rate, B, True, min(end, 0.1))
+    assert_same_as_peer("warmup_constant_schedule", a, b, W)
+    assert_same_as_peer("warmup_cosine_decay_schedule", a, b, W, W + T, end, 1.5)
+    assert_same_as_peer(
+        "warmup_exponential_decay_schedule", a, b, W, T, rate, B, True, min(end, 0.1)
+    )
 
 
 @few
@@ -85,13 +87,13 @@ def test_warmups(a, b, W, T, end, rate, B):
 )
 def test_sgdr(cycles):
     names = ("init_value", "peak_value", "warmup_steps", "decay_steps")
-    same("sgdr_schedule", [dict(zip(names, cycle, strict=True)) for cycle in cycles])
+    assert_same_as_peer("sgdr_schedule", [dict(zip(names, cycle, strict=True)) for cycle in cycles])
 
 
 @few
 @given(kind=st.sampled_from(["linear", "cosine"]), a=values, scales=scales)
 def test_piecewise_interpolate(kind, a, scales):
-    same("piecewise_interpolate_schedule", kind, a, scales)
+    assert_same_as_peer("piecewise_interpolate_schedule", kind, a, scales)
 
 
 @few
@@ -103,9 +105,9 @@ def test_piecewise_interpolate(kind, a, scales):
     div=st.floats(2.0, 30.0),
 )
 def test_onecycles(T, peak, start, final, div):
-    same("cosine_onecycle_schedule", T, peak, start, div, 100.0)
+    assert_same_as_peer("cosine_onecycle_schedule", T, peak, start, div, 100.0)
     if len({int(start * T), int(final * T), T}) == 3:
-        same("linear_onecycle_schedule", T, peak, start, final, div, 100.0)
+        assert_same_as_peer("linear_onecycle_schedule", T, peak, start, final, div, 100.0)
 
 
 @pytest.mark.parametrize(

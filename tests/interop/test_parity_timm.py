@@ -41,7 +41,7 @@ def peer():
         sys.modules.update(before)
 
 
-def same(peer, name, *args, near=(), **options):
+def assert_same_as_peer(peer, name, *args, near=(), **options):
     theirs = getattr(peer, name)(sgd(), *args, **options)
     found = {}
     for t in range(STEPS):
@@ -63,9 +63,9 @@ def test_cosine_poly_and_tanh(peer, T, W, prefix, floor, limit):
         "warmup_lr_init": 0.01,
         "warmup_prefix": prefix,
     }
-    same(peer, "CosineLRScheduler", T, **options)
-    same(peer, "PolyLRScheduler", T, power=0.7, k_decay=1.3, **options)
-    same(peer, "TanhLRScheduler", T, lb=-5.0, ub=4.0, **options)
+    assert_same_as_peer(peer, "CosineLRScheduler", T, **options)
+    assert_same_as_peer(peer, "PolyLRScheduler", T, power=0.7, k_decay=1.3, **options)
+    assert_same_as_peer(peer, "TanhLRScheduler", T, lb=-5.0, ub=4.0, **options)
 
 
 @few
@@ -74,16 +74,16 @@ def test_cycles_that_grow_and_shrink(peer, T, m, decay):
     starts = {sum(int(T * m**j) for j in range(i)) for i in range(1, 9)}
     options = {"cycle_mul": m, "cycle_decay": decay, "cycle_limit": 3, "lr_min": 0.01}
     # timm's logarithm may be a cycle off exactly at a restart
-    same(peer, "CosineLRScheduler", T, near=starts if m != 1.0 else (), **options)
-    same(peer, "PolyLRScheduler", T, near=starts if m != 1.0 else (), **options)
+    assert_same_as_peer(peer, "CosineLRScheduler", T, near=starts if m != 1.0 else (), **options)
+    assert_same_as_peer(peer, "PolyLRScheduler", T, near=starts if m != 1.0 else (), **options)
 
 
 @few
 @given(T=lengths, rate=st.floats(0.2, 1.0), W=warmups, prefix=prefixes)
 def test_step_and_multi_step(peer, T, rate, W, prefix):
     options = {"warmup_t": W, "warmup_lr_init": 0.01, "warmup_prefix": prefix}
-    same(peer, "StepLRScheduler", T, rate, **options)
-    same(peer, "MultiStepLRScheduler", [0, T, T + 3], rate, **options)
+    assert_same_as_peer(peer, "StepLRScheduler", T, rate, **options)
+    assert_same_as_peer(peer, "MultiStepLRScheduler", [0, T, T + 3], rate, **options)
 
 
 @few
@@ -96,7 +96,7 @@ def test_step_and_multi_step(peer, T, rate, W, prefix):
     decay=st.sampled_from(["linear", "1-sqrt", "cosine", "power", "exp"]),
 )
 def test_wsd(peer, T, share, W, floor, stable, decay):
-    same(
+    assert_same_as_peer(
         peer,
         "WSDLRScheduler",
         T,

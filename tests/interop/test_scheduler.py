@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 
-from etude.errors import BadTypeError, BadValueError, UnknownNameError
+from etude.errors import BadTypeError, BadValueError
 from etude.interop.torch import Scheduler, relative
 from etude.schedules import (
     KINDS,
-    Clock,
     constant,
     cosine,
     exponential,
@@ -31,22 +30,13 @@ from etude.schedules import (
     step,
     warmup,
 )
+from tests.interop.common import CLOCK, S, parameter, rates
 from tests.interop.peers import adamw, few, sgd
 
 # Rates of 1 are short to write; what the warnings say is tested in test_scheduler_checks.py.
 pytestmark = pytest.mark.filterwarnings("ignore:lr (is|sets all):UserWarning")
 
-CLOCK = Clock(horizon=200, steps_per_epoch=20, samples_per_step=8, tokens_per_step=64)
 EXAMPLES = sorted({text for row in KINDS.values() for text in row.examples})
-S = 0.5 * (warmup(10) >> cosine(50, floor=0.1))
-
-
-def rates(optimizer, name="lr"):
-    return [float(group[name]) for group in optimizer.param_groups]
-
-
-def parameter():
-    return [torch.nn.Parameter(torch.zeros(1))]
 
 
 # ---- values --------------------------------------------------------------------------------
@@ -153,70 +143,6 @@ def test_seek_is_the_pure_function_anywhere(t):
     scheduler = Scheduler(optimizer, lr=S, momentum=0.9 * step(1_000, 0.999))
     scheduler.seek(t)
     assert (scheduler.last_epoch, rates(optimizer)) == (t, [S(t)])
-
-
-# ---- groups that join ----------------------------------------------------------------------
-
-
-def test_a_group_that_joins_follows_at_once():
-    optimizer = sgd()
-    scheduler = Scheduler(optimizer, lr=S)
-    scheduler.seek(7)
-    optimizer.add_param_group({"params": parameter(), "lr": 9.0})
-    assert rates(optimizer) == [S(7), S(7)]
-    scheduler.step()
-    assert rates(optimizer) == [S(8), S(8)] == scheduler.get_last_lr()
-
-
-def test_a_group_that_joins_unseen_follows_from_the_next_step():
-    optimizer = sgd()
-    scheduler = Scheduler(optimizer, lr=S)
-    torch.optim.Optimizer.add_param_group(optimizer, {"params": parameter(), "lr": 9.0})
-    scheduler.step()
-    assert rates(optimizer) == [S(1), S(1)]
-    optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
-    scheduler.step()
-    assert rates(optimizer) == [S(2), S(2)]
-
-
-def test_a_group_that_joins_is_scaled_from_its_own_rate():
-    optimizer = sgd(0.1)
-    scheduler = Scheduler(optimizer, scale=linear(10))
-    scheduler.seek(5)
-    optimizer.add_param_group({"params": parameter(), "lr": 0.4})
-    assert rates(optimizer) == [0.05, 0.2]
-
-
-def test_a_group_may_join_with_schedules_of_its_own():
-    optimizer = sgd(0.1)
-    scheduler = Scheduler(optimizer, lr=[S])
-    scheduler.seek(5)
-    scheduler.add_param_group({"params": parameter()}, lr=linear(10), momentum=constant(0.3))
-    assert rates(optimizer) == [S(5), 0.5]
-    assert rates(optimizer, "momentum") == [0.9, 0.3]
-    other = Scheduler(sgd(0.1), lr=[S])
-    other.add_param_group({"params": parameter()}, lr=linear(10), momentum=constant(0.3))
-    other.load_state_dict(scheduler.state_dict())
-    assert other.get_last_lr() == [S(5), 0.5]
-
-
-def test_a_list_does_not_guess_for_a_group_that_joins():
-    optimizer = sgd(0.1)
-    scheduler = Scheduler(optimizer, lr=[S])
-    with pytest.raises(BadValueError, match=r"group 1, but lr lists schedules for 1: add groups"):
-        optimizer.add_param_group({"params": parameter()})
-    assert scheduler.last_epoch == 0
-
-
-def test_a_group_that_cannot_join_changes_nothing():
-    optimizer = sgd(0.1)
-    scheduler = Scheduler(optimizer, lr=[S])
-    before = scheduler.state_dict()
-    with pytest.raises(ValueError, match="some parameters appear in more than one"):
-        scheduler.add_param_group({"params": optimizer.param_groups[0]["params"]}, lr=S)
-    assert scheduler.state_dict() == before
-    scheduler.step()
-    assert rates(optimizer) == [S(1)]
 
 
 # ---- state ---------------------------------------------------------------------------------
@@ -444,87 +370,6 @@ def test_two_schedulers_may_share_an_optimizer():
     optimizer.add_param_group({"params": parameter()})
     assert rates(optimizer) == [S(5)] * 2
     assert rates(optimizer, "momentum") == [0.45] * 2
-
-
-# ---- feedback ------------------------------------------------------------------------------
-
-
-def test_metrics_reach_a_plateau_inside_a_join_and_are_replayed():
-    s = 0.1 * (warmup(3) >> plateau(factor=0.5, patience=0))
-    optimizer = sgd()
-    scheduler = Scheduler(optimizer, lr=s)
-    for metric in (9.0, 9.0, 9.0, 1.0, 1.0, 1.0):
-        scheduler.step(metric)
-    assert rates(optimizer) == [0.1 * 0.25]  # the first metric that it hears is that of step 3
-    scheduler.seek(4)
-    assert rates(optimizer) == [0.1]
-    scheduler.seek(5)
-    assert rates(optimizer) == [0.1 * 0.5]
-
-
-def test_record_reports_without_going_on():
-    scheduler = Scheduler(sgd(), lr=plateau(factor=0.5, patience=0))
-    scheduler.seek(100)
-    scheduler.record(1.0)
-    scheduler.record(1.0)
-    assert (scheduler.last_epoch, scheduler.get_last_lr()) == (100, [0.5])
-
-
-def test_a_metric_that_nothing_reacts_to_is_an_error():
-    scheduler = Scheduler(sgd(), lr=S)
-    for call in (scheduler.step, scheduler.record):
-        with pytest.raises(BadValueError, match=r"a metric is given \(5\), but no schedule"):
-            call(5)
-    assert scheduler.last_epoch == 0
-
-
-@pytest.mark.parametrize("metric", [True, "0.5"])
-def test_a_metric_is_a_number(metric):
-    scheduler = Scheduler(sgd(), lr=plateau())
-    with pytest.raises(BadTypeError, match=f"a metric is {metric!r}; it must be a number"):
-        scheduler.step(metric)
-    assert (scheduler.last_epoch, scheduler.state_dict()["events"]) == (0, [])
-
-
-# ---- bad input -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda o: Scheduler(o), BadValueError, "nothing is scheduled: give lr="),
-        (lambda o: Scheduler(o, lr=cosine()), BadValueError, r"schedule\.over\(10_000\)"),
-        (lambda o: Scheduler(o, lr="warmup('5%')"), BadValueError, "no length in steps yet"),
-        (lambda o: Scheduler(o, lr=0.1), BadTypeError, r"lr is 0\.1; it must be a schedule"),
-        (lambda o: Scheduler(o, lr=S, scale=S), BadValueError, "both lr and scale are given"),
-        (lambda o: Scheduler(o, lr=[S, S]), BadValueError, "lr lists 2 schedules, but the optim"),
-        (lambda o: Scheduler(o, lr={"head": S}), UnknownNameError, "unknown group 'head'"),
-        (lambda o: Scheduler(o, lr={4: S}), BadValueError, "the groups are 0 to 0"),
-        (lambda o: Scheduler(o, lr={1.5: S}), BadTypeError, r"lr has the key 1\.5"),
-        (
-            lambda o: Scheduler(o, weight_deacy=S),
-            UnknownNameError,
-            "unknown hyperparameter of group 0 'weight_deacy': did you mean 'weight_decay'",
-        ),
-        (lambda o: Scheduler(o, beta1=S), UnknownNameError, "hyperparameter of group 0 'beta1'"),
-        (lambda o: Scheduler(o, nesterov=S), BadTypeError, "nesterov of group 0 is False, not a n"),
-        (lambda o: Scheduler(o, params=S), UnknownNameError, "hyperparameter of group 0 'params'"),
-        (lambda o: Scheduler([o], lr=S), BadTypeError, "optimizer is a list; it must be a torch"),
-        (lambda o: Scheduler(o, lr=S).seek(-1), BadValueError, "step is -1; it must be between"),
-        (lambda o: Scheduler(o, lr=S).seek(1.5), BadTypeError, r"step is 1\.5; it must be a whole"),
-        (lambda o: Scheduler(o, lr=S).seek(True), BadTypeError, "step is True; it must be a whole"),
-    ],
-)
-def test_bad_input(make, error, message):
-    with pytest.raises(error, match=message):
-        make(sgd())
-
-
-def test_a_multiple_of_nothing_is_refused():
-    optimizer = sgd()
-    optimizer.param_groups[0]["lr"] = None
-    with pytest.raises(BadValueError, match="lr of group 0 is None, so there is nothing to multi"):
-        Scheduler(optimizer, scale=S)
 
 
 # ---- among torch's own ---------------------------------------------------------------------

@@ -20,23 +20,9 @@ from etude.cli.recipe_options import choose_recipe
 from etude.measure.traits import measure
 from etude.optimizers import ROWS
 from etude.optimizers.match import Traits, match
+from tests.helpers import traits
 
-PLAIN = Traits(
-    parameters=20_000,
-    samples=1_000,
-    batch_size=64,
-    depth=3,
-    kinds=frozenset({"linear"}),
-    matrices=0.5,
-    tables=0.0,
-    sparse=0.0,
-    lazy=False,
-    noise=100.0,
-    bursts=2.0,
-    sharpness=10.0,
-    spread=15.0,
-    negative=-0.1,
-)
+PLAIN = traits()
 
 
 def test_the_curvature_of_a_regression_is_that_of_its_inputs():

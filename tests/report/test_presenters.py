@@ -13,8 +13,10 @@ from rich.console import Console
 
 from etude.cli import draw as terminal
 from etude.errors import BadTypeError, BadValueError
+from etude.measure.coordinate_check import CoordinateCheck, LayerScale
 from etude.measure.edge import Edge
 from etude.measure.effect import Effect
+from etude.measure.layer_rates import LayerRates, ParameterRate
 from etude.measure.probe import Probe
 from etude.measure.sensitivity import TOGETHER, Response, Sensitivity
 from etude.measure.sharpness import Sharpness
@@ -33,6 +35,8 @@ from etude.report.document import (
 from etude.report.kinds import sensitivity as told_sensitivity
 from etude.report.kinds import tuning as told_tuning
 from etude.report.registry import known, tells
+from etude.report.schedule_values import ScheduleValues
+from etude.schedules import cosine, warmup
 from etude.trials.phase import Phase
 from etude.tuning.outcome import Outcome
 from etude.tuning.transfer.rules import TransferRule
@@ -131,6 +135,29 @@ def transfer(confirmed):
     )  # fmt: skip
 
 
+def check():
+    layers = (
+        LayerScale("layers.0", (0.5, 0.5), (0.1, 0.1), 0.0, 0.1),
+        LayerScale("head", (0.5, 0.5), (0.1, 0.4), 2.0, 0.2),
+    )
+    return CoordinateCheck((64, 128), layers, 0.25, 3, 2)
+
+
+def layerwise():
+    rows = (
+        ParameterRate("w[forget]", (4, 2), 8, "*[forget]", 3.0, 0.3, 1.0, "3", (), "input"),
+        ParameterRate("w[rest]", (4, 2), 8, "–", 1.0, 0.1, 1.0, "1", (), "input"),
+        ParameterRate("a", (2,), 2, "a × no_decay", 0.0, 0.0, 0.0, "0", ()),
+        ParameterRate("b", (), 1, "b", 0.5, 0.05, 1.0, "linear(9)", (1.0, 0.5, 0.1), "output"),
+    )
+    return LayerRates("line", Recipe(lr=0.1, steps=9), 9, 2, rows, check())
+
+
+def schedule():
+    shape = (warmup("10%") >> cosine()).over(200)
+    return ScheduleValues(shape, 200, "epoch", 7, ("zero: it ends",), ("segment 2: other",))
+
+
 OUTCOMES = [o for o in Outcome if o != Outcome.NO_BETTER_THAN_A_CONSTANT]
 CASES = {
     **{f"tuning, {o}": lambda record, result, o=o: result(outcome=o) for o in OUTCOMES},
@@ -139,6 +166,9 @@ CASES = {
     "stopped run": lambda record, result: record(status="stopped", length=9),
     "edge": lambda record, result: edge(),
     "sensitivity": lambda record, result: sensitivity(),
+    "coordinate check": lambda record, result: check(),
+    "layerwise": lambda record, result: layerwise(),
+    "schedule": lambda record, result: schedule(),
     "transfer": lambda record, result: transfer(True),
     "transfer, not confirmed": lambda record, result: transfer(False),
 }
@@ -163,13 +193,16 @@ words = st.text(st.characters(exclude_categories=("C", "Z")), max_size=12) | st.
 
 @st.composite
 def tables(draw):
-    columns = draw(st.lists(st.builds(TableColumn, words, st.booleans()), min_size=1, max_size=3))
+    columns = draw(
+        st.lists(st.builds(TableColumn, words, *[st.booleans()] * 3), min_size=1, max_size=3)
+    )
     cells = st.tuples(*[words] * len(columns))
-    share = st.none() | st.floats(0, 1)
+    share = st.none() | st.floats(-1, 1)
     rows = st.builds(TableRow, cells, st.sampled_from(Tone), share, share)
     return DataTable(
-        tuple(columns), tuple(draw(st.lists(rows, max_size=3))), draw(words), draw(st.none() | rows)
-    )
+        tuple(columns), tuple(draw(st.lists(rows, max_size=3))), draw(words),
+        draw(st.none() | rows), draw(st.booleans()),
+    )  # fmt: skip
 
 
 reports = st.builds(
@@ -223,8 +256,39 @@ def test_a_kind_of_result_is_added_in_one_place():
     assert present(Further()).title == "A title"
     assert "A title" in page.html(Further())
     assert {kind.__name__ for kind in known()} >= {
-        "Edge", "Record", "Sensitivity", "Transfer", "TuneResult",
+        "CoordinateCheck", "Edge", "LayerRates", "Record", "ScheduleValues", "Sensitivity",
+        "Transfer", "TuneResult",
     }  # fmt: skip
+
+
+def test_a_whole_column_is_printed_whole_in_a_narrow_terminal():
+    long = "a.name.of.eighty.letters" * 4
+    part = DataTable((TableColumn("name", whole=True), TableColumn("x")), (TableRow((long, "1")),))
+    written = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(terminal, "out", Console(file=written, width=40, soft_wrap=True))
+        terminal.draw(Report("Kind", "line", "", "", sections=(Section("", (part,)),)))
+    assert any(line.split() == [long, "1"] for line in written.getvalue().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("length", "style"),
+    [
+        (0.5, "margin-left:50.0%;width:25.0%"),
+        (-0.5, "margin-left:25.0%;width:25.0%"),
+        (-1.0, "margin-left:0.0%;width:50.0%"),
+    ],
+)
+def test_a_centred_bar_begins_at_the_line_in_the_middle(length, style):
+    rows = (TableRow(("w",), bar=length),)
+    told = Report("", "", "", "", sections=(Section("", (DataTable((TableColumn("a"),), rows,
+                                                                   centred=True),)),))  # fmt: skip
+    assert style in page.render(told)
+    half = terminal.BAR // 2
+    drawn = terminal.centred_bar(length)
+    assert drawn.index("│") == half
+    assert drawn.count("█") == round(half * abs(length))
+    assert drawn.strip().startswith("│" if length > 0 else "█")
 
 
 def test_a_page_without_figures_holds_no_library():

@@ -61,6 +61,15 @@ def test_every_trace_of_every_figure_is_in_the_basic_bundle(result):
         }  # fmt: skip
 
 
+def test_figures_hold_plain_lists_whatever_plotly_makes_of_arrays(record, result):
+    """plotly 6 and newer write a NumPy array as packed bytes, whose form goes by its version."""
+    found = (result(), record(np.linspace(2, 1, 3_000)))
+    for drawing in (p for f in found for s in report.present(f).sections for p in s.parts):
+        if isinstance(drawing, Drawing):
+            for trace in embed.both(drawing.draw)["figure"]["data"]:
+                assert all(isinstance(trace[axis], list) for axis in "xy")
+
+
 def test_templates_and_bundle_are_in_the_package():
     project = tomllib.loads((SOURCE.parents[2] / "pyproject.toml").read_text())
     globs = project["tool"]["setuptools"]["package-data"]["etude"]

@@ -16,8 +16,6 @@ from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
-    Dataset,
-    IterableDataset,
     RandomSampler,
     Sampler,
     TensorDataset,
@@ -27,16 +25,7 @@ from torch.utils.data import (
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor, Data, LoaderData, as_data
-
-COUNT = 23
-
-
-class Plain(Dataset):
-    def __len__(self) -> int:
-        return COUNT
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.tensor([float(index)]), index
+from tests.tasks.common import COUNT, Nothing, Plain, Stream, numbers
 
 
 class Noisy(Plain):
@@ -45,29 +34,6 @@ class Noisy(Plain):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         noise = torch.rand(()) + random.random() + np.random.rand()  # noqa: NPY002
         return torch.tensor([index + 0.01 * float(noise)]), index
-
-
-class Stream(IterableDataset):
-    """Passes on samples through a buffer that is shuffled with a global generator."""
-
-    def __init__(self, sized: bool) -> None:
-        self.sized = sized
-
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        buffer: list[int] = []
-        for index in range(COUNT):
-            buffer.append(index)
-            if len(buffer) > 5:
-                yield self.item(buffer.pop(random.randrange(len(buffer))))
-        yield from map(self.item, buffer)
-
-    def item(self, index: int) -> tuple[Tensor, int]:
-        return torch.tensor([float(index)]), index
-
-    def __len__(self) -> int:
-        if not self.sized:
-            raise TypeError("this stream does not know its length")
-        return COUNT
 
 
 class Epochs(Sampler):
@@ -152,12 +118,6 @@ SOURCES = {
 }  # fmt: skip
 SHUFFLED = [name for name in SOURCES if name != "loader"]
 LOADERS = [name for name, make in SOURCES.items() if isinstance(make(), DataLoader)]
-
-
-def numbers(batch: Any) -> list[float]:
-    """A batch as the plain numbers of its inputs and targets."""
-    parts = batch.values() if isinstance(batch, dict) else batch
-    return [v for part in parts for v in torch.as_tensor(part).flatten().tolist()]
 
 
 def walk(data: Data, count: int, seed: int = 0, cursor: Cursor | None = None) -> list[list[float]]:
@@ -351,98 +311,10 @@ def test_data_that_cannot_be_used(source, error, message):
         as_data(source, "train")
 
 
-class Nothing(IterableDataset):
-    def __iter__(self) -> Iterator[int]:
-        return iter(())
-
-
 def test_a_loader_without_batches_is_named():
     data = as_data(DataLoader(Nothing(), batch_size=2), "train")
     with pytest.raises(TaskError, match="the DataLoader returned no batch"):
         next(data.stream(2, 0, Cursor()))
-
-
-# ---- a bare IterableDataset --------------------------------------------------------------
-
-
-class Plainly(IterableDataset):
-    """Passes samples on in their order."""
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for index in range(COUNT):
-            yield {"x": torch.tensor([float(index)]), "y": torch.tensor(index)}
-
-
-@given(size=st.integers(1, COUNT), count=st.integers(1, 12))
-def test_a_bare_stream_is_batched_as_a_loader_that_drops_the_rest(size, count):
-    bare, loader = Plainly(), DataLoader(Plainly(), batch_size=size, drop_last=True)
-    theirs = as_data(loader, "train").stream(size, 0, Cursor())
-    ours = as_data(bare, "train").stream(size, 0, Cursor())
-    for _ in range(count):
-        one, other = next(ours), next(theirs)
-        assert list(one) == list(other)
-        assert numbers(one) == numbers(other)
-
-
-@given(size=st.integers(1, 2 * COUNT))
-def test_a_bare_stream_is_swept_whole(size):
-    swept = list(as_data(Plainly(), "valid").sweep(size))
-    assert [n for _, n in swept] == [len(b["y"]) for b, _ in swept]
-    assert torch.cat([b["y"] for b, _ in swept]).tolist() == list(range(COUNT))
-
-
-def test_a_bare_stream_that_counts_epochs_is_told_the_epoch():
-    class Counting(IterableDataset):
-        epoch = 7
-
-        def set_epoch(self, epoch: int) -> None:
-            self.epoch = epoch
-
-        def __iter__(self) -> Iterator[Tensor]:
-            yield from torch.full((8,), float(self.epoch))
-
-    source = Counting()
-    data = as_data(source, "train")
-    with data.untouched():
-        seen = [float(b[0]) for b in islice(data.stream(4, 0, Cursor(2, 1)), 4)]
-    assert seen == [2, 3, 3, 4]
-    assert source.epoch == 7
-
-
-def test_a_bare_stream_knows_its_size_or_does_not():
-    sized, endless = as_data(Stream(sized=True), "train"), as_data(Stream(sized=False), "train")
-    assert (sized.samples, sized.check(None), sized.steps_per_epoch(4)) == (COUNT, COUNT, 5)
-    assert (endless.samples, endless.check(None), endless.steps_per_epoch(4)) == (None, 64, None)
-    assert endless.check(1000) == 1000
-    with pytest.raises(BadValueError, match=r"batch_size=24 is larger than the 23 .*<= 23"):
-        sized.check(24)
-
-
-def test_a_bare_stream_that_is_too_short_or_comes_only_once_is_named():
-    with pytest.raises(TaskError, match="fewer than 2 samples in an epoch, or none: give a smal"):
-        next(as_data(Nothing(), "train").stream(2, 0, Cursor()))
-
-    class Once(Plainly):
-        def __init__(self) -> None:
-            self.left = super().__iter__()
-
-        def __iter__(self) -> Iterator[dict[str, Tensor]]:
-            return self.left
-
-    with pytest.raises(
-        TaskError, match=r"returned no batch in epoch 2: .* must start from the beginning each time"
-    ):
-        list(islice(as_data(Once(), "train").stream(4, 0, Cursor()), 6))
-
-
-def test_a_bare_stream_that_fails_is_named_with_its_line():
-    class Broken(IterableDataset):
-        def __iter__(self) -> Iterator[int]:
-            yield 1
-            raise KeyError("shard 3 is gone")
-
-    with pytest.raises(TaskError, match=r"IterableDataset failed: .*shard 3 is gone.*test_data.py"):
-        list(as_data(Broken(), "valid").sweep(4))
 
 
 @pytest.mark.parametrize("wrap", [lambda d: d, lambda d: DataLoader(d, batch_size=4)])

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import math
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,23 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from etude import Recipe, Record, Task, train
-from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError, TaskError
+from etude import Record, Task, train
+from etude.errors import BadTypeError, BadValueError, EtudeError, TaskError
 from etude.tasks.metrics import Metric
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from tests import helpers
-
-
-def data(count: int = 48) -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(3)
-    x = torch.randn(count, 6, generator=g)
-    return x, (x[:, 0] > 0).long()
-
-
-mlp = partial(helpers.mlp, 6, 10, 2)
-BASE = Recipe(optimizer="sgd", lr=0.1, steps=40, batch_size=8)
-
+from tests.training.common import BASE, BreaksLate, X, Y, data, mlp
 
 # ---- divergence --------------------------------------------------------------------------
 
@@ -80,22 +66,6 @@ def test_a_rate_far_too_high_diverges_and_the_folder_says_so(tmp_path):
     assert not (tmp_path / "run" / "model.safetensors").exists()
     again = train(task, folder=tmp_path / "run", resume=True)
     assert (again.status, again.reason) == (record.status, record.reason)
-
-
-class BreaksLate:
-    """A loss whose values on the validation data break at an evaluation, the first being 0."""
-
-    def __init__(self, at: int, values: list[float]) -> None:
-        self.at, self.values, self.seen = at, values, 0
-
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        loss = cross_entropy(output, target)
-        if output.requires_grad:
-            return loss
-        self.seen += 1
-        evaluation, place = divmod(self.seen - 1, 10)  # ten rows are ten slices
-        breaks = evaluation == self.at and place < len(self.values)
-        return loss + self.values[place] if breaks else loss
 
 
 @pytest.mark.parametrize("bad", [[math.nan], [math.inf], [math.inf, -math.inf]])
@@ -160,7 +130,6 @@ def frozen() -> nn.Module:
     return mlp().requires_grad_(False)
 
 
-X, Y = data()
 MISFITS = {
     "width": (
         lambda: Task(wrong_width, (X, Y), loss=cross_entropy),
@@ -361,114 +330,3 @@ def test_a_metric_of_ones_own_that_breaks_late_keeps_the_run(tmp_path):
     kept = Record.load(tmp_path / "run")
     assert 0 < kept.cost.steps < 40
     assert kept.status == "stopped"
-
-
-# ---- storage -----------------------------------------------------------------------------
-
-
-def full_after(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
-    """Let the disk be full after so many files."""
-    done = []
-    replace = Path.replace
-
-    def limited(self: Path, target: Path) -> Path:
-        done.append(target)
-        if len(done) > writes:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return replace(self, target)
-
-    monkeypatch.setattr(Path, "replace", limited)
-
-
-def test_a_disk_that_fills_up_keeps_what_was_saved_and_the_run_goes_on_later(tmp_path, monkeypatch):
-    task = Task(mlp, (X, Y), loss=cross_entropy)
-    whole = train(task, BASE)
-    folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        full_after(patch, writes=11)
-        with pytest.raises(StorageError, match="No space left on device; free some") as caught:
-            train(task, BASE, folder=folder)
-    assert "lost: " in caught.value.__notes__[0]
-    kept = Record.load(folder)
-    assert 0 < kept.cost.steps < 40
-    again = train(task, folder=folder, resume=True)
-    assert again.series["loss"].tolist() == whole.series["loss"].tolist()
-    assert (folder / "model.safetensors").exists()
-
-
-@pytest.mark.parametrize("place", ["a file", "under a file"])
-def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path, place):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    folder = tmp_path / "file" if place == "a file" else tmp_path / "file" / "run"
-    steps: list[int] = []
-    with pytest.raises(StorageError, match=r"cannot write to the folder .*choose another one"):
-        train(
-            Task(mlp, (X, Y), loss=cross_entropy),
-            BASE,
-            folder=folder,
-            on_step=lambda run: steps.append(run.step),
-        )
-    assert steps == []
-
-
-# ---- the record --------------------------------------------------------------------------
-
-
-def test_a_record_is_read_back(tmp_path):
-    task = Task(mlp, (X, Y), loss=cross_entropy, metric="accuracy")
-    record = train(task, BASE.replace(clip_norm=1.0), folder=tmp_path, probes={"t": lambda r: 1.5})
-    again = Record.load(tmp_path)
-    assert again.plain() == record.plain()
-    assert again.evaluations == record.evaluations
-    assert set(again.series) == {"loss", "lr", "grad_norm", "t"}
-    for name, values in record.series.items():
-        assert again.series[name].tolist() == values.tolist()
-    assert again.model is None
-
-
-def test_a_record_from_before_the_metrics_parts_is_read_back(tmp_path):
-    task = Task(mlp, (X, Y), loss=cross_entropy, metric="accuracy")
-    record = train(task, BASE)
-    arrays = record.arrays()
-    assert arrays.pop("valid_metric_parts").shape == arrays["valid_parts"].shape
-    again = Record.from_plain(record.plain(), arrays)
-    assert [e.metric_parts for e in again.evaluations] == [()] * len(record.evaluations)
-    assert [e.parts for e in again.evaluations] == [e.parts for e in record.evaluations]
-
-
-def test_a_state_from_before_the_metrics_parts_goes_on():
-    task = Task(mlp, (X, Y), loss=cross_entropy, metric="accuracy")
-    recipe = BASE.replace(early_stopping=50)
-    whole, run, again = (Run(task, recipe) for _ in range(3))
-    whole.advance(AdvanceRequest(evaluation_steps=whole.state.evaluation_steps))
-    run.advance(AdvanceRequest(20, evaluation_steps=run.state.evaluation_steps))
-    state = run.state_dict()
-    for old in (*state["evaluations"], state["stopping"]["best"]):
-        del old["metric_parts"]
-    again.load_state_dict(state)
-    again.advance(AdvanceRequest(evaluation_steps=again.state.evaluation_steps))
-    assert again.series == whole.series
-    assert again.evaluations[-1] == whole.evaluations[-1]
-    again.record().arrays()
-
-
-def test_a_record_with_infinities_is_read_back(tmp_path):
-    broken = BreaksLate(1, [math.nan])
-    task = Task(mlp, (X, Y), valid=(X[:10], Y[:10]), loss=broken, metric="accuracy")
-    record = train(task, BASE, folder=tmp_path)
-    again = Record.load(tmp_path)
-    assert again.status == record.status == "diverged"
-    assert math.isnan(again.evaluations[1].loss)
-    assert again.evaluations[0] == record.evaluations[0]
-
-
-@pytest.mark.parametrize("name", ["record.json", "series.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1, 2]", b"\xff" * 40, None])
-def test_a_damaged_record_is_named(tmp_path, name, content):
-    train(Task(mlp, (X, Y), loss=cross_entropy), BASE, folder=tmp_path)
-    if content is None:
-        (tmp_path / name).unlink()
-    else:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(StorageError, match=rf"{tmp_path.name}.*(damaged|No such file|decode)"):
-        Record.load(tmp_path)

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 from etude import Recipe, Task, TuneResult, tasks, train, tune
-from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError
-from etude.optimizers.prior import grid, log10_centre, nice
+from etude.optimizers.prior import grid, log10_centre
 from etude.randomness import random_state_kept
-from etude.record import Evaluation
-from etude.training.loop import TrainingLoop
 from etude.training.run import Run
-from etude.tuning.result import tie
-from etude.tuning.search.ladder import LADDERS, LEAST, NEEDED, ladder_for
-from tests.tuning.common import data, mlp, quick, said_of_a_constant, task
-
-BASE = Recipe(optimizer="adamw", steps=64, batch_size=16)
-
-
-def weights(model: nn.Module) -> list[float]:
-    return torch.cat([v.flatten().double() for v in model.state_dict().values()]).tolist()
+from tests.tuning.common import (
+    BASE,
+    data,
+    mlp,
+    noisy,
+    quick,
+    said_of_a_constant,
+    same,
+    task,
+    weights,
+)
+from tests.tuning.valleys import SGD, Valley, valley
 
 
 @cache
@@ -41,97 +37,7 @@ def found() -> TuneResult:
     return quick(task(), BASE)
 
 
-# ---- cost --------------------------------------------------------------------------------
-
-
-class Valley(nn.Module):
-    """One number, whose loss has its best rate where `scale` says."""
-
-    def __init__(self, scale: float = 1.0) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor([3.0]))
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * (self.w - 1) + 0 * x
-
-
-def valley(scale: float = 1.0) -> Task:
-    x = torch.zeros(40, 1)
-    return Task(lambda: Valley(scale), (x, x), loss=mse_loss)
-
-
-SGD = Recipe(optimizer="sgd", schedule="constant()", batch_size=8)
-
-
-@pytest.mark.slow
-@settings(max_examples=25)
-@given(
-    budget=st.floats(LEAST, 8),
-    steps=st.integers(16, 90),
-    scale=st.sampled_from([1e-3, 0.1, 1.0, 30.0, 1e3]),
-    optimizer=st.sampled_from(["sgd", "adamw"]),
-)
-def test_the_cost_stays_within_the_budget_and_adds_up(budget, steps, scale, optimizer):
-    recipe = SGD.replace(steps=steps, optimizer=optimizer)
-    best = quick(valley(scale), recipe, budget)
-    assert best.cost <= budget
-    assert best.cost == pytest.approx(sum(part.runs for part in best.costs), abs=1e-9)
-    updates = sum(trial.record.cost.steps for trial in best.trials)
-    assert best.cost == pytest.approx(updates / steps, abs=1e-9)
-    assert [t.lr for t in best.trials] == sorted({t.lr for t in best.trials})
-    assert best.tied[0] <= best.lr <= best.tied[1]
-    assert best.stable_below is None or best.stable_below > best.lr
-    assert best.record.recipe == best.recipe == recipe.replace(lr=best.lr)
-    if best.outcome != "nothing trains":
-        assert best.record.status == "finished"
-        assert best.loss < best.untrained.loss
-        finished = [t for t in best.trials if t.record.status == "finished"]
-        assert best.loss == min(t.record.valid_loss for t in finished)
-
-
-def test_a_ladder_costs_no_more_than_the_budget_it_is_climbed_for():
-    for ladder, need in zip(LADDERS, NEEDED, strict=True):
-        assert ladder.cost() <= need
-        assert ladder_for(need) == ladder
-        shares = [rung.share for rung in ladder.rungs]
-        assert shares == sorted(shares)
-        assert shares[-1] == 1
-        assert all((16 * share).is_integer() for share in shares)
-    assert [r.keep for r in ladder_for(1.3).rungs] == [2, 1]
-    assert [r.keep for r in ladder_for(1.5).rungs] == [3, 2, 1]
-    assert [r.keep for r in ladder_for(3.0).rungs] == [6, 3, 2, 1]
-    assert ladder_for(10.0) == ladder_for(3.0)
-
-
-@pytest.mark.parametrize("budget", [0, 1, 1.19, -3, math.nan, math.inf])
-def test_a_budget_that_compares_nothing_is_refused(budget):
-    with pytest.raises(
-        BadValueError, match=rf"budget={budget!r} is out of bounds: .*at least 1.2 "
-    ):
-        quick(task(), BASE, budget)
-
-
-@pytest.mark.parametrize("budget", [True, "3", [3.0]])
-def test_a_budget_that_is_no_number_is_refused(budget):
-    with pytest.raises(BadTypeError, match=r"is not a number: give full runs, such as 3\.0"):
-        quick(task(), BASE, budget)
-
-
-def test_a_run_too_short_to_compare_is_refused(tmp_path):
-    with pytest.raises(BadValueError, match=r"steps=15 is too short to compare .* at least 16"):
-        quick(task(), BASE.replace(steps=15), folder=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-    assert quick(task(), BASE.replace(steps=16), 1.25).cost <= 1.25
-
-
 # ---- pairing -----------------------------------------------------------------------------
-
-
-def noisy() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2)
-    )
 
 
 def loader() -> DataLoader:
@@ -198,17 +104,6 @@ def test_the_same_tuning_twice_is_the_same_and_another_seed_another():
     assert same(again, found())
     assert weights(again.model) == weights(found().model)
     assert not same(other, found())
-
-
-def same(one: TuneResult, two: TuneResult) -> bool:
-    return facts(one) == facts(two)
-
-
-def facts(result: TuneResult) -> dict[str, Any]:
-    plain = {k: v for k, v in result.plain().items() if k != "seconds"}
-    series = [{n: s.tolist() for n, s in t.record.series.items()} for t in result.trials]
-    evaluations = [[dataclasses.asdict(e) for e in t.record.evaluations] for t in result.trials]
-    return {**plain, "series": series, "all": evaluations}
 
 
 def test_what_the_user_gave_is_left_as_it_was(tmp_path):
@@ -434,206 +329,3 @@ def test_no_edge_is_claimed_of_rates_that_were_dropped_early():
         if trial.unstable and trial.record.status != "diverged":
             assert trial.record.status == "finished"
     assert best.stable_below is None or best.stable_below > best.lr
-
-
-# ---- ties --------------------------------------------------------------------------------
-
-losses = st.lists(st.floats(-10, 10), min_size=1, max_size=20)
-
-
-def evaluation(parts: list[float]) -> Evaluation:
-    return Evaluation(9, math.fsum(parts) / len(parts), None, tuple(parts))
-
-
-@given(losses, st.floats(0, 10))
-def test_a_rate_ties_with_itself(parts, drop):
-    assert tie(evaluation(parts), evaluation(parts), drop)
-
-
-@given(losses, st.floats(0, 10), st.floats(0, 5), st.floats(0, 5))
-def test_the_better_ties_where_the_worse_does(parts, drop, shift, more):
-    best = evaluation(parts)
-    near, far = (evaluation([p + s for p in parts]) for s in (shift, shift + more))
-    assert tie(near, best, drop) or not tie(far, best, drop)
-
-
-@given(losses, st.floats(0.01, 10))
-def test_a_hundredth_of_the_drop_is_a_tie_and_more_of_the_same_everywhere_is_none(parts, drop):
-    best = evaluation(parts)
-    assert tie(evaluation([p + 0.009 * drop for p in parts]), best, drop)
-    assert not tie(evaluation([p + 0.012 * drop + 1e-6 for p in parts]), best, drop)
-
-
-@given(st.integers(1, 20), st.floats(0.01, 3))
-def test_two_standard_errors_are_the_bound(pairs, spread):
-    """Differences m ± s in equal number: their standard error is s / sqrt(n - 1)."""
-    error = spread / math.sqrt(2 * pairs - 1)
-    best = evaluation([0.0] * (2 * pairs))
-    for times, tied in ((1.99, True), (2.01, False)):
-        mean = times * error
-        other = evaluation([mean + spread, mean - spread] * pairs)
-        assert tie(other, best, 0.0) == tied
-
-
-@given(st.lists(st.floats(0, 1), min_size=4, max_size=16), st.integers(0, 3))
-def test_the_order_of_the_slices_does_not_matter(parts, shift):
-    other = [p + 0.1 * (i % 3) for i, p in enumerate(parts)]
-    turned = parts[shift:] + parts[:shift], other[shift:] + other[:shift]
-    assert tie(evaluation(other), evaluation(parts), 1.0) == tie(
-        evaluation(turned[1]), evaluation(turned[0]), 1.0
-    )
-
-
-@pytest.mark.parametrize("loss", [math.inf, math.nan])
-def test_what_broke_ties_with_nothing(loss):
-    assert not tie(Evaluation(9, loss, None, (loss, 1.0)), evaluation([1.0, 1.0]), 1.0)
-
-
-# ---- where the search begins -------------------------------------------------------------
-
-
-@given(st.floats(-6, 1), st.integers(1, 9), st.sampled_from([0.4, 0.45]))
-def test_a_grid_is_even_and_readable(centre, count, spacing):
-    rates = grid(centre, count, spacing)
-    assert len(set(rates)) == count
-    assert rates == sorted(rates)
-    assert all(r == nice(r) for r in rates)
-    for one, two in pairwise(rates):
-        assert math.log10(two / one) == pytest.approx(spacing, abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "centre"),
-    [
-        ({"name": "sgd", "momentum": 0.9}, -0.9),
-        ("adamw", -1.6),
-        ("rmsprop", -1.7),
-        ("adagrad", -0.6),
-    ],
-)
-def test_the_centre_is_the_one_that_was_fitted(optimizer, centre):
-    choice = Recipe(optimizer=optimizer).optimizer
-    assert log10_centre(choice, 1000, 1000) == pytest.approx(centre)
-    assert log10_centre(choice, 10_000, 1000) == pytest.approx(centre - 0.45)
-    assert log10_centre(choice, 10**9, 1) == pytest.approx(centre - 0.9)
-    assert log10_centre(choice, 1, 10**9) == pytest.approx(centre + 0.675)
-    assert log10_centre(choice, 1000, None) == pytest.approx(centre)
-
-
-# ---- the folder --------------------------------------------------------------------------
-
-
-@cache
-def in_memory() -> TuneResult:
-    return quick(task(noisy), BASE, 3.0)
-
-
-def test_a_result_is_saved_and_read_back(tmp_path):
-    folder = tmp_path / "run"
-    best = quick(task(noisy), BASE, 3.0, folder=folder)
-    assert same(best, in_memory())
-    again = TuneResult.load(folder)
-    assert same(again, best)
-    assert again.seconds == best.seconds
-    assert again.model is None
-    assert again.record.evaluations == best.record.evaluations
-    names = {p.name for p in folder.iterdir()}
-    assert names >= {"recipe.toml", "record.json", "series.safetensors", "model.safetensors"}
-    kept = [len(list(place.glob("step-*.json"))) for place in folder.rglob("checkpoints")]
-    assert set(kept) == {1}  # the newest of each: a larger budget goes on from there
-    assert Recipe.load(folder / "recipe.toml") == best.recipe
-    resumed = tune(task(noisy), folder=folder, resume=True, progress=False)
-    assert same(resumed, best)
-    assert weights(resumed.model) == weights(best.model)
-
-
-class StopError(Exception):
-    pass
-
-
-@pytest.mark.parametrize("after", [1, 40, 41, 80, 97, 128, 150])
-def test_a_tuning_interrupted_anywhere_goes_on_to_the_same_result(tmp_path, monkeypatch, after):
-    from etude.training.loop import TrainingLoop
-
-    folder = tmp_path / "run"
-    updates: list[int] = []
-    update = TrainingLoop._update
-
-    def counted(self: TrainingLoop, *args: Any) -> None:
-        updates.append(1)
-        if len(updates) > after:
-            raise StopError("the power is gone")
-        update(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "_update", counted)
-        with pytest.raises(StopError, match="the power is gone") as caught:
-            quick(task(noisy), BASE, 3.0, folder=folder, engine="loop")
-    call = f"etude.tune(task, folder={str(folder)!r}, resume=True)"
-    assert f"The trials are saved. Go on with: {call}" in caught.value.__notes__[0]
-    with pytest.raises(StorageError, match="holds a tuning that is not finished: resume it"):
-        TuneResult.load(folder)
-    again = tune(task(noisy), folder=folder, resume=True, progress=False)
-    assert same(again, in_memory())
-    assert weights(again.model) == weights(in_memory().model)
-
-
-def test_a_kill_between_the_last_update_and_its_evaluation_loses_nothing(tmp_path, monkeypatch):
-    """A trial may be saved on the very update at which trials are compared."""
-    from etude.training.run import Run
-
-    recipe = BASE.replace(steps=160)
-    whole = quick(task(), recipe, 1.25)
-    folder = tmp_path / "run"
-    evaluate = Run.evaluate
-
-    def die(self: Run) -> Evaluation:
-        if self.step == 160:
-            raise SystemExit("killed")
-        return evaluate(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "evaluate", die)
-        with pytest.raises(SystemExit, match="killed"):
-            quick(task(), recipe, 1.25, folder=folder, engine="loop")
-    again = tune(task(), folder=folder, resume=True, progress=False)
-    assert same(again, whole)
-
-
-def test_what_can_be_resumed_and_what_cannot(tmp_path):
-    folder = tmp_path / "run"
-    with pytest.raises(BadValueError, match="resume=True needs folder="):
-        tune(task(), resume=True)
-    with pytest.raises(StorageError, match=r"holds no tuning to resume: there is no tuning\.json"):
-        tune(task(), folder=folder, resume=True)
-    best = quick(task(), BASE.replace(steps=16), 1.25, folder=folder)
-    with pytest.raises(StorageError, match="already holds a run: resume it, or choose another"):
-        quick(task(), BASE, folder=folder)
-    assert same(TuneResult.load(folder), best)
-    (folder / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(StorageError, match=r"model\.safetensors' is damaged"):
-        tune(task(), folder=folder, resume=True)
-    for content in ("{", "[]", '{"result": {}}', '{"result": 3}', ""):
-        (folder / "tuning.json").write_text(content, encoding="utf-8")
-        with pytest.raises(StorageError, match=r"tuning\.json' is damaged"):
-            TuneResult.load(folder)
-    (folder / "tuning.json").write_text('{"request": {"recipe": {}}}', encoding="utf-8")
-    with pytest.raises(EtudeError, match=r"tuning\.json' is damaged"):
-        tune(task(), folder=folder, resume=True)
-
-
-def test_a_tuning_of_another_recipe_is_refused(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    text = '{"request": {"task": "task", "recipe": {"steps": 64}, "budget": 3.0}}'
-    (folder / "tuning.json").write_text(text, encoding="utf-8")
-    with pytest.raises(StorageError, match="holds a tuning of another recipe"):
-        tune(task(), Recipe(steps=65), folder=folder, resume=True)
-    with pytest.raises(StorageError, match="holds a tuning, which is not trained further as a run"):
-        train(task(), folder=folder, resume=True)
-
-
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(StorageError, match="cannot write to the folder"):
-        quick(task(), BASE, folder=tmp_path / "file")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -38,7 +40,20 @@ def draw(report: Report) -> None:
         for part in section.parts:
             if (drawn := _part(part)) is not None:
                 out.print()
-                out.print(*drawn, sep="\n")
+                for one in drawn:
+                    _print(one, whole=getattr(part, "whole", False))
+
+
+def _print(drawn: RenderableType, whole: bool) -> None:
+    """Print a part, a whole one at its own width: a name that is cut off names nothing."""
+    width = out.width
+    if whole:
+        needed = Measurement.get(out, out.options.update(width=10_000), drawn).maximum
+        width = max(width, needed)
+    console = out
+    if width > out.width:
+        console = Console(file=out.file, width=width, highlight=False, soft_wrap=True)
+    console.print(drawn)
 
 
 def facts(rows: Iterable[Fact]) -> Table:
@@ -74,7 +89,7 @@ def table_of(part: DataTable) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim", show_header=part.headed)
     for column in part.columns:
         justify = "right" if column.number else "left"
-        table.add_column(Text(column.name), justify=justify)  # type: ignore[arg-type]
+        table.add_column(Text(column.name), justify=justify, no_wrap=column.whole)  # type: ignore[arg-type]
     if part.barred:
         table.add_column("")
     for row in part.rows:
@@ -91,7 +106,24 @@ def _cells(row: TableRow) -> list[Text]:
 def _bar(part: DataTable, row: TableRow) -> list[Text]:
     if not part.barred:
         return []
+    if part.centred:
+        return [Text("" if row.bar is None else centred_bar(row.bar), "dim")]
     return [Text("█" * max(1, round(BAR * row.bar)) if row.bar else "", "dim")]
+
+
+def centred_bar(length: float, half: int = BAR // 2) -> str:
+    """Return a bar that begins at a line in the middle.
+
+    Args:
+        length: From -1, all of the left half, to 1, all of the right one.
+        half: Characters on each side.
+
+    >>> centred_bar(1.0, half=4), centred_bar(-0.5, half=4)
+    ('    │████', '  ██│    ')
+    """
+    cells = round(half * abs(length))
+    left, right = (cells, 0) if length < 0 else (0, cells)
+    return f"{'█' * left:>{half}}│{'█' * right:<{half}}"
 
 
 def _style(tone: Tone) -> str:

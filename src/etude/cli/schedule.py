@@ -13,10 +13,12 @@ from rich.table import Table
 from etude import files
 from etude.cli import choices
 from etude.cli.console import out, print_json
+from etude.cli.draw import table_of
 from etude.cli.plot import plot as draw
 from etude.errors import BadValueError, unknown_name
 
 if TYPE_CHECKING:
+    from etude.report.schedule_values import ScheduleValues
     from etude.schedules import Schedule
 
 EPILOG = """[bold]Examples[/bold]
@@ -86,6 +88,9 @@ def schedule(
     Without any of --table, --plot, --save, --lint, --diff, --to, the picture and the values are
     shown. The step after the last is shown too: it is the value at the end.
     """
+    from etude.report.schedule_values import ScheduleValues, area_said
+    from etude.report.schedule_values import table as values_table
+
     if kinds:
         _list_kinds(json)
         return
@@ -97,18 +102,20 @@ def schedule(
     other = None if diff is None else _bound(diff, steps, epochs, steps_per_epoch)[0]
     scaled = shape if lr == 1.0 else lr * shape
     everything = not (table or plot or save or lint or diff or to)
-    found = _lints(scaled, last) if lint else []
+    unit = "epoch" if epochs is not None and steps_per_epoch in (None, 1) else "step"
+    faults = _lints(scaled, last) if lint else ()
     differences = _differences(scaled, other if other is None or lr == 1.0 else lr * other)
+    found = ScheduleValues(scaled, last, unit, rows, faults, differences)
     if json:
         print_json(
             {
                 "schedule": repr(shape),
                 "lr": lr,
                 "steps": last,
-                "area": _area(scaled, last),
-                "values": [{"step": t, "lr": v} for t, v in _values(scaled, last, rows)],
-                **({"lint": found} if lint else {}),
-                **({"diff": differences} if diff is not None else {}),
+                "area": found.area,
+                "values": [{"step": t, "lr": v} for t, v in found.points()],
+                **({"lint": list(faults)} if lint else {}),
+                **({"diff": list(differences)} if diff is not None else {}),
                 **({"code": _code(shape, lr, to)} if to is not None else {}),
             }
         )
@@ -117,27 +124,24 @@ def schedule(
         if plot or everything:
             _print_plot(scaled, last)
         if table or everything:
-            unit = "epoch" if epochs is not None and steps_per_epoch in (None, 1) else "step"
-            _print_table(scaled, last, rows, unit)
+            out.print(table_of(values_table(found)))
         if everything:
-            area = _area(scaled, last)
-            said = f"area under the curve {area:.6g}, mean {area / last:.4g}"
-            out.print(f"\n[dim]{said}[/dim]")
+            out.print(f"\n[dim]{area_said(found)}[/dim]")
         for line in differences:
             out.print(escape(line))
         if diff is not None and not differences:
             out.print("no difference")
         if to is not None:
             out.print(escape(_code(shape, lr, to)))
-        for fault in found:
+        for fault in faults:
             out.print(f"[yellow]{escape(fault)}[/yellow]")
-        if lint and not found:
+        if lint and not faults:
             out.print("[green]nothing looks wrong[/green]")
     if save is not None:
-        _save(scaled, last, save)
+        _save(found, save)
         if not json:
             out.print(f"drawn to [bold]{escape(str(save))}[/bold]")
-    if found:
+    if faults:
         raise typer.Exit(1)
 
 
@@ -187,28 +191,16 @@ def _bound(
     return shape.over(clock), int(clock.horizon)
 
 
-def _values(shape: Schedule, last: int, rows: int) -> list[tuple[int, float]]:
-    count = last if rows == 0 else min(rows, last)
-    marks = sorted({round(last * i / count) for i in range(count + 1)})
-    return [(mark, shape(mark)) for mark in marks]
-
-
-def _lints(shape: Schedule, last: int) -> list[str]:
+def _lints(shape: Schedule, last: int) -> tuple[str, ...]:
     from etude.schedules import lint
 
-    return [str(fault) for fault in lint(shape, last)]
+    return tuple(str(fault) for fault in lint(shape, last))
 
 
-def _differences(shape: Schedule, other: Schedule | None) -> list[str]:
+def _differences(shape: Schedule, other: Schedule | None) -> tuple[str, ...]:
     from etude.schedules import diff
 
-    return [] if other is None else diff(shape, other)
-
-
-def _area(shape: Schedule, last: int) -> float:
-    from etude.schedules import area
-
-    return area(shape, 0, last)
+    return () if other is None else tuple(diff(shape, other))
 
 
 def _print_plot(shape: Schedule, last: int) -> None:
@@ -218,15 +210,6 @@ def _print_plot(shape: Schedule, last: int) -> None:
     for line in draw(seen.steps, seen.values):
         out.print(f"[cyan]{line}[/cyan]")
     out.print(f"[dim]{'0':>8}{last:>64,}[/dim]")
-
-
-def _print_table(shape: Schedule, last: int, rows: int, unit: str) -> None:
-    values = Table(box=None, padding=(0, 2), header_style="dim")
-    values.add_column(unit, justify="right")
-    values.add_column("value", justify="right")
-    for step, value in _values(shape, last, rows):
-        values.add_row(str(step), f"{value:.8g}")
-    out.print(values)
 
 
 def _code(shape: Schedule, lr: float, to: str) -> str:
@@ -267,20 +250,20 @@ def _code(shape: Schedule, lr: float, to: str) -> str:
     return "\n".join(lines[to])
 
 
-def _save(shape: Schedule, last: int, path: Path) -> None:
+def _save(found: ScheduleValues, path: Path) -> None:
     from etude.schedules import preview, svg
 
     kind = path.suffix.lower()
     if kind == ".svg":
-        files.write_text(path, svg(shape, last))
+        files.write_text(path, svg(found.schedule, found.length))
     elif kind == ".html":
-        title = escape(repr(shape))
-        page = f"<!doctype html><meta charset=utf-8><title>{title}</title>"
-        files.write_text(path, f"{page}<body style='color:#234'>{svg(shape, last)}")
+        from etude import report
+
+        report.write(found, path)
     elif kind == ".png":
         from etude.cli.picture import png
 
-        seen = preview(shape, last)
+        seen = preview(found.schedule, found.length)
         files.write_bytes(path, png(seen.steps, seen.values))
     else:
         raise BadValueError(f"--save {str(path)!r}: name a file that ends in .svg, .png or .html")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from etude.cli.draw import draw as draw_report
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
 if TYPE_CHECKING:
+    from etude.progress import Bar
     from etude.record import Record
     from etude.training.state import RunState
 
@@ -70,12 +72,6 @@ def train(
         choices.run_folder(folder, resume, task) as home,
         bar(False if json else None, chosen.name) as draw,
     ):
-
-        def show_step(current: RunState) -> None:
-            if current.step % 10 == 0:
-                last = current.evaluations[-1].loss
-                draw(current.step, current.length, f"validation loss {last:.4g}")
-
         record = run(
             chosen,
             wanted,
@@ -85,7 +81,7 @@ def train(
             accept_changes=accept,
             device=recipe.device,
             observers=seen,
-            on_step=show_step,
+            on_step=partial(show_step, draw),
         )
         page = report.write(record, home.report, task=chosen)
     if json:
@@ -94,6 +90,13 @@ def train(
         show(record, home.path, page)
     if record.status == Status.DIVERGED:
         raise typer.Exit(1)
+
+
+def show_step(draw: Bar, current: RunState) -> None:
+    """Move the progress bar on, at every tenth update."""
+    if current.step % 10 == 0:
+        last = current.evaluations[-1].loss
+        draw(current.step, current.length, f"validation loss {last:.4g}")
 
 
 def show(record: Record, home: Path, page: Path) -> None:

@@ -87,6 +87,71 @@ def configure(optimizer: Any, trainer: Any = None, **schedules: Any) -> dict[str
     }
 
 
+class _ScheduleHooks:
+    """Sets the hyperparameters of a module's optimizer, without a change to the module.
+
+        Trainer(callbacks=[ScheduleCallback(lr="1e-3 * (warmup('5%') >> cosine())")])
+
+    Before each update it writes the values of step `trainer.global_step`, the number of
+    updates so far, which does not count forward passes under accumulation. The module must not
+    schedule the same hyperparameters itself.
+
+    Args:
+        monitor: A logged metric to report to schedules that react to one, after each
+            validation.
+        optimizer: The index of the optimizer, if the module has several.
+        schedules: The arguments of `etude.interop.torch.Scheduler`; lengths may be left out.
+
+    Raises:
+        BadValueError: A schedule reacts to a metric, but no `monitor` is given.
+    """
+
+    def __init__(self, *, monitor: str | None = None, optimizer: int = 0, **schedules: Any) -> None:
+        super().__init__()
+        self.monitor, self.optimizer, self.schedules = monitor, optimizer, schedules
+        self.scheduler: Scheduler | None = None
+        self._saved: dict[str, Any] | None = None
+
+    @property
+    def state_key(self) -> str:
+        return f"{type(self).__qualname__}[optimizer={self.optimizer}]"
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        optimizer = trainer.optimizers[self.optimizer]
+        self.scheduler = Scheduler(optimizer, **all_over(self.schedules, clock(trainer)))
+        if self.scheduler.has_feedback and self.monitor is None:
+            raise BadValueError(
+                "a schedule here reacts to a metric: give its name, such as monitor='val_loss'"
+            )
+        if self._saved is not None:
+            self.scheduler.load_state_dict(self._saved)
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        scheduler = self.scheduler
+        if scheduler is not None and scheduler.last_epoch != trainer.global_step:
+            scheduler.seek(trainer.global_step)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        scheduler = self.scheduler
+        if self.monitor is None or scheduler is None or trainer.sanity_checking:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            raise BadValueError(
+                f"monitor is {self.monitor!r}, which was not logged; the logged metrics are "
+                f"{', '.join(sorted(trainer.callback_metrics)) or 'none'}"
+            )
+        scheduler.seek(trainer.global_step)
+        scheduler.record(trainer.callback_metrics[self.monitor])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.scheduler is None else self.scheduler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._saved = state_dict or None
+
+
 @cache
 def _callback_class() -> type[Any]:
     """Create the class when Lightning is loaded."""
@@ -95,71 +160,8 @@ def _callback_class() -> type[Any]:
     except MissingExtraError:
         callbacks = load("pytorch_lightning.callbacks")
 
-    class ScheduleCallback(callbacks.Callback):  # type: ignore[misc, name-defined]
-        """Sets the hyperparameters of a module's optimizer, without a change to the module.
-
-            Trainer(callbacks=[ScheduleCallback(lr="1e-3 * (warmup('5%') >> cosine())")])
-
-        Before each update it writes the values of step `trainer.global_step`, the number of
-        updates so far, which does not count forward passes under accumulation. The module must not
-        schedule the same hyperparameters itself.
-
-        Args:
-            monitor: A logged metric to report to schedules that react to one, after each
-                validation.
-            optimizer: The index of the optimizer, if the module has several.
-            schedules: The arguments of `etude.interop.torch.Scheduler`; lengths may be left out.
-
-        Raises:
-            BadValueError: A schedule reacts to a metric, but no `monitor` is given.
-        """
-
-        def __init__(
-            self, *, monitor: str | None = None, optimizer: int = 0, **schedules: Any
-        ) -> None:
-            super().__init__()
-            self.monitor, self.optimizer, self.schedules = monitor, optimizer, schedules
-            self.scheduler: Scheduler | None = None
-            self._saved: dict[str, Any] | None = None
-
-        @property
-        def state_key(self) -> str:
-            return f"{type(self).__qualname__}[optimizer={self.optimizer}]"
-
-        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            optimizer = trainer.optimizers[self.optimizer]
-            self.scheduler = Scheduler(optimizer, **all_over(self.schedules, clock(trainer)))
-            if self.scheduler.has_feedback and self.monitor is None:
-                raise BadValueError(
-                    "a schedule here reacts to a metric: give its name, such as monitor='val_loss'"
-                )
-            if self._saved is not None:
-                self.scheduler.load_state_dict(self._saved)
-
-        def on_train_batch_start(
-            self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
-        ) -> None:
-            scheduler = self.scheduler
-            if scheduler is not None and scheduler.last_epoch != trainer.global_step:
-                scheduler.seek(trainer.global_step)
-
-        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-            scheduler = self.scheduler
-            if self.monitor is None or scheduler is None or trainer.sanity_checking:
-                return
-            if self.monitor not in trainer.callback_metrics:
-                raise BadValueError(
-                    f"monitor is {self.monitor!r}, which was not logged; the logged metrics are "
-                    f"{', '.join(sorted(trainer.callback_metrics)) or 'none'}"
-                )
-            scheduler.seek(trainer.global_step)
-            scheduler.record(trainer.callback_metrics[self.monitor])
-
-        def state_dict(self) -> dict[str, Any]:
-            return {} if self.scheduler is None else self.scheduler.state_dict()
-
-        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-            self._saved = state_dict or None
+    class ScheduleCallback(_ScheduleHooks, callbacks.Callback):  # type: ignore[misc, name-defined]
+        __doc__ = _ScheduleHooks.__doc__
 
     ScheduleCallback.__qualname__ = "ScheduleCallback"
     return ScheduleCallback

@@ -49,11 +49,13 @@ class TableColumn:
         name: The heading; if all headings are empty, the table has no header row.
         number: Whether it contains numbers, which are aligned to the right.
         minor: Whether it can be left out if there is little space.
+        whole: Whether its texts stay on one line, such as names to be typed.
     """
 
     name: str
     number: bool = False
     minor: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class TableRow:
         tone: The emphasis of the row.
         heat: The position of the row's colour between the lowest and the highest rate, 0 to 1, as
             in the figures; None if the row has no colour.
-        bar: The length of its bar, 0 to 1; None if the row has no bar.
+        bar: The length of its bar, 0 to 1, or down to -1 in a table whose bars start in the
+            middle; None if the row has no bar.
     """
 
     cells: tuple[str, ...]
@@ -83,6 +86,7 @@ class DataTable:
         rows: The rows, from top to bottom.
         caption: What the table shows; may be empty.
         total: A row with the total, below the others; None if there is none.
+        centred: Whether bars start at a line in the middle, and extend to the left below 0.
 
     Raises:
         BadValueError: If a row does not have one cell for each column.
@@ -92,6 +96,7 @@ class DataTable:
     rows: tuple[TableRow, ...]
     caption: str = ""
     total: TableRow | None = None
+    centred: bool = False
 
     def __post_init__(self) -> None:
         for row in (*self.rows, *([self.total] if self.total else [])):
@@ -110,6 +115,11 @@ class DataTable:
     def barred(self) -> bool:
         """Whether a row has a bar."""
         return any(row.bar is not None for row in self.rows)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a column stays on one line."""
+        return any(column.whole for column in self.columns)
 
 
 @dataclass(frozen=True)

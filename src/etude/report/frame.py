@@ -85,10 +85,19 @@ def rate_axis(theme: Theme, view: View, **more: Any) -> dict[str, Any]:
     }
 
 
-def update_axis(theme: Theme, length: int, title: bool = True, **more: Any) -> dict[str, Any]:
+def update_axis(
+    theme: Theme, length: int, title: bool = True, name: str = "updates", **more: Any
+) -> dict[str, Any]:
     """Return the horizontal axis of updates, with the length of the full run.
 
     The training loss of update 0 is at 0, and so is the evaluation before it.
+
+    Args:
+        theme: The colours.
+        length: The length of the full run.
+        title: Whether the axis has a title and tick labels.
+        name: What the axis counts.
+        more: Further entries of the axis.
     """
     return {
         **_axis(theme, View(-0.01 * length, 1.015 * length, False)),
@@ -96,7 +105,7 @@ def update_axis(theme: Theme, length: int, title: bool = True, **more: Any) -> d
         "tickformat": ",~g",
         "nticks": 8,
         "showticklabels": title,
-        "title": _title("updates", theme) if title else None,
+        "title": _title(name, theme) if title else None,
         **more,
     }
 

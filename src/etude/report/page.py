@@ -24,7 +24,8 @@ def write(result: object, path: str | Path, *, task: Task | None = None) -> Path
     """Write the report as one HTML file that needs no network.
 
     Args:
-        result: What `train`, `tune`, `edge`, `transfer` or `sensitivity` returned.
+        result: What `train`, `tune`, `edge`, `transfer`, `sensitivity`, `coordinate_check` or
+            `layer_rates` returned, or a `ScheduleValues`.
         path: The path of the file; missing folders are created.
         task: The task; if it has a `step`, the printed PyTorch loop calls that step.
 
@@ -46,7 +47,8 @@ def html(result: object, *, task: Task | None = None) -> str:
     """Return the report as the text of one HTML file.
 
     Args:
-        result: What `train`, `tune`, `edge`, `transfer` or `sensitivity` returned.
+        result: What `train`, `tune`, `edge`, `transfer`, `sensitivity`, `coordinate_check` or
+            `layer_rates` returned, or a `ScheduleValues`.
         task: The task; if it has a `step`, the printed PyTorch loop calls that step.
 
     Raises:

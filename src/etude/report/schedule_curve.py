@@ -1,4 +1,4 @@
-"""Figure: the learning rate that each update used."""
+"""Figure: the learning rate that each update used, or a schedule by itself."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from etude.record import Record
 from etude.report import frame, words
-from etude.report.curves import PlottedCurve, curve
+from etude.report.curves import MOST, PlottedCurve, curve
 from etude.report.palette import LIGHT, Theme
+from etude.report.schedule_values import ScheduleValues
 from etude.report.view import View, shown_length
+from etude.schedules.preview import finite_preview
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -22,32 +24,58 @@ class ScheduleCurve:
     Attributes:
         length: The number of updates of the full run.
         rates: The rate of each update that was done.
-        highest: The first update with the highest rate, and that rate; None without updates.
+        highest: The first update with the highest rate of those drawn, and that rate; None without
+            updates.
         text: The text of the schedule.
-        lr: The rate that the schedule multiplies.
+        lr: The rate that the schedule multiplies; None for a schedule by itself.
+        unit: The name of a step.
     """
 
     length: int
     rates: PlottedCurve
     highest: tuple[int, float] | None
     text: str
-    lr: float
+    lr: float | None
+    unit: str = "update"
+
+    @property
+    def name(self) -> str:
+        """What the values are."""
+        return "value" if self.lr is None else "learning rate"
 
 
 def info(record: Record) -> ScheduleCurve:
     """Return the data of the figure."""
     rates = curve(record.series.get("lr", ()))
-    highest = None
-    if rates:
-        top = max(rates.values)
-        highest = rates.steps[rates.values.index(top)], top
     return ScheduleCurve(
-        record.length, rates, highest, repr(record.recipe.schedule), record.recipe.lr
+        record.length, rates, _highest(rates), repr(record.recipe.schedule), record.recipe.lr
     )
+
+
+def of_values(found: ScheduleValues) -> ScheduleCurve:
+    """Return the numbers of the figure of a schedule by itself.
+
+    Raises:
+        BadValueError: If a value is not finite.
+    """
+    seen = finite_preview(found.schedule, found.length, MOST)
+    values = PlottedCurve(tuple(seen.steps), tuple(seen.values))
+    return ScheduleCurve(
+        found.length, values, _highest(values), repr(found.schedule), None, found.unit
+    )
+
+
+def _highest(values: PlottedCurve) -> tuple[int, float] | None:
+    if not values:
+        return None
+    top = max(values.values)
+    return values.steps[values.values.index(top)], top
 
 
 def caption(info: ScheduleCurve) -> str:
     """Return the caption."""
+    if info.lr is None:
+        return f"{info.text} at each {info.unit} of the run, and at its end."
     text = f"{words.rate(info.lr)} × ({info.text}), at every update."
     if info.highest is not None:
         step, top = info.highest
@@ -61,29 +89,33 @@ def draw(info: ScheduleCurve, theme: Theme = LIGHT) -> Figure:
     """Draw the figure."""
     from plotly.graph_objects import Figure, Scatter
 
-    top = info.highest[1] if info.highest is not None else info.lr
+    top = info.highest[1] if info.highest is not None else info.lr or 1.0
     low = min((0.0, *info.rates.values))
+    shown = shown_length(info.length, info.rates.steps[-1] + 1) if info.rates else info.length
+    short = info.name.split()[-1]
     return Figure(
         [
             Scatter(
                 x=info.rates.steps,
                 y=info.rates.values,
                 mode="lines" if len(info.rates.steps) > 1 else "markers",
-                line={"color": theme.accent, "width": 2.2},
+                line={"color": theme.accent, "width": 2.2, "simplify": False},
                 fill="tozeroy",
                 fillcolor=theme.tied,
-                hovertemplate="update %{x}<br>rate %{y:.4g}<extra></extra>",
+                hovertemplate=f"{info.unit} %{{x}}<br>{short} %{{y:.4g}}<extra></extra>",
             )
         ],
         frame.layout(
             theme,
             240,
-            xaxis=frame.update_axis(theme, shown_length(info.length, info.rates.steps[-1] + 1))
-            if info.rates
-            else frame.update_axis(theme, info.length),
+            xaxis=frame.update_axis(theme, shown, name=f"{info.unit}s"),
             yaxis=frame.value_axis(
-                theme, View(low, 1.06 * top, False), nticks=5, exponentformat="e", tickformat="~g"
+                theme,
+                View(low, top + 0.06 * (top - low) or 1.0, False),
+                nticks=5,
+                exponentformat="e",
+                tickformat="~g",
             ),
-            annotations=[frame.panel_title("learning rate", theme)],
+            annotations=[frame.panel_title(info.name, theme)],
         ),
     )

@@ -14,7 +14,9 @@ from etude.report.palette import DARK, LIGHT, Theme
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-NAMES = ("paper", "ink", "soft", "rule", "grid", "accent", "warn", "tied", "unstable")
+NAMES = (
+    "paper", "ink", "soft", "rule", "grid", "accent", "second", "warn", "tied", "unstable",
+)  # fmt: skip
 """The colours of a theme that the page uses outside of figures."""
 
 

@@ -74,6 +74,18 @@ def _extremes(schedule: Schedule, run: int, most: int) -> list[int]:
     return sorted(taken)
 
 
+def finite_preview(schedule: Schedule, steps: int | None, points: int) -> Preview:
+    """Sample a schedule, as `preview` does, for a picture.
+
+    Raises:
+        BadValueError: The schedule cannot be bound, or a value is not finite.
+    """
+    seen = preview(schedule, steps, points)
+    if not all(map(math.isfinite, seen.values)):
+        raise BadValueError(f"{schedule!r} has values that are not finite: .clip() it to draw it")
+    return seen
+
+
 def svg(schedule: Schedule, steps: int | None = None) -> str:
     """Draw a schedule as a small SVG of value over step, with the limits of both axes.
 
@@ -92,9 +104,7 @@ def svg(schedule: Schedule, steps: int | None = None) -> str:
         >>> svg(cosine(100)).startswith("<svg ")
         True
     """
-    seen = preview(schedule, steps, _WIDTH)
-    if not all(map(math.isfinite, seen.values)):
-        raise BadValueError(f"{schedule!r} has values that are not finite: .clip() it to draw it")
+    seen = finite_preview(schedule, steps, _WIDTH)
     low, high = min(0.0, *seen.values), max(seen.values)
     x = _scaled(seen.steps, 0.0, seen.steps[-1], _MARGIN, _WIDTH - _MARGIN)
     y = _scaled(seen.values, low, high, _HEIGHT - _MARGIN - 12, _MARGIN + 12)

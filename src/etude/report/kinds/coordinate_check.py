@@ -1,0 +1,71 @@
+"""What is told of a coordinate check: whether every layer changes as much at each width."""
+
+from __future__ import annotations
+
+from etude.measure.coordinate_check import CoordinateCheck
+from etude.report import words
+from etude.report.document import (
+    DataTable,
+    Fact,
+    Report,
+    Section,
+    TableColumn,
+    TableRow,
+    Tone,
+)
+from etude.report.registry import tells
+from etude.tasks.task import Task
+
+
+@tells(CoordinateCheck)
+def of_check(found: CoordinateCheck, task: Task | None = None) -> Report:
+    """Say whether the rates suit every width."""
+    subject = "the model" if task is None else task.name
+    how = "alike at every width" if found.passed else "not alike at every width"
+    return Report(
+        kind="Coordinate check",
+        subject=subject,
+        title=f"{subject}: layers change {how}",
+        lede=f"Widths {', '.join(map(str, found.widths))}, {found.steps} updates each.",
+        facts=(fact(found),),
+        sections=(section(found),),
+    )
+
+
+def fact(found: CoordinateCheck) -> Fact:
+    """Return the verdict as a fact."""
+    if found.passed:
+        return Fact("Coordinate check", "passed", tone=Tone.GOOD)
+    return Fact("Coordinate check", "failed", f"at {found.failing[0].layer}", Tone.WARN)
+
+
+def section(found: CoordinateCheck) -> Section:
+    """Return the verdict in a sentence, and the layers it is drawn from."""
+    return Section("Coordinate check", (f"Coordinate check {found.verdict()}.", _layers(found)))
+
+
+def _layers(found: CoordinateCheck) -> DataTable:
+    failing = {one.layer for one in found.failing}
+    return DataTable(
+        (
+            TableColumn("layer", whole=True),
+            *(TableColumn(f"change at {width}", number=True) for width in found.widths),
+            TableColumn("slope", number=True),
+            TableColumn("± over seeds", number=True),
+        ),
+        tuple(
+            TableRow(
+                (
+                    one.layer,
+                    *(f"{value:.3g}" for value in one.change),
+                    f"{one.slope:+.2f}",
+                    f"{one.spread:.2f}",
+                ),
+                Tone.WARN if one.layer in failing else Tone.PLAIN,
+            )
+            for one in found.layers
+        ),
+        "The mean absolute change of each layer's output over "
+        f"{words.plural(found.steps, 'update')}, and its slope over the width on logarithmic axes: "
+        "0 where the width does not matter.",
+    )
