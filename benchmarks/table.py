@@ -46,6 +46,8 @@ class Table:
         cooled: The same after a short cooldown, by (seed, rate, branch).
         training: Mean training loss since the share before.
         ends: The share of its run after which each diverged, else 1, by (seed, rate).
+        averaged: Validation loss of an exponential mean of the weights, where the tuner evaluates
+            one; infinite elsewhere. None where it was not kept.
     """
 
     task: str
@@ -57,6 +59,7 @@ class Table:
     cooled: np.ndarray
     training: np.ndarray
     ends: np.ndarray
+    averaged: np.ndarray | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Table:
@@ -91,6 +94,11 @@ class Table:
     def final(self) -> np.ndarray:
         """Validation loss at the end, by (seed, rate)."""
         return np.asarray(self.losses[:, :, -1])
+
+    @cached_property
+    def judged(self) -> np.ndarray:
+        """What a trial is judged by: the less of the losses of its weights and of their mean."""
+        return self.losses if self.averaged is None else np.minimum(self.losses, self.averaged)
 
     @cached_property
     def best(self) -> int:
@@ -194,7 +202,7 @@ class Entry:
     def curve(self) -> Curve:
         """Return its looks so far."""
         places = [self.table.look(share) for share in LOOKS if share <= self.share + 1e-9]
-        losses = self.table.losses[self.seed, self.rate]
+        losses = self.table.judged[self.seed, self.rate]
         seen = [j for j in places if math.isfinite(losses[j])]
         return Curve(
             self.lr,

@@ -2,7 +2,8 @@
 
 `python -m tests.bits` writes what this machine gives into `tests/data/bits.json`, beside what
 other kinds of machine gave. Bits depend on the processor and on torch's build: each recording
-carries both.
+carries both. `python -m tests.bits tune` writes the answers of tunings alone, which change with
+the search, and leaves the runs as they are.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +131,13 @@ def close(found: dict[str, Any], other: dict[str, Any], tolerance: float) -> boo
     )
 
 
-def everything() -> dict[str, Any]:
-    """Return what every task gives, under every engine and tuned."""
+def everything(parts: Sequence[str] = (*ENGINES, "tune")) -> dict[str, Any]:
+    """Return what every task gives, under every engine and tuned, or some of these parts."""
     found: dict[str, Any] = {}
     for name in bundled():
-        found[name] = {engine: trained(name, engine) for engine in ENGINES}
-        found[name]["tune"] = tuned(name)
+        found[name] = {
+            part: tuned(name) if part == "tune" else trained(name, part) for part in parts
+        }
         print(name, file=sys.stderr, flush=True)
     return found
 
@@ -148,6 +151,9 @@ def read() -> dict[str, Any]:
 
 if __name__ == "__main__":
     recordings = read()
-    recordings[machine()] = everything()
+    parts = sys.argv[1:] or [*ENGINES, "tune"]
+    kept = recordings.get(machine(), {})
+    new = everything(parts)
+    recordings[machine()] = {name: kept.get(name, {}) | new[name] for name in new}
     FILE.parent.mkdir(exist_ok=True)
     FILE.write_text(json.dumps(recordings, indent=1, sort_keys=True) + "\n")
