@@ -1,10 +1,10 @@
-"""Every private part of torch that Etude touches, and what it does where torch has none.
+"""All private parts of torch that Etude uses, with replacements for versions without them.
 
-Names that begin with an underscore, and what torch calls experimental, may change with any
-release. Each stands here once, behind a function that says what it is relied on for, and
-`tests/test_torch_internals.py` states what each must do. Where a part can be done without, it is
-(functions over lists of tensors, base classes, workers, compiling); where not, the error names
-the version of torch.
+Names that start with an underscore, and parts that torch calls experimental, may change in any
+release. Each is used only here, in a function that documents its use, and
+`tests/test_torch_internals.py` tests what each must do. Etude works without some parts (functions
+over lists of tensors, base classes, workers, compiling); if another part is missing, the error
+names the version of torch.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from torch.nn.modules.conv import _ConvNd
     from torch.nn.modules.dropout import _DropoutNd
 
-# ---- getting at a part ---------------------------------------------------------------------
+# ---- access to a part ----------------------------------------------------------------------
 
 
 def _missing(part: str) -> MissingExtraError:
     newest = newest_tried()
     return MissingExtraError(
-        f"torch {torch.__version__} has no {part}, which Etude relies on; the newest torch that "
-        f"Etude was tried with is {newest}: pip install 'torch=={newest}.*'"
+        f"torch {torch.__version__} has no {part}, which Etude needs; the newest torch that "
+        f"Etude was tested with is {newest}: pip install 'torch=={newest}.*'"
     )
 
 
@@ -43,7 +43,7 @@ def _part(owner: Any, name: str, label: str) -> Any:
     """Return a private attribute.
 
     Raises:
-        MissingExtraError: If this torch has no such part; its version is named.
+        MissingExtraError: If this torch has no such part; the message names its version.
     """
     try:
         return getattr(owner, name)
@@ -52,7 +52,7 @@ def _part(owner: Any, name: str, label: str) -> Any:
 
 
 def _classes(module: str, private: str, *public: type[nn.Module]) -> tuple[Any, ...]:
-    """Return a private base class, which classes of other packages have too, and torch's own."""
+    """Return a private base class, from which other packages derive too, and torch's classes."""
     base = getattr(importlib.import_module(f"torch.nn.modules.{module}"), private, None)
     return public if base is None else (base, *public)
 
@@ -64,52 +64,52 @@ CONVOLUTIONS: tuple[type[_ConvNd], ...] = _classes(
     nn.Conv1d, nn.Conv2d, nn.Conv3d,
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
-"""What a convolution is an instance of, transposed ones included."""
+"""The classes of convolutions, with transposed ones."""
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 BATCH_NORMS: tuple[type[_BatchNorm], ...] = _classes("batchnorm", "_BatchNorm", *_BATCH_NORMS)
-"""What a batch normalisation is an instance of."""
+"""The classes of batch normalisations."""
 
 RUNNING_NORMS: tuple[type[_NormBase], ...] = _classes(
     "batchnorm", "_NormBase",
     *_BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
 )  # fmt: skip
-"""What a normalisation that may hold running statistics is an instance of."""
+"""The classes of normalisations that may have running statistics."""
 
 DROPOUTS: tuple[type[_DropoutNd], ...] = _classes(
     "dropout", "_DropoutNd",
     nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
 )  # fmt: skip
-"""What a dropout is an instance of."""
+"""The classes of dropouts."""
 
 
-# ---- what a module holds -------------------------------------------------------------------
+# ---- modules -------------------------------------------------------------------------------
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """Return the dictionary in which a module keeps its own parameters, None ones included."""
+    """Return the dictionary of a module's own parameters; values may be None."""
     found: dict[str, nn.Parameter | None] = _part(module, "_parameters", "nn.Module")
     return found
 
 
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """Return the dictionary in which a module keeps its own buffers; writing to it sets them.
+    """Return the dictionary of a module's own buffers, to read and to set them.
 
-    `named_buffers` leaves out those that are None, and cannot set any.
+    `named_buffers` leaves out buffers that are None, and cannot set any.
     """
     found: dict[str, Tensor | None] = _part(module, "_buffers", "nn.Module")
     return found
 
 
 def unsaved_buffers(module: nn.Module) -> set[str]:
-    """Return the names of a module's buffers that its `state_dict` leaves out."""
+    """Return the names of a module's buffers that are not in its `state_dict`."""
     found: set[str] = _part(module, "_non_persistent_buffers_set", "nn.Module")
     return found
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Say whether `torch.compile` made a module."""
+    """Return whether a module was created by `torch.compile`."""
     return hasattr(module, "_orig_mod")
 
 
@@ -117,19 +117,19 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor, or what shares its memory, was written to in place."""
+    """Return how often a tensor, or one that shares its memory, was changed in place."""
     found: int = _part(tensor, "_version", "Tensor")
     return found
 
 
 def negated_view(tensor: Tensor) -> Tensor:
-    """Return a view with the other sign, where torch puts the sign off; of one, what it views."""
+    """Return a view of the negated tensor, as torch's lazy negation does."""
     found: Tensor = _part(torch, "_neg_view", "torch")(tensor)
     return found
 
 
 def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the indices and values of a sparse_coo tensor as they are, coalesced or not."""
+    """Return the indices and values of a sparse_coo tensor, coalesced or not."""
     return _part(tensor, "_indices", "Tensor")(), _part(tensor, "_values", "Tensor")()
 
 
@@ -163,7 +163,7 @@ def _over_lists(name: str) -> Callable[..., Any]:
 foreach: Any = SimpleNamespace(**{name: _over_lists(name) for name in _FOREACH})
 """`torch._foreach_*` without the prefix: one call for all tensors of a list.
 
-Where torch has no such function, the tensors are taken one by one.
+If torch has no such function, the tensors are processed one by one.
 """
 
 
@@ -171,7 +171,7 @@ Where torch has no such function, the tensors are taken one by one.
 
 
 def end_workers(batches: object) -> None:
-    """End the worker processes of a walk through a DataLoader, if it has any."""
+    """End the worker processes of an iterator over a DataLoader, if it has any."""
     end = getattr(batches, "_shutdown_workers", None)
     if end is not None:
         end()
@@ -181,22 +181,22 @@ def end_workers(batches: object) -> None:
 
 
 def parts_of(scheduler: Any) -> list[Any]:
-    """Return the schedulers that a `SequentialLR` or `ChainedScheduler` is made of."""
+    """Return the schedulers in a `SequentialLR` or `ChainedScheduler`."""
     return list(_part(scheduler, "_schedulers", type(scheduler).__name__))
 
 
 def milestones_of(scheduler: Any) -> list[int]:
-    """Return the steps at which a `SequentialLR` goes on to its next part."""
+    """Return the steps at which a `SequentialLR` changes to its next part."""
     return list(_part(scheduler, "_milestones", "SequentialLR"))
 
 
 def own_scale_of(scheduler: Any) -> Any:
-    """Return the user's `scale_fn` of a `CyclicLR`; None where it has one of its modes."""
+    """Return the user's `scale_fn` of a `CyclicLR`; None if it uses one of its modes."""
     return _part(scheduler, "_scale_fn_custom", "CyclicLR")
 
 
 def annealing_of(scheduler: Any) -> str:
-    """Return how a `OneCycleLR` goes from value to value: 'cos' or 'linear'."""
+    """Return the interpolation of a `OneCycleLR`: 'cos' or 'linear'."""
     return str(_part(scheduler, "_anneal_func_type", "OneCycleLR"))
 
 
@@ -206,7 +206,7 @@ def phases_of(scheduler: Any) -> list[dict[str, Any]]:
 
 
 class ComposableScheduler(LRScheduler):
-    """A scheduler of our own that torch's compositions can drive.
+    """A base class for schedulers that torch's compositions can contain.
 
     `SequentialLR` and `ChainedScheduler` read `_last_lr` of their parts, and call `_update_lr`;
     `LRScheduler` counts its calls in `_step_count`, which is part of its saved state.
@@ -214,7 +214,7 @@ class ComposableScheduler(LRScheduler):
 
     @property
     def _calls(self) -> int:
-        """How often it was stepped, its construction included; 0 before that."""
+        """The number of steps, including its construction; 0 before that."""
         return int(getattr(self, "_step_count", 0))
 
     @_calls.setter
@@ -229,7 +229,7 @@ class ComposableScheduler(LRScheduler):
         self.follow(epoch)
 
     def follow(self, step: int | None) -> None:
-        """Go to a step, or to the next where none is given, as torch's compositions ask for it."""
+        """Go to a step, or to the next if it is None; torch's compositions call this."""
         raise NotImplementedError
 
 
@@ -237,13 +237,13 @@ class ComposableScheduler(LRScheduler):
 
 
 def flattened(tree: Any) -> tuple[list[Any], Any]:
-    """Return the leaves of nested lists, tuples, mappings and named tuples, and their shape."""
+    """Return the leaves of nested lists, tuples, mappings and named tuples, and the structure."""
     leaves, shape = _pytree("tree_flatten")(tree)
     return leaves, shape
 
 
 def unflattened(leaves: Sequence[Any], shape: Any) -> Any:
-    """Return what `flattened` took apart, with other leaves."""
+    """Build the nested value that `flattened` took apart, with other leaves."""
     return _pytree("tree_unflatten")(leaves, shape)
 
 
@@ -278,10 +278,10 @@ def traced(function: Callable[..., Any], leaves: Sequence[Tensor]) -> torch.fx.G
 
 
 def compiled(graph: torch.fx.GraphModule, leaves: list[Any]) -> Callable[..., Any]:
-    """Return a graph compiled by torch's inductor, which has been run once.
+    """Return a graph compiled by torch's inductor, after one call.
 
-    The compiler's warnings are not shown, since whoever cannot compile goes on without; its
-    logger is left as the user has set it.
+    The compiler's warnings are not shown, since Etude continues without compiling if it fails. The
+    user's settings of its logger are kept.
     """
     try:
         inductor = importlib.import_module("torch._inductor")
@@ -290,16 +290,16 @@ def compiled(graph: torch.fx.GraphModule, leaves: list[Any]) -> Callable[..., An
     compile_graph: Callable[..., Callable[..., Any]] = _part(inductor, "compile", "torch._inductor")
     with logger_kept("torch._inductor"), torch.no_grad():
         found = compile_graph(graph, leaves)
-        found(*leaves)  # what is compiled late is compiled now
+        found(*leaves)  # compiles what is compiled at the first call
     return found
 
 
 def forget_compiler_threads() -> None:
-    """Let the compiler make its threads anew: a forked process has the pool, but none of them.
+    """Make the compiler create new threads in a forked process, which has the pool without them.
 
-    torch resets its pool of processes after a fork, and not that of threads: the first new shape
-    that a forked process compiled would wait for one of them for ever. A torch that keeps its
-    threads elsewhere is left alone.
+    torch resets its pool of processes after a fork, but not its pool of threads: a forked process
+    that compiles a new shape would wait for a thread forever. A version of torch that keeps its
+    threads elsewhere is not changed.
     """
     compiler = sys.modules.get("torch._inductor.async_compile")
     pool: Any = getattr(getattr(compiler, "AsyncCompile", None), "pool", None)

@@ -87,7 +87,7 @@ def test_a_folder_in_which_a_run_was_killed_before_it_began_can_be_used(etude):
     Path("run/.recipe.toml.812.tmp").write_text("lr = 0.")
     Path("run/fingerprint.json").write_text("{")
     said = etude("train", "--resume", "run")
-    assert "begin it anew in the same folder" in said.err
+    assert "start it again in the same folder" in said.err
     assert etude("train", "cancer-mlp", *steps, "--out", "run").code == 0
 
 

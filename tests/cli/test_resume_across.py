@@ -134,8 +134,8 @@ def test_without_a_reference_the_shell_says_what_to_do(etude):
     assert not Path("run/task.json").exists()
     said = etude("train", "--resume", "run")
     assert said.code == 1
-    assert "holds no task.json: its run was begun in Python" in said.err
-    assert "Go on there, with etude.train(task, folder='run', resume=True)" in said.err
+    assert "holds no task.json: its run was started in Python" in said.err
+    assert "Continue there, with etude.train(task, folder='run', resume=True)" in said.err
     assert "type: etude train --resume run --task file.py:name" in said.err
     words = shlex.split(said.err.strip().partition("type: etude ")[2].replace("file", "mine"))
     assert etude(*[word.replace(":name", ":task") for word in words]).code == 0
@@ -156,7 +156,7 @@ def test_a_folder_without_a_run_is_named_as_such(etude):
     for folder in ("empty", "nowhere"):
         said = etude("train", "--resume", folder)
         assert f"'{folder}' holds no run to resume" in said.err
-        assert "begun in Python" not in said.err
+        assert "started in Python" not in said.err
         typed = etude("train", "--resume", folder, "--task", "mine.py:task")
         assert "holds no run to resume" in typed.err
     assert not Path("nowhere").exists()

@@ -86,7 +86,7 @@ def test_any_optimizer_goes_on(tmp_path, optimizer):
 def test_where_further_means_nothing_it_is_said(tmp_path):
     train(line(), RECIPE, folder=tmp_path / "run")
     go = {"folder": tmp_path / "run", "resume": True}
-    with pytest.raises(BadValueError, match="has done 12 updates already: give at least that many"):
+    with pytest.raises(BadValueError, match="has already done 12 updates: give at least that many"):
         train(line(), steps=5, **go)
     with pytest.raises(StorageError, match=r"another recipe \(other lr, steps\)"):
         train(line(), RECIPE.replace(steps=20, lr=0.1), **go)
@@ -96,7 +96,9 @@ def test_where_further_means_nothing_it_is_said(tmp_path):
         train(line(), steps=20, folder=tmp_path / "ended", resume=True)
     broken = train(line(), RECIPE.replace(lr=1e30, optimizer="sgd"), folder=tmp_path / "broken")
     assert broken.status == "diverged"
-    with pytest.raises(BadValueError, match=r"the run diverged .*: train anew at a lower rate"):
+    with pytest.raises(
+        BadValueError, match=r"the run diverged .*: start a new run at a lower rate"
+    ):
         train(line(), steps=20, folder=tmp_path / "broken", resume=True)
 
 
@@ -179,14 +181,14 @@ def test_another_task_is_noticed_and_may_be_accepted(tmp_path, before, after, sa
 def test_a_tuning_notices_another_task(tmp_path):
     said = {"folder": tmp_path / "t", "progress": False, "engine": "loop"}
     tune(line(), RECIPE.replace(steps=32), 1.5, **said)
-    with pytest.raises(StorageError, match=r"begun with another task: other loss\. Put back"):
+    with pytest.raises(StorageError, match=r"started with another task: other loss\. Restore"):
         tune(line(l1_loss), resume=True, **said)
     assert tune(line(l1_loss), resume=True, accept_changes=True, **said).lr
     assert tune(line(l1_loss), resume=True, **said).lr
 
 
 def test_a_tuning_by_a_metric_of_the_whole_set_goes_on(tmp_path):
-    """It was begun with the metric as it tells its noise, which is another object's digest."""
+    """It was started with the metric as it tells its noise, which is another object's digest."""
     task = Task(lambda: nn.Linear(1, 1), data(), loss=mse_loss, metric="r2")
     said = {"folder": tmp_path / "t", "progress": False, "engine": "loop"}
     tune(task, RECIPE.replace(steps=16), 1.3, objective="metric", **said)

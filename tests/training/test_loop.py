@@ -296,7 +296,9 @@ def test_named_functions_are_recorded_before_the_update():
 
 @pytest.mark.parametrize("name", ["loss", "lr", "grad_norm", "valid_parts", "loss/critic"])
 def test_a_function_may_not_take_the_records_own_names(name):
-    with pytest.raises(BadValueError, match=f"observer '{name}': the record has a series of that"):
+    with pytest.raises(
+        BadValueError, match=f"observer '{name}': the record already has a series of that"
+    ):
         train(task(), BASE, probes={name: lambda state: 0.0})
 
 

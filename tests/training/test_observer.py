@@ -365,14 +365,14 @@ class Stacked(Observer):
 @pytest.mark.parametrize(
     ("observers", "kind", "said"),
     [
-        ([Weights], BadTypeError, "observers[0] is Weights, no etude.Observer: give Weights()"),
-        ([3], BadTypeError, "observers[0] is int, no etude.Observer"),
+        ([Weights], BadTypeError, "observers[0] is Weights, not an etude.Observer: give Weights()"),
+        ([3], BadTypeError, "observers[0] is int, not an etude.Observer"),
         ([Weights(every=0)], BadValueError, "every=0 of the observer 'weights': give a whole"),
         ([Weights(every=1.5)], BadValueError, "every=1.5 of the observer"),
-        ([Weights(), Weights()], BadValueError, "two observers are called 'weights'"),
-        ([Weights(name="loss")], BadValueError, "observer 'loss': the record has a series"),
+        ([Weights(), Weights()], BadValueError, "two observers have the name 'weights'"),
+        ([Weights(name="loss")], BadValueError, "observer 'loss': the record already has a series"),
         ([Weights(name=" ")], BadTypeError, "an observer's name is ' '"),
-        ([Stacked()], BadValueError, "has on_gradient, and its reads ('weights',) lack"),
+        ([Stacked()], BadValueError, "has on_gradient, and its reads ('weights',) do not"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(observers, kind, said):

@@ -128,7 +128,7 @@ def test_a_tuning_of_another_recipe_is_refused(tmp_path):
     (folder / "tuning.json").write_text(text, encoding="utf-8")
     with pytest.raises(StorageError, match="holds a tuning of another recipe"):
         tune(task(), Recipe(steps=65), folder=folder, resume=True)
-    with pytest.raises(StorageError, match="holds a tuning, which is not trained further as a run"):
+    with pytest.raises(StorageError, match="holds a tuning, which cannot be resumed as a run"):
         train(task(), folder=folder, resume=True)
 
 

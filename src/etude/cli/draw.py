@@ -45,7 +45,7 @@ def draw(report: Report) -> None:
 
 
 def _print(drawn: RenderableType, whole: bool) -> None:
-    """Print a part, a whole one at its own width: a name that is cut off names nothing."""
+    """Print a part; a whole one at its own width, so that no name is cut off."""
     width = out.width
     if whole:
         needed = Measurement.get(out, out.options.update(width=10_000), drawn).maximum
@@ -112,11 +112,11 @@ def _bar(part: DataTable, row: TableRow) -> list[Text]:
 
 
 def centred_bar(length: float, half: int = BAR // 2) -> str:
-    """Return a bar that begins at a line in the middle.
+    """Return a bar that starts at a line in the middle.
 
     Args:
-        length: From -1, all of the left half, to 1, all of the right one.
-        half: Characters on each side.
+        length: From -1, the full left half, to 1, the full right half.
+        half: The number of characters on each side.
 
     >>> centred_bar(1.0, half=4), centred_bar(-0.5, half=4)
     ('    │████', '  ██│    ')

@@ -1,4 +1,4 @@
-"""The task of a run folder to go on with: run only if it is bundled, typed, or trusted here."""
+"""Loads the task of a run folder, if it is bundled, typed by the user, or trusted here."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 def kept_task(folder: Path, own: str | None, typed: dict[str, Any]) -> Task:
-    """Return the task of a run folder, which may come from somebody else.
+    """Return the task of a run folder, which may be from somebody else.
 
-    Bundled tasks are built as the folder says. A task of the user's own is code: it is run if
-    the user types it, or has started a run with this very file on this machine.
+    Bundled tasks are built from the folder. A user's own task is code: it is run only if the user
+    types it, or has started a run with exactly this file on this machine.
 
     Args:
         folder: The run folder.
-        own: The task's reference as it was typed, if it was.
-        typed: Its options as they were typed.
+        own: The task's reference that the user typed, if any.
+        typed: The options that the user typed.
 
     Raises:
         BadValueError: If options were typed without the task.
-        StorageError: If the folder does not say, or names code that is not trusted here.
+        StorageError: If the folder does not name the task, or names code that is not trusted here.
     """
     from etude import tasks
     from etude.storage.run_folder import RunFolder
@@ -51,18 +51,18 @@ def kept_task(folder: Path, own: str | None, typed: dict[str, Any]) -> Task:
 
 
 def _without_task(home: RunFolder) -> str:
-    """Say why there is no task to go on with, and what to do."""
+    """Return a message why there is no task to continue with, and what to do."""
     from etude.storage.tuning_folder import TuningFolder
 
     if not home.taken:
         return (
-            f"{str(home.path)!r} holds no run to resume. If a run was stopped there before it "
-            "began, nothing is lost: begin it anew in the same folder"
+            f"{str(home.path)!r} holds no run to resume. If a run was stopped before it started, "
+            "nothing is lost: start it again in the same folder"
         )
     verb = "tune" if TuningFolder(home.path).begun else "train"
     return (
-        f"{str(home.path)!r} holds no {home.task.path.name}: its run was begun in Python, with a "
-        f"task that nothing names outside that program. Go on there, with etude.{verb}(task, "
+        f"{str(home.path)!r} holds no {home.task.path.name}: its run was started in Python, with a "
+        f"task that has no name outside that program. Continue there, with etude.{verb}(task, "
         f"folder={str(home.path)!r}, resume=True); or assign the task in a file and type: etude "
         f"{verb} --resume {quoted(home.path)} --task file.py:name"
     )
@@ -80,7 +80,7 @@ def _built(ref: TaskRef, path: Path) -> Task:
 
 
 def _untrusted(folder: Path, ref: TaskRef) -> str:
-    """Say why a folder's task is not run, and what to type."""
+    """Return a message why a folder's task is not run, and what to type."""
     from etude.tasks.ref import TaskRef, is_file, source_files
 
     place = ref.reference.rpartition(":")[0]
@@ -98,7 +98,7 @@ def _untrusted(folder: Path, ref: TaskRef) -> str:
         why = "no run was started with it on this machine"
     example = "file.py:name" if is_file(place) else "module:name"
     return (
-        f"{str(folder)!r} names the task {shown(ref.reference, 200)}, which is code of somebody's "
-        f"own, and {why}; nothing of it was run. If you know the code, type it: "
+        f"{str(folder)!r} names the task {shown(ref.reference, 200)}, which is the code of some "
+        f"user, and {why}; nothing of it was run. If you know the code, type it: "
         f"--resume {quoted(folder)} --task {example}, with its --with KEY=VALUE options"
     )

@@ -52,7 +52,7 @@ def _observer(text: str) -> Observer:
         )
     if not isinstance(found, Observer):
         raise BadTypeError(
-            f"--observe {text}: {reference} is a {type(found).__name__}, no etude.Observer: name "
-            "a subclass of it, an instance, or a function that returns one"
+            f"--observe {text}: {reference} is a {type(found).__name__}, not an etude.Observer: "
+            "name a subclass of it, an instance, or a function that returns one"
         )
     return found

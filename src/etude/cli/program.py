@@ -1,4 +1,4 @@
-"""The program `etude`: its verbs, and what an error looks like."""
+"""The program `etude`: its verbs, and how it reports errors."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Program(TyperGroup):
     """The verbs; an error or an interruption ends in one message and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Note whether a machine reads what is printed: then it gets errors as JSON too."""
+        """Note whether the output is JSON for a program: then errors are JSON too."""
         ctx.meta["etude.json"] = "--json" in args
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; what goes wrong is told in words, never as a traceback."""
+        """Run the verb; report errors in words, not as a traceback."""
         with document_alone() if ctx.meta["etude.json"] else nullcontext():
             return self._invoke(ctx)
 
@@ -43,14 +43,14 @@ class Program(TyperGroup):
         except EtudeError as error:
             raise _ended(ctx, error, FAILED) from error
         except Exception as error:
-            told = getattr(error, "format_message", None)  # what typer itself finds wrong
+            told = getattr(error, "format_message", None)  # an error of typer itself
             if told is not None and ctx.meta["etude.json"]:
                 print_json({"error": told()})
             raise
 
 
 def _ended(ctx: Any, error: BaseException, code: int) -> typer.Exit:
-    """Tell an error to whoever reads, a person or a machine; return the exit to raise."""
+    """Report an error to the user or program that reads the output; return the exit to raise."""
     message = told(error) or "interrupted"
     if ctx.meta["etude.json"]:
         print_json({"error": message})
@@ -88,14 +88,14 @@ def program(
 
 
 LAST = 100
-"""The place in `etude --help` of a verb that names none."""
+"""The place in `etude --help` of a verb without a `PLACE`."""
 
 
 def verb_files(paths: list[str] | None = None) -> list[ModuleType]:
     """Return the files of this package that hold a verb, in the order of `etude --help`.
 
-    A file holds a verb if it has a function `register`, which adds it to the program; a number
-    `PLACE` puts it before others. What a verb loads only when it runs is imported inside of it.
+    A file holds a verb if it has a function `register`, which adds it to the program; its number
+    `PLACE` gives its order. Imports that are needed only when a verb runs are inside its function.
 
     Args:
         paths: The package's folders; None for its own.

@@ -93,7 +93,7 @@ def train(
 
 
 def show_step(draw: Bar, current: RunState) -> None:
-    """Move the progress bar on, at every tenth update."""
+    """Advance the progress bar at every tenth update."""
     if current.step % 10 == 0:
         last = current.evaluations[-1].loss
         draw(current.step, current.length, f"validation loss {last:.4g}")

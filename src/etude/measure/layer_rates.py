@@ -58,11 +58,11 @@ class LayerRates:
 
     Attributes:
         task: The task's name.
-        recipe: Whose rate and multipliers they are.
-        length: Updates of the run.
-        layers: Layers of the model.
-        rows: In the model's order.
-        check: What a coordinate check of the same recipe found; None without one.
+        recipe: The recipe with the rate and the multipliers.
+        length: The number of updates of the run.
+        layers: The number of layers of the model.
+        rows: The rates, in the model's order.
+        check: The result of a coordinate check of the same recipe; None without one.
     """
 
     task: str
@@ -73,7 +73,7 @@ class LayerRates:
     check: CoordinateCheck | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Return the findings as plain values that JSON can hold."""
+        """Return the rates as plain values for JSON."""
         multipliers = self.recipe.lr_mult
         found: dict[str, Any] = {
             "task": self.task,
@@ -88,14 +88,14 @@ class LayerRates:
 
 
 def layer_rates(task: Task, recipe: Recipe, *, device: str = "cpu") -> LayerRates:
-    """Return the rate of every parameter; nothing is trained, and the task's model is kept.
+    """Return the rate of every parameter, without training; the task's model is not changed.
 
     A parameter with the multiplier m has the rate lr · schedule(t) · m(t) at update t.
 
     Args:
-        task: What to learn.
-        recipe: How to learn.
-        device: Where the model is built.
+        task: The task.
+        recipe: The recipe.
+        device: The device on which the model is built.
 
     Raises:
         BadValueError: If a rule of the recipe's multipliers does not fit the model.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 NAMED = 8
-"""Curves that the key names at most; the others are named where the pointer is on them."""
+"""The largest number of curves in the key; the pointer shows the names of the others."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class MultiplierCurve:
 
     @property
     def name(self) -> str:
-        """The first parameter, and how many more there are."""
+        """The first parameter, and the number of others."""
         more = len(self.names) - 1
         return self.names[0] + (f" and {more} more" if more else "")
 
 
 @dataclass(frozen=True)
 class MultiplierCurves:
-    """What the figure shows.
+    """The data of the figure.
 
     Attributes:
-        length: Updates of the run.
-        steps: Where the curves are known.
-        curves: In the model's order; parameters with the same multiplier share one.
+        length: The number of updates of the run.
+        steps: The steps of the curves' values.
+        curves: The curves, in the model's order; parameters with the same multiplier share one.
     """
 
     length: int
@@ -54,7 +54,7 @@ class MultiplierCurves:
 
 
 def info(found: LayerRates) -> MultiplierCurves:
-    """Return the numbers of the figure."""
+    """Return the data of the figure."""
     names: dict[tuple[float, ...], list[str]] = {}
     for row in found.rows:
         if row.curve:
@@ -66,8 +66,8 @@ def info(found: LayerRates) -> MultiplierCurves:
 
 
 def caption(info: MultiplierCurves) -> str:
-    """Say what one should see."""
-    text = "The multiplier of the rate at each update, where it changes over the run."
+    """Return the caption."""
+    text = "The multiplier of the rate at each update, if it changes over the run."
     if len(info.curves) > NAMED:
         text += f" The key names the first {NAMED} of {words.count(len(info.curves))} curves."
     return text

@@ -40,7 +40,7 @@ class ScheduleCurve:
 
     @property
     def name(self) -> str:
-        """What the values are."""
+        """The name of the values."""
         return "value" if self.lr is None else "learning rate"
 
 
@@ -53,7 +53,7 @@ def info(record: Record) -> ScheduleCurve:
 
 
 def of_values(found: ScheduleValues) -> ScheduleCurve:
-    """Return the numbers of the figure of a schedule by itself.
+    """Return the data of the figure of a schedule by itself.
 
     Raises:
         BadValueError: If a value is not finite.

@@ -1,4 +1,4 @@
-"""A schedule over a run, and its values as rows and sentences; nothing here loads torch."""
+"""A schedule over a run, and its values as a table and sentences; this file does not load torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from etude.report.document import DataTable, TableColumn, TableRow
 from etude.schedules import Schedule, area
 
 EXACT = 1_000_000
-"""Steps of a run up to which the highest value is looked for at every one of them."""
+"""The largest number of steps of which all are searched for the highest value."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class ScheduleValues:
     """A schedule over a run.
 
     Attributes:
-        schedule: Bound to the length.
-        length: Of the run, in updates.
-        unit: What a step of the schedule is: 'step' or 'epoch'.
-        most: Rows of the table at most, evenly spread; 0 takes every step.
-        faults: What looks wrong with it, a sentence each.
-        differences: How it differs from another one, a sentence each.
+        schedule: The schedule, bound to the length.
+        length: The length of the run in updates.
+        unit: The name of a step of the schedule: 'step' or 'epoch'.
+        most: The largest number of rows of the table, evenly spread; 0 takes every step.
+        faults: Its likely mistakes, each as a sentence.
+        differences: Its differences from another schedule, each as a sentence.
     """
 
     schedule: Schedule
@@ -57,7 +57,7 @@ class ScheduleValues:
 
 
 def table(found: ScheduleValues) -> DataTable:
-    """Return the values, step by step."""
+    """Return the table of the values."""
     return DataTable(
         (TableColumn(found.unit, number=True), TableColumn("value", number=True)),
         tuple(TableRow((str(step), f"{value:.8g}")) for step, value in found.points()),
@@ -65,5 +65,5 @@ def table(found: ScheduleValues) -> DataTable:
 
 
 def area_said(found: ScheduleValues) -> str:
-    """Say how much the schedule allows in all."""
+    """Return the area and the mean as a sentence."""
     return f"area under the curve {found.area:.6g}, mean {found.area / found.length:.4g}"

@@ -1,4 +1,4 @@
-"""The run folder: what lies where in it, who may write there, and how it is read back."""
+"""The run folder: which files it has, when it may be written to, and how it is read."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class RunFolder:
     """The folder of one run.
 
     Attributes:
-        path: Where it lies; it need not exist yet.
+        path: Its path; it need not exist yet.
     """
 
     path: Path
 
     @property
     def taken(self) -> bool:
-        """Whether a run or a tuning has taken it. One that was killed before it began has not."""
+        """Whether it belongs to a run or a tuning; not to one that was killed before it started."""
         return any((self.path / name).exists() for name in (layout.RECIPE, layout.TUNING))
 
     def refuse_taken(self) -> None:
-        """Refuse a folder in which a new run would write over something.
+        """Raise for a folder in which a new run would overwrite files.
 
         Raises:
-            StorageError: If a run has taken it, or a file of another program has a name of ours.
+            StorageError: If it holds a run, or a file of another program that has a name of ours.
         """
         if self.taken:
             raise StorageError(
@@ -54,7 +54,7 @@ class RunFolder:
             )
 
     def clear_unused(self) -> bool:
-        """Take away what a run left that never began; return whether the folder is empty."""
+        """Delete the files of a run that never started; return whether the folder is empty."""
         if self.taken or self.task.foreign:
             return False
         for name in (layout.TASK, layout.FINGERPRINT):
@@ -63,12 +63,12 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """Where its report lies."""
+        """The path of its report."""
         return self.path / layout.REPORT
 
     @property
     def task(self) -> TaskNote:
-        """Its note of which task it is for."""
+        """Its note of its task."""
         return TaskNote(self.path)
 
     def fold(self, number: int) -> RunFolder:
@@ -78,12 +78,12 @@ class RunFolder:
     # ---- which run -----------------------------------------------------------------------------
 
     def claim(self, recipe: Recipe, parts: Parts | None = None, ref: TaskRef | None = None) -> None:
-        """Take the folder for a new run; it is taken once the recipe stands there.
+        """Claim the folder for a new run; it is taken as soon as the recipe is written.
 
         Args:
-            recipe: The run's.
+            recipe: The recipe of the run.
             parts: The digests of its task; None for a trial, whose tuning keeps them.
-            ref: What names its task elsewhere, if anything does.
+            ref: The reference of its task, if it has one.
 
         Raises:
             StorageError: If the folder cannot be written, or already holds a run.
@@ -96,7 +96,7 @@ class RunFolder:
         self.write_recipe(recipe)
 
     def recipe(self) -> Recipe | None:
-        """Return the recipe that lies there; None without one.
+        """Return the recipe in the folder; None if there is none.
 
         Raises:
             EtudeError: If it is damaged.
@@ -105,33 +105,32 @@ class RunFolder:
         return Recipe.load(path) if path.exists() else None
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Write the recipe: from here on the folder is taken."""
+        """Write the recipe; from then on the folder is taken."""
         recipe.save(self.path / layout.RECIPE)
 
     def kept_recipe(self, recipe: Recipe | None) -> Recipe:
-        """Return the recipe of the run to go on with.
+        """Return the recipe with which to continue the run.
 
         Args:
-            recipe: The recipe asked for, if any: one that differs in more than its length is
-                refused.
+            recipe: The requested recipe, if any; it may differ only in its length.
 
         Returns:
-            The kept recipe, in the length asked for.
+            The saved recipe, with the requested length.
 
         Raises:
             StorageError: If the folder holds no run, or one of another recipe.
         """
         if (self.path / layout.TUNING).exists():
             raise StorageError(
-                f"{str(self.path)!r} holds a tuning, which is not trained further as a run: resume "
-                "it as a tuning, or train its recipe in another folder"
+                f"{str(self.path)!r} holds a tuning, which cannot be resumed as a run: resume it "
+                "as a tuning, or train its recipe in another folder"
             )
         kept = self.recipe()
         if kept is None:
             raise StorageError(
                 f"{str(self.path)!r} holds no run to resume: there is no {layout.RECIPE} in it. If "
-                "a run was stopped there before it began, nothing is lost: begin it anew in the "
-                "same folder"
+                "a run was stopped before it started, nothing is lost: start it again in the same "
+                "folder"
             )
         if recipe is not None and recipe != kept:
             ours, theirs = recipe.plain(), kept.plain()
@@ -140,40 +139,40 @@ class RunFolder:
                 return recipe
             raise StorageError(
                 f"{str(self.path)!r} holds a run of another recipe (other {', '.join(changed)}): "
-                "leave the recipe out to go on with the run's own"
+                "leave the recipe out to continue with the run's own"
             )
         return kept
 
     def check_task(self, parts: Parts, step: int, *, accept: bool) -> None:
-        """Refuse to go on with another task than the run's, or note that it was accepted.
+        """Raise if the task is not the run's, or note that the change was accepted.
 
         Raises:
-            StorageError: If a part is known to be another one; see `task_digests.check`.
+            StorageError: If a part is known to have changed; see `task_digests.check`.
         """
         sameness.check(self.path, parts, step, accept=accept)
 
-    # ---- where it stands -----------------------------------------------------------------------
+    # ---- its checkpoints -----------------------------------------------------------------------
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint; see `checkpoint.save`."""
         checkpoint.save(self.path / layout.CHECKPOINTS, step, state)
 
     def newest_state(self) -> dict[str, Any] | None:
-        """Return the newest whole checkpoint; see `checkpoint.load_newest`."""
+        """Return the newest complete checkpoint; see `checkpoint.load_newest`."""
         return checkpoint.load_newest(self.path / layout.CHECKPOINTS)
 
     def keep_newest_state(self) -> None:
-        """Drop all checkpoints but the newest."""
+        """Delete all checkpoints except the newest."""
         checkpoint.keep_newest(self.path / layout.CHECKPOINTS)
 
     def drop_states(self) -> None:
-        """Drop every checkpoint."""
+        """Delete all checkpoints."""
         shutil.rmtree(self.path / layout.CHECKPOINTS, ignore_errors=True)
 
-    # ---- what it trained -----------------------------------------------------------------------
+    # ---- its model -----------------------------------------------------------------------------
 
     def save_model(self, model: nn.Module) -> None:
-        """Write a model's weights; tied weights are kept once."""
+        """Write a model's weights; tied weights are written once."""
 
         def write(temporary: Path) -> None:
             try:
@@ -185,11 +184,11 @@ class RunFolder:
 
     @property
     def has_model(self) -> bool:
-        """Whether a trained model lies there."""
+        """Whether it has a trained model."""
         return (self.path / layout.MODEL).exists()
 
     def read_model(self, model: nn.Module) -> None:
-        """Put the weights that `save_model` wrote into a model.
+        """Load the weights that `save_model` wrote into a model.
 
         Raises:
             StorageError: If the file is damaged, or of another model.

@@ -1,4 +1,4 @@
-"""Whether a run that goes on still has the task it began with: digests kept in its folder."""
+"""Checks that a resumed run still has its first task, by digests in its folder."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ SEED = " (data drawn at random needs a fixed seed, such as torch.manual_seed(0) 
 
 
 def keep(folder: Path, parts: Parts) -> None:
-    """Write down what a run's task is made of."""
+    """Write the digests of a run's task."""
     files.write_json(folder / FINGERPRINT, {"parts": dict(parts), "accepted": []})
 
 
 def check(folder: Path, parts: Parts, step: int, *, accept: bool) -> None:
-    """Refuse to go on with another task than the run's, or note that it was accepted.
+    """Raise if the task is not the run's, or note that the change was accepted.
 
-    A folder without digests, of an older Etude, cannot tell: they are kept from here on.
+    If an older Etude wrote the folder, it has no digests: they are written now.
 
     Args:
         folder: The run folder.
-        parts: Of the task that it is to go on with.
-        step: Where the run stands.
-        accept: Whether to go on with what has changed.
+        parts: The digests of the task to continue with.
+        step: The number of updates done.
+        accept: Whether to accept changes.
 
     Raises:
-        StorageError: If a part is known to be another one, or the file is damaged.
+        StorageError: If a part is known to have changed, or the file is damaged.
     """
     path = folder / FINGERPRINT
     if not path.exists():
@@ -47,32 +47,32 @@ def check(folder: Path, parts: Parts, step: int, *, accept: bool) -> None:
 
 
 def refuse_changed(folder: Path, kept: Parts, now: Parts, *, accept: bool) -> list[str]:
-    """Return the parts that are known to have changed, if that is accepted.
+    """Return the parts that are known to have changed, if changes are accepted.
 
     Raises:
-        StorageError: If it is not.
+        StorageError: If they are not.
     """
     found = changed(kept, now)
     if found and not accept:
         raise StorageError(
-            f"{str(folder)!r} was begun with another task: other "
-            f"{' and '.join(map(_told, found))}. Put back what it was"
-            f"{SEED if set(found) & set(DATA) else ''}, or begin anew in another folder",
+            f"{str(folder)!r} was started with another task: other "
+            f"{' and '.join(map(_told, found))}. Restore what it was"
+            f"{SEED if set(found) & set(DATA) else ''}, or start a new run in another folder",
             next_step=AcceptChanges(),
         )
     return found
 
 
 def read_parts(value: Any, path: Path) -> Parts:
-    """Return digests as they were read, if that is what they are.
+    """Return digests that were read, after a check.
 
     Raises:
-        StorageError: If they are anything else.
+        StorageError: If they are not digests.
     """
     if not isinstance(value, Mapping) or not all(
         one is None or isinstance(one, str) for one in value.values()
     ):
-        raise StorageError(f"the digests in {str(path)!r} are damaged: they are no table of texts")
+        raise StorageError(f"the digests in {str(path)!r} are damaged: not a table of texts")
     return dict(value)
 
 

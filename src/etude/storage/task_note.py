@@ -1,4 +1,4 @@
-"""The note in a run folder of which task it is for: a TaskRef, where the task has one."""
+"""The note in a run folder that names its task: a TaskRef, if the task has one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from etude.tasks.trusted import remember
 
 @dataclass(frozen=True)
 class TaskNote:
-    """The note in one folder, which may come from a stranger.
+    """The note in a folder, which may be from an unknown source.
 
     Attributes:
-        folder: Where it lies.
+        folder: The folder.
     """
 
     folder: Path
@@ -29,7 +29,7 @@ class TaskNote:
 
     @property
     def foreign(self) -> bool:
-        """Whether a file of another program lies there: ours are whole, and read as a task."""
+        """Whether the file is another program's: ours can always be read as a task."""
         try:
             self.read()
         except StorageError:
@@ -37,10 +37,10 @@ class TaskNote:
         return False
 
     def begin(self, ref: TaskRef | None) -> None:
-        """Write which task a new run is of; a note that was left there by another run goes.
+        """Write the task of a new run; a note of an earlier run is deleted.
 
         Args:
-            ref: Of the task; None for one that was put together in a program.
+            ref: The task's reference; None for a task that was built in a program.
         """
         if ref is None:
             self.path.unlink(missing_ok=True)
@@ -48,17 +48,17 @@ class TaskNote:
             self.write(ref)
 
     def write(self, ref: TaskRef) -> None:
-        """Write which task the folder is for, and note on this machine that it was run from here.
+        """Write the folder's task, and note on this machine that it was run from here.
 
-        Whoever calls it holds the task in hand: its code has been run, because the user named it.
+        Call this only with a task that is loaded: its code was run because the user named it.
         """
         remember(ref)
-        if self.foreign or self.read() != ref:  # a damaged one of a run that goes on is replaced
+        if self.foreign or self.read() != ref:  # replaces a damaged note of a resumed run
             files.make_folder(self.folder)
             files.write_json(self.path, ref.plain())
 
     def read(self) -> TaskRef | None:
-        """Return what the note says; None without one. Nothing of it is run.
+        """Return the note; None if there is none. This runs no code of the task.
 
         Raises:
             StorageError: If it is damaged.

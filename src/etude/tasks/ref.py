@@ -27,11 +27,11 @@ class TaskRef:
         built: Digest of the task that was built: data, model, loss, step and metric. Empty where
             it was not computed, or a part cannot be told.
 
-    A fold of a cross-validation has none, although 'fold i of k' would name it: its run folder
-    lies in its tuning's, and goes on with the tuning alone, which holds the whole task's reference
-    and cuts the same folds again. A worker process gets a task's parts, not its reference: what
-    may be gone on with must be the very data, model and loss of the calling process, while a
-    reference builds them anew, from a file that may have changed, and at the cost of loading them.
+    A fold of a cross-validation has no reference, although 'fold i of k' could name it: its run
+    folder is inside its tuning's folder and is continued only by the tuning, which has the
+    reference of the whole task and creates the same folds again. A worker process gets a task's
+    parts, not its reference: it needs exactly the data, model and loss of the calling process,
+    while a reference would load them again, from a file that may have changed.
 
     >>> ref = TaskRef.of("digits-mlp", {"width": 8})
     >>> TaskRef.from_plain(ref.plain(), "here") == ref

@@ -1,4 +1,4 @@
-"""The gradient of one update that is made of several batches, each by what its loss weighs."""
+"""The gradient of an update of several batches, weighted by the weights of their losses."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from etude.tasks.weighted import Weight, WeightedLoss
 
 
 class Accumulation:
-    """Adds up the gradient of the mean over all that the batches of one update answer.
+    """Adds up the gradient of the mean over all answered targets of one update's batches.
 
         L = Σ_b w_b L_b / Σ_b w_b
 
-    with L_b the loss of a batch and w_b its weight. A batch of weight 0 has no say, whatever its
-    loss is, and an update of weight 0 has the loss 0 and the gradient 0. Where the weights are
-    equal, or not known, this is the mean over the batches, to the bit. What the recipe adds to
-    the loss (a penalty) is the mean over the batches in every case.
+    with L_b the loss of a batch and w_b its weight. A batch of weight 0 does not count, whatever
+    its loss is, and an update of weight 0 has the loss 0 and the gradient 0. If the weights are
+    equal or unknown, this is exactly the mean over the batches. A penalty of the recipe is always
+    the mean over the batches.
 
-    The total is known only after the last backward pass: batches are weighed against the first
-    one's weight, and the gradient is put right in the end.
+    The total weight is known only after the last backward pass: each batch is first weighted
+    relative to the first one, and the gradient is rescaled at the end.
 
     Args:
-        count: Batches in the update.
-        parameters: Whose gradients are added to.
-        only: Whether nothing but these gets a gradient.
+        count: The number of batches in the update.
+        parameters: The parameters whose gradients are computed.
+        only: Whether only these parameters get a gradient.
     """
 
     def __init__(self, count: int, parameters: Sequence[Tensor], *, only: bool = False) -> None:
@@ -41,19 +41,19 @@ class Accumulation:
 
     @cached_property
     def parameters(self) -> list[Tensor]:
-        """Those of the parameters that get a gradient."""
+        """The parameters that get a gradient."""
         return [p for p in self._given if p.requires_grad]
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was answered; False where that is still on a device."""
+        """Whether no target was answered; False if the answer is still on a device."""
         return not isinstance(self._total, Tensor) and self._total == 0
 
     def add(self, loss: WeightedLoss, penalty: Tensor | None = None) -> None:
         """Do the backward pass of one batch.
 
         Raises:
-            RuntimeError: What torch says of it.
+            RuntimeError: If torch raises it.
         """
         loss, each = loss.read(), 1 / self.count
         parts = {"loss": self._share(loss)}
@@ -63,11 +63,11 @@ class Accumulation:
             if self.count > 1 and loss.weight is not None:
                 self._keep(parts["penalty"])
             total = total + parts["penalty"]
-        empty = not isinstance(loss.weight, Tensor) and loss.weight == 0  # a device is not asked
+        empty = not isinstance(loss.weight, Tensor) and loss.weight == 0  # not on a device
         if empty:
             self._idle = loss.mean
         inputs = self.parameters if self.only else None
-        idle = inputs == []  # all of it stands still
+        idle = inputs == []  # all parameters are frozen
         if not idle and (total.requires_grad or not empty):
             torch.autograd.backward(total, inputs=inputs)
         for name, value in parts.items():
@@ -75,7 +75,7 @@ class Accumulation:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def finish(self) -> dict[str, Tensor]:
-        """Put the gradient right, and return the loss, and the penalty where there is one."""
+        """Rescale the gradient, and return the loss, and the penalty if there is one."""
         if self.is_empty:
             self._set_to_zero()
         elif self.count > 1:
@@ -83,7 +83,7 @@ class Accumulation:
         return self._sums
 
     def _share(self, loss: WeightedLoss) -> Tensor:
-        """Return a batch's loss by its weight beside the first one's, of `count` batches."""
+        """Return a batch's loss times its weight relative to the first one, over `count`."""
         weight = 1.0 if loss.weight is None else loss.weight
         if self._reference is None:
             self._reference = positive(weight)
@@ -93,7 +93,7 @@ class Accumulation:
         return loss.times(weight / self._reference * (1 / self.count))
 
     def _keep(self, penalty: Tensor) -> None:
-        """Keep a penalty's own gradient: it is not to be weighed with the loss."""
+        """Keep the gradient of a penalty, which must not be weighted with the loss."""
         own = torch.autograd.grad(penalty, self.parameters, retain_graph=True, allow_unused=True)
         before = self._fixed or [None] * len(own)
         self._fixed = [
@@ -101,7 +101,7 @@ class Accumulation:
         ]
 
     def _rescale(self) -> None:
-        """Divide the loss and its gradient by the total; what a penalty added stays as it was."""
+        """Divide the loss and its gradient by the total, without the part of a penalty."""
         assert self._reference is not None
         scale = self._reference * self.count / positive(self._total)
         if not isinstance(scale, Tensor) and scale == 1:
@@ -118,7 +118,7 @@ class Accumulation:
                     parameter.grad.add_(own * (1 - scale))
 
     def _set_to_zero(self) -> None:
-        """Give a gradient of 0 to what would have had one: momentum and decay go on."""
+        """Set the gradients to 0, so that momentum and decay still apply."""
         if self._idle is None or not self._idle.requires_grad:
             return
         parameters = self.parameters
@@ -129,9 +129,9 @@ class Accumulation:
 
 
 def shares(losses: Sequence[WeightedLoss]) -> list[Weight]:
-    """Return the factor of each loss in the mean over all that they answer.
+    """Return the factor of each loss in the mean over all answered targets.
 
-    w_b / Σ_b w_b, or the same for all where a weight is not known
+    w_b / Σ_b w_b, or the same for all if a weight is unknown
 
     >>> shares([WeightedLoss(torch.tensor(1.0), 1.0), WeightedLoss(torch.tensor(3.0), 3.0)])
     [0.25, 0.75]
@@ -144,7 +144,7 @@ def shares(losses: Sequence[WeightedLoss]) -> list[Weight]:
 
 
 def positive(weight: Weight) -> Weight:
-    """Return a weight that can be divided by: 1 in place of 0."""
+    """Return the weight, or 1 if it is 0, to divide by."""
     if isinstance(weight, Tensor):
         return torch.where(weight > 0, weight, torch.ones_like(weight))
     return weight if weight > 0 else 1.0

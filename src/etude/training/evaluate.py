@@ -1,4 +1,4 @@
-"""A model's loss and metric on the validation data, slice by slice."""
+"""Computes a model's loss and metric on the validation data, slice by slice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from etude.tasks.weighted import WeightedLoss
 from etude.training.snapshot import buffers_kept, modes_kept
 
 PARTS = 16
-"""Slices a validation set is cut into at least (where it has as many samples)."""
+"""The least number of slices of a validation set (if it has that many samples)."""
 
 
 def evaluate(
@@ -37,19 +37,19 @@ def evaluate(
 ) -> Evaluation:
     """Return the mean loss and the metric of a model on all of the task's validation data.
 
-    The loss is the mean over what is answered, whatever the slices hold of it.
+    The loss is the mean over all answered targets, regardless of how the slices divide them.
 
-    The model is put into its evaluation mode for the duration, every module's mode is restored,
-    its buffers (a state carried from batch to batch) and the caller's random state are left as
-    they were. A step that needs gradients of its own, for a penalty on them, gets them.
+    The model is evaluated in its evaluation mode. Afterwards the mode of every module, its buffers
+    (such as a state carried from batch to batch) and the caller's random state are restored. If a
+    step needs gradients, for a penalty on them, they are enabled.
 
     Args:
-        task: What to measure on.
+        task: The task with the validation data.
         model: The network.
-        step: The number of updates to note in the result.
-        batch_size: Samples at once at most, where the data leaves the choice.
-        device: Where the model is; None moves no batch.
-        autocast: A factory of the context the forward pass runs in.
+        step: The number of updates to write into the result.
+        batch_size: The largest number of samples at once, if the data allow a choice.
+        device: The model's device; None moves no batch.
+        autocast: A factory of the context of the forward pass.
     """
     with modes_kept(model):
         model.eval()
@@ -97,7 +97,7 @@ def _sweep(
             with context():
                 _add(metric, collector, model, batch)
     if not losses:
-        raise TaskError("valid gave no batch: at least one is needed to judge a model by")
+        raise TaskError("valid gave no batch: at least one is needed to evaluate a model")
     mean, parts, weight = together(losses, counts)
     if metric is None or collector is None:
         return Evaluation(step, mean, None, parts, (), weight)
@@ -108,23 +108,23 @@ def _sweep(
 
 
 def undefined(name: str, why: str) -> str:
-    """Say that a metric is no number, and why if that is known."""
-    why = f": {why}" if why else ", while the loss is finite: look in the metric"
+    """Return a message that a metric is NaN, with the reason if it is known."""
+    why = f": {why}" if why else ", while the loss is finite: check the metric"
     return f"metric {name!r} is nan on the validation data{why}"
 
 
 def together(
     losses: Sequence[WeightedLoss], counts: Sequence[int]
 ) -> tuple[float, tuple[float, ...], float | None]:
-    """Return the loss of all slices, what each adds to it, and what it is a mean over.
+    """Return the loss of all slices, the contribution of each, and the total weight.
 
         L = Σ_s w_s L_s / Σ_s w_s
 
-    With weights in proportion to the samples, or unknown ones, the samples are the weights.
+    If the weights are proportional to the numbers of samples, or unknown, those numbers are used.
 
     Args:
-        losses: Of the slices.
-        counts: Their samples.
+        losses: The loss of each slice.
+        counts: The number of samples of each slice.
     """
     means = torch.stack([loss.mean.double() for loss in losses]).tolist()
     known = [loss.weight for loss in losses if loss.weight is not None]
@@ -135,7 +135,7 @@ def together(
         return _mean(means, [float(n) for n in counts]), tuple(means), total
     if total == 0:
         return math.nan, tuple(means), total
-    # A mean over nothing is no number, and has no say.
+    # A mean over nothing is NaN, and does not count.
     means = [m if w else 0.0 for m, w in zip(means, weights, strict=True)]
     middle = math.fsum(weights) / len(weights)
     parts = tuple(m * (w / middle) for m, w in zip(means, weights, strict=True))
@@ -144,7 +144,7 @@ def together(
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     weighted = [v * w for v, w in zip(values, weights, strict=True)]
-    # fsum refuses to add inf to -inf, which is nan like any other loss that broke.
+    # fsum raises for inf + -inf, where sum gives nan.
     return (math.fsum if all(map(math.isfinite, weighted)) else sum)(weighted) / math.fsum(weights)
 
 

@@ -1,4 +1,4 @@
-"""The weights to be judged, for optimizers that train at others."""
+"""The weights to evaluate, for optimizers that train at other weights."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from etude.training.snapshot import Buffers
 
 
 class EvaluationWeights:
-    """Moves a model to the weights its optimizer wants judged, and back to the bit.
+    """Sets a model to its optimizer's evaluation weights, and exactly back.
 
     Schedule-Free trains at a point between its average and its fast weights; `optimizer.eval()`
-    moves to the average. Its way back rounds, so that the training weights are kept and put
-    back. Batch normalisation's statistics belong to the training weights: they are taken anew
-    from training batches.
+    sets the average. `optimizer.train()` would round, so the training weights are saved and
+    restored. Batch normalisation's statistics belong to the training weights: for the evaluation
+    weights they are recomputed from training batches.
 
     Args:
-        task: Whose training batches the statistics are taken from.
+        task: The task, whose training batches the statistics are computed from.
         model: The network.
-        optimizer: One with `train()` and `eval()`.
-        batch_size: Samples in one of the batches.
-        autocast: A factory of the context the forward pass runs in.
+        optimizer: An optimizer with `train()` and `eval()`.
+        batch_size: The number of samples in a batch.
+        autocast: A factory of the context of the forward pass.
     """
 
     def __init__(
@@ -45,22 +45,22 @@ class EvaluationWeights:
 
     @property
     def settled(self) -> bool:
-        """Whether the model is at the weights to be judged already."""
+        """Whether the model has its evaluation weights."""
         return not self.optimizer.param_groups[0]["train_mode"]
 
     def settle(self) -> None:
-        """Move to the weights to be judged, for good."""
+        """Set the evaluation weights permanently."""
         if not self.settled:
             self.optimizer.eval()  # type: ignore[attr-defined]
             renew_statistics(self.task, self.model, self.batch_size, self.autocast)
 
     def unsettle(self) -> None:
-        """Go back to the weights to be trained."""
+        """Set the training weights again."""
         self.optimizer.train()  # type: ignore[attr-defined]
 
     @contextmanager
     def judged(self) -> Iterator[None]:
-        """Be at the weights to be judged for a block."""
+        """Set the evaluation weights inside a block."""
         if self.settled:
             yield
             return

@@ -1,4 +1,4 @@
-"""The recipe's initialisation, drawn into a model that has been built."""
+"""Applies the recipe's initialisation to a model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TRIES = 10
 
 
 def prepare_model(model: nn.Module, recipe: Recipe, task: Task, batch_size: int) -> None:
-    """Draw the weights and set the dropout as the recipe says, in place.
+    """Draw the weights and set the dropout of the recipe, in place.
 
     Raises:
-        TaskError: If dropout is to be set in a model that has none.
+        TaskError: If the recipe sets dropout and the model has none.
     """
     if recipe.initialisation is not None:
         with task.train.untouched():
@@ -35,12 +35,12 @@ def prepare_model(model: nn.Module, recipe: Recipe, task: Task, batch_size: int)
 
 
 def draw(model: nn.Module, name: str, task: Task, batch: Batch) -> None:
-    """Draw a model's weights anew, in place, from torch's global generator.
+    """Draw new weights for a model, in place, from torch's global generator.
 
     Args:
         model: The network.
         name: 'lsuv', or a name of `etude.tasks.models.initialisation`.
-        task: What it learns, through which 'lsuv' sends the batch.
+        task: Its task, whose forward pass 'lsuv' uses.
         batch: Training samples on the model's device.
     """
     if name == "lsuv":
@@ -50,16 +50,16 @@ def draw(model: nn.Module, name: str, task: Task, batch: Batch) -> None:
 
 
 def lsuv(model: nn.Module, task: Task, batch: Batch) -> None:
-    """Scale orthogonal weights, layer by layer, until each layer's outputs have variance 1.
+    """Draw orthogonal weights and scale each layer until its outputs have variance 1.
 
         W ← orthogonal;   W ← W / √Var(layer's output on the batch), until it is 1 within 2%
 
-    Linear and convolutional layers are scaled, in the order in which the batch meets them;
-    recurrent layers stay orthogonal.
+    Linear and convolutional layers are scaled, in the order of the forward pass; recurrent layers
+    stay orthogonal.
 
     Args:
         model: The network, changed in place.
-        task: What it learns.
+        task: Its task.
         batch: Training samples.
 
     Source: Mishkin & Matas 2016, arXiv:1511.06422, algorithm 1.
@@ -72,11 +72,11 @@ def lsuv(model: nn.Module, task: Task, batch: Batch) -> None:
 
 
 def _in_order(model: nn.Module, task: Task, batch: Batch) -> list[nn.Module]:
-    met: list[nn.Module] = []
+    called: list[nn.Module] = []
 
     def note(layer: nn.Module, inputs: Any, output: Any) -> None:
-        if layer not in met:
-            met.append(layer)
+        if layer not in called:
+            called.append(layer)
 
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, kinds)]
@@ -85,7 +85,7 @@ def _in_order(model: nn.Module, task: Task, batch: Batch) -> list[nn.Module]:
     finally:
         for hook in hooks:
             hook.remove()
-    return met
+    return called
 
 
 def _to_unit_variance(layer: nn.Module, model: nn.Module, task: Task, batch: Batch) -> None:

@@ -1,4 +1,4 @@
-"""What one update minimises: the task's loss over its batches, with what the recipe adds."""
+"""The objective of one update: the task's loss over its batches, plus the recipe's penalties."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ Context = Callable[[], AbstractContextManager[Any]]
 
 NOTHING_ASKED = (
     "an update has no answered target (its loss is a mean over nothing): it has the loss 0 and the "
-    "gradient 0, and momentum, weight decay and penalties go on; leave out samples without a "
+    "gradient 0, and momentum, weight decay and penalties still apply; leave out samples without a "
     "target, or give a larger batch_size or accumulate"
 )
 
 
 class Objective:
-    """The loss of a run's updates, smoothed and penalised as its recipe says.
+    """The loss of a run's updates, with the smoothing and the penalties of its recipe.
 
     Args:
-        task: What to learn.
+        task: The task.
         model: The network.
-        recipe: How.
-        autocast: A factory of the context the forward pass runs in.
-        rates: The multipliers of the rate, where what they hold still is not penalised.
+        recipe: The recipe.
+        autocast: A factory of the context of the forward pass.
+        rates: The multipliers of the rate; what they freeze is not penalised.
     """
 
     def __init__(
@@ -61,17 +61,17 @@ class Objective:
         self.penalty = Penalty(model, recipe, rates)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         first = next(iter(self.parameters), None)
-        # Of a single batch only whether its loss weighs nothing decides something; on a CPU that
-        # is asked when a loss is NaN.
+        # With a single batch the weight matters only if it is 0; on a CPU this is checked only if
+        # the loss is NaN.
         self._watch = self.count > 1 or not (first is None or first.device.type == "cpu")
         self._is_bare = not self.penalty and isinstance(autocast(), nullcontext)
-        self._said = False
+        self._warned = False
 
     def backward(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """Add the gradient of the mean over what the batches answer to that of the parameters.
+        """Add the gradient of the mean over all answered targets to that of the parameters.
 
         Returns:
-            'loss', without the penalty; and 'penalty', where the recipe has one.
+            'loss', without the penalty; and 'penalty', if the recipe has one.
 
         Raises:
             TaskError: If the model, the loss or the backward pass fails.
@@ -84,13 +84,13 @@ class Objective:
             except RuntimeError as error:
                 raise TaskError(f"the backward pass failed: {error}") from error
         sums = update.finish()
-        if update.is_empty and not self._said:
-            self._said = True
+        if update.is_empty and not self._warned:
+            self._warned = True
             warnings.warn(NOTHING_ASKED, stacklevel=2)
         return sums
 
     def value(self, batches: Iterable[Batch]) -> Tensor:
-        """Return the mean over what the batches answer, penalty included, with its graph."""
+        """Return the mean over all answered targets, with the penalty and its graph."""
         pairs = [self._forward(batch) for batch in batches]
         losses = [loss.read() for loss, _ in pairs]
         terms = [loss.times(share) for loss, share in zip(losses, shares(losses), strict=True)]
@@ -102,8 +102,8 @@ class Objective:
         return torch.stack(whole).sum()
 
     def _forward(self, batch: Batch) -> tuple[WeightedLoss, Tensor | None]:
-        """Return the loss of a batch, and the penalty where the recipe has one."""
-        if self._is_bare:  # contexts that do nothing take a fiftieth of a small update
+        """Return the loss of a batch, and the penalty if the recipe has one."""
+        if self._is_bare:  # empty contexts take 1/50 of a small update
             return self._loss(batch), None
         if not self.penalty:
             with self.autocast():
@@ -113,7 +113,7 @@ class Objective:
         return loss, self.penalty.value()
 
     def _loss(self, batch: Batch) -> WeightedLoss:
-        """Return the loss, with its weight where that decides something."""
+        """Return the loss, with its weight if that makes a difference."""
         loss, output, target = self.task.weighed(self.model, batch, watch=self._watch)
         if self._watch or loss.weight is not None or not math.isnan(loss.mean.item()):
             return loss
@@ -124,16 +124,16 @@ class Objective:
 def asks_nothing(
     task: Task, model: nn.Module, batch: Batch, answer: tuple[Any, Any] | None = None
 ) -> bool:
-    """Say whether no target of a batch is answered, so that its loss is a mean over nothing.
+    """Return whether no target of a batch is answered, so that its loss is a mean over nothing.
 
-    Random state and the model are left as they were: a backward pass may still need its buffers
-    untouched.
+    The random state and the model are not changed: a backward pass may still need the buffers as
+    they are.
 
     Args:
-        task: Whose loss is asked.
+        task: The task, which computes the loss.
         model: The network.
-        batch: What it was called on.
-        answer: Output and target of a task with `loss`, where they are known.
+        batch: The batch of the loss.
+        answer: Output and target of a task with `loss`, if they are known.
     """
     if task.alternates:
         return False
@@ -143,7 +143,7 @@ def asks_nothing(
                 weight = task.weighed(copy.deepcopy(model), batch)[0].weight
             else:
                 weight = task.compare(*answer).weight
-    except (TaskError, RuntimeError):  # torch refuses to copy what holds a graph
+    except (TaskError, RuntimeError):  # torch cannot copy tensors with a graph
         return False
     return weight is not None and float(weight) == 0
 
@@ -153,17 +153,17 @@ def _total(parts: dict[str, Tensor]) -> Tensor:
 
 
 class Closure:
-    """The closure of one update: its objective at whatever the weights now are.
+    """The closure of one update: computes its objective at the current weights.
 
-    Dropout masks, normalisation statistics and every other trace of the first evaluation are
-    put back before each, so that it is one function of the weights.
+    Before each call, dropout masks, normalisation statistics and all other effects of the first
+    one are reset, so that it is a function of the weights alone.
 
     Args:
-        objective: What is minimised.
-        batches: Those of the update.
-        optimizer: Whose gradients are set anew.
+        objective: The objective.
+        batches: The batches of the update.
+        optimizer: The optimizer, whose gradients are computed again.
         graph: Whether to return the loss with its graph, instead of setting the gradient.
-        draws: Whether the model draws from Python's and NumPy's generators too.
+        draws: Whether the model also uses Python's and NumPy's random generators.
     """
 
     def __init__(
@@ -182,13 +182,13 @@ class Closure:
         self._known: Tensor | None = None
 
     def first(self) -> dict[str, Tensor]:
-        """Compute the gradient where the update begins; the optimizer's first call is spared."""
+        """Compute the gradient at the start of the update, for the optimizer's first call."""
         sums = self.objective.backward(self.batches)
         self._known = _total(sums)
         return sums
 
     def __call__(self) -> Tensor:
-        """Return the loss, penalty included."""
+        """Return the loss with the penalty."""
         if self._known is not None and not self.graph:
             known, self._known = self._known, None
             return known
@@ -201,7 +201,7 @@ class Closure:
 
 
 def go(optimizer: Optimizer, again: Closure | None) -> int:
-    """Let an optimizer do its update; return the gradients it took beyond the first."""
+    """Do the optimizer's update; return the number of gradients it computed after the first."""
     if again is None:
         optimizer.step()
         return 0

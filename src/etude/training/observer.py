@@ -1,4 +1,4 @@
-"""`Observer`: watches a run while it trains, and never holds it up."""
+"""`Observer`: watches a run while it trains, without delaying it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Reading: TypeAlias = Value | Mapping[str, Value] | None
 
 OWN_SERIES = {"loss", "lr", "grad_norm", "penalty", "valid_parts", "valid_metric_parts"}
 OF_PARTS = ("loss/", "grad_norm/")
-"""Series of the record that no observer may take the name of, and beginnings of such."""
+"""Names of the record's own series, and prefixes of such names; no observer may use them."""
 
 READS = ("weights", "gradients", "optimizer")
 HOOKS = ("on_start", "on_gradient", "on_update", "on_evaluation", "on_end")
@@ -41,19 +41,19 @@ class Observer:
 
     Return tensors as they are, without `.item()` or `float()`: they are read later, together with
     the losses, so that an accelerator need not wait. Gradients are off in a hook (turn them on
-    with `torch.enable_grad()`), and its random numbers are its own: they depend on the seed of
-    the run, the observer's name, the hook and the update alone. Leave model, gradients and
-    optimizer as they are.
+    with `torch.enable_grad()`). A hook has its own random numbers: they depend only on the seed of
+    the run, the observer's name, the hook and the update. Do not change the model, the gradients
+    or the optimizer.
 
-    An observer that keeps something from hook to hook returns it from `state()` and takes it back
-    in `load()`: this is how it goes on in a resumed run, and from one process to another.
+    An observer that keeps values from hook to hook returns them from `state()` and takes them back
+    in `load()`, so that it continues in a resumed run and in another process.
 
     Attributes:
-        name: What its series are called; the class's name in lower case where it is empty.
-        every: Updates from one reading to the next.
-        reads: What it looks at: 'weights' (parameters and buffers), 'gradients', 'optimizer'.
-        engines: Where it can be carried: always 'loop', the plain loop; 'pool', worker processes;
-            'vmap', stacks of runs, which show weights after an update and no gradient.
+        name: The name of its series; if empty, the class's name in lower case.
+        every: The number of updates from one reading to the next.
+        reads: What it reads: 'weights' (parameters and buffers), 'gradients', 'optimizer'.
+        engines: The engines it can run in: always 'loop', the plain loop; 'pool', worker processes;
+            'vmap', stacks of runs, which give weights after an update but no gradients.
 
     >>> import etude
     >>> class WeightNorm(etude.Observer):
@@ -82,39 +82,40 @@ class Observer:
             self.every = every
 
     def on_start(self, state: RunState) -> None:
-        """See the run before its first update."""
+        """Called before the first update of the run."""
 
     def on_gradient(self, state: RunState) -> Reading:
-        """See the gradients of update `state.step`, clipped, before the optimizer's step.
+        """Called with the clipped gradients of update `state.step`, before the optimizer's step.
 
-        Where parts of the model take turns, it is called in each turn, and the last value counts.
+        If parts of the model are updated in turn, it is called in each turn, and the last value is
+        kept.
         """
         return None
 
     def on_update(self, state: RunState) -> Reading:
-        """See the run after an update: `state.step` updates are done."""
+        """Called after an update: `state.step` updates are done."""
         return None
 
     def on_evaluation(self, state: RunState, evaluation: Evaluation) -> None:
-        """See an evaluation, of the weights as they are after `state.step` updates."""
+        """Called after an evaluation of the weights after `state.step` updates."""
 
     def on_end(self, state: RunState) -> None:
-        """See the run after it has finished, stopped early or diverged."""
+        """Called after the run has finished, stopped early or diverged."""
 
     def state(self) -> Any:
-        """Return what a checkpoint must hold: plain values and tensors; None for nothing."""
+        """Return the state to save in a checkpoint: plain values and tensors, or None."""
         return None
 
     def load(self, state: Any) -> None:
-        """Take back what `state` returned."""
+        """Restore what `state` returned."""
 
 
 class FunctionObserver(Observer):
-    """Reads what a function of the run's state returns, at every update before the step.
+    """Reads the result of a function of the run's state, at every update before the step.
 
     Args:
-        name: What its series is called.
-        function: From the state to one number, or several by name.
+        name: The name of its series.
+        function: Maps the state to one number, or several by name.
     """
 
     def __init__(self, name: str, function: Callable[[RunState], Reading]) -> None:
@@ -122,7 +123,7 @@ class FunctionObserver(Observer):
         self.function = function
 
     def on_gradient(self, state: RunState) -> Reading:
-        """Return what the function does."""
+        """Return the result of the function."""
         return self.function(state)
 
 
@@ -136,14 +137,14 @@ def named_functions(functions: Mapping[str, Callable[[RunState], Reading]]) -> l
 
 
 class Observers:
-    """The observers of one run: they are called when due, and what they return is kept unread.
+    """The observers of one run: calls them when due, and keeps the results without reading them.
 
     Args:
-        observers: In the order in which to call them.
+        observers: The observers, in the order of their calls.
 
     Raises:
-        BadTypeError: If one is no observer.
-        BadValueError: If what one declares does not fit, or two have one name.
+        BadTypeError: If one is not an observer.
+        BadValueError: If an attribute of one is invalid, or two have the same name.
     """
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
@@ -160,7 +161,7 @@ class Observers:
         return len(self.listed)
 
     def _having(self, hook: str) -> list[tuple[str, Observer]]:
-        """Return the observers that have a hook of their own."""
+        """Return the observers that define a hook."""
         return [
             (name, observer)
             for name, observer in zip(self._names, self.listed, strict=True)
@@ -168,7 +169,7 @@ class Observers:
         ]
 
     def has(self, hook: str) -> bool:
-        """Say whether any observer has a hook of its own."""
+        """Return whether any observer defines a hook."""
         return bool(self._with_hook[hook])
 
     def start(self, state: RunState) -> None:
@@ -179,7 +180,7 @@ class Observers:
         self._started = True
 
     def gradient(self, state: RunState) -> dict[str, Value]:
-        """Call `on_gradient` where it is due; return the values by series."""
+        """Call `on_gradient` of those that are due; return the values by series."""
         found: dict[str, Value] = {}
         for name, observer in self._with_hook["on_gradient"]:
             if state.step % observer.every == 0:
@@ -188,7 +189,7 @@ class Observers:
         return found
 
     def update(self, state: RunState) -> None:
-        """Call `on_update` where it is due, after an update; the values are kept."""
+        """Call `on_update` of those that are due, after an update, and keep the values."""
         update = state.step - 1
         for name, observer in self._with_hook["on_update"]:
             if update % observer.every == 0:
@@ -198,7 +199,7 @@ class Observers:
                     self._late.append((update, values))
 
     def next_update(self, step: int) -> int | None:
-        """Return the first update from `step` on after which `on_update` is due; None for none."""
+        """Return the first update from `step` on after which `on_update` is due, or None."""
         due = (-(-step // one.every) * one.every for _, one in self._with_hook["on_update"])
         return min(due, default=None)
 
@@ -218,7 +219,7 @@ class Observers:
     def write(self, series: dict[str, list[float]], end: int) -> None:
         """Write what `on_update` returned into series that are `end` updates long.
 
-        Every series is made as long; what is of later updates waits.
+        Every series is extended to this length; values of later updates are kept.
         """
         ready = [(update, values) for update, values in self._late if update < end]
         self._late = [(update, values) for update, values in self._late if update >= end]
@@ -234,26 +235,26 @@ class Observers:
 
     @property
     def waits(self) -> bool:
-        """Whether something that `on_update` returned was not read yet."""
+        """Whether some results of `on_update` are still to be read."""
         return bool(self._late)
 
     def forget(self, end: int) -> None:
-        """Drop what was read of updates from `end` on, which count as not done."""
+        """Drop the values of updates from `end` on, which count as not done."""
         self._late = [(update, values) for update, values in self._late if update < end]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold."""
+        """Return the state to save in a checkpoint."""
         kept = {}
         for name, observer in zip(self._names, self.listed, strict=True):
-            if (state := _called(name, observer, "state", "where its state is kept")) is not None:
+            if (state := _called(name, observer, "state", "when its state was saved")) is not None:
                 kept[name] = state
         return {"started": self._started, "ended": self._ended, "states": kept}
 
     def load_state_dict(self, saved: Mapping[str, Any] | None, ended: bool) -> None:
-        """Take back what `state_dict` returned; an observer that was not there begins anew.
+        """Restore what `state_dict` returned; an observer without a saved state starts afresh.
 
         Args:
-            saved: It; None where none was kept.
+            saved: What `state_dict` returned; None if it was not saved.
             ended: Whether the run has ended.
         """
         self._late.clear()
@@ -261,11 +262,11 @@ class Observers:
         self._started, self._ended = saved["started"], saved["ended"] and ended
         for name, observer in zip(self._names, self.listed, strict=True):
             if name in saved["states"]:
-                _called(name, observer, "load", "where its state is read", saved["states"][name])
+                _called(name, observer, "load", "when its state was loaded", saved["states"][name])
 
 
 def read_numbers(values: Sequence[Value]) -> list[float]:
-    """Return numbers; those that lie on one accelerator are read from it in one piece.
+    """Return the values as numbers; those on one accelerator are read from it at once.
 
     >>> read_numbers([torch.tensor(1.5), 2])
     [1.5, 2.0]
@@ -283,22 +284,22 @@ def read_numbers(values: Sequence[Value]) -> list[float]:
 
 
 def refusal(observers: Observers, engine: str) -> str:
-    """Say why observers cannot be carried by an engine ('pool', 'vmap'); empty if they can."""
+    """Return why observers cannot run in an engine ('pool', 'vmap'); empty if they can."""
     for name, observer in zip(observers._names, observers.listed, strict=True):
         if engine not in observer.engines:
             return f"the observer {name!r} does not list {engine!r} among its engines"
         if engine == "vmap":
             hidden = [what for what in observer.reads if what != "weights"]
             if hidden:
-                return f"the observer {name!r} reads {' and '.join(hidden)}, which a stack hides"
+                return f"the observer {name!r} reads {' and '.join(hidden)}, which stacks lack"
     return ""
 
 
 def _called(name: str, observer: Observer, hook: str, where: str, *args: Any) -> Any:
-    """Call a hook, its random numbers being its own.
+    """Call a hook with its own random numbers.
 
     Raises:
-        ObserverError: If it fails; with its name and the place.
+        ObserverError: If it fails; the message gives its name and the place.
     """
     state = args[0] if args and isinstance(args[0], RunState) else None
     seed = None
@@ -317,7 +318,7 @@ def _called(name: str, observer: Observer, hook: str, where: str, *args: Any) ->
 
 
 def _series(name: str, reading: Any, where: str) -> dict[str, Value]:
-    """Return what a hook returned as values by series, each in memory of its own."""
+    """Return the result of a hook as values by series, each in its own memory."""
     if reading is None:
         return {}
     if not isinstance(reading, Mapping):
@@ -346,13 +347,13 @@ def _described(value: Any) -> str:
 
 
 def _checked(observers: Sequence[Any]) -> list[str]:
-    """Return the observers' names, each held against what may be declared."""
+    """Return the observers' names, and check their attributes."""
     names: list[str] = []
     for place, observer in enumerate(observers):
         if not isinstance(observer, Observer):
             kind = observer.__name__ if isinstance(observer, type) else type(observer).__name__
             hint = f": give {kind}(), not the class" if isinstance(observer, type) else ""
-            raise BadTypeError(f"observers[{place}] is {kind}, no etude.Observer{hint}")
+            raise BadTypeError(f"observers[{place}] is {kind}, not an etude.Observer{hint}")
         name = observer.name or _lower(type(observer).__name__)
         _refuse_name(name, names)
         names.append(name)
@@ -375,7 +376,7 @@ def _checked(observers: Sequence[Any]) -> list[str]:
         if own and "gradients" not in observer.reads:
             raise BadValueError(
                 f"the observer {name!r} has on_gradient, and its reads {tuple(observer.reads)} "
-                "lack 'gradients'"
+                "do not include 'gradients'"
             )
     return names
 
@@ -384,13 +385,13 @@ def _refuse_name(name: Any, taken: Sequence[str]) -> None:
     if not isinstance(name, str) or not name.strip():
         raise BadTypeError(f"an observer's name is {name!r}: give a text")
     if name in OWN_SERIES or name.startswith(OF_PARTS):
-        raise BadValueError(f"observer {name!r}: the record has a series of that name already")
+        raise BadValueError(f"observer {name!r}: the record already has a series of that name")
     if name in taken:
-        raise BadValueError(f"two observers are called {name!r}: give one another name=")
+        raise BadValueError(f"two observers have the name {name!r}: give one of them another name=")
 
 
 def _lower(name: str) -> str:
-    """Return the name of a class as that of a series.
+    """Return the name of a class as the name of a series.
 
     >>> _lower("WeightNorm")
     'weight_norm'

@@ -1,4 +1,4 @@
-"""Regularisation: what a recipe adds to the loss, or sets in the model, against overfitting."""
+"""Regularisation: penalties, dropout and label smoothing, which reduce overfitting."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ UNITS: tuple[type[nn.Module], ...] = (
 
 
 class Penalty:
-    """What is added to the loss: on the size of the weights, and of the activations.
+    """The penalty that is added to the loss, on the size of the weights and the activations.
 
         l1 Σ|w| + (l2 / 2) Σ w² + activity Σ_layers mean(a²)
 
-    w runs over weight matrices, kernels and embedding tables (not over biases, normalisations,
-    or tables with sparse gradients, where it would touch every row; nor over what stands still in
-    the update, its multiplier of the rate being 0); a over the outputs of activation functions
-    and recurrent layers.
+    w runs over weight matrices, kernels and embedding tables, but not over biases, normalisations
+    or tables with sparse gradients (where every row would get a gradient), nor over weights that
+    are frozen in the update (their multiplier of the rate is 0). a runs over the outputs of
+    activation functions and recurrent layers.
 
     Args:
         model: The network.
-        recipe: Its l1, l2 and activity.
+        recipe: The recipe with l1, l2 and activity.
         rates: The multipliers of the rate, which determine what is frozen.
 
     Raises:
@@ -61,8 +61,8 @@ class Penalty:
         self.units = [m for m in model.modules() if isinstance(m, UNITS)] if self.activity else []
         if self.activity and not self.units:
             raise TaskError(
-                f"activity={self.activity:g}: the model has no activation module to watch; use "
-                "nn.ReLU() and the like in place of functions, or leave activity out"
+                f"activity={self.activity:g}: the model has no activation module; use modules "
+                "such as nn.ReLU() in place of functions, or leave activity out"
             )
         self._seen: list[Tensor] = []
         self.rates = rates
@@ -72,7 +72,7 @@ class Penalty:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Keep the mean square of every activation of the forward pass in the block."""
+        """Record the mean square of every activation of the forward pass in the block."""
         self._seen.clear()
         with ExitStack() as stack:
             for unit in self.units:
@@ -85,7 +85,7 @@ class Penalty:
         self._seen.append(values.float().square().mean())
 
     def value(self) -> Tensor:
-        """Return the penalty, after the forward pass whose activations were watched."""
+        """Return the penalty, after a forward pass whose activations were recorded."""
         terms: list[Tensor] = []
         weights = self.weights
         if self.rates is not None and self.rates.frozen_now:
@@ -104,10 +104,10 @@ class Penalty:
 
 
 def set_dropout(model: nn.Module, share: float) -> None:
-    """Set the share that every dropout of a model drops.
+    """Set the probability of every dropout of a model.
 
     Raises:
-        TaskError: If the model has none.
+        TaskError: If the model has no dropout.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1))
     >>> set_dropout(net, 0.5)
@@ -130,16 +130,16 @@ def set_dropout(model: nn.Module, share: float) -> None:
 
 
 def smoothed(task: Task, share: float) -> Task:
-    """Return the task with labels smoothed in its loss.
+    """Return the task with label smoothing in its loss.
 
         (1 - ε) · CE(z, y) + ε · mean over classes k of CE(z, k)
 
     Args:
-        task: One whose loss is a cross-entropy.
+        task: A task whose loss is a cross-entropy.
         share: ε, in (0, 1).
 
     Raises:
-        TaskError: If the loss is another one.
+        TaskError: If the task has another loss.
 
     Source: Szegedy et al. 2016, arXiv:1512.00567, section 7; as torch's `label_smoothing`.
     """

@@ -1,4 +1,4 @@
-"""A run put back to a saved state: of the same recipe, or of one that differs in its length."""
+"""Restores a run to a saved state, of the same recipe or of one with another length."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from etude.training.state import RunState
 def reload(
     state: RunState, saved: Mapping[str, Any], weights: EvaluationWeights | None = None
 ) -> None:
-    """Put a run's state back to a saved one; see `Run.load_state_dict`.
+    """Restore a run to a saved state; see `Run.load_state_dict`.
 
     Args:
-        state: Of the run.
+        state: The state of the run.
         saved: What `Run.state_dict` returned.
-        weights: The weights to be judged, where the optimizer trains at others.
+        weights: The evaluation weights, if the optimizer trains at other weights.
 
     Raises:
-        StorageError: If what was saved is of another recipe or model, or damaged.
+        StorageError: If the saved state is damaged, or of another recipe or model.
     """
     try:
         _reload(state, saved, weights)
@@ -44,7 +44,7 @@ def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeight
     if not same and not _of_another_length(state.recipe, saved):
         raise StorageError(
             f"the checkpoint is of recipe {saved['recipe']}, not {state.recipe.digest}: "
-            "resume with the recipe that is kept beside it"
+            "resume with the recipe that is saved with it"
         )
     try:
         load_state(state.model, saved["model"])
@@ -66,7 +66,7 @@ def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeight
         if weights is not None and weights.settled:
             weights.unsettle()
     if state.status == Status.STOPPED:
-        state.reason = ""  # whatever stopped it is over
+        state.reason = ""  # what stopped it no longer applies
     state.seconds, state.threads = saved["seconds"], saved["threads"]
     state.extra_gradients, state.gradient_step = saved["extra"], -1
     if state.early_stopping is not None:
@@ -80,7 +80,7 @@ def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeight
 
 
 def _set_length(state: RunState, saved: Mapping[str, Any], same: bool) -> None:
-    """Note where the length was changed, and set the evaluation steps that follow from it."""
+    """Note a change of the length, and set the evaluation steps that follow from it."""
     state.extended = [(step, length) for step, length in saved.get("extended", ())]
     if not same and saved["length"] != state.length:
         state.extended.append((state.step, saved["length"]))
@@ -90,35 +90,35 @@ def _set_length(state: RunState, saved: Mapping[str, Any], same: bool) -> None:
 
 
 def refuse_state(error: Exception) -> NoReturn:
-    """Say so where an optimizer cannot go on from the state that was read for it.
+    """Raise an error that says that an optimizer cannot continue from its loaded state.
 
-    What an optimizer remembers has shapes and types of its own making: only its first update shows
-    whether a file holds them.
+    Each optimizer chooses the shapes and types of its state, so only its first update shows
+    whether those in a file are right.
 
     Args:
-        error: What the first update after the state was put back failed with.
+        error: The error of the first update after the state was restored.
 
     Raises:
         StorageError: In place of the optimizer's own error.
-        Exception: The error itself, where no state is to blame for it.
+        Exception: The error itself, if the state cannot be its cause.
     """
     if isinstance(error, (EtudeError, torch.linalg.LinAlgError, torch.OutOfMemoryError)):  # type: ignore[attr-defined]
         raise error
     reason = str(error).partition("\n")[0]
     raise StorageError(
-        f"the checkpoint holds an optimizer's state that does not fit: {reason}; go on from "
-        "an earlier checkpoint, or train anew in another folder"
+        f"the checkpoint holds an optimizer's state that does not fit: {reason}; continue "
+        "from an earlier checkpoint, or start a new run in another folder"
     ) from error
 
 
 def _of_another_length(recipe: Recipe, saved: Mapping[str, Any]) -> bool:
-    """Whether what was saved is of a recipe but for its `steps`."""
+    """Return whether the saved state is of the same recipe except for its `steps`."""
     steps = saved.get("steps")
     return steps is not None and recipe.replace(steps=steps).has_digest(saved["recipe"])
 
 
 def _check_plain(state: Mapping[str, Any]) -> None:
-    """Refuse numbers and texts of a state that no run has written."""
+    """Raise for numbers and texts that no run can have written."""
     whole = {"step": 0, "threads": 1, "extra": 0}
     for name, least in whole.items():
         value = state[name]
@@ -127,7 +127,7 @@ def _check_plain(state: Mapping[str, Any]) -> None:
     if state["status"] not in set(Status):
         raise StorageError(f"the checkpoint is damaged: its status is {shown(state['status'])}")
     if not isinstance(state["reason"], str) or not _real(state["seconds"]):
-        raise StorageError("the checkpoint is damaged: its reason or its seconds are of no run")
+        raise StorageError("the checkpoint is damaged: its reason or its seconds are invalid")
     place = state["place"]
     if not all(_whole(place[name]) for name in ("epoch", "batch")):
         raise StorageError(f"the checkpoint is damaged: its place is {shown(place)}")
@@ -136,11 +136,11 @@ def _check_plain(state: Mapping[str, Any]) -> None:
         if not _whole(one["step"]) or not all(_real(number) for number in numbers):
             raise StorageError(f"the checkpoint is damaged: an evaluation is {shown(one)}")
     for name in ("parts", "metric_parts"):
-        # A state of before the metric's parts were kept has none.
+        # States from before the metric's parts were saved have none.
         if len({len(one[name]) for one in state["evaluations"] if one.get(name)}) > 1:
             raise StorageError(f"the checkpoint is damaged: its evaluations differ in their {name}")
     if not all(_whole(n) for pair in state.get("extended", ()) for n in pair):
-        raise StorageError("the checkpoint is damaged: it was extended at no update")
+        raise StorageError("the checkpoint is damaged: its extensions are invalid")
     lengths = {len(values) for values in state["series"].values()}
     if lengths != {state["step"]}:
         raise StorageError(

@@ -1,4 +1,4 @@
-"""What half an update leaves behind: random numbers drawn, and buffers moved on."""
+"""Saves and restores the random state and the buffers, which half an update has changed."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from etude.torch_internals import own_buffers
 
 
 class Buffers:
-    """A model's buffers at one moment, in place or set anew since.
+    """Saves a model's buffers, and restores them whether changed in place or replaced.
 
     Args:
-        model: Whose buffers are kept.
+        model: The model with the buffers.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # Looked up once, read at every mark: walking the modules would cost more than copying.
+        # Found once, for all marks: going through the modules would cost more than copying.
         self._holders = [own for own in map(own_buffers, model.modules()) if own]
         self.mark()
 
     def mark(self) -> None:
-        """Remember them as they are now."""
+        """Save their current values."""
         self._kept = [
             (holder, name, buffer, None if buffer is None else _copied(buffer))
             for holder in self._holders
@@ -34,7 +34,7 @@ class Buffers:
         ]
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore everything."""
         for holder, name, buffer, copy in self._kept:
             if buffer is not None and copy is not None:
                 memory, values = copy
@@ -45,13 +45,13 @@ class Buffers:
 
 
 def _copied(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the memory of a tensor, and a copy of what is in it."""
+    """Return the memory of a tensor, and a copy of its contents."""
     memory = tensor.detach()
     return memory, _written(memory).clone()
 
 
 def _written(memory: Tensor) -> Tensor:
-    """Return what to write to: of elements that share a place, one cannot be written alone."""
+    """Return the tensor to write to; elements that share memory cannot be written separately."""
     return memory if memory.is_contiguous() or not overlaps(memory) else span(memory)
 
 
@@ -64,15 +64,15 @@ def _lies_as(one: Tensor, other: Tensor) -> bool:
 
 
 class Snapshot:
-    """Remembers what a forward pass changes besides gradients, and puts it back.
+    """Saves what a forward pass changes besides gradients, and restores it.
 
-    An error in the middle of an update leaves weights and optimizer alone, but dropout has drawn
-    its numbers and batch normalisation has counted the batch. Whoever goes on meets that batch
-    again, and must meet it in the same state.
+    An error in the middle of an update does not change the weights or the optimizer, but dropout
+    has drawn its numbers and batch normalisation has counted the batch. When training continues,
+    the same batch comes again, and the state must be the same as before.
 
     Args:
-        model: Whose buffers are kept.
-        draws: Whether the data draws from Python's and NumPy's generators too.
+        model: The model, whose buffers are saved.
+        draws: Whether the data also uses Python's and NumPy's random generators.
     """
 
     def __init__(self, model: nn.Module, draws: bool) -> None:
@@ -82,14 +82,14 @@ class Snapshot:
         self.mark()
 
     def mark(self) -> None:
-        """Remember the state as it is now."""
+        """Save the current state."""
         self._all = RandomState.capture() if self._draws else None
         self._torch = torch.get_rng_state()
         self._devices = torch.cuda.get_rng_state_all() if self._cuda else []
         self._buffers.mark()
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore everything."""
         if self._all is not None:
             self._all.restore()
         torch.set_rng_state(self._torch)
@@ -100,7 +100,7 @@ class Snapshot:
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Leave every module of a model in the mode, training or evaluation, that it was in."""
+    """Restore the mode, training or evaluation, of every module after the block."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -111,7 +111,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Leave a model's buffers as they were: a state that is carried on is not the block's."""
+    """Restore a model's buffers after the block, such as a state carried from batch to batch."""
     buffers = Buffers(model)
     try:
         yield

@@ -175,7 +175,9 @@ def test_batches_that_disagree_are_refused():
 
 
 def test_an_observer_may_not_take_the_name_of_a_part():
-    with pytest.raises(BadValueError, match="observer 'loss/critic': the record has a series"):
+    with pytest.raises(
+        BadValueError, match="observer 'loss/critic': the record already has a series"
+    ):
         train(task(), BASE, probes={"loss/critic": lambda run: 0.0})
 
 

@@ -1,4 +1,4 @@
-"""What is told of a coordinate check: whether every layer changes as much at each width."""
+"""The report on a coordinate check: whether each layer changes equally at every width."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from etude.tasks.task import Task
 
 @tells(CoordinateCheck)
 def of_check(found: CoordinateCheck, task: Task | None = None) -> Report:
-    """Say whether the rates suit every width."""
+    """Return the report on a coordinate check."""
     subject = "the model" if task is None else task.name
     how = "alike at every width" if found.passed else "not alike at every width"
     return Report(
@@ -40,7 +40,7 @@ def fact(found: CoordinateCheck) -> Fact:
 
 
 def section(found: CoordinateCheck) -> Section:
-    """Return the verdict in a sentence, and the layers it is drawn from."""
+    """Return the verdict in a sentence, and a table of the layers."""
     return Section("Coordinate check", (f"Coordinate check {found.verdict()}.", _layers(found)))
 
 
@@ -67,5 +67,5 @@ def _layers(found: CoordinateCheck) -> DataTable:
         ),
         "The mean absolute change of each layer's output over "
         f"{words.plural(found.steps, 'update')}, and its slope over the width on logarithmic axes: "
-        "0 where the width does not matter.",
+        "0 if the width does not matter.",
     )

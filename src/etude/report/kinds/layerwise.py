@@ -1,4 +1,4 @@
-"""What is told of the rates of a model's parameters."""
+"""The report on the rates of a model's parameters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from etude.tasks.task import Task
 
 @tells(LayerRates)
 def of_rates(found: LayerRates, task: Task | None = None) -> Report:
-    """Say which rate each parameter has."""
+    """Return the report on the rates of all parameters."""
     sections = [Section("Parameter by parameter", (_table(found.rows),))]
     if any(row.curve for row in found.rows):
         curves = multiplier_curves.info(found)
@@ -80,7 +80,7 @@ def _table(rows: Sequence[ParameterRate]) -> DataTable:
     decayed = any(row.decay != 1 for row in rows)
     scheduled = any(row.curve for row in rows)
     reach = span(rows)
-    # Where no multiplier differs from 1 there is nothing to compare.
+    # If all multipliers are 1, there is nothing to compare.
     barred = any(row.multiplier not in (0.0, 1.0) for row in rows)
     bars = (
         " Bars: its multiplier there, on a logarithmic scale from "
@@ -122,6 +122,6 @@ def _row(row: ParameterRate, decayed: bool, reach: float | None) -> TableRow:
 
 
 def span(rows: Sequence[ParameterRate]) -> float:
-    """Return how many decades half of the bars' scale covers: at least log10(2)."""
+    """Return the number of decades in half of the bars' scale, at least log10(2)."""
     decades = [abs(math.log10(row.multiplier)) for row in rows if row.multiplier > 0]
     return max([math.log10(2), *decades])

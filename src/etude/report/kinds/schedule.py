@@ -1,4 +1,4 @@
-"""What is told of a schedule over a run."""
+"""The report on a schedule over a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from etude.tasks.task import Task
 
 @tells(ScheduleValues)
 def of_schedule(found: ScheduleValues, task: Task | None = None) -> Report:
-    """Say which value a schedule has at each step of a run."""
+    """Return the report on the values of a schedule."""
     curve = schedule_curve.of_values(found)
     text = repr(found.schedule)
     said = area_said(found)

@@ -1,7 +1,7 @@
 """Initialisations of the weights, by name, for all families of models.
 
 The fans are those of a single matrix: a fused recurrent tensor holds one matrix per gate, and
-each is drawn separately.
+each is initialised separately.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ INITIALISATIONS: Mapping[str, Callable[[Tensor], Tensor] | None] = MappingProxyT
         "orthogonal": init.orthogonal_,
     }
 )
-"""Name -> function that fills a weight in place; None keeps the family's own draw."""
+"""Name -> function that fills a weight in place; None keeps the layers' own initialisation."""
 
 GATES = {nn.RNN: 1, nn.LSTM: 4, nn.GRU: 3}
-"""The number of matrices that each recurrent layer keeps in one tensor."""
+"""The number of matrices in one tensor of each recurrent layer."""
 
 
 def initialise(model: nn.Module, name: str) -> nn.Module:
-    """Draw the weights of `model` anew, in place, from torch's global generator.
+    """Draw new weights for `model`, in place, from torch's global generator.
 
     With fan_in and fan_out of the weight (times the kernel's area, for a convolution):
 
-        default         as the layers draw them
+        default         the layers' own initialisation
         uniform         U(-0.05, 0.05), normal: N(0, 0.05²), whatever the layer's size
         xavier_*        variance 2 / (fan_in + fan_out)   (Glorot and Bengio 2010)
         he_*            variance 2 / fan_in               (He et al. 2015)
         orthogonal      W Wᵀ = 1 or Wᵀ W = 1              (Saxe et al. 2013)
 
-    Biases become 0 with every name but `default`. Normalisations and embedding tables keep
-    their values: neither has a fan.
+    With every name except `default` biases are set to 0. Normalisations and embedding tables keep
+    their values: they have no fan.
 
     Args:
         model: Any module of linear, convolutional and recurrent layers.
