@@ -15,7 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    InstanceOf,
     PlainSerializer,
     ValidationError,
     ValidationInfo,
@@ -83,11 +82,14 @@ def _lr_mult(value: object) -> LrMult | None:
     return None if value is None else LrMult.of(value)
 
 
-LrMultField = Annotated[
-    InstanceOf[LrMult] | None,
-    BeforeValidator(_lr_mult),
-    PlainSerializer(lambda value: None if value is None else value.plain()),
-]
+if TYPE_CHECKING:
+    LrMultField = LrMult | None
+else:  # pydantic before 2.14 looks into the dataclass, whose types it cannot know
+    LrMultField = Annotated[
+        Any,
+        BeforeValidator(_lr_mult),
+        PlainSerializer(lambda value: None if value is None else value.plain()),
+    ]
 ScheduleField = Annotated[Schedule, BeforeValidator(_schedule), PlainSerializer(repr)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
