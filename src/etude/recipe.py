@@ -82,20 +82,18 @@ def _lr_mult(value: object) -> LrMult | None:
     return None if value is None else LrMult.of(value)
 
 
-if TYPE_CHECKING:
-    LrMultField = LrMult | None
-else:  # pydantic before 2.14 looks into the dataclass, whose types it cannot know
-    LrMultField = Annotated[
-        Any,
-        BeforeValidator(_lr_mult),
-        PlainSerializer(lambda value: None if value is None else value.plain()),
-    ]
+def _plain_lr_mult(value: LrMult | None) -> object:
+    return None if value is None else value.plain()
+
+
 ScheduleField = Annotated[Schedule, BeforeValidator(_schedule), PlainSerializer(repr)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 if TYPE_CHECKING:
     BatchSize = int | Literal["all"]
-else:  # pydantic would report every mistake in a union twice
+    LrMultField = LrMult | None
+else:  # pydantic would report every mistake in a union twice, and before 2.14 look into LrMult
+    LrMultField = Annotated[Any, BeforeValidator(_lr_mult), PlainSerializer(_plain_lr_mult)]
     BatchSize = Annotated[Count, WrapValidator(_batch_size)]
 Percentile = Annotated[float, BeforeValidator(_number), Field(gt=0, le=100, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False)]

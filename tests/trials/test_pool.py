@@ -265,7 +265,7 @@ def test_a_killed_tuning_goes_on_to_the_same_answer(tmp_path):
         [sys.executable, str(script), str(folder)], env=environment, start_new_session=True
     )
     end = time.monotonic() + 100
-    while not list(folder.rglob("checkpoints/step-0*150.json")):
+    while not list(folder.rglob("checkpoints/step-0*225.json")):
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.002)
