@@ -10,6 +10,7 @@ of `benchmarks.regret`.
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,15 @@ RESULTS = Path(__file__).parent / "results"
 BUDGETS = (1.3, 1.5, 2.0, 3.0, 10.0)
 
 
+OPENED = (
+    "The held half was opened when the search was fixed: at 3 runs it then missed -0.02% / 0.36% "
+    "/ 9.5% on ordinary tasks and 0.01% / 0.00% / 3.8% on those that learn late. After that the "
+    "rule for overfitting was put back into the ladder, which laws of the tests ask for, and the "
+    "budgets from 2 to 2.6875 got their former ladders; neither was chosen by these figures."
+)
+"""What happened after the held half was opened."""
+
+
 @cache
 def table_of(name: str) -> Table:
     """Return the table of a fresh task."""
@@ -46,6 +56,7 @@ def table_of(name: str) -> Table:
     def losses(key: str) -> np.ndarray:
         return np.where(np.isfinite(kept[key]), kept[key], np.inf).astype(float)
 
+    constant = float(about[:, :, 6].mean())
     near = [any(abs(share - place) < 1e-6 for place in SHARES) for share in evidence.SHARES]
     return Table(
         name,
@@ -58,6 +69,7 @@ def table_of(name: str) -> Table:
         losses("train"),
         about[:, :, 4] / about[:, :, 5],
         np.where(near, losses("mean02"), np.inf),
+        constant if math.isfinite(constant) else None,
     )
 
 
@@ -198,7 +210,8 @@ def text(*, held: bool) -> str:
         *section("The open half", OPEN),
     ]
     if held:
-        lines += section("The held half, opened once the design was fixed", HELD)
+        lines += ["", OPENED]
+        lines += section("The held half", HELD)
     return "\n".join(lines) + "\n"
 
 

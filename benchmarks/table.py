@@ -22,6 +22,7 @@ from benchmarks import contest
 from etude.optimizers.prior import centre_of
 from etude.recipe import Recipe
 from etude.training.clock import clock_of
+from etude.trials.baseline import LEAST
 from etude.trials.curve import Curve, Exposure
 from etude.trials.phase import Phase
 from etude.tuning.search.ladder import ladder_for
@@ -48,6 +49,8 @@ class Table:
         ends: The share of its run after which each diverged, else 1, by (seed, rate).
         averaged: Validation loss of an exponential mean of the weights, where the tuner evaluates
             one; infinite elsewhere. None where it was not kept.
+        constant: Validation loss of the best constant output; None where it was not kept, or
+            there is none.
     """
 
     task: str
@@ -60,6 +63,7 @@ class Table:
     training: np.ndarray
     ends: np.ndarray
     averaged: np.ndarray | None = None
+    constant: float | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Table:
@@ -99,6 +103,16 @@ class Table:
     def judged(self) -> np.ndarray:
         """What a trial is judged by: the less of the losses of its weights and of their mean."""
         return self.losses if self.averaged is None else np.minimum(self.losses, self.averaged)
+
+    def told(self, losses: Sequence[float]) -> tuple[bool, ...]:
+        """Say of each loss whether it is better than a constant's; empty where none is known.
+
+        The tuner also asks for three standard errors over slices, which the table does not hold.
+        """
+        if self.constant is None:
+            return ()
+        least = self.constant - LEAST * abs(self.constant)
+        return tuple(loss < least for loss in losses)
 
     @cached_property
     def best(self) -> int:
@@ -209,6 +223,7 @@ class Entry:
             tuple(self.table.shares[j] for j in seen),
             tuple(float(losses[j]) for j in seen),
             tuple(self.table.train_loss(self.seed, self.rate, j) for j in seen),
+            self.table.told([float(losses[j]) for j in seen]),
         )
 
     def price(self, share: float) -> float:

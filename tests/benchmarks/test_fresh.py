@@ -21,7 +21,7 @@ MADE_UP = [name for name, row in fresh.ROWS.items() if not row.data]
 SHIPPED = [name for name, row in fresh.ROWS.items() if row.data]
 
 
-def trains(name: str) -> None:
+def assert_trains(name: str) -> None:
     """Three updates of the task's own recipe change the loss, and every number is finite."""
     task = fresh.get(name)
     assert task.name == name
@@ -36,7 +36,7 @@ def trains(name: str) -> None:
 
 @pytest.mark.parametrize("name", MADE_UP)
 def test_a_task_with_made_up_data_trains_and_is_the_same_every_time(name: str):
-    trains(name)
+    assert_trains(name)
     one, other = fresh.get(name), fresh.get(name)
     for part in ("train", "valid"):
         pairs = zip(getattr(one, part).tensors, getattr(other, part).tensors, strict=True)
@@ -47,7 +47,7 @@ def test_a_task_with_made_up_data_trains_and_is_the_same_every_time(name: str):
 def test_a_task_with_shipped_data_trains(name: str):
     if why := fresh.absent(name):
         pytest.skip(why)
-    trains(name)
+    assert_trains(name)
 
 
 def test_the_lot_divides_the_tasks_into_halves_late_ones_too():

@@ -159,7 +159,7 @@ def test_a_search_that_trains_decides_as_its_replay_does(
     It was kept before trials were judged by the mean of their weights too.
     """
     monkeypatch.setattr("etude.trials.pool.weight_mean", lambda task, recipe: [])
-    one, seed = table.load(TASK), 1  # where no decision hangs on a rounding
+    one, seed = table.load(TASK), 1  # where no rounding decides between two finished rates
     task = contest.get(TASK)
     recipe = Recipe(**{**task.defaults, "seed": seed, "evaluations": 16})
     trained = OnGrid(

@@ -14,7 +14,7 @@ cycles = st.sampled_from([0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.3])
 STEPS = 90
 
 
-def same(name, tolerance=1e-12, **options):
+def assert_same_as_peer(name, tolerance=1e-12, **options):
     ours = getattr(parity, name)(LR, **options)
     assert_same(ours, stepped(getattr(peer, name)(sgd(), **options), STEPS), tolerance, peak=LR)
 
@@ -22,20 +22,20 @@ def same(name, tolerance=1e-12, **options):
 @few
 @given(W=warmups)
 def test_constant_with_warmup(W):
-    same("get_constant_schedule")
-    same("get_constant_schedule_with_warmup", num_warmup_steps=W)
+    assert_same_as_peer("get_constant_schedule")
+    assert_same_as_peer("get_constant_schedule_with_warmup", num_warmup_steps=W)
 
 
 @few
 @given(W=warmups, T=totals)
 def test_linear(W, T):
-    same("get_linear_schedule_with_warmup", num_warmup_steps=W, num_training_steps=T)
+    assert_same_as_peer("get_linear_schedule_with_warmup", num_warmup_steps=W, num_training_steps=T)
 
 
 @few
 @given(W=warmups, T=totals, c=cycles)
 def test_cosine(W, T, c):
-    same(
+    assert_same_as_peer(
         "get_cosine_schedule_with_warmup",
         num_warmup_steps=W,
         num_training_steps=T,
@@ -59,7 +59,7 @@ def test_hard_restarts(W, T, c):
 @given(W=warmups, T=totals, end=st.floats(0.0, 0.2), power=st.floats(0.3, 3.0))
 def test_polynomial(W, T, end, power):
     if W < T:
-        same(
+        assert_same_as_peer(
             "get_polynomial_decay_schedule_with_warmup",
             num_warmup_steps=W,
             num_training_steps=T,
@@ -77,13 +77,13 @@ def test_polynomial_without_a_decay_ends_after_its_warmup():
 @few
 @given(W=warmups, tau=st.none() | st.integers(20, 50))
 def test_inverse_sqrt(W, tau):
-    same("get_inverse_sqrt_schedule", num_warmup_steps=W, timescale=tau)
+    assert_same_as_peer("get_inverse_sqrt_schedule", num_warmup_steps=W, timescale=tau)
 
 
 @few
 @given(W=warmups, T=totals, c=cycles, floor=st.floats(0.0, 1.0), rate=st.booleans())
 def test_cosine_with_min_lr(W, T, c, floor, rate):
-    same(
+    assert_same_as_peer(
         "get_cosine_with_min_lr_schedule_with_warmup",
         num_warmup_steps=W,
         num_training_steps=T,
@@ -97,7 +97,7 @@ def test_cosine_with_min_lr(W, T, c, floor, rate):
     W=warmups, T=totals, c=cycles, floor=st.floats(0.0, 1.0), start=st.none() | st.floats(0.0, 1.0)
 )
 def test_cosine_warmup_with_min_lr(W, T, c, floor, start):
-    same(
+    assert_same_as_peer(
         "get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
         num_warmup_steps=W,
         num_training_steps=T,
@@ -122,7 +122,7 @@ def test_wsd(W, D, T, stable, rise, fall, floor, c):
     if stable is None and T < D:
         return  # transformers then decays from before the first step
     options = {"num_stable_steps": stable} if stable is not None else {"num_training_steps": T}
-    same(
+    assert_same_as_peer(
         "get_wsd_schedule",
         num_warmup_steps=W,
         num_decay_steps=D,

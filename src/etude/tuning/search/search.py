@@ -24,9 +24,6 @@ from etude.tuning.search.refine import (
 LOOK = 1 / 4
 """Where the leader of a small budget is looked at for a turn."""
 
-WIDEST = 1 / 4
-"""Share of a run from which on no rate is started beyond an edge: what it costs compares more."""
-
 
 class Search(Ranking[E]):
     """Decides which rates start, how far each goes, and which is finished.
@@ -150,8 +147,8 @@ class Search(Ranking[E]):
             if not ranked:
                 return
             self.pool.go(self.kept(ranked, rung), rung.share, Phase.toward(rung.share))
-            if rung.share < WIDEST:
-                self.widen(rung.share)
+            if rung.share < 1:
+                self.aim(rung.share)
 
     def kept(self, ranked: list[E], rung: Rung) -> list[E]:
         """Return the best that go on to a rung, as many as the budget leaves a finish for."""
@@ -176,13 +173,16 @@ class Search(Ranking[E]):
         """
         if not math.isfinite(self.pool.untrained_score) and not self.ranked(share):
             return  # the fault is not the rate
-        strides = 0
-        while self.affords(self.pool.fresh(share), self.finish(share)):
+        strides, fresh, after = 0, self.pool.fresh(share), self.finish(share)
+        while self.affords(fresh, after):
             rates = sorted(trial.lr for trial in self.pool.trials())
             ranked = self.ranked(share)
             leader = ranked[0].lr if ranked else rates[0]
             exploded = bool(ranked) and self.exploded(ranked[0], share)
-            stride = SPACING * (1 if strides == 0 and not exploded else 2)
+            # A doubled stride leaves a gap: one trial tells on which side the best lies, and one
+            # more halves it.
+            far = exploded or (strides > 0 and (self.small or self.affords(3 * fresh, after)))
+            stride = SPACING * (2 if far else 1)
             if len(rates) == 1 and ranked and not exploded:
                 return
             if leader == rates[0] or exploded:
@@ -190,7 +190,10 @@ class Search(Ranking[E]):
             elif leader == rates[-1]:
                 rate = leader * 10**stride
             else:
-                return
+                low, high = _widest_gap(rates, leader)
+                if math.log10(high / low) < 1.5 * SPACING:
+                    return
+                rate = math.sqrt(low * high)
             if not self.pool.lowest < rate < HIGHEST or self.pool.hopeless:
                 return
             strides += 1
@@ -198,3 +201,23 @@ class Search(Ranking[E]):
             if trial.share >= share:
                 return
             self.pool.go([trial], share, Phase.BEYOND_EDGE)
+
+    def aim(self, share: float) -> None:
+        """Where the leader has turned, add the lower rate that its curve points to."""
+        leader = self.judged(share)[:1]
+        curve = next((c for c in self.turned(share) if leader and c.lr == leader[0].lr), None)
+        if curve is None:
+            return
+        lr = target(curve, self.pool.exposure, self.pool.untrained_score)
+        if math.log10(curve.lr / lr) < SPACING / 2 + APART or lr < self.pool.lowest:
+            return
+        trial = self.known(lr)
+        cost = self.pool.fresh(share) if trial is None else self.pool.price(trial, share)
+        if self.affords(cost, self.finish(share)):
+            self.pool.go([trial or self.pool.enter(nice(lr))], share, Phase.CURVE_TURNED)
+
+
+def _widest_gap(rates: list[float], leader: float) -> tuple[float, float]:
+    """Return the two rates, one of them the leader, that lie furthest apart."""
+    beside = [pair for pair in pairwise(rates) if leader in pair]
+    return max(beside, key=lambda pair: pair[1] / pair[0])
