@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from etude.tasks.task import Task
 from etude.training.batch_norm_statistics import renew_statistics
 from etude.training.objective import Context
-from etude.training.snapshot import Buffers
+from etude.training.snapshot import weights_kept
 
 
 class EvaluationWeights:
@@ -64,14 +63,9 @@ class EvaluationWeights:
         if self.settled:
             yield
             return
-        kept = [(p, p.detach().clone()) for p in self.model.parameters()]
-        buffers = Buffers(self.model)
-        self.settle()
-        try:
-            yield
-        finally:
-            self.unsettle()
-            with torch.no_grad():
-                for parameter, value in kept:
-                    parameter.copy_(value)
-                buffers.restore()
+        with weights_kept(self.model, self.model.parameters()):
+            self.settle()
+            try:
+                yield
+            finally:
+                self.unsettle()

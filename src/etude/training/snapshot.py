@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -118,3 +118,16 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             buffers.restore()
+
+
+@contextmanager
+def weights_kept(model: nn.Module, parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Leave some parameters of a model, and its buffers, as they were before the block."""
+    kept = [(p, p.detach().clone()) for p in parameters]
+    with buffers_kept(model):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in kept:
+                    parameter.copy_(value)

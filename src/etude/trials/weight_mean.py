@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +18,7 @@ from etude.training.batch_norm_statistics import renew_statistics
 from etude.training.clock import clock_of
 from etude.training.evaluate import evaluate
 from etude.training.observer import Observer
-from etude.training.snapshot import Buffers
+from etude.training.snapshot import weights_kept
 from etude.training.state import RunState
 
 WINDOW = 0.02
@@ -95,7 +94,10 @@ class WeightMean(Observer):
         """Evaluate the mean where that is due."""
         if not self.count or state.step != self.target or state.diverged:
             return
-        with self._in_place(state):
+        with weights_kept(state.model, state.parameters), torch.no_grad():
+            for weight, value in zip(state.parameters, self.mean, strict=True):
+                weight.copy_(value)
+            renew_statistics(state.task, state.model, state.batch_size, state.autocast, BATCHES)
             found = evaluate(
                 state.task,
                 state.model,
@@ -106,20 +108,6 @@ class WeightMean(Observer):
             )
         self.evaluations.append(found)
         self.release()
-
-    @contextmanager
-    def _in_place(self, state: RunState) -> Iterator[None]:
-        """Let the model have the mean as its weights for a block."""
-        kept = [weight.detach().clone() for weight in state.parameters]
-        buffers = Buffers(state.model)
-        _write(state.parameters, self.mean)
-        try:
-            renew_statistics(state.task, state.model, state.batch_size, state.autocast, BATCHES)
-            yield
-        finally:
-            _write(state.parameters, kept)
-            with torch.no_grad():
-                buffers.restore()
 
     def at(self, step: int) -> Evaluation | None:
         """Return the evaluation of the mean after `step` updates, if there was one."""
@@ -160,9 +148,3 @@ def step_at_share(length: int, share: float) -> int:
 def _wide(weight: Tensor) -> torch.dtype:
     """Return a type of 32 bits or more: steps of a mean are lost in half precision."""
     return torch.promote_types(weight.dtype, torch.float32)
-
-
-def _write(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for weight, value in zip(weights, values, strict=True):
-            weight.copy_(value)
