@@ -12,7 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not os.environ.get("ETUDE_TEST_GPU"):  # the laws are stated of the CPU; tests/gpu has its own
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # Which task files are trusted is noted apart from what the user's own runs have noted.
-os.environ.setdefault("ETUDE_STATE_DIR", tempfile.mkdtemp(prefix="etude-state-"))
+_state = tempfile.TemporaryDirectory(prefix="etude-state-")  # removed when the tests end
+os.environ.setdefault("ETUDE_STATE_DIR", _state.name)
 
 import torch
 from hypothesis import settings
