@@ -1,4 +1,4 @@
-"""Which runs can be stacked, and which with which."""
+"""Determines which runs can be stacked, and which of them in the same stack."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from etude.training.observer import refusal
 from etude.training.run import Run
 
 
-def misfit(run: Run) -> str:
-    """Say why a run cannot be stacked; empty if nothing speaks against it.
+def why_not_stackable(run: Run) -> str:
+    """Return why a run cannot be stacked; empty if it can.
 
-    What only a trial shows (an operation that vmap lacks, an answer that differs) is found later.
+    An operation that vmap does not support, or a result that differs from the loop's, is found
+    later, by the first stacked updates.
     """
     recipe, name = run.recipe, run.recipe.optimizer.name
     if run.state.optimizer_spec.stacked not in RULES:
@@ -65,7 +66,7 @@ def _model(model: nn.Module) -> str:
 
 
 def kind(run: Run) -> Hashable:
-    """Return what runs must have in common to be stacked."""
+    """Return the properties that runs in one stack must have in common."""
     recipe = run.recipe
     known = run.state.optimizer_spec.stacked in RULES
     return (
