@@ -200,8 +200,8 @@ class Closure:
         return _total(self.objective.backward(self.batches))
 
 
-def go(optimizer: Optimizer, again: Closure | None) -> int:
-    """Do the optimizer's update; return the number of gradients it computed after the first."""
+def take_step(optimizer: Optimizer, again: Closure | None) -> int:
+    """Do the optimizer's update; return the number of gradients computed after the first one."""
     if again is None:
         optimizer.step()
         return 0
