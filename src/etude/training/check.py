@@ -125,7 +125,7 @@ def _check_all_rows(task: Task, model: nn.Module, batch: Batch) -> None:
 
 
 def _mixed(batch: Batch, one: Batch) -> Batch:
-    """Return a batch with its first sample replaced."""
+    """Return a batch whose first sample is another one."""
     if isinstance(batch, dict):
         return {name: torch.cat([one[name], rest[1:]]) for name, rest in batch.items()}
     return tuple(torch.cat([a, b[1:]]) for a, b in zip(one, batch, strict=True))
@@ -165,7 +165,7 @@ def _not_finite(loss: float, place: str, cause: str) -> str:
 
 
 def _named(batch: Any, task: Task) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor of a batch with its name in messages."""
+    """Yield every tensor of a batch with what its user calls it."""
     if isinstance(batch, Tensor):
         yield "the batch", batch
     elif isinstance(batch, Mapping):

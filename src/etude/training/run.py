@@ -296,7 +296,7 @@ class Run:
         state.evaluations.append(result)
         try:
             self.observers.evaluation(state, result)
-        finally:  # an observer that fails must not change how the run continues
+        finally:  # an observer that fails changes nothing in what follows from the evaluation
             self._follow_from(result, enough)
         return state.evaluations[-1]
 

@@ -60,7 +60,7 @@ class RunState:
         status: Whether it has finished, diverged, or can continue ('stopped').
         reason: Why it ended, or what interrupted it.
         seconds: Time spent on updates and evaluations.
-        series: The values measured in each update, by name.
+        series: What was measured in each update, by name.
         evaluations: The evaluations, in order.
         extended: (update, length until then) for each time that the length was changed.
         cursor: The position in the data of the next batch.
