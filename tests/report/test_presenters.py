@@ -34,7 +34,7 @@ from etude.report.document import (
 )
 from etude.report.kinds import sensitivity as told_sensitivity
 from etude.report.kinds import tuning as told_tuning
-from etude.report.registry import known, reports
+from etude.report.registry import known, presents
 from etude.report.schedule_values import ScheduleValues
 from etude.schedules import cosine, warmup
 from etude.trials.phase import Phase
@@ -249,7 +249,7 @@ def test_a_kind_of_result_is_added_in_one_place():
     ):
         present(Found())
 
-    @reports(Found)
+    @presents(Found)
     def of_found(found, task=None):
         return Report("Kind", "line", "A title", "A lede.")
 

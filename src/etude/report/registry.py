@@ -43,7 +43,7 @@ def present(result: object, *, task: Task | None = None) -> Report:
     return _report_on(result, task)
 
 
-def reports(kind: type[R]) -> Callable[[Callable[[R, Task | None], Report]], object]:
+def presents(kind: type[R]) -> Callable[[Callable[[R, Task | None], Report]], object]:
     """Register the function that creates the report for a type of result.
 
     Args:

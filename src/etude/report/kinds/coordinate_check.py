@@ -13,11 +13,11 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
-from etude.report.registry import reports
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
 
-@reports(CoordinateCheck)
+@presents(CoordinateCheck)
 def of_check(found: CoordinateCheck, task: Task | None = None) -> Report:
     """Return the report on a coordinate check."""
     subject = "the model" if task is None else task.name

@@ -7,11 +7,11 @@ from etude.measure.probe import Probe
 from etude.measure.sharpness import Sharpness
 from etude.report import words
 from etude.report.document import DataTable, Fact, Report, Section, TableColumn, TableRow, Tone
-from etude.report.registry import reports
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
 
-@reports(Edge)
+@presents(Edge)
 def of_edge(found: Edge, task: Task | None = None) -> Report:
     """Return the report on the rate at which training breaks."""
     sections = [Section("The rates probed", (_probes(found),))]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from etude.record import Record, Status
 from etude.report import pieces, words
 from etude.report.document import Fact, Report, Section, Tone
-from etude.report.registry import reports
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
 
-@reports(Record)
+@presents(Record)
 def of_run(record: Record, task: Task | None = None) -> Report:
     """Return the report on a run."""
     rate = words.rate(record.recipe.lr)

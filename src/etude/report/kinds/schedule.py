@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from etude.report import schedule_curve, words
 from etude.report.document import Drawing, Fact, Report, Section
-from etude.report.registry import reports
+from etude.report.registry import presents
 from etude.report.schedule_values import ScheduleValues, area_sentence, table
 from etude.tasks.task import Task
 
 
-@reports(ScheduleValues)
+@presents(ScheduleValues)
 def of_schedule(found: ScheduleValues, task: Task | None = None) -> Report:
     """Return the report on the values of a schedule."""
     curve = schedule_curve.of_values(found)

@@ -6,7 +6,7 @@ from etude.measure.effect import Effect
 from etude.measure.sensitivity import TOGETHER, Response, Sensitivity
 from etude.report import words
 from etude.report.document import DataTable, Report, Section, TableColumn, TableRow, Tone
-from etude.report.registry import reports
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
 VERDICTS = {
@@ -17,7 +17,7 @@ VERDICTS = {
 }
 
 
-@reports(Sensitivity)
+@presents(Sensitivity)
 def of_sensitivity(found: Sensitivity, task: Task | None = None) -> Report:
     """Return the report on the effect of another rate for each part."""
     base = sum(found.baseline) / len(found.baseline)

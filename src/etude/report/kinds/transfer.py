@@ -6,12 +6,12 @@ import math
 
 from etude.report import words
 from etude.report.document import DataTable, Fact, Report, Section, TableColumn, TableRow, Tone
-from etude.report.registry import reports
+from etude.report.registry import presents
 from etude.tasks.task import Task
 from etude.tuning.transfer.transfer import Transfer
 
 
-@reports(Transfer)
+@presents(Transfer)
 def of_transfer(found: Transfer, task: Task | None = None) -> Report:
     """Return the report on the rate to use at the new size."""
     sure = found.trained and found.confirmed

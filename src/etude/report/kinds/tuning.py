@@ -14,7 +14,7 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
-from etude.report.registry import reports
+from etude.report.registry import presents
 from etude.report.sentences import break_sentence, tie_sentence
 from etude.report.trials import trial_table
 from etude.tasks.task import Task
@@ -49,7 +49,7 @@ WORTH = {
 """A note on the chosen rate, by the outcome."""
 
 
-@reports(TuneResult)
+@presents(TuneResult)
 def of_tuning(result: TuneResult, task: Task | None = None) -> Report:
     """Return the report on a tuning."""
     trains = result.outcome != Outcome.NOTHING_TRAINS
@@ -213,7 +213,7 @@ def _costs(result: TuneResult) -> DataTable:
     return DataTable(
         (TableColumn("part"), TableColumn("runs", number=True)),
         tuple(
-            TableRow((part_label(part), f"{part.runs:.2f}"), bar=part.runs / most)
+            TableRow((part_said(part), f"{part.runs:.2f}"), bar=part.runs / most)
             for part in result.costs
         ),
         "1 run is what one full training of this recipe costs, in gradients. What a rate had "
@@ -222,10 +222,10 @@ def _costs(result: TuneResult) -> DataTable:
     )
 
 
-def part_label(part: RungCost) -> str:
-    """Return the name of a part of a tuning, and its purpose.
+def part_said(part: RungCost) -> str:
+    """Return the name of a part of a tuning, and what it was for.
 
-    >>> part_label(RungCost("to 50%", 0.5))
+    >>> part_said(RungCost("to 50%", 0.5))
     'to 50% of the run: the remaining rates'
     """
     rung = " of the run" if part.phase.rung else ""
