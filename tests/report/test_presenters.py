@@ -233,7 +233,7 @@ def test_a_row_has_a_cell_for_each_column():
 def test_every_word_of_an_enumeration_is_told():
     assert set(told_tuning.PHASES) == set(Phase)
     assert set(told_tuning.WORTH) == set(Outcome) - {Outcome.NOTHING_TRAINS}
-    assert set(told_sensitivity.SAID) == set(Effect)
+    assert set(told_sensitivity.VERDICTS) == set(Effect)
     assert set(terminal.STYLES) == set(Tone)
 
 

@@ -124,7 +124,7 @@ def choose_task(
     if own is not None:
         raise BadValueError(f"--task is for --resume: give the task alone, {own!r}")
     if name is None:
-        raise BadValueError("which task? Give a name (`etude tasks` lists them) or file.py:name")
+        raise BadValueError("no task: give a name (`etude tasks` lists them) or file.py:name")
     return _ready(tasks.load(name, **pairs(options, "--with")))
 
 

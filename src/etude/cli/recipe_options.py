@@ -38,7 +38,7 @@ class RecipeOptions:
         typer.Option(
             "--recipe",
             metavar="FILE",
-            help="A recipe file, .toml or .json (default: the object `recipe` beside your task, "
+            help="A recipe file, .toml or .json (default: the object `recipe` in your task's file, "
             "else the task's own defaults).",
         ),
     ] = None

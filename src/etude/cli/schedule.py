@@ -136,7 +136,7 @@ def schedule(
         for fault in faults:
             out.print(f"[yellow]{escape(fault)}[/yellow]")
         if lint and not faults:
-            out.print("[green]nothing looks wrong[/green]")
+            out.print("[green]no likely mistake found[/green]")
     if save is not None:
         _save(found, save)
         if not json:

@@ -20,7 +20,7 @@ from etude.tasks.turns import parameters_of
 from etude.torch_internals import own_buffers, unsaved_buffers
 from etude.training.convolutions import watched_convolutions
 from etude.training.evaluate import move
-from etude.training.objective import asks_nothing
+from etude.training.objective import has_no_answered_target
 from etude.training.precision import only_lower, refuse_recurrent
 from etude.training.snapshot import Buffers
 from etude.training.state import RunState
@@ -54,7 +54,7 @@ def check(state: RunState) -> int:
             tried, parts = _checked(state, model, batch)
         loss = float(tried.detach())
         cause = faults(batch, task)
-        if not math.isfinite(loss) and (cause or not asks_nothing(task, model, batch)):
+        if not math.isfinite(loss) and (cause or not has_no_answered_target(task, model, batch)):
             if cause and isinstance(data, TensorData):
                 cause = faults(data.tensors, task, data.origin)
             raise TaskError(_not_finite(loss, "the first batch", cause))
@@ -93,8 +93,8 @@ def refuse_untrained(state: RunState, found: Evaluation) -> None:
         return
     if found.weight == 0:
         raise TaskError(
-            "the validation data has no answered target: its loss is a mean over nothing; give "
-            "valid= with targets that the loss does not pass over"
+            "the validation data has no answered target, so its mean loss is undefined: give "
+            "valid= with targets that the loss does not ignore"
         )
     cause, task, data = "", state.task, state.task.valid
     if isinstance(data, TensorData):
