@@ -111,7 +111,7 @@ def _facts(result: TuneResult) -> list[Fact]:
     found.append(_broken(result))
     if result.sensitivity is not None:
         lost = words.share(result.sensitivity, 1)
-        note = "of the drop in loss is lost at most, interpolated between the rates followed"
+        note = "of the drop is lost at most, interpolated between the rates followed"
         found.append(Fact("At twice or half the rate", lost, note))
     if result.confidence is not None:
         share = f"{result.confidence:.0%}"
