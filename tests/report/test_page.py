@@ -80,7 +80,7 @@ def test_the_page_holds_the_answer(page):
     text = Reader(page).text
     for part in (
         "line: of the rates tried, 0.1 trains best",
-        "0.03 cannot be distinguished from it on this validation data with this seed",
+        "0.03 cannot be told apart from it on this validation data with this seed",
         "At 1 training diverged, at update 3",
         "1.69 full runs",
         "1 min 15 s",

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from etude import Recipe, Task, TuneResult, tasks, train
 from etude.report import words
 from etude.report.kinds.tuning import of_tuning
-from etude.report.sentences import break_sentence, tie_sentence
+from etude.report.sentences import broken_said, tie_said
 from etude.tuning.advice import fell
 from tests.tuning.common import quick, said_of_a_constant
 
@@ -180,7 +180,7 @@ def test_where_training_is_said_to_break_it_breaks(name, budget):
     best = tuned(name, budget)
     if best.outcome == "nothing trains":
         return
-    sentence, rate = break_sentence(best), best.stable_below
+    sentence, rate = broken_said(best), best.stable_below
     above = [t for t in best.trials if t.lr > best.lr]
     if rate is None:
         broke = [t for t in above if t.record.status == "diverged"]
@@ -202,10 +202,10 @@ def test_what_is_said_to_tie_ties_and_what_is_said_to_stand_behind_does(name, bu
     best = tuned(name, budget)
     if best.outcome in ("nothing trains", "unfinished"):
         return
-    sentence = tie_sentence(best)
+    sentence = tie_said(best)
     others = [t for t in best.trials if t.lr != best.lr]
     if tied := [t.lr for t in others if t.tied]:
-        assert rates_before(sentence, "cannot be distinguished", best) == tied
+        assert rates_before(sentence, "cannot be told apart", best) == tied
         for lr in tied:
             assert full(name, lr)[2] - best.loss <= tie_room(name, best, lr), lr
     if behind := [t.lr for t in others if t.followed and not t.tied]:

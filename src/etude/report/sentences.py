@@ -15,7 +15,7 @@ def _rates(trials: Sequence[TrialSummary]) -> str:
     return ", ".join(words.rate(trial.lr) for trial in trials)
 
 
-def tie_sentence(result: TuneResult) -> str:
+def tie_said(result: TuneResult) -> str:
     """Return which rates cannot be distinguished from the best, and for which this is unknown."""
     others = [t for t in result.trials if t.lr != result.lr]
     tied = [t for t in others if t.tied]
@@ -24,20 +24,20 @@ def tie_sentence(result: TuneResult) -> str:
     parts = []
     if tied:
         parts.append(
-            f"{_rates(tied)} cannot be distinguished from it on this validation data with this seed"
+            f"{_rates(tied)} cannot be told apart from it on this validation data with this seed"
         )
     if followed:
         parts.append(f"{_rates(followed)} did worse")
     if left:
         parts.append(
             f"{_rates(left)} {'was' if len(left) == 1 else 'were'} not followed to the end: "
-            f"whether {'it ties' if len(left) == 1 else 'they tie'} is unknown"
+            "whether they tie is not known"
         )
     said = "; ".join(parts)
     return f"{said}." if said else "No other rate was followed to three quarters of its run."
 
 
-def break_sentence(result: TuneResult) -> str:
+def broken_said(result: TuneResult) -> str:
     """Return at which rate above the best training broke, and at which update, if one did."""
     rate = result.stable_below
     if rate is None and result.common_break is not None:

@@ -15,7 +15,7 @@ from etude.report.document import (
     Tone,
 )
 from etude.report.registry import presents
-from etude.report.sentences import break_sentence, tie_sentence
+from etude.report.sentences import broken_said, tie_said
 from etude.report.trials import trial_table
 from etude.tasks.task import Task
 from etude.trials.phase import Phase
@@ -28,7 +28,7 @@ PHASES = {
     Phase.RECIPE_RUNG: "the remaining recipes",
     Phase.BEYOND_EDGE: "the best rate was the lowest or highest one",
     Phase.CURVE_TURNED: "a lower rate, computed from that curve",
-    Phase.ANEW_LOWER: "the best rate had begun to overfit",
+    Phase.ANEW_LOWER: "a rate had begun to overfit",
     Phase.FINISH: "the best rate, to the end of its run",
     Phase.AFTER_DIVERGENCE: "lower rates, continued",
     Phase.RUNNER_UP: "rates with the same progress as the best",
@@ -83,8 +83,8 @@ def _lede(result: TuneResult) -> list[str]:
             f"{tried} {'were' if len(result.trials) > 1 else 'was'} tried, {between}, and none "
             f"came to the end of its run better than untrained. {cost}."
         ]
-    parts = [f"{tried} were tried {between}.", tie_sentence(result)] if low < high else []
-    parts = [*parts, break_sentence(result)] if low < high else ["No other rate was tried."]
+    parts = [f"{tried} were tried {between}.", tie_said(result)] if low < high else []
+    parts = [*parts, broken_said(result)] if low < high else ["No other rate was tried."]
     if result.selection is not None:
         given = ", ".join(
             f"{k} {words.recipe_value(v)}" for k, v in result.selection.values.items()
@@ -129,7 +129,7 @@ def _tied(result: TuneResult) -> Fact:
     low, high = result.tied
     if low < high:
         tied = words.plural(sum(trial.tied for trial in others), "rate")
-        note = f"{tied} not distinguished, with this seed"
+        note = f"{tied} not told apart, with this seed"
         return Fact("Ties with it", f"{words.rate(low)} to {words.rate(high)}", note)
     if any(trial.followed for trial in others):
         return Fact("Ties with it", "none", "of the rates followed to three quarters of the run")
@@ -141,7 +141,7 @@ def _not_followed(result: TuneResult) -> list[Fact]:
     if not left:
         return []
     rates = ", ".join(words.rate(trial.lr) for trial in left)
-    ties = "whether it ties is unknown" if len(left) == 1 else "whether they tie is unknown"
+    ties = "whether it ties is not known" if len(left) == 1 else "whether they tie is not known"
     return [Fact("Not followed to the end", words.plural(len(left), "rate"), f"{rates}: {ties}")]
 
 
