@@ -21,8 +21,13 @@ from etude.tuning.search.refine import (
     runners_up,
 )
 
-FALLING = 0.1
-"""Share of its drop by which a lone trial must still fall for a higher rate to be tried next."""
+ALONE = 2.0
+"""The budget below which one rate starts alone: its curve tells where the next is tried, and a
+start anew at a lower rate stays affordable."""
+
+FALLING = 0.2
+"""Share of its drop by which a lone curve must fall over the second half of its way for the next
+rate to be higher."""
 
 
 class Search(Ranking[E]):
@@ -73,11 +78,9 @@ class Search(Ranking[E]):
     # ---- the first rung ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Take the first rates to the first rung: one, where more would cost a start anew."""
-        fresh, count = self.pool.fresh(self.first), self.rungs[0].keep
-        if not self.affords(count * fresh, self.pool.fresh(self.last)):
-            count = 1
-        rates = grid(self.centre, count, SPACING)
+        """Take the first rates to the first rung; one alone where the budget is small."""
+        alone = self.final and self.pool.left < ALONE
+        rates = grid(self.centre, 1 if alone else self.rungs[0].keep, SPACING)
         self.pool.go([self.pool.enter(r) for r in rates], self.first, Phase.toward(self.first))
 
     def anew(self) -> bool:
@@ -168,7 +171,7 @@ class Search(Ranking[E]):
             self.pool.go([trial], share, Phase.BEYOND_EDGE)
 
     def slow(self, trial: E) -> bool:
-        """Say whether a trial still falls by a tenth of its drop over the second half of its way."""
+        """Say whether a trial still falls by much over the second half of its way."""
         curve = trial.curve()
         half = [y for x, y in zip(curve.shares, curve.scores, strict=True) if 2 * x <= trial.share]
         fallen = (half[-1] if half else self.pool.untrained_score) - curve.scores[-1]
