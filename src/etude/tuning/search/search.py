@@ -52,6 +52,7 @@ class Search(Ranking[E]):
         self.centre, self.final = centre, final
         self.rungs = ladder.rungs if final else ladder.rungs[:-1]
         self.first, self.last = self.rungs[0].share, self.rungs[-1].share
+        self.brief = final and len(self.rungs) == 2
 
     def run(self) -> E:
         """Search, and return the best, finished if any could be."""
@@ -63,7 +64,7 @@ class Search(Ranking[E]):
     def conclude(self) -> E:
         """Return the best that is finished, improved on for what is left."""
         if not self.final:
-            return next(iter(self.ranked(self.rungs[-1].share)), None) or self.furthest()
+            return next(iter(self.ranked(self.last)), None) or self.furthest()
         best = self.finished() or fall_back(self)
         if best is None:
             return self.furthest()
@@ -84,10 +85,8 @@ class Search(Ranking[E]):
         self.pool.go([self.pool.enter(r) for r in rates], self.first, Phase.toward(self.first))
 
     def anew(self) -> bool:
-        """Where no rung lies before the finish, finish the rate that a turned leader points to."""
-        if len(self.rungs) != 2 or self.last < 1:
-            return False
-        lr = self.lower(self.first, FURTHER)
+        """In a brief search, finish the lower rate that a curve that has turned points to."""
+        lr = self.lower(self.first, FURTHER) if self.brief else None
         if lr is None or not self.affords(self.pool.fresh(1.0)):
             return False
         self.pool.go([self.pool.enter(nice(lr))], 1.0, Phase.ANEW_LOWER)
@@ -131,11 +130,12 @@ class Search(Ranking[E]):
 
     def finish(self, share: float) -> float:
         """Return what one trial costs from a share of its run to the last rung."""
-        return max(0.0, self.pool.fresh(self.rungs[-1].share) - self.pool.fresh(share))
+        return max(0.0, self.pool.fresh(self.last) - self.pool.fresh(share))
 
     def widen(self, share: float) -> None:
         """Add rates beyond an edge while the best stands there, in growing strides.
 
+        A rate that stands alone says by its own curve on which side the next one lies.
         A rate beyond the edge may use up what later rungs would compare: an optimum outside the
         field cannot be ranked inside it. Only the finish of one trial is never spent.
         """
@@ -148,9 +148,9 @@ class Search(Ranking[E]):
             leader = ranked[0].lr if ranked else rates[0]
             exploded = bool(ranked) and self.exploded(ranked[0], share)
             # A doubled stride leaves a gap: one trial tells on which side the best lies, and one
-            # more halves it.
+            # more halves it. A brief search has no later rung to tell near rates apart.
             far = exploded or (strides > 0 and self.affords(3 * fresh, after))
-            stride = SPACING * (2 if far else 1.5 if len(self.rungs) == 2 else 1)
+            stride = SPACING * (2 if far else 1.5 if self.brief else 1)
             if len(rates) == 1 and ranked and not exploded:
                 rate = leader * 10 ** (SPACING if self.slow(ranked[0]) else -SPACING)
             elif leader == rates[0] or exploded:
@@ -178,7 +178,7 @@ class Search(Ranking[E]):
         return fallen > FALLING * drop(self.pool.untrained_score, curve.scores)
 
     def aim(self, share: float) -> None:
-        """Where the leader has turned, add the lower rate that its curve points to."""
+        """Where a curve has turned, add the lower rate that it points to."""
         lr = self.lower(share)
         if lr is None:
             return
