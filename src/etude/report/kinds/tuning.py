@@ -28,7 +28,7 @@ PHASES = {
     Phase.RECIPE_RUNG: "the recipes in the running",
     Phase.BEYOND_EDGE: "the best stood at one",
     Phase.CURVE_TURNED: "the lower rate that it points to",
-    Phase.ANEW_LOWER: "the leader was seen to overfit",
+    Phase.ANEW_LOWER: "a rate was seen to overfit",
     Phase.FINISH: "the best to the end",
     Phase.AFTER_DIVERGENCE: "lower rates resumed",
     Phase.RUNNER_UP: "those that had come as far as the best",
