@@ -60,6 +60,7 @@ class RunState:
         status: Whether it has finished, diverged, or can go on ('stopped').
         reason: Why it ended, or what interrupted it.
         seconds: Time spent on updates and evaluations.
+        evaluation_seconds: Of these, on evaluations and on what observers do at them.
         series: What was measured in each update, by name.
         evaluations: In order.
         extended: (update, length until then) for each time that the length was changed.
@@ -88,6 +89,7 @@ class RunState:
     status: Status = Status.STOPPED
     reason: str = ""
     seconds: float = 0.0
+    evaluation_seconds: float = 0.0
     series: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "lr": []})
     evaluations: list[Evaluation] = field(default_factory=list)
     extended: list[tuple[int, int]] = field(default_factory=list)

@@ -53,6 +53,7 @@ class Trial:
         self.reached = 0
         self.asked: dict[float, int] = {}
         self.last_used = 0
+        self._curve: tuple[tuple[object, ...], Curve] | None = None
         if folder is None:
             return
         for run, place in zip(self._runs, self._places(folder), strict=True):
@@ -241,6 +242,18 @@ class Trial:
         If a share is not a whole number of updates, the evaluation is made before it. It is listed
         at the share that was asked for, so that it can be compared with those of other trials.
         """
+        known = self._known()
+        if self._curve is None or self._curve[0] != known:
+            self._curve = (known, self._drawn())
+        return self._curve[1]
+
+    def _known(self) -> tuple[object, ...]:
+        """Return what the curve depends on: it is asked for often, and drawing it takes long."""
+        seen = [(_step(s), s.status, len(s.evaluations)) for s in self._seen()]
+        means = [0 if one is None else len(one.evaluations) for one in self._means()]
+        return (self.reached, tuple(self.asked.items()), tuple(seen), tuple(means), id(self.floor))
+
+    def _drawn(self) -> Curve:
         steps = {e.step / self.length: e.step for e in self.evaluated() if e.step > 0}
         others = {x: step for x, step in steps.items() if step not in self.asked.values()}
         evaluated = [(x, step, self.at(step)) for x, step in sorted((others | self.asked).items())]
