@@ -40,10 +40,10 @@ def reload(
 
 
 def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeights | None) -> None:
-    same = state.recipe.has_digest(saved["recipe"])
+    same = saved["recipe"] == state.recipe_digest or state.recipe.has_digest(saved["recipe"])
     if not same and not _of_another_length(state.recipe, saved):
         raise StorageError(
-            f"the checkpoint is of recipe {saved['recipe']}, not {state.recipe.digest}: "
+            f"the checkpoint is of recipe {saved['recipe']}, not {state.recipe_digest}: "
             "resume with the recipe that is saved with it"
         )
     try:

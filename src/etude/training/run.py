@@ -363,7 +363,7 @@ class Run:
         state = self.state
         stopping = state.early_stopping
         return {
-            "recipe": state.recipe.digest,
+            "recipe": state.recipe_digest,
             "steps": state.recipe.steps,
             "length": state.length,
             "extended": [list(pair) for pair in state.extended],

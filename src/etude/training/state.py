@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -100,6 +101,12 @@ class RunState:
         """Updates in the whole run."""
         length: int = self.clock.horizon
         return length
+
+    @cached_property
+    def recipe_digest(self) -> str:
+        """The recipe's digest: whoever saves a state, or takes one back, asks for it."""
+        digest: str = self.recipe.digest
+        return digest
 
     @property
     def parameters(self) -> list[Tensor]:

@@ -66,7 +66,7 @@ def compared_on(
     """Return the task with the validation samples on which its trials are compared.
 
     The samples are drawn without regard to the recipe, so that all trials are compared on the same
-    ones: an equal number from each of 16 segments of the data, which stay in order.
+    ones: evenly over the data, whose order they keep.
 
     Args:
         task: The task.
@@ -137,7 +137,7 @@ def listens(recipe: Recipe) -> str:
 
 
 def drawn(samples: int, count: int) -> torch.Tensor:
-    """Return the rows of a subset, ascending: equally many from each of 16 segments of the data.
+    """Return the rows of a subset, ascending: one at random from each of `count` equal stretches.
 
     A set that is sorted, by class or by date, keeps its proportions.
 
@@ -148,12 +148,7 @@ def drawn(samples: int, count: int) -> torch.Tensor:
     >>> len(drawn(1_000, 100)), int((drawn(1_000, 160) < 500).sum())
     (100, 80)
     """
+    edges = samples * torch.arange(count + 1) // count
     generator = torch.Generator().manual_seed(derive_seed(0, "valid_samples"))
-    edges = [samples * i // PARTS for i in range(PARTS + 1)]
-    takes = [count * i // PARTS for i in range(PARTS + 1)]
-    rows = []
-    for i in range(PARTS):
-        size, take = edges[i + 1] - edges[i], takes[i + 1] - takes[i]
-        chosen = torch.randperm(size, generator=generator)[: min(size, take)]
-        rows.append(edges[i] + chosen.sort().values)
-    return torch.cat(rows)
+    places = torch.rand(count, generator=generator, dtype=torch.float64)
+    return edges[:-1] + (places * edges.diff()).long()
