@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -318,16 +319,21 @@ def _optional(value: float | str | None) -> float | None:
     return None if value is None else float(value)
 
 
+@cache
+def _own_version() -> str:
+    """Return the version of Etude, which is read from a file."""
+    try:
+        return version("etude")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def environment(device: str, threads: int) -> dict[str, Any]:
     """Return what a figure depends on besides the recipe: versions, device, threads."""
     import torch
 
-    try:
-        own = version("etude")
-    except PackageNotFoundError:
-        own = "unknown"
     return {
-        "etude": own,
+        "etude": _own_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -53,6 +53,7 @@ class Trial:
         self.reached = 0
         self.asked: dict[float, int] = {}
         self.last_used = 0
+        self._size: tuple[list[tuple[int, bool]], int] | None = None
         self._curve: tuple[tuple[object, ...], Curve] | None = None
         if folder is None:
             return
@@ -87,7 +88,13 @@ class Trial:
 
     def size(self) -> int:
         """Return the number of bytes of its state in memory; zero if it was offloaded."""
-        return sum(_bytes(run) for run in self._runs)
+        held = [(run.step, w is not None and bool(w.mean)) for run, w in self._held()]
+        if self._size is None or self._size[0] != held:
+            self._size = held, sum(_bytes(run) for run in self._runs)
+        return self._size[1]
+
+    def _held(self) -> list[tuple[Run, WeightMean | None]]:
+        return [(run, _mean_of(run)) for run in self._runs]
 
     def save(self) -> None:
         """Save the state of its runs in its folder, if it has one."""
@@ -229,7 +236,9 @@ class Trial:
 
     def last(self) -> Evaluation | None:
         """Return the newest evaluation within the updates asked for."""
-        return next(reversed(self.evaluated()), None)
+        steps = {e.step for s in self._seen() for e in s.evaluations if e.step <= self.reached}
+        found = map(self.at, sorted(steps, reverse=True))
+        return next((e for e in found if e is not None), None)
 
     @property
     def share(self) -> float:
