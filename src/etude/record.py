@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,34 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run cost: optimizer updates, gradients of single samples, and wall-clock seconds."""
+    """What a run cost.
+
+    Attributes:
+        steps: Optimizer updates.
+        gradients: Gradients of single samples.
+        seconds: Wall-clock time of its updates and evaluations.
+        evaluation_seconds: Of these, the time of evaluations, what observers did at them
+            included; None in records of older versions of Etude.
+    """
 
     steps: int
     gradients: int
     seconds: float
+    evaluation_seconds: float | None = None
+
+    @property
+    def evaluation_share(self) -> float | None:
+        """The share of the time that went into evaluations; None where it is not known.
+
+        >>> Cost(100, 6_400, seconds=4.0, evaluation_seconds=1.0).evaluation_share
+        0.25
+        """
+        return share_of_time(self.evaluation_seconds, self.seconds)
+
+
+def share_of_time(part: float | None, whole: float | None) -> float | None:
+    """Return part / whole of a time; None where either is unknown, or no time was measured."""
+    return part / whole if part is not None and whole else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,10 +209,15 @@ class Record:
         'valid_parts' holds those of the loss, 'valid_metric_parts' those of the metric.
         """
         arrays = {name: np.ascontiguousarray(values) for name, values in self.series.items()}
-        if self.evaluations and self.evaluations[0].parts:
-            arrays["valid_parts"] = np.array([e.parts for e in self.evaluations])
-        if self.evaluations and all(e.metric_parts for e in self.evaluations):
-            arrays["valid_metric_parts"] = np.array([e.metric_parts for e in self.evaluations])
+        # An evaluation at the end may be on other samples, and have no parts to compare.
+        for name, rows in (
+            ("valid_parts", [e.parts for e in self.evaluations]),
+            ("valid_metric_parts", [e.metric_parts for e in self.evaluations]),
+        ):
+            while rows and not rows[-1]:
+                rows.pop()
+            if rows and all(rows):
+                arrays[name] = np.array(rows)
         return arrays
 
     @classmethod
@@ -282,23 +311,29 @@ def from_json(value: float | str) -> float:
 
 
 def _rows(array: NDArray[np.float64] | None, count: int) -> list[tuple[float, ...]]:
-    return [()] * count if array is None else [tuple(row.tolist()) for row in array]
+    rows = [] if array is None else [tuple(row.tolist()) for row in array]
+    return rows + [()] * (count - len(rows))
 
 
 def _optional(value: float | str | None) -> float | None:
     return None if value is None else float(value)
 
 
+@cache
+def _own_version() -> str:
+    """Return the version of Etude, which is read from a file."""
+    try:
+        return version("etude")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def environment(device: str, threads: int) -> dict[str, Any]:
     """Return what a figure depends on besides the recipe: versions, device, threads."""
     import torch
 
-    try:
-        own = version("etude")
-    except PackageNotFoundError:
-        own = "unknown"
     return {
-        "etude": own,
+        "etude": _own_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

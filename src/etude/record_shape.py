@@ -31,6 +31,7 @@ class CostShape(TypedDict):
     steps: Step
     gradients: Step
     seconds: Finite
+    evaluation_seconds: NotRequired[Finite | None]
 
 
 class TaskRefShape(TypedDict):

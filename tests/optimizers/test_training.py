@@ -47,7 +47,7 @@ def test_it_learns_to_read_digits(name, digits):
 
 
 def bits(run: Run) -> list[torch.Tensor]:
-    _, tensors = flatten({k: v for k, v in run.state_dict().items() if k != "seconds"})
+    _, tensors = flatten({k: v for k, v in run.state_dict().items() if not k.endswith("seconds")})
     return [tensors[key] for key in sorted(tensors)]
 
 

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from etude import Task, TuneResult, train, tune
 from etude.engines import PoolEngine
 from etude.trials.pool import TrialPool
+from etude.trials.trial import _bytes
 from tests.tuning.common import (
     BASE,
     data,
@@ -278,3 +279,19 @@ def test_a_killed_tuning_goes_on_to_the_same_answer(tmp_path):
     whole = quick(space["task"](), space["recipe"], 3.0, engine="loop")
     assert facts(again) == facts(whole)
     assert weights(again.model) == weights(whole.model)
+
+
+def test_what_is_kept_of_a_trial_is_what_its_evaluations_say(monkeypatch):
+    go = TrialPool.go
+
+    def compared(self: TrialPool, *args: Any) -> None:
+        for trial in self.trials:
+            assert (trial.curve(), trial.size()) == (trial.curve(), trial.size())
+        go(self, *args)
+        for trial in self.trials:
+            assert trial.curve() == trial._drawn()
+            assert trial.last() == trial.evaluated()[-1]
+            assert trial.size() == sum(map(_bytes, trial.runs))
+
+    monkeypatch.setattr(TrialPool, "go", compared)
+    quick(task(noisy), engine="loop")

@@ -5,6 +5,8 @@ from typing import ClassVar
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import etude
@@ -201,3 +203,15 @@ def test_an_optimizer_that_averages_by_itself_has_none(task):
     assert mean.every == 1
     assert math.isclose(mean.samples, 0.02 * STEPS)
     assert mean.steps == (22, 30, 37, 45)
+
+
+@given(st.integers(1, 400), st.sampled_from([0.02, 0.1, 0.5]))
+def test_the_weights_are_asked_for_exactly_where_they_count(length, window):
+    mean = WeightMean(length, window)
+    counts = []
+    for update in range(0, length, mean.every):
+        target = next((step for step in mean.steps if step >= update + 1), None)
+        if target is not None and update + 1 > target - mean.span:
+            counts.append(update)
+    for update in range(length):
+        assert mean.next_due(update) == next((u for u in counts if u >= update), None)

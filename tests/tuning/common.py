@@ -40,7 +40,7 @@ def weights(model: nn.Module) -> list[float]:
 
 def facts(result: TuneResult) -> dict[str, Any]:
     """Return all that a tuning found, but for the seconds it took."""
-    plain = {k: v for k, v in result.plain().items() if k != "seconds"}
+    plain = {k: v for k, v in result.plain().items() if not k.endswith("seconds")}
     series = [{n: s.tolist() for n, s in t.record.series.items()} for t in result.trials]
     evaluations = [[dataclasses.asdict(e) for e in t.record.evaluations] for t in result.trials]
     final = [dataclasses.asdict(e) for e in result.record.evaluations]

@@ -70,6 +70,13 @@ def tune(
     folds: Annotated[
         int | None, typer.Option(help="Compare by k-fold cross-validation on the training data.")
     ] = None,
+    valid_samples: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare rates on this many validation samples; default: all, or of a large set "
+            "as many as cost a fifth of the training."
+        ),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(help="loop, pool, vmap, 'vmap pool' or auto; default: loop or pool."),
@@ -99,8 +106,13 @@ def tune(
         wanted["budget"] = 3.0 if budget is None else budget
         wanted |= {"over": read_over(over), "objective": objective}
         wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
+        wanted["valid_samples"] = (
+            int(valid_samples) if valid_samples and valid_samples.isdecimal() else valid_samples
+        ) or "auto"
     else:
-        choices.refuse_with_resume(recipe.typed(), *(over, objective, maximize, folds, folder))
+        choices.refuse_with_resume(
+            recipe.typed(), *(over, objective, maximize, folds, valid_samples, folder)
+        )
         wanted["budget"] = budget
     with choices.run_folder(folder, resume, task) as home:
         best = search(

@@ -69,6 +69,17 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.3g}%" if whole else "–"
 
 
+def percent(share: float) -> str:
+    """Return a share in whole percent, as far as that says something.
+
+    >>> percent(0.312), percent(0.001), percent(0.0), percent(0.999)
+    ('31%', 'less than 1%', '0%', 'more than 99%')
+    """
+    if 0 < share < 0.01:
+        return "less than 1%"
+    return "more than 99%" if 0.99 < share < 1 else f"{share:.0%}"
+
+
 def runs(value: float) -> str:
     """Return a cost in full runs.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -64,14 +65,23 @@ class IndexedData(Data):
     def stream(self, batch_size: int, seed: int, cursor: Cursor) -> Iterator[Batch]:
         """Yield batches of a fresh permutation each epoch, full batches only."""
         while True:
-            order = torch.Generator().manual_seed(derive_seed(seed, "order", cursor.epoch))
-            permutation = self.beside(torch.randperm(self.samples, generator=order))
+            permutation = self._order(seed, cursor.epoch)
             count = self.steps_per_epoch(batch_size)
             while cursor.batch < count:
                 start = cursor.batch * batch_size
                 cursor.batch += 1
                 yield self.take(permutation[start : start + batch_size])
             cursor.epoch, cursor.batch = cursor.epoch + 1, 0
+
+    def _order(self, seed: int, epoch: int) -> Tensor:
+        """Return the permutation of an epoch; all trials of a tuning begin with the same one."""
+        kept = _LAST_ORDERS.get(self)
+        if kept is not None and kept[0] == (seed, epoch):
+            return kept[1]
+        generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+        found = self.beside(torch.randperm(self.samples, generator=generator))
+        _LAST_ORDERS[self] = (seed, epoch), found
+        return found
 
     def sweep(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
         """Yield the samples in their own order."""
@@ -89,6 +99,10 @@ class IndexedData(Data):
             )
         order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(0))
         return self.part(order[held:].sort().values), self.part(order[:held].sort().values)
+
+
+_LAST_ORDERS: WeakKeyDictionary[IndexedData, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
+"""The last permutation of each data set: of a large one it takes longer than many updates."""
 
 
 class TensorData(IndexedData):

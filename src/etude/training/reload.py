@@ -40,10 +40,10 @@ def reload(
 
 
 def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeights | None) -> None:
-    same = state.recipe.has_digest(saved["recipe"])
+    same = saved["recipe"] == state.recipe_digest or state.recipe.has_digest(saved["recipe"])
     if not same and not _of_another_length(state.recipe, saved):
         raise StorageError(
-            f"the checkpoint is of recipe {saved['recipe']}, not {state.recipe.digest}: "
+            f"the checkpoint is of recipe {saved['recipe']}, not {state.recipe_digest}: "
             "resume with the recipe that is saved with it"
         )
     try:
@@ -68,6 +68,7 @@ def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeight
     if state.status == Status.STOPPED:
         state.reason = ""  # what stopped it no longer applies
     state.seconds, state.threads = saved["seconds"], saved["threads"]
+    state.evaluation_seconds = saved.get("evaluation_seconds", 0.0)
     state.extra_gradients, state.gradient_step = saved["extra"], -1
     if state.early_stopping is not None:
         state.early_stopping.load(saved["stopping"])
@@ -126,7 +127,8 @@ def _check_plain(state: Mapping[str, Any]) -> None:
             raise StorageError(f"the checkpoint is damaged: its {name} is {shown(value)}")
     if state["status"] not in set(Status):
         raise StorageError(f"the checkpoint is damaged: its status is {shown(state['status'])}")
-    if not isinstance(state["reason"], str) or not _real(state["seconds"]):
+    seconds = (state["seconds"], state.get("evaluation_seconds", 0.0))
+    if not isinstance(state["reason"], str) or not all(map(_real, seconds)):
         raise StorageError("the checkpoint is damaged: its reason or its seconds are invalid")
     place = state["place"]
     if not all(_whole(place[name]) for name in ("epoch", "batch")):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
@@ -277,28 +277,53 @@ class Run:
         state = self.state
         if state.is_evaluated:
             return state.evaluations[-1]
-        started = time.perf_counter()
-        weights = self._evaluation_weights
-        with use_threads(state.threads), nullcontext() if weights is None else weights.judged():
-            result = evaluate(
-                task or state.task,
-                state.model,
-                step=state.step,
-                batch_size=max(128, 2 * state.batch_size),
-                device=state.device,
-                autocast=state.autocast,
-            )
-            enough = False
-            if state.early_stopping is not None and state.step in state.evaluation_steps:
-                enough = state.early_stopping.see(result, state.model)
-        state.seconds += max(0.0, time.perf_counter() - started)
-        refuse_untrained(state, result)
-        state.evaluations.append(result)
-        try:
-            self.observers.evaluation(state, result)
-        finally:  # an observer that fails changes nothing in what follows from the evaluation
-            self._follow_from(result, enough)
+        with self._evaluating():
+            with self._judged():
+                result = self._evaluation_on(task or state.task)
+                enough = False
+                if state.early_stopping is not None and state.step in state.evaluation_steps:
+                    enough = state.early_stopping.see(result, state.model)
+            refuse_untrained(state, result)
+            state.evaluations.append(result)
+            try:
+                self.observers.evaluation(state, result)
+            finally:  # an observer that fails changes nothing in what follows from the evaluation
+                self._follow_from(result, enough)
         return state.evaluations[-1]
+
+    def evaluate_on(self, task: Task) -> Evaluation:
+        """Evaluate where the run stands on the validation data of another task; not remembered."""
+        with self._evaluating(), self._judged():
+            return self._evaluation_on(task)
+
+    def _evaluation_on(self, task: Task) -> Evaluation:
+        state = self.state
+        return evaluate(
+            task,
+            state.model,
+            step=state.step,
+            batch_size=max(128, 2 * state.batch_size),
+            device=state.device,
+            autocast=state.autocast,
+        )
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Count the time of a block as that of an evaluation."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = max(0.0, time.perf_counter() - started)
+            self.state.seconds += seconds
+            self.state.evaluation_seconds += seconds
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """Set the weights to be evaluated, and the threads, inside a block."""
+        weights = self._evaluation_weights
+        with use_threads(self.threads), nullcontext() if weights is None else weights.judged():
+            yield
 
     def _follow_from(self, result: Evaluation, enough: bool) -> None:
         """Act on an evaluation: end the run, restore the best weights, or update the schedules."""
@@ -338,7 +363,7 @@ class Run:
         state = self.state
         stopping = state.early_stopping
         return {
-            "recipe": state.recipe.digest,
+            "recipe": state.recipe_digest,
             "steps": state.recipe.steps,
             "length": state.length,
             "extended": [list(pair) for pair in state.extended],
@@ -346,6 +371,7 @@ class Run:
             "status": state.status,
             "reason": state.reason,
             "seconds": state.seconds,
+            "evaluation_seconds": state.evaluation_seconds,
             "extra": state.extra_gradients,
             "stopping": None if stopping is None else stopping.state(),
             "threads": state.threads,
@@ -390,7 +416,10 @@ class Run:
             evaluations=tuple(state.evaluations),
             extended=tuple(step for step, _ in state.extended),
             cost=Cost(
-                state.step, updates * state.recipe.accumulate * state.batch_size, state.seconds
+                state.step,
+                updates * state.recipe.accumulate * state.batch_size,
+                state.seconds,
+                state.evaluation_seconds,
             ),
             environment=environment(str(state.device), state.threads),
             ref=state.task.ref,

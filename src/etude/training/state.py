@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ class RunState:
         status: Whether it has finished, diverged, or can continue ('stopped').
         reason: Why it ended, or what interrupted it.
         seconds: Time spent on updates and evaluations.
+        evaluation_seconds: Of these, on evaluations and on what observers do at them.
         series: What was measured in each update, by name.
         evaluations: The evaluations, in order.
         extended: (update, length until then) for each time that the length was changed.
@@ -88,6 +90,7 @@ class RunState:
     status: Status = Status.STOPPED
     reason: str = ""
     seconds: float = 0.0
+    evaluation_seconds: float = 0.0
     series: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "lr": []})
     evaluations: list[Evaluation] = field(default_factory=list)
     extended: list[tuple[int, int]] = field(default_factory=list)
@@ -98,6 +101,12 @@ class RunState:
         """The number of updates in the whole run."""
         length: int = self.clock.horizon
         return length
+
+    @cached_property
+    def recipe_digest(self) -> str:
+        """The recipe's digest: whoever saves a state, or takes one back, asks for it."""
+        digest: str = self.recipe.digest
+        return digest
 
     @property
     def parameters(self) -> list[Tensor]:

@@ -53,6 +53,8 @@ class Trial:
         self.reached = 0
         self.asked: dict[float, int] = {}
         self.last_used = 0
+        self._size: tuple[list[tuple[int, bool]], int] | None = None
+        self._curve: tuple[tuple[object, ...], Curve] | None = None
         if folder is None:
             return
         for run, place in zip(self._runs, self._places(folder), strict=True):
@@ -86,7 +88,13 @@ class Trial:
 
     def size(self) -> int:
         """Return the number of bytes of its state in memory; zero if it was offloaded."""
-        return sum(_bytes(run) for run in self._runs)
+        held = [(run.step, w is not None and bool(w.mean)) for run, w in self._held()]
+        if self._size is None or self._size[0] != held:
+            self._size = held, sum(_bytes(run) for run in self._runs)
+        return self._size[1]
+
+    def _held(self) -> list[tuple[Run, WeightMean | None]]:
+        return [(run, _mean_of(run)) for run in self._runs]
 
     def save(self) -> None:
         """Save the state of its runs in its folder, if it has one."""
@@ -228,7 +236,9 @@ class Trial:
 
     def last(self) -> Evaluation | None:
         """Return the newest evaluation within the updates asked for."""
-        return next(reversed(self.evaluated()), None)
+        steps = {e.step for s in self._seen() for e in s.evaluations if e.step <= self.reached}
+        found = map(self.at, sorted(steps, reverse=True))
+        return next((e for e in found if e is not None), None)
 
     @property
     def share(self) -> float:
@@ -241,6 +251,18 @@ class Trial:
         If a share is not a whole number of updates, the evaluation is made before it. It is listed
         at the share that was asked for, so that it can be compared with those of other trials.
         """
+        known = self._known()
+        if self._curve is None or self._curve[0] != known:
+            self._curve = (known, self._drawn())
+        return self._curve[1]
+
+    def _known(self) -> tuple[object, ...]:
+        """Return what the curve depends on: it is asked for often, and drawing it takes long."""
+        seen = [(_step(s), s.status, len(s.evaluations)) for s in self._seen()]
+        means = [0 if one is None else len(one.evaluations) for one in self._means()]
+        return (self.reached, tuple(self.asked.items()), tuple(seen), tuple(means), id(self.floor))
+
+    def _drawn(self) -> Curve:
         steps = {e.step / self.length: e.step for e in self.evaluated() if e.step > 0}
         others = {x: step for x, step in steps.items() if step not in self.asked.values()}
         evaluated = [(x, step, self.at(step)) for x, step in sorted((others | self.asked).items())]

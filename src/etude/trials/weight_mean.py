@@ -20,6 +20,7 @@ from etude.training.evaluate import evaluate
 from etude.training.observer import Observer
 from etude.training.snapshot import weights_kept
 from etude.training.state import RunState
+from etude.training.threads import use_threads
 
 WINDOW = 0.02
 """Share of the run over which the weights are averaged."""
@@ -61,6 +62,7 @@ class WeightMean(Observer):
     name = "weight_mean"
     reads = ("weights",)
     engines = ("loop", "pool", "vmap")
+    own_randomness = False
 
     def __init__(self, length: int, window: float = WINDOW) -> None:
         updates = max(1.0, window * length)
@@ -75,6 +77,20 @@ class WeightMean(Observer):
         """Free the copy of the weights; what was evaluated stays."""
         self.target, self.count = 0, 0
         self.mean: list[Tensor] = []
+
+    def next_due(self, update: int) -> int | None:
+        """Return the first update from `update` on after which the weights count.
+
+        >>> mean = WeightMean(1_000)
+        >>> mean.next_due(0), mean.next_due(300), mean.next_due(375), mean.next_due(750)
+        (276, 300, 400, None)
+        """
+        for target in self.steps:
+            if update < target:
+                due = super().next_due(max(update, target - self.span))
+                if due is not None and due < target:
+                    return due
+        return None
 
     def on_update(self, state: RunState) -> None:
         """Add the weights as they are, if an evaluation is near."""
@@ -94,7 +110,9 @@ class WeightMean(Observer):
         """Evaluate the mean where that is due."""
         if not self.count or state.step != self.target or state.diverged:
             return
-        with weights_kept(state.model, state.parameters), torch.no_grad():
+        # With as many threads as the run's own evaluations, or bits would depend on the engine.
+        kept = weights_kept(state.model, state.parameters)
+        with use_threads(state.threads), kept, torch.no_grad():
             for weight, value in zip(state.parameters, self.mean, strict=True):
                 weight.copy_(value)
             renew_statistics(state.task, state.model, state.batch_size, state.autocast, BATCHES)

@@ -9,7 +9,7 @@ from typing import Any
 
 from etude.errors import BadValueError, StorageError, member
 from etude.recipe import Recipe
-from etude.record import Evaluation, Record, Status, from_json, to_json
+from etude.record import Evaluation, Record, Status, from_json, share_of_time, to_json
 from etude.record_shape import refuse_other
 from etude.storage.tuning_folder import TuningFolder
 from etude.trials.phase import Phase
@@ -73,6 +73,12 @@ class TuneResult:
         trials: Every rate tried, ascending.
         budget: What was allowed, in full runs.
         seconds: Wall-clock time.
+        compute_seconds: Time of the updates and evaluations of all trials, added up; with trials
+            trained in parallel it is longer than `seconds`. None in older tunings.
+        evaluation_seconds: Of these, the time of evaluations on the validation data, those of the
+            mean of the weights included. They compute no gradient, and `cost` does not count them.
+        valid_samples: On how many of the validation samples, or of each fold's, rates were
+            compared; None for all. The last evaluation of `record` is on all, the others on these.
         objective: What was compared: 'loss', or the metric's name.
         folds: Into how many parts the training data was cut; 1 for none.
         selection: What the recipe was selected from, where more than the rate was asked for; the
@@ -104,6 +110,9 @@ class TuneResult:
     constant: Evaluation | None = None
     cause: str = ""
     notes: tuple[str, ...] = ()
+    compute_seconds: float | None = None
+    evaluation_seconds: float | None = None
+    valid_samples: int | None = None
     model: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +152,11 @@ class TuneResult:
     def loss(self) -> float:
         """The final validation loss."""
         return self.record.valid_loss
+
+    @property
+    def evaluation_share(self) -> float | None:
+        """The share of the time of all trials that went into evaluations; None if unknown."""
+        return share_of_time(self.evaluation_seconds, self.compute_seconds)
 
     @property
     def common_break(self) -> int | None:
@@ -202,6 +216,9 @@ class TuneResult:
             "untrained_metric": to_json(self.untrained.metric),
             "budget": self.budget,
             "seconds": self.seconds,
+            "compute_seconds": self.compute_seconds,
+            "evaluation_seconds": self.evaluation_seconds,
+            "valid_samples": self.valid_samples,
             "sensitivity": self.sensitivity,
             "confidence": self.confidence,
             "objective": self.objective,
@@ -293,6 +310,9 @@ class TuneResult:
             constant=constant,
             cause=plain.get("cause", ""),
             notes=tuple(plain.get("notes", ())),
+            compute_seconds=plain.get("compute_seconds"),
+            evaluation_seconds=plain.get("evaluation_seconds"),
+            valid_samples=plain.get("valid_samples"),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
@@ -52,6 +52,9 @@ class ResultShape(TypedDict):
     untrained_metric: Number | None
     budget: Finite
     seconds: Finite
+    compute_seconds: NotRequired[Finite | None]
+    evaluation_seconds: NotRequired[Finite | None]
+    valid_samples: NotRequired[Annotated[int, Field(ge=1)] | None]
     sensitivity: Finite | None
     confidence: Finite | None
     objective: Text
@@ -79,3 +82,4 @@ class RequestShape(TypedDict):
     maximize: NotRequired[bool | None]
     folds: NotRequired[Annotated[int, Field(ge=1)]]
     over: NotRequired[SpaceShape | None]
+    valid_samples: NotRequired[Annotated[int, Field(ge=1)] | Literal["auto", "all"]]

@@ -24,12 +24,14 @@ from etude.tasks.fingerprint import Parts, identified
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
 from etude.training.interrupt import StopRequest, stop_on_signal
+from etude.training.run import Run
 from etude.training.validation import check_given
 from etude.trials.folds import folds_of
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import goal_for, judged_by, usual_objective
 from etude.trials.trial import Trial
+from etude.trials.valid_samples import ValidSamples
 from etude.tuning import assessment as verdict
 from etude.tuning import tuning_folder
 from etude.tuning.inspection import remarks
@@ -68,6 +70,7 @@ def tune(
     objective: str | None = None,
     maximize: bool | None = None,
     folds: int = 1,
+    valid_samples: ValidSamples = "auto",
     over: Mapping[str, Any] | None = None,
     engine: str | Engine | None = None,
     folder: str | Path | None = None,
@@ -98,6 +101,9 @@ def tune(
         folds: Cut the training data into so many parts, compare rates by their mean over the
             parts held out, and then train on all of it. The task's validation data is not
             looked at for the choice. Every rate costs that many runs.
+        valid_samples: On how many validation samples rates are compared: a number, 'all', or
+            'auto': all, but of a large set as many as cost a fifth of the gradients, and at least
+            8,192. They are drawn once, for all trials. The finished model is evaluated on all.
         over: What else to choose, from the same budget: fields of the recipe, hyperparameters
             such as 'optimizer.weight_decay', or 'warmup', each with a list of values or a pair
             (low, high). Another batch size gets as many samples in all. Rate-free and
@@ -138,7 +144,8 @@ def tune(
     base = recipe or Recipe(**task.defaults)
     space = None if over is None else Space.of(base, over)
     aim = objective or usual_objective(task)
-    request = Request(base, BUDGET if budget is None else budget, aim, maximize, folds, space)
+    spent = BUDGET if budget is None else budget
+    request = Request(base, spent, aim, maximize, folds, space, valid_samples)
     if resume:
         if home is None:
             raise BadValueError("resume=True needs folder=, the run folder to go on from")
@@ -194,11 +201,12 @@ def _tuned(
     recipe, folds = request.recipe, request.folds
     ladder = ladder_for(request.budget, folds, clock_of(task, recipe).horizon)
     goal = goal_for(task, request.objective, request.maximize)
-    task = judged_by(task, goal)
+    given, task = task, judged_by(task, goal)
     parts = [task] if folds == 1 else folds_of(task, folds)
     if folds > 1:
         recipe = recipe.replace(steps=clock_of(task, recipe).horizon)
-    pool = TrialPool(parts, recipe, request.budget - (folds > 1), goal, setting)
+    compared = [request.compared_on(part, recipe) for part in parts]
+    pool = TrialPool(compared, recipe, request.budget - (folds > 1), goal, setting)
     try:
         if pool.length < SHORTEST:
             raise BadValueError(
@@ -216,6 +224,9 @@ def _tuned(
         last = pool if folds == 1 else whole(task, best, request, setting)
         seconds = max(0.0, time.perf_counter() - started)
         result = judged(pool, search, best, last, request, seconds)
+        if compared != parts:
+            result = replace(result, valid_samples=compared[0].valid.samples)
+        result = on_all(result, _final(best, last).runs[0], given)
         if selection is not None:
             edge = result.outcome == Outcome.AT_AN_EDGE
             found = Outcome.FOUND if edge else result.outcome
@@ -265,7 +276,8 @@ def _found(
 
 def whole(task: Task, best: Trial, request: Request, setting: TrialContext) -> TrialPool:
     """Train the rate that was best over the folds on all the training data."""
-    pool = TrialPool([task], best.recipe, 1.0, best.goal, setting)
+    part = request.compared_on(task, best.recipe)
+    pool = TrialPool([part], best.recipe, 1.0, best.goal, setting)
     if not best.diverged:
         pool.go([pool.add(best.recipe, "whole")], 1.0, Phase.FINISH_ON_ALL)
     return pool
@@ -293,7 +305,8 @@ def judged(
     while high < len(rates) - 1 and tied[high + 1]:
         high += 1
     above = [rate for rate, bad in zip(rates, unstable, strict=True) if bad and rate > best.lr]
-    final = next(iter(last.trials), best) if last is not pool else best
+    final = _final(best, last)
+    spent = [r.cost for p in {pool, last} for c in p.trials for r in c.records()]
     costs = {**pool.costs, **(last.costs if last is not pool else {})}
     alike = [verdict.comparable(c, best, verdict.LOOKED) and _ties(c, best, pool) for c in sound]
     outcome = verdict.outcome(pool, best, rates, alike, turned=_turned(search, best, sound))
@@ -324,7 +337,39 @@ def judged(
         constant=pool.constant,
         cause=_cause(pool, update, cause),
         notes=(*blind, *remarks(final.runs[0])),
+        compute_seconds=math.fsum(cost.seconds for cost in spent),
+        evaluation_seconds=math.fsum(cost.evaluation_seconds or 0.0 for cost in spent),
         model=final.runs[0].model,
+    )
+
+
+def _final(best: Trial, last: TrialPool) -> Trial:
+    """Return the trial whose model is returned: with folds, the one on all training data."""
+    return best if best in last.trials else next(iter(last.trials), best)
+
+
+def on_all(result: TuneResult, run: Run, task: Task) -> TuneResult:
+    """Return a result whose record ends with an evaluation on all validation samples.
+
+    Args:
+        result: As the trials gave it, perhaps on a part of the validation data.
+        run: The run whose model is returned.
+        task: The task with all validation data.
+    """
+    if run.task.valid.samples == task.valid.samples or run.diverged or not run.evaluations:
+        return result
+    before = run.state.evaluation_seconds
+    # Its slices are others than those of the evaluations before it.
+    found = replace(run.evaluate_on(task.on(run.device)), parts=(), metric_parts=())
+    seconds = run.state.evaluation_seconds - before
+    record = run.record().without_model()
+    earlier = [e for e in record.evaluations if e.step < found.step]
+    return replace(
+        result,
+        record=replace(record, evaluations=(*earlier, found)),
+        seconds=result.seconds + seconds,
+        compute_seconds=(result.compute_seconds or 0.0) + seconds,
+        evaluation_seconds=(result.evaluation_seconds or 0.0) + seconds,
     )
 
 

@@ -14,6 +14,7 @@ from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.fingerprint import Parts
 from etude.tasks.task import Task
 from etude.trials.pool import TrialPool
+from etude.trials.valid_samples import ValidSamples, compared_on
 from etude.tuning.recipes.space import Space
 from etude.tuning.result import TuneResult
 from etude.tuning.result_shape import RequestShape
@@ -30,6 +31,12 @@ class Request:
     maximize: bool | None = None
     folds: int = 1
     space: Space | None = None
+    valid_samples: ValidSamples = "auto"
+
+    def compared_on(self, task: Task, recipe: Recipe) -> Task:
+        """Return a task with the validation samples on which trials of it are compared."""
+        others = [] if self.space is None else self.space.listening()
+        return compared_on(task, recipe, self.valid_samples, others)
 
     def plain(self, task: str) -> dict[str, Any]:
         """Return it as values that JSON can hold."""
@@ -41,6 +48,7 @@ class Request:
             "maximize": self.maximize,
             "folds": self.folds,
             "over": None if self.space is None else self.space.plain(),
+            "valid_samples": self.valid_samples,
         }
 
 
@@ -96,6 +104,7 @@ def kept_request(home: TuningFolder, recipe: Recipe | None) -> Request:
             plain.get("maximize"),
             plain.get("folds", 1),
             None if over is None else Space.from_plain(base, over),
+            plain.get("valid_samples", "all"),
         )
     except (KeyError, TypeError, ValueError, AttributeError, StorageError) as error:
         raise StorageError(

@@ -123,8 +123,9 @@ def _evaluate_together(stack: Stack, due: list[int]) -> None:
         UnstackedError: If that is impossible; then no member was evaluated.
     """
     together = BatchedEvaluation(stack, due)
-    for index, place in enumerate(due):
-        run = stack.members[place].run
+    runs = [stack.members[place].run for place in due]
+    begun = [(run.seconds, run.state.evaluation_seconds) for run in runs]
+    for index, (place, run) in enumerate(zip(due, runs, strict=True)):
         if run.observers.has("on_evaluation"):
             stack.write_weights(place)
         run.adopt_step(stack.members[place].step)
@@ -132,6 +133,11 @@ def _evaluate_together(stack: Stack, due: list[int]) -> None:
             run.evaluate(together.task(index))
         if run.ended:  # it diverged, and keeps the weights it has here
             stack.write_weights(place)
+    # The first that was asked computed the forward passes of all.
+    spent = sum(run.seconds - before for run, (before, _) in zip(runs, begun, strict=True))
+    for run, (seconds, evaluating) in zip(runs, begun, strict=True):
+        run.state.seconds = seconds + spent / len(runs)
+        run.state.evaluation_seconds = evaluating + spent / len(runs)
 
 
 def _observe(stack: Stack, count: int) -> None:

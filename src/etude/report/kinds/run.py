@@ -30,7 +30,7 @@ def of_run(record: Record, task: Task | None = None) -> Report:
             Fact("Updates", words.count(record.cost.steps), f"of {words.count(record.length)}"),
             *_further(record),
             Fact("Gradients", words.count(record.cost.gradients), "of single samples"),
-            Fact("Time", words.duration(record.cost.seconds)),
+            Fact("Time", words.duration(record.cost.seconds), _evaluating(record)),
         ),
         sections=(
             Section("The run", pieces.drawings(record), detail=True),
@@ -65,6 +65,12 @@ def _notice(record: Record) -> str:
 
 def _tone(status: Status) -> Tone:
     return Tone.WARN if status == Status.DIVERGED else Tone.PLAIN
+
+
+def _evaluating(record: Record) -> str:
+    """Say how much of the time went into evaluations; empty where it is not known."""
+    share = record.cost.evaluation_share
+    return "" if share is None else f"{words.percent(share)} of it evaluations"
 
 
 def _further(record: Record) -> list[Fact]:

@@ -120,8 +120,20 @@ def _facts(result: TuneResult) -> list[Fact]:
     return [
         *found,
         *pieces.scores(result.record, result.untrained),
+        *_compared(result),
         Fact("Cost", words.runs(result.cost), spent),
     ]
+
+
+def _compared(result: TuneResult) -> list[Fact]:
+    """Say on how many validation samples rates were compared, where it was on some of them."""
+    if result.valid_samples is None:
+        return []
+    of = "of the validation data" if result.folds == 1 else "of the data that each fold held out"
+    note = f"{of}, drawn at random; only the final scores are on all of it"
+    if result.folds > 1:
+        note = f"{of}, drawn at random"
+    return [Fact("Compared on", words.plural(result.valid_samples, "sample"), note)]
 
 
 def _tied(result: TuneResult) -> Fact:
@@ -217,9 +229,17 @@ def _costs(result: TuneResult) -> DataTable:
             for part in result.costs
         ),
         "1 run is what one full training of this recipe costs, in gradients. What a rate had "
-        "learned when it was paused is not paid again when it goes on.",
+        f"learned when it was paused is not paid again when it goes on.{evaluations_said(result)}",
         TableRow((f"all, of {result.budget:g} allowed", f"{result.cost:.2f}")),
     )
+
+
+def evaluations_said(result: TuneResult) -> str:
+    """Say how much of the time went into evaluations; empty where it is not known."""
+    share = result.evaluation_share
+    if share is None:
+        return ""
+    return f" Evaluations, which cost no gradients, took {words.percent(share)} of the time."
 
 
 def part_said(part: RungCost) -> str:

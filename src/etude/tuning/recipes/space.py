@@ -117,6 +117,14 @@ class Space:
         for values in product(*self.choices.values()):
             yield dict(zip(self.choices, values, strict=True))
 
+    def listening(self) -> list[Recipe]:
+        """Return recipes of the space whose evaluations may change the run."""
+        return [
+            self.recipe({name: value})
+            for name in ("schedule", "early_stopping")
+            for value in (*self.choices.get(name, ()), *self.ranges.get(name, ()))
+        ]
+
     def recipe(self, values: Mapping[str, Any]) -> Recipe:
         """Return the base recipe with some values put in.
 

@@ -1,0 +1,154 @@
+"""How many validation samples rates are compared on: as many as the comparison is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+import torch
+
+from etude.errors import BadTypeError, BadValueError
+from etude.randomness import derive_seed
+from etude.recipe import Recipe
+from etude.tasks.data import IndexedData
+from etude.tasks.task import Task
+from etude.training.clock import batch_size_of, clock_of
+from etude.training.evaluate import PARTS
+
+ValidSamples: TypeAlias = int | Literal["auto", "all"]
+
+SHARE = 1 / 5
+"""Share of a run's training work that its evaluations may take, both counted in forward passes."""
+
+GRADIENT = 3
+"""Forward passes that the gradient of one sample costs: the backward pass is about two."""
+
+PAUSES = 8
+"""Evaluations of a whole trial besides those of its recipe: its pauses, and the mean of the
+weights at four of them."""
+
+LEAST = 8_192
+"""Validation samples below which a set is never cut: the standard error of a mean over as many is
+about 1% of the spread of one sample, and that of a paired difference less."""
+
+
+def affordable(task: Task, recipe: Recipe) -> int:
+    """Return how many validation samples the evaluations of one run may have.
+
+        n = max(8192, 3/5 · updates · samples in an update / evaluations)
+
+    so that the evaluations' forward passes take at most a fifth of the work of the run's
+    gradients. Both are counted, not timed: the same recipe has the same bits on any machine.
+
+    Args:
+        task: The task.
+        recipe: The recipe, whose length and number of evaluations count.
+
+    >>> from torch.nn import Linear
+    >>> from torch.nn.functional import mse_loss
+    >>> x = torch.zeros(100_000, 1)
+    >>> task = Task(Linear(1, 1), (x, x), loss=mse_loss)
+    >>> affordable(task, Recipe(steps=40, batch_size=64))
+    8192
+    >>> affordable(task, Recipe(steps=100_000, batch_size=64))
+    132413
+    """
+    samples: int = clock_of(task, recipe).horizon * batch_size_of(task, recipe) * recipe.accumulate
+    evaluations = recipe.evaluations + 1 + PAUSES
+    return max(LEAST, math.floor(SHARE * GRADIENT * samples / evaluations))
+
+
+def compared_on(
+    task: Task, recipe: Recipe, wanted: ValidSamples = "auto", others: Sequence[Recipe] = ()
+) -> Task:
+    """Return the task with the validation samples on which its trials are compared.
+
+    The samples are drawn without regard to the recipe, so that all trials are compared on the same
+    ones: evenly over the data, whose order they keep.
+
+    Args:
+        task: The task.
+        recipe: The recipe that is tuned.
+        wanted: A number of samples; 'all'; or 'auto' for what `affordable` returns. 'auto' keeps
+            all where evaluations change the run (early stopping, schedules with feedback), and of
+            data that cannot be indexed.
+        others: More recipes that are compared.
+
+    Raises:
+        BadTypeError: If `wanted` is no number of samples, or the data cannot be indexed.
+        BadValueError: If it is out of bounds, or the recipe's evaluations change the run.
+    """
+    check_wanted(wanted)
+    data = task.valid
+    if wanted == "all":
+        return task
+    listening = next((why for one in (recipe, *others) if (why := listens(one))), "")
+    if wanted == "auto":
+        if listening or not isinstance(data, IndexedData):
+            return task
+        wanted = affordable(task, recipe)
+    if data.samples is not None and wanted >= data.samples:
+        return task
+    if not isinstance(data, IndexedData):
+        raise BadTypeError(
+            f"valid_samples={wanted} needs validation data whose samples can be indexed: give "
+            "tensors or a Dataset instead of a DataLoader, or 'all'"
+        )
+    if listening:
+        raise BadValueError(
+            f"valid_samples={wanted}: {listening} hears every evaluation, so the run would differ "
+            "from one that is evaluated on all samples: give 'all'"
+        )
+    return replace(task, valid=data.part(drawn(data.samples, wanted))).known_as(task.ref)
+
+
+def check_wanted(wanted: object) -> None:
+    """Refuse what is no number of samples.
+
+    Raises:
+        BadTypeError: If it is neither a whole number nor 'auto' nor 'all'.
+        BadValueError: If it is too small to tell the noise of a comparison.
+    """
+    if wanted in ("auto", "all"):
+        return
+    if isinstance(wanted, bool) or not isinstance(wanted, int):
+        raise BadTypeError(
+            f"valid_samples={wanted!r}: give a whole number of samples, 'auto' or 'all'"
+        )
+    if wanted < PARTS:
+        raise BadValueError(
+            f"valid_samples={wanted} is out of bounds: give at least {PARTS}, one for each slice "
+            "from which the noise of a comparison is estimated"
+        )
+
+
+def listens(recipe: Recipe) -> str:
+    """Return what in a recipe changes the run after an evaluation; empty if nothing does.
+
+    >>> listens(Recipe()), listens(Recipe(early_stopping=3))
+    ('', 'early_stopping')
+    """
+    if recipe.early_stopping is not None:
+        return "early_stopping"
+    schedules = {"schedule": recipe.schedule, **recipe.schedules}
+    return next((f"the {name} {s!r}" for name, s in schedules.items() if s.signals), "")
+
+
+def drawn(samples: int, count: int) -> torch.Tensor:
+    """Return the rows of a subset, ascending: one at random from each of `count` equal stretches.
+
+    A set that is sorted, by class or by date, keeps its proportions.
+
+    Args:
+        samples: All samples.
+        count: How many to draw.
+
+    >>> len(drawn(1_000, 100)), int((drawn(1_000, 160) < 500).sum())
+    (100, 80)
+    """
+    edges = samples * torch.arange(count + 1) // count
+    generator = torch.Generator().manual_seed(derive_seed(0, "valid_samples"))
+    places = torch.rand(count, generator=generator, dtype=torch.float64)
+    return edges[:-1] + (places * edges.diff()).long()

@@ -1,0 +1,128 @@
+"""On how many validation samples rates are compared, and that it is the same ones for all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from etude import Recipe, Task, tasks
+from etude.errors import BadTypeError, BadValueError
+from etude.tasks.data import IndexedData
+from etude.training.clock import clock_of
+from etude.training.evaluate import PARTS
+from etude.trials.valid_samples import (
+    GRADIENT,
+    LEAST,
+    PAUSES,
+    SHARE,
+    affordable,
+    compared_on,
+    drawn,
+)
+
+RECIPE = Recipe(steps=40, batch_size=64)
+
+
+def large(valid: int = 3 * LEAST, loader: bool = False) -> Task:
+    """A task whose validation rows are numbered."""
+    x = torch.arange(valid, dtype=torch.float32)[:, None]
+    y = torch.zeros(valid, dtype=torch.long)
+    held = DataLoader(TensorDataset(x, y), batch_size=512) if loader else (x, y)
+    return Task(lambda: nn.Linear(1, 2), (x[:100], y[:100]), held, loss=cross_entropy)
+
+
+@given(st.integers(PARTS, 5_000), st.data())
+def test_a_subset_is_drawn_without_repeats_and_evenly_from_every_segment(samples, data):
+    count = data.draw(st.integers(PARTS, samples))
+    rows = drawn(samples, count)
+    assert len(rows) == count
+    assert torch.equal(rows, rows.unique())
+    assert int(rows[0]) >= 0
+    assert int(rows[-1]) < samples
+    for i in range(PARTS):
+        first, end = samples * i // PARTS, samples * (i + 1) // PARTS
+        taken = int(((rows >= first) & (rows < end)).sum())
+        assert abs(taken - count * (end - first) / samples) < 2
+
+
+@given(st.integers(1, 10**6), st.integers(1, 90), st.integers(1, 4), st.integers(1, 100))
+def test_evaluations_take_a_fifth_of_the_gradients_work_at_most_or_the_least(
+    steps, batch_size, accumulate, evaluations
+):
+    task = large(100)
+    recipe = Recipe(
+        steps=steps, batch_size=batch_size, accumulate=accumulate, evaluations=evaluations
+    )
+    count = affordable(task, recipe)
+    work = GRADIENT * steps * batch_size * accumulate
+    assert count == LEAST or count * (evaluations + 1 + PAUSES) <= SHARE * work * (1 + 1e-9)
+    assert count >= LEAST
+    assert affordable(task, recipe.replace(lr=0.5, seed=7)) == count
+
+
+def test_a_large_set_is_cut_the_same_way_for_every_rate_and_seed():
+    task = large()
+    first, second = (compared_on(task, RECIPE.replace(seed=s, lr=0.1 + s)) for s in (0, 1))
+    assert first.valid.samples == LEAST
+    assert torch.equal(first.valid.tensors[0], second.valid.tensors[0])
+    assert first.train is task.train
+    assert compared_on(task, RECIPE, 1_000).valid.samples == 1_000
+
+
+@pytest.mark.parametrize("name", ["digits-mlp", "cancer-mlp", "diabetes-mlp"])
+def test_a_small_set_is_left_whole(name):
+    task = tasks.get(name)
+    recipe = Recipe(**task.defaults)
+    assert isinstance(task.valid, IndexedData)
+    assert task.valid.samples <= LEAST
+    assert compared_on(task, recipe) is task
+    assert compared_on(task, recipe.replace(steps=16)) is task
+
+
+def test_what_the_training_can_afford_is_evaluated_whole():
+    task = large()
+    long = Recipe(steps=40_000, batch_size=64)
+    assert clock_of(task, long).horizon == 40_000
+    assert compared_on(task, long) is task
+    assert compared_on(task, RECIPE, "all") is task
+    assert compared_on(task, RECIPE, 10**9) is task
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"early_stopping": 3}, "early_stopping"),
+        ({"schedule": "plateau(patience=2)"}, "the schedule plateau"),
+        ({"schedules": {"weight_decay": "0.1 * plateau(patience=2)"}}, "the weight_decay"),
+    ],
+)
+def test_where_evaluations_change_the_run_it_hears_all_samples(changes, what):
+    task, recipe = large(), RECIPE.replace(**changes)
+    assert compared_on(task, recipe) is task
+    assert compared_on(task, RECIPE, "auto", [recipe]) is task
+    with pytest.raises(BadValueError, match=f"valid_samples=1000: {what}.* give 'all'"):
+        compared_on(task, recipe, 1_000)
+
+
+def test_data_that_cannot_be_indexed_is_left_whole():
+    task = large(loader=True)
+    assert compared_on(task, RECIPE) is task
+    with pytest.raises(BadTypeError, match=r"valid_samples=1000 needs .* or 'all'"):
+        compared_on(task, RECIPE, 1_000)
+
+
+@pytest.mark.parametrize("wanted", [True, 0.5, "some", None])
+def test_what_is_no_number_of_samples_is_refused(wanted):
+    with pytest.raises(BadTypeError, match=r"valid_samples=.*'auto' or 'all'"):
+        compared_on(large(100), RECIPE, wanted)
+
+
+@pytest.mark.parametrize("wanted", [-1, 0, PARTS - 1])
+def test_fewer_samples_than_slices_are_refused(wanted):
+    with pytest.raises(BadValueError, match=f"valid_samples={wanted} is out of bounds.* 16"):
+        compared_on(large(100), RECIPE, wanted)
