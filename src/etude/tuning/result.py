@@ -12,6 +12,7 @@ from etude.recipe import Recipe
 from etude.record import Evaluation, Record, Status, from_json, to_json
 from etude.record_shape import refuse_other
 from etude.storage.tuning_folder import TuningFolder
+from etude.trials.baseline import noise
 from etude.trials.phase import Phase
 from etude.trials.score import Goal
 from etude.tuning import advice
@@ -296,17 +297,25 @@ class TuneResult:
         )
 
 
-def tie(one: Evaluation, best: Evaluation, drop: float, goal: Goal | None = None) -> bool:
+def tie(
+    one: Evaluation,
+    best: Evaluation,
+    drop: float,
+    goal: Goal | None = None,
+    error: float = 0.0,
+) -> bool:
     """Say whether two evaluations after the same number of updates cannot be told apart.
 
-    With d the differences of the slices' finite scores, n of them: mean(d) <= max(2 s(d)/sqrt(n),
-    0.01 drop), where s is the sample standard deviation.
+    With d the differences of the slices' finite scores, n of them, and s their sample standard
+    deviation: mean(d) <= max(2 sqrt(s(d)² / n + error²), 0.01 drop).
 
     Args:
         one: Of the rate that may tie.
         best: Of the best rate.
         drop: Untrained score minus the best's.
         goal: What is compared; None compares the losses.
+        error: The standard error of the difference as a forecast of that at the end, beside that
+            of the slices.
 
     >>> tie(Evaluation(9, 1.1, None, (1.0, 1.2)), Evaluation(9, 1.0, None, (1.1, 0.9)), 2.0)
     True
@@ -314,15 +323,7 @@ def tie(one: Evaluation, best: Evaluation, drop: float, goal: Goal | None = None
     False
     """
     goal = goal or Goal()
-    pairs = zip(goal.parts(one), goal.parts(best), strict=True)
-    differences = [a - b for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
     mean = goal.score(one) - goal.score(best)
     if not math.isfinite(mean):
         return False
-    count = len(differences)
-    error = 0.0
-    if count > 1:
-        centre = math.fsum(differences) / count
-        spread = math.fsum((d - centre) ** 2 for d in differences) / (count - 1)
-        error = math.sqrt(spread / count)
-    return mean <= max(2 * error, 0.01 * drop)
+    return mean <= max(2 * math.hypot(noise(one, best, goal), error), 0.01 * drop)
