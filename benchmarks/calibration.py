@@ -202,8 +202,10 @@ def section(title: str, names: Sequence[str]) -> list[str]:
     for budget in BUDGETS:
         own = [r for r in rows if r.budget == budget]
         lines.append(line(f"**{budget:g}, all**", own))
-        for word in sorted({r.outcome for r in own}):
-            lines.append(line(f"{budget:g}, {word}", [r for r in own if r.outcome == word]))
+        lines += [
+            line(f"{budget:g}, {word}", [r for r in own if r.outcome == word])
+            for word in sorted({r.outcome for r in own})
+        ]
     near = limit(names)
     lines += [
         "",

@@ -40,9 +40,13 @@ class Seen:
     def at(self, step: int) -> Evaluation | None:
         return next((e for e in self._looks if e.step == step), None)
 
+    def curve(self) -> Curve:
+        losses = tuple(e.loss for e in self._looks)
+        return Curve(self.lr, tuple(e.step / self.length for e in self._looks), losses, losses)
+
 
 def sure(best: Any, *others: Any, goal: Goal | None = None) -> float | None:
-    return confidence(best, others, goal or Goal())
+    return confidence(best, others, goal or Goal(), math.inf)
 
 
 slices = st.lists(st.floats(-3, 3), min_size=2, max_size=30)

@@ -197,24 +197,43 @@ def comparable(trial: JudgedTrial, best: JudgedTrial) -> bool:
 
 
 def left_blind(trials: Sequence[JudgedTrial], best: JudgedTrial) -> tuple[str, ...]:
-    """Say which rates were left where no rate was better yet than a constant output.
+    """Say which rates were left before they were better than a constant output.
 
-    What chose among them there was the training loss, or noise: some tasks learn late.
+    Where no rate was better yet, what chose among them was the training loss, or noise. Where
+    another one was, it is said of the best's neighbours alone: some tasks learn late.
+
+    Args:
+        trials: All of them, ascending by rate.
+        best: The best.
     """
-    curves = {trial.lr: trial.curve() for trial in trials}
-    left: dict[int, list[float]] = {}
-    for trial in trials:
-        shares = curves[trial.lr].shares
-        if trial is best or trial.diverged or not shares or comparable(trial, best):
+    curves = [trial.curve() for trial in trials]
+    place = next(i for i, trial in enumerate(trials) if trial is best)
+    left: dict[tuple[int, bool], list[float]] = {}
+    for i, (trial, curve) in enumerate(zip(trials, curves, strict=True)):
+        if trial is best or trial.diverged or not curve.shares or comparable(trial, best):
             continue
-        if silent(shares[-1], list(curves.values())):
-            left.setdefault(min(trial.steps, trial.reached), []).append(trial.lr)
+        share = curve.shares[-1]
+        blind = silent(share, curves)
+        if blind or (abs(i - place) == 1 and not curve.tells(share)):
+            left.setdefault((min(trial.steps, trial.reached), blind), []).append(trial.lr)
     return tuple(
-        f"At update {step}, when no rate was better yet than a constant output, "
-        f"{', '.join(f'{lr:g}' for lr in sorted(rates))} {'was' if len(rates) == 1 else 'were'} "
-        "not followed further: whether a rate left there ends better cannot be told. Give a "
+        _blind_said(step, blind, sorted(left[step, blind])) for step, blind in sorted(left)
+    )
+
+
+def _blind_said(step: int, blind: bool, rates: Sequence[float]) -> str:
+    names = ", ".join(f"{lr:g}" for lr in rates)
+    was, it = ("was", "it") if len(rates) == 1 else ("were", "they")
+    if blind:
+        return (
+            f"At update {step}, when no rate was better yet than a constant output, {names} {was} "
+            "not followed further: whether a rate left there ends better cannot be told. Give a "
+            "larger budget."
+        )
+    return (
+        f"At update {step}, {names}, next to the best, {was} no better yet than a constant output "
+        f"and not followed further: if {it} would have learned later cannot be told. Give a "
         "larger budget."
-        for step, rates in sorted(left.items())
     )
 
 

@@ -15,7 +15,7 @@ from etude.storage.tuning_folder import TuningFolder
 from etude.trials.baseline import noise
 from etude.trials.phase import Phase
 from etude.trials.score import Goal
-from etude.tuning import advice
+from etude.tuning import advice, overfits
 from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import Selection, from_plain
 from etude.tuning.result_shape import ResultShape
@@ -51,11 +51,13 @@ class TuneResult:
     Attributes:
         recipe: The recipe with the rate that was chosen.
         lr: The chosen rate.
-        tied: The lowest and highest of the neighbouring tried rates that were followed to three
-            quarters of the run at least and cannot be told apart from `lr`: their paired
-            difference in the validation score is within two standard errors, or within 1% of the
-            drop from the untrained score. A rate outside it may tie, too, if it was not followed
-            so far.
+        tied: The lowest and highest rate that may be as good as `lr`, as far as the evidence
+            reaches: from half way to the nearest tried rate below that is behind, to half way to
+            the one above. A tried rate counts as behind if its paired difference in the validation
+            score, where both were last evaluated, exceeds 1% of the drop from the untrained score
+            and two standard errors, of the slices of the validation data and of a pause as a
+            forecast of the end (`etude.tuning.pause_error`). Where no tried rate is behind, the
+            range ends .2 decades beyond the last one tried; `open_ends` names such sides.
         stable_below: The lowest tried rate above `lr` at which training diverged, or came to its
             end far behind `lr` with what it had learned lost; None where no tried rate did, or
             where every rate broke at the same update. A rate that was dropped early is neither.
@@ -63,8 +65,8 @@ class TuneResult:
             the two, between the rates that were followed to three quarters of the run; None where
             there was no other.
         confidence: How often the same rate is chosen when the slices of the validation data are
-            drawn anew; None where nothing could be compared. It covers the noise of the
-            validation data, not that of the seed.
+            drawn anew and every pause gets its error as a forecast of the end; None where nothing
+            could be compared. It does not cover the noise of the seed.
         cost: In full runs of the recipe, everything included.
         costs: The same, part by part.
         outcome: How it ended, an `Outcome` or its word: 'found', 'at an edge', 'too small to
@@ -146,6 +148,12 @@ class TuneResult:
         return self.record.valid_loss
 
     @property
+    def open_ends(self) -> tuple[bool, bool]:
+        """Whether the tied range goes on below the lowest, or above the highest rate tried."""
+        low, high = self.tied
+        return low < self.trials[0].lr, high > self.trials[-1].lr
+
+    @property
     def common_break(self) -> int | None:
         """The update at which the higher rates that diverged all did, where no edge is claimed."""
         broke = {
@@ -157,12 +165,13 @@ class TuneResult:
 
     def advice(self) -> str:
         """Say in a sentence what the outcome means for the reader; empty where all is well."""
-        said = [self._meaning(), *self.notes]
+        overfit = overfits.said(self.record, self.trials, self.objective)
+        said = [self._meaning(explained=bool(overfit)), overfit, *self.notes]
         if self.selection is not None and self.outcome != Outcome.NOTHING_TRAINS:
             said.append(self.selection.advice())
         return " ".join(filter(None, said))
 
-    def _meaning(self) -> str:
+    def _meaning(self, *, explained: bool) -> str:
         match self.outcome:
             case Outcome.NOTHING_TRAINS:
                 return advice.nothing_trains(
@@ -171,11 +180,13 @@ class TuneResult:
             case Outcome.NO_BETTER_THAN_A_CONSTANT:
                 assert self.constant is not None
                 own = self.chosen.record.evaluations[-1]
-                return advice.like_a_constant(own, self.constant, self.objective, self.folds)
+                return advice.like_a_constant(
+                    own, self.constant, self.objective, self.folds, explained=explained
+                )
             case Outcome.UNFINISHED:
                 return advice.unfinished(self.lr, self.record, self.budget)
             case Outcome.TOO_SMALL_TO_TELL:
-                return advice.too_small_to_tell(self.trials, self.budget)
+                return advice.too_small_to_tell(self.lr, self.trials, self.budget)
             case Outcome.AT_AN_EDGE:
                 return advice.at_an_edge(self.lr, self.trials, self.budget)
             case Outcome.FOUND:
@@ -215,6 +226,7 @@ class TuneResult:
                     "folder": trial.folder,
                     "unstable": trial.unstable,
                     "tied": trial.tied,
+                    "compared": to_json(trial.compared),
                     "updates": trial.record.cost.steps,
                     "status": trial.record.status,
                     "evaluations": [
@@ -259,9 +271,9 @@ class TuneResult:
         trials = []
         for row in plain["trials"]:
             record = Record.load(home.within(row["folder"]))
-            trials.append(
-                TrialSummary(row["lr"], record, row["unstable"], row["tied"], row["folder"])
-            )
+            compared = None if row.get("compared") is None else from_json(row["compared"])
+            given = (row["unstable"], row["tied"], row["folder"], compared)
+            trials.append(TrialSummary(row["lr"], record, *given))
         untrained = Evaluation(
             0,
             from_json(plain["untrained_loss"]),

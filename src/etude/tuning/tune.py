@@ -295,7 +295,14 @@ def judged(
         untrained=last.untrained if last.trials else pool.untrained,
         record=final.records()[0],
         trials=tuple(
-            TrialSummary(c.lr, c.record(), bad, tied if trains else c is best, trial_place(c.name))
+            TrialSummary(
+                c.lr,
+                c.record(),
+                bad,
+                tied if trains else c is best,
+                trial_place(c.name),
+                _compared(c),
+            )
             for c, bad, tied in kept
         ),
         budget=request.budget,
@@ -307,6 +314,16 @@ def judged(
         notes=(*found.notes, *remarks(final.runs[0])),
         model=final.runs[0].model,
     )
+
+
+def _compared(trial: Trial) -> float | None:
+    """Return by what a trial was last compared, where that is not what its record holds there."""
+    last = trial.last()
+    if last is None or trial.diverged:
+        return None
+    raw = next((e for e in reversed(trial.record().evaluations) if e.step == last.step), last)
+    value = trial.goal.value(last)
+    return None if value == trial.goal.value(raw) else value
 
 
 def _cause(pool: TrialPool, update: int | None, cause: str) -> str:
