@@ -140,7 +140,7 @@ def measured(names: Iterable[str], share: float) -> float:
         for seed in evidence.SEEDS:
             ends, here = table.final[seed], table.judged[seed, :, look]
             drops = float(table.untrained[seed]) - ends
-            for good in np.flatnonzero(ends <= ends.min() + NEAR * drops.max()):
+            for good in map(int, np.flatnonzero(ends <= ends.min() + NEAR * drops.max())):
                 for other in range(max(0, good - AROUND), min(len(ends), good + AROUND + 1)):
                     tied = ends[other] - ends[good] <= TIED * drops[good]
                     if other != good and tied:

@@ -119,25 +119,15 @@ def unfinished(lr: float, record: Record, budget: float) -> str:
     )
 
 
-def too_small_to_tell(lr: float, trials: Sequence[TrialSummary], budget: float) -> str:
-    """Say that rates far from each other tie, or that no rate below one that overfits was followed.
-
-    Args:
-        lr: The chosen rate.
-        trials: Every rate tried, ascending.
-        budget: In full runs.
-    """
+def too_small_to_tell(trials: Sequence[TrialSummary], budget: float) -> str:
+    """Say that rates far from each other tie; empty where that is not what cannot be told."""
     sound = [t for t in trials if not t.unstable]
-    if all(t.tied for t in sound):
-        return (
-            f"All rates from {sound[0].lr:g} to {sound[-1].lr:g} tie as far as they were followed: "
-            f"the budget of {budget:g} runs shows no difference between them. Give a larger budget "
-            "to tell them apart."
-        )
+    if not all(t.tied for t in sound):
+        return ""
     return (
-        f"At {lr:g} the validation loss rises before the end while the training loss falls, and "
-        f"the budget of {budget:g} runs followed no lower rate to three quarters of its run: "
-        "whether one ends better cannot be told. Give a larger budget."
+        f"All rates from {sound[0].lr:g} to {sound[-1].lr:g} tie as far as they were followed: "
+        f"the budget of {budget:g} runs shows no difference between them. Give a larger budget "
+        "to tell them apart."
     )
 
 

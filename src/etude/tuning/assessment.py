@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from etude.optimizers.prior import nice
 from etude.record import Evaluation
 from etude.tasks.task import Task
 from etude.trials.baseline import better
-from etude.trials.curve import Curve, drop
+from etude.trials.curve import Curve, Exposure, drop
 from etude.trials.score import Goal
 from etude.tuning.judged_trial import J, JudgedPool, JudgedTrial
 from etude.tuning.outcome import Outcome
@@ -65,14 +66,20 @@ def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) 
     rates = [c.lr for c in trials]
     unstable = [edge and search.unstable(c, best) for c in trials]
     sound = [c for c, bad in zip(trials, unstable, strict=True) if not bad]
-    near = {c.lr for c in sound if ties(c, best, pool.goal, pool.untrained_score, trials)}
-    said = outcome(pool, best, rates, [c.lr in near for c in sound], _turn(search, best, sound))
+    peak = peak_of(search.pool.exposure)
+    given = pool.goal, pool.untrained_score
+    near = {c.lr for c in sound if ties(c, best, *given, trials, peak)}
+    doubts = (*_turned(search, best, sound), *_ahead(sound, best, *given))
+    faster = _faster_turned(search, best, sound)
+    alike = [c.lr in near for c in sound]
+    said = outcome(pool, best, rates, alike, faster_turned=faster, doubtful=bool(doubts))
     low = high = rates.index(best.lr)
     while low > 0 and rates[low - 1] in near:
         low -= 1
     while high < len(rates) - 1 and rates[high + 1] in near:
         high += 1
     sure = said in (Outcome.FOUND, Outcome.AT_AN_EDGE)
+    trains = sure or said == Outcome.TOO_SMALL_TO_TELL
     followed = [c.curve() for c in sound if c is best or comparable(c, best)]
     return Assessment(
         outcome=said,
@@ -81,7 +88,7 @@ def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) 
         unstable=tuple(unstable),
         sensitivity=sensitivity(best.curve(), followed, pool.untrained_score),
         confidence=confidence(best, sound, pool.goal, pool.untrained_score),
-        notes=left_blind(trials, best) if sure else (),
+        notes=(*(left_blind(trials, best, peak) if sure else ()), *(doubts if trains else ())),
     )
 
 
@@ -107,26 +114,52 @@ def half_way(rates: Sequence[float], low: int, high: int) -> tuple[float, float]
     return nice(below), nice(above)
 
 
-@dataclass(frozen=True)
-class Turn:
-    """What was seen of overfitting.
+def peak_of(exposure: Exposure) -> float:
+    """Return the share of the run at which a schedule first reaches its peak.
 
-    Attributes:
-        above: Whether a faster trial had turned up: the best is then not at the edge of what was
-            looked at, though it may be the lowest rate.
-        own: Whether the finished best has turned up itself, with no lower rate followed.
+    >>> from etude.schedules import cosine, warmup
+    >>> peak_of(Exposure.of(warmup(400) >> cosine(), 1_000))
+    0.4
     """
+    rates = [later - sooner for sooner, later in pairwise(exposure.sums)]
+    top = max(rates) * (1 - 1e-6)
+    return next(i for i, rate in enumerate(rates) if rate >= top) / len(rates)
 
-    above: bool = False
-    own: bool = False
 
-
-def _turn(search: Ranking[J], best: J, sound: Sequence[J]) -> Turn:
+def _faster_turned(search: Ranking[J], best: J, sound: Sequence[J]) -> bool:
+    """Say whether a faster trial had turned up: then the best is at no edge of what was seen."""
     shares = {c.share for c in sound if c.lr > best.lr}
-    above = any(curve.lr > best.lr for share in shares for curve in search.turned(share))
-    lower = any(c.lr < best.lr and comparable(c, best) for c in sound)
-    own = not lower and any(curve.lr == best.lr for curve in search.turned(1.0))
-    return Turn(above, own)
+    return any(curve.lr > best.lr for share in shares for curve in search.turned(share))
+
+
+def _turned(search: Ranking[J], best: J, sound: Sequence[J]) -> list[str]:
+    """Say that the finished best overfits and no lower rate was followed, where that is so."""
+    followed = any(c.lr < best.lr and comparable(c, best) for c in sound)
+    if followed or not any(curve.lr == best.lr for curve in search.turned(1.0)):
+        return []
+    return [
+        f"At {best.lr:g} the validation score rises before the end while the training loss falls, "
+        "and no lower rate was followed to three quarters of its run: whether one ends better "
+        "cannot be told. Give a larger budget."
+    ]
+
+
+def _ahead(sound: Sequence[J], best: J, goal: Goal, untrained: float) -> list[str]:
+    """Say which rates led the best by more than noise when they were left."""
+    final, found = best.last(), []
+    for trial in sound:
+        pair = None if trial is best or trial.ended else common(trial, best)
+        if final is None or pair is None:
+            continue
+        mine, mark = pair
+        fall = drop(untrained, [goal.score(final)])
+        if not tie(mark, mine, fall, goal, pause_error(mark.step / best.length) * fall):
+            found.append(
+                f"At update {mine.step}, where {trial.lr:g} was left because its curve or a "
+                f"faster one pointed lower, it stood ahead of {best.lr:g} by more than noise: "
+                "whether it ends better cannot be told. Give a larger budget."
+            )
+    return found
 
 
 def outcome(
@@ -134,7 +167,9 @@ def outcome(
     best: JudgedTrial,
     rates: Sequence[float],
     alike: Sequence[bool],
-    turn: Turn,
+    *,
+    faster_turned: bool,
+    doubtful: bool,
 ) -> Outcome:
     """Say how a search ended.
 
@@ -143,7 +178,9 @@ def outcome(
         best: The one that was chosen.
         rates: Those of the recipe's own seed, ascending.
         alike: Which of those that are sound may be as good as the best.
-        turn: What was seen of overfitting.
+        faster_turned: Whether a faster trial had turned up: then the best is not at the edge of
+            what was looked at, though it may be the lowest rate.
+        doubtful: Whether what was seen speaks against the best.
     """
     final = best.last()
     untrained = pool.untrained_score
@@ -160,9 +197,9 @@ def outcome(
         return Outcome.NO_BETTER_THAN_A_CONSTANT
     if len(rates) > 2 and all(alike) and math.log10(rates[-1] / rates[0]) > 1 and pool.budget < 2:
         return Outcome.TOO_SMALL_TO_TELL
-    if len(rates) > 1 and (best.lr == rates[-1] or (best.lr == rates[0] and not turn.above)):
+    if len(rates) > 1 and (best.lr == rates[-1] or (best.lr == rates[0] and not faster_turned)):
         return Outcome.AT_AN_EDGE
-    return Outcome.TOO_SMALL_TO_TELL if turn.own else Outcome.FOUND
+    return Outcome.TOO_SMALL_TO_TELL if doubtful else Outcome.FOUND
 
 
 def learned(score: float, untrained: float) -> bool:
@@ -196,45 +233,58 @@ def comparable(trial: JudgedTrial, best: JudgedTrial) -> bool:
     return share >= FOLLOWED - 1 / trial.length
 
 
-def left_blind(trials: Sequence[JudgedTrial], best: JudgedTrial) -> tuple[str, ...]:
-    """Say which rates were left before they were better than a constant output.
+def left_blind(
+    trials: Sequence[JudgedTrial], best: JudgedTrial, peak: float = 0.0
+) -> tuple[str, ...]:
+    """Say which rates were left where nothing told yet which is better: some tasks learn late.
 
-    Where no rate was better yet, what chose among them was the training loss, or noise. Where
-    another one was, it is said of the best's neighbours alone: some tasks learn late.
+    That is before the schedule's peak, or where no rate was better yet than a constant output;
+    of the best's neighbours also where they alone were not.
 
     Args:
         trials: All of them, ascending by rate.
         best: The best.
+        peak: The share of the run at which the schedule reaches its peak.
     """
     curves = [trial.curve() for trial in trials]
     place = next(i for i, trial in enumerate(trials) if trial is best)
-    left: dict[tuple[int, bool], list[float]] = {}
+    left: dict[tuple[int, str], list[float]] = {}
     for i, (trial, curve) in enumerate(zip(trials, curves, strict=True)):
         if trial is best or trial.diverged or not curve.shares or comparable(trial, best):
             continue
         share = curve.shares[-1]
-        blind = silent(share, curves)
-        if blind or (abs(i - place) == 1 and not curve.tells(share)):
-            left.setdefault((min(trial.steps, trial.reached), blind), []).append(trial.lr)
+        if share < peak:
+            why = BEFORE_PEAK
+        elif silent(share, curves):
+            why = NONE_LEARNED
+        elif abs(i - place) == 1 and not curve.tells(share):
+            why = NEXT_TO_BEST
+        else:
+            continue
+        left.setdefault((min(trial.steps, trial.reached), why), []).append(trial.lr)
     return tuple(
-        _blind_said(step, blind, sorted(left[step, blind])) for step, blind in sorted(left)
-    )
-
-
-def _blind_said(step: int, blind: bool, rates: Sequence[float]) -> str:
-    names = ", ".join(f"{lr:g}" for lr in rates)
-    was, it = ("was", "it") if len(rates) == 1 else ("were", "they")
-    if blind:
-        return (
-            f"At update {step}, when no rate was better yet than a constant output, {names} {was} "
-            "not followed further: whether a rate left there ends better cannot be told. Give a "
-            "larger budget."
+        why.format(
+            step=step,
+            rates=", ".join(f"{lr:g}" for lr in sorted(rates)),
+            was="was" if len(rates) == 1 else "were",
         )
-    return (
-        f"At update {step}, {names}, next to the best, {was} no better yet than a constant output "
-        f"and not followed further: if {it} would have learned later cannot be told. Give a "
-        "larger budget."
+        for (step, why), rates in sorted(left.items())
     )
+
+
+BEFORE_PEAK = (
+    "At update {step}, before the schedule reached its peak, {rates} {was} not followed further: "
+    "whether a rate left there ends better cannot be told. Give a larger budget."
+)
+NONE_LEARNED = (
+    "At update {step}, when no rate was better yet than a constant output, {rates} {was} not "
+    "followed further: whether a rate left there ends better cannot be told. Give a larger budget."
+)
+NEXT_TO_BEST = (
+    "At update {step}, {rates}, next to the best, {was} no better yet than a constant output and "
+    "not followed further: whether it would have learned later cannot be told. Give a larger "
+    "budget."
+)
 
 
 def like_constant(best: JudgedTrial, goal: Goal, metric: Goal | None = None) -> bool:
@@ -270,12 +320,13 @@ def ties(
     goal: Goal,
     untrained: float,
     trials: Sequence[JudgedTrial] = (),
+    peak: float = 0.0,
 ) -> bool:
     """Say whether a trial may be as good as the best, by what was last seen of both.
 
     Its paired difference there is within two standard errors, of the slices and of a pause as a
     forecast of the end (see `pause_error`), or within 1% of the drop. Where no trial was better
-    yet than a constant, nothing tells.
+    yet than a constant, or the schedule had not reached its peak, nothing tells.
 
     Args:
         trial: The trial.
@@ -283,6 +334,7 @@ def ties(
         goal: What is compared.
         untrained: The score before training.
         trials: All of them.
+        peak: The share of the run at which the schedule reaches its peak.
     """
     if trial is best:
         return True
@@ -294,7 +346,7 @@ def ties(
     if (pair := common(trial, best)) is None:
         return not comparable(trial, best)
     share = pair[1].step / best.length
-    if silent(share, [one.curve() for one in (*trials, trial, best)]):
+    if share < peak or silent(share, [one.curve() for one in (*trials, trial, best)]):
         return True
     fall = drop(untrained, [goal.score(final)])
     return tie(*pair, fall, goal, pause_error(share) * fall)

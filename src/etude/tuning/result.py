@@ -186,7 +186,7 @@ class TuneResult:
             case Outcome.UNFINISHED:
                 return advice.unfinished(self.lr, self.record, self.budget)
             case Outcome.TOO_SMALL_TO_TELL:
-                return advice.too_small_to_tell(self.lr, self.trials, self.budget)
+                return advice.too_small_to_tell(self.trials, self.budget)
             case Outcome.AT_AN_EDGE:
                 return advice.at_an_edge(self.lr, self.trials, self.budget)
             case Outcome.FOUND:
