@@ -18,7 +18,8 @@ from etude.record import Evaluation
 from etude.trials.curve import Curve
 from etude.trials.score import Goal
 from etude.tuning import assessment as verdict
-from etude.tuning.assessment import common, confidence, learned, sensitivity, ties
+from etude.tuning.assessment import confidence, sensitivity
+from etude.tuning.comparison import common, learned, ties
 from tests.tuning.common import BASE, mlp, quick
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from etude.record import Evaluation
 from etude.trials.curve import Curve
 from etude.trials.score import Goal
-from etude.tuning.assessment import half_way, ties
+from etude.tuning.assessment import half_way
+from etude.tuning.comparison import ties
 from etude.tuning.pause_error import pause_error
 from etude.tuning.result import tie
 from etude.tuning.search.ladder import SPACING

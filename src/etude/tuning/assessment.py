@@ -5,23 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from etude.optimizers.prior import nice
-from etude.record import Evaluation
 from etude.tasks.task import Task
 from etude.trials.baseline import better
-from etude.trials.curve import Curve, Exposure, drop
+from etude.trials.curve import Curve, drop
 from etude.trials.score import Goal
+from etude.tuning.comparison import common, comparable, learned, peak_of, ties
+from etude.tuning.doubts import ahead, left_blind, overfits_alone
 from etude.tuning.judged_trial import J, JudgedPool, JudgedTrial
 from etude.tuning.outcome import Outcome
 from etude.tuning.pause_error import pause_error
-from etude.tuning.result import tie
 from etude.tuning.search.ladder import SPACING
 from etude.tuning.search.ranking import Ranking
-from etude.tuning.trial_summary import FOLLOWED
 
 RESAMPLES = 2000
 """Draws of the validation slices from which the confidence is counted."""
@@ -69,7 +67,7 @@ def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) 
     peak = peak_of(search.pool.exposure)
     given = pool.goal, pool.untrained_score
     near = {c.lr for c in sound if ties(c, best, *given, trials, peak)}
-    doubts = (*_turned(search, best, sound), *_ahead(sound, best, *given))
+    doubts = (*overfits_alone(search, best, sound), *ahead(sound, best, *given))
     faster = _faster_turned(search, best, sound)
     alike = [c.lr in near for c in sound]
     said = outcome(pool, best, rates, alike, faster_turned=faster, doubtful=bool(doubts))
@@ -114,52 +112,10 @@ def half_way(rates: Sequence[float], low: int, high: int) -> tuple[float, float]
     return nice(below), nice(above)
 
 
-def peak_of(exposure: Exposure) -> float:
-    """Return the share of the run at which a schedule first reaches its peak.
-
-    >>> from etude.schedules import cosine, warmup
-    >>> peak_of(Exposure.of(warmup(400) >> cosine(), 1_000))
-    0.4
-    """
-    rates = [later - sooner for sooner, later in pairwise(exposure.sums)]
-    top = max(rates) * (1 - 1e-6)
-    return next(i for i, rate in enumerate(rates) if rate >= top) / len(rates)
-
-
 def _faster_turned(search: Ranking[J], best: J, sound: Sequence[J]) -> bool:
     """Say whether a faster trial had turned up: then the best is at no edge of what was seen."""
     shares = {c.share for c in sound if c.lr > best.lr}
     return any(curve.lr > best.lr for share in shares for curve in search.turned(share))
-
-
-def _turned(search: Ranking[J], best: J, sound: Sequence[J]) -> list[str]:
-    """Say that the finished best overfits and no lower rate was followed, where that is so."""
-    followed = any(c.lr < best.lr and comparable(c, best) for c in sound)
-    if followed or not any(curve.lr == best.lr for curve in search.turned(1.0)):
-        return []
-    return [
-        f"At {best.lr:g} the validation score rises before the end while the training loss falls, "
-        "and no lower rate was followed to three quarters of its run: whether one ends better "
-        "cannot be told. Give a larger budget."
-    ]
-
-
-def _ahead(sound: Sequence[J], best: J, goal: Goal, untrained: float) -> list[str]:
-    """Say which rates led the best by more than noise when they were left."""
-    final, found = best.last(), []
-    for trial in sound:
-        pair = None if trial is best or trial.ended else common(trial, best)
-        if final is None or pair is None:
-            continue
-        mine, mark = pair
-        fall = drop(untrained, [goal.score(final)])
-        if not tie(mark, mine, fall, goal, pause_error(mark.step / best.length) * fall):
-            found.append(
-                f"At update {mine.step}, where {trial.lr:g} was left because its curve or a "
-                f"faster one pointed lower, it stood ahead of {best.lr:g} by more than noise: "
-                "whether it ends better cannot be told. Give a larger budget."
-            )
-    return found
 
 
 def outcome(
@@ -202,91 +158,6 @@ def outcome(
     return Outcome.TOO_SMALL_TO_TELL if doubtful else Outcome.FOUND
 
 
-def learned(score: float, untrained: float) -> bool:
-    """Say whether a score is lower than the untrained one by more than rounding.
-
-    A metric may be undefined before training: then any score that is a number is.
-    """
-    if not math.isfinite(untrained):
-        return math.isfinite(score)
-    return score < untrained - 1e-3 * abs(untrained)
-
-
-def common(trial: JudgedTrial, best: JudgedTrial) -> tuple[Evaluation, Evaluation] | None:
-    """Return the last two evaluations after the same share of the run, None without one."""
-    for look in reversed(trial.evaluated()):
-        step = round(look.step * best.length / trial.length)
-        if look.step > 0 and (mark := best.at(step)) is not None:
-            return look, mark
-    return None
-
-
-def comparable(trial: JudgedTrial, best: JudgedTrial) -> bool:
-    """Say whether a trial was followed so far that its score tells which is better at the end.
-
-    Args:
-        trial: The trial.
-        best: The best.
-    """
-    mark = best.curve()
-    share = max((s for s in trial.curve().shares if math.isfinite(mark.at(s))), default=0.0)
-    return share >= FOLLOWED - 1 / trial.length
-
-
-def left_blind(
-    trials: Sequence[JudgedTrial], best: JudgedTrial, peak: float = 0.0
-) -> tuple[str, ...]:
-    """Say which rates were left where nothing told yet which is better: some tasks learn late.
-
-    That is before the schedule's peak, or where no rate was better yet than a constant output;
-    of the best's neighbours also where they alone were not.
-
-    Args:
-        trials: All of them, ascending by rate.
-        best: The best.
-        peak: The share of the run at which the schedule reaches its peak.
-    """
-    curves = [trial.curve() for trial in trials]
-    place = next(i for i, trial in enumerate(trials) if trial is best)
-    left: dict[tuple[int, str], list[float]] = {}
-    for i, (trial, curve) in enumerate(zip(trials, curves, strict=True)):
-        if trial is best or trial.diverged or not curve.shares or comparable(trial, best):
-            continue
-        share = curve.shares[-1]
-        if share < peak:
-            why = BEFORE_PEAK
-        elif silent(share, curves):
-            why = NONE_LEARNED
-        elif abs(i - place) == 1 and not curve.tells(share):
-            why = NEXT_TO_BEST
-        else:
-            continue
-        left.setdefault((min(trial.steps, trial.reached), why), []).append(trial.lr)
-    return tuple(
-        why.format(
-            step=step,
-            rates=", ".join(f"{lr:g}" for lr in sorted(rates)),
-            was="was" if len(rates) == 1 else "were",
-        )
-        for (step, why), rates in sorted(left.items())
-    )
-
-
-BEFORE_PEAK = (
-    "At update {step}, before the schedule reached its peak, {rates} {was} not followed further: "
-    "whether a rate left there ends better cannot be told. Give a larger budget."
-)
-NONE_LEARNED = (
-    "At update {step}, when no rate was better yet than a constant output, {rates} {was} not "
-    "followed further: whether a rate left there ends better cannot be told. Give a larger budget."
-)
-NEXT_TO_BEST = (
-    "At update {step}, {rates}, next to the best, {was} no better yet than a constant output and "
-    "not followed further: whether it would have learned later cannot be told. Give a larger "
-    "budget."
-)
-
-
 def like_constant(best: JudgedTrial, goal: Goal, metric: Goal | None = None) -> bool:
     """Say whether the best cannot be shown to be better than a constant output.
 
@@ -312,49 +183,6 @@ def metric_of(task: Task) -> Goal | None:
     if metric is None or metric.maximize is None:
         return None
     return Goal(metric.name, metric.maximize)
-
-
-def ties(
-    trial: JudgedTrial,
-    best: JudgedTrial,
-    goal: Goal,
-    untrained: float,
-    trials: Sequence[JudgedTrial] = (),
-    peak: float = 0.0,
-) -> bool:
-    """Say whether a trial may be as good as the best, by what was last seen of both.
-
-    Its paired difference there is within two standard errors, of the slices and of a pause as a
-    forecast of the end (see `pause_error`), or within 1% of the drop. Where no trial was better
-    yet than a constant, or the schedule had not reached its peak, nothing tells.
-
-    Args:
-        trial: The trial.
-        best: The best.
-        goal: What is compared.
-        untrained: The score before training.
-        trials: All of them.
-        peak: The share of the run at which the schedule reaches its peak.
-    """
-    if trial is best:
-        return True
-    last, final = trial.last(), best.last()
-    if trial.diverged or last is None or final is None:
-        return False
-    if comparable(trial, best) and not learned(goal.score(last), untrained):
-        return False  # whatever it had been before: it stands no better than untrained
-    if (pair := common(trial, best)) is None:
-        return not comparable(trial, best)
-    share = pair[1].step / best.length
-    if share < peak or silent(share, [one.curve() for one in (*trials, trial, best)]):
-        return True
-    fall = drop(untrained, [goal.score(final)])
-    return tie(*pair, fall, goal, pause_error(share) * fall)
-
-
-def silent(share: float, curves: Sequence[Curve]) -> bool:
-    """Say whether nothing tells yet at a share of the run: no score beats a constant output's."""
-    return share < FOLLOWED and not any(curve.tells(share) for curve in curves)
 
 
 def confidence(
