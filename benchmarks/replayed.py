@@ -84,6 +84,7 @@ class Replayed(Entry):
         """Return the one after some updates, if there was one."""
         return next((e for e in self.evaluated() if e.step == step), None)
 
+    @cache  # noqa: B019 - as many as a table has entries
     def _evaluation(self, share: float, loss: float) -> Evaluation:
         parts = (math.nan,) * evidence.SLICES
         if share in evidence.PAUSES:

@@ -24,6 +24,9 @@ from etude.tuning.search.ranking import Ranking
 RESAMPLES = 2000
 """Draws of the validation slices from which the confidence is counted."""
 
+SMALL = 2.0
+"""A budget below this follows no rate but the best beyond a quarter of its run."""
+
 FACTOR = 2.0
 """The sensitivity is stated for a rate this many times too high or too low."""
 
@@ -76,6 +79,8 @@ def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) 
         low -= 1
     while high < len(rates) - 1 and rates[high + 1] in near:
         high += 1
+    small = pool.budget < SMALL
+    blind = left_blind(trials, best, pool.goal, peak=peak, small=small)
     sure = said in (Outcome.FOUND, Outcome.AT_AN_EDGE)
     trains = sure or said == Outcome.TOO_SMALL_TO_TELL
     followed = [c.curve() for c in sound if c is best or comparable(c, best)]
@@ -86,7 +91,10 @@ def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) 
         unstable=tuple(unstable),
         sensitivity=sensitivity(best.curve(), followed, pool.untrained_score),
         confidence=confidence(best, sound, pool.goal, pool.untrained_score),
-        notes=(*(left_blind(trials, best, peak) if sure else ()), *(doubts if trains else ())),
+        notes=(
+            *(left_blind(trials, best, pool.goal, peak) if sure else ()),
+            *(doubts if trains else ()),
+        ),
     )
 
 
@@ -151,7 +159,12 @@ def outcome(
         return Outcome.UNFINISHED
     if pool.constant is not None and like_constant(best, pool.goal, metric_of(pool.tasks[0])):
         return Outcome.NO_BETTER_THAN_A_CONSTANT
-    if len(rates) > 2 and all(alike) and math.log10(rates[-1] / rates[0]) > 1 and pool.budget < 2:
+    if (
+        len(rates) > 2
+        and all(alike)
+        and math.log10(rates[-1] / rates[0]) > 1
+        and pool.budget < SMALL
+    ):
         return Outcome.TOO_SMALL_TO_TELL
     if len(rates) > 1 and (best.lr == rates[-1] or (best.lr == rates[0] and not faster_turned)):
         return Outcome.AT_AN_EDGE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from etude.trials.baseline import better
 from etude.trials.curve import drop
 from etude.trials.score import Goal
 from etude.tuning.comparison import common, comparable, silent
@@ -58,17 +59,25 @@ def ahead(sound: Sequence[J], best: J, goal: Goal, untrained: float) -> list[str
 
 
 def left_blind(
-    trials: Sequence[JudgedTrial], best: JudgedTrial, peak: float = 0.0
+    trials: Sequence[JudgedTrial],
+    best: JudgedTrial,
+    goal: Goal,
+    *,
+    peak: float = 0.0,
+    small: bool = False,
 ) -> tuple[str, ...]:
     """Say which rates were left where nothing told yet which is better: some tasks learn late.
 
     That is before the schedule's peak, or where no rate was better yet than a constant output;
-    of the best's neighbours also where they alone were not.
+    with a small budget, of the best's neighbours also where they alone were not, and no worse
+    either.
 
     Args:
         trials: All of them, ascending by rate.
         best: The best.
+        goal: What is compared.
         peak: The share of the run at which the schedule reaches its peak.
+        small: Whether the budget is below 2 runs: then one rival at most was followed.
     """
     curves = [trial.curve() for trial in trials]
     place = next(i for i, trial in enumerate(trials) if trial is best)
@@ -81,7 +90,7 @@ def left_blind(
             why = BEFORE_PEAK
         elif silent(share, curves):
             why = NONE_LEARNED
-        elif abs(i - place) == 1 and not curve.tells(share):
+        elif small and abs(i - place) == 1 and _at_constant(trial, goal):
             why = NEXT_TO_BEST
         else:
             continue
@@ -94,3 +103,11 @@ def left_blind(
         )
         for (step, why), rates in sorted(left.items())
     )
+
+
+def _at_constant(trial: JudgedTrial, goal: Goal) -> bool:
+    """Say whether a trial was last neither better nor worse than a constant, beyond noise."""
+    last, floor = trial.last(), trial.floor
+    if last is None or floor is None:
+        return False
+    return not better(last, floor, goal) and not better(floor, last, goal)
