@@ -92,7 +92,7 @@ def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) 
         sensitivity=sensitivity(best.curve(), followed, pool.untrained_score),
         confidence=confidence(best, sound, pool.goal, pool.untrained_score),
         notes=(
-            *(left_blind(trials, best, pool.goal, peak) if sure else ()),
+            *(blind if sure else ()),
             *(doubts if trains else ()),
         ),
     )
