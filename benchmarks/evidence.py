@@ -243,8 +243,11 @@ def collect(names: Iterable[str], out: Path) -> None:
             key: np.stack([run[key] for run in runs]).reshape(*shape, *runs[0][key].shape)
             for key in runs[0]
         }
-        joined["parts"] = joined["parts"][:, :, [SHARES.index(share) for share in PAUSES]]
-        tensors = {key: value.astype(np.float32) for key, value in joined.items()}
+        # By (pause, seed, rate, kind, slice). Contiguous: safetensors writes memory as it lies.
+        joined["parts"] = np.stack([joined["parts"][:, :, SHARES.index(s)] for s in PAUSES])
+        tensors = {
+            key: np.ascontiguousarray(value, dtype=np.float32) for key, value in joined.items()
+        }
         about = {
             "task": name,
             "shares": json.dumps(SHARES),

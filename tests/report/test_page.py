@@ -80,7 +80,7 @@ def test_the_page_holds_the_answer(page):
     text = Reader(page).text
     for part in (
         "line: of the rates tried, 0.1 trains best",
-        "0.03 cannot be told apart from it on this validation data with this seed",
+        "0.03 was not followed to the end and may end as well",
         "At 1 training diverged, at update 3",
         "1.69 full runs",
         "1 min 15 s",
@@ -154,7 +154,8 @@ def test_facts_of_a_tuning(result):
     facts = {f.name: f.value for f in of_tuning(result()).facts}
     assert facts == {
         "Learning rate": "0.1",
-        "Ties with it": "0.03 to 0.1",
+        "May be as good": "0.03 to 0.1",
+        "Not followed to the end": "1 rate",
         "Broke training": "1",
         "Validation accuracy": "95.00%",
         "Validation loss": "0.3",
@@ -163,7 +164,7 @@ def test_facts_of_a_tuning(result):
     common = result(tied=(0.1, 0.1), stable_below=None)  # a higher rate diverged all the same
     broke = next(t.record.cost.steps for t in common.trials if t.record.status == "diverged")
     alone = {f.name: f.value for f in of_tuning(common).facts}
-    assert alone["Ties with it"] == "none"
+    assert alone["May be as good"] == "none"
     assert alone["Broke training"] == f"update {broke}"
     assert f"did so at update {broke}: no edge is known" in of_tuning(common).lede
     sound = tuple(t for t in common.trials if t.record.status != "diverged")
@@ -180,8 +181,35 @@ def test_verdicts(result):
         (1.0, 3, 3 / 16, np.inf, 0.1),
     ]
     verdicts = [r.verdict.partition(":")[0] for r in rows]
-    assert verdicts == ["tied", "chosen", "diverged"]
+    assert verdicts == ["not followed further, may tie", "chosen", "diverged"]
     assert [r.chosen for r in rows] == [False, True, False]
+
+
+def test_a_value_of_the_mean_of_the_weights_stands_beside_that_of_the_weights(result):
+    """A rate is ranked by the better of the two: the table shows both where they differ."""
+    plain = result()
+    assert "of the mean" not in [c.name for c in trials.trial_table(plain).columns]
+    first, *rest = plain.trials
+    told = dataclasses.replace(plain, trials=(dataclasses.replace(first, compared=0.75), *rest))
+    table = trials.trial_table(told)
+    names = [c.name for c in table.columns]
+    cells = [row.cells[names.index("of the mean")] for row in table.rows]
+    assert cells == ["0.75", "", ""]
+    assert table.rows[0].cells[names.index("validation loss")] == "0.8"
+    assert "the loss of the mean of the weights over the last 2% of the run" in table.caption
+
+
+@pytest.mark.parametrize(
+    ("tied", "said"),
+    [
+        ((0.05, 0.5), "The best rate may lie from 0.05 to 0.5."),
+        ((0.02, 0.5), "from 0.02 to 0.5, and below: none lower than 0.03 was tried."),
+        ((0.05, 2.0), "from 0.05 to 2, and above: none higher than 1 was tried."),
+        ((0.02, 2.0), "and beyond: none lower than 0.03 or higher than 1 was tried."),
+    ],
+)
+def test_a_range_that_goes_on_beyond_what_was_tried_says_so(result, tied, said):
+    assert said in of_tuning(result(tied=tied)).lede
 
 
 def test_the_dark_dress_is_the_light_one_and_its_changes(result):

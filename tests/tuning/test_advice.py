@@ -19,13 +19,20 @@ rates = st.lists(
 budgets = st.integers(12, 99).map(lambda n: n / 10)
 
 
-def trial(lr: float, status: Status = Status.FINISHED, steps: int = 8, end: float = 2.0):
+def trial(
+    lr: float,
+    status: Status = Status.FINISHED,
+    steps: int = 8,
+    end: float = 2.0,
+    *,
+    tied: bool = False,
+):
     losses = [2.0 + (end - 2.0) * i / 16 for i in range(16)]
     record = Record(
         "line", Recipe(lr=lr, steps=16), status, "", 16, None, {"loss": losses},
         (Evaluation(0, 2.0),), Cost(steps, steps, 1.0), {},
     )  # fmt: skip
-    return TrialSummary(lr, record, False, False)
+    return TrialSummary(lr, record, False, tied)
 
 
 def numbers(text: str) -> list[float]:
@@ -42,8 +49,12 @@ def test_at_an_edge_names_the_side(found, budget, lowest):
 
 @given(rates, budgets)
 def test_too_small_to_tell_names_the_range_and_the_budget(found, budget):
-    said = advice.too_small_to_tell([trial(r) for r in found], budget)
+    said = advice.too_small_to_tell([trial(r, tied=True) for r in found], budget)
     assert numbers(said) == pytest.approx([found[0], found[-1], budget])
+
+
+def test_where_not_all_tie_the_notes_say_what_cannot_be_told():
+    assert advice.too_small_to_tell([trial(0.1, tied=True), trial(0.2)], 1.5) == ""
 
 
 @given(rates, budgets, st.integers(1, 15))

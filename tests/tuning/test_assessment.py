@@ -18,7 +18,8 @@ from etude.record import Evaluation
 from etude.trials.curve import Curve
 from etude.trials.score import Goal
 from etude.tuning import assessment as verdict
-from etude.tuning.assessment import common, confidence, learned, sensitivity, ties
+from etude.tuning.assessment import confidence, sensitivity
+from etude.tuning.comparison import common, learned, ties
 from tests.tuning.common import BASE, mlp, quick
 
 
@@ -40,9 +41,13 @@ class Seen:
     def at(self, step: int) -> Evaluation | None:
         return next((e for e in self._looks if e.step == step), None)
 
+    def curve(self) -> Curve:
+        losses = tuple(e.loss for e in self._looks)
+        return Curve(self.lr, tuple(e.step / self.length for e in self._looks), losses, losses)
+
 
 def sure(best: Any, *others: Any, goal: Goal | None = None) -> float | None:
-    return confidence(best, others, goal or Goal())
+    return confidence(best, others, goal or Goal(), math.inf)
 
 
 slices = st.lists(st.floats(-3, 3), min_size=2, max_size=30)

@@ -33,7 +33,7 @@ class LossAgainstRate:
         length: The number of updates of the full run.
         depths: One for each number of updates at which a rate was paused or finished.
         best: The chosen rate and its last validation loss; None if the loss is not finite.
-        tied: The lowest and the highest rate that tie.
+        tied: The lowest and the highest rate that may be as good.
         stable_below: As in the result.
         diverged: The rates that diverged, and their numbers of updates.
         above: The rates whose last loss is above the range, and that loss.
@@ -104,7 +104,7 @@ def caption(info: LossAgainstRate) -> str:
     if info.best is not None:
         parts.append(f"Ring: the chosen rate, {words.rate(info.best[0])}.")
     if info.tied[0] < info.tied[1]:
-        parts.append("Blue area: rates that cannot be distinguished from it.")
+        parts.append("Blue area: rates that may be as good.")
     if info.stable_below is not None:
         parts.append("Red area: rates from the lowest one above it at which training broke.")
     if info.diverged:

@@ -16,25 +16,53 @@ def _rates(trials: Sequence[TrialSummary]) -> str:
 
 
 def tie_said(result: TuneResult) -> str:
-    """Return which rates cannot be distinguished from the best, and for which this is unknown."""
+    """Return which rates tried may be as good as the best, and how far they were followed."""
     others = [t for t in result.trials if t.lr != result.lr]
-    tied = [t for t in others if t.tied]
-    followed = [t for t in others if t.followed and not t.tied]
+    followed = [t for t in others if t.followed]
     left = [t for t in others if t.left_open]
-    parts = []
-    if tied:
-        parts.append(
-            f"{_rates(tied)} cannot be told apart from it on this validation data with this seed"
-        )
-    if followed:
-        parts.append(f"{_rates(followed)} did worse")
-    if left:
-        parts.append(
-            f"{_rates(left)} {'was' if len(left) == 1 else 'were'} not followed to the end: "
-            "whether they tie is not known"
-        )
-    said = "; ".join(parts)
-    return f"{said}." if said else "No other rate was followed to three quarters of its run."
+    parts = [
+        (
+            [t for t in followed if t.tied],
+            "cannot be told apart from it on this validation data with this seed",
+            "",
+        ),
+        ([t for t in followed if not t.tied], "did worse", ""),
+        (
+            [t for t in left if t.tied],
+            "was not followed to the end and may end as well",
+            "were not followed to the end and may end as well",
+        ),
+        (
+            [t for t in left if not t.tied],
+            "was too far behind when it was dropped, or lies beyond a rate that was",
+            "were too far behind when they were dropped, or lie beyond a rate that was",
+        ),
+    ]
+    said = [
+        f"{_rates(trials)} {many if many and len(trials) > 1 else one}"
+        for trials, one, many in parts
+        if trials
+    ]
+    if not followed:
+        said.append("no other rate was followed to three quarters of its run")
+    text = "; ".join(said)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def range_said(result: TuneResult) -> str:
+    """Return in which range the best rate may lie, and on which side that was not looked for."""
+    low, high = result.tied
+    if low == high:
+        return ""
+    below, above = result.open_ends
+    first, last = words.rate(result.trials[0].lr), words.rate(result.trials[-1].lr)
+    beyond = {
+        (True, True): f", and beyond: none lower than {first} or higher than {last} was tried",
+        (True, False): f", and below: none lower than {first} was tried",
+        (False, True): f", and above: none higher than {last} was tried",
+        (False, False): "",
+    }[below, above]
+    return f"The best rate may lie from {words.rate(low)} to {words.rate(high)}{beyond}."
 
 
 def broken_said(result: TuneResult) -> str:

@@ -24,6 +24,8 @@ class TrialRow:
         share: The same as a share of the full run.
         loss: The last validation loss; NaN if there is none, infinite if the trial diverged.
         metric: The last metric; None if the task has no metric.
+        compared: The value by which the rate was compared, where it is that of the mean of the
+            weights; None elsewhere.
         verdict: The verdict in a few words.
         chosen: Whether it is the chosen rate.
         tone: The emphasis of the row.
@@ -34,6 +36,7 @@ class TrialRow:
     share: float
     loss: float
     metric: float | None
+    compared: float | None
     verdict: str
     chosen: bool
     tone: Tone = Tone.PLAIN
@@ -54,6 +57,7 @@ def _row(trial: TrialSummary, result: TuneResult) -> TrialRow:
         share=record.cost.steps / record.length,
         loss=math.inf if record.status == Status.DIVERGED else loss,
         metric=record.valid_metric,
+        compared=trial.compared,
         verdict=verdict,
         chosen=trial.lr == result.lr,
         tone=tone,
@@ -71,7 +75,7 @@ def _verdict(trial: TrialSummary, result: TuneResult) -> tuple[str, Tone]:
             return "best of the failed", Tone.PLAIN
         return "chosen", Tone.GOOD
     if trial.tied:
-        return "tied", Tone.PLAIN
+        return "tied" if trial.followed else "not followed further, may tie", Tone.PLAIN
     return "worse" if trial.followed else "not followed further", Tone.SOFT
 
 
@@ -90,6 +94,10 @@ def trial_table(result: TuneResult) -> DataTable:
     if metric is not None:
         texts = [words.metric(metric, r.metric) for r in rows]
         columns.append((TableColumn(metric, number=True), texts))
+    averaged = any(r.compared is not None for r in rows)
+    if averaged:
+        texts = [_compared(r, result.objective) for r in rows]
+        columns.append((TableColumn("of the mean", number=True), texts))
     columns.append((TableColumn("verdict"), [r.verdict for r in rows]))
     heats = places([r.lr for r in rows])
     cells = zip(*(texts for _, texts in columns), strict=True)
@@ -100,7 +108,23 @@ def trial_table(result: TuneResult) -> DataTable:
             for row, texts, heat in zip(rows, cells, heats, strict=True)
         ),
         "All rates that were tried, with their last validation loss. Losses are comparable only "
-        "after the same number of updates.",
+        "after the same number of updates."
+        + (MEAN_SAID.format(result.objective) if averaged else ""),
+    )
+
+
+MEAN_SAID = (
+    " Of the mean: the {} of the mean of the weights over the last 2% of the run, where it is "
+    "better than that of the weights; then it is what was compared."
+)
+"""What the column of means holds."""
+
+
+def _compared(row: TrialRow, objective: str) -> str:
+    if row.compared is None:
+        return ""
+    return (
+        words.number(row.compared) if objective == "loss" else words.metric(objective, row.compared)
     )
 
 

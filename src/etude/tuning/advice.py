@@ -75,7 +75,9 @@ def _some(broke: int, count: int) -> str:
     return f", and {broke} of {count} ended in NaN or infinity" if broke else ""
 
 
-def like_a_constant(own: Evaluation, constant: Evaluation, objective: str, folds: int) -> str:
+def like_a_constant(
+    own: Evaluation, constant: Evaluation, objective: str, folds: int, *, explained: bool = False
+) -> str:
     """Say that the best rate cannot be shown to beat an output that is always the same.
 
     Args:
@@ -83,6 +85,7 @@ def like_a_constant(own: Evaluation, constant: Evaluation, objective: str, folds
         constant: What the best constant output scores.
         objective: What was compared: 'loss', or the metric's name.
         folds: Into how many parts the training data was cut; 1 for none.
+        explained: Whether the cause is told beside it: then not where else to look.
     """
     mine, floor = (e.loss if objective == "loss" else e.metric for e in (own, constant))
     over = f", the mean over {folds} folds," if folds > 1 else ""
@@ -91,10 +94,15 @@ def like_a_constant(own: Evaluation, constant: Evaluation, objective: str, folds
         f"{objective}{over} is {_number(mine)}, an output that is the same for every input "
         f"gives {_number(floor)}, and the difference is within two standard errors or 0.5%, or "
         "the other way. "
-        "Which rate is best cannot be told from that. Look at whether inputs and targets belong "
-        "together, and at their scale; a task that learns late needs a longer run or a larger "
-        "budget."
+        "Which rate is best cannot be told from that." + ("" if explained else LOOK)
     )
+
+
+LOOK = (
+    " Look at whether inputs and targets belong together, and at their scale; a task that learns "
+    "late needs a longer run or a larger budget."
+)
+"""Where to look for the cause."""
 
 
 def _number(value: float | None) -> str:
@@ -112,11 +120,14 @@ def unfinished(lr: float, record: Record, budget: float) -> str:
 
 
 def too_small_to_tell(trials: Sequence[TrialSummary], budget: float) -> str:
-    """Say that rates far from each other tie."""
+    """Say that rates far from each other tie; empty where that is not what cannot be told."""
+    sound = [t for t in trials if not t.unstable]
+    if not all(t.tied for t in sound):
+        return ""
     return (
-        f"All rates from {trials[0].lr:g} to {trials[-1].lr:g} tie as far as they were followed: "
-        f"the budget of {budget:g} runs shows no difference between them. Give a larger budget to "
-        "tell them apart."
+        f"All rates from {sound[0].lr:g} to {sound[-1].lr:g} tie as far as they were followed: "
+        f"the budget of {budget:g} runs shows no difference between them. Give a larger budget "
+        "to tell them apart."
     )
 
 

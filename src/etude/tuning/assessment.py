@@ -4,46 +4,147 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from etude.record import Evaluation
+from etude.optimizers.prior import nice
 from etude.tasks.task import Task
 from etude.trials.baseline import better
 from etude.trials.curve import Curve, drop
-from etude.trials.pool import TrialPool
 from etude.trials.score import Goal
-from etude.trials.trial import Trial
+from etude.tuning.comparison import common, comparable, learned, peak_of, ties
+from etude.tuning.doubts import ahead, left_blind, overfits_alone
+from etude.tuning.judged_trial import J, JudgedPool, JudgedTrial
 from etude.tuning.outcome import Outcome
-from etude.tuning.result import tie
-from etude.tuning.trial_summary import FOLLOWED
+from etude.tuning.pause_error import pause_error
+from etude.tuning.search.ladder import SPACING
+from etude.tuning.search.ranking import Ranking
 
 RESAMPLES = 2000
 """Draws of the validation slices from which the confidence is counted."""
 
-LOOKED = 1 / 4
-"""Share of a run from which a small budget may say that it shows no difference."""
+SMALL = 2.0
+"""A budget below this follows no rate but the best beyond a quarter of its run."""
 
 FACTOR = 2.0
 """The sensitivity is stated for a rate this many times too high or too low."""
 
 
+@dataclass(frozen=True)
+class Assessment:
+    """What is said of a finished search; see `TuneResult`.
+
+    Attributes:
+        outcome: How it ended.
+        tied: The range of rates that may be as good as the best.
+        alike: For every rate, ascending, whether it lies in that range.
+        unstable: For every rate, whether it diverged or had lost what it learned.
+        sensitivity: The share of the drop that is lost at twice or half the rate.
+        confidence: How often the same rate is chosen.
+        notes: What cannot be told, as sentences.
+    """
+
+    outcome: Outcome
+    tied: tuple[float, float]
+    alike: tuple[bool, ...]
+    unstable: tuple[bool, ...]
+    sensitivity: float | None
+    confidence: float | None
+    notes: tuple[str, ...]
+
+
+def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) -> Assessment:
+    """Say what a finished search shows.
+
+    Args:
+        pool: What all trials share.
+        search: Its trials are those of the recipe's own seed.
+        best: The one that was chosen.
+        edge: Whether a rate that broke says something of the rate; not where all broke alike.
+    """
+    trials = sorted(search.pool.trials(), key=lambda c: c.lr)
+    rates = [c.lr for c in trials]
+    unstable = [edge and search.unstable(c, best) for c in trials]
+    sound = [c for c, bad in zip(trials, unstable, strict=True) if not bad]
+    peak = peak_of(search.pool.exposure)
+    given = pool.goal, pool.untrained_score
+    near = {c.lr for c in sound if ties(c, best, *given, trials, peak)}
+    doubts = (*overfits_alone(search, best, sound), *ahead(sound, best, *given))
+    faster = _faster_turned(search, best, sound)
+    alike = [c.lr in near for c in sound]
+    said = outcome(pool, best, rates, alike, faster_turned=faster, doubtful=bool(doubts))
+    low = high = rates.index(best.lr)
+    while low > 0 and rates[low - 1] in near:
+        low -= 1
+    while high < len(rates) - 1 and rates[high + 1] in near:
+        high += 1
+    small = pool.budget < SMALL
+    blind = left_blind(trials, best, pool.goal, peak=peak, small=small)
+    sure = said in (Outcome.FOUND, Outcome.AT_AN_EDGE)
+    trains = sure or said == Outcome.TOO_SMALL_TO_TELL
+    followed = [c.curve() for c in sound if c is best or comparable(c, best)]
+    return Assessment(
+        outcome=said,
+        tied=half_way(rates, low, high),
+        alike=tuple(low <= i <= high for i in range(len(rates))),
+        unstable=tuple(unstable),
+        sensitivity=sensitivity(best.curve(), followed, pool.untrained_score),
+        confidence=confidence(best, sound, pool.goal, pool.untrained_score),
+        notes=(
+            *(blind if sure else ()),
+            *(doubts if trains else ()),
+        ),
+    )
+
+
+def half_way(rates: Sequence[float], low: int, high: int) -> tuple[float, float]:
+    """Return the range of some rates, on each side to half way to the next one.
+
+    Half way is the geometric mean. Where there is no next one, it is half of the distance at which
+    the search tries one; a single rate has no range.
+
+    Args:
+        rates: All rates tried, ascending.
+        low: The place of the lowest in the range.
+        high: That of the highest.
+
+    >>> half_way([0.01, 0.03, 0.1, 0.3], 1, 2)
+    (0.0173, 0.173)
+    """
+    if len(rates) == 1:
+        return rates[0], rates[0]
+    below = math.sqrt(rates[low] * rates[low - 1]) if low else rates[0] / 10 ** (SPACING / 2)
+    last = high == len(rates) - 1
+    above = rates[-1] * 10 ** (SPACING / 2) if last else math.sqrt(rates[high] * rates[high + 1])
+    return nice(below), nice(above)
+
+
+def _faster_turned(search: Ranking[J], best: J, sound: Sequence[J]) -> bool:
+    """Say whether a faster trial had turned up: then the best is at no edge of what was seen."""
+    shares = {c.share for c in sound if c.lr > best.lr}
+    return any(curve.lr > best.lr for share in shares for curve in search.turned(share))
+
+
 def outcome(
-    pool: TrialPool,
-    best: Trial,
+    pool: JudgedPool,
+    best: JudgedTrial,
     rates: Sequence[float],
-    tied: Sequence[bool],
-    turned: bool,
+    alike: Sequence[bool],
+    *,
+    faster_turned: bool,
+    doubtful: bool,
 ) -> Outcome:
     """Say how a search ended.
 
     Args:
-        pool: The trials.
+        pool: What all trials share.
         best: The one that was chosen.
         rates: Those of the recipe's own seed, ascending.
-        tied: Which of them cannot be told apart from the best where both were looked at.
-        turned: Whether the best was started because a faster one had turned up: then it is not
-            at the edge of what was looked at, though it is the lowest rate.
+        alike: Which of those that are sound may be as good as the best.
+        faster_turned: Whether a faster trial had turned up: then the best is not at the edge of
+            what was looked at, though it may be the lowest rate.
+        doubtful: Whether what was seen speaks against the best.
     """
     final = best.last()
     untrained = pool.untrained_score
@@ -51,75 +152,26 @@ def outcome(
         return Outcome.NOTHING_TRAINS
     if not learned(pool.goal.score(final), untrained):
         seen = [score for trial in pool.trials for score in trial.curve().scores]
-        alike = pool.constant is not None and like_constant(best, pool.goal)
+        constant = pool.constant is not None and like_constant(best, pool.goal)
         fell = any(learned(score, untrained) for score in seen)
-        return Outcome.NO_BETTER_THAN_A_CONSTANT if alike and fell else Outcome.NOTHING_TRAINS
+        return Outcome.NO_BETTER_THAN_A_CONSTANT if constant and fell else Outcome.NOTHING_TRAINS
     if not best.ended and len(pool.tasks) == 1:
         return Outcome.UNFINISHED
     if pool.constant is not None and like_constant(best, pool.goal, metric_of(pool.tasks[0])):
         return Outcome.NO_BETTER_THAN_A_CONSTANT
-    if len(rates) > 2 and all(tied) and math.log10(rates[-1] / rates[0]) > 1 and pool.budget < 2:
+    if (
+        len(rates) > 2
+        and all(alike)
+        and math.log10(rates[-1] / rates[0]) > 1
+        and pool.budget < SMALL
+    ):
         return Outcome.TOO_SMALL_TO_TELL
-    if len(rates) > 1 and (best.lr == rates[-1] or (best.lr == rates[0] and not turned)):
+    if len(rates) > 1 and (best.lr == rates[-1] or (best.lr == rates[0] and not faster_turned)):
         return Outcome.AT_AN_EDGE
-    return Outcome.FOUND
+    return Outcome.TOO_SMALL_TO_TELL if doubtful else Outcome.FOUND
 
 
-def learned(score: float, untrained: float) -> bool:
-    """Say whether a score is lower than the untrained one by more than rounding.
-
-    A metric may be undefined before training: then any score that is a number is.
-    """
-    if not math.isfinite(untrained):
-        return math.isfinite(score)
-    return score < untrained - 1e-3 * abs(untrained)
-
-
-def common(trial: Trial, best: Trial) -> tuple[Evaluation, Evaluation] | None:
-    """Return the last two evaluations after the same share of the run, None without one."""
-    for look in reversed(trial.evaluated()):
-        step = round(look.step * best.length / trial.length)
-        if look.step > 0 and (mark := best.at(step)) is not None:
-            return look, mark
-    return None
-
-
-def comparable(trial: Trial, best: Trial, told: float = FOLLOWED) -> bool:
-    """Say whether a trial was followed so far that its score tells which is better at the end.
-
-    Args:
-        trial: The trial.
-        best: The best.
-        told: The share of a run from which on it does: a rate may come back until then.
-    """
-    mark = best.curve()
-    share = max((s for s in trial.curve().shares if math.isfinite(mark.at(s))), default=0.0)
-    return share >= told - 1 / trial.length
-
-
-def left_blind(trials: Sequence[Trial], best: Trial) -> tuple[str, ...]:
-    """Say which rates were left where no rate was better yet than a constant output.
-
-    What chose among them there was the training loss, or noise: some tasks learn late.
-    """
-    curves = {trial.lr: trial.curve() for trial in trials}
-    left: dict[int, list[float]] = {}
-    for trial in trials:
-        shares = curves[trial.lr].shares
-        if trial is best or trial.diverged or not shares or comparable(trial, best):
-            continue
-        if not any(curve.tells(shares[-1]) for curve in curves.values()):
-            left.setdefault(min(trial.steps, trial.reached), []).append(trial.lr)
-    return tuple(
-        f"At update {step}, when no rate was better yet than a constant output, "
-        f"{', '.join(f'{lr:g}' for lr in sorted(rates))} {'was' if len(rates) == 1 else 'were'} "
-        "not followed further: whether a rate left there ends better cannot be told. Give a "
-        "larger budget."
-        for step, rates in sorted(left.items())
-    )
-
-
-def like_constant(best: Trial, goal: Goal, metric: Goal | None = None) -> bool:
+def like_constant(best: JudgedTrial, goal: Goal, metric: Goal | None = None) -> bool:
     """Say whether the best cannot be shown to be better than a constant output.
 
     A loss can hang on a few samples that are far off: where the metric is clearly better, so is
@@ -146,32 +198,22 @@ def metric_of(task: Task) -> Goal | None:
     return Goal(metric.name, metric.maximize)
 
 
-def ties(trial: Trial, best: Trial, goal: Goal, untrained: float) -> bool:
-    """Say whether a trial cannot be told apart from the best where both were last looked at."""
-    if trial is best:
-        return True
-    last = trial.last()
-    if trial.diverged or last is None or not learned(goal.score(last), untrained):
-        return False  # whatever it had been before: it stands no better than untrained
-    if (pair := common(trial, best)) is None:
-        return False
-    mine, mark = pair
-    return tie(mine, mark, drop(untrained, [goal.score(mark)]), goal)
+def confidence(
+    best: JudgedTrial, others: Sequence[JudgedTrial], goal: Goal, untrained: float
+) -> float | None:
+    """Return how sure the choice is: the share of draws that repeat it.
 
-
-def confidence(best: Trial, others: Sequence[Trial], goal: Goal) -> float | None:
-    """Return how sure the choice is: the share of resampled validation sets that repeat it.
-
-    Only trials that are `comparable` belong among the others.
-
-    The slices of the validation data are drawn anew with replacement, the same for every
-    trial; a draw repeats the choice if no other trial has a lower mean score than the
-    best where both were last looked at. It covers the noise of the validation data, not that of
-    the seed, nor that an earlier look may foretell the end wrongly.
+    In a draw the slices of the validation data are taken anew with replacement, the same for every
+    trial, and each difference to the best gets the normal error of the pause at which both were
+    last looked at (see `pause_error`). The draw repeats the choice if no other trial has a lower
+    score than the best. It covers the noise of the validation data and of the pauses, not that of
+    the seed.
 
     Source: the bootstrap, Efron 1979.
     """
-    rows = []
+    rows, errors = [], []
+    final = best.last()
+    fall = 0.0 if final is None else drop(untrained, [goal.score(final)])
     for trial in others:
         pair = None if trial is best or trial.diverged else common(trial, best)
         if pair is None:
@@ -182,15 +224,18 @@ def confidence(best: Trial, others: Sequence[Trial], goal: Goal) -> float | None
         told = np.isfinite(mine) & np.isfinite(mark)  # a slice may hold no answer to score
         if told.sum() > 1:
             rows.append(np.subtract(mine, mark, out=np.zeros(len(mine)), where=told))
+            # The sum over slices is compared: an error of the mean counts once for each.
+            errors.append(pause_error(pair[1].step / best.length) * fall * len(mine))
     if not rows:
         return None
     rng = np.random.default_rng(0)
     wins = np.ones(RESAMPLES, dtype=bool)
     for count in {len(row) for row in rows}:
         draws = rng.integers(count, size=(RESAMPLES, count))
-        for row in rows:
+        for row, error in zip(rows, errors, strict=True):
             if len(row) == count:
-                wins &= row[draws].sum(axis=1) >= 0
+                shift = error * rng.standard_normal(RESAMPLES) if error else 0.0
+                wins &= row[draws].sum(axis=1) + shift >= 0
     return float(wins.mean())
 
 

@@ -12,9 +12,10 @@ from etude.recipe import Recipe
 from etude.record import Evaluation, Record, Status, from_json, share_of_time, to_json
 from etude.record_shape import refuse_other
 from etude.storage.tuning_folder import TuningFolder
+from etude.trials.baseline import noise
 from etude.trials.phase import Phase
 from etude.trials.score import Goal
-from etude.tuning import advice
+from etude.tuning import advice, overfits
 from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import Selection, from_plain
 from etude.tuning.result_shape import ResultShape
@@ -50,11 +51,13 @@ class TuneResult:
     Attributes:
         recipe: The recipe with the rate that was chosen.
         lr: The chosen rate.
-        tied: The lowest and highest of the neighbouring tried rates that were followed to three
-            quarters of the run at least and cannot be told apart from `lr`: their paired
-            difference in the validation score is within two standard errors, or within 1% of the
-            drop from the untrained score. A rate outside it may tie, too, if it was not followed
-            so far.
+        tied: The lowest and highest rate that may be as good as `lr`, as far as the evidence
+            reaches: from half way to the nearest tried rate below that is behind, to half way to
+            the one above. A tried rate counts as behind if its paired difference in the validation
+            score, where both were last evaluated, exceeds 1% of the drop from the untrained score
+            and two standard errors, of the slices of the validation data and of a pause as a
+            forecast of the end (`etude.tuning.pause_error`). Where no tried rate is behind, the
+            range ends .2 decades beyond the last one tried; `open_ends` names such sides.
         stable_below: The lowest tried rate above `lr` at which training diverged, or came to its
             end far behind `lr` with what it had learned lost; None where no tried rate did, or
             where every rate broke at the same update. A rate that was dropped early is neither.
@@ -62,8 +65,8 @@ class TuneResult:
             the two, between the rates that were followed to three quarters of the run; None where
             there was no other.
         confidence: How often the same rate is chosen when the slices of the validation data are
-            drawn anew; None where nothing could be compared. It covers the noise of the
-            validation data, not that of the seed.
+            drawn anew and every pause gets its error as a forecast of the end; None where nothing
+            could be compared. It does not cover the noise of the seed.
         cost: In full runs of the recipe, everything included.
         costs: The same, part by part.
         outcome: How it ended, an `Outcome` or its word: 'found', 'at an edge', 'too small to
@@ -159,6 +162,12 @@ class TuneResult:
         return share_of_time(self.evaluation_seconds, self.compute_seconds)
 
     @property
+    def open_ends(self) -> tuple[bool, bool]:
+        """Whether the tied range goes on below the lowest, or above the highest rate tried."""
+        low, high = self.tied
+        return low < self.trials[0].lr, high > self.trials[-1].lr
+
+    @property
     def common_break(self) -> int | None:
         """The update at which the higher rates that diverged all did, where no edge is claimed."""
         broke = {
@@ -170,12 +179,13 @@ class TuneResult:
 
     def advice(self) -> str:
         """Say in a sentence what the outcome means for the reader; empty where all is well."""
-        said = [self._meaning(), *self.notes]
+        overfit = overfits.said(self.record, self.trials, self.objective)
+        said = [self._meaning(explained=bool(overfit)), overfit, *self.notes]
         if self.selection is not None and self.outcome != Outcome.NOTHING_TRAINS:
             said.append(self.selection.advice())
         return " ".join(filter(None, said))
 
-    def _meaning(self) -> str:
+    def _meaning(self, *, explained: bool) -> str:
         match self.outcome:
             case Outcome.NOTHING_TRAINS:
                 return advice.nothing_trains(
@@ -184,7 +194,9 @@ class TuneResult:
             case Outcome.NO_BETTER_THAN_A_CONSTANT:
                 assert self.constant is not None
                 own = self.chosen.record.evaluations[-1]
-                return advice.like_a_constant(own, self.constant, self.objective, self.folds)
+                return advice.like_a_constant(
+                    own, self.constant, self.objective, self.folds, explained=explained
+                )
             case Outcome.UNFINISHED:
                 return advice.unfinished(self.lr, self.record, self.budget)
             case Outcome.TOO_SMALL_TO_TELL:
@@ -231,6 +243,7 @@ class TuneResult:
                     "folder": trial.folder,
                     "unstable": trial.unstable,
                     "tied": trial.tied,
+                    "compared": to_json(trial.compared),
                     "updates": trial.record.cost.steps,
                     "status": trial.record.status,
                     "evaluations": [
@@ -275,9 +288,9 @@ class TuneResult:
         trials = []
         for row in plain["trials"]:
             record = Record.load(home.within(row["folder"]))
-            trials.append(
-                TrialSummary(row["lr"], record, row["unstable"], row["tied"], row["folder"])
-            )
+            compared = None if row.get("compared") is None else from_json(row["compared"])
+            given = (row["unstable"], row["tied"], row["folder"], compared)
+            trials.append(TrialSummary(row["lr"], record, *given))
         untrained = Evaluation(
             0,
             from_json(plain["untrained_loss"]),
@@ -316,17 +329,25 @@ class TuneResult:
         )
 
 
-def tie(one: Evaluation, best: Evaluation, drop: float, goal: Goal | None = None) -> bool:
+def tie(
+    one: Evaluation,
+    best: Evaluation,
+    drop: float,
+    goal: Goal | None = None,
+    error: float = 0.0,
+) -> bool:
     """Say whether two evaluations after the same number of updates cannot be told apart.
 
-    With d the differences of the slices' finite scores, n of them: mean(d) <= max(2 s(d)/sqrt(n),
-    0.01 drop), where s is the sample standard deviation.
+    With d the differences of the slices' finite scores, n of them, and s their sample standard
+    deviation: mean(d) <= max(2 sqrt(s(d)² / n + error²), 0.01 drop).
 
     Args:
         one: Of the rate that may tie.
         best: Of the best rate.
         drop: Untrained score minus the best's.
         goal: What is compared; None compares the losses.
+        error: The standard error of the difference as a forecast of that at the end, beside that
+            of the slices.
 
     >>> tie(Evaluation(9, 1.1, None, (1.0, 1.2)), Evaluation(9, 1.0, None, (1.1, 0.9)), 2.0)
     True
@@ -334,15 +355,7 @@ def tie(one: Evaluation, best: Evaluation, drop: float, goal: Goal | None = None
     False
     """
     goal = goal or Goal()
-    pairs = zip(goal.parts(one), goal.parts(best), strict=True)
-    differences = [a - b for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
     mean = goal.score(one) - goal.score(best)
     if not math.isfinite(mean):
         return False
-    count = len(differences)
-    error = 0.0
-    if count > 1:
-        centre = math.fsum(differences) / count
-        spread = math.fsum((d - centre) ** 2 for d in differences) / (count - 1)
-        error = math.sqrt(spread / count)
-    return mean <= max(2 * error, 0.01 * drop)
+    return mean <= max(2 * math.hypot(noise(one, best, goal), error), 0.01 * drop)

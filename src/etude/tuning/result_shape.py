@@ -19,6 +19,7 @@ class TrialShape(TypedDict):
     folder: Text
     unstable: bool
     tied: bool
+    compared: NotRequired[Number | None]
 
 
 class TriedShape(TypedDict):

@@ -18,8 +18,11 @@ class TrialSummary:
         lr: The rate.
         record: What happened, as far as it was taken.
         unstable: Whether it diverged, or, above the best, had lost at its end what it learned.
-        tied: Whether it cannot be told apart from the best, having been followed far enough.
+        tied: Whether it lies in the result's tied range: as far as it was followed, it may end as
+            well as the best.
         folder: Where the run folder keeps it.
+        compared: The loss or metric by which it was compared at its last pause, where that is of
+            the mean of its weights and not of the weights themselves.
     """
 
     lr: float
@@ -27,12 +30,12 @@ class TrialSummary:
     unstable: bool
     tied: bool
     folder: str = ""
+    compared: float | None = None
 
     @property
     def left_open(self) -> bool:
-        """Whether it was left before its end could be told: not diverged, followed or tied."""
-        diverged = self.record.status == Status.DIVERGED
-        return not (diverged or self.followed or self.tied)
+        """Whether it was left before its end could be told: neither diverged nor followed."""
+        return not (self.record.status == Status.DIVERGED or self.followed)
 
     @property
     def followed(self) -> bool:

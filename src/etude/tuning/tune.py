@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +32,8 @@ from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import goal_for, judged_by, usual_objective
 from etude.trials.trial import Trial
 from etude.trials.valid_samples import ValidSamples
-from etude.tuning import assessment as verdict
 from etude.tuning import tuning_folder
+from etude.tuning.assessment import assess
 from etude.tuning.inspection import remarks
 from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import HORIZONS, Selection
@@ -187,12 +187,6 @@ def _saved(home: TuningFolder, task: Task, asked: StopRequest | None) -> SavedSt
     )
 
 
-def _turned(search: Search[Trial], best: Trial, sound: Sequence[Trial]) -> bool:
-    """Whether a faster trial had turned up where it was last looked at."""
-    shares = {c.share for c in sound if c.lr > best.lr}
-    return any(curve.lr > best.lr for share in shares for curve in search.turned(share))
-
-
 def _tuned(
     task: Task, request: Request, setting: TrialContext, digests: Parts | None
 ) -> TuneResult:
@@ -293,42 +287,36 @@ def judged(
 ) -> TuneResult:
     """Turn a finished search into what it says."""
     trials = sorted(search.pool.trials(), key=lambda c: c.lr)
-    rates = [c.lr for c in trials]
     update, cause = pool.verdict_of_break(trials)
-    unstable = [update is None and search.unstable(c, best) for c in trials]
-    sound = [c for c, bad in zip(trials, unstable, strict=True) if not bad]
-    compared = [c for c in sound if c is best or verdict.comparable(c, best)]
-    tied = [c in compared and _ties(c, best, pool) for c in trials]
-    low = high = rates.index(best.lr)
-    while low > 0 and tied[low - 1]:
-        low -= 1
-    while high < len(rates) - 1 and tied[high + 1]:
-        high += 1
-    above = [rate for rate, bad in zip(rates, unstable, strict=True) if bad and rate > best.lr]
+    found = assess(pool, search, best, edge=update is None)
+    kept = list(zip(trials, found.unstable, found.alike, strict=True))
+    above = [c.lr for c, bad, _ in kept if bad and c.lr > best.lr]
+    trains = not cause and found.outcome != Outcome.NOTHING_TRAINS
     final = _final(best, last)
     spent = [r.cost for p in {pool, last} for c in p.trials for r in c.records()]
     costs = {**pool.costs, **(last.costs if last is not pool else {})}
-    alike = [verdict.comparable(c, best, verdict.LOOKED) and _ties(c, best, pool) for c in sound]
-    outcome = verdict.outcome(pool, best, rates, alike, turned=_turned(search, best, sound))
-    sure = outcome in (Outcome.FOUND, Outcome.AT_AN_EDGE)
-    blind = verdict.left_blind(trials, best) if sure else ()
     return TuneResult(
         recipe=_as_asked(best, last, request),
         lr=best.lr,
-        tied=(rates[low], rates[high]),
+        tied=found.tied if trains else (best.lr, best.lr),
         stable_below=min(above, default=None),
-        sensitivity=verdict.sensitivity(
-            best.curve(), [c.curve() for c in compared], pool.untrained_score
-        ),
-        confidence=verdict.confidence(best, compared, pool.goal),
+        sensitivity=found.sensitivity,
+        confidence=found.confidence,
         cost=math.fsum(costs.values()),
         costs=tuple(RungCost(name, runs) for name, runs in costs.items()),
-        outcome=Outcome.NOTHING_TRAINS if cause else outcome,
+        outcome=Outcome.NOTHING_TRAINS if cause else found.outcome,
         untrained=last.untrained if last.trials else pool.untrained,
         record=final.records()[0],
         trials=tuple(
-            TrialSummary(c.lr, c.record(), bad, low <= i <= high, trial_place(c.name))
-            for i, (c, bad) in enumerate(zip(trials, unstable, strict=True))
+            TrialSummary(
+                c.lr,
+                c.record(),
+                bad,
+                tied if trains else c is best,
+                trial_place(c.name),
+                _compared(c),
+            )
+            for c, bad, tied in kept
         ),
         budget=request.budget,
         seconds=seconds,
@@ -336,7 +324,7 @@ def judged(
         folds=request.folds,
         constant=pool.constant,
         cause=_cause(pool, update, cause),
-        notes=(*blind, *remarks(final.runs[0])),
+        notes=(*found.notes, *remarks(final.runs[0])),
         compute_seconds=math.fsum(cost.seconds for cost in spent),
         evaluation_seconds=math.fsum(cost.evaluation_seconds or 0.0 for cost in spent),
         model=final.runs[0].model,
@@ -373,8 +361,14 @@ def on_all(result: TuneResult, run: Run, task: Task) -> TuneResult:
     )
 
 
-def _ties(one: Trial, best: Trial, pool: TrialPool) -> bool:
-    return one is best or verdict.ties(one, best, pool.goal, pool.untrained_score)
+def _compared(trial: Trial) -> float | None:
+    """Return by what a trial was last compared, where that is not what its record holds there."""
+    last = trial.last()
+    if last is None or trial.diverged:
+        return None
+    raw = next((e for e in reversed(trial.record().evaluations) if e.step == last.step), last)
+    value = trial.goal.value(last)
+    return None if value == trial.goal.value(raw) else value
 
 
 def _cause(pool: TrialPool, update: int | None, cause: str) -> str:

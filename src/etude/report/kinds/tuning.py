@@ -15,7 +15,7 @@ from etude.report.document import (
     Tone,
 )
 from etude.report.registry import presents
-from etude.report.sentences import broken_said, tie_said
+from etude.report.sentences import broken_said, range_said, tie_said
 from etude.report.trials import trial_table
 from etude.tasks.task import Task
 from etude.trials.phase import Phase
@@ -83,7 +83,9 @@ def _lede(result: TuneResult) -> list[str]:
             f"{tried} {'were' if len(result.trials) > 1 else 'was'} tried, {between}, and none "
             f"came to the end of its run better than untrained. {cost}."
         ]
-    parts = [f"{tried} were tried {between}.", tie_said(result)] if low < high else []
+    parts = []
+    if low < high:
+        parts = [f"{tried} were tried {between}.", range_said(result), tie_said(result)]
     parts = [*parts, broken_said(result)] if low < high else ["No other rate was tried."]
     if result.selection is not None:
         given = ", ".join(
@@ -93,7 +95,7 @@ def _lede(result: TuneResult) -> list[str]:
         parts.insert(0, f"Of {tried_recipes} tried, the best has {given}.")
     finished = result.record.status == Status.FINISHED
     parts.append(f"{cost}{', the finished model included' if finished else ''}.")
-    return parts
+    return [part for part in parts if part]
 
 
 # ---- facts -------------------------------------------------------------------------------------
@@ -137,15 +139,16 @@ def _compared(result: TuneResult) -> list[Fact]:
 
 
 def _tied(result: TuneResult) -> Fact:
-    others = [t for t in result.trials if t.lr != result.lr]
     low, high = result.tied
-    if low < high:
-        tied = words.plural(sum(trial.tied for trial in others), "rate")
-        note = f"{tied} not told apart, with this seed"
-        return Fact("Ties with it", f"{words.rate(low)} to {words.rate(high)}", note)
-    if any(trial.followed for trial in others):
-        return Fact("Ties with it", "none", "of the rates followed to three quarters of the run")
-    return Fact("Ties with it", "none", "no other rate was followed so far")
+    if low == high:
+        return Fact("May be as good", "none", "no other rate was tried")
+    tied = words.plural(sum(t.tied for t in result.trials if t.lr != result.lr), "other rate")
+    sides = [
+        side for side, open_ in zip(("below", "above"), result.open_ends, strict=True) if open_
+    ]
+    beyond = f"; {' and '.join(sides)} too, where none was tried" if sides else ""
+    value = f"{words.rate(low)} to {words.rate(high)}"
+    return Fact("May be as good", value, f"{tied} tried there, with this seed{beyond}")
 
 
 def _not_followed(result: TuneResult) -> list[Fact]:
@@ -153,8 +156,8 @@ def _not_followed(result: TuneResult) -> list[Fact]:
     if not left:
         return []
     rates = ", ".join(words.rate(trial.lr) for trial in left)
-    ties = "whether it ties is not known" if len(left) == 1 else "whether they tie is not known"
-    return [Fact("Not followed to the end", words.plural(len(left), "rate"), f"{rates}: {ties}")]
+    note = f"{rates}: how {'it ends' if len(left) == 1 else 'they end'} is not known"
+    return [Fact("Not followed to the end", words.plural(len(left), "rate"), note)]
 
 
 def _broken(result: TuneResult) -> Fact:

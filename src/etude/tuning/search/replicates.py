@@ -7,7 +7,7 @@ import math
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialPool, step_at
 from etude.trials.trial import Trial
-from etude.tuning.assessment import ties
+from etude.tuning.comparison import ties
 from etude.tuning.search.recipe_trials import RecipeTrials
 
 SHARE = 3 / 4
