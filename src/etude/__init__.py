@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from etude import report as report
     from etude import schedules as schedules
     from etude import tasks as tasks
+    from etude.diagnosis.finding import Diagnosis, Finding
     from etude.measure.edge import edge
     from etude.recipe import Recipe
     from etude.record import Record
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _moved.install()
 
 __all__ = [
+    "Diagnosis",
+    "Finding",
     "Metric",
     "Observer",
     "Recipe",
@@ -42,6 +45,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Diagnosis": "etude.diagnosis.finding",
+    "Finding": "etude.diagnosis.finding",
     "Metric": "etude.tasks.metrics",
     "Observer": "etude.training.observer",
     "Recipe": "etude.recipe",
