@@ -1,0 +1,16 @@
+"""What mends a cause, tried against an unchanged control before it is recommended."""
+
+from etude.diagnosis.remedies.remedy import Applied, Remedy
+from etude.diagnosis.remedies.repair import Attempt, Repair, repair
+from etude.diagnosis.remedies.table import OF_CAUSE, REMEDIES, remedies_for
+
+__all__ = [
+    "OF_CAUSE",
+    "REMEDIES",
+    "Applied",
+    "Attempt",
+    "Remedy",
+    "Repair",
+    "remedies_for",
+    "repair",
+]
