@@ -1,7 +1,8 @@
 """What mends a cause, tried against an unchanged control before it is recommended."""
 
 from etude.diagnosis.remedies.remedy import Applied, Remedy
-from etude.diagnosis.remedies.repair import Attempt, Repair, repair
+from etude.diagnosis.remedies.repair import repair
+from etude.diagnosis.remedies.result import Attempt, Repair
 from etude.diagnosis.remedies.table import OF_CAUSE, REMEDIES, remedies_for
 
 __all__ = [
