@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from etude import schedules as schedules
     from etude import tasks as tasks
     from etude.diagnosis.finding import Diagnosis, Finding
+    from etude.diagnosis.watch import watch
     from etude.measure.edge import edge
     from etude.recipe import Recipe
     from etude.record import Record
@@ -42,6 +43,7 @@ __all__ = [
     "train",
     "transfer",
     "tune",
+    "watch",
 ]
 
 _HOMES = {
@@ -57,6 +59,7 @@ _HOMES = {
     "train": "etude.training.train",
     "transfer": "etude.tuning.transfer.transfer",
     "tune": "etude.tuning.tune",
+    "watch": "etude.diagnosis.watch",
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""
 
