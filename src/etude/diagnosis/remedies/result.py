@@ -86,7 +86,7 @@ class Repair:
                 f"None of the remedies beats the unchanged run by more than noise: {tried}.{doubt}"
             )
         best = self.recommended
-        after, before = (_value(one, self.objective) for one in (best, self.control))
+        after, before = (self.value(one) for one in (best, self.control))
         instead = f"instead of {before:.4g}"
         if self.control.diverged:
             instead = "and the unchanged run diverges"
@@ -95,6 +95,11 @@ class Repair:
             f"\n{best.patch}{doubt}"
         )
 
+    def value(self, attempt: Attempt) -> float:
+        """Return the loss or metric of an attempt; NaN without an evaluation."""
+        found = attempt.evaluation
+        return float("nan") if found is None else Goal(self.objective).value(found)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that JSON can hold."""
         return {
@@ -102,25 +107,20 @@ class Repair:
             "recommended": None if self.recommended is None else self.recommended.name,
             "recipe": self.recipe.plain(),
             "cost": self.cost,
-            "control": _plain(self.control, self.objective),
-            "attempts": [_plain(attempt, self.objective) for attempt in self.attempts],
+            "control": self._plain(self.control),
+            "attempts": [self._plain(attempt) for attempt in self.attempts],
             "chance_is_better": self.chance_is_better,
             "skipped": list(self.skipped),
         }
 
-
-def _value(attempt: Attempt, objective: str) -> float:
-    return float("nan") if attempt.evaluation is None else Goal(objective).value(attempt.evaluation)
-
-
-def _plain(attempt: Attempt, objective: str) -> dict[str, Any]:
-    return {
-        "name": attempt.name,
-        "patch": attempt.patch.splitlines(),
-        "drawn": attempt.drawn,
-        "share": attempt.share,
-        "diverged": attempt.diverged,
-        objective: to_json(_value(attempt, objective)),
-        "gain": to_json(attempt.gain),
-        "beats_control": attempt.beats_control,
-    }
+    def _plain(self, attempt: Attempt) -> dict[str, Any]:
+        return {
+            "name": attempt.name,
+            "patch": attempt.patch.splitlines(),
+            "drawn": attempt.drawn,
+            "share": attempt.share,
+            "diverged": attempt.diverged,
+            self.objective: to_json(self.value(attempt)),
+            "gain": to_json(attempt.gain),
+            "beats_control": attempt.beats_control,
+        }
