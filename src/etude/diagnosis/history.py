@@ -98,11 +98,15 @@ class History:
         run_readings: Per quantity (samples,); NaN where it was not read. The shares and flags
             (`CLIPPED`, `TRAINING_MODE`, `UNCLEARED`) are 0 or 1.
         parameter_gradients: (samples, parameters) the norm of the gradient; NaN if there is none.
-        parameter_updates: (samples, parameters) the norm of the update over that of the weight.
+        parameter_updates: (samples, parameters) the norm of the update over that of the weight;
+            infinite where a weight of 0 changed.
+        parameter_norms: (samples, parameters) the norm of the weight after the update.
         one_loss: Whether all optimizers minimise one loss; False for games such as GANs.
         adaptive: Whether every optimizer scales its update by the gradient's own size, as Adam
             does.
-        weight_decay: Whether any parameter group has a weight decay.
+        broken_from: The update from which no loss is finite; None if the newest one is.
+        evaluating_layer: The first layer in evaluation mode at the newest sampled update; '' if the
+            mode is right.
         period: The number of updates from one sampled update to the next, at the end.
         overhead: The watch's own time over that of the run between; NaN if not measured.
     """
@@ -117,9 +121,11 @@ class History:
     run_readings: Mapping[RunQuantity, Floats] = field(default_factory=dict)
     parameter_gradients: Floats = field(default_factory=lambda: np.empty((0, 0)))
     parameter_updates: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    parameter_norms: Floats = field(default_factory=lambda: np.empty((0, 0)))
     one_loss: bool = True
     adaptive: bool = False
-    weight_decay: bool = False
+    broken_from: int | None = None
+    evaluating_layer: str = ""
     period: int = 1
     overhead: float = float("nan")
 

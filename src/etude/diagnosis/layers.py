@@ -135,5 +135,5 @@ class LayerTable:
 
 
 def _readable(parameter: Tensor) -> bool:
-    lazy = isinstance(parameter, nn.parameter.UninitializedTensorMixin)
+    lazy = isinstance(parameter, nn.parameter.UninitializedParameter)
     return not lazy and parameter.is_floating_point() and parameter.numel() > 0

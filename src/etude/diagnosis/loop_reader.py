@@ -72,6 +72,7 @@ class LoopReader:
         self._forward: dict[tuple[int, str], Tensor] = {}
         self._forward_run: dict[RunQuantity, Tensor] = {}
         self._reader: ForwardReader | None = None
+        self._evaluating = ""
         self._on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
         self.own, self._ended = 0.0, time.perf_counter()
@@ -84,7 +85,7 @@ class LoopReader:
             return
         started = time.perf_counter()
         self._reader = ForwardReader(self.table, self._memory)
-        self._reader.__enter__()
+        self._reader.__enter__()  # type: ignore[no-untyped-call]
         self.own += time.perf_counter() - started
 
     def after_forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -93,7 +94,7 @@ class LoopReader:
         if reader is None:
             return
         started = time.perf_counter()
-        reader.__exit__(None, None, None)
+        reader.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if output is not None:
             self.forwards += 1
             reader.finish()
@@ -120,13 +121,14 @@ class LoopReader:
         """Note the loss for the optimizers whose gradients changed."""
         started = time.perf_counter()
         loss: Loss | None = None
+        self.backwards += 1
         for track in self.tracks:
             if track.clearing.after_backward():
                 loss = self.losses.of(tensors) if loss is None else loss
-                track.losses.append(loss)
+                if loss is not None:
+                    track.losses.append(loss)
                 if self._due:
                     track.after_backward(unscaled=not self.losses.amp)
-        self.backwards += loss is not None
         self.own += time.perf_counter() - started
 
     # ---- steps ---------------------------------------------------------------------------------
@@ -181,8 +183,13 @@ class LoopReader:
         known = sample.run.get(RunQuantity.UNCLEARED)
         if known is None or isinstance(uncleared, Tensor):
             sample.run[RunQuantity.UNCLEARED] = uncleared
-        evaluating = any(left_in_evaluation(model) for model in self.models.values())
-        sample.run[RunQuantity.TRAINING_MODE] = float(not evaluating)
+        found = [
+            prefix + layer
+            for prefix, model in self.models.items()
+            if (layer := left_in_evaluation(model))
+        ]
+        self._evaluating = found[0] if found else ""
+        sample.run[RunQuantity.TRAINING_MODE] = float(not found)
 
     def log(self, loss: Loss) -> None:
         """Take a loss that the user states."""
@@ -218,19 +225,22 @@ class LoopReader:
         """Stop reading a forward pass that is being read."""
         reader, self._reader = self._reader, None
         if reader is not None:
-            reader.__exit__(None, None, None)
+            reader.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def history(self) -> History:
         """Read all that waits, and return it."""
         self.recorder.read()
         optimizers = [track.optimizer for track in self.tracks]
         done = self.updates - (not self._closed)
+        loss = self.losses.read()
         return self.recorder.history(
             done,
-            self.losses.read(),
+            loss,
             self._lr,
             one_loss=self.one_loss,
             adaptive=is_adaptive(optimizers),
+            evaluating_layer=self._evaluating,
+            broken_from=self.losses.broken_from,
             period=self.sampler.period,
             overhead=self.sampler.overhead,
         )

@@ -25,7 +25,14 @@ class Losses:
         self._scaled: list[tuple[weakref.ref[Tensor], Tensor]] = []
         self._waiting: list[tuple[int, list[Loss]]] = []
         self._values: list[float] = []
+        self._broken: int | None = None
+        self._last = -1
         self.amp = False
+
+    @property
+    def broken_from(self) -> int | None:
+        """The update from which all losses read, two at least, are not finite; None if none is."""
+        return self._broken if self._broken is not None and self._last > self._broken else None
 
     def scaled(self, given: Any, result: Any) -> None:
         """Remember which loss a `GradScaler` has scaled."""
@@ -33,12 +40,12 @@ class Losses:
             self.amp = True
             self._scaled = [(weakref.ref(result), given.detach()), *self._scaled[:3]]
 
-    def of(self, tensors: Any) -> Loss:
-        """Return the loss of a backward pass, before any scaling; NaN if it is not a number."""
+    def of(self, tensors: Any) -> Loss | None:
+        """Return the loss of a backward pass, before any scaling; None if it is not one number."""
         listed = [tensors] if isinstance(tensors, Tensor) else list(tensors)
         found = [self._unscaled(t) for t in listed if isinstance(t, Tensor) and t.numel() == 1]
         if not found or len(found) < len(listed):
-            return math.nan
+            return None
         total = found[0] if len(found) == 1 else torch.stack([t.reshape(()) for t in found]).sum()
         return kept(total)
 
@@ -59,9 +66,19 @@ class Losses:
         flat = [value for _, losses in self._waiting for value in losses]
         numbers = iter(read_numbers(flat))
         for update, losses in self._waiting:
+            if not losses:
+                continue
             mean = [next(numbers) for _ in losses]
+            finite = [value for value in mean if math.isfinite(value)]
+            if self.amp and finite:
+                mean = finite  # the others overflowed, and their step was left out
             self._values += [math.nan] * (update + 1 - len(self._values))
-            self._values[update] = sum(mean) / len(mean) if mean else math.nan
+            self._values[update] = sum(mean) / len(mean)
+            if math.isfinite(self._values[update]):
+                self._broken = None
+            elif self._broken is None:
+                self._broken = update
+            self._last = update
         self._waiting.clear()
         return self._values
 

@@ -57,6 +57,8 @@ class Recorder:
         *,
         one_loss: bool,
         adaptive: bool,
+        evaluating_layer: str,
+        broken_from: int | None,
         period: int,
         overhead: float,
     ) -> History:
@@ -101,9 +103,12 @@ class Recorder:
             readings=readings,
             run_readings=run,
             parameter_gradients=gradients,
-            parameter_updates=_ratio(moves, weights),
+            parameter_updates=_relative(moves, weights),
+            parameter_norms=weights,
             one_loss=one_loss,
             adaptive=adaptive,
+            evaluating_layer=evaluating_layer,
+            broken_from=broken_from,
             period=period,
             overhead=overhead,
         )
@@ -133,6 +138,12 @@ def _grouped(values: Floats, groups: Floats) -> Floats:
 def _ratio(over: Floats, under: Floats) -> Floats:
     with np.errstate(all="ignore"):
         return np.where(under > 0, over / under, np.nan)
+
+
+def _relative(moves: Floats, weights: Floats) -> Floats:
+    """Return update over weight: 0 where nothing moved, infinite where a weight of 0 did."""
+    with np.errstate(all="ignore"):
+        return np.where(moves == 0, 0.0, moves / weights)
 
 
 def _sums(rows: Sequence[Row], name: str) -> Floats:

@@ -47,7 +47,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Row:
-    """A sample as numbers: NaN where nothing was read.
+    """A sample as numbers: NaN where nothing was read, infinite where a norm is not finite.
 
     Attributes:
         update: The update.
@@ -93,7 +93,8 @@ def read(samples: Sequence[Sample], count: int) -> list[Row]:
         for target, parts in ((gradients, sample.gradients), (weights, sample.weights),
                               (updates, sample.updates)):  # fmt: skip
             for index, scale, values in parts:
-                target[list(index)] = np.array(values.tolist()) * np.array(scale)
+                found = np.array(values.tolist()) * np.array(scale)
+                target[list(index)] = np.where(np.isnan(found), np.inf, found)
                 scales[list(index)] = scale
         for target, sums in ((both, sample.gradient_sums), (moved, sample.update_sums)):
             for index, values in sums:
