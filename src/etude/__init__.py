@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from etude import report as report
     from etude import schedules as schedules
     from etude import tasks as tasks
+    from etude.diagnosis.check.checks import check
     from etude.diagnosis.finding import Diagnosis, Finding
     from etude.measure.edge import edge
     from etude.recipe import Recipe
@@ -38,6 +39,7 @@ __all__ = [
     "Record",
     "Task",
     "TuneResult",
+    "check",
     "edge",
     "train",
     "transfer",
@@ -53,6 +55,7 @@ _HOMES = {
     "Record": "etude.record",
     "Task": "etude.tasks.task",
     "TuneResult": "etude.tuning.result",
+    "check": "etude.diagnosis.check.checks",
     "edge": "etude.measure.edge",
     "train": "etude.training.train",
     "transfer": "etude.tuning.transfer.transfer",
