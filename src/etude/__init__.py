@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from etude import report as report
     from etude import schedules as schedules
     from etude import tasks as tasks
+    from etude.diagnosis.check.checks import check
     from etude.diagnosis.finding import Diagnosis, Finding
     from etude.diagnosis.watch import watch
     from etude.measure.edge import edge
@@ -39,6 +40,7 @@ __all__ = [
     "Record",
     "Task",
     "TuneResult",
+    "check",
     "edge",
     "train",
     "transfer",
@@ -55,6 +57,7 @@ _HOMES = {
     "Record": "etude.record",
     "Task": "etude.tasks.task",
     "TuneResult": "etude.tuning.result",
+    "check": "etude.diagnosis.check.checks",
     "edge": "etude.measure.edge",
     "train": "etude.training.train",
     "transfer": "etude.tuning.transfer.transfer",

@@ -57,6 +57,8 @@ class Cause(StrEnum):
     TOO_MUCH_REGULARISATION = "too_much_regularisation"
     TOO_LITTLE_REGULARISATION = "too_little_regularisation"
     OPTIMIZER_MISMATCH = "optimizer_mismatch"
+    SAMPLES_MIXED = "samples_mixed"
+    NOT_REPEATABLE = "not_repeatable"
 
 
 @dataclass(frozen=True)
