@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from etude import schedules as schedules
     from etude import tasks as tasks
     from etude.diagnosis.check.checks import check
+    from etude.diagnosis.diagnose import diagnose
     from etude.diagnosis.finding import Diagnosis, Finding
+    from etude.diagnosis.remedies.repair import repair
     from etude.diagnosis.watch import watch
     from etude.measure.edge import edge
     from etude.recipe import Recipe
@@ -41,7 +43,9 @@ __all__ = [
     "Task",
     "TuneResult",
     "check",
+    "diagnose",
     "edge",
+    "repair",
     "train",
     "transfer",
     "tune",
@@ -58,7 +62,9 @@ _HOMES = {
     "Task": "etude.tasks.task",
     "TuneResult": "etude.tuning.result",
     "check": "etude.diagnosis.check.checks",
+    "diagnose": "etude.diagnosis.diagnose",
     "edge": "etude.measure.edge",
+    "repair": "etude.diagnosis.remedies.repair",
     "train": "etude.training.train",
     "transfer": "etude.tuning.transfer.transfer",
     "tune": "etude.tuning.tune",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from etude.diagnosis.check.checks import check
+from etude.diagnosis.find import find
 from etude.diagnosis.finding import Diagnosis
 from etude.diagnosis.overfitting import overfitting
-from etude.diagnosis.remedies import Repair, repair
-from etude.diagnosis.suspects import suspects
+from etude.diagnosis.remedies import Repair, check_budget, repair
+from etude.diagnosis.stuck import no_better_than_a_constant
+from etude.diagnosis.suspects import stated, suspects
 from etude.diagnosis.watch import watch
 from etude.engines import Engine
+from etude.errors import EtudeError
 from etude.progress import bar
 from etude.recipe import Recipe
 from etude.record import Record
@@ -57,12 +61,13 @@ def diagnose(
     device: str | torch.device | None = None,
     progress: bool | None = None,
 ) -> TaskDiagnosis:
-    """Train a task by a recipe, watch the run, and say what is wrong with it.
+    """Check a task, train it by a recipe under watch, and say what is wrong.
 
-    The run is the one that `etude.train` makes, to the bit. A symptom is what is seen, such as
-    units that never fire; it can have several causes. With `repair`, the remedies of all suspected
-    causes are tried against the unchanged run; see `etude.repair`. If the run is healthy, nothing
-    is tried.
+    First the task is checked, as by `etude.check`. The run is the one that `etude.train` makes, to
+    the bit. A symptom is what is seen, such as units that never fire; it can have several causes.
+    With `repair`, the remedies of the causes that were found, and then of those that the symptoms
+    can come from, are tried against the unchanged run; see `etude.repair`. If nothing was found,
+    nothing is tried.
 
     Args:
         task: What is learned. Neither it nor its model changes.
@@ -84,19 +89,46 @@ def diagnose(
     healthy
     """
     check_given(task, recipe)
+    if repair:
+        check_budget(budget)
     recipe = recipe or Recipe(**task.defaults)
+    checked = check(task, recipe, device=device)
     run = Run(task, recipe, device=device)
-    run.check()
-    found = _watched(run, progress)
-    findings = (*found.findings, *overfitting(run.record(), task))
-    causes = suspects(findings)
-    tried = None
-    if repair and causes:
+    try:
+        run.check()
+    except EtudeError as error:
+        if not checked.findings:
+            raise
+        unseen = (*checked.unseen, f"The run: {error}.")
+        return TaskDiagnosis(checked.findings, checked.seen, unseen)
+    watched = _watched(run, progress)
+    assert watched.history is not None
+    stuck = no_better_than_a_constant(run)
+    history = replace(watched.history, stuck=bool(stuck))
+    seen = (*watched.findings, *(find(history) if stuck else []))
+    found = (*checked.findings, *seen, *stuck, *overfitting(run.record(), task))
+    findings = tuple({(one.what, one.layer): one for one in reversed(found)}.values())[::-1]
+    tried, causes, others = None, stated(findings), suspects(findings)
+    if repair and (causes or others):
         tried = _repair(
-            task, recipe, causes, budget=budget, engine=engine, device=device, progress=progress
+            task,
+            recipe,
+            causes,
+            possible=others,
+            budget=budget,
+            engine=engine,
+            device=device,
+            progress=progress,
         )
     run.release()
-    return TaskDiagnosis(findings, found.seen, found.unseen, found.history, run.record(), tried)
+    return TaskDiagnosis(
+        findings,
+        (*checked.seen, *watched.seen),
+        (*checked.unseen, *watched.unseen),
+        history,
+        run.record(),
+        tried,
+    )
 
 
 _repair = repair

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from etude.diagnosis import facts
 from etude.diagnosis.finding import Finding
 from etude.diagnosis.history import History
+from etude.diagnosis.saturating import saturating_activation
 from etude.diagnosis.symptoms import gradients, losses, units
 
 RULES: tuple[Callable[[History], Sequence[Finding]], ...] = (
@@ -34,4 +35,5 @@ def find(history: History) -> list[Finding]:
     >>> find(History(0, np.empty(0), np.empty(0), np.empty(0, int)))
     []
     """
-    return [finding for rule in RULES for finding in rule(history)]
+    found = [finding for rule in RULES for finding in rule(history)]
+    return [*saturating_activation(history, found), *found]

@@ -107,6 +107,7 @@ class History:
         broken_from: The update from which no loss is finite; None if the newest one is.
         evaluating_layer: The first layer in evaluation mode at the newest sampled update; '' if the
             mode is right.
+        stuck: Whether the network is known to be no better than a constant output at the end.
         period: The number of updates from one sampled update to the next, at the end.
         overhead: The watch's own time over that of the run between; NaN if not measured.
     """
@@ -126,6 +127,7 @@ class History:
     adaptive: bool = False
     broken_from: int | None = None
     evaluating_layer: str = ""
+    stuck: bool = False
     period: int = 1
     overhead: float = float("nan")
 

@@ -23,7 +23,8 @@ def overfitting(record: Record, task: Task) -> tuple[Finding, ...]:
     A run overfits if, from the evaluation with the lowest validation loss to the last one,
 
     - the validation loss rises by more than three standard errors of the paired differences of
-      its slices, and by more than a tenth of its fall from the untrained loss;
+      its slices, and by more than a tenth of its fall from the untrained loss and of the fall of
+      the training loss;
     - the mean training loss falls;
     - the metric, if its direction is known, does not become better.
 
@@ -39,13 +40,11 @@ def overfitting(record: Record, task: Task) -> tuple[Finding, ...]:
         return ()
     first, last, goal = seen[0], seen[-1], Goal()
     best = min(seen, key=lambda evaluation: evaluation.loss)
-    fall, rise = first.loss - best.loss, last.loss - best.loss
-    if best.step in (first.step, last.step) or not rise > RISE * fall:
-        return ()
-    if not better(best, last, goal) or _metric_grew(best, last, task):
-        return ()
     before, after = _training_loss(record, best.step), _training_loss(record, last.step)
-    if not after < before:
+    fall, rise = max(first.loss - best.loss, before - after), last.loss - best.loss
+    if not (after < before and rise > RISE * fall and better(best, last, goal)):
+        return ()
+    if _metric_grew(best, last, task):
         return ()
     return (
         Finding(
@@ -74,8 +73,9 @@ def _metric_grew(best: Evaluation, last: Evaluation, task: Task) -> bool:
 
 
 def _training_loss(record: Record, step: int) -> float:
-    """Return the mean training loss over the sixteenth of the run before an update."""
+    """Return the mean training loss of the sixteenth of the run that ends at an update."""
     losses = record.series["loss"]
-    first = max(0, step - max(1, len(losses) // WINDOW))
-    found = [float(loss) for loss in losses[first:step] if math.isfinite(loss)]
+    width = max(1, len(losses) // WINDOW)
+    end = max(step, width)
+    found = [float(loss) for loss in losses[end - width : end] if math.isfinite(loss)]
     return math.fsum(found) / len(found) if found else math.nan

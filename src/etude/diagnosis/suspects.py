@@ -65,18 +65,25 @@ SUSPECTS: Mapping[Symptom, Sequence[Cause]] = MappingProxyType(
 """The causes of each symptom that a remedy can mend, the most frequent first."""
 
 
-def suspects(findings: Sequence[Finding]) -> tuple[Cause, ...]:
-    """Return the causes that findings state or that their symptoms can come from.
+def stated(findings: Sequence[Finding]) -> tuple[Cause, ...]:
+    """Return the causes among findings.
 
-    Causes that were found come first; then the first suspect of each symptom, then the second of
-    each, and so on.
-
-    >>> found = [Finding(Symptom.SLOW, ""), Finding(Cause.UNSCALED_INPUTS, "")]
-    >>> [str(cause) for cause in suspects(found)][:2]
-    ['unscaled_inputs', 'lr_too_low']
+    >>> stated([Finding(Symptom.SLOW, ""), Finding(Cause.UNSCALED_INPUTS, "")])
+    (<Cause.UNSCALED_INPUTS: 'unscaled_inputs'>,)
     """
-    stated = [finding.what for finding in findings if isinstance(finding.what, Cause)]
+    causes = [finding.what for finding in findings if isinstance(finding.what, Cause)]
+    return tuple(dict.fromkeys(causes))
+
+
+def suspects(findings: Sequence[Finding]) -> tuple[Cause, ...]:
+    """Return the causes that the symptoms among findings can come from.
+
+    The first suspect of each symptom comes first; then the second of each, and so on.
+
+    >>> [str(cause) for cause in suspects([Finding(Symptom.SLOW, "")])][:2]
+    ['lr_too_low', 'batch_too_large']
+    """
     lists = [SUSPECTS.get(f.what, ()) for f in findings if isinstance(f.what, Symptom)]
     longest = max(map(len, lists), default=0)
     possible = [causes[i] for i in range(longest) for causes in lists if i < len(causes)]
-    return tuple(dict.fromkeys([*stated, *possible]))
+    return tuple(dict.fromkeys(possible))

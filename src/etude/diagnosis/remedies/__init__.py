@@ -1,7 +1,7 @@
 """What mends a cause, tried against an unchanged control before it is recommended."""
 
 from etude.diagnosis.remedies.remedy import Applied, Remedy
-from etude.diagnosis.remedies.repair import repair
+from etude.diagnosis.remedies.repair import check_budget, repair
 from etude.diagnosis.remedies.result import Attempt, Repair
 from etude.diagnosis.remedies.table import OF_CAUSE, REMEDIES, remedies_for
 
@@ -12,6 +12,7 @@ __all__ = [
     "Attempt",
     "Remedy",
     "Repair",
+    "check_budget",
     "remedies_for",
     "repair",
 ]

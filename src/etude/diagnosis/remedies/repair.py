@@ -51,6 +51,7 @@ def repair(
     recipe: Recipe,
     causes: Sequence[Cause | str],
     *,
+    possible: Sequence[Cause | str] = (),
     budget: float = BUDGET,
     objective: str | None = None,
     engine: str | Engine | None = None,
@@ -71,6 +72,7 @@ def repair(
         task: What is learned.
         recipe: The recipe that does not train well.
         causes: The suspected causes, the most likely first.
+        possible: Causes that are only possible: their remedies are tried after all of those.
         budget: In full runs of the recipe, the control's included; at least 2.5.
         objective: 'loss', 'metric', or the metric's name; None for the loss, or the metric where
             parts of the model take turns.
@@ -93,11 +95,8 @@ def repair(
     >>> print(repair(task, slow, ["lr_too_low"], progress=False).recommended.name)
     rate x 100
     """
-    if not budget >= LEAST:
-        raise BadValueError(
-            f"budget={budget!r} is too small to try a remedy: give at least {LEAST}"
-        )
-    suspected = [member(Cause, cause, "cause") for cause in causes]
+    check_budget(budget)
+    suspected, others = ([member(Cause, c, "cause") for c in some] for some in (causes, possible))
     goal = goal_for(task, objective or usual_objective(task))
     task = judged_by(task, goal)
     chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
@@ -106,12 +105,24 @@ def repair(
         with bar(progress, f"{task.name}: remedies") as show:
             setting = TrialContext(engine=chosen, device=device, bar=show)
             trials = _Trials(task, recipe, goal, budget, setting, pools)
-            return trials.run(remedies_for(suspected))
+            return trials.run(remedies_for(suspected, others))
     finally:
         for pool in pools:
             pool.close()
         if chosen is not engine:
             chosen.close()
+
+
+def check_budget(budget: float) -> None:
+    """Raise if a budget is too small to try a remedy.
+
+    Raises:
+        BadValueError: With the smallest budget.
+    """
+    if not budget >= LEAST:
+        raise BadValueError(
+            f"budget={budget!r} is too small to try a remedy: give at least {LEAST}"
+        )
 
 
 class _Trials:

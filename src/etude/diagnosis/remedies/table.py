@@ -155,16 +155,21 @@ their author can mend them.
 """
 
 
-def remedies_for(causes: Sequence[Cause]) -> tuple[Remedy, ...]:
+def remedies_for(causes: Sequence[Cause], possible: Sequence[Cause] = ()) -> tuple[Remedy, ...]:
     """Return the remedies of some causes: the first of each, then the second of each, and so on.
 
     Args:
         causes: The causes, the most likely first.
+        possible: Causes that are only possible; their remedies follow.
 
     >>> [remedy.name for remedy in remedies_for([Cause.LR_TOO_LOW, Cause.BAD_INITIALISATION])][:3]
     ['rate x 3', 'fresh weights', 'rate x 10']
     """
+    names = [*_in_turn(causes), *_in_turn(possible)]
+    return tuple(REMEDIES[name] for name in dict.fromkeys(names))
+
+
+def _in_turn(causes: Sequence[Cause]) -> list[str]:
     lists = [OF_CAUSE.get(cause, ()) for cause in causes]
     longest = max(map(len, lists), default=0)
-    names = [names[i] for i in range(longest) for names in lists if i < len(names)]
-    return tuple(REMEDIES[name] for name in dict.fromkeys(names))
+    return [names[i] for i in range(longest) for names in lists if i < len(names)]

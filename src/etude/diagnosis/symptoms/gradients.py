@@ -89,8 +89,9 @@ def vanishing(history: History) -> list[Finding]:
     s grows with depth (rank correlation of .8), and these layers move by less than 1/100 of what
     the strongest moves, and by less than 1/10,000 of their size, per update. With an optimizer that
     scales by the gradient's own size, all layers move alike: there, the loss must not have fallen
-    in 100 updates instead. Normalisations and embeddings are left out, as are layers that are not
-    trained. Source of the profile by depth: Glorot and Bengio 2010; the bounds are ours.
+    in 100 updates instead, or the network must be stuck at a constant output. Normalisations and
+    embeddings are left out, as are layers that are not trained. Source of the profile by depth:
+    Glorot and Bengio 2010; the bounds are ours.
     """
     chosen = [
         n
@@ -117,7 +118,7 @@ def vanishing(history: History) -> list[Finding]:
     if _rank_correlation(strength[chosen]) < 0.8 or np.all(strength[first] == 0):
         return []
     curve = loss_curve(history)
-    idle = curve is not None and not curve.learned and history.updates >= 100
+    idle = history.stuck or (curve is not None and not curve.learned and history.updates >= 100)
     still = np.all(ratio[first] < min(LITTLE, SLOW * float(ratio[strongest])))
     if not (idle if history.adaptive else still):
         return []

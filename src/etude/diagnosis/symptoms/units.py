@@ -106,6 +106,8 @@ def constant_output(history: History) -> list[Finding]:
 
 
 def _idle(history: History, updates: int) -> bool:
-    """Return whether the loss has not fallen in so many updates."""
+    """Return whether the loss has not fallen in so many updates, or the network is stuck."""
+    if history.stuck:
+        return True
     curve = loss_curve(history)
     return curve is not None and len(curve.loss) >= updates and not curve.learned

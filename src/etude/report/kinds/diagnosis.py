@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from etude.diagnosis.diagnose import TaskDiagnosis
-from etude.diagnosis.finding import Diagnosis, Finding, Symptom
+from etude.diagnosis.finding import Cause, Diagnosis, Symptom
 from etude.diagnosis.history import History, Quantity
 from etude.diagnosis.remedies import Attempt, Repair
 from etude.report import layer_readings, pieces, words
@@ -39,7 +39,9 @@ def of_diagnosis(found: Diagnosis, task: Task | None = None) -> Report:
     record = found.record if isinstance(found, TaskDiagnosis) else None
     tried = found.repair if isinstance(found, TaskDiagnosis) else None
     subject = task.name if task is not None else "training" if record is None else record.task
-    layers = () if found.history is None else _layers(found.history)
+    layers = () if found.history is None else _layers(found.history, found.healthy)
+    seen = Section("What was looked at", found.seen, detail=True)
+    unseen = Section("What could not be seen", found.unseen, detail=found.healthy)
     return Report(
         kind="Diagnosis",
         subject=subject,
@@ -47,10 +49,15 @@ def of_diagnosis(found: Diagnosis, task: Task | None = None) -> Report:
         lede=_lede(found),
         facts=_facts(found),
         sections=(
-            *([Section("What was found", (_findings(found.findings),))] if found.findings else []),
+            *(
+                [Section("What was found", tuple(map(str, found.findings)))]
+                if found.findings
+                else []
+            ),
             *(() if tried is None else _repair(tried)),
             *layers,
-            *([Section("What could not be seen", found.unseen)] if found.unseen else []),
+            *([seen] if found.seen else []),
+            *([unseen] if found.unseen else []),
             *([] if record is None else [Section("The run", pieces.drawings(record), detail=True)]),
         ),
     )
@@ -61,17 +68,17 @@ def _verdict(found: Diagnosis) -> str:
         return "healthy"
     if not found.findings:
         return "cannot tell"
-    names = list(dict.fromkeys(str(one.what).replace("_", " ") for one in found.findings))
-    return ", ".join(names)
+    causes = [one for one in found.findings if isinstance(one.what, Cause)]
+    names = [str(one.what).replace("_", " ") for one in causes or found.findings]
+    return ", ".join(dict.fromkeys(names))
 
 
 def _lede(found: Diagnosis) -> str:
     if found.healthy:
-        return f"Nothing is wrong in what was looked at: {', '.join(found.seen)}."
+        return "Nothing is wrong in what was looked at."
     if not found.findings:
         return " ".join(found.unseen) or "Nothing was looked at."
-    count = words.plural(len(found.findings), "finding")
-    text = f"{count} in {', '.join(found.seen) or 'what was looked at'}."
+    text = f"{words.plural(len(found.findings), 'finding')}."
     if any(isinstance(one.what, Symptom) for one in found.findings):
         text += " A symptom is what is seen; it can have several causes."
     return text
@@ -94,65 +101,52 @@ def _facts(found: Diagnosis) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _findings(findings: tuple[Finding, ...]) -> DataTable:
-    return DataTable(
-        (
-            TableColumn("found"),
-            TableColumn("layer"),
-            TableColumn("update", number=True),
-            TableColumn("what was seen"),
-        ),
-        tuple(
-            TableRow(
-                (
-                    str(one.what).replace("_", " "),
-                    one.layer or "",
-                    "" if one.step is None else words.count(one.step),
-                    f"{one.text} {one.fix}".strip(),
-                ),
-                Tone.WARN,
-            )
-            for one in findings
-        ),
-    )
-
-
 def _repair(tried: Repair) -> tuple[Section, ...]:
     rows = [_attempt(one, tried) for one in (tried.control, *tried.attempts)]
     table = DataTable(
         (
             TableColumn("remedy"),
-            TableColumn("share of run", number=True),
+            TableColumn("share", number=True),
             TableColumn(f"validation {tried.objective}", number=True),
             TableColumn("gain", number=True),
             TableColumn(""),
         ),
         tuple(rows),
-        "All runs have the same seed and batches. The gain is against the unchanged run after the "
-        "same share of the run.",
+        "The share of its run to which each was trained, its validation value there, and the gain "
+        "over the unchanged run after the same share: better where it is more than noise. One "
+        "remedy was drawn at random.",
     )
     parts: list[str | DataTable | Listing] = [table, *str(tried).split("\n")[:1]]
     if tried.recommended is not None:
         parts.append(Listing("mended-recipe", "The mended recipe", tried.recipe.to_toml(), "toml"))
         if changes := [line for line in tried.recommended.patch.splitlines() if "->" in line]:
             parts.append(Listing("changes", "What changes", "\n".join(changes), "text"))
-    left = Section("Remedies that were left out", tried.skipped, detail=True)
+    left = Section("Remedies that were left out", _left_out(tried.skipped), detail=True)
     return Section("Remedies", tuple(parts)), *([left] if tried.skipped else [])
+
+
+def _left_out(skipped: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a sentence for each reason, with the remedies that it keeps out."""
+    reasons: dict[str, list[str]] = {}
+    for line in skipped:
+        name, _, reason = line.partition(": ")
+        reasons.setdefault(reason, []).append(name)
+    return tuple(f"{', '.join(names)}: {reason}." for reason, names in reasons.items())
 
 
 def _attempt(one: Attempt, tried: Repair) -> TableRow:
     value = words.number(tried.value(one)) if not one.diverged else "diverged"
     said = "unchanged" if one is tried.control else ""
     if one is not tried.control:
-        said = "beats it" if one.beats_control else "within noise, or worse"
+        said = "better" if one.beats_control else "no better"
     if one.drawn:
-        said += ", drawn at random"
+        said += ", at random"
     tone = Tone.GOOD if one is tried.recommended else Tone.PLAIN
     gain = "" if one is tried.control else words.number(one.gain, 3)
     return TableRow((one.name, f"{one.share:.0%}", value, gain, said), tone)
 
 
-def _layers(history: History) -> tuple[Section, ...]:
+def _layers(history: History, healthy: bool) -> tuple[Section, ...]:
     """Return the table and the figure of the layers' readings."""
     readings = {quantity: history.of_layers(quantity) for quantity, _ in QUANTITIES}
     shown = [(q, name) for q, name in QUANTITIES if np.isfinite(readings[q]).any()]
@@ -183,7 +177,7 @@ def _layers(history: History) -> tuple[Section, ...]:
         if figure
         else []
     )
-    return (Section("Layers", (table, *drawn)),)
+    return (Section("Layers", (table, *drawn), detail=healthy),)
 
 
 def _median(values: np.ndarray, quantity: Quantity) -> str:
