@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -173,9 +174,12 @@ class TrainingWatch:
     # ---- findings ------------------------------------------------------------------------------
 
     def _look(self) -> None:
+        started = time.perf_counter()
         rows = len(self._reader.recorder.rows)
-        self._next_look = rows + max(1, rows // 4)
-        self._tell(find(self._reader.history()))
+        self._next_look = rows + max(2, rows // 2)
+        findings = find(self._reader.history())
+        self._reader.own += time.perf_counter() - started
+        self._tell(findings)
 
     def _finish(self) -> None:
         self._reader.give_up_forward()
@@ -233,7 +237,8 @@ class _StepHook(Hook):
         watch: TrainingWatch | None = self._owner()  # type: ignore[assignment]
         if watch is not None:
             when, _, number = self._method.rpartition("_")
-            closure = (args[0] if args else kwargs.get("closure")) is not None
+            given = [*args, *kwargs.values()]  # the optimizer itself is among them
+            closure = any(callable(one) and one is not optimizer for one in given)
             (watch.before_step if when == "_before_step" else watch.after_step)(
                 int(number), closure
             )
