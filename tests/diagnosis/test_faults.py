@@ -50,9 +50,7 @@ def clear_by_hand(optimizer, model):
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before forward", "before backward"])
-@pytest.mark.parametrize(
-    "clear", [clear_before, clear_in_place, clear_through_data, clear_by_hand]
-)
+@pytest.mark.parametrize("clear", [clear_before, clear_in_place, clear_through_data, clear_by_hand])
 def test_every_way_to_clear_gradients_is_known(clear, late):
     x, y = classes()
     torch.manual_seed(0)

@@ -25,8 +25,10 @@ OF_THE_LOOP = {
     Cause.LABELS_DO_NOT_MATCH,
     Cause.BAD_DATA,
     Cause.DATA_NOT_SHUFFLED,
+    Cause.NOT_REPEATABLE,
+    Cause.SAMPLES_MIXED,
 }
-"""Causes that no recipe and no rewrite can mend."""
+"""Causes that only their author can mend, in the loop, the data or the code of the model."""
 
 
 def points(count: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,12 +72,12 @@ def test_the_mended_model_is_the_one_that_was_trained(
 
 def test_the_result_is_plain_json(mended: etude.diagnosis.remedies.Repair) -> None:
     plain = json.loads(json.dumps(mended.to_dict(), allow_nan=False))
-    assert plain["recommended"] == "rate x 100"
+    assert plain["recommended"] in ("rate x 100", "usual rate")
     assert Recipe(**plain["recipe"]) == mended.recipe
 
 
 def test_nothing_is_recommended_where_nothing_helps() -> None:
-    found = repair(TASK, GOOD, ["lr_too_high", "too_much_regularisation"], progress=False)
+    found = repair(TASK, GOOD, ["unscaled_inputs", "too_much_regularisation"], progress=False)
     assert found.recommended is None
     assert found.recipe == GOOD
     assert found.task is not None

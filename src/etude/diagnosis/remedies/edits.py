@@ -9,6 +9,7 @@ from etude import optimizers
 from etude.diagnosis.remedies.remedy import Edit
 from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.prior import centre_of, nice
+from etude.randomness import random_state_kept
 from etude.recipe import CLIPPING, Recipe
 from etude.schedules import parse
 from etude.tasks.task import Task
@@ -28,6 +29,18 @@ def rate_times(factor: float) -> Edit:
     0.002
     """
     return lambda task, recipe: recipe.replace(lr=nice(recipe.lr * factor))
+
+
+def usual_rate(task: Task, recipe: Recipe) -> Recipe:
+    """Use the rate that the optimizer's prior suggests; see `etude.optimizers.prior`."""
+    return recipe.replace(lr=_usual(task, recipe.optimizer))
+
+
+def _usual(task: Task, optimizer: OptimizerChoice) -> float:
+    """Return the centre of an optimizer's prior for the model of a task."""
+    with random_state_kept(0):
+        model = task.build()
+    return nice(10 ** centre_of(model, task.train.targets(), optimizer))
 
 
 def warm_up(task: Task, recipe: Recipe) -> Recipe | None:
@@ -120,9 +133,7 @@ def optimise_with(name: str, **hyperparameters: float) -> Edit:
         if recipe.optimizer.name == name:
             return None
         choice = OptimizerChoice.of({"name": name, **hyperparameters})
-        rate = 10 ** centre_of(task.build(), task.train.targets(), choice)
-        kept = {"lr": nice(rate), "optimizer": choice, "schedules": {}}
-        return recipe.replace(**kept)
+        return recipe.replace(lr=_usual(task, choice), optimizer=choice, schedules={})
 
     return edit
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from etude.diagnosis.rewrites import Rewrite
+from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.task import Task
 
@@ -73,7 +74,9 @@ class Remedy:
             return None
         made: list[Rewrite] = []
         for rewriting in self.rewrites:
-            rewrite = rewriting(task, task.build())
+            with random_state_kept(0):
+                model = task.build()
+            rewrite = rewriting(task, model)
             if not rewrite:
                 return None
             task = rewrite.task(task)

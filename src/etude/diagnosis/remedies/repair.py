@@ -92,8 +92,8 @@ def repair(
     >>> x = torch.linspace(-1, 1, 128)[:, None]
     >>> task = Task(lambda: nn.Linear(1, 1), (x, 3 * x), loss=nn.functional.mse_loss)
     >>> slow = Recipe(optimizer="sgd", lr=0.001, steps=64, batch_size=16)
-    >>> print(repair(task, slow, ["lr_too_low"], progress=False).recommended.name)
-    rate x 100
+    >>> repair(task, slow, ["lr_too_low"], progress=False).recommended.name
+    'rate x 100'
     """
     check_budget(budget)
     suspected, others = ([member(Cause, c, "cause") for c in some] for some in (causes, possible))

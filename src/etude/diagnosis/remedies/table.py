@@ -36,6 +36,9 @@ def _anew(task: Task, model: nn.Module) -> Rewrite:
 
 
 ALL = (
+    Remedy(
+        "usual rate", "Use the rate that is usual for this optimizer and size", edits.usual_rate
+    ),
     Remedy("rate / 3", "Divide the learning rate by 3", edits.rate_times(1 / 3)),
     Remedy("rate / 10", "Divide the learning rate by 10", edits.rate_times(1 / 10)),
     Remedy("rate / 100", "Divide the learning rate by 100", edits.rate_times(1 / 100)),
@@ -114,8 +117,8 @@ REMEDIES: Mapping[str, Remedy] = MappingProxyType({remedy.name: remedy for remed
 
 OF_CAUSE: Mapping[Cause, Sequence[str]] = MappingProxyType(
     {
-        Cause.LR_TOO_HIGH: ("rate / 3", "rate / 10", "rate / 100", "warmup"),
-        Cause.LR_TOO_LOW: ("rate x 3", "rate x 10", "rate x 100"),
+        Cause.LR_TOO_HIGH: ("rate / 3", "rate / 10", "usual rate", "warmup", "rate / 100"),
+        Cause.LR_TOO_LOW: ("usual rate", "rate x 10", "rate x 3", "rate x 100"),
         Cause.WARMUP_MISSING: ("warmup", "rate / 3"),
         Cause.MISSING_CLIPPING: ("clip 90%", "clip 1", "rate / 3"),
         Cause.BAD_INITIALISATION: ("fresh weights", "he_normal", "xavier_normal", "lsuv"),
@@ -163,7 +166,7 @@ def remedies_for(causes: Sequence[Cause], possible: Sequence[Cause] = ()) -> tup
         possible: Causes that are only possible; their remedies follow.
 
     >>> [remedy.name for remedy in remedies_for([Cause.LR_TOO_LOW, Cause.BAD_INITIALISATION])][:3]
-    ['rate x 3', 'fresh weights', 'rate x 10']
+    ['usual rate', 'fresh weights', 'rate x 10']
     """
     names = [*_in_turn(causes), *_in_turn(possible)]
     return tuple(REMEDIES[name] for name in dict.fromkeys(names))
