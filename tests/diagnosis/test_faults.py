@@ -26,7 +26,8 @@ def test_gradients_that_are_never_cleared():
             cross_entropy(model(x[i]), y[i]).backward()
             optimizer.step()
     finding = found(w)[Cause.GRADIENTS_NOT_CLEARED]
-    assert finding.step in (1, 2, 3) and "zero_grad" in finding.fix
+    assert finding.step in (1, 2, 3)
+    assert "zero_grad" in finding.fix
     assert len(w.report().findings) == 1
 
 
@@ -170,7 +171,8 @@ def test_units_that_are_saturated():
     model = net(8, 16, 16, 3, between=lambda width: [nn.Tanh()])
     w = fit(model, torch.optim.SGD(model.parameters(), lr=1e-6), 1e4 * x, y, updates=60)
     finding = found(w)[Symptom.SATURATED]
-    assert finding.layer == "0" and finding.evidence["share"] > 0.99
+    assert finding.layer == "0"
+    assert finding.evidence["share"] > 0.99
 
 
 @pytest.mark.parametrize("rate", [1.0, 30.0])
@@ -246,4 +248,5 @@ def test_spikes_of_the_loss():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     w = fit(model, optimizer, x, y, updates=450, each=throw)
     finding = found(w)[Symptom.SPIKING]
-    assert finding.evidence["spikes"] >= 3 and finding.step == 200
+    assert finding.evidence["spikes"] >= 3
+    assert finding.step == 200

@@ -8,6 +8,7 @@ import io
 import logging
 import pickle
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -135,10 +136,12 @@ def test_hooks_are_removed_at_the_end_and_closing_twice_is_allowed():
     model = net(8, 8, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     w = opened(model, optimizer)
-    assert len(hooks_of(model, optimizer)) == 4 and not w.closed
+    assert len(hooks_of(model, optimizer)) == 4
+    assert not w.closed
     w.close()
     w.close()
-    assert w.closed and not hooks_of(model, optimizer)
+    assert w.closed
+    assert not hooks_of(model, optimizer)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -171,7 +174,8 @@ def test_hooks_are_removed_where_the_watch_is_forgotten():
     ref = weakref.ref(w)
     del w
     gc.collect()
-    assert ref() is None and not hooks_of(model, optimizer)
+    assert ref() is None
+    assert not hooks_of(model, optimizer)
 
 
 def test_two_watches_may_close_in_any_order():
@@ -186,7 +190,8 @@ def test_two_watches_may_close_in_any_order():
         cross_entropy(model(x), y).backward()
         optimizer.step()
     second.close()
-    assert second.report().history.updates == 5 and first.report().history.updates == 0
+    assert second.report().history.updates == 5
+    assert first.report().history.updates == 0
 
 
 def test_a_copy_of_a_watched_model_is_not_watched():
@@ -218,10 +223,15 @@ def test_the_readings_are_those_computed_by_hand():
             loss = cross_entropy(model(x), y)
             loss.backward()
             before = [p.detach().clone() for p in model.parameters()]
-            norms.append([float(p.grad.norm()) for p in model.parameters()])
+            norms.append([float(p.grad.detach().norm()) for p in model.parameters()])
             optimizer.step()
             move = [p.detach() - b for p, b in zip(model.parameters(), before, strict=True)]
-            ratios.append([float(m.norm() / p.norm()) for m, p in zip(move, model.parameters())])
+            ratios.append(
+                [
+                    float(m.norm() / p.detach().norm())
+                    for m, p in zip(move, model.parameters(), strict=True)
+                ]
+            )
             moves.append(torch.cat([m.flatten() for m in move[:2]]))
             losses.append(loss.item())
     history = w.report().history
@@ -232,7 +242,7 @@ def test_the_readings_are_those_computed_by_hand():
     assert history.lr.tolist() == [0.1] * 6
     layer = np.sqrt(np.square(norms)[:, :2].sum(1))
     np.testing.assert_allclose(history.of_layers(Quantity.GRADIENT_NORM)[:, 0], layer, rtol=1e-5)
-    cosine = [float(torch.cosine_similarity(a, b, 0)) for a, b in zip(moves, moves[1:])]
+    cosine = [float(torch.cosine_similarity(a, b, 0)) for a, b in pairwise(moves)]
     found = history.of_layers(Quantity.UPDATE_COSINE)[:, 0]
     np.testing.assert_allclose(found[1:], cosine, atol=1e-4)
     assert np.isnan(found[0])
@@ -250,7 +260,9 @@ def test_a_large_tensor_is_estimated_within_a_few_percent():
             norm = float(model.weight.grad.norm())
     history = w.report().history
     assert history.parameter_gradients[-1, 0] == pytest.approx(norm, rel=0.05)
-    assert history.parameter_norms[-1, 0] == pytest.approx(float(model.weight.norm()), rel=0.05)
+    assert history.parameter_norms[-1, 0] == pytest.approx(
+        float(model.weight.detach().norm()), rel=0.05
+    )
 
 
 def test_activations_are_read_wherever_they_are_called():
@@ -347,7 +359,9 @@ def test_a_loss_may_be_stated():
     with opened(model, optimizer) as w:
         for t in range(4):
             loss = cross_entropy(model(x), y)
-            for p, g in zip(model.parameters(), torch.autograd.grad(loss, [*model.parameters()])):
+            for p, g in zip(
+                model.parameters(), torch.autograd.grad(loss, [*model.parameters()]), strict=True
+            ):
                 p.grad = g
             w.log(loss=torch.tensor(float(t)))
             optimizer.step()
@@ -356,7 +370,8 @@ def test_a_loss_may_be_stated():
 
 def test_two_networks_in_a_game_have_two_losses_and_one_count():
     report = HEALTHY["gan"](every=5).report()
-    assert report.history.updates == 150 and not report.history.one_loss
+    assert report.history.updates == 150
+    assert not report.history.one_loss
     assert {layer.name.split(".")[0] for layer in report.history.layers} == {"generator", "judge"}
     own = report.history.of_layers(Quantity.GRADIENT_NORM)
     assert np.all(np.isfinite(own))
@@ -406,7 +421,8 @@ def test_a_finding_is_told_once_to_a_callback():
     told = []
     report = faulty(on_finding=told.append).report()
     assert [finding.what for finding in told] == [Cause.GRADIENTS_NOT_CLEARED]
-    assert told == list(report.findings) and not report.healthy
+    assert told == list(report.findings)
+    assert not report.healthy
     assert report.to_dict()["findings"][0]["what"] == "gradients_not_cleared"
 
 
@@ -421,7 +437,9 @@ def test_a_finding_is_printed_once_to_standard_error(capsys):
     w = faulty()
     w.report()
     out, err = capsys.readouterr()
-    assert not out and err.count("\n") == 1 and err.startswith("etude: gradients not cleared")
+    assert not out
+    assert err.count("\n") == 1
+    assert err.startswith("etude: gradients not cleared")
 
 
 def test_a_callback_that_fails_stops_nothing():
@@ -430,7 +448,8 @@ def test_a_callback_that_fails_stops_nothing():
 
     with pytest.warns(UserWarning, match="on_finding failed and is not called again: .*mine"):
         w = faulty(on_finding=fail)
-    assert w.report().history.updates == 40 and len(w.report().findings) == 1
+    assert w.report().history.updates == 40
+    assert len(w.report().findings) == 1
 
 
 def test_an_error_of_the_watch_itself_stops_the_watch_alone(monkeypatch):

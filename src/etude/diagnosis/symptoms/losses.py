@@ -48,8 +48,9 @@ def spiking(history: History) -> list[Finding]:
     """Find a loss that jumps up again and again, each time for several updates.
 
     A spike: 7 standard deviations above the mean of the losses before (a quarter of the run, 100
-    to 1,000 of them, without earlier spikes), by at least a quarter of all that was learned, with the next three losses still 3.5 above. One
-    hard batch raises one loss; a step too far raises those after it too. Three spikes are needed.
+    to 1,000 of them, without earlier spikes), by at least a quarter of all that was learned, with
+    the next three losses still 3.5 above. One hard batch raises one loss; a step too far raises
+    those after it too. Three spikes are needed.
     Source of the seven: OLMo's spike score; see `History.spike_score`.
     """
     curve = loss_curve(history)
