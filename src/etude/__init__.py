@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from etude import tasks as tasks
     from etude.diagnosis.check.checks import check
     from etude.diagnosis.finding import Diagnosis, Finding
+    from etude.measure.backprop import backprop
     from etude.measure.edge import edge
     from etude.recipe import Recipe
     from etude.record import Record
@@ -39,6 +40,7 @@ __all__ = [
     "Record",
     "Task",
     "TuneResult",
+    "backprop",
     "check",
     "edge",
     "train",
@@ -55,6 +57,7 @@ _HOMES = {
     "Record": "etude.record",
     "Task": "etude.tasks.task",
     "TuneResult": "etude.tuning.result",
+    "backprop": "etude.measure.backprop",
     "check": "etude.diagnosis.check.checks",
     "edge": "etude.measure.edge",
     "train": "etude.training.train",

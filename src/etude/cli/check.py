@@ -25,7 +25,7 @@ EPILOG = """[bold]Examples[/bold]
   etude check my_project.py:task --json"""
 
 
-PLACE = 15
+PLACE = 25
 """Among the verbs of `etude --help`."""
 
 
