@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from etude.diagnosis.finding import Diagnosis, Finding
     from etude.diagnosis.remedies.repair import repair
     from etude.diagnosis.watch import watch
+    from etude.measure.backprop import backprop
     from etude.measure.edge import edge
     from etude.recipe import Recipe
     from etude.record import Record
@@ -42,6 +43,7 @@ __all__ = [
     "Record",
     "Task",
     "TuneResult",
+    "backprop",
     "check",
     "diagnose",
     "edge",
@@ -61,6 +63,7 @@ _HOMES = {
     "Record": "etude.record",
     "Task": "etude.tasks.task",
     "TuneResult": "etude.tuning.result",
+    "backprop": "etude.measure.backprop",
     "check": "etude.diagnosis.check.checks",
     "diagnose": "etude.diagnosis.diagnose",
     "edge": "etude.measure.edge",

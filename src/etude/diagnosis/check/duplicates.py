@@ -19,8 +19,9 @@ SHARED, ROWS_SHARED = 0.05, 5
 COPIED, OTHERS = 0.5, 0.05
 """The share of a class's rows that must be copies, and the largest share in all other classes."""
 
-HALF = 0.5
-"""A feature with as many values as this share of the different rows is a continuous one."""
+HALF, MANY = 0.5, 20
+"""A feature with as many values as this share of the different rows, and at least this number, is a
+continuous one."""
 
 
 def duplicates(subject: Subject) -> Look:
@@ -113,7 +114,7 @@ def _is_continuous(rows: Rows, different: int) -> bool:
         spread = flat.double().std(0)
         busiest = spread.nan_to_num().argsort(descending=True)[:8]
         for feature in busiest.tolist():
-            if len(torch.unique(flat[:, feature])) >= HALF * different:
+            if len(torch.unique(flat[:, feature])) >= max(MANY, HALF * different):
                 return True
     return False
 

@@ -73,7 +73,8 @@ def one_batch(subject: Subject) -> Look:
                 f"{len(run.losses)} updates (the best constant answer has {constant:.3g})"
             )
         if not run.complete:
-            return Look(unseen=f"{what}: {len(run.losses)} updates took all the time there is")
+            done = sum(len(one.losses) for _, one in tried)
+            return Look(unseen=f"{what}: {done} updates took all the time there is")
     return _judged(what, count, constant, tried)
 
 

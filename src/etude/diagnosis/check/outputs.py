@@ -32,6 +32,9 @@ ACTIVATIONS = {
 }
 """Names of torch's nodes, and of the functions they belong to."""
 
+LINEAR = ("Addmm", "Mm", "Bmm", "Convolution", "MkldnnLinear")
+"""Names of the nodes of layers whose outputs have no bounds."""
+
 RANGES = {
     "softmax": (0.0, 1.0),
     "sigmoid": (0.0, 1.0),
@@ -71,13 +74,16 @@ def made_by(scores: Tensor) -> str:
     >>> made_by(scores.softmax(1).unsqueeze(0)), made_by(scores)
     ('softmax', '')
     """
+    return ACTIVATIONS.get(_operation(scores), "")
+
+
+def _operation(scores: Tensor) -> str:
+    """Return the name of the node that made some values, past those that only shape them."""
     node: Any = scores.grad_fn
     while node is not None:
-        name = node.name().removesuffix("Backward0").removesuffix("Backward1")
-        if name.lstrip("_") in ACTIVATIONS:
-            return ACTIVATIONS[name.lstrip("_")]
-        if name.lstrip("_") not in SHAPES:
-            return ""
+        name: str = node.name().removesuffix("Backward0").removesuffix("Backward1").lstrip("_")
+        if name not in SHAPES:
+            return name
         node = next((before for before, _ in node.next_functions if before is not None), None)
     return ""
 
@@ -144,12 +150,15 @@ def _of_logistic(call: LossCall, made: str) -> Finding | None:
         )
     if call.name == "binary_cross_entropy":
         low, high = float(call.scores.min()), float(call.scores.max())
-        if low < 0 or high > 1:
+        beyond = low < 0 or high > 1
+        if beyond or _operation(call.scores) in LINEAR:
+            said = f"The network's outputs go from {low:.3g} to {high:.3g}"
+            if not beyond:
+                said = "The network ends in a linear layer, whose outputs have no bounds"
             return Finding(
                 Cause.WRONG_LOSS_OR_OUTPUT,
                 evidence={"lowest": low, "highest": high},
-                text=f"The network's outputs go from {low:.3g} to {high:.3g}, but "
-                "binary_cross_entropy takes probabilities: a sigmoid is missing.",
+                text=f"{said}, but binary_cross_entropy takes probabilities: a sigmoid is missing.",
                 fix="Use binary_cross_entropy_with_logits.",
             )
     return None

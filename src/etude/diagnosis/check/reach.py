@@ -18,8 +18,8 @@ NAMED = 4
 def gradients(subject: Subject) -> Look:
     """Look for trainable parameters that no gradient reaches in the first updates.
 
-    A parameter that is not in the loss's graph in any update is not trained. One whose gradient is
-    exactly 0 in every entry and every update is silent.
+    A parameter that is not in the loss's graph in any update is not trained. A matrix whose
+    gradient is exactly 0 in every entry and every update is silent.
 
     Cost: ten updates of the recipe, at a constant rate.
     """
@@ -30,6 +30,8 @@ def gradients(subject: Subject) -> Look:
     order = [name for name, _ in network.named_parameters()]
     outside = [n for n in order if n in updates.trainable - updates.reached]
     still = [n for n in order if n in updates.reached - updates.moved]
+    if not any(network.get_parameter(n).ndim > 1 for n in still):
+        still = []  # a bias alone may cancel, such as that of a score of which differences count
     found: list[Finding] = []
     count = len(updates.losses)
     if outside:

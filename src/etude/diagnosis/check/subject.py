@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -219,9 +220,14 @@ def _joined(parts: list[Rows]) -> Rows:
 
 
 def attempt(subject: Subject, network: nn.Module, batch: Batch) -> float | None:
-    """Return the loss of a batch; None if it cannot be computed."""
+    """Return the loss of a batch; NaN if its gradient is not finite, None if it has none."""
+    network.zero_grad()
     try:
-        with torch.no_grad():
-            return float(subject.forward(network, batch)[0])
-    except EtudeError:
+        loss = subject.forward(network, batch)[0]
+        loss.backward()  # type: ignore[no-untyped-call]
+    except (EtudeError, RuntimeError):
         return None
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    whole = all(bool(torch.isfinite(g.coalesce().values() if g.is_sparse else g).all())
+                for g in gradients)  # fmt: skip
+    return float(loss.detach()) if whole else math.nan
