@@ -208,5 +208,5 @@ def test_a_trial_is_not_read_from_outside_the_folder(kept, tmp_path):
     for place in ("../run", "/etc", "trials/../../run", "a\\..\\b"):
         table["result"]["trials"][0]["folder"] = place
         damage.write(json.dumps(table))
-        with pytest.raises(EtudeError, match="lies outside the folder"):
+        with pytest.raises(EtudeError, match="is outside the folder"):
             TuneResult.load(damage.folder)

@@ -58,7 +58,7 @@ class AcceptChanges:
 
     def in_python(self) -> str:
         """Return the sentence that names the argument."""
-        return "Or go on all the same with accept_changes=True"
+        return "Or accept the changes with accept_changes=True"
 
 
 NextStep = SavedState | AcceptChanges

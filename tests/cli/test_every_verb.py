@@ -186,7 +186,7 @@ def test_weight_decay_is_the_optimizers_own(etude):
     assert other["recipe"] == said["recipe"]
     assert other["evaluations"] == said["evaluations"]
     twice = etude(*words, "--weight-decay", "1", "--set", "optimizer.weight_decay=2")
-    assert "--weight-decay gives it too" in twice.err
+    assert "--weight-decay sets it too" in twice.err
     none = etude("layerwise", "cancer-mlp", "--optimizer", "lbfgs", "--weight-decay", "0.1")
     assert "unknown hyperparameter of lbfgs 'weight_decay'" in none.err
 

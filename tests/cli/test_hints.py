@@ -53,7 +53,7 @@ def after(text: str, command: str) -> list[str]:
 def test_tune_refuses_a_rate_and_names_the_verb_that_takes_it(etude, words):
     said = etude("tune", "cancer-mlp", *words)
     assert said.code == 2
-    assert "the rate is what `etude tune` looks for" in said.err
+    assert "`etude tune` searches for the rate" in said.err
     spelt = after(said.err, "etude train")[1:]
     assert etude(*spelt, "--steps", "20", "--out", "run").code == 0
     assert Recipe.load("run/recipe.toml").lr == 0.1

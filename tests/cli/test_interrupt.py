@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.cli.interrupt import INTERRUPTED, leave_at_once, raise_again
+from etude.cli.interrupt import INTERRUPTED, exit_on_interrupt, raise_on_interrupt
 
 START = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 """Whoever runs the tests in the background may have had SIGINT ignored, which is inherited."""
@@ -67,12 +67,12 @@ def test_ctrl_c_that_python_would_swallow_is_heard(tmp_path: Path):
 def test_from_the_work_on_ctrl_c_is_an_exception_and_afterwards_as_it_was():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with leave_at_once():
+        with exit_on_interrupt():
             assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-            raise_again()
+            raise_on_interrupt()
             with pytest.raises(KeyboardInterrupt, match=r"^$"):
                 signal.raise_signal(signal.SIGINT)
-        with leave_at_once():
+        with exit_on_interrupt():
             pass
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
@@ -82,7 +82,7 @@ def test_from_the_work_on_ctrl_c_is_an_exception_and_afterwards_as_it_was():
 def test_ctrl_c_that_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with leave_at_once():
+        with exit_on_interrupt():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

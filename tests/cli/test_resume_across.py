@@ -260,9 +260,9 @@ def test_an_interruption_carries_facts_and_each_words_them(etude, monkeypatch):
 def test_only_the_command_line_names_its_option(etude):
     train(tasks.load("mine.py:task"), RECIPE, folder="run")
     Path("mine.py").write_text(MINE.replace("width * x", "(width + 1) * x"))
-    with pytest.raises(StorageError, match=r"Or go on all the same with accept_changes=True$"):
+    with pytest.raises(StorageError, match=r"Or accept the changes with accept_changes=True$"):
         train(tasks.load("mine.py:task"), folder="run", resume=True)
     said = etude("train", "--resume", "run", "--task", "mine.py:task")
-    assert "Or go on all the same with --accept-changes" in said.err
+    assert "Or accept the changes with --accept-changes" in said.err
     assert "accept_changes=True" not in said.err
     assert etude("train", "--resume", "run", "--accept-changes").code == 0

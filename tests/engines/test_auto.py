@@ -218,7 +218,7 @@ class TestChoice:
 
 class TestStacks:
     def test_a_trial_is_work_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "CARE", math.inf)
+        monkeypatch.setattr(module, "TEST_SHARE", math.inf)
         ours, theirs = runs_of(task(noisy), RECIPES), runs_of(task(noisy), RECIPES)
         with AutoEngine(2) as engine:
             engine.advance(ours, AdvanceRequest(60, evaluation_steps=quarters))
@@ -236,7 +236,7 @@ class TestStacks:
         ("field", "value", "recipes"),
         [
             ("LIGHT", 1.0, RECIPES),
-            ("CARE", 1e-9, RECIPES),
+            ("TEST_SHARE", 1e-9, RECIPES),
             ("LIGHT", math.inf, [r.replace(optimizer="radam") for r in RECIPES]),
             ("LIGHT", math.inf, [*RECIPES[:2], BASE.replace(batch_size=8, steps=100)]),
         ],
@@ -247,11 +247,11 @@ class TestStacks:
         def refuse(*_: Any, **__: Any) -> None:
             raise AssertionError("it was tried")
 
-        monkeypatch.setattr(module, "CARE", math.inf)
+        monkeypatch.setattr(module, "TEST_SHARE", math.inf)
         monkeypatch.setattr(module, field, value)
         engine = AutoEngine(1)
         monkeypatch.setattr(engine._stacks, "advance", refuse)
-        monkeypatch.setattr(engine._stacks, "fitted", refuse)
+        monkeypatch.setattr(engine._stacks, "verified_program", refuse)
         engine.advance(runs_of(task(), recipes))
         assert {choice.engine for choice in engine.choices} == {"loop"}
 

@@ -207,7 +207,7 @@ def test_the_table_on_the_command_line():
 def test_a_recommendation_on_the_command_line():
     text = run("optimizers", "match", "cancer-mlp", "--top", "2")
     assert "noise scale" in text
-    assert "settles it" in text
+    assert "To find its rate: etude tune" in text
     document = json.loads(run("optimizers", "match", "cancer-mlp", "--json"))
     assert document["traits"]["parameters"] > 0
     assert document["ranked"][0]["reasons"]

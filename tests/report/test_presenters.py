@@ -35,7 +35,7 @@ from etude.report.document import (
 )
 from etude.report.kinds import sensitivity as told_sensitivity
 from etude.report.kinds import tuning as told_tuning
-from etude.report.registry import known, tells
+from etude.report.registry import known, presents
 from etude.report.schedule_values import ScheduleValues
 from etude.schedules import cosine, warmup
 from etude.trials.phase import Phase
@@ -252,7 +252,7 @@ def test_a_row_has_a_cell_for_each_column():
 def test_every_word_of_an_enumeration_is_told():
     assert set(told_tuning.PHASES) == set(Phase)
     assert set(told_tuning.WORTH) == set(Outcome) - {Outcome.NOTHING_TRAINS}
-    assert set(told_sensitivity.SAID) == set(Effect)
+    assert set(told_sensitivity.VERDICTS) == set(Effect)
     assert set(terminal.STYLES) == set(Tone)
 
 
@@ -268,7 +268,7 @@ def test_a_kind_of_result_is_added_in_one_place():
     ):
         present(Found())
 
-    @tells(Found)
+    @presents(Found)
     def of_found(found, task=None):
         return Report("Kind", "line", "A title", "A lede.")
 

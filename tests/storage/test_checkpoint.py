@@ -73,7 +73,7 @@ def test_any_damage_is_named_and_the_one_before_is_used(tmp_path_factory, kind, 
     if kind == "json" and json_equal(bytes(content), path):
         return  # white space: what it says is unchanged
     path.write_bytes(bytes(content))
-    with pytest.warns(UserWarning, match=r"step-000000000015.*; going on from step 10 instead"):
+    with pytest.warns(UserWarning, match=r"step-000000000015.*; continuing from step 10 instead"):
         found = checkpoint.load_newest(folder)
     assert found is not None
     assert found["step"] == 10
@@ -91,7 +91,7 @@ def json_equal(content: bytes, path: Path) -> bool:
 )
 def test_a_missing_half_is_named_and_the_one_before_is_used(folder, kind, message):
     file(folder, 15, kind).unlink()
-    with pytest.warns(UserWarning, match=rf"{message}.*; going on from step 10 instead"):
+    with pytest.warns(UserWarning, match=rf"{message}.*; continuing from step 10 instead"):
         found = checkpoint.load_newest(folder)
     assert found is not None
     assert found["step"] == 10
@@ -103,7 +103,7 @@ def test_a_missing_half_is_named_and_the_one_before_is_used(folder, kind, messag
 def test_a_first_checkpoint_half_written_is_a_start_anew(tmp_path):
     checkpoint.save(tmp_path, 5, state(5))
     file(tmp_path, 5, "json").unlink()
-    with pytest.warns(UserWarning, match="half-written.*; going on from the start instead"):
+    with pytest.warns(UserWarning, match="half-written.*; continuing from the start instead"):
         assert checkpoint.load_newest(tmp_path) is None
 
 
@@ -133,7 +133,9 @@ def sealed(path: Path, change: Any) -> None:
 
 def test_a_checkpoint_of_the_first_format_is_read_and_says_what_it_lacks(folder):
     sealed(file(folder, 15, "json"), lambda content: content.update(version=1))
-    with pytest.warns(UserWarning, match="of an older Etude, which did not keep how tensors lie"):
+    with pytest.warns(
+        UserWarning, match="of an older Etude, which did not save how tensors are laid out"
+    ):
         found = checkpoint.load_newest(folder)
     assert torch.equal(found["model"]["w"], torch.full((50,), 15.0))
 
@@ -151,7 +153,7 @@ def test_a_checkpoint_of_the_first_format_is_read_and_says_what_it_lacks(folder)
 )
 def test_a_state_that_was_made_up_is_damaged(folder, state):
     sealed(file(folder, 15, "json"), lambda content: content["body"].update(state=state))
-    with pytest.warns(UserWarning, match=r"000015\.json' is damaged.*going on from step 10"):
+    with pytest.warns(UserWarning, match=r"000015\.json' is damaged.*continuing from step 10"):
         assert checkpoint.load_newest(folder)["step"] == 10
 
 

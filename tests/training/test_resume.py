@@ -212,7 +212,7 @@ def test_a_damaged_newest_checkpoint_gives_the_same_result(tmp_path):
     partial(folder, at=10)
     newest = sorted((folder / "checkpoints").glob("*.safetensors"))[-1]
     newest.write_bytes(newest.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="step-000000000010.*is damaged.*going on from step 9"):
+    with pytest.warns(UserWarning, match="step-000000000010.*is damaged.*continuing from step 9"):
         again = train(task(noisy, data), folder=folder, resume=True)
     assert facts(again) == facts(whole)
 

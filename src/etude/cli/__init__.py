@@ -1,1 +1,1 @@
-"""The command line: one file per verb; each parses, calls, prints."""
+"""The command line: one file per verb, which parses the options, calls the library and prints."""

@@ -1,4 +1,4 @@
-"""The options that verbs share: which task, which recipe, which run folder."""
+"""The options that several verbs share: the task, the run folder, JSON output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from etude import files
-from etude.cli.interrupt import raise_again
+from etude.cli.interrupt import raise_on_interrupt
 from etude.cli.kept_task import kept_task
 from etude.cli.next_step import quoted
 from etude.errors import BadValueError, StorageError
@@ -35,14 +35,14 @@ Out = Annotated[
     typer.Option("--out", metavar="DIR", help="The run folder (default: runs/TASK-DATE-TIME)."),
 ]
 Resume = Annotated[
-    Path | None, typer.Option("--resume", metavar="DIR", help="Go on with the run in a folder.")
+    Path | None, typer.Option("--resume", metavar="DIR", help="Continue the run in a folder.")
 ]
 TaskOnResume = Annotated[
     str | None,
     typer.Option(
         "--task",
         metavar="TASK",
-        help="With --resume: the task of the run, as file.py:name, where the folder comes from "
+        help="With --resume: the task of the run, as file.py:name, if the folder comes from "
         "another machine or the file has changed.",
         show_default=False,
     ),
@@ -51,14 +51,14 @@ Accept = Annotated[
     bool,
     typer.Option(
         "--accept-changes",
-        help="With --resume: go on although data, model or loss are not those of the run.",
+        help="With --resume: continue even if data, model or loss differ from those of the run.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 
 
 def pairs(texts: list[str] | None, option: str) -> dict[str, Any]:
-    """Return KEY=VALUE texts as a mapping; values are read as TOML, else taken as text.
+    """Return KEY=VALUE texts as a mapping; a value that is not valid TOML is a text.
 
     Raises:
         BadValueError: If a text has no '='.
@@ -76,7 +76,7 @@ def pairs(texts: list[str] | None, option: str) -> dict[str, Any]:
 
 
 def length(text: str | None) -> int | str | None:
-    """Return a run's length as a recipe takes it: '120' is a number.
+    """Return a run's length as in a recipe: '120' becomes a number.
 
     >>> length("120"), length("2 epochs")
     (120, '2 epochs')
@@ -98,62 +98,62 @@ def choose_task(
     resume: Path | None,
     own: str | None = None,
 ) -> Task:
-    """Return the task meant: by name, or the one of the run to resume.
+    """Return the task: by name, or that of the run to resume.
 
-    From here on Ctrl-C is an ordinary KeyboardInterrupt: what is heavy to load is loaded.
+    When this returns, all large modules are loaded, and Ctrl-C raises KeyboardInterrupt.
 
     Args:
-        name: As it was typed.
+        name: The name or reference that the user typed.
         options: KEY=VALUE texts.
-        resume: The run folder to go on with, which names a task of its own.
-        own: The task of that run, as it was typed.
+        resume: The run folder to continue, which names its own task.
+        own: The reference of that task that the user typed, if any.
 
     Raises:
-        BadValueError: If there is neither, or both.
-        StorageError: If the folder to resume does not say, or names code that is not known here.
+        BadValueError: If neither `name` nor `resume` is given, or both are.
+        StorageError: If the folder does not name its task, or names code that is not trusted here.
     """
     from etude import tasks
 
     if resume is not None:
         if name is not None:
             raise BadValueError(
-                "--resume goes on with the folder's own task: leave TASK out (--task names it "
-                "where the folder's own cannot be used)"
+                "--resume continues with the folder's own task: leave TASK out (--task names it "
+                "if the folder's own cannot be used)"
             )
         return _ready(kept_task(resume, own, pairs(options, "--with")))
     if own is not None:
         raise BadValueError(f"--task is for --resume: give the task alone, {own!r}")
     if name is None:
-        raise BadValueError("which task? Give a name (`etude tasks` lists them) or file.py:name")
+        raise BadValueError("no task: give a name (`etude tasks` lists them) or file.py:name")
     return _ready(tasks.load(name, **pairs(options, "--with")))
 
 
 def _ready(task: Task) -> Task:
-    raise_again()
+    raise_on_interrupt()
     return task
 
 
 def refuse_rate(lr: str | None, changes: list[str] | None, task: str | None) -> None:
-    """Refuse a rate where the rate is what is looked for.
+    """Check that no rate was typed for a verb that searches for the rate.
 
     Raises:
-        BadValueError: If there is one; the message names the verb that takes it.
+        BadValueError: If one was; the message names the verb that takes it.
     """
     given = lr if lr is not None else pairs(changes, "--set").get("lr")
     if given is not None:
         option = f"--lr {given}" if lr is not None else f"--set lr={given}"
         raise BadValueError(
-            f"{option}: the rate is what `etude tune` looks for; leave it out. To train at this "
+            f"{option}: `etude tune` searches for the rate; leave it out. To train at this "
             f"rate: etude train {task or 'TASK'} --lr {given}"
         )
 
 
 @contextmanager
 def run_folder(out: Path | None, resume: Path | None, name: str | None) -> Iterator[RunFolder]:
-    """Give the run folder.
+    """Yield the run folder.
 
-    One that was made for nothing, because the run could not begin, is taken away again. One in
-    which a run was killed before it began holds nothing to go on with, and is taken over.
+    A new folder is deleted again if the run could not begin. A folder whose run was killed before
+    it began contains nothing to continue, and is used for the new run.
     """
     from etude.storage.run_folder import RunFolder
 
@@ -165,7 +165,7 @@ def run_folder(out: Path | None, resume: Path | None, name: str | None) -> Itera
     files.make_folder(folder.path)
     if folder.taken:
         raise StorageError(
-            f"{str(folder.path)!r} already holds a run: go on with --resume "
+            f"{str(folder.path)!r} already holds a run: continue it with --resume "
             f"{quoted(folder.path)}, or choose another folder"
         )
     folder.refuse_taken()
@@ -191,14 +191,14 @@ def _fresh(name: str) -> Path:
 
 
 def refuse_with_resume(typed: list[str], *given: object) -> None:
-    """Refuse options that a resumed run, which keeps its own, would silently ignore.
+    """Check that no options were typed that a resumed run, which keeps its own, would ignore.
 
     Args:
         typed: Options of the recipe that were typed.
-        *given: What else was given; None was not.
+        *given: The values of other options; None if an option was not typed.
     """
     if typed or any(value is not None for value in given):
         raise BadValueError(
-            "--resume goes on with the folder's own recipe: leave other options out (`train` "
+            "--resume continues with the folder's own recipe: leave other options out (`train` "
             "takes a longer --steps, `tune` a larger --budget)"
         )

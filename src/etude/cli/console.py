@@ -1,4 +1,4 @@
-"""What the verbs print with: results on standard output, everything else on standard error."""
+"""Output of the verbs: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from rich.table import Table
 from rich.text import Text
 
 from etude.cli import interrupt
-from etude.cli.next_step import told
+from etude.cli.next_step import message_of
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def complain(message: str, error: BaseException) -> None:
-    """Print an error's message and the notes it gathered on its way."""
+def print_error(message: str, error: BaseException) -> None:
+    """Print an error's message and its notes."""
     line = Text("etude: ", style="bold red")
     line.append(message, style="not bold default")
     err.print(line)
     for note in getattr(error, "__notes__", ()):
-        err.print(Text(told(note)))
+        err.print(Text(message_of(note)))
 
 
 _document: list[IO[str]] = []
-"""Where the JSON document goes while all other output is sent to standard error."""
+"""The stream of the JSON document while all other output goes to standard error."""
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document for machines."""
+    """Print one JSON document for programs."""
     stream = _document[-1] if _document else sys.stdout
     stream.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
     stream.flush()
 
 
 @contextmanager
-def document_alone() -> Iterator[None]:
-    """Keep standard output for the JSON document: whatever else is printed goes to standard error.
+def reserve_stdout() -> Iterator[None]:
+    """Use standard output only for the JSON document; all other output goes to standard error.
 
-    A task's file may print, and so may a library or a worker process: the file descriptor is
-    moved too, where standard output is one.
+    The code of a task, a library or a worker process may print. Therefore the file descriptor is
+    redirected too, if standard output has one.
     """
     stdout = sys.stdout
     stdout.flush()
     try:
         moved = stdout.fileno() == 1
-    except (OSError, ValueError, AttributeError):  # captured: there is no descriptor to move
+    except (OSError, ValueError, AttributeError):  # captured output has no file descriptor
         moved = False
     kept = os.dup(1) if moved else 1
     if moved:
@@ -77,7 +77,7 @@ def document_alone() -> Iterator[None]:
 
 
 def facts(rows: list[tuple[str, str]]) -> Table:
-    """Return a table of names and what they are, without lines."""
+    """Return a table of names and values, without lines."""
     table = Table.grid(padding=(0, 3))
     table.add_column(style="dim")
     table.add_column()
@@ -87,7 +87,7 @@ def facts(rows: list[tuple[str, str]]) -> Table:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number to a few digits; a dash for none.
+    """Return a number with a few digits, or a dash for None.
 
     >>> number(0.123456), number(None)
     ('0.1235', '–')
@@ -96,7 +96,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def files(home: Path, page: Path) -> Table:
-    """Return where the run folder and its report lie, as a table."""
+    """Return the paths of the run folder and its report, as a table."""
     return facts(
         [
             ("run folder", f"[bold]{escape(str(home))}[/bold]"),

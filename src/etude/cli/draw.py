@@ -1,4 +1,4 @@
-"""A report drawn in the terminal: the facts, tables and sentences that the page draws too."""
+"""Prints a report in the terminal: the same facts, tables and sentences as the page."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from etude.report.document import DataTable, Fact, Part, Report, TableRow, Tone
 
 BAR = 20
-"""Characters of a full bar."""
+"""The number of characters of a full bar."""
 
 STYLES = {"plain": "", "good": "bold green", "warn": "red", "soft": "dim"}
 
 
 def draw(report: Report) -> None:
-    """Print a report for a person; figures and details are left to the page."""
+    """Print a report for a person; only the page shows figures and details."""
     out.print()
     out.print(Text.assemble((report.subject, "bold"), ": ", report.lede))
     if report.facts:
@@ -45,7 +45,7 @@ def draw(report: Report) -> None:
 
 
 def _print(drawn: RenderableType, whole: bool) -> None:
-    """Print a part; a whole one at its own width, so that no name is cut off."""
+    """Print a part; if `whole`, at its own width, so that no name is cut off."""
     width = out.width
     if whole:
         needed = Measurement.get(out, out.options.update(width=10_000), drawn).maximum
@@ -71,7 +71,7 @@ def facts(rows: Iterable[Fact]) -> Table:
 
 
 def _part(part: Part) -> tuple[RenderableType, ...] | None:
-    """Return what a part of a section is printed as; None for what a terminal does not show."""
+    """Return the printed form of a part of a section; None if the terminal does not show it."""
     from etude.report.document import DataTable, Listing
 
     if isinstance(part, str):

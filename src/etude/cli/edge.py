@@ -1,4 +1,4 @@
-"""`etude edge`: where training breaks above a rate, and where curvature says it should."""
+"""`etude edge`: the rate at which training breaks, and the rate that curvature predicts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPILOG = """[bold]Examples[/bold]
 
 
 PLACE = 80
-"""Among the verbs of `etude --help`."""
+"""The position in `etude --help`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -29,32 +29,32 @@ def register(app: typer.Typer) -> None:
     app.command("edge", epilog=EPILOG, no_args_is_help=True)(edge)
 
 
-@takes_recipe(help={"lr": "The rate to probe above."})
+@takes_recipe(help={"lr": "The rate at which probing starts."})
 def edge(
     task: choices.TaskName = None,
     at_most: Annotated[int, typer.Option(help="Updates of each probe.")] = 500,
-    doublings: Annotated[int, typer.Option(help="How often the rate is doubled at most.")] = 6,
+    doublings: Annotated[int, typer.Option(help="The largest number of doublings.")] = 6,
     bisections: Annotated[
         int, typer.Option(help="How often the gap below the edge is halved.")
     ] = 2,
     marks: Annotated[
-        int, typer.Option(help="Places after the start where the sharpness is measured.")
+        int, typer.Option(help="Updates, besides the first, at which the sharpness is measured.")
     ] = 2,
     samples: Annotated[
         int | None,
         typer.Option(help="Training samples it is measured on (default: four batches)."),
     ] = None,
     iterations: Annotated[
-        int, typer.Option(help="Products with the Hessian at most; 0 measures no sharpness.")
+        int, typer.Option(help="Hessian-vector products at most; 0 measures no sharpness.")
     ] = 30,
     recipe: RecipeOptions = RecipeOptions(),
     json: choices.Json = False,
 ) -> None:
-    """Double TASK's rate until training breaks; compare that with what curvature predicts.
+    """Double TASK's rate until training breaks; compare this rate with the one curvature predicts.
 
-    Every probe starts from the same weights and batches and follows the first updates of the
-    recipe's own schedule. The sharpness is the largest eigenvalue of the Hessian, preconditioned by
-    the optimizer's own second moment where it has one.
+    Every probe starts from the same weights, with the same batches, and does the first updates of
+    the recipe's schedule. The sharpness is the largest eigenvalue of the Hessian, preconditioned
+    by the optimizer's second moment if it has one.
     """
     from etude.measure.edge import edge as measure
     from etude.report import present

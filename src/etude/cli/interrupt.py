@@ -1,7 +1,7 @@
-"""Ctrl-C while the program is still being loaded: it leaves at once, for there is nothing to save.
+"""Handles Ctrl-C while the program is loading: exits at once, because there is nothing to save.
 
-A KeyboardInterrupt raised in the middle of an import ends in a traceback, in an ImportError, or,
-if Python happens to be in a callback, nowhere at all.
+A KeyboardInterrupt during an import would end in a traceback or an ImportError, or would be
+ignored, if Python is in a callback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ document = 1
 """The file descriptor that a JSON document is written to."""
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: FrameType | None) -> None:
     if "--json" in sys.argv:
         os.write(document, b'{"error": "interrupted"}\n')
     os.write(2, b"etude: interrupted\n")
@@ -28,24 +28,24 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def leave_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process without a word more, until `raise_again` or the block's end.
+def exit_on_interrupt() -> Iterator[None]:
+    """Make Ctrl-C end the process at once, until `raise_on_interrupt` or the end of the block.
 
-    Where Ctrl-C is ignored, or somebody else's, it stays so; likewise outside the main thread.
+    If Ctrl-C is ignored or has another handler, nothing changes; neither outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, _exit)
     try:
         yield
     finally:
-        raise_again()
+        raise_on_interrupt()
 
 
-def raise_again() -> None:
-    """Let Ctrl-C raise KeyboardInterrupt, as usual: from here on there is something to save."""
-    if signal.getsignal(signal.SIGINT) is _leave:
+def raise_on_interrupt() -> None:
+    """Make Ctrl-C raise KeyboardInterrupt, as usual, so that results can be saved."""
+    if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def kept_task(folder: Path, own: str | None, typed: dict[str, Any]) -> Task:
-    """Return the task of a run folder, which may be from somebody else.
+    """Return the task of a run folder, which may come from an unknown source.
 
     Bundled tasks are built from the folder. A user's own task is code: it is run only if the user
     types it, or has started a run with exactly this file on this machine.
@@ -51,7 +51,7 @@ def kept_task(folder: Path, own: str | None, typed: dict[str, Any]) -> Task:
 
 
 def _without_task(home: RunFolder) -> str:
-    """Return a message why there is no task to continue with, and what to do."""
+    """Return a message that says why there is no task to continue with, and what to do."""
     from etude.storage.tuning_folder import TuningFolder
 
     if not home.taken:
@@ -80,7 +80,7 @@ def _built(ref: TaskRef, path: Path) -> Task:
 
 
 def _untrusted(folder: Path, ref: TaskRef) -> str:
-    """Return a message why a folder's task is not run, and what to type."""
+    """Return a message that says why a folder's task is not run, and what to type."""
     from etude.tasks.ref import TaskRef, is_file, source_files
 
     place = ref.reference.rpartition(":")[0]

@@ -1,4 +1,4 @@
-"""`etude layerwise`: which rate each layer and gate gets."""
+"""`etude layerwise`: the rate of each layer and gate."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def layerwise(
         str | None,
         typer.Option(
             metavar="W,W,...",
-            help="Also check that every layer moves as far at each of these widths, as it does "
-            "under mup().",
+            help="Also check that every layer changes equally at each of these widths, as it does "
+            "with mup().",
         ),
     ] = None,
     json: choices.Json = False,

@@ -1,4 +1,4 @@
-"""The texts of `--lr-mult`, as the multipliers they mean."""
+"""Parses the texts of `--lr-mult` into multipliers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _POLICY = re.compile(r"^\s*[a-z_]+\s*\(")
 
 
 def rules(texts: list[str] | None) -> dict[str, Any] | str | None:
-    """Return what `--lr-mult` options mean together: a table, a policy, or both.
+    """Return all `--lr-mult` options together: a table, a policy, or both.
 
     Raises:
         BadValueError: If a text is neither, or there are two texts of policies.
@@ -35,7 +35,7 @@ def rules(texts: list[str] | None) -> dict[str, Any] | str | None:
 
 
 def _check_rule(text: str) -> None:
-    """Refuse what is neither a policy nor SELECTOR=FACTOR, with both as they are written."""
+    """Check that a text is SELECTOR=FACTOR with a valid factor."""
     if _POLICY.match(text):
         return
     selector, _, factor = text.partition("=")
@@ -46,6 +46,6 @@ def _check_rule(text: str) -> None:
         )
     if factor.strip().isidentifier():
         raise BadValueError(
-            f"--lr-mult {text!r}: {factor.strip()} is no number: write {selector.strip()}=3, or a "
-            f"schedule, such as \"{selector.strip()}=warmup('10%')\""
+            f"--lr-mult {text!r}: {factor.strip()} is not a number: write {selector.strip()}=3, or "
+            f"a schedule, such as \"{selector.strip()}=warmup('10%')\""
         )

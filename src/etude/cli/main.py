@@ -1,13 +1,13 @@
-"""The entry of the program `etude`. It loads nothing until Ctrl-C is in good hands."""
+"""The entry point of the program `etude`. It handles Ctrl-C before it loads other modules."""
 
 from __future__ import annotations
 
-from etude.cli.interrupt import leave_at_once
+from etude.cli.interrupt import exit_on_interrupt
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted."""
-    with leave_at_once():
+    """Run the command line. Exit codes: 0 success, 1 failure, 2 wrong use, 130 interrupted."""
+    with exit_on_interrupt():
         from etude.cli.program import app
 
         app()

@@ -1,4 +1,4 @@
-"""What the user can do next, worded as what to type."""
+"""The text of what the user can do next, as a command to type."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from etude.errors import EtudeError, Interrupted
 from etude.next_step import AcceptChanges, NextStep, NextStepNote
 
 
-def told(said: BaseException | str) -> str:
-    """Return the message of an error, or one of its notes, with what to type.
+def message_of(said: BaseException | str) -> str:
+    """Return the message of an error, or of one of its notes, with the command to type next.
 
     >>> from etude.next_step import SavedState
-    >>> told(Interrupted("stopped", SavedState("train", Path("a run"), reference="digits-mlp")))
+    >>> saved = SavedState("train", Path("a run"), reference="digits-mlp")
+    >>> message_of(Interrupted("stopped", saved))
     "stopped. Go on with: etude train --resume 'a run'"
     """
     if isinstance(said, (EtudeError, Interrupted, NextStepNote)) and said.next_step is not None:
-        return f"{said.said}. {worded(said.next_step)}"
+        return f"{said.said}. {next_sentence(said.next_step)}"
     return str(said)
 
 
-def worded(step: NextStep) -> str:
+def next_sentence(step: NextStep) -> str:
     """Return the sentence that names the command or the option."""
     if isinstance(step, AcceptChanges):
-        return "Or go on all the same with --accept-changes"
+        return "Or accept the changes with --accept-changes"
     command = f"etude {step.verb} --resume {quoted(step.folder)}"
-    # The folder of a task that nothing names keeps no note of it.
+    # If the task has no reference, the folder does not name it.
     return f"Go on with: {command}{'' if step.reference is not None else ' --task file.py:name'}"
 
 
 def quoted(folder: Path) -> str:
-    """Return a folder as it can be pasted into a shell."""
+    """Return the path of a folder, quoted for a shell."""
     return shlex.quote(str(folder))

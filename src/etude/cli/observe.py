@@ -1,4 +1,4 @@
-"""`--observe`: observers by reference, with their options."""
+"""The option `--observe`: observers by reference, with their options."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Observe = Annotated[
 
 
 def observers(texts: list[str] | None) -> list[Observer]:
-    """Return the observers that texts name: instances, subclasses, or functions that return one.
+    """Return the observers that the texts name: instances, classes, or functions that return one.
 
     Raises:
         TaskError: If the file or module is missing or fails.
-        BadTypeError: If an object is no observer, or does not take an option.
+        BadTypeError: If an object is not an observer, or does not take an option.
     """
     return [_observer(text) for text in texts or ()]
 

@@ -1,4 +1,4 @@
-"""`etude optimizers`: the table of optimizers, and which suit a task."""
+"""`etude optimizers`: the table of optimizers, and recommendations for a task."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EPILOG = """[bold]Examples[/bold]
 
 
 class Optimizers(TyperGroup):
-    """The verbs about optimizers; an optimizer's name in place of one gets a hint."""
+    """The verbs about optimizers; an optimizer's name instead of a verb gives a hint."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the verb.
@@ -50,7 +50,7 @@ app = typer.Typer(no_args_is_help=False, rich_markup_mode="rich", cls=Optimizers
 
 
 PLACE = 70
-"""Among the verbs of `etude --help`."""
+"""The position in `etude --help`."""
 
 
 def register(program: typer.Typer) -> None:
@@ -80,7 +80,7 @@ def optimizers(context: typer.Context, json: choices.Json = False) -> None:
         "\n[dim]etude optimizers show NAME has settings and paper; match TASK recommends.[/dim]"
     )
     if not all(row.installed for row in ROWS.values()):
-        out.print(f"[dim]{escape(INSTALL)} brings those that are not installed.[/dim]")
+        out.print(f"[dim]{escape(INSTALL)} installs the missing ones.[/dim]")
 
 
 @app.command("show", epilog=EPILOG)
@@ -114,10 +114,10 @@ def show(
 def match(
     task: choices.TaskName = None,
     recipe: RecipeOptions = RecipeOptions(),
-    top: Annotated[int, typer.Option(help="How many to show.", min=1)] = 5,
+    top: Annotated[int, typer.Option(help="The number of optimizers to show.", min=1)] = 5,
     json: choices.Json = False,
 ) -> None:
-    """Recommend optimizers for TASK from what a short training measures, and say why."""
+    """Recommend optimizers for TASK from the measurements of a short training, with reasons."""
     from etude.measure.traits import measure
     from etude.optimizers.match import match as rank
     from etude.optimizers.match import recommended
@@ -128,7 +128,7 @@ def match(
     traits = measure(chosen, wanted, device=recipe.device)
     ranked = rank(traits)
     if json:
-        print_json({"traits": traits.plain(), "ranked": [_standing(one) for one in ranked]})
+        print_json({"traits": traits.plain(), "ranked": [_as_dict(one) for one in ranked]})
         return
     out.print(f"[bold]{chosen.name}[/bold]\n")
     out.print(facts(_measured(traits)))
@@ -141,11 +141,10 @@ def match(
             out.print(f"   {reason}")
     first = recommended(ranked)
     if not all(one.installed for one in ranked[:top]):
-        out.print(f"\n[dim]{escape(INSTALL)} brings those that are not installed.[/dim]")
+        out.print(f"\n[dim]{escape(INSTALL)} installs the missing ones.[/dim]")
     settings = "".join(f" --set {key}={value}" for key, value in first.settings.items())
     out.print(
-        f"\n[dim]A recommendation is a start: etude tune {task} --optimizer {first.name}{settings} "
-        "settles it.[/dim]"
+        f"\n[dim]To find its rate: etude tune {task} --optimizer {first.name}{settings}[/dim]"
     )
 
 
@@ -171,7 +170,7 @@ def _measured(traits: Traits) -> list[tuple[str, str]]:
     return rows
 
 
-def _standing(one: Match) -> dict[str, Any]:
+def _as_dict(one: Match) -> dict[str, Any]:
     return {
         "name": one.name,
         "score": one.score,

@@ -1,4 +1,4 @@
-"""`--over`: what is chosen besides the rate, as text."""
+"""Parses the option `--over`: what is chosen besides the rate."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ RANGE = re.compile(r"^\s*([0-9.eE+-]+?)\s*\.\.\s*([0-9.eE+-]+)\s*$")
 
 
 def read_over(texts: list[str] | None) -> dict[str, Any] | None:
-    """Return NAME=VALUES texts as the mapping that `tune(..., over=...)` takes.
+    """Return NAME=VALUES texts as the mapping for `tune(..., over=...)`.
 
-    VALUES are separated by commas, or a TOML list where one holds a comma; LOW..HIGH is a range.
+    VALUES are separated by commas, or are a TOML list if one contains a comma; LOW..HIGH is a
+    range.
 
     Raises:
         BadValueError: If a text has no '=' or no value.
@@ -50,13 +51,13 @@ def _values(text: str) -> Any:
         try:
             listed = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError as error:
-            raise BadValueError(f"--over {text}: it is no TOML list: {error}") from error
+            raise BadValueError(f"--over {text}: it is not a TOML list: {error}") from error
         return listed
     return [_value(part.strip()) for part in _split(text) if part.strip()]
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas that stand outside of brackets and quotes."""
+    """Split a text at the commas outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for sign in text:
         if quote:

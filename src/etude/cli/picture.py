@@ -1,4 +1,4 @@
-"""A line as a PNG file."""
+"""Draws a line as a PNG file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ _INK, _GRID = (23, 78, 121), (214, 220, 226)
 
 
 def png(xs: Sequence[float], ys: Sequence[float]) -> bytes:
-    r"""Draw y over x, the ends of both axes written; drawn finer and scaled down, for clean edges.
+    r"""Return a PNG image of y over x, with labels at both ends of both axes.
+
+    The line is drawn larger and scaled down, so that its edges are smooth.
 
     Args:
-        xs: Rising positions, at least two.
-        ys: The value at each.
+        xs: The positions, ascending, at least two.
+        ys: The value at each position.
 
     >>> png([0, 1], [0.0, 1.0])[:4]
     b'\x89PNG'

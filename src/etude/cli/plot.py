@@ -1,4 +1,4 @@
-"""A line in the terminal, drawn with braille dots: two by four of them in a character."""
+"""Draws a line in the terminal with braille characters, which have two by four dots each."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 def plot(xs: Sequence[float], ys: Sequence[float], width: int = 64, height: int = 12) -> list[str]:
-    """Return lines of text that show y over x, the axis from 0 (or the lowest y, if below).
+    """Return lines of text that show y over x, with an axis from 0, or from the lowest y if below.
 
     Args:
-        xs: Rising positions.
-        ys: The value at each.
-        width: Characters across.
-        height: Lines.
+        xs: The positions, ascending.
+        ys: The value at each position.
+        width: The number of characters in a line.
+        height: The number of lines.
 
     >>> for line in plot([0, 1, 2, 3], [0, 1, 2, 3], width=2, height=1): print(line)
     3 ⡠⠊
@@ -37,7 +37,7 @@ def plot(xs: Sequence[float], ys: Sequence[float], width: int = 64, height: int 
         width_here = (xs[after] - xs[where]) or 1.0
         y = ys[where] + (ys[after] - ys[where]) * min(1.0, (x - xs[where]) / width_here)
         row = round((rows - 1) * (high - y) / span)
-        # A steep stretch is drawn as a stroke down the column, or it would be a row of dots.
+        # A steep part is drawn as a vertical line in the column, instead of separate dots.
         for touched in _between(row, row if last is None else last):
             grid[touched // 4][column // 2] |= _DOTS[touched % 4][column % 2]
         last = row
@@ -50,7 +50,7 @@ def plot(xs: Sequence[float], ys: Sequence[float], width: int = 64, height: int 
 
 
 def _between(row: int, last: int) -> range:
-    """Return the rows from this column's value to the last one's, the latter left out."""
+    """Return the rows from this column's value to that of the last column, without the latter."""
     if row < last:
         return range(row, last)
     return range(row, last, -1) if row > last else range(row, row + 1)

@@ -1,4 +1,4 @@
-"""The program `etude`: its verbs, and how it reports errors."""
+"""The program `etude`: its verbs, and its error messages."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ import typer
 from typer.core import TyperGroup
 
 import etude.cli
-from etude.cli.console import complain, document_alone, out, print_json
+from etude.cli.console import out, print_error, print_json, reserve_stdout
 from etude.cli.interrupt import INTERRUPTED
-from etude.cli.next_step import told
+from etude.cli.next_step import message_of
 from etude.errors import BadTypeError, BadValueError, EtudeError
 
 FAILED, WRONG_USE = 1, 2
 
 
 class Program(TyperGroup):
-    """The verbs; an error or an interruption ends in one message and an exit code."""
+    """Runs a verb; an error or an interruption gives one message and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Note whether the output is JSON for a program: then errors are JSON too."""
+        """Parse the arguments; with `--json`, errors are JSON too."""
         ctx.meta["etude.json"] = "--json" in args
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; report errors in words, not as a traceback."""
-        with document_alone() if ctx.meta["etude.json"] else nullcontext():
+        """Run the verb; report errors as messages, not as tracebacks."""
+        with reserve_stdout() if ctx.meta["etude.json"] else nullcontext():
             return self._invoke(ctx)
 
     def _invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            raise _ended(ctx, stop, INTERRUPTED) from stop
+            raise _reported(ctx, stop, INTERRUPTED) from stop
         except (BadValueError, BadTypeError) as error:
-            raise _ended(ctx, error, WRONG_USE) from error
+            raise _reported(ctx, error, WRONG_USE) from error
         except EtudeError as error:
-            raise _ended(ctx, error, FAILED) from error
+            raise _reported(ctx, error, FAILED) from error
         except Exception as error:
-            told = getattr(error, "format_message", None)  # an error of typer itself
-            if told is not None and ctx.meta["etude.json"]:
-                print_json({"error": told()})
+            describe = getattr(error, "format_message", None)  # an error of typer itself
+            if describe is not None and ctx.meta["etude.json"]:
+                print_json({"error": describe()})
             raise
 
 
-def _ended(ctx: Any, error: BaseException, code: int) -> typer.Exit:
-    """Report an error to the user or program that reads the output; return the exit to raise."""
-    message = told(error) or "interrupted"
+def _reported(ctx: Any, error: BaseException, code: int) -> typer.Exit:
+    """Print an error, as JSON if that was requested, and return the exit to raise."""
+    message = message_of(error) or "interrupted"
     if ctx.meta["etude.json"]:
         print_json({"error": message})
-    complain(message, error)
+    print_error(message, error)
     return typer.Exit(code)
 
 
@@ -69,7 +69,7 @@ app = typer.Typer(
 )
 
 
-def _tell_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         out.print(f"etude {etude.__version__}")
         raise typer.Exit
@@ -80,25 +80,26 @@ def program(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Say which version this is.", callback=_tell_version, is_eager=True
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
         ),
     ] = False,
 ) -> None:
-    """Choose, schedule and watch the learning rate of neural networks."""
+    """Tune, schedule and measure the learning rate of neural networks."""
 
 
 LAST = 100
-"""The place in `etude --help` of a verb without a `PLACE`."""
+"""The position in `etude --help` of a verb without a `PLACE`."""
 
 
 def verb_files(paths: list[str] | None = None) -> list[ModuleType]:
-    """Return the files of this package that hold a verb, in the order of `etude --help`.
+    """Return the modules of this package that define a verb, in the order of `etude --help`.
 
-    A file holds a verb if it has a function `register`, which adds it to the program; its number
-    `PLACE` gives its order. Imports that are needed only when a verb runs are inside its function.
+    A module defines a verb if it has a function `register`, which adds it to the program. Its
+    number `PLACE` determines the order. Modules that are needed only when a verb runs are imported
+    inside its function.
 
     Args:
-        paths: The package's folders; None for its own.
+        paths: The folders to search; None for those of this package.
     """
     names = [found.name for found in pkgutil.iter_modules(paths or etude.cli.__path__)]
     others = ("main", "program")  # they start the program

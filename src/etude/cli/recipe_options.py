@@ -1,4 +1,4 @@
-"""The options that say how to train, declared once: every verb that trains takes the same ones."""
+"""The options of a recipe, declared once for all verbs that train."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Verb = Callable[..., None]
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """What was typed of a recipe; None where nothing was.
+    """The options of a recipe that the user typed; None for those that were not typed.
 
-    A verb declares one parameter of this type and the decorator `takes_recipe`, and then has all
-    of these options. To add an option, add a field here.
+    A verb with a parameter of this type and the decorator `takes_recipe` has all of these options.
+    To add an option, add a field here.
     """
 
     lr: Annotated[float | None, typer.Option("--lr", help="The peak of the rate.")] = None
@@ -38,7 +38,7 @@ class RecipeOptions:
         typer.Option(
             "--recipe",
             metavar="FILE",
-            help="A recipe file, .toml or .json (default: the object `recipe` beside your task, "
+            help="A recipe file, .toml or .json (default: the object `recipe` in your task's file, "
             "else the task's own defaults).",
         ),
     ] = None
@@ -92,11 +92,12 @@ class RecipeOptions:
     ] = None
 
     def choose(self, task: Task, reference: str | None) -> Recipe:
-        """Return the task's recipe, or the file's, with what was typed.
+        """Return the task's recipe, or the file's, with the options that were typed.
 
         Args:
-            task: Whose defaults to start from where there is no file.
-            reference: Of the task: a Recipe called `recipe` beside it comes before the defaults.
+            task: The task, whose defaults are used if there is no file.
+            reference: The reference of the task. If its file defines a Recipe with the name
+                `recipe`, this is used instead of the defaults.
 
         Raises:
             BadValueError: If a value is wrong; the message names the option.
@@ -141,7 +142,7 @@ _RECIPE = (
     "weight_decay",
     "lr_mult",
 )
-"""The fields that change a recipe by themselves."""
+"""The fields that set a field of the recipe with the same name."""
 
 _HINTS = get_type_hints(RecipeOptions, include_extras=True)
 
@@ -153,7 +154,7 @@ def _option(name: str) -> Any:
 
 def _spelling(name: str) -> str:
     option = _option(name)
-    # Inside of Annotated, typer takes the first of the names for the default at first.
+    # In Annotated, typer stores the first name as the default.
     names = [one for one in (option.default, *option.param_decls) if isinstance(one, str)]
     return names[0]
 
@@ -161,11 +162,11 @@ def _spelling(name: str) -> str:
 def takes_recipe(
     *, without: tuple[str, ...] = (), help: Mapping[str, str] | None = None
 ) -> Callable[[Verb], Verb]:
-    """Give a verb the options of a recipe, in place of its parameter of type `RecipeOptions`.
+    """Replace a verb's parameter of type `RecipeOptions` by the options of a recipe.
 
     Args:
-        without: Fields that the verb does not take, or has a meaning of its own for.
-        help: Help texts of fields that mean more to the verb, by the field.
+        without: Fields that the verb does not take, or defines itself.
+        help: Help texts for fields that have a special meaning for the verb, by field.
     """
     names = [one.name for one in fields(RecipeOptions) if one.name not in without]
 
@@ -213,16 +214,17 @@ def choose_recipe(
     spelt: Mapping[str, str] | None = None,
     **named: Any,
 ) -> Recipe:
-    """Return the task's recipe, or the file's, with the changes asked for.
+    """Return the task's recipe, or the file's, with the requested changes.
 
     Args:
-        task: Whose defaults to start from where there is no file.
+        task: The task, whose defaults are used if there is no file.
         file: A recipe file.
-        reference: Of the task: a Recipe called `recipe` beside it comes before the defaults.
-        changes: FIELD=VALUE texts; 'optimizer.momentum=0.9' reaches into the optimizer.
-        spelt: The option that each of the named fields was typed as, for errors.
-        **named: Fields from options of their own, and the optimizer's `weight_decay`; None changes
-            nothing.
+        reference: The reference of the task. If its file defines a Recipe with the name `recipe`,
+            this is used instead of the defaults.
+        changes: FIELD=VALUE texts; 'optimizer.momentum=0.9' sets a hyperparameter.
+        spelt: The option as which each of the named fields was typed, for errors.
+        **named: Fields that have their own options, and the optimizer's `weight_decay`; None
+            changes nothing.
 
     Raises:
         RecipeError: If a field is unknown or out of bounds.
@@ -240,7 +242,7 @@ def choose_recipe(
 
 
 def _fault(recipe: Recipe, named: Mapping[str, Any]) -> str:
-    """Return what is wrong with one option alone; empty if nothing is."""
+    """Return the error of the first option that is invalid by itself, as text; empty if none is."""
     try:
         _changed(recipe, None, named)
     except EtudeError as error:
@@ -260,7 +262,7 @@ def _changed(recipe: Recipe, changes: list[str] | None, named: Mapping[str, Any]
         outer, dot, name = key.partition(".")
         if dot:
             if decay is not None and (outer, name) == ("optimizer", "weight_decay"):
-                raise BadValueError(f"--set {text}: --weight-decay gives it too: leave one out")
+                raise BadValueError(f"--set {text}: --weight-decay sets it too: leave one out")
             inner.setdefault(outer, {})[_bare(name)] = value
         else:
             _refuse_misplaced(key, text, fields.get("optimizer"), recipe)
@@ -287,10 +289,10 @@ def _start(task: Task, file: Path | None, reference: str | None) -> Recipe:
 
 
 def _refuse_misplaced(key: str, text: str, optimizer: object, recipe: Recipe) -> None:
-    """Say where a hyperparameter of the optimizer lives, if that is what is set.
+    """Check that a key is not a hyperparameter of an optimizer.
 
     Raises:
-        BadValueError: If the optimizer, or another one, has it.
+        BadValueError: If the optimizer, or another one, has it; the message says how to set it.
     """
     from etude import optimizers
     from etude.optimizers.choice import OptimizerChoice
@@ -300,7 +302,7 @@ def _refuse_misplaced(key: str, text: str, optimizer: object, recipe: Recipe) ->
     row = optimizers.get(OptimizerChoice.of(optimizer or recipe.optimizer).name)
     spelt = f"--set {shlex.quote(f'optimizer.{text.strip()}')}"
     if key in row.hyperparameters:
-        raise BadValueError(f"--set {text}: {key} lives in the optimizer: write {spelt}")
+        raise BadValueError(f"--set {text}: {key} belongs to the optimizer: write {spelt}")
     having = [name for name, one in optimizers.ROWS.items() if key in one.hyperparameters]
     if having:
         raise BadValueError(
@@ -310,10 +312,10 @@ def _refuse_misplaced(key: str, text: str, optimizer: object, recipe: Recipe) ->
 
 
 def _suited(recipe: Recipe, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return rate and schedule for an optimizer to which the recipe's own mean something else.
+    """Return rate and schedule for an optimizer for which those of the recipe are unsuitable.
 
-    A task's 0.001 is a rate to Adam and next to nothing to Prodigy, whose rate multiplies one it
-    finds itself; a cosine is no help to a line search.
+    A rate of 0.001 suits Adam but not Prodigy, whose rate multiplies one that it estimates itself;
+    and a line search needs no cosine schedule.
     """
     from etude import optimizers
 
@@ -328,7 +330,7 @@ def _suited(recipe: Recipe, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(field: str, given: Any, recipe: Recipe) -> dict[str, Any]:
-    """Return the table that FIELD.KEY=VALUE adds to."""
+    """Return the table to which FIELD.KEY=VALUE is added."""
     if field == "optimizer":
         plain = given if given is not None else recipe.optimizer.plain()
         return {"name": plain} if isinstance(plain, str) else dict(plain)
@@ -341,5 +343,5 @@ def _table(field: str, given: Any, recipe: Recipe) -> dict[str, Any]:
 
 
 def _bare(name: str) -> str:
-    """Return a key without the quotes that TOML writes around one such as "*[forget]"."""
+    """Return a key without the quotes that TOML requires for a key such as "*[forget]"."""
     return name[1:-1] if len(name) > 2 and name[0] == name[-1] and name[0] in "\"'" else name

@@ -1,4 +1,4 @@
-"""`etude schedule`: the values, the picture, the faults and the translation of a schedule."""
+"""`etude schedule`: the values, plot, likely mistakes and translation of a schedule."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _EPOCHS = re.compile(r"\d\s*epochs?\b")
 
 
 PLACE = 40
-"""Among the verbs of `etude --help`."""
+"""The position in `etude --help`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -65,30 +65,30 @@ def schedule(
     table: Annotated[bool, typer.Option("--table", help="Print the values.")] = False,
     rows: Annotated[
         int,
-        typer.Option(help="Rows of the table at most, evenly spread; 0 shows every step.", min=0),
+        typer.Option(help="The largest number of rows, evenly spread; 0 shows every step.", min=0),
     ] = 50,
     plot: Annotated[bool, typer.Option("--plot", help="Draw it in the terminal.")] = False,
     save: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw it into a file: .svg, .png or .html."),
+        typer.Option(metavar="FILE", help="Save the plot to a file: .svg, .png or .html."),
     ] = None,
     lint: Annotated[
-        bool, typer.Option("--lint", help="Name what looks wrong; exit code 1 if anything does.")
+        bool, typer.Option("--lint", help="Report likely mistakes; exit code 1 if there are any.")
     ] = False,
     diff: Annotated[
-        str | None, typer.Option(metavar="EXPR2", help="Say how another schedule differs.")
+        str | None, typer.Option(metavar="EXPR2", help="Show how another schedule differs.")
     ] = None,
     to: Annotated[
         str | None, typer.Option(metavar="PEER", help="Print code for torch, keras or optax.")
     ] = None,
     json: choices.Json = False,
 ) -> None:
-    """Show a schedule: its values and its picture; or lint, compare and translate it.
+    """Show a schedule: its values and its plot; or lint, compare and translate it.
 
-    Without any of --table, --plot, --save, --lint, --diff, --to, the picture and the values are
-    shown. The step after the last is shown too: it is the value at the end.
+    Without any of --table, --plot, --save, --lint, --diff, --to, the plot and the values are
+    shown. The step after the last one is shown too: its value is the value at the end.
     """
-    from etude.report.schedule_values import ScheduleValues, area_said
+    from etude.report.schedule_values import ScheduleValues, area_sentence
     from etude.report.schedule_values import table as values_table
 
     if kinds:
@@ -126,7 +126,7 @@ def schedule(
         if table or everything:
             out.print(table_of(values_table(found)))
         if everything:
-            out.print(f"\n[dim]{area_said(found)}[/dim]")
+            out.print(f"\n[dim]{area_sentence(found)}[/dim]")
         for line in differences:
             out.print(escape(line))
         if diff is not None and not differences:
@@ -136,7 +136,7 @@ def schedule(
         for fault in faults:
             out.print(f"[yellow]{escape(fault)}[/yellow]")
         if lint and not faults:
-            out.print("[green]nothing looks wrong[/green]")
+            out.print("[green]no likely mistake found[/green]")
     if save is not None:
         _save(found, save)
         if not json:
@@ -173,7 +173,7 @@ def _bound(
     from etude.schedules import Clock, parse
 
     if steps is not None and epochs is not None:
-        raise BadValueError("--steps and --epochs both give the length: leave one out")
+        raise BadValueError("--steps and --epochs both set the length: leave one out")
     shape = parse(text)
     if steps is None and epochs is None:
         if shape.length is None:
@@ -213,7 +213,7 @@ def _print_plot(shape: Schedule, last: int) -> None:
 
 
 def _code(shape: Schedule, lr: float, to: str) -> str:
-    """Return code to paste that uses the schedule in another library."""
+    """Return code that uses the schedule in another library."""
     if to != "torch" and shape.has_feedback:
         raise BadValueError(
             f"--to {to}: {shape!r} reacts to a metric, and {to} calls a schedule with the step "

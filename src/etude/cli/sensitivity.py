@@ -1,4 +1,4 @@
-"""`etude sensitivity`: how the loss responds to the rate of each layer kind and gate."""
+"""`etude sensitivity`: how the loss changes with the rate of each layer kind and gate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EPILOG = """[bold]Examples[/bold]
 
 
 PLACE = 60
-"""Among the verbs of `etude --help`."""
+"""The position in `etude --help`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 @takes_recipe()
 def sensitivity(
     task: choices.TaskName = None,
-    budget: Annotated[float, typer.Option(help="In full runs, all short runs together.")] = 6.0,
+    budget: Annotated[float, typer.Option(help="Cost of all runs together, in full runs.")] = 6.0,
     seeds: Annotated[int, typer.Option(help="Repetitions of every comparison, 2 to 10.")] = 4,
     factor: Annotated[float, typer.Option(help="Rates are multiplied and divided by it.")] = 3.0,
     parts: Annotated[
@@ -51,10 +51,11 @@ def sensitivity(
     recipe: RecipeOptions = RecipeOptions(),
     json: choices.Json = False,
 ) -> None:
-    """Measure how TASK's loss responds to the rate of each layer kind and gate.
+    """Measure how TASK's loss changes with the rate of each layer kind and gate.
 
-    Pairs of short runs with the same seed, one part's rate multiplied and divided. Proposes
-    multipliers only where the gain exceeds its spread over the seeds and holds on fresh ones.
+    Trains short runs with the same seeds, with the rate of one part multiplied and divided.
+    Proposes a multiplier only if the gain exceeds its spread over the seeds and is confirmed with
+    new seeds.
     """
     from etude.measure.sensitivity import sensitivity as measure
 
@@ -78,10 +79,10 @@ def sensitivity(
 
 
 def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
-    """Print the findings for a person.
+    """Print the result for a person.
 
     Args:
-        found: What to print.
+        found: The result.
         subject: The words that name the task on the command line.
         own: The options that change its recipe.
     """
@@ -107,7 +108,7 @@ def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
 
 
 def _without_rate(own: list[str]) -> list[str]:
-    """Leave out a rate that was set, which `tune` would refuse."""
+    """Return the options without a rate, which `tune` would reject."""
     kept: list[str] = []
     for option, value in zip(own[::2], own[1::2], strict=True):
         if option != "--set" or value.partition("=")[0].strip() != "lr":

@@ -23,11 +23,11 @@ EPILOG = """[bold]Examples[/bold]
 
   etude tasks
 
-  etude tasks digits-cnn          what can be set with --with"""
+  etude tasks digits-cnn          its options for --with"""
 
 
 PLACE = 30
-"""Among the verbs of `etude --help`."""
+"""The position in `etude --help`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +77,7 @@ def tasks(
             listing.add_row(f"[bold]{row.name}[/bold]", row.summary, row.family, origin)
         out.print(listing)
         out.print(f"\n[dim]{HUB}[/dim]")
-        out.print("[dim]etude tasks NAME shows what can be set; etude tune NAME tunes it.[/dim]")
+        out.print("[dim]etude tasks NAME shows its options; etude tune NAME tunes it.[/dim]")
     else:
         row = chosen[0]
         out.print(f"[bold]{row.name}[/bold]: {row.summary}\n")

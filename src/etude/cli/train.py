@@ -1,4 +1,4 @@
-"""`etude train`: one recipe on one task."""
+"""`etude train`: trains one recipe on one task."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EPILOG = """[bold]Examples[/bold]
 
 
 PLACE = 20
-"""Among the verbs of `etude --help`."""
+"""The position in `etude --help`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -51,10 +51,11 @@ def train(
     watching: observe.Observe = None,
     json: choices.Json = False,
 ) -> None:
-    """Train TASK by one recipe; keep the model, the record and a report in a run folder.
+    """Train TASK with one recipe; save the model, the record and a report in a run folder.
 
-    Ctrl-C saves and leaves; --resume goes on, to the bit as if nothing had happened. With --steps
-    it trains a run further, a finished one too, on the schedule of the new length.
+    Ctrl-C saves the run and exits; --resume continues it, with the same result to the bit. With
+    --steps, --resume trains a run further, even if it has finished, on the schedule of the new
+    length.
     """
     from etude import report
     from etude.progress import bar
@@ -100,7 +101,7 @@ def show_step(draw: Bar, current: RunState) -> None:
 
 
 def show(record: Record, home: Path, page: Path) -> None:
-    """Print what happened for a person."""
+    """Print the result for a person."""
     from etude.report import present
 
     draw_report(present(record))

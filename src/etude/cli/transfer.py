@@ -1,4 +1,4 @@
-"""`etude transfer`: a tuned rate carried to another size, and tried there."""
+"""`etude transfer`: computes the rate for another size from a tuned rate, and tests it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ EPILOG = """[bold]Examples[/bold]
 
 Sides = Annotated[
     tuple[int, int] | None,
-    typer.Option(metavar="BEFORE AFTER", help="A bundled task is built with the second."),
+    typer.Option(metavar="BEFORE AFTER", help="Tuned and new size; bundled tasks use the new one."),
 ]
 
 
 PLACE = 90
-"""Among the verbs of `etude --help`."""
+"""The position in `etude --help`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -45,16 +45,16 @@ def transfer(
     width: Sides = None,
     mup: Annotated[
         bool | None,
-        typer.Option("--mup/--no-mup", help="Whether the width goes by muP's multipliers."),
+        typer.Option("--mup/--no-mup", help="Whether to use muP's multipliers for the width."),
     ] = None,
     depth: Sides = None,
     steps: Annotated[
         str | None,
         typer.Option(metavar="LENGTH", help="The new length: updates, or '20 epochs'."),
     ] = None,
-    share: Annotated[float, typer.Option(help="Of the new run that is trained to judge.")] = 0.125,
-    factor: Annotated[float, typer.Option(help="Between neighbouring rates.")] = 2.5,
-    further: Annotated[int, typer.Option(help="Rates beyond the first three at most.")] = 2,
+    share: Annotated[float, typer.Option(help="Share of the new run for the comparison.")] = 0.125,
+    factor: Annotated[float, typer.Option(help="The factor between neighbouring rates.")] = 2.5,
+    further: Annotated[int, typer.Option(help="Rates besides the first three, at most.")] = 2,
     save: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the recipe to use, .toml or .json."),
@@ -62,11 +62,11 @@ def transfer(
     recipe: RecipeOptions = RecipeOptions(),
     json: choices.Json = False,
 ) -> None:
-    """Carry a tuned rate to another batch size, width, depth or length, and try it on TASK.
+    """Transfer a tuned rate to another batch size, width, depth or length, and test it on TASK.
 
-    The rate goes by a rule from the literature; then it and its neighbours are trained, paired,
-    for a share of the new run. Where another is clearly better, the rule is not confirmed and
-    that one is proposed.
+    A rule from the literature gives the new rate. Then this rate and its neighbours are trained
+    for a share of the new run, with the same seed. If another rate is clearly better, the rule is
+    not confirmed, and that rate is proposed.
     """
     from etude.report import present
     from etude.tuning.transfer.transfer import transfer as carry
@@ -105,7 +105,7 @@ def transfer(
 def _sized(
     task: str | None, options: list[str] | None, **sides: tuple[int, int] | None
 ) -> list[str]:
-    """Return the task's options with the new width and depth, which a bundled task takes."""
+    """Return the task's options with the new width and depth, if the task is a bundled one."""
     given = choices.pairs(options, "--with")
     found = list(options or ())
     for name, pair in sides.items():

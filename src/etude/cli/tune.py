@@ -1,4 +1,4 @@
-"""`etude tune`: which learning rate trains a task best."""
+"""`etude tune`: finds the learning rate that trains a task best."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EPILOG = """[bold]Examples[/bold]
 
 
 PLACE = 10
-"""Among the verbs of `etude --help`."""
+"""The position in `etude --help`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +44,7 @@ def tune(
     task: choices.TaskName = None,
     budget: Annotated[
         float | None,
-        typer.Option(help="In full training runs, the trained model included (default: 3.0)."),
+        typer.Option(help="In full training runs, including the trained model (default: 3.0)."),
     ] = None,
     lr: Annotated[str | None, typer.Option("--lr", hidden=True)] = None,
     recipe: RecipeOptions = RecipeOptions(),
@@ -52,9 +52,9 @@ def tune(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUES",
-            help="Choose this too, from the same budget: a field of the recipe, "
-            "optimizer.HYPERPARAMETER or warmup, with values between commas or LOW..HIGH; may "
-            "be repeated.",
+            help="Choose this too, within the same budget: a field of the recipe, "
+            "optimizer.HYPERPARAMETER or warmup, with values separated by commas or LOW..HIGH; "
+            "may be repeated.",
         ),
     ] = None,
     objective: Annotated[
@@ -65,7 +65,7 @@ def tune(
     ] = None,
     maximize: Annotated[
         bool | None,
-        typer.Option("--maximize/--minimize", help="Which way the metric is better."),
+        typer.Option("--maximize/--minimize", help="Whether a larger metric is better."),
     ] = None,
     folds: Annotated[
         int | None, typer.Option(help="Compare by k-fold cross-validation on the training data.")
@@ -80,12 +80,12 @@ def tune(
     accept: choices.Accept = False,
     json: choices.Json = False,
 ) -> None:
-    """Find the learning rate that trains TASK best, with the trained model as evidence.
+    """Find the learning rate that trains TASK best, and train the model with it.
 
-    A few rates start on the recipe's real schedule, pause, and the better ones go on. Prints the
-    rate, the range that ties with it, what rate broke training, and what it cost; writes a
-    run folder with the model and a report. --resume with a larger --budget goes on with what a
-    finished tuning has tried.
+    A few rates start with the recipe's full schedule and are paused; the better ones continue.
+    Prints the rate, the range of rates that tie with it, the rate that broke training, and the
+    cost; writes a run folder with the model and a report. --resume with a larger --budget
+    continues a finished tuning.
     """
     from etude import report
     from etude.tuning.outcome import Outcome
@@ -123,7 +123,7 @@ def tune(
 
 
 def show(best: TuneResult, home: Path, page: Path, task: Task | None = None) -> None:
-    """Print the findings for a person."""
+    """Print the result for a person."""
     from etude.report import present
 
     draw(present(best, task=task))

@@ -1,8 +1,8 @@
-"""Engines: several runs of one task, taken further together.
+"""Engines train several runs of one task.
 
-`loop` is the plain loop, one run after the other; `pool` has a process per core; `vmap` stacks
-runs that differ in numbers only; `vmap pool` has such a stack per core; `auto` measures and
-takes the fastest.
+`loop` trains one run after the other; `pool` uses one process per core; `vmap` stacks runs that
+differ only in numeric values; `vmap pool` trains one such stack per core; `auto` measures the
+engines and chooses the fastest.
 """
 
 from etude.engines.auto import AutoEngine, Choice

@@ -1,4 +1,4 @@
-"""Takes the engine that is expected to end first, by what the runs' own first updates show."""
+"""Chooses the engine that is expected to finish first, from timings of the first updates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from etude.engines.loop import LoopEngine
 from etude.engines.process.cost_model import Call, CostModel, Watch, alike, begin
 from etude.engines.process.engine import PoolEngine, cores
 from etude.engines.process.worker_pool import usual_start
-from etude.engines.vmap.eligibility import kind, misfit
+from etude.engines.vmap.eligibility import kind, why_not_stackable
 from etude.engines.vmap.engine import VmapEngine
 from etude.engines.vmap.execution import SECONDS_PER_NODE, SHARE
 from etude.engines.vmap_pool import VmapPoolEngine
@@ -33,40 +33,43 @@ STARTING = {"fork": 0.04, "spawn": 5.0}
 """Seconds to start one process."""
 
 SENDING = 0.005
-"""Seconds to send a run to a process and back."""
+"""Seconds to send a run to a process and to receive it again."""
 
 SLOW, PATIENCE = 0.9, 0.5
-"""The pool is left if, after so many seconds, it is below this share of the loop's speed."""
+"""The pool is abandoned if, after `PATIENCE` seconds, its speed relative to the loop is below
+`SLOW`."""
 
 LIGHT = 1.5e7
-"""Operations of a forward pass below which stacking can pay on a CPU.
+"""Operations of a forward pass below which stacking can be faster on a CPU.
 
-Measured on two cores: dense networks of 4e5 to 3e6 and a convolutional one of 1e7 gain, one of
-4e7, a recurrent one of 2e7 and a transformer of 1e8 lose.
+Measured on two cores: stacking is faster for dense networks of 4e5 to 3e6 operations and for a
+convolutional one of 1e7; it is slower for a convolutional one of 4e7, a recurrent one of 2e7 and
+a transformer of 1e8.
 """
 
-FITTING, CARE = 60, 0.04
-"""Updates that building and checking a stack costs; share of the work that a trial may cost."""
+SETUP_UPDATES, TEST_SHARE = 60, 0.04
+"""The cost, in updates, of building and checking a stack; the largest share of all updates that
+testing a stack may cost."""
 
 FIRST, LATER = 3, (8, 8)
-"""Updates of a stack that are slow, and those that tell."""
+"""The number of slow first updates of a stack, and the numbers of updates that are timed."""
 
 NODES = 200
-"""Operations in the graph of an update, before it is known: two hidden layers have 160."""
+"""The assumed number of operations in the graph of an update. With two hidden layers it is 160."""
 
 GAIN = 0.85
-"""Another engine is taken if it is expected to need less than this share of the loop's time."""
+"""Another engine is chosen if its expected time is below this share of the loop's time."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and why.
+    """The chosen engine, and the reason.
 
     Attributes:
         engine: The engine's name.
         reason: One sentence.
-        expected: Seconds that each engine was expected to need.
-        measured: Seconds that an update of one member takes in each.
+        expected: The expected time of each engine, in seconds.
+        measured: The measured time of one run's update in each engine, in seconds.
     """
 
     engine: str
@@ -76,15 +79,16 @@ class Choice:
 
 
 class AutoEngine(Engine):
-    """Takes the engine that is expected to end first, the time to compile included.
+    """Chooses the engine that is expected to finish first, including the time to compile.
 
-    Nothing is done on trial alone: the loop does the first updates of one run, a stack some of
-    all, and what they did counts. A pool that turns out to be slower than the loop is left.
-    `choices` holds what was chosen, and why.
+    The updates that are timed are part of the training: the loop does the first updates of one
+    run, and a stack does some updates of all runs. If the pool turns out to be slower than the
+    loop, the loop continues. `choices` lists every choice with its reason.
 
     Args:
-        workers: Processes of the pool; None for as many as there are cores for.
-        exact: Whether only engines with the loop's bits are taken: the loop itself and the pool.
+        workers: The number of processes of the pool; None for as many as the cores allow.
+        exact: Whether to use only the engines whose results equal the loop's to the bit: the loop
+            and the pool.
 
     >>> AutoEngine(exact=True).name
     'auto'
@@ -100,7 +104,7 @@ class AutoEngine(Engine):
         self._pool = PoolEngine(workers)
         self._stacks = VmapEngine(fallback=self._pool)
         both = VmapPoolEngine(workers)
-        both.inner = self._stacks  # what one has tried and compiled, the other uses
+        both.inner = self._stacks  # the two share what was verified and compiled
         self._engines: dict[str, Engine] = {
             "loop": self._loop,
             "pool": self._pool,
@@ -110,18 +114,18 @@ class AutoEngine(Engine):
         self._paces: WeakKeyDictionary[Task, dict[Hashable, CostModel]] = WeakKeyDictionary()
 
     def close(self) -> None:
-        """Let every engine give back what it holds."""
+        """Free the resources of every engine."""
         for engine in self._engines.values():
             engine.close()
 
     def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
-        """Train every run in the engine that suits them; see `Engine.advance`."""
+        """Train the runs in the engine that is expected to be fastest; see `Engine.advance`."""
         check_runs(runs)
         call = Call(runs, AdvanceRequest.of(request))
         if not call.waiting or call.request.stop():
             return
         try:
-            self._go(call, self._decide(call))
+            self._train(call, self._decide(call))
         finally:
             for engine in self._engines.values():
                 self.notes += [note for note in engine.notes if note not in self.notes]
@@ -143,7 +147,7 @@ class AutoEngine(Engine):
         return self._choose(call, known[key])
 
     def _explain_observers(self, runs: list[Run]) -> None:
-        """Note which engines the runs' observers rule out."""
+        """Add a note for each engine that the runs' observers do not support."""
         for engine in ("pool",) if self.exact else ("pool", "vmap"):
             reason = next((r for run in runs if (r := refusal(run.observers, engine))), "")
             if reason:
@@ -173,7 +177,7 @@ class AutoEngine(Engine):
             width, fits = self._pool.width(runs), not self._pool.unfit(runs)
             begins = STARTING[usual_start()] * self._pool.missing(runs) + SENDING * len(runs)
         if width > 1 and fits:
-            # With one thread each update takes longer, by less than the threads' number.
+            # With one thread an update takes longer, but by less than the number of threads.
             alone = 1.0 if self.exact else max(run.threads for run in runs) ** 0.5
             busy = max(max(works), sum(works) / width)
             expected["pool"] = busy * alone / pace.efficiency + begins
@@ -192,11 +196,11 @@ class AutoEngine(Engine):
         return expected
 
     def _compiled(self, runs: list[Run]) -> bool:
-        found = self._stacks.found(kind(runs[0]))
+        found = self._stacks.known_program(kind(runs[0]))
         return found is not None and not isinstance(found, str) and found[1].compiled
 
-    def _go(self, call: Call, choice: Choice) -> None:
-        """Let the chosen engine do the work; leave a pool that is too slow."""
+    def _train(self, call: Call, choice: Choice) -> None:
+        """Train in the chosen engine; if the pool is too slow, choose again without it."""
         self.choices.append(choice)
         waiting = call.waiting
         if not waiting or call.request.stop():
@@ -215,23 +219,23 @@ class AutoEngine(Engine):
         with self._threads(waiting if engine is self._pool else []):
             engine.advance(call.runs, replace(call.request, stop=watch.stop, on_step=watch.on_step))
         if watch.seconds > PATIENCE / 2 and (watch.done or engine is self._pool):
-            self._learn(pace, watch.speed, ideal, engine is self._pool)
+            self._update_cost_model(pace, watch.speed, ideal, engine is self._pool)
         if watch.slow:
-            self._go(call, self._choose(call, pace, without="pool"))
+            self._train(call, self._choose(call, pace, without="pool"))
 
     @staticmethod
-    def _learn(pace: CostModel, speed: float, ideal: float, pooled: bool) -> None:
-        """Let what was seen correct what was expected."""
+    def _update_cost_model(pace: CostModel, speed: float, ideal: float, pooled: bool) -> None:
+        """Correct the cost model by the measured speed."""
         if pooled:
-            seen = min(1.0, max(0.2, speed / ideal))
-            pace.efficiency = (pace.efficiency + seen) / 2
+            measured = min(1.0, max(0.2, speed / ideal))
+            pace.efficiency = (pace.efficiency + measured) / 2
         else:
             root = speed**0.5
             pace.update, pace.evaluation = pace.update / root, pace.evaluation / root
 
     @contextmanager
     def _threads(self, runs: Sequence[Run]) -> Iterator[None]:
-        """Let runs have one thread for a block, unless the bits shall be the loop's."""
+        """Give each run one thread inside a block, unless the results must equal the loop's."""
         before = [run.threads for run in runs]
         if not self.exact:
             for run in runs:
@@ -243,7 +247,7 @@ class AutoEngine(Engine):
                 run.limit_threads(threads)
 
     def _try_stack(self, call: Call, pace: CostModel) -> None:
-        """Do some updates of all runs in a stack, if that may pay, and note how long they take."""
+        """Do some updates of all runs in a stack if it may be faster, and time them."""
         runs = call.waiting
         members = len(runs)
         if members in pace.stacked or members < 2 or len({kind(run) for run in runs}) > 1:
@@ -251,14 +255,14 @@ class AutoEngine(Engine):
         steps = [run.step for run in runs]
         last = max(steps) + FIRST + sum(LATER)
         updates = sum(call.left(run)[0] for run in runs)
-        cost = FITTING + 0.3 * members * (FIRST + sum(LATER))
+        cost = SETUP_UPDATES + 0.3 * members * (FIRST + sum(LATER))
         short = any(call.left(run)[0] + run.step <= last for run in runs)
-        if short or max(steps) - min(steps) > 64 or cost > CARE * updates:
+        if short or max(steps) - min(steps) > 64 or cost > TEST_SHARE * updates:
             return
-        if misfit(runs[0]) or not _is_light(runs[0]):
+        if why_not_stackable(runs[0]) or not _is_light(runs[0]):
             pace.stacked[members] = math.inf
             return
-        refused = self._stacks.refused(runs)
+        refused = self._stacks.why_not_stacked(runs)
         if refused:
             self._stacks.explain(f"vmap: {refused}")
             pace.stacked[members] = math.inf
@@ -288,7 +292,7 @@ class AutoEngine(Engine):
 
 
 def _is_light(run: Run) -> bool:
-    """Say whether a forward pass is so small that a stack of them may be faster."""
+    """Return whether a forward pass is so small that stacking may be faster."""
     if run.device.type != "cpu":
         return True
     data = run.task.train

@@ -1,4 +1,4 @@
-"""What an engine is: it takes several runs further, each as the plain loop would."""
+"""The interface of an engine, which trains several runs, each as the plain loop would."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from etude.training.run import Run
 
 
 class Engine(ABC):
-    """Takes runs of one task further; where and how they are computed is its own affair.
+    """Trains runs of one task; each engine decides where and how to compute them.
 
-    Between two calls every run is whole: it can be evaluated, saved, recorded, or taken further
-    by another engine.
+    Between two calls the state of every run is complete: a run can be evaluated, saved, recorded,
+    or trained further by another engine.
 
     Attributes:
-        name: What to call it.
-        notes: Sentences on what it did otherwise than asked, each said once.
+        name: The name of the engine.
+        notes: Explanations of what it did in another way than requested, without repetition.
     """
 
     name: ClassVar[str]
@@ -31,19 +31,22 @@ class Engine(ABC):
 
     @abstractmethod
     def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
-        """Train every run as far as is asked for, or until it has ended.
+        """Train every run as far as requested, or until it has ended.
 
         Args:
-            runs: All of one task; those that stand there or have ended are left alone.
-            request: What is asked for; a number of updates, or None for each run's own end,
-                stands for a request without evaluations. `stop` is asked often.
+            runs: The runs, all of one task. Runs that have reached the requested step or have
+                ended do not change.
+            request: How far to train, and where to evaluate. A number trains to that number of
+                updates and None trains each run to its end, both without evaluations. `stop` is
+                called often.
 
         Raises:
-            EtudeError: If a run fails; it is named, and the others keep what they have.
+            EtudeError: If a run fails. The message names the run; the other runs keep their
+                progress.
         """
 
-    def close(self) -> None:  # noqa: B027  (most engines hold nothing)
-        """Give back what the engine holds."""
+    def close(self) -> None:  # noqa: B027  (most engines have no resources)
+        """Free the engine's processes and memory."""
 
     def __enter__(self) -> Self:
         return self
@@ -57,17 +60,17 @@ class Engine(ABC):
         self.close()
 
     def explain(self, sentence: str) -> None:
-        """Note a sentence and warn with it, unless it was said before."""
+        """Add a sentence to the notes and warn with it, unless it is already there."""
         if sentence not in self.notes:
             self.notes.append(sentence)
             warnings.warn(sentence, stacklevel=3)
 
 
 def check_runs(runs: Sequence[Run]) -> None:
-    """Refuse the same run twice.
+    """Check that no run is listed twice.
 
     Raises:
-        BadValueError: With the place of the second one.
+        BadValueError: If one is; the message gives the index of the second one.
     """
     seen: set[int] = set()
     for index, run in enumerate(runs):
@@ -77,17 +80,17 @@ def check_runs(runs: Sequence[Run]) -> None:
 
 
 def pending(runs: Sequence[Run], request: AdvanceRequest) -> list[int]:
-    """Return the places of the runs that have something left to do."""
+    """Return the indices of the runs that have an update or an evaluation left to do."""
     return [i for i, run in enumerate(runs) if request.is_open(run.state)]
 
 
 def describe(run: Run) -> str:
-    """Name a run to whoever asked for several: by its rate and seed."""
+    """Return the name of a run in a message about several: its rate and seed."""
     return f"the run at lr {run.recipe.lr:g}, seed {run.recipe.seed}"
 
 
 def blame(error: EtudeError, run: Run) -> EtudeError:
-    """Return the same error, with a note on which run it comes from: what it says comes first."""
+    """Return a copy of an error, with a note that names the run that raised it."""
     same = type(error)(str(error))
     notes = getattr(error, "__notes__", ())
     for note in (

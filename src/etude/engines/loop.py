@@ -12,7 +12,7 @@ from etude.training.run import Run
 
 
 class LoopEngine(Engine):
-    """Takes the runs further one after the other, in this process.
+    """Trains the runs one after the other, in this process.
 
     >>> LoopEngine().name
     'loop'

@@ -36,11 +36,11 @@ ENGINES: Mapping[str, Callable[[], Engine]] = MappingProxyType(
 
 
 def engine_for(engine: str | Engine) -> Engine:
-    """Return a new engine of a name, or the engine that is given.
+    """Return a new engine by name, or the given engine itself.
 
     Raises:
-        UnknownNameError: If there is none of that name.
-        BadTypeError: If it is neither a name nor an engine.
+        UnknownNameError: If there is no engine of that name.
+        BadTypeError: If the argument is neither a name nor an engine.
 
     >>> engine_for("loop").name
     'loop'
@@ -65,26 +65,27 @@ def train_many(
     observers: Sequence[Observer] = (),
     on_step: OnStep | None = None,
 ) -> list[Record]:
-    """Train a task's model by many recipes, and return their records in order.
+    """Train a task's model with each of several recipes, and return their records in order.
 
-    Each record is that of `etude.train` with its recipe: to the bit in the engine 'loop', and in
-    'pool', which computes each run with one thread; up to roundoff where runs are stacked.
+    Each record equals that of `etude.train` with the same recipe: to the bit in the engine 'loop';
+    also in 'pool', which computes each run with one thread; up to roundoff if runs are stacked.
 
     Args:
         task: What to learn.
-        recipes: How, each.
+        recipes: How to learn it, one recipe for each run.
         engine: 'loop', 'pool', 'vmap', 'vmap pool' or 'auto', or an Engine.
-        device: Where to train; as `train`.
-        evaluations: How often to evaluate over each run, besides the one before it.
-        observers: Called as the runs train, a copy of each for each run; what they return becomes
-            series of the records. An engine that cannot carry them gives way to one that can.
-        on_step: Called as a run makes progress, with its state and the updates it has done.
+        device: Where to train; as in `train`.
+        evaluations: The number of evaluations in each run, besides the one before training.
+        observers: Called while the runs train; each run has its own copies. What they return
+            becomes series of the records. If an engine does not support an observer, another
+            engine is used.
+        on_step: Called as a run makes progress, with its state and the number of updates done.
 
     Returns:
         One record per recipe, with the trained model.
 
     Raises:
-        TaskError: If model, data and loss do not fit together; the member is named.
+        TaskError: If model, data and loss do not fit together; the message names the run.
         BadValueError: If a value of a recipe does not fit the task, or there is no recipe.
 
     >>> from torch.nn.functional import mse_loss
@@ -105,7 +106,7 @@ def train_many(
     chosen = engine_for(engine)
     runs = _runs(task, listed, device, observers)
     if isinstance(chosen, PoolEngine):
-        for run in runs:  # a core each, rather than all cores for one after the other
+        for run in runs:  # one core for each run, instead of all cores for one run at a time
             run.limit_threads(1)
     try:
         chosen.advance(
@@ -128,7 +129,7 @@ def _runs(
     device: str | torch.device | None,
     observers: Sequence[Observer],
 ) -> list[Run]:
-    """Return the runs, their data moved to the device once."""
+    """Return the runs; their data is moved to the device once."""
     runs: list[Run] = []
     threads: dict[int, int] = {}
     for recipe in recipes:

@@ -1,4 +1,4 @@
-"""Stacks in processes: every core trains a stack of its own, compiled once for all."""
+"""Stacks in processes: every core trains its own stack, and all use the same compiled program."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from etude.training.run import Run
 
 
 class VmapPoolEngine(PoolEngine):
-    """Trains stacks of runs in processes of one thread each.
+    """Trains stacks of runs in processes with one thread each.
 
-    What is traced and compiled is so before the processes are forked, and shared by them. Where
-    processes cannot be forked, one stack is trained in this one.
+    The program is traced and compiled before the processes are forked, so all of them share it.
+    If processes cannot be forked, one stack is trained in the calling process.
 
     Args:
-        workers: How many processes; None for one per core.
+        workers: The number of processes; None for one per core.
         compile: As for the vmap engine.
-        keep: Seconds after which the runs' states are sent to the caller's process.
+        keep: Seconds after which the states of the runs are sent to the calling process.
 
     >>> VmapPoolEngine(workers=2).name
     'vmap pool'
@@ -40,36 +40,38 @@ class VmapPoolEngine(PoolEngine):
         self._alone = PoolEngine(workers, keep=keep)
 
     def close(self) -> None:
-        """Forget what was traced and compiled."""
+        """End the processes, and free the traced and compiled programs."""
         super().close()
         self._alone.close()
         self.inner.close()
 
     def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
-        """Train every run in a stack of a process; see `Engine.advance`."""
+        """Train every run in a stack in one of the processes; see `Engine.advance`."""
         chosen: Engine | None = None
         if usual_start() != "fork" or any(run.device.type != "cpu" for run in runs):
             chosen = self.inner
-        elif self.inner.refused(runs):
+        elif self.inner.why_not_stacked(runs):
             chosen = self._alone
-            self.explain(f"vmap pool: {self.inner.refused(runs)}; trained by the pool instead")
+            self.explain(
+                f"vmap pool: {self.inner.why_not_stacked(runs)}; trained by the pool instead"
+            )
         if chosen is not None:
             chosen.advance(runs, request)
             return
         try:
             super().advance(runs, request)
         finally:
-            self.dismiss()  # what is compiled next time would not be known to these
+            self.dismiss()  # they would not have what is compiled later
 
     def width(self, runs: Sequence[Run]) -> int:
-        """Return how many processes would take some runs further: of one thread each."""
+        """Return how many processes would train some runs, with one thread each."""
         return min(self.workers or cores(), len(runs))
 
     def _new_pool(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
         return WorkerPool(runs, "fork", self.inner, at_once)
 
     def _jobs(self, runs: Sequence[Run], waiting: list[int], request: AdvanceRequest) -> list[Work]:
-        """Return the runs of each stack: as many stacks as processes."""
+        """Return one job per stack, as many stacks as processes."""
         count = self.width([runs[i] for i in waiting])
         shares = [tuple(waiting[i::count]) for i in range(count)]
         for size in {len(share): share for share in shares}.values():

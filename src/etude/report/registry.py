@@ -35,21 +35,21 @@ def present(result: object, *, task: Task | None = None) -> Report:
     >>> import torch
     >>> x = torch.linspace(-1, 1, 64)[:, None]
     >>> task = Task(torch.nn.Linear(1, 1), (x, x), loss=torch.nn.functional.mse_loss, name="line")
-    >>> told = present(train(task, Recipe(lr=0.1, steps=20, batch_size=16)))
-    >>> told.title, told.facts[0].value
+    >>> report = present(train(task, Recipe(lr=0.1, steps=20, batch_size=16)))
+    >>> report.title, report.facts[0].value
     ('line trained at a learning rate of 0.1', 'finished')
     """
     known()
-    return _told(result, task)
+    return _report_on(result, task)
 
 
-def tells(kind: type[R]) -> Callable[[Callable[[R, Task | None], Report]], object]:
+def presents(kind: type[R]) -> Callable[[Callable[[R, Task | None], Report]], object]:
     """Register the function that creates the report for a type of result.
 
     Args:
         kind: The class of the results, or a base class.
     """
-    return _told.register(kind)
+    return _report_on.register(kind)
 
 
 @cache
@@ -58,11 +58,11 @@ def known() -> tuple[type, ...]:
     kinds = import_module("etude.report.kinds")
     for found in pkgutil.iter_modules(kinds.__path__, "etude.report.kinds."):
         import_module(found.name)
-    return tuple(kind for kind in _told.registry if kind is not object)
+    return tuple(kind for kind in _report_on.registry if kind is not object)
 
 
 @singledispatch
-def _told(result: Any, task: Task | None) -> Report:
+def _report_on(result: Any, task: Task | None) -> Report:
     names = sorted(f"{'an' if k.__name__[0] in 'AEIOU' else 'a'} {k.__name__}" for k in known())
     raise BadTypeError(
         f"there is no report for a {type(result).__name__}, only for {', '.join(names[:-1])} or "

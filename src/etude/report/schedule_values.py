@@ -64,6 +64,6 @@ def table(found: ScheduleValues) -> DataTable:
     )
 
 
-def area_said(found: ScheduleValues) -> str:
+def area_sentence(found: ScheduleValues) -> str:
     """Return the area and the mean as a sentence."""
     return f"area under the curve {found.area:.6g}, mean {found.area / found.length:.4g}"

@@ -65,10 +65,10 @@ def _verdict(trial: TrialSummary, result: TuneResult) -> tuple[str, Tone]:
     if trial.record.status == Status.DIVERGED:
         return f"diverged: {reason}" if reason else "diverged", Tone.WARN
     if trial.unstable:
-        return "lost what it learned", Tone.WARN
+        return "lost what it had learned", Tone.WARN
     if trial.lr == result.lr:
         if result.outcome == Outcome.NOTHING_TRAINS:
-            return "least bad", Tone.PLAIN
+            return "best of the failed", Tone.PLAIN
         return "chosen", Tone.GOOD
     if trial.tied:
         return "tied", Tone.PLAIN

@@ -17,7 +17,7 @@ THIN = "\u2009"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number with its significant digits, an en dash for none.
+    """Return a number with its significant digits, or an en dash for None.
 
     >>> number(0.0531122), number(1e-05), number(float("inf")), number(None)
     ('0.05311', '1e-5', '∞', '–')
@@ -135,10 +135,10 @@ def _short(text: str) -> str:
     return f"{mantissa}e{int(exponent)}" if e else mantissa
 
 
-def told(value: Any) -> str:
+def recipe_value(value: Any) -> str:
     """Return a value of a recipe as text.
 
-    >>> told({"name": "sgd", "momentum": 0.9}), told(64)
+    >>> recipe_value({"name": "sgd", "momentum": 0.9}), recipe_value(64)
     ('sgd (momentum 0.9)', '64')
     """
     shown = plain(value)

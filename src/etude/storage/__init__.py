@@ -1,1 +1,1 @@
-"""Run folders and checkpoints: which file is what, and how it is read back safely."""
+"""Run folders and checkpoints: the names of their files, and how they are read safely."""

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, written atomically, checked by a digest when read."""
+"""Reads and writes checkpoints: safetensors and JSON, written atomically, with a digest."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from etude.storage.layout import STEP, TENSORS, TREE, checkpoint_name, step_of
 from etude.storage.state_tree import flatten, unflatten
 
 FORMAT = 2
-"""Since 2 it says how tensors lie in memory; the JSON of 1 is otherwise the same."""
+"""Version 2 adds the layout of tensors in memory; otherwise the JSON equals that of version 1."""
 
 KEPT = 2
-"""Checkpoints kept: the newest, and the one before it for the day the newest is damaged."""
+"""The number of checkpoints kept: the newest, and the one before it in case that is damaged."""
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write the checkpoint of one step; then drop all but the two newest.
+    """Write the checkpoint of one step, and delete all but the two newest.
 
-    The tensors are written first, the JSON with their digest last: a checkpoint exists once its
-    JSON does.
+    The tensors are written first, and the JSON with their digest last. The JSON completes the
+    checkpoint.
 
     Raises:
-        StorageError: If it cannot be written; earlier checkpoints are left as they are.
+        StorageError: If it cannot be written; earlier checkpoints do not change.
     """
     files.make_folder(folder)
     tree, tensors = flatten(state)
@@ -52,7 +52,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def keep_newest(folder: Path) -> None:
-    """Drop all checkpoints but the newest."""
+    """Delete all checkpoints except the newest."""
     _drop(folder, 1)
 
 
@@ -60,17 +60,17 @@ def _drop(folder: Path, count: int) -> None:
     kept = {checkpoint_name(step) for step in _steps(folder)[:count]}
     for old in (*folder.glob(f"{STEP}*"), *folder.glob(f".{STEP}*.tmp")):
         if old.stem not in kept:
-            with contextlib.suppress(OSError):  # what is left over does no harm
+            with contextlib.suppress(OSError):  # a remaining file is harmless
                 old.unlink(missing_ok=True)
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """Return the newest whole state, None where there is no checkpoint.
+    """Return the newest complete state; None if there is no checkpoint.
 
-    A damaged or half-written checkpoint is named in a warning, and the one before it is used.
+    A damaged or half-written checkpoint causes a warning, and the one before it is used.
 
     Raises:
-        StorageError: If there are checkpoints and none of them is whole.
+        StorageError: If there are checkpoints, but none of them is complete.
     """
     steps = _steps(folder)
     halves = [step for step in _steps(folder, TENSORS) if step > max(steps, default=-1)]
@@ -95,7 +95,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
 
 def _warn(damaged: list[str], place: str) -> None:
     for message in damaged:
-        warnings.warn(f"{message}; going on from {place} instead", stacklevel=3)
+        warnings.warn(f"{message}; continuing from {place} instead", stacklevel=3)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -121,12 +121,12 @@ def _load(path: Path) -> dict[str, Any]:
             f"checkpoint {str(path)!r} is damaged: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(state, dict):
-        raise StorageError(f"checkpoint {str(path)!r} is damaged: its state is no table")
+        raise StorageError(f"checkpoint {str(path)!r} is damaged: its state is not a table")
     if version == 1:
         warnings.warn(
-            f"checkpoint {str(path)!r} is of an older Etude, which did not keep how tensors lie in "
-            "memory: what follows may differ in the last digits from a run that was never "
-            "interrupted",
+            f"checkpoint {str(path)!r} is of an older Etude, which did not save how tensors are "
+            "laid out in memory: the results may differ in their last digits from those of a run "
+            "that was never interrupted",
             stacklevel=4,
         )
     return state

@@ -1,15 +1,15 @@
-"""The names of everything that lies in a run folder or in the folder of a tuning.
+"""The names of all files in a run folder and in the folder of a tuning.
 
 ```
 run folder                       folder of a tuning
-  recipe.toml                      recipe.toml          once it is finished
+  recipe.toml                      recipe.toml          after it has finished
   task.json                        task.json
-  fingerprint.json                 tuning.json          what was asked, digests, findings
-  record.json                      record.json          once it is finished
+  fingerprint.json                 tuning.json          request, digests, result
+  record.json                      record.json          after it has finished
   series.safetensors               series.safetensors
   model.safetensors                model.safetensors
   report.html                      report.html
-  checkpoints/step-….json          trials/lr-…/         a run folder each,
+  checkpoints/step-….json          trials/lr-…/         one run folder each,
   checkpoints/step-….safetensors   trials/lr-…/fold-…/  or one for each fold
 ```
 """
@@ -19,13 +19,13 @@ from __future__ import annotations
 import re
 
 RECIPE = "recipe.toml"
-"""How to learn. A run folder is taken once this lies in it."""
+"""The recipe. A run folder with this file is in use."""
 
 TASK = "task.json"
-"""What to learn: a TaskRef. Missing where the task has none."""
+"""The TaskRef of the task. Missing if the task has none."""
 
 FINGERPRINT = "fingerprint.json"
-"""Digests of the task's parts."""
+"""The digests of the task's parts."""
 
 RECORD = "record.json"
 SERIES = "series.safetensors"
@@ -33,21 +33,21 @@ MODEL = "model.safetensors"
 REPORT = "report.html"
 
 TUNING = "tuning.json"
-"""What only the folder of a tuning holds; it is taken once this lies in it."""
+"""The file that only the folder of a tuning has; a folder with this file is in use."""
 
 CHECKPOINTS = "checkpoints"
 TRIALS = "trials"
 FOLD = "fold-"
 
 TREE, TENSORS = ".json", ".safetensors"
-"""How the names of a checkpoint's two files end."""
+"""The endings of a checkpoint's two files."""
 
 STEP = "step-"
 _NUMBER = re.compile("[0-9]{12,18}")
 
 
 def checkpoint_name(step: int) -> str:
-    """Return what a checkpoint's two files are called, without their endings.
+    """Return the common name of a checkpoint's two files, without their endings.
 
     >>> checkpoint_name(20)
     'step-000000000020'
@@ -56,7 +56,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def step_of(stem: str) -> int | None:
-    """Return the step that a checkpoint's name stands for; None if it is no such name.
+    """Return the step in a checkpoint's name; None if it is not the name of a checkpoint.
 
     >>> step_of("step-000000000020"), step_of("step-20")
     (20, None)

@@ -1,4 +1,4 @@
-"""Saved weights and buffers put back into a model, in the shapes and places that they had."""
+"""Restores saved weights and buffers in a model, with their shapes and memory layout."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from etude.torch_internals import own_buffers, own_parameters, unsaved_buffers
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool = False) -> None:
-    """Put saved weights and buffers into a model, whatever shape its buffers have just now.
+    """Load saved weights and buffers into a model, even if its buffers have other shapes now.
 
     Args:
         model: The network.
-        weights: As `state_dict` returns them.
-        same: Whether they are of this very model: a buffer that they lack was None then.
+        weights: The weights and buffers, as `state_dict` returns them.
+        same: Whether they are from this same object. Then a buffer that is missing was None.
     """
     fit_buffers(model, weights, same=same)
     model.load_state_dict(dict(weights))
 
 
 def load_state(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Put a run's weights and buffers back, laid out in memory as they were.
+    """Restore a run's weights and buffers, with their layout in memory.
 
     Args:
         model: The network, as it was built.
-        saved: What its `state_dict` was; it may go on in these very tensors.
+        saved: Its saved `state_dict`; the model may use these tensors without a copy.
     """
     found = dict(saved)
     memo: dict[int, torch.UntypedStorage] = {}
@@ -40,14 +40,15 @@ def load_state(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
                 continue
             if kept.stride() != tensor.stride() or overlaps(kept):
                 tensor.data = moved(kept, tensor.device, memo)
-                found[key] = tensor  # what it is loaded from is itself
+                found[key] = tensor  # it already has the saved values
     load_weights(model, found)
 
 
 def fit_buffers(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool = False) -> None:
     """Give a model's buffers the shapes of saved ones; see `load_weights`.
 
-    A buffer that holds a state from batch to batch may be None at first, or of another size.
+    A buffer with a state that is carried from batch to batch may be None at first, or of another
+    size.
     """
     for path, module in model.named_modules():
         buffers = own_buffers(module)

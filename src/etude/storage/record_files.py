@@ -1,7 +1,7 @@
-"""A record's two files: plain values as JSON, the series as safetensors.
+"""Reads and writes a record's two files: plain values as JSON, the series as safetensors.
 
-They are read as they are; whether they make a record is for `etude.record` to say, which stands
-below this package and hands it plain values.
+This package does not check the values: `etude.record` converts records to plain values, and checks
+what was read.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def write_record(
 
 
 def read_record(folder: Path) -> tuple[dict[str, Any], Path]:
-    """Return the plain values, and where the series lie.
+    """Return the plain values, and the path of the series.
 
     Raises:
-        StorageError: If a file is missing, damaged, or no ordinary file.
+        StorageError: If a file is missing, damaged, or not a regular file.
     """
     plain = files.read_table(folder / RECORD, "the record")
     return plain, files.regular(folder / SERIES, "the series")
 
 
 def read_series(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a file of series; whatever it holds, in whatever shape."""
+    """Return the arrays in a file of series, without checking their names and shapes."""
     arrays: dict[str, NDArray[Any]] = load_file(path)
     return arrays

@@ -15,8 +15,7 @@ from torch import nn
 from etude import files
 from etude.errors import StorageError
 from etude.recipe import Recipe
-from etude.storage import checkpoint, layout
-from etude.storage import task_digests as sameness
+from etude.storage import checkpoint, layout, task_digests
 from etude.storage.model_weights import fit_buffers
 from etude.storage.task_note import TaskNote
 from etude.tasks.fingerprint import Parts
@@ -92,7 +91,7 @@ class RunFolder:
         self.refuse_taken()
         if parts is not None:
             self.task.begin(ref)
-            sameness.keep(self.path, parts)
+            task_digests.keep(self.path, parts)
         self.write_recipe(recipe)
 
     def recipe(self) -> Recipe | None:
@@ -149,7 +148,7 @@ class RunFolder:
         Raises:
             StorageError: If a part is known to have changed; see `task_digests.check`.
         """
-        sameness.check(self.path, parts, step, accept=accept)
+        task_digests.check(self.path, parts, step, accept=accept)
 
     # ---- its checkpoints -----------------------------------------------------------------------
 

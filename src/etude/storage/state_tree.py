@@ -1,4 +1,4 @@
-"""A nested state as JSON and tensors: what a checkpoint is made of."""
+"""Converts a nested state to JSON and tensors, and back, for checkpoints."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from etude.memory_layout import PLAIN, Place, Rebuilt, blocks
 from etude.torch_internals import negated_view, sparse_parts
 
 _MARK = "$"
-"""Key of a node that JSON alone cannot hold; its value says of what kind it is."""
+"""The key of a node that JSON cannot represent directly; its value is the kind of the node."""
 
 
 def flatten(tree: Any, *, copy: bool = True) -> tuple[Any, dict[str, Tensor]]:
     """Return (JSON value, tensors by name) of a tree of dicts, lists, tuples, numbers, tensors.
 
-    The value also says how the tensors lie in memory: their strides, what they share, and how
-    far from an aligned address they begin. What shares memory is among the tensors once.
+    The value also describes the layout of the tensors in memory: their strides, the memory they
+    share, and their offset from an aligned address. Shared memory is returned only once.
 
     Args:
-        tree: What to take apart.
-        copy: Whether every tensor has memory of its own, in order; else it may be the tree's.
+        tree: The tree.
+        copy: Whether to copy every tensor to contiguous memory; else it may share the tree's.
 
     Raises:
-        StorageError: If a value is of a kind that a safe format cannot hold; it is named.
+        StorageError: If a value has a type that a safe format cannot hold; the message names it.
 
     >>> import torch
     >>> tree = {"step": 3, 0: (torch.ones(2), float("inf"), None), "q": torch.ones(2, 3).T}
@@ -42,7 +42,7 @@ def flatten(tree: Any, *, copy: bool = True) -> tuple[Any, dict[str, Tensor]]:
 
 
 class _Flat:
-    """A tree on its way to JSON: the nodes of its tensors, to be filled in at the end."""
+    """Collects the tensors of a tree and their JSON nodes, which are completed at the end."""
 
     def __init__(self) -> None:
         self.places: list[Place] = []
@@ -89,11 +89,11 @@ class _Flat:
                 f"the tensor at {path!r} ({kind}) has no memory that a safe format can hold: "
                 "keep plain or sparse_coo tensors there"
             )
-        while path in self.names:  # {"a/b": x, "a": {"b": y}} spells one path twice
+        while path in self.names:  # {"a/b": x, "a": {"b": y}} contains the same path twice
             path += "'"
         self.names.add(path)
         node: dict[str, Any] = {_MARK: "tensor", "name": path}
-        # Signs that torch has put off are kept as they are, put off.
+        # Conjugation and negation that torch has deferred stay deferred.
         if tensor.is_conj():
             node["conj"], tensor = True, tensor.conj()
         if tensor.is_neg():
@@ -103,7 +103,7 @@ class _Flat:
         return node
 
     def contents(self, *, copy: bool) -> dict[str, Tensor]:
-        """Write into the nodes how the tensors lie; return what is kept of their memory."""
+        """Complete the nodes with the tensors' layout; return the memory to save, by name."""
         found: dict[str, Tensor] = {}
         for block in blocks(self.places):
             name, _ = self.nodes[id(block.places[0])]
@@ -125,7 +125,7 @@ def _kept(content: Tensor, *, copy: bool) -> Tensor:
 
 
 def unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Rebuild the tree from what `flatten` returned, the tensors in new memory, laid out alike.
+    """Rebuild the tree from the result of `flatten`; tensors get new memory of the same layout.
 
     Raises:
         StorageError: If the two do not belong together.

@@ -64,7 +64,7 @@ def refuse_changed(folder: Path, kept: Parts, now: Parts, *, accept: bool) -> li
 
 
 def read_parts(value: Any, path: Path) -> Parts:
-    """Return digests that were read, after a check.
+    """Check digests that were read, and return them.
 
     Raises:
         StorageError: If they are not digests.

@@ -1,4 +1,4 @@
-"""The folder of a tuning: what was asked, what was found, and a run folder for every trial."""
+"""The folder of a tuning: the request, the result, and a run folder for every trial."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 from etude import files
 from etude.errors import StorageError, shown
-from etude.storage import layout
-from etude.storage import task_digests as sameness
+from etude.storage import layout, task_digests
 from etude.storage.run_folder import RunFolder
 from etude.tasks.fingerprint import Parts
 from etude.tasks.ref import TaskRef
@@ -18,36 +17,36 @@ from etude.tasks.ref import TaskRef
 
 @dataclass(frozen=True)
 class TuningFolder:
-    """The folder of one tuning. Its finished run lies in the same folder, as in a run folder.
+    """The folder of one tuning. It is also the run folder of the finished run.
 
     Attributes:
-        path: Where it lies; it need not exist yet.
+        path: Its path; it need not exist yet.
     """
 
     path: Path
 
     @property
     def run(self) -> RunFolder:
-        """The same folder as that of the finished run."""
+        """The same folder, as the run folder of the finished run."""
         return RunFolder(self.path)
 
     @property
     def begun(self) -> bool:
-        """Whether a tuning has taken it."""
+        """Whether the folder belongs to a tuning."""
         return self.file.exists()
 
     @property
     def file(self) -> Path:
-        """What only the folder of a tuning holds; for messages."""
+        """The path of the tuning's file, for messages."""
         return self.path / layout.TUNING
 
     def claim(self, request: Mapping[str, Any], parts: Parts, ref: TaskRef | None = None) -> None:
-        """Take the folder for a new tuning.
+        """Claim the folder for a new tuning.
 
         Args:
-            request: What is asked, as values that JSON can hold.
+            request: The request, as values that JSON can represent.
             parts: The digests of its task.
-            ref: What names its task elsewhere, if anything does.
+            ref: The reference of its task, if it has one.
 
         Raises:
             StorageError: If the folder cannot be written, or already holds a run.
@@ -58,15 +57,15 @@ class TuningFolder:
         files.write_json(self.file, {"request": dict(request), "parts": dict(parts)})
 
     def table(self) -> dict[str, Any]:
-        """Return all that is kept of the tuning; it may come from a stranger.
+        """Return the contents of the tuning's file, which may come from an unknown source.
 
         Raises:
-            StorageError: If there is none, or it is damaged.
+            StorageError: If the file is missing or damaged.
         """
         return files.read_table(self.file, "the tuning")
 
     def reopen(self, request: Mapping[str, Any]) -> None:
-        """Note what is asked now; what was found for another request is kept beside it."""
+        """Write the new request; the result of an earlier request is kept."""
         table = self.table()
         if table.get("request") == request:
             return
@@ -75,20 +74,20 @@ class TuningFolder:
         files.write_json(self.file, {**kept, "request": dict(request), "earlier": earlier})
 
     def check_task(self, parts: Parts, *, accept: bool) -> None:
-        """Refuse another task than the tuning's, or note that it was accepted.
+        """Raise if the task is not the tuning's, or note that the change was accepted.
 
         Raises:
-            StorageError: If a part is known to be another one; an older folder cannot tell.
+            StorageError: If a part is known to have changed; an older folder has no digests.
         """
         table = self.table()
-        kept = sameness.read_parts(table.get("parts", {}), self.file)
-        found = sameness.refuse_changed(self.path, kept, parts, accept=accept)
+        kept = task_digests.read_parts(table.get("parts", {}), self.file)
+        found = task_digests.refuse_changed(self.path, kept, parts, accept=accept)
         if found:
             notes = [*_list(table, "accepted"), {"parts": found}]
             files.write_json(self.file, {**table, "parts": dict(parts), "accepted": notes})
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write the findings beside what was asked."""
+        """Write the result into the tuning's file."""
         table = self.table() if self.begun else {}
         files.write_json(self.file, {**table, "result": dict(result)})
 
@@ -96,27 +95,27 @@ class TuningFolder:
         """Return the folder of a trial.
 
         Args:
-            name: What the trial is called.
+            name: The name of the trial.
         """
         return RunFolder(self.path / layout.TRIALS / name)
 
     def within(self, name: str) -> Path:
-        """Return a folder that a file of the tuning names, if it leads nowhere else.
+        """Return the folder with a name from the tuning's file, if it is inside the folder.
 
         Args:
-            name: As `trial_place` returned it; it may come from a stranger.
+            name: The name, as returned by `trial_place`; it may come from an unknown source.
 
         Raises:
-            StorageError: If it leads out of the folder.
+            StorageError: If it is outside the folder.
         """
         place = PurePosixPath(name)
         if place.is_absolute() or ".." in place.parts or "\\" in name or "\0" in name:
-            raise StorageError(f"the trial {shown(name)} lies outside the folder")
+            raise StorageError(f"the trial {shown(name)} is outside the folder")
         return self.path / Path(place)
 
 
 def trial_place(name: str) -> str:
-    """Return where a trial lies inside the folder of its tuning.
+    """Return the path of a trial inside the folder of its tuning.
 
     >>> trial_place("lr-0.1")
     'trials/lr-0.1'
@@ -125,6 +124,6 @@ def trial_place(name: str) -> str:
 
 
 def _list(table: Mapping[str, Any], name: str) -> list[Any]:
-    """Return a list of a table that may come from a stranger; empty if it is none."""
+    """Return a list from a table of an unknown source; empty if the value is not a list."""
     found = table.get(name)
     return found if isinstance(found, list) else []

@@ -1,4 +1,4 @@
-"""Task + Recipe -> Record: the plain loop, evaluation, checkpoints."""
+"""Trains a task with a recipe: the plain loop, evaluation, checkpoints, the record."""
 
 from etude.torch_version import require_torch
 

@@ -1,4 +1,4 @@
-"""One update of a step that yields: the parts of the model take turns at the one optimizer."""
+"""One update of a task whose step yields: one optimizer updates the parts of the model in turn."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ from etude.training.state import RunState
 Walk = Generator[tuple[str, WeightedLoss], None, None]
 
 Prepare = Callable[[Clipper, str], dict[str, Any]]
-"""Sets the rates, bounds the gradient and measures; called between gradient and update."""
+"""Sets the rates, clips the gradient and returns measured values; called before each update."""
 
 
 class Turns:
-    """The turns of one run.
+    """Updates the parts of a model in turn.
 
-    After each `yield part, loss` the part's parameters alone get the gradient of the loss, and
-    the optimizer updates them before the step goes on: it skips every parameter without
-    gradient, its momentum and its weight decay too. What is yielded later sees the new weights.
+    After each `yield part, loss`, only the parameters of the part get the gradient of the loss,
+    and the optimizer updates them before the step continues. It skips all parameters without
+    gradient, including their momentum and weight decay. Losses that are yielded later are computed
+    with the new weights.
 
-    Accumulated batches go side by side: the first losses of all of them make the first update.
+    Accumulated batches advance together: the first losses of all batches form the first update.
 
     Args:
-        state: Of a task whose step yields; its optimizer holds all the parts.
+        state: The state of a run whose task has a step that yields; its optimizer has all parts.
 
     Raises:
-        BadValueError: If the optimizer cannot update parts in turns, or the recipe penalises
+        BadValueError: If the optimizer cannot update parts in turn, or the recipe penalises
             activations.
 
     Source: Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1.
@@ -58,20 +59,19 @@ class Turns:
         self._clippers: dict[str, Clipper] = {}
 
     def update(self, batches: Iterable[Batch], prepare: Prepare, *, eager: bool) -> dict[str, Any]:
-        """Do one pass of the step, with an update after each of its yields.
+        """Do one pass of the step, with an update after each yield.
 
-        `moved` says whether a part has been updated, should this be left by an error.
+        If an error is raised, `moved` says whether a part was already updated.
 
         Args:
-            batches: Those of the update.
+            batches: The batches of the update.
             prepare: Called before each part's update.
-            eager: Whether to stop before an update whose loss is not finite, which waits for
-                the device.
+            eager: Whether to stop before an update whose loss is not finite. Checking this waits
+                for the device.
 
         Returns:
-            'loss', the sum of all that was yielded; 'loss/part' for each part, the sum of what
-            it yielded; 'penalty', the mean over the updates, where there is one; and what
-            `prepare` returned, the last value of each.
+            'loss', the sum of all yielded losses; 'loss/part', the same for each part; 'penalty',
+            the mean over the updates, if there is one; and the last values that `prepare` returned.
         """
         self.moved = False
         walks = [self.task.turns(self.model, batch) for batch in batches]
@@ -97,7 +97,7 @@ class Turns:
         return sums | prepared
 
     def _turns(self, walks: list[Walk]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Take every batch to its next yield, together; the gradient is set when this yields."""
+        """Run all batches to their next yield; the gradient is set when this generator yields."""
         while True:
             drop_gradients(self.optimizer)
             parts: list[str | None] = []
@@ -107,14 +107,14 @@ class Turns:
                 parts.append(None if turn is None else turn[0])
                 _refuse_disagreement(parts)
                 if turn is not None:
-                    update = update or self._update_of(turn[0], len(walks))
+                    update = update or self._accumulation(turn[0], len(walks))
                     self._gradient(update, *turn)
             if parts[0] is None or update is None:
                 return
             yield parts[0], update.finish()
 
     def _turn(self, walk: Walk, *, watch: bool) -> tuple[str, WeightedLoss] | None:
-        """Take one batch to its next yield; return the part and the loss with its weight."""
+        """Run one batch to its next yield; return the part, and the loss with its weight."""
         scales = Scales() if watch else None
         with self.autocast(), scales or nullcontext():
             turn = next(walk, None)
@@ -122,7 +122,7 @@ class Turns:
             return turn
         return turn[0], replace(turn[1], weight=scales.weight(turn[1].mean))
 
-    def _update_of(self, part: str, count: int) -> Accumulation:
+    def _accumulation(self, part: str, count: int) -> Accumulation:
         parameters = self._clipper(part).parameters
         if self.rates is not None:
             frozen = {id(tensor) for tensor in self.rates.frozen_now.whole}
@@ -142,7 +142,7 @@ class Turns:
             raise TaskError(f"the backward pass of part {part!r} failed: {error}{hint}") from error
 
     def _clipper(self, part: str) -> Clipper:
-        """Return the bounds on a part's gradient, which know its parameters."""
+        """Return the clipper of a part's gradient."""
         if part not in self._clippers:
             self._clippers[part] = Clipper(parameters_of(self.model, part), self.recipe)
         return self._clippers[part]
@@ -181,7 +181,7 @@ def _add(sums: dict[str, Any], name: str, term: Tensor) -> None:
 
 
 def what_broke(values: Mapping[str, Any], loss: float) -> str:
-    """Say which loss is not finite: that of the first such part, or the loss of the update.
+    """Return a message about the loss that is not finite: of the first such part, or of the update.
 
     >>> what_broke({"loss": math.nan, "loss/critic": 0.5, "loss/generator": math.inf}, math.nan)
     "the training loss of 'generator' became inf"

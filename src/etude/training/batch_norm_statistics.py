@@ -1,4 +1,4 @@
-"""Running statistics of batch normalisation, taken anew for weights that nothing was trained at."""
+"""Recomputes the running statistics of batch normalisation, for weights that were not trained."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from etude.training.objective import Context
 from etude.training.snapshot import modes_kept
 
 BATCHES = 32
-"""Batches from which statistics are taken, at most; an epoch has no more."""
+"""The largest number of batches for the statistics, if an epoch has that many."""
 
 
 def renew_statistics(
     task: Task, model: nn.Module, batch_size: int, autocast: Context, batches: int = BATCHES
 ) -> None:
-    """Take the running mean and variance of every batch normalisation anew, in place.
+    """Recompute the running mean and variance of every batch normalisation, in place.
 
-    Each becomes the plain average over `batches` training batches. A mean of weights, or
-    the weights that an optimizer wants judged, have activations of their own: the statistics
-    of the training weights do not fit them (Izmailov et al., 2018, arXiv:1803.05407). A model
-    without batch normalisation is left alone, and no data is read.
+    Each becomes the plain average over `batches` training batches. Averaged weights, and the
+    evaluation weights of an optimizer, have other activations than the training weights, whose
+    statistics do not fit them (Izmailov et al., 2018, arXiv:1803.05407). A model without batch
+    normalisation does not change, and no data is read.
 
     Args:
-        task: Whose training batches to use.
+        task: The task with the training data.
         model: The network.
-        batch_size: Samples in one batch.
-        autocast: A factory of the context that the forward pass runs in.
-        batches: How many to use.
+        batch_size: The number of samples in one batch.
+        autocast: A factory of the context of the forward pass.
+        batches: The number of batches.
     """
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     if not norms:

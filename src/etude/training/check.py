@@ -1,4 +1,4 @@
-"""Tries a run on one batch before it trains, and names what is wrong with model, data or loss."""
+"""Tests a run with one batch before training, and reports faults in model, data or loss."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from etude.tasks.turns import parameters_of
 from etude.torch_internals import own_buffers, unsaved_buffers
 from etude.training.convolutions import watched_convolutions
 from etude.training.evaluate import move
-from etude.training.objective import asks_nothing
+from etude.training.objective import has_no_answered_target
 from etude.training.precision import only_lower, refuse_recurrent
 from etude.training.snapshot import Buffers
 from etude.training.state import RunState
-from etude.training.threads import counted_work, worth
+from etude.training.threads import counted_work, suitable_threads
 from etude.training.unequal_parts import warn_of_unequal_parts
 
 Place = tuple[dict[str, Any], str, str]
-"""Where a module keeps a value: the mapping, the key, and what to call it."""
+"""The place of a value in a module: the mapping, the key, and its name in messages."""
 
 
 def check(state: RunState) -> int:
-    """Try one batch on a copy of a run's model, and leave no trace of it.
+    """Test one batch on a copy of a run's model, without changing the run.
 
     Returns:
-        How many threads an update is worth.
+        The number of threads to use for an update.
 
     Raises:
         TaskError: If model, data and loss do not fit together, the recipe's precision cannot be
-            computed on this machine, or the loss of the untrained model is not finite; the message
-            says where in the data the cause is.
+            computed on this machine, or the loss of the untrained model is not finite. If the cause
+            is in the data, the message gives the row.
     """
     model = copy.deepcopy(state.model)
     task, data, recipe = state.task, state.task.train, state.recipe
     refuse_recurrent(model, recipe.precision, state.device)
     with random_state_kept(0), data.untouched(), state.autocast():
         batch = move(next(data.stream(state.batch_size, recipe.seed, Cursor())), state.device)
-        carried = list(_places(model))
+        carried = list(_unsaved_places(model))
         before = [holder.get(key) for holder, key, _ in carried]
         buffers = Buffers(model)
         with counted_work(model) as work, watched_convolutions(model):
-            tried, parts = _tried(state, model, batch)
+            tried, parts = _checked(state, model, batch)
         loss = float(tried.detach())
         cause = faults(batch, task)
-        if not math.isfinite(loss) and (cause or not asks_nothing(task, model, batch)):
+        if not math.isfinite(loss) and (cause or not has_no_answered_target(task, model, batch)):
             if cause and isinstance(data, TensorData):
                 cause = faults(data.tensors, task, data.origin)
-            raise TaskError(_broken(loss, "the first batch", cause))
+            raise TaskError(_not_finite(loss, "the first batch", cause))
         _warn_of_lost_state(task, model, batch, list(zip(carried, before, strict=True)))
         buffers.restore()
         if parts:
@@ -65,11 +65,11 @@ def check(state: RunState) -> int:
         elif math.isfinite(loss):
             warn_of_unequal_parts(task, model, batch)
         _check_all_rows(task, model, batch)
-    return worth(work)
+    return suitable_threads(work)
 
 
-def _tried(state: RunState, model: nn.Module, batch: Batch) -> tuple[Tensor, list[str]]:
-    """Return what `task.check` does, and say so where the precision alone is at fault."""
+def _checked(state: RunState, model: nn.Module, batch: Batch) -> tuple[Tensor, list[str]]:
+    """Return the result of `task.check`; if only the precision makes it fail, say so."""
     try:
         return state.task.check(model, batch)
     except TaskError as error:
@@ -84,17 +84,17 @@ def _tried(state: RunState, model: nn.Module, batch: Batch) -> tuple[Tensor, lis
 
 
 def refuse_untrained(state: RunState, found: Evaluation) -> None:
-    """Refuse a validation loss that is not finite if nothing was trained yet.
+    """Raise an error if the validation loss is not finite before training.
 
     Raises:
-        TaskError: With the cause, where the data holds it.
+        TaskError: If it is not finite; the message gives the cause if it is in the data.
     """
     if state.step > 0 or math.isfinite(found.loss):
         return
     if found.weight == 0:
         raise TaskError(
-            "the validation data has no answered target: its loss is a mean over nothing; give "
-            "valid= with targets that the loss does not pass over"
+            "the validation data has no answered target, so its mean loss is undefined: give "
+            "valid= with targets that the loss does not ignore"
         )
     cause, task, data = "", state.task, state.task.valid
     if isinstance(data, TensorData):
@@ -104,11 +104,11 @@ def refuse_untrained(state: RunState, found: Evaluation) -> None:
             for batch, _ in data.sweep(128):
                 if cause := faults(batch, task):
                     break
-    raise TaskError(_broken(found.loss, "the validation data", cause and f"valid: {cause}"))
+    raise TaskError(_not_finite(found.loss, "the validation data", cause and f"valid: {cause}"))
 
 
 def _check_all_rows(task: Task, model: nn.Module, batch: Batch) -> None:
-    """Try the first row with a NaN or Inf, wherever it is: a loss may pass over it, or not."""
+    """Test the first row with a NaN or Inf in all training data: a loss may ignore such rows."""
     data = task.train
     if not isinstance(data, TensorData):
         return
@@ -121,7 +121,7 @@ def _check_all_rows(task: Task, model: nn.Module, batch: Batch) -> None:
         loss = float(task.forward(model, joined)[0])
     if not math.isfinite(loss):
         place = f"training row {row if data.origin is None else int(data.origin[row])}"
-        raise TaskError(_broken(loss, place, faults(data.tensors, task, data.origin)))
+        raise TaskError(_not_finite(loss, place, faults(data.tensors, task, data.origin)))
 
 
 def mixed(batch: Batch, one: Batch) -> Batch:
@@ -132,12 +132,15 @@ def mixed(batch: Batch, one: Batch) -> Batch:
 
 
 def faults(batch: Any, task: Task, origin: Tensor | None = None) -> str:
-    """Say which tensors of a batch hold a NaN or Inf, how many, and the first row; or nothing.
+    """Return which tensors of a batch contain a NaN or Inf, how many, and the first row.
 
     Args:
         batch: A batch, or all the data.
-        task: Whose it is.
-        origin: Which rows of the user's data its rows are; None if they are the same.
+        task: The task of the data.
+        origin: For each row, its row in the user's data; None if they are the same.
+
+    Returns:
+        A message; empty if all values are finite.
 
     >>> from etude.tasks.metrics import METRICS
     >>> from torch.nn.functional import mse_loss
@@ -156,7 +159,7 @@ def faults(batch: Any, task: Task, origin: Tensor | None = None) -> str:
     return "; ".join(found)
 
 
-def _broken(loss: float, place: str, cause: str) -> str:
+def _not_finite(loss: float, place: str, cause: str) -> str:
     cause = cause or "the data is finite, so look in the model and the loss"
     return f"the loss of the untrained model is {loss} on {place}: {cause}"
 
@@ -190,7 +193,7 @@ def leaves(value: Any) -> Iterator[Tensor]:
 
 
 def _first(tensor: Tensor) -> int | None:
-    """Return the first row that holds a NaN or Inf, None if there is none."""
+    """Return the first row that contains a NaN or Inf; None if there is none."""
     if not (tensor.is_floating_point() or tensor.is_complex()) or bool(
         torch.isfinite(tensor).all()
     ):
@@ -200,9 +203,9 @@ def _first(tensor: Tensor) -> int | None:
     return int(rows.nonzero()[0])
 
 
-def _places(model: nn.Module) -> Iterator[Place]:
-    """Yield where a model may carry tensors that no checkpoint holds."""
-    own = vars(nn.Module())  # what every module has
+def _unsaved_places(model: nn.Module) -> Iterator[Place]:
+    """Yield the places of a model at which a tensor would not be saved in a checkpoint."""
+    own = vars(nn.Module())  # the attributes of every module
     for path, module in model.named_modules():
         for key, value in vars(module).items():
             if key not in own and (value is None or _is_state(value)):
@@ -219,12 +222,12 @@ def _is_state(value: Any) -> bool:
 def _warn_of_lost_state(
     task: Task, model: nn.Module, batch: Batch, before: list[tuple[Place, Any]]
 ) -> None:
-    """Warn of tensors that a batch leaves behind for the next one outside of any buffer.
+    """Warn of tensors that are carried from one batch to the next outside of any buffer.
 
-    A tensor that is only kept for show changes no loss, and is passed over.
+    A tensor that does not change the loss is ignored.
     """
     known = {(id(holder), key) for (holder, key, _), _ in before}
-    new = [((h, k, n), None) for h, k, n in _places(model) if (id(h), k) not in known]
+    new = [((h, k, n), None) for h, k, n in _unsaved_places(model) if (id(h), k) not in known]
     moved = [
         (place, value)
         for place, value in (*before, *new)
@@ -259,7 +262,7 @@ def _loss(task: Task, model: nn.Module, batch: Batch) -> float:
 
 
 def _warn_of_idle_parts(model: nn.Module, parts: list[str]) -> None:
-    """Warn of parameters that no part of the first batch's turns holds."""
+    """Warn of parameters that belong to none of the parts that the first batch yields."""
     trained = {id(p) for part in parts for p in parameters_of(model, part)}
     idle = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in trained]
     if idle:

@@ -1,4 +1,4 @@
-"""Keeps a run's checkpoint and record in its folder, often enough to lose little."""
+"""Saves a run's checkpoint and record in its folder at regular intervals."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from etude.training.run import Run
 from etude.training.state import RunState
 
 SECONDS = 300.0
-"""A checkpoint is never older than this, however long the run."""
+"""The largest age of a checkpoint in seconds, for a run of any length."""
 
 
 class Checkpointer:
-    """Saves a run every so many updates, and when something goes wrong.
+    """Saves a run at regular intervals, and after an error.
 
     Args:
-        run: The run to keep.
+        run: The run to save.
         folder: Its run folder.
-        every: Updates between two checkpoints.
-        on_step: Called first after every update.
+        every: The number of updates between two checkpoints.
+        on_step: Called after every update, before the checkpoint.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Checkpointer:
         self._step, self._time = self.run.step, time.monotonic()
 
     def saved(self, signal: str | None = None) -> SavedState:
-        """Return what is saved, where, and how far it came.
+        """Return what is saved, in which folder, and up to which update.
 
         Args:
             signal: The name of the signal that stopped the run, if one did.
@@ -68,7 +68,7 @@ class Checkpointer:
 
     @contextmanager
     def rescue(self) -> Iterator[None]:
-        """Save what was computed when the block fails; the error goes on, with a note."""
+        """Save the run if the block fails, and raise the error again with a note."""
         try:
             yield
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""Bounds on the gradient: by norm, by value, by the weights' own size, by the run's history."""
+"""Clips gradients: by norm, by value, relative to the weights, or by the run's earlier norms."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from etude.recipe import Recipe
 from etude.torch_internals import foreach
 
 SMALLEST = 1e-3
-"""Norm that adaptive clipping takes a weight to have at least, so that zeros can grow."""
+"""The smallest norm of a weight in adaptive clipping, so that weights of zero can grow."""
 
 
 class Clipper:
-    """Applies a recipe's bounds, in this order: adaptive, percentile, norm, value.
+    """Clips gradients as the recipe says, in this order: adaptive, percentile, norm, value.
 
     Args:
-        parameters: Whose gradients are bounded, in place.
-        recipe: Its clip_adaptive, clip_percentile, clip_norm and clip_value.
+        parameters: The parameters whose gradients are clipped, in place.
+        recipe: The recipe with clip_adaptive, clip_percentile, clip_norm and clip_value.
     """
 
     def __init__(self, parameters: Sequence[Tensor], recipe: Recipe) -> None:
@@ -37,19 +37,18 @@ class Clipper:
 
     @torch.no_grad()
     def clip(self, history: Sequence[float], frozen: FrozenTensors | None = None) -> Tensor | None:
-        """Bound the gradients.
+        """Clip the gradients.
 
         Args:
             history: The norms of all earlier updates.
-            frozen: What is frozen in this update. No norm includes rows that are frozen for a
-                time, but they are scaled by the same factor as the others.
+            frozen: What is frozen in this update. Rows that are frozen for a time do not count in
+                any norm, but they are scaled by the same factor as the others.
 
         Returns:
-            The norm before it was bounded by norm or percentile, None where neither is asked
-            for.
+            The norm before clipping by norm or percentile; None if the recipe sets neither.
         """
         recipe = self.recipe
-        waiting = [] if frozen is None else _put_aside(self.parameters, frozen)
+        waiting = [] if frozen is None else _zero_frozen_rows(self.parameters, frozen)
         if recipe.clip_adaptive is not None:
             clip_adaptive(self.parameters, recipe.clip_adaptive, frozen)
         tensors = entries(self.parameters)
@@ -72,8 +71,8 @@ class Clipper:
         return norm
 
     def _bound(self, norm: float, history: Sequence[float], percentile: float) -> float:
-        """Return the percentile of all finite norms so far, this one included."""
-        if self._seen != len(history):  # the run was read back from a checkpoint
+        """Return the percentile of all finite norms so far, including this one."""
+        if self._seen != len(history):  # the run was loaded from a checkpoint
             self._sorted = sorted(value for value in history if math.isfinite(value))
         self._seen = len(history) + 1
         if math.isfinite(norm):
@@ -82,7 +81,7 @@ class Clipper:
 
 
 def bounds_gradient(recipe: Recipe) -> bool:
-    """Say whether a recipe bounds the gradient in any way.
+    """Return whether a recipe clips the gradient in any way.
 
     >>> bounds_gradient(Recipe()), bounds_gradient(Recipe(clip_norm=1.0))
     (False, True)
@@ -91,8 +90,10 @@ def bounds_gradient(recipe: Recipe) -> bool:
     return any(bound is not None for bound in bounds)
 
 
-def _put_aside(parameters: Sequence[Tensor], frozen: FrozenTensors) -> list[tuple[Tensor, Tensor]]:
-    """Set the gradient of rows that wait to 0; return the rows, each with what it was."""
+def _zero_frozen_rows(
+    parameters: Sequence[Tensor], frozen: FrozenTensors
+) -> list[tuple[Tensor, Tensor]]:
+    """Set the gradients of temporarily frozen rows to 0; return the rows with their old values."""
     found = [
         rows
         for parameter in parameters
@@ -106,7 +107,7 @@ def _put_aside(parameters: Sequence[Tensor], frozen: FrozenTensors) -> list[tupl
 
 
 def at_percentile(values: Sequence[float], percentile: float) -> float:
-    """Return a percentile of sorted values, linear between them as NumPy's.
+    """Return a percentile of sorted values, with linear interpolation as in NumPy.
 
     >>> at_percentile([1.0, 2.0, 4.0], 75)
     3.0
@@ -118,7 +119,7 @@ def at_percentile(values: Sequence[float], percentile: float) -> float:
 
 
 def entries(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Return the tensors that hold the gradients' entries: for a sparse one, its values."""
+    """Return the tensors with the gradients' entries: for a sparse gradient, its values."""
     found: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is None:
@@ -132,7 +133,7 @@ def entries(parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """Return the norm of all gradients together, which are left as they are; 0 where none is.
+    """Return the norm of all gradients together, without changing them; 0 if there is none.
 
     >>> w = nn.Parameter(torch.zeros(2))
     >>> w.grad = torch.tensor([3.0, 4.0])
@@ -140,13 +141,13 @@ def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
     tensor(5.)
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    # The entries of a sparse gradient that stand for one place are summed in a copy.
+    # Entries of a sparse gradient with the same index are summed in a copy.
     dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
     return nn.utils.get_total_norm(dense)
 
 
 def scale_to(tensors: Sequence[Tensor], norm: Tensor, bound: float) -> None:
-    """Scale tensors of a common norm down to a bound, as torch's `clip_grad_norm_`."""
+    """Scale tensors with a common norm down to a bound, as torch's `clip_grad_norm_` does."""
     factor = torch.clamp(bound / (norm + 1e-6), max=1.0)
     foreach.mul_(list(tensors), factor.to(tensors[0].device))
 
@@ -154,16 +155,16 @@ def scale_to(tensors: Sequence[Tensor], norm: Tensor, bound: float) -> None:
 def clip_adaptive(
     parameters: Sequence[Tensor], bound: float, frozen: FrozenTensors | None = None
 ) -> None:
-    """Bound each unit's gradient by a share of the norm of its weights.
+    """Clip each unit's gradient relative to the norm of its weights.
 
         g_i ← g_i · min(1, bound · max(‖w_i‖, 10⁻³) / ‖g_i‖)   for the weights of each output i
 
-    A vector (a bias, a gain) is one unit. A sparse gradient is bounded row by row.
+    A vector (a bias, a gain) is one unit. A sparse gradient is clipped row by row.
 
     Args:
-        parameters: Whose gradients are bounded in place.
+        parameters: The parameters whose gradients are clipped in place.
         bound: λ; 0.01 is usual, and less for larger batches.
-        frozen: What is frozen: its rows do not count in a unit's norm.
+        frozen: What is frozen; its rows do not count in a unit's norm.
 
     Source: Brock et al. 2021, arXiv:2102.06171, equation 3.
 

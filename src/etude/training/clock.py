@@ -1,4 +1,4 @@
-"""How long a recipe is on a task: samples in a batch, updates in an epoch and in all."""
+"""The length of a recipe on a task: samples per batch, updates per epoch, updates in all."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def batch_size_of(task: Task, recipe: Recipe) -> int:
 
 
 def clock_of(task: Task, recipe: Recipe) -> Clock:
-    """Return the clock of a recipe on a task: how many updates, and how many an epoch.
+    """Return the clock of a recipe on a task: the number of updates, in all and per epoch.
 
     Raises:
-        BadValueError: If the length has a unit that the data cannot answer for.
+        BadValueError: If the length has a unit that the data cannot be measured in.
     """
     batch_size = batch_size_of(task, recipe)
     batches = task.train.steps_per_epoch(batch_size)

@@ -1,9 +1,10 @@
 """Warns of a convolution whose backward pass corrupts memory on a processor without AVX-512.
 
-oneDNN's gradient of the weights of a 1×1 convolution gathers the pixels that a stride leaves over
-in whole vectors of eight channels. With fewer channels, in channels-last layout, its code for
-AVX2 writes beyond the end of what it gathers into: the process dies, at once or later, of heap
-corruption. The conditions in `overruns` were found by trying shapes in processes of their own.
+For the gradient of the weights of a strided 1×1 convolution, oneDNN copies the pixels that the
+stride selects into a buffer, in whole vectors of eight channels. With fewer channels, in
+channels-last layout, its code for AVX2 writes beyond the end of the buffer. The process then
+crashes, at once or later, because the heap is corrupted. The conditions in `overruns` were found by
+testing shapes, each in a separate process.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from etude.torch_internals import is_compiled
 from etude.training.processor import convolves_with_avx2
 
 VECTOR = 8
-"""Single-precision numbers in a register of AVX2."""
+"""The number of single-precision values in an AVX2 register."""
 
 SMALLEST = 20_480
-"""Numbers in an input of one sample up to which torch computes a convolution without oneDNN."""
+"""For one sample, the number of input values up to which torch does not use oneDNN."""
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -33,9 +34,9 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def channels_last(tensor: Tensor) -> bool:
-    """Return whether torch takes an image tensor (N, C, H, W) to be in channels-last layout.
+    """Return whether torch treats an image tensor (N, C, H, W) as channels-last.
 
-    The strides alone decide, so that a slice of such a tensor is one too.
+    Only the strides matter, so a slice of such a tensor is channels-last too.
 
     >>> x = torch.zeros(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     >>> channels_last(x), channels_last(x[:, :2]), channels_last(x.contiguous())
@@ -58,16 +59,16 @@ def overruns(
 ) -> bool:
     """Return whether the gradient of a convolution's weights writes beyond its memory with AVX2.
 
-    All of this has to hold: single precision on the CPU; a kernel of 1×1; 2 to 7 input channels
-    in one group; a stride that divides the image's sides; no padding; input or weight in
+    All of these conditions must be true: single precision on the CPU; a 1×1 kernel; 2 to 7 input
+    channels in one group; a stride that divides the image's sides; no padding; input or weight in
     channels-last layout; and several samples, or a large one.
 
     Args:
-        x: Input (N, C, H, W).
-        weight: Weight (outputs, C / groups, kernel, kernel).
-        stride: Pixels between two outputs.
-        padding: Zeros around the image, or 'valid' for none.
-        groups: Groups of channels.
+        x: The input (N, C, H, W).
+        weight: The weight (outputs, C / groups, kernel, kernel).
+        stride: The number of pixels between two outputs.
+        padding: The number of zeros around the image, or 'valid' for none.
+        groups: The number of groups of channels.
 
     >>> x = torch.zeros(4, 4, 8, 8).contiguous(memory_format=torch.channels_last)
     >>> weight = torch.zeros(8, 4, 1, 1)
@@ -91,7 +92,7 @@ def overruns(
 
 
 class _Watch(TorchFunctionMode):
-    """Looks at every convolution, and warns of each that overruns before it is differentiated."""
+    """Checks every convolution, and warns before the backward pass of one that overruns."""
 
     def __init__(self, names: dict[int, str]) -> None:
         super().__init__()
@@ -103,10 +104,10 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if function is torch.conv2d:
-            self._look(*args, **kwargs)
+            self._check(*args, **kwargs)
         return function(*args, **kwargs)
 
-    def _look(
+    def _check(
         self,
         input: Tensor,
         weight: Tensor,
@@ -116,7 +117,7 @@ class _Watch(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> None:
-        # The gradient of the bias comes out of the same computation.
+        # The same computation yields the gradient of the bias.
         trained = weight.requires_grad or (bias is not None and bias.requires_grad)
         if not (torch.is_grad_enabled() and trained):
             return
@@ -141,9 +142,9 @@ class _Watch(TorchFunctionMode):
 
 @contextmanager
 def watched_convolutions(model: nn.Module) -> Iterator[None]:
-    """Warn, in a block that runs a model, of convolutions that would corrupt memory here.
+    """Warn, in a block that runs a model, of convolutions that would corrupt memory on this CPU.
 
-    What torch.compile has made is passed over: it chooses its own layouts.
+    Compiled models are not checked, because torch.compile chooses its own layouts.
     """
     compiled = any(map(is_compiled, model.modules()))
     if compiled or not convolves_with_avx2():

@@ -1,4 +1,4 @@
-"""Where a run computes, and how it gives the same bits there every time."""
+"""The device of a run, and how its results are made reproducible to the bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etude.errors import BadValueError, TaskError
 
 
 def device_for(wanted: str | torch.device | None, model: nn.Module) -> torch.device:
-    """Return the device asked for, else the model's own, else an accelerator, else the CPU.
+    """Return the requested device, else the model's own, else an accelerator, else the CPU.
 
     Raises:
         BadValueError: If the device cannot be used.
@@ -48,7 +48,7 @@ def _refuse_meta(model: nn.Module) -> None:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Ask an accelerator for the same bits every time, for the length of a block."""
+    """Make an accelerator compute the same bits every time, inside a block."""
     if device.type == "cpu":
         yield
         return

@@ -1,4 +1,4 @@
-"""Why a loss is not finite: the weights, the gradient that spoilt them, or the forward pass."""
+"""Finds why a loss is not finite: the weights, the gradient of the last update, or a buffer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from etude.training.state import RunState
 
 
 def end(state: RunState, step: int, what: str, *, now: bool) -> None:
-    """End a run at an update, and say why.
+    """End a run at an update, and store the reason.
 
     Args:
-        state: Of the run.
-        step: Updates done.
-        what: Which loss became what.
+        state: The state of the run.
+        step: The number of updates done.
+        what: The loss that is not finite, and its value, as text.
         now: Whether its weights are those at which the loss was computed.
     """
     state.step, state.status = step, Status.DIVERGED
@@ -27,11 +27,11 @@ def end(state: RunState, step: int, what: str, *, now: bool) -> None:
 
 
 def at_update(state: RunState, what: str, *, now: bool) -> str:
-    """Say why a run ends at an update.
+    """Return why a run ends at an update.
 
     Args:
-        state: Where it stands.
-        what: Which loss became what.
+        state: The state of the run.
+        what: The loss that is not finite, and its value, as text.
         now: Whether its weights are those at which the loss was computed.
     """
     found = cause(state, now=now and not state.task.alternates)
@@ -40,38 +40,38 @@ def at_update(state: RunState, what: str, *, now: bool) -> str:
 
 
 def at_evaluation(state: RunState, loss: float) -> str:
-    """Say why a run ends at an evaluation whose loss is not finite."""
+    """Return why a run ends at an evaluation whose loss is not finite."""
     found = cause(state)
     said = f"the validation loss became {loss} after update {state.step}"
     return f"{found}; {said}" if found else said
 
 
 def cause(state: RunState, *, now: bool = True) -> str:
-    """Say what broke before a loss did, as far as the run still shows; empty if nothing does.
+    """Return what became NaN or Inf before the loss did; empty if that cannot be determined.
 
-    It is asked once, when a loss is not finite: nothing is measured while a run is healthy.
+    This is called only when a loss is not finite, so it costs nothing while all losses are finite.
 
     Args:
-        state: Where it stands when the loss is not finite; all losses before it were finite.
+        state: The state when the loss is not finite; all losses before it were finite.
         now: Whether its weights are those at which the loss was computed.
     """
     last = state.step - 1
     if last < 0:
         return ""
-    norm = _first_broken_norm(state.series, state.step)
+    norm = _first_not_finite_norm(state.series, state.step)
     if norm is not None:
         at, value = norm
         return f"the norm of the gradient became {value} at update {at}, {_finite(state, at)}"
-    weight = _first_broken(state.model.named_parameters()) if now else None
+    weight = _first_not_finite(state.model.named_parameters()) if now else None
     if weight is None:
-        buffer = _first_broken(state.model.named_buffers()) if now else None
+        buffer = _first_not_finite(state.model.named_buffers()) if now else None
         if buffer is None:
             return ""
         return f"the buffer {buffer} at or before update {last}, at a finite loss"
-    # Clipping by a norm that is NaN makes every gradient NaN: none of them is to blame.
+    # Clipping by a norm that is NaN makes every gradient NaN: none of them is the cause.
     if state.gradient_step == last and not bounds_gradient(state.recipe):
         named = state.model.named_parameters()
-        gradient = _first_broken((n, p.grad) for n, p in named if p.grad is not None)
+        gradient = _first_not_finite((n, p.grad) for n, p in named if p.grad is not None)
         if gradient is not None:
             return f"the gradient of {gradient} at update {last}, {_finite(state, last)}"
     return f"the weights of {weight} at or before update {last}, {_finite(state, last)}"
@@ -82,8 +82,8 @@ def _finite(state: RunState, step: int) -> str:
     return f"at a finite loss of {losses[step]:.4g}" if step < len(losses) else "at a finite loss"
 
 
-def _first_broken(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Return the name of the first tensor that holds a NaN or Inf, and which."""
+def _first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Return the name of the first tensor that contains a NaN or Inf, and which of them."""
     for name, tensor in named:
         values = tensor.detach()
         values = values.coalesce().values() if values.is_sparse else values
@@ -95,7 +95,9 @@ def _first_broken(named: Iterable[tuple[str, Tensor]]) -> str | None:
     return None
 
 
-def _first_broken_norm(series: Mapping[str, Sequence[float]], end: int) -> tuple[int, float] | None:
+def _first_not_finite_norm(
+    series: Mapping[str, Sequence[float]], end: int
+) -> tuple[int, float] | None:
     """Return the first update before `end` whose gradient's norm was not finite, if measured."""
     norms = enumerate(series.get("grad_norm", ())[:end])
     return next(((at, norm) for at, norm in norms if not math.isfinite(norm)), None)

@@ -1,4 +1,4 @@
-"""Stops a run whose validation loss no longer falls, and keeps the weights that were best."""
+"""Stops a run whose validation loss no longer falls, and restores the best weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from etude.storage.model_weights import load_weights
 
 
 class EarlyStopping:
-    """Counts evaluations since the best one.
+    """Counts the evaluations since the best one.
 
     Args:
-        patience: Evaluations without a lower loss after which to stop.
+        patience: The number of evaluations without a lower loss after which to stop.
 
     Source: Prechelt 1998, "Early stopping - but when?"; Goodfellow et al. 2016, algorithm 7.1.
     """
@@ -28,9 +28,9 @@ class EarlyStopping:
         self._weights: dict[str, Tensor] = {}
 
     def see(self, evaluation: Evaluation, model: nn.Module) -> bool:
-        """Take note of an evaluation and the weights it is of; return whether to stop.
+        """Record an evaluation and its weights; return whether to stop.
 
-        A loss that is not finite is no better than any.
+        A loss that is not finite is never the best.
         """
         if self.best is None or evaluation.loss < self.best.loss:
             self.best, self.since = evaluation, 0
@@ -40,23 +40,23 @@ class EarlyStopping:
         return self.since >= self.patience
 
     def restore(self, model: nn.Module) -> None:
-        """Put the best weights into the model."""
+        """Restore the best weights in the model."""
         load_weights(model, self._weights, same=True)
 
     def reason(self, step: int, length: int) -> str:
-        """Say which weights were kept, of a run that stands after `step` updates of `length`."""
+        """Return which weights were kept, for a run with `step` of `length` updates done."""
         assert self.best is not None
         kept = f"update {self.best.step} had the best validation loss, and its weights were kept"
         early = f"stopped early after update {step} of {length}: " if step < length else ""
         return early + kept
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold."""
+        """Return the state to save in a checkpoint."""
         best = None if self.best is None else asdict(self.best)
         return {"best": best, "since": self.since, "weights": self._weights}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Restore a saved state."""
         best = state["best"]
         self.best = None if best is None else Evaluation.of(best)
         self.since, self._weights = state["since"], dict(state["weights"])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def evenly_spaced(length: int, count: int) -> set[int]:
-    """Return the updates that cut a length into `count` parts, both ends included.
+    """Return the updates that divide a length into `count` parts, including both ends.
 
     >>> sorted(evenly_spaced(10, 4))
     [0, 2, 5, 7, 10]
@@ -15,12 +15,12 @@ def evenly_spaced(length: int, count: int) -> set[int]:
 
 
 def own_evaluation_steps(extended: Iterable[tuple[int, int]], length: int, count: int) -> set[int]:
-    """Return a run's own evaluation steps, also where its length was changed on the way.
+    """Return a run's own evaluation steps, even if its length was changed.
 
     Args:
-        extended: (update, length until then), in order.
-        length: From the last of them on.
-        count: Evaluations over a run, besides the one before it.
+        extended: (update, length until then) for each change, in order.
+        length: The length since the last change.
+        count: The number of evaluations in a run, besides the one before training.
 
     >>> sorted(own_evaluation_steps([(10, 10)], 20, 4))
     [0, 2, 5, 7, 10, 15, 20]

@@ -1,4 +1,4 @@
-"""Schedules that react: what they hear, at the recipe's own evaluations alone."""
+"""Schedules that react to the loss or the metric at the recipe's own evaluations."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from etude.tasks.metrics import Metric
 from etude.tasks.task import Task
 
 
-def after(schedule: Schedule, evaluations: Iterable[Evaluation]) -> Schedule:
-    """Return a schedule as it goes on after these evaluations.
+def record_evaluations(schedule: Schedule, evaluations: Iterable[Evaluation]) -> Schedule:
+    """Return a schedule that has recorded these evaluations.
 
-    It is told the validation loss, or the task's metric where it `hears` that. The evaluation
-    before training is no news, and a loss that is not finite has ended the run.
+    It records the validation loss, or the task's metric if that is among its `signals`. The
+    evaluation before training is not recorded.
 
     Args:
-        schedule: Bound to the run.
-        evaluations: In order; only those that the recipe asks for, so that looking more often
-            at a run changes nothing in it.
+        schedule: The schedule, bound to the run.
+        evaluations: The evaluations at the recipe's own evaluation steps, in order. Others are left
+            out, so that additional evaluations do not change a run.
 
     >>> from etude.schedules import plateau
     >>> s = plateau(factor=0.5, patience=0)
-    >>> after(s, [Evaluation(10, 1.0), Evaluation(20, 1.0)])(20)
+    >>> record_evaluations(s, [Evaluation(10, 1.0), Evaluation(20, 1.0)])(20)
     0.5
     """
     if schedule.has_feedback:
         of_metric = "metric" in schedule.signals
         for evaluation in evaluations:
             if evaluation.step > 0:
-                heard = evaluation.metric if of_metric else evaluation.loss
-                schedule = schedule.record(evaluation.step, heard)
+                signal = evaluation.metric if of_metric else evaluation.loss
+                schedule = schedule.record(evaluation.step, signal)
     return schedule
 
 
 def check(schedules: Mapping[str, Schedule], task: Task) -> None:
-    """Refuse a schedule that waits for a metric which a task does not have, or the wrong way.
+    """Check that the task has the metric that a schedule reacts to, with the same direction.
 
     Args:
-        schedules: By the name of what they move.
-        task: What is to be trained.
+        schedules: The schedules, by the name of the value that they set.
+        task: The task.
 
     Raises:
-        BadValueError: With the way out.
+        BadValueError: If it does not; the message says how to correct it.
     """
     for name, schedule in schedules.items():
         if "metric" not in schedule.signals:
@@ -63,7 +63,7 @@ def check(schedules: Mapping[str, Schedule], task: Task) -> None:
 def _check_direction(name: str, node: Schedule, metric: Metric) -> None:
     larger, mode = metric.maximize, getattr(node, "mode", None)
     if larger is None or (mode == "max") == larger:
-        return  # one without a direction of its own has that of the schedule
+        return  # a metric without a direction gets that of the schedule
     better, right = ("larger", "max") if larger else ("smaller", "min")
     raise BadValueError(
         f"{name} {node!r} waits for a {'larger' if mode == 'max' else 'smaller'} metric, but "

@@ -1,4 +1,4 @@
-"""The flow of a task's loss through its model, where a recipe's choices depend on it."""
+"""Traces how a task's loss depends on its model, for recipes whose choices need it."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ def flow_of(
     *,
     asked: bool = False,
 ) -> Flow | None:
-    """Return how the loss of the first batch comes about; the model is left as it is.
+    """Return how the loss of the first batch is computed from the parameters.
 
-    None where nothing asks for it, where parts take turns (each has a loss of its own), or where
-    the loss cannot be followed, or computed: what is wrong then is found by the run's own check.
+    The model does not change. Returns None if nothing needs the flow, if parts are updated in turn
+    (each has its own loss), or if the loss cannot be traced or computed. The check of the run
+    reports an error in the latter case.
 
     Args:
-        task: What to learn.
-        recipe: How; its optimizer and multipliers say whether the flow is asked for.
+        task: The task.
+        recipe: The recipe; its optimizer and multipliers determine whether the flow is needed.
         model: The network.
-        batch_size: Samples in the batch.
+        batch_size: The number of samples in the batch.
         autocast: The context of the forward pass.
-        asked: Whether to follow it in any case.
+        asked: Whether to trace the loss in any case.
     """
     asked = asked or optimizers.get(recipe.optimizer.name).chooses_matrices
     asked = asked or (recipe.lr_mult is not None and recipe.lr_mult.needs_flow)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question the loop asks between two updates."""
+"""Turns Ctrl-C and SIGTERM into a request that the loop checks between two updates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from etude.errors import TaskError
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop, and how."""
+    """Whether a signal requested the run to stop, and which signal."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -25,8 +25,8 @@ class StopRequest:
 def stop_on_signal() -> Iterator[StopRequest]:
     """Turn the first Ctrl-C or SIGTERM into a request; the second one interrupts at once.
 
-    Outside the main thread, where Python allows no signal handlers, nothing is changed and the
-    request stays false.
+    Python allows signal handlers only in the main thread. In another thread, nothing changes and
+    the request is never set.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -50,10 +50,10 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 @contextmanager
 def broken_by(stop: Callable[[], bool]) -> Iterator[None]:
-    """Pass over a failure of the task once `stop()` is true.
+    """Suppress a failure of the task if `stop()` is true.
 
-    Ctrl-C reaches every process of a terminal: a DataLoader's workers die of it, and the next
-    batch fails, before the loop asks whether to stop.
+    Ctrl-C reaches every process of a terminal. It ends a DataLoader's workers, so that the next
+    batch fails before the loop checks whether to stop.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The one plain loop: what one update is, and what is kept so that nothing computed is lost."""
+"""The plain training loop: one update after the other, without losing results after an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etude.training.clipping import Clipper
 from etude.training.device import deterministic
 from etude.training.evaluate import move
 from etude.training.frozen import FrozenParts
-from etude.training.objective import Closure, Objective, go
+from etude.training.objective import Closure, Objective, take_step
 from etude.training.observer import Observers, read_numbers
 from etude.training.reload import refuse_state
 from etude.training.request import AdvanceRequest
@@ -26,17 +26,17 @@ from etude.training.threads import use_threads
 
 
 class TrainingLoop:
-    """Moves the state of one run on, update by update.
+    """Trains one run, update by update.
 
     Args:
-        state: Of the run, before its first update.
-        observers: Called on the way.
+        state: The state of the run, before its first update.
+        observers: The observers of the run.
 
     Attributes:
-        objective: What an update minimises.
-        frozen: What stands still.
+        objective: The objective that an update minimises.
+        frozen: The frozen parts of the model.
         is_whole: Whether no update is half done.
-        read_every: Updates between two readings of the losses.
+        read_every: The number of updates between two readings of the losses.
     """
 
     def __init__(self, state: RunState, observers: Observers) -> None:
@@ -47,12 +47,12 @@ class TrainingLoop:
         self.frozen = FrozenParts(state)
         self._clipper = Clipper(state.parameters, state.recipe)
         self._turns = Turns(state) if state.task.alternates else None
-        # Reading a loss waits for the device: a CPU has nothing to wait for; an accelerator is
-        # asked only now and then, and the update at fault is found in what was kept.
+        # Reading a loss waits for an accelerator, so its losses are stored and read in blocks; the
+        # first update whose loss is not finite is found in the block. A CPU needs no waiting.
         eager = state.device.type == "cpu" or state.recipe.clip_percentile is not None
         self.read_every = 1 if eager else 16
         self._unread: list[dict[str, Any]] = []
-        self._cursor = replace(state.cursor)  # of the stream; the state has that of whole updates
+        self._cursor = replace(state.cursor)  # of the stream; the state's moves after each update
         self._stream: Iterator[Batch] | None = None
         self.is_whole = True
         self._undo = Snapshot(state.model, state.task.train.draws)
@@ -60,18 +60,18 @@ class TrainingLoop:
         self._sees_updates = observers.has("on_update")
 
     def reset(self) -> None:
-        """Go on from where the state stands now, whatever was done before."""
+        """Continue from the current state, after it was replaced."""
         self._cursor = replace(self.state.cursor)
         self._stream = None
         self._unread.clear()
 
     def train(self, until: int, request: AdvanceRequest) -> None:
-        """Do updates until `until` are done, the run has diverged, or it is asked to stop."""
+        """Do updates until `until` are done, the run has diverged, or `stop` returns True."""
         state = self.state
         started = time.perf_counter()
         try:
             with (
-                state.randomness.held(state.task.train),
+                state.randomness.in_use(state.task.train),
                 deterministic(state.device),
                 use_threads(state.threads),
             ):
@@ -88,7 +88,7 @@ class TrainingLoop:
                         request.on_step(state, state.step)
                 self.read()
         except BaseException:
-            # The batch at fault was not used: whoever goes on from here meets it again.
+            # The batch of the failed update was not used: the next call must get it again.
             self._cursor = replace(state.cursor)
             self._stream = None
             raise
@@ -96,9 +96,9 @@ class TrainingLoop:
             state.seconds += max(0.0, time.perf_counter() - started)
 
     def _update(self, stream: Iterator[Batch]) -> None:
-        """Do one optimizer update, or find that the run has diverged.
+        """Do one optimizer update, or end the run because it has diverged.
 
-        Where parts take turns, the optimizer has gone with each of them already.
+        If parts are updated in turn, the optimizer has already updated each of them.
         """
         state = self.state
         self._undo.mark()
@@ -122,7 +122,7 @@ class TrainingLoop:
         if self._turns is None:
             self.is_whole = False
             try:
-                state.extra_gradients += go(state.optimizer, again)
+                state.extra_gradients += take_step(state.optimizer, again)
             except Exception as error:
                 if state.step == state.loaded_step:
                     refuse_state(error)
@@ -135,7 +135,8 @@ class TrainingLoop:
         """Compute the gradient of one update.
 
         Returns:
-            The loss, the rate and what is measured; and the closure, if the optimizer needs one.
+            The loss, the rate and other measured values; and the closure, if the optimizer needs
+            one.
         """
         state = self.state
         param_groups.drop_gradients(state.optimizer)
@@ -155,7 +156,7 @@ class TrainingLoop:
         return {**values, **self._prepare(self._clipper)}, again
 
     def _prepare(self, clipper: Clipper, part: str = "") -> dict[str, Any]:
-        """Do what lies between gradient and update; return the rate and what is measured."""
+        """Set the rates and clip the gradient; return the rate and other measured values."""
         state = self.state
         if state.step == 0:
             refuse_sparse_gradients(
@@ -183,7 +184,7 @@ class TrainingLoop:
         return lr
 
     def read(self) -> None:
-        """Read the values that wait on the device; the first NaN or Inf ends the run."""
+        """Read the values that are still on the device; the first NaN or Inf ends the run."""
         if self._unread:
             self._read()
         if self.observers.waits:
@@ -198,7 +199,7 @@ class TrainingLoop:
             values = {name: next(numbers) for name in waiting}
             loss = values["loss"]
             if not math.isfinite(loss):
-                last = waiting is self._unread[-1]  # the optimizer has not moved on from it
+                last = waiting is self._unread[-1]  # no update was done after this loss
                 self.observers.forget(index)
                 divergence.end(self.state, index, what_broke(values, loss), now=last)
                 break

@@ -29,8 +29,8 @@ from etude.training.snapshot import Snapshot
 
 Context = Callable[[], AbstractContextManager[Any]]
 
-NOTHING_ASKED = (
-    "an update has no answered target (its loss is a mean over nothing): it has the loss 0 and the "
+NO_ANSWERED_TARGET = (
+    "an update has no answered target, so its mean loss is undefined: it has the loss 0 and the "
     "gradient 0, and momentum, weight decay and penalties still apply; leave out samples without a "
     "target, or give a larger batch_size or accumulate"
 )
@@ -86,7 +86,7 @@ class Objective:
         sums = update.finish()
         if update.is_empty and not self._warned:
             self._warned = True
-            warnings.warn(NOTHING_ASKED, stacklevel=2)
+            warnings.warn(NO_ANSWERED_TARGET, stacklevel=2)
         return sums
 
     def value(self, batches: Iterable[Batch]) -> Tensor:
@@ -117,14 +117,14 @@ class Objective:
         loss, output, target = self.task.weighed(self.model, batch, watch=self._watch)
         if self._watch or loss.weight is not None or not math.isnan(loss.mean.item()):
             return loss
-        empty = asks_nothing(self.task, self.model, batch, (output, target))
+        empty = has_no_answered_target(self.task, self.model, batch, (output, target))
         return replace(loss, weight=0.0) if empty else loss
 
 
-def asks_nothing(
+def has_no_answered_target(
     task: Task, model: nn.Module, batch: Batch, answer: tuple[Any, Any] | None = None
 ) -> bool:
-    """Return whether no target of a batch is answered, so that its loss is a mean over nothing.
+    """Return whether no target of a batch is answered, so that its mean loss is undefined.
 
     The random state and the model are not changed: a backward pass may still need the buffers as
     they are.
@@ -200,8 +200,8 @@ class Closure:
         return _total(self.objective.backward(self.batches))
 
 
-def go(optimizer: Optimizer, again: Closure | None) -> int:
-    """Do the optimizer's update; return the number of gradients it computed after the first."""
+def take_step(optimizer: Optimizer, again: Closure | None) -> int:
+    """Do the optimizer's update; return the number of gradients computed after the first one."""
     if again is None:
         optimizer.step()
         return 0

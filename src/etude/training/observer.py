@@ -328,7 +328,7 @@ def _series(name: str, reading: Any, where: str) -> dict[str, Value]:
 
 def _number(name: str, value: Any, where: str) -> Value:
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
-        return value.detach().clone().reshape(())  # a weight moves on before it is read
+        return value.detach().clone().reshape(())  # a weight may change before it is read
     if isinstance(value, (int, float)):
         return value
     try:

@@ -1,4 +1,4 @@
-"""What a loop does to an optimizer's parameter groups: write an update's values, drop gradients."""
+"""Writes the values of an update into an optimizer's parameter groups, and drops gradients."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def write(optimizer: Optimizer, lr: float, others: Mapping[str, float]) -> None:
     """Set the rate and other scheduled hyperparameters in every group.
 
     Args:
-        optimizer: Whose groups to write.
+        optimizer: The optimizer with the groups.
         lr: The rate.
-        others: By name; 'momentum' and 'beta1' name the first of `betas` where a group has these,
-            'beta2' the second.
+        others: The other values by name. If a group has `betas`, 'momentum' and 'beta1' name the
+            first of them, and 'beta2' the second.
     """
     for group in optimizer.param_groups:
         own_values.write(group, ("lr", None), lr)
@@ -32,8 +32,8 @@ def write(optimizer: Optimizer, lr: float, others: Mapping[str, float]) -> None:
 def drop_gradients(optimizer: Optimizer) -> None:
     """Set every gradient to None, as `zero_grad(set_to_none=True)` does.
 
-    torch's own labels itself for the profiler, which takes ten times as long as the work. An
-    optimizer that has one of another kind is left to it.
+    torch's own method adds a label for the profiler, which takes ten times as long as dropping the
+    gradients. If an optimizer has its own method, that method is called.
     """
     if type(optimizer).zero_grad is not Optimizer.zero_grad:
         optimizer.zero_grad(set_to_none=True)

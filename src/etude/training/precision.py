@@ -1,4 +1,4 @@
-"""Whether a precision can be computed here: tried, not looked up."""
+"""Tests whether a precision can be computed on this machine."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ RECURRENT: Mapping[str, Callable[..., nn.RNNBase]] = {
     "RNN_TANH": nn.RNN,
     "RNN_RELU": nn.RNN,
 }
-"""torch's recurrent layers by the name of what they compute."""
+"""torch's recurrent layers by their mode."""
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Return the context of a forward pass in a precision: 'float32', or autocast to another."""
+    """Return the context of a forward pass: autocast to the precision, or nothing for 'float32'."""
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 def refusal(layer: nn.RNNBase, precision: str, device: torch.device | str = "cpu") -> str:
-    """Return why a recurrent layer cannot be trained in a precision here; nothing if it can.
+    """Return why a recurrent layer cannot be trained in a precision; empty if it can.
 
-    A small layer of the same kind takes one forward and one backward pass on the device.
+    This does one forward and one backward pass of a small layer of the same kind on the device.
 
     >>> refusal(nn.LSTM(3, 4), "float32")
     ''
@@ -65,10 +65,10 @@ def _recurrent(model: nn.Module) -> Iterator[tuple[str, nn.RNNBase]]:
 
 
 def refuse_recurrent(model: nn.Module, precision: str, device: torch.device) -> None:
-    """Refuse a precision that a recurrent layer of the model cannot be trained in here.
+    """Check that the recurrent layers of a model can be trained in a precision.
 
     Raises:
-        TaskError: With the layer's name.
+        TaskError: If one cannot; the message names the layer.
     """
     if precision == "float32":
         return
@@ -83,7 +83,7 @@ def refuse_recurrent(model: nn.Module, precision: str, device: torch.device) -> 
 
 
 def only_lower(precision: str, device: torch.device, error: TaskError) -> TaskError:
-    """Return the error of a model that runs in single precision, but not in the recipe's."""
+    """Return the error for a model that runs in float32, but not in the recipe's precision."""
     return TaskError(
         f"precision={precision!r}: the model runs on {_place(device)} in float32, and fails in "
         f"{precision} ({error}): give precision='float32', or keep what fails out of autocast with "

@@ -1,4 +1,4 @@
-"""What this processor can and cannot do: the one place that asks for it."""
+"""The capabilities of this processor; no other file reads them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ OLDER_LIMITS = ("SSE41", "AVX")
 def convolves_with_avx2() -> bool:
     """Return whether oneDNN computes convolutions with its code for AVX2.
 
-    That is so on a processor without AVX-512, and on any other if the environment variable
-    ONEDNN_MAX_CPU_ISA (or, of old, DNNL_MAX_CPU_ISA) holds oneDNN to AVX2.
+    This is the case on a processor without AVX-512, and on any other if the environment variable
+    ONEDNN_MAX_CPU_ISA (or the older DNNL_MAX_CPU_ISA) limits oneDNN to AVX2.
 
     >>> convolves_with_avx2() in (False, True)
     True
     """
-    # An older torch has the switch as a context alone, and does not show it.
+    # In older versions of torch the switch is only a context, and cannot be read.
     present: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not (present and getattr(torch.backends.mkldnn, "enabled", True)):
         return False

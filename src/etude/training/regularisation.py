@@ -76,10 +76,10 @@ class Penalty:
         self._seen.clear()
         with ExitStack() as stack:
             for unit in self.units:
-                stack.callback(unit.register_forward_hook(self._see).remove)
+                stack.callback(unit.register_forward_hook(self._record_activation).remove)
             yield
 
-    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _record_activation(self, module: nn.Module, inputs: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else output
         values = first.data if isinstance(first, PackedSequence) else first
         self._seen.append(values.float().square().mean())

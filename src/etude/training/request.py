@@ -1,4 +1,4 @@
-"""What a run, or an engine, is asked to do: how far to train, where to evaluate, when to stop."""
+"""A request to a run or an engine: how far to train, where to evaluate, when to stop."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ EvaluationSteps = Callable[[RunState], Iterable[int]]
 """The updates after which to evaluate a run."""
 
 OnStep = Callable[[RunState, int], None]
-"""Called as a run makes progress, with its state and the updates it has done. The state may lag
-behind: `state.step`, which is no larger, is what it is of."""
+"""Called as a run makes progress, with its state and the number of updates done. The state may be
+older: it is the state after `state.step` updates."""
 
 
 def no_evaluation_steps(state: RunState) -> Iterable[int]:
-    """Evaluate nowhere."""
+    """Return no evaluation steps."""
     return ()
 
 
 @dataclass(frozen=True)
 class AdvanceRequest:
-    """How far to train, where to evaluate on the way, and who is asked and told.
+    """How far to train, where to evaluate, and which functions to call.
 
     Attributes:
-        until: The number of updates to stand at; None goes to the end of each run.
+        until: The number of updates to train to; None for the end of each run.
         evaluation_steps: The updates after which to evaluate: the same ones for every run, or a
-            function from a run's state to its own.
-        stop: Asked before every update; what was computed until then is kept.
-        on_step: Called as a run makes progress, with its state and the updates it has done.
+            function that returns those of a run from its state.
+        stop: Called before every update; if it returns True, training stops and keeps its progress.
+        on_step: Called as a run makes progress, with its state and the number of updates done.
 
     >>> AdvanceRequest.of(20) == AdvanceRequest(until=20)
     True
@@ -42,11 +42,11 @@ class AdvanceRequest:
 
     @classmethod
     def of(cls, request: AdvanceRequest | int | None) -> AdvanceRequest:
-        """Return the request; a number of updates, or None, stands for one without more to it."""
+        """Return a request; a number of updates, or None, becomes one without evaluations."""
         return request if isinstance(request, AdvanceRequest) else cls(until=request)
 
     def target(self, state: RunState) -> int:
-        """Return the number of updates at which a run is to stand."""
+        """Return the number of updates to train a run to."""
         return state.length if self.until is None else min(self.until, state.length)
 
     def steps_of(self, state: RunState) -> set[int]:
@@ -63,6 +63,6 @@ class AdvanceRequest:
         return not state.is_evaluated and state.step in self.steps_of(state)
 
     def tell(self, state: RunState) -> None:
-        """Pass on how far a run is."""
+        """Call `on_step` with a run's progress."""
         if self.on_step is not None:
             self.on_step(state, state.step)

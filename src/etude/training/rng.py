@@ -1,4 +1,4 @@
-"""A run's own random state, which nobody else sees and nobody else moves."""
+"""A run's own random state, which is separate from that of the caller and of other runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from etude.tasks.data import Data
 
 
 class RunRandomness:
-    """The random state of one run: the global one while it trains, put away while it pauses.
+    """The random state of one run: the global state while it trains, saved while it is paused.
 
     Args:
-        seed: The recipe's.
+        seed: The seed of the recipe.
     """
 
     def __init__(self, seed: int) -> None:
@@ -25,8 +25,8 @@ class RunRandomness:
         self._orders: list[Tensor] = []
 
     @contextmanager
-    def held(self, data: Data) -> Iterator[None]:
-        """Swap it in, for the data's own generators too; the caller's is back when this ends."""
+    def in_use(self, data: Data) -> Iterator[None]:
+        """Use it as the global state, and for the data's generators; restore the caller's after."""
         caller = RandomState.capture()
         generators = data.generators()
         with data.untouched():
@@ -35,7 +35,7 @@ class RunRandomness:
                     generator.set_state(state)
             assert self._state is not None
             self._state.restore()
-            self._state = None  # it is the global state now
+            self._state = None  # it is now the global state
             try:
                 yield
             finally:
@@ -44,9 +44,9 @@ class RunRandomness:
                 caller.restore()
 
     def tree(self) -> dict[str, Any]:
-        """Return it as plain values and tensors, for a checkpoint."""
+        """Return the state as plain values and tensors, for a checkpoint."""
         return (self._state or RandomState.capture()).tree()
 
     def load(self, tree: dict[str, Any]) -> None:
-        """Go back to what `tree` returned."""
+        """Restore what `tree` returned."""
         self._state, self._orders = RandomState.from_tree(tree), []

@@ -1,4 +1,4 @@
-"""One training run that can pause at any update and go on: the one plain loop."""
+"""One training run, which can pause at any update and continue."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ MOVED = {
 
 
 class Run:
-    """One run: its state, and the loop that moves it on.
+    """One run: its state, and the loop that trains it.
 
     Args:
         task: What to learn.
         recipe: How to learn it.
-        device: Where; None takes the model's own device, else an accelerator, else the CPU.
-        observers: Called as it trains; what they return becomes series of the record.
+        device: Where to train; None takes the model's own, else an accelerator, else the CPU.
+        observers: Called during training; what they return becomes series of the record.
 
     Raises:
         BadValueError: If recipe and data do not fit.
@@ -77,41 +77,41 @@ class Run:
             )
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say where an old name went.
+        """Raise an error that gives the new name of a renamed attribute.
 
         Raises:
-            MovedError: If the name is an old one.
-            AttributeError: If the name was never there.
+            MovedError: If the attribute was renamed.
+            AttributeError: If there never was such an attribute.
         """
         if name in MOVED:
             raise MovedError(f"Run.{name} is now {MOVED[name]}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    # ---- what others read ----------------------------------------------------------------------
+    # ---- attributes ----------------------------------------------------------------------------
 
     @property
     def task(self) -> Task:
-        """What is learned, its data on the device."""
+        """The task; its data is on the device."""
         return self.state.task
 
     @property
     def recipe(self) -> Recipe:
-        """How it is learned."""
+        """The recipe."""
         return self.state.recipe
 
     @property
     def device(self) -> torch.device:
-        """Where it trains."""
+        """The device."""
         return self.state.device
 
     @property
     def batch_size(self) -> int:
-        """Samples in one batch."""
+        """The number of samples in one batch."""
         return self.state.batch_size
 
     @property
     def length(self) -> int:
-        """Updates in the whole run."""
+        """The number of updates in the whole run."""
         return self.state.length
 
     @property
@@ -126,7 +126,7 @@ class Run:
 
     @property
     def objective(self) -> Objective:
-        """What its updates minimise."""
+        """The objective that its updates minimise."""
         return self._loop.objective
 
     @property
@@ -140,17 +140,17 @@ class Run:
 
     @property
     def threads(self) -> int:
-        """How many threads torch computes an update with."""
+        """The number of threads with which torch computes an update."""
         return self.state.threads
 
     @property
     def step(self) -> int:
-        """Updates done."""
+        """The number of updates done."""
         return self.state.step
 
     @property
     def status(self) -> Status:
-        """Whether it has finished, diverged, or can go on."""
+        """Whether it has finished, diverged, or can continue."""
         return self.state.status
 
     @property
@@ -165,7 +165,7 @@ class Run:
 
     @property
     def series(self) -> dict[str, list[float]]:
-        """What was measured in each update, by name."""
+        """The values measured in each update, by name."""
         return self.state.series
 
     @property
@@ -180,13 +180,13 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run has finished, stopped early or diverged."""
         return self.state.ended
 
-    # ---- what others ask for -------------------------------------------------------------------
+    # ---- actions -------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Try one batch on a copy of the model, and leave no trace of it.
+        """Test one batch on a copy of the model, without changing the run.
 
         Raises:
             TaskError: If model, data and loss do not fit together, or the loss is not finite.
@@ -194,25 +194,25 @@ class Run:
         self.state.threads = check(self.state)
 
     def limit_threads(self, threads: int) -> None:
-        """Compute with this many threads from here on."""
+        """Compute the next updates with this number of threads."""
         self.state.threads = threads
 
     def follow(self, lr_schedule: Schedule) -> None:
-        """Follow another schedule, bound to the run, from here on."""
+        """Use another schedule, bound to the run, for the next updates."""
         self.state.lr_schedule = lr_schedule
 
     def read_losses_every(self, updates: int) -> None:
-        """Read the losses, which waits for the device, once in so many updates."""
+        """Read the losses only every `updates` updates; a reading waits for the device."""
         self._loop.read_every = updates
 
     def adopt_evaluation(self, evaluation: Evaluation) -> None:
-        """Take over an evaluation of the same weights instead of computing it again."""
+        """Add an evaluation that was already computed for the same weights."""
         self.state.evaluations.append(evaluation)
 
     def adopt_weights(self, values: Mapping[str, Tensor], step: int) -> None:
-        """Take over parameters and buffers by name, as they are after `step` updates.
+        """Load parameters and buffers by name, as they are after `step` updates.
 
-        The rest of the state stays behind; `load_state_dict` brings all of it.
+        The rest of the state does not change; `load_state_dict` loads all of it.
         """
         model = self.state.model
         with torch.no_grad():
@@ -221,25 +221,25 @@ class Run:
         self.state.step = step
 
     def adopt_step(self, step: int) -> None:
-        """Stand after `step` updates whose weights are held elsewhere."""
+        """Set the number of updates done, if the weights after them are stored elsewhere."""
         self.state.step = step
 
     def note_failure(self, error: BaseException) -> None:
-        """Remember what interrupted the run, unless it has a reason to stand already."""
+        """Store the error that interrupted the run as its reason, unless it already has one."""
         self.state.reason = self.state.reason or f"stopped by {type(error).__name__}: {error}"
 
     def release(self) -> None:
-        """Give the model back with every `requires_grad` as it came."""
+        """Restore the `requires_grad` of every parameter of the model."""
         self._loop.frozen.release()
 
     # ---- the loop ------------------------------------------------------------------------------
 
     def advance(self, request: AdvanceRequest | int | None = None) -> None:
-        """Train as far as is asked for, or until the run has ended, and evaluate on the way.
+        """Train as far as requested, or until the run has ended, with evaluations.
 
         Args:
-            request: What is asked for; a number of updates, or None for the end of the run,
-                stands for a request without evaluations.
+            request: How far to train, and where to evaluate. A number trains to that number of
+                updates and None to the end of the run, both without evaluations.
         """
         request = AdvanceRequest.of(request)
         until, steps = request.target(self.state), request.steps_of(self.state)
@@ -262,16 +262,16 @@ class Run:
             self._evaluation_weights.settle()
 
     def diverge(self, step: int, what: str, now: bool) -> None:
-        """End the run at an update; `now`: its weights are those at which a loss became `what`."""
+        """End the run as diverged; see `etude.training.divergence.end`."""
         divergence.end(self.state, step, what, now=now)
 
     # ---- evaluation ----------------------------------------------------------------------------
 
     def evaluate(self, task: Task | None = None) -> Evaluation:
-        """Evaluate on the validation data where the run stands; remembered, never done twice.
+        """Evaluate the current weights on the validation data, unless that was already done.
 
         Args:
-            task: Answers instead of the run's own task, for instance with outputs that were
+            task: A task to use instead of the run's own, for instance one that returns outputs
                 computed for several runs at once.
         """
         state = self.state
@@ -301,7 +301,7 @@ class Run:
         return state.evaluations[-1]
 
     def _follow_from(self, result: Evaluation, enough: bool) -> None:
-        """Do what an evaluation asks for: end the run, keep the best weights, change schedules."""
+        """Act on an evaluation: end the run, restore the best weights, or update the schedules."""
         state = self.state
         if not math.isfinite(result.loss) and not state.diverged:
             state.status = Status.DIVERGED
@@ -312,7 +312,7 @@ class Run:
             state.react([result])
 
     def _keep_best(self) -> None:
-        """End a run that stops early, or put its best weights back at its end."""
+        """End the run if it stops early, and restore its best weights."""
         state, stopping = self.state, self.state.early_stopping
         if stopping is None or stopping.best is None or state.diverged:
             return
@@ -324,10 +324,10 @@ class Run:
         state.reason = stopping.reason(state.step, state.length)
         state.evaluations.append(replace(stopping.best, step=state.step))
 
-    # ---- pausing, and what has happened --------------------------------------------------------
+    # ---- state and record ----------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is needed to go on from here, to the bit.
+        """Return the complete state, from which the run can continue to the bit.
 
         Raises:
             StorageError: If an update is half done (an error inside the optimizer).
@@ -359,10 +359,10 @@ class Run:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go back to a saved state of the same recipe, or of one that differs in its length alone.
+        """Restore a saved state of the same recipe, or of one that differs only in its length.
 
-        Where the length is another one, the schedule is that of the new length from here on, the
-        evaluations stay, and a run that had finished goes on.
+        If the length differs, the run continues on the schedule of the new length and keeps its
+        evaluations, even if it had finished.
 
         Raises:
             StorageError: If the state is of another recipe or model, or damaged.
@@ -371,10 +371,10 @@ class Run:
         self._loop.reset()
         self.observers.load_state_dict(saved.get("observers"), self.ended)
         if self.step >= self.length and not self.ended:
-            self._finish()  # it was killed between its last update and saying so
+            self._finish()  # it was killed after its last update, before its status was set
 
     def record(self) -> Record:
-        """Return what has happened so far."""
+        """Return the record of the run so far."""
         state = self.state
         if state.ended:
             self.release()

@@ -1,4 +1,4 @@
-"""What a run is at one moment: its model, its optimizer, its place in the data, what happened."""
+"""The state of a run: its model, its optimizer, its position in the data, its results so far."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ from etude.training.rng import RunRandomness
 
 @dataclass(eq=False)
 class RunState:
-    """The state of one run. It is data: `Run` alone moves it on, others read it.
+    """The state of one run. Only `Run` changes it; others read it.
 
     Attributes:
-        task: What is learned, its data on the device.
-        recipe: How.
-        device: Where.
-        batch_size: Samples in one batch.
-        clock: Updates in the run, in an epoch, and samples in an update.
+        task: The task; its data is on the device.
+        recipe: The recipe.
+        device: The device.
+        batch_size: The number of samples in one batch.
+        clock: The updates in the run and in an epoch, and the samples in an update.
         model: The network.
         optimizer: Its parameter groups hold the values of the newest update.
         optimizer_spec: The optimizer's row in the table.
-        rates: The multipliers of the rate; None where every parameter has the same rate.
-        lr_schedule: What the recipe's rate is multiplied by, bound to the run.
-        hyperparameter_schedules: The other scheduled values, by name.
-        evaluation_steps: The updates after which the recipe asks for an evaluation.
+        rates: The multipliers of the rate; None if every parameter has the same rate.
+        lr_schedule: The schedule by which the recipe's rate is multiplied, bound to the run.
+        hyperparameter_schedules: The schedules of other hyperparameters, by name.
+        evaluation_steps: The updates after which the recipe requests an evaluation.
         randomness: The run's own random state.
-        early_stopping: The best evaluation and its weights; None where the recipe has none.
-        threads: How many torch computes an update with.
-        step: Updates done.
-        extra_gradients: Gradients computed beyond one for each update.
-        gradient_step: The update whose gradient the parameters still hold; -1 for none.
-        loaded_step: Where the run stood when a saved state was put back; None if none was.
-        status: Whether it has finished, diverged, or can go on ('stopped').
+        early_stopping: The best evaluation and its weights; None if the recipe does not use it.
+        threads: The number of threads with which torch computes an update.
+        step: The number of updates done.
+        extra_gradients: The number of gradients computed beyond one for each update.
+        gradient_step: The update whose gradient is still in the parameters; -1 for none.
+        loaded_step: The step of the last saved state that was restored; None if there is none.
+        status: Whether it has finished, diverged, or can continue ('stopped').
         reason: Why it ended, or what interrupted it.
         seconds: Time spent on updates and evaluations.
         series: What was measured in each update, by name.
-        evaluations: In order.
+        evaluations: The evaluations, in order.
         extended: (update, length until then) for each time that the length was changed.
-        cursor: The place in the data of the next batch.
+        cursor: The position in the data of the next batch.
     """
 
     task: Task
@@ -95,7 +95,7 @@ class RunState:
 
     @property
     def length(self) -> int:
-        """Updates in the whole run."""
+        """The number of updates in the whole run."""
         length: int = self.clock.horizon
         return length
 
@@ -116,16 +116,16 @@ class RunState:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing is left to do: the run has diverged, finished, or stopped early."""
+        """Whether the run has finished, stopped early or diverged."""
         return self.status in (Status.DIVERGED, Status.FINISHED)
 
     @property
     def is_evaluated(self) -> bool:
-        """Whether the run was evaluated where it stands."""
+        """Whether the current weights were already evaluated."""
         return bool(self.evaluations) and self.evaluations[-1].step == self.step
 
     def evenly_spaced(self, count: int) -> set[int]:
-        """Return the updates that cut the run into `count` parts, both ends included."""
+        """Return the updates that divide the run into `count` parts, including both ends."""
         return evenly_spaced(self.length, count)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -133,11 +133,11 @@ class RunState:
         return autocast(self.device, self.recipe.precision)
 
     def react(self, evaluations: Sequence[Evaluation]) -> None:
-        """Let the schedules react to those evaluations that the recipe asks for."""
+        """Pass those evaluations that the recipe requests to the schedules."""
         own = [e for e in evaluations if e.step in self.evaluation_steps]
-        self.lr_schedule = feedback.after(self.lr_schedule, own)
+        self.lr_schedule = feedback.record_evaluations(self.lr_schedule, own)
         self.hyperparameter_schedules = {
-            name: feedback.after(schedule, own)
+            name: feedback.record_evaluations(schedule, own)
             for name, schedule in self.hyperparameter_schedules.items()
         }
 
@@ -147,8 +147,8 @@ def initial_state(task: Task, recipe: Recipe, device: str | torch.device | None 
 
     Args:
         task: What to learn.
-        recipe: How.
-        device: Where; None takes the model's own device, else an accelerator, else the CPU.
+        recipe: How to learn it.
+        device: Where to train; None takes the model's own, else an accelerator, else the CPU.
 
     Raises:
         BadValueError: If recipe and data do not fit.

@@ -1,4 +1,4 @@
-"""How many threads a training step is worth: a small one is done by one core."""
+"""Chooses the number of threads for an update: one if the update is small."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from etude.torch_internals import CONVOLUTIONS
 
 SMALL = 5e7
-"""Operations of a forward pass below which one thread is used.
+"""The number of operations of a forward pass below which one thread is used.
 
-Measured on two cores: below it a second thread saves at most a fifth of a step when the machine
-is idle, and costs up to a hundred steps' time when it is not, because the two wait for each other
-at every operation.
+Measured on two cores: below it, a second thread saves at most a fifth of the time of an update if
+the machine is idle. If it is not idle, an update can take up to a hundred times as long, because
+the two threads wait for each other at every operation.
 """
 
 
@@ -24,9 +24,9 @@ at every operation.
 def counted_work(model: nn.Module) -> Iterator[list[float]]:
     """Count the operations of the forward passes in a block.
 
-    Each module counts 2 * (its weights) * (the places it is applied to): rows of a linear
-    layer, pixels of a convolution, steps of a recurrent one. What happens between modules is not
-    counted.
+    Each module counts as 2 * (number of weights) * (number of positions it is applied to): rows of
+    a linear layer, pixels of a convolution, steps of a recurrent layer. Operations outside of
+    modules are not counted.
 
     >>> layer = nn.Linear(8, 4, bias=False)
     >>> with counted_work(layer) as work:
@@ -56,17 +56,17 @@ def counted_work(model: nn.Module) -> Iterator[list[float]]:
             handle.remove()
 
 
-def worth(work: list[float]) -> int:
-    """Return how many threads to use for a step whose forward pass took this work.
+def suitable_threads(work: list[float]) -> int:
+    """Return the number of threads to use for an update, from the operations of its forward pass.
 
-    Where nothing could be counted, as in a compiled module, torch's own number is kept.
+    If nothing could be counted, as in a compiled module, this is torch's current number.
     """
     return 1 if work and sum(work) < SMALL else torch.get_num_threads()
 
 
 @contextmanager
 def use_threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads for the length of a block."""
+    """Make torch use `count` threads inside a block."""
     before = torch.get_num_threads()
     if count == before:
         yield

@@ -1,4 +1,4 @@
-"""`train`: one Task, one Recipe, one Record; saved as it goes and resumable to the bit."""
+"""`train`: trains one task with one recipe; saved during training and resumable to the bit."""
 
 from __future__ import annotations
 
@@ -41,31 +41,32 @@ def train(
     probes: Mapping[str, Callable[[RunState], Reading]] | None = None,
     on_step: Callable[[RunState], None] | None = None,
 ) -> Record:
-    """Train a task's model by a recipe and return the record, with the trained model.
+    """Train a task's model with a recipe and return the record, with the trained model.
 
-    The user's model, generators and the global random state are left as they were. A NaN or Inf
-    ends the run as 'diverged'; it is no error.
+    The user's model, generators and the global random state do not change. A NaN or Inf ends the
+    run as 'diverged'; this is not an error.
 
     Args:
         task: What to learn.
-        recipe: How; None takes the task's defaults, or what the folder holds when resuming.
-        folder: Where to keep recipe, record, series, checkpoints and the trained model. With a
-            folder, Ctrl-C and SIGTERM save and leave; without one nothing is written.
-        resume: Go on from the newest checkpoint in `folder`; the result equals that of a run
-            that was never interrupted, to the bit. Refused where the data, the model or the
-            loss are known to be others than those of the run.
-        steps: Another length for the recipe. With `resume` the run is trained further, a finished
-            one too: from the kept weights, moments and evaluations, on the schedule of the new
-            length from there on. `record.extended` says where that was.
-        accept_changes: Go on although data, model or loss are not those of the run; its folder
-            keeps a note of it.
+        recipe: How to learn it; None takes the task's defaults, or the folder's recipe when
+            resuming.
+        folder: The folder for recipe, record, series, checkpoints and the trained model. With a
+            folder, Ctrl-C and SIGTERM save the run and then raise; without one nothing is written.
+        resume: Whether to continue from the newest checkpoint in `folder`. The result equals that
+            of a run that was never interrupted, to the bit. It is an error if the data, the model
+            or the loss are known to differ from those of the run.
+        steps: Another length for the recipe. With `resume`, the run is trained further, even if it
+            has finished: from its weights, moments and evaluations, on the schedule of the new
+            length. `record.extended` gives the updates at which this was done.
+        accept_changes: Whether to continue even if data, model or loss differ from those of the
+            run. The folder keeps a note of this.
         device: Where to train; None takes the model's own device, else an accelerator.
-        evaluations: How often to evaluate over the run, besides the one before it.
-        checkpoint_every: Updates between checkpoints, or with a unit ('5%', '1 epochs').
-        observers: Called as the run trains; what they return becomes series of the record. See
+        evaluations: The number of evaluations in the run, besides the one before training.
+        checkpoint_every: The updates between checkpoints, as a number or text ('5%', '1 epochs').
+        observers: Called during training; what they return becomes series of the record. See
             `etude.Observer`.
-        probes: Named functions of the run's state: short for observers that call them at every
-            update, before the optimizer's step.
+        probes: Functions of the run's state, by name: a short form for observers that call them at
+            every update, before the optimizer's step.
         on_step: Called after every update with the run's state, for instance to show progress.
 
     Returns:
@@ -87,7 +88,7 @@ def train(
     home = None if folder is None else RunFolder(Path(folder))
     if resume:
         if home is None:
-            raise BadValueError("resume=True needs folder=, the run folder to go on from")
+            raise BadValueError("resume=True needs folder=, the run folder to continue from")
         recipe = home.kept_recipe(recipe)
     recipe = recipe or Recipe(**task.defaults)
     if steps is not None:
@@ -127,7 +128,7 @@ def train(
 
 
 def _train_in(folder: RunFolder, run: Run, request: AdvanceRequest, every: int) -> None:
-    """Train in a folder: save as it goes, on a signal, on an error, and at the end."""
+    """Train in a folder: save at intervals, after a signal or an error, and at the end."""
     keeper = Checkpointer(run, folder, every, request.on_step)
     with stop_on_signal() as signal:
 

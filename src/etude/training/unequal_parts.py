@@ -1,4 +1,4 @@
-"""Warns of a loss that is not the mean of its parts, where nothing tells how they weigh."""
+"""Warns of a loss that is not the mean over its samples, and whose weights are unknown."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from etude.tasks.task import Task
 from etude.training.snapshot import buffers_kept
 
 ROUNDING = 1e-3
-"""A share of the loss up to which a difference may be roundoff."""
+"""The largest relative difference that may be roundoff."""
 
 
 def warn_of_unequal_parts(task: Task, model: nn.Module, batch: Batch) -> None:
     """Compare the loss of a batch with the mean of its halves' losses, and warn if they differ.
 
-    Only of a loss of (output, target) whose weight was not found, and which draws no numbers.
-    What depends on the whole batch in another way differs too: the warning says what was seen.
+    Only a loss of (output, target) is checked, if its weight is unknown and it draws no random
+    numbers. A loss that depends on the whole batch in another way differs too, so the warning
+    only gives the two values.
 
     Args:
-        task: Whose loss it is.
+        task: The task with the loss.
         model: The network.
-        batch: One that it can be called on.
+        batch: A batch.
     """
     if task.step is not None:
         return
@@ -62,7 +63,7 @@ def _loss(task: Task, output: Any, target: Any) -> float:
 
 
 def _rows(output: Any, target: Any) -> int:
-    """Return the samples of a batch, 0 where output and target do not both tell them."""
+    """Return the number of samples of a batch; 0 if output and target do not agree on it."""
     if isinstance(output, Tensor) and isinstance(target, Tensor) and output.ndim and target.ndim:
         return len(output) if len(output) == len(target) else 0
     return 0

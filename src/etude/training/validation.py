@@ -1,4 +1,4 @@
-"""What `train`, `tune` and the rest are given: a Task and a Recipe, or words on how to make one."""
+"""Checks that the arguments of `train`, `tune` and others are a Task and a Recipe."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from etude.tasks.task import Task
 
 
 def check_given(task: object, recipe: object = None) -> None:
-    """Refuse what is no task, or no recipe.
+    """Check that the arguments are a task and a recipe.
 
     Args:
-        task: What should be a Task.
-        recipe: What should be a Recipe, or None for the task's own.
+        task: The argument that should be a Task.
+        recipe: The argument that should be a Recipe, or None for the task's own.
 
     Raises:
-        BadTypeError: If it is something else; the message shows how to make the right thing of it.
+        BadTypeError: If one is not; the message shows how to create the right object.
 
     >>> check_given("digits-mlp")
     Traceback (most recent call last):

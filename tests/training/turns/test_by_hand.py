@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 from etude import Recipe, Task, train
 from etude.engines.loop import LoopEngine
 from etude.engines.process.engine import PoolEngine
-from etude.engines.vmap.eligibility import misfit
+from etude.engines.vmap.eligibility import why_not_stackable
 from etude.errors import BadValueError
 from etude.optimizers.factory import build
 from etude.optimizers.table import ROWS
@@ -248,7 +248,7 @@ def test_a_gan_learns_and_its_metric_says_so():
 def test_runs_with_turns_are_not_stacked_and_the_pool_gives_the_same_bits():
     of = task(twice, counting)
     recipes = [BASE.replace(lr=lr) for lr in (0.003, 0.01)]
-    assert misfit(Run(of, BASE)) == "the step yields: parts of the model take turns"
+    assert why_not_stackable(Run(of, BASE)) == "the step yields: parts of the model take turns"
     ours, theirs = ([Run(of, r) for r in recipes] for _ in range(2))
     for run in (*ours, *theirs):
         run.limit_threads(1)

@@ -1,1 +1,1 @@
-"""Runs in worker processes: one per core, kept between calls."""
+"""Trains runs in worker processes, one per core, which are kept between calls."""

@@ -1,4 +1,4 @@
-"""How fast runs go: measured on their own first updates, and watched while they go on."""
+"""Estimates how long runs take, from their first updates, and measures them during training."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from etude.training.run import Run
 from etude.training.state import RunState
 
 WARM, TIMED = 3, 8
-"""First updates of a run: those that are slow, and those that tell."""
+"""The number of slow first updates of a run, and the number of updates that are timed."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """What `Engine.advance` was called with."""
+    """The arguments of one call of `Engine.advance`."""
 
     runs: Sequence[Run]
     request: AdvanceRequest
 
     @property
     def waiting(self) -> list[Run]:
-        """The runs that have something left to do."""
+        """The runs that have an update or an evaluation left to do."""
         return [self.runs[i] for i in pending(self.runs, self.request)]
 
     def left(self, run: Run) -> tuple[int, int]:
-        """Return the updates that a run has to do, and the evaluations after them."""
+        """Return the number of remaining updates of a run, and of evaluations among them."""
         end = self.request.target(run.state)
         steps = self.request.steps_of(run.state)
         return end - run.step, sum(run.step < step <= end for step in steps)
@@ -39,13 +39,13 @@ class Call:
 
 @dataclass
 class CostModel:
-    """How long things take, in seconds of the plain loop.
+    """The time of updates and evaluations, in seconds of the plain loop.
 
     Attributes:
-        update: One update.
-        evaluation: One evaluation.
-        efficiency: Share of what its processes could do that the pool did.
-        stacked: A member's update in a stack, by the number of members.
+        update: The time of one update.
+        evaluation: The time of one evaluation.
+        efficiency: The measured speed of the pool relative to the ideal speed of its processes.
+        stacked: The time of one member's update in a stack, by the number of members.
     """
 
     update: float
@@ -54,24 +54,24 @@ class CostModel:
     stacked: dict[int, float] = field(default_factory=dict)
 
     def work(self, updates: float, evaluations: float) -> float:
-        """Return the seconds that the loop takes for so much."""
+        """Return the seconds that the loop takes for these updates and evaluations."""
         return updates * self.update + evaluations * self.evaluation
 
 
 def alike(run: Run) -> Hashable:
-    """Return what runs of one task have in common if they take equally long."""
+    """Return a key that is equal for runs of one task that take equally long."""
     recipe = run.recipe
     return recipe.optimizer.name, run.batch_size, recipe.accumulate, run.threads, str(run.device)
 
 
 def begin(call: Call, run: Run) -> CostModel | None:
-    """Do a run's first updates by the loop, as it would be done anyway, and time them.
+    """Do a run's first updates in the loop, as part of its training, and time them.
 
     Returns:
-        The pace; None if the run did none.
+        The cost model; None if the run did no update.
 
     Raises:
-        EtudeError: If it fails; the run is named.
+        EtudeError: If the run fails; the message names it.
     """
     request, state = call.request, run.state
     steps = request.steps_of(state)
@@ -94,8 +94,8 @@ def begin(call: Call, run: Run) -> CostModel | None:
                 updates.append(spent / (state.step - first))
     if not updates:
         return None
-    # The least of each: whatever else the machine does can only make an update slower. Without an
-    # evaluation to time, a forward pass is taken for a third of an update.
+    # The minimum of each: other processes on the machine can only make an update slower. If no
+    # evaluation was timed, a forward pass is assumed to take a third of an update.
     batches = math.ceil((run.task.valid.samples or run.batch_size) / run.batch_size)
     return CostModel(min(updates), min(evaluations, default=batches * min(updates) / 3))
 
@@ -115,14 +115,14 @@ def _blamed(run: Run) -> Iterator[None]:
 
 
 class Watch:
-    """Follows how much work is done in how much time, and stops what is too slow.
+    """Measures the speed of a call, and stops it if it is too slow.
 
     Args:
-        call: Whose runs are followed.
-        pace: The loop's.
-        begins: Seconds that it may take to begin.
-        slowest: Share of the loop's speed below which to stop.
-        patience: Seconds before that is judged.
+        call: The call with the runs.
+        pace: The cost model of the loop.
+        begins: Seconds allowed for starting processes, which are not counted.
+        slowest: The speed, relative to the loop, below which to stop; 0 never stops.
+        patience: Seconds before the speed is compared with `slowest`.
     """
 
     def __init__(
@@ -137,13 +137,13 @@ class Watch:
         self._started = time.perf_counter()
 
     def on_step(self, state: RunState, step: int) -> None:
-        """Note how far a run has got, and pass it on."""
+        """Store the progress of a run, and call the caller's `on_step`."""
         self._reached[id(state)] = step
         if self.call.request.on_step is not None:
             self.call.request.on_step(state, step)
 
     def stop(self) -> bool:
-        """Whether to stop: because the caller says so, or because it is too slow."""
+        """Return whether to stop, because the caller requests it or because it is too slow."""
         if self.call.request.stop():
             return True
         if self.slowest and self.seconds > self.patience and self.speed < self.slowest:
@@ -152,7 +152,7 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """Seconds so far, beginning left out."""
+        """The seconds so far, without those for starting."""
         return max(1e-9, time.perf_counter() - self._started - self.begins)
 
     @property
@@ -170,5 +170,5 @@ class Watch:
 
     @property
     def speed(self) -> float:
-        """How many times as fast as the loop it has been."""
+        """The speed so far, relative to the loop."""
         return self.done / self.seconds

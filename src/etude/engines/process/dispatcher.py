@@ -1,4 +1,4 @@
-"""The work of one call of a pool: jobs are given out, states are sent back."""
+"""Executes one call of a pool: sends jobs to the workers, and receives the states of the runs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 
 DEATHS = 3
-"""Times that processes may die over one run in a row, without its getting further."""
+"""The number of processes that may die in a row at one run before it makes progress."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A job before anybody has it.
+    """A job that is not yet assigned to a worker.
 
     Attributes:
-        places: Of its runs among all.
-        until: The updates to stand at.
-        threads: How many to compute with.
+        places: The indices of its runs.
+        until: The number of updates to train to; None for the end of each run.
+        threads: The number of threads to compute with.
     """
 
     places: tuple[int, ...]
@@ -33,13 +33,13 @@ class Work:
 
 
 class Dispatcher:
-    """Gives jobs to a pool's processes, and loads the states that they send.
+    """Assigns jobs to a pool's workers, and loads the states that they send.
 
     Args:
-        pool: Theirs; its runs are those that the jobs' places refer to.
-        jobs: In the order in which to begin them; those of one run in its own order.
-        count: Processes at work at most.
-        keep: Seconds after which states are sent to the caller's process.
+        pool: The pool; the jobs' indices refer to its runs.
+        jobs: The jobs, in the order in which to begin them; those of one run in its own order.
+        count: The largest number of workers that have a job at the same time.
+        keep: Seconds after which states are sent to the calling process.
         request: As for `Engine.advance`.
     """
 
@@ -59,10 +59,10 @@ class Dispatcher:
         self.failure: BaseException | None = None
 
     def work(self) -> None:
-        """Do all jobs, or as many as `stop` allows.
+        """Do all jobs, or those that begin before `stop` returns True.
 
         Raises:
-            BaseException: What a process met, or what the caller's functions raised.
+            BaseException: The error of a worker, or of one of the caller's functions.
         """
         stopping = False
         try:
@@ -83,7 +83,7 @@ class Dispatcher:
         while len(self.running) < self.count and (work := self._next()) is not None:
             numbers = tuple(self.pool.number(self.runs[place]) for place in work.places)
             idle = [worker for worker in self.pool.workers if worker.job is None]
-            # A process that knows the runs need not build their models first.
+            # A worker that already has the runs does not need to build their models.
             idle.sort(key=lambda worker: not worker.known.issuperset(numbers))
             worker = idle[0] if idle else self.pool.start_worker()
             steps = {
@@ -94,7 +94,7 @@ class Dispatcher:
             self.pool.give(worker, Job(numbers, work.until, steps, self.keep, work.threads))
 
     def _next(self) -> Work | None:
-        """Take the first job whose runs no process has; forget those that have ended since."""
+        """Return the first job whose runs no worker is training; drop jobs of ended runs."""
         self.open = [
             work
             for work in self.open
@@ -110,7 +110,7 @@ class Dispatcher:
         return [self.runs[place] for place in work.places]
 
     def _receive(self) -> None:
-        # Not longer, or the caller's `stop` would be asked too seldom.
+        # Not longer, or the caller's `stop` would be called too rarely.
         for worker, message in self.pool.receive(0.05):
             if message is None:
                 self._note_death(worker)
@@ -140,7 +140,7 @@ class Dispatcher:
         run = self.runs[place]
         threads, before = run.threads, run.step
         run.load_state_dict(state)
-        run.limit_threads(threads)  # a stack has its own; whoever goes on has what it had
+        run.limit_threads(threads)  # a stack uses another number; the run keeps its own
         if run.step > before:
             self.deaths.pop(place, None)
 
@@ -149,7 +149,7 @@ class Dispatcher:
             self.request.on_step(run.state, step)
 
     def _note_death(self, worker: WorkerHandle) -> None:
-        """Note the death of a process; its job is open again."""
+        """Handle the death of a process: put its job back, or fail after too many deaths."""
         code = self.pool.dismiss(worker)
         work = self.running.pop(worker, None)
         if work is None:
@@ -157,7 +157,7 @@ class Dispatcher:
         place = work.places[0]
         self.deaths[place] = self.deaths.get(place, 0) + 1
         if self.deaths[place] < DEATHS:
-            # In first place: later pieces of a run that was cut go on from where this one ends.
+            # At the front: later pieces of the same run continue from where this one ends.
             self.open.insert(0, work)
             return
         run = self.runs[place]
@@ -168,19 +168,19 @@ class Dispatcher:
         )
 
     def _save_what_there_is(self) -> None:
-        """After an error here, or Ctrl-C: let the processes end their update and send states."""
+        """Stop the workers after an error or Ctrl-C, and load the states that they send."""
         self.request = replace(self.request, on_step=None)  # it may be what failed
         self.pool.ask_to_stop()
-        for _ in range(100):  # about five seconds: a process that hangs must not hold up the error
+        for _ in range(100):  # about five seconds: a process that hangs must not delay the error
             if not self.running:
                 return
             self._receive()
 
 
 def _rebuilt(run: Run, blob: bytes | None, text: str, trace: str) -> BaseException:
-    """Return the error that a process met, as one to be raised here."""
+    """Return the error of a worker, to be raised in this process."""
     try:
-        # Bytes of our own process, never of a file.
+        # The bytes come from our own process, never from a file.
         error = pickle.loads(blob) if blob is not None else TaskError(text)  # noqa: S301
     except Exception:  # noqa: BLE001
         error = TaskError(text)

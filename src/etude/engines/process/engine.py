@@ -1,4 +1,4 @@
-"""A process per core, kept for the next call; one that dies costs only its unfinished updates."""
+"""The pool engine: one process per core; if one dies, only its unsent updates are repeated."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from etude.training.run import Run
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # only Linux says which of them are ours
+    except AttributeError:  # the affinity is known only on Linux
         return os.cpu_count() or 1
 
 
 class PoolEngine(Engine):
-    """Takes the runs further in several processes, each with as many threads as its run has.
+    """Trains the runs in several processes, each with the number of threads of its run.
 
-    The results equal the loop's to the bit. The processes stay for the next call, until `close`:
-    starting one takes longer than a short run. When one dies, its run goes on in a new one from
-    the last state that it sent to the caller's process.
+    The results equal the loop's to the bit. The processes are kept until `close`, because starting
+    one takes longer than a short run. If a process dies, its run continues in a new process from
+    the last state that it sent to the calling process.
 
     Args:
-        workers: How many processes; None for as many as there are cores for.
-        keep: Seconds after which a run's state is sent to the caller's process.
-        start: 'fork' or 'spawn'; None forks where that is safe.
+        workers: The number of processes; None for as many as the cores allow.
+        keep: Seconds after which a run's state is sent to the calling process.
+        start: 'fork' or 'spawn'; None forks if that is safe.
 
     Raises:
         BadValueError: If a number is out of bounds.
@@ -59,7 +59,7 @@ class PoolEngine(Engine):
 
     @property
     def processes(self) -> list[int]:
-        """The processes' numbers."""
+        """The process IDs."""
         return [] if self._pool is None else [worker.process.pid for worker in self._pool.workers]
 
     def close(self) -> None:
@@ -67,13 +67,13 @@ class PoolEngine(Engine):
         self.dismiss()
 
     def dismiss(self) -> None:
-        """End the processes; what else the engine holds stays."""
+        """End the processes, but keep the engine's other resources."""
         if self._pool is not None:
             self._pool.close()
         self._pool = None
 
     def advance(self, runs: Sequence[Run], request: AdvanceRequest | int | None = None) -> None:
-        """Train every run in a process of the pool; see `Engine.advance`."""
+        """Train the runs in the processes of the pool; see `Engine.advance`."""
         check_runs(runs)
         request = AdvanceRequest.of(request)
         waiting = pending(runs, request)
@@ -84,7 +84,7 @@ class PoolEngine(Engine):
         if not reason:
             try:
                 pool = self._ready(runs, max(len(job.places) for job in jobs))
-            except Exception as error:  # noqa: BLE001  (whatever a task's parts do when pickled)
+            except Exception as error:  # noqa: BLE001  (pickling a task's parts can raise anything)
                 reason = f"the task cannot be sent to another process ({error})"
         if reason:
             self.explain(f"pool: {reason}; the runs are trained one after the other instead")
@@ -96,22 +96,22 @@ class PoolEngine(Engine):
             Dispatcher(pool, jobs, count, self.keep, request).work()
             ended = True
         finally:
-            pool.runs = ()  # the pool outlives the call, and would keep all models in memory
-            if not ended:  # an answer that still comes would be taken for one of the next call
+            pool.runs = ()  # the pool is kept after the call, and would keep all models in memory
+            if not ended:  # a late message would be mistaken for one of the next call
                 self.dismiss()
 
     def width(self, runs: Sequence[Run]) -> int:
-        """Return how many processes would take some runs further."""
+        """Return how many processes would train some runs."""
         threads = max(run.threads for run in runs)
         return min(self.workers or max(1, cores() // threads), len(runs))
 
     def missing(self, runs: Sequence[Run]) -> int:
-        """Return how many processes would have to be started for some runs."""
+        """Return how many processes must be started to train some runs."""
         ready = len(self.processes) if self._pool is not None and self._pool.suits(runs) else 0
         return max(0, self.width(runs) - ready)
 
     def _jobs(self, runs: Sequence[Run], waiting: list[int], request: AdvanceRequest) -> list[Work]:
-        """Return what there is to do: runs, and ends of those that are cut in two."""
+        """Return the jobs: whole runs, and the pieces of runs that are cut in two."""
         left = [request.target(runs[i].state) - runs[i].step for i in waiting]
         return [
             Work(
@@ -123,14 +123,14 @@ class PoolEngine(Engine):
         ]
 
     def _ready(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
-        """Return a pool that can take these runs: that of the last call, or a new one."""
+        """Return a pool that can train these runs: that of the last call, or a new one."""
         if self._pool is not None and self._pool.suits(runs):
             self._pool.set_runs(runs)
             return self._pool
         self.dismiss()
         self._pool = self._new_pool(runs, at_once)
         try:
-            # Whether the task can be sent at all shows here, before any job is given out.
+            # This fails if the task cannot be sent, before any job is assigned.
             self._pool.start_worker()
         except BaseException:
             self.dismiss()
@@ -141,7 +141,7 @@ class PoolEngine(Engine):
         return WorkerPool(runs, self.start or usual_start())
 
     def unfit(self, runs: Sequence[Run]) -> str:
-        """Return why runs cannot go to other processes; empty if they can."""
+        """Return why runs cannot be trained in other processes; empty if they can."""
         for run in runs:
             if run.device.type != "cpu":
                 return f"the runs are on {run.device}, which processes would have to share"

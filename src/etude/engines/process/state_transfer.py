@@ -1,7 +1,7 @@
-"""A run's state on its way from one process to another: raw tensors behind a table of contents.
+"""Sends a run's state from one process to another: a table of contents, then raw tensors.
 
-Nothing is unpickled. Where the processes share memory, a state is written there once and read
-once; elsewhere it travels as bytes.
+Nothing is unpickled. If the processes share memory, a state is written there once and read once;
+otherwise it is sent as bytes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from etude.storage.state_tree import flatten, unflatten
 from etude.training.run import Run
 
 PackedState: TypeAlias = bytes | tuple[int, int]
-"""A packed state, or where one lies in the shared memory: (first byte, bytes)."""
+"""A packed state, or its position in the shared memory: (first byte, number of bytes)."""
 
 
 class _Packing:
-    """The contents of a packed state, and where each tensor is to lie."""
+    """The contents of a packed state, and the position of each tensor."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
         tree, self.tensors = flatten(_with_words(state, torch.tensor), copy=False)
@@ -51,7 +51,7 @@ class _Packing:
 
 
 def _with_words(state: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
-    """Change the form of the 625 words of Python's random state: one by one they take long."""
+    """Convert the 625 words of Python's random state, which are slow to pack one by one."""
     if "random" not in state:
         return dict(state)
     version, words, gauss = state["random"]["python"]
@@ -59,8 +59,8 @@ def _with_words(state: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[
 
 
 def _up(place: int) -> int:
-    # Kernels read addresses that are not aligned in another order of operations: a run would have
-    # other bits after its state went through here.
+    # Kernels process tensors at unaligned addresses in another order of operations, which would
+    # change the bits of a run's results.
     return -(-place // ALIGNED) * ALIGNED
 
 
@@ -81,7 +81,7 @@ def pack(state: Mapping[str, Any]) -> bytes:
 
 
 def unpack(packed_state: bytes) -> dict[str, Any]:
-    """Return the state that `pack` was given, in memory of its own."""
+    """Return the state that was packed, in memory of its own."""
     return _read(bytearray(packed_state), 0)
 
 
@@ -100,12 +100,12 @@ def _read(source: Any, offset: int) -> dict[str, Any]:
 
 
 class StateTransfer:
-    """Memory that two forked processes share, to put states on for each other.
+    """Memory that two forked processes share to send states to each other.
 
-    Its first byte says whether something lies there that has not been read yet.
+    Its first byte says whether it contains states that have not been read yet.
 
     Args:
-        size: Bytes of address space; what is never written takes no memory. 0 for none.
+        size: Bytes of address space; pages that are never written use no memory. 0 for none.
 
     >>> transfer = StateTransfer(10_000)
     >>> packed = transfer.put([{"w": torch.ones(2)}, {"w": torch.zeros(2)}])
@@ -118,17 +118,17 @@ class StateTransfer:
 
     @property
     def taken(self) -> bool:
-        """Whether something lies there unread."""
+        """Whether the shared memory contains states that have not been read."""
         return self._memory is not None and self._memory[0] != 0
 
     def put(self, states: Sequence[Mapping[str, Any]]) -> list[PackedState]:
-        """Put states down and return where; as bytes where there is no room."""
+        """Write the states to the shared memory, or pack them as bytes if they do not fit."""
         found: list[PackedState] = []
         free = None if self._memory is None or self.taken else ALIGNED
         for state in states:
             packing = _Packing(state)
-            # What has not been read yet is not overwritten: a worker that sends twice in a row, as
-            # before its end, sends bytes the second time.
+            # Unread states are not overwritten: a worker that sends twice in a row, for example
+            # shortly before its end, sends bytes the second time.
             if self._memory is None or free is None or free + packing.size > len(self._memory):
                 target = bytearray(packing.size)
                 packing.write(target)
@@ -141,7 +141,7 @@ class StateTransfer:
         return found
 
     def get(self, packed_states: Sequence[PackedState]) -> Iterator[dict[str, Any]]:
-        """Yield the states, each in memory of its own; then the shared memory is free again."""
+        """Yield the states, each in its own memory, and then free the shared memory."""
         for packed_state in packed_states:
             if isinstance(packed_state, bytes):
                 yield unpack(packed_state)
@@ -153,7 +153,7 @@ class StateTransfer:
 
 
 def room_for(runs: Sequence[Run], at_once: int) -> int:
-    """Return the bytes that the memory for some of these runs should have: a generous guess."""
+    """Return a generous estimate of the shared memory for some of these runs, in bytes."""
     most = 0
     for run in runs:
         tensors = (*run.model.parameters(), *run.model.buffers())

@@ -1,4 +1,4 @@
-"""What a process of the pool does: take the run it is given further, and send its state back."""
+"""A worker process of the pool: trains the runs of its jobs, and sends their states back."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from etude.training.run import Run
 from etude.training.state import RunState
 
 TOLD = 0.05
-"""Seconds between two messages on how far a run is."""
+"""Seconds between two messages about the progress of a run."""
 
 STRIDE = 256
-"""Updates of the first stride of several runs."""
+"""The number of updates between the first two times that states of several runs may be sent."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Runs to take further: one by the plain loop, several by an engine of their own.
+    """The runs to train: one in the plain loop, or several in another engine.
 
     Attributes:
-        numbers: What the pool calls them.
-        until: The updates to stand at.
-        evaluation_steps: The updates after which to evaluate each.
-        keep: Seconds after which states are sent to the caller's process.
-        threads: How many to compute with.
+        numbers: The pool's numbers of the runs.
+        until: The number of updates to train to; None for the end of each run.
+        evaluation_steps: The updates after which to evaluate, for each run.
+        keep: Seconds after which states are sent to the calling process.
+        threads: The number of threads to compute with.
     """
 
     numbers: tuple[int, ...]
@@ -52,11 +52,11 @@ class Job:
 
 @dataclass(frozen=True)
 class RunParts:
-    """What a process builds a run of its task from.
+    """The parts from which a worker builds a run of its task.
 
     Attributes:
-        recipe: In plain values.
-        observers: Copies of the caller's; what they hold comes with the run's state.
+        recipe: The recipe, in plain values.
+        observers: Copies of the caller's observers; their states come with the run's state.
     """
 
     recipe: dict[str, Any]
@@ -65,13 +65,13 @@ class RunParts:
 
 @dataclass(frozen=True)
 class JobMessage:
-    """What a process is sent: a job, and what it needs to know for it.
+    """A job, and everything that a worker needs for it.
 
     Attributes:
         job: The job.
-        packed_states: Its runs' states.
-        parts: Of the runs that the process does not know.
-        forgotten: Runs that are no more.
+        packed_states: The states of its runs.
+        parts: The parts of the runs that the worker does not have yet.
+        forgotten: The numbers of runs that no longer exist.
     """
 
     job: Job
@@ -82,16 +82,16 @@ class JobMessage:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a process works with.
+    """The objects that a worker uses.
 
     Attributes:
-        connection: Where messages come from and answers go to.
-        transfer: Where states lie that are named in them.
-        runs: Those it knows, by number.
-        build: Makes one from its parts.
-        inner: What takes several runs further; None for the plain loop.
-        flag: A shared number; anything but 0 asks to stop.
-        parent: The process to work for; when it is gone, so is this one.
+        connection: The connection to the pool.
+        transfer: The memory through which states are sent.
+        runs: The runs that the worker has, by number.
+        build: Builds a run from its parts.
+        inner: The engine for the runs of a job; None for the plain loop.
+        flag: A shared number; the worker stops if it is not 0.
+        parent: The ID of the pool's process; the worker ends if that process has ended.
     """
 
     connection: Connection
@@ -103,31 +103,31 @@ class WorkerContext:
     parent: int
 
     def stop(self) -> bool:
-        """Whether to leave after this update."""
+        """Return whether to stop after this update."""
         return bool(self.flag.value) or alone(self.parent)
 
     def pack(self, runs: Mapping[int, Run]) -> dict[int, PackedState]:
-        """Put the runs' states where the parent finds them."""
+        """Return the packed states of the runs, by number."""
         packed_states = self.transfer.put([run.state_dict() for run in runs.values()])
         return dict(zip(runs, packed_states, strict=True))
 
 
 def alone(parent: int) -> bool:
-    """Say whether the process that started this one is gone."""
+    """Return whether the parent process has ended."""
     return os.getppid() != parent
 
 
 def serve(context: WorkerContext) -> None:
-    """Do jobs until told to leave."""
-    # Ctrl-C reaches the whole terminal: the parent decides, and asks through the flag.
+    """Run jobs until the pool closes or its process ends."""
+    # Ctrl-C reaches every process of a terminal. Only the parent handles it, and sets the flag.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    gc.freeze()  # or its first sweep would touch, and so copy, all that was inherited
+    gc.freeze()  # or the first collection would write to, and so copy, all inherited memory
     torch.set_num_threads(1)
     try:
         while True:
-            # A parent that is killed may leave the pipe open: other processes that it forked have
-            # its end too.
+            # If the parent is killed, the pipe may stay open: its other child processes have
+            # copies of the parent's end.
             while not context.connection.poll(0.5):
                 if alone(context.parent):
                     return
@@ -136,15 +136,15 @@ def serve(context: WorkerContext) -> None:
                 return
             context.connection.send(_done(context, message))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # nobody is left to answer to
+        return  # the parent has ended
 
 
 def _done(context: WorkerContext, message: JobMessage) -> tuple[Any, ...]:
-    """Do a job with as many threads as it asks for, and return the answer."""
+    """Do a job with its number of threads, and return the reply."""
     if message.job.threads == 1:
         return _do(context, message)
-    # OpenMP's threads were not forked along: the thread that was would wait for them for ever. One
-    # that is new here starts its own.
+    # The threads of OpenMP do not exist in a forked process: the thread that was forked would wait
+    # for them forever. A new thread starts its own.
     answers: list[tuple[Any, ...]] = []
 
     def work() -> None:
@@ -171,7 +171,7 @@ def _do(context: WorkerContext, message: JobMessage) -> tuple[Any, ...]:
                 context.runs[number] = context.build(message.parts[number])
             runs[number] = context.runs[number]
             runs[number].load_state_dict(state)
-            runs[number].limit_threads(job.threads)  # the state brings those it was saved with
+            runs[number].limit_threads(job.threads)  # the state contains another number
         if context.inner is None:
             for number, run in runs.items():
                 _walk(context, job, number, run)
@@ -189,7 +189,7 @@ def _walk(context: WorkerContext, job: Job, number: int, run: Run) -> None:
     def on_step(state: RunState, step: int) -> None:
         nonlocal told, sent
         now = time.monotonic()
-        # While the last state lies unread, the next would travel as bytes through the pipe.
+        # While the last state is unread, the next one would be sent as bytes through the pipe.
         if now - sent > job.keep and not context.transfer.taken:
             context.connection.send(("kept", job.numbers, context.pack({number: run})))
             told = sent = now
@@ -201,7 +201,7 @@ def _walk(context: WorkerContext, job: Job, number: int, run: Run) -> None:
 
 
 def _stride(context: WorkerContext, job: Job, engine: Engine, runs: dict[int, Run]) -> None:
-    """Take several runs further, and send their states between strides of `keep` seconds."""
+    """Train several runs, and send their states about every `keep` seconds."""
     numbers = {id(run.state): number for number, run in runs.items()}
     listed = list(runs.values())
     told, count = time.monotonic(), STRIDE
@@ -224,7 +224,7 @@ def _stride(context: WorkerContext, job: Job, engine: Engine, runs: dict[int, Ru
         engine.advance(listed, replace(whole, until=until))
         if context.stop():
             return
-        # Strides that double find the length that takes `keep` seconds.
+        # Double the number of updates until they take `keep` seconds.
         if time.monotonic() - started < job.keep / 2:
             count *= 2
         elif pending(listed, whole):
@@ -234,13 +234,13 @@ def _stride(context: WorkerContext, job: Job, engine: Engine, runs: dict[int, Ru
 def _is_whole(run: Run) -> bool:
     try:
         run.state_dict()
-    except Exception:  # noqa: BLE001  (half an update: the last state that was sent stands)
+    except Exception:  # noqa: BLE001  (half an update: the last state that was sent is kept)
         return False
     return True
 
 
 def _described(error: Exception) -> tuple[bytes | None, str, str]:
-    """Return the error as it can be raised elsewhere, if it can be, and in words."""
+    """Return the pickled error (None if it cannot be pickled), its text and its traceback."""
     text = "".join(traceback.format_exception(error)).strip()
     try:
         blob = pickle.dumps(error)

@@ -1,4 +1,4 @@
-"""The processes of a pool: started, told what to do, replaced when they die, never left behind."""
+"""The worker processes of a pool: starts them, sends them jobs, and ends them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from etude.training.run import Run
 
 Start = Literal["fork", "spawn"]
 PATIENCE = 5.0
-"""Seconds that a process which was asked to leave is given before it is killed."""
+"""Seconds that a process has to end before it is killed."""
 
 
 def usual_start() -> Start:
-    """Return how to start processes here: by forking where that is safe, else anew.
+    """Return how to start processes on this machine: 'fork' if that is safe, else 'spawn'.
 
-    A forked process inherits the task, whatever it is made of, and shares its data. It is safe
-    as it is for torch's own DataLoader: on Linux, with one thread in the child, and while no
-    accelerator is in use.
+    A forked process inherits the task, even if it cannot be pickled, and shares its data. Forking
+    is safe under the same conditions as for torch's own DataLoader: on Linux, with one thread in
+    the child, and while no accelerator is in use.
     """
     if "fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
         return "spawn"
@@ -48,10 +48,10 @@ def usual_start() -> Start:
 
 
 def can_be_sent(run: Run) -> bool:
-    """Say whether another process can build a run: its observers are the caller's objects."""
+    """Return whether another process can build a run, for which its observers are pickled."""
     try:
         pickle.dumps(run.observers.listed)
-    except Exception:  # noqa: BLE001  (whatever an object's own way of being pickled raises)
+    except Exception:  # noqa: BLE001  (pickling an object of the user can raise anything)
         return False
     return True
 
@@ -61,11 +61,11 @@ class WorkerHandle:
     """One process of the pool.
 
     Attributes:
-        process: It.
-        connection: Where messages go and come from.
-        transfer: Where states lie that are named in them.
-        known: Numbers of the runs it has.
-        job: What it is doing.
+        process: The process.
+        connection: The connection for messages.
+        transfer: The memory through which states are sent.
+        known: The numbers of the runs that the process has.
+        job: Its current job; None if it is idle.
     """
 
     process: Any
@@ -76,17 +76,16 @@ class WorkerHandle:
 
 
 class WorkerPool:
-    """Processes that take runs further, job after job.
+    """Processes that train runs, job by job.
 
-    What is forked off knows the runs that there were at the time; those that come later it builds
-    from their recipes and observers, if they are of the same task and the observers can be
-    pickled.
+    A forked process has the runs that existed when it was forked. It builds later runs from their
+    recipes and observers, if they are of the same task and the observers can be pickled.
 
     Args:
         runs: The first runs; all of one task.
         start: How to start a process.
-        inner: What takes the runs of a job further, if not the plain loop; forked only.
-        at_once: Runs of one job at most.
+        inner: The engine that trains the runs of a job; None for the plain loop. It needs 'fork'.
+        at_once: The largest number of runs in one job.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class WorkerPool:
         self.runs, self.start, self.inner, self.at_once = tuple(runs), start, inner, at_once
         # Typed as Any: torch's wrapper adds the sharing of tensors to the standard library's.
         self._context: Any = torch.multiprocessing.get_context(start)
-        # Shared without a lock: this process alone writes it, and a worker that reads it one update
+        # Shared without a lock: only this process writes it, and a worker that reads it one update
         # late stops one update later.
         self._flag = self._context.RawValue("i", 0)
         self.workers: list[WorkerHandle] = []
@@ -110,18 +109,18 @@ class WorkerPool:
         self.close()
 
     def number(self, run: Run) -> int:
-        """Return what the processes know a run by."""
+        """Return the number by which the processes identify a run."""
         if run not in self._numbers:
             self._numbers[run] = next(self._count)
         return self._numbers[run]
 
     def set_runs(self, runs: Sequence[Run]) -> None:
-        """Let jobs refer to other runs."""
+        """Set the runs that the next jobs refer to."""
         self.runs = tuple(runs)
         self._flag.value = 0
 
     def suits(self, runs: Sequence[Run]) -> bool:
-        """Say whether the processes can take some runs further."""
+        """Return whether the processes can train some runs."""
         return (
             self._owner == os.getpid()
             and self._surroundings is not None
@@ -155,7 +154,7 @@ class WorkerPool:
         process = self._context.Process(target=main, args=args, name="etude-pool")
         try:
             with warnings.catch_warnings():
-                # Python and JAX warn of forking beside threads: the child uses none of them.
+                # Python and JAX warn about forking a process with threads; the child uses none.
                 warnings.filterwarnings("ignore", message=".*fork")
                 process.start()
         except BaseException:
@@ -172,11 +171,11 @@ class WorkerPool:
         return lambda parts: _built(task, parts)
 
     def give(self, worker: WorkerHandle, job: Job) -> None:
-        """Let a process do a job, from the states that its runs have now."""
+        """Send a job to a process, with the current states of its runs."""
         worker.job = job
         runs = {self.number(run): run for run in self.runs}
         chosen = {number: runs[number] for number in job.numbers}
-        # Runs that the caller has let go of: the worker would hold their models for ever.
+        # Runs that the caller has deleted: otherwise the worker would keep their models.
         gone = frozenset(worker.known - set(self._numbers.values()))
         new = {
             n: RunParts(run.recipe.plain(), run.observers.listed)
@@ -185,11 +184,11 @@ class WorkerPool:
         }
         worker.known = (worker.known - gone) | set(chosen)
         packed_states = worker.transfer.put([run.state_dict() for run in chosen.values()])
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # found dead by `hear`
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `receive` reports it
             worker.connection.send(JobMessage(job, packed_states, new, gone))
 
     def receive(self, seconds: float) -> list[tuple[WorkerHandle, tuple[Any, ...] | None]]:
-        """Wait for messages; None stands for the death of the one who would have sent it."""
+        """Wait for messages, and return each with its worker; None if the worker has died."""
         heard: list[tuple[WorkerHandle, tuple[Any, ...] | None]] = []
         ready = wait([worker.connection for worker in self.workers], seconds)
         for worker in [s for s in self.workers if s.connection in ready]:
@@ -200,7 +199,7 @@ class WorkerPool:
         return heard
 
     def ask_to_stop(self) -> None:
-        """Ask every process to end its job after the update it is in."""
+        """Request every process to end its job after the current update."""
         self._flag.value = 1
 
     def dismiss(self, worker: WorkerHandle) -> int | None:
@@ -226,7 +225,7 @@ class WorkerPool:
     def close(self) -> None:
         """End every process."""
         if self._owner != os.getpid():
-            return  # a copy that was forked along: the processes are another's
+            return  # a copy in a forked process, which does not own the workers
         self.ask_to_stop()
         workers = list(self.workers)
         for worker in workers:
@@ -243,12 +242,12 @@ def _close_all() -> None:
         pool.close()
 
 
-# What is registered last is called first: before multiprocessing waits for its processes.
+# The function registered last is called first, so before multiprocessing waits for its processes.
 atexit.register(_close_all)
 
 
 def _surroundings(task: Task) -> tuple[Any, ...] | None:
-    """Return what a process was forked with and would not see change; None if that is unknown."""
+    """Return the settings and data versions that a forked process keeps; None if unknown."""
     found: list[Any] = [
         torch.get_default_dtype(),
         torch.get_float32_matmul_precision(),
@@ -267,7 +266,7 @@ def _surroundings(task: Task) -> tuple[Any, ...] | None:
 
 
 def cause_of_death(code: int | None) -> str:
-    """Say what an exit code means.
+    """Return the meaning of an exit code.
 
     >>> cause_of_death(-9), cause_of_death(3)
     ('SIGKILL', 'exit code 3')
@@ -288,13 +287,13 @@ def _forked(
     build: Callable[[RunParts], Run],
     inner: Engine | None,
 ) -> None:
-    for other in others:  # or the death of a sibling would go unnoticed
+    for other in others:  # or the parent would not notice the death of another worker
         other.close()
     serve(WorkerContext(connection, transfer, runs, build, inner, flag, parent))
 
 
 def _parts(task: Task) -> dict[str, Any]:
-    """Return what a task is made of: unlike the task itself, it can be pickled."""
+    """Return the parts of a task, which, unlike the task itself, can be pickled."""
     names = ("model", "train", "valid", "loss", "step", "metric", "name")
     return {name: getattr(task, name) for name in names}
 

@@ -1,4 +1,4 @@
-"""One update of all members at once: losses, gradients, bounds, formula."""
+"""One update of all members at once: losses, gradients, clipping, the optimizer's formula."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from etude.training.clipping import SMALLEST
 from etude.training.run import Run
 
 ALWAYS = ("lr", "weight_decay", "clip_norm", "clip_value", "clip_adaptive", "l1", "l2")
-"""Columns of every optimizer; what a recipe leaves out is not read."""
+"""The columns that every optimizer has; those that a recipe does not set are not read."""
 
 Leaves = tuple[Tensor, ...] | Mapping[str, Tensor]
 
@@ -30,9 +30,9 @@ class Stacked(NamedTuple):
     """The state of all members, one row each.
 
     Attributes:
-        rows: Trained weights (members, numbers).
-        moments: What the optimizer remembers, each (members, numbers).
-        fixed: Buffers and untrained parameters, each (members, *shape).
+        rows: The trained weights, (members, weights).
+        moments: The optimizer's state tensors, (members, weights) each.
+        fixed: The buffers and untrained parameters, (members, *shape) each.
     """
 
     rows: Tensor
@@ -41,13 +41,13 @@ class Stacked(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """What one update needs besides the state.
+    """The inputs of one update besides the state.
 
     Attributes:
-        columns: Numbers of the formula (members, columns).
-        samples: Numbers of the batches' samples: (accumulate, samples) if all members read the
+        columns: The scalars of the formula, (members, columns).
+        samples: The indices of the batches' samples: (accumulate, samples) if all members read the
             same ones, else (members, accumulate, samples).
-        masks: Dropout's masks, batch by batch, each (members, *shape).
+        masks: The dropout masks, batch by batch, (members, *shape) each.
     """
 
     columns: Tensor
@@ -56,27 +56,27 @@ class Feed(NamedTuple):
 
 
 class _Loss(nn.Module):
-    """The task's loss as a module's output, so that `functional_call` reaches the network."""
+    """Computes the task's loss as a module, so that `functional_call` can replace the weights."""
 
     def __init__(self, net: nn.Module, task: Task) -> None:
         super().__init__()
         self.net, self.task = net, task
 
     def forward(self, batch: Batch, watch: bool) -> WeightedLoss:
-        """Return the loss of a batch, with what it is a mean over where that is watched for."""
+        """Return the loss of a batch, with its weight if `watch` is set."""
         loss, _, _ = self.task.weighed(self.net, batch, watch=watch)
         return loss
 
 
 class BatchedUpdate:
-    """The update of one kind of runs.
+    """The update of runs of one kind.
 
     Args:
-        run: One of them.
+        run: One of the runs.
         net: A copy of its network, on which the computation is traced.
-        layout: Where its parameters lie.
-        flags: Switches of the optimizer's formula.
-        weighs: Whether the loss is a mean over a number that the batch's targets decide.
+        layout: The position of each parameter in a row.
+        flags: The options of the optimizer's formula.
+        weighs: Whether the number of targets that the loss averages over depends on the batch.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class BatchedUpdate:
             name: getattr(recipe, name) is not None
             for name in ("clip_adaptive", "clip_norm", "clip_value")
         }
-        self.stacks_evaluations = True  # until it turns out that the forward pass alone cannot be
+        self.stacks_evaluations = True  # until stacking the forward pass alone has failed
         self.penalised = recipe.l1 is not None or recipe.l2 is not None
         sizes = zip(layout.shapes, layout.sizes, strict=True)
         self.weighty = torch.cat(
@@ -108,7 +108,7 @@ class BatchedUpdate:
 
     @property
     def reports(self) -> tuple[str, ...]:
-        """Series that an update adds to, in the order of its report."""
+        """The names of the series that an update reports, in order."""
         return (
             "loss",
             *(("penalty",) if self.penalised else ()),
@@ -121,10 +121,10 @@ class BatchedUpdate:
         """Return the state after one update, and its report: (series, members).
 
         Args:
-            state: Before it.
-            feed: What it needs.
+            state: The state before the update.
+            feed: The inputs of the update.
             data: The training data.
-            scales: Multipliers of rate and decay, (members, numbers) each; None where all are 1.
+            scales: The multipliers of rate and decay, (members, weights) each; None if all are 1.
         """
         columns = {
             name: column.unsqueeze(1)
@@ -134,9 +134,9 @@ class BatchedUpdate:
         with torch.no_grad():
             rows = state.rows
             moving = None if scales is None else scales[0] != 0
-            if moving is not None:  # what stands still has no say
+            if moving is not None:  # frozen weights do not count in any norm
                 gradient = torch.where(moving, gradient, 0.0)
-            gradient = self._bounded(rows, gradient, moving, columns, report)
+            gradient = self._clipped(rows, gradient, moving, columns, report)
             lr, decay = columns["lr"], columns["weight_decay"]
             if scales is not None:
                 lr, decay = lr * scales[0], decay * scales[1]
@@ -166,7 +166,7 @@ class BatchedUpdate:
                 masks = feed.masks[i * count : (i + 1) * count]
                 losses, fixed = self._losses(weights, fixed, _take(data, index), masks, shared)
                 parts.append(losses)
-            total = _together(parts)
+            total = _combined(parts)
             objective, report = total, [total.detach()]
             if self.penalised:
                 still = None if scales is None else scales[0] == 0
@@ -175,7 +175,8 @@ class BatchedUpdate:
                 )
                 objective = total + penalty
                 report.append(penalty.detach())
-            # Each member's loss depends on its own row alone: the sum's gradient is every one's.
+            # Each member's loss depends only on its own row: the gradient of the sum has the
+            # gradients of all members as its rows.
             (gradient,) = torch.autograd.grad(objective.sum(), rows)
         return gradient.detach(), tuple(t.detach() for t in fixed), report
 
@@ -194,17 +195,17 @@ class BatchedUpdate:
             masks: tuple[Tensor, ...],
         ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
             mine = dict(zip(self.layout.fixed, fixed, strict=True))
-            # A forward pass writes into buffers: into copies, for the state must stay whole.
+            # A forward pass writes into buffers. Copies leave the state as it is.
             held = {f"net.{n}": t.clone() if n in self.buffers else t for n, t in mine.items()}
             held |= {f"net.{name}": tensor for name, tensor in weights.items()}
-            # The mode sees every call of torch, which takes time: only where something is drawn.
+            # The mode intercepts every call of torch, which takes time: only used with dropout.
             with MaskReplay(masks) if masks else nullcontext():
                 loss = functional_call(self.loss, held, (batch, self.weighs))
             own = (loss.mean, loss.weight) if isinstance(loss.weight, Tensor) else (loss.mean,)
             return own, tuple(held[f"net.{name}"] for name in self.layout.fixed)
 
         axes = (0, 0, None if shared else 0, 0)
-        # Masks were drawn before: what else draws here could not draw what the loop does.
+        # The masks are already drawn. Any other random operation here would differ from the loop.
         found, after = vmap(member, axes, randomness="error")(weights, fixed, batch, masks)
         return WeightedLoss(*found), after
 
@@ -212,7 +213,7 @@ class BatchedUpdate:
         l1, l2 = columns["l1"].squeeze(1), columns["l2"].squeeze(1)
         return l1 * (rows.abs() @ self.weighty) + l2 / 2 * ((rows * rows) @ self.weighty)
 
-    def _bounded(
+    def _clipped(
         self,
         rows: Tensor,
         gradient: Tensor,
@@ -220,7 +221,7 @@ class BatchedUpdate:
         columns: Mapping[str, Tensor],
         report: list[Tensor],
     ) -> Tensor:
-        """Bound the gradients in the loop's order: adaptive, norm, value."""
+        """Clip the gradients in the loop's order: adaptive, norm, value."""
         if self.clips["clip_adaptive"]:
             rows = rows if moving is None else torch.where(moving, rows, 0.0)
             gradient = self._adaptive(rows, gradient, columns["clip_adaptive"])
@@ -247,10 +248,10 @@ class BatchedUpdate:
         return torch.cat(parts, 1)
 
 
-def _together(losses: list[WeightedLoss]) -> Tensor:
-    """Return each member's mean over all that its batches answer; 0 over nothing.
+def _combined(losses: list[WeightedLoss]) -> Tensor:
+    """Return each member's mean loss over all answered targets of its batches; 0 if none is.
 
-    Σ_b w_b L_b / Σ_b w_b, or the mean of the losses where their weights are all the same
+    Σ_b w_b L_b / Σ_b w_b, or the mean of the losses if all their weights are equal
     """
     total: Tensor | None = None
     weight = sum((loss.weight for loss in losses if loss.weight is not None), start=0.0)

@@ -1,7 +1,7 @@
-"""Dropout under vmap: the very masks that the loop would draw, one per member.
+"""Dropout under vmap, with the same masks that the loop would draw, one per member.
 
-A member's masks come from its own random state, so that they do not depend on who else is in the
-stack, and a run that goes on in the plain loop goes on in the same sequence.
+A member's masks come from its own random state. They do not depend on the other members of the
+stack, and a run that continues in the plain loop continues the same random sequence.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from etude.engines.vmap.recurrent import layer_dropout
 
 @dataclass(frozen=True)
 class Mask:
-    """One draw of a forward pass.
+    """One dropout mask of a forward pass.
 
     Attributes:
-        shape: Of one member's input to dropout.
-        stride: Of the same, in whose order the numbers are drawn.
-        share: What is dropped.
+        shape: The shape of one member's input to dropout.
+        stride: Its stride, which determines the order in which the numbers are drawn.
+        share: The probability of an element to be dropped.
     """
 
     shape: tuple[int, ...]
@@ -34,20 +34,20 @@ class Mask:
     share: float
 
     def draw(self, generator: torch.Generator, device: torch.device) -> Tensor:
-        """Return a mask, scaled so that the mean stays what it was."""
+        """Return a mask, scaled so that dropout does not change the mean."""
         mask = torch.empty_strided(self.shape, self.stride, device=device)
         return mask.bernoulli_(1 - self.share, generator=generator).div_(1 - self.share)
 
 
-def _shares(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> float:
-    """Return what a call of dropout drops; 0 where it does nothing."""
+def _probability(args: Any, kwargs: Mapping[str, Any]) -> float:
+    """Return the dropout probability of a call; 0 if the call is not in training mode."""
     p = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
     training = args[2] if len(args) > 2 else kwargs.get("training", True)
     return float(p) if training else 0.0
 
 
 class _Mode(TorchFunctionMode):
-    """Sees every dropout, wherever the model calls it."""
+    """Intercepts every call of dropout in a model."""
 
     def __torch_function__(
         self,
@@ -58,7 +58,7 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.dropout or func is layer_dropout:
-            share = _shares(func, args, kwargs)
+            share = _probability(args, kwargs)
             x = args[0] if args else kwargs["input"]
             return x if not share else self.drop(x, share)
         if func is F.scaled_dot_product_attention:
@@ -73,21 +73,21 @@ class _Mode(TorchFunctionMode):
 
 
 class MaskRecorder(_Mode):
-    """Notes which masks a forward pass draws; `plan.masks` are they, in order."""
+    """Records the masks that a forward pass draws, in order, in `masks`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.masks: list[Mask] = []
 
     def drop(self, x: Tensor, share: float) -> Tensor:
-        """Note a mask, and draw it as torch does."""
+        """Record a mask, and draw it as torch does."""
         like = torch.empty_like(x)
         self.masks.append(Mask(tuple(like.shape), like.stride(), share))
         return torch.dropout(x, share, True)
 
 
 class MaskReplay(_Mode):
-    """Uses masks that were drawn before, in order."""
+    """Applies masks that are already drawn, in order."""
 
     def __init__(self, masks: Iterable[Tensor]) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Compute attention step by step, so that its dropout is one that can be seen.
+    """Compute attention step by step, so that its dropout can be intercepted.
 
     dropout(softmax(q kᵀ · scale + mask)) v
     """

@@ -1,4 +1,4 @@
-"""Which runs can be stacked, and which with which."""
+"""Determines which runs can be stacked, and which of them in the same stack."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from etude.training.observer import refusal
 from etude.training.run import Run
 
 
-def misfit(run: Run) -> str:
-    """Say why a run cannot be stacked; empty if nothing speaks against it.
+def why_not_stackable(run: Run) -> str:
+    """Return why a run cannot be stacked; empty if it can.
 
-    What only a trial shows (an operation that vmap lacks, an answer that differs) is found later.
+    An operation that vmap does not support, or a result that differs from the loop's, is found
+    later, by the first stacked updates.
     """
     recipe, name = run.recipe, run.recipe.optimizer.name
     if run.state.optimizer_spec.stacked not in RULES:
@@ -28,9 +29,9 @@ def misfit(run: Run) -> str:
     if recipe.precision != "float32":
         return f"precision={recipe.precision!r} is not stacked"
     if recipe.clip_percentile is not None:
-        return "clip_percentile looks back at each run's own history"
+        return "clip_percentile depends on each run's earlier gradient norms"
     if recipe.activity is not None:
-        return "activity= watches the modules of one run"
+        return "activity= uses hooks on the modules of one run"
     state = run.state
     schedules = (state.lr_schedule, *state.hyperparameter_schedules.values())
     if any(schedule.has_feedback for schedule in schedules):
@@ -46,7 +47,7 @@ def _rates(run: Run) -> str:
     if run.state.rates is None:
         return ""
     if run.state.rates.plan.trust is not None:
-        return "a trust ratio is about one run's tensors"
+        return "a trust ratio is computed from the tensors of one run"
     if any(isinstance(row.multiplier, Schedule) for row in run.state.rates.plan.rows):
         return "a multiplier of the rate follows a schedule"
     return ""
@@ -57,7 +58,7 @@ def _model(model: nn.Module) -> str:
         if parametrize.is_parametrized(module):
             return f"{name or 'the model'} is parametrized"
         if getattr(module, "sparse", False):
-            return f"{name} makes sparse gradients"
+            return f"{name} has sparse gradients"
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             return f"{name} is of type {str(parameter.dtype).removeprefix('torch.')}"
@@ -65,7 +66,7 @@ def _model(model: nn.Module) -> str:
 
 
 def kind(run: Run) -> Hashable:
-    """Return what runs must have in common to be stacked."""
+    """Return the properties that runs in one stack must have in common."""
     recipe = run.recipe
     known = run.state.optimizer_spec.stacked in RULES
     return (

@@ -1,4 +1,4 @@
-"""Evaluations of several members at once: outputs and losses of all, the metric of each."""
+"""Evaluates several members at once: one forward pass for all, then the metric of each."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from etude.training.run import Run
 from etude.training.snapshot import modes_kept
 
 LARGEST = 2**28
-"""Bytes of all members' answers beyond which each is evaluated alone."""
+"""The size in bytes of all members' outputs above which each member is evaluated alone."""
 
 FEWEST, LARGE = 8, 1e5
-"""Members from which it pays on a CPU, and weights from which it does not.
+"""The number of members from which it is faster on a CPU, and the number of weights from which it
+is slower.
 
-Measured on one core: 16 members of 3e3 to 3e4 weights, dense or convolutional, take 0.6 to 0.8 of
-the time that each alone takes; 4 of them, or 16 of 1e5 weights, take longer.
+Measured on one core: evaluating 16 members of 3e3 to 3e4 weights together, dense or convolutional,
+takes 0.6 to 0.8 of the time of evaluating them one by one; with 4 members, or with 16 of 1e5
+weights, it takes longer.
 """
 
 Answer = tuple[WeightedLoss, Any, Any]
@@ -34,18 +36,18 @@ Answer = tuple[WeightedLoss, Any, Any]
 
 
 class UnstackedError(Exception):
-    """The members' forward passes cannot be made together."""
+    """The forward passes of the members cannot be computed together."""
 
 
 class BatchedEvaluation:
-    """The forward passes of several members on the slices of the validation data.
+    """Computes the forward passes of several members on the slices of the validation data.
 
-    The first member that is asked for its answer to a slice computes it for all; the others are
-    given what is theirs, slice by slice.
+    The first member that needs a slice computes it for all members; the others use the stored
+    results.
 
     Args:
-        stack: Whose members they are.
-        places: Theirs.
+        stack: The stack with the members.
+        places: The indices of the members in the stack.
     """
 
     def __init__(self, stack: Stack, places: Sequence[int]) -> None:
@@ -61,7 +63,7 @@ class BatchedEvaluation:
         self._answers: list[list[Answer]] = []
 
     def task(self, index: int) -> Task:
-        """Return the task, its forward pass being what was computed for one of the members."""
+        """Return a copy of the task that uses the results computed for one of the members."""
         own = copy.copy(self._task)
         slices = iter(range(2**62))
 
@@ -71,14 +73,14 @@ class BatchedEvaluation:
                 self._answers.append(self._forward(batch))
             return self._answers[place][index]
 
-        object.__setattr__(own, "weighed", weighed)  # a frozen task, and a copy of our own
+        object.__setattr__(own, "weighed", weighed)  # the task is frozen; this is a copy
         return own
 
     def _forward(self, batch: Batch) -> list[Answer]:
         net, task = self.net, self._task
         *inputs, target = batch
 
-        # vmap returns tensors alone; a weight that is a number is the same for all members.
+        # vmap returns only tensors; a weight that is a number is the same for all members.
         numbers: list[float | None] = []
 
         def member(held: dict[str, Tensor]) -> tuple[Any, ...]:
@@ -110,8 +112,8 @@ class BatchedEvaluation:
         ]
 
 
-def fits(program: BatchedUpdate, run: Run, members: int) -> bool:
-    """Say whether so many members are worth evaluating together."""
+def is_faster_together(program: BatchedUpdate, run: Run, members: int) -> bool:
+    """Return whether evaluating this many members together is expected to be faster."""
     if run.task.step is not None or not program.stacks_evaluations:
         return False
     if run.device.type != "cpu":

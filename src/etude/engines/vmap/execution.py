@@ -1,4 +1,4 @@
-"""How an update is run: as it is, as a traced graph, or compiled; whichever pays."""
+"""Runs an update directly, as a traced graph, or compiled, whichever is expected to be fastest."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ Key = tuple[tuple[int, ...], tuple[int, ...]]
 Scales = tuple[Tensor, Tensor] | None
 
 SECONDS_PER_NODE = 0.05
-"""Seconds that compiling costs per operation of the traced graph: 0.03 to 0.06 on an idle core."""
+"""Seconds to compile one operation of the traced graph; measured: 0.03 to 0.06 on an idle core."""
 
 SHARE = 0.5
-"""Share of the time that a compiled update takes of one that is not: 0.2 to 0.6."""
+"""The time of a compiled update relative to one that is not compiled; measured: 0.2 to 0.6."""
 
 TRACING = 2.0
-"""Seconds to be saved before a graph is traced, which takes some tenths of one."""
+"""A graph is traced if compiling would save at least this many seconds; tracing takes some tenths
+of a second."""
 
 LARGEST = 1500
-"""Operations beyond which a graph is not compiled: it would take minutes."""
+"""The number of operations above which a graph is not compiled, because it would take minutes."""
 
 
 if hasattr(os, "register_at_fork"):
@@ -45,11 +46,11 @@ if hasattr(os, "register_at_fork"):
 
 
 class Execution:
-    """Runs the updates of one program, and remembers what was traced and compiled.
+    """Runs the updates of one program, and keeps what was traced and compiled.
 
     Args:
-        program: What to run.
-        compile: 'auto' where it pays within the updates to come.
+        program: The program.
+        compile: When to compile; 'auto' if it saves time within the remaining updates.
     """
 
     def __init__(self, program: BatchedUpdate, compile: Mode = "auto") -> None:
@@ -62,8 +63,8 @@ class Execution:
         self._times: dict[Key, list[float]] = {}
         self._ahead = 0
 
-    def plan(self, ahead: int) -> None:
-        """Say how many updates are to come."""
+    def expect_updates(self, ahead: int) -> None:
+        """Set the number of updates that remain."""
         self._ahead = ahead
 
     @property
@@ -72,7 +73,7 @@ class Execution:
         return bool(self._compiled)
 
     def is_compiled(self, state: Stacked) -> bool:
-        """Whether updates of so many members are."""
+        """Return whether updates of a stack of this size are compiled."""
         shape = tuple(state.rows.shape)
         return any(shape == key[0] for key in self._compiled)
 
@@ -82,7 +83,7 @@ class Execution:
         """Do one update; see `BatchedUpdate.step`."""
         key = _key(state, feed)
         self._ahead -= 1
-        if key not in self._compiled and key not in self._tried and self._pays(key):
+        if key not in self._compiled and key not in self._tried and self._is_worth_compiling(key):
             self._compile(key, state, feed, data, scales)
         ready = self._compiled.get(key) or self._traced.get(key)
         if ready is not None:
@@ -91,20 +92,20 @@ class Execution:
         started = time.perf_counter()
         result = self.program.step(state, feed, data, scales)
         times = self._times.setdefault(key, [])
-        if len(times) < 8:  # the least of these is all that is asked for
+        if len(times) < 8:  # only the shortest time is used
             times.append(time.perf_counter() - started)
         return result
 
-    def worth(self, key: Key) -> float:
-        """Return the seconds that compiling would save over the updates to come."""
+    def seconds_saved(self, key: Key) -> float:
+        """Return the seconds that compiling would save in the remaining updates."""
         times = self._times.get(key, [])
-        # Fewer do not tell: the first update of a kind is slower than those that follow.
+        # Fewer would mislead: the first update of a kind is slower than the following ones.
         return 0.0 if len(times) < 3 else min(times) * self._ahead * (1 - SHARE)
 
-    def _pays(self, key: Key) -> bool:
+    def _is_worth_compiling(self, key: Key) -> bool:
         if self.mode != "auto":
             return self.mode == "always"
-        return self.worth(key) > TRACING
+        return self.seconds_saved(key) > TRACING
 
     def _compile(self, key: Key, state: Stacked, feed: Feed, data: Leaves, scales: Scales) -> None:
         self._tried.add(key)
@@ -121,11 +122,13 @@ class Execution:
             graph = traced(flat, leaves)
             nodes = len(graph.graph.nodes)
             expected = nodes * SECONDS_PER_NODE
-            # The graph is faster than the update that it was traced from, compiled or not.
-            self._traced[key] = _called(graph, shape)
-            if self.mode == "auto" and (nodes > LARGEST or self.worth(key) < 1.3 * expected):
+            # Even without compilation, the graph is faster than the update it was traced from.
+            self._traced[key] = _nested(graph, shape)
+            if self.mode == "auto" and (
+                nodes > LARGEST or self.seconds_saved(key) < 1.3 * expected
+            ):
                 return
-            self._compiled[key] = _called(compiled(graph, leaves), shape)
+            self._compiled[key] = _nested(compiled(graph, leaves), shape)
         except Exception as error:  # noqa: BLE001  (no compiler, or one that cannot)
             self.reason = f"not compiled: {str(error).strip().partition(chr(10))[0][:120]}"
             return
@@ -133,8 +136,8 @@ class Execution:
             self.seconds += time.perf_counter() - started
 
 
-def _called(flat: Callable[..., Any], shape: list[Any]) -> Callable[..., Any]:
-    """Return a function of the flat tensors as one of the nested arguments."""
+def _nested(flat: Callable[..., Any], shape: list[Any]) -> Callable[..., Any]:
+    """Return a function of nested arguments from a function of flat tensors."""
 
     def call(state: Stacked, feed: Feed, data: Leaves, scales: Scales) -> Any:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the members' next updates need: samples, masks and numbers, prepared block by block."""
+"""Prepares the inputs of the next updates, block by block: samples, masks and scalars."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from etude.training.run import Run
 
 
 @dataclass(frozen=True)
-class InputPlace:
-    """Where a member's inputs stand: step, data, randomness, and what its numbers carry along."""
+class InputPosition:
+    """A position in a member's inputs: step, place in the data, random state, carried scalars."""
 
     step: int
     cursor: Cursor
@@ -29,13 +29,13 @@ class InputPlace:
 
 
 class Inputs:
-    """The samples, masks and numbers of one member.
+    """The samples, masks and scalars of one member's updates.
 
     Args:
-        run: The member.
+        run: The member's run.
         state: Its `state_dict()`.
-        carried: What its optimizer's numbers carry along.
-        masks: What one forward pass draws.
+        carried: The scalars that the optimizer's formula carries from update to update.
+        masks: The dropout masks of one forward pass.
     """
 
     def __init__(
@@ -47,28 +47,28 @@ class Inputs:
         self._generator = torch.Generator(self._device)
         on_cpu = self._device.type == "cpu"
         own = self._rest.torch if on_cpu else self._rest.accelerators[self._device.index or 0]
-        # The order of the data is drawn by the data's own rule, here over the samples' numbers.
+        # The same class shuffles the samples' indices here as shuffles the data in the loop.
         samples = run.task.train.samples
         assert samples is not None
         self._numbers = TensorData((torch.arange(samples),))
-        self.go_to(InputPlace(state["step"], Cursor(**state["place"]), own, carried))
+        self.set_position(InputPosition(state["step"], Cursor(**state["place"]), own, carried))
 
-    def go_to(self, place: InputPlace) -> None:
-        """Stand somewhere else."""
+    def set_position(self, place: InputPosition) -> None:
+        """Continue from another position."""
         self.step = place.step
         self.cursor = replace(place.cursor)
         self.carried = dict(place.carried)
         self._generator.set_state(place.random)
         self._stream: Iterator[Batch] | None = None
 
-    def place(self) -> InputPlace:
-        """Return where it stands."""
-        return InputPlace(
+    def position(self) -> InputPosition:
+        """Return the current position."""
+        return InputPosition(
             self.step, replace(self.cursor), self._generator.get_state(), dict(self.carried)
         )
 
     def random_tree(self) -> dict[str, Any]:
-        """Return the run's random state as a checkpoint holds it."""
+        """Return the run's random state in the form of a checkpoint."""
         own = self._generator.get_state()
         if self._device.type == "cpu":
             return replace(self._rest, torch=own).tree()
@@ -76,8 +76,8 @@ class Inputs:
         others[self._device.index or 0] = own
         return replace(self._rest, accelerators=tuple(others)).tree()
 
-    def follow(self, other: Inputs) -> None:
-        """Stand in the data where other inputs of the same seed stands."""
+    def copy_data_position(self, other: Inputs) -> None:
+        """Continue at the same place in the data as other inputs of the same seed."""
         self.cursor = replace(other.cursor)
         self._stream = None
 
@@ -91,8 +91,8 @@ class Inputs:
         return torch.stack(rows).reshape(count, each, -1)
 
     def draw(self, count: int) -> list[list[Tensor]]:
-        """Return the masks of the next updates, each a list over its batches' masks."""
-        # From the run's own generator, batch by batch, as the loop's forward passes would.
+        """Return the masks of the next updates, for each update a list over its batches."""
+        # From the run's own generator, batch by batch, in the order of the loop's forward passes.
         per = self.run.recipe.accumulate
         return [
             [m.draw(self._generator, self._device) for _ in range(per) for m in self.masks]
@@ -100,7 +100,7 @@ class Inputs:
         ]
 
     def columns(self, program: BatchedUpdate, count: int) -> tuple[np.ndarray[Any, Any], Values]:
-        """Return the numbers of the next updates, (count, columns), and the values behind them."""
+        """Return the scalars of the next updates, (count, columns), and their source values."""
         values = Values(self.run, self.step, count)
         recipe = self.run.recipe
         table = {"lr": values.lr, "weight_decay": values("weight_decay")}
@@ -109,6 +109,6 @@ class Inputs:
         table |= program.rule.columns(values, self.carried)
         return np.stack([table[name] for name in program.names], axis=1), values
 
-    def moved(self, count: int) -> None:
-        """Note that the updates prepared last are done."""
+    def mark_done(self, count: int) -> None:
+        """Count the updates that were prepared last as done."""
         self.step += count

@@ -1,4 +1,4 @@
-"""Where each parameter lies in a row of the stacked weights."""
+"""The position of each parameter in a row of the stacked weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from etude.training.run import Run
 
 @dataclass(frozen=True)
 class Layout:
-    """The trained parameters, laid end to end; and what else a module holds, tensor by tensor.
+    """The order of the trained parameters in a row, and the names of all other tensors.
 
     Attributes:
-        names: Of the trained parameters, in the model's order; tied ones once.
-        shapes: Of each of them.
-        fixed: Names of buffers, and of parameters that are not trained.
+        names: The names of the trained parameters, in the model's order; tied ones once.
+        shapes: Their shapes.
+        fixed: The names of the buffers, and of the parameters that are not trained.
     """
 
     names: tuple[str, ...]
@@ -28,11 +28,11 @@ class Layout:
 
     @classmethod
     def of(cls, model: nn.Module, untouched: Sequence[str] = ()) -> Layout:
-        """Read the layout off a model.
+        """Return the layout of a model.
 
         Args:
             model: The network.
-            untouched: Parameters that get no gradient, which the optimizer leaves alone.
+            untouched: Parameters that get no gradient, so that the optimizer does not change them.
         """
         trained = {
             n: p for n, p in model.named_parameters() if p.requires_grad and n not in untouched
@@ -44,16 +44,16 @@ class Layout:
 
     @property
     def sizes(self) -> list[int]:
-        """Numbers in each parameter."""
+        """The number of elements of each parameter."""
         return [shape.numel() for shape in self.shapes]
 
     @property
     def width(self) -> int:
-        """Numbers in a row."""
+        """The number of elements of a row."""
         return sum(self.sizes)
 
     def views(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the parameters that lie in stacked rows: (members, *shape) by name."""
+        """Return the parameters in stacked rows, by name: (members, *shape)."""
         parts = torch.split(rows, self.sizes, 1)
         return {
             name: part.reshape(len(rows), *shape)
@@ -61,11 +61,11 @@ class Layout:
         }
 
     def row(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return one row from tensors by name."""
+        """Return one row from the tensors by name."""
         return torch.cat([tensors[name].detach().reshape(-1) for name in self.names])
 
     def cut(self, row: Tensor) -> dict[str, Tensor]:
-        """Return the tensors by name that lie in one row."""
+        """Return the tensors in one row, by name."""
         parts = torch.split(row, self.sizes)
         return {
             name: part.reshape(shape)
@@ -74,7 +74,7 @@ class Layout:
 
 
 def multipliers(run: Run, layout: Layout) -> tuple[Tensor, Tensor] | None:
-    """Return the multipliers of rate and weight decay of every number; None if all are 1."""
+    """Return the multipliers of rate and weight decay of every weight; None if all are 1."""
     if run.state.rates is None:
         return None
     by_name = run.state.rates.plan.of()

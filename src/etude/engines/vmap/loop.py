@@ -1,4 +1,4 @@
-"""One stack, trained as far as is asked: updates, evaluations, and members that leave it."""
+"""Trains one stack as far as requested: updates, evaluations, removal of finished members."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from etude.engines.base import blame
-from etude.engines.vmap.evaluate import BatchedEvaluation, UnstackedError, fits
+from etude.engines.vmap.evaluate import BatchedEvaluation, UnstackedError, is_faster_together
 from etude.engines.vmap.execution import Execution
 from etude.engines.vmap.member import Member
 from etude.engines.vmap.stack import Stack
@@ -20,18 +20,18 @@ from etude.training.run import Run
 from etude.training.threads import use_threads
 
 BLOCK = 32
-"""Updates between two looks at the losses: a look waits for the device, and updates beyond a loss
-that is not finite are thrown away and done again up to it."""
+"""The number of updates between two readings of the losses. A reading waits for the device. If a
+loss is not finite, the block is repeated up to the update before it."""
 
 WIDE = 2e8
-"""Operations of all members' forward passes below which one thread is used."""
+"""The number of operations of all members' forward passes below which one thread is used."""
 
 
 class UpdateError(Exception):
-    """A stacked update failed, and was not done; whatever the loop says to it is the answer.
+    """A stacked update failed, and was not applied; the loop may succeed or raise a clearer error.
 
     Args:
-        cause: What it failed with.
+        cause: The error.
     """
 
     def __init__(self, cause: Exception) -> None:
@@ -40,11 +40,11 @@ class UpdateError(Exception):
 
 
 def train_stack(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
-    """Train one stack, and write every member back, also after an error.
+    """Train one stack, and write every member back to its run, also after an error.
 
     Raises:
-        UpdateError: If an update failed; the members stand before it.
-        EtudeError: If an evaluation failed; the member is named.
+        UpdateError: If an update failed; the members have their state before it.
+        EtudeError: If an evaluation failed; the message names the run.
     """
     steps = {id(m.run): request.steps_of(m.run.state) for m in stack.members}
     threads = threads_for(stack)
@@ -53,12 +53,12 @@ def train_stack(stack: Stack, execution: Execution, request: AdvanceRequest) -> 
             member.run.observers.start(member.run.state)
         while True:
             _evaluate(stack, steps)
-            _dismiss(stack, execution, request)
+            _release_finished(stack, execution, request)
             active = stack.active
             if not active or request.stop():
                 return
-            execution.plan(max(request.target(m.run.state) - m.step for m in active))
-            count = min(BLOCK, *(_stretch(m, request, steps[id(m.run)]) for m in active))
+            execution.expect_updates(max(request.target(m.run.state) - m.step for m in active))
+            count = min(BLOCK, *(_updates_until_stop(m, request, steps[id(m.run)]) for m in active))
             started = time.perf_counter()
             with deterministic(stack.state.rows.device), use_threads(threads):
                 try:
@@ -71,7 +71,7 @@ def train_stack(stack: Stack, execution: Execution, request: AdvanceRequest) -> 
             for place, loss in broken.items():
                 stack.write_back(place, loss)
                 stack.members[place].run.observers.end(stack.members[place].run.state)
-            _leave(stack, execution, list(broken))
+            _remove(stack, execution, list(broken))
             _observe(stack, count)
             if request.on_step is not None:
                 for member in stack.active:
@@ -90,14 +90,16 @@ def _evaluate(stack: Stack, steps: dict[int, set[int]]) -> None:
             continue
         if not run.evaluations or run.evaluations[-1].step != member.step:
             due.append(place)
-    # One that stops early may end here, with other weights than those of the stack; one that has
-    # come as it stands is judged with its own bits.
+    # A run with early stopping may end here and restore other weights than those of the stack. A
+    # member without an update in this stack is evaluated by its run, to the bit.
     together = [
         place
         for place in due
         if stack.members[place].run.state.early_stopping is None and stack.members[place].series
     ]
-    if together and fits(stack.program, stack.members[together[0]].run, len(together)):
+    if together and is_faster_together(
+        stack.program, stack.members[together[0]].run, len(together)
+    ):
         try:
             _evaluate_together(stack, together)
         except UnstackedError:
@@ -107,10 +109,10 @@ def _evaluate(stack: Stack, steps: dict[int, set[int]]) -> None:
         if run.evaluations and run.evaluations[-1].step == stack.members[place].step:
             continue
         if run.state.early_stopping is None:
-            stack.show(place)
+            stack.write_weights(place)
         else:
             stack.write_back(place)
-        with _blamed(run):
+        with _naming(run):
             run.evaluate()
 
 
@@ -118,22 +120,25 @@ def _evaluate_together(stack: Stack, due: list[int]) -> None:
     """Evaluate members with one forward pass for all.
 
     Raises:
-        UnstackedError: If that cannot be; then no member was evaluated.
+        UnstackedError: If that is impossible; then no member was evaluated.
     """
     together = BatchedEvaluation(stack, due)
     for index, place in enumerate(due):
         run = stack.members[place].run
         if run.observers.has("on_evaluation"):
-            stack.show(place)
+            stack.write_weights(place)
         run.adopt_step(stack.members[place].step)
-        with _blamed(run):
+        with _naming(run):
             run.evaluate(together.task(index))
-        if run.ended:  # it diverged, and leaves with the weights it has here
-            stack.show(place)
+        if run.ended:  # it diverged, and keeps the weights it has here
+            stack.write_weights(place)
 
 
 def _observe(stack: Stack, count: int) -> None:
-    """Show members to their observers after an update that is due; a stretch ends with one."""
+    """Call the observers of members after an update at which they are due.
+
+    A block of updates ends with such an update.
+    """
     for place, member in enumerate(stack.members):
         run = member.run
         if (
@@ -141,21 +146,21 @@ def _observe(stack: Stack, count: int) -> None:
             and count
             and run.observers.next_update(member.step - 1) == (member.step - 1)
         ):
-            stack.show(place)
-            with _blamed(run):
+            stack.write_weights(place)
+            with _naming(run):
                 run.observers.update(run.state)
 
 
 @contextmanager
-def _blamed(run: Run) -> Iterator[None]:
+def _naming(run: Run) -> Iterator[None]:
     try:
         yield
     except EtudeError as error:
         raise blame(error, run) from error
 
 
-def _dismiss(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
-    """Write back those that have ended or stand where they are to stand."""
+def _release_finished(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:
+    """Write back the members that have ended or have reached the requested step."""
     done = [
         place
         for place, m in enumerate(stack.members)
@@ -164,27 +169,27 @@ def _dismiss(stack: Stack, execution: Execution, request: AdvanceRequest) -> Non
     for place in done:
         stack.write_back(place)
         run = stack.members[place].run
-        with _blamed(run):
+        with _naming(run):
             run.observers.end(run.state)
-    _leave(stack, execution, done)
+    _remove(stack, execution, done)
 
 
-def _leave(stack: Stack, execution: Execution, places: list[int]) -> None:
-    """Let members leave a stack, their runs being written back.
+def _remove(stack: Stack, execution: Execution, places: list[int]) -> None:
+    """Remove members from a stack, after they were written back to their runs.
 
-    A stack that was compiled keeps its size, with idle rows, until half of them are: an update of
-    another size would have to be compiled anew.
+    A compiled stack keeps its size, with idle rows, until half of the rows are idle: an update of
+    another size would have to be compiled again.
     """
     for place in places:
         stack.members[place].idle = True
     left = [place for place, member in enumerate(stack.members) if not member.idle]
     few = 2 * len(left) <= len(stack)
     if places and left and (few or not execution.is_compiled(stack.state)):
-        stack.keep(left)
+        stack.keep_only(left)
 
 
-def _stretch(member: Member, request: AdvanceRequest, steps: set[int]) -> int:
-    """Return the updates to the next evaluation or observation, or to where it is to stand."""
+def _updates_until_stop(member: Member, request: AdvanceRequest, steps: set[int]) -> int:
+    """Return the number of updates to the next evaluation, observation or the requested step."""
     stops = {request.target(member.run.state), *(step for step in steps if member.step < step)}
     observed = member.run.observers.next_update(member.step)
     if observed is not None:
@@ -193,7 +198,7 @@ def _stretch(member: Member, request: AdvanceRequest, steps: set[int]) -> int:
 
 
 def threads_for(stack: Stack) -> int:
-    """Return the threads that an update of all members is worth."""
+    """Return the number of threads to use for an update of all members."""
     run = stack.members[0].run
     work = 2.0 * stack.program.layout.width * run.batch_size * len(stack)
     return 1 if run.threads == 1 and work < WIDE else max(run.threads, torch.get_num_threads())

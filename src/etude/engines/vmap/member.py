@@ -1,4 +1,4 @@
-"""One run in a stack, and what was measured of it since its own state was last written."""
+"""One run in a stack, and the results since its state was last written back."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Member:
     """One run in a stack.
 
     Attributes:
-        run: The run; its state lags behind until it is written back.
-        inputs: Its samples, masks and numbers.
-        series: What was measured since it was last written back.
+        run: The run. Its state is out of date until it is written back.
+        inputs: Its samples, masks and scalars.
+        series: The values measured since it was last written back.
         seconds: Its share of the time since then.
-        idle: Whether only its row is left, because a stack of another size costs more.
+        idle: Whether it has ended and only its row remains, because a new size costs more.
     """
 
     run: Run

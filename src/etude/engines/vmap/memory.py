@@ -1,4 +1,4 @@
-"""How many members fit into memory at once."""
+"""Estimates how many members fit in memory at once."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from etude.free_memory import free_memory
 from etude.training.run import Run
 
 SHARE = 0.4
-"""Of the free memory that a stack may take."""
+"""The share of the free memory that a stack may use."""
 
 COPIES = 6
-"""Rows of weights that an update holds besides the moments: old, new, gradient, between."""
+"""The number of rows of weights that an update holds besides the moments: old weights, new
+weights, gradient, intermediate results."""
 
 
 def members_at_once(program: BatchedUpdate, run: Run) -> int:
-    """Return how many members may be stacked, at least 1; a guess that an error corrects.
+    """Estimate how many members may be stacked, at least 1.
 
-    A member holds its weights several times over, and what the forward pass keeps for the
-    backward pass: about four times its inputs and layers' outputs.
+    If the estimate is too high, the engine halves the stack after the out-of-memory error.
+
+    A member needs several copies of its weights, and the tensors that the forward pass keeps for
+    the backward pass: about four times its inputs and its layers' outputs.
     """
     weights = program.layout.width * (COPIES + 2 * len(program.rule.moments(program.flags)))
     tensors = run.task.train.tensors

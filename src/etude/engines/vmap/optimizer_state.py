@@ -1,4 +1,4 @@
-"""What an optimizer remembers, from a run's own torch optimizer into rows and back."""
+"""Copies the optimizer's state from a run's torch optimizer into rows, and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from etude.training.run import Run
 
 
 def read(program: BatchedUpdate, run: Run) -> tuple[dict[str, float], list[Tensor]]:
-    """Return (numbers carried along, one row per moment) of a run's optimizer."""
+    """Return (carried scalars, one row per moment) of a run's optimizer."""
     layout, rule, states = program.layout, program.rule, run.optimizer.state
     own = dict(run.model.named_parameters())
     rows = []
@@ -39,9 +39,9 @@ def read(program: BatchedUpdate, run: Run) -> tuple[dict[str, float], list[Tenso
 def write(
     program: BatchedUpdate, run: Run, moments: Sequence[Tensor], place: int, member: Member
 ) -> None:
-    """Write a member's moments into its run's optimizer, as if it had done the updates."""
+    """Write a member's moments into its run's optimizer, as after the same updates in the loop."""
     step = member.step
-    if not step:  # nothing has changed since it was read
+    if not step:  # no update has changed it
         return
     rule, carried = program.rule, member.inputs.carried
     own = dict(run.model.named_parameters())
@@ -57,7 +57,7 @@ def write(
             entry["step"] = torch.tensor(float(step))
         entry |= {name: torch.tensor(carried[name]) for name in rule.scalars}
         if rule.late and not carried.get("begun"):
-            continue  # torch makes the buffer at the first update with momentum
+            continue  # torch creates the buffer at the first update with momentum
         run.optimizer.state[own[parameter]] = entry
     if rule.step == "group":
         for group in run.optimizer.param_groups:

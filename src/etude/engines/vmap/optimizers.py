@@ -1,9 +1,9 @@
-"""The optimizers' formulas over stacked weights: one row per member, one column per number.
+"""The optimizers' formulas on stacked weights: one row per member, one column per weight.
 
-Each formula is torch's own (Lion: pytorch_optimizer's), split in two: what depends on the step
-alone is computed beforehand in double precision (`columns`), the rest is arithmetic on tensors
-(`update`). Symbols: w weights, g gradient, c the columns, lr and wd the rate and the weight decay
-of every number.
+Each formula is that of torch (Lion: of pytorch_optimizer), split in two: the part that depends
+only on the step is computed beforehand in double precision (`columns`), the rest is arithmetic on
+tensors (`update`). Symbols: w weights, g gradient, c the columns, lr and wd the rate and the weight
+decay of every weight.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ Update = Callable[[Tensor, Tensor, Moments, Columns, Tensor, Tensor, Flags], tup
 
 @dataclass(frozen=True)
 class StackedOptimizer:
-    """One optimizer as arithmetic.
+    """The formula of one optimizer.
 
     Attributes:
-        columns: Numbers per update, from a run's values and what it carries along.
-        names: Those the columns are called by, in order.
+        columns: Computes the scalars of each update, from a run's values and the carried scalars.
+        names: The names of the columns, in order.
         update: (w, g, moments, c, lr, wd, flags) -> (w, moments).
-        moments: Names of the tensors it remembers, as torch calls them, for some flags.
-        flags: Names of the switches that change the formula.
-        step: Where torch counts the updates: beside each parameter's moments, in the parameter
+        moments: Returns the names of the state tensors, as in torch, for given flags.
+        flags: Returns the options that change the formula, by name.
+        step: Where torch counts the updates: with each parameter's moments, in the parameter
             group, or nowhere.
-        begins: Hyperparameter at which a moment begins, by the moment; the others begin at 0.
-        scalars: Numbers carried along that torch keeps beside each parameter's moments.
-        late: A moment that torch makes only once it is needed; the number 'begun' that is carried
-            along says whether it is there.
+        begins: For a moment that does not start at 0, the hyperparameter with its start value.
+        scalars: Carried scalars that torch stores with each parameter's moments.
+        late: A moment that torch creates only when it is needed; the carried scalar 'begun' says
+            whether it exists.
     """
 
     columns: Callable[[Values, dict[str, float]], dict[str, Numbers]]
@@ -70,8 +70,8 @@ def _coupled(g: Tensor, w: Tensor, wd: Tensor) -> Tensor:
     return g + wd * w
 
 
-# SGD: buffer ← a·buffer + b·g; step along p·g + q·buffer. The four numbers say whether there is
-# momentum, whether the buffer has begun, and whether it is Nesterov's.
+# SGD: buffer ← a·buffer + b·g; the step is p·g + q·buffer. The four scalars encode whether there
+# is momentum, whether the buffer exists, and whether the momentum is Nesterov's.
 
 
 def _sgd_columns(values: Values, carried: dict[str, float]) -> dict[str, Numbers]:
@@ -155,7 +155,7 @@ def _adam_columns(values: Values, carried: dict[str, float]) -> dict[str, Number
 
 
 def _moments(m: Tensor, v: Tensor, g: Tensor, c: Columns) -> tuple[Tensor, Tensor]:
-    # Written as torch writes each of them: `lerp` rounds otherwise than a sum of two products.
+    # Each is written as in torch: `lerp` rounds differently from a sum of two products.
     m = torch.lerp(m, g, 1 - c["beta1"])
     return m, c["beta2"] * v + (1 - c["beta2"]) * (g * g)
 
@@ -285,5 +285,5 @@ RULES: Mapping[str, StackedOptimizer] = MappingProxyType(
 
 
 def flags_of(choice: OptimizerChoice, others: Mapping[str, Any]) -> dict[str, bool]:
-    """Return the switches of an optimizer's formula for a run."""
+    """Return the options of an optimizer's formula for a run."""
     return RULES[get(choice.name).stacked].flags(choice, frozenset(others))

@@ -1,7 +1,8 @@
-"""Recurrent layers step by step, as torch.func can stack them: LSTM, GRU and the plain one.
+"""Recurrent layers (LSTM, GRU, RNN) computed step by step, so that torch.func can stack them.
 
-torch's own run in one fused operation, for which vmap has no rule. The formulas are those of the
-documentation of torch.nn.LSTM, GRU and RNN; weights, gates and their order are the module's own.
+torch's own layers run as one fused operation, for which vmap has no rule. The formulas are those
+of the documentation of torch.nn.LSTM, GRU and RNN. Weights, gates and their order are those of the
+module.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ State = tuple[Tensor, ...]
 
 
 def layer_dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Dropout between recurrent layers, which draws in the order (step, sample, unit)."""
+    """Apply dropout between recurrent layers, drawn in the order (step, sample, unit)."""
     if has_torch_function_unary(x):
         result: Tensor = handle_torch_function(layer_dropout, (x,), x, p, training)
         return result
@@ -28,7 +29,7 @@ def layer_dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def unroll(model: nn.Module) -> None:
-    """Let every recurrent layer of a model compute step by step, in place.
+    """Make every recurrent layer of a model compute step by step, in place.
 
     >>> net = nn.LSTM(3, 4)
     >>> x = torch.rand(5, 2, 3)
@@ -97,7 +98,7 @@ def _side(
     own, other = weight("weight_ih"), weight("weight_hh")
     assert own is not None
     assert other is not None
-    # All steps' inputs in one product; the recurrent one remains for the steps.
+    # One product for the inputs of all steps; only the recurrent product is computed step by step.
     gates = F.linear(x, own, weight("bias_ih"))
     steps = range(len(x))
     outputs: list[Tensor] = []
@@ -111,7 +112,7 @@ def _side(
 
 
 def _cell(mode: str, x: Tensor, h: Tensor, state: State, project: Tensor | None) -> State:
-    """Do one step, from the input's and the state's share of the gates."""
+    """Do one step, from the contributions of the input and of the state to the gates."""
     if mode == "LSTM":
         i, f, g, o = (x + h).chunk(4, -1)
         cell = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)

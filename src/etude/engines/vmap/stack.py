@@ -1,4 +1,4 @@
-"""Several members' states in common tensors, taken further together."""
+"""The states of several members in common tensors, and their updates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from etude.engines.vmap.batched_update import BatchedUpdate, Feed, Leaves, Stacked
 from etude.engines.vmap.dropout import Mask
-from etude.engines.vmap.inputs import InputPlace, Inputs
+from etude.engines.vmap.inputs import InputPosition, Inputs
 from etude.engines.vmap.layout import multipliers
 from etude.engines.vmap.member import Member
 from etude.engines.vmap.optimizer_state import read, write
@@ -23,12 +23,12 @@ Step = Callable[[Stacked, Feed, Leaves, tuple[Tensor, Tensor] | None], tuple[Sta
 
 
 class Stack:
-    """The members' states, row by row.
+    """The members' states, one row each.
 
     Args:
-        program: Their update.
-        runs: The members.
-        masks: What one forward pass draws.
+        program: The update of the members.
+        runs: The runs of the members.
+        masks: The dropout masks of one forward pass.
     """
 
     def __init__(self, program: BatchedUpdate, runs: Sequence[Run], masks: list[Mask]) -> None:
@@ -74,30 +74,30 @@ class Stack:
 
     @property
     def active(self) -> list[Member]:
-        """The members that are still trained."""
+        """The members that are still in training."""
         return [member for member in self.members if not member.idle]
 
     def advance(self, count: int, step: Step) -> dict[int, float]:
         """Do up to `count` updates of every member.
 
-        They end where the first loss is not finite: that update is not done.
+        The updates end before the first one with a loss that is not finite.
 
         Returns:
-            The places of the members whose loss was not finite at the next update, with it.
+            The losses of that update that are not finite, by the member's index.
         """
-        before = [member.inputs.place() for member in self.members]
+        before = [member.inputs.position() for member in self.members]
         try:
             return self._advance(count, step, before)
         except BaseException:
-            # Nothing was done: whoever goes on meets the same samples and masks again.
-            self._go_back(before)
+            # No update was applied: the next attempt must get the same samples and masks.
+            self._reset_inputs(before)
             raise
 
-    def _go_back(self, places: list[InputPlace]) -> None:
+    def _reset_inputs(self, places: list[InputPosition]) -> None:
         for member, place in zip(self.members, places, strict=True):
-            member.inputs.go_to(place)
+            member.inputs.set_position(place)
 
-    def _advance(self, count: int, step: Step, before: list[InputPlace]) -> dict[int, float]:
+    def _advance(self, count: int, step: Step, before: list[InputPosition]) -> dict[int, float]:
         state, report, rates = self._run(count, step)
         losses = report[:, 0]
         idle = np.array([member.idle for member in self.members])
@@ -110,10 +110,10 @@ class Stack:
                 for i in range(len(self))
                 if not (idle[i] or math.isfinite(losses[whole, i]))
             }
-            self._go_back(before)
+            self._reset_inputs(before)
             state, count = self.state, whole
             if whole:
-                # The same updates again give the same bits, and end where all is well.
+                # Repeat the updates with finite losses; they give the same bits.
                 state, report, rates = self._run(whole, step)
         self.state = state
         for i, member in enumerate(self.members):
@@ -122,13 +122,13 @@ class Stack:
             for name, values in zip(self.program.reports, report[:count, :, i].T, strict=True):
                 member.series.setdefault(name, []).extend(values.tolist())
             member.series.setdefault("lr", []).extend(rates[i][:count].tolist())
-            member.inputs.moved(count)
+            member.inputs.mark_done(count)
         return broken
 
     def _run(
         self, count: int, step: Step
     ) -> tuple[Stacked, np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
-        """Do `count` updates from the present state, which is left as it is."""
+        """Compute `count` updates from the present state, which does not change."""
         feeds, rates = self.feeds(count)
         state, reports = self.state, []
         for feed in feeds:
@@ -137,7 +137,7 @@ class Stack:
         return state, torch.stack(reports).cpu().double().numpy(), rates
 
     def feeds(self, count: int) -> tuple[list[Feed], list[np.ndarray[Any, Any]]]:
-        """Prepare the next updates, and return each member's rates."""
+        """Return the inputs of the next updates, and each member's rates."""
         device = self.state.rows.device
         shared = self.shared
         active = self.active
@@ -146,12 +146,12 @@ class Stack:
             inputs = member.inputs
             if shared and member is not active[0]:
                 samples = own[id(active[0])][0]
-                inputs.follow(active[0].inputs)
+                inputs.copy_data_position(active[0].inputs)
             else:
                 samples = inputs.samples(count)
             table, values = inputs.columns(self.program, count)
             own[id(member)] = samples, table, values.lr, inputs.draw(count)
-        # An idle row computes what the first active one does; nobody reads it.
+        # An idle row repeats the computation of the first active one; its result is not used.
         each = [own[id(active[0] if member.idle else member)] for member in self.members]
         every, tables, rates, drawn = (list(parts) for parts in zip(*each, strict=True))
         index = (every[0] if shared else torch.stack(every, 1)).to(device)
@@ -166,8 +166,8 @@ class Stack:
         ]
         return feeds, rates
 
-    def show(self, place: int) -> None:
-        """Write a member's weights and buffers into its run's model; the rest stays here."""
+    def write_weights(self, place: int) -> None:
+        """Write a member's weights and buffers into its run's model, but no other state."""
         member, layout = self.members[place], self.program.layout
         values = layout.cut(self.state.rows[place])
         fixed = zip(layout.fixed, self.state.fixed, strict=True)
@@ -175,17 +175,17 @@ class Stack:
         member.run.adopt_weights(values, member.step)
 
     def write_back(self, place: int, broken: float | None = None) -> None:
-        """Give a run all that the stack knows of it.
+        """Write a member's complete state into its run.
 
         Args:
-            place: The member's.
+            place: The index of the member.
             broken: The loss of its next update, if that is not finite.
         """
         member = self.members[place]
         run = member.run
         ended = run.ended
         if not ended:
-            self.show(place)
+            self.write_weights(place)
         write(self.program, run, self.state.moments, place, member)
         state = run.state_dict()
         series = {name: list(values) for name, values in run.series.items()}
@@ -206,7 +206,7 @@ class Stack:
             run.diverge(member.step, f"the training loss became {broken}", True)
         member.series, member.seconds = {}, 0.0
 
-    def keep(self, places: Sequence[int]) -> None:
+    def keep_only(self, places: Sequence[int]) -> None:
         """Keep only some members, in this order."""
         index = torch.tensor(places, dtype=torch.long, device=self.state.rows.device)
         self.members = [self.members[i] for i in places]

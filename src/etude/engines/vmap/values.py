@@ -1,4 +1,4 @@
-"""A run's numbers over its next updates: rate, hyperparameters, each as the loop would set it."""
+"""A run's rate and hyperparameters over its next updates, as the loop would set them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Numbers = NDArray[np.float64]
 
 
 class Values:
-    """What `Run` writes into its optimizer's groups, for `count` updates from `step` on.
+    """The values that `Run` writes into its optimizer's groups, for `count` updates from `step` on.
 
     Args:
         run: The run.
         step: The first update.
-        count: How many.
+        count: The number of updates.
     """
 
     def __init__(self, run: Run, step: int, count: int) -> None:
@@ -28,20 +28,20 @@ class Values:
 
     @property
     def number(self) -> Numbers:
-        """How many updates will have been done: what Adam's corrections count."""
+        """The number of updates done after each update, as in Adam's bias corrections."""
         return self.steps.astype(np.float64) + 1
 
     def _along(self, schedule: Any) -> Numbers:
         return np.asarray(schedule(self.steps.astype(np.float64)), dtype=np.float64)
 
     def __call__(self, name: str) -> Numbers:
-        """Return a number's values: scheduled, or the one that is set."""
+        """Return the values of a hyperparameter: scheduled, or constant."""
         if name in self.run.state.hyperparameter_schedules:
             return self._along(self.run.state.hyperparameter_schedules[name])
         return np.full(len(self.steps), float(self.run.recipe.optimizer.value(name)))
 
     def betas(self) -> tuple[Numbers, Numbers]:
-        """Return both averages' factors; 'momentum' and 'beta1' name the first."""
+        """Return the values of both betas; 'momentum' and 'beta1' name the first."""
         pair = self.run.recipe.optimizer.value("betas")
         found = []
         for names, value in ((("momentum", "beta1"), pair[0]), (("beta2",), pair[1])):

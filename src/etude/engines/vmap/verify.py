@@ -1,4 +1,4 @@
-"""The first updates of a user's own model, by the loop and in a stack, held side by side."""
+"""Compares the first updates of a model in a stack with those of the loop."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ from etude.tasks.data import Cursor
 from etude.training.run import Run
 
 STEPS = 3
-"""Updates that are compared."""
+"""The number of updates that are compared."""
 
 GRADIENT, LOSS = 1e-3, 1e-3
-"""Largest difference that is roundoff: of gradients, as a share of their norm; of losses, as a
-share of the first."""
+"""The largest difference that counts as roundoff: of gradients, relative to their norm; of losses,
+relative to the first loss."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A program that a trial has approved, and what one forward pass draws."""
+    """A program whose first updates agree with the loop's, and the masks of one forward pass."""
 
     program: BatchedUpdate
     masks: list[Mask]
 
 
 class VerificationError(Exception):
-    """The trial failed; the message says at what."""
+    """A model cannot be stacked; the message says why."""
 
 
-def fit(runs: list[Run]) -> Verified:
-    """Build the program of runs of one kind, and try it on two of them.
+def verify(runs: list[Run]) -> Verified:
+    """Build the program for runs of one kind, and verify it on two of them.
 
-    The runs are left as they are.
+    The runs do not change.
 
     Raises:
-        UnfitError: If vmap cannot take the model, or answers otherwise than the loop.
+        VerificationError: If vmap does not support the model, or its results differ from the
+            loop's.
     """
-    # Two, for what mixes members shows only between them; those of the smallest rates, at which
-    # roundoff grows least.
+    # Two, because only then a model that mixes members shows. Those with the smallest rates,
+    # because roundoff grows least there.
     chosen = sorted(runs, key=lambda run: run.recipe.lr)[:2]
     loops = [copied(run) for run in chosen]
     masks, untouched, gradients, weighs = zip(*(_first(run) for run in loops), strict=True)
@@ -71,12 +72,12 @@ def fit(runs: list[Run]) -> Verified:
             for run in loops:
                 run.advance(run.step + count)
             if any(run.step < member.step + count for run, member in _pairs(loops, stack)):
-                break  # it diverged, or is at its end
+                break  # it has diverged or ended
             stack.advance(count, program.step)
             _compare(stack, loops, count)
             if stack.members[0].step == chosen[0].step + 1:
-                # Later ones may differ by more than roundoff where a bias meets a normalisation: it
-                # has no gradient but roundoff, which Adam makes whole steps of.
+                # Only after the first update: the gradient of a bias before a normalisation is
+                # pure roundoff, which Adam turns into full steps.
                 _compare_buffers(stack, loops)
     except VerificationError:
         raise
@@ -88,30 +89,31 @@ def fit(runs: list[Run]) -> Verified:
 
 
 def copied(run: Run) -> Run:
-    """Return a run that stands where another stands, and shares nothing with it but the data."""
+    """Return a copy of a run, in the same state, that shares only the data with it."""
     other = Run(run.task, run.recipe, device=run.device)
-    # By way of bytes: a state refers to the tensors of the run it is of.
+    # Packed as bytes, because a state refers to the tensors of its run.
     other.load_state_dict(unpack(pack(run.state_dict())))
     return other
 
 
 def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor], bool]:
-    """Return what the next forward pass draws, the parameters without gradient, the gradients.
+    """Return the masks of the next forward pass, the parameters without gradient, the gradients.
 
-    And whether the batch's targets decide what the loss is a mean over. The run is left as it is.
+    The last value says whether the number of targets that the loss averages over depends on the
+    batch. The run does not change.
     """
     state = run.state_dict()
     model = copy.deepcopy(run.model)
     names = dict(model.named_parameters())
     batches = run.task.train.stream(run.batch_size, run.recipe.seed, Cursor(**state["place"]))
-    plan = MaskRecorder()
-    # Recurrent layers must be seen to draw, and draw in the same order step by step.
+    recorder = MaskRecorder()
+    # In unrolled recurrent layers dropout can be recorded; it draws in the same order.
     seen = copy.deepcopy(model)
     unroll(seen)
     with random_state_kept(0):
         batch = next(batches)
         try:
-            with plan:
+            with recorder:
                 run.objective.task.forward(seen, batch)
         except Exception as error:
             raise VerificationError(_first_line(error)) from error
@@ -119,18 +121,18 @@ def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor], bo
         loss.times(1.0).backward()  # type: ignore[no-untyped-call]
     untouched = tuple(n for n, p in names.items() if p.requires_grad and p.grad is None)
     gradients = {n: p.grad for n, p in names.items() if p.grad is not None}
-    return plan.masks, untouched, gradients, isinstance(loss.weight, Tensor)
+    return recorder.masks, untouched, gradients, isinstance(loss.weight, Tensor)
 
 
 def _compare_gradients(stack: Stack, expected: tuple[dict[str, Tensor], ...]) -> None:
-    """Hold the gradients of one batch side by side, where dropout does not come between them."""
+    """Compare the gradients of one batch, if the model has no dropout."""
     program = stack.program
-    places = [member.inputs.place() for member in stack.members]
+    places = [member.inputs.position() for member in stack.members]
     feeds, _ = stack.feeds(1)
     for member, place in zip(stack.members, places, strict=True):
-        member.inputs.go_to(place)
+        member.inputs.set_position(place)
     if feeds[0].masks or program.batches > 1 or program.penalised:
-        return  # the losses after some updates speak for these
+        return  # for these, only the losses after some updates are compared
     columns = dict(zip(program.names, feeds[0].columns.unsqueeze(2).unbind(1), strict=True))
     gradient, _, _ = program.gradient(stack.state, feeds[0], stack.data, columns)
     for row, wanted in zip(gradient, expected, strict=True):
@@ -167,7 +169,7 @@ def _compare_buffers(stack: Stack, loops: list[Run]) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the beginning of the deepest cause's message."""
+    """Return the first line of the message of the deepest cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,1 +1,1 @@
-"""One file for each kind of result: what is told of it. `etude.report.registry` finds them all."""
+"""The reports, one file for each type of result. `etude.report.registry` finds the files."""

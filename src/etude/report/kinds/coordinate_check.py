@@ -13,15 +13,15 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
-from etude.report.registry import tells
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
 
-@tells(CoordinateCheck)
+@presents(CoordinateCheck)
 def of_check(found: CoordinateCheck, task: Task | None = None) -> Report:
     """Return the report on a coordinate check."""
     subject = "the model" if task is None else task.name
-    how = "alike at every width" if found.passed else "not alike at every width"
+    how = "equally at every width" if found.passed else "differently at different widths"
     return Report(
         kind="Coordinate check",
         subject=subject,

@@ -1,4 +1,4 @@
-"""What is told of the edge of stability: where training breaks, and where curvature says so."""
+"""The report on the edge of stability: the rate that breaks training, and the predicted rate."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from etude.measure.probe import Probe
 from etude.measure.sharpness import Sharpness
 from etude.report import words
 from etude.report.document import DataTable, Fact, Report, Section, TableColumn, TableRow, Tone
-from etude.report.registry import tells
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
 
-@tells(Edge)
+@presents(Edge)
 def of_edge(found: Edge, task: Task | None = None) -> Report:
-    """Say where training breaks."""
+    """Return the report on the rate at which training breaks."""
     sections = [Section("The rates probed", (_probes(found),))]
     if found.sharpness:
         sections.append(Section("Sharpness", (_curvature(found.sharpness),)))
@@ -81,7 +81,7 @@ def _curvature(marks: tuple[Sharpness, ...]) -> DataTable:
         (*(TableColumn(name, number=True) for name in heads), TableColumn("remark")),
         tuple(_mark(one) for one in marks),
         f"Largest eigenvalue of the Hessian on {marks[0].samples} training samples, and the rate "
-        "at which it says an update breaks.",
+        "above which it predicts that training breaks.",
     )
 
 

@@ -18,11 +18,11 @@ from etude.report.document import (
     Tone,
 )
 from etude.report.kinds import coordinate_check
-from etude.report.registry import tells
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
 
-@tells(LayerRates)
+@presents(LayerRates)
 def of_rates(found: LayerRates, task: Task | None = None) -> Report:
     """Return the report on the rates of all parameters."""
     sections = [Section("Parameter by parameter", (_table(found.rows),))]

@@ -1,17 +1,17 @@
-"""What is told of one training run."""
+"""The report on one training run."""
 
 from __future__ import annotations
 
 from etude.record import Record, Status
 from etude.report import pieces, words
 from etude.report.document import Fact, Report, Section, Tone
-from etude.report.registry import tells
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
 
-@tells(Record)
+@presents(Record)
 def of_run(record: Record, task: Task | None = None) -> Report:
-    """Say how a run went."""
+    """Return the report on a run."""
     rate = words.rate(record.recipe.lr)
     done = f"{words.count(record.cost.steps)} of {words.plural(record.length, 'update')}"
     first = record.evaluations[0] if record.evaluations else None
@@ -68,6 +68,6 @@ def _tone(status: Status) -> Tone:
 
 
 def _further(record: Record) -> list[Fact]:
-    """Say from which update on the run has had another length."""
+    """Return the updates at which the length of the run was changed, as a fact."""
     steps = ", ".join(words.count(step) for step in record.extended)
     return [Fact("Trained further", f"from update {steps}")] if steps else []

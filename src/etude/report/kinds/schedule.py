@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from etude.report import schedule_curve, words
 from etude.report.document import Drawing, Fact, Report, Section
-from etude.report.registry import tells
-from etude.report.schedule_values import ScheduleValues, area_said, table
+from etude.report.registry import presents
+from etude.report.schedule_values import ScheduleValues, area_sentence, table
 from etude.tasks.task import Task
 
 
-@tells(ScheduleValues)
+@presents(ScheduleValues)
 def of_schedule(found: ScheduleValues, task: Task | None = None) -> Report:
     """Return the report on the values of a schedule."""
     curve = schedule_curve.of_values(found)
     text = repr(found.schedule)
-    said = area_said(found)
+    said = area_sentence(found)
     drawing = Drawing(
         schedule_curve.caption(curve), lambda theme: schedule_curve.draw(curve, theme)
     )

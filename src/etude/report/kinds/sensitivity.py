@@ -1,4 +1,4 @@
-"""What is told of how the loss responds to the rate of each layer kind and gate."""
+"""The report on how the loss changes with the rate of each layer kind and gate."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from etude.measure.effect import Effect
 from etude.measure.sensitivity import TOGETHER, Response, Sensitivity
 from etude.report import words
 from etude.report.document import DataTable, Report, Section, TableColumn, TableRow, Tone
-from etude.report.registry import tells
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
-SAID = {
+VERDICTS = {
     Effect.BETTER: ("better", Tone.GOOD),
     Effect.WORSE: ("worse", Tone.PLAIN),
     Effect.DIVERGED: ("diverged", Tone.WARN),
@@ -17,15 +17,15 @@ SAID = {
 }
 
 
-@tells(Sensitivity)
+@presents(Sensitivity)
 def of_sensitivity(found: Sensitivity, task: Task | None = None) -> Report:
-    """Say what another rate of each part does."""
+    """Return the report on the effect of another rate for each part."""
     base = sum(found.baseline) / len(found.baseline)
     title = f"{found.task}: keep one rate for all"
     if found.whole is not None:
         title = f"{found.task}: tune the rate first"
     elif found.proposal:
-        title = f"{found.task}: rates of their own are worth having"
+        title = f"{found.task}: separate rates for some parts improve the loss"
     return Report(
         kind="Sensitivity to the rates of the parts",
         subject=found.task,
@@ -43,15 +43,15 @@ def _responses(found: Sensitivity) -> DataTable:
     return DataTable(
         (TableColumn("part"), *numbers, TableColumn("verdict")),
         tuple(map(_row, rows)),
-        "What the validation loss gains where a part's rate is multiplied, its 95% interval, and "
+        "The gain in validation loss if the rate of a part is multiplied, its 95% interval, and "
         "the standard deviation over the seeds.",
     )
 
 
 def _row(one: Response) -> TableRow:
-    verdict, tone = SAID[one.verdict]
+    verdict, tone = VERDICTS[one.verdict]
     factor = "–" if one.part == TOGETHER else f"{one.factor:.3g}"
-    told = ("–", "–", "–")
+    numbers = ("–", "–", "–")
     if one.finite:
-        told = (f"{one.effect:+.3g}", f"{one.margin:.2g}", f"{one.spread:.2g}")
-    return TableRow((one.part, factor, *told, verdict), tone)
+        numbers = (f"{one.effect:+.3g}", f"{one.margin:.2g}", f"{one.spread:.2g}")
+    return TableRow((one.part, factor, *numbers, verdict), tone)

@@ -1,4 +1,4 @@
-"""What is told of a rate that was carried to another size, and tried there."""
+"""The report on the transfer of a tuned rate to another size."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 
 from etude.report import words
 from etude.report.document import DataTable, Fact, Report, Section, TableColumn, TableRow, Tone
-from etude.report.registry import tells
+from etude.report.registry import presents
 from etude.tasks.task import Task
 from etude.tuning.transfer.transfer import Transfer
 
 
-@tells(Transfer)
+@presents(Transfer)
 def of_transfer(found: Transfer, task: Task | None = None) -> Report:
-    """Say which rate to use at the new size."""
+    """Return the report on the rate to use at the new size."""
     sure = found.trained and found.confirmed
     facts = [Fact("The rule's rate", words.number(found.recipe.lr))]
     title = f"{found.task}: no rate tried trains it at its new size"
     if found.trained:
         tone = Tone.GOOD if found.confirmed else Tone.PLAIN
-        by = "the rule's, confirmed" if found.confirmed else "the best tried; not the rule's"
+        by = "from the rule, confirmed" if found.confirmed else "the best tried; not from the rule"
         facts.append(Fact("Learning rate", words.number(found.lr), by, tone))
         title = f"{found.task}: train at a learning rate of {words.number(found.lr)}"
     facts.append(Fact("Untrained loss", words.number(found.untrained)))
@@ -55,7 +55,7 @@ def _rates(found: Transfer) -> DataTable:
 
 
 def _row(found: Transfer, rate: float, loss: float) -> TableRow:
-    verdicts = ["the rule's"] if rate == found.recipe.lr else []
+    verdicts = ["from the rule"] if rate == found.recipe.lr else []
     tone = Tone.PLAIN
     if rate == found.lr and found.trained:
         verdicts.append("to use")

@@ -1,4 +1,4 @@
-"""What is told of a tuning of the rate, or of the whole recipe."""
+"""The report on a tuning of the rate, or of the whole recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
-from etude.report.registry import tells
+from etude.report.registry import presents
 from etude.report.sentences import broken_said, tie_said
 from etude.report.trials import trial_table
 from etude.tasks.task import Task
@@ -24,34 +24,34 @@ from etude.tuning.recipes.selection import HORIZONS, Selection
 from etude.tuning.result import RungCost, TuneResult
 
 PHASES = {
-    Phase.RUNG: "those in the running",
-    Phase.RECIPE_RUNG: "the recipes in the running",
-    Phase.BEYOND_EDGE: "the best stood at one",
-    Phase.CURVE_TURNED: "the lower rate that it points to",
-    Phase.ANEW_LOWER: "the leader was seen to overfit",
-    Phase.FINISH: "the best to the end",
-    Phase.AFTER_DIVERGENCE: "lower rates resumed",
-    Phase.RUNNER_UP: "those that had come as far as the best",
-    Phase.REFINE: "neighbours of the best",
-    Phase.EDGE_OF_STABILITY: "where training breaks",
-    Phase.ANOTHER_SEED: "the best two tied",
+    Phase.RUNG: "the remaining rates",
+    Phase.RECIPE_RUNG: "the remaining recipes",
+    Phase.BEYOND_EDGE: "the best rate was the lowest or highest one",
+    Phase.CURVE_TURNED: "a lower rate, computed from that curve",
+    Phase.ANEW_LOWER: "a rate had begun to overfit",
+    Phase.FINISH: "the best rate, to the end of its run",
+    Phase.AFTER_DIVERGENCE: "lower rates, continued",
+    Phase.RUNNER_UP: "rates with the same progress as the best",
+    Phase.REFINE: "neighbours of the best rate",
+    Phase.EDGE_OF_STABILITY: "the rate at which training breaks",
+    Phase.ANOTHER_SEED: "the best two rates tied",
     Phase.FINISH_ON_ALL: "the folds only chose the rate",
 }
-"""What each part of a tuning was for, in a few words."""
+"""The purpose of each part of a tuning, in a few words."""
 
 WORTH = {
     Outcome.FOUND: "the peak",
-    Outcome.TOO_SMALL_TO_TELL: "not told apart from the others",
+    Outcome.TOO_SMALL_TO_TELL: "not distinguished from the others",
     Outcome.AT_AN_EDGE: "best, at an edge",
-    Outcome.UNFINISHED: "best that was sound, not finished",
+    Outcome.UNFINISHED: "best stable rate, not finished",
     Outcome.NO_BETTER_THAN_A_CONSTANT: "no better than a constant",
 }
-"""What the chosen rate is worth, by the outcome."""
+"""A note on the chosen rate, by the outcome."""
 
 
-@tells(TuneResult)
+@presents(TuneResult)
 def of_tuning(result: TuneResult, task: Task | None = None) -> Report:
-    """Say what a tuning found."""
+    """Return the report on a tuning."""
     trains = result.outcome != Outcome.NOTHING_TRAINS
     return Report(
         kind="Tuning of the learning rate",
@@ -86,7 +86,9 @@ def _lede(result: TuneResult) -> list[str]:
     parts = [f"{tried} were tried {between}.", tie_said(result)] if low < high else []
     parts = [*parts, broken_said(result)] if low < high else ["No other rate was tried."]
     if result.selection is not None:
-        given = ", ".join(f"{k} {words.told(v)}" for k, v in result.selection.values.items())
+        given = ", ".join(
+            f"{k} {words.recipe_value(v)}" for k, v in result.selection.values.items()
+        )
         tried_recipes = words.plural(len(result.selection.tried), "recipe")
         parts.insert(0, f"Of {tried_recipes} tried, the best has {given}.")
     finished = result.record.status == Status.FINISHED
@@ -109,7 +111,7 @@ def _facts(result: TuneResult) -> list[Fact]:
     found.append(_broken(result))
     if result.sensitivity is not None:
         lost = words.share(result.sensitivity, 1)
-        note = "of the drop is lost at most, read between the rates followed"
+        note = "of the drop is lost at most, interpolated between the rates followed"
         found.append(Fact("At twice or half the rate", lost, note))
     if result.confidence is not None:
         share = f"{result.confidence:.0%}"
@@ -146,12 +148,12 @@ def _not_followed(result: TuneResult) -> list[Fact]:
 def _broken(result: TuneResult) -> Fact:
     if result.stable_below is None and result.common_break is not None:
         update = words.count(result.common_break)
-        note = "where higher rates diverged; no edge known"
+        note = "at which higher rates diverged; no edge is known"
         return Fact("Broke training", f"update {update}", note)
     if result.stable_below is None:
-        return Fact("Broke training", "none", "of the higher rates, as far as followed")
+        return Fact("Broke training", "none", "of the higher rates, as far as they were trained")
     trial = next(t for t in result.trials if t.lr == result.stable_below)
-    how = "ended with what it had learned lost"
+    how = "lost what it had learned by its end"
     if trial.record.status == Status.DIVERGED:
         how = f"diverged at update {words.count(trial.record.cost.steps)}"
     times = result.stable_below / result.lr
@@ -173,13 +175,13 @@ def _sections(result: TuneResult) -> list[Section]:
         *chosen_from,
         Section("Which rate", (against, trial_table(result))),
         Section("How the rates compare over the run", (course,), detail=True),
-        Section("The run that was kept", pieces.drawings(result.record), detail=True),
+        Section("The chosen run", pieces.drawings(result.record), detail=True),
         Section("What it cost", (_costs(result),)),
     ]
 
 
 def _recipes(selection: Selection) -> Section:
-    """Return what the recipe was chosen from, the best first."""
+    """Return the recipes that were tried, the best first."""
     names = list(dict.fromkeys(name for one in selection.tried for name in one.values))
     heads = [TableColumn(name.removeprefix("optimizer.")) for name in names]
     heads += [
@@ -190,14 +192,17 @@ def _recipes(selection: Selection) -> Section:
     for one in selection.tried:
         scores = [words.number(score) for score in one.scores]
         scores += [""] * (len(HORIZONS) - len(scores))
-        cells = (*(words.told(one.values.get(name, "")) for name in names), words.rate(one.lr))
+        cells = (
+            *(words.recipe_value(one.values.get(name, "")) for name in names),
+            words.rate(one.lr),
+        )
         tone = Tone.GOOD if one.values == selection.values else Tone.PLAIN
         rows.append(TableRow((*cells, *scores), tone))
     order = ""
     if selection.held is not None:
         order = f" Rank correlation of the first two: {selection.held:.2f}."
     caption = (
-        "Every recipe tried, and how it stood after the same share of its run; less is better."
+        "Every recipe tried, with its score after the same shares of its run; lower is better."
         f"{order}"
     )
     return Section("Which recipe", (DataTable(tuple(heads), tuple(rows), caption),))
@@ -221,7 +226,7 @@ def part_said(part: RungCost) -> str:
     """Return the name of a part of a tuning, and what it was for.
 
     >>> part_said(RungCost("to 50%", 0.5))
-    'to 50% of the run: those in the running'
+    'to 50% of the run: the remaining rates'
     """
     rung = " of the run" if part.phase.rung else ""
     return f"{part.name}{rung}: {PHASES[part.phase]}"
