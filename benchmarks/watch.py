@@ -112,7 +112,7 @@ class Loop:
             chosen = torch.randint(0, len(self.inputs), (self.batch,))
             self.optimizer.zero_grad()
             loss = cross_entropy(self.model(self.inputs[chosen]), self.targets[chosen])
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
         return (time.process_time() - started) / updates
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -25,14 +25,19 @@ class Copies:
 
     def take(self, numbers: Sequence[int], views: Sequence[Tensor]) -> None:
         """Copy the views, in place of what was held."""
-        kept = {}
+        kept: dict[int, Tensor] = {}
         for number, view in zip(numbers, views, strict=True):
             old = self.held.get(number)
-            alike = old is not None and old.shape == view.shape and old.dtype == view.dtype
-            kept[number] = old if alike and old.device == view.device else torch.empty_like(view)
+            kept[number] = old if _alike(old, view) else torch.empty_like(view)
         self.held = kept
         if numbers:
             foreach.copy_(list(kept.values()), list(views))
+
+
+def _alike(old: Tensor | None, new: Tensor) -> TypeGuard[Tensor]:
+    if old is None:
+        return False
+    return (old.shape, old.dtype, old.device) == (new.shape, new.dtype, new.device)
 
 
 class OptimizerTrack:
