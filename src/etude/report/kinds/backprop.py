@@ -16,11 +16,11 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
-from etude.report.registry import tells
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
 
-@tells(Backprop)
+@presents(Backprop)
 def of_step(found: Backprop, task: Task | None = None) -> Report:
     """Return the report on one step."""
     chain = gradient_chain.info(found)

@@ -20,7 +20,7 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
-from etude.report.registry import tells
+from etude.report.registry import presents
 from etude.tasks.task import Task
 
 QUANTITIES = (
@@ -33,7 +33,7 @@ QUANTITIES = (
 """The columns of the table of layers."""
 
 
-@tells(Diagnosis)
+@presents(Diagnosis)
 def of_diagnosis(found: Diagnosis, task: Task | None = None) -> Report:
     """Report what was found."""
     record = found.record if isinstance(found, TaskDiagnosis) else None
