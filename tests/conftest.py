@@ -15,8 +15,8 @@ if not os.environ.get("ETUDE_TEST_GPU"):  # the laws are stated of the CPU; test
 _state = tempfile.TemporaryDirectory(prefix="etude-state-")  # removed when the tests end
 os.environ.setdefault("ETUDE_STATE_DIR", _state.name)
 
-import torch
-from hypothesis import settings
+import torch  # noqa: E402 - the variables above are read where it is imported
+from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile("etude", deadline=None, print_blob=True, derandomize=True)
