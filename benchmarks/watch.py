@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 import etude
 
 RESULTS = Path(__file__).parent / "results"
-ROUNDS, SECONDS = 12, 1.0
+ROUNDS, SECONDS = 6, 0.5
 """How many rounds of blocks, and how long a block of the bare loop takes."""
 
 
@@ -168,7 +168,8 @@ def main() -> None:
         "# What watching costs",
         "",
         f"{machine}; {ROUNDS} rounds of blocks of about {SECONDS:g} s, watched and unwatched in "
-        "turn. Ratios are medians over rounds, with quartiles. "
+        f"turn, in seconds of the process; load average {os.getloadavg()[0]:.1f} at the end. "
+        "Ratios are medians over rounds, with quartiles. "
         "Written by `python -m benchmarks.watch`.",
         "",
         "| network | bare update, ms | default | every update | sampled by default |",

@@ -7,7 +7,7 @@ import pytest
 from tests.diagnosis.programs import HEALTHY
 
 
-@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("every", [None, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_run_is_called_healthy(name, every):
     told = []

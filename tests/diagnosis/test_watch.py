@@ -401,6 +401,21 @@ def test_names_come_without_those_of_wrappers(wrap):
         assert report.unseen == ("Activations cannot be read, since the model is compiled.",)
 
 
+def test_a_model_that_is_compiled_after_the_watch_began_is_compiled_whole():
+    x, y = classes(64)
+    model = net(8, 16, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with opened(model, optimizer) as w:
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        for _ in range(20):
+            optimizer.zero_grad()
+            cross_entropy(compiled(x), y).backward()
+            optimizer.step()
+    report = w.report()
+    assert report.healthy
+    assert "a compiled or replicated copy" in " ".join(report.unseen)
+
+
 # ---- how findings are told -----------------------------------------------------------------------
 
 
