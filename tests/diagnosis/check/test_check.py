@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import etude
 from etude import tasks
-from etude.diagnosis.check import inputs_used, one_batch
+from etude.diagnosis.check import one_batch, short_run
 from etude.diagnosis.check.one_batch import entropy
 from etude.diagnosis.check.outputs import made_by
 from etude.errors import BadTypeError, BadValueError, TaskError
@@ -176,7 +176,7 @@ def test_a_task_that_no_check_explains_raises_as_training_does():
 
 def test_what_time_does_not_allow_is_told(monkeypatch):
     monkeypatch.setattr(one_batch, "SECONDS", 0.0)
-    monkeypatch.setattr(inputs_used, "SECONDS", 0.0)
+    monkeypatch.setattr(short_run, "SECONDS", 0.0)
     found = etude.check(task(), RECIPE)
     assert found.healthy
     assert any("took all the time" in reason for reason in found.unseen)

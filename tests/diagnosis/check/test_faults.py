@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import etude
-from etude.diagnosis.check import checks, inputs_used, one_batch
+from etude.diagnosis.check import checks, one_batch, short_run
 from etude.diagnosis.finding import Cause, Diagnosis, Symptom
 
 RECIPE = etude.Recipe(optimizer="adamw", lr=1e-2, steps=100, batch_size=32)
@@ -61,7 +61,7 @@ each = pytest.mark.parametrize("name", NETWORKS)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine changes what is seen in time, and tests are not about that."""
     monkeypatch.setattr(one_batch, "SECONDS", 600.0)
-    monkeypatch.setattr(inputs_used, "SECONDS", 600.0)
+    monkeypatch.setattr(short_run, "SECONDS", 600.0)
 
 
 @pytest.fixture
@@ -227,6 +227,18 @@ def test_targets_that_broadcast(name):
     assert the(found).evidence == {"output": "(32, 1)", "targets": "(32,)"}
 
 
+@each
+def test_a_loss_of_ones_own_that_broadcasts(name):
+    def squares(output: Tensor, target: Tensor) -> Tensor:
+        return ((output - target) ** 2).mean()
+
+    x, y = numbers(name)
+    one = lambda: NETWORKS[name](1)  # noqa: E731
+    found = etude.check(task(one, (x, y.flatten()), squares), RECIPE)
+    assert Cause.WRONG_LOSS_OR_OUTPUT in whats(found)
+    assert etude.check(task(one, (x, y), squares), RECIPE).healthy
+
+
 # ---- the data ---------------------------------------------------------------------------------
 
 
@@ -369,7 +381,6 @@ def test_sorted_labels_in_a_loader_that_does_not_shuffle(name):
 # ---- the network ------------------------------------------------------------------------------
 
 
-@before_training
 @each
 def test_weights_that_are_too_large(name):
     def network() -> nn.Module:
@@ -378,9 +389,20 @@ def test_weights_that_are_too_large(name):
             list(net.modules())[-1].weight.mul_(300)
         return net
 
-    found = etude.check(task(network), RECIPE)
+    found = etude.check(task(network), RECIPE.replace(lr=1e-3))
     assert found.findings[0].what == Cause.BAD_INITIALISATION
     assert found.findings[0].evidence["loss"] > 3 * found.findings[0].evidence["chance"]
+
+
+def test_large_weights_that_the_first_updates_take_down_are_fine():
+    def network() -> nn.Module:
+        net = mlp()
+        with torch.no_grad():
+            net[3].weight.mul_(30)
+        return net
+
+    found = etude.check(task(network), RECIPE.replace(lr=0.1, clip_norm=5.0))
+    assert Cause.BAD_INITIALISATION not in whats(found)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])

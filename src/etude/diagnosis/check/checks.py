@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from etude.diagnosis.check.broadcast import broadcast
 from etude.diagnosis.check.duplicates import duplicates
 from etude.diagnosis.check.independence import independence
 from etude.diagnosis.check.initial_loss import initial_loss
@@ -37,10 +38,10 @@ OF_DATA: tuple[Check, ...] = (
 )  # fmt: skip
 """Checks that train nothing; all of them work where the loss cannot be computed."""
 
-OF_NETWORK: tuple[Check, ...] = (outputs, initial_loss, independence, optimized)
+OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized)
 """Checks of the network before its first update."""
 
-OF_TRAINING: tuple[Check, ...] = (gradients, same_seed, one_batch, inputs_used)
+OF_TRAINING: tuple[Check, ...] = (initial_loss, gradients, same_seed, one_batch, inputs_used)
 """Checks that train for some updates; left out where the loss cannot be computed."""
 
 

@@ -106,7 +106,8 @@ def _all_alike(rows: Rows) -> bool:
 
 
 def _is_continuous(rows: Rows, different: int) -> bool:
-    """Return whether some input feature takes a value of its own in most of the different rows."""
+    """Return whether two input features take a value of their own in most of the different rows."""
+    count = 0
     for tensor in rows.inputs.values():
         if not tensor.is_floating_point():
             continue
@@ -114,7 +115,8 @@ def _is_continuous(rows: Rows, different: int) -> bool:
         spread = flat.double().std(0)
         busiest = spread.nan_to_num().argsort(descending=True)[:8]
         for feature in busiest.tolist():
-            if len(torch.unique(flat[:, feature])) >= max(MANY, HALF * different):
+            count += len(torch.unique(flat[:, feature])) >= max(MANY, HALF * different)
+            if count >= 2:
                 return True
     return False
 

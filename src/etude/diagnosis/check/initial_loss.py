@@ -18,6 +18,9 @@ TIMES, MORE = 3.0, 1.5
 """A loss of classes is far above chance if it is above this many times chance, and above chance
 plus this many nats: then the logits differ by several units before anything was learned."""
 
+LAST = 6
+"""The number of losses that tell whether the first updates lower it."""
+
 FAR = 10.0
 """Outputs are far too large if they are this many times the larger of 1 and the targets."""
 
@@ -28,10 +31,11 @@ def initial_loss(subject: Subject) -> Look:
         chance = log C for C classes, log 2 for logistic losses, and the variance of the targets
         for squares
 
-    A loss far above chance comes from weights that are too large, where the inputs are scaled.
-    One below chance is that of a network trained before, and no fault.
+    A loss far above chance comes from weights that are too large, where the inputs are scaled. It
+    is no finding if the first updates take it down, or if it is below chance, as that of a network
+    trained before.
 
-    Cost: one forward pass.
+    Cost: one forward pass; the 24 updates that `inputs_used` needs too.
     """
     call, loss = subject.call, subject.loss
     if loss is None or call is None:
@@ -48,7 +52,9 @@ def initial_loss(subject: Subject) -> Look:
         ):
             return Look(seen=seen)
         own = _own_loss(call.name, call.scores, call.target)
-        if own is None or own <= TIMES * chance or own <= chance + MORE or _is_unscaled(subject):
+        if own is None or own <= max(TIMES * chance, chance + MORE):
+            return Look(seen=seen)
+        if _falls(subject, TIMES * chance) or _is_unscaled(subject):
             return Look(seen=seen)
         spread = float(call.scores.detach().double().std())
         return Look((_too_large(own, chance, spread),), seen)
@@ -57,7 +63,9 @@ def initial_loss(subject: Subject) -> Look:
         variance = float(y.var(correction=0)) if y.numel() > 1 else 0.0
         seen = f"the loss before training, {loss:.4g}, beside the targets' variance {variance:.4g}"
         size, wanted = (float(t.square().mean().sqrt()) for t in (scores, y))
-        if size <= FAR * max(1.0, wanted) or _is_unscaled(subject):
+        if size <= FAR * max(1.0, wanted) or _falls(subject, FAR * variance):
+            return Look(seen=seen)
+        if _is_unscaled(subject):
             return Look(seen=seen)
         return Look(
             (
@@ -105,13 +113,21 @@ def _own_loss(name: str, scores: Tensor, target: Tensor) -> float | None:
     )
 
 
+def _falls(subject: Subject, bound: float) -> bool:
+    """Return whether the first updates take the loss below a bound, or cannot tell."""
+    losses = () if subject.beginning is None else subject.beginning.losses
+    if len(losses) < 2 * LAST:
+        return True
+    return math.fsum(losses[-LAST:]) / LAST <= bound
+
+
 def _too_large(loss: float, chance: float, spread: float) -> Finding:
     return Finding(
         Cause.BAD_INITIALISATION,
         evidence={"loss": loss, "chance": chance, "deviation of the outputs": spread},
         text=f"Before training the loss is {loss:.4g}, and answers by chance have {chance:.4g}: "
-        f"the outputs have a standard deviation of {spread:.3g}, so that an untrained network is "
-        "sure of wrong answers.",
+        f"the outputs have a standard deviation of {spread:.3g}, so that the network is sure of "
+        "wrong answers, and the first updates do not change that.",
         fix="Draw smaller weights, above all in the last layer.",
     )
 

@@ -6,14 +6,11 @@ import math
 
 from torch import Tensor
 
-from etude.diagnosis.check.short_run import blind, short_recipe, short_run
+from etude.diagnosis.check.short_run import beginning, blind
 from etude.diagnosis.check.subject import Look, Subject
 from etude.diagnosis.finding import Finding, Symptom
 from etude.errors import EtudeError
 from etude.trials.baseline import constant_score
-
-UPDATES, SECONDS = 24, 2.0
-"""The number of updates, and of seconds for each run."""
 
 SAME = 1e-5
 """The largest relative difference of losses that do not depend on the inputs."""
@@ -33,14 +30,13 @@ def inputs_used(subject: Subject) -> Look:
         return Look(unseen=f"{what}: the task has a step of its own")
     if _zero_already(subject):
         return Look(unseen=f"{what}: the inputs of the first batch are all alike")
-    recipe = short_recipe(subject.recipe, UPDATES)
+    seeing = subject.beginning
     try:
-        seeing, not_seeing = (
-            short_run(task, recipe, subject.run.device, seconds=SECONDS)
-            for task in (subject.task, blind(subject.task))
-        )
+        not_seeing = beginning(blind(subject.task), subject.recipe, subject.run.device)
     except EtudeError as error:
         return Look(unseen=f"{what}: {error}")
+    if seeing is None:
+        return Look(unseen=f"{what}: the recipe cannot be trained")
     pairs = list(zip(seeing.losses, not_seeing.losses, strict=False))
     if len(pairs) < 2:
         return Look(unseen=f"{what}: an update takes too long")

@@ -25,6 +25,10 @@ from etude.warning_filters import filters_kept
 UPDATES = 10
 """The number of updates in which gradients are looked at."""
 
+BEGINNING, SECONDS = 24, 2.0
+"""The number of updates at the beginning of a run whose losses are looked at, and the largest
+number of seconds for them."""
+
 ALIKE = 1e-6
 """The largest relative difference of rows of a matrix that count as equal."""
 
@@ -201,6 +205,15 @@ def short_run(
     run.release()
     done = run.ended or until(run.series["loss"])
     return ShortRun(tuple(run.series["loss"]), done, run.diverged)
+
+
+def beginning(task: Task, recipe: Recipe, device: torch.device) -> ShortRun:
+    """Train the first updates of a recipe at a constant rate, and return their losses.
+
+    Raises:
+        EtudeError: If it cannot be trained.
+    """
+    return short_run(task, short_recipe(recipe, BEGINNING), device, seconds=SECONDS)
 
 
 def _zeroed(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

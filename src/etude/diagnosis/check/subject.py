@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from etude.diagnosis.check.short_run import FirstUpdates, first_updates
+from etude.diagnosis.check.short_run import FirstUpdates, ShortRun, beginning, first_updates
 from etude.diagnosis.finding import Finding
 from etude.errors import EtudeError, TaskError
 from etude.randomness import random_state_kept
@@ -119,6 +119,14 @@ class Subject:
     def updates(self) -> FirstUpdates:
         """What the first updates show."""
         return first_updates(self.task, self.recipe, self.run.device)
+
+    @cached_property
+    def beginning(self) -> ShortRun | None:
+        """The losses of the first updates; None if the recipe cannot be trained."""
+        try:
+            return beginning(self.task, self.recipe, self.run.device)
+        except EtudeError:
+            return None
 
     def network(self) -> nn.Module:
         """Return a copy of the untrained network, in training mode."""
