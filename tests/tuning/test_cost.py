@@ -53,7 +53,8 @@ def test_a_ladder_costs_no_more_than_the_budget_it_is_climbed_for():
         assert shares[-1] == 1
         assert all((16 * share).is_integer() for share in shares)
     assert [r.keep for r in ladder_for(1.3).rungs] == [2, 1]
-    assert [r.keep for r in ladder_for(1.5).rungs] == [3, 2, 1]
+    assert [r.keep for r in ladder_for(1.5).rungs] == [2, 1]
+    assert [r.keep for r in ladder_for(2.0).rungs] == [2, 2, 1]
     assert [r.keep for r in ladder_for(3.0).rungs] == [6, 3, 2, 1]
     assert ladder_for(10.0) == ladder_for(3.0)
 

@@ -205,6 +205,55 @@ def test_a_leader_that_overfits_gives_way_to_the_rate_its_turn_points_to(
     assert abs(math.log10(best.lr)) <= (ahead + 0.01 if 2 <= budget < 3 else 0.45)
 
 
+brief = st.floats(1.2, 1.74)
+"""Budgets that compare rates at one pause only."""
+
+
+@given(brief, optima, widths, limits)
+def test_a_brief_search_finishes_the_best_of_what_it_compared_at_its_one_pause(
+    budget, optimum, width, limit
+):
+    of = Formula(budget, valley(optimum, width), end=breaking(optimum + limit))
+    best = search(of)
+    pause = ladder_for(budget).rungs[0].share
+    sound = [p for p in of.trials() if not p.diverged]
+    assume(sound)
+    assert all(p.asked <= {pause, 1.0} for p in of.trials())
+    compared = [p for p in sound if pause in p.asked]
+    assert best in sound
+    if pause in best.asked:
+        assert best.curve().at(pause) == min(p.curve().at(pause) for p in compared)
+    assert len(compared) <= 1 + (budget - 1 + 1e-9) / pause
+
+
+@given(st.floats(1.2, 1.99), optima, st.floats(0.3, 1.5), st.booleans())
+def test_a_rate_that_starts_alone_is_followed_by_a_higher_one_while_it_falls(
+    budget, centre, height, falls
+):
+    """Its score either falls evenly over the run, or stands where an early drop left it."""
+
+    def score(at: float, share: float) -> float:
+        return 1 - height * (share if falls else 0.5) - 1e-3 * share
+
+    of = Formula(budget, score)
+    search(of, centre)
+    first, second = of.trials()[:2]
+    assert math.log10(first.lr) == pytest.approx(centre, abs=0.01)
+    stride = 0.4 if falls else -0.4
+    assert math.log10(second.lr / first.lr) == pytest.approx(stride, abs=0.01)
+
+
+@pytest.mark.parametrize("budget", [1.2, 1.25, 1.3, 1.4])
+def test_a_rate_alone_that_overfits_is_left_for_the_rate_its_turn_points_to(budget):
+    exposure = Exposure.of(constant(), 1000)
+    score, training = flow(0.0, 0.5, exposure)
+    of = Formula(budget, score, training, exposure=exposure)
+    best = search(of, centre=1.1)
+    assert len(of.trials()) == 2
+    assert best.asked == {1.0}
+    assert abs(math.log10(best.lr)) <= 0.45
+
+
 DEGENERATE: dict[str, Callable[[float], Formula]] = {
     "all infinite": lambda b: Formula(b, lambda at, s: math.inf),
     "all infinite, untrained too": lambda b: Formula(

@@ -49,18 +49,19 @@ def _ladder(*rungs: tuple[float, int]) -> Ladder:
 
 
 LADDERS = (
-    _ladder((1 / 8, 2)),  # 1.125 runs, and a look at a quarter that may cost that quarter
-    _ladder((1 / 8, 2), (1 / 4, 1)),
-    _ladder((1 / 8, 3), (1 / 4, 2)),
-    _ladder((1 / 8, 5), (1 / 4, 3), (1 / 2, 2)),
-    _ladder((1 / 8, 5), (1 / 4, 3), (1 / 2, 2), (3 / 4, 2)),
+    _ladder((3 / 16, 2)),
+    _ladder((1 / 4, 2)),
+    _ladder((1 / 4, 2), (1 / 2, 2)),
     _ladder((3 / 16, 6), (3 / 8, 3), (3 / 4, 2)),
 )
 """Cheapest first. `benchmarks.fresh_regret` has what they miss."""
 
-NEEDED = (1.2, 1.375, 1.5, 2.0, 2.25, 2.6875)
-"""The budget from which each ladder is climbed. It holds what the ladder costs, and what a start
-anew at a lower rate costs where the leader is seen to overfit."""
+NEEDED = (1.2, 1.25, 1.75, 2.6875)
+"""The budget from which each ladder is climbed. It holds what the ladder costs; from 1.75 a rate
+beyond the first two as well."""
+
+FOLDED = _ladder((1 / 8, 2))
+"""Of the least budget with folds, where every rate costs a run for each."""
 
 SHORT = _ladder((1 / 4, 5), (1 / 2, 3))
 """2.5 runs: of a run so short that an early pause comes after a few updates, which tell little."""
@@ -88,7 +89,7 @@ def ladder_for(budget: float, folds: int = 1, length: int | None = None) -> Ladd
     """
     if isinstance(budget, bool) or not isinstance(budget, (int, float)):
         raise BadTypeError(f"budget={budget!r} is not a number: give full runs, such as 3.0")
-    least = LEAST if folds == 1 else LADDERS[0].cost(folds)
+    least = LEAST if folds == 1 else FOLDED.cost(folds)
     if not math.isfinite(budget) or not least <= budget <= MOST:
         each = "" if folds == 1 else f" in {folds} folds"
         raise BadValueError(
@@ -106,5 +107,5 @@ def ladder_for(budget: float, folds: int = 1, length: int | None = None) -> Ladd
     if folds == 1:
         fit = [one for one, need in zip(LADDERS, NEEDED, strict=True) if need <= budget]
     else:
-        fit = [one for one in LADDERS if one.cost(folds) <= budget]
+        fit = [one for one in (FOLDED, *LADDERS) if one.cost(folds) <= budget]
     return fit[-1]

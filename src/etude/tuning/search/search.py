@@ -21,8 +21,13 @@ from etude.tuning.search.refine import (
     runners_up,
 )
 
-LOOK = 1 / 4
-"""Where the leader of a small budget is looked at for a turn."""
+ALONE = 2.0
+"""The budget below which one rate starts alone: its curve tells where the next is tried, and a
+start anew at a lower rate stays affordable."""
+
+FALLING = 0.2
+"""Share of its drop by which a lone curve must fall over the second half of its way for the next
+rate to be higher."""
 
 
 class Search(Ranking[E]):
@@ -46,22 +51,20 @@ class Search(Ranking[E]):
         super().__init__(pool)
         self.centre, self.final = centre, final
         self.rungs = ladder.rungs if final else ladder.rungs[:-1]
-        self.first = self.rungs[0].share
-        self.small = final and len(self.rungs) <= 3 and self.rungs[0].keep <= 3
+        self.first, self.last = self.rungs[0].share, self.rungs[-1].share
+        self.brief = final and len(self.rungs) == 2
 
     def run(self) -> E:
         """Search, and return the best, finished if any could be."""
-        if self.small and len(self.rungs) == 2:
-            self.tiny()
-        else:
-            self.start(self.rungs[0].keep)
-            self.short() if self.small else self.climb()
+        self.start()
+        if not self.anew():
+            self.climb()
         return self.conclude()
 
     def conclude(self) -> E:
         """Return the best that is finished, improved on for what is left."""
         if not self.final:
-            return next(iter(self.ranked(self.rungs[-1].share)), None) or self.furthest()
+            return next(iter(self.ranked(self.last)), None) or self.furthest()
         best = self.finished() or fall_back(self)
         if best is None:
             return self.furthest()
@@ -73,74 +76,38 @@ class Search(Ranking[E]):
         if self.final and self.alive():
             self.pool.go([self.furthest()], 1.0, Phase.FINISH)
 
-    # ---- small budgets -------------------------------------------------------------------------
+    # ---- the first rung ------------------------------------------------------------------------
 
-    def start(self, count: int) -> None:
-        """Take the first rates to the first rung."""
-        rates = grid(self.centre, count, SPACING)
+    def start(self) -> None:
+        """Take the first rates to the first rung; one alone where the budget is small."""
+        alone = self.final and self.pool.left < ALONE
+        rates = grid(self.centre, 1 if alone else self.rungs[0].keep, SPACING)
         self.pool.go([self.pool.enter(r) for r in rates], self.first, Phase.toward(self.first))
 
-    def tiny(self) -> None:
-        """One rate, looked at for a turn; else a rival on the side that its curve points to."""
-        here, look = self.first, min(LOOK, self.pool.left - 1)
-        trial = self.pool.enter(nice(10**self.centre))
-        self.pool.go([trial], here, Phase.toward(here))
-        self.widen(here)
-        leader = next(iter(self.ranked(here)), None)
-        if leader is None:
-            return
-        spare = self.pool.left - self.pool.price(leader, 1.0)
-        if spare >= look - here - 1e-9:
-            self.pool.go([leader], look, Phase.toward(look))
-            if self.anew(leader, look):
-                return
-        if len(self.pool.trials()) == 1 and self.affords(self.pool.fresh(1.0)):
-            curve = leader.curve()
-            scale = drop(self.pool.untrained_score, curve.scores)
-            slow = curve.at(here) - curve.scores[-1] > 0.1 * scale
-            rival = self.pool.enter(nice(leader.lr * 10 ** (SPACING if slow else -SPACING)))
-            self.pool.go([rival], here, Phase.toward(here))
-        best = self.ranked(here)[0]
-        self.pool.go([best], 1.0, Phase.FINISH)
-
-    def short(self) -> None:
-        """The leader goes ahead and is looked at for a turn; then the next is held against it."""
-        here = self.first
-        if not self.ranked(here):
-            self.widen(here)
-        ranked = self.ranked(here)
-        if not ranked:
-            return
-        leader, share = ranked[0], LOOK
-        if self.affords(self.pool.price(leader, share), self.pool.fresh(1.0)):
-            self.pool.go([leader], share, Phase.toward(share))
-            if self.anew(leader, share):
-                return
-        self.widen(here)
-        for trial in self.ranked(here)[:2]:
-            finish = self.pool.price(trial, 1.0)
-            if trial.share < share and self.affords(finish):
-                self.pool.go([trial], share, Phase.toward(share))
-        best = next(iter(self.ranked(share) or self.ranked(here)), None)
-        if best is not None:
-            self.pool.go([best], 1.0, Phase.FINISH)
-
-    def anew(self, leader: E, share: float) -> bool:
-        """Start anew at the lower rate that a turned leader points to, and finish it."""
-        found = self.turned(share)
-        curve = next((c for c in found if c.lr == leader.lr), found[0] if found else None)
-        if curve is None or not self.affords(self.pool.fresh(1.0)):
-            return False
-        lr = target(curve, self.pool.exposure, self.pool.untrained_score, FURTHER)
-        if math.log10(curve.lr / lr) < 2 * APART:
+    def anew(self) -> bool:
+        """In a brief search, finish the lower rate that a curve that has turned points to."""
+        lr = self.lower(self.first, FURTHER) if self.brief else None
+        if lr is None or not self.affords(self.pool.fresh(1.0)):
             return False
         self.pool.go([self.pool.enter(nice(lr))], 1.0, Phase.ANEW_LOWER)
         return True
+
+    def lower(self, share: float, further: float = 1.0) -> float | None:
+        """Return the lower rate that the best of the curves that have turned points to."""
+        turned = {curve.lr: curve for curve in self.turned(share)}
+        curve = next((turned[c.lr] for c in self.ranked(share) if c.lr in turned), None)
+        if curve is None:
+            return None
+        lr = target(curve, self.pool.exposure, self.pool.untrained_score, further)
+        near = math.log10(curve.lr / lr) < SPACING / 2 + APART
+        return None if near or lr < self.pool.lowest else lr
 
     # ---- the ladder ----------------------------------------------------------------------------
 
     def climb(self) -> None:
         """Climb rung by rung."""
+        if self.rungs[0].keep == 2:  # more hold the lower rate already
+            self.aim(self.first)
         self.widen(self.first)
         for below, rung in pairwise(self.rungs):
             ranked = self.judged(below.share)
@@ -163,11 +130,12 @@ class Search(Ranking[E]):
 
     def finish(self, share: float) -> float:
         """Return what one trial costs from a share of its run to the last rung."""
-        return max(0.0, self.pool.fresh(self.rungs[-1].share) - self.pool.fresh(share))
+        return max(0.0, self.pool.fresh(self.last) - self.pool.fresh(share))
 
     def widen(self, share: float) -> None:
         """Add rates beyond an edge while the best stands there, in growing strides.
 
+        A rate that stands alone says by its own curve on which side the next one lies.
         A rate beyond the edge may use up what later rungs would compare: an optimum outside the
         field cannot be ranked inside it. Only the finish of one trial is never spent.
         """
@@ -180,18 +148,18 @@ class Search(Ranking[E]):
             leader = ranked[0].lr if ranked else rates[0]
             exploded = bool(ranked) and self.exploded(ranked[0], share)
             # A doubled stride leaves a gap: one trial tells on which side the best lies, and one
-            # more halves it.
-            far = exploded or (strides > 0 and (self.small or self.affords(3 * fresh, after)))
-            stride = SPACING * (2 if far else 1)
+            # more halves it. A brief search has no later rung to tell near rates apart.
+            far = exploded or (strides > 0 and self.affords(3 * fresh, after))
+            stride = SPACING * (2 if far else 1.5 if self.brief else 1)
             if len(rates) == 1 and ranked and not exploded:
-                return
-            if leader == rates[0] or exploded:
+                rate = leader * 10 ** (SPACING if self.slow(ranked[0]) else -SPACING)
+            elif leader == rates[0] or exploded:
                 rate = rates[0] / 10**stride
             elif leader == rates[-1]:
                 rate = leader * 10**stride
             else:
                 low, high = _widest_gap(rates, leader)
-                if math.log10(high / low) < 1.5 * SPACING:
+                if math.log10(high / low) < 1.25 * SPACING:
                     return
                 rate = math.sqrt(low * high)
             if not self.pool.lowest < rate < HIGHEST or self.pool.hopeless:
@@ -202,14 +170,17 @@ class Search(Ranking[E]):
                 return
             self.pool.go([trial], share, Phase.BEYOND_EDGE)
 
+    def slow(self, trial: E) -> bool:
+        """Say whether a trial still falls by much over the second half of its way."""
+        curve = trial.curve()
+        half = [y for x, y in zip(curve.shares, curve.scores, strict=True) if 2 * x <= trial.share]
+        fallen = (half[-1] if half else self.pool.untrained_score) - curve.scores[-1]
+        return fallen > FALLING * drop(self.pool.untrained_score, curve.scores)
+
     def aim(self, share: float) -> None:
-        """Where the leader has turned, add the lower rate that its curve points to."""
-        leader = self.judged(share)[:1]
-        curve = next((c for c in self.turned(share) if leader and c.lr == leader[0].lr), None)
-        if curve is None:
-            return
-        lr = target(curve, self.pool.exposure, self.pool.untrained_score)
-        if math.log10(curve.lr / lr) < SPACING / 2 + APART or lr < self.pool.lowest:
+        """Where a curve has turned, add the lower rate that it points to."""
+        lr = self.lower(share)
+        if lr is None:
             return
         trial = self.known(lr)
         cost = self.pool.fresh(share) if trial is None else self.pool.price(trial, share)
