@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from etude import report as report
     from etude import schedules as schedules
     from etude import tasks as tasks
+    from etude.diagnosis.check.checks import check
+    from etude.diagnosis.diagnose import diagnose
+    from etude.diagnosis.finding import Diagnosis, Finding
+    from etude.diagnosis.remedies.repair import repair
+    from etude.diagnosis.watch import watch
+    from etude.measure.backprop import backprop
     from etude.measure.edge import edge
     from etude.recipe import Recipe
     from etude.record import Record
@@ -29,29 +35,43 @@ if TYPE_CHECKING:
 _moved.install()
 
 __all__ = [
+    "Diagnosis",
+    "Finding",
     "Metric",
     "Observer",
     "Recipe",
     "Record",
     "Task",
     "TuneResult",
+    "backprop",
+    "check",
+    "diagnose",
     "edge",
+    "repair",
     "train",
     "transfer",
     "tune",
+    "watch",
 ]
 
 _HOMES = {
+    "Diagnosis": "etude.diagnosis.finding",
+    "Finding": "etude.diagnosis.finding",
     "Metric": "etude.tasks.metrics",
     "Observer": "etude.training.observer",
     "Recipe": "etude.recipe",
     "Record": "etude.record",
     "Task": "etude.tasks.task",
     "TuneResult": "etude.tuning.result",
+    "backprop": "etude.measure.backprop",
+    "check": "etude.diagnosis.check.checks",
+    "diagnose": "etude.diagnosis.diagnose",
     "edge": "etude.measure.edge",
+    "repair": "etude.diagnosis.remedies.repair",
     "train": "etude.training.train",
     "transfer": "etude.tuning.transfer.transfer",
     "tune": "etude.tuning.tune",
+    "watch": "etude.diagnosis.watch",
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""
 

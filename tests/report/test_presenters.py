@@ -13,6 +13,7 @@ from rich.console import Console
 
 from etude.cli import draw as terminal
 from etude.errors import BadTypeError, BadValueError
+from etude.measure.backprop import Backprop, LayerPass, ParameterUpdate
 from etude.measure.coordinate_check import CoordinateCheck, LayerScale
 from etude.measure.edge import Edge
 from etude.measure.effect import Effect
@@ -153,6 +154,22 @@ def layerwise():
     return LayerRates("line", Recipe(lr=0.1, steps=9), 9, 2, rows, check())
 
 
+def step(loss_after=0.4, unchained=""):
+    layers = (
+        LayerPass("input", "", (8, 3), 0.1, 1.0, 0.02, None, True),
+        LayerPass("block.up", "Linear", (8, 4), 0.2, 0.5, 0.03, None, False),
+        LayerPass("head", "Linear", (8, 2), 0.3, 0.25, 0.1, None if unchained else 0.2, True),
+        LayerPass("idle", "Linear", (8, 2), 0.3, 0.25, None, None, False),
+    )
+    rows = (
+        ParameterUpdate("head.weight", (2, 4), 1.5, 0.3, 0.03, 0.02),
+        ParameterUpdate("head.bias", (2,), 0.0, None, 0.0, None),
+    )
+    return Backprop(
+        "line", Recipe(lr=0.1, steps=1), 0, 8, 0.1, 0.5, loss_after, -0.11, layers, rows, unchained
+    )
+
+
 def schedule():
     shape = (warmup("10%") >> cosine()).over(200)
     return ScheduleValues(shape, 200, "epoch", 7, ("zero: it ends",), ("segment 2: other",))
@@ -169,6 +186,8 @@ CASES = {
     "coordinate check": lambda record, result: check(),
     "layerwise": lambda record, result: layerwise(),
     "schedule": lambda record, result: schedule(),
+    "step": lambda record, result: step(),
+    "step that raises the loss": lambda record, result: step(0.6, "parts are called"),
     "transfer": lambda record, result: transfer(True),
     "transfer, not confirmed": lambda record, result: transfer(False),
 }
@@ -256,8 +275,8 @@ def test_a_kind_of_result_is_added_in_one_place():
     assert present(Further()).title == "A title"
     assert "A title" in page.html(Further())
     assert {kind.__name__ for kind in known()} >= {
-        "CoordinateCheck", "Edge", "LayerRates", "Record", "ScheduleValues", "Sensitivity",
-        "Transfer", "TuneResult",
+        "Backprop", "CoordinateCheck", "Edge", "LayerRates", "Record", "ScheduleValues",
+        "Sensitivity", "Transfer", "TuneResult",
     }  # fmt: skip
 
 

@@ -116,15 +116,15 @@ def _check_all_rows(task: Task, model: nn.Module, batch: Batch) -> None:
     if row is None:
         return
     one = data.take(torch.tensor([row]))
-    mixed = _mixed(batch, one)
+    joined = mixed(batch, one)
     with torch.no_grad():
-        loss = float(task.forward(model, mixed)[0])
+        loss = float(task.forward(model, joined)[0])
     if not math.isfinite(loss):
         place = f"training row {row if data.origin is None else int(data.origin[row])}"
         raise TaskError(_not_finite(loss, place, faults(data.tensors, task, data.origin)))
 
 
-def _mixed(batch: Batch, one: Batch) -> Batch:
+def mixed(batch: Batch, one: Batch) -> Batch:
     """Return a batch whose first sample is another one."""
     if isinstance(batch, dict):
         return {name: torch.cat([one[name], rest[1:]]) for name, rest in batch.items()}
@@ -149,7 +149,7 @@ def faults(batch: Any, task: Task, origin: Tensor | None = None) -> str:
     'inputs[0] holds 2 values that are NaN or Inf, the first in row 1'
     """
     found = []
-    for name, tensor in _named(batch, task):
+    for name, tensor in named_tensors(batch, task):
         row = _first(tensor)
         if row is not None:
             count = int((~torch.isfinite(tensor)).sum())
@@ -164,7 +164,7 @@ def _not_finite(loss: float, place: str, cause: str) -> str:
     return f"the loss of the untrained model is {loss} on {place}: {cause}"
 
 
-def _named(batch: Any, task: Task) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(batch: Any, task: Task) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor of a batch with what its user calls it."""
     if isinstance(batch, Tensor):
         yield "the batch", batch

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from etude.errors import EtudeError
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor, rows
+from etude.tasks.loss_calls import LossCalls, are_probabilities
 from etude.tasks.metrics import IGNORED
 from etude.tasks.task import Task
 from etude.training.evaluate import move
@@ -48,29 +48,15 @@ def remarks(run: Run) -> tuple[str, ...]:
     return tuple(found)
 
 
-class _Called(TorchFunctionMode):
-    """Keeps what the losses of classes are given inside a block, by the loss's name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given: list[tuple[str, Tensor]] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (functional.cross_entropy, functional.nll_loss):
-            self.given.append((func.__name__, args[0] if args else kwargs["input"]))
-        return func(*args, **kwargs)
-
-
 def _given(task: Task, output: Tensor, target: Tensor) -> list[tuple[str, Tensor]]:
     """Return what a loss hands on to torch's, whatever function or module they stand in."""
-    called = _Called()
+    calls = LossCalls()
     try:
-        with called, torch.no_grad():
+        with calls, torch.no_grad():
             task.compare(output, target)
     except (EtudeError, RuntimeError, ValueError, TypeError):
         return []
-    return called.given
+    return [(call.name, call.scores) for call in calls.seen]
 
 
 def _batches(run: Run) -> list[Any]:
@@ -99,7 +85,7 @@ def _columns(batches: list[Any], place: slice) -> list[Tensor]:
 
 
 def _inputs(batches: list[Any]) -> list[str]:
-    scales = map(_scale, _columns(batches, slice(None, -1)))
+    scales = map(described_scale, _columns(batches, slice(None, -1)))
     return [
         f"The inputs have {scale}: bring every feature to mean 0 and standard deviation 1, with "
         "numbers of the training data."
@@ -112,7 +98,7 @@ def _targets(batches: list[Any]) -> list[str]:
     found = []
     for y in _columns(batches, slice(-1, None)):
         if y.is_floating_point():
-            if (scale := _scale(y)) is not None:
+            if (scale := described_scale(y)) is not None:
                 found.append(
                     f"The targets have {scale}: train on (target - mean) / standard deviation, and "
                     "undo that in what you report."
@@ -141,7 +127,7 @@ def _classes(y: Tensor) -> list[str]:
     return found
 
 
-def _scale(x: Tensor) -> str | None:
+def described_scale(x: Tensor) -> str | None:
     """Describe mean and standard deviation over samples, where they are far from 0 and 1."""
     if not x.is_floating_point() or len(x) < 2:
         return None
@@ -157,7 +143,7 @@ def _scale(x: Tensor) -> str | None:
 
 def _probabilities(given: list[tuple[str, Tensor]]) -> list[str]:
     """Remark on probabilities that a loss takes for logits, or for their logarithms."""
-    names = {name for name, scores in given if _are_probabilities(scores)}
+    names = {name for name, scores in given if are_probabilities(scores)}
     found = []
     if functional.cross_entropy.__name__ in names:
         found.append(
@@ -170,10 +156,3 @@ def _probabilities(given: list[tuple[str, Tensor]]) -> list[str]:
             "model in log_softmax."
         )
     return found
-
-
-def _are_probabilities(scores: Tensor) -> bool:
-    if not scores.is_floating_point() or scores.ndim < 2 or scores.shape[1] < 2:
-        return False
-    sums = scores.double().sum(1)
-    return bool((scores >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)

@@ -1,0 +1,92 @@
+"""`etude diagnose`: what is wrong with a run, in which layer, and what mends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from etude.cli import choices
+from etude.cli.console import out, print_json
+from etude.cli.draw import draw
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
+
+EPILOG = """[bold]Examples[/bold]
+
+  etude diagnose digits-cnn
+
+  etude diagnose my_project.py:task --recipe recipe.toml --repair
+
+  etude diagnose digits-mlp --lr 30 --repair --save mended.toml --html report.html"""
+
+
+PLACE = 45
+"""Among the verbs of `etude --help`."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command("diagnose", epilog=EPILOG, no_args_is_help=True)(diagnose)
+
+
+@takes_recipe()
+def diagnose(
+    task: choices.TaskName = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Try remedies against the unchanged run.")
+    ] = False,
+    budget: Annotated[
+        float, typer.Option(help="For the remedies, in full runs; at least 2.5.")
+    ] = 4.0,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the mended recipe as TOML.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")
+    ] = None,
+    recipe: RecipeOptions = RecipeOptions(),
+    json: choices.Json = False,
+) -> None:
+    """Train TASK once under watch; say what is wrong, in which layer, and what mends it.
+
+    A healthy run gives "healthy", and nothing is tried. Ends with status 1 if something is wrong,
+    2 if the input is. Nothing of yours is changed: the mended recipe is printed, or written to
+    --save.
+    """
+    from etude import report
+    from etude.diagnosis.diagnose import diagnose as look
+    from etude.errors import BadValueError
+
+    if save is not None and not repair:
+        raise BadValueError("--save writes the mended recipe: give --repair too")
+    chosen = choices.choose_task(task, recipe.options, None)
+    wanted = recipe.choose(chosen, task)
+    found = look(
+        chosen,
+        wanted,
+        repair=repair,
+        budget=budget,
+        device=recipe.device,
+        progress=False if json else None,
+    )
+    mended = found.repair is not None and found.repair.recommended is not None
+    if save is not None and mended:
+        assert found.repair is not None
+        found.repair.recipe.save(save)
+    if page is not None:
+        report.write(found, page, task=chosen)
+    if json:
+        print_json({**found.to_dict(), "html": None if page is None else str(page)})
+    else:
+        draw(report.present(found, task=chosen))
+        if page is not None:
+            out.print(f"\n[dim]page[/dim]   [bold]{escape(str(page))}[/bold]")
+        if save is not None:
+            told = (
+                f"[bold]{escape(str(save))}[/bold]" if mended else "not written: nothing mends it"
+            )
+            out.print(f"\n[dim]recipe[/dim] {told}")
+    if found.findings:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""What is checked before training: one file for each kind of check."""

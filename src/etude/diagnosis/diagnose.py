@@ -1,0 +1,150 @@
+"""`diagnose`: trains a task once under watch, says what is wrong, and can try what mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from etude.diagnosis.check.checks import check
+from etude.diagnosis.find import find
+from etude.diagnosis.finding import Diagnosis
+from etude.diagnosis.overfitting import overfitting
+from etude.diagnosis.remedies import Repair, check_budget, repair
+from etude.diagnosis.stuck import no_better_than_a_constant
+from etude.diagnosis.suspects import stated, suspects
+from etude.diagnosis.watch import watch
+from etude.engines import Engine
+from etude.errors import EtudeError
+from etude.progress import bar
+from etude.recipe import Recipe
+from etude.record import Record
+from etude.tasks.task import Task
+from etude.training.request import AdvanceRequest
+from etude.training.run import Run
+from etude.training.state import RunState
+from etude.training.validation import check_given
+from etude.warning_filters import filters_kept
+
+
+@dataclass(frozen=True)
+class TaskDiagnosis(Diagnosis):
+    """What was found in a run of a task, and what mends it.
+
+    Attributes:
+        record: The run that was watched.
+        repair: What trying remedies has shown; None if none was tried.
+    """
+
+    record: Record | None = field(default=None, repr=False)
+    repair: Repair | None = None
+
+    def __str__(self) -> str:
+        told = super().__str__()
+        return told if self.repair is None else f"{told}\n{self.repair}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON, without the history."""
+        mended = None if self.repair is None else self.repair.to_dict()
+        return {**super().to_dict(), "repair": mended}
+
+
+@filters_kept()
+def diagnose(
+    task: Task,
+    recipe: Recipe | None = None,
+    *,
+    repair: bool = False,
+    budget: float = 4.0,
+    engine: str | Engine | None = None,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+) -> TaskDiagnosis:
+    """Check a task, train it by a recipe under watch, and say what is wrong.
+
+    First the task is checked, as by `etude.check`. The run is the one that `etude.train` makes, to
+    the bit. A symptom is what is seen, such as units that never fire; it can have several causes.
+    With `repair`, the remedies of the causes that were found, and then of those that the symptoms
+    can come from, are tried against the unchanged run; see `etude.repair`. If nothing was found,
+    nothing is tried.
+
+    Args:
+        task: What is learned. Neither it nor its model changes.
+        recipe: How; None takes the task's defaults.
+        repair: Whether to try remedies.
+        budget: For the remedies, in full runs; the run that is watched is not part of it.
+        engine: As in `tune`, for the remedies.
+        device: As in `train`.
+        progress: Whether to show progress; None does so on a terminal.
+
+    Raises:
+        TaskError: If model, data and loss do not fit together.
+        BadValueError: If a value of the recipe does not fit the task, or the budget is too small.
+
+    >>> from torch import nn
+    >>> x = torch.linspace(-1, 1, 128)[:, None]
+    >>> task = Task(lambda: nn.Linear(1, 1), (x, 3 * x), loss=nn.functional.mse_loss)
+    >>> print(diagnose(task, Recipe(lr=0.1, steps=100, batch_size=16), progress=False))
+    healthy
+    """
+    check_given(task, recipe)
+    if repair:
+        check_budget(budget)
+    recipe = recipe or Recipe(**task.defaults)
+    checked = check(task, recipe, device=device)
+    run = Run(task, recipe, device=device)
+    try:
+        run.check()
+    except EtudeError as error:
+        if not checked.findings:
+            raise
+        unseen = (*checked.unseen, f"The run: {error}.")
+        return TaskDiagnosis(checked.findings, checked.seen, unseen)
+    watched = _watched(run, progress)
+    assert watched.history is not None
+    stuck = no_better_than_a_constant(run)
+    history = replace(watched.history, stuck=bool(stuck))
+    seen = (*watched.findings, *(find(history) if stuck else []))
+    found = (*checked.findings, *seen, *stuck, *overfitting(run.record(), task))
+    findings = tuple({(one.what, one.layer): one for one in reversed(found)}.values())[::-1]
+    tried, causes, others = None, stated(findings), suspects(findings)
+    if repair and (causes or others):
+        tried = _repair(
+            task,
+            recipe,
+            causes,
+            possible=others,
+            budget=budget,
+            engine=engine,
+            device=device,
+            progress=progress,
+        )
+    run.release()
+    return TaskDiagnosis(
+        findings,
+        (*checked.seen, *watched.seen),
+        (*checked.unseen, *watched.unseen),
+        history,
+        run.record(),
+        tried,
+    )
+
+
+_repair = repair
+"""The function; `diagnose` has an argument of that name."""
+
+
+def _watched(run: Run, progress: bool | None) -> Diagnosis:
+    """Train a run to its end under watch; return what was found."""
+    with bar(progress, f"{run.task.name}: watched run") as show:
+
+        def on_step(state: RunState, step: int) -> None:
+            show(step, state.length, "")
+
+        request = AdvanceRequest(
+            evaluation_steps=run.state.evenly_spaced(run.recipe.evaluations), on_step=on_step
+        )
+        with watch(run.model, run.optimizer, on_finding=lambda finding: None) as watching:
+            run.advance(request)
+    return watching.report()

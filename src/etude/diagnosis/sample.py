@@ -1,0 +1,124 @@
+"""The readings of one sampled update, as tensors that are read late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from etude.diagnosis.history import Floats, RunQuantity
+from etude.training.observer import Value, read_numbers
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Norms of the entries read of several lists of tensors, in one tensor.
+
+    Attributes:
+        numbers: The parameters' numbers, by what the norms are of, in the order of the values.
+        values: The norms.
+        unscale: What the norms of gradients are multiplied with; None for nothing.
+    """
+
+    numbers: Mapping[str, Sequence[int]]
+    values: Tensor
+    unscale: Tensor | None = None
+
+
+@dataclass
+class Sample:
+    """What was read in one update.
+
+    Attributes:
+        update: The update.
+        norms: Norms of gradients, weights, updates; of the sums of two consecutive gradients or
+            updates; and of gradients after the backward pass.
+        scales: By parameter, what the norm of the entries read is multiplied with.
+        layers: (layer, name) -> a number.
+        run: Numbers of the whole run.
+        skipped: Whether a fused optimizer left out the step.
+    """
+
+    update: int
+    norms: list[Norms] = field(default_factory=list)
+    scales: dict[int, float] = field(default_factory=dict)
+    layers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    run: dict[RunQuantity, Value] = field(default_factory=dict)
+    skipped: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample as numbers: NaN where nothing was read, infinite where a norm is not finite.
+
+    Attributes:
+        update: The update.
+        gradients: Per parameter, the norm of its gradient.
+        weights: Per parameter, its norm.
+        updates: Per parameter, the norm of its update.
+        gradient_sums: Per parameter, the norm of its gradient plus that of the update before.
+        update_sums: Per parameter, the norm of its update plus the one before.
+        layers: (layer, name) -> a number.
+        run: Numbers of the whole run.
+    """
+
+    update: int
+    gradients: Floats
+    weights: Floats
+    updates: Floats
+    gradient_sums: Floats
+    update_sums: Floats
+    layers: dict[tuple[int, str], float]
+    run: dict[RunQuantity, float]
+
+
+NAMES = ("gradients", "weights", "updates", "gradient_sums", "update_sums")
+
+
+def read(samples: Sequence[Sample], count: int) -> list[Row]:
+    """Read samples from the device; leave out those whose step was skipped.
+
+    Args:
+        samples: The samples.
+        count: How many parameters the table has.
+    """
+    rows = []
+    for sample in samples:
+        if sample.skipped is not None and bool(sample.skipped):
+            continue
+        numbers = read_numbers([*sample.layers.values(), *sample.run.values()])
+        layers = dict(zip(sample.layers, numbers, strict=False))
+        run = dict(zip(sample.run, numbers[len(layers) :], strict=True))
+        scales = np.ones(count)
+        scales[list(sample.scales)] = list(sample.scales.values())
+        found = {name: np.full(count, np.nan) for name in (*NAMES, "backward")}
+        for part in sample.norms:
+            values = np.array(part.values.tolist())
+            place = 0
+            for name, index in part.numbers.items():
+                own = values[place : place + len(index)] * scales[list(index)]
+                place += len(index)
+                if part.unscale is not None and name.startswith("gradient"):
+                    own = own * float(part.unscale)
+                found[name][list(index)] = np.where(np.isnan(own), np.inf, own)
+        clipped = _clipped(found.pop("backward"), found["gradients"])
+        if clipped is not None:
+            run[RunQuantity.CLIPPED] = clipped
+        rows.append(Row(update=sample.update, layers=layers, run=run, **found))
+    return rows
+
+
+def _clipped(before: Floats, after: Floats) -> float | None:
+    """Return 1 if the gradients became smaller between backward pass and step, else 0.
+
+    They count as clipped if none grew and their total norm fell by more than a thousandth. None if
+    the gradients after the backward pass are not known.
+    """
+    known = np.isfinite(before) & np.isfinite(after)
+    if not known.any():
+        return None
+    before, after = before[known], after[known]
+    fell = np.sum(after**2) < 0.998 * np.sum(before**2)
+    return float(fell and not np.any(after > before * 1.001))
