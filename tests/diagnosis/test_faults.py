@@ -175,6 +175,15 @@ def test_units_that_are_saturated():
     assert finding.evidence["share"] > 0.99
 
 
+def test_a_missing_value_explodes_and_kills_no_unit():
+    x, y = classes()
+    x[::50] = float("nan")
+    torch.manual_seed(0)
+    model = net(8, 16, 16, 3)
+    w = fit(model, torch.optim.SGD(model.parameters(), lr=0.05), x, y, updates=60)
+    assert set(found(w)) == {Symptom.EXPLODING, Symptom.DIVERGING}
+
+
 @pytest.mark.parametrize("rate", [1.0, 30.0])
 def test_a_rate_far_too_high(rate):
     torch.manual_seed(1)

@@ -196,7 +196,7 @@ class ForwardReader(TorchFunctionMode):
             return
         if kind == "relu":
             others = [place for place in range(read.ndim) if place != axis]
-            active = read.amax(others) > 0
+            active = ~(read.amax(others) <= 0)  # what is not a number is not 0
             key = (self._layer, len(self.activations))
             record.share = self._memory.share_dead(key, active, read.shape[0])
         elif kind == "tanh":
