@@ -87,6 +87,7 @@ def initial_loss(subject: Subject) -> Look:
 def chance_of_classes(name: str, scores: Tensor) -> float:
     """Return log C, the loss of equal probabilities: C = 2 for logistic losses.
 
+    >>> import torch
     >>> round(chance_of_classes("cross_entropy", torch.zeros(4, 10)), 4)
     2.3026
     """
