@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,7 +127,7 @@ class Case:
 
     def setup(self) -> Setup:
         """Return the case's own setup."""
-        with self._seeded("setup"):
+        with self.seeded("setup"):
             setup = self.program.setup()
             if self.edit is None:
                 return setup
@@ -144,9 +144,9 @@ class Case:
         """
         return run(self, watcher)
 
-    def _seeded(self, use: str) -> random_state_kept:
-        kept = random_state_kept(derive_seed(self.seed, self.program.name, use))
-        return kept
+    def seeded(self, use: str) -> AbstractContextManager[None]:
+        """Return a block with random numbers of the case's own."""
+        return random_state_kept(derive_seed(self.seed, self.program.name, use))
 
     def task(self) -> Task:
         """Return model, data and loss as a task.
@@ -199,7 +199,7 @@ def run(case: Case, watcher: Watcher = nobody) -> Outcome:
     """Train a case under a watcher and judge the network."""
     setup = case.setup()
     start = time.perf_counter()
-    with case._seeded("run"):
+    with case.seeded("run"):
         model = setup.model()
         order = torch.Generator().manual_seed(derive_seed(case.seed, case.program.name, "order"))
         losses = case.program.loop(setup, model, watcher, order)

@@ -215,7 +215,7 @@ def windows(length: int = 24, every: int = 5) -> Parts:
 def sources(length: int = 60) -> Parts:
     """Return snippets of text and the table that they describe."""
     names = ("breast_cancer", "diabetes", "digits", "wine")
-    _, x, y = None, [], []
+    x, y = [], []
     for label, name in enumerate(names):
         letters = getattr(datasets, f"load_{name}")().DESCR.encode("ascii", "replace")
         pairs = [(a * 31 + b * 7) % 512 for a, b in itertools.pairwise(letters)]

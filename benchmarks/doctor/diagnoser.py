@@ -1,4 +1,4 @@
-"""What a diagnoser is: it looks at a case's run and says what is wrong, in which layer, and when."""
+"""What a diagnoser is: it runs a case and says what is wrong, in which layer, and when."""
 
 from __future__ import annotations
 

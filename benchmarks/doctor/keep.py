@@ -22,7 +22,7 @@ CACHE = Path(__file__).parent / "cache"
 def digest(case: Case) -> str:
     """Return a short hash of a case's data, first weights and numbers."""
     setup = case.setup()
-    with case._seeded("run"):
+    with case.seeded("run"):
         model = setup.model()
     told = [
         setup.optimizer, setup.lr, sorted(map(str, setup.options.items())), setup.schedule,
@@ -59,7 +59,7 @@ def _read(content: dict[str, object]) -> Readings:
         content["steps"],  # type: ignore[arg-type]
         {n: [LayerReading(**r) for r in row] for n, row in plain["layers"].items()},
         {n: [UnitReading(**r) for r in row] for n, row in plain["units"].items()},  # type: ignore[arg-type]
-        [tuple(row) for row in content["epochs"]],  # type: ignore[misc, attr-defined]
+        [tuple(row) for row in content["epochs"]],  # type: ignore[attr-defined]
         Outcome(
             tuple(outcome["losses"]),  # type: ignore[arg-type]
             Score(**outcome["score"]),  # type: ignore[arg-type]

@@ -177,7 +177,8 @@ def by_closure(
 
             for group in optimizer.param_groups:
                 group["lr"] = setup.lr * rate(step)
-            losses.append(optimizer.step(closure).item())  # type: ignore[arg-type, union-attr]
+            loss: Any = optimizer.step(closure)  # type: ignore[arg-type]
+            losses.append(float(loss.detach()))
     return losses
 
 

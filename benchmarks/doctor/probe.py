@@ -6,7 +6,7 @@ updates of a run, spread evenly, and the first ten.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,12 +148,12 @@ class Probe:
 
         return hook
 
-    def on_step(self, weights: dict[str, Tensor]) -> None:
+    def on_step(self, weights: Mapping[str, Tensor]) -> None:
         """Keep the weights before an update."""
         if self.reads:
             self.before = {name: weight.detach().clone() for name, weight in weights.items()}
 
-    def after_step(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    def after_step(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Read gradients and updates, and evaluate where an epoch ends."""
         if self.reads:
             self.found.steps.append(self.step)

@@ -13,9 +13,7 @@ from benchmarks.doctor.edits import (
     both,
     fields,
     first,
-    frozen,
     network,
-    normal,
     not_given,
     optimizer,
     rate,
@@ -179,7 +177,6 @@ def bag_sparse() -> Setup:
 
 PROGRAMS = (
     Program("text-transformer", "transformer", text_transformer, with_trainer, (
-        Edit("dropout", network(drop=0.1)),
         Edit("no residuals", network(depth=6, residual=False), "missing_residual", "layers.0",
              twin="six layers"),
         Edit("six layers", network(depth=6)),
@@ -188,12 +185,8 @@ PROGRAMS = (
         Edit("normalised after", both(network(depth=5, norm="after"), rate(0.5), fields(
              schedule="warmup('40%') >> cosine()"))),
         Edit("sgd", optimizer("sgd", 0.3), "optimizer_mismatch"),
-        Edit("embedding drawn large", weights("tokens*", normal(5.0)), "bad_initialisation",
-             "tokens"),
         Edit("thirty windows", both(first(30), fields(steps=240)), "too_little_regularisation",
              by="loss"),
-        Edit("layers not given", not_given("layers.*"), "parameters_not_trained", "layers.0",
-             in_loop=True),
     )),
     Program("recall-transformer", "transformer", recall_transformer, plain, (
         Edit("rate / 100", rate(0.01), "lr_too_low"),
@@ -201,8 +194,6 @@ PROGRAMS = (
         Edit("no warmup, high rate", both(rate(4), fields(schedule="constant()")),
              "warmup_missing"),
         Edit("batches of 2", batches(2), "batch_too_small"),
-        Edit("embeddings frozen and small", both(weights("embed*", normal(0.01)),
-             frozen("embed*")), "parameters_not_trained", "embed"),
     )),
     Program("digits-vit", "transformer", digits_vit, by_epochs, (
         Edit("no warmup", both(rate(2), fields(schedule="cosine()")),
@@ -212,13 +203,10 @@ PROGRAMS = (
         Edit("no normalisation", both(network(norm=""), weights("encoder*", times(2.0))),
              "missing_normalisation", "encoder.0.ln1"),
         Edit("no residuals", network(residual=False), "missing_residual", "encoder.0"),
-        Edit("epochs of one batch", batches(1258, same_samples=True), "batch_too_large"),
-        Edit("no zero_grad", fields(zero_grad=False), "gradients_not_cleared", in_loop=True),
     )),
     Program("bag-sparse", "mlp", bag_sparse, accumulated, (
         Edit("sgd at a high rate", optimizer("sgd", 5.0)),
         Edit("plain sgd", optimizer("sgd", 0.02), "optimizer_mismatch"),
-        Edit("rate / 1000", rate(1e-3), "lr_too_low"),
         Edit("embedding not given", not_given("bag*"), "parameters_not_trained", "bag",
              in_loop=True),
         Edit("twenty snippets", first(20), "too_little_regularisation", by="loss"),

@@ -300,7 +300,6 @@ PROGRAMS = (
         Edit("no residuals", network(blocks=10, residual=False), "missing_residual", "layers.0",
              twin="ten blocks"),
         Edit("ten blocks", network(blocks=10)),
-        Edit("epochs of one batch", batches(1258, same_samples=True), "batch_too_large"),
     )),
     Program("turned-resnet", "resnet", turned_resnet, by_epochs, (
         Edit("trained in eval mode", fields(train_mode=False), "eval_mode_in_training",
@@ -309,14 +308,11 @@ PROGRAMS = (
              "layers.0.conv1", in_loop=True),
         Edit("no normalisation", both(network(norm=False), weights("layers*", times(2.5))),
              "missing_normalisation", "layers.0.bn1"),
-        Edit("plain sgd", optimizer("sgd", 0.01), "optimizer_mismatch"),
     )),
     Program("digits-finetune", "cnn", digits_finetune, plain, (
         Edit("all layers", fields(model=Finetuned, lr=2e-3)),
         Edit("statistics kept", fields(train_mode=False)),
         Edit("heavy dropout", both(fields(model=partial(Finetuned, drop=0.5)), frozen("body.*"))),
-        Edit("head not given", fields(given=lambda name: name.startswith("body"), model=Finetuned),
-             "parameters_not_trained", "head", in_loop=True),
         Edit("head 1000 times as large", weights("head*", times(1e3)), "bad_initialisation",
              "head"),
         Edit("rate 300 times", rate(300), "lr_too_high",

@@ -22,7 +22,6 @@ from benchmarks.doctor.edits import (
     followed_by,
     frozen,
     inputs,
-    mixed,
     mostly_mixed,
     network,
     normal,
@@ -31,10 +30,8 @@ from benchmarks.doctor.edits import (
     options,
     rate,
     repeated_class,
-    same,
     stretched,
     times,
-    training_targets,
     weights,
     with_gaps,
 )  # fmt: skip
@@ -74,7 +71,7 @@ class CancerNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return one logit a sample."""
         x = self.drop(torch.relu(self.first(x)))
-        return self.out(self.drop(torch.relu(self.second(x))))
+        return self.out(self.drop(torch.relu(self.second(x))))  # type: ignore[no-any-return]
 
 
 def cancer_mlp() -> Setup:
@@ -221,14 +218,12 @@ PROGRAMS = (
         Edit("high rate with warmup", both(rate(2), fields(schedule="warmup('30%') >> cosine()"))),
         Edit("dropout of a half", network(width=128, drop=0.5)),
         Edit("rate 30 times", rate(30), "lr_too_high"),
-        Edit("rate / 1000", rate(1e-3), "lr_too_low"),
         Edit("drop 0.95", network(width=128, drop=0.95), "too_much_regularisation",
              twin="dropout of a half"),
         Edit("tanh on logits", followed_by(nn.Tanh, "last"), "wrong_last_layer", "last", by="loss"),
         Edit("sorted", UNSHUFFLED, "data_not_shuffled", in_loop=True),
         Edit("softmax twice", followed_by(partial(nn.Softmax, 1), "probabilities"),
              "wrong_loss_or_output", "probabilities", by="loss"),
-        Edit("labels mixed", training_targets(mixed), "labels_do_not_match"),
     )),
     Program("cancer-mlp", "mlp", cancer_mlp, by_epochs, (
         Edit("first layer frozen", both(frozen("first.*"), rate(6))),
@@ -244,8 +239,6 @@ PROGRAMS = (
         Edit("batches of one", both(batches(1), rate(0.4))),
         Edit("rate / 1000", rate(1e-3), "lr_too_low"),
         Edit("constant features", inputs(partial(constant_but, kept=1)), "bad_data"),
-        Edit("raw inputs", inputs(partial(stretched, largest=1e3, shift=300.0)), "unscaled_inputs",
-             "0"),
         Edit("decay of 1", options(weight_decay=1.0), "too_much_regularisation"),
     )),
     Program("parity-plateau", "mlp", parity_plateau, plain, (
@@ -261,20 +254,17 @@ PROGRAMS = (
              batches(630), fields(steps=700))),
         Edit("eight layers", both(network(depth=8), rate(0.6), fields(
              schedule="warmup('40%') >> cosine()"))),
-        Edit("eight layers, no warmup", both(rate(2), fields(schedule="cosine()")), "warmup_missing",
-             twin="eight layers"),
+        Edit("eight layers, no warmup", both(rate(2), fields(schedule="cosine()")),
+             "warmup_missing", twin="eight layers"),
         Edit("plain sgd", optimizer("sgd", 0.02), "optimizer_mismatch"),
-        Edit("sigmoids drawn large", both(network(act=nn.Sigmoid), weights("hidden.*", normal(20.0))),
-             "saturating_activation", "hidden.1"),
+        Edit("sigmoids drawn large", both(network(act=nn.Sigmoid),
+             weights("hidden.*", normal(20.0))), "saturating_activation", "hidden.1"),
         Edit("inputs of 100", inputs(lambda x: 100 * x), "unscaled_inputs", "hidden.0"),
         Edit("rate 50 times", rate(50), "lr_too_high"),
     )),
     Program("clusters-deep", "deep mlp", clusters_deep, by_epochs, (
         Edit("shallower", network(depth=5)),
         Edit("no normalisation", network(norm=False), "missing_normalisation", "norms.0"),
-        Edit("sigmoids", network(norm=False, act=nn.Sigmoid), "saturating_activation", "act"),
-        Edit("tiny weights", both(network(norm=False), weights("layers.*", normal(0.02))),
-             "bad_initialisation", "layers.0"),
         Edit("trained in eval mode", fields(train_mode=False), "eval_mode_in_training",
              "norms.0", in_loop=True),
         Edit("rprop", optimizer("rprop", 2e-3), "optimizer_mismatch"),
@@ -283,8 +273,6 @@ PROGRAMS = (
     Program("digits-deep-residual", "deep mlp", digits_deep_residual, with_trainer, (
         Edit("long warmup", fields(schedule="warmup('40%') >> cosine()")),
         Edit("no residuals", network(residual=False), "missing_residual", "blocks.0"),
-        Edit("last layer frozen at 0", both(weights("outward.*", same(0.0)), frozen("outward.*")),
-             "parameters_not_trained", "outward"),
         Edit("large weights", weights("blocks.*", normal(2.0)), "bad_initialisation", "blocks.0"),
         Edit("batches of 2", batches(2), "batch_too_small"),
         Edit("rate / 300", rate(1 / 300), "lr_too_low"),
