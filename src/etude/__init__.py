@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from etude import report as report
     from etude import schedules as schedules
     from etude import tasks as tasks
+    from etude.diagnosis.finding import Diagnosis, Finding
+    from etude.diagnosis.watch import watch
     from etude.measure.edge import edge
     from etude.recipe import Recipe
     from etude.record import Record
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _moved.install()
 
 __all__ = [
+    "Diagnosis",
+    "Finding",
     "Metric",
     "Observer",
     "Recipe",
@@ -39,9 +43,12 @@ __all__ = [
     "train",
     "transfer",
     "tune",
+    "watch",
 ]
 
 _HOMES = {
+    "Diagnosis": "etude.diagnosis.finding",
+    "Finding": "etude.diagnosis.finding",
     "Metric": "etude.tasks.metrics",
     "Observer": "etude.training.observer",
     "Recipe": "etude.recipe",
@@ -52,6 +59,7 @@ _HOMES = {
     "train": "etude.training.train",
     "transfer": "etude.tuning.transfer.transfer",
     "tune": "etude.tuning.tune",
+    "watch": "etude.diagnosis.watch",
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""
 

@@ -1,0 +1,37 @@
+"""All that can be found in a history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from etude.diagnosis import facts
+from etude.diagnosis.finding import Finding
+from etude.diagnosis.history import History
+from etude.diagnosis.symptoms import gradients, losses, units
+
+RULES: tuple[Callable[[History], Sequence[Finding]], ...] = (
+    facts.gradients_not_cleared,
+    facts.eval_mode_in_training,
+    facts.parameters_not_trained,
+    gradients.exploding,
+    losses.diverging,
+    gradients.silent_parameter,
+    gradients.vanishing,
+    units.dead,
+    units.saturated,
+    units.constant_output,
+    losses.spiking,
+    losses.oscillating,
+    losses.stalled,
+)
+"""Each is silent where its evidence is thin."""
+
+
+def find(history: History) -> list[Finding]:
+    """Return the findings of all rules, causes first.
+
+    >>> import numpy as np
+    >>> find(History(0, np.empty(0), np.empty(0), np.empty(0, int)))
+    []
+    """
+    return [finding for rule in RULES for finding in rule(history)]

@@ -1,0 +1,159 @@
+"""`Finding`: one thing that is wrong, with its evidence. `Diagnosis`: all that was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from etude.record import to_json
+
+if TYPE_CHECKING:
+    from etude.diagnosis.history import History
+
+
+class Symptom(StrEnum):
+    """What is seen: each is equal to the word that JSON holds."""
+
+    VANISHING = "vanishing"
+    EXPLODING = "exploding"
+    DEAD = "dead"
+    SATURATED = "saturated"
+    DIVERGING = "diverging"
+    OSCILLATING = "oscillating"
+    STALLED = "stalled"
+    SLOW = "slow"
+    SPIKING = "spiking"
+    OVERFITTING = "overfitting"
+    CONSTANT_OUTPUT = "constant_output"
+    SILENT_PARAMETER = "silent_parameter"
+
+
+class Cause(StrEnum):
+    """What is wrong: each is equal to the word that JSON holds."""
+
+    LR_TOO_HIGH = "lr_too_high"
+    LR_TOO_LOW = "lr_too_low"
+    WARMUP_MISSING = "warmup_missing"
+    BAD_INITIALISATION = "bad_initialisation"
+    SATURATING_ACTIVATION = "saturating_activation"
+    MISSING_NORMALISATION = "missing_normalisation"
+    MISSING_RESIDUAL = "missing_residual"
+    MISSING_CLIPPING = "missing_clipping"
+    UNSCALED_INPUTS = "unscaled_inputs"
+    UNSCALED_TARGETS = "unscaled_targets"
+    WRONG_LOSS_OR_OUTPUT = "wrong_loss_or_output"
+    WRONG_LAST_LAYER = "wrong_last_layer"
+    GRADIENTS_NOT_CLEARED = "gradients_not_cleared"
+    PARAMETERS_NOT_TRAINED = "parameters_not_trained"
+    EVAL_MODE_IN_TRAINING = "eval_mode_in_training"
+    LABELS_DO_NOT_MATCH = "labels_do_not_match"
+    BAD_DATA = "bad_data"
+    DATA_NOT_SHUFFLED = "data_not_shuffled"
+    BATCH_TOO_SMALL = "batch_too_small"
+    BATCH_TOO_LARGE = "batch_too_large"
+    TOO_MUCH_REGULARISATION = "too_much_regularisation"
+    TOO_LITTLE_REGULARISATION = "too_little_regularisation"
+    OPTIMIZER_MISMATCH = "optimizer_mismatch"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One symptom or cause, with what shows it.
+
+    Attributes:
+        what: The symptom or the cause.
+        text: One sentence that states what was seen.
+        layer: The dotted name of the layer or parameter; None if it concerns the whole run.
+        step: The update at which it was seen, counted from 0; None before training.
+        evidence: The numbers and names that the sentence states.
+        fix: One sentence that says what to do; '' if that cannot be told from this alone.
+
+    >>> found = Finding(Symptom.DEAD, "40 of 64 units never fire.", layer="2", step=30)
+    >>> print(found)
+    dead in 2, update 30: 40 of 64 units never fire.
+    """
+
+    what: Symptom | Cause
+    text: str
+    layer: str | None = None
+    step: int | None = None
+    evidence: Mapping[str, float | str] = field(default_factory=dict)
+    fix: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "evidence", MappingProxyType(dict(self.evidence)))
+
+    def __str__(self) -> str:
+        where = f" in {self.layer}" if self.layer is not None else ""
+        when = f", update {self.step}" if self.step is not None else ""
+        text = f"{self.what.replace('_', ' ')}{where}{when}: {self.text}"
+        return f"{text} {self.fix}" if self.fix else text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON.
+
+        >>> Finding(Cause.BAD_DATA, "3 inputs are NaN.", evidence={"nan": 3.0}).to_dict()["what"]
+        'bad_data'
+        """
+        return {
+            "what": str(self.what),
+            "kind": "symptom" if isinstance(self.what, Symptom) else "cause",
+            "layer": self.layer,
+            "step": self.step,
+            "text": self.text,
+            "fix": self.fix,
+            "evidence": {
+                name: value if isinstance(value, str) else to_json(float(value))
+                for name, value in self.evidence.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that was found, and what was looked at.
+
+    Attributes:
+        findings: What is wrong, in the order in which it was seen.
+        seen: What was looked at, one phrase each.
+        unseen: What could not be looked at, and why, one sentence each.
+        history: The readings of the run; None if nothing was trained.
+
+    >>> print(Diagnosis((), seen=("20 updates",)))
+    healthy
+    >>> print(Diagnosis((), unseen=("No update was seen.",)))
+    cannot tell: No update was seen.
+    """
+
+    findings: tuple[Finding, ...] = ()
+    seen: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    history: History | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether something was looked at and nothing was found."""
+        return not self.findings and bool(self.seen)
+
+    def __str__(self) -> str:
+        if self.healthy:
+            return "healthy"
+        if not self.findings:
+            return " ".join(["cannot tell:", *(self.unseen or ["Nothing was looked at."])])
+        return "\n".join([*map(str, self.findings), *(f"not seen: {u}" for u in self.unseen)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON, without the history.
+
+        >>> Diagnosis((), seen=("20 updates",)).to_dict()["healthy"]
+        True
+        """
+        return {
+            "healthy": self.healthy,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "seen": list(self.seen),
+            "unseen": list(self.unseen),
+        }

@@ -1,0 +1,172 @@
+"""`History`: the readings of a run, as plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Steps = NDArray[np.int64]
+
+
+class Quantity(StrEnum):
+    """What is read of each layer at a sampled update."""
+
+    GRADIENT_NORM = "gradient_norm"
+    WEIGHT_NORM = "weight_norm"
+    UPDATE_RATIO = "update_ratio"
+    UPDATE_COSINE = "update_cosine"
+    GRADIENT_SNR = "gradient_snr"
+    ACTIVATION_MEAN = "activation_mean"
+    ACTIVATION_VARIANCE = "activation_variance"
+    DEAD = "dead"
+    SATURATED = "saturated"
+
+
+class RunQuantity(StrEnum):
+    """What is read of the whole run at a sampled update."""
+
+    GRADIENT_NORM = "gradient_norm"
+    CLIPPED = "clipped"
+    TRAINING_MODE = "training_mode"
+    UNCLEARED = "uncleared"
+    OUTPUT_SPREAD = "output_spread"
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A layer: a module that owns parameters.
+
+    Attributes:
+        name: The dotted name of the module; '(model)' for the model itself.
+        kind: One of `etude.layerwise.parts.KINDS`.
+        depth: Its place in the order of first use, from 0.
+        parameters: The dotted names of its parameters.
+        units: How many units its output has; 0 if unknown.
+        activation: The function applied to its output ('relu', 'tanh', 'sigmoid'); '' if none was
+            seen.
+        gate: Whether the activation is multiplied with something, as a gate is.
+        output: Whether no other layer follows it on the way to the model's result.
+    """
+
+    name: str
+    kind: str = "other"
+    depth: int = 0
+    parameters: tuple[str, ...] = ()
+    units: int = 0
+    activation: str = ""
+    gate: bool = False
+    output: bool = False
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """One parameter of the model.
+
+    Attributes:
+        name: Its dotted name.
+        layer: The number of its layer in `History.layers`.
+        optimizer: The number of the optimizer that holds it; None if none does.
+        trainable: Whether it required a gradient in the newest sampled update.
+    """
+
+    name: str
+    layer: int
+    optimizer: int | None = 0
+    trainable: bool = True
+
+
+@dataclass(frozen=True)
+class History:
+    """The readings of a run. Updates are counted from 0.
+
+    With several optimizers, one update is one step of each of them that steps.
+
+    Attributes:
+        updates: How many updates were made.
+        loss: (updates,) the loss of each, NaN where none was seen; of several backward passes,
+            their mean.
+        lr: (updates,) the rate of the first optimizer's first parameter group.
+        steps: (samples,) the sampled updates, in order.
+        layers: The layers, by depth.
+        parameters: The parameters, in the model's order.
+        readings: Per quantity (samples, layers); NaN where it was not read or does not exist.
+        run_readings: Per quantity (samples,); NaN where it was not read. The shares and flags
+            (`CLIPPED`, `TRAINING_MODE`, `UNCLEARED`) are 0 or 1.
+        parameter_gradients: (samples, parameters) the norm of the gradient; NaN if there is none.
+        parameter_updates: (samples, parameters) the norm of the update over that of the weight;
+            infinite where a weight of 0 changed.
+        parameter_norms: (samples, parameters) the norm of the weight after the update.
+        one_loss: Whether all optimizers minimise one loss; False for games such as GANs.
+        adaptive: Whether every optimizer scales its update by the gradient's own size, as Adam
+            does.
+        broken_from: The update from which no loss is finite; None if the newest one is.
+        evaluating_layer: The first layer in evaluation mode at the newest sampled update; '' if the
+            mode is right.
+        period: The number of updates from one sampled update to the next, at the end.
+        overhead: The watch's own time over that of the run between; NaN if not measured.
+    """
+
+    updates: int
+    loss: Floats
+    lr: Floats
+    steps: Steps
+    layers: tuple[LayerInfo, ...] = ()
+    parameters: tuple[ParameterInfo, ...] = ()
+    readings: Mapping[Quantity, Floats] = field(default_factory=dict)
+    run_readings: Mapping[RunQuantity, Floats] = field(default_factory=dict)
+    parameter_gradients: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    parameter_updates: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    parameter_norms: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    one_loss: bool = True
+    adaptive: bool = False
+    broken_from: int | None = None
+    evaluating_layer: str = ""
+    period: int = 1
+    overhead: float = float("nan")
+
+    @property
+    def samples(self) -> int:
+        """How many updates were sampled."""
+        return len(self.steps)
+
+    def of_layers(self, quantity: Quantity) -> Floats:
+        """Return a quantity as (samples, layers), NaN where it was not read."""
+        missing = np.full((self.samples, len(self.layers)), np.nan)
+        return self.readings.get(quantity, missing)
+
+    def of_run(self, quantity: RunQuantity) -> Floats:
+        """Return a quantity as (samples,), NaN where it was not read."""
+        return self.run_readings.get(quantity, np.full(self.samples, np.nan))
+
+    def spike_score(self, window: int = 1_000, sigmas: float = 7.0) -> float:
+        """Return the share of losses that are spikes.
+
+            share of t with loss_t >= mean + sigmas * std of the `window` losses before t
+
+        At least 100 losses must stand before t. NaN if no loss can be judged. Source: OLMo 2's
+        spike score (arXiv 2501.00656).
+
+        >>> rng = np.random.default_rng(0)
+        >>> loss = rng.normal(1.0, 0.01, 500)
+        >>> loss[300] = 2.0
+        >>> History(500, loss, loss, np.arange(0)).spike_score()
+        0.0025
+        """
+        loss = self.loss[np.isfinite(self.loss)]
+        first = 100
+        if len(loss) <= first:
+            return float("nan")
+        total = np.concatenate([[0.0], np.cumsum(loss - loss[0])])
+        square = np.concatenate([[0.0], np.cumsum((loss - loss[0]) ** 2)])
+        ends = np.arange(first, len(loss))
+        starts = np.maximum(0, ends - window)
+        count = ends - starts
+        mean = (total[ends] - total[starts]) / count
+        variance = np.maximum(0.0, (square[ends] - square[starts]) / count - mean**2)
+        spikes = (loss[ends] - loss[0] - mean) > sigmas * np.sqrt(variance) + 1e-12
+        return float(np.mean(spikes))

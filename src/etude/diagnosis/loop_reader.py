@@ -1,0 +1,273 @@
+"""Reads a training loop from its forward passes, backward passes and steps.
+
+With several optimizers, one update is one step of each of them that steps: an update ends where an
+optimizer steps that has already stepped in it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from etude.diagnosis.activations import ActivationMemory, ForwardReader, constant, first_samples
+from etude.diagnosis.history import History, RunQuantity
+from etude.diagnosis.layers import LayerTable
+from etude.diagnosis.losses import Loss, Losses
+from etude.diagnosis.modes import left_in_evaluation
+from etude.diagnosis.recorder import Recorder
+from etude.diagnosis.sample import Sample
+from etude.diagnosis.sampling import Sampler
+from etude.diagnosis.track import OptimizerTrack, is_adaptive
+from etude.layerwise.flow import tensors_in
+
+CALL_SECONDS = 1.5e-6
+"""What torch itself needs to hand one call of a function to a reader."""
+
+READ_AFTER = 16
+"""On an accelerator, samples are read when so many wait."""
+
+
+class LoopReader:
+    """Collects the readings of one run.
+
+    Args:
+        models: The networks by prefix, unwrapped.
+        optimizers: What updates them.
+        every: The number of updates from one sample to the next; None for automatic.
+        forward: Whether forward passes are read.
+
+    Attributes:
+        updates: How many updates began; the last one may go on.
+        forwards: How many forward passes were read.
+        backwards: How many backward passes were heard.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        optimizers: Sequence[Optimizer],
+        *,
+        every: int | None,
+    ) -> None:
+        self.models = dict(models)
+        self.table = LayerTable(models, optimizers)
+        self.tracks = [OptimizerTrack(n, one, self.table) for n, one in enumerate(optimizers)]
+        self.recorder, self.losses = Recorder(self.table), Losses()
+        self.sampler = Sampler(every)
+        self.updates, self.forwards, self.backwards = 0, 0, 0
+        self.one_loss = True
+        self._memory = ActivationMemory()
+        self._lr: list[float] = []
+        self._logged: list[Loss] = []
+        self._sample: Sample | None = None
+        self._stepped: set[int] = set()
+        self._closed = True
+        self._due = self.sampler.due(0)
+        self._forward: dict[tuple[int, str], Tensor] = {}
+        self._forward_run: dict[RunQuantity, Tensor] = {}
+        self._reader: ForwardReader | None = None
+        self._evaluating = ""
+        self._on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
+        self._losses_of_update: list[Loss] | None = None
+        self.own, self._ended = 0.0, time.perf_counter()
+
+    # ---- forward passes ------------------------------------------------------------------------
+
+    def before_forward(self, model: nn.Module) -> None:
+        """Begin to read a forward pass, if the update that it belongs to is sampled."""
+        if not self._due or self._reader is not None or not torch.is_grad_enabled():
+            return
+        started = time.perf_counter()
+        self._reader = ForwardReader(self.table, self._memory)
+        self._reader.__enter__()  # type: ignore[no-untyped-call]
+        self.own += time.perf_counter() - started
+
+    def after_forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """End to read a forward pass; `output` is None where it failed."""
+        reader, self._reader = self._reader, None
+        if reader is None:
+            return
+        started = time.perf_counter()
+        reader.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if output is not None:
+            self.forwards += 1
+            reader.finish()
+            for key, value in reader.values.items():
+                self._forward.setdefault(key, value)
+            with torch.no_grad():
+                spread = _spread(args, kwargs, output)
+            if spread is not None:
+                self._forward_run.setdefault(RunQuantity.OUTPUT_SPREAD, spread)
+        self.own += reader.seconds + CALL_SECONDS * reader.calls
+        self.own += time.perf_counter() - started
+
+    # ---- backward passes -----------------------------------------------------------------------
+
+    def before_backward(self) -> None:
+        """Look at the gradients that are still there."""
+        self.give_up_forward()  # one that Ctrl-C has left open
+        started = time.perf_counter()
+        for track in self.tracks:
+            track.clearing.before_backward(sampled=self._due)
+        self.own += time.perf_counter() - started
+
+    def after_backward(self, tensors: Any) -> None:
+        """Note the loss for the optimizers whose gradients changed."""
+        started = time.perf_counter()
+        loss: Loss | None = None
+        self.backwards += 1
+        for track in self.tracks:
+            if track.clearing.after_backward():
+                loss = self.losses.of(tensors) if loss is None else loss
+                if loss is not None:
+                    track.losses.append(loss)
+                if self._due:
+                    track.after_backward(unscaled=not self.losses.amp)
+        self.own += time.perf_counter() - started
+
+    # ---- steps ---------------------------------------------------------------------------------
+
+    def before_step(self, number: int, *, closure: bool) -> None:
+        """Read what stands before a step."""
+        self.give_up_forward()
+        started = time.perf_counter()
+        if self._closed or number in self._stepped:
+            self.close()
+            self.updates += 1
+            self._closed = False
+            if self.sampler.due(self.updates - 1):
+                self._sample = Sample(self.updates - 1)
+        self._stepped.add(number)
+        if self._sample is not None:
+            with torch.no_grad():
+                self.tracks[number].before_step(self._sample, closure)
+        self.own += time.perf_counter() - started
+
+    def after_step(self, number: int, *, closure: bool) -> None:
+        """Read what stands after a step, and end the update if all optimizers have stepped."""
+        started = time.perf_counter()
+        track = self.tracks[number]
+        self._note_loss(track, closure)
+        if number == 0:
+            self._lr.append(_rate(track.optimizer))
+        if self._sample is not None:
+            with torch.no_grad():
+                track.after_step(self._sample, closure)
+            self._note_run(self._sample, track)
+        track.clearing.stepped()
+        self.own += time.perf_counter() - started
+        if len(self._stepped) == len(self.tracks):
+            self.close()
+
+    def _note_loss(self, track: OptimizerTrack, closure: bool) -> None:
+        """Attribute the losses since the last step of any optimizer to this step."""
+        losses = track.losses[:1] if closure else track.losses
+        if not losses:
+            losses = track.last_losses
+        track.last_losses = losses
+        for one in self.tracks:
+            one.losses = []
+        if self._losses_of_update is None:
+            self._losses_of_update = losses
+        elif losses is not self._losses_of_update and losses:
+            self.one_loss = self.one_loss and _same(losses, self._losses_of_update)
+
+    def _note_run(self, sample: Sample, track: OptimizerTrack) -> None:
+        uncleared = track.clearing.uncleared()
+        known = sample.run.get(RunQuantity.UNCLEARED)
+        if known is None or isinstance(uncleared, Tensor):
+            sample.run[RunQuantity.UNCLEARED] = uncleared
+        found = [
+            prefix + layer
+            for prefix, model in self.models.items()
+            if (layer := left_in_evaluation(model))
+        ]
+        self._evaluating = found[0] if found else ""
+        sample.run[RunQuantity.TRAINING_MODE] = float(not found)
+
+    def log(self, loss: Loss) -> None:
+        """Take a loss that the user states."""
+        self._logged.append(loss)
+
+    def close(self) -> None:
+        """End the update that goes on, if there is one."""
+        if self._closed:
+            return
+        started = time.perf_counter()
+        self._closed = True
+        self._stepped.clear()
+        losses = self._logged or self._losses_of_update or []
+        self.losses.add(self.updates - 1, losses)
+        self._losses_of_update, self._logged = None, []
+        sample, self._sample = self._sample, None
+        if sample is not None:
+            sample.layers.update(self._forward)
+            sample.run.update(self._forward_run)
+            self.recorder.add(sample)
+            if self._on_cpu or self.recorder.waiting >= READ_AFTER:
+                self.recorder.read()
+        self._forward, self._forward_run = {}, {}
+        now = time.perf_counter()
+        self.own += now - started
+        self.sampler.passed(max(0.0, now - self._ended - self.own), self.own)
+        if sample is not None:
+            self.sampler.sampled(sample.update, self.own)
+        self.own, self._ended = 0.0, now
+        self._due = self.sampler.due(self.updates)
+
+    def give_up_forward(self) -> None:
+        """Stop reading a forward pass that is being read."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def history(self) -> History:
+        """Read all that waits, and return it."""
+        self.recorder.read()
+        optimizers = [track.optimizer for track in self.tracks]
+        done = self.updates - (not self._closed)
+        loss = self.losses.read()
+        return self.recorder.history(
+            done,
+            loss,
+            self._lr,
+            one_loss=self.one_loss,
+            adaptive=is_adaptive(optimizers),
+            evaluating_layer=self._evaluating,
+            broken_from=self.losses.broken_from,
+            period=self.sampler.period,
+            overhead=self.sampler.overhead,
+        )
+
+
+def _same(one: Sequence[Loss], other: Sequence[Loss]) -> bool:
+    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+
+
+def _rate(optimizer: Optimizer) -> float:
+    rate = optimizer.param_groups[0].get("lr", math.nan)
+    if isinstance(rate, Tensor) and not rate.is_cpu:
+        return math.nan
+    return float(rate)
+
+
+def _spread(args: Any, kwargs: Any, output: Any) -> Tensor | None:
+    """Return how much the outputs of a batch differ where its inputs do; None if unknown."""
+    given = next((t for t in tensors_in((args, kwargs)) if t.ndim), None)
+    result = next((t for t in tensors_in(output) if t.ndim and t.is_floating_point()), None)
+    if given is None or result is None or given.shape[0] != result.shape[0]:
+        return None
+    spread = constant(result)
+    if spread is None:
+        return None
+    read = first_samples(given)
+    if read.shape[0] < 2:
+        return None
+    differs = (read != read[:1]).any()
+    return torch.where(differs, spread, torch.full_like(spread, math.nan))

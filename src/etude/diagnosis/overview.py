@@ -1,0 +1,79 @@
+"""What a watch looked at, and what it could not see, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from etude.diagnosis.history import History, Quantity, RunQuantity
+from etude.diagnosis.loop_reader import LoopReader
+
+
+def seen(history: History, reader: LoopReader) -> tuple[str, ...]:
+    """Return what was looked at; empty if no update was read."""
+    if not history.samples:
+        return ()
+    found = [
+        f"{history.samples} of {history.updates} updates, lately one in {history.period}",
+        f"{len(history.layers)} layers with {len(history.parameters)} parameters",
+    ]
+    if np.isfinite(history.overhead):
+        found.append(f"the watch took {history.overhead:.1%} of the loop's own time")
+    names = {
+        "gradients": history.parameter_gradients,
+        "updates": history.parameter_updates,
+        "activations": history.of_layers(Quantity.ACTIVATION_VARIANCE),
+        "losses": history.loss,
+        "clipping": history.of_run(RunQuantity.CLIPPED),
+    }
+    readable = [name for name, values in names.items() if np.any(~np.isnan(values))]
+    return (*found, *readable)
+
+
+def unseen(
+    history: History,
+    reader: LoopReader,
+    *,
+    compiled: bool,
+    hookless: Sequence[str],
+    error: str,
+) -> tuple[str, ...]:
+    """Return what could not be seen, and why, one sentence each.
+
+    Args:
+        history: What was read.
+        reader: What read it.
+        compiled: Whether the model goes through `torch.compile`.
+        hookless: The classes of models whose forward pass is not read.
+        error: The error that stopped the watch; '' if none did.
+    """
+    found = []
+    if not len(reader.table):
+        found.append("The model has no parameters.")
+    if not history.updates:
+        found.append("No step of the optimizer was seen.")
+    elif not history.samples:
+        found.append("No update was read.")
+    if error:
+        found.append(f"The watch stopped after {history.updates} updates with {error}.")
+    if history.updates and not np.any(np.isfinite(history.loss)) and not reader.backwards:
+        found.append(
+            "The losses were not seen, since torch.autograd.backward was not called: "
+            "call log(loss=...) before each step."
+        )
+    if compiled:
+        found.append("Activations cannot be read, since the model is compiled.")
+    elif hookless:
+        found.append(
+            f"Activations are not read, since a hook would change how {hookless[0]} evaluates."
+        )
+    elif history.updates and not reader.forwards:
+        found.append(
+            "Activations were not read, since the model itself was not called in a sampled update "
+            "(only parts of it, or a compiled or replicated copy)."
+        )
+    recurrent = [layer.name for layer in history.layers if layer.kind == "recurrent"]
+    if recurrent:
+        found.append(f"The gates inside {', '.join(recurrent[:3])} cannot be read.")
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""What is seen in the readings of a run: pure functions from a `History` to findings."""

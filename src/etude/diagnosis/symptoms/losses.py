@@ -1,0 +1,156 @@
+"""What the loss alone shows: divergence, spikes, standstill, oscillation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from etude.diagnosis.finding import Finding, Symptom
+from etude.diagnosis.history import History, Quantity
+from etude.diagnosis.symptoms.curve import LossCurve, loss_curve
+
+
+def diverging(history: History) -> list[Finding]:
+    """Find a loss that is not finite, or that stays far above its start.
+
+    Not finite: the last two losses. Far above: each of the last 20 losses is above the start by
+    more than the start's own size and ten times the noise, and their median is not below that of
+    the 20 before by more than a tenth: a loss that comes back from a high peak is left alone.
+    """
+    loss = history.loss
+    step = history.broken_from
+    if step is not None:
+        finite = loss[np.isfinite(loss)]
+        evidence = {"last_finite_loss": float(finite[-1])} if len(finite) else {}
+        text = f"The loss is not finite from update {step} on."
+        return [Finding(Symptom.DIVERGING, text, step=step, evidence=evidence)]
+    curve = loss_curve(history)
+    if curve is None or len(curve.loss) < 60:
+        return []
+    bound = curve.start + max(abs(curve.start), 10 * curve.noise)
+    recent, before = curve.loss[-20:], curve.loss[-40:-20]
+    if recent.min() <= bound or np.median(recent) < 0.9 * np.median(before):
+        return []
+    return [
+        Finding(
+            Symptom.DIVERGING,
+            f"The loss is {np.median(recent):.4g}, above its start of {curve.start:.4g}, and does "
+            "not come back.",
+            step=int(np.flatnonzero(np.isfinite(loss))[-20]),
+            evidence={"loss": float(np.median(recent)), "start": curve.start},
+        )
+    ]
+
+
+def spiking(history: History) -> list[Finding]:
+    """Find a loss that jumps up again and again, each time for several updates.
+
+    A spike: 7 standard deviations above the mean of the up to 1,000 losses before (at least 100),
+    by at least a quarter of all that was learned, with the next three losses still 3.5 above. One
+    hard batch raises one loss; a step too far raises those after it too. Three spikes are needed.
+    Source of the seven: OLMo's spike score; see `History.spike_score`.
+    """
+    curve = loss_curve(history)
+    if curve is None or len(curve.loss) < 150:
+        return []
+    places = _spikes(curve)
+    if len(places) < 3:
+        return []
+    steps = np.flatnonzero(np.isfinite(history.loss))
+    highest = max(float(curve.loss[place]) for place in places)
+    return [
+        Finding(
+            Symptom.SPIKING,
+            f"The loss jumped {len(places)} times, to at most {highest:.4g}, and took several "
+            "updates to come back.",
+            step=int(steps[places[0]]),
+            evidence={"spikes": float(len(places)), "highest": highest},
+        )
+    ]
+
+
+def _spikes(curve: LossCurve) -> list[int]:
+    loss = curve.loss
+    worth = 0.25 * max(0.0, curve.start - curve.best)
+    shifted = loss - loss[0]
+    total, square = (np.concatenate([[0.0], np.cumsum(v)]) for v in (shifted, shifted**2))
+    ends = np.arange(100, len(loss) - 3)
+    starts = np.maximum(0, ends - 1000)
+    mean = (total[ends] - total[starts]) / (ends - starts)
+    variance = (square[ends] - square[starts]) / (ends - starts) - mean**2
+    sigma, mean = np.sqrt(np.maximum(variance, 1e-24)), mean + loss[0]
+    after = np.minimum.reduce([loss[ends + k] for k in (1, 2, 3)])
+    high = (loss[ends] > mean + 7 * sigma) & (loss[ends] > mean + worth)
+    places: list[int] = []
+    for place in ends[high & (after > mean + 3.5 * sigma)]:
+        if not places or place - places[-1] > 10:
+            places.append(int(place))
+    return places
+
+
+def stalled(history: History) -> list[Finding]:
+    """Find a run that stands still: the loss has not fallen, and the weights have hardly moved.
+
+        (mean ‖Δw‖/‖w‖ of the sampled updates) · updates < 1% for every trained layer
+
+    after at least 200 updates, with a rate that does not rise. Weights that move while the loss
+    stays are left alone: many healthy runs begin with a long plateau.
+    """
+    curve = loss_curve(history)
+    if curve is None or history.updates < 200 or curve.learned:
+        return []
+    lr = history.lr[np.isfinite(history.lr)]
+    if len(lr) and lr[-1] > 1.05 * lr[len(lr) // 2]:
+        return []
+    ratio = history.of_layers(Quantity.UPDATE_RATIO)
+    known = np.any(np.isfinite(ratio), axis=0)
+    if history.samples < 5 or not known.any():
+        return []
+    moved = float(np.nanmean(ratio[:, known], axis=0).max() * history.updates)
+    if not moved < 0.01:
+        return []
+    return [
+        Finding(
+            Symptom.STALLED,
+            f"The loss has not fallen in {history.updates} updates, and no layer has moved by more "
+            f"than {moved:.1e} of its size.",
+            step=history.updates - 1,
+            evidence={"moved": moved, "loss": curve.now},
+        )
+    ]
+
+
+def oscillating(history: History) -> list[Finding]:
+    """Find a loss that goes up and down from update to update without progress.
+
+    Over the last 64 losses the correlation of neighbours is below -.5 (noise of batches gives 0),
+    their standard deviation is more than 5% of the start, their median is not below 98% of the
+    64 before, and the updates point to and fro: the median cosine of consecutive updates in the
+    last pairs sampled is below -.5. At the edge of stability updates point to and fro too, but
+    the loss goes on falling (Cohen et al. 2021, arXiv:2103.00065).
+    """
+    curve = loss_curve(history)
+    if curve is None or len(curve.loss) < 128:
+        return []
+    recent, before = curve.loss[-64:], curve.loss[-128:-64]
+    line = np.polyval(np.polyfit(np.arange(64), recent, 1), np.arange(64))
+    rest = recent - line
+    size = float(rest.std())
+    if size <= 0.05 * abs(curve.start) or np.median(recent) < 0.98 * np.median(before):
+        return []
+    neighbours = float(np.mean(rest[1:] * rest[:-1]) / size**2)
+    cosines = history.of_layers(Quantity.UPDATE_COSINE)
+    cosines = cosines[np.any(np.isfinite(cosines), axis=1)]
+    if neighbours > -0.5 or len(cosines) < 3:
+        return []
+    cosine = float(np.median(np.nanmedian(cosines[-3:], axis=1)))
+    if cosine > -0.5:
+        return []
+    return [
+        Finding(
+            Symptom.OSCILLATING,
+            f"The loss goes up and down from update to update around {np.median(recent):.4g}, "
+            f"and consecutive updates undo each other (cosine {cosine:.2f}).",
+            step=history.updates - 64,
+            evidence={"neighbours": neighbours, "cosine": cosine},
+        )
+    ]
