@@ -306,6 +306,7 @@ PROGRAMS = (
              in_loop=True),
         Edit("blocks not given", not_given("layers.*", "stem.*"), "parameters_not_trained",
              "layers.0.conv1", in_loop=True),
+        Edit("one row off", training_targets(lambda y: y.roll(1)), "labels_do_not_match"),
         Edit("no normalisation", both(network(norm=False), weights("layers*", times(2.5))),
              "missing_normalisation", "layers.0.bn1"),
     )),

@@ -18,6 +18,7 @@ from benchmarks.doctor.edits import (
     first,
     followed_by,
     inputs,
+    mixed,
     network,
     normal,
     not_given,
@@ -26,6 +27,7 @@ from benchmarks.doctor.edits import (
     rate,
     targets,
     times,
+    training_targets,
     weights,
 )  # fmt: skip
 from benchmarks.doctor.loops import accumulated, by_epochs, drawn, plain, with_trainer
@@ -188,6 +190,7 @@ PROGRAMS = (
         Edit("without clipping, low rate", both(rate(0.5), fields(clip=None))),
         Edit("recurrent weights of 3", network(gain=3.0), "bad_initialisation", "rnn"),
         Edit("series of 100", inputs(lambda x: 100 * x), "unscaled_inputs", "rnn"),
+        Edit("labels mixed", training_targets(mixed), "labels_do_not_match"),
         Edit("no zero_grad", fields(zero_grad=False), "gradients_not_cleared", in_loop=True),
     )),
     Program("bursts-rnn", "rnn", bursts_rnn, drawn, (

@@ -18,11 +18,10 @@ from benchmarks.doctor.edits import (
     both,
     constant_but,
     fields,
-    first,
     followed_by,
     frozen,
     inputs,
-    mostly_mixed,
+    mixed,
     network,
     normal,
     not_given,
@@ -31,12 +30,12 @@ from benchmarks.doctor.edits import (
     rate,
     repeated_class,
     stretched,
-    times,
+    training_targets,
     weights,
     with_gaps,
 )  # fmt: skip
 from benchmarks.doctor.edits import data as rows
-from benchmarks.doctor.loops import accumulated, by_closure, by_epochs, drawn, plain, with_trainer
+from benchmarks.doctor.loops import accumulated, by_epochs, drawn, plain, with_trainer
 from benchmarks.doctor.setup import Setup
 
 COSINE, WARM_COSINE = "cosine()", "warmup('10%') >> cosine()"
@@ -224,6 +223,7 @@ PROGRAMS = (
         Edit("sorted", UNSHUFFLED, "data_not_shuffled", in_loop=True),
         Edit("softmax twice", followed_by(partial(nn.Softmax, 1), "probabilities"),
              "wrong_loss_or_output", "probabilities", by="loss"),
+        Edit("labels mixed", training_targets(mixed), "labels_do_not_match"),
     )),
     Program("cancer-mlp", "mlp", cancer_mlp, by_epochs, (
         Edit("first layer frozen", both(frozen("first.*"), rate(6))),
@@ -289,4 +289,3 @@ PROGRAMS = (
     )),
 )  # fmt: skip
 """Programs on tables."""
-_ = (by_closure, first, mostly_mixed, times)
