@@ -252,18 +252,13 @@ def patches(size: int = 8, samples: int = 1400) -> Parts:
 
 
 @cache
-def turned(size: int = 12, samples: int = 1600) -> Parts:
-    """Return grey patches of photographs, turned by 0, 90, 180 or 270 degrees, and the turn."""
-    pictures = [p.mean(2) / 127.5 - 1 for p in datasets.load_sample_images().images]
-    draw = np.random.default_rng(1)
-    found, labels = [], []
-    for index in range(samples):
-        picture, turn = pictures[0], index % 4
-        top, left = draw.integers(0, 426 - 4 * size), draw.integers(0, 638 - 4 * size)
-        patch = picture[top : top + 4 * size : 4, left : left + 4 * size : 4]
-        found.append(np.rot90(patch, turn))
-        labels.append(turn)
-    return split(torch.tensor(np.stack(found)).float()[:, None], torch.tensor(labels))
+def turned() -> Parts:
+    """Return digits that were turned by 0, 90, 180 or 270 degrees, and the turn."""
+    x, _ = table("digits")
+    turns = torch.arange(len(x)) % 4
+    pictures = x.view(-1, 1, 8, 8) / 8 - 1
+    every = torch.stack([pictures.rot90(turn, (2, 3)) for turn in range(4)])
+    return split(every[turns, torch.arange(len(x))], turns)
 
 
 @cache
