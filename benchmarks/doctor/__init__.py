@@ -58,6 +58,7 @@ def cases(programs: Sequence[str] | None = None, seeds: Sequence[int] = SEEDS) -
 
 def get(name: str) -> Case:
     """Return a case by its name, 'program/edit/seed'."""
-    program, edit, seed = name.split("/")
+    program, _, rest = name.partition("/")
+    edit, _, seed = rest.rpartition("/")
     found = PROGRAMS[program]
     return Case(found, None if edit == "healthy" else found.edit(edit), int(seed))

@@ -12,28 +12,47 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 from benchmarks.doctor.case import Case, Outcome
 from benchmarks.doctor.judge import Score
 from benchmarks.doctor.probe import LayerReading, Readings, UnitReading, readings
+from benchmarks.doctor.setup import Setup
 
 CACHE = Path(__file__).parent / "cache"
 
 
 def digest(case: Case) -> str:
-    """Return a short hash of a case's data, first weights and numbers."""
+    """Return a short hash of a case's data, first weights, first outputs and numbers."""
     setup = case.setup()
     with case.seeded("run"):
         model = setup.model()
+        first_output = shown(setup, model.eval())
+    given = [
+        (name, setup.given(name), setup.given(name.partition(".")[2]), p.requires_grad)
+        for name, p in model.named_parameters()
+    ]
     told = [
         setup.optimizer, setup.lr, sorted(map(str, setup.options.items())), setup.schedule,
         setup.steps, setup.batch, setup.clip, setup.accumulate, setup.bf16, setup.shuffle,
-        setup.zero_grad, setup.train_mode, case.program.loop.__name__, str(model),
-        [(n, setup.given(n), p.requires_grad) for n, p in model.named_parameters()],
+        setup.zero_grad, setup.train_mode, case.program.loop.__name__, str(model), given,
     ]  # fmt: skip
     found = hashlib.blake2b(repr(told).encode(), digest_size=8)
-    for tensor in (*setup.train, *setup.valid, *model.state_dict().values()):
+    for tensor in (*setup.train, *setup.valid, *model.state_dict().values(), *first_output):
         found.update(tensor.detach().contiguous().numpy().tobytes())
     return found.hexdigest()
+
+
+@torch.no_grad()
+def shown(setup: Setup, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the output and the loss of a few training samples."""
+    *inputs, target = (part[:4] for part in setup.train)
+    if setup.kind == "points":
+        output = model.get_submodule("discriminator")(inputs[0])
+        return output, setup.loss(output, True)
+    output = model(*inputs)
+    return output, setup.loss(output, target)
 
 
 @lru_cache(maxsize=4)

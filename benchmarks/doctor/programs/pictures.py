@@ -103,7 +103,7 @@ def turn_net(act: type[nn.Module] = nn.ReLU, drop: float = 0.0, out: int = 4) ->
 def turned_rmsprop() -> Setup:
     """By how much a digit was turned, RMSprop, batches drawn with replacement."""
     return Setup(
-        *data.turned(), turn_net, F.cross_entropy, "classes", "rmsprop", 1e-3,
+        *data.turned(), turn_net, F.cross_entropy, "classes", "rmsprop", 4e-3,
         {"alpha": 0.9}, "linear()", steps=260, batch=32,
     )  # fmt: skip
 
