@@ -312,7 +312,7 @@ PROGRAMS = (
         Edit("heavy dropout", both(fields(model=partial(Finetuned, drop=0.5)), frozen("body.*"))),
         Edit("head 1000 times as large", weights("head*", times(1e3)), "bad_initialisation",
              "head"),
-        Edit("rate 300 times", rate(300), "lr_too_high",
+        Edit("rate 2000 times", rate(2000), "lr_too_high",
              twin="all layers"),
     )),
     Program("digits-lora", "mlp", digits_lora, accumulated, (
