@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.doctor.case import Case, Edit
 from benchmarks.doctor.edits import both, rate
-from benchmarks.doctor.keep import digest, kept
+from benchmarks.doctor.keep import digest
 from benchmarks.doctor.setup import Setup
 from etude import files
 
@@ -22,7 +22,7 @@ LEAST_DAMAGE = 0.10
 """Share of what the healthy twin learned that a fault must cost, at every seed."""
 
 LARGEST_SCORE = 0.75
-"""Error of a healthy case, in units of a constant's, at every seed."""
+"""Error or loss of a healthy case, the less of both in units of a constant's, at every seed."""
 
 LARGEST_GAIN = 0.05
 """By how much ten times the rate, or a tenth of it, may lower the error of a healthy case."""
@@ -62,8 +62,7 @@ class Verified:
 
 def measure(case: Case) -> Verified:
     """Train a case, and a healthy one at seed 0 also at other rates."""
-    outcome = kept(case).outcome
-    assert outcome is not None
+    outcome = case.run()
     gain = None
     if not case.cause and case.seed == 0:
         gain = max(outcome.score.error - other_rate(case, factor) for factor in (0.1, 10.0))
@@ -127,7 +126,7 @@ def complaints(table: dict[str, Verified], cases: list[Case]) -> Iterator[str]:
             if (cost := damage(table, name)) < LEAST_DAMAGE:
                 yield f"{name}: {row.cause} costs {cost:.3f}, by {row.by}"
         elif not row.cause:
-            if row.error > LARGEST_SCORE:
+            if min(row.error, row.loss) > LARGEST_SCORE:
                 yield f"{name}: healthy, but the error is {row.error:.3f} of a constant's"
             if row.gain is not None and row.gain > LARGEST_GAIN:
                 yield f"{name}: another rate lowers the error by {row.gain:.3f}"

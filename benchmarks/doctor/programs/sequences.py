@@ -107,7 +107,7 @@ class LastLSTM(nn.Module):
 def waves_lstm() -> Setup:
     """Shapes of waves, AdamW, a DataLoader."""
     return Setup(
-        *data.waves(24), LastLSTM, F.cross_entropy, "classes", "adamw", 1e-2,
+        *data.waves(24), LastLSTM, F.cross_entropy, "classes", "adamw", 3e-2,
         schedule="warmup('10%') >> cosine()", steps=200, batch=32, clip=1.0,
     )  # fmt: skip
 
@@ -210,7 +210,7 @@ PROGRAMS = (
         Edit("gates drawn large", weights("lstm*", normal(6.0)), "saturating_activation", "lstm"),
     )),
     Program("text-lstm", "lstm", text_lstm, accumulated, (
-        Edit("bfloat16", fields(bf16=True)),
+        Edit("one batch an update", both(batches(32), fields(accumulate=1))),
         Edit("sgd, clipped", both(optimizer("sgd", 8.0), fields(clip=0.3))),
         Edit("sgd, not clipped", fields(clip=None), "missing_clipping", twin="sgd, clipped"),
         Edit("decay of 0.1", options(weight_decay=0.1), "too_much_regularisation"),
