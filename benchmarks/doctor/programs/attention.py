@@ -73,14 +73,14 @@ class Language(nn.Module):
     """A causal transformer whose output matrix is its embedding's."""
 
     def __init__(
-        self, width: int = 32, depth: int = 2, norm: str = "before", residual: bool = True,
+        self, width: int = 48, depth: int = 2, norm: str = "before", residual: bool = True,
         drop: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__()
         count = data.text()[1]
         self.tokens = nn.Embedding(count, width)
         self.places = nn.Parameter(torch.randn(24, width) * 0.02)
-        nn.init.normal_(self.tokens.weight, std=0.05)
+        nn.init.normal_(self.tokens.weight, std=0.2)
         self.layers = nn.ModuleList(Layer(width, True, norm, residual, drop) for _ in range(depth))
         self.final = nn.LayerNorm(width)
         self.decode = nn.Linear(width, count, bias=False)
@@ -97,8 +97,8 @@ class Language(nn.Module):
 def text_transformer() -> Setup:
     """The next character, tied weights, AdamW with warmup and clipping."""
     return Setup(
-        *data.windows(16), Language, over_places, "classes", "adamw", 5e-3,
-        {"weight_decay": 0.01}, WARM, steps=160, batch=24, clip=1.0,
+        *data.windows(16), Language, over_places, "classes", "adamw", 1e-2,
+        {"weight_decay": 0.01}, WARM, steps=240, batch=32, clip=1.0,
     )  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def digits_vit() -> Setup:
     """Digits by patches, AdamW at a high rate with warmup."""
     return Setup(
         *data.digits(), Patches, F.cross_entropy, "classes", "adamw", 5e-3,
-        schedule=WARM, steps=160, batch=32,
+        schedule=WARM, steps=240, batch=32,
     )  # fmt: skip
 
 
@@ -177,14 +177,11 @@ def bag_sparse() -> Setup:
 
 PROGRAMS = (
     Program("text-transformer", "transformer", text_transformer, with_trainer, (
-        Edit("no residuals", network(depth=6, residual=False), "missing_residual", "layers.0",
-             twin="six layers"),
-        Edit("six layers", network(depth=6)),
-        Edit("normalised after, no warmup", both(rate(1.5), fields(schedule="cosine()")),
-             "warmup_missing", twin="normalised after"),
-        Edit("normalised after", both(network(depth=5, norm="after"), rate(0.5), fields(
-             schedule="warmup('40%') >> cosine()"))),
-        Edit("sgd", optimizer("sgd", 0.3), "optimizer_mismatch"),
+        Edit("dropout", network(drop=0.1)),
+        Edit("sgd", optimizer("sgd", 0.1), "optimizer_mismatch"),
+        Edit("layers not given, small", both(weights("layers*", times(0.01)),
+             not_given("layers.*")), "parameters_not_trained", "layers.0", in_loop=True),
+        Edit("rate 50 times", rate(50), "lr_too_high"),
         Edit("thirty windows", both(first(30), fields(steps=240)), "too_little_regularisation",
              by="loss"),
     )),
@@ -197,8 +194,8 @@ PROGRAMS = (
     )),
     Program("digits-vit", "transformer", digits_vit, by_epochs, (
         Edit("no warmup", both(rate(2), fields(schedule="cosine()")),
-             "warmup_missing", twin="eight layers"),
-        Edit("eight layers", both(network(depth=8), rate(0.5),
+             "warmup_missing", twin="six layers"),
+        Edit("six layers", both(network(depth=6), rate(0.5),
              fields(schedule="warmup('40%') >> cosine()"))),
         Edit("no normalisation", both(network(norm=""), weights("encoder*", times(2.0))),
              "missing_normalisation", "encoder.0.ln1"),

@@ -216,14 +216,12 @@ PROGRAMS = (
         Edit("decay of 0.1", options(weight_decay=0.1), "too_much_regularisation"),
         Edit("log softmax of a softmax", followed_by(partial(nn.Softmax, -1), "probabilities"),
              "wrong_loss_or_output", "probabilities", by="loss"),
-        Edit("no zero_grad", fields(zero_grad=False), "gradients_not_cleared", in_loop=True),
     )),
     Program("rows-gru", "gru", rows_gru, by_epochs, (
         Edit("dropout between layers", network(drop=0.4)),
         Edit("rate 100 times", rate(100), "lr_too_high"),
         Edit("batches of 2", batches(2), "batch_too_small"),
         Edit("sorted", UNSHUFFLED, "data_not_shuffled", in_loop=True),
-        Edit("bytes", inputs(lambda x: (x + 1) * 5e3), "unscaled_inputs", "gru"),
     )),
     Program("chaos-gru", "gru", chaos_gru, with_trainer, (
         Edit("amsgrad", optimizer("adam", 1e-2, amsgrad=True)),
