@@ -281,7 +281,7 @@ PROGRAMS = (
     )),
     Program("turned-rmsprop", "cnn", turned_rmsprop, drawn, (
         Edit("dropout", network(drop=0.3)),
-        Edit("bytes", inputs(lambda x: (x + 1) * 127.5), "unscaled_inputs", "0"),
+        Edit("inputs of 2000", inputs(lambda x: (x + 1) * 1000), "unscaled_inputs", "0"),
         Edit("sigmoids", network(act=nn.Sigmoid), "saturating_activation", "1"),
         Edit("drop 0.98", network(drop=0.98), "too_much_regularisation", "5"),
         Edit("sixty samples", both(first(60), fields(steps=500)), "too_little_regularisation",
@@ -290,7 +290,7 @@ PROGRAMS = (
     Program("digits-resnet", "resnet", digits_resnet, with_trainer, (
         Edit("small batches", both(batches(16), rate(0.5))),
         Edit("trained in eval mode", fields(train_mode=False), "eval_mode_in_training",
-             in_loop=True),
+             "layers.0.bn1", twin="ten blocks", in_loop=True),
         Edit("no zero_grad", fields(zero_grad=False), "gradients_not_cleared", in_loop=True),
         Edit("no normalisation", network(norm=False), "missing_normalisation", "layers.0.bn1"),
         Edit("no residuals", network(blocks=10, residual=False), "missing_residual", "layers.0",
@@ -299,7 +299,7 @@ PROGRAMS = (
     )),
     Program("turned-resnet", "resnet", turned_resnet, by_epochs, (
         Edit("trained in eval mode", fields(train_mode=False), "eval_mode_in_training",
-             in_loop=True),
+             "layers.0.bn1", in_loop=True),
         Edit("blocks not given", not_given("layers.*", "stem.*"), "parameters_not_trained",
              "layers.0.conv1", in_loop=True),
         Edit("one row off", training_targets(lambda y: y.roll(1)), "labels_do_not_match"),

@@ -228,7 +228,7 @@ PROGRAMS = (
     Program("cancer-mlp", "mlp", cancer_mlp, by_epochs, (
         Edit("first layer frozen", both(frozen("first.*"), rate(6))),
         Edit("small batches", batches(4)),
-        Edit("raw inputs", inputs(partial(stretched, largest=1e4, shift=1e3)), "unscaled_inputs",
+        Edit("raw inputs", inputs(partial(stretched, largest=1e5, shift=1e4)), "unscaled_inputs",
              "first"),
         Edit("sigmoid twice", followed_by(nn.Sigmoid, "probability",
              decide=torch.logit), "wrong_loss_or_output", "probability", by="loss"),
@@ -273,8 +273,8 @@ PROGRAMS = (
     Program("digits-deep-residual", "deep mlp", digits_deep_residual, with_trainer, (
         Edit("long warmup", fields(schedule="warmup('40%') >> cosine()")),
         Edit("no residuals", network(residual=False), "missing_residual", "blocks.0"),
-        Edit("large weights", weights("blocks.*", normal(2.0)), "bad_initialisation", "blocks.0"),
-        Edit("batches of 2", batches(2), "batch_too_small"),
+        Edit("large weights", weights("blocks.*", normal(6.0)), "bad_initialisation", "blocks.0"),
+        Edit("batches of one", batches(1), "batch_too_small"),
         Edit("rate / 300", rate(1 / 300), "lr_too_low"),
     )),
     Program("clusters-plain", "deep mlp", clusters_plain, accumulated, (

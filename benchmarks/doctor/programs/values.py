@@ -96,7 +96,7 @@ class Factors(nn.Module):
     def forward(self, pair: Tensor) -> Tensor:
         """Return the rating."""
         product = self.who(pair[:, 0]) * self.what(pair[:, 1])
-        return product.sum(1, keepdim=True) + self.bias
+        return product.sum(1, keepdim=True) + self.bias  # type: ignore[no-any-return]
 
 
 def shops_factors() -> Setup:
