@@ -231,15 +231,36 @@ def test_scores_are_in_units_of_a_constant():
     assert distance(points, points + 3) > 1
 
 
-def test_the_stored_table_holds_every_case_and_every_fault_harms():
+def test_every_stored_fault_harms_and_every_stored_twin_learns():
     table = verify.read()
-    every = doctor.cases()
-    assert list(verify.complaints(table, every)) == []
-    assert list(table) == [case.name for case in every]
-    for case in every:
+    every = {case.name: case for case in doctor.cases()}
+    assert set(table) <= set(every)
+    measured = [every[name] for name in table]
+    assert list(verify.complaints(table, measured)) == []
+    assert all(table[name].twin in table for name in table)
+    assert {case.name for case in every.values() if case.seed == 0} <= set(table)
+    for case in measured:
         assert (table[case.name].cause, table[case.name].twin) == (case.cause, case.twin.name)
     content = json.loads(verify.TABLE.read_text(encoding="utf-8"))
     assert set(content) == {"torch", "thresholds", "cases"}
+
+
+def test_complaints_name_what_does_no_harm_and_what_does_not_learn():
+    case = doctor.get("digits-cnn/decay of 1/0")
+
+    def told(fault, healthy, gain=0.0):
+        twin = verify.Verified("", "", case.twin.name, "error", healthy, healthy, 1.0, "", gain)
+        table = {
+            case.name: replace(twin, cause=case.cause, error=fault, gain=None),
+            case.twin.name: twin,
+        }
+        return list(verify.complaints(table, [case.twin, case]))
+
+    assert told(0.9, 0.1) == []
+    assert told(0.15, 0.1) == [f"{case.name}: {case.cause} costs 0.056, by error"]
+    assert "healthy, but the error is 0.950 of a constant's" in told(0.99, 0.95)[0]
+    assert "another rate lowers the error by 0.200" in told(0.9, 0.1, 0.2)[0]
+    assert list(verify.complaints({}, [case])) == [f"{case.name}: not measured"]
 
 
 def test_a_fault_is_made_on_top_of_its_twin():
