@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks.doctor.score import Row
 
 import etude
 from benchmarks import doctor
@@ -20,6 +19,7 @@ from benchmarks.doctor.diagnoser import Verdict
 from benchmarks.doctor.edits import both, fields
 from benchmarks.doctor.judge import bounded, distance, judged
 from benchmarks.doctor.rivals import RIVALS
+from benchmarks.doctor.score import Row
 from etude.errors import BadValueError
 from etude.recipe import Recipe
 from etude.training.run import Run

@@ -284,6 +284,10 @@ PROGRAMS = (
         Edit("no clipping, large weights", both(network(gain=1.5), fields(clip=None)),
              "missing_clipping", twin="large weights, clipped"),
         Edit("large weights, clipped", network(gain=1.5)),
+        Edit("large weights, warmed up", both(network(gain=1.5), rate(0.3), fields(
+             clip=None, schedule="warmup('30%') >> cosine()"))),
+        Edit("large weights, no warmup", fields(schedule="cosine()"), "warmup_missing",
+             twin="large weights, warmed up"),
         Edit("no zero_grad", fields(zero_grad=False), "gradients_not_cleared", in_loop=True),
         Edit("sorted", UNSHUFFLED, "data_not_shuffled", in_loop=True),
     )),
