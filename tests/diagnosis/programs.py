@@ -6,6 +6,7 @@ Each program takes the keywords of `etude.watch` and returns the watch, closed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def fit(
 
 def net(*sizes: int, between: Callable[[int], list[nn.Module]] | None = None) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for place, (inward, outward) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for place, (inward, outward) in enumerate(pairwise(sizes)):
         if place:
             layers += [nn.ReLU()] if between is None else between(inward)
         layers.append(nn.Linear(inward, outward))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+import torch
+
 
 def inert(*args: Any, **kwargs: Any) -> None:
     """Do nothing: stands for a hook in a copied or pickled model."""
@@ -29,7 +31,9 @@ class Hook:
         self._owner, self._method = weakref.ref(owner), method
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        """Call the method, whose result is dropped."""
+        """Call the method, whose result is dropped; nothing while torch compiles the model."""
+        if torch.compiler.is_compiling():
+            return
         owner = self._owner()
         if owner is not None:
             getattr(owner, self._method)(*args, **kwargs)

@@ -29,6 +29,10 @@ from etude.layerwise.flow import tensors_in
 CALL_SECONDS = 1.5e-6
 """What torch itself needs to hand one call of a function to a reader."""
 
+FULL_FIRST, FULL_EVERY = 12, 4
+"""The forward pass and the clipping are read in the first so many sampled updates, and then in
+every fourth of them."""
+
 READ_AFTER = 16
 """On an accelerator, samples are read when so many wait."""
 
@@ -68,7 +72,8 @@ class LoopReader:
         self._sample: Sample | None = None
         self._stepped: set[int] = set()
         self._closed = True
-        self._due = self.sampler.due(0)
+        self._due = self._full = self.sampler.due(0)
+        self._samples = 0
         self._forward: dict[tuple[int, str], Tensor] = {}
         self._forward_run: dict[RunQuantity, Tensor] = {}
         self._reader: ForwardReader | None = None
@@ -81,7 +86,7 @@ class LoopReader:
 
     def before_forward(self, model: nn.Module) -> None:
         """Begin to read a forward pass, if the update that it belongs to is sampled."""
-        if not self._due or self._reader is not None or not torch.is_grad_enabled():
+        if not self._full or self._reader is not None or not torch.is_grad_enabled():
             return
         started = time.perf_counter()
         self._reader = ForwardReader(self.table, self._memory)
@@ -127,7 +132,7 @@ class LoopReader:
                 loss = self.losses.of(tensors) if loss is None else loss
                 if loss is not None:
                     track.losses.append(loss)
-                if self._due:
+                if self._full:
                     track.after_backward(unscaled=not self.losses.amp)
         self.own += time.perf_counter() - started
 
@@ -218,8 +223,11 @@ class LoopReader:
         self.sampler.passed(max(0.0, now - self._ended - self.own), self.own)
         if sample is not None:
             self.sampler.sampled(sample.update, self.own)
+            self._samples += 1
         self.own, self._ended = 0.0, now
         self._due = self.sampler.due(self.updates)
+        whole = self._samples < FULL_FIRST or self._samples % FULL_EVERY == 0
+        self._full = self._due and whole
 
     def give_up_forward(self) -> None:
         """Stop reading a forward pass that is being read."""

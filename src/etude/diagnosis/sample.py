@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -12,8 +11,20 @@ from torch import Tensor
 from etude.diagnosis.history import Floats, RunQuantity
 from etude.training.observer import Value, read_numbers
 
-Scaled: TypeAlias = tuple[Sequence[int], Sequence[float], Tensor]
-"""Numbers of parameters, what their norms are multiplied with, and the norms read."""
+
+@dataclass(frozen=True)
+class Norms:
+    """Norms of the entries read of several lists of tensors, in one tensor.
+
+    Attributes:
+        numbers: The parameters' numbers, by what the norms are of, in the order of the values.
+        values: The norms.
+        unscale: What the norms of gradients are multiplied with; None for nothing.
+    """
+
+    numbers: Mapping[str, Sequence[int]]
+    values: Tensor
+    unscale: Tensor | None = None
 
 
 @dataclass
@@ -22,26 +33,19 @@ class Sample:
 
     Attributes:
         update: The update.
-        gradients: Norms of gradients.
-        weights: Norms of weights after the update.
-        updates: Norms of the updates.
-        gradient_sums: Norms of the gradient plus that of the update before.
-        update_sums: Norms of the update plus the one before.
+        norms: Norms of gradients, weights, updates; of the sums of two consecutive gradients or
+            updates; and of gradients after the backward pass.
+        scales: By parameter, what the norm of the entries read is multiplied with.
         layers: (layer, name) -> a number.
         run: Numbers of the whole run.
-        clipped: Whether the gradients of each optimizer were clipped.
         skipped: Whether a fused optimizer left out the step.
     """
 
     update: int
-    gradients: list[Scaled] = field(default_factory=list)
-    weights: list[Scaled] = field(default_factory=list)
-    updates: list[Scaled] = field(default_factory=list)
-    gradient_sums: list[tuple[Sequence[int], Tensor]] = field(default_factory=list)
-    update_sums: list[tuple[Sequence[int], Tensor]] = field(default_factory=list)
+    norms: list[Norms] = field(default_factory=list)
+    scales: dict[int, float] = field(default_factory=dict)
     layers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     run: dict[RunQuantity, Value] = field(default_factory=dict)
-    clipped: list[Tensor] = field(default_factory=list)
     skipped: Tensor | None = None
 
 
@@ -70,8 +74,11 @@ class Row:
     run: dict[RunQuantity, float]
 
 
+NAMES = ("gradients", "weights", "updates", "gradient_sums", "update_sums")
+
+
 def read(samples: Sequence[Sample], count: int) -> list[Row]:
-    """Read samples from the device, all at once; leave out those whose step was skipped.
+    """Read samples from the device; leave out those whose step was skipped.
 
     Args:
         samples: The samples.
@@ -81,23 +88,37 @@ def read(samples: Sequence[Sample], count: int) -> list[Row]:
     for sample in samples:
         if sample.skipped is not None and bool(sample.skipped):
             continue
-        scalars = [*sample.layers.values(), *sample.run.values(), *sample.clipped]
-        numbers = read_numbers(scalars)
+        numbers = read_numbers([*sample.layers.values(), *sample.run.values()])
         layers = dict(zip(sample.layers, numbers, strict=False))
-        run = dict(zip(sample.run, numbers[len(layers) :], strict=False))
-        clipped = numbers[len(layers) + len(run) :]
-        if clipped:
-            run[RunQuantity.CLIPPED] = max(clipped)
-        gradients, weights, updates, both, moved = (np.full(count, np.nan) for _ in range(5))
+        run = dict(zip(sample.run, numbers[len(layers) :], strict=True))
         scales = np.ones(count)
-        for target, parts in ((gradients, sample.gradients), (weights, sample.weights),
-                              (updates, sample.updates)):  # fmt: skip
-            for index, scale, values in parts:
-                found = np.array(values.tolist()) * np.array(scale)
-                target[list(index)] = np.where(np.isnan(found), np.inf, found)
-                scales[list(index)] = scale
-        for target, sums in ((both, sample.gradient_sums), (moved, sample.update_sums)):
-            for index, values in sums:
-                target[list(index)] = np.array(values.tolist()) * scales[list(index)]
-        rows.append(Row(sample.update, gradients, weights, updates, both, moved, layers, run))
+        scales[list(sample.scales)] = list(sample.scales.values())
+        found = {name: np.full(count, np.nan) for name in (*NAMES, "backward")}
+        for part in sample.norms:
+            values = np.array(part.values.tolist())
+            place = 0
+            for name, index in part.numbers.items():
+                own = values[place : place + len(index)] * scales[list(index)]
+                place += len(index)
+                if part.unscale is not None and name.startswith("gradient"):
+                    own = own * float(part.unscale)
+                found[name][list(index)] = np.where(np.isnan(own), np.inf, own)
+        clipped = _clipped(found.pop("backward"), found["gradients"])
+        if clipped is not None:
+            run[RunQuantity.CLIPPED] = clipped
+        rows.append(Row(update=sample.update, layers=layers, run=run, **found))
     return rows
+
+
+def _clipped(before: Floats, after: Floats) -> float | None:
+    """Return 1 if the gradients became smaller between backward pass and step, else 0.
+
+    They count as clipped if none grew and their total norm fell by more than a thousandth. None if
+    the gradients after the backward pass are not known.
+    """
+    known = np.isfinite(before) & np.isfinite(after)
+    if not known.any():
+        return None
+    before, after = before[known], after[known]
+    fell = np.sum(after**2) < 0.998 * np.sum(before**2)
+    return float(fell and not np.any(after > before * 1.001))

@@ -1,10 +1,12 @@
 """Norms of many tensors in few calls; nothing is read back from the device.
 
-A tensor of more than `MOST` entries is read at evenly spaced entries. Its norm is then estimated:
+A tensor of more than `MOST` entries is read in 64 blocks of 64 neighbours, spread over it. Its norm
+is then estimated:
 
     ‖t‖ ≈ (N/n)^(1/2) · ‖n of the N entries‖
 
-For entries of similar sizes the relative error is about (2n)^(-1/2), one percent.
+For entries of similar sizes the relative error is about (2n)^(-1/2), one percent. Single entries
+would be spread more evenly, but each costs the processor a line of its cache.
 """
 
 from __future__ import annotations
@@ -17,32 +19,33 @@ from torch import Tensor
 
 from etude.torch_internals import foreach
 
-MOST = 4_096
+BLOCKS = WIDTH = 64
+MOST = BLOCKS * WIDTH
 """How many entries of a tensor are read."""
 
 
-def stride_of(shape: Sequence[int], most: int = MOST) -> int:
-    """Return the distance between the entries that are read.
+def stride_of(shape: Sequence[int]) -> int:
+    """Return the distance between two blocks of entries that are read.
 
-    It has no factor in common with any side, so that it does not stay in one row or column.
+    It is some rows and .618 of a row, so that the blocks do not stay in the same columns.
 
-    >>> stride_of((64, 64)), stride_of((512, 512))
-    (1, 65)
+    >>> stride_of((512, 512)) / 512
+    7.6171875
     """
     count = math.prod(shape)
-    if count <= most:
-        return 1
-    stride = -(-count // most)
-    while any(math.gcd(stride, side) > 1 for side in shape):
-        stride += 1
-    return stride
+    most = (count - WIDTH) // (BLOCKS - 1)
+    row = count // shape[0]
+    stride = most // row * row + round(0.618 * row)
+    if stride > most:
+        stride -= row
+    return stride if stride >= WIDTH else most
 
 
 def entries(tensor: Tensor) -> Tensor:
     """Return the entries of a tensor that are read, as a view where the layout allows it.
 
     >>> entries(torch.arange(6.0).reshape(2, 3)).shape, entries(torch.zeros(512, 512)).shape
-    (torch.Size([2, 3]), torch.Size([4033]))
+    (torch.Size([2, 3]), torch.Size([64, 64]))
     """
     tensor = tensor.detach()
     if tensor.is_sparse:
@@ -53,11 +56,9 @@ def entries(tensor: Tensor) -> Tensor:
         tensor = torch.view_as_real(tensor)
     if tensor.numel() <= MOST:
         return tensor
-    stride = stride_of(tensor.shape)
-    count = -(-tensor.numel() // stride)
-    if tensor.is_contiguous() or _dense(tensor):
-        return tensor.as_strided((count,), (stride,))
-    return tensor.reshape(-1)[::stride]
+    if not (tensor.is_contiguous() or _dense(tensor)):
+        tensor = tensor.contiguous()
+    return tensor.as_strided((BLOCKS, WIDTH), (stride_of(tensor.shape), 1))
 
 
 def _dense(tensor: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -12,9 +12,32 @@ from torch.optim import Optimizer
 from etude.diagnosis.clearing import Clearing
 from etude.diagnosis.layers import LayerTable
 from etude.diagnosis.losses import Loss
-from etude.diagnosis.sample import Sample
+from etude.diagnosis.sample import Norms, Sample
 from etude.diagnosis.statistics import entries, norms, scale_of
 from etude.torch_internals import foreach
+
+
+class Copies:
+    """Copies of the entries of some tensors by number, which are written again and again."""
+
+    def __init__(self) -> None:
+        self.held: dict[int, Tensor] = {}
+
+    def take(self, numbers: Sequence[int], views: Sequence[Tensor]) -> None:
+        """Copy the views, in place of what was held."""
+        kept: dict[int, Tensor] = {}
+        for number, view in zip(numbers, views, strict=True):
+            old = self.held.get(number)
+            kept[number] = old if _alike(old, view) else torch.empty_like(view)
+        self.held = kept
+        if numbers:
+            foreach.copy_(list(kept.values()), list(views))
+
+
+def _alike(old: Tensor | None, new: Tensor) -> TypeGuard[Tensor]:
+    if old is None:
+        return False
+    return (old.shape, old.dtype, old.device) == (new.shape, new.dtype, new.device)
 
 
 class OptimizerTrack:
@@ -35,12 +58,12 @@ class OptimizerTrack:
         self.last_losses: list[Loss] = []
         self._numbers: list[int] = []
         self._counted = -1
-        self._before: dict[int, Tensor] = {}
-        self._gradients: dict[int, Tensor] = {}
+        self._before, self._gradients, self._last_gradients = Copies(), Copies(), Copies()
         self._updates: dict[int, Tensor] = {}
         self._previous = -2
-        self._at_backward: Tensor | None = None
-        self._backward_numbers: list[int] = []
+        self._scales: dict[int, float] = {}
+        self._at_backward: Norms | None = None
+        self._unscale: Tensor | None = None
         self.follow_groups()
 
     def follow_groups(self) -> None:
@@ -58,95 +81,75 @@ class OptimizerTrack:
     def _trained(self) -> list[int]:
         return [i for i in self._numbers if self._table.tensors[i].requires_grad]
 
+    def _read_grads(self) -> tuple[list[int], list[Tensor]]:
+        """Return the numbers of the parameters that have a gradient, and its entries."""
+        numbers, views = [], []
+        for number in self._trained():
+            grad = self._table.tensors[number].grad
+            if grad is not None:
+                view = entries(grad)
+                numbers.append(number)
+                views.append(view)
+                self._scales[number] = scale_of(grad, view)
+        return numbers, views
+
     def after_backward(self, *, unscaled: bool) -> None:
         """Read the norms of the gradients as the backward pass left them, if they have no scale."""
         self._at_backward = None
-        if not unscaled:
-            return
-        numbers = [i for i in self._trained() if self._table.tensors[i].grad is not None]
-        self._backward_numbers = numbers
-        if numbers:
-            self._at_backward = norms([entries(self._grad(i)) for i in numbers])
-
-    def _grad(self, number: int) -> Tensor:
-        grad = self._table.tensors[number].grad
-        assert grad is not None
-        return grad
+        if unscaled:
+            numbers, views = self._read_grads()
+            if numbers:
+                self._at_backward = Norms({"backward": numbers}, norms(views))
 
     def before_step(self, sample: Sample, closure: bool) -> None:
-        """Read the gradients and copy the weights; a closure computes its gradients later."""
+        """Copy gradients and weights; a closure computes its gradients later."""
         self.follow_groups()
         if not closure:
-            self._read_gradients(sample)
+            self._copy_gradients()
         numbers = self._trained()
-        views = [entries(self._table.tensors[i]) for i in numbers]
-        if any(i not in self._before or self._before[i].shape != view.shape
-               for i, view in zip(numbers, views, strict=True)):  # fmt: skip
-            self._before = {i: torch.empty_like(v) for i, v in zip(numbers, views, strict=True)}
-        if numbers:
-            foreach.copy_([self._before[i] for i in numbers], views)
+        self._before.take(numbers, [entries(self._table.tensors[i]) for i in numbers])
         sample.skipped = _found_inf(self.optimizer)
 
-    def _read_gradients(self, sample: Sample) -> None:
-        numbers = [i for i in self._trained() if self._table.tensors[i].grad is not None]
-        if not numbers:
-            return
-        grads = [self._grad(i) for i in numbers]
-        read = [entries(grad) for grad in grads]
-        scales = [scale_of(g, r) for g, r in zip(grads, read, strict=True)]
-        own = norms(read)
-        clipped = None
-        if self._at_backward is not None and self._backward_numbers == numbers:
-            clipped = _clipped(self._at_backward, own)
-        self._at_backward = None
-        unscale = _unscale(self.optimizer)
-        sample.gradients.append((numbers, scales, own if unscale is None else own * unscale))
-        if clipped is not None and unscale is None:
-            sample.clipped.append(clipped)
-        known = self._gradients if self._previous == sample.update - 1 else {}
-        sums = [
-            i
-            for i, r in zip(numbers, read, strict=True)
-            if i in known and known[i].shape == r.shape
-        ]
-        if sums:
-            pairs = dict(zip(numbers, read, strict=True))
-            both = foreach.add([known[i] for i in sums], [pairs[i] for i in sums])
-            sample.gradient_sums.append((sums, norms(both)))
-        self._gradients = {i: r.clone() for i, r in zip(numbers, read, strict=True)}
+    def _copy_gradients(self) -> None:
+        self._gradients, self._last_gradients = self._last_gradients, self._gradients
+        self._gradients.take(*self._read_grads())
+        self._unscale = _unscale(self.optimizer)
 
     def after_step(self, sample: Sample, closure: bool) -> None:
-        """Read the weights and the update that was really made."""
+        """Read the norms of gradients, weights, and the update that was really made."""
         if closure:
-            self._read_gradients(sample)
-        numbers = [i for i in self._trained() if i in self._before]
-        if not numbers:
-            return
+            self._copy_gradients()
+        numbers = [i for i in self._trained() if i in self._before.held]
         tensors = [self._table.tensors[i] for i in numbers]
         read = [entries(tensor) for tensor in tensors]
-        made = foreach.sub(read, [self._before[i] for i in numbers])
-        scales = [scale_of(t, r) for t, r in zip(tensors, read, strict=True)]
-        found = norms([*read, *made])
-        sample.weights.append((numbers, scales, found[: len(numbers)]))
-        sample.updates.append((numbers, scales, found[len(numbers) :]))
+        for number, tensor, view in zip(numbers, tensors, read, strict=True):
+            self._scales.setdefault(number, scale_of(tensor, view))
+        made = foreach.sub(read, [self._before.held[i] for i in numbers]) if numbers else []
+        updates = dict(zip(numbers, made, strict=True))
+        gradients = self._gradients.held
+        parts = {"gradients": gradients, "weights": dict(zip(numbers, read, strict=True)),
+                 "updates": updates}  # fmt: skip
         if self._previous == sample.update - 1:
-            sums = [i for i in numbers if i in self._updates]
-            if sums:
-                now = dict(zip(numbers, made, strict=True))
-                both = foreach.add([self._updates[i] for i in sums], [now[i] for i in sums])
-                sample.update_sums.append((sums, norms(both)))
-        self._updates = dict(zip(numbers, made, strict=True))
-        self._previous = sample.update
+            parts["gradient_sums"] = _sums(gradients, self._last_gradients.held)
+            parts["update_sums"] = _sums(updates, self._updates)
+        flat = [tensor for part in parts.values() for tensor in part.values()]
+        if flat:
+            names = {name: list(part) for name, part in parts.items()}
+            sample.norms.append(Norms(names, norms(flat), self._unscale))
+            sample.scales.update(self._scales)
+        if self._at_backward is not None and self._unscale is None:
+            sample.norms.append(self._at_backward)
+        self._at_backward = None
+        self._updates, self._previous = updates, sample.update
 
 
-def _clipped(before: Tensor, after: Tensor) -> Tensor:
-    """Return 1 if the gradients became smaller between backward pass and step, else 0.
-
-    They count as clipped if none grew and their total norm fell by more than a thousandth.
-    """
-    grew = (after > before * 1.001).any()
-    fell = after.square().sum() < 0.998 * before.square().sum()
-    return (fell & ~grew).float()
+def _sums(now: dict[int, Tensor], before: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Return the sums of the tensors that both have, by number."""
+    numbers = [i for i in now if i in before and before[i].shape == now[i].shape]
+    if not numbers:
+        return {}
+    both = foreach.add([before[i] for i in numbers], [now[i] for i in numbers])
+    return dict(zip(numbers, both, strict=True))
 
 
 def _unscale(optimizer: Any) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -148,11 +149,11 @@ class TrainingWatch:
         self._guarded(self._reader.losses.scaled, given, result)
 
     def _before_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if not torch.compiler.is_compiling() and self._here():
+        if self._here():
             self._guarded(self._reader.before_forward, module)
 
     def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if not torch.compiler.is_compiling() and self._here():
+        if self._here():
             self._guarded(self._reader.after_forward, module, args, kwargs, output)
 
     def before_step(self, number: int, closure: bool) -> None:
@@ -173,9 +174,12 @@ class TrainingWatch:
     # ---- findings ------------------------------------------------------------------------------
 
     def _look(self) -> None:
+        started = time.perf_counter()
         rows = len(self._reader.recorder.rows)
-        self._next_look = rows + max(1, rows // 4)
-        self._tell(find(self._reader.history()))
+        self._next_look = rows + max(2, rows // 2)
+        findings = find(self._reader.history())
+        self._reader.own += time.perf_counter() - started
+        self._tell(findings)
 
     def _finish(self) -> None:
         self._reader.give_up_forward()
@@ -229,11 +233,14 @@ class _StepHook(Hook):
     """A hook of an optimizer, whose method's name holds the optimizer's number."""
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Tell the watch."""
+        """Tell the watch; nothing while torch compiles the step."""
+        if torch.compiler.is_compiling():
+            return
         watch: TrainingWatch | None = self._owner()  # type: ignore[assignment]
         if watch is not None:
             when, _, number = self._method.rpartition("_")
-            closure = (args[0] if args else kwargs.get("closure")) is not None
+            given = [*args, *kwargs.values()]  # the optimizer itself is among them
+            closure = any(callable(one) and one is not optimizer for one in given)
             (watch.before_step if when == "_before_step" else watch.after_step)(
                 int(number), closure
             )
@@ -258,6 +265,10 @@ def watch(
       consecutive gradients, mean and variance of the output, dead and saturated units;
     - of the run: loss, rate, the share of clipped updates, the mode of the model, whether gradients
       were cleared, how much the outputs of a batch differ.
+
+    The outputs, dead and saturated units, and clipping are read in the first 12 sampled updates and
+    then in every fourth. The rules for what is found are in `etude.diagnosis.facts` and
+    `etude.diagnosis.symptoms`.
 
     By default an update is sampled when that keeps the watch's own time below 2% of the loop's. The
     time is measured by the host's clock around everything that the watch does; on an accelerator

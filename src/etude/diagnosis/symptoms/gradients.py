@@ -172,7 +172,9 @@ def silent_parameter(history: History) -> list[Finding]:
         first = history.parameters[own[0]].name
         more = f" and {len(own) - 1} more of its layer get" if len(own) > 1 else " gets"
         text = f"{first}{more} no gradient in any of {count[own[0]]} sampled updates."
-        told.append(_silent(history, own[0], text, history.layers[number].name, int(count[own[0]])))
+        told.append(
+            _silent(history, int(own[0]), text, history.layers[number].name, int(count[own[0]]))
+        )
     return told[:3]
 
 

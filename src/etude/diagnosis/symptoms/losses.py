@@ -8,6 +8,9 @@ from etude.diagnosis.finding import Finding, Symptom
 from etude.diagnosis.history import History, Quantity
 from etude.diagnosis.symptoms.curve import LossCurve, loss_curve
 
+APART = 50
+"""Within so many updates, a loss that is high again belongs to the same spike."""
+
 
 def diverging(history: History) -> list[Finding]:
     """Find a loss that is not finite, or that stays far above its start.
@@ -44,9 +47,10 @@ def diverging(history: History) -> list[Finding]:
 def spiking(history: History) -> list[Finding]:
     """Find a loss that jumps up again and again, each time for several updates.
 
-    A spike: 7 standard deviations above the mean of the up to 1,000 losses before (at least 100),
-    by at least a quarter of all that was learned, with the next three losses still 3.5 above. One
-    hard batch raises one loss; a step too far raises those after it too. Three spikes are needed.
+    A spike: 7 standard deviations above the mean of the losses before (a quarter of the run, 100
+    to 1,000 of them, without earlier spikes), by at least a quarter of all that was learned, with
+    the next three losses still 3.5 above. One hard batch raises one loss; a step too far raises
+    those after it too. Three spikes are needed.
     Source of the seven: OLMo's spike score; see `History.spike_score`.
     """
     curve = loss_curve(history)
@@ -69,21 +73,34 @@ def spiking(history: History) -> list[Finding]:
 
 
 def _spikes(curve: LossCurve) -> list[int]:
+    """Return the first update of each spike; a spike is no part of what later ones stand out of."""
     loss = curve.loss
     worth = 0.25 * max(0.0, curve.start - curve.best)
-    shifted = loss - loss[0]
-    total, square = (np.concatenate([[0.0], np.cumsum(v)]) for v in (shifted, shifted**2))
+    window = int(np.clip(len(loss) // 4, 100, 1_000))
     ends = np.arange(100, len(loss) - 3)
-    starts = np.maximum(0, ends - 1000)
-    mean = (total[ends] - total[starts]) / (ends - starts)
-    variance = (square[ends] - square[starts]) / (ends - starts) - mean**2
-    sigma, mean = np.sqrt(np.maximum(variance, 1e-24)), mean + loss[0]
+    starts = np.maximum(0, ends - window)
     after = np.minimum.reduce([loss[ends + k] for k in (1, 2, 3)])
-    high = (loss[ends] > mean + 7 * sigma) & (loss[ends] > mean + worth)
+    calm = np.ones(len(loss))
     places: list[int] = []
-    for place in ends[high & (after > mean + 3.5 * sigma)]:
-        if not places or place - places[-1] > 10:
-            places.append(int(place))
+    for _ in range(10):
+        shifted = loss - loss[0]
+        count, total, square = (
+            np.concatenate([[0.0], np.cumsum(v * calm)])
+            for v in (np.ones(len(loss)), shifted, shifted**2)
+        )
+        size = np.maximum(1.0, count[ends] - count[starts])
+        mean = (total[ends] - total[starts]) / size
+        variance = (square[ends] - square[starts]) / size - mean**2
+        sigma, mean = np.sqrt(np.maximum(variance, 1e-24)), mean + loss[0]
+        high = (loss[ends] > mean + 7 * sigma) & (loss[ends] > mean + worth)
+        hits = ends[high & (after > mean + 3.5 * sigma)]
+        before, places = len(places), []
+        for place in hits:
+            if not places or place - places[-1] > APART:
+                places.append(int(place))
+            calm[place : place + APART] = 0.0
+        if len(places) == before:
+            break
     return places
 
 
