@@ -29,6 +29,7 @@ from benchmarks.doctor.edits import (
     same,
     stretched,
     targets,
+    times,
     training_targets,
     weights,
     with_outliers,
