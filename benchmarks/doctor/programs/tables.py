@@ -229,7 +229,7 @@ PROGRAMS = (
         Edit("first layer frozen", both(frozen("first.*"), rate(6))),
         Edit("small batches", batches(4)),
         Edit("raw inputs", inputs(partial(stretched, largest=1e5, shift=1e4)), "unscaled_inputs",
-             "first"),
+             "first", by="loss"),
         Edit("sigmoid twice", followed_by(nn.Sigmoid, "probability",
              decide=torch.logit), "wrong_loss_or_output", "probability", by="loss"),
         Edit("missing values", rows(lambda t: (with_gaps(t[0]), t[1])), "bad_data"),
