@@ -75,11 +75,15 @@ def scored(names: Sequence[str], cases: list[Case]) -> None:
     told = score.table(results) + "\n" + score.by_cause(results)
     print(told)
     if list(names) == ["rivals"]:
-        files.write_text(
-            score.FOLDER / "rivals.md",
-            NOTES + score.table(results) + "\n## By cause: flagged / cause named first\n\n"
-            + score.by_cause(results),
-        )  # fmt: skip
+        faulty = sum(bool(case.cause) for case in cases)
+        programs = len({case.program.name for case in cases})
+        seeds = ", ".join(map(str, sorted({case.seed for case in cases})))
+        count = (
+            f"{faulty} faulty and {len(cases) - faulty} healthy cases of {programs} of the "
+            f"{len(doctor.PROGRAMS)} programs; seeds: {seeds}.\n\n"
+        )
+        parted = "\n## By cause: flagged / cause named first\n\n" + score.by_cause(results)
+        files.write_text(score.FOLDER / "rivals.md", NOTES + count + score.table(results) + parted)
 
 
 def main() -> None:
