@@ -1,0 +1,120 @@
+"""List, verify and score the zoo: `python -m benchmarks.doctor list|verify|features|score`.
+
+python -m benchmarks.doctor list                 # programs, edits, causes
+python -m benchmarks.doctor verify [PART ...]    # measure what is new or has changed
+python -m benchmarks.doctor features [PART ...]  # keep the probe's readings in cache/
+python -m benchmarks.doctor score rivals         # the rivals' rules: results/doctor/rivals.md
+python -m benchmarks.doctor score watch          # etude.watch, on the open programs
+python -m benchmarks.doctor score watch --held   # and on the held ones: once a design is fixed
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks import doctor
+from benchmarks.doctor import score, verify
+from benchmarks.doctor.case import Case
+from benchmarks.doctor.diagnoser import Diagnoser
+from benchmarks.doctor.keep import kept
+from benchmarks.doctor.rivals import RIVALS
+from benchmarks.doctor.watched import Watched
+from etude import files
+
+DIAGNOSERS: dict[str, Sequence[Diagnoser]] = {"rivals": RIVALS, "watch": (Watched(),)}
+
+NOTES = """# The rivals' rules on the zoo
+
+Written by `python -m benchmarks.doctor score rivals`. The thresholds are those that the tools \
+publish, in an own implementation over a probe of our own (`benchmarks/doctor/rivals.py`); none of \
+their code ran. The probe reads about sixty updates of a run, so that a rule that waits for an \
+epoch gets twenty. Where a tool names a symptom, its causes are those that its own remedies for \
+the symptom would mend. A rule counts as an alarm whenever it fires.
+
+**recall**: share of faulty cases that are flagged. **false alarms**: share of healthy cases that \
+are flagged. **top-1**, **top-3**: share of faulty cases whose cause is named first, or among the \
+first three. **layer right**: of the faulty cases with a layer at fault, the share in which that \
+layer, one inside it or one around it is named first. **found after**: median share of the run. \
+In brackets: 95% by the bootstrap over whole programs. DeepDiagnosis states its update size as \
+lr‖g‖/‖w‖; here it is the update that was really made.
+
+"""
+
+
+def listed() -> None:
+    """Print the programs and their edits, in Markdown."""
+    print("| program | kind | | edit | cause | layer | twin |")
+    print("|---|---|---|---|---|---|---|")
+    for name, program in doctor.PROGRAMS.items():
+        part = "held" if name in doctor.HELD else "open"
+        for edit in program.edits:
+            cause, twin = edit.cause or "healthy", (edit.twin or "as it is") if edit.cause else ""
+            print(
+                "|", " | ".join((name, program.kind, part, edit.name, cause, edit.layer, twin)), "|"
+            )
+    faults = [edit for program in doctor.PROGRAMS.values() for edit in program.faults]
+    variants = [edit for program in doctor.PROGRAMS.values() for edit in program.variants]
+    print(
+        f"\n{len(faults)} faults, {len(doctor.PROGRAMS) + len(variants)} healthy; three seeds each"
+    )
+    for cause, count in sorted(Counter(edit.cause for edit in faults).items()):
+        print(f"{count:4d} {cause}")
+
+
+def scored(names: Sequence[str], cases: list[Case]) -> None:
+    """Score diagnosers, keep their verdicts, and print the table."""
+    results = {}
+    for name in names:
+        for diagnoser in DIAGNOSERS[name]:
+            results[diagnoser.name] = score.judge(diagnoser, cases)
+            score.keep(diagnoser.name, results[diagnoser.name])
+    told = score.table(results) + "\n" + score.by_cause(results)
+    print(told)
+    if list(names) == ["rivals"]:
+        faulty = sum(bool(case.cause) for case in cases)
+        programs = len({case.program.name for case in cases})
+        seeds = ", ".join(map(str, sorted({case.seed for case in cases})))
+        count = (
+            f"{faulty} faulty and {len(cases) - faulty} healthy cases of {programs} of the "
+            f"{len(doctor.PROGRAMS)} programs; seeds: {seeds}.\n\n"
+        )
+        parted = "\n## By cause: flagged / cause named first\n\n" + score.by_cause(results)
+        files.write_text(score.FOLDER / "rivals.md", NOTES + count + score.table(results) + parted)
+
+
+def main() -> None:
+    """Parse, call, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.doctor")
+    parser.add_argument("verb", choices=("list", "verify", "features", "score"))
+    parser.add_argument("names", nargs="*", help="parts of names of cases, or diagnosers to score")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(doctor.SEEDS))
+    parser.add_argument("--held", action="store_true", help="score the held programs too")
+    parser.add_argument("--anew", action="store_true", help="measure what is in the table too")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.verb == "list":
+        listed()
+        return
+    every = doctor.cases()
+    cases = [case for case in sorted(every, key=lambda case: case.seed) if case.seed in given.seeds]
+    if given.verb == "score":
+        wanted = given.names or ["rivals"]
+        if wanted != ["rivals"] and not given.held:
+            cases = [case for case in cases if case.program.name in doctor.OPEN]
+        scored(wanted, cases)
+        return
+    cases = [c for c in cases if not given.names or any(part in c.name for part in given.names)]
+    if given.verb == "features":
+        for case in cases:
+            kept(case)
+        return
+    for line in verify.verify(cases, every, given.anew):
+        print("!!", line)
+
+
+if __name__ == "__main__":
+    main()

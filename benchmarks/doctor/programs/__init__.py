@@ -1,0 +1,1 @@
+"""Whole programs, written as different people would write them."""
