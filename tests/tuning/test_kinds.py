@@ -141,7 +141,7 @@ def test_every_kind_of_task_is_tuned(name):
     if best.outcome == "no better than a constant":
         assert not beats_a_constant(best)
     else:
-        assert best.outcome in ("found", "at an edge")
+        assert best.outcome in ("found", "at an edge", "too small to tell")
     if name == "a gan":
         assert best.metric < 0.5 * best.untrained.metric
     else:
