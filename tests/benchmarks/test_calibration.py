@@ -30,7 +30,7 @@ def said(name: str, seed: int, budget: float) -> Said:
 def test_on_a_task_that_learns_late_no_answer_is_wrong_and_sure(name, budget):
     for seed in evidence.SEEDS:
         row = said(name, seed, budget)
-        if row.gap > FAR:
+        if row.gap > FAR and not row.covers:  # a range that holds the best rate is no wrong answer
             assert row.outcome != "found" or row.notes, row
 
 

@@ -79,7 +79,8 @@ def test_every_cause_has_faults_in_at_least_three_programs_and_there_are_ninety(
 def test_the_causes_are_those_that_etude_names():
     from etude.diagnosis.finding import Cause
 
-    assert set(causes.CAUSES) == {str(cause) for cause in Cause}
+    before_training = {"samples_mixed", "not_repeatable"}  # seen by `etude check` alone
+    assert set(causes.CAUSES) == {str(cause) for cause in Cause} - before_training
 
 
 def test_every_case_has_a_name_of_its_own_that_leads_back_to_it():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from etude.engines.loop import LoopEngine
 from etude.errors import BadValueError, TaskError
-from etude.measure.gradient_chain import Recorder
+from etude.measure.gradient_chain import ChainRecorder
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.record import to_json
@@ -243,7 +243,7 @@ def _stepped(run: Run, remembering: _Remembering, after: int) -> Backprop:
     model = run.model
     twin = copy.deepcopy(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    recorder = Recorder(model)
+    recorder = ChainRecorder(model)
     try:
         LoopEngine().advance([run], after + 1)
     finally:
@@ -287,7 +287,7 @@ def norm(tensor: Tensor) -> float:
     return float(tensor.detach().double().norm())
 
 
-def _loss_after(run: Run, twin: nn.Module, batch: Batch, recorder: Recorder) -> float:
+def _loss_after(run: Run, twin: nn.Module, batch: Batch, recorder: ChainRecorder) -> float:
     """Return the loss at the new weights, with the buffers and random numbers of the step."""
     with torch.no_grad():
         for mine, new in zip(twin.parameters(), run.model.parameters(), strict=True):

@@ -40,7 +40,7 @@ class _Station:
         return math.sqrt(math.fsum(self.squares)) if self.squares else None
 
 
-class Recorder:
+class ChainRecorder:
     """Watches the first forward pass of a model, and the backward pass that follows.
 
     A row is a layer: the call of a module that calls no other one, or whose own code makes a new
