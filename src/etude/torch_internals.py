@@ -284,7 +284,7 @@ _BACKWARD = _Backward()
 
 
 def listen_to_backward(listener: BackwardListener) -> Callable[[], None]:
-    """Let an object hear of every backward pass of this process, until it is removed or collected.
+    """Call an object around every backward pass of this process, until it is removed or collected.
 
     Returns:
         The function that removes it; it may be called more than once.

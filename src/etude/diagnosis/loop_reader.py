@@ -49,7 +49,7 @@ class LoopReader:
     Attributes:
         updates: How many updates began; the last one may go on.
         forwards: How many forward passes were read.
-        backwards: How many backward passes were heard.
+        backwards: How many backward passes were seen.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The losses of a loop, heard where its backward passes start."""
+"""The losses of a loop, read where its backward passes start."""
 
 from __future__ import annotations
 

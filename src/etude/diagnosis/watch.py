@@ -135,17 +135,17 @@ class TrainingWatch:
     # ---- what the loop calls -------------------------------------------------------------------
 
     def before_backward(self, tensors: Any) -> None:
-        """Hear of a backward pass that starts."""
+        """Read what is due when a backward pass starts."""
         if self._here():
             self._guarded(self._reader.before_backward)
 
     def after_backward(self, tensors: Any) -> None:
-        """Hear of a backward pass that has ended."""
+        """Read what is due when a backward pass has ended."""
         if self._here():
             self._guarded(self._reader.after_backward, tensors)
 
     def scaled(self, given: Any, result: Any) -> None:
-        """Hear of a loss that a `GradScaler` scales."""
+        """Keep the loss that a `GradScaler` scales."""
         self._guarded(self._reader.losses.scaled, given, result)
 
     def _before_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -157,12 +157,12 @@ class TrainingWatch:
             self._guarded(self._reader.after_forward, module, args, kwargs, output)
 
     def before_step(self, number: int, closure: bool) -> None:
-        """Hear of a step that begins."""
+        """Read what is due before a step."""
         self._thread = threading.get_ident()
         self._guarded(self._reader.before_step, number, closure=closure)
 
     def after_step(self, number: int, closure: bool) -> None:
-        """Hear of a step that has ended."""
+        """Read what is due after a step."""
         self._guarded(self._reader.after_step, number, closure=closure)
         if len(self._reader.recorder.rows) >= self._next_look:
             self._guarded(self._look)
@@ -233,7 +233,7 @@ class _StepHook(Hook):
     """A hook of an optimizer, whose method's name holds the optimizer's number."""
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Tell the watch; nothing while torch compiles the step."""
+        """Call the watch, except while torch compiles the step."""
         if torch.compiler.is_compiling():
             return
         watch: TrainingWatch | None = self._owner()  # type: ignore[assignment]
@@ -341,4 +341,4 @@ def _call_all(removers: Sequence[Callable[[], None]]) -> None:
 
 
 def _ignore(finding: Finding) -> None:
-    """Stand for a callback that failed."""
+    """Do nothing: the callback failed before."""

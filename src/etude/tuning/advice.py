@@ -16,7 +16,7 @@ PART = 8
 
 
 def fell(record: Record) -> bool:
-    """Say whether a run's training loss fell: the mean of its last eighth below its first's."""
+    """Return whether a run's training loss fell: the mean of its last eighth below its first's."""
     losses = [x for x in record.series.get("loss", ()) if math.isfinite(x)]
     count = len(losses) // PART
     if not count:

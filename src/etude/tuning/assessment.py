@@ -121,7 +121,7 @@ def half_way(rates: Sequence[float], low: int, high: int) -> tuple[float, float]
 
 
 def _faster_turned(search: Ranking[J], best: J, sound: Sequence[J]) -> bool:
-    """Say whether a faster trial had turned up: then the best is at no edge of what was seen."""
+    """Return whether a faster trial had turned up: then the best is at no edge of what was seen."""
     shares = {c.share for c in sound if c.lr > best.lr}
     return any(curve.lr > best.lr for share in shares for curve in search.turned(share))
 
@@ -172,7 +172,7 @@ def outcome(
 
 
 def like_constant(best: JudgedTrial, goal: Goal, metric: Goal | None = None) -> bool:
-    """Say whether the best cannot be shown to be better than a constant output.
+    """Return whether the best cannot be shown to be better than a constant output.
 
     A loss can hang on a few samples that are far off: where the metric is clearly better, so is
     the network.

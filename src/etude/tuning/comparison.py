@@ -16,7 +16,7 @@ from etude.tuning.trial_summary import FOLLOWED
 
 
 def learned(score: float, untrained: float) -> bool:
-    """Say whether a score is lower than the untrained one by more than rounding.
+    """Return whether a score is lower than the untrained one by more than rounding.
 
     A metric may be undefined before training: then any score that is a number is.
     """
@@ -35,7 +35,7 @@ def common(trial: JudgedTrial, best: JudgedTrial) -> tuple[Evaluation, Evaluatio
 
 
 def comparable(trial: JudgedTrial, best: JudgedTrial) -> bool:
-    """Say whether a trial was followed so far that its score tells which is better at the end.
+    """Return whether a trial was followed so far that its score tells which is better at the end.
 
     Args:
         trial: The trial.
@@ -47,7 +47,7 @@ def comparable(trial: JudgedTrial, best: JudgedTrial) -> bool:
 
 
 def silent(share: float, curves: Sequence[Curve]) -> bool:
-    """Say whether nothing tells yet at a share of the run: no score beats a constant output's."""
+    """Return whether no score beats a constant output's yet at a share of the run."""
     return share < FOLLOWED and not any(curve.tells(share) for curve in curves)
 
 
@@ -59,7 +59,7 @@ def ties(
     trials: Sequence[JudgedTrial] = (),
     peak: float = 0.0,
 ) -> bool:
-    """Say whether a trial may be as good as the best, by what was last seen of both.
+    """Return whether a trial may be as good as the best, by what was last seen of both.
 
     Its paired difference there is within two standard errors, of the slices and of a pause as a
     forecast of the end (see `pause_error`), or within 1% of the drop. Where no trial was better

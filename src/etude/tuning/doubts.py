@@ -106,7 +106,7 @@ def left_blind(
 
 
 def _at_constant(trial: JudgedTrial, goal: Goal) -> bool:
-    """Say whether a trial was last neither better nor worse than a constant, beyond noise."""
+    """Return whether a trial was last neither better nor worse than a constant, beyond noise."""
     last, floor = trial.last(), trial.floor
     if last is None or floor is None:
         return False

@@ -336,7 +336,7 @@ def tie(
     goal: Goal | None = None,
     error: float = 0.0,
 ) -> bool:
-    """Say whether two evaluations after the same number of updates cannot be told apart.
+    """Return whether two evaluations after the same number of updates cannot be told apart.
 
     With d the differences of the slices' finite scores, n of them, and s their sample standard
     deviation: mean(d) <= max(2 sqrt(s(d)² / n + error²), 0.01 drop).

@@ -372,7 +372,7 @@ def _compared(trial: Trial) -> float | None:
 
 
 def _cause(pool: TrialPool, update: int | None, cause: str) -> str:
-    """Say why no rate gets past an update; empty where none is to blame but the rate."""
+    """Return why no rate gets past an update; empty where none is to blame but the rate."""
     if not cause:
         return ""
     kinds = {str(p.dtype).removeprefix("torch.") for p in pool.first.parameters}

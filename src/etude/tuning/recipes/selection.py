@@ -53,7 +53,7 @@ class Selection:
     held: float | None
 
     def advice(self) -> str:
-        """Say whether the ranking can be trusted; empty where it held."""
+        """Return whether the ranking can be trusted; empty where it held."""
         if self.held is None or self.held >= ASTRAY:
             return ""
         return (

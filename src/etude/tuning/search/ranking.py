@@ -37,7 +37,7 @@ class Ranking(Generic[E]):
         ]
 
     def silent(self, share: float) -> bool:
-        """Say whether no score at a share of the run is better yet than a constant's.
+        """Return whether no score at a share of the run is better yet than a constant's.
 
         What ranks them is then noise: some tasks learn late, others overfit before they do.
         """
@@ -73,7 +73,7 @@ class Ranking(Generic[E]):
         return sorted(here, key=lambda trial: (scores[trial.lr], trial.lr))
 
     def exploded(self, trial: E, share: float) -> bool:
-        """Say whether validation and training loss are more than double the untrained ones."""
+        """Return whether validation and training loss are more than double the untrained ones."""
         curve, loss = trial.curve(), self.pool.untrained_loss
         return (
             curve.at(share) > self.pool.untrained_score + loss and curve.trained(share) > 2 * loss
@@ -91,7 +91,7 @@ class Ranking(Generic[E]):
         return min(alive, key=lambda trial: (-trial.share, trial.curve().at(trial.share), trial.lr))
 
     def affords(self, cost: float, after: float = 0.0) -> bool:
-        """Say whether the budget holds a cost and what comes after it."""
+        """Return whether the budget holds a cost and what comes after it."""
         return cost + after <= self.pool.left + 1e-9
 
     def known(self, lr: float) -> E | None:
@@ -100,7 +100,7 @@ class Ranking(Generic[E]):
         return min(near, key=lambda trial: abs(math.log10(trial.lr / lr)), default=None)
 
     def unstable(self, trial: E, best: E) -> bool:
-        """Say whether a rate diverged, or, above the best, had lost at its end what it learned."""
+        """Return whether a rate diverged, or, above the best, lost what it had learned."""
         if trial.diverged or trial.lr <= best.lr:
             return trial.diverged
         return lost(trial.curve(), best.curve(), self.pool.untrained_score)

@@ -171,7 +171,7 @@ class Search(Ranking[E]):
             self.pool.go([trial], share, Phase.BEYOND_EDGE)
 
     def slow(self, trial: E) -> bool:
-        """Say whether a trial still falls by much over the second half of its way."""
+        """Return whether a trial still falls by much over the second half of its way."""
         curve = trial.curve()
         half = [y for x, y in zip(curve.shares, curve.scores, strict=True) if 2 * x <= trial.share]
         fallen = (half[-1] if half else self.pool.untrained_score) - curve.scores[-1]

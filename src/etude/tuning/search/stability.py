@@ -16,7 +16,7 @@ stalls has lost for good what it had learned."""
 
 
 def stalls(curve: Curve, best: Curve, untrained: float) -> bool:
-    """Say whether a rate stands still far behind the best, as far as both were looked at.
+    """Return whether a rate stands still far behind the best, as far as both were looked at.
 
     That is: after as many updates, `stands_still` says so of its drop from the untrained score,
     and of what it gained over the second half of its way, as shares of the best's drop. Early in
@@ -42,7 +42,7 @@ def stalls(curve: Curve, best: Curve, untrained: float) -> bool:
 
 
 def lost(curve: Curve, best: Curve, untrained: float) -> bool:
-    """Say whether a run that came to its end had lost for good what it learned.
+    """Return whether a run that came to its end had lost for good what it learned.
 
     At its end it stalls with less than `LOST` of the best's drop, and its training loss, too,
     has fallen less than `LOST` as far as the best's: a run that overfits has learned its training
