@@ -25,12 +25,23 @@ def said(name: str, seed: int, budget: float) -> Said:
     return calibration.said(name, seed, budget)
 
 
-@pytest.mark.parametrize("budget", [1.5, 3.0])
-@pytest.mark.parametrize("name", LATE)
+KNOWN = pytest.mark.xfail(
+    strict=True,
+    reason="at 1.5 runs seed 0 is 'found' with 5.7% missed and no note, though its range holds "
+    "the best rate",
+)
+CASES = [
+    pytest.param(name, budget, marks=KNOWN if (name, budget) == ("segment-deep-tanh", 1.5) else ())
+    for name in LATE
+    for budget in (1.5, 3.0)
+]
+
+
+@pytest.mark.parametrize(("name", "budget"), CASES)
 def test_on_a_task_that_learns_late_no_answer_is_wrong_and_sure(name, budget):
     for seed in evidence.SEEDS:
         row = said(name, seed, budget)
-        if row.gap > FAR and not row.covers:  # a range that holds the best rate is no wrong answer
+        if row.gap > FAR:
             assert row.outcome != "found" or row.notes, row
 
 

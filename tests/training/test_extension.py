@@ -168,7 +168,9 @@ def scaled(factor: float):
 )  # fmt: skip
 def test_another_task_is_noticed_and_may_be_accepted(tmp_path, before, after, said):
     train(before, RECIPE, folder=tmp_path / "run")
-    with pytest.raises(StorageError, match=said + r".*accept_changes=True$"):
+    with pytest.raises(
+        StorageError, match=said + r".*[Oo]r accept the changes with accept_changes=True$"
+    ):
         train(after, folder=tmp_path / "run", resume=True, steps=20)
     train(before, folder=tmp_path / "run", resume=True)
     more = train(after, folder=tmp_path / "run", resume=True, steps=20, accept_changes=True)

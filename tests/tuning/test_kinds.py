@@ -140,8 +140,11 @@ def test_every_kind_of_task_is_tuned(name):
     assert best.cost <= 2.0
     if best.outcome == "no better than a constant":
         assert not beats_a_constant(best)
+    elif best.outcome == "too small to tell":
+        low, high = best.tied
+        assert high > 10 * low or best.notes  # what it could not tell is stated
     else:
-        assert best.outcome in ("found", "at an edge", "too small to tell")
+        assert best.outcome in ("found", "at an edge")
     if name == "a gan":
         assert best.metric < 0.5 * best.untrained.metric
     else:

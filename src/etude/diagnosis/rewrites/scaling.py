@@ -15,7 +15,20 @@ SAMPLES = 4096
 """Training samples from which means and deviations are estimated, at most."""
 
 
-class StandardisedInput(nn.Module):
+class _Scaling(nn.Module):
+    """A model with a fixed mean and deviation, which its checkpoints hold."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+
+class StandardisedInput(_Scaling):
     """Standardises the first input of a model: model((x - mean) / std, ...).
 
     Args:
@@ -24,21 +37,12 @@ class StandardisedInput(nn.Module):
         std: Their standard deviations.
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
     def forward(self, x: Tensor, *others: Any) -> Any:
         """Return the output of the model for the standardised input."""
         return self.model((x - self.mean) / self.std, *others)
 
 
-class ScaledOutput(nn.Module):
+class ScaledOutput(_Scaling):
     """Scales the output of a model: mean + std · model(...).
 
     Args:
@@ -46,15 +50,6 @@ class ScaledOutput(nn.Module):
         mean: The mean of each target, shaped like one sample's output.
         std: Their standard deviations.
     """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
 
     def forward(self, *inputs: Any) -> Tensor:
         """Return the scaled output."""
