@@ -270,7 +270,8 @@ def watch(
     then in every fourth. The rules for what is found are in `etude.diagnosis.facts` and
     `etude.diagnosis.symptoms`.
 
-    By default an update is sampled when that keeps the watch's own time below 2% of the loop's. The
+    By default an update is sampled when that keeps the watch's own time below 2% of the loop's; the
+    first updates are always sampled, so that a short run pays more. The
     time is measured by the host's clock around everything that the watch does; on an accelerator
     this is the time to queue its work, not to compute it. `report().seen` says how many updates
     were sampled.
