@@ -8,11 +8,18 @@ from hypothesis import strategies as st
 from sklearn import datasets
 
 from etude.errors import BadTypeError, BadValueError, MissingExtraError, TaskError
-from etude.tasks.bundled import digits, patches, tabular, text
+from etude.tasks.bundled import digits, patches, questions, tabular, text
 from etude.tasks.bundled.examples import halves, standardise
 
-DRAWN = [digits.images, digits.rows, digits.copies, tabular.cancer, tabular.diabetes]
-ALL = [*DRAWN, patches.origin, text.characters]
+DRAWN = [
+    digits.images,
+    digits.rows,
+    digits.copies,
+    tabular.cancer,
+    tabular.diabetes,
+    questions.about_digits,
+]
+ALL = [*DRAWN, patches.origin, patches.rows, text.characters]
 
 
 @given(count=st.integers(2, 300), share=st.floats(0.001, 0.999), seed=st.integers(0, 50))
@@ -118,7 +125,25 @@ class TestPatches:
             rtol=1e-4,
         )
 
+    def test_a_row_is_the_picture_from_left_to_right(self):
+        picture = torch.arange(427 * 64).view(1, 427, 64).float()
+        cut, labels = patches._cut_rows(picture, 8, 4)
+        for row, band in zip(cut, labels.tolist(), strict=True):
+            whole = torch.cat(list(row), dim=2)
+            top = int(whole[0, 0, 0]) // 64
+            assert torch.equal(whole, picture[:, top : top + 8])
+            assert top * 4 // 427 == band == (top + 7) * 4 // 427
+
+    def test_rows_keep_the_strips_apart(self):
+        x, held = patches.rows().train[0], patches.rows().valid[0]
+        assert len(x) == 4 * len(held)
+        assert {row.tobytes() for row in x.numpy()}.isdisjoint(
+            row.tobytes() for row in held.numpy()
+        )
+
     def test_channels_are_standardised_by_the_training_part(self):
+        rows = patches.rows().train[0]
+        torch.testing.assert_close(rows.mean((0, 1, 3, 4)), torch.zeros(3), atol=1e-4, rtol=0)
         x = patches.origin().train[0]
         torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
         torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
@@ -197,3 +222,52 @@ class TestText:
         (tmp_path / "heapq").mkdir()
         (tmp_path / "heapq" / "__init__.py").write_text("x = 1", encoding="utf-8")
         assert text.source("heapq") == "x = 1"
+
+
+class TestQuestions:
+    def read(self, part, **options):
+        """Return (digit, words of the question, answer) of each sample."""
+        pictures, symbols, answers = part
+        found = digits.images(**options)
+        known = {
+            picture.tobytes(): int(label)
+            for images, labels in (found.train, found.valid)
+            for picture, label in zip(images.numpy(), labels, strict=True)
+        }
+        for picture, question, answer in zip(pictures.numpy(), symbols, answers, strict=True):
+            text_of = text.decode(question).strip()
+            yield known[picture.tobytes()], text_of, bool(answer)
+
+    def test_answers_are_right(self):
+        for digit, asked, answer in self.read(questions.about_digits().valid):
+            kind, word = asked.removesuffix("?").rsplit(" ", 1)
+            number = questions.WORDS.index(word)
+            right = {
+                "is it": digit == number,
+                "is it more than": digit > number,
+                "is it less than": digit < number,
+                "is it near": abs(digit - number) <= 1,
+            }
+            assert answer == right[kind], (digit, asked)
+
+    def test_half_of_the_answers_to_each_question_are_yes(self):
+        _, symbols, answers = questions.about_digits(questions=40).train
+        _, which = symbols.unique(dim=0, return_inverse=True)
+        count = which.bincount().double()
+        assert len(count) == 38  # none is more than nine, none less than zero
+        share = which.bincount(weights=answers.double()) / count
+        assert ((share - 0.5).abs() < 5 * 0.5 / count.sqrt()).all()
+
+    def test_no_picture_is_in_both_parts(self):
+        found = questions.about_digits()
+        assert {p.tobytes() for p in found.train[0].numpy()}.isdisjoint(
+            p.tobytes() for p in found.valid[0].numpy()
+        )
+
+    def test_questions_act_and_one_picture_suffices(self):
+        assert len(questions.about_digits(questions=1).train[2]) == 1438
+        alone = questions.about_digits(valid_share=1e-9, questions=50).valid
+        assert len(alone[2]) == 50
+        assert len(list(self.read(alone, valid_share=1e-9))) == 50
+        with pytest.raises(BadValueError, match="questions=0 is out of bounds"):
+            questions.about_digits(questions=0)

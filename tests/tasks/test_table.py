@@ -27,10 +27,12 @@ def test_the_names_are_those_promised():
         *(f"digits-{m}" for m in ("mlp", "deep-mlp", "cnn", "resnet", "rnn", "lstm", "gru")),
         "digits-transformer",
         "digits-autoencoder",
+        "digits-vqa",
         "cancer-mlp",
         "diabetes-mlp",
         "patches-cnn",
         "patches-resnet",
+        "patches-cnn-lstm",
         "text-lstm",
         "text-gru",
         "text-transformer",
@@ -41,7 +43,7 @@ def test_the_names_are_those_promised():
 def test_rows_say_what_they_are():
     for row in rows():
         assert row.name.startswith(f"{row.data}-")
-        assert row.name.endswith(row.family)
+        assert row.name.endswith(row.family.replace("_", "-"))
         assert 10 < len(row.summary) < 90
         with pytest.raises(AttributeError, match="cannot assign"):
             row.name = "other"

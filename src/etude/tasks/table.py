@@ -180,6 +180,16 @@ _DIGITS = (
         steps=3_000,
         batch_size=64,
     ),
+    _row(
+        "digits-vqa",
+        "8×8 digits and a question in words: convolutions, GRU and their product",
+        source="bundled.questions:about_digits",
+        model="vqa",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps=600,
+        batch_size=64,
+    ),
 )
 
 _TABULAR = (
@@ -228,6 +238,16 @@ _PATCHES = (
         steps=500,
         batch_size=64,
         stages=2,
+    ),
+    _row(
+        "patches-cnn-lstm",
+        "Rows of patches, one after another: which picture, which height; CNN and LSTM",
+        source="bundled.patches:rows",
+        model="cnn_lstm",
+        goal=CROSS_ENTROPY,
+        recipe=ADAMW,
+        steps=400,
+        batch_size=64,
     ),
 )
 

@@ -12,6 +12,13 @@ from etude.tasks import models
 
 IMAGE = partial(torch.randn, 6, 1, 8, 8)
 ROWS = partial(torch.randn, 6, 8, 8)
+PICTURES = partial(torch.randn, 6, 4, 1, 8, 8)
+
+
+def picture_and_question():
+    return torch.randn(6, 1, 8, 8), torch.randint(7, (6, 5))
+
+
 FAMILIES = {
     "mlp": (partial(models.mlp, inputs=64, outputs=10, depth=3), IMAGE),
     "autoencoder": (partial(models.autoencoder, inputs=64), IMAGE),
@@ -21,8 +28,13 @@ FAMILIES = {
     "lstm": (partial(models.lstm, inputs=8, outputs=10, depth=2), ROWS),
     "gru": (partial(models.gru, inputs=8, outputs=10, depth=2), ROWS),
     "transformer": (partial(models.transformer, inputs=8, context=8, outputs=10), ROWS),
+    "cnn_lstm": (partial(models.cnn_lstm, channels=1, size=8, outputs=10, depth=3), PICTURES),
+    "vqa": (
+        partial(models.vqa, channels=1, size=8, vocabulary=7, outputs=10, depth=3),
+        picture_and_question,
+    ),
 }
-DENSE = ("mlp", "autoencoder", "cnn", "resnet")
+DENSE = ("mlp", "autoencoder", "cnn", "resnet", "cnn_lstm", "vqa")
 each = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -34,7 +46,13 @@ def build(family, seed=0, **options):
 def output(family, *, train=False, **options):
     model = build(family, **options).train(train)
     torch.manual_seed(1)
-    return model(FAMILIES[family][1]())
+    return model(*inputs(family))
+
+
+def inputs(family):
+    """Return what a network of a family takes, as a tuple."""
+    drawn = FAMILIES[family][1]()
+    return drawn if isinstance(drawn, tuple) else (drawn,)
 
 
 def count(model):
@@ -111,19 +129,19 @@ def test_initialisation_acts(family, name):
 def test_dropout_acts_in_training_alone(family):
     assert torch.equal(output(family, dropout=0.5), output(family))
     model = build(family, dropout=0.5).train()
-    x = FAMILIES[family][1]()
+    x = inputs(family)
     torch.manual_seed(0)
-    first, second = model(x), model(x)
+    first, second = model(*x), model(*x)
     torch.manual_seed(0)
     assert not torch.equal(first, second)
     if not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
-        assert torch.equal(first, model(x))
+        assert torch.equal(first, model(*x))
 
 
 @each
 def test_every_parameter_gets_a_gradient(family):
     model = build(family, normalisation="layer", residual=True)
-    model(FAMILIES[family][1]()).square().sum().backward()
+    model(*inputs(family)).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -160,15 +178,15 @@ def test_bad_names_and_flags(family):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-@pytest.mark.parametrize("family", [*DENSE, "transformer"])
+@pytest.mark.parametrize("family", ["mlp", "autoencoder", "cnn", "resnet", "transformer"])
 def test_runs_over_stacked_weights_as_each_alone(family):
     members = [build(family, seed, normalisation="layer").eval() for seed in range(2)]
     parameters, buffers = torch.func.stack_module_state(members)
-    x = FAMILIES[family][1]()
+    x = inputs(family)
 
     def call(p, b):
-        return torch.func.functional_call(members[0], (p, b), (x,))
+        return torch.func.functional_call(members[0], (p, b), x)
 
     together = torch.func.vmap(call)(parameters, buffers)
     for model, y in zip(members, together, strict=True):
-        torch.testing.assert_close(model(x), y, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model(*x), y, atol=1e-5, rtol=1e-4)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from etude.tasks.models.autoencoder import autoencoder
 from etude.tasks.models.cnn import cnn
+from etude.tasks.models.cnn_lstm import cnn_lstm
 from etude.tasks.models.initialisation import INITIALISATIONS, initialise
 from etude.tasks.models.mlp import mlp
 from etude.tasks.models.parts import ACTIVATIONS, NORMALISATIONS
 from etude.tasks.models.recurrent import gru, lstm, recurrent, rnn
 from etude.tasks.models.resnet import resnet
 from etude.tasks.models.transformer import transformer
+from etude.tasks.models.vqa import vqa
 
 __all__ = [
     "ACTIVATIONS",
@@ -17,6 +19,7 @@ __all__ = [
     "NORMALISATIONS",
     "autoencoder",
     "cnn",
+    "cnn_lstm",
     "gru",
     "initialise",
     "lstm",
@@ -25,4 +28,5 @@ __all__ = [
     "resnet",
     "rnn",
     "transformer",
+    "vqa",
 ]

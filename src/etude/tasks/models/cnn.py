@@ -63,6 +63,54 @@ class CNN(nn.Module):
         return y
 
 
+def convolutions(
+    *,
+    channels: int,
+    size: int,
+    depth: int,
+    width: int,
+    activation: str,
+    normalisation: str,
+    residual: bool,
+    dropout: float,
+) -> tuple[nn.Sequential, int]:
+    """Return convolutional layers, and how many numbers they make of an image.
+
+    Convolution i has width · 2^(poolings before it) channels; a pooling follows each while at
+    least 4 × 4 pixels are left.
+
+    Raises:
+        BadValueError: If an option is out of bounds, or its name unknown.
+
+    >>> options = {"activation": "relu", "normalisation": "none", "residual": False, "dropout": 0}
+    >>> convolutions(channels=3, size=16, depth=2, width=4, **options)[1]
+    128
+    """
+    inputs = whole("channels", channels)
+    side = whole("size", size, least=2)
+    whole("depth", depth)
+    filters = whole("width", width)
+    flag("residual", residual)
+    layers = []
+    for _ in range(depth):
+        pool = side >= 4
+        layers.append(
+            ConvLayer(
+                inputs,
+                filters,
+                pool=pool,
+                activation=activation,
+                normalisation=normalisation,
+                residual=residual,
+                dropout=dropout,
+            )
+        )
+        inputs = filters
+        if pool:
+            side, filters = side // 2, filters * 2
+    return nn.Sequential(*layers), inputs * side * side
+
+
 def cnn(
     *,
     channels: int,
@@ -106,37 +154,24 @@ def cnn(
     >>> cnn(channels=1, size=8, outputs=10)(torch.zeros(5, 1, 8, 8)).shape
     torch.Size([5, 10])
     """
-    whole("channels", channels)
     whole("outputs", outputs)
-    side = whole("size", size, least=2)
-    whole("depth", depth)
-    filters = whole("width", width)
     whole("hidden", hidden)
-    flag("residual", residual)
-    layers = []
-    inputs = channels
-    for _ in range(depth):
-        pool = side >= 4
-        layers.append(
-            ConvLayer(
-                inputs,
-                filters,
-                pool=pool,
-                activation=activation,
-                normalisation=normalisation,
-                residual=residual,
-                dropout=dropout,
-            )
-        )
-        inputs = filters
-        if pool:
-            side, filters = side // 2, filters * 2
+    convs, features = convolutions(
+        channels=channels,
+        size=size,
+        depth=depth,
+        width=width,
+        activation=activation,
+        normalisation=normalisation,
+        residual=residual,
+        dropout=dropout,
+    )
     dense = DenseLayer(
-        inputs * side * side,
+        features,
         hidden,
         activation=activation,
         normalisation=normalisation,
         residual=False,
         dropout=dropout,
     )
-    return initialise(CNN(nn.Sequential(*layers), dense, outputs), initialisation)
+    return initialise(CNN(convs, dense, outputs), initialisation)
