@@ -4,12 +4,14 @@ Only this package knows its files and its SQL. See `StudyDatabase` and `StoredSt
 """
 
 from etude.storage.study.database import StudyDatabase
+from etude.storage.study.keeper import LeaseKeeper
 from etude.storage.study.study import LEASE, StoredStudy, worker_name
 from etude.storage.study.values import (
     Acceptance,
     Claim,
     Counts,
     StoredTrial,
+    StoredWorker,
     StudySummary,
     TrialResult,
     TrialState,
@@ -20,8 +22,10 @@ __all__ = [
     "Acceptance",
     "Claim",
     "Counts",
+    "LeaseKeeper",
     "StoredStudy",
     "StoredTrial",
+    "StoredWorker",
     "StudyDatabase",
     "StudySummary",
     "TrialResult",

@@ -17,7 +17,7 @@ from etude.storage.study.connection import PATIENCE, Connector
 from etude.storage.study.migrations import prepare
 from etude.storage.study.objects import ObjectFolder
 from etude.storage.study.reading import real, tables_of, text, whole
-from etude.storage.study.schema import studies, trials
+from etude.storage.study.schema import studies, trials, workers
 from etude.storage.study.study import StoredStudy
 from etude.storage.study.trial_rows import counts_of, insert_trials
 from etude.storage.study.values import Counts, StudySummary
@@ -180,7 +180,8 @@ class StudyDatabase:
                     f"the study {name!r} has {found.done:,} trials done, {found.failed:,} failed "
                     f"and {found.running:,} running: give force=True to delete all of them"
                 )
-            connection.execute(delete(trials).where(trials.c.study == study.id))
+            for table in (trials, workers):
+                connection.execute(delete(table).where(table.c.study == study.id))
             connection.execute(delete(studies).where(studies.c.id == study.id))
 
         self._connector.write(work)

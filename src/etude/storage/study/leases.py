@@ -15,15 +15,17 @@ jump can lose a trial or keep one from the queue for longer than a lease.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from etude.storage.study import canonical
-from etude.storage.study.reading import tables_of, whole
-from etude.storage.study.schema import trials
-from etude.storage.study.values import Claim, TrialState
+from etude.storage.study.reading import real, tables_of, text, whole
+from etude.storage.study.schema import trials, workers
+from etude.storage.study.values import Claim, StoredWorker, TrialState
 
 T = TypeVar("T")
 
@@ -39,19 +41,34 @@ def expired(now: float) -> ColumnElement[bool]:
     )
 
 
-def requeue(connection: Connection, study: int, now: float) -> None:
-    """Return the trials whose lease has expired to the queue."""
-    rows = (
+def requeue(connection: Connection, study: int, now: float, most_lost: int) -> None:
+    """Return the trials whose lease has expired to the queue, or give up those that cost too many.
+
+    Args:
+        connection: In a transaction that writes.
+        study: The study.
+        now: The time, see `Connector.now`.
+        most_lost: After how many lost workers a trial fails.
+    """
+    late = (
         select(trials.c.number)
         .where(trials.c.study == study, expired(now))
         .with_for_update(skip_locked=True)
     )
-    numbers = [row.number for row in connection.execute(rows)]
-    for some in chunks(numbers):
+    for some in chunks([row.number for row in connection.execute(late)]):
+        lost = update(trials).where(trials.c.study == study, trials.c.number.in_(some))
+        more = {"lost": trials.c.lost + 1}
         connection.execute(
-            update(trials)
-            .where(trials.c.study == study, trials.c.number.in_(some), expired(now))
-            .values(state=TrialState.WAITING)
+            lost.where(trials.c.lost + 1 < most_lost).values(state=TrialState.WAITING, **more)
+        )
+        connection.execute(
+            lost.where(trials.c.state == TrialState.RUNNING).values(
+                state=TrialState.FAILED,
+                error=f"its worker was lost {most_lost} times: the process was killed, or it sent "
+                "no heartbeat",
+                finished=time.time(),
+                **more,
+            )
         )
 
 
@@ -67,7 +84,6 @@ def claim(
     among: Collection[int] | None,
 ) -> list[Claim]:
     """Grant one lease over the first waiting trials, by number; see `StoredStudy.claim`."""
-    requeue(connection, study, now)
     found = _waiting(connection, study, count, among)
     for some in chunks([row["number"] for row in found]):
         connection.execute(
@@ -142,6 +158,31 @@ def locked(
         )
         rows.update((row["number"], row) for row in tables_of(found))
     yield from ((claim, rows.get(claim.number)) for claim in claims)
+
+
+def see(connection: Connection, study: int, names: Collection[str]) -> None:
+    """Note that workers are there."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    now = time.time()
+    rows = [{"study": study, "name": name, "since": now, "seen": now} for name in sorted(names)]
+    connection.execute(
+        insert(workers)
+        .values(rows)
+        .on_conflict_do_update(index_elements=["study", "name"], set_={"seen": now})
+    )
+
+
+def seen(connection: Connection, study: int) -> list[StoredWorker]:
+    """Return the workers of a study, in the order in which they began."""
+    query = select(workers).where(workers.c.study == study)
+    return [
+        StoredWorker(
+            text(row["name"], "the name of a worker"),
+            real(row["since"], "the begin of a worker") or 0.0,
+            real(row["seen"], "the last sign of a worker") or 0.0,
+        )
+        for row in tables_of(connection.execute(query.order_by(workers.c.since, workers.c.name)))
+    ]
 
 
 def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:

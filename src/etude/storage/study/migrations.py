@@ -11,7 +11,21 @@ from etude.storage.study.schema import VERSION, metadata, versions
 
 Step = Callable[[Connection], None]
 
-STEPS: Mapping[int, Step] = {}
+
+def _from_1(connection: Connection) -> None:
+    """Count lost workers, keep further values of a result, and note the workers."""
+    for words in (
+        "ALTER TABLE etude_trials ADD COLUMN lost INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE etude_trials ADD COLUMN more TEXT",
+        "CREATE TABLE etude_workers ("
+        "study INTEGER NOT NULL REFERENCES etude_studies (id), name VARCHAR(200) NOT NULL, "
+        "since DOUBLE PRECISION NOT NULL, seen DOUBLE PRECISION NOT NULL, "
+        "PRIMARY KEY (study, name))",
+    ):
+        connection.execute(text(words))
+
+
+STEPS: Mapping[int, Step] = {1: _from_1}
 """For each older version what makes the next one of it. A step never changes once released."""
 
 LOCK = 7_364_211

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Result
 
 from etude.errors import StorageError, UnknownNameError, member, shown
+from etude.record import from_json
 from etude.storage.study import canonical
 from etude.storage.study.values import StoredTrial, TrialState
 
@@ -35,11 +36,13 @@ def trial_of(row: Mapping[str, Any]) -> StoredTrial:
         canonical.read(row["parameters"], f"the parameters {where}"),
         state_of(row["state"], where),
         whole(row["attempts"], f"the attempts {where}"),
+        whole(row["lost"], f"the lost workers {where}"),
         worker=optional(row["worker"], str, f"the worker {where}"),
         loss=real(row["loss"], f"the loss {where}"),
         metric=real(row["metric"], f"the metric {where}"),
         diverged=_truth(row["diverged"], f"diverged {where}"),
         seconds=real(row["seconds"], f"the seconds {where}"),
+        values=_numbers(row["more"], f"the values {where}"),
         record=optional(row["record"], str, f"the record {where}"),
         weights=optional(row["weights"], str, f"the weights {where}"),
         error=optional(row["error"], str, f"the error {where}"),
@@ -107,6 +110,14 @@ def text(value: object, what: str) -> str:
 def damaged(what: str, value: object) -> StorageError:
     """Return the error for a value that Etude never stores."""
     return StorageError(f"the study database is damaged: {what} is {shown(value)}")
+
+
+def _numbers(value: object, what: str) -> dict[str, float]:
+    found = {} if value is None else canonical.read(value, what)
+    try:
+        return {name: from_json(one) for name, one in found.items()}
+    except (TypeError, ValueError) as error:
+        raise StorageError(f"the study database is damaged: {what}: {error}") from error
 
 
 def _truth(value: object, what: str) -> bool | None:

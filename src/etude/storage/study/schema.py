@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 1
+VERSION = 2
 """The version of the schema. A newer database is refused, an older one is migrated."""
 
 metadata = MetaData()
@@ -44,7 +44,8 @@ trials = Table(
     Column("parameters", Text, nullable=False),
     Column("key", String(64), nullable=False),
     Column("state", String(8), nullable=False),
-    Column("attempts", Integer, nullable=False, default=0),
+    Column("attempts", Integer, nullable=False),
+    Column("lost", Integer, nullable=False, server_default="0"),
     # who trains it; the lease identifies one claim, and stays when the trial is finished
     Column("lease", String(32)),
     Column("worker", String(200)),
@@ -55,6 +56,7 @@ trials = Table(
     Column("metric", Double),
     Column("diverged", Boolean),
     Column("seconds", Double),
+    Column("more", Text),
     Column("record", String(64)),
     Column("weights", String(64)),
     Column("error", Text),
@@ -64,3 +66,13 @@ trials = Table(
     Index("etude_trials_by_state", "study", "state", "number"),
 )
 """A trial: its parameters as canonical JSON with their digest (`key`), its lease, its result."""
+
+workers = Table(
+    "etude_workers",
+    metadata,
+    Column("study", ForeignKey("etude_studies.id"), primary_key=True),
+    Column("name", String(200), primary_key=True),
+    Column("since", Double, nullable=False),
+    Column("seen", Double, nullable=False),
+)
+"""Who works on a study, and when it last claimed a trial or sent a heartbeat."""

@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 from torch import nn
 
 from etude.errors import BadValueError, StorageError, shorten, shown
-from etude.record import Record
+from etude.record import Record, to_json
 from etude.storage.study import leases, results
+from etude.storage.study.canonical import canonical
 from etude.storage.study.connection import Connector
 from etude.storage.study.objects import (
     ObjectFolder,
@@ -31,6 +32,7 @@ from etude.storage.study.values import (
     Claim,
     Counts,
     StoredTrial,
+    StoredWorker,
     TrialResult,
     TrialState,
     number_or_none,
@@ -38,6 +40,9 @@ from etude.storage.study.values import (
 
 LEASE = 60.0
 """How many seconds a claim holds a trial without a heartbeat."""
+
+MOST_LOST = 10
+"""After how many lost workers a trial fails."""
 
 PAGE = 2_000
 """How many trials are read at a time."""
@@ -105,6 +110,7 @@ class StoredStudy:
         *,
         seconds: float = LEASE,
         among: Collection[int] | None = None,
+        most_lost: int = MOST_LOST,
     ) -> list[Claim]:
         """Claim waiting trials, in the order of their numbers; trials of lost workers are waiting.
 
@@ -113,6 +119,8 @@ class StoredStudy:
             worker: Who claims them, such as 'host:pid'.
             seconds: For how long they are this worker's, from now or the last heartbeat.
             among: The numbers to choose from, such as trials that can run together; None for all.
+            most_lost: After how many lost workers a trial fails: one that kills its process would
+                end every worker otherwise.
 
         Returns:
             The claims, none if no trial is waiting.
@@ -129,10 +137,12 @@ class StoredStudy:
                 found = leases.granted(connection, self.id, lease, who)
                 if found:
                     return found
-            begun = True
+            begun, now = True, self._connector.now(connection)
+            leases.see(connection, self.id, {who})  # first, as in a heartbeat: no circle of locks
+            leases.requeue(connection, self.id, now, most_lost)
             return leases.claim(
-                connection, self.id, self._connector.now(connection), count=count, worker=who,
-                lease=lease, seconds=seconds, among=among,
+                connection, self.id, now, count=count, worker=who, lease=lease, seconds=seconds,
+                among=among,
             )  # fmt: skip
 
         return self._connector.write(work)
@@ -150,11 +160,13 @@ class StoredStudy:
         _refuse_seconds(seconds)
         if not claims:
             return []
-        return self._connector.write(
-            lambda connection: leases.extend(
-                connection, self.id, self._connector.now(connection), claims, seconds
-            )
-        )
+
+        def work(connection: Connection) -> list[Claim]:
+            leases.see(connection, self.id, {claim.worker for claim in claims})
+            now = self._connector.now(connection)
+            return leases.extend(connection, self.id, now, claims, seconds)
+
+        return self._connector.write(work)
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Return claimed trials to the queue at once, as a worker does that is told to stop."""
@@ -189,6 +201,7 @@ class StoredStudy:
                 "metric": number_or_none(result.metric),
                 "diverged": bool(result.diverged),
                 "seconds": number_or_none(result.seconds),
+                "more": _values(result.values),
                 "record": record,
                 "weights": weights,
                 "finished": now,
@@ -259,6 +272,10 @@ class StoredStudy:
         )
         return found.get(self.id, Counts())
 
+    def workers(self) -> list[StoredWorker]:
+        """Return who works on the study, or did, in the order in which they began."""
+        return self._connector.read(lambda connection: leases.seen(connection, self.id))
+
     def record(self, trial: StoredTrial) -> Record:
         """Return the Record of a trial.
 
@@ -313,6 +330,11 @@ class StoredStudy:
                 "folder=, the same on all machines that read them"
             )
         return self.files
+
+
+def _values(values: Mapping[str, float]) -> str | None:
+    plain = {name: to_json(float(value)) for name, value in values.items()}
+    return canonical(plain, "the values of a result") if plain else None
 
 
 def worker_name() -> str:

@@ -67,6 +67,7 @@ class TrialResult:
         metric: The final metric, None if there is none.
         diverged: Whether a NaN or Inf ended the run.
         seconds: What it took.
+        values: Further numbers by name, for tables and exports.
         record: The whole Record, which becomes a file; None to store the values alone.
         model: The trained network, whose weights become a file; None to store none.
     """
@@ -76,16 +77,25 @@ class TrialResult:
     metric: float | None = None
     diverged: bool = False
     seconds: float | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
     record: Record | None = field(default=None, repr=False)
     model: nn.Module | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, claim: Claim, record: Record, *, weights: bool = False) -> TrialResult:
+    def of(
+        cls,
+        claim: Claim,
+        record: Record,
+        *,
+        values: Mapping[str, float] | None = None,
+        weights: bool = False,
+    ) -> TrialResult:
         """Return the result that a Record tells.
 
         Args:
             claim: The claim.
             record: What happened.
+            values: Further numbers by name.
             weights: Whether to store the weights of the record's model.
         """
         return cls(
@@ -94,6 +104,7 @@ class TrialResult:
             record.valid_metric,
             record.status == Status.DIVERGED,
             record.cost.seconds,
+            values or {},
             record.without_model(),
             record.model if weights else None,
         )
@@ -108,11 +119,13 @@ class StoredTrial:
         parameters: What is trained.
         state: Waiting, running, done or failed.
         attempts: How often it was claimed.
+        lost: How often its worker was lost: killed, or silent for longer than its lease.
         worker: Who claimed it last.
         loss: See `TrialResult`, as for `metric`, `diverged` and `seconds`.
         metric: The final metric.
         diverged: Whether it diverged; None before it is done.
         seconds: What it took.
+        values: Further numbers by name.
         record: The digest that names its Record's file, None without one.
         weights: The digest that names the file of its weights, None without one.
         error: Why it failed.
@@ -125,11 +138,13 @@ class StoredTrial:
     parameters: Mapping[str, Any]
     state: TrialState
     attempts: int
+    lost: int
     worker: str | None
     loss: float | None
     metric: float | None
     diverged: bool | None
     seconds: float | None
+    values: Mapping[str, float]
     record: str | None
     weights: str | None
     error: str | None
@@ -176,6 +191,21 @@ class StudySummary:
     digest: str
     created: float
     counts: Counts
+
+
+@dataclass(frozen=True)
+class StoredWorker:
+    """Who works on a study, or did.
+
+    Attributes:
+        name: As it called itself.
+        since: When it claimed its first trial, in seconds since 1970 by its own clock.
+        seen: When it last claimed a trial or sent a heartbeat, likewise.
+    """
+
+    name: str
+    since: float
+    seen: float
 
 
 def number_or_none(value: float | None) -> float | None:
