@@ -41,6 +41,13 @@ def expired(now: float) -> ColumnElement[bool]:
     )
 
 
+def any_to_claim(connection: Connection, study: int, now: float) -> bool:
+    """Return whether a trial is waiting, or is held by a lease that has expired."""
+    to_claim = or_(trials.c.state == TrialState.WAITING, expired(now))
+    query = select(trials.c.number).where(trials.c.study == study, to_claim).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def requeue(connection: Connection, study: int, now: float, most_lost: int) -> None:
     """Return the trials whose lease has expired to the queue, or give up those that cost too many.
 

@@ -88,7 +88,8 @@ class ObjectFolder:
         """
         if not _DIGEST.fullmatch(digest):
             raise StorageError(f"{shown(digest)} is not the digest of a file: the row is damaged")
-        return self.path / digest[:2] / f"{digest}{ENDING}"
+        # Sixteen folders: few enough that a group of files waits for few flushes of folders.
+        return self.path / digest[0] / f"{digest}{ENDING}"
 
     def scratch(self) -> Path:
         """Return the path of a file for a library that can only write to files."""

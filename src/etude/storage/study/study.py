@@ -145,7 +145,13 @@ class StoredStudy:
                 among=among,
             )  # fmt: skip
 
-        return self._connector.write(work)
+        # A worker that finds nothing asks again and again: that should not cost a write each time.
+        some = self._connector.read(
+            lambda connection: leases.any_to_claim(
+                connection, self.id, self._connector.now(connection)
+            )
+        )
+        return self._connector.write(work) if some else []
 
     def heartbeat(self, claims: Sequence[Claim], *, seconds: float = LEASE) -> list[Claim]:
         """Hold claimed trials for longer; send it several times within a lease.
