@@ -11,7 +11,8 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from etude.errors import StorageError, shown
 
 LARGEST_TEXT = 2**28
 """The size in bytes of the largest text file that is read; Etude writes far smaller ones."""
+
+FLUSHES = 16
+"""How many files are flushed to disk at the same time."""
 
 
 def make_folder(folder: Path) -> Path:
@@ -58,18 +62,52 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         # A library may have replaced it by a new file that only the owner can read.
         if stat.S_IMODE(temporary.stat().st_mode) != mode:
             temporary.chmod(mode)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync_file(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise StorageError(
-            f"cannot write {str(path)!r}: {error.strerror or error}; free some space or choose "
-            "another folder"
-        ) from error
+        raise _not_written(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # it must not hide the original error
             temporary.unlink(missing_ok=True)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files, each atomically; the disk is waited for once, not once per file.
+
+    File systems with a journal serve flushes that arrive together by one write of the journal.
+
+    Raises:
+        StorageError: If one cannot be written; some of the others may be there then.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    path = next(iter(contents), Path())
+    try:
+        for path, content in contents.items():
+            temporary[path].write_bytes(content)
+        with ThreadPoolExecutor(FLUSHES) as flushes:
+            list(flushes.map(_sync_file, temporary.values()))
+            for path in contents:
+                temporary[path].replace(path)
+            list(flushes.map(_sync_folder, {path.parent for path in contents}))
+    except OSError as error:
+        raise _not_written(path, error) from error
+    finally:
+        for left in temporary.values():
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
+
+
+def _not_written(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot write {str(path)!r}: {error.strerror or error}; free some space or choose "
+        "another folder"
+    )
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def is_temporary(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cache
@@ -267,13 +267,30 @@ class Record:
         """
         folder = Path(folder)
         plain, series = read_record(folder)
+        return cls.checked(plain, lambda: read_series(series), f"the record in {str(folder)!r}")
+
+    @classmethod
+    def checked(
+        cls,
+        plain: Mapping[str, Any],
+        arrays: Callable[[], Mapping[str, NDArray[Any]]],
+        where: str,
+    ) -> Record:
+        """Rebuild a record from what was read, which may come from an unknown source.
+
+        Args:
+            plain: What `plain()` returned, as far as is known.
+            arrays: Reads what `arrays()` returned.
+            where: What was read, for the error.
+
+        Raises:
+            StorageError: If it is not a record.
+        """
         try:
             refuse_other(plain)
-            return cls.from_plain(plain, _series(read_series(series)))
+            return cls.from_plain(plain, _series(arrays()))
         except Exception as error:
-            raise StorageError(
-                f"the record in {str(folder)!r} is damaged: {type(error).__name__}: {error}"
-            ) from error
+            raise StorageError(f"{where} is damaged: {type(error).__name__}: {error}") from error
 
     def without_model(self) -> Record:
         """Return the record alone, for keeping many."""

@@ -11,6 +11,7 @@ _INSTALL = {
     "keras": "pip install 'etude[keras]'",
     "jax": "pip install 'etude[jax]'",
     "lightning": "pip install lightning",
+    "optuna": "pip install 'etude[search]'",
     "transformers": "pip install transformers",
 }
 """The command that installs each library, by its name."""
