@@ -30,7 +30,7 @@ GROUND = (
 
 ORDER = (
     *GROUND, "schedules", "optimizers", "layerwise", "tasks", "recipe", "record", "export",
-    "storage", "training", "engines", "trials", "measure", "tuning", "diagnosis", "study",
+    "storage", "training", "engines", "trials", "measure", "tuning", "diagnosis", "studies",
     "distributed", "compression", "report", "interop", "cli",
 )  # fmt: skip
 """From the ground up: a package imports what stands before it, and itself."""

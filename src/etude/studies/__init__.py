@@ -1,0 +1,1 @@
+"""Studies: the learning rate × architectures, optimizers, schedules, batch sizes and seeds."""

@@ -1,0 +1,147 @@
+"""What a study measures of losses against rates: pure functions of arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from etude.errors import BadValueError
+
+RESAMPLES = 2_000
+"""How often seeds are drawn again for an interval."""
+
+
+def sensitivity(losses: ArrayLike, untrained: float) -> float:
+    """Return the learning-rate sensitivity: what a rate of the range costs on average.
+
+        mean over η of min(ℓ(η), ℓ0) - ℓ*,    ℓ* = the least ℓ(η)
+
+    The rates should be evenly spaced in their logarithm. A run that diverged counts as ℓ0.
+
+    Args:
+        losses: (rates,) the final loss at each rate; NaN or infinite where it diverged.
+        untrained: ℓ0, the loss before training.
+
+    Returns:
+        In units of the loss, at least 0; NaN if no rate gave a loss.
+
+    Source: Wortsman et al., arXiv 2309.14322, section 2.
+
+    >>> sensitivity([1.5, 0.5, float("inf"), 0.5], untrained=2.0)
+    0.625
+    """
+    found = np.asarray(losses, float)
+    if not np.isfinite(found).any():
+        return float("nan")
+    bounded = np.minimum(np.where(np.isfinite(found), found, untrained), untrained)
+    return float(np.mean(bounded) - np.min(bounded))
+
+
+def stable_decades(lrs: ArrayLike, losses: ArrayLike, untrained: float) -> float:
+    """Return how wide the range of rates is that train, in decades.
+
+    It is log10(highest / lowest) of the longest run of neighbouring rates whose loss is below the
+    untrained one. 0 if one rate trains alone; NaN if none does.
+
+    Args:
+        lrs: (rates,) in any order.
+        losses: (rates,) the final loss at each; NaN or infinite where it diverged.
+        untrained: The loss before training.
+
+    >>> stable_decades([1e-3, 1e-2, 1e-1, 1], [0.9, 0.4, 0.5, float("inf")], untrained=1.0)
+    2.0
+    """
+    rates = np.asarray(lrs, float)
+    order = np.argsort(rates)
+    trains = np.nan_to_num(np.asarray(losses, float), nan=np.inf)[order] < untrained
+    longest = start = float("nan")
+    for rate, good in zip(np.log10(rates[order]), trains, strict=True):
+        start = (rate if np.isnan(start) else start) if good else float("nan")
+        longest = float(np.fmax(longest, rate - start))
+    return float(np.round(longest, 12))
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best rate of a group of runs.
+
+    Attributes:
+        lr: The rate with the least mean loss over seeds.
+        loss: This mean.
+        low: The lower end of the interval of the best rate, over seeds.
+        high: Its upper end.
+        at_edge: Whether the best rate is the lowest or highest that was tried.
+    """
+
+    lr: float
+    loss: float
+    low: float
+    high: float
+    at_edge: bool
+
+
+def optimum(lrs: ArrayLike, losses: ArrayLike, *, share: float = 0.9) -> Optimum | None:
+    """Return the best rate, with an interval by drawing the seeds again.
+
+    Each of 2,000 times, as many seeds as there are are drawn with replacement, and the rate with
+    the least mean loss is noted; the interval holds the given share of these rates. With one seed
+    it is the rate itself.
+
+    Args:
+        lrs: (rates,).
+        losses: (rates, seeds) the final losses; NaN or infinite where a run diverged.
+        share: The share of the interval, in (0, 1).
+
+    Returns:
+        The optimum; None if no rate has a finite loss at every seed.
+
+    Raises:
+        BadValueError: If the shapes do not fit, or the share is out of bounds.
+
+    >>> optimum([0.1, 0.2, 0.4], [[1.0, 1.1], [0.5, 0.6], [0.7, 0.8]]).lr
+    0.2
+    """
+    rates, found = np.asarray(lrs, float), np.asarray(losses, float)
+    if found.ndim != 2 or len(found) != len(rates):
+        raise BadValueError(
+            f"losses has the shape {found.shape} for {len(rates)} rates: give (rates, seeds)"
+        )
+    if not 0 < share < 1:
+        raise BadValueError(f"share={share} is out of bounds: give a number between 0 and 1")
+    order = np.argsort(rates)
+    rates, found = rates[order], np.where(np.isfinite(found), found, np.inf)[order]
+    means = found.mean(1)
+    if not np.isfinite(means).any():
+        return None
+    best = int(np.argmin(means))
+    draws = np.random.default_rng(0).integers(found.shape[1], size=(RESAMPLES, found.shape[1]))
+    picked = rates[np.argmin(found[:, draws].mean(2), axis=0)]
+    low, high = _interval(picked, share)
+    return Optimum(float(rates[best]), float(means[best]), low, high, best in (0, len(rates) - 1))
+
+
+def _interval(values: NDArray[np.float64], share: float) -> tuple[float, float]:
+    ends = np.quantile(values, [(1 - share) / 2, (1 + share) / 2], method="nearest")
+    return float(ends[0]), float(ends[1])
+
+
+def mean_interval(values: ArrayLike, *, share: float = 0.9) -> tuple[float, float]:
+    """Return the interval of a mean over seeds, by drawing them again.
+
+    Args:
+        values: (seeds,) finite numbers.
+        share: The share of the interval.
+
+    Returns:
+        Its ends; NaN if there is no value.
+
+    >>> mean_interval([1.0, 1.0, 1.0])
+    (1.0, 1.0)
+    """
+    found = np.asarray(values, float)
+    if not len(found):
+        return float("nan"), float("nan")
+    draws = np.random.default_rng(0).integers(len(found), size=(RESAMPLES, len(found)))
+    return _interval(found[draws].mean(1), share)

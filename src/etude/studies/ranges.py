@@ -1,0 +1,88 @@
+"""The values of one axis of a plan: one value, a list, or a range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etude.errors import BadTypeError, BadValueError, shown
+
+MOST = 10_000
+"""The largest number of values of one axis."""
+
+
+def values_of(axis: str, given: object) -> tuple[Any, ...]:
+    """Return the values of an axis.
+
+    A range is a table of `from`, `to`, both included, and either `points`, whose values have
+    equal ratios (of whole ends, they are rounded), or `by`, whose values have equal distances.
+
+    Args:
+        axis: The name of the axis, for error messages.
+        given: One value, a list, or a range.
+
+    Raises:
+        BadValueError: If there is no value, a value is there twice, or the range has an end, a
+            number or a key that it cannot have.
+
+    >>> values_of("lrs", {"from": 0.001, "to": 1.0, "points": 4})
+    (0.001, 0.01, 0.1, 1.0)
+    >>> values_of("seeds", {"from": 0, "to": 4, "by": 2}), values_of("seeds", 3)
+    ((0, 2, 4), (3,))
+    """
+    if isinstance(given, Mapping) and {"from", "to", "points", "by"} & given.keys():
+        found = _range(axis, given)
+    elif isinstance(given, Sequence) and not isinstance(given, str):
+        found = tuple(given)
+    else:
+        found = (given,)
+    if not found:
+        raise BadValueError(f"{axis} is empty: give at least one value, or leave {axis} out")
+    if len(found) > MOST:
+        raise BadValueError(f"{axis} has {len(found):,} values: give at most {MOST:,}")
+    for i, value in enumerate(found):
+        if value in found[:i]:
+            raise BadValueError(f"{axis} has {shown(value)} twice: give each value once")
+    return found
+
+
+def _range(axis: str, table: Mapping[str, Any]) -> tuple[float | int, ...]:
+    steps = {"points", "by"} & table.keys()
+    wrong = sorted(table.keys() - {"from", "to", "points", "by"})
+    if wrong or not {"from", "to"} <= table.keys() or len(steps) != 1:
+        raise BadValueError(
+            f"{axis}={shown(dict(table))} is no range: give from, to, and either points or by"
+        )
+    low, high = (_end(axis, name, table[name]) for name in ("from", "to"))
+    if low > high:
+        raise BadValueError(f"{axis} goes from {low} to {high}: give the smaller end first")
+    whole = isinstance(low, int) and isinstance(high, int)
+    if "by" in table:
+        by = _end(axis, "by", table["by"])
+        if by <= 0:
+            raise BadValueError(f"{axis}.by={by} is out of bounds: give a distance above 0")
+        count = math.floor((high - low) / by + 1e-9) + 1
+        return tuple(low + i * by for i in range(min(count, MOST + 1)))
+    points = table["points"]
+    if isinstance(points, bool) or not isinstance(points, int):
+        raise BadTypeError(f"{axis}.points={shown(points)} is not a whole number: give one")
+    if not 2 <= points <= MOST:
+        raise BadValueError(f"{axis}.points={points} is out of bounds: give 2 to {MOST:,}")
+    if low <= 0:
+        raise BadValueError(
+            f"{axis}.from={low} is out of bounds: points have equal ratios, so it must be above 0; "
+            "give by= for equal distances"
+        )
+    decades = math.log10(high / low) / (points - 1)
+    inner = (low * 10 ** (i * decades) for i in range(1, points - 1))
+    rounded = (round(v) if whole else float(f"{v:.6g}") for v in inner)
+    return tuple(dict.fromkeys((low, *rounded, high)))
+
+
+def _end(axis: str, name: str, value: object) -> float | int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadTypeError(f"{axis}.{name}={shown(value)} is not a number: give one")
+    if not math.isfinite(value):
+        raise BadValueError(f"{axis}.{name}={value} is not finite: give a number")
+    return value

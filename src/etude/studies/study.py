@@ -1,0 +1,92 @@
+"""`study`: trains every combination of a plan, and returns what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from etude.errors import BadTypeError
+from etude.progress import bar
+from etude.storage.study import StudyDatabase
+from etude.studies.local import work
+from etude.studies.plan import Plan
+from etude.studies.result import StudyResult
+from etude.studies.trials import planned_trials
+from etude.tasks.trusted import remember
+
+DATABASE = "studies.db"
+"""The file that stores studies where none is named."""
+
+
+def study(
+    plan: Plan | dict[str, Any],
+    *,
+    storage: str | Path = DATABASE,
+    engine: str = "auto",
+    progress: bool | None = None,
+) -> StudyResult:
+    """Train every combination of a plan, and return the losses against the rates.
+
+    The trials are stored in a database as they end. The same call goes on where an earlier one
+    stopped; several processes may work on one study at the same time.
+
+    Args:
+        plan: A Plan, or its fields as a dictionary.
+        storage: A SQLite file, or the URL of a PostgreSQL database.
+        engine: The engine that trains the trials: 'auto', 'pool', 'loop', 'vmap'.
+        progress: Whether to show a bar; None shows one in a terminal.
+
+    Returns:
+        The result, with one row for each trial.
+
+    Raises:
+        BadValueError: If a value of the plan is out of bounds.
+        TaskError: If a task cannot be built.
+        StorageError: If the storage has another study of this name, or cannot be used.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> folder = TemporaryDirectory()
+    >>> plan = Plan(name="rates", tasks="cancer-mlp", lrs=[0.001, 0.1], steps=20)
+    >>> found = study(plan, storage=f"{folder.name}/studies.db", engine="loop")
+    >>> found.summaries()[0].optimum.lr
+    0.1
+    >>> folder.cleanup()
+    """
+    if isinstance(plan, dict):
+        plan = Plan(**plan)
+    if not isinstance(plan, Plan):
+        raise BadTypeError(f"plan is a {type(plan).__name__}: give a Plan, or a dictionary")
+    trials = planned_trials(plan)
+    for one in {trial.ref.key: trial.ref for trial in trials}.values():
+        remember(one)
+    with StudyDatabase(storage) as database:
+        stored = database.open_study(plan.name, plan.plain(), (one.plain() for one in trials))
+        with bar(progress, plan.name) as shown:
+            work(stored, engine=engine, on_progress=shown)
+        return StudyResult.of(stored)
+
+
+def resume(
+    name: str,
+    *,
+    storage: str | Path = DATABASE,
+    engine: str = "auto",
+    progress: bool | None = None,
+) -> StudyResult:
+    """Go on with a study that is stored.
+
+    Args:
+        name: Its name.
+        storage: As for `study`.
+        engine: As for `study`.
+        progress: As for `study`.
+
+    Raises:
+        UnknownNameError: If there is no study of this name.
+        StorageError: If it names code that was not run here before; `study` with its plan runs it.
+    """
+    with StudyDatabase(storage) as database:
+        stored = database.resume(name)
+        with bar(progress, name) as shown:
+            work(stored, engine=engine, on_progress=shown)
+        return StudyResult.of(stored)
