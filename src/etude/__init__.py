@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from etude.measure.edge import edge
     from etude.recipe import Recipe
     from etude.record import Record
+    from etude.studies.study import study
     from etude.tasks.metrics import Metric
     from etude.tasks.task import Task
     from etude.training.observer import Observer
@@ -48,6 +49,7 @@ __all__ = [
     "diagnose",
     "edge",
     "repair",
+    "study",
     "train",
     "transfer",
     "tune",
@@ -68,6 +70,7 @@ _HOMES = {
     "diagnose": "etude.diagnosis.diagnose",
     "edge": "etude.measure.edge",
     "repair": "etude.diagnosis.remedies.repair",
+    "study": "etude.studies.study",
     "train": "etude.training.train",
     "transfer": "etude.tuning.transfer.transfer",
     "tune": "etude.tuning.tune",

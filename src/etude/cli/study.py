@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from etude.cli import choices
 from etude.cli.console import out, print_json
+from etude.cli.draw import draw
 from etude.cli.interrupt import raise_on_interrupt
 
 if TYPE_CHECKING:
@@ -155,6 +156,22 @@ def export(
         writer.writerows(rows_of(stored, columns))
 
 
+@app.command("report")
+def report(
+    name: Name,
+    storage: Storage = DEFAULT,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The page to write (default: NAME.html)."),
+    ] = None,
+) -> None:
+    """Write a study's figures and tables as one HTML page that needs no network."""
+    from etude.report import write
+
+    place = write(_stored(name, storage), html or Path(f"{name}.html"))
+    out.print(f"written: {place}", markup=False)
+
+
 def _stored(name: str, storage: str) -> StudyResult:
     from etude.storage.study import StudyDatabase
     from etude.studies.result import StudyResult
@@ -181,7 +198,9 @@ def _show(result: StudyResult, json: bool) -> None:
 
         print_json({"name": result.name, "trials": [_plain(row) for row in table_of(result)]})
         return
-    out.print(str(result), markup=False)
+    from etude.report import present
+
+    draw(present(result))
 
 
 def _plain(row: Any) -> dict[str, Any]:

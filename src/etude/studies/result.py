@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,12 +41,12 @@ class Setting:
     def of(cls, one: PlannedTrial) -> Setting:
         """Return what a planned trial is."""
         options = ", ".join(f"{k}={v}" for k, v in sorted(one.ref.options.items()))
-        recipe, plain = one.recipe, one.recipe.optimizer.plain()
-        own = plain if isinstance(plain, str) else json.dumps(plain, sort_keys=True)
+        recipe, choice = one.recipe, one.recipe.optimizer
+        own = ", ".join(f"{k} {v}" for k, v in sorted(choice.hyperparameters.items()))
         return cls(
             one.ref.reference,
             options,
-            own,
+            f"{choice.name} ({own})" if own else choice.name,
             repr(recipe.schedule),
             recipe.batch_size,
             recipe.clip_norm,
@@ -116,6 +115,9 @@ class RateSummary:
         setting: What the runs are.
         lrs: The rates at which every seed is done, in order.
         losses: The mean final loss at each; infinite where a run diverged.
+        lowest: The least final loss over the seeds at each.
+        highest: The largest.
+        untrained: The mean loss before training; NaN if it is not known.
         optimum: The best rate with its interval over seeds; None if none trained.
         sensitivity: See `measures.sensitivity`, of the mean losses.
         stable_decades: See `measures.stable_decades`, of the mean losses.
@@ -127,6 +129,9 @@ class RateSummary:
     setting: Setting
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
+    lowest: tuple[float, ...]
+    highest: tuple[float, ...]
+    untrained: float
     optimum: Optimum | None
     sensitivity: float
     stable_decades: float
@@ -196,13 +201,17 @@ def _summary(setting: Setting, rows: Sequence[StudyRow]) -> RateSummary:
         losses[row.lr][row.seed] = loss
     whole = sorted(lr for lr, found in losses.items() if set(found) == seeds)
     table = np.array([[losses[lr][seed] for seed in sorted(seeds)] for lr in whole])
+    table = table.reshape(len(whole), len(seeds))
     untrained = [row.untrained_loss for row in done if row.untrained_loss is not None]
     start = float(np.mean(untrained)) if untrained else math.nan
-    means = table.mean(1) if len(whole) else np.empty(0)
+    means = table.mean(1)
     return RateSummary(
         setting,
         tuple(whole),
         tuple(map(float, means)),
+        tuple(map(float, table.min(1))),
+        tuple(map(float, table.max(1))),
+        start,
         optimum(whole, table) if len(whole) else None,
         sensitivity(means, start) if len(whole) and math.isfinite(start) else math.nan,
         stable_decades(whole, means, start) if len(whole) and math.isfinite(start) else math.nan,
