@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.storages.journal import JournalFileBackend
 
 from etude.recipe import Recipe
 from etude.record import Cost, Evaluation, Record, Status
@@ -84,7 +85,7 @@ def loops(folder: Path) -> Iterator[tuple[str, Loop, int]]:
     yield "Etude, one at a time", etude_loop(folder, 1, False), 32
     yield "Etude, one at a time, with records", etude_loop(folder, 1, True), 16
     yield "Optuna, SQLite", optuna_loop(f"sqlite:///{folder}/optuna.db"), 8
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / "optuna.log"))
+    backend = JournalFileBackend(str(folder / "optuna.log"))
     yield "Optuna, journal file", optuna_loop(optuna.storages.JournalStorage(backend)), 8
     yield "Optuna, in memory (nothing is durable)", optuna_loop(None), 64
 

@@ -90,7 +90,7 @@ def test_a_row_with_any_other_value_is_read_or_refused_in_one_line(kept, column,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("UPDATE etude_trials SET state = 'paused'", "unknown state 'paused'"),
+        ("UPDATE etude_trials SET state = 'paused'", "the state of a trial is 'paused'"),
         ("UPDATE etude_trials SET parameters = '[1]'", "the parameters of trial 0 is damaged"),
         ("UPDATE etude_trials SET loss = 'low'", "the loss of trial 0 is 'low'"),
         ("UPDATE etude_trials SET record = '../../etc/passwd'", "is not the digest of a file"),
