@@ -44,7 +44,7 @@ PIPES = "engines/process/"
 
 HEAVY = (
     "torch", "plotly", "ray", "optuna", "keras", "jax", "sklearn", "scipy", "pandas", "datasets",
-    "psutil",
+    "psutil", "sqlalchemy", "psycopg", "pyarrow",
 )  # fmt: skip
 
 LONGEST_FILE = 450

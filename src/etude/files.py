@@ -227,9 +227,7 @@ def parse_json(text: str) -> Any:
     ValueError: the key 'lr' stands twice in a table
     """
     try:
-        return json.loads(
-            text, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite
-        )
+        return _STRICT.decode(text)
     except RecursionError:
         raise _refused("it is nested too deep") from None
 
@@ -256,6 +254,9 @@ def _finite(text: str) -> float:
     if number - number != 0:
         raise _refused(f"{shown(text)} is beyond the largest number of float64")
     return number
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
 
 
 def _kind(value: object) -> str:

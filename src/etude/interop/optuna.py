@@ -78,7 +78,7 @@ def to_optuna(
             ) from error
         target.set_user_attr("plan", dict(study.plan))
         target.set_user_attr("plan_digest", study.digest)
-        target.set_metric_names([by])
+        target.set_user_attr("by", by)
         distributions = _distributions(optuna, study)
         count = 0
         for trial in _frozen(optuna, study, distributions, by, direction, curves):

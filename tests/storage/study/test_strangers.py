@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from etude.storage.study import Counts, StudyDatabase
 from etude.storage.study.objects import RECORD, record_bytes, record_of
 from tests.storage.study.common import record, result, study_of
 
-ALTERED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+ALTERED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
 @pytest.fixture
@@ -51,6 +52,15 @@ def read_all(place: Path) -> None:
             study.claim(3, "b")
 
 
+def refusal(read: Callable[[], object]) -> str:
+    """The message of the one error that may be raised; empty without an error."""
+    try:
+        read()
+    except StorageError as error:
+        return str(error)
+    return ""
+
+
 COLUMNS = ("number", "parameters", "state", "attempts", "lost", "worker", "granted", "expires",
            "loss", "metric", "diverged", "seconds", "more", "record", "weights", "error", "place",
            "finished")  # fmt: skip
@@ -74,21 +84,18 @@ def test_a_row_with_any_other_value_is_read_or_refused_in_one_line(kept, column,
                 values=(value,))  # fmt: skip
     except (sqlite3.IntegrityError, sqlite3.DataError, UnicodeEncodeError):
         return
-    try:
-        read_all(copy)
-    except StorageError as error:
-        assert "\n" not in str(error)
+    assert "\n" not in refusal(lambda: read_all(copy))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("UPDATE etude_trials SET state = 'paused'", "the state of trial 0: unknown state 'paused'"),
+        ("UPDATE etude_trials SET state = 'paused'", "the state of a trial is 'paused'"),
         ("UPDATE etude_trials SET parameters = '[1]'", "the parameters of trial 0 is damaged"),
         ("UPDATE etude_trials SET loss = 'low'", "the loss of trial 0 is 'low'"),
         ("UPDATE etude_trials SET record = '../../etc/passwd'", "is not the digest of a file"),
-        ("UPDATE etude_studies SET uid = '../../../../../../../../../../tmp'", "folder of a study is"),
-        ("UPDATE etude_studies SET plan = '{\"a\": NaN}'", "the plan of the study 'rates' is damaged"),
+        ("UPDATE etude_studies SET uid = '../../../../../../../../../tmp/b'", "folder of a study"),
+        ("UPDATE etude_studies SET plan = '{'", "the plan of the study 'rates' is damaged"),
         ("DROP TABLE etude_trials", "the table 'etude_trials' is missing"),
         ("ALTER TABLE etude_trials DROP COLUMN more", "'etude_trials' has no column 'more'"),
         ("CREATE VIEW odd AS SELECT 1", "has the view 'odd', which Etude does not make"),
@@ -117,7 +124,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
 def test_a_database_of_another_program_is_left_as_it_is(tmp_path):
     place = tmp_path / "studies.db"
     altered(place, "CREATE TABLE notes (text)")
-    with pytest.raises(StorageError, match="another program .it has the table 'notes'"):
+    with pytest.raises(StorageError, match=r"another program \(it has the table 'notes'\)"):
         StudyDatabase(place)
 
 
@@ -125,7 +132,7 @@ def test_a_damaged_database_is_refused(kept):
     content = bytearray(kept.read_bytes())
     content[4_096:] = b"\xff" * (len(content) - 4_096)
     kept.write_bytes(bytes(content))
-    with pytest.raises(StorageError, match="is damaged|cannot use the study database"):
+    with pytest.raises(StorageError, match=r"is damaged|cannot use the study database"):
         read_all(kept)
 
 
@@ -182,10 +189,7 @@ def test_a_record_that_was_changed_or_lost_is_told(kept):
 def test_a_record_of_other_bytes_is_read_or_refused_in_one_line(place, byte):
     content = bytearray(record_bytes(record()))
     content[place % len(content)] = byte
-    try:
-        record_of(bytes(content), "the record")
-    except StorageError as error:
-        assert "\n" not in str(error)
+    assert "\n" not in refusal(lambda: record_of(bytes(content), "the record"))
 
 
 @pytest.mark.parametrize(

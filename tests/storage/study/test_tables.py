@@ -160,12 +160,12 @@ def test_a_metric_is_maximised_and_curves_are_intermediate_values(study, url):
     assert found.direction == optuna.study.StudyDirection.MAXIMIZE
     assert [t.value for t in found.trials[:3]] == [0.7, -math.inf, -math.inf]
     assert found.trials[0].intermediate_values == {0: 0.1, 4: 0.7}
-    assert found.metric_names == ["metric"]
+    assert found.user_attrs["by"] == "metric"
 
 
 def test_a_study_is_not_written_over_another(study, url):
     to_optuna(study, url)
-    with pytest.raises(StorageError, match="there is a study 'kinds' in .*optuna.db' already"):
+    with pytest.raises(StorageError, match=r"there is a study 'kinds' in .*optuna\.db' already"):
         to_optuna(study, url)
     with pytest.raises(StorageError, match="cannot write to the Optuna database"):
         to_optuna(study, "sqlite:////no/such/folder/optuna.db")

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import create_engine, inspect, text
 
 from etude.errors import StorageError
-from etude.storage.study import Acceptance, Counts, StudyDatabase, TrialState
+from etude.storage.study import Acceptance, Counts, StudyDatabase, TrialResult, TrialState
 from etude.storage.study.schema import VERSION
-from tests.storage.study.common import Clock, result
+from tests.storage.study.common import Clock
 
 KEPT = Path(__file__).parents[2] / "data"
 
@@ -44,7 +44,7 @@ def test_a_database_of_the_first_version_is_read_and_used_on(version_1):
         claims = study.claim(5, "new")
         assert [(c.number, c.attempt) for c in claims] == [(3, 2), (4, 1)]
         assert (
-            study.finish([result(c, loss=1.0, values={"edge": 2.0}) for c in claims])
+            study.finish([TrialResult(c, 1.0, values={"edge": 2.0}) for c in claims])
             == [Acceptance.ACCEPTED] * 2
         )
         assert study.trial(3).lost == 1
@@ -53,7 +53,7 @@ def test_a_database_of_the_first_version_is_read_and_used_on(version_1):
 
 
 def shape(place):
-    """The columns and indexes of all tables, whatever order a migration gave them."""
+    """The columns, keys and indexes of all tables, whatever order a migration gave them."""
     url = str(place) if "://" in str(place) else f"sqlite:///{place}"
     engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.connect() as connection:
@@ -61,7 +61,11 @@ def shape(place):
         tables = {}
         for name in found.get_table_names():
             columns = {
-                (c["name"], str(c["type"]).replace(" PRECISION", ""), c["nullable"])
+                (
+                    c["name"],
+                    str(c["type"]).replace("DOUBLE", "REAL").replace(" PRECISION", ""),
+                    c["nullable"],
+                )
                 for c in found.get_columns(name)
             }
             keys = found.get_pk_constraint(name)["constrained_columns"]

@@ -43,8 +43,10 @@ def expired(now: float) -> ColumnElement[bool]:
 
 def any_to_claim(connection: Connection, study: int, now: float) -> bool:
     """Return whether a trial is waiting, or is held by a lease that has expired."""
+    # The states are listed so that the index is used, and not every trial is looked at.
+    open_states = trials.c.state.in_([TrialState.WAITING, TrialState.RUNNING])
     to_claim = or_(trials.c.state == TrialState.WAITING, expired(now))
-    query = select(trials.c.number).where(trials.c.study == study, to_claim).limit(1)
+    query = select(trials.c.number).where(trials.c.study == study, open_states, to_claim).limit(1)
     return connection.execute(query).first() is not None
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Result
 
-from etude.errors import StorageError, UnknownNameError, member, shown
+from etude.errors import StorageError, shown
 from etude.record import from_json
 from etude.storage.study import canonical
 from etude.storage.study.values import StoredTrial, TrialState
-
-T = TypeVar("T")
 
 MOST_TRIALS = 2**31 - 1
 """The largest number of a trial, which both databases can hold."""
@@ -20,7 +18,18 @@ MOST_TRIALS = 2**31 - 1
 
 def tables_of(result: Result[Any]) -> list[dict[str, Any]]:
     """Return the rows of a query as tables, column by column."""
-    return [{str(name): value for name, value in row.items()} for row in result.mappings()]
+    names = list(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result]
+
+
+TEXT, REAL = (str, type(None)), (float, type(None))
+
+COLUMNS: Mapping[str, tuple[type, ...]] = {
+    "attempts": (int,), "lost": (int,), "worker": TEXT, "loss": REAL, "metric": REAL,
+    "diverged": (bool, type(None)), "seconds": REAL, "record": TEXT, "weights": TEXT,
+    "error": TEXT, "place": TEXT, "finished": REAL,
+}  # fmt: skip
+"""The columns that are read as they are, with the types of what Etude stores in them."""
 
 
 def trial_of(row: Mapping[str, Any]) -> StoredTrial:
@@ -30,37 +39,37 @@ def trial_of(row: Mapping[str, Any]) -> StoredTrial:
         StorageError: If a value is of another kind; the message names the trial and the column.
     """
     number = whole(row["number"], "the number of a trial")
-    where = f"of trial {number}"
+    for name, kinds in COLUMNS.items():
+        if type(row[name]) not in kinds:
+            raise damaged(f"the {name} of trial {number}", row[name])
+    more = row["more"]
     return StoredTrial(
-        number,
-        canonical.read(row["parameters"], f"the parameters {where}"),
-        state_of(row["state"], where),
-        whole(row["attempts"], f"the attempts {where}"),
-        whole(row["lost"], f"the lost workers {where}"),
-        worker=optional(row["worker"], str, f"the worker {where}"),
-        loss=real(row["loss"], f"the loss {where}"),
-        metric=real(row["metric"], f"the metric {where}"),
-        diverged=_truth(row["diverged"], f"diverged {where}"),
-        seconds=real(row["seconds"], f"the seconds {where}"),
-        values=_numbers(row["more"], f"the values {where}"),
-        record=optional(row["record"], str, f"the record {where}"),
-        weights=optional(row["weights"], str, f"the weights {where}"),
-        error=optional(row["error"], str, f"the error {where}"),
-        place=optional(row["place"], str, f"the place {where}"),
-        finished=real(row["finished"], f"the end {where}"),
+        number=number,
+        parameters=canonical.read(row["parameters"], f"the parameters of trial {number}"),
+        state=state_of(row["state"], number),
+        values={} if more is None else _numbers(more, f"the values of trial {number}"),
+        **{name: row[name] for name in COLUMNS},
     )
 
 
-def state_of(word: object, where: str) -> TrialState:
+def state_of(word: object, number: int | None = None) -> TrialState:
     """Return the state that a word of the database stands for.
+
+    Args:
+        word: The word.
+        number: Of the trial, for the error; None if it is not known.
 
     Raises:
         StorageError: If there is no such state.
     """
-    try:
-        return member(TrialState, word, "state")
-    except UnknownNameError as error:
-        raise StorageError(f"the study database is damaged: the state {where}: {error}") from error
+    state = _STATES.get(word) if isinstance(word, str) else None
+    if state is not None:
+        return state
+    which = "a trial" if number is None else f"trial {number}"
+    raise damaged(f"the state of {which}", word)
+
+
+_STATES = {str(state): state for state in TrialState}
 
 
 def whole(value: object, what: str) -> int:
@@ -85,17 +94,6 @@ def real(value: object, what: str) -> float | None:
     raise damaged(what, value)
 
 
-def optional(value: object, kind: type[T], what: str) -> T | None:
-    """Return a value of a kind, or None.
-
-    Raises:
-        StorageError: If it is of another kind.
-    """
-    if value is None or isinstance(value, kind):
-        return value
-    raise damaged(what, value)
-
-
 def text(value: object, what: str) -> str:
     """Return a text.
 
@@ -113,14 +111,8 @@ def damaged(what: str, value: object) -> StorageError:
 
 
 def _numbers(value: object, what: str) -> dict[str, float]:
-    found = {} if value is None else canonical.read(value, what)
+    found = canonical.read(value, what)
     try:
         return {name: from_json(one) for name, one in found.items()}
     except (TypeError, ValueError) as error:
         raise StorageError(f"the study database is damaged: {what}: {error}") from error
-
-
-def _truth(value: object, what: str) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    raise damaged(what, value)

@@ -102,7 +102,7 @@ def counts_of(connection: Connection, now: float, study: int | None = None) -> d
         query, late = query.where(trials.c.study == study), late.where(trials.c.study == study)
     found: dict[int, dict[str, int]] = {}
     for row in connection.execute(query.group_by(trials.c.study, trials.c.state)):
-        state = state_of(row.state, f"of a trial of study {row.study}")
+        state = state_of(row.state)
         found.setdefault(row.study, dict.fromkeys(TrialState, 0))[state] = row.trials
     for row in connection.execute(late.group_by(trials.c.study)):
         found[row.study][TrialState.RUNNING] -= row.trials
