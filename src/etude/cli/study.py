@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv as tables
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +16,7 @@ from etude.cli.draw import draw
 from etude.cli.interrupt import raise_on_interrupt
 
 if TYPE_CHECKING:
+    from etude.storage.study import StudyDatabase
     from etude.studies.result import StudyResult
 
 PLACE = 45
@@ -52,6 +52,10 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 DEFAULT = "studies.db"
 
 
+def _examples(*lines: str) -> str:
+    return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
 class FileOrVerb(TyperGroup):
     """A group of verbs in which the name of a file stands for `run FILE`."""
 
@@ -64,6 +68,12 @@ class FileOrVerb(TyperGroup):
 
 
 app = typer.Typer(cls=FileOrVerb, no_args_is_help=True, rich_markup_mode="rich", epilog=EPILOG)
+export = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    epilog=_examples("etude study export csv rates > rates.csv"),
+)
+app.add_typer(export, name="export", help="Write a study for other programs.")
 
 
 def register(program: typer.Typer) -> None:
@@ -71,7 +81,7 @@ def register(program: typer.Typer) -> None:
     program.add_typer(app, name="study", help="Train learning rates × architectures.")
 
 
-@app.command("run")
+@app.command("run", epilog=_examples("etude study run rates.toml"))
 def run(
     plan: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The plan.")],
     storage: Storage = DEFAULT,
@@ -89,7 +99,7 @@ def run(
     _show(study(Plan.load(plan), storage=storage, engine=engine), json)
 
 
-@app.command("resume")
+@app.command("resume", epilog=_examples("etude study resume rates"))
 def resume(
     name: Name, storage: Storage = DEFAULT, engine: Engine = "auto", json: choices.Json = False
 ) -> None:
@@ -100,18 +110,16 @@ def resume(
     _show(go_on(name, storage=_existing(storage), engine=engine), json)
 
 
-@app.command("show")
+@app.command("show", epilog=_examples("etude study show rates --json"))
 def show(name: Name, storage: Storage = DEFAULT, json: choices.Json = False) -> None:
     """Show what a study has shown so far."""
     _show(_stored(name, storage), json)
 
 
-@app.command("ls")
+@app.command("ls", epilog=_examples("etude study ls --storage studies.db"))
 def ls(storage: Storage = DEFAULT, json: choices.Json = False) -> None:
     """List the studies of a database."""
-    from etude.storage.study import StudyDatabase
-
-    with StudyDatabase(_existing(storage)) as database:
+    with _opened(storage) as database:
         found = database.studies()
     if json:
         print_json(
@@ -135,28 +143,44 @@ def ls(storage: Storage = DEFAULT, json: choices.Json = False) -> None:
     out.print(table if found else f"no study in {storage}")
 
 
-@app.command("export")
-def export(
-    kind: Annotated[str, typer.Argument(metavar="csv", help="The format: csv.")],
+@export.command("csv", epilog=_examples("etude study export csv rates > rates.csv"))
+def export_csv(name: Name, storage: Storage = DEFAULT) -> None:
+    """Write one row for each trial on standard output."""
+    from etude.storage.study.tables import write_csv
+
+    with _opened(storage) as database:
+        write_csv(database.resume(name), sys.stdout)
+
+
+@export.command("parquet", epilog=_examples("etude study export parquet rates rates.parquet"))
+def export_parquet(
     name: Name,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
     storage: Storage = DEFAULT,
 ) -> None:
-    """Write one row for each trial on standard output."""
-    from etude.errors import unknown_name
-    from etude.storage.study import StudyDatabase
-    from etude.storage.study.columns import columns_of, rows_of
+    """Write one row for each trial as a parquet file."""
+    from etude.storage.study.tables import write_parquet
 
-    if kind != "csv":
-        raise unknown_name("format", kind, ["csv"])
-    with StudyDatabase(_existing(storage)) as database:
-        stored = database.resume(name)
-        columns = columns_of(stored)
-        writer = tables.DictWriter(sys.stdout, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows_of(stored, columns))
+    with _opened(storage) as database:
+        count = write_parquet(database.resume(name), file)
+    out.print(f"{count:,} trials written: {file}", markup=False)
 
 
-@app.command("report")
+@export.command("optuna", epilog=_examples("etude study export optuna rates sqlite:///optuna.db"))
+def export_optuna(
+    name: Name,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Optuna's database.")],
+    storage: Storage = DEFAULT,
+) -> None:
+    """Write the study into a database that Optuna and its dashboard read."""
+    from etude.interop.optuna import to_optuna
+
+    with _opened(storage) as database:
+        count = to_optuna(database.resume(name), url)
+    out.print(f"{count:,} trials written: {url}", markup=False)
+
+
+@app.command("report", epilog=_examples("etude study report rates --html rates.html"))
 def report(
     name: Name,
     storage: Storage = DEFAULT,
@@ -173,11 +197,16 @@ def report(
 
 
 def _stored(name: str, storage: str) -> StudyResult:
-    from etude.storage.study import StudyDatabase
     from etude.studies.result import StudyResult
 
-    with StudyDatabase(_existing(storage)) as database:
+    with _opened(storage) as database:
         return StudyResult.of(database.resume(name))
+
+
+def _opened(storage: str) -> StudyDatabase:
+    from etude.storage.study import StudyDatabase
+
+    return StudyDatabase(_existing(storage))
 
 
 def _existing(storage: str) -> str:
