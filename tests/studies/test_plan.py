@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.errors import BadTypeError, BadValueError, UnknownNameError
-from etude.studies.plan import Plan
+from etude.studies.plan import StudyPlan
 from etude.studies.ranges import values_of
 from etude.studies.trials import PlannedTrial, groups_of, planned_trials
 
@@ -54,7 +54,7 @@ def test_whole_ends_give_whole_points():
 )
 def test_bad_axes_are_refused_with_the_fix(given, message):
     with pytest.raises(BadValueError, match=message):
-        Plan(name="a", tasks="cancer-mlp", lrs=given)
+        StudyPlan(name="a", tasks="cancer-mlp", lrs=given)
 
 
 @pytest.mark.parametrize(
@@ -69,27 +69,27 @@ def test_bad_axes_are_refused_with_the_fix(given, message):
 )
 def test_bad_plans_are_refused_with_the_fix(fields, message):
     with pytest.raises(BadValueError, match=message):
-        Plan(name="a", **fields)
+        StudyPlan(name="a", **fields)
 
 
 @pytest.mark.parametrize("lr", [0, -1.0, math.nan, math.inf])
 def test_a_rate_that_no_run_can_have_is_refused_before_any_training(lr):
     with pytest.raises(BadValueError, match="lr"):
-        planned_trials(Plan(name="a", tasks="cancer-mlp", lrs=[lr]))
+        planned_trials(StudyPlan(name="a", tasks="cancer-mlp", lrs=[lr]))
 
 
 def test_a_model_option_that_a_task_does_not_have_is_named():
     with pytest.raises(UnknownNameError, match="option of task 'cancer-mlp' 'stages'"):
-        planned_trials(Plan(name="a", tasks="cancer-mlp", models=[{"stages": 2}]))
+        planned_trials(StudyPlan(name="a", tasks="cancer-mlp", models=[{"stages": 2}]))
 
 
 def test_models_are_tables():
     with pytest.raises(BadTypeError, match="models"):
-        Plan(name="a", tasks="cancer-mlp", models=["deep"])
+        StudyPlan(name="a", tasks="cancer-mlp", models=["deep"])
 
 
 def test_every_combination_is_one_trial():
-    plan = Plan(
+    plan = StudyPlan(
         name="all",
         tasks=["cancer-mlp", "diabetes-mlp"],
         models=[{}, {"depth": 3}],
@@ -110,32 +110,34 @@ def test_every_combination_is_one_trial():
 
 
 def test_an_axis_that_is_left_out_keeps_the_tasks_own_recipe():
-    (one,) = planned_trials(Plan(name="a", tasks="cancer-mlp"))
+    (one,) = planned_trials(StudyPlan(name="a", tasks="cancer-mlp"))
     assert (one.recipe.lr, one.recipe.steps, one.recipe.batch_size) == (0.01, 500, 32)
     assert one.recipe.optimizer.name == "sgd"
 
 
 def test_a_plan_comes_back_from_its_plain_form_and_from_toml(tmp_path):
-    plan = Plan(name="a", tasks="cancer-mlp", lrs={"from": 0.01, "to": 1.0, "points": 3}, seeds=[1])
-    assert Plan(**plan.plain()) == plan
+    plan = StudyPlan(
+        name="a", tasks="cancer-mlp", lrs={"from": 0.01, "to": 1.0, "points": 3}, seeds=[1]
+    )
+    assert StudyPlan(**plan.plain()) == plan
     file = tmp_path / "a.toml"
     file.write_text(
         'tasks = ["cancer-mlp"]\nlrs = {from = 0.01, to = 1.0, points = 3}\nseeds = 1\n'
     )
-    assert Plan.load(file) == plan
+    assert StudyPlan.load(file) == plan
 
 
 def test_a_damaged_file_is_named(tmp_path):
     file = tmp_path / "bad.toml"
     file.write_text("tasks = [")
     with pytest.raises(BadValueError, match=r"bad\.toml: the plan is not valid TOML"):
-        Plan.load(file)
+        StudyPlan.load(file)
 
 
 @given(st.data())
 def test_groups_hold_every_trial_once_and_only_like_ones(data):
     count = data.draw(st.integers(1, 4))
-    plan = Plan(name="a", tasks="cancer-mlp", lrs=[0.1, 0.2], steps=list(range(1, count + 1)))
+    plan = StudyPlan(name="a", tasks="cancer-mlp", lrs=[0.1, 0.2], steps=list(range(1, count + 1)))
     trials = planned_trials(plan)
     size = data.draw(st.integers(1, 5))
     groups = groups_of(trials, size)

@@ -18,7 +18,7 @@ from etude.report import html, present
 from etude.storage.study import StudyDatabase, TrialState
 from etude.studies import local
 from etude.studies.local import work
-from etude.studies.plan import Plan
+from etude.studies.plan import StudyPlan
 from etude.studies.result import StudyResult
 from etude.studies.study import resume, study
 from etude.studies.trials import planned_trials
@@ -63,7 +63,7 @@ def losses(found):
 def test_each_trial_is_the_run_that_train_makes(storage):
     found = study(PLAN, storage=storage, engine="loop", progress=False)
     assert [row.state for row in found.rows] == [TrialState.DONE] * 6
-    for row, planned in zip(found.rows, planned_trials(Plan(**PLAN)), strict=True):
+    for row, planned in zip(found.rows, planned_trials(StudyPlan(**PLAN)), strict=True):
         record = etude.train(tasks.get("cancer-mlp"), planned.recipe)
         assert row.loss == record.valid_loss
         assert row.metric == record.valid_metric
@@ -74,7 +74,7 @@ def test_each_trial_is_the_run_that_train_makes(storage):
         stored = database.resume("rates")
         record = stored.record(stored.trial(2))
     assert (record.recipe, record.valid_loss) == (
-        planned_trials(Plan(**PLAN))[2].recipe,
+        planned_trials(StudyPlan(**PLAN))[2].recipe,
         found.rows[2].loss,
     )
 
@@ -93,7 +93,9 @@ def test_the_same_call_again_trains_nothing_and_gives_the_same(storage, monkeypa
 def test_a_result_before_the_end_says_what_is_not_done(storage):
     with StudyDatabase(storage) as database:
         stored = database.create(
-            "rates", Plan(**PLAN).plain(), [t.plain() for t in planned_trials(Plan(**PLAN))]
+            "rates",
+            StudyPlan(**PLAN).plain(),
+            [t.plain() for t in planned_trials(StudyPlan(**PLAN))],
         )
         found = StudyResult.of(stored)
     assert found.done == 0
@@ -113,7 +115,7 @@ def test_an_interruption_puts_the_group_back_and_the_rest_is_not_repeated(storag
         return real(task, recipes, engine)
 
     monkeypatch.setattr(local, "train_many", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         study(plan, storage=storage, engine="loop", progress=False)
     with StudyDatabase(storage) as database:
         counts = database.resume("rates").counts()

@@ -92,11 +92,11 @@ def run(
 
     The trials are stored as they end. The same command goes on where an earlier one stopped.
     """
-    from etude.studies.plan import Plan
+    from etude.studies.plan import StudyPlan
     from etude.studies.study import study
 
     raise_on_interrupt()
-    _show(study(Plan.load(plan), storage=storage, engine=engine), json)
+    _show(study(StudyPlan.load(plan), storage=storage, engine=engine), json)
 
 
 @app.command("resume", epilog=_examples("etude study resume rates"))

@@ -1,4 +1,4 @@
-"""`Plan`: what a study trains, as lists of values that are combined."""
+"""`StudyPlan`: what a study trains, as lists of values that are combined."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _models(value: object) -> object:
 Values = Annotated[tuple[Any, ...] | None, BeforeValidator(_axis)]
 
 
-class Plan(BaseModel):
+class StudyPlan(BaseModel):
     r"""What a study trains: every combination of the values of its axes.
 
     An axis is one value, a list, or a range `{from, to, points}` (equal ratios) or
@@ -69,10 +69,11 @@ class Plan(BaseModel):
     Raises:
         BadValueError: If a key is unknown, or a value is out of bounds; the message gives the fix.
 
-    >>> plan = Plan(name="rates", tasks=["cancer-mlp"], lrs={"from": 0.01, "to": 1.0, "points": 3})
+    >>> lrs = {"from": 0.01, "to": 1.0, "points": 3}
+    >>> plan = StudyPlan(name="rates", tasks=["cancer-mlp"], lrs=lrs)
     >>> plan.lrs, plan.seeds
     ((0.01, 0.1, 1.0), (0,))
-    >>> Plan.from_toml('name = "rates"\ntasks = "cancer-mlp"').tasks
+    >>> StudyPlan.from_toml('name = "rates"\ntasks = "cancer-mlp"').tasks
     ('cancer-mlp',)
     """
 
@@ -108,7 +109,7 @@ class Plan(BaseModel):
     def plain(self) -> dict[str, Any]:
         """Return the plan as values that JSON can hold, those that are left out as None.
 
-        >>> Plan(**Plan(name="a", tasks=["digits-cnn"]).plain()).tasks
+        >>> StudyPlan(**StudyPlan(name="a", tasks=["digits-cnn"]).plain()).tasks
         ('digits-cnn',)
         """
         return {
@@ -160,5 +161,5 @@ def _explain(mistake: Any) -> str:
     if mistake["type"] == "missing":
         return f"{key} is missing: give it"
     if mistake["type"] == "extra_forbidden":
-        return str(unknown_name("key of a plan", key, Plan.model_fields))
+        return str(unknown_name("key of a plan", key, StudyPlan.model_fields))
     return f"{key}={shown(mistake['input'])} is out of bounds: {mistake['msg'].lower()}"

@@ -16,7 +16,7 @@ from etude.studies.trials import PlannedTrial
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunKind:
     """What a run is, besides its rate and seed.
 
     Attributes:
@@ -38,7 +38,7 @@ class Setting:
     steps: int | str
 
     @classmethod
-    def of(cls, one: PlannedTrial) -> Setting:
+    def of(cls, one: PlannedTrial) -> RunKind:
         """Return what a planned trial is."""
         options = ", ".join(f"{k}={v}" for k, v in sorted(one.ref.options.items()))
         recipe, choice = one.recipe, one.recipe.optimizer
@@ -60,7 +60,7 @@ class StudyRow:
 
     Attributes:
         number: The trial's number; `StoredStudy.record` returns its Record.
-        setting: What it is, besides rate and seed.
+        kind: What it is, besides rate and seed.
         lr: The rate.
         seed: The seed.
         state: Waiting, running, done or failed.
@@ -73,7 +73,7 @@ class StudyRow:
     """
 
     number: int
-    setting: Setting
+    kind: RunKind
     lr: float
     seed: int
     state: TrialState
@@ -94,7 +94,7 @@ class StudyRow:
         one = PlannedTrial.from_plain(stored.parameters, f"trial {stored.number} of the study")
         return cls(
             stored.number,
-            Setting.of(one),
+            RunKind.of(one),
             one.recipe.lr,
             one.recipe.seed,
             stored.state,
@@ -112,7 +112,7 @@ class RateSummary:
     """How one kind of run depends on its rate.
 
     Attributes:
-        setting: What the runs are.
+        kind: What the runs are.
         lrs: The rates at which every seed is done, in order.
         losses: The mean final loss at each; infinite where a run diverged.
         lowest: The least final loss over the seeds at each.
@@ -126,7 +126,7 @@ class RateSummary:
         failed: How many failed with an error.
     """
 
-    setting: Setting
+    kind: RunKind
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
     lowest: tuple[float, ...]
@@ -166,10 +166,10 @@ class StudyResult:
 
     def summaries(self) -> list[RateSummary]:
         """Return one summary for each kind of run, in the order of the trials."""
-        kinds: dict[Setting, list[StudyRow]] = defaultdict(list)
+        kinds: dict[RunKind, list[StudyRow]] = defaultdict(list)
         for row in self.rows:
-            kinds[row.setting].append(row)
-        return [_summary(setting, rows) for setting, rows in kinds.items()]
+            kinds[row.kind].append(row)
+        return [_summary(kind, rows) for kind, rows in kinds.items()]
 
     def best(self) -> dict[str, RateSummary]:
         """Return the kind of run with the least mean loss, for each task."""
@@ -177,9 +177,9 @@ class StudyResult:
         for one in self.summaries():
             if one.optimum is None:
                 continue
-            before = found.get(one.setting.task)
+            before = found.get(one.kind.task)
             if before is None or one.optimum.loss < _loss(before):
-                found[one.setting.task] = one
+                found[one.kind.task] = one
         return found
 
     def __str__(self) -> str:
@@ -192,7 +192,7 @@ def _loss(one: RateSummary) -> float:
     return math.inf if one.optimum is None else one.optimum.loss
 
 
-def _summary(setting: Setting, rows: Sequence[StudyRow]) -> RateSummary:
+def _summary(kind: RunKind, rows: Sequence[StudyRow]) -> RateSummary:
     done = [row for row in rows if row.state == TrialState.DONE]
     seeds = {row.seed for row in rows}
     losses: dict[float, dict[int, float]] = defaultdict(dict)
@@ -206,7 +206,7 @@ def _summary(setting: Setting, rows: Sequence[StudyRow]) -> RateSummary:
     start = float(np.mean(untrained)) if untrained else math.nan
     means = table.mean(1)
     return RateSummary(
-        setting,
+        kind,
         tuple(whole),
         tuple(map(float, means)),
         tuple(map(float, table.min(1))),
@@ -223,7 +223,7 @@ def _summary(setting: Setting, rows: Sequence[StudyRow]) -> RateSummary:
 
 def _line(one: RateSummary) -> str:
     """Return a summary as one line."""
-    named = {f.name: getattr(one.setting, f.name) for f in fields(one.setting)}
+    named = {f.name: getattr(one.kind, f.name) for f in fields(one.kind)}
     what = " ".join(str(value) for value in named.values() if value not in (None, ""))
     best = one.optimum
     if best is None:
@@ -239,6 +239,6 @@ def _line(one: RateSummary) -> str:
 def table_of(result: StudyResult) -> Iterator[Mapping[str, Any]]:
     """Yield each row of a study as plain values, for tables."""
     for row in result.rows:
-        setting = {f.name: getattr(row.setting, f.name) for f in fields(row.setting)}
-        own = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "setting"}
-        yield {"number": own.pop("number"), **setting, **own}
+        kind = {f.name: getattr(row.kind, f.name) for f in fields(row.kind)}
+        own = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "kind"}
+        yield {"number": own.pop("number"), **kind, **own}

@@ -9,7 +9,7 @@ from etude.errors import BadTypeError
 from etude.progress import bar
 from etude.storage.study import StudyDatabase
 from etude.studies.local import work
-from etude.studies.plan import Plan
+from etude.studies.plan import StudyPlan
 from etude.studies.result import StudyResult
 from etude.studies.trials import planned_trials
 from etude.tasks.trusted import remember
@@ -19,7 +19,7 @@ DATABASE = "studies.db"
 
 
 def study(
-    plan: Plan | dict[str, Any],
+    plan: StudyPlan | dict[str, Any],
     *,
     storage: str | Path = DATABASE,
     engine: str = "auto",
@@ -31,7 +31,7 @@ def study(
     stopped; several processes may work on one study at the same time.
 
     Args:
-        plan: A Plan, or its fields as a dictionary.
+        plan: A StudyPlan, or its fields as a dictionary.
         storage: A SQLite file, or the URL of a PostgreSQL database.
         engine: The engine that trains the trials: 'auto', 'pool', 'loop', 'vmap'.
         progress: Whether to show a bar; None shows one in a terminal.
@@ -46,16 +46,16 @@ def study(
 
     >>> from tempfile import TemporaryDirectory
     >>> folder = TemporaryDirectory()
-    >>> plan = Plan(name="rates", tasks="cancer-mlp", lrs=[0.001, 0.1], steps=20)
+    >>> plan = StudyPlan(name="rates", tasks="cancer-mlp", lrs=[0.001, 0.1], steps=20)
     >>> found = study(plan, storage=f"{folder.name}/studies.db", engine="loop")
     >>> found.summaries()[0].optimum.lr
     0.1
     >>> folder.cleanup()
     """
     if isinstance(plan, dict):
-        plan = Plan(**plan)
-    if not isinstance(plan, Plan):
-        raise BadTypeError(f"plan is a {type(plan).__name__}: give a Plan, or a dictionary")
+        plan = StudyPlan(**plan)
+    if not isinstance(plan, StudyPlan):
+        raise BadTypeError(f"plan is a {type(plan).__name__}: give a StudyPlan, or a dictionary")
     trials = planned_trials(plan)
     for one in {trial.ref.key: trial.ref for trial in trials}.values():
         remember(one)

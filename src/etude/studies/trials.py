@@ -10,7 +10,7 @@ from typing import Any
 from etude import tasks
 from etude.errors import BadValueError, EtudeError, StorageError, shown
 from etude.recipe import Recipe
-from etude.studies.plan import NONE, RECIPE_AXES, Plan
+from etude.studies.plan import NONE, RECIPE_AXES, StudyPlan
 from etude.tasks.ref import TaskRef
 
 FIELDS: Mapping[str, str] = {
@@ -59,7 +59,7 @@ class PlannedTrial:
             raise StorageError(f"{where} is damaged: {error}") from error
 
 
-def planned_trials(plan: Plan) -> list[PlannedTrial]:
+def planned_trials(plan: StudyPlan) -> list[PlannedTrial]:
     """Return every trial of a plan, in order; the axes named last change fastest.
 
     The order of the axes is that of the plan's attributes. Each task is loaded, and each recipe
@@ -82,7 +82,7 @@ def planned_trials(plan: Plan) -> list[PlannedTrial]:
     return found
 
 
-def _recipes(plan: Plan, defaults: Mapping[str, Any]) -> Iterator[Recipe]:
+def _recipes(plan: StudyPlan, defaults: Mapping[str, Any]) -> Iterator[Recipe]:
     given = {axis: values for axis in RECIPE_AXES if (values := getattr(plan, axis)) is not None}
     for values in itertools.product(*given.values()):
         fields = dict(defaults)

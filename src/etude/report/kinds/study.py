@@ -21,7 +21,7 @@ from etude.report.document import (
 from etude.report.registry import presents
 from etude.report.stability_map import MapRow
 from etude.report.study_curves import StudyCurve
-from etude.studies.result import RateSummary, Setting, StudyResult
+from etude.studies.result import RateSummary, RunKind, StudyResult
 from etude.tasks.task import Task
 
 HEADS = {
@@ -33,14 +33,14 @@ HEADS = {
     "clip_norm": "clip",
     "steps": "updates",
 }
-"""The heading of each part of a setting."""
+"""The heading of each part of a kind."""
 
 
 @presents(StudyResult)
 def of_study(found: StudyResult, task: Task | None = None) -> Report:
     """Return the report on a study."""
     summaries = found.summaries()
-    differing = differing_fields([one.setting for one in summaries])
+    differing = differing_fields([one.kind for one in summaries])
     kinds = words.plural(len(summaries), "kind") + " of run"
     return Report(
         kind="Study of the learning rate",
@@ -57,28 +57,26 @@ def of_study(found: StudyResult, task: Task | None = None) -> Report:
     )
 
 
-def differing_fields(settings: Sequence[Setting]) -> tuple[str, ...]:
-    """Return the parts of the settings that are not the same everywhere; 'task' always.
+def differing_fields(kinds: Sequence[RunKind]) -> tuple[str, ...]:
+    """Return the parts of the kinds that are not the same everywhere; 'task' always.
 
-    >>> one = Setting("a", "", "sgd", "cosine()", 64, None, 10)
+    >>> one = RunKind("a", "", "sgd", "cosine()", 64, None, 10)
     >>> differing_fields([one])
     ('task',)
     """
-    names = [field.name for field in fields(Setting)]
+    names = [field.name for field in fields(RunKind)]
     return tuple(
-        name
-        for name in names
-        if name == "task" or len({getattr(one, name) for one in settings}) > 1
+        name for name in names if name == "task" or len({getattr(one, name) for one in kinds}) > 1
     )
 
 
-def name_of(setting: Setting, differing: Sequence[str]) -> str:
-    """Return a setting as text: the parts that differ within the study."""
-    return ", ".join(text for name in differing if (text := _cell(setting, name)) != "–")
+def name_of(kind: RunKind, differing: Sequence[str]) -> str:
+    """Return a kind as text: the parts that differ within the study."""
+    return ", ".join(text for name in differing if (text := _cell(kind, name)) != "–")
 
 
-def _cell(setting: Setting, name: str) -> str:
-    value = getattr(setting, name)
+def _cell(kind: RunKind, name: str) -> str:
+    value = getattr(kind, name)
     if value in (None, ""):
         return "–"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -92,9 +90,9 @@ def _lede(found: StudyResult, summaries: Sequence[RateSummary], differing: Seque
         f"{words.plural(len(seeds), 'seed')}."
     ]
     for task, best in found.best().items():
-        others = [one for one in summaries if one.setting.task == task]
+        others = [one for one in summaries if one.kind.task == task]
         assert best.optimum is not None
-        what = name_of(best.setting, [name for name in differing if name != "task"])
+        what = name_of(best.kind, [name for name in differing if name != "task"])
         kind = f" with {what}" if what else ""
         of = f" of {len(others)} kinds of run" if len(others) > 1 else ""
         told.append(
@@ -150,7 +148,7 @@ def _table(summaries: Sequence[RateSummary], differing: Sequence[str]) -> DataTa
 
 
 def _row(one: RateSummary, differing: Sequence[str]) -> TableRow:
-    cells = [_cell(one.setting, name) for name in differing]
+    cells = [_cell(one.kind, name) for name in differing]
     best = one.optimum
     if best is None:
         return TableRow((*cells, *(["–"] * 5), words.percent(one.diverged)), Tone.SOFT)
@@ -176,7 +174,7 @@ def _rates(summaries: Sequence[RateSummary]) -> set[float]:
 def _map(summaries: Sequence[RateSummary], differing: Sequence[str]) -> Drawing:
     rows = tuple(
         MapRow(
-            name_of(one.setting, differing),
+            name_of(one.kind, differing),
             one.lrs,
             one.losses,
             one.untrained,
@@ -191,12 +189,12 @@ def _curves(summaries: Sequence[RateSummary], differing: Sequence[str]) -> list[
     parts: list[Drawing | str] = []
     by_task: dict[str, list[RateSummary]] = defaultdict(list)
     for one in summaries:
-        by_task[one.setting.task].append(one)
+        by_task[one.kind.task].append(one)
     rest = [name for name in differing if name != "task"]
     for task, found in by_task.items():
         lines = tuple(
             StudyCurve(
-                name_of(one.setting, rest) or task, one.lrs, one.lowest, one.losses, one.highest
+                name_of(one.kind, rest) or task, one.lrs, one.lowest, one.losses, one.highest
             )
             for one in found
         )
