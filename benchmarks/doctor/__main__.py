@@ -3,7 +3,9 @@
 python -m benchmarks.doctor list                 # programs, edits, causes
 python -m benchmarks.doctor verify [PART ...]    # measure what is new or has changed
 python -m benchmarks.doctor features [PART ...]  # keep the probe's readings in cache/
-python -m benchmarks.doctor score rivals         # the rivals' rules: results/doctor/rivals.md
+python -m benchmarks.doctor score rivals         # the rivals: results/doctor/rivals.md
+python -m benchmarks.doctor score repair         # remedies, on the open programs: repair.md
+python -m benchmarks.doctor score repair --held  # and on the held ones
 python -m benchmarks.doctor score watch          # etude.watch, on the open programs
 python -m benchmarks.doctor score watch --held   # and on the held ones: once a design is fixed
 """
@@ -17,7 +19,7 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks import doctor
-from benchmarks.doctor import score, verify
+from benchmarks.doctor import mended, mended_table, score, verify
 from benchmarks.doctor.case import Case
 from benchmarks.doctor.diagnoser import Diagnoser
 from benchmarks.doctor.installed import INSTALLED
@@ -101,6 +103,15 @@ def scored(names: Sequence[str], cases: list[Case]) -> None:
         files.write_text(score.FOLDER / "rivals.md", NOTES + count + score.table(results) + parted)
 
 
+def repaired(cases: list[Case], ways: Sequence[str], anew: bool) -> None:
+    """Mend the cases that can be mended, and print and keep what came of it."""
+    table = mended.mend([case for case in cases if mended.fits(case)], ways, anew)
+    every = [case for case in doctor.cases() if mended.fits(case)]
+    told = mended_table.report(table, every, verify.read())
+    print(told)
+    files.write_text(score.FOLDER / "repair.md", told)
+
+
 def main() -> None:
     """Parse, call, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.doctor")
@@ -109,6 +120,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(doctor.SEEDS))
     parser.add_argument("--held", action="store_true", help="score the held programs too")
     parser.add_argument("--anew", action="store_true", help="measure what is in the table too")
+    parser.add_argument(
+        "--ways", nargs="+", choices=mended.WAYS, default=list(mended.WAYS),
+        help="how to mend a case",
+    )  # fmt: skip
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.verb == "list":
@@ -120,7 +135,10 @@ def main() -> None:
         wanted = given.names or ["rivals"]
         if wanted != ["rivals"] and not given.held:
             cases = [case for case in cases if case.program.name in doctor.OPEN]
-        scored(wanted, cases)
+        if wanted == ["repair"]:
+            repaired(cases, given.ways, given.anew)
+        else:
+            scored(wanted, cases)
         return
     cases = [c for c in cases if not given.names or any(part in c.name for part in given.names)]
     if given.verb == "features":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,19 +11,21 @@ from torch import Tensor
 
 from benchmarks.doctor.case import Case, Edit
 from benchmarks.doctor.edits import both
-from benchmarks.doctor.loops import alternating
+from benchmarks.doctor.loops import Loop, alternating, by_closure
 from benchmarks.doctor.setup import Setup
 
 
 class Heard:
     """The losses that a program has computed since they were last asked for.
 
-    Only those with a gradient count, so that an evaluation is not heard. Of several batches that
-    make one update, `update` gives the mean; of a generator and a discriminator, the latter's sum.
+    Only those with a gradient count, so that an evaluation is not heard.
+
+    Args:
+        one: Gives the loss of an update from those since the last one.
     """
 
-    def __init__(self, summed: bool) -> None:
-        self.summed, self.since = summed, list[Tensor]()
+    def __init__(self, one: Callable[[Tensor], Tensor]) -> None:
+        self.one, self.since = one, list[Tensor]()
 
     def listen(self, setup: Setup) -> Setup:
         """Return the setup with a loss that is heard."""
@@ -41,12 +44,19 @@ class Heard:
         found, self.since = self.since, []
         if not found:
             return float("nan")
-        losses = torch.stack(found)
-        return float(losses[-2:].sum() if self.summed else losses.mean())
+        return float(self.one(torch.stack(found)))
+
+
+OF_LOOP: Mapping[Loop, Callable[[Tensor], Tensor]] = {
+    alternating: lambda losses: losses[-2:].sum(),
+    by_closure: lambda losses: losses[0],
+}
+"""The loss of an update: of a discriminator, the sum over true and generated points; of a closure
+that is called several times, the first. Of other loops, the mean over the batches."""
 
 
 def heard(case: Case) -> tuple[Case, Heard]:
     """Return the same case, to the bit, and what is heard of its losses."""
-    ears = Heard(case.program.loop is alternating)
+    ears = Heard(OF_LOOP.get(case.program.loop, torch.mean))
     edit = case.edit or Edit("healthy", both())
     return replace(case, edit=replace(edit, apply=both(edit.apply, ears.listen))), ears

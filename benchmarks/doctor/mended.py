@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def recommended(found: Repair) -> Told:
     return name, found.model, str(found)
 
 
-WAYS: Mapping[str, Callable[[Case], Told]] = {
+WAYS: dict[str, Callable[[Case], Told]] = {
     "unchanged": unchanged,
     "a remedy at random": by_chance,
     "true cause": by_true_cause,
@@ -172,5 +172,14 @@ def write(table: Table) -> None:
 
 
 def fits(case: Case) -> bool:
-    """Return whether a case is a fault of a task and a recipe."""
-    return bool(case.cause) and not case.in_loop
+    """Return whether a case is a fault that has a task and a recipe.
+
+    What lies in a training loop has none, nor has an optimizer that Etude does not know.
+    """
+    if not case.cause or case.in_loop:
+        return False
+    try:
+        case.recipe()
+    except EtudeError:
+        return False
+    return True

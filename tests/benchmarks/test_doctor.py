@@ -238,7 +238,9 @@ def test_every_case_is_stored_every_fault_harms_and_every_twin_learns():
     assert list(verify.complaints(table, list(every.values()))) == []
     assert set(table) == set(every)
     for case in every.values():
-        assert (table[case.name].cause, table[case.name].twin) == (case.cause, case.twin.name)
+        row, edit = table[case.name], case.edit
+        assert (row.cause, row.twin) == (case.cause, case.twin.name)
+        assert edit is None or (row.layer, row.by) == (edit.layer, edit.by)
     content = json.loads(verify.TABLE.read_text(encoding="utf-8"))
     assert set(content) == {"torch", "thresholds", "cases"}
 

@@ -15,12 +15,12 @@ import etude
 from etude import Recipe, Task
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.remedies import OF_CAUSE, REMEDIES, remedies_for, repair
+from etude.diagnosis.remedies.edits import smooth_labels, warm_up
 from etude.errors import BadValueError, UnknownNameError
 from tests.helpers import mlp
 
 OF_THE_LOOP = {
     Cause.GRADIENTS_NOT_CLEARED,
-    Cause.PARAMETERS_NOT_TRAINED,
     Cause.EVAL_MODE_IN_TRAINING,
     Cause.LABELS_DO_NOT_MATCH,
     Cause.BAD_DATA,
@@ -164,6 +164,18 @@ def test_a_remedy_that_would_change_nothing_is_left_out() -> None:
     assert REMEDIES["warmup"].apply(TASK, warm) is None
     assert REMEDIES["warmup"].apply(TASK, warm.replace(schedule="cosine()")) is not None
     assert REMEDIES["clip 90%"].apply(TASK, warm.replace(clip_norm=1.0)) is None
+    assert REMEDIES["label smoothing"].apply(TASK, warm.replace(label_smoothing=0.2)) is None
+    assert REMEDIES["all trained"].apply(TASK, warm) is None
+
+
+@given(st.integers(2, 60))
+def test_a_warmup_reaches_the_schedule_where_it_ends(percent: int) -> None:
+    edited = warm_up(percent)(TASK, SLOW.replace(steps=200))
+    assert edited is not None
+    before, after = (r.schedule.over(200) for r in (SLOW, edited))
+    end = 2 * percent
+    assert after(0) < before(0)
+    assert [after(t) for t in range(end, 200)] == [before(t) for t in range(end, 200)]
 
 
 def test_a_wrong_word_gets_a_fix() -> None:
@@ -171,3 +183,29 @@ def test_a_wrong_word_gets_a_fix() -> None:
         repair(TASK, SLOW, ["lr_to_low"], progress=False)
     with pytest.raises(BadValueError, match=r"budget=1.0 is too small .* at least 2.5"):
         repair(TASK, SLOW, ["lr_too_low"], budget=1.0, progress=False)
+
+
+def test_labels_are_smoothed_where_the_loss_is_a_cross_entropy() -> None:
+    x = torch.rand(32, 2)
+    values = etude.Task(nn.Linear(2, 1), (x, x[:, :1]), loss=nn.functional.mse_loss)
+    assert smooth_labels(values, SLOW) is None
+    smooth = smooth_labels(TASK, SLOW)
+    assert smooth is not None
+    assert smooth.label_smoothing == 0.1
+
+
+def test_a_layer_that_is_frozen_at_zero_is_trained() -> None:
+    def frozen() -> nn.Module:
+        net = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
+        nn.init.zeros_(net[0].weight)
+        net[0].requires_grad_(False)
+        return net
+
+    x = torch.rand(256, 2) * 2 - 1
+    task = etude.Task(frozen, (x, 3 * x[:, :1]), loss=nn.functional.mse_loss)
+    recipe = etude.Recipe(optimizer="adam", lr=0.02, steps=120, batch_size=32)
+    found = repair(task, recipe, ["parameters_not_trained"], progress=False)
+    assert found.recommended is not None
+    assert found.recommended.name.startswith("all trained")
+    assert "requires_grad=True" in found.recommended.patch
+    assert not any(p.requires_grad for p in task.build()[0].parameters())

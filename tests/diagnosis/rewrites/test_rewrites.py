@@ -21,6 +21,7 @@ from etude.diagnosis.rewrites import (
     scale_outputs,
     standardise_inputs,
     swap_activations,
+    train_frozen,
 )
 from etude.diagnosis.rewrites.residual import Residual
 from tests.helpers import data, mlp, task
@@ -237,3 +238,21 @@ def test_alike_changes_are_told_on_one_line() -> None:
     model = mlp(6, 8, 8, 2)
     assert str(swap_activations(task(model), model)) == "1, 3: Tanh() -> ReLU()"
     assert str(add_residuals(task(mlp()), mlp())).startswith("residual connections: no block")
+
+
+@given(st.lists(st.booleans(), min_size=3, max_size=3))
+def test_what_is_frozen_is_trained_and_the_original_is_not(frozen: list[bool]) -> None:
+    net = nn.Sequential(*(nn.Linear(2, 2).requires_grad_(not one) for one in frozen))
+    rewrite = train_frozen(net)
+    assert [change.layer for change in rewrite.changes] == [
+        str(place) for place, one in enumerate(frozen) if one
+    ]
+    assert bool(rewrite) == any(frozen)
+    assert all(p.requires_grad for p in rewrite.apply(net).parameters())
+    assert [not layer.weight.requires_grad for layer in net] == frozen
+
+
+def test_whole_numbers_stay_frozen() -> None:
+    net = nn.Linear(2, 2)
+    net.register_parameter("table", nn.Parameter(torch.tensor([1, 2]), requires_grad=False))
+    assert not train_frozen(net)
