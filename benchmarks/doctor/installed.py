@@ -56,13 +56,13 @@ class Told:
     Attributes:
         report: torchmortem's report; None if it raised.
         spikes: (update, score) of each spike that trainscope returned.
-        last: The last update of the run.
+        updates: How many updates the tool was told of.
         failures: What was raised, by the tool's name.
     """
 
     report: Any = None
     spikes: list[tuple[int, float]] = field(default_factory=list)
-    last: int = 0
+    updates: int = 0
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -82,7 +82,9 @@ class Torchmortem:
         causes = [cause for one in findings for cause in advised(one.title)]
         layers = (layer for one in findings for layer in one.affected_layers)
         titles = "; ".join(one.title for one in findings)
-        return Verdict(tuple(dict.fromkeys(causes)), next(layers, ""), told.last, True, titles)
+        return Verdict(
+            tuple(dict.fromkeys(causes)), next(layers, ""), told.updates - 1, True, titles
+        )
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,11 @@ def autopsy(model: nn.Module, optimizer: Any, ears: Heard, told: Told) -> Iterat
 
     def after() -> None:
         watching.step(loss=ears.update())
-        told.last += 1
+        told.updates += 1
 
     with torchmortem.Autopsy(model, optimizer=several[-1]) as watching, after_step(several, after):
         yield
     told.report = watching.get_report()
-    told.last -= 1
 
 
 @contextmanager
@@ -160,7 +161,7 @@ def scope(model: nn.Module, optimizer: Any, ears: Heard, told: Told) -> Iterator
         spike = watching.step(ears.update())
         if spike:
             told.spikes.append((spike["step"], spike["spike_score"]))
-        told.last += 1
+        told.updates += 1
 
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())

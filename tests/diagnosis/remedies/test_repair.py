@@ -15,8 +15,11 @@ import etude
 from etude import Recipe, Task
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.remedies import OF_CAUSE, REMEDIES, remedies_for, repair
+from etude.diagnosis.remedies.beats import beats
 from etude.diagnosis.remedies.edits import smooth_labels, warm_up
 from etude.errors import BadValueError, UnknownNameError
+from etude.record import Evaluation
+from etude.trials.score import Goal
 from tests.helpers import mlp
 
 OF_THE_LOOP = {
@@ -170,9 +173,10 @@ def test_a_remedy_that_would_change_nothing_is_left_out() -> None:
 
 @given(st.integers(2, 60))
 def test_a_warmup_reaches_the_schedule_where_it_ends(percent: int) -> None:
-    edited = warm_up(percent)(TASK, SLOW.replace(steps=200))
+    cold = SLOW.replace(steps=200, schedule="cosine()")
+    edited = warm_up(percent)(TASK, cold)
     assert edited is not None
-    before, after = (r.schedule.over(200) for r in (SLOW, edited))
+    before, after = (r.schedule.over(200) for r in (cold, edited))
     end = 2 * percent
     assert after(0) < before(0)
     assert [after(t) for t in range(end, 200)] == [before(t) for t in range(end, 200)]
@@ -209,3 +213,28 @@ def test_a_layer_that_is_frozen_at_zero_is_trained() -> None:
     assert found.recommended.name.startswith("all trained")
     assert "requires_grad=True" in found.recommended.patch
     assert not any(p.requires_grad for p in task.build()[0].parameters())
+
+
+SLICES = st.lists(st.floats(0.01, 10.0), min_size=2, max_size=30)
+
+
+@given(SLICES, st.floats(0.1, 0.9))
+def test_what_beats_another_is_not_beaten_by_it(losses: list[float], factor: float) -> None:
+    def of(parts: list[float]) -> Evaluation:
+        return Evaluation(9, sum(parts) / len(parts), None, tuple(parts))
+
+    goal = Goal()
+    high, low = of(losses), of([factor * loss for loss in losses])
+    assert not beats(high, low, goal)
+    assert not beats(high, high, goal)
+    if len(losses) > 13:
+        assert beats(low, high, goal)
+
+
+def test_one_huge_loss_does_not_hide_what_every_other_slice_shows() -> None:
+    wild = Evaluation(9, 5000.0, None, (1.0,) * 15 + (79985.0,))
+    fine = Evaluation(9, 0.1, None, (0.1,) * 16)
+    lucky = Evaluation(9, 1.0, None, (1.0 - 1e-9, 1.0 + 1e-9) * 7 + (1.0, 2.0))
+    assert beats(fine, wild, Goal())
+    assert not beats(wild, fine, Goal())
+    assert not beats(lucky, wild, Goal())

@@ -256,3 +256,40 @@ def test_whole_numbers_stay_frozen() -> None:
     net = nn.Linear(2, 2)
     net.register_parameter("table", nn.Parameter(torch.tensor([1, 2]), requires_grad=False))
     assert not train_frozen(net)
+
+
+@pytest.mark.parametrize("first", ["recurrent", "linear", "convolution"])
+def test_the_features_of_a_series_are_standardised_whatever_the_time(first: str) -> None:
+    axis = 1 if first == "convolution" else 2
+    scales = torch.tensor([1.0, 1000.0]).view([-1 if one == axis else 1 for one in range(3)])
+    x = torch.randn(64, *([2, 7] if axis == 1 else [7, 2])) * scales + 5 * scales
+    kinds = {
+        "recurrent": nn.GRU(2, 3, batch_first=True),
+        "linear": nn.Linear(2, 3),
+        "convolution": nn.Conv1d(2, 3, 3),
+    }
+    net = nn.Sequential(kinds[first])
+    of = Task(net, (x, torch.zeros(64, 1)), step=None, loss=lambda output, target: output[0].sum())
+    changed = standardise_inputs(of, net).apply(net)
+    standard = (x - changed.mean) / changed.std
+    over = [0, 3 - axis]
+    assert changed.mean.numel() == 2
+    torch.testing.assert_close(standard.mean(over), torch.zeros(2), atol=0.3, rtol=0)
+    torch.testing.assert_close(standard.std(over), torch.ones(2), atol=0.3, rtol=0)
+
+
+def test_scaled_residuals_keep_the_variance_at_any_depth() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 16)
+    for depth in (9, 36):
+        layers = [nn.Linear(16, 16, bias=False) for _ in range(depth)]
+        for layer in layers:
+            nn.init.orthogonal_(layer.weight)
+        model = nn.Sequential(*layers, nn.Linear(16, 1))
+        of = Task(model, (x, x[:, :1]), loss=mse_loss)
+        scaled = add_residuals(of, model, scaled=True)
+        assert f"times {depth**-0.5:.3g}" in str(scaled)
+        out = scaled.apply(model)[:-1](x)
+        plain = add_residuals(of, model).apply(model)[:-1](x)
+        assert 1.2 < float(out.var() / x.var()) < 9.0
+        assert float(plain.var()) > 3 * float(out.var())

@@ -25,7 +25,7 @@ from etude.tasks.task import Task
 
 
 def _inputs(task: Task, model: nn.Module) -> Rewrite:
-    return standardise_inputs(task)
+    return standardise_inputs(task, model)
 
 
 def _targets(task: Task, model: nn.Module) -> Rewrite:
@@ -34,6 +34,10 @@ def _targets(task: Task, model: nn.Module) -> Rewrite:
 
 def _anew(task: Task, model: nn.Module) -> Rewrite:
     return fresh_weights(model)
+
+
+def _scaled_residuals(task: Task, model: nn.Module) -> Rewrite:
+    return add_residuals(task, model, scaled=True)
 
 
 def _unfrozen(task: Task, model: nn.Module) -> Rewrite:
@@ -94,6 +98,11 @@ ALL = (
         rewrites=(swap_activations, insert_normalisation),
     ),
     Remedy("residual", "Add residual connections", rewrites=(add_residuals,)),
+    Remedy(
+        "scaled residual",
+        "Add residual connections around blocks scaled by their number",
+        rewrites=(_scaled_residuals,),
+    ),
     Remedy(
         "normalisation + residual",
         "Normalise the inputs of the activations, and add residual connections",
@@ -166,7 +175,12 @@ OF_CAUSE: Mapping[Cause, Sequence[str]] = MappingProxyType(
             "fresh weights",
             "lsuv",
         ),
-        Cause.MISSING_RESIDUAL: ("residual", "normalisation", "normalisation + residual"),
+        Cause.MISSING_RESIDUAL: (
+            "residual",
+            "normalisation",
+            "normalisation + residual",
+            "scaled residual",
+        ),
         Cause.UNSCALED_INPUTS: (
             "inputs standardised",
             "inputs and targets standardised",
