@@ -31,7 +31,7 @@ labels or the data, count among all faults.
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Undone:
     """What one way of mending did to one case.
 
     Attributes:
@@ -45,15 +45,15 @@ class Outcome:
     undone: float
 
 
-Measure = Callable[[Sequence[Outcome]], float]
+Measure = Callable[[Sequence[Undone]], float]
 
 
-def share(said: Callable[[Outcome], bool]) -> Measure:
+def share(said: Callable[[Undone], bool]) -> Measure:
     """Return a measure: the share of outcomes of which something is true."""
     return lambda rows: sum(map(said, rows)) / len(rows) if rows else math.nan
 
 
-def median_undone(rows: Sequence[Outcome]) -> float:
+def median_undone(rows: Sequence[Undone]) -> float:
     """Return the median share of the harm that was undone."""
     found = sorted(row.undone for row in rows)
     middle = len(found) // 2
@@ -76,14 +76,14 @@ def mendable(case: Case) -> bool:
 
 def outcomes(
     table: Table, cases: Sequence[Case], verified: Mapping[str, Verified], way: str
-) -> list[Outcome]:
+) -> list[Undone]:
     """Return what one way did to the cases that it was tried on."""
     found = []
     for case in cases:
         row = table.get(case.name, {}).get(way)
         if row is not None:
             won = undone(row, verified[case.name], verified[case.twin.name])
-            found.append(Outcome(case, row.remedy, won))
+            found.append(Undone(case, row.remedy, won))
     return found
 
 
