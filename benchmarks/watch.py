@@ -7,6 +7,8 @@ run; while another block runs, theirs are detached.
 
     python -m benchmarks.watch
 
+The other tools are measured in the same way (`watch_rivals.py`), where they are installed.
+
 The results go to benchmarks/results/watch.json and watch.md.
 """
 
@@ -16,105 +18,19 @@ import json
 import os
 import platform
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 import etude
+from benchmarks.watch_loop import NETWORKS, Loop, spread
+from benchmarks.watch_rivals import RIVALS, cost
+from benchmarks.watch_rivals import lines as rivals_table
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, SECONDS = 6, 0.5
 """How many rounds of blocks, and how long a block of the bare loop takes."""
-
-
-class Words(nn.Module):
-    """An LSTM over tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(100, 64)
-        self.body = nn.LSTM(64, 128, batch_first=True)
-        self.head = nn.Linear(128, 10)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the class scores."""
-        found: Tensor = self.head(self.body(self.embed(tokens))[0][:, -1])
-        return found
-
-
-class Encoder(nn.Module):
-    """A small transformer over tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(100, 64)
-        layer = nn.TransformerEncoderLayer(64, 4, 256, dropout=0.1, batch_first=True)
-        self.body = nn.TransformerEncoder(layer, 4)
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the class scores."""
-        found: Tensor = self.head(self.body(self.embed(tokens)).mean(1))
-        return found
-
-
-def mlp() -> tuple[nn.Module, Tensor]:
-    layers: list[nn.Module] = [nn.Linear(512, 512), nn.ReLU()]
-    layers += [nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)]
-    return nn.Sequential(*layers), torch.randn(2048, 512)
-
-
-def cnn() -> tuple[nn.Module, Tensor]:
-    def block(inward: int, outward: int) -> list[nn.Module]:
-        conv = nn.Conv2d(inward, outward, 3, padding=1, bias=False)
-        return [conv, nn.BatchNorm2d(outward), nn.ReLU(), nn.MaxPool2d(2)]
-
-    body = nn.Sequential(*block(3, 32), *block(32, 64), *block(64, 64))
-    head = nn.Sequential(nn.Flatten(), nn.Linear(64 * 16, 10))
-    return nn.Sequential(body, head), torch.randn(512, 3, 32, 32)
-
-
-def lstm() -> tuple[nn.Module, Tensor]:
-    return Words(), torch.randint(0, 100, (2048, 32))
-
-
-def transformer() -> tuple[nn.Module, Tensor]:
-    return Encoder(), torch.randint(0, 100, (2048, 32))
-
-
-NETWORKS: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor]], int]] = {
-    "MLP, width 512": (mlp, 128),
-    "CNN": (cnn, 64),
-    "LSTM": (lstm, 64),
-    "transformer": (transformer, 32),
-}
-
-
-class Loop:
-    """A bare loop with AdamW that goes on from block to block."""
-
-    def __init__(self, build: Callable[[], tuple[nn.Module, Tensor]], batch: int) -> None:
-        torch.manual_seed(0)
-        self.model, self.inputs = build()
-        self.targets = torch.randint(0, 10, (len(self.inputs),))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        self.batch = batch
-
-    def block(self, updates: int) -> float:
-        """Do some updates; return the seconds of one, of this process alone."""
-        started = time.process_time()
-        for _ in range(updates):
-            chosen = torch.randint(0, len(self.inputs), (self.batch,))
-            self.optimizer.zero_grad()
-            loss = cross_entropy(self.model(self.inputs[chosen]), self.targets[chosen])
-            torch.autograd.backward(loss)
-            self.optimizer.step()
-        return (time.process_time() - started) / updates
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -142,14 +58,9 @@ def measure(name: str) -> dict[str, Any]:
         "bare_ms": 1e3 * statistics.median(bare),
         "default": statistics.median(ratios["default"]),
         "every": statistics.median(ratios["every update"]),
-        "spread": [_spread(ratios["default"]), _spread(ratios["every update"])],
+        "spread": [spread(ratios["default"]), spread(ratios["every update"])],
         "sampled": samples[0] if samples else "",
     }
-
-
-def _spread(values: list[float]) -> list[float]:
-    low, _, high = statistics.quantiles(values, n=4)
-    return [low, high]
 
 
 def _quiet(finding: object) -> None:
@@ -160,6 +71,7 @@ def main() -> None:
     """Measure, print, and write the results."""
     torch.set_num_threads(1)
     rows = [measure(name) for name in NETWORKS]
+    rivals = [cost(name, rival, ROUNDS, SECONDS) for rival in RIVALS for name in NETWORKS]
     machine = (
         f"{os.cpu_count()} cores, one thread, Python {platform.python_version()}, "
         f"torch {torch.__version__}"
@@ -182,10 +94,11 @@ def main() -> None:
         f"| {r['sampled']} |"
         for r in rows
     ]
+    lines += ["", "## Others, at their defaults", "", *rivals_table(rivals)]
     print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "watch.md").write_text("\n".join(lines) + "\n")
-    content = {"machine": machine, "rows": rows}
+    content = {"machine": machine, "rows": rows, "rivals": rivals}
     (RESULTS / "watch.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -3,7 +3,9 @@
 python -m benchmarks.doctor list                 # programs, edits, causes
 python -m benchmarks.doctor verify [PART ...]    # measure what is new or has changed
 python -m benchmarks.doctor features [PART ...]  # keep the probe's readings in cache/
-python -m benchmarks.doctor score rivals         # the rivals' rules: results/doctor/rivals.md
+python -m benchmarks.doctor score rivals         # the rivals: results/doctor/rivals.md
+python -m benchmarks.doctor score repair         # remedies, on the open programs: repair.md
+python -m benchmarks.doctor score repair --held  # and on the held ones
 python -m benchmarks.doctor score watch          # etude.watch, on the open programs
 python -m benchmarks.doctor score watch --held   # and on the held ones: once a design is fixed
 """
@@ -17,23 +19,35 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks import doctor
-from benchmarks.doctor import score, verify
+from benchmarks.doctor import mended, mended_table, score, verify
 from benchmarks.doctor.case import Case
 from benchmarks.doctor.diagnoser import Diagnoser
+from benchmarks.doctor.installed import INSTALLED
 from benchmarks.doctor.keep import kept
 from benchmarks.doctor.rivals import RIVALS
 from benchmarks.doctor.watched import Watched
 from etude import files
 
-DIAGNOSERS: dict[str, Sequence[Diagnoser]] = {"rivals": RIVALS, "watch": (Watched(),)}
+DIAGNOSERS: dict[str, Sequence[Diagnoser]] = {
+    "rivals": (*RIVALS, *INSTALLED),
+    "watch": (Watched(),),
+}
 
-NOTES = """# The rivals' rules on the zoo
+NOTES = """# The rivals on the zoo
 
-Written by `python -m benchmarks.doctor score rivals`. The thresholds are those that the tools \
+Written by `python -m benchmarks.doctor score rivals`. Where a tool names a symptom, its causes \
+are those that its own remedies for the symptom would mend.
+
+AutoTrainer, SageMaker Debugger and DeepDiagnosis: the thresholds are those that the tools \
 publish, in an own implementation over a probe of our own (`benchmarks/doctor/rivals.py`); none of \
 their code ran. The probe reads about sixty updates of a run, so that a rule that waits for an \
-epoch gets twenty. Where a tool names a symptom, its causes are those that its own remedies for \
-the symptom would mend. A rule counts as an alarm whenever it fires.
+epoch gets twenty. A rule counts as an alarm whenever it fires.
+
+torchmortem 0.1.1 and trainscope 1.8.1 ran themselves, at their defaults, in each case's own loop \
+(`benchmarks/doctor/installed.py`). torchmortem: a finding of severity warning or critical counts \
+as an alarm, a note does not; its report is written when the run has ended. trainscope: a spike \
+that `step` returns counts as an alarm. Its test is two-sided, so that a loss that falls fast is \
+a spike too; in the row "rising" only those of a rising loss count. It names no cause and no layer.
 
 **recall**: share of faulty cases that are flagged. **false alarms**: share of healthy cases that \
 are flagged. **top-1**, **top-3**: share of faulty cases whose cause is named first, or among the \
@@ -67,8 +81,11 @@ def listed() -> None:
 
 def scored(names: Sequence[str], cases: list[Case]) -> None:
     """Score diagnosers, keep their verdicts, and print the table."""
-    results = {}
+    results: dict[str, list[score.Row]] = {}
     for name in names:
+        if name == "rivals":
+            results |= score.go_on(DIAGNOSERS[name], cases)
+            continue
         for diagnoser in DIAGNOSERS[name]:
             results[diagnoser.name] = score.judge(diagnoser, cases)
             score.keep(diagnoser.name, results[diagnoser.name])
@@ -86,6 +103,15 @@ def scored(names: Sequence[str], cases: list[Case]) -> None:
         files.write_text(score.FOLDER / "rivals.md", NOTES + count + score.table(results) + parted)
 
 
+def repaired(cases: list[Case], ways: Sequence[str], anew: bool) -> None:
+    """Mend the cases that can be mended, and print and keep what came of it."""
+    table = mended.mend([case for case in cases if mended.fits(case)], ways, anew)
+    every = [case for case in doctor.cases() if mended.fits(case)]
+    told = mended_table.report(table, every, verify.read())
+    print(told)
+    files.write_text(score.FOLDER / "repair.md", told)
+
+
 def main() -> None:
     """Parse, call, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.doctor")
@@ -94,6 +120,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(doctor.SEEDS))
     parser.add_argument("--held", action="store_true", help="score the held programs too")
     parser.add_argument("--anew", action="store_true", help="measure what is in the table too")
+    parser.add_argument(
+        "--ways", nargs="+", choices=mended.WAYS, default=list(mended.WAYS),
+        help="how to mend a case",
+    )  # fmt: skip
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.verb == "list":
@@ -105,7 +135,10 @@ def main() -> None:
         wanted = given.names or ["rivals"]
         if wanted != ["rivals"] and not given.held:
             cases = [case for case in cases if case.program.name in doctor.OPEN]
-        scored(wanted, cases)
+        if wanted == ["repair"]:
+            repaired(cases, given.ways, given.anew)
+        else:
+            scored(wanted, cases)
         return
     cases = [c for c in cases if not given.names or any(part in c.name for part in given.names)]
     if given.verb == "features":

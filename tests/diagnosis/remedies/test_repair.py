@@ -15,12 +15,15 @@ import etude
 from etude import Recipe, Task
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.remedies import OF_CAUSE, REMEDIES, remedies_for, repair
+from etude.diagnosis.remedies.beats import beats
+from etude.diagnosis.remedies.edits import smooth_labels, warm_up
 from etude.errors import BadValueError, UnknownNameError
+from etude.record import Evaluation
+from etude.trials.score import Goal
 from tests.helpers import mlp
 
 OF_THE_LOOP = {
     Cause.GRADIENTS_NOT_CLEARED,
-    Cause.PARAMETERS_NOT_TRAINED,
     Cause.EVAL_MODE_IN_TRAINING,
     Cause.LABELS_DO_NOT_MATCH,
     Cause.BAD_DATA,
@@ -164,6 +167,19 @@ def test_a_remedy_that_would_change_nothing_is_left_out() -> None:
     assert REMEDIES["warmup"].apply(TASK, warm) is None
     assert REMEDIES["warmup"].apply(TASK, warm.replace(schedule="cosine()")) is not None
     assert REMEDIES["clip 90%"].apply(TASK, warm.replace(clip_norm=1.0)) is None
+    assert REMEDIES["label smoothing"].apply(TASK, warm.replace(label_smoothing=0.2)) is None
+    assert REMEDIES["all trained"].apply(TASK, warm) is None
+
+
+@given(st.integers(2, 60))
+def test_a_warmup_reaches_the_schedule_where_it_ends(percent: int) -> None:
+    cold = SLOW.replace(steps=200, schedule="cosine()")
+    edited = warm_up(percent)(TASK, cold)
+    assert edited is not None
+    before, after = (r.schedule.over(200) for r in (cold, edited))
+    end = 2 * percent
+    assert after(0) < before(0)
+    assert [after(t) for t in range(end, 200)] == [before(t) for t in range(end, 200)]
 
 
 def test_a_wrong_word_gets_a_fix() -> None:
@@ -171,3 +187,54 @@ def test_a_wrong_word_gets_a_fix() -> None:
         repair(TASK, SLOW, ["lr_to_low"], progress=False)
     with pytest.raises(BadValueError, match=r"budget=1.0 is too small .* at least 2.5"):
         repair(TASK, SLOW, ["lr_too_low"], budget=1.0, progress=False)
+
+
+def test_labels_are_smoothed_where_the_loss_is_a_cross_entropy() -> None:
+    x = torch.rand(32, 2)
+    values = etude.Task(nn.Linear(2, 1), (x, x[:, :1]), loss=nn.functional.mse_loss)
+    assert smooth_labels(values, SLOW) is None
+    smooth = smooth_labels(TASK, SLOW)
+    assert smooth is not None
+    assert smooth.label_smoothing == 0.1
+
+
+def test_a_layer_that_is_frozen_at_zero_is_trained() -> None:
+    def frozen() -> nn.Module:
+        net = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 1))
+        nn.init.zeros_(net[0].weight)
+        net[0].requires_grad_(False)
+        return net
+
+    x = torch.rand(256, 2) * 2 - 1
+    task = etude.Task(frozen, (x, 3 * x[:, :1]), loss=nn.functional.mse_loss)
+    recipe = etude.Recipe(optimizer="adam", lr=0.02, steps=120, batch_size=32)
+    found = repair(task, recipe, ["parameters_not_trained"], progress=False)
+    assert found.recommended is not None
+    assert found.recommended.name.startswith("all trained")
+    assert "requires_grad=True" in found.recommended.patch
+    assert not any(p.requires_grad for p in task.build()[0].parameters())
+
+
+SLICES = st.lists(st.floats(0.01, 10.0), min_size=2, max_size=30)
+
+
+@given(SLICES, st.floats(0.1, 0.9))
+def test_what_beats_another_is_not_beaten_by_it(losses: list[float], factor: float) -> None:
+    def of(parts: list[float]) -> Evaluation:
+        return Evaluation(9, sum(parts) / len(parts), None, tuple(parts))
+
+    goal = Goal()
+    high, low = of(losses), of([factor * loss for loss in losses])
+    assert not beats(high, low, goal)
+    assert not beats(high, high, goal)
+    if len(losses) > 13:
+        assert beats(low, high, goal)
+
+
+def test_one_huge_loss_does_not_hide_what_every_other_slice_shows() -> None:
+    wild = Evaluation(9, 5000.0, None, (1.0,) * 15 + (79985.0,))
+    fine = Evaluation(9, 0.1, None, (0.1,) * 16)
+    lucky = Evaluation(9, 1.0, None, (1.0 - 1e-9, 1.0 + 1e-9) * 7 + (1.0, 2.0))
+    assert beats(fine, wild, Goal())
+    assert not beats(wild, fine, Goal())
+    assert not beats(lucky, wild, Goal())

@@ -21,6 +21,7 @@ from etude.diagnosis.rewrites import (
     scale_outputs,
     standardise_inputs,
     swap_activations,
+    train_frozen,
 )
 from etude.diagnosis.rewrites.residual import Residual
 from tests.helpers import data, mlp, task
@@ -237,3 +238,58 @@ def test_alike_changes_are_told_on_one_line() -> None:
     model = mlp(6, 8, 8, 2)
     assert str(swap_activations(task(model), model)) == "1, 3: Tanh() -> ReLU()"
     assert str(add_residuals(task(mlp()), mlp())).startswith("residual connections: no block")
+
+
+@given(st.lists(st.booleans(), min_size=3, max_size=3))
+def test_what_is_frozen_is_trained_and_the_original_is_not(frozen: list[bool]) -> None:
+    net = nn.Sequential(*(nn.Linear(2, 2).requires_grad_(not one) for one in frozen))
+    rewrite = train_frozen(net)
+    assert [change.layer for change in rewrite.changes] == [
+        str(place) for place, one in enumerate(frozen) if one
+    ]
+    assert bool(rewrite) == any(frozen)
+    assert all(p.requires_grad for p in rewrite.apply(net).parameters())
+    assert [not layer.weight.requires_grad for layer in net] == frozen
+
+
+def test_whole_numbers_stay_frozen() -> None:
+    net = nn.Linear(2, 2)
+    net.register_parameter("table", nn.Parameter(torch.tensor([1, 2]), requires_grad=False))
+    assert not train_frozen(net)
+
+
+@pytest.mark.parametrize("first", ["recurrent", "linear", "convolution"])
+def test_the_features_of_a_series_are_standardised_whatever_the_time(first: str) -> None:
+    axis = 1 if first == "convolution" else 2
+    scales = torch.tensor([1.0, 1000.0]).view([-1 if one == axis else 1 for one in range(3)])
+    x = torch.randn(64, *([2, 7] if axis == 1 else [7, 2])) * scales + 5 * scales
+    kinds = {
+        "recurrent": nn.GRU(2, 3, batch_first=True),
+        "linear": nn.Linear(2, 3),
+        "convolution": nn.Conv1d(2, 3, 3),
+    }
+    net = nn.Sequential(kinds[first])
+    of = Task(net, (x, torch.zeros(64, 1)), step=None, loss=lambda output, target: output[0].sum())
+    changed = standardise_inputs(of, net).apply(net)
+    standard = (x - changed.mean) / changed.std
+    over = [0, 3 - axis]
+    assert changed.mean.numel() == 2
+    torch.testing.assert_close(standard.mean(over), torch.zeros(2), atol=0.3, rtol=0)
+    torch.testing.assert_close(standard.std(over), torch.ones(2), atol=0.3, rtol=0)
+
+
+def test_scaled_residuals_keep_the_variance_at_any_depth() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 16)
+    for depth in (9, 36):
+        layers = [nn.Linear(16, 16, bias=False) for _ in range(depth)]
+        for layer in layers:
+            nn.init.orthogonal_(layer.weight)
+        model = nn.Sequential(*layers, nn.Linear(16, 1))
+        of = Task(model, (x, x[:, :1]), loss=mse_loss)
+        scaled = add_residuals(of, model, scaled=True)
+        assert f"times {depth**-0.5:.3g}" in str(scaled)
+        out = scaled.apply(model)[:-1](x)
+        plain = add_residuals(of, model).apply(model)[:-1](x)
+        assert 1.2 < float(out.var() / x.var()) < 9.0
+        assert float(plain.var()) > 3 * float(out.var())

@@ -7,6 +7,7 @@ from typing import Any
 
 from etude import optimizers
 from etude.diagnosis.remedies.remedy import Edit
+from etude.errors import TaskError
 from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.prior import centre_of, nice
 from etude.randomness import random_state_kept
@@ -14,6 +15,7 @@ from etude.recipe import CLIPPING, Recipe
 from etude.schedules import parse
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of, clock_of
+from etude.training.regularisation import smoothed
 
 WARM = 0.5
 """A schedule whose first value is below this share of its peak warms up already."""
@@ -43,16 +45,23 @@ def _usual(task: Task, optimizer: OptimizerChoice) -> float:
     return nice(10 ** centre_of(model, task.train.targets(), optimizer))
 
 
-def warm_up(task: Task, recipe: Recipe) -> Recipe | None:
-    """Put a linear warmup over a tenth of the run before the schedule.
+def warm_up(percent: int) -> Edit:
+    """Return an edit that multiplies the schedule by a linear warmup over a share of the run.
 
-    Source: Goyal et al. 2017, arXiv:1706.02677; at most a tenth: Google's tuning playbook.
+    A schedule that warms up already stays as it is.
+
+    Source: Goyal et al. 2017, arXiv:1706.02677. Google's tuning playbook: a tenth at most, longer
+    where the training is unstable still.
     """
-    clock = clock_of(task, recipe)
-    bound = recipe.schedule.over(clock)
-    if bound(0) < WARM * max(bound(step) for step in range(0, clock.horizon, 1)):
-        return None
-    return recipe.replace(schedule=parse(f"warmup('10%') * ({recipe.schedule!r})"))
+
+    def edit(task: Task, recipe: Recipe) -> Recipe | None:
+        clock = clock_of(task, recipe)
+        bound = recipe.schedule.over(clock)
+        if bound(0) < WARM * max(bound(step) for step in range(0, clock.horizon, 1)):
+            return None
+        return recipe.replace(schedule=parse(f"warmup('{percent}%') * ({recipe.schedule!r})"))
+
+    return edit
 
 
 def clip(task: Task, recipe: Recipe) -> Recipe | None:
@@ -113,6 +122,20 @@ def regularise(task: Task, recipe: Recipe) -> Recipe | None:
         return recipe.replace(l2=10 * (recipe.l2 or 1e-4))
     decay = float(recipe.optimizer.value("weight_decay") or 0.0)
     return _with(recipe, weight_decay=max(0.1, 10 * decay))
+
+
+def smooth_labels(task: Task, recipe: Recipe) -> Recipe | None:
+    """Spread a tenth of each label over the classes, where the loss is a cross-entropy.
+
+    Source: Szegedy et al. 2016, arXiv:1512.00567.
+    """
+    if recipe.label_smoothing:
+        return None
+    try:
+        smoothed(task, 0.1)
+    except TaskError:
+        return None
+    return recipe.replace(label_smoothing=0.1)
 
 
 def regularise_less(task: Task, recipe: Recipe) -> Recipe | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from etude.diagnosis.finding import Cause
+from etude.diagnosis.remedies.beats import beats
 from etude.diagnosis.remedies.remedy import Applied, Remedy
 from etude.diagnosis.remedies.result import Attempt, Repair
 from etude.diagnosis.remedies.table import ALL, remedies_for
@@ -18,7 +19,6 @@ from etude.progress import bar
 from etude.randomness import derive_seed
 from etude.recipe import Recipe
 from etude.tasks.task import Task
-from etude.trials.baseline import better
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialContext, TrialPool, step_at
 from etude.trials.score import Goal, goal_for, judged_by, usual_objective
@@ -64,7 +64,8 @@ def repair(
     one drawn at random from all of them, is trained for a quarter of its run. The two best are
     trained to a half, and the better of these to its end, as is the control. It is recommended if
     its final score is lower than that of the control by more than three standard errors of the
-    paired differences of the validation slices, and by more than 0.5% of it.
+    paired differences of the validation slices, or their ranks are as unlikely by chance, and by
+    more than 0.5% of it; see `beats`.
 
     The task and its model are not changed.
 
@@ -246,7 +247,7 @@ class _Trials:
     def is_better(self, trial: Trial, mark: Trial, share: float) -> bool:
         """Return whether a trial is better than another after a share by more than noise."""
         found, other = (one.at(step_at(one, share)) for one in (trial, mark))
-        return found is not None and (other is None or better(found, other, self.goal))
+        return found is not None and (other is None or beats(found, other, self.goal))
 
     def attempt(self, candidate: _Candidate | None) -> Attempt:
         """Return what one candidate has shown; None stands for the control."""
@@ -266,5 +267,5 @@ class _Trials:
             beats_control=candidate is not None
             and not trial.diverged
             and found is not None
-            and (mark is None or better(found, mark, self.goal)),
+            and (mark is None or beats(found, mark, self.goal)),
         )

@@ -19,12 +19,13 @@ from etude.diagnosis.rewrites import (
     scale_outputs,
     standardise_inputs,
     swap_activations,
+    train_frozen,
 )
 from etude.tasks.task import Task
 
 
 def _inputs(task: Task, model: nn.Module) -> Rewrite:
-    return standardise_inputs(task)
+    return standardise_inputs(task, model)
 
 
 def _targets(task: Task, model: nn.Module) -> Rewrite:
@@ -33,6 +34,14 @@ def _targets(task: Task, model: nn.Module) -> Rewrite:
 
 def _anew(task: Task, model: nn.Module) -> Rewrite:
     return fresh_weights(model)
+
+
+def _scaled_residuals(task: Task, model: nn.Module) -> Rewrite:
+    return add_residuals(task, model, scaled=True)
+
+
+def _unfrozen(task: Task, model: nn.Module) -> Rewrite:
+    return train_frozen(model)
 
 
 ALL = (
@@ -45,7 +54,8 @@ ALL = (
     Remedy("rate x 3", "Multiply the learning rate by 3", edits.rate_times(3)),
     Remedy("rate x 10", "Multiply the learning rate by 10", edits.rate_times(10)),
     Remedy("rate x 100", "Multiply the learning rate by 100", edits.rate_times(100)),
-    Remedy("warmup", "Warm the rate up over the first tenth of the run", edits.warm_up),
+    Remedy("warmup", "Warm the rate up over the first tenth of the run", edits.warm_up(10)),
+    Remedy("long warmup", "Warm the rate up over three tenths of the run", edits.warm_up(30)),
     Remedy("clip 90%", "Clip the gradient's norm at its 90th percentile", edits.clip),
     Remedy("clip 1", "Clip the gradient's norm at 1", edits.clip_to_one),
     Remedy(
@@ -64,6 +74,12 @@ ALL = (
         edits.initialise_by("lsuv"),
     ),
     Remedy("fresh weights", "Draw the weights as the layers themselves do", rewrites=(_anew,)),
+    Remedy("all trained", "Train the frozen parameters too", rewrites=(_unfrozen,)),
+    Remedy(
+        "all trained + fresh weights",
+        "Train the frozen parameters too, and draw the weights as the layers themselves do",
+        rewrites=(_unfrozen, _anew),
+    ),
     Remedy("relu", "Replace saturating activations by ReLU", rewrites=(swap_activations,)),
     Remedy(
         "relu + he_normal",
@@ -83,6 +99,11 @@ ALL = (
     ),
     Remedy("residual", "Add residual connections", rewrites=(add_residuals,)),
     Remedy(
+        "scaled residual",
+        "Add residual connections around blocks scaled by their number",
+        rewrites=(_scaled_residuals,),
+    ),
+    Remedy(
         "normalisation + residual",
         "Normalise the inputs of the activations, and add residual connections",
         rewrites=(insert_normalisation, add_residuals),
@@ -100,9 +121,12 @@ ALL = (
         rewrites=(drop_output_function,),
     ),
     Remedy("batch x 4", "Use batches four times as large", edits.batches_times(4)),
+    Remedy("batch x 16", "Use batches sixteen times as large", edits.batches_times(16)),
     Remedy("batch / 4", "Use batches a quarter as large", edits.batches_times(1 / 4)),
+    Remedy("batch / 16", "Use batches a sixteenth as large", edits.batches_times(1 / 16)),
     Remedy("early stopping", "Keep the best weights (early stopping)", edits.stop_early),
     Remedy("more weight decay", "Raise the weight decay", edits.regularise),
+    Remedy("label smoothing", "Smooth the labels by 0.1", edits.smooth_labels),
     Remedy("less regularisation", "Remove weight decay and penalties", edits.regularise_less),
     Remedy("adamw", "Use AdamW at its usual rate", edits.optimise_with("adamw")),
     Remedy(
@@ -119,18 +143,44 @@ OF_CAUSE: Mapping[Cause, Sequence[str]] = MappingProxyType(
     {
         Cause.LR_TOO_HIGH: ("rate / 3", "rate / 10", "usual rate", "warmup", "rate / 100"),
         Cause.LR_TOO_LOW: ("usual rate", "rate x 10", "rate x 3", "rate x 100"),
-        Cause.WARMUP_MISSING: ("warmup", "rate / 3"),
-        Cause.MISSING_CLIPPING: ("clip 90%", "clip 1", "rate / 3"),
-        Cause.BAD_INITIALISATION: ("fresh weights", "he_normal", "xavier_normal", "lsuv"),
-        Cause.MISSING_NORMALISATION: ("normalisation", "lsuv", "normalisation + residual"),
+        Cause.WARMUP_MISSING: (
+            "warmup",
+            "rate / 3",
+            "long warmup",
+            "clip 90%",
+            "rate / 10",
+            "clip 1",
+        ),
+        Cause.MISSING_CLIPPING: ("clip 90%", "clip 1", "rate / 3", "rate / 10", "warmup"),
+        Cause.BAD_INITIALISATION: (
+            "fresh weights",
+            "he_normal",
+            "xavier_normal",
+            "lsuv",
+            "normalisation",
+        ),
+        Cause.MISSING_NORMALISATION: (
+            "normalisation",
+            "lsuv",
+            "normalisation + residual",
+            "he_normal",
+            "rate / 3",
+        ),
         Cause.SATURATING_ACTIVATION: (
             "xavier_normal",
             "normalisation",
             "relu",
             "relu + he_normal",
             "relu + normalisation",
+            "fresh weights",
+            "lsuv",
         ),
-        Cause.MISSING_RESIDUAL: ("residual", "normalisation", "normalisation + residual"),
+        Cause.MISSING_RESIDUAL: (
+            "residual",
+            "normalisation",
+            "normalisation + residual",
+            "scaled residual",
+        ),
         Cause.UNSCALED_INPUTS: (
             "inputs standardised",
             "inputs and targets standardised",
@@ -141,13 +191,19 @@ OF_CAUSE: Mapping[Cause, Sequence[str]] = MappingProxyType(
             "inputs and targets standardised",
             "rate x 10",
         ),
+        Cause.PARAMETERS_NOT_TRAINED: ("all trained", "all trained + fresh weights"),
         Cause.WRONG_LOSS_OR_OUTPUT: ("no output function",),
         Cause.WRONG_LAST_LAYER: ("no output function",),
-        Cause.BATCH_TOO_SMALL: ("batch x 4", "rate / 3", "clip 90%"),
-        Cause.BATCH_TOO_LARGE: ("batch / 4", "rate x 3"),
+        Cause.BATCH_TOO_SMALL: ("batch x 4", "rate / 3", "clip 90%", "rate / 10", "batch x 16"),
+        Cause.BATCH_TOO_LARGE: ("batch / 4", "rate x 3", "batch / 16", "rate x 10"),
         Cause.TOO_MUCH_REGULARISATION: ("less regularisation",),
-        Cause.TOO_LITTLE_REGULARISATION: ("early stopping", "more weight decay"),
-        Cause.OPTIMIZER_MISMATCH: ("adamw", "sgd"),
+        Cause.TOO_LITTLE_REGULARISATION: (
+            "early stopping",
+            "more weight decay",
+            "label smoothing",
+            "rate / 10",
+        ),
+        Cause.OPTIMIZER_MISMATCH: ("adamw", "sgd", "usual rate", "rate x 10"),
     }
 )
 """The remedies of each cause that a recipe or a rewrite can mend, the cheapest first.

@@ -2,6 +2,7 @@
 
 from etude.diagnosis.rewrites.activations import swap_activations
 from etude.diagnosis.rewrites.fresh_weights import fresh_weights
+from etude.diagnosis.rewrites.frozen import train_frozen
 from etude.diagnosis.rewrites.normalisation import insert_normalisation
 from etude.diagnosis.rewrites.output import drop_output_function
 from etude.diagnosis.rewrites.residual import add_residuals
@@ -18,4 +19,5 @@ __all__ = [
     "scale_outputs",
     "standardise_inputs",
     "swap_activations",
+    "train_frozen",
 ]

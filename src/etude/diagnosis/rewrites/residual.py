@@ -13,10 +13,11 @@ SUMS = frozenset(("add", "__add__", "__radd__", "__iadd__", "add_", "cat", "conc
 
 
 class Residual(nn.Module):
-    """Adds a block's input to its output: x + block(x).
+    """Adds a block's input to its output: x + scale · block(x).
 
     Args:
         *modules: The modules of the block, applied one after the other.
+        scale: What the block's output is multiplied by.
 
     Shape: the block must keep the shape of its input.
 
@@ -27,17 +28,17 @@ class Residual(nn.Module):
     tensor([2.])
     """
 
-    def __init__(self, *modules: nn.Module) -> None:
+    def __init__(self, *modules: nn.Module, scale: float = 1.0) -> None:
         super().__init__()
-        self.block = nn.Sequential(*modules)
+        self.block, self.scale = nn.Sequential(*modules), scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x + block(x)."""
-        joined: Tensor = x + self.block(x)
+        """Return x + scale · block(x)."""
+        joined: Tensor = x + self.scale * self.block(x)
         return joined
 
 
-def add_residuals(task: Task, model: nn.Module) -> Rewrite:
+def add_residuals(task: Task, model: nn.Module, *, scaled: bool = False) -> Rewrite:
     """Return a rewrite that adds the input of blocks to their output.
 
     A block is a layer of a `Sequential` with what follows it up to the next layer, or a compound
@@ -47,6 +48,10 @@ def add_residuals(task: Task, model: nn.Module) -> Rewrite:
     Args:
         task: The task, whose forward pass is run once.
         model: The network, which does not change.
+        scaled: Whether the outputs of n blocks are multiplied by 1/√n, so that the variance of
+            their sum does not grow with the depth.
+
+    Source of the scale: De and Smith 2020, arXiv:2002.10444.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
@@ -56,36 +61,40 @@ def add_residuals(task: Task, model: nn.Module) -> Rewrite:
     ['Residual', 'Residual', 'Linear']
     """
     calls = forward_calls(task, model)
-    changes = []
+    found: list[tuple[str, list[int], list[bool]]] = []
     for name, module in reversed(list(model.named_modules())):  # a name inside a block changes
         if type(module) is nn.Sequential and (groups := _groups(name, module)):
-            sizes = [len(group) for group in groups]
             wrapped = [_is_block(group, calls) for group in groups]
             if any(wrapped):
-                changes.append(
-                    Change(
-                        name,
-                        _Grouped(tuple(sizes), tuple(wrapped)),
-                        f"Sequential of {len(module)} modules",
-                        f"{sum(wrapped)} of its blocks add their input to their output",
-                    )
-                )
+                found.append((name, [len(group) for group in groups], wrapped))
+    blocks = sum(sum(wrapped) for _, _, wrapped in found)
+    scale = blocks**-0.5 if scaled and blocks else 1.0
+    told = f", times {scale:.3g}" if scaled else ""
+    changes = tuple(
+        Change(
+            name,
+            _Grouped(tuple(sizes), tuple(wrapped), scale),
+            f"Sequential of {sum(sizes)} modules",
+            f"{sum(wrapped)} of its blocks add their input to their output{told}",
+        )
+        for name, sizes, wrapped in found
+    )
     reason = "" if changes else "no block of a Sequential keeps the shape of its input"
-    return Rewrite("residual connections", tuple(changes), reason)
+    return Rewrite("residual connections", changes, reason)
 
 
 class _Grouped:
     """Groups the modules of a Sequential, some of the groups as residual blocks."""
 
-    def __init__(self, sizes: tuple[int, ...], wrapped: tuple[bool, ...]) -> None:
-        self.sizes, self.wrapped = sizes, wrapped
+    def __init__(self, sizes: tuple[int, ...], wrapped: tuple[bool, ...], scale: float) -> None:
+        self.sizes, self.wrapped, self.scale = sizes, wrapped, scale
 
     def __call__(self, old: nn.Module) -> nn.Module:
         modules = list(old.children())
         made: list[nn.Module] = []
         for size, wrap in zip(self.sizes, self.wrapped, strict=True):
             group, modules = modules[:size], modules[size:]
-            made += [Residual(*group)] if wrap else group
+            made += [Residual(*group, scale=self.scale)] if wrap else group
         return nn.Sequential(*made)
 
 

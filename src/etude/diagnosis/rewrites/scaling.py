@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.diagnosis.rewrites.rewrite import ROOT, Change, Rewrite
+from etude.layerwise.parts import kind_of
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task
 
@@ -57,14 +58,16 @@ class ScaledOutput(_Scaling):
         return scaled
 
 
-def standardise_inputs(task: Task) -> Rewrite:
+def standardise_inputs(task: Task, model: nn.Module | None = None) -> Rewrite:
     """Return a rewrite that standardises the inputs of a task's model.
 
-    Vectors are standardised feature by feature; images and series channel by channel, which is
-    axis 1. A feature that never changes keeps its scale.
+    Vectors are standardised feature by feature, images channel by channel, which is axis 1. The
+    features of a series are its last axis, or axis 1 if the model's first layer convolves. A
+    feature that never changes keeps its scale.
 
     Args:
         task: The task; its training data gives the means and deviations.
+        model: The network, which does not change; None builds one.
 
     >>> x = torch.rand(64, 2) * 1000
     >>> task = Task(nn.Linear(2, 1), (x, x[:, :1]), loss=nn.functional.mse_loss)
@@ -76,7 +79,7 @@ def standardise_inputs(task: Task) -> Rewrite:
     inputs, _ = _sample(task)
     if not (isinstance(inputs, Tensor) and inputs.is_floating_point() and inputs.ndim > 1):
         return Rewrite(name, reason="the first input is not a tensor of real numbers")
-    mean, std = _moments(inputs)
+    mean, std = _moments(inputs, _features_axis(inputs, task.build() if model is None else model))
     change = Change(
         ROOT, lambda old: StandardisedInput(old, mean, std), "model(x)", "model((x - mean) / std)"
     )
@@ -101,7 +104,7 @@ def scale_outputs(task: Task) -> Rewrite:
     _, target = _sample(task)
     if not (isinstance(target, Tensor) and target.is_floating_point() and target.ndim > 1):
         return Rewrite(name, reason="the targets are no table of real numbers")
-    mean, std = _moments(target)
+    mean, std = _moments(target, 1)
     change = Change(
         ROOT, lambda old: ScaledOutput(old, mean, std), "model(x)", "mean + std * model(x)"
     )
@@ -130,9 +133,22 @@ def _joined(parts: tuple[Any, ...]) -> Any:
     return torch.cat(parts) if tensors else None
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation by feature, by channel where there are more axes."""
-    over = [0, *range(2, values.ndim)]
+SERIES = 3
+"""The number of axes of a batch of series."""
+
+
+def _features_axis(inputs: Tensor, model: nn.Module) -> int:
+    """Return the axis of the features, or of the channels."""
+    if inputs.ndim != SERIES:
+        return 1
+    kinds = (kind_of(module) for module in model.modules())
+    first = next((kind for kind in kinds if kind != "other"), "other")
+    return 1 if first == "convolution" else inputs.ndim - 1
+
+
+def _moments(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation along an axis, over all the others."""
+    over = [one for one in range(values.ndim) if one != axis]
     wide = values.double()
     mean, std = wide.mean(over, keepdim=True)[0], wide.std(over, keepdim=True)[0]
     std = torch.where(std > 0, std, torch.ones_like(std))
