@@ -8,6 +8,7 @@ import numpy as np
 
 from etude.diagnosis.history import Floats, History, Quantity, RunQuantity
 from etude.diagnosis.layers import LayerTable
+from etude.diagnosis.noise import noise_over_batch
 from etude.diagnosis.sample import Row, Sample, read
 
 MOST_ROWS = 2_048
@@ -92,7 +93,13 @@ class Recorder:
             quantity: np.array([row.run.get(quantity, np.nan) for row in rows])
             for quantity in RunQuantity
         }
-        run[RunQuantity.GRADIENT_NORM] = _joined(gradients, np.ones((len(parameters), 1)))[:, 0]
+        whole = np.ones((len(parameters), 1))
+        run[RunQuantity.GRADIENT_NORM] = _joined(gradients, whole)[:, 0]
+        cosines = _cosine(steps, gradients, _sums(rows, "gradient_sums"), whole)[:, 0]
+        parts = np.array([row.parts for row in rows]).reshape(len(rows), 2)
+        stay = run[RunQuantity.UNCLEARED] == 1
+        cosines[stay], parts[stay] = np.nan, np.nan
+        run[RunQuantity.NOISE_OVER_BATCH] = noise_over_batch(cosines, parts)
         return History(
             updates=updates,
             loss=_padded(loss, updates),

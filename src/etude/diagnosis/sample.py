@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +40,7 @@ class Sample:
         layers: (layer, name) -> a number.
         run: Numbers of the whole run.
         skipped: Whether a fused optimizer left out the step.
+        passes: How many backward passes the update had; 0 if that is not known.
     """
 
     update: int
@@ -47,6 +49,7 @@ class Sample:
     layers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     run: dict[RunQuantity, Value] = field(default_factory=dict)
     skipped: Tensor | None = None
+    passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Row:
         update_sums: Per parameter, the norm of its update plus the one before.
         layers: (layer, name) -> a number.
         run: Numbers of the whole run.
+        parts: The number of backward passes, and |mean gradient of the first|² over that of all;
+            NaN if not known.
     """
 
     update: int
@@ -72,9 +77,11 @@ class Row:
     update_sums: Floats
     layers: dict[tuple[int, str], float]
     run: dict[RunQuantity, float]
+    parts: tuple[float, float] = (math.nan, math.nan)
 
 
 NAMES = ("gradients", "weights", "updates", "gradient_sums", "update_sums")
+FIRST, ALL = "first_backward", "backward"
 
 
 def read(samples: Sequence[Sample], count: int) -> list[Row]:
@@ -93,7 +100,7 @@ def read(samples: Sequence[Sample], count: int) -> list[Row]:
         run = dict(zip(sample.run, numbers[len(layers) :], strict=True))
         scales = np.ones(count)
         scales[list(sample.scales)] = list(sample.scales.values())
-        found = {name: np.full(count, np.nan) for name in (*NAMES, "backward")}
+        found = {name: np.full(count, np.nan) for name in (*NAMES, FIRST, ALL)}
         for part in sample.norms:
             values = np.array(part.values.tolist())
             place = 0
@@ -103,11 +110,27 @@ def read(samples: Sequence[Sample], count: int) -> list[Row]:
                 if part.unscale is not None and name.startswith("gradient"):
                     own = own * float(part.unscale)
                 found[name][list(index)] = np.where(np.isnan(own), np.inf, own)
-        clipped = _clipped(found.pop("backward"), found["gradients"])
+        first, backward = found.pop(FIRST), found.pop(ALL)
+        if sample.passes == 1:
+            backward = first
+        clipped = _clipped(backward, found["gradients"])
         if clipped is not None:
             run[RunQuantity.CLIPPED] = clipped
-        rows.append(Row(update=sample.update, layers=layers, run=run, **found))
+        parts = _parts(sample.passes, first, backward)
+        rows.append(Row(update=sample.update, layers=layers, run=run, parts=parts, **found))
     return rows
+
+
+def _parts(passes: int, first: Floats, backward: Floats) -> tuple[float, float]:
+    """Return the number of backward passes, and |mean gradient of the first|² over that of all.
+
+    Whether the losses were divided by the number of passes makes no difference.
+    """
+    known = np.isfinite(first) & np.isfinite(backward)
+    size = np.sum(backward[known] ** 2)
+    if passes < 2 or not size > 0:
+        return math.nan, math.nan
+    return float(passes), float(passes**2 * np.sum(first[known] ** 2) / size)
 
 
 def _clipped(before: Floats, after: Floats) -> float | None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from etude.diagnosis.clearing import Clearing
 from etude.diagnosis.layers import LayerTable
 from etude.diagnosis.losses import Loss
-from etude.diagnosis.sample import Norms, Sample
+from etude.diagnosis.sample import ALL, FIRST, Norms, Sample
 from etude.diagnosis.statistics import entries, norms, scale_of
 from etude.torch_internals import foreach
 
@@ -62,7 +62,8 @@ class OptimizerTrack:
         self._updates: dict[int, Tensor] = {}
         self._previous = -2
         self._scales: dict[int, float] = {}
-        self._at_backward: Norms | None = None
+        self._at_backward: list[Norms] = []
+        self._passes = 0
         self._unscale: Tensor | None = None
         self.follow_groups()
 
@@ -77,6 +78,10 @@ class OptimizerTrack:
         self._numbers = [i for i, holder in enumerate(holders) if holder in wanted]
         own = [self._table.tensors[i] for i, h in enumerate(holders) if h == self.number]
         self.clearing = Clearing(own)
+
+    def trained(self) -> list[Tensor]:
+        """Return the parameters that the optimizer changes."""
+        return [self._table.tensors[number] for number in self._trained()]
 
     def _trained(self) -> list[int]:
         return [i for i in self._numbers if self._table.tensors[i].requires_grad]
@@ -94,12 +99,17 @@ class OptimizerTrack:
         return numbers, views
 
     def after_backward(self, *, unscaled: bool) -> None:
-        """Read the norms of the gradients as the backward pass left them, if they have no scale."""
-        self._at_backward = None
+        """Read the norms of the gradients as the backward pass left them, if they have no scale.
+
+        Kept are those of the first pass of an update, and of the last.
+        """
+        self._passes += 1
+        del self._at_backward[1:]
         if unscaled:
             numbers, views = self._read_grads()
             if numbers:
-                self._at_backward = Norms({"backward": numbers}, norms(views))
+                name = ALL if self._at_backward or self._passes > 1 else FIRST
+                self._at_backward.append(Norms({name: numbers}, norms(views)))
 
     def before_step(self, sample: Sample, closure: bool) -> None:
         """Copy gradients and weights; a closure computes its gradients later."""
@@ -137,9 +147,10 @@ class OptimizerTrack:
             names = {name: list(part) for name, part in parts.items()}
             sample.norms.append(Norms(names, norms(flat), self._unscale))
             sample.scales.update(self._scales)
-        if self._at_backward is not None and self._unscale is None:
-            sample.norms.append(self._at_backward)
-        self._at_backward = None
+        if self._at_backward and self._unscale is None:
+            sample.norms += self._at_backward
+            sample.passes = self._passes
+        self._at_backward, self._passes = [], 0
         self._updates, self._previous = updates, sample.update
 
 
