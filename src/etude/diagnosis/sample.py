@@ -9,22 +9,28 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from etude.diagnosis.history import Floats, RunQuantity
+from etude.diagnosis.history import Floats, RunQuantity, Steps
 from etude.training.observer import Value, read_numbers
 
 
 @dataclass(frozen=True)
 class Norms:
-    """Norms of the entries read of several lists of tensors, in one tensor.
+    """Norms of several lists of tensors, in one tensor.
 
     Attributes:
-        numbers: The parameters' numbers, by what the norms are of, in the order of the values.
-        values: The norms.
+        values: (lists, columns) norms of the entries read.
+        names: What the norms in each row are of.
+        known: By name, the columns that were read.
+        numbers: The number of the parameter of each column.
+        scales: What each column is multiplied with.
         unscale: What the norms of gradients are multiplied with; None for nothing.
     """
 
-    numbers: Mapping[str, Sequence[int]]
     values: Tensor
+    names: Sequence[str]
+    known: Mapping[str, Sequence[int]]
+    numbers: Steps
+    scales: Floats
     unscale: Tensor | None = None
 
 
@@ -36,7 +42,6 @@ class Sample:
         update: The update.
         norms: Norms of gradients, weights, updates; of the sums of two consecutive gradients or
             updates; and of gradients after the backward pass.
-        scales: By parameter, what the norm of the entries read is multiplied with.
         layers: (layer, name) -> a number.
         run: Numbers of the whole run.
         skipped: Whether a fused optimizer left out the step.
@@ -45,7 +50,6 @@ class Sample:
 
     update: int
     norms: list[Norms] = field(default_factory=list)
-    scales: dict[int, float] = field(default_factory=dict)
     layers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     run: dict[RunQuantity, Value] = field(default_factory=dict)
     skipped: Tensor | None = None
@@ -98,18 +102,15 @@ def read(samples: Sequence[Sample], count: int) -> list[Row]:
         numbers = read_numbers([*sample.layers.values(), *sample.run.values()])
         layers = dict(zip(sample.layers, numbers, strict=False))
         run = dict(zip(sample.run, numbers[len(layers) :], strict=True))
-        scales = np.ones(count)
-        scales[list(sample.scales)] = list(sample.scales.values())
         found = {name: np.full(count, np.nan) for name in (*NAMES, FIRST, ALL)}
         for part in sample.norms:
-            values = np.array(part.values.tolist())
-            place = 0
-            for name, index in part.numbers.items():
-                own = values[place : place + len(index)] * scales[list(index)]
-                place += len(index)
+            values = np.array(part.values.tolist()) * part.scales
+            values = np.where(np.isnan(values), np.inf, values)
+            for name, own in zip(part.names, values, strict=True):
                 if part.unscale is not None and name.startswith("gradient"):
                     own = own * float(part.unscale)
-                found[name][list(index)] = np.where(np.isnan(own), np.inf, own)
+                columns = list(part.known[name])
+                found[name][part.numbers[columns]] = own[columns]
         first, backward = found.pop(FIRST), found.pop(ALL)
         if sample.passes == 1:
             backward = first
