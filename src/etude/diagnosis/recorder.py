@@ -85,10 +85,7 @@ class Recorder:
         cosine = _cosine(steps, gradients, _sums(rows, "gradient_sums"), groups)
         with np.errstate(all="ignore"):
             readings[Quantity.GRADIENT_SNR] = np.maximum(0.0, cosine) / np.maximum(1 - cosine, 1e-6)
-        for name, quantity in FROM_FORWARD.items():
-            readings[quantity] = np.array(
-                [[row.layers.get((n, name), np.nan) for n in range(len(layers))] for row in rows]
-            ).reshape(len(rows), len(layers))
+        readings |= _of_forward(rows, len(layers))
         run: dict[RunQuantity, Floats] = {
             quantity: np.array([row.run.get(quantity, np.nan) for row in rows])
             for quantity in RunQuantity
@@ -119,6 +116,16 @@ class Recorder:
             period=period,
             overhead=overhead,
         )
+
+
+def _of_forward(rows: Sequence[Row], layers: int) -> dict[Quantity, Floats]:
+    """Return (rows, layers) what forward passes have shown; most rows have none."""
+    found = {quantity: np.full((len(rows), layers), np.nan) for quantity in FROM_FORWARD.values()}
+    for place, row in enumerate(rows):
+        for (layer, name), value in row.layers.items():
+            if name in FROM_FORWARD:
+                found[FROM_FORWARD[name]][place, layer] = value
+    return found
 
 
 def _padded(values: Sequence[float], length: int) -> Floats:

@@ -96,9 +96,20 @@ class Entries:
     def copy(self, places: Sequence[int], tensors: Sequence[Tensor]) -> None:
         """Copy the entries of tensors in place of what was held at their places."""
         targets, given = [], []
+        plans = self.layout.plans
         for place, tensor in zip(places, tensors, strict=True):
-            read = entries(tensor)
             target = self._shaped[place]
+            shape, stride = plans[place]
+            if tensor.layout is torch.strided and tensor.shape == shape:  # the usual case, fast
+                if not stride:
+                    targets.append(target)
+                    given.append(tensor)
+                    continue
+                if tensor.is_contiguous():
+                    targets.append(target)
+                    given.append(tensor.as_strided((BLOCKS, WIDTH), (stride, 1)))
+                    continue
+            read = entries(tensor)
             if read.shape == target.shape and not tensor.is_sparse:
                 targets.append(target)
                 given.append(read)
@@ -127,6 +138,8 @@ class Layout:
         shapes: The shape of these entries.
         scales: What the norm of these entries is multiplied with.
         size: The number of rows.
+        plans: The shape of each tensor, and the distance between two blocks of a contiguous one; 0
+            if all of it is read. None instead of a shape where it is not real.
 
     >>> layout = Layout([torch.zeros(3), torch.zeros(100, 100)])
     >>> held = Entries(layout)
@@ -141,6 +154,12 @@ class Layout:
         self.shapes = [
             (BLOCKS, WIDTH) if count < _whole(tensor) else _shape(tensor)
             for tensor, count in zip(tensors, self.counts, strict=True)
+        ]
+        self.plans = [
+            (None if tensor.is_complex() else tensor.shape, stride_of(tensor.shape) if part else 0)
+            for tensor, part in (
+                (t, n < _whole(t)) for t, n in zip(tensors, self.counts, strict=True)
+            )
         ]
         self.scales = [
             math.sqrt(_whole(tensor) / max(1, count))

@@ -179,7 +179,7 @@ class TrainingWatch:
     def _look(self) -> None:
         started = time.perf_counter()
         rows = len(self._reader.recorder.rows)
-        self._next_look = rows + max(2, rows // 2)
+        self._next_look = 2 * rows  # a look costs more than a sample: few are enough
         findings = find(self._reader.history())
         self._reader.own += time.perf_counter() - started
         self._tell(findings)
