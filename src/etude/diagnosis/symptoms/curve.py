@@ -47,9 +47,10 @@ def loss_curve(history: History) -> LossCurve | None:
     (True, 1.98, 1.05)
     """
     global _last
-    if _last[0]() is not history:
-        _last = weakref.ref(history), _curve_of(history)
-    return _last[1]
+    kept = _last
+    if kept[0]() is not history:
+        kept = _last = weakref.ref(history), _curve_of(history)
+    return kept[1]
 
 
 _last: tuple[Callable[[], History | None], LossCurve | None] = (lambda: None), None
