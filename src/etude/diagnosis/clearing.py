@@ -39,10 +39,16 @@ class Clearing:
         self._left.clear()
 
     def before_backward(self, *, sampled: bool) -> None:
-        """Compare the gradients at the start of a backward pass."""
+        """Compare the gradients at the start of a backward pass, and note them as they are now.
+
+        A new gradient may get the memory of the one that was cleared, so that only what is noted
+        here shows whether this pass reaches a parameter.
+        """
+        marks = self._marks
+        self._note()
         if self._cleared:
             return
-        for parameter, mark in zip(self._parameters, self._marks, strict=True):
+        for parameter, mark in zip(self._parameters, marks, strict=True):
             if mark is not None and _mark(parameter) != mark:
                 self._cleared = True
                 self._left.clear()

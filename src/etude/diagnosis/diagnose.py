@@ -145,6 +145,18 @@ def _watched(run: Run, progress: bool | None) -> Diagnosis:
         request = AdvanceRequest(
             evaluation_steps=run.state.evenly_spaced(run.recipe.evaluations), on_step=on_step
         )
-        with watch(run.model, run.optimizer, on_finding=lambda finding: None) as watching:
+        objective = run.objective
+        objective.kept = None if run.task.alternates else []
+
+        def loss() -> torch.Tensor:
+            return objective.value(objective.kept or [])
+
+        with watch(
+            run.model,
+            run.optimizer,
+            loss=None if run.task.alternates else loss,
+            on_finding=lambda finding: None,
+        ) as watching:
             run.advance(request)
+        objective.kept = None
     return watching.report()

@@ -8,7 +8,7 @@ from etude.diagnosis import facts
 from etude.diagnosis.finding import Finding
 from etude.diagnosis.history import History
 from etude.diagnosis.saturating import saturating_activation
-from etude.diagnosis.symptoms import gradients, losses, units
+from etude.diagnosis.symptoms import gradients, losses, progress, units
 
 RULES: tuple[Callable[[History], Sequence[Finding]], ...] = (
     facts.gradients_not_cleared,
@@ -24,6 +24,7 @@ RULES: tuple[Callable[[History], Sequence[Finding]], ...] = (
     losses.spiking,
     losses.oscillating,
     losses.stalled,
+    progress.slow,
 )
 """Each is silent where its evidence is thin."""
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from etude.diagnosis import curvature
 from etude.diagnosis.activations import ActivationMemory, ForwardReader, constant, first_samples
+from etude.diagnosis.curvature import Curvature
 from etude.diagnosis.history import History, RunQuantity
 from etude.diagnosis.layers import LayerTable
 from etude.diagnosis.losses import Loss, Losses
@@ -44,12 +46,13 @@ class LoopReader:
         models: The networks by prefix, unwrapped.
         optimizers: What updates them.
         every: The number of updates from one sample to the next; None for automatic.
-        forward: Whether forward passes are read.
+        loss: Returns the loss of the current batch; None if nobody can compute it again.
 
     Attributes:
         updates: How many updates began; the last one may go on.
         forwards: How many forward passes were read.
         backwards: How many backward passes were seen.
+        is_measuring: Whether what runs now are the passes of the watch itself.
     """
 
     def __init__(
@@ -58,12 +61,15 @@ class LoopReader:
         optimizers: Sequence[Optimizer],
         *,
         every: int | None,
+        loss: Callable[[], Any] | None = None,
     ) -> None:
         self.models = dict(models)
         self.table = LayerTable(models, optimizers)
         self.tracks = [OptimizerTrack(n, one, self.table) for n, one in enumerate(optimizers)]
         self.recorder, self.losses = Recorder(self.table), Losses()
         self.sampler = Sampler(every)
+        self.curvature = None if loss is None else Curvature(models, loss)
+        self.is_measuring, self._measuring = False, 0.0
         self.updates, self.forwards, self.backwards = 0, 0, 0
         self.one_loss = True
         self._memory = ActivationMemory()
@@ -72,7 +78,7 @@ class LoopReader:
         self._sample: Sample | None = None
         self._stepped: set[int] = set()
         self._closed = True
-        self._due = self._full = self.sampler.due(0)
+        self._due = self._full = self._is_due(0)
         self._samples = 0
         self._forward: dict[tuple[int, str], Tensor] = {}
         self._forward_run: dict[RunQuantity, Tensor] = {}
@@ -81,6 +87,13 @@ class LoopReader:
         self._on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
         self.own, self._ended = 0.0, time.perf_counter()
+
+    def _is_due(self, update: int) -> bool:
+        return self.sampler.due(update) or self._bends(update)
+
+    def _bends(self, update: int) -> bool:
+        """Return whether the curvature is measured at an update."""
+        return self.curvature is not None and curvature.is_due(update, self.sampler.every)
 
     # ---- forward passes ------------------------------------------------------------------------
 
@@ -146,12 +159,14 @@ class LoopReader:
             self.close()
             self.updates += 1
             self._closed = False
-            if self.sampler.due(self.updates - 1):
+            if self._is_due(self.updates - 1):
                 self._sample = Sample(self.updates - 1)
         self._stepped.add(number)
         if self._sample is not None:
             with torch.no_grad():
                 self.tracks[number].before_step(self._sample, closure)
+                if self.curvature is not None and self._bends(self._sample.update):
+                    self.curvature.before_step(self.tracks[number].trained())
         self.own += time.perf_counter() - started
 
     def after_step(self, number: int, *, closure: bool) -> None:
@@ -167,6 +182,12 @@ class LoopReader:
             self._note_run(self._sample, track)
         track.clearing.stepped()
         self.own += time.perf_counter() - started
+        if self._sample is not None and self.curvature is not None:
+            started = time.perf_counter()
+            self.is_measuring = True
+            self._sample.run |= self.curvature.after_step(_rate(track.optimizer))
+            self.is_measuring = False
+            self._measuring += time.perf_counter() - started
         if len(self._stepped) == len(self.tracks):
             self.close()
 
@@ -220,12 +241,13 @@ class LoopReader:
         self._forward, self._forward_run = {}, {}
         now = time.perf_counter()
         self.own += now - started
-        self.sampler.passed(max(0.0, now - self._ended - self.own), self.own)
+        rest = now - self._ended - self.own - self._measuring
+        self.sampler.passed(max(0.0, rest), self.own, self._measuring)
         if sample is not None:
             self.sampler.sampled(sample.update, self.own)
             self._samples += 1
-        self.own, self._ended = 0.0, now
-        self._due = self.sampler.due(self.updates)
+        self.own, self._measuring, self._ended = 0.0, 0.0, now
+        self._due = self._is_due(self.updates)
         whole = self._samples < FULL_FIRST or self._samples % FULL_EVERY == 0
         self._full = self._due and whole
 

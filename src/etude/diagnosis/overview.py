@@ -26,6 +26,8 @@ def seen(history: History, reader: LoopReader) -> tuple[str, ...]:
         "activations": history.of_layers(Quantity.ACTIVATION_VARIANCE),
         "losses": history.loss,
         "clipping": history.of_run(RunQuantity.CLIPPED),
+        "gradient noise": history.of_run(RunQuantity.NOISE_OVER_BATCH),
+        "curvature": history.of_run(RunQuantity.RATE_OVER_CRITICAL),
     }
     readable = [name for name, values in names.items() if np.any(~np.isnan(values))]
     return (*found, *readable)
@@ -72,6 +74,11 @@ def unseen(
         found.append(
             "Activations were not read, since the model itself was not called in a sampled update "
             "(only parts of it, or a compiled or replicated copy)."
+        )
+    if reader.curvature is not None and reader.curvature.error:
+        found.append(
+            f"The curvature could not be measured: loss() failed with {reader.curvature.error}. "
+            "Let it return the loss of the current batch without calling backward."
         )
     recurrent = [layer.name for layer in history.layers if layer.kind == "recurrent"]
     if recurrent:

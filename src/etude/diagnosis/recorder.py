@@ -8,6 +8,7 @@ import numpy as np
 
 from etude.diagnosis.history import Floats, History, Quantity, RunQuantity
 from etude.diagnosis.layers import LayerTable
+from etude.diagnosis.noise import noise_over_batch
 from etude.diagnosis.sample import Row, Sample, read
 
 MOST_ROWS = 2_048
@@ -84,15 +85,18 @@ class Recorder:
         cosine = _cosine(steps, gradients, _sums(rows, "gradient_sums"), groups)
         with np.errstate(all="ignore"):
             readings[Quantity.GRADIENT_SNR] = np.maximum(0.0, cosine) / np.maximum(1 - cosine, 1e-6)
-        for name, quantity in FROM_FORWARD.items():
-            readings[quantity] = np.array(
-                [[row.layers.get((n, name), np.nan) for n in range(len(layers))] for row in rows]
-            ).reshape(len(rows), len(layers))
+        readings |= _of_forward(rows, len(layers))
         run: dict[RunQuantity, Floats] = {
             quantity: np.array([row.run.get(quantity, np.nan) for row in rows])
             for quantity in RunQuantity
         }
-        run[RunQuantity.GRADIENT_NORM] = _joined(gradients, np.ones((len(parameters), 1)))[:, 0]
+        whole = np.ones((len(parameters), 1))
+        run[RunQuantity.GRADIENT_NORM] = _joined(gradients, whole)[:, 0]
+        cosines = _cosine(steps, gradients, _sums(rows, "gradient_sums"), whole)[:, 0]
+        parts = np.array([row.parts for row in rows]).reshape(len(rows), 2)
+        stay = run[RunQuantity.UNCLEARED] == 1
+        cosines[stay], parts[stay] = np.nan, np.nan
+        run[RunQuantity.NOISE_OVER_BATCH] = noise_over_batch(cosines, parts)
         return History(
             updates=updates,
             loss=_padded(loss, updates),
@@ -112,6 +116,16 @@ class Recorder:
             period=period,
             overhead=overhead,
         )
+
+
+def _of_forward(rows: Sequence[Row], layers: int) -> dict[Quantity, Floats]:
+    """Return (rows, layers) what forward passes have shown; most rows have none."""
+    found = {quantity: np.full((len(rows), layers), np.nan) for quantity in FROM_FORWARD.values()}
+    for place, row in enumerate(rows):
+        for (layer, name), value in row.layers.items():
+            if name in FROM_FORWARD:
+                found[FROM_FORWARD[name]][place, layer] = value
+    return found
 
 
 def _padded(values: Sequence[float], length: int) -> Floats:

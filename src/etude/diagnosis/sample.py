@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
-from etude.diagnosis.history import Floats, RunQuantity
+from etude.diagnosis.history import Floats, RunQuantity, Steps
 from etude.training.observer import Value, read_numbers
 
 
 @dataclass(frozen=True)
 class Norms:
-    """Norms of the entries read of several lists of tensors, in one tensor.
+    """Norms of several lists of tensors, in one tensor.
 
     Attributes:
-        numbers: The parameters' numbers, by what the norms are of, in the order of the values.
-        values: The norms.
+        values: (lists, columns) norms of the entries read.
+        names: What the norms in each row are of.
+        known: By name, the columns that were read.
+        numbers: The number of the parameter of each column.
+        scales: What each column is multiplied with.
         unscale: What the norms of gradients are multiplied with; None for nothing.
     """
 
-    numbers: Mapping[str, Sequence[int]]
     values: Tensor
+    names: Sequence[str]
+    known: Mapping[str, Sequence[int]]
+    numbers: Steps
+    scales: Floats
     unscale: Tensor | None = None
 
 
@@ -35,18 +42,18 @@ class Sample:
         update: The update.
         norms: Norms of gradients, weights, updates; of the sums of two consecutive gradients or
             updates; and of gradients after the backward pass.
-        scales: By parameter, what the norm of the entries read is multiplied with.
         layers: (layer, name) -> a number.
         run: Numbers of the whole run.
         skipped: Whether a fused optimizer left out the step.
+        passes: How many backward passes the update had; 0 if that is not known.
     """
 
     update: int
     norms: list[Norms] = field(default_factory=list)
-    scales: dict[int, float] = field(default_factory=dict)
     layers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     run: dict[RunQuantity, Value] = field(default_factory=dict)
     skipped: Tensor | None = None
+    passes: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,8 @@ class Row:
         update_sums: Per parameter, the norm of its update plus the one before.
         layers: (layer, name) -> a number.
         run: Numbers of the whole run.
+        parts: The number of backward passes, and |mean gradient of the first|² over that of all;
+            NaN if not known.
     """
 
     update: int
@@ -72,9 +81,11 @@ class Row:
     update_sums: Floats
     layers: dict[tuple[int, str], float]
     run: dict[RunQuantity, float]
+    parts: tuple[float, float] = (math.nan, math.nan)
 
 
 NAMES = ("gradients", "weights", "updates", "gradient_sums", "update_sums")
+FIRST, ALL = "first_backward", "backward"
 
 
 def read(samples: Sequence[Sample], count: int) -> list[Row]:
@@ -91,23 +102,36 @@ def read(samples: Sequence[Sample], count: int) -> list[Row]:
         numbers = read_numbers([*sample.layers.values(), *sample.run.values()])
         layers = dict(zip(sample.layers, numbers, strict=False))
         run = dict(zip(sample.run, numbers[len(layers) :], strict=True))
-        scales = np.ones(count)
-        scales[list(sample.scales)] = list(sample.scales.values())
-        found = {name: np.full(count, np.nan) for name in (*NAMES, "backward")}
+        found = {name: np.full(count, np.nan) for name in (*NAMES, FIRST, ALL)}
         for part in sample.norms:
-            values = np.array(part.values.tolist())
-            place = 0
-            for name, index in part.numbers.items():
-                own = values[place : place + len(index)] * scales[list(index)]
-                place += len(index)
+            values = np.array(part.values.tolist()) * part.scales
+            values = np.where(np.isnan(values), np.inf, values)
+            for name, own in zip(part.names, values, strict=True):
                 if part.unscale is not None and name.startswith("gradient"):
                     own = own * float(part.unscale)
-                found[name][list(index)] = np.where(np.isnan(own), np.inf, own)
-        clipped = _clipped(found.pop("backward"), found["gradients"])
+                columns = list(part.known[name])
+                found[name][part.numbers[columns]] = own[columns]
+        first, backward = found.pop(FIRST), found.pop(ALL)
+        if sample.passes == 1:
+            backward = first
+        clipped = _clipped(backward, found["gradients"])
         if clipped is not None:
             run[RunQuantity.CLIPPED] = clipped
-        rows.append(Row(update=sample.update, layers=layers, run=run, **found))
+        parts = _parts(sample.passes, first, backward)
+        rows.append(Row(update=sample.update, layers=layers, run=run, parts=parts, **found))
     return rows
+
+
+def _parts(passes: int, first: Floats, backward: Floats) -> tuple[float, float]:
+    """Return the number of backward passes, and |mean gradient of the first|² over that of all.
+
+    Whether the losses were divided by the number of passes makes no difference.
+    """
+    known = np.isfinite(first) & np.isfinite(backward)
+    size = np.sum(backward[known] ** 2)
+    if passes < 2 or not size > 0:
+        return math.nan, math.nan
+    return float(passes), float(passes**2 * np.sum(first[known] ** 2) / size)
 
 
 def _clipped(before: Floats, after: Floats) -> float | None:

@@ -70,13 +70,19 @@ class Sampler:
         known = self._cost if self._cost else seconds
         self._cost = 0.7 * known + 0.3 * seconds
 
-    def passed(self, seconds: float, own: float) -> None:
-        """Note the time of an update, without the watch's own, and the watch's own."""
+    def passed(self, seconds: float, own: float, extra: float = 0.0) -> None:
+        """Note the time of an update.
+
+        Args:
+            seconds: The time of the update, without the watch's own.
+            own: The watch's own.
+            extra: The watch's time for what was asked for beside sampling, which no account pays.
+        """
         self._recent.append(seconds)
         if self._passed % 16 == 0 or self._passed < 4:
             self._usual = median(self._recent)
         self._passed += 1
-        self.own += own
+        self.own += own + extra
         self.run += seconds
         self.account += self.bound * min(seconds, 3 * self._usual) - own
 

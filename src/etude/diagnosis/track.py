@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -12,39 +13,16 @@ from torch.optim import Optimizer
 from etude.diagnosis.clearing import Clearing
 from etude.diagnosis.layers import LayerTable
 from etude.diagnosis.losses import Loss
-from etude.diagnosis.sample import Norms, Sample
-from etude.diagnosis.statistics import entries, norms, scale_of
-from etude.torch_internals import foreach
-
-
-class Copies:
-    """Copies of the entries of some tensors by number, which are written again and again."""
-
-    def __init__(self) -> None:
-        self.held: dict[int, Tensor] = {}
-
-    def take(self, numbers: Sequence[int], views: Sequence[Tensor]) -> None:
-        """Copy the views, in place of what was held."""
-        kept: dict[int, Tensor] = {}
-        for number, view in zip(numbers, views, strict=True):
-            old = self.held.get(number)
-            kept[number] = old if _alike(old, view) else torch.empty_like(view)
-        self.held = kept
-        if numbers:
-            foreach.copy_(list(kept.values()), list(views))
-
-
-def _alike(old: Tensor | None, new: Tensor) -> TypeGuard[Tensor]:
-    if old is None:
-        return False
-    return (old.shape, old.dtype, old.device) == (new.shape, new.dtype, new.device)
+from etude.diagnosis.sample import ALL, FIRST, Norms, Sample
+from etude.diagnosis.statistics import Entries, Layout
 
 
 class OptimizerTrack:
     """Follows one optimizer: its losses, and the norms around a sampled step.
 
     The update read is the difference of the weights before and after the step, whatever the
-    optimizer did. Copies are made on sampled updates only, of the entries that are read.
+    optimizer did. Copies are made on sampled updates only, of the entries that are read, into
+    buffers that are written again and again.
 
     Args:
         number: The optimizer's number.
@@ -56,13 +34,9 @@ class OptimizerTrack:
         self.number, self.optimizer, self._table = number, optimizer, table
         self.losses: list[Loss] = []
         self.last_losses: list[Loss] = []
-        self._numbers: list[int] = []
         self._counted = -1
-        self._before, self._gradients, self._last_gradients = Copies(), Copies(), Copies()
-        self._updates: dict[int, Tensor] = {}
-        self._previous = -2
-        self._scales: dict[int, float] = {}
-        self._at_backward: Norms | None = None
+        self._at_backward: list[Norms] = []
+        self._passes = 0
         self._unscale: Tensor | None = None
         self.follow_groups()
 
@@ -74,82 +48,105 @@ class OptimizerTrack:
         self._counted = count
         holders = self._table.holders()
         wanted = (self.number, None) if self.number == 0 else (self.number,)
-        self._numbers = [i for i, holder in enumerate(holders) if holder in wanted]
-        own = [self._table.tensors[i] for i, h in enumerate(holders) if h == self.number]
-        self.clearing = Clearing(own)
+        numbers = [i for i, holder in enumerate(holders) if holder in wanted]
+        self._numbers = np.array(numbers, np.int64)
+        self._tensors = [self._table.tensors[i] for i in numbers]
+        self._layout = Layout(self._tensors)
+        self._scales = np.array(self._layout.scales)
+        self._backward, self._before, self._after = (Entries(self._layout) for _ in range(3))
+        self._gradients, self._last_gradients = Entries(self._layout), Entries(self._layout)
+        self._last_update = self._before.rows
+        self._held: list[int] = []
+        self._known: dict[str, list[int]] = {"gradients": [], "updates": []}
+        self._last_known = self._known
+        self._previous = -2
+        self.clearing = Clearing(
+            [self._table.tensors[i] for i, h in enumerate(holders) if h == self.number]
+        )
+
+    def trained(self) -> list[Tensor]:
+        """Return the parameters that the optimizer changes."""
+        return [tensor for tensor in self._tensors if tensor.requires_grad]
 
     def _trained(self) -> list[int]:
-        return [i for i in self._numbers if self._table.tensors[i].requires_grad]
+        return [place for place, tensor in enumerate(self._tensors) if tensor.requires_grad]
 
-    def _read_grads(self) -> tuple[list[int], list[Tensor]]:
-        """Return the numbers of the parameters that have a gradient, and its entries."""
-        numbers, views = [], []
-        for number in self._trained():
-            grad = self._table.tensors[number].grad
-            if grad is not None:
-                view = entries(grad)
-                numbers.append(number)
-                views.append(view)
-                self._scales[number] = scale_of(grad, view)
-        return numbers, views
+    def _copy_grads(self, into: Entries) -> list[int]:
+        """Copy the entries of the gradients that exist; return whose they are."""
+        pairs = [
+            (place, tensor.grad)
+            for place, tensor in enumerate(self._tensors)
+            if tensor.grad is not None and tensor.requires_grad
+        ]
+        places = [place for place, _ in pairs]
+        into.copy(places, [grad for _, grad in pairs])
+        return places
 
     def after_backward(self, *, unscaled: bool) -> None:
-        """Read the norms of the gradients as the backward pass left them, if they have no scale."""
-        self._at_backward = None
+        """Read the norms of the gradients as the backward pass left them, if they have no scale.
+
+        Kept are those of the first pass of an update, and of the last.
+        """
+        self._passes += 1
+        del self._at_backward[1:]
         if unscaled:
-            numbers, views = self._read_grads()
-            if numbers:
-                self._at_backward = Norms({"backward": numbers}, norms(views))
+            with torch.no_grad():
+                places = self._copy_grads(self._backward)
+                values = self._layout.norms([self._backward.rows])
+            if places:
+                name = ALL if self._at_backward or self._passes > 1 else FIRST
+                self._at_backward.append(
+                    Norms(values, [name], {name: places}, self._numbers, self._scales)
+                )
 
     def before_step(self, sample: Sample, closure: bool) -> None:
         """Copy gradients and weights; a closure computes its gradients later."""
         self.follow_groups()
         if not closure:
             self._copy_gradients()
-        numbers = self._trained()
-        self._before.take(numbers, [entries(self._table.tensors[i]) for i in numbers])
+        self._held = self._trained()
+        self._before.copy(self._held, [self._tensors[place] for place in self._held])
         sample.skipped = _found_inf(self.optimizer)
 
     def _copy_gradients(self) -> None:
         self._gradients, self._last_gradients = self._last_gradients, self._gradients
-        self._gradients.take(*self._read_grads())
+        self._last_known, self._known = self._known, {}
+        self._known["gradients"] = self._copy_grads(self._gradients)
         self._unscale = _unscale(self.optimizer)
 
     def after_step(self, sample: Sample, closure: bool) -> None:
         """Read the norms of gradients, weights, and the update that was really made."""
         if closure:
             self._copy_gradients()
-        numbers = [i for i in self._trained() if i in self._before.held]
-        tensors = [self._table.tensors[i] for i in numbers]
-        read = [entries(tensor) for tensor in tensors]
-        for number, tensor, view in zip(numbers, tensors, read, strict=True):
-            self._scales.setdefault(number, scale_of(tensor, view))
-        made = foreach.sub(read, [self._before.held[i] for i in numbers]) if numbers else []
-        updates = dict(zip(numbers, made, strict=True))
-        gradients = self._gradients.held
-        parts = {"gradients": gradients, "weights": dict(zip(numbers, read, strict=True)),
-                 "updates": updates}  # fmt: skip
+        places = [place for place in self._held if self._tensors[place].requires_grad]
+        self._after.copy(places, [self._tensors[place] for place in places])
+        gradients, update = self._gradients.rows, self._after.rows - self._before.rows
+        known = self._known = {**self._known, "weights": places, "updates": places}
+        parts = {"gradients": gradients, "weights": self._after.rows, "updates": update}
         if self._previous == sample.update - 1:
-            parts["gradient_sums"] = _sums(gradients, self._last_gradients.held)
-            parts["update_sums"] = _sums(updates, self._updates)
-        flat = [tensor for part in parts.values() for tensor in part.values()]
-        if flat:
-            names = {name: list(part) for name, part in parts.items()}
-            sample.norms.append(Norms(names, norms(flat), self._unscale))
-            sample.scales.update(self._scales)
-        if self._at_backward is not None and self._unscale is None:
-            sample.norms.append(self._at_backward)
-        self._at_backward = None
-        self._updates, self._previous = updates, sample.update
+            for name, now, before in (
+                ("gradient", gradients, self._last_gradients.rows),
+                ("update", update, self._last_update),
+            ):
+                last = set(self._last_known.get(f"{name}s", ()))
+                both = [place for place in known[f"{name}s"] if place in last]
+                known[f"{name}_sums"] = [p for p in both if not self._is_sparse(p, name)]
+                parts[f"{name}_sums"] = now + before
+        if places or known["gradients"]:
+            values = self._layout.norms(list(parts.values()))
+            sample.norms.append(
+                Norms(values, list(parts), known, self._numbers, self._scales, self._unscale)
+            )
+        if self._at_backward and self._unscale is None:
+            sample.norms += self._at_backward
+            sample.passes = self._passes
+        self._at_backward, self._passes = [], 0
+        self._last_update, self._previous = update, sample.update
 
-
-def _sums(now: dict[int, Tensor], before: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Return the sums of the tensors that both have, by number."""
-    numbers = [i for i in now if i in before and before[i].shape == now[i].shape]
-    if not numbers:
-        return {}
-    both = foreach.add([before[i] for i in numbers], [now[i] for i in numbers])
-    return dict(zip(numbers, both, strict=True))
+    def _is_sparse(self, place: int, name: str) -> bool:
+        """Return whether the values of two gradients may belong to different entries."""
+        grad = self._tensors[place].grad
+        return name == "gradient" and grad is not None and grad.is_sparse
 
 
 def _unscale(optimizer: Any) -> Tensor | None:

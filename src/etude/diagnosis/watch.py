@@ -42,11 +42,12 @@ class TrainingWatch:
         optimizers: Sequence[Optimizer],
         *,
         every: int | None,
+        loss: Callable[[], Any] | None,
         on_finding: Callable[[Finding], object] | None,
         logger: logging.Logger | None,
     ) -> None:
         inner = {prefix: unwrapped(model) for prefix, model in models.items()}
-        self._reader = LoopReader(inner, optimizers, every=every)
+        self._reader = LoopReader(inner, optimizers, every=every, loss=loss)
         self._on_finding, self._logger = on_finding, logger
         self._findings: list[Finding] = []
         self._told: set[tuple[str, str | None]] = set()
@@ -168,7 +169,9 @@ class TrainingWatch:
             self._guarded(self._look)
 
     def _here(self) -> bool:
-        """Return whether this is the thread of the loop: `DataParallel` has others."""
+        """Return whether the loop calls, in its own thread: `DataParallel` has others."""
+        if self._reader.is_measuring:
+            return False
         return self._thread is None or threading.get_ident() == self._thread
 
     # ---- findings ------------------------------------------------------------------------------
@@ -176,7 +179,7 @@ class TrainingWatch:
     def _look(self) -> None:
         started = time.perf_counter()
         rows = len(self._reader.recorder.rows)
-        self._next_look = rows + max(2, rows // 2)
+        self._next_look = 2 * rows  # a look costs more than a sample: few are enough
         findings = find(self._reader.history())
         self._reader.own += time.perf_counter() - started
         self._tell(findings)
@@ -251,6 +254,7 @@ def watch(
     optimizer: Optimizer | Sequence[Optimizer],
     *,
     every: int | None = None,
+    loss: Callable[[], Any] | None = None,
     on_finding: Callable[[Finding], object] | None = None,
     logger: logging.Logger | None = None,
 ) -> TrainingWatch:
@@ -264,7 +268,10 @@ def watch(
       cosine of consecutive updates, the gradient's signal to noise c/(1 - c) from the cosine c of
       consecutive gradients, mean and variance of the output, dead and saturated units;
     - of the run: loss, rate, the share of clipped updates, the mode of the model, whether gradients
-      were cleared, how much the outputs of a batch differ.
+      were cleared, how much the outputs of a batch differ, the gradient noise scale in batches;
+    - with `loss`, in few updates, the critical sharpness 2/η_c and η/η_c, where η_c is the smallest
+      rate at which the step would have raised the loss of its own batch: see
+      `etude.measure.critical_rate`.
 
     The outputs, dead and saturated units, and clipping are read in the first 12 sampled updates and
     then in every fourth. The rules for what is found are in `etude.diagnosis.facts` and
@@ -281,6 +288,11 @@ def watch(
             `DistributedDataParallel` are looked through.
         optimizer: What updates it; or several.
         every: Sample updates 0, every, 2·every ...; None chooses.
+        loss: A function that returns the loss of the current batch, without calling `backward`,
+            such as `lambda: cross_entropy(model(x), y)`. It is called up to 6 times after the steps
+            of updates 0, 1, 2, 4, 8 ... and later once in 256 updates, at weights along the step
+            that was made. What forward passes change is put back: weights, buffers, attributes and
+            modes of the modules, random numbers. None measures no curvature.
         on_finding: Called once with each finding.
         logger: Each finding is logged there as a warning, once. Without both, each is printed to
             standard error.
@@ -291,7 +303,8 @@ def watch(
 
     Raises:
         BadTypeError: If a model or an optimizer is something else.
-        BadValueError: If `every` is not a positive integer, or there is no optimizer.
+        BadValueError: If `every` is not a positive integer, or `loss` is given with several
+            optimizers, whose losses differ.
 
     >>> import etude
     >>> net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
@@ -319,10 +332,21 @@ def watch(
         )
     if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
         raise BadValueError(f"every is {shown(every)}: give a positive integer, or None")
+    if loss is not None and not callable(loss):
+        raise BadTypeError(
+            f"loss is {shown(loss)}: give a function that returns the loss of the current batch, "
+            "such as lambda: cross_entropy(model(x), y)"
+        )
+    if loss is not None and len(listed) > 1:
+        raise BadValueError(
+            f"loss is given with {len(listed)} optimizers: the loss along a step is known for one "
+            "optimizer alone, so leave loss out"
+        )
     return TrainingWatch(
         models,
         [_inner(one) for one in listed],
         every=every,
+        loss=loss,
         on_finding=on_finding,
         logger=logger,
     )

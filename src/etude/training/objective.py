@@ -45,6 +45,9 @@ class Objective:
         recipe: The recipe.
         autocast: A factory of the context of the forward pass.
         rates: The multipliers of the rate; what they freeze is not penalised.
+
+    Attributes:
+        kept: The batches of the newest update; None, as at first, keeps none.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Objective:
         self._watch = self.count > 1 or not (first is None or first.device.type == "cpu")
         self._is_bare = not self.penalty and isinstance(autocast(), nullcontext)
         self._warned = False
+        self.kept: list[Batch] | None = None
 
     def backward(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """Add the gradient of the mean over all answered targets to that of the parameters.
@@ -77,7 +81,10 @@ class Objective:
             TaskError: If the model, the loss or the backward pass fails.
         """
         update = Accumulation(self.count, self.parameters)
+        self.kept = None if self.kept is None else []
         for batch in batches:
+            if self.kept is not None:
+                self.kept.append(batch)
             loss, penalty = self._forward(batch)
             try:
                 update.add(loss, penalty)
