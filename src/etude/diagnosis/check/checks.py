@@ -89,11 +89,11 @@ def check(
     with random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # A model function may hand out one network again and again: what it holds is kept.
-        subject = prepare(_apart(task), recipe, device)
+        subject = prepare(apart(task), recipe, device)
         return _looked(subject)
 
 
-def _apart(task: Task) -> Task:
+def apart(task: Task) -> Task:
     """Return a task whose network, if it is given as one, is a copy."""
     if not isinstance(task.model, torch.nn.Module):
         return task

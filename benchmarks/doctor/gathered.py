@@ -1,0 +1,200 @@
+"""The evidence of each case, kept in `cache/evidence/`, so that a verdict can be fitted anew.
+
+A case has three parts, each its own file: `watch` (its own loop under the watch), `run` (check and
+watched run of its task) and `probes`. A part is measured again when the case or its number in
+`VERSIONS` changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+import etude
+from benchmarks.doctor.case import Case
+from benchmarks.doctor.keep import CACHE, digest
+from etude.diagnosis.diagnose import diagnose
+from etude.diagnosis.finding import Cause, Finding, Symptom
+from etude.diagnosis.history import (
+    History,
+    LayerInfo,
+    ParameterInfo,
+    Quantity,
+    RunQuantity,
+)
+from etude.diagnosis.verdict.evidence import Evidence
+from etude.diagnosis.verdict.measures import Measures, measures
+from etude.diagnosis.verdict.probes import Probe, Probes, probe
+from etude.record import Evaluation
+from etude.training.run import Run
+from etude.trials.baseline import constant_score
+
+FOLDER = CACHE / "evidence"
+
+VERSIONS = {"watch": 1, "run": 1, "probes": 1}
+"""Raised by hand where the code that measures a part changes what it measures."""
+
+
+def watched(case: Case) -> tuple[Evidence, str]:
+    """Run a case's own loop under the watch; return the evidence, and the report's text."""
+    opened: list[Any] = []
+
+    @contextlib.contextmanager
+    def watcher(model: nn.Module, optimizer: Any) -> Iterator[None]:
+        several = list(optimizer) if isinstance(optimizer, tuple) else optimizer
+        with etude.watch(model, several, on_finding=lambda finding: None) as watch:
+            opened.append(watch)
+            yield
+
+    case.run(watcher)
+    report = opened[0].report()
+    return Evidence(report.findings, report.history), str(report)
+
+
+def _watch(case: Case) -> dict[str, Any]:
+    return {"evidence": plain(watched(case)[0])}
+
+
+def _run(case: Case) -> dict[str, Any]:
+    task, recipe = case.task(), case.recipe()
+    started = time.perf_counter()
+    known = measures(task, recipe)
+    found = diagnose(task, recipe, progress=False)
+    run = Run(task, recipe)
+    constant = constant_score(run)
+    evaluations = () if found.record is None else found.record.evaluations
+    broken = found.record is None or found.record.status.value != "finished"
+    evidence = Evidence(found.findings, found.history, known, evaluations, constant)
+    return {
+        "evidence": plain(evidence), "broken": broken, "seconds": time.perf_counter() - started,
+    }  # fmt: skip
+
+
+def _probes(case: Case) -> dict[str, Any]:
+    task, recipe, before = case.task(), case.recipe(), part(case, "run")
+    found = read(before["evidence"])
+    assert found.measures is not None
+    final = None if before["broken"] or not found.evaluations else found.evaluations[-1]
+    started = time.perf_counter()
+    probes = probe(task, recipe, found.measures, final, engine="loop", progress=False)
+    return {"probes": asdict(probes), "seconds": time.perf_counter() - started}
+
+
+PARTS: dict[str, Callable[[Case], dict[str, Any]]] = {
+    "watch": _watch, "run": _run, "probes": _probes,
+}  # fmt: skip
+
+
+def part(case: Case, name: str) -> dict[str, Any]:
+    """Return a part of a case's evidence: from its file, or from a run that writes it."""
+    path = FOLDER / f"{case.name.replace('/', '+').replace(' ', '_')}.{name}.json.gz"
+    told = f"{digest(case)} {VERSIONS[name]}"
+    if path.exists():
+        content: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
+        if content["digest"] == told:
+            return content
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = {"digest": told, **PARTS[name](case)}
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(json.dumps(content).encode(), 3))
+    return content
+
+
+def evidence(case: Case, source: str) -> Evidence:
+    """Return a case's evidence from 'watch', 'run', or 'probes' (the run, and the probes)."""
+    if source != "probes":
+        return read(part(case, source)["evidence"])
+    found = read(part(case, "run")["evidence"])
+    content = dict(part(case, "probes")["probes"])
+    content["probes"] = tuple(Probe(**row) for row in content["probes"])
+    content["skipped"] = tuple(content["skipped"])
+    return replace(found, probes=Probes(**content))
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Return evidence as values that JSON holds."""
+    if isinstance(value, np.ndarray):
+        return {"array": value.tolist(), "shape": list(value.shape)}
+    if isinstance(value, Finding):
+        return {
+            "what": str(value.what), "text": value.text, "layer": value.layer, "step": value.step,
+            "evidence": dict(value.evidence), "fix": value.fix,
+        }  # fmt: skip
+    if is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if hasattr(value, "items"):
+        return {str(name): plain(one) for name, one in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def read(content: dict[str, Any]) -> Evidence:
+    """Return evidence from what `plain` made of it."""
+    known, history = content["measures"], content["history"]
+    return Evidence(
+        tuple(_finding(one) for one in content["findings"]),
+        None if history is None else _history(history),
+        None if known is None else Measures(**known),
+        tuple(_evaluation(one) for one in content["evaluations"]),
+        None if content["constant"] is None else _evaluation(content["constant"]),
+    )
+
+
+def _finding(content: dict[str, Any]) -> Finding:
+    causes = {str(cause): cause for cause in Cause}
+    what = content.pop("what")
+    return Finding(causes[what] if what in causes else Symptom(what), **content)
+
+
+def _evaluation(content: dict[str, Any]) -> Evaluation:
+    known = {f.name for f in fields(Evaluation)}
+    values = {name: value for name, value in content.items() if name in known}
+    return Evaluation(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+
+
+def _array(content: dict[str, Any]) -> np.ndarray:
+    return np.array(content["array"]).reshape(content["shape"])
+
+
+def _history(content: dict[str, Any]) -> History:
+    values = dict(content)
+    for name, value in values.items():
+        if isinstance(value, dict) and set(value) == {"array", "shape"}:
+            values[name] = _array(value)
+    values["steps"] = values["steps"].astype(np.int64)
+    values["layers"] = tuple(
+        LayerInfo(**{**row, "parameters": tuple(row["parameters"])}) for row in values["layers"]
+    )
+    values["parameters"] = tuple(ParameterInfo(**row) for row in values["parameters"])
+    values["readings"] = {Quantity(n): _array(v) for n, v in values["readings"].items()}
+    values["run_readings"] = {RunQuantity(n): _array(v) for n, v in values["run_readings"].items()}
+    known = {f.name for f in fields(History)}
+    return History(**{name: value for name, value in values.items() if name in known})
+
+
+def gather(cases: list[Case]) -> Iterator[str]:
+    """Measure what is missing of some cases; yield a line for each."""
+    for case in cases:
+        names = ("watch",) if case.in_loop else ("watch", "run", "probes")
+        started = time.perf_counter()
+        try:
+            for name in names:
+                part(case, name)
+        except Exception as error:  # noqa: BLE001  (one broken case must not stop the others)
+            yield f"{case.name}: failed: {type(error).__name__}: {str(error)[:300]}"
+            continue
+        yield f"{case.name}: {time.perf_counter() - started:.1f} s"
