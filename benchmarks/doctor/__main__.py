@@ -20,20 +20,32 @@ from benchmarks import doctor
 from benchmarks.doctor import score, verify
 from benchmarks.doctor.case import Case
 from benchmarks.doctor.diagnoser import Diagnoser
+from benchmarks.doctor.installed import INSTALLED
 from benchmarks.doctor.keep import kept
 from benchmarks.doctor.rivals import RIVALS
 from benchmarks.doctor.watched import Watched
 from etude import files
 
-DIAGNOSERS: dict[str, Sequence[Diagnoser]] = {"rivals": RIVALS, "watch": (Watched(),)}
+DIAGNOSERS: dict[str, Sequence[Diagnoser]] = {
+    "rivals": (*RIVALS, *INSTALLED),
+    "watch": (Watched(),),
+}
 
-NOTES = """# The rivals' rules on the zoo
+NOTES = """# The rivals on the zoo
 
-Written by `python -m benchmarks.doctor score rivals`. The thresholds are those that the tools \
+Written by `python -m benchmarks.doctor score rivals`. Where a tool names a symptom, its causes \
+are those that its own remedies for the symptom would mend.
+
+AutoTrainer, SageMaker Debugger and DeepDiagnosis: the thresholds are those that the tools \
 publish, in an own implementation over a probe of our own (`benchmarks/doctor/rivals.py`); none of \
 their code ran. The probe reads about sixty updates of a run, so that a rule that waits for an \
-epoch gets twenty. Where a tool names a symptom, its causes are those that its own remedies for \
-the symptom would mend. A rule counts as an alarm whenever it fires.
+epoch gets twenty. A rule counts as an alarm whenever it fires.
+
+torchmortem 0.1.1 and trainscope 1.8.1 ran themselves, at their defaults, in each case's own loop \
+(`benchmarks/doctor/installed.py`). torchmortem: a finding of severity warning or critical counts \
+as an alarm, a note does not; its report is written when the run has ended. trainscope: a spike \
+that `step` returns counts as an alarm. Its test is two-sided, so that a loss that falls fast is \
+a spike too; in the row "rising" only those of a rising loss count. It names no cause and no layer.
 
 **recall**: share of faulty cases that are flagged. **false alarms**: share of healthy cases that \
 are flagged. **top-1**, **top-3**: share of faulty cases whose cause is named first, or among the \
@@ -67,8 +79,11 @@ def listed() -> None:
 
 def scored(names: Sequence[str], cases: list[Case]) -> None:
     """Score diagnosers, keep their verdicts, and print the table."""
-    results = {}
+    results: dict[str, list[score.Row]] = {}
     for name in names:
+        if name == "rivals":
+            results |= score.go_on(DIAGNOSERS[name], cases)
+            continue
         for diagnoser in DIAGNOSERS[name]:
             results[diagnoser.name] = score.judge(diagnoser, cases)
             score.keep(diagnoser.name, results[diagnoser.name])

@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks import doctor
 from benchmarks.doctor.case import Case
 from benchmarks.doctor.diagnoser import Diagnoser, Verdict
+from benchmarks.doctor.keep import digest
 from etude import files
 
 FOLDER = Path(__file__).parents[1] / "results" / "doctor"
@@ -33,6 +34,7 @@ class Row:
         layer: The module at fault; empty where none is.
         updates: Updates of the run.
         verdict: What the diagnoser said.
+        digest: Of the case: tells a verdict on a case that has changed since.
     """
 
     case: str
@@ -41,6 +43,7 @@ class Row:
     layer: str
     updates: int
     verdict: Verdict
+    digest: str = ""
 
     @property
     def found(self) -> bool:
@@ -60,12 +63,33 @@ class Row:
 
 def judge(diagnoser: Diagnoser, cases: Iterable[Case]) -> list[Row]:
     """Run a diagnoser over cases."""
-    rows = []
+    return [judged(diagnoser, case, digest(case)) for case in cases]
+
+
+def judged(diagnoser: Diagnoser, case: Case, told: str) -> Row:
+    """Return what a diagnoser says of a case with a digest."""
+    layer = case.edit.layer if case.edit else ""
+    steps, verdict = case.setup().steps, diagnoser.diagnose(case)
+    return Row(case.name, case.program.name, case.cause, layer, steps, verdict, told)
+
+
+def go_on(diagnosers: Sequence[Diagnoser], cases: Iterable[Case]) -> dict[str, list[Row]]:
+    """Run diagnosers that do not change over the cases whose verdict is missing or stale.
+
+    Each verdict is written when it is made, case after case.
+    """
+    known = {one.name: {row.case: row for row in stored(one.name)} for one in diagnosers}
+    found: dict[str, list[Row]] = {one.name: [] for one in diagnosers}
     for case in cases:
-        layer = case.edit.layer if case.edit else ""
-        steps, verdict = case.setup().steps, diagnoser.diagnose(case)
-        rows.append(Row(case.name, case.program.name, case.cause, layer, steps, verdict))
-    return rows
+        told = digest(case)
+        for one in diagnosers:
+            row = known[one.name].get(case.name)
+            if row is None or row.digest != told:
+                row = judged(one, case, told)
+                known[one.name][case.name] = row
+                keep(one.name, list(known[one.name].values()))
+            found[one.name].append(row)
+    return found
 
 
 Measure = Callable[[Sequence[Row]], float]
@@ -167,4 +191,20 @@ def keep(name: str, rows: Sequence[Row]) -> None:
     """Write the verdicts of a diagnoser."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(" " + json.dumps(asdict(row)) for row in rows)
-    files.write_text(FOLDER / f"{name.lower().replace(' ', '_')}.json", f"[\n{lines}\n]\n")
+    files.write_text(path_of(name), f"[\n{lines}\n]\n")
+
+
+def stored(name: str) -> list[Row]:
+    """Return the verdicts of a diagnoser that were written; none where there is no file."""
+    if not path_of(name).exists():
+        return []
+    rows = json.loads(path_of(name).read_text(encoding="utf-8"))
+    for row in rows:
+        row["verdict"]["causes"] = tuple(row["verdict"]["causes"])
+    return [Row(**{**row, "verdict": Verdict(**row["verdict"])}) for row in rows]
+
+
+def path_of(name: str) -> Path:
+    """Return the file of a diagnoser's verdicts."""
+    plain = "".join(letter if letter.isalnum() else " " for letter in name.lower())
+    return FOLDER / f"{'_'.join(plain.split())}.json"

@@ -191,7 +191,8 @@ PROGRAMS = (
         Edit("recurrent weights of 3", network(gain=3.0), "bad_initialisation", "rnn"),
         Edit("series of 100", inputs(lambda x: 100 * x), "unscaled_inputs", "rnn"),
         Edit("labels mixed", training_targets(mixed), "labels_do_not_match"),
-        Edit("no zero_grad", fields(zero_grad=False), "gradients_not_cleared", in_loop=True),
+        Edit("no zero_grad", fields(zero_grad=False), "gradients_not_cleared",
+             twin="without clipping, low rate", in_loop=True),
     )),
     Program("bursts-rnn", "rnn", bursts_rnn, drawn, (
         Edit("tighter clipping", both(rate(2), fields(clip=0.2))),

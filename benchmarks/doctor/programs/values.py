@@ -244,7 +244,7 @@ PROGRAMS = (
     )),
     Program("digits-autoencoder", "autoencoder", digits_autoencoder, plain, (
         Edit("sigmoid output", network(last=nn.Sigmoid), "wrong_last_layer", "decoder.3"),
-        Edit("inputs of 200", inputs(lambda x: 200 * (x + 1)), "unscaled_inputs", "encoder.0"),
+        Edit("inputs of 1000", inputs(lambda x: 1000 * (x + 1)), "unscaled_inputs", "encoder.0"),
         Edit("tanh drawn large", both(network(act=nn.Tanh), weights("*coder.0.*", normal(20.0))),
              "saturating_activation", "encoder.1"),
         Edit("one digit repeated", rows(lambda t: repeated_class(t, 0.98)), "bad_data"),
