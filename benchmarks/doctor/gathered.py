@@ -31,9 +31,11 @@ from etude.diagnosis.history import (
     Quantity,
     RunQuantity,
 )
+from etude.diagnosis.suspects import stated
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.measures import Measures, measures
 from etude.diagnosis.verdict.probes import Probe, Probes, probe
+from etude.errors import EtudeError
 from etude.record import Evaluation
 from etude.training.run import Run
 from etude.trials.baseline import constant_score
@@ -83,6 +85,8 @@ def _probes(case: Case) -> dict[str, Any]:
     task, recipe, before = case.task(), case.recipe(), part(case, "run")
     found = read(before["evidence"])
     assert found.measures is not None
+    if stated(found.findings):
+        return {"probes": None, "seconds": 0.0}
     final = None if before["broken"] or not found.evaluations else found.evaluations[-1]
     started = time.perf_counter()
     probes = probe(task, recipe, found.measures, final, engine="loop", progress=False)
@@ -115,7 +119,10 @@ def evidence(case: Case, source: str) -> Evidence:
     if source != "probes":
         return read(part(case, source)["evidence"])
     found = read(part(case, "run")["evidence"])
-    content = dict(part(case, "probes")["probes"])
+    probes = part(case, "probes")["probes"]
+    if probes is None:
+        return found
+    content = dict(probes)
     content["probes"] = tuple(Probe(**row) for row in content["probes"])
     content["skipped"] = tuple(content["skipped"])
     return replace(found, probes=Probes(**content))
@@ -186,10 +193,21 @@ def _history(content: dict[str, Any]) -> History:
     return History(**{name: value for name, value in values.items() if name in known})
 
 
+def has_task(case: Case) -> bool:
+    """Return whether a task and a recipe of Etude's can stand for a case's own loop."""
+    if case.in_loop:
+        return False
+    try:
+        case.recipe()
+    except EtudeError:
+        return False
+    return True
+
+
 def gather(cases: list[Case]) -> Iterator[str]:
     """Measure what is missing of some cases; yield a line for each."""
     for case in cases:
-        names = ("watch",) if case.in_loop else ("watch", "run", "probes")
+        names = ("watch", "run", "probes") if has_task(case) else ("watch",)
         started = time.perf_counter()
         try:
             for name in names:

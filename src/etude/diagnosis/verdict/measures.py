@@ -52,6 +52,7 @@ class Measures:
         across: How well from the nearest training samples.
         adaptive: Whether the optimizer scales its updates by the gradient's own size.
         clipped: Whether gradients are clipped.
+        optimizer: The optimizer's name.
     """
 
     samples: float = NAN
@@ -70,6 +71,7 @@ class Measures:
     across: float = NAN
     adaptive: bool = False
     clipped: bool = False
+    optimizer: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -123,6 +125,7 @@ def _measured(subject: Subject) -> Measures:
         across=known.across,
         adaptive=is_adaptive([subject.run.optimizer]),
         clipped=any(getattr(recipe, name) is not None for name in CLIPPING),
+        optimizer=recipe.optimizer.name,
     )
 
 

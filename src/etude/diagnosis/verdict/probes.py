@@ -66,6 +66,10 @@ class Question:
     asked: Callable[[Measures], bool] = lambda known: True
 
 
+USUAL = ("adam", "adamw", "nadam", "radam")
+"""Optimizers of which AdamW differs in little but the rate."""
+
+
 def _far(value: float, bound: float) -> bool:
     """Return whether a measure is known and far from 0."""
     return abs(value) > bound
@@ -74,8 +78,6 @@ def _far(value: float, bound: float) -> bool:
 QUESTIONS: tuple[Question, ...] = (
     Question(REMEDIES["rate / 10"], (Cause.LR_TOO_HIGH,)),
     Question(REMEDIES["rate x 10"], (Cause.LR_TOO_LOW,)),
-    Question(REMEDIES["rate / 100"], (Cause.LR_TOO_HIGH,)),
-    Question(REMEDIES["rate x 100"], (Cause.LR_TOO_LOW,)),
     Question(REMEDIES["no output function"], (Cause.WRONG_LOSS_OR_OUTPUT, Cause.WRONG_LAST_LAYER)),
     Question(REMEDIES["less regularisation"], (Cause.TOO_MUCH_REGULARISATION,)),
     Question(
@@ -91,17 +93,23 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question(REMEDIES["warmup"], (Cause.WARMUP_MISSING,)),
     Question(REMEDIES["clip 90%"], (Cause.MISSING_CLIPPING,), lambda m: not m.clipped),
-    Question(REMEDIES["adamw"], (Cause.OPTIMIZER_MISMATCH,)),
+    Question(REMEDIES["adamw"], (Cause.OPTIMIZER_MISMATCH,), lambda m: m.optimizer not in USUAL),
     Question(REMEDIES["relu"], (Cause.SATURATING_ACTIVATION,)),
     Question(REMEDIES["normalisation"], (Cause.MISSING_NORMALISATION,)),
     Question(REMEDIES["residual"], (Cause.MISSING_RESIDUAL,)),
     Question(REMEDIES["batch / 4"], (Cause.BATCH_TOO_LARGE,), lambda m: m.share > 1 / 16),
-    Question(LARGER, (Cause.BATCH_TOO_SMALL,), lambda m: m.batch <= 16),
+    Question(LARGER, (Cause.BATCH_TOO_SMALL,), lambda m: m.batch <= 8),
 )
 """Every probe, in the order in which a small budget is spent."""
 
+FURTHER = {
+    "rate / 10": Question(REMEDIES["rate / 100"], (Cause.LR_TOO_HIGH,)),
+    "rate x 10": Question(REMEDIES["rate x 100"], (Cause.LR_TOO_LOW,)),
+}
+"""What is asked too where a probe gains."""
+
 CAUSES: Mapping[str, tuple[Cause, ...]] = MappingProxyType(
-    {question.remedy.name: question.causes for question in QUESTIONS}
+    {question.remedy.name: question.causes for question in (*QUESTIONS, *FURTHER.values())}
 )
 """The causes that each probe would remove, by the probe's name."""
 
@@ -246,36 +254,26 @@ class _Probing:
 
     def __init__(self, entered: Candidates, final: Evaluation | None) -> None:
         self.entered, self.final, self.skipped = entered, final, list[str]()
+        self.left = entered.budget - SHORT
         pool = entered.pool(entered.task)
         floor = pool.constant or pool.untrained
         self.by_goal, self.by_loss = Scale(entered.goal, floor), Scale(Goal(), floor)
 
     def ask(self, remedies: Sequence[Remedy]) -> Probes:
         """Train the probes and return what they have shown."""
-        entered, made = self.entered, list[Candidate]()
+        entered = self.entered
         control = entered.control
         entered.pool(entered.task).go([control], SHORT, Phase.RUNG)
-        left = entered.budget - SHORT
-        for remedy in remedies:
-            found = entered.enter(remedy)
-            if isinstance(found, str):
-                self.skipped.append(f"{remedy.name}: {found}")
-            elif (price := found.pool.price(found.trial, SHORT)) > left:
-                self.skipped.append(f"{remedy.name}: the budget does not allow it")
-            else:
-                left -= price
-                made.append(found)
-        entered.advance(made, SHORT)
         mark = control.at(step_at(control, SHORT))
+        made = self.enter(remedies)
+        entered.advance(made, SHORT)
         short = [self.probe(one, SHORT, mark) for one in made]
-        going = []
-        for shown, one in sorted(zip(short, made, strict=True), key=lambda pair: -pair[0].gain):
-            price = one.pool.price(one.trial, 1.0)
-            stuck = self.by_goal.error(self.final) > 0.9
-            worth = max(shown.gain, shown.loss_gain) > WORTH or stuck
-            if len(going) < KEPT and worth and price <= left:
-                left -= price
-                going.append(one)
+        more = self.enter(
+            [FURTHER[p.name].remedy for p in short if p.name in FURTHER and p.gain > WORTH]
+        )
+        entered.advance(more, SHORT)
+        short += [self.probe(one, SHORT, mark) for one in more]
+        going = self.kept(list(zip(short, (*made, *more), strict=True)))
         entered.advance(going, 1.0)
         final = [self.probe(one, 1.0, self.final) for one in going]
         return Probes(
@@ -285,6 +283,31 @@ class _Probing:
             entered.spent,
             tuple(self.skipped),
         )
+
+    def enter(self, remedies: Sequence[Remedy]) -> list[Candidate]:
+        """Return the remedies that apply and that the budget allows."""
+        made = []
+        for remedy in remedies:
+            found = self.entered.enter(remedy)
+            if isinstance(found, str):
+                self.skipped.append(f"{remedy.name}: {found}")
+            elif (price := found.pool.price(found.trial, SHORT)) > self.left:
+                self.skipped.append(f"{remedy.name}: the budget does not allow it")
+            else:
+                self.left -= price
+                made.append(found)
+        return made
+
+    def kept(self, shown: list[tuple[Probe, Candidate]]) -> list[Candidate]:
+        """Return those that go on to the end: the best, where they or the run leave doubt."""
+        stuck, going = self.by_goal.error(self.final) > 0.9, list[Candidate]()
+        for seen, one in sorted(shown, key=lambda pair: -pair[0].gain):
+            price = one.pool.price(one.trial, 1.0)
+            worth = max(seen.gain, seen.loss_gain) > WORTH or stuck
+            if len(going) < KEPT and worth and price <= self.left:
+                self.left -= price
+                going.append(one)
+        return going
 
     def probe(self, one: Candidate, share: float, mark: Evaluation | None) -> Probe:
         """Compare a candidate with the unchanged run after the same share."""

@@ -1,0 +1,133 @@
+"""The features of a verdict: of the whole run, and of each cause, each with one name for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from etude.diagnosis.finding import Cause, Symptom
+from etude.diagnosis.suspects import SUSPECTS
+from etude.diagnosis.verdict.evidence import Evidence
+from etude.diagnosis.verdict.hints import hints
+from etude.diagnosis.verdict.probes import CAUSES, SHORT
+from etude.diagnosis.verdict.shape import Shape, shape_of
+from etude.diagnosis.verdict.units import ramp
+
+OF_RUN = (
+    "a cause is stated",
+    "a symptom is seen",
+    "not learned",
+    "best gain",
+    "best gain of a quarter",
+    "best hint",
+    "no progress",
+    "broken",
+    "overfitted",
+)
+"""Features of the whole run, which tell a faulty run from a healthy one."""
+
+OF_CAUSE = (
+    "stated",
+    "hint",
+    "suspected",
+    "gain",
+    "gain of a quarter",
+    "best probe",
+    "lead over other causes",
+    "probe without gain",
+    "hint and gain",
+    "no probe and no hint",
+)
+"""Features of each cause, which tell causes apart; all causes share their weights."""
+
+Features = Mapping[str, float]
+
+
+def _clip(value: float, low: float = 0.0, high: float = 1.0) -> float:
+    return 0.0 if math.isnan(value) else min(max(value, low), high)
+
+
+def gains(known: Evidence) -> tuple[dict[Cause, float], dict[Cause, float]]:
+    """Return the largest gain by a probe of each cause: of whole runs, and of a quarter.
+
+    A gain is in units of what a constant output leaves wrong, and up to 1. Where the loss alone
+    gains, as by taking a doubled softmax out, half of that counts.
+    """
+    whole: dict[Cause, float] = {}
+    quarter: dict[Cause, float] = {}
+    for one in () if known.probes is None else known.probes.probes:
+        value = _clip(max(one.gain, 0.5 * min(one.loss_gain, 1.0)), -1.0)
+        found = quarter if one.share == SHORT else whole
+        for cause in CAUSES[one.name]:
+            found[cause] = max(found.get(cause, -1.0), value)
+    return whole, quarter
+
+
+def features_of_run(known: Evidence) -> Features:
+    """Return the features of a whole run by name; what is not known is 0.
+
+    >>> set(features_of_run(Evidence()).values())
+    {0.0}
+    """
+    whole, quarter = gains(known)
+    shape = Shape() if known.history is None else shape_of(known.history)
+    speaks = [value for value in hints(known).values() if not math.isnan(value)]
+    symptoms = {f.what for f in known.findings if isinstance(f.what, Symptom)}
+    values = (
+        float(any(isinstance(f.what, Cause) for f in known.findings)),
+        float(bool(symptoms)),
+        _not_learned(known),
+        _clip(max(whole.values(), default=0.0)),
+        _clip(max(quarter.values(), default=0.0)),
+        max(speaks, default=0.0),
+        _clip(1.0 - ramp(shape.progress, 0.02, 0.3)) if not math.isnan(shape.progress) else 0.0,
+        _clip(shape.broken),
+        _clip(hints(known).get(Cause.TOO_LITTLE_REGULARISATION, 0.0)),
+    )
+    return MappingProxyType(dict(zip(OF_RUN, values, strict=True)))
+
+
+def _not_learned(known: Evidence) -> float:
+    """Return the error at the end over that of the best constant output; 0 if it is not known."""
+    if known.probes is not None and not math.isnan(known.probes.learned):
+        return _clip(1.0 - known.probes.learned)
+    return 0.0
+
+
+def features_of_causes(known: Evidence) -> dict[Cause, Features]:
+    """Return the features of each cause by name; what is not known is 0."""
+    whole, quarter = gains(known)
+    speaks = hints(known)
+    stated = {f.what for f in known.findings if isinstance(f.what, Cause)}
+    suspected = _suspected(known)
+    best = {cause: whole.get(cause, quarter.get(cause, math.nan)) for cause in Cause}
+    top = max((v for v in best.values() if not math.isnan(v)), default=0.0)
+    found = {}
+    for cause in Cause:
+        others = [v for c, v in best.items() if c != cause and not math.isnan(v)]
+        hint, own = _clip(speaks.get(cause, math.nan)), best[cause]
+        asked = not math.isnan(own)
+        values = (
+            float(cause in stated),
+            hint,
+            suspected.get(cause, 0.0),
+            _clip(whole.get(cause, math.nan)),
+            _clip(quarter.get(cause, math.nan)),
+            float(asked and own > 0.02 and own >= top),
+            _clip(own - max([0.0, *others]), -1.0) if asked and own > 0.02 else 0.0,
+            float(asked and own <= 0.02),
+            hint * _clip(own),
+            float(not asked and cause in speaks and hint == 0.0),
+        )
+        found[cause] = MappingProxyType(dict(zip(OF_CAUSE, values, strict=True)))
+    return found
+
+
+def _suspected(known: Evidence) -> dict[Cause, float]:
+    """Return how strongly the symptoms point to each cause: 1, 1/2, 1/3 by their order."""
+    found: dict[Cause, float] = {}
+    for symptom in {f.what for f in known.findings if isinstance(f.what, Symptom)}:
+        for place, cause in enumerate(SUSPECTS.get(symptom, ())):
+            found[cause] = max(found.get(cause, 0.0), 1.0 / (place + 1))
+    return found
