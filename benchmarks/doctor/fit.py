@@ -59,7 +59,6 @@ class Row:
     causes: dict[Cause, Features]
 
 
-
 def rows(cases: Sequence[Case], source: str) -> list[Row]:
     """Return the rows of cases: those of a loop's own have a history alone."""
     found = []

@@ -37,8 +37,6 @@ from etude.diagnosis.verdict.measures import Measures, measures
 from etude.diagnosis.verdict.probes import Probe, Probes, probe
 from etude.errors import EtudeError
 from etude.record import Evaluation
-from etude.training.run import Run
-from etude.trials.baseline import constant_score
 
 FOLDER = CACHE / "evidence"
 
@@ -70,12 +68,10 @@ def _run(case: Case) -> dict[str, Any]:
     task, recipe = case.task(), case.recipe()
     started = time.perf_counter()
     known = measures(task, recipe)
-    found = diagnose(task, recipe, progress=False)
-    run = Run(task, recipe)
-    constant = constant_score(run)
+    found = diagnose(task, recipe, probes=0, progress=False)
     evaluations = () if found.record is None else found.record.evaluations
     broken = found.record is None or found.record.status.value != "finished"
-    evidence = Evidence(found.findings, found.history, known, evaluations, constant)
+    evidence = Evidence(found.findings, found.history, known, evaluations)
     return {
         "evidence": plain(evidence), "broken": broken, "seconds": time.perf_counter() - started,
     }  # fmt: skip
@@ -157,7 +153,6 @@ def read(content: dict[str, Any]) -> Evidence:
         None if history is None else _history(history),
         None if known is None else Measures(**known),
         tuple(_evaluation(one) for one in content["evaluations"]),
-        None if content["constant"] is None else _evaluation(content["constant"]),
     )
 
 

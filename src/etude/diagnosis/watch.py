@@ -23,6 +23,8 @@ from etude.diagnosis.layers import Models, named_models, unwrapped
 from etude.diagnosis.loop_reader import LoopReader
 from etude.diagnosis.losses import kept
 from etude.diagnosis.overview import seen, unseen
+from etude.diagnosis.verdict.evidence import Evidence
+from etude.diagnosis.verdict.judge import judge
 from etude.errors import BadTypeError, BadValueError, shown
 from etude.torch_internals import compiles, listen_to_backward
 
@@ -119,8 +121,10 @@ class TrainingWatch:
         """Return all that was found until now; tell what is new."""
         history = self._reader.history()
         self._tell(find(history))
+        known = Evidence(tuple(self._findings), history)
         return Diagnosis(
-            tuple(self._findings),
+            known.findings,
+            verdict=judge(known) if history.samples else None,
             seen=seen(history, self._reader),
             unseen=unseen(
                 history,

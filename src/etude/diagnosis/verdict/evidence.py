@@ -20,7 +20,6 @@ class Evidence:
         history: The readings of the run; None if nothing was trained.
         measures: The numbers before training; None without a task.
         evaluations: The evaluations on the validation data, in order; empty without a task.
-        constant: The evaluation of the best constant output; None if it is not known.
         probes: What the probes have shown; None if none was trained.
     """
 
@@ -28,5 +27,4 @@ class Evidence:
     history: History | None = None
     measures: Measures | None = None
     evaluations: tuple[Evaluation, ...] = ()
-    constant: Evaluation | None = None
     probes: Probes | None = None

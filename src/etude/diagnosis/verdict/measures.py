@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -72,10 +71,6 @@ class Measures:
     adaptive: bool = False
     clipped: bool = False
     optimizer: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return asdict(self)
 
 
 def measures(task: Task, recipe: Recipe, device: str | torch.device | None = None) -> Measures:

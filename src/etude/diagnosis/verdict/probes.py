@@ -19,7 +19,7 @@ from etude.engines import AutoEngine, Engine, engine_for
 from etude.errors import BadValueError
 from etude.progress import bar
 from etude.recipe import Recipe
-from etude.record import Evaluation
+from etude.record import Evaluation, to_json
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of
 from etude.trials.baseline import better
@@ -128,6 +128,8 @@ class Probe:
         loss_gain: The same of the loss.
         better: Whether it is better by more than noise.
         diverged: Whether it diverged.
+        before: The validation loss of the unchanged run after the same share; infinite if it is
+            not finite, NaN if it is not known.
     """
 
     name: str
@@ -138,6 +140,7 @@ class Probe:
     loss_gain: float
     better: bool
     diverged: bool
+    before: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,16 @@ class Probes:
     skipped: tuple[str, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return asdict(self)
+        """Return it as values that JSON can hold."""
+        return {
+            "cost": self.cost,
+            "learned": to_json(self.learned),
+            "skipped": list(self.skipped),
+            "probes": [
+                {n: to_json(v) if isinstance(v, float) else v for n, v in asdict(one).items()}
+                for one in self.probes
+            ],
+        }
 
 
 @dataclass(frozen=True)
@@ -324,4 +335,5 @@ class _Probing:
             loss_gain,
             found is not None and (mark is None or better(found, mark, self.entered.goal)),
             trial.diverged,
+            math.inf if mark is None else mark.loss,
         )
