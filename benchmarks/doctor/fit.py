@@ -25,10 +25,12 @@ from benchmarks.doctor.case import Case
 from benchmarks.doctor.gathered import evidence, has_task
 from etude import files
 from etude.diagnosis.finding import Cause
+from etude.diagnosis.suspects import facts
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.features import (
     OF_CAUSE,
     OF_RUN,
+    PROPER,
     Features,
     features_of_causes,
     features_of_run,
@@ -36,6 +38,9 @@ from etude.diagnosis.verdict.features import (
 from etude.diagnosis.verdict.model import SOURCES, Bin, Odds, Table, Weights, odds
 
 PLACE = Path(etude.diagnosis.verdict.__file__).parent / "table.json"
+
+NAMES = (*OF_CAUSE, *PROPER)
+"""The features of a cause."""
 
 STRENGTH = 1.0
 """The inverse strength of the penalty of weights, as scikit-learn counts it."""
@@ -84,9 +89,9 @@ def fitted(some: Sequence[Row], bound: float = 0.5) -> Weights:
         if not row.cause:
             continue
         true = Cause(row.cause)
-        own = np.array([row.causes[true][name] for name in OF_CAUSE])
+        own = np.array([row.causes[true][name] for name in NAMES])
         others = [
-            own - np.array([row.causes[c][name] for name in OF_CAUSE]) for c in Cause if c != true
+            own - np.array([row.causes[c][name] for name in NAMES]) for c in Cause if c != true
         ]
         differences += others
         weights += [1.0] * len(others)
@@ -97,19 +102,18 @@ def fitted(some: Sequence[Row], bound: float = 0.5) -> Weights:
     return Weights(
         dict(zip(OF_RUN, map(float, whether.coef_[0]), strict=True)),
         float(whether.intercept_[0]),
-        dict(zip(OF_CAUSE, map(float, which.coef_[0]), strict=True)),
+        dict(zip(NAMES, map(float, which.coef_[0]), strict=True)),
         bound,
     )
 
 
-def facts(some: Sequence[Row]) -> float:
-    """Return how often a stated cause was the right one, with half a case of each kind more."""
-    stated = [
-        row.cause in {str(f.what) for f in row.known.findings}
-        for row in some
-        if row.run["a cause is stated"]
+def certainty(some: Sequence[Row]) -> float:
+    """Return how often a cause that is a fact was the right one, and one case of two more."""
+    told = [facts(row.known.findings) for row in some]
+    right = [
+        row.cause in map(str, causes) for row, causes in zip(some, told, strict=True) if causes
     ]
-    return (sum(stated) + 0.5) / (len(stated) + 1)
+    return (sum(right) + 0.5) / (len(right) + 1)
 
 
 def table_of(weights: dict[str, Weights], certain: float, some: Sequence[Row]) -> Table:
@@ -127,7 +131,7 @@ def held_out(some: Sequence[Row], source: str) -> list[tuple[Row, Odds]]:
     for program in dict.fromkeys(row.program for row in some):
         rest = [row for row in some if row.program != program]
         weights = fitted(rest)
-        table = Table(dict.fromkeys(SOURCES, weights), facts(rest), len(rest), 0, "")
+        table = Table(dict.fromkeys(SOURCES, weights), certainty(rest), len(rest), 0, "")
         found += [(row, odds(row.known, table)) for row in some if row.program == program]
     return found
 
@@ -185,7 +189,7 @@ def fit(cases: Sequence[Case]) -> Table:
         weights[source] = Weights(
             made.run, made.intercept, made.cause, bound, reliability(judged, bound)
         )
-        used, certain = some, facts(some)
+        used, certain = some, certainty(some)
     table = table_of(weights, certain, used)
     files.write_text(PLACE, text_of(table))
     return table

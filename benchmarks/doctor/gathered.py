@@ -31,7 +31,7 @@ from etude.diagnosis.history import (
     Quantity,
     RunQuantity,
 )
-from etude.diagnosis.suspects import stated
+from etude.diagnosis.suspects import facts
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.measures import Measures, measures
 from etude.diagnosis.verdict.probes import Probe, Probes, probe
@@ -81,7 +81,7 @@ def _probes(case: Case) -> dict[str, Any]:
     task, recipe, before = case.task(), case.recipe(), part(case, "run")
     found = read(before["evidence"])
     assert found.measures is not None
-    if stated(found.findings):
+    if facts(found.findings):
         return {"probes": None, "seconds": 0.0}
     final = None if before["broken"] or not found.evaluations else found.evaluations[-1]
     started = time.perf_counter()

@@ -13,7 +13,7 @@ from etude.diagnosis.finding import Cause, Diagnosis, Finding, Verdict
 from etude.diagnosis.overfitting import overfitting
 from etude.diagnosis.remedies import Repair, check_budget, repair
 from etude.diagnosis.stuck import no_better_than_a_constant
-from etude.diagnosis.suspects import stated, suspects
+from etude.diagnosis.suspects import facts, stated, suspects
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.judge import judge
 from etude.diagnosis.verdict.measures import measures
@@ -124,7 +124,7 @@ def diagnose(
     found = (*checked.findings, *seen, *stuck, *overfitting(run.record(), task))
     findings = tuple({(one.what, one.layer): one for one in reversed(found)}.values())[::-1]
     evidence = Evidence(findings, history, measures(task, recipe, device), run.evaluations)
-    if probes and not stated(findings):
+    if probes and not facts(findings):
         final = None if run.diverged or not run.evaluations else run.evaluations[-1]
         assert evidence.measures is not None
         shown = probe(

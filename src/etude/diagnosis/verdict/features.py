@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from etude.diagnosis.finding import Cause, Symptom
-from etude.diagnosis.suspects import SUSPECTS
+from etude.diagnosis.suspects import SUSPECTS, facts, stated
 from etude.diagnosis.verdict.evidence import Evidence
-from etude.diagnosis.verdict.hints import hints
+from etude.diagnosis.verdict.hints import HINTS, hints
 from etude.diagnosis.verdict.probes import CAUSES, SHORT
 from etude.diagnosis.verdict.shape import Shape, shape_of
 from etude.diagnosis.verdict.units import ramp
@@ -38,8 +38,13 @@ OF_CAUSE = (
     "probe without gain",
     "hint and gain",
     "no probe and no hint",
+    "gain beyond other rates",
 )
 """Features of each cause, which tell causes apart; all causes share their weights."""
+
+PROPER = tuple(f"{what} of {cause}" for cause in HINTS for what in ("hint", "gain"))
+"""What is one cause's own: by how much its hint and its probe weigh more than those of others. It
+is half as large, so that the penalty of the fit keeps it small."""
 
 Features = Mapping[str, float]
 
@@ -75,7 +80,7 @@ def features_of_run(known: Evidence) -> Features:
     speaks = [value for value in hints(known).values() if not math.isnan(value)]
     symptoms = {f.what for f in known.findings if isinstance(f.what, Symptom)}
     values = (
-        float(any(isinstance(f.what, Cause) for f in known.findings)),
+        float(bool(stated(known.findings))),
         float(bool(symptoms)),
         _not_learned(known),
         _clip(max(whole.values(), default=0.0)),
@@ -99,9 +104,10 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
     """Return the features of each cause by name; what is not known is 0."""
     whole, quarter = gains(known)
     speaks = hints(known)
-    stated = {f.what for f in known.findings if isinstance(f.what, Cause)}
+    certain, inferred = set(facts(known.findings)), set(stated(known.findings))
     suspected = _suspected(known)
     best = {cause: whole.get(cause, quarter.get(cause, math.nan)) for cause in Cause}
+    rates = max(_clip(best[cause]) for cause in (Cause.LR_TOO_LOW, Cause.LR_TOO_HIGH))
     top = max((v for v in best.values() if not math.isnan(v)), default=0.0)
     found = {}
     for cause in Cause:
@@ -109,7 +115,7 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
         hint, own = _clip(speaks.get(cause, math.nan)), best[cause]
         asked = not math.isnan(own)
         values = (
-            float(cause in stated),
+            1.0 if cause in certain else 0.5 * float(cause in inferred),
             hint,
             suspected.get(cause, 0.0),
             _clip(whole.get(cause, math.nan)),
@@ -119,8 +125,13 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
             float(asked and own <= 0.02),
             hint * _clip(own),
             float(not asked and cause in speaks and hint == 0.0),
+            _clip(own - rates, -1.0) if asked and cause == Cause.OPTIMIZER_MISMATCH else 0.0,
         )
-        found[cause] = MappingProxyType(dict(zip(OF_CAUSE, values, strict=True)))
+        proper = dict.fromkeys(PROPER, 0.0)
+        if cause in HINTS:
+            proper |= {f"hint of {cause}": 0.5 * hint, f"gain of {cause}": 0.5 * _clip(own)}
+        shared = dict(zip(OF_CAUSE, values, strict=True))
+        found[cause] = MappingProxyType({**shared, **proper})
     return found
 
 

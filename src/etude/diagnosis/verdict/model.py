@@ -11,10 +11,12 @@ from importlib.resources import files
 from typing import Any
 
 from etude.diagnosis.finding import Cause
+from etude.diagnosis.suspects import facts
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.features import (
     OF_CAUSE,
     OF_RUN,
+    PROPER,
     Features,
     features_of_causes,
     features_of_run,
@@ -133,7 +135,7 @@ def odds(known: Evidence, table: Table | None = None) -> Odds:
     top = max(scores.values())
     sizes = {cause: math.exp(one - top) for cause, one in scores.items()}
     shares = {cause: size / math.fsum(sizes.values()) for cause, size in sizes.items()}
-    stated = {f.what for f in known.findings if isinstance(f.what, Cause)}
+    stated = set(facts(known.findings))
     if stated:
         faulty = max(faulty, table.certain)
         own = math.fsum(shares[c] for c in sorted(stated))
@@ -193,7 +195,7 @@ def _weights(content: Any, where: str) -> Weights:
     return Weights(
         _numbers(given["run"], OF_RUN, f"{where}.run"),
         _number(given["intercept"], f"{where}.intercept"),
-        _numbers(given["cause"], OF_CAUSE, f"{where}.cause"),
+        _numbers(given["cause"], (*OF_CAUSE, *PROPER), f"{where}.cause"),
         _number(given["bound"], f"{where}.bound", 0.0, 1.0),
         tuple(_bin(one, f"{where}.reliability") for one in given["reliability"]),
     )
