@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ class Quantity(StrEnum):
     ACTIVATION_VARIANCE = "activation_variance"
     DEAD = "dead"
     SATURATED = "saturated"
+    GATES_SATURATED = "gates_saturated"
 
 
 class RunQuantity(StrEnum):
@@ -35,6 +37,34 @@ class RunQuantity(StrEnum):
     TRAINING_MODE = "training_mode"
     UNCLEARED = "uncleared"
     OUTPUT_SPREAD = "output_spread"
+    INPUT_MEAN = "input_mean"
+    INPUT_DEVIATION = "input_deviation"
+    INPUT_LOW = "input_low"
+    INPUT_HIGH = "input_high"
+    INPUT_REACH = "input_reach"
+    HEAD_SPREAD = "head_spread"
+    NORMALISED_SAMPLES = "normalised_samples"
+    OUTPUT_SIZE = "output_size"
+    TARGET_COUNT = "target_count"
+    TARGET_WITHIN = "target_within"
+    TARGET_REACH = "target_reach"
+    PLAIN_LOSS = "plain_loss"
+
+
+class OutputFault(NamedTuple):
+    """What is wrong with what a loss is given: the parts of a `Finding`.
+
+    Attributes:
+        cause: The name of the cause.
+        text: What was seen.
+        evidence: Its numbers and names.
+        fix: What to do.
+    """
+
+    cause: str
+    text: str
+    evidence: Mapping[str, float | str]
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -72,12 +102,17 @@ class ParameterInfo:
         layer: The number of its layer in `History.layers`.
         optimizer: The number of the optimizer that holds it; None if none does.
         trainable: Whether it required a gradient in the newest sampled update.
+        decay: The weight decay of its optimizer.
+        decoupled: Whether the decay is taken from the weight itself, as AdamW does, and not added
+            to the gradient.
     """
 
     name: str
     layer: int
     optimizer: int | None = 0
     trainable: bool = True
+    decay: float = 0.0
+    decoupled: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +143,15 @@ class History:
         evaluating_layer: The first layer in evaluation mode at the newest sampled update; '' if the
             mode is right.
         stuck: Whether the network is known to be no better than a constant output at the end.
+        ended: Whether the run is over, and not by an error.
+        optimizers: The class names of the optimizers.
+        loss_name: The name of torch's loss that the backward passes start from; '' if it is not
+            known.
+        target_means: (samples, columns) the mean over the batch of each number of the targets, or
+            the share of each class; NaN where it was not read.
+        output_fault: What is wrong with what the loss is given, in three sampled updates in a row;
+            None if nothing is.
+        input_layer: The number of the first layer; None if its inputs were not read.
         period: The number of updates from one sampled update to the next, at the end.
         overhead: The watch's own time over that of the run between; NaN if not measured.
     """
@@ -128,6 +172,12 @@ class History:
     broken_from: int | None = None
     evaluating_layer: str = ""
     stuck: bool = False
+    ended: bool = False
+    optimizers: tuple[str, ...] = ()
+    loss_name: str = ""
+    target_means: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    output_fault: OutputFault | None = None
+    input_layer: int | None = None
     period: int = 1
     overhead: float = float("nan")
 

@@ -9,6 +9,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 
 from etude.diagnosis.find import find
 from etude.diagnosis.finding import Diagnosis, Finding
+from etude.diagnosis.history import History
 from etude.diagnosis.hooks import Hook
 from etude.diagnosis.layers import Models, named_models, unwrapped
 from etude.diagnosis.loop_reader import LoopReader
@@ -58,6 +60,7 @@ class TrainingWatch:
         self._compiled = any(compiles(model) for model in models.values())
         self._hookless = [m for m in inner.values() if isinstance(m, HOOKLESS)]
         self._error = ""
+        self._ended = False
         removers = [listen_to_backward(self)]
         for number, optimizer in enumerate(optimizers):
             for register, method in (
@@ -103,6 +106,7 @@ class TrainingWatch:
     def close(self) -> None:
         """Look once more at what was read, and remove all hooks; may be called twice."""
         if not self.closed:
+            self._ended = self._ended or sys.exc_info()[0] is None
             self._remove()
             self._guarded(self._finish)
 
@@ -119,7 +123,7 @@ class TrainingWatch:
 
     def report(self) -> Diagnosis:
         """Return all that was found until now; tell what is new."""
-        history = self._reader.history()
+        history = self._history()
         self._tell(find(history))
         known = Evidence(tuple(self._findings), history)
         return Diagnosis(
@@ -141,7 +145,7 @@ class TrainingWatch:
     def before_backward(self, tensors: Any) -> None:
         """Read what is due when a backward pass starts."""
         if self._here():
-            self._guarded(self._reader.before_backward)
+            self._guarded(self._reader.before_backward, tensors)
 
     def after_backward(self, tensors: Any) -> None:
         """Read what is due when a backward pass has ended."""
@@ -188,7 +192,10 @@ class TrainingWatch:
     def _finish(self) -> None:
         self._reader.give_up_forward()
         self._reader.close()
-        self._tell(find(self._reader.history()))
+        self._tell(find(self._history()))
+
+    def _history(self) -> History:
+        return replace(self._reader.history(), ended=self._ended)
 
     def _tell(self, findings: Sequence[Finding]) -> None:
         for finding in findings:
