@@ -27,6 +27,7 @@ from etude.diagnosis.finding import Cause, Finding, Symptom
 from etude.diagnosis.history import (
     History,
     LayerInfo,
+    OutputFault,
     ParameterInfo,
     Quantity,
     RunQuantity,
@@ -40,7 +41,7 @@ from etude.record import Evaluation
 
 FOLDER = CACHE / "evidence"
 
-VERSIONS = {"watch": 1, "run": 1, "probes": 1}
+VERSIONS = {"watch": 2, "run": 1, "measures": 2, "probes": 1}
 """Raised by hand where the code that measures a part changes what it measures."""
 
 
@@ -67,30 +68,32 @@ def _watch(case: Case) -> dict[str, Any]:
 def _run(case: Case) -> dict[str, Any]:
     task, recipe = case.task(), case.recipe()
     started = time.perf_counter()
-    known = measures(task, recipe)
     found = diagnose(task, recipe, probes=0, progress=False)
     evaluations = () if found.record is None else found.record.evaluations
     broken = found.record is None or found.record.status.value != "finished"
-    evidence = Evidence(found.findings, found.history, known, evaluations)
+    evidence = Evidence(found.findings, found.history, None, evaluations)
     return {
         "evidence": plain(evidence), "broken": broken, "seconds": time.perf_counter() - started,
     }  # fmt: skip
 
 
+def _measures(case: Case) -> dict[str, Any]:
+    return {"measures": asdict(measures(case.task(), case.recipe()))}
+
+
 def _probes(case: Case) -> dict[str, Any]:
     task, recipe, before = case.task(), case.recipe(), part(case, "run")
-    found = read(before["evidence"])
-    assert found.measures is not None
+    found, known = read(before["evidence"]), Measures(**part(case, "measures")["measures"])
     if facts(found.findings):
         return {"probes": None, "seconds": 0.0}
     final = None if before["broken"] or not found.evaluations else found.evaluations[-1]
     started = time.perf_counter()
-    probes = probe(task, recipe, found.measures, final, engine="loop", progress=False)
+    probes = probe(task, recipe, known, final, engine="loop", progress=False)
     return {"probes": asdict(probes), "seconds": time.perf_counter() - started}
 
 
 PARTS: dict[str, Callable[[Case], dict[str, Any]]] = {
-    "watch": _watch, "run": _run, "probes": _probes,
+    "run": _run, "measures": _measures, "probes": _probes, "watch": _watch,
 }  # fmt: skip
 
 
@@ -112,9 +115,16 @@ def part(case: Case, name: str) -> dict[str, Any]:
 
 def evidence(case: Case, source: str) -> Evidence:
     """Return a case's evidence from 'watch', 'run', or 'probes' (the run, and the probes)."""
-    if source != "probes":
+    if source == "watch":
         return read(part(case, source)["evidence"])
-    found = read(part(case, "run")["evidence"])
+    known = Measures(**part(case, "measures")["measures"])
+    found = replace(read(part(case, "run")["evidence"]), measures=known)
+    seen = {f.what for f in found.findings}
+    own = read(part(case, "watch")["evidence"]).findings  # the same run, but for its batches
+    more = [f for f in own if isinstance(f.what, Cause) and f.what not in seen]
+    found = replace(found, findings=(*found.findings, *more))
+    if source == "run":
+        return found
     probes = part(case, "probes")["probes"]
     if probes is None:
         return found
@@ -147,11 +157,11 @@ def plain(value: Any) -> Any:
 
 def read(content: dict[str, Any]) -> Evidence:
     """Return evidence from what `plain` made of it."""
-    known, history = content["measures"], content["history"]
+    history = content["history"]
     return Evidence(
         tuple(_finding(one) for one in content["findings"]),
         None if history is None else _history(history),
-        None if known is None else Measures(**known),
+        None,
         tuple(_evaluation(one) for one in content["evaluations"]),
     )
 
@@ -182,6 +192,9 @@ def _history(content: dict[str, Any]) -> History:
         LayerInfo(**{**row, "parameters": tuple(row["parameters"])}) for row in values["layers"]
     )
     values["parameters"] = tuple(ParameterInfo(**row) for row in values["parameters"])
+    fault = values.get("output_fault")
+    values["output_fault"] = None if fault is None else OutputFault(*fault)
+    values["optimizers"] = tuple(values.get("optimizers", ()))
     values["readings"] = {Quantity(n): _array(v) for n, v in values["readings"].items()}
     values["run_readings"] = {RunQuantity(n): _array(v) for n, v in values["run_readings"].items()}
     known = {f.name for f in fields(History)}
@@ -202,7 +215,7 @@ def has_task(case: Case) -> bool:
 def gather(cases: list[Case]) -> Iterator[str]:
     """Measure what is missing of some cases; yield a line for each."""
     for case in cases:
-        names = ("watch", "run", "probes") if has_task(case) else ("watch",)
+        names = tuple(PARTS) if has_task(case) else ("watch",)
         started = time.perf_counter()
         try:
             for name in names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -194,6 +194,33 @@ class History:
     def of_run(self, quantity: RunQuantity) -> Floats:
         """Return a quantity as (samples,), NaN where it was not read."""
         return self.run_readings.get(quantity, np.full(self.samples, np.nan))
+
+    def until(self, updates: int) -> History:
+        """Return the readings of the first updates, as they stood then.
+
+        >>> loss = np.linspace(1.0, 0.5, 10)
+        >>> short = History(10, loss, loss, np.array([0, 4, 8])).until(5)
+        >>> short.updates, len(short.loss), short.steps.tolist()
+        (5, 5, [0, 4])
+        """
+        rows = self.steps < updates
+        broken = self.broken_from
+        return replace(
+            self,
+            updates=min(updates, self.updates),
+            loss=self.loss[:updates],
+            lr=self.lr[:updates],
+            steps=self.steps[rows],
+            readings={name: values[rows] for name, values in self.readings.items()},
+            run_readings={name: values[rows] for name, values in self.run_readings.items()},
+            parameter_gradients=self.parameter_gradients[rows[: len(self.parameter_gradients)]],
+            parameter_updates=self.parameter_updates[rows[: len(self.parameter_updates)]],
+            parameter_norms=self.parameter_norms[rows[: len(self.parameter_norms)]],
+            broken_from=None if broken is None or broken + 1 >= updates else broken,
+            stuck=False,
+            ended=False,
+            target_means=self.target_means[rows[: len(self.target_means)]],
+        )
 
     def spike_score(self, window: int = 1_000, sigmas: float = 7.0) -> float:
         """Return the share of losses that are spikes.

@@ -20,6 +20,7 @@ OF_RUN = (
     "not learned",
     "best gain",
     "best gain of a quarter",
+    "best gain over what is left",
     "best hint",
     "no progress",
     "broken",
@@ -39,6 +40,7 @@ OF_CAUSE = (
     "hint and gain",
     "no probe and no hint",
     "gain beyond other rates",
+    "a simpler change does as well",
 )
 """Features of each cause, which tell causes apart; all causes share their weights."""
 
@@ -56,16 +58,16 @@ def _clip(value: float, low: float = 0.0, high: float = 1.0) -> float:
 def gains(known: Evidence) -> tuple[dict[Cause, float], dict[Cause, float]]:
     """Return the largest gain by a probe of each cause: of whole runs, and of a quarter.
 
-    A gain is in units of what a constant output leaves wrong, and up to 1. Where the loss alone
-    gains, as by taking a doubled softmax out, half of that counts.
+    A gain is in units of what a constant output leaves wrong. Where the loss alone gains, as by
+    taking a doubled softmax out, half of that counts.
     """
     whole: dict[Cause, float] = {}
     quarter: dict[Cause, float] = {}
     for one in () if known.probes is None else known.probes.probes:
-        value = _clip(max(one.gain, 0.5 * min(one.loss_gain, 1.0)), -1.0)
+        value = max(one.gain, 0.5 * min(one.loss_gain, 1.0))
         found = quarter if one.share == SHORT else whole
         for cause in CAUSES[one.name]:
-            found[cause] = max(found.get(cause, -1.0), value)
+            found[cause] = max(found.get(cause, -math.inf), value)
     return whole, quarter
 
 
@@ -78,6 +80,7 @@ def features_of_run(known: Evidence) -> Features:
     whole, quarter = gains(known)
     shape = Shape() if known.history is None else shape_of(known.history)
     speaks = [value for value in hints(known).values() if not math.isnan(value)]
+    mature = _mature(known)
     symptoms = {f.what for f in known.findings if isinstance(f.what, Symptom)}
     values = (
         float(bool(stated(known.findings))),
@@ -85,12 +88,25 @@ def features_of_run(known: Evidence) -> Features:
         _not_learned(known),
         _clip(max(whole.values(), default=0.0)),
         _clip(max(quarter.values(), default=0.0)),
-        max(speaks, default=0.0),
-        _clip(1.0 - ramp(shape.progress, 0.02, 0.3)) if not math.isnan(shape.progress) else 0.0,
+        _clip(max(whole.values(), default=0.0) / (_not_learned(known) + 0.1)),
+        mature * max(speaks, default=0.0),
+        0.0 if math.isnan(shape.progress) else mature * (1.0 - ramp(shape.progress, 0.02, 0.3)),
         _clip(shape.broken),
         _clip(hints(known).get(Cause.TOO_LITTLE_REGULARISATION, 0.0)),
     )
     return MappingProxyType(dict(zip(OF_RUN, values, strict=True)))
+
+
+YOUNG, MATURE = 50, 150
+"""A loop that has made fewer updates than the first says nothing by its loss; from the second on
+it is a run. Where a task is known, the watched run is the whole one."""
+
+
+def _mature(known: Evidence) -> float:
+    """Return how far the watched updates are a run: 0 for the first ones, 1 for a whole run."""
+    if known.measures is not None:
+        return 1.0
+    return 0.0 if known.history is None else ramp(known.history.updates, YOUNG, MATURE)
 
 
 def _not_learned(known: Evidence) -> float:
@@ -121,11 +137,12 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
             _clip(whole.get(cause, math.nan)),
             _clip(quarter.get(cause, math.nan)),
             float(asked and own > 0.02 and own >= top),
-            _clip(own - max([0.0, *others]), -1.0) if asked and own > 0.02 else 0.0,
+            _clip(own - max([0.0, *others]), -1.0, 1.0) if asked and own > 0.02 else 0.0,
             float(asked and own <= 0.02),
             hint * _clip(own),
             float(not asked and cause in speaks and hint == 0.0),
             _clip(own - rates, -1.0) if asked and cause == Cause.OPTIMIZER_MISMATCH else 0.0,
+            float(asked and own > 0.02 and _simpler(cause, best) >= own - 0.2 * min(own, 1.0)),
         )
         proper = dict.fromkeys(PROPER, 0.0)
         if cause in HINTS:
@@ -133,6 +150,23 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
         shared = dict(zip(OF_CAUSE, values, strict=True))
         found[cause] = MappingProxyType({**shared, **proper})
     return found
+
+
+SIMPLEST = (
+    Cause.UNSCALED_INPUTS, Cause.UNSCALED_TARGETS, Cause.WRONG_LOSS_OR_OUTPUT,
+    Cause.WRONG_LAST_LAYER, Cause.TOO_MUCH_REGULARISATION, Cause.BAD_INITIALISATION,
+    Cause.LR_TOO_LOW, Cause.LR_TOO_HIGH, Cause.MISSING_CLIPPING, Cause.WARMUP_MISSING,
+    Cause.BATCH_TOO_LARGE, Cause.BATCH_TOO_SMALL, Cause.SATURATING_ACTIVATION,
+    Cause.MISSING_NORMALISATION, Cause.MISSING_RESIDUAL, Cause.OPTIMIZER_MISMATCH,
+)  # fmt: skip
+"""Causes by how little their probe changes: what mends one particular fault before what helps
+against many, such as a normalisation or another optimizer."""
+
+
+def _simpler(cause: Cause, gain: Mapping[Cause, float]) -> float:
+    """Return the largest gain of a simpler change than that of a cause."""
+    before = SIMPLEST[: SIMPLEST.index(cause)] if cause in SIMPLEST else ()
+    return max((v for c in before if not math.isnan(v := gain[c])), default=-math.inf)
 
 
 def _suspected(known: Evidence) -> dict[Cause, float]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from etude.diagnosis.evidence.measures import target_order
 from etude.diagnosis.finding import Cause, Symptom
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.shape import Shape, shape_of
@@ -44,6 +45,14 @@ def _shape(name: str, low: float, high: float) -> Hint:
 
 def _symptom(what: Symptom) -> Hint:
     return lambda known, shape: float(any(f.what == what for f in known.findings))
+
+
+def _in_order(known: Evidence, shape: Shape) -> float:
+    """Return whether neighbouring batches are alike; a task's order is looked at by a check."""
+    if known.measures is not None:
+        return 0.0
+    order = math.nan if known.history is None else target_order(known.history)
+    return ramp(shape.neighbours, 0.15, 0.6) if math.isnan(order) else ramp(order, 0.1, 0.5)
 
 
 def _labels(known: Evidence, shape: Shape) -> float:
@@ -127,10 +136,12 @@ HINTS: Mapping[Cause, Hint] = MappingProxyType(
         ),
         Cause.UNSCALED_TARGETS: _measure("targets", 0.5, 2.0, either=True),
         Cause.LABELS_DO_NOT_MATCH: _labels,
-        Cause.DATA_NOT_SHUFFLED: _shape("neighbours", 0.15, 0.6),
+        Cause.DATA_NOT_SHUFFLED: _in_order,
         Cause.BATCH_TOO_SMALL: _small_batch,
         Cause.BATCH_TOO_LARGE: _few_updates,
-        Cause.TOO_MUCH_REGULARISATION: _measure("decay", 0.1, 2.0),
+        Cause.TOO_MUCH_REGULARISATION: _most(
+            _measure("decay", 0.1, 2.0), _measure("penalty", 0.003, 0.1)
+        ),
         Cause.TOO_LITTLE_REGULARISATION: _overfit,
         Cause.OPTIMIZER_MISMATCH: _foreign,
     }

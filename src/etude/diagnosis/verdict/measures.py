@@ -23,6 +23,9 @@ from etude.training.clock import batch_size_of, clock_of
 
 NAN = math.nan
 
+COUPLED = ("adam", "nadam", "radam", "adagrad", "rmsprop", "adadelta", "adamax")
+"""Optimizers that scale the gradient with the weight decay in it, so that little of it is much."""
+
 FLOOR = 1e-4
 """The smallest ratio of two sizes of weights that is told apart from 0."""
 
@@ -46,6 +49,7 @@ class Measures:
             itself, where it is furthest from 0.
         layer: The layer of `weights`.
         decay: The rate times the weight decay, summed over the run.
+        penalty: The weight decay, where an adaptive optimizer adds it to the gradient.
         within: How well validation samples are told from the other validation samples that are
             nearest to them: 0 is chance, 1 is perfect.
         across: How well from the nearest training samples.
@@ -66,6 +70,7 @@ class Measures:
     weights: float = NAN
     layer: str = ""
     decay: float = NAN
+    penalty: float = NAN
     within: float = NAN
     across: float = NAN
     adaptive: bool = False
@@ -116,6 +121,7 @@ def _measured(subject: Subject) -> Measures:
         weights=weights,
         layer=layer,
         decay=(decay + float(recipe.l2 or 0.0)) * recipe.lr * updates,
+        penalty=decay if recipe.optimizer.name in COUPLED else 0.0,
         within=known.within,
         across=known.across,
         adaptive=is_adaptive([subject.run.optimizer]),

@@ -64,6 +64,7 @@ def neighbours(
     spread = torch.where(spread > 0, spread, torch.ones_like(spread))
     train, valid = (train - centre) / spread, (valid - centre) / spread
     own = torch.cdist(valid, valid).fill_diagonal_(math.inf)
+    own[:, len(train) :] = math.inf  # no more of them than there are training samples
     return Neighbours(_told(own, held, held), _told(torch.cdist(valid, train), labels, held))
 
 

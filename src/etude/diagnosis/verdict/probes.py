@@ -108,8 +108,14 @@ FURTHER = {
 }
 """What is asked too where a probe gains."""
 
+WORSE = {"clip 90%": Question(REMEDIES["clip 1"], (Cause.MISSING_CLIPPING,))}
+"""What is asked too, beside a probe, where the run is no better than a constant at its end."""
+
 CAUSES: Mapping[str, tuple[Cause, ...]] = MappingProxyType(
-    {question.remedy.name: question.causes for question in (*QUESTIONS, *FURTHER.values())}
+    {
+        question.remedy.name: question.causes
+        for question in (*QUESTIONS, *FURTHER.values(), *WORSE.values())
+    }
 )
 """The causes that each probe would remove, by the probe's name."""
 
@@ -279,9 +285,10 @@ class _Probing:
         made = self.enter(remedies)
         entered.advance(made, SHORT)
         short = [self.probe(one, SHORT, mark) for one in made]
-        more = self.enter(
-            [FURTHER[p.name].remedy for p in short if p.name in FURTHER and p.gain > WORTH]
-        )
+        asked = [FURTHER[p.name] for p in short if p.name in FURTHER and p.gain > WORTH]
+        if self.by_goal.error(self.final) >= 1.0:
+            asked += [WORSE[p.name] for p in short if p.name in WORSE]
+        more = self.enter([question.remedy for question in asked])
         entered.advance(more, SHORT)
         short += [self.probe(one, SHORT, mark) for one in more]
         going = self.kept(list(zip(short, (*made, *more), strict=True)))
@@ -310,12 +317,19 @@ class _Probing:
         return made
 
     def kept(self, shown: list[tuple[Probe, Candidate]]) -> list[Candidate]:
-        """Return those that go on to the end: the best, where they or the run leave doubt."""
+        """Return those that go on to the end: the best of a cause, if in doubt."""
         stuck, going = self.by_goal.error(self.final) > 0.9, list[Candidate]()
+        causes = set[Cause]()
         for seen, one in sorted(shown, key=lambda pair: -pair[0].gain):
             price = one.pool.price(one.trial, 1.0)
             worth = max(seen.gain, seen.loss_gain) > WORTH or stuck
-            if len(going) < KEPT and worth and price <= self.left:
+            if (
+                len(going) < KEPT
+                and worth
+                and price <= self.left
+                and causes.isdisjoint(CAUSES[seen.name])
+            ):
+                causes.update(CAUSES[seen.name])
                 self.left -= price
                 going.append(one)
         return going

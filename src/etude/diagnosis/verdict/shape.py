@@ -93,20 +93,22 @@ def _losses(history: History) -> dict[str, float]:
         "falling": (middle - curve.now) / fell if fell > 1e-3 * unit else NAN,
         "jump": _log(float(loss[: max(3, len(loss) // 5)].max()) / unit),
         "rise": _log(max(curve.now, 1e-12) / unit),
-        "neighbours": _neighbours(loss),
+        "neighbours": _neighbours(loss, 0.02 * unit),
     }
     return found
 
 
-def _neighbours(loss: Floats) -> float:
-    """Return the correlation of neighbouring losses around lines over 32 of them."""
+def _neighbours(loss: Floats, least: float) -> float:
+    """Return the correlation of neighbouring losses around lines over 32 of them.
+
+    Lines from which the losses stray by less than a bound, as those of whole batches, give 0.
+    """
     rows = [loss[i : i + 32] for i in range(0, len(loss) - 31, 32)][-8:]
     found = []
     for row in rows:
         rest = row - np.polyval(np.polyfit(np.arange(32), row, 1), np.arange(32))
         size = float(np.mean(rest**2))
-        if size > 0:
-            found.append(float(np.mean(rest[1:] * rest[:-1])) / size)
+        found.append(float(np.mean(rest[1:] * rest[:-1])) / size if size > least**2 else 0.0)
     return float(np.median(found)) if found else NAN
 
 
