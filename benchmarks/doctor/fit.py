@@ -35,7 +35,7 @@ from etude.diagnosis.verdict.features import (
     features_of_causes,
     features_of_run,
 )
-from etude.diagnosis.verdict.model import SOURCES, Bin, Odds, Table, Weights, odds
+from etude.diagnosis.verdict.model import SOURCES, Bin, Odds, Table, Weights, weighed
 
 PLACE = Path(etude.diagnosis.verdict.__file__).parent / "table.json"
 
@@ -131,8 +131,12 @@ def held_out(some: Sequence[Row], source: str) -> list[tuple[Row, Odds]]:
     for program in dict.fromkeys(row.program for row in some):
         rest = [row for row in some if row.program != program]
         weights = fitted(rest)
-        table = Table(dict.fromkeys(SOURCES, weights), certainty(rest), len(rest), 0, "")
-        found += [(row, odds(row.known, table)) for row in some if row.program == program]
+        right = certainty(rest)
+        found += [
+            (row, weighed(row.run, row.causes, facts(row.known.findings), weights, right))
+            for row in some
+            if row.program == program
+        ]
     return found
 
 

@@ -45,8 +45,8 @@ VERSIONS = {"watch": 2, "run": 1, "measures": 2, "probes": 1}
 """Raised by hand where the code that measures a part changes what it measures."""
 
 
-def watched(case: Case) -> tuple[Evidence, str]:
-    """Run a case's own loop under the watch; return the evidence, and the report's text."""
+def watched(case: Case) -> Evidence:
+    """Run a case's own loop under the watch; return the evidence."""
     opened: list[Any] = []
 
     @contextlib.contextmanager
@@ -57,12 +57,12 @@ def watched(case: Case) -> tuple[Evidence, str]:
             yield
 
     case.run(watcher)
-    report = opened[0].report()
-    return Evidence(report.findings, report.history), str(report)
+    known: Evidence = opened[0].evidence()
+    return known
 
 
 def _watch(case: Case) -> dict[str, Any]:
-    return {"evidence": plain(watched(case)[0])}
+    return {"evidence": plain(watched(case))}
 
 
 def _run(case: Case) -> dict[str, Any]:

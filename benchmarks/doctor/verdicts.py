@@ -131,17 +131,17 @@ NOTES = """# Etude's verdict on the zoo
 Written by `python -m benchmarks.doctor score etude`. **etude watch** sees each case's own loop \
 and nothing else. **etude diagnose** checks the task, watches a run of its recipe, and, where no \
 cause is a fact, trains short probes; a fault of the loop and a GAN have no task, and are judged \
-by the watch there too. Open programs are judged by weights fitted without the whole program, held \
-ones by the table in the package, which open programs alone made. The design was fixed before the held \
-programs were scored, once.
+by the watch there too. Open programs are judged by weights fitted without the whole program, \
+held ones by the table in the package, which open programs alone made. The design was fixed \
+before the held programs were scored, once.
 
 **recall**: share of faulty cases that are flagged. **false alarms**: share of healthy cases that \
 are flagged. **top-1**, **top-3**: share of faulty cases whose cause is named first, or among the \
 first three; a fault that is not flagged counts as wrong. **layer right**: of the faulty cases \
 with a layer at fault, the share in which that layer, one inside it or one around it is named. \
 **found after**: median share of the run; what is found before training counts as its first \
-update, what only probes show as its end. In brackets: 95% by the bootstrap over whole programs. The rivals on \
-the same cases: [rivals.md](rivals.md).
+update, what only probes show as its end. In brackets: 95% by the bootstrap over whole programs. \
+The rivals on the same cases: [rivals.md](rivals.md).
 
 """
 

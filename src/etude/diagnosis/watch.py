@@ -121,11 +121,17 @@ class TrainingWatch:
         if not self.closed:
             self._reader.log(kept(loss))
 
-    def report(self) -> Diagnosis:
-        """Return all that was found until now; tell what is new."""
+    def evidence(self) -> Evidence:
+        """Return what was seen until now, for a verdict; tell what is new."""
         history = self._history()
         self._tell(find(history))
-        known = Evidence(tuple(self._findings), history)
+        return Evidence(tuple(self._findings), history)
+
+    def report(self) -> Diagnosis:
+        """Return all that was found until now, with a verdict; tell what is new."""
+        known = self.evidence()
+        history = known.history
+        assert history is not None
         return Diagnosis(
             known.findings,
             verdict=judge(known) if history.samples else None,

@@ -79,7 +79,8 @@ def features_of_run(known: Evidence) -> Features:
     """
     whole, quarter = gains(known)
     shape = Shape() if known.history is None else shape_of(known.history)
-    speaks = [value for value in hints(known).values() if not math.isnan(value)]
+    hinted = hints(known)
+    speaks = [value for value in hinted.values() if not math.isnan(value)]
     mature = _mature(known)
     symptoms = {f.what for f in known.findings if isinstance(f.what, Symptom)}
     values = (
@@ -92,7 +93,7 @@ def features_of_run(known: Evidence) -> Features:
         mature * max(speaks, default=0.0),
         0.0 if math.isnan(shape.progress) else mature * (1.0 - ramp(shape.progress, 0.02, 0.3)),
         _clip(shape.broken),
-        _clip(hints(known).get(Cause.TOO_LITTLE_REGULARISATION, 0.0)),
+        _clip(hinted.get(Cause.TOO_LITTLE_REGULARISATION, 0.0)),
     )
     return MappingProxyType(dict(zip(OF_RUN, values, strict=True)))
 

@@ -128,18 +128,42 @@ def odds(known: Evidence, table: Table | None = None) -> Odds:
         table: The weights; None for those that Etude brings.
     """
     table = usual_table() if table is None else table
-    weights = table.weights[source_of(known)]
-    score = weights.intercept + dot(weights.run, features_of_run(known))
+    return weighed(
+        features_of_run(known),
+        features_of_causes(known),
+        facts(known.findings),
+        table.weights[source_of(known)],
+        table.certain,
+    )
+
+
+def weighed(
+    run: Features,
+    causes: Mapping[Cause, Features],
+    certain: Sequence[Cause],
+    weights: Weights,
+    right: float,
+) -> Odds:
+    """Return the probabilities that features have.
+
+    Args:
+        run: The features of the run.
+        causes: The features of each cause.
+        certain: The causes that are stated as facts.
+        weights: The weights of the features.
+        right: How often a fact was the right cause.
+    """
+    score = weights.intercept + dot(weights.run, run)
     faulty = 1.0 / (1.0 + math.exp(-min(max(score, -50.0), 50.0)))
-    scores = {c: dot(weights.cause, f) for c, f in features_of_causes(known).items()}
+    scores = {c: dot(weights.cause, f) for c, f in causes.items()}
     top = max(scores.values())
     sizes = {cause: math.exp(one - top) for cause, one in scores.items()}
     shares = {cause: size / math.fsum(sizes.values()) for cause, size in sizes.items()}
-    stated = set(facts(known.findings))
+    stated = set(certain)
     if stated:
-        faulty = max(faulty, table.certain)
+        faulty = max(faulty, right)
         own = math.fsum(shares[c] for c in sorted(stated))
-        share = max(own, table.certain)
+        share = max(own, right)
         shares = {
             c: s / own * share if c in stated else s * (1.0 - share) / max(1.0 - own, 1e-300)
             for c, s in shares.items()
