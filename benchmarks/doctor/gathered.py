@@ -174,8 +174,12 @@ def _finding(content: dict[str, Any]) -> Finding:
 
 def _evaluation(content: dict[str, Any]) -> Evaluation:
     known = {f.name for f in fields(Evaluation)}
-    values = {name: value for name, value in content.items() if name in known}
-    return Evaluation(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in content.items()
+        if name in known
+    }
+    return Evaluation(**values)
 
 
 def _array(content: dict[str, Any]) -> np.ndarray:

@@ -123,7 +123,7 @@ def diagnose(
     seen = (*watched.findings, *(find(history) if stuck else []))
     found = (*checked.findings, *seen, *stuck, *overfitting(run.record(), task))
     findings = tuple({(one.what, one.layer): one for one in reversed(found)}.values())[::-1]
-    evidence = Evidence(findings, history, measures(task, recipe, device), run.evaluations)
+    evidence = Evidence(findings, history, measures(task, recipe, device), tuple(run.evaluations))
     if probes and not facts(findings):
         final = None if run.diverged or not run.evaluations else run.evaluations[-1]
         assert evidence.measures is not None

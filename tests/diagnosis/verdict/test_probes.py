@@ -36,14 +36,14 @@ def looked(task: Task, recipe: Recipe, budget: float):
 
 
 def test_removing_the_cause_mends_the_run() -> None:
-    slow = looked(line(), RECIPE.replace(lr=1e-4), 4.0)
+    slow = looked(line(), RECIPE.replace(lr=1e-3), 4.0)
     gains = {one.name: one.gain for one in slow.probes if one.share == SHORT}
     assert gains["rate x 100"] > gains["rate x 10"] > 0
     assert gains["rate / 10"] <= 0
     ended = [one for one in slow.probes if one.share == 1.0]
     causes = [CAUSES[one.name] for one in ended]
     assert len(set(causes)) == len(causes)
-    assert slow.learned < 0.1
+    assert slow.learned < 0.2
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.4, 0.5, 1.1, 2.3])
@@ -85,7 +85,7 @@ def test_measures_are_logarithms_of_what_was_changed() -> None:
                 next(made.parameters()).mul_(factor)
             return made
 
-        x = torch.randn(128, 4, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(1024, 4, generator=torch.Generator().manual_seed(0))
         return Task(build, (100 * x, (x[:, 0] > 0).long()), loss=cross_entropy)
 
     usual, large = (measures(drawn(factor), RECIPE) for factor in (1.0, 100.0))

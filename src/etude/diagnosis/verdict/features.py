@@ -126,7 +126,7 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
     best = {cause: whole.get(cause, quarter.get(cause, math.nan)) for cause in Cause}
     rates = max(_clip(best[cause]) for cause in (Cause.LR_TOO_LOW, Cause.LR_TOO_HIGH))
     top = max((v for v in best.values() if not math.isnan(v)), default=0.0)
-    found = {}
+    found: dict[Cause, Features] = {}
     for cause in Cause:
         others = [v for c, v in best.items() if c != cause and not math.isnan(v)]
         hint, own = _clip(speaks.get(cause, math.nan)), best[cause]

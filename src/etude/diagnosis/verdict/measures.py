@@ -185,9 +185,11 @@ def _size(parameter: Tensor) -> float:
 
 def _pairs(rows: Rows) -> tuple[Tensor | None, Tensor | None]:
     """Return the inputs of rows as one matrix, and the targets; None where they are not known."""
+    if rows.targets is None:
+        return None, None
     given = list(rows.inputs.values()) or [rows.targets]  # an autoencoder's target is its input
-    parts = [t.reshape(len(t), -1) for t in given if t is not None and t.ndim]
-    if rows.targets is None or not parts or len({len(p) for p in parts}) > 1:
+    parts = [t.reshape(len(t), -1) for t in given if t.ndim]
+    if not parts or len({len(p) for p in parts}) > 1:
         return None, None
     if not all(p.is_floating_point() for p in parts):
         return None, None
