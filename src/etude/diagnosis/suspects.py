@@ -75,7 +75,7 @@ def stated(findings: Sequence[Finding]) -> tuple[Cause, ...]:
     return tuple(dict.fromkeys(causes))
 
 
-INFERRED = (Cause.SATURATING_ACTIVATION,)
+INFERRED = (Cause.SATURATING_ACTIVATION, Cause.LR_TOO_LOW)
 """Causes that a rule infers from symptoms, so that the symptoms may have another cause."""
 
 

@@ -74,7 +74,8 @@ def _variance_ratio(history: History, least: int = 8) -> tuple[float, float]:
     inside = float(within[known].mean())
     if between + inside <= 1e-12:
         return NAN, NAN
-    return count * between / max(inside, 1e-9 * between), count
+    spread = max(inside, 1e-9 * between)
+    return (count * between / spread if spread > 0 else NAN), count
 
 
 def constant_losses(history: History) -> Floats:

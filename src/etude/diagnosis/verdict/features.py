@@ -39,7 +39,6 @@ OF_CAUSE = (
     "probe without gain",
     "hint and gain",
     "no probe and no hint",
-    "gain beyond other rates",
     "a simpler change does as well",
 )
 """Features of each cause, which tell causes apart; all causes share their weights."""
@@ -125,12 +124,17 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
     suspected = _suspected(known)
     best = {cause: whole.get(cause, quarter.get(cause, math.nan)) for cause in Cause}
     rates = max(_clip(best[cause]) for cause in (Cause.LR_TOO_LOW, Cause.LR_TOO_HIGH))
+    for gained in (whole, quarter, best):  # another optimizer brings another rate
+        if Cause.OPTIMIZER_MISMATCH in gained:
+            gained[Cause.OPTIMIZER_MISMATCH] -= rates
     top = max((v for v in best.values() if not math.isnan(v)), default=0.0)
     found: dict[Cause, Features] = {}
     for cause in Cause:
         others = [v for c, v in best.items() if c != cause and not math.isnan(v)]
         hint, own = _clip(speaks.get(cause, math.nan)), best[cause]
         asked = not math.isnan(own)
+        if asked:
+            hint *= ramp(own, 0.0, 0.1)
         values = (
             1.0 if cause in certain else 0.5 * float(cause in inferred),
             hint,
@@ -142,7 +146,6 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
             float(asked and own <= 0.02),
             hint * _clip(own),
             float(not asked and cause in speaks and hint == 0.0),
-            _clip(own - rates, -1.0) if asked and cause == Cause.OPTIMIZER_MISMATCH else 0.0,
             float(asked and own > 0.02 and _simpler(cause, best) >= own - 0.2 * min(own, 1.0)),
         )
         proper = dict.fromkeys(PROPER, 0.0)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from etude.diagnosis.evidence.measures import target_order
 from etude.diagnosis.finding import Cause, Symptom
+from etude.diagnosis.symptoms.curve import loss_curve
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.shape import Shape, shape_of
 from etude.diagnosis.verdict.units import ramp
@@ -79,12 +80,19 @@ def _flat(known: Evidence, shape: Shape) -> float:
 
 
 def _overfit(known: Evidence, shape: Shape) -> float:
-    """Return the share of its fall by which the validation loss rises again."""
+    """Return by how much the validation loss rises again, or lies above a training loss that fell.
+
+    It needs a training loss that fell by more than half: a run that learns nothing does not
+    overfit, whatever its validation loss does.
+    """
     seen = [e.loss for e in known.evaluations if math.isfinite(e.loss)]
-    if len(seen) < 3:
+    curve = None if known.history is None else loss_curve(known.history)
+    if len(seen) < 3 or curve is None:
         return math.nan
     fall = max(seen[0] - min(seen), 1e-12)
-    return ramp((seen[-1] - min(seen)) / fall, 0.05, 0.5)
+    above = (seen[-1] - curve.now) / max(abs(seen[0]), 1e-12)
+    much = max(ramp((seen[-1] - min(seen)) / fall, 0.05, 0.5), ramp(above, 0.1, 0.4))
+    return much * ramp(shape.progress, 0.5, 0.9)
 
 
 def _few_updates(known: Evidence, shape: Shape) -> float:

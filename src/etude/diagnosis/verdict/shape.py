@@ -151,7 +151,10 @@ def _by_depth(history: History, hidden: list[int]) -> dict[str, float]:
         history.of_layers(Quantity.GRADIENT_NORM) * history.of_layers(Quantity.WEIGHT_NORM), axis=0
     )
     first = strength[order[: max(1, len(order) // 3)]]
-    found = {"vanishing": _log(float(np.nanmax(first)) / float(np.nanmax(strength)))}
+    strongest = float(np.nanmax(strength)) if np.isfinite(strength).any() else 0.0
+    found = {}
+    if strongest > 0 and np.isfinite(first).any():
+        found["vanishing"] = _log(float(np.nanmax(first)) / strongest)
     variance = history.of_layers(Quantity.ACTIVATION_VARIANCE)[:1][:, order]
     variance = variance[np.isfinite(variance) & (variance > 0)]
     if len(variance) > 2:
