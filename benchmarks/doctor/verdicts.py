@@ -15,8 +15,8 @@ from benchmarks import doctor
 from benchmarks.doctor import score
 from benchmarks.doctor.case import Case
 from benchmarks.doctor.diagnoser import Verdict
-from benchmarks.doctor.fit import EDGES, Row, certainty, fitted, has_task, rows
-from benchmarks.doctor.gathered import evidence, part
+from benchmarks.doctor.fit import EDGES, Row, certainty, fitted, rows
+from benchmarks.doctor.gathered import evidence, has_task, part
 from etude import files
 from etude.diagnosis.find import find
 from etude.diagnosis.suspects import facts
