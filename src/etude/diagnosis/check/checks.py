@@ -10,11 +10,13 @@ import torch
 
 from etude.diagnosis.check.broadcast import broadcast
 from etude.diagnosis.check.duplicates import duplicates
+from etude.diagnosis.check.first_pass import first_pass
 from etude.diagnosis.check.independence import independence
 from etude.diagnosis.check.initial_loss import initial_loss
 from etude.diagnosis.check.inputs_used import inputs_used
 from etude.diagnosis.check.labels import labels
 from etude.diagnosis.check.one_batch import one_batch
+from etude.diagnosis.check.optimizer import optimizer
 from etude.diagnosis.check.order import order
 from etude.diagnosis.check.outputs import outputs
 from etude.diagnosis.check.reach import gradients, optimized
@@ -38,10 +40,12 @@ OF_DATA: tuple[Check, ...] = (
 )  # fmt: skip
 """Checks that train nothing; all of them work where the loss cannot be computed."""
 
-OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized)
+OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized, optimizer)
 """Checks of the network before its first update."""
 
-OF_TRAINING: tuple[Check, ...] = (initial_loss, gradients, same_seed, one_batch, inputs_used)
+OF_TRAINING: tuple[Check, ...] = (
+    initial_loss, first_pass, gradients, same_seed, one_batch, inputs_used,
+)  # fmt: skip
 """Checks that train for some updates; left out where the loss cannot be computed."""
 
 

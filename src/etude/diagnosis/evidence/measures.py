@@ -22,7 +22,7 @@ WAIT, LITTLE = 30, 0.8
 """The number of updates after which it is judged whether much is learned, and the loss over that of
 the best constant output above which little is."""
 
-LEAST_TARGETS = 60
+LEAST_TARGETS = 40
 """How many targets must be known for the loss of the best constant output."""
 
 
@@ -112,7 +112,7 @@ def relative_losses(history: History) -> Floats:
         k · loss_t / constant, k = median of (loss without what is added or divided) / loss
 
     1 is what a network has that ignores its inputs. The constant is that of `constant_losses`, on
-    60 targets at least. NaN where the loss that is trained is no multiple of torch's own, as
+    40 targets at least. NaN where the loss that is trained is no multiple of torch's own, as
     with a penalty that is as large, or of absolute and other errors, whose best constant is not
     known.
     """
@@ -221,7 +221,8 @@ def decay_shares(history: History) -> Floats:
         added to the gradient:     λ‖w‖ / (λ‖w‖ + ‖g‖)
         taken from the weights:    η λ‖w‖ / (η λ‖w‖ + ‖Δw‖)
 
-    the median over the last half of the sampled updates. NaN without decay.
+    of its largest parameter, the median over the last half of the sampled updates. NaN without
+    decay.
     """
     shares = np.full(len(history.layers), NAN)
     if not history.samples:
@@ -236,15 +237,13 @@ def decay_shares(history: History) -> Floats:
         push = np.zeros(len(lr))
         for i in own:
             parameter, norm = history.parameters[i], history.parameter_norms[half, i]
-            pulled = parameter.decay * np.nan_to_num(norm)
+            pulled = parameter.decay * norm
+            pushed = history.parameter_gradients[half, i]
             if parameter.decoupled:
-                pull += (lr * pulled) ** 2
-                push += np.nan_to_num(history.parameter_updates[half, i] * norm) ** 2
-            else:
-                pull += pulled**2
-                push += np.nan_to_num(history.parameter_gradients[half, i]) ** 2
+                pulled, pushed = lr * pulled, history.parameter_updates[half, i] * norm
+            pull, push = np.fmax(pull, pulled), np.fmax(push, pushed)
         with np.errstate(all="ignore"):
-            shares[number] = median_of(np.sqrt(pull) / (np.sqrt(pull) + np.sqrt(push)))
+            shares[number] = median_of(pull / (pull + push))
     return shares
 
 
