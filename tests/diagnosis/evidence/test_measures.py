@@ -67,6 +67,19 @@ def test_few_batches_and_batches_of_one_tell_nothing_of_the_order():
     assert math.isnan(measures.target_order(ones))
 
 
+def test_batches_that_hold_all_samples_tell_how_many_there_are():
+    means, within = np.full((20, 1), 0.3), 1.0
+    assert measures.whole_data(history(np.ones(20), means, within, 30)) == 30
+    targets = np.random.default_rng(0).normal(size=600)
+    assert measures.whole_data(history(np.ones(20), *batches_of(targets, 30), 30)) == math.inf
+
+
+def test_the_largest_class():
+    shares = np.tile([0.1, 0.9], (5, 1))
+    assert measures.largest_class(history(np.ones(5), shares, 0.2, 8, "cross_entropy")) == 0.9
+    assert math.isnan(measures.largest_class(history(np.ones(5), shares, 0.2, 8)))
+
+
 @given(st.floats(0.01, 100.0))
 def test_a_loss_is_measured_by_the_best_constant_whatever_divides_it(factor):
     targets = np.random.default_rng(0).normal(3.0, 2.0, size=1600)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 from etude.diagnosis.check.broadcast import broadcast
+from etude.diagnosis.check.decay import decay
 from etude.diagnosis.check.duplicates import duplicates
 from etude.diagnosis.check.first_pass import first_pass
 from etude.diagnosis.check.independence import independence
@@ -16,7 +17,6 @@ from etude.diagnosis.check.initial_loss import initial_loss
 from etude.diagnosis.check.inputs_used import inputs_used
 from etude.diagnosis.check.labels import labels
 from etude.diagnosis.check.one_batch import one_batch
-from etude.diagnosis.check.optimizer import optimizer
 from etude.diagnosis.check.order import order
 from etude.diagnosis.check.outputs import outputs
 from etude.diagnosis.check.reach import gradients, optimized
@@ -40,7 +40,7 @@ OF_DATA: tuple[Check, ...] = (
 )  # fmt: skip
 """Checks that train nothing; all of them work where the loss cannot be computed."""
 
-OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized, optimizer)
+OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized, decay)
 """Checks of the network before its first update."""
 
 OF_TRAINING: tuple[Check, ...] = (

@@ -62,6 +62,23 @@ def batches_differ(history: History) -> bool:
     return bool(f > 1e-3)
 
 
+def whole_data(history: History) -> float:
+    """Return how many targets the data has, where every batch holds all of them; else infinite.
+
+    The batch means are then alike up to rounding. NaN where the targets are not known.
+    """
+    f, count = _variance_ratio(history, least=3)
+    return NAN if not np.isfinite(f) else count if f < 1e-3 else math.inf
+
+
+def largest_class(history: History) -> float:
+    """Return the share of the most frequent class in the batches that were read; NaN without."""
+    if history.loss_name not in CLASSES or not history.target_means.size:
+        return NAN
+    known = history.target_means[np.isfinite(history.target_means[:, 0])]
+    return float(known.mean(0).max()) if len(known) else NAN
+
+
 def _variance_ratio(history: History, least: int = 8) -> tuple[float, float]:
     """Return F, and the number of targets in a batch."""
     within = history.of_run(RunQuantity.TARGET_WITHIN)

@@ -1,11 +1,10 @@
-"""Whether the optimizer and its weight decay suit the run."""
+"""Whether the weight decay leaves the weights time to learn."""
 
 from __future__ import annotations
 
 import math
 
 from etude.diagnosis.check.subject import Look, Subject
-from etude.diagnosis.evidence.facts import rprop_finding
 from etude.diagnosis.finding import Cause, Finding
 from etude.diagnosis.layers import LayerTable
 from etude.diagnosis.track import is_adaptive
@@ -15,8 +14,8 @@ PART, MOST = 0.1, 100.0
 within so many updates."""
 
 
-def optimizer(subject: Subject) -> Look:
-    """Look at Rprop on batches that differ, and at a decay that shrinks weights within few updates.
+def decay(subject: Subject) -> Look:
+    """Look for a weight decay that shrinks the weights within few updates.
 
         1 / (η λ) < min(updates / 10, 100)
 
@@ -27,10 +26,6 @@ def optimizer(subject: Subject) -> Look:
     """
     run, recipe = subject.run, subject.recipe
     found: list[Finding] = []
-    samples = subject.task.train.samples
-    name = type(run.optimizer).__name__
-    if name == "Rprop" and samples is not None and run.batch_size < samples:
-        found.append(rprop_finding(None))
     table = LayerTable({"": run.model}, [run.optimizer])
     decays = [
         p.decay
@@ -51,4 +46,4 @@ def optimizer(subject: Subject) -> Look:
                 fix="Take a weight decay of 1e-4 to 1e-2 with SGD, and up to 0.1 with AdamW.",
             )
         )
-    return Look(tuple(found), f"{name} and its weight decay")
+    return Look(tuple(found), f"the weight decay of {type(run.optimizer).__name__}")
