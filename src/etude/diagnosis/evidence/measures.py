@@ -144,10 +144,8 @@ def relative_losses(history: History) -> Floats:
     with np.errstate(all="ignore"):
         factors = plain / own
     factors = factors[np.isfinite(factors) & (own > 0)]
-    if len(factors) < 3 or not usual > 0:
-        return nothing
-    factor = float(np.median(factors))
-    if not np.median(np.abs(factors / factor - 1)) < 0.25:
+    factor = median_of(factors, least=3)
+    if not factor > 0 or not usual > 0 or not np.median(np.abs(factors / factor - 1)) < 0.25:
         return nothing
     return factor * history.loss / usual
 
