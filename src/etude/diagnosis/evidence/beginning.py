@@ -98,16 +98,19 @@ def saturated_recurrence(history: History) -> list[Finding]:
     """Find recurrent layers whose gates or states have no slope left at the start.
 
     At the first reading a quarter of the gates and states of the layer, or more, are where the
-    slope of their sigmoid or tanh is below 5% of the steepest; healthy layers have next to none.
-    Where the inputs are scaled, the weights were drawn too large, which is stated as the cause.
+    slope of their sigmoid or tanh is below 5% of the steepest, and little is learned: new layers
+    have next to none, but trained ones may have many. Where the inputs are scaled, the weights were
+    drawn too large, which is stated as the cause.
     """
     shares = saturated_gates(history)
     found: list[Finding] = []
+    if not np.any(shares >= MANY) or not learns_little(history):
+        return found
     for number in np.flatnonzero(shares >= MANY):
         name, share, step = history.layers[number].name, float(shares[number]), history.steps[0]
         text, evidence = f"{_saturated(name, share)}.", {"share": share}
         found.append(Finding(Symptom.SATURATED, text, name, int(step), evidence))
-        if not has_unscaled_inputs(history) and learns_little(history):
+        if not has_unscaled_inputs(history):
             found.append(gates_finding(name, share, int(step)))
     return found
 

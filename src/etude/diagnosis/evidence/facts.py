@@ -215,12 +215,13 @@ def batch_norm_of_two(history: History) -> list[Finding]:
     """Find a batch normalisation over one or two samples.
 
     Mean and variance of two values tell only which of the two is larger; over places of a picture
-    too, all values of two samples are taken for the whole data.
+    too, all values of two samples are taken for the whole data. Optimizers that play a game are
+    left out: networks that make pictures are trained on single ones, and then normalise each.
     Source: Wu and He 2018 (arXiv:1803.08494), whose error rises by 11 points with batches of two.
     """
     count = history.of_run(RunQuantity.NORMALISED_SAMPLES)
     known = count[np.isfinite(count)]
-    if len(known) < IN_A_ROW or not np.all(known[-IN_A_ROW:] <= 2):
+    if not history.one_loss or len(known) < IN_A_ROW or not np.all(known[-IN_A_ROW:] <= 2):
         return []
     return [batch_norm_finding(int(known[-1]), int(history.steps[0]))]
 
