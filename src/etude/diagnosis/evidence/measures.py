@@ -120,7 +120,8 @@ def constant_losses(history: History) -> Floats:
             return np.full(history.samples, NAN)
         columns = means.shape[1]
         spread = within * (count - 1) / count / columns
-        return spread + ((means - middle) ** 2).mean(1)
+        found: Floats = spread + ((means - middle) ** 2).mean(1)
+    return found
 
 
 def relative_losses(history: History) -> Floats:
