@@ -67,6 +67,12 @@ def test_few_batches_and_batches_of_one_tell_nothing_of_the_order():
     assert math.isnan(measures.target_order(ones))
 
 
+def test_targets_that_were_read_in_no_update_tell_nothing():
+    means = np.full((20, 1), np.nan)
+    assert math.isnan(measures.target_order(history(np.ones(20), means, 0.0, 30)))
+    assert math.isnan(measures.whole_data(history(np.ones(20), np.empty((20, 0)), 0.0, 30)))
+
+
 def test_batches_that_hold_all_samples_tell_how_many_there_are():
     means, within = np.full((20, 1), 0.3), 1.0
     assert measures.whole_data(history(np.ones(20), means, within, 30)) == 30

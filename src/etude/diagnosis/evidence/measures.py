@@ -84,8 +84,10 @@ def _variance_ratio(history: History, least: int = 8) -> tuple[float, float]:
     within = history.of_run(RunQuantity.TARGET_WITHIN)
     count = median_of(history.of_run(RunQuantity.TARGET_COUNT))
     means = history.target_means
-    known = np.isfinite(within)
-    if not history.loss_name or len(means) != len(within) or known.sum() < least or not count > 1:
+    if not history.loss_name or len(means) != len(within) or not count > 1 or not means.size:
+        return NAN, NAN
+    known = np.isfinite(within) & np.isfinite(means[:, 0])
+    if known.sum() < least:
         return NAN, NAN
     between = float(np.var(means[known], axis=0, ddof=1).sum())
     inside = float(within[known].mean())
