@@ -131,8 +131,9 @@ class LoopReader:
         for track in self.tracks:
             track.clearing.before_backward(sampled=self._due)
         if self._full and RunQuantity.OUTPUT_SIZE not in self._forward_run:
+            update = self.updates - (not self._closed)
             with torch.no_grad():
-                self._forward_run.update(self._targets.read(self.updates, tensors))
+                self._forward_run.update(self._targets.read(update, tensors))
         self.own += time.perf_counter() - started
 
     def after_backward(self, tensors: Any) -> None:

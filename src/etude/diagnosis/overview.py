@@ -73,7 +73,12 @@ def unseen(
             "Activations were not read, since the model itself was not called in a sampled update "
             "(only parts of it, or a compiled or replicated copy)."
         )
-    recurrent = [layer.name for layer in history.layers if layer.kind == "recurrent"]
+    gates = np.isfinite(history.of_layers(Quantity.GATES_SATURATED)).any(0)
+    recurrent = [
+        layer.name
+        for layer, read in zip(history.layers, gates, strict=True)
+        if layer.kind == "recurrent" and not read
+    ]
     if recurrent:
         found.append(f"The gates inside {', '.join(recurrent[:3])} cannot be read.")
     return tuple(found)

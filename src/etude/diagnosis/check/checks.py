@@ -9,7 +9,9 @@ from collections.abc import Callable
 import torch
 
 from etude.diagnosis.check.broadcast import broadcast
+from etude.diagnosis.check.decay import decay
 from etude.diagnosis.check.duplicates import duplicates
+from etude.diagnosis.check.first_pass import first_pass
 from etude.diagnosis.check.independence import independence
 from etude.diagnosis.check.initial_loss import initial_loss
 from etude.diagnosis.check.inputs_used import inputs_used
@@ -38,10 +40,12 @@ OF_DATA: tuple[Check, ...] = (
 )  # fmt: skip
 """Checks that train nothing; all of them work where the loss cannot be computed."""
 
-OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized)
+OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized, decay)
 """Checks of the network before its first update."""
 
-OF_TRAINING: tuple[Check, ...] = (initial_loss, gradients, same_seed, one_batch, inputs_used)
+OF_TRAINING: tuple[Check, ...] = (
+    initial_loss, first_pass, gradients, same_seed, one_batch, inputs_used,
+)  # fmt: skip
 """Checks that train for some updates; left out where the loss cannot be computed."""
 
 

@@ -19,6 +19,7 @@ from etude.diagnosis.evidence.measures import (
     learns_little,
     median_of,
     recent_relative_loss,
+    saturated_gates,
 )
 from etude.diagnosis.finding import Cause, Finding, Symptom
 from etude.diagnosis.history import History
@@ -29,6 +30,9 @@ as in `check.initial_loss`."""
 
 ALIKE = 0.01
 """Samples look alike to the last layer if they differ by less than this share of their size."""
+
+MANY = 0.25
+"""The share of the gates of a recurrent layer that counts as many."""
 
 NEAR = 0.1
 """The share of its size by which a layer hardly moves in a whole run."""
@@ -90,6 +94,47 @@ def samples_look_alike(history: History) -> list[Finding]:
     ]
 
 
+def saturated_recurrence(history: History) -> list[Finding]:
+    """Find recurrent layers whose gates or states have no slope left at the start.
+
+    At the first reading a quarter of the gates and states of the layer, or more, are where the
+    slope of their sigmoid or tanh is below 5% of the steepest, and little is learned: new layers
+    have next to none, but trained ones may have many. Where the inputs are scaled, the weights were
+    drawn too large, which is stated as the cause.
+    """
+    shares = saturated_gates(history)
+    found: list[Finding] = []
+    if not np.any(shares >= MANY) or not learns_little(history):
+        return found
+    for number in np.flatnonzero(shares >= MANY):
+        name, share, step = history.layers[number].name, float(shares[number]), history.steps[0]
+        text, evidence = f"{_saturated(name, share)}.", {"share": share}
+        found.append(Finding(Symptom.SATURATED, text, name, int(step), evidence))
+        if not has_unscaled_inputs(history):
+            found.append(gates_finding(name, share, int(step)))
+    return found
+
+
+def gates_finding(layer: str, share: float, step: int | None) -> Finding:
+    """Return the finding of weights that saturate a recurrent layer, although inputs are scaled."""
+    return Finding(
+        Cause.BAD_INITIALISATION,
+        f"{_saturated(layer, share)}, although its inputs are scaled: its weights are too large.",
+        layer=layer,
+        step=step,
+        evidence={"share": share},
+        fix="Draw the weights of the recurrent layer as torch does, between -1/√n and 1/√n for n "
+        "units, and the recurrent ones orthogonally.",
+    )
+
+
+def _saturated(layer: str, share: float) -> str:
+    return (
+        f"Before training, {share:.0%} of the gates and states of {layer} are where the slope of "
+        "their sigmoid or tanh is below 5% of the steepest"
+    )
+
+
 def rate_too_low(history: History) -> list[Finding]:
     """Find a run that is over, has learned next to nothing, and has hardly moved its weights.
 
@@ -108,6 +153,19 @@ def rate_too_low(history: History) -> list[Finding]:
     if most > NEAR:
         return []
     rate = float(np.nanmax(history.lr)) if np.isfinite(history.lr).any() else math.nan
+    evidence = {"moved": most, "rate": rate, "relative_loss": recent}
+    if "Adadelta" in history.optimizers and rate < NEAR:
+        return [
+            Finding(
+                Cause.OPTIMIZER_MISMATCH,
+                f"Adadelta chooses the size of its steps itself, and a rate of {rate:.3g} takes "
+                f"that share of them: in {history.updates} updates no layer has moved by more than "
+                f"{most:.1e} of its size.",
+                step=history.updates - 1,
+                evidence=evidence,
+                fix="Take Adadelta at a rate of 1, or an optimizer that the rate suits, as Adam.",
+            )
+        ]
     return [
         Finding(
             Cause.LR_TOO_LOW,
@@ -115,7 +173,7 @@ def rate_too_low(history: History) -> list[Finding]:
             f"at rates up to {rate:.3g}, and the loss is {recent:.3g} times that of the best "
             "constant output.",
             step=history.updates - 1,
-            evidence={"moved": most, "rate": rate, "relative_loss": recent},
+            evidence=evidence,
             fix="Raise the learning rate, ten times at first; etude.tune or a range test finds it.",
         )
     ]

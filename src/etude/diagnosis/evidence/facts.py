@@ -7,6 +7,8 @@ import numpy as np
 from etude.diagnosis.check.scale import UNEQUAL, Spread
 from etude.diagnosis.evidence.measures import (
     batches_differ,
+    decay_shares,
+    decay_time,
     first_output_size,
     learns_little,
     median_of,
@@ -20,6 +22,10 @@ from etude.tuning.inspection import FAR
 
 IN_A_ROW = 3
 """How many sampled updates in a row must show the same."""
+
+SHORT, PART, MOSTLY = 0.25, 0.3, 0.5
+"""The time of a strong decay in runs, and its part of what moves the weights: by itself, and for
+adaptive optimizers."""
 
 BETWEEN = 0.5
 """The share of the targets' variance that lies between batches of sorted samples."""
@@ -157,14 +163,50 @@ def full_batch_optimizer(history: History) -> list[Finding]:
     """
     if "Rprop" not in history.optimizers or not batches_differ(history):
         return []
+    return [rprop_finding(int(history.steps[0]))]
+
+
+def rprop_finding(step: int | None) -> Finding:
+    """Return the finding of Rprop on batches that differ."""
+    return Finding(
+        Cause.OPTIMIZER_MISMATCH,
+        "Rprop compares the signs of consecutive gradients, but each update has another batch, so "
+        "that signs change by chance.",
+        step=step,
+        evidence={"optimizer": "Rprop"},
+        fix="Use Adam or RMSprop, or all samples in every update.",
+    )
+
+
+def decay_too_strong(history: History) -> list[Finding]:
+    """Find a weight decay that outweighs the loss, where little is learned.
+
+    The decay alone would shrink the weights by e⁴ or more within the run (see `decay_time`), and
+    makes up a third of what moves a layer's weights (see `decay_shares`). An adaptive optimizer to
+    whose gradient the decay is added, such as Adam, divides by the size of both, so that the rate
+    says nothing: there, it must be larger than the loss's gradient in half of the layers. In both
+    cases the loss is above 80% of that of the best constant output.
+    """
+    shares = decay_shares(history)
+    known = shares[np.isfinite(shares)]
+    if not len(known) or not learns_little(history):
+        return []
+    added = history.adaptive and not any(p.decoupled for p in history.parameters)
+    if added and not np.median(known) >= MOSTLY:
+        return []
+    if not added and not (decay_time(history) < SHORT and known.max() >= PART):
+        return []
+    number = int(np.nanargmax(shares))
+    share = float(shares[number])
+    decay = max(p.decay for p in history.parameters)
     return [
         Finding(
-            Cause.OPTIMIZER_MISMATCH,
-            "Rprop compares the signs of consecutive gradients, but each update has another batch, "
-            "so that signs change by chance.",
-            step=int(history.steps[0]),
-            evidence={"optimizer": "Rprop"},
-            fix="Use Adam or RMSprop, or all samples in every update.",
+            Cause.TOO_MUCH_REGULARISATION,
+            f"A weight decay of {decay:.3g} makes up {share:.0%} of what moves the weights of "
+            f"{history.layers[number].name}, and little is learned.",
+            step=int(history.steps[-1]),
+            evidence={"decay": decay, "share": share},
+            fix="Take a weight decay of 1e-4 to 1e-2 with SGD, and up to 0.1 with AdamW.",
         )
     ]
 
@@ -173,22 +215,25 @@ def batch_norm_of_two(history: History) -> list[Finding]:
     """Find a batch normalisation over one or two samples.
 
     Mean and variance of two values tell only which of the two is larger; over places of a picture
-    too, all values of two samples are taken for the whole data.
+    too, all values of two samples are taken for the whole data. Optimizers that play a game are
+    left out: networks that make pictures are trained on single ones, and then normalise each.
     Source: Wu and He 2018 (arXiv:1803.08494), whose error rises by 11 points with batches of two.
     """
     count = history.of_run(RunQuantity.NORMALISED_SAMPLES)
     known = count[np.isfinite(count)]
-    if len(known) < IN_A_ROW or not np.all(known[-IN_A_ROW:] <= 2):
+    if not history.one_loss or len(known) < IN_A_ROW or not np.all(known[-IN_A_ROW:] <= 2):
         return []
-    samples = int(known[-1])
-    return [
-        Finding(
-            Cause.BATCH_TOO_SMALL,
-            f"Batch normalisation takes mean and variance of {samples} "
-            f"{'samples' if samples > 1 else 'sample'}, which say little about the others.",
-            step=int(history.steps[0]),
-            evidence={"samples": float(samples)},
-            fix="Use batches of 16 samples or more, or a normalisation within each sample, such "
-            "as GroupNorm or LayerNorm.",
-        )
-    ]
+    return [batch_norm_finding(int(known[-1]), int(history.steps[0]))]
+
+
+def batch_norm_finding(samples: int, step: int | None) -> Finding:
+    """Return the finding of a batch normalisation over one or two samples."""
+    return Finding(
+        Cause.BATCH_TOO_SMALL,
+        f"Batch normalisation takes mean and variance of {samples} "
+        f"{'samples' if samples > 1 else 'sample'}, which say little about the others.",
+        step=step,
+        evidence={"samples": float(samples)},
+        fix="Use batches of 16 samples or more, or a normalisation within each sample, such as "
+        "GroupNorm or LayerNorm.",
+    )

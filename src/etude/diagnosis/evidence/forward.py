@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -151,7 +152,9 @@ def saturated_gates(name: str, func: Callable[..., Any], args: tuple[Any, ...]) 
     begin: Any = (state, start[1].detach()[:1, :SAMPLES]) if name == "lstm" else state
     if state.shape[-1] != own[1].shape[1] or len(given) < 1:
         return None
-    outputs = func(given, begin, own, biases, 1, 0.0, False, False, True)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # cuDNN's, of weights that lie apart in memory
+        outputs = func(given, begin, own, biases, 1, 0.0, False, False, True)[0]
     if name == "rnn_tanh":
         return (outputs.abs() > BEYOND).float().mean()
     before = torch.cat([state.transpose(0, 1), outputs[:, :-1]], 1)

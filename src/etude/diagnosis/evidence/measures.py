@@ -22,7 +22,7 @@ WAIT, LITTLE = 30, 0.8
 """The number of updates after which it is judged whether much is learned, and the loss over that of
 the best constant output above which little is."""
 
-LEAST_TARGETS = 60
+LEAST_TARGETS = 40
 """How many targets must be known for the loss of the best constant output."""
 
 
@@ -62,13 +62,32 @@ def batches_differ(history: History) -> bool:
     return bool(f > 1e-3)
 
 
+def whole_data(history: History) -> float:
+    """Return how many targets the data has, where every batch holds all of them; else infinite.
+
+    The batch means are then alike up to rounding. NaN where the targets are not known.
+    """
+    f, count = _variance_ratio(history, least=3)
+    return NAN if not np.isfinite(f) else count if f < 1e-3 else math.inf
+
+
+def largest_class(history: History) -> float:
+    """Return the share of the most frequent class in the batches that were read; NaN without."""
+    if history.loss_name not in CLASSES or not history.target_means.size:
+        return NAN
+    known = history.target_means[np.isfinite(history.target_means[:, 0])]
+    return float(known.mean(0).max()) if len(known) else NAN
+
+
 def _variance_ratio(history: History, least: int = 8) -> tuple[float, float]:
     """Return F, and the number of targets in a batch."""
     within = history.of_run(RunQuantity.TARGET_WITHIN)
     count = median_of(history.of_run(RunQuantity.TARGET_COUNT))
     means = history.target_means
-    known = np.isfinite(within)
-    if not history.loss_name or len(means) != len(within) or known.sum() < least or not count > 1:
+    if not history.loss_name or len(means) != len(within) or not count > 1 or not means.size:
+        return NAN, NAN
+    known = np.isfinite(within) & np.isfinite(means[:, 0])
+    if known.sum() < least:
         return NAN, NAN
     between = float(np.var(means[known], axis=0, ddof=1).sum())
     inside = float(within[known].mean())
@@ -104,7 +123,8 @@ def constant_losses(history: History) -> Floats:
             return np.full(history.samples, NAN)
         columns = means.shape[1]
         spread = within * (count - 1) / count / columns
-        return spread + ((means - middle) ** 2).mean(1)
+        found: Floats = spread + ((means - middle) ** 2).mean(1)
+    return found
 
 
 def relative_losses(history: History) -> Floats:
@@ -113,7 +133,7 @@ def relative_losses(history: History) -> Floats:
         k · loss_t / constant, k = median of (loss without what is added or divided) / loss
 
     1 is what a network has that ignores its inputs. The constant is that of `constant_losses`, on
-    60 targets at least. NaN where the loss that is trained is no multiple of torch's own, as
+    40 targets at least. NaN where the loss that is trained is no multiple of torch's own, as
     with a penalty that is as large, or of absolute and other errors, whose best constant is not
     known.
     """
@@ -128,10 +148,8 @@ def relative_losses(history: History) -> Floats:
     with np.errstate(all="ignore"):
         factors = plain / own
     factors = factors[np.isfinite(factors) & (own > 0)]
-    if len(factors) < 3 or not usual > 0:
-        return nothing
-    factor = float(np.median(factors))
-    if not np.median(np.abs(factors / factor - 1)) < 0.25:
+    factor = median_of(factors, least=3)
+    if not factor > 0 or not usual > 0 or not np.median(np.abs(factors / factor - 1)) < 0.25:
         return nothing
     return factor * history.loss / usual
 
@@ -222,7 +240,8 @@ def decay_shares(history: History) -> Floats:
         added to the gradient:     λ‖w‖ / (λ‖w‖ + ‖g‖)
         taken from the weights:    η λ‖w‖ / (η λ‖w‖ + ‖Δw‖)
 
-    the median over the last half of the sampled updates. NaN without decay.
+    of its largest parameter, the median over the last half of the sampled updates. NaN without
+    decay.
     """
     shares = np.full(len(history.layers), NAN)
     if not history.samples:
@@ -237,15 +256,13 @@ def decay_shares(history: History) -> Floats:
         push = np.zeros(len(lr))
         for i in own:
             parameter, norm = history.parameters[i], history.parameter_norms[half, i]
-            pulled = parameter.decay * np.nan_to_num(norm)
+            pulled = parameter.decay * norm
+            pushed = history.parameter_gradients[half, i]
             if parameter.decoupled:
-                pull += (lr * pulled) ** 2
-                push += np.nan_to_num(history.parameter_updates[half, i] * norm) ** 2
-            else:
-                pull += pulled**2
-                push += np.nan_to_num(history.parameter_gradients[half, i]) ** 2
+                pulled, pushed = lr * pulled, history.parameter_updates[half, i] * norm
+            pull, push = np.fmax(pull, pulled), np.fmax(push, pushed)
         with np.errstate(all="ignore"):
-            shares[number] = median_of(np.sqrt(pull) / (np.sqrt(pull) + np.sqrt(push)))
+            shares[number] = median_of(pull / (pull + push))
     return shares
 
 

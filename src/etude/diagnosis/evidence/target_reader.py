@@ -22,6 +22,9 @@ COLUMNS = 256
 ROWS = 1024
 """How many samples of a batch are read."""
 
+MOST_MEANS = 2_048
+"""With the means of more updates than this, every second one is dropped."""
+
 KNOWN = 16
 """In how many sampled updates it is looked at what the loss is given."""
 
@@ -75,6 +78,8 @@ class TargetReader:
         few = len(columns) < 2
         variance, mean = torch.var_mean(columns, 0, correction=0 if few else 1)
         self.means[update] = mean
+        if len(self.means) > MOST_MEANS:
+            self.means = dict(list(self.means.items())[::2])
         readings[RunQuantity.TARGET_WITHIN] = variance.sum()
         if not classes and not few:
             readings[RunQuantity.TARGET_REACH] = (columns - mean).abs().max()
