@@ -35,7 +35,7 @@ from etude.diagnosis.history import (
 from etude.diagnosis.suspects import facts
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.measures import Measures, measures
-from etude.diagnosis.verdict.probes import Probe, Probes, probe
+from etude.diagnosis.verdict.probes import Probes, ShortProbe, probe
 from etude.errors import EtudeError
 from etude.record import Evaluation
 
@@ -129,7 +129,7 @@ def evidence(case: Case, source: str) -> Evidence:
     if probes is None:
         return found
     content = dict(probes)
-    content["probes"] = tuple(Probe(**row) for row in content["probes"])
+    content["probes"] = tuple(ShortProbe(**row) for row in content["probes"])
     content["skipped"] = tuple(content["skipped"])
     return replace(found, probes=Probes(**content))
 

@@ -13,7 +13,7 @@ import etude
 from etude import Recipe, Task
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.verdict.measures import measures
-from etude.diagnosis.verdict.probes import CAUSES, QUESTIONS, SHORT, Scale, probe
+from etude.diagnosis.verdict.probes import CAUSES, QUESTIONS, SHORT, ErrorScale, probe
 from etude.errors import BadValueError
 from etude.record import Evaluation
 from etude.trials.score import Goal
@@ -68,11 +68,11 @@ def test_a_budget_that_is_no_number_of_runs_is_refused(budget: float) -> None:
 
 
 def test_an_error_is_in_units_of_a_constant_and_grows_slowly_beyond_it() -> None:
-    scale = Scale(Goal(), Evaluation(0, 2.0, None))
+    scale = ErrorScale(Goal(), Evaluation(0, 2.0, None))
     errors = [scale.error(Evaluation(9, loss, None)) for loss in (0.0, 1.0, 2.0, 2 * math.e)]
     assert errors == pytest.approx([0.0, 0.5, 1.0, 2.0])
     assert scale.error(None) == scale.error(Evaluation(9, math.inf, None)) == 10.0
-    accuracy = Scale(Goal("accuracy", maximize=True), Evaluation(0, 1.0, 0.25))
+    accuracy = ErrorScale(Goal("accuracy", maximize=True), Evaluation(0, 1.0, 0.25))
     assert accuracy.error(Evaluation(9, 1.0, 1.0)) == pytest.approx(0.0)
     assert accuracy.error(Evaluation(9, 1.0, 0.25)) == pytest.approx(1.0)
 

@@ -21,7 +21,7 @@ from etude.diagnosis.verdict.hints import HINTS, hints
 from etude.diagnosis.verdict.judge import judge
 from etude.diagnosis.verdict.measures import Measures
 from etude.diagnosis.verdict.model import SOURCES, TABLE, odds, read_table, usual_table
-from etude.diagnosis.verdict.probes import CAUSES, SHORT, Probe, Probes
+from etude.diagnosis.verdict.probes import CAUSES, SHORT, Probes, ShortProbe
 from etude.diagnosis.verdict.sentences import sentences
 from etude.errors import BadValueError
 from etude.record import Evaluation
@@ -56,7 +56,7 @@ probed = st.builds(
     lambda rows, learned: Probes(tuple(rows), learned, learned, 3.0),
     st.lists(
         st.builds(
-            Probe, st.sampled_from(sorted(CAUSES)), shares, numbers.map(abs), numbers,
+            ShortProbe, st.sampled_from(sorted(CAUSES)), shares, numbers.map(abs), numbers,
             st.floats(-10, 10), st.floats(-10, 10), st.booleans(), st.booleans(),
         ),
         max_size=6,
@@ -162,7 +162,7 @@ def test_nothing_seen_gives_no_verdict_and_few_updates_no_fault() -> None:
 
 
 def test_what_a_probe_has_shown_is_told_with_its_losses() -> None:
-    shown = Probe("rate x 10", 1.0, 0.2, math.nan, 0.7, 0.7, True, False, before=0.9)
+    shown = ShortProbe("rate x 10", 1.0, 0.2, math.nan, 0.7, 0.7, True, False, before=0.9)
     known = Evidence(probes=Probes((shown,), 0.1, 0.1, 3.0))
     (text,) = sentences(known, Cause.LR_TOO_LOW)
     assert "after the run the validation loss is 0.2 instead of 0.9" in text

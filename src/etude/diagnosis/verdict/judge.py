@@ -19,7 +19,8 @@ def judge(known: Evidence, table: Table | None = None) -> Verdict | None:
     """Return the verdict on a run; None if nothing was trained.
 
     A run is faulty if the probability of a fault reaches a bound, which few healthy runs of other
-    programs reach. The likeliest cause is named if its probability is at least 0.3.
+    programs reach. A loop whose task is not known is faulty only where a rule found something: a
+    long plateau looks like a fault. The likeliest cause is named if its probability is at least 0.3.
 
     Args:
         known: What was seen; parts may be missing, which makes the verdict less sure.
@@ -32,10 +33,11 @@ def judge(known: Evidence, table: Table | None = None) -> Verdict | None:
         return None
     found = odds(known, table)
     ranked = found.causes[:TOLD]
-    if found.faulty < found.bound:
+    alone = known.measures is None and not known.findings
+    if found.faulty < found.bound or alone:
         return Verdict(
-            False, None, 1.0 - found.faulty, ranked,
-            reliability=_reliability(found.reliability, 1.0 - found.faulty),
+            False, None, max(1.0 - found.faulty, 1.0 - found.bound), ranked,
+            reliability=_reliability(found.reliability, max(1.0 - found.faulty, 1.0 - found.bound)),
         )  # fmt: skip
     cause, probability = ranked[0]
     if probability < NAMED:

@@ -121,7 +121,7 @@ CAUSES: Mapping[str, tuple[Cause, ...]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Probe:
+class ShortProbe:
     """What one change has shown, beside the unchanged run after the same share.
 
     Attributes:
@@ -162,7 +162,7 @@ class Probes:
         skipped: Probes that do not apply, or that the budget left out, with the reason.
     """
 
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[ShortProbe, ...] = ()
     learned: float = math.nan
     learned_loss: float = math.nan
     cost: float = 0.0
@@ -182,7 +182,7 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class Scale:
+class ErrorScale:
     """Errors in units of what the best constant output leaves wrong.
 
     Attributes:
@@ -274,7 +274,7 @@ class _Probing:
         self.left = entered.budget - SHORT
         pool = entered.pool(entered.task)
         floor = pool.constant or pool.untrained
-        self.by_goal, self.by_loss = Scale(entered.goal, floor), Scale(Goal(), floor)
+        self.by_goal, self.by_loss = ErrorScale(entered.goal, floor), ErrorScale(Goal(), floor)
 
     def ask(self, remedies: Sequence[Remedy]) -> Probes:
         """Train the probes and return what they have shown."""
@@ -316,7 +316,7 @@ class _Probing:
                 made.append(found)
         return made
 
-    def kept(self, shown: list[tuple[Probe, Candidate]]) -> list[Candidate]:
+    def kept(self, shown: list[tuple[ShortProbe, Candidate]]) -> list[Candidate]:
         """Return those that go on to the end: the best of a cause, if in doubt."""
         stuck, going = self.by_goal.error(self.final) > 0.9, list[Candidate]()
         causes = set[Cause]()
@@ -334,13 +334,13 @@ class _Probing:
                 going.append(one)
         return going
 
-    def probe(self, one: Candidate, share: float, mark: Evaluation | None) -> Probe:
+    def probe(self, one: Candidate, share: float, mark: Evaluation | None) -> ShortProbe:
         """Compare a candidate with the unchanged run after the same share."""
         trial = one.trial
         found = None if trial.diverged else trial.at(step_at(trial, share))
         gain, loss_gain = (s.error(mark) - s.error(found) for s in (self.by_goal, self.by_loss))
         metric = found.metric if found is not None else None
-        return Probe(
+        return ShortProbe(
             one.applied.remedy.name,
             share,
             math.inf if found is None else found.loss,
