@@ -20,7 +20,7 @@ def judge(known: Evidence, table: Table | None = None) -> Verdict | None:
 
     A run is faulty if the probability of a fault reaches a bound, which few healthy runs of other
     programs reach. A loop whose task is not known is faulty only where a rule found something: a
-    long plateau looks like a fault. The likeliest cause is named if its probability is at least 0.3.
+    long plateau looks like a fault. The likeliest cause is named from a probability of 0.3 on.
 
     Args:
         known: What was seen; parts may be missing, which makes the verdict less sure.
