@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +76,8 @@ def shape_of(history: History) -> Shape:
     >>> round(found.progress, 2), found.broken, found.depth
     (0.47, 0.0, 0.0)
     """
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of layers without a reading
         return Shape(**{**_losses(history), **_layers(history), **_run(history)})
 
 
