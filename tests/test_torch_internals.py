@@ -238,6 +238,20 @@ def test_a_backward_pass_is_heard_however_it_is_called_and_torch_gets_its_functi
     assert len(other.calls) == len(names) + 2
 
 
+def test_what_a_node_keeps_for_its_backward_pass():
+    scores = torch.zeros(3, 1, requires_grad=True)
+    target = torch.ones(3, 1)
+    loss = nn.functional.mse_loss(scores, target)
+    node = loss.grad_fn
+    assert torch.equal(internals.kept_for_backward(node, "self"), scores)
+    assert torch.equal(internals.kept_for_backward(node, "target"), target)
+    assert internals.kept_for_backward(node, "weight") is None
+    assert internals.shape_made_by(node) == ()
+    assert internals.shape_made_by((scores + 1).grad_fn) == (3, 1)
+    loss.backward()
+    assert internals.kept_for_backward(node, "target") is None
+
+
 def test_a_failed_backward_pass_has_no_end():
     heard = Heard()
     remove = internals.listen_to_backward(heard)

@@ -1,4 +1,4 @@
-"""List, verify and score the zoo: `python -m benchmarks.doctor list|verify|features|score`.
+"""List, verify and score the zoo: `python -m benchmarks.doctor VERB`.
 
 python -m benchmarks.doctor list                 # programs, edits, causes
 python -m benchmarks.doctor verify [PART ...]    # measure what is new or has changed
@@ -8,6 +8,9 @@ python -m benchmarks.doctor score repair         # remedies, on the open program
 python -m benchmarks.doctor score repair --held  # and on the held ones
 python -m benchmarks.doctor score watch          # etude.watch, on the open programs
 python -m benchmarks.doctor score watch --held   # and on the held ones: once a design is fixed
+python -m benchmarks.doctor gather [PART ...]    # keep the evidence of verdicts in cache/evidence/
+python -m benchmarks.doctor fit                  # fit the verdict's table to the open programs
+python -m benchmarks.doctor score etude [--held] # Etude's verdicts: results/doctor/etude.md
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks import doctor
-from benchmarks.doctor import mended, mended_table, score, verify
+from benchmarks.doctor import fit, mended, mended_table, score, verdicts, verify
 from benchmarks.doctor.case import Case
 from benchmarks.doctor.diagnoser import Diagnoser
+from benchmarks.doctor.gathered import gather
 from benchmarks.doctor.installed import INSTALLED
 from benchmarks.doctor.keep import kept
 from benchmarks.doctor.rivals import RIVALS
@@ -112,10 +116,13 @@ def repaired(cases: list[Case], ways: Sequence[str], anew: bool) -> None:
     files.write_text(score.FOLDER / "repair.md", told)
 
 
+VERBS = ("list", "verify", "features", "gather", "fit", "score")
+
+
 def main() -> None:
     """Parse, call, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.doctor")
-    parser.add_argument("verb", choices=("list", "verify", "features", "score"))
+    parser.add_argument("verb", choices=VERBS)
     parser.add_argument("names", nargs="*", help="parts of names of cases, or diagnosers to score")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(doctor.SEEDS))
     parser.add_argument("--held", action="store_true", help="score the held programs too")
@@ -137,13 +144,22 @@ def main() -> None:
             cases = [case for case in cases if case.program.name in doctor.OPEN]
         if wanted == ["repair"]:
             repaired(cases, given.ways, given.anew)
+        elif wanted == ["etude"]:
+            print(verdicts.page(cases, given.seeds))
         else:
             scored(wanted, cases)
+        return
+    if given.verb == "fit":
+        fit.fit([case for case in cases if case.program.name in doctor.OPEN])
         return
     cases = [c for c in cases if not given.names or any(part in c.name for part in given.names)]
     if given.verb == "features":
         for case in cases:
             kept(case)
+        return
+    if given.verb == "gather":
+        for line in gather(cases):
+            print(line, flush=True)
         return
     for line in verify.verify(cases, every, given.anew):
         print("!!", line)

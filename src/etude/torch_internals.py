@@ -292,6 +292,31 @@ def listen_to_backward(listener: BackwardListener) -> Callable[[], None]:
     return _BACKWARD.add(listener)
 
 
+# ---- the autograd graph ----------------------------------------------------------------------
+
+
+def kept_for_backward(node: Any, name: str) -> Any:
+    """Return what a node of the graph keeps for its backward pass.
+
+    Args:
+        node: The node, a tensor's `grad_fn`.
+        name: What the operation calls it, such as 'self', 'target' or 'result'.
+
+    Returns:
+        The value; None if the node keeps none of that name, or has released it.
+    """
+    try:
+        return getattr(node, f"_saved_{name}", None)
+    except RuntimeError:  # a backward pass was made already
+        return None
+
+
+def shape_made_by(node: Any) -> tuple[int, ...] | None:
+    """Return the shape of the tensor that a node of the graph made; None if torch does not tell."""
+    told = getattr(node, "_input_metadata", None)
+    return tuple(told[0].shape) if told else None
+
+
 # ---- schedulers ------------------------------------------------------------------------------
 
 

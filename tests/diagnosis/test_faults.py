@@ -219,7 +219,7 @@ def test_a_rate_far_too_low():
     torch.manual_seed(0)
     model = net(8, 16, 3)
     w = fit(model, torch.optim.SGD(model.parameters(), lr=1e-7), x, y, updates=250)
-    assert set(found(w)) == {Symptom.STALLED}
+    assert set(found(w)) == {Symptom.STALLED, Cause.LR_TOO_LOW}
 
 
 def test_updates_that_undo_each_other():

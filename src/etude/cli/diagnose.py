@@ -40,6 +40,13 @@ def diagnose(
     budget: Annotated[
         float, typer.Option(help="For the remedies, in full runs; at least 2.5.")
     ] = 4.0,
+    probes: Annotated[
+        float,
+        typer.Option(
+            help="The largest cost of the short probes that tell causes apart, in full runs; "
+            "usually 2 to 4 are spent. 0 trains none."
+        ),
+    ] = 6.0,
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the mended recipe as TOML.")
     ] = None,
@@ -51,9 +58,10 @@ def diagnose(
 ) -> None:
     """Train TASK once under watch; say what is wrong, in which layer, and what mends it.
 
-    A healthy run gives "healthy", and nothing is tried. Ends with status 1 if something is wrong,
-    2 if the input is. Nothing of yours is changed: the mended recipe is printed, or written to
-    --save.
+    The first line is the verdict: the likeliest cause and how sure that is, what speaks for it,
+    and the symptoms that follow. A healthy run gives "healthy", and nothing is tried. Ends with
+    status 1 if something is wrong, 2 if the input is. Nothing of yours is changed: the mended
+    recipe is printed, or written to --save.
     """
     from etude import report
     from etude.diagnosis.diagnose import diagnose as look
@@ -68,6 +76,7 @@ def diagnose(
         wanted,
         repair=repair,
         budget=budget,
+        probes=probes,
         device=recipe.device,
         progress=False if json else None,
     )
@@ -88,5 +97,5 @@ def diagnose(
                 f"[bold]{escape(str(save))}[/bold]" if mended else "not written: nothing mends it"
             )
             out.print(f"\n[dim]recipe[/dim] {told}")
-    if found.findings:
+    if not found.healthy:
         raise typer.Exit(1)

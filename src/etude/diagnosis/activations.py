@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from etude.diagnosis.evidence.forward import ForwardEvidence
 from etude.diagnosis.layers import LayerTable
 from etude.layerwise.flow import CONTRACTIONS
 
@@ -86,6 +87,7 @@ class ForwardReader(TorchFunctionMode):
         values: (layer, quantity) -> a tensor with one number.
         seconds: The time spent on reading, not on the model's own functions.
         calls: How many functions were called.
+        error: What reading failed with; None if it did not.
     """
 
     def __init__(self, table: LayerTable, memory: ActivationMemory) -> None:
@@ -93,11 +95,13 @@ class ForwardReader(TorchFunctionMode):
         self._table, self._memory = table, memory
         self.values: dict[tuple[int, str], Tensor] = {}
         self.seconds, self.calls = 0.0, 0
+        self.error: Exception | None = None
         self.activations: list[_Activation] = []
         self._layer: int | None = None
         self._channels = False
         self._followed: set[int] = set()
         self._used: list[int] = []
+        self.evidence = ForwardEvidence()
         # Tensor -> the numbers of the activations it was computed from, by one bit each.
         self._sources: dict[int, tuple[weakref.ref[Tensor], int]] = {}
 
@@ -116,7 +120,11 @@ class ForwardReader(TorchFunctionMode):
         try:
             if isinstance(result, (Tensor, tuple)):
                 with torch.no_grad():
-                    self._read(getattr(func, "__name__", ""), args, kwargs, result)
+                    name = getattr(func, "__name__", "")
+                    self._read(name, args, kwargs, result)
+                    self.evidence.with_arguments(name, func, args, kwargs, self._layer)
+        except Exception as error:  # noqa: BLE001 - the user's forward pass goes on
+            self.error = self.error or error
         finally:
             self.seconds += time.perf_counter() - started
         return result
@@ -164,6 +172,9 @@ class ForwardReader(TorchFunctionMode):
         output = result[0] if isinstance(result, tuple) and result else result
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return
+        if numbers:
+            data = next((t for t in given if id(t) not in self._table.layer_of), None)
+            self.evidence.called(name, numbers[-1], data, channels=name in ON_CHANNELS)
         if name in NORMALISATIONS:
             if mask:
                 self._sources[id(output)] = weakref.ref(output), mask
@@ -224,6 +235,7 @@ class ForwardReader(TorchFunctionMode):
                 what = "dead" if one.kind == "relu" else "saturated"
                 self.values.setdefault((one.layer, what), one.share)
         self._sources.clear()
+        self.values.update(self.evidence.gates)
 
 
 def first_samples(tensor: Tensor, most: int = MOST_READ) -> Tensor:

@@ -9,11 +9,15 @@ import torch
 
 from etude.diagnosis.check.checks import check
 from etude.diagnosis.find import find
-from etude.diagnosis.finding import Diagnosis
+from etude.diagnosis.finding import Cause, Diagnosis, Finding, Verdict
 from etude.diagnosis.overfitting import overfitting
 from etude.diagnosis.remedies import Repair, check_budget, repair
 from etude.diagnosis.stuck import no_better_than_a_constant
-from etude.diagnosis.suspects import stated, suspects
+from etude.diagnosis.suspects import facts, stated, suspects
+from etude.diagnosis.verdict.evidence import Evidence
+from etude.diagnosis.verdict.judge import judge
+from etude.diagnosis.verdict.measures import measures
+from etude.diagnosis.verdict.probes import BUDGET, Probes, check_probes, probe
 from etude.diagnosis.watch import watch
 from etude.engines import Engine
 from etude.errors import EtudeError
@@ -35,10 +39,12 @@ class TaskDiagnosis(Diagnosis):
     Attributes:
         record: The run that was watched.
         repair: What trying remedies has shown; None if none was tried.
+        probes: What the probes have shown; None if none was trained.
     """
 
     record: Record | None = field(default=None, repr=False)
     repair: Repair | None = None
+    probes: Probes | None = None
 
     def __str__(self) -> str:
         told = super().__str__()
@@ -47,7 +53,8 @@ class TaskDiagnosis(Diagnosis):
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values for JSON, without the history."""
         mended = None if self.repair is None else self.repair.to_dict()
-        return {**super().to_dict(), "repair": mended}
+        probed = None if self.probes is None else self.probes.to_dict()
+        return {**super().to_dict(), "repair": mended, "probes": probed}
 
 
 @filters_kept()
@@ -57,6 +64,7 @@ def diagnose(
     *,
     repair: bool = False,
     budget: float = 4.0,
+    probes: float = BUDGET,
     engine: str | Engine | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
@@ -65,6 +73,10 @@ def diagnose(
 
     First the task is checked, as by `etude.check`. The run is the one that `etude.train` makes, to
     the bit. A symptom is what is seen, such as units that never fire; it can have several causes.
+    If no cause is a fact, short probes are trained: the run with one thing changed, beside the
+    unchanged one. The verdict names the likeliest cause with its probability; `docs/diagnosis.md`
+    says how it is made, and how often it was right.
+
     With `repair`, the remedies of the causes that were found, and then of those that the symptoms
     can come from, are tried against the unchanged run; see `etude.repair`. If nothing was found,
     nothing is tried.
@@ -74,13 +86,15 @@ def diagnose(
         recipe: How; None takes the task's defaults.
         repair: Whether to try remedies.
         budget: For the remedies, in full runs; the run that is watched is not part of it.
-        engine: As in `tune`, for the remedies.
+        probes: The largest cost of the probes, in full runs; usually 2 to 4 are spent. 0 trains
+            none, which makes the verdict less sure.
+        engine: As in `tune`, for the probes and the remedies.
         device: As in `train`.
         progress: Whether to show progress; None does so on a terminal.
 
     Raises:
         TaskError: If model, data and loss do not fit together.
-        BadValueError: If a value of the recipe does not fit the task, or the budget is too small.
+        BadValueError: If a value of the recipe does not fit the task, or a budget is too small.
 
     >>> from torch import nn
     >>> x = torch.linspace(-1, 1, 128)[:, None]
@@ -91,6 +105,7 @@ def diagnose(
     check_given(task, recipe)
     if repair:
         check_budget(budget)
+    check_probes(probes)
     recipe = recipe or Recipe(**task.defaults)
     checked = check(task, recipe, device=device)
     run = Run(task, recipe, device=device)
@@ -108,7 +123,17 @@ def diagnose(
     seen = (*watched.findings, *(find(history) if stuck else []))
     found = (*checked.findings, *seen, *stuck, *overfitting(run.record(), task))
     findings = tuple({(one.what, one.layer): one for one in reversed(found)}.values())[::-1]
-    tried, causes, others = None, stated(findings), suspects(findings)
+    evidence = Evidence(findings, history, measures(task, recipe, device), tuple(run.evaluations))
+    if probes and not facts(findings):
+        final = None if run.diverged or not run.evaluations else run.evaluations[-1]
+        assert evidence.measures is not None
+        shown = probe(
+            task, recipe, evidence.measures, final,
+            budget=probes, engine=engine, device=device, progress=progress,
+        )  # fmt: skip
+        evidence = replace(evidence, probes=shown)
+    verdict = judge(evidence)
+    tried, (causes, others) = None, _suspected(findings, verdict)
     if repair and (causes or others):
         tried = _repair(
             task,
@@ -126,9 +151,23 @@ def diagnose(
         (*checked.seen, *watched.seen),
         (*checked.unseen, *watched.unseen),
         history,
+        verdict,
         run.record(),
         tried,
+        evidence.probes,
     )
+
+
+def _suspected(
+    findings: tuple[Finding, ...], verdict: Verdict | None
+) -> tuple[tuple[Cause, ...], tuple[Cause, ...]]:
+    """Return the causes whose remedies are tried first, and those that are only possible."""
+    first, others = stated(findings), suspects(findings)
+    if verdict is not None and verdict.faulty:
+        ranked = [cause for cause, _ in verdict.ranked]
+        first = first or tuple(ranked[:1])
+        others = (*ranked, *others)
+    return first, tuple(cause for cause in dict.fromkeys(others) if cause not in first)
 
 
 _repair = repair

@@ -115,6 +115,67 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """The one primary cause, or that the run is healthy, with the probability of being right.
+
+    Attributes:
+        faulty: Whether something is wrong.
+        cause: What is wrong; None if nothing is, or if no cause is likely enough.
+        probability: Of the cause; if none is named, that something is wrong, or that nothing is.
+        ranked: The likeliest causes with their probabilities, in order.
+        evidence: What speaks for the cause, one sentence each.
+        follows: The symptoms that were seen and that follow from the cause.
+        layer: The layer at fault; None where the cause has none, or it is not known.
+        step: The update at which it was first seen; None if it was seen in no update.
+        reliability: How often such verdicts were right, as a sentence.
+
+    >>> print(Verdict(True, Cause.LR_TOO_LOW, 0.84, evidence=("No layer moved.",)))
+    lr_too_low (84%): No layer moved.
+    >>> print(Verdict(False, None, 0.97))
+    healthy (97%)
+    """
+
+    faulty: bool
+    cause: Cause | None
+    probability: float
+    ranked: tuple[tuple[Cause, float], ...] = ()
+    evidence: tuple[str, ...] = ()
+    follows: tuple[Symptom, ...] = ()
+    layer: str | None = None
+    step: int | None = None
+    reliability: str = ""
+
+    def __str__(self) -> str:
+        if not self.faulty:
+            return f"healthy ({self.probability:.0%})"
+        if self.cause is None:
+            likely = ", ".join(f"{cause} {p:.0%}" for cause, p in self.ranked[:3])
+            text = f"something is wrong ({self.probability:.0%}), I cannot tell what"
+            return f"{text}; the likeliest: {likely}" if likely else text
+        where = f" in {self.layer}" if self.layer is not None else ""
+        text = f"{self.cause}{where} ({self.probability:.0%})"
+        text = f"{text}: {' '.join(self.evidence)}" if self.evidence else text
+        if self.follows:
+            names = ", ".join(str(one).replace("_", " ") for one in self.follows)
+            text += f" From it follows what was seen: {names}."
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values for JSON."""
+        return {
+            "faulty": self.faulty,
+            "cause": None if self.cause is None else str(self.cause),
+            "probability": self.probability,
+            "ranked": [{"cause": str(cause), "probability": p} for cause, p in self.ranked],
+            "evidence": list(self.evidence),
+            "follows": list(map(str, self.follows)),
+            "layer": self.layer,
+            "step": self.step,
+            "reliability": self.reliability,
+        }
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """All that was found, and what was looked at.
 
@@ -123,6 +184,7 @@ class Diagnosis:
         seen: What was looked at, one phrase each.
         unseen: What could not be looked at, and why, one sentence each.
         history: The readings of the run; None if nothing was trained.
+        verdict: The primary cause; None if nothing was trained.
 
     >>> print(Diagnosis((), seen=("20 updates",)))
     healthy
@@ -134,18 +196,22 @@ class Diagnosis:
     seen: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     history: History | None = None
+    verdict: Verdict | None = None
 
     @property
     def healthy(self) -> bool:
-        """Whether something was looked at and nothing was found."""
-        return not self.findings and bool(self.seen)
+        """Whether something was looked at, nothing was found, and the verdict is no fault."""
+        suspected = self.verdict is not None and self.verdict.faulty
+        return not self.findings and not suspected and bool(self.seen)
 
     def __str__(self) -> str:
         if self.healthy:
             return "healthy"
-        if not self.findings:
+        if not self.findings and self.verdict is None:
             return " ".join(["cannot tell:", *(self.unseen or ["Nothing was looked at."])])
-        return "\n".join([*map(str, self.findings), *(f"not seen: {u}" for u in self.unseen)])
+        first = [] if self.verdict is None else [str(self.verdict)]
+        unseen = [f"not seen: {one}" for one in self.unseen]
+        return "\n".join([*first, *map(str, self.findings), *unseen])
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values for JSON, without the history.
@@ -155,6 +221,7 @@ class Diagnosis:
         """
         return {
             "healthy": self.healthy,
+            "verdict": None if self.verdict is None else self.verdict.to_dict(),
             "findings": [finding.to_dict() for finding in self.findings],
             "seen": list(self.seen),
             "unseen": list(self.unseen),

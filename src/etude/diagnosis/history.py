@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ class Quantity(StrEnum):
     ACTIVATION_VARIANCE = "activation_variance"
     DEAD = "dead"
     SATURATED = "saturated"
+    GATES_SATURATED = "gates_saturated"
 
 
 class RunQuantity(StrEnum):
@@ -38,6 +40,34 @@ class RunQuantity(StrEnum):
     CRITICAL_SHARPNESS = "critical_sharpness"
     RATE_OVER_CRITICAL = "rate_over_critical"
     NOISE_OVER_BATCH = "noise_over_batch"
+    INPUT_MEAN = "input_mean"
+    INPUT_DEVIATION = "input_deviation"
+    INPUT_LOW = "input_low"
+    INPUT_HIGH = "input_high"
+    INPUT_REACH = "input_reach"
+    HEAD_SPREAD = "head_spread"
+    NORMALISED_SAMPLES = "normalised_samples"
+    OUTPUT_SIZE = "output_size"
+    TARGET_COUNT = "target_count"
+    TARGET_WITHIN = "target_within"
+    TARGET_REACH = "target_reach"
+    PLAIN_LOSS = "plain_loss"
+
+
+class OutputFault(NamedTuple):
+    """What is wrong with what a loss is given: the parts of a `Finding`.
+
+    Attributes:
+        cause: The name of the cause.
+        text: What was seen.
+        evidence: Its numbers and names.
+        fix: What to do.
+    """
+
+    cause: str
+    text: str
+    evidence: Mapping[str, float | str]
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -75,12 +105,17 @@ class ParameterInfo:
         layer: The number of its layer in `History.layers`.
         optimizer: The number of the optimizer that holds it; None if none does.
         trainable: Whether it required a gradient in the newest sampled update.
+        decay: The weight decay of its optimizer.
+        decoupled: Whether the decay is taken from the weight itself, as AdamW does, and not added
+            to the gradient.
     """
 
     name: str
     layer: int
     optimizer: int | None = 0
     trainable: bool = True
+    decay: float = 0.0
+    decoupled: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +149,15 @@ class History:
         evaluating_layer: The first layer in evaluation mode at the newest sampled update; '' if the
             mode is right.
         stuck: Whether the network is known to be no better than a constant output at the end.
+        ended: Whether the run is over, and not by an error.
+        optimizers: The class names of the optimizers.
+        loss_name: The name of torch's loss that the backward passes start from; '' if it is not
+            known.
+        target_means: (samples, columns) the mean over the batch of each number of the targets, or
+            the share of each class; NaN where it was not read.
+        output_fault: What is wrong with what the loss is given, in three sampled updates in a row;
+            None if nothing is.
+        input_layer: The number of the first layer; None if its inputs were not read.
         period: The number of updates from one sampled update to the next, at the end.
         overhead: The watch's own time over that of the run between; NaN if not measured.
     """
@@ -134,6 +178,12 @@ class History:
     broken_from: int | None = None
     evaluating_layer: str = ""
     stuck: bool = False
+    ended: bool = False
+    optimizers: tuple[str, ...] = ()
+    loss_name: str = ""
+    target_means: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    output_fault: OutputFault | None = None
+    input_layer: int | None = None
     period: int = 1
     overhead: float = float("nan")
 
@@ -150,6 +200,33 @@ class History:
     def of_run(self, quantity: RunQuantity) -> Floats:
         """Return a quantity as (samples,), NaN where it was not read."""
         return self.run_readings.get(quantity, np.full(self.samples, np.nan))
+
+    def until(self, updates: int) -> History:
+        """Return the readings of the first updates, as they stood then.
+
+        >>> loss = np.linspace(1.0, 0.5, 10)
+        >>> short = History(10, loss, loss, np.array([0, 4, 8])).until(5)
+        >>> short.updates, len(short.loss), short.steps.tolist()
+        (5, 5, [0, 4])
+        """
+        rows = self.steps < updates
+        broken = self.broken_from
+        return replace(
+            self,
+            updates=min(updates, self.updates),
+            loss=self.loss[:updates],
+            lr=self.lr[:updates],
+            steps=self.steps[rows],
+            readings={name: values[rows] for name, values in self.readings.items()},
+            run_readings={name: values[rows] for name, values in self.run_readings.items()},
+            parameter_gradients=self.parameter_gradients[rows[: len(self.parameter_gradients)]],
+            parameter_updates=self.parameter_updates[rows[: len(self.parameter_updates)]],
+            parameter_norms=self.parameter_norms[rows[: len(self.parameter_norms)]],
+            broken_from=None if broken is None or broken + 1 >= updates else broken,
+            stuck=False,
+            ended=False,
+            target_means=self.target_means[rows[: len(self.target_means)]],
+        )
 
     def spike_score(self, window: int = 1_000, sigmas: float = 7.0) -> float:
         """Return the share of losses that are spikes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -126,12 +126,24 @@ class LayerTable:
 
     def parameters(self) -> tuple[ParameterInfo, ...]:
         """Return the parameters, in the models' order."""
+        decays = {
+            id(parameter): (float(group.get("weight_decay") or 0.0), _is_decoupled(one, group))
+            for one in self.optimizers
+            for group in one.param_groups
+            for parameter in group["params"]
+        }
         return tuple(
-            ParameterInfo(name, layer, holder, tensor.requires_grad)
+            ParameterInfo(name, layer, holder, tensor.requires_grad, *decays.get(id(tensor), ()))
             for name, layer, holder, tensor in zip(
                 self.names, self._layer_index, self.holders(), self.tensors, strict=True
             )
         )
+
+
+def _is_decoupled(optimizer: Optimizer, group: Mapping[str, Any]) -> bool:
+    """Return whether a weight decay is taken from the weights and not added to the gradient."""
+    stated = group.get("decoupled_weight_decay")
+    return type(optimizer).__name__ == "AdamW" if stated is None else bool(stated)
 
 
 def _readable(parameter: Tensor) -> bool:

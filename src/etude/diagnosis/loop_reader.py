@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 from etude.diagnosis import curvature
 from etude.diagnosis.activations import ActivationMemory, ForwardReader, constant, first_samples
 from etude.diagnosis.curvature import Curvature
+from etude.diagnosis.evidence.target_reader import TargetReader
 from etude.diagnosis.history import History, RunQuantity
 from etude.diagnosis.layers import LayerTable
 from etude.diagnosis.losses import Loss, Losses
@@ -27,6 +29,7 @@ from etude.diagnosis.sample import Sample
 from etude.diagnosis.sampling import Sampler
 from etude.diagnosis.track import OptimizerTrack, is_adaptive
 from etude.layerwise.flow import tensors_in
+from etude.training.observer import Value
 
 CALL_SECONDS = 1.5e-6
 """What torch itself needs to hand one call of a function to a reader."""
@@ -81,9 +84,10 @@ class LoopReader:
         self._due = self._full = self._is_due(0)
         self._samples = 0
         self._forward: dict[tuple[int, str], Tensor] = {}
-        self._forward_run: dict[RunQuantity, Tensor] = {}
+        self._forward_run: dict[RunQuantity, Value] = {}
         self._reader: ForwardReader | None = None
         self._evaluating = ""
+        self._targets, self._input_layer = TargetReader(), None
         self._on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
         self.own, self._ended = 0.0, time.perf_counter()
@@ -113,6 +117,8 @@ class LoopReader:
             return
         started = time.perf_counter()
         reader.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if reader.error is not None:
+            raise reader.error
         if output is not None:
             self.forwards += 1
             reader.finish()
@@ -122,17 +128,25 @@ class LoopReader:
                 spread = _spread(args, kwargs, output)
             if spread is not None:
                 self._forward_run.setdefault(RunQuantity.OUTPUT_SPREAD, spread)
+            with torch.no_grad():
+                for quantity, number in reader.evidence.readings().items():
+                    self._forward_run.setdefault(quantity, number)
+            self._input_layer = reader.evidence.first_layer
         self.own += reader.seconds + CALL_SECONDS * reader.calls
         self.own += time.perf_counter() - started
 
     # ---- backward passes -----------------------------------------------------------------------
 
-    def before_backward(self) -> None:
-        """Look at the gradients that are still there."""
+    def before_backward(self, tensors: Any) -> None:
+        """Look at the gradients that are still there, and at what the loss is given."""
         self.give_up_forward()  # one that Ctrl-C has left open
         started = time.perf_counter()
         for track in self.tracks:
             track.clearing.before_backward(sampled=self._due)
+        if self._full and RunQuantity.OUTPUT_SIZE not in self._forward_run:
+            update = self.updates - (not self._closed)
+            with torch.no_grad():
+                self._forward_run.update(self._targets.read(update, tensors))
         self.own += time.perf_counter() - started
 
     def after_backward(self, tensors: Any) -> None:
@@ -263,7 +277,7 @@ class LoopReader:
         optimizers = [track.optimizer for track in self.tracks]
         done = self.updates - (not self._closed)
         loss = self.losses.read()
-        return self.recorder.history(
+        history = self.recorder.history(
             done,
             loss,
             self._lr,
@@ -273,6 +287,12 @@ class LoopReader:
             broken_from=self.losses.broken_from,
             period=self.sampler.period,
             overhead=self.sampler.overhead,
+        )
+        return replace(
+            history,
+            optimizers=tuple(type(one).__name__ for one in optimizers),
+            input_layer=self._input_layer,
+            **self._targets.fields(history.steps.tolist()),
         )
 
 

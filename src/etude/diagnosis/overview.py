@@ -80,7 +80,12 @@ def unseen(
             f"The curvature could not be measured: loss() failed with {reader.curvature.error}. "
             "Let it return the loss of the current batch without calling backward."
         )
-    recurrent = [layer.name for layer in history.layers if layer.kind == "recurrent"]
+    gates = np.isfinite(history.of_layers(Quantity.GATES_SATURATED)).any(0)
+    recurrent = [
+        layer.name
+        for layer, read in zip(history.layers, gates, strict=True)
+        if layer.kind == "recurrent" and not read
+    ]
     if recurrent:
         found.append(f"The gates inside {', '.join(recurrent[:3])} cannot be read.")
     return tuple(found)

@@ -19,6 +19,7 @@ FROM_FORWARD = {
     "variance": Quantity.ACTIVATION_VARIANCE,
     "dead": Quantity.DEAD,
     "saturated": Quantity.SATURATED,
+    "gates": Quantity.GATES_SATURATED,
 }
 
 

@@ -32,7 +32,9 @@ def saturating_activation(history: History, symptoms: Sequence[Finding]) -> list
     hidden = [
         layer
         for layer in history.layers
-        if not layer.output and not layer.gate and layer.kind not in ("normalisation", "embedding")
+        if not layer.output
+        and not layer.gate
+        and layer.kind not in ("normalisation", "embedding", "recurrent")
     ]
     sigmoids = [layer for layer in hidden if layer.activation == "sigmoid"]
     vanishing = seen.get(Symptom.VANISHING)

@@ -75,6 +75,19 @@ def stated(findings: Sequence[Finding]) -> tuple[Cause, ...]:
     return tuple(dict.fromkeys(causes))
 
 
+INFERRED = (Cause.SATURATING_ACTIVATION, Cause.LR_TOO_LOW)
+"""Causes that a rule infers from symptoms, so that the symptoms may have another cause."""
+
+
+def facts(findings: Sequence[Finding]) -> tuple[Cause, ...]:
+    """Return the causes among findings that are facts of the loop, the data or the network.
+
+    >>> facts([Finding(Cause.BAD_DATA, ""), Finding(Cause.SATURATING_ACTIVATION, "")])
+    (<Cause.BAD_DATA: 'bad_data'>,)
+    """
+    return tuple(cause for cause in stated(findings) if cause not in INFERRED)
+
+
 def suspects(findings: Sequence[Finding]) -> tuple[Cause, ...]:
     """Return the causes that the symptoms among findings can come from.
 

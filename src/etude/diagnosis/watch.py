@@ -9,6 +9,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,11 +19,14 @@ from torch.optim import Optimizer
 
 from etude.diagnosis.find import find
 from etude.diagnosis.finding import Diagnosis, Finding
+from etude.diagnosis.history import History
 from etude.diagnosis.hooks import Hook
 from etude.diagnosis.layers import Models, named_models, unwrapped
 from etude.diagnosis.loop_reader import LoopReader
 from etude.diagnosis.losses import kept
 from etude.diagnosis.overview import seen, unseen
+from etude.diagnosis.verdict.evidence import Evidence
+from etude.diagnosis.verdict.judge import judge
 from etude.errors import BadTypeError, BadValueError, shown
 from etude.torch_internals import compiles, listen_to_backward
 
@@ -57,6 +61,7 @@ class TrainingWatch:
         self._compiled = any(compiles(model) for model in models.values())
         self._hookless = [m for m in inner.values() if isinstance(m, HOOKLESS)]
         self._error = ""
+        self._ended = False
         removers = [listen_to_backward(self)]
         for number, optimizer in enumerate(optimizers):
             for register, method in (
@@ -102,6 +107,7 @@ class TrainingWatch:
     def close(self) -> None:
         """Look once more at what was read, and remove all hooks; may be called twice."""
         if not self.closed:
+            self._ended = self._ended or sys.exc_info()[0] is None
             self._remove()
             self._guarded(self._finish)
 
@@ -116,12 +122,20 @@ class TrainingWatch:
         if not self.closed:
             self._reader.log(kept(loss))
 
-    def report(self) -> Diagnosis:
-        """Return all that was found until now; tell what is new."""
-        history = self._reader.history()
+    def evidence(self) -> Evidence:
+        """Return what was seen until now, for a verdict; tell what is new."""
+        history = self._history()
         self._tell(find(history))
+        return Evidence(tuple(self._findings), history)
+
+    def report(self) -> Diagnosis:
+        """Return all that was found until now, with a verdict; tell what is new."""
+        known = self.evidence()
+        history = known.history
+        assert history is not None
         return Diagnosis(
-            tuple(self._findings),
+            known.findings,
+            verdict=judge(known) if history.samples else None,
             seen=seen(history, self._reader),
             unseen=unseen(
                 history,
@@ -138,7 +152,7 @@ class TrainingWatch:
     def before_backward(self, tensors: Any) -> None:
         """Read what is due when a backward pass starts."""
         if self._here():
-            self._guarded(self._reader.before_backward)
+            self._guarded(self._reader.before_backward, tensors)
 
     def after_backward(self, tensors: Any) -> None:
         """Read what is due when a backward pass has ended."""
@@ -187,7 +201,10 @@ class TrainingWatch:
     def _finish(self) -> None:
         self._reader.give_up_forward()
         self._reader.close()
-        self._tell(find(self._reader.history()))
+        self._tell(find(self._history()))
+
+    def _history(self) -> History:
+        return replace(self._reader.history(), ended=self._ended)
 
     def _tell(self, findings: Sequence[Finding]) -> None:
         for finding in findings:

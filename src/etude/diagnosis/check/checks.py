@@ -9,7 +9,9 @@ from collections.abc import Callable
 import torch
 
 from etude.diagnosis.check.broadcast import broadcast
+from etude.diagnosis.check.decay import decay
 from etude.diagnosis.check.duplicates import duplicates
+from etude.diagnosis.check.first_pass import first_pass
 from etude.diagnosis.check.independence import independence
 from etude.diagnosis.check.initial_loss import initial_loss
 from etude.diagnosis.check.inputs_used import inputs_used
@@ -38,10 +40,12 @@ OF_DATA: tuple[Check, ...] = (
 )  # fmt: skip
 """Checks that train nothing; all of them work where the loss cannot be computed."""
 
-OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized)
+OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized, decay)
 """Checks of the network before its first update."""
 
-OF_TRAINING: tuple[Check, ...] = (initial_loss, gradients, same_seed, one_batch, inputs_used)
+OF_TRAINING: tuple[Check, ...] = (
+    initial_loss, first_pass, gradients, same_seed, one_batch, inputs_used,
+)  # fmt: skip
 """Checks that train for some updates; left out where the loss cannot be computed."""
 
 
@@ -89,11 +93,11 @@ def check(
     with random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # A model function may hand out one network again and again: what it holds is kept.
-        subject = prepare(_apart(task), recipe, device)
+        subject = prepare(apart(task), recipe, device)
         return _looked(subject)
 
 
-def _apart(task: Task) -> Task:
+def apart(task: Task) -> Task:
     """Return a task whose network, if it is given as one, is a copy."""
     if not isinstance(task.model, torch.nn.Module):
         return task

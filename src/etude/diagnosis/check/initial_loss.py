@@ -54,7 +54,7 @@ def initial_loss(subject: Subject) -> Look:
         own = _own_loss(call.name, call.scores, call.target)
         if own is None or own <= max(TIMES * chance, chance + MORE):
             return Look(seen=seen)
-        if _falls(subject, TIMES * chance) or _is_unscaled(subject):
+        if falls(subject, TIMES * chance) or is_unscaled(subject):
             return Look(seen=seen)
         spread = float(call.scores.detach().double().std())
         return Look((_too_large(own, chance, spread),), seen)
@@ -63,9 +63,9 @@ def initial_loss(subject: Subject) -> Look:
         variance = float(y.var(correction=0)) if y.numel() > 1 else 0.0
         seen = f"the loss before training, {loss:.4g}, beside the targets' variance {variance:.4g}"
         size, wanted = (float(t.square().mean().sqrt()) for t in (scores, y))
-        if size <= FAR * max(1.0, wanted) or _falls(subject, FAR * variance):
+        if size <= FAR * max(1.0, wanted) or falls(subject, FAR * variance):
             return Look(seen=seen)
-        if _is_unscaled(subject):
+        if is_unscaled(subject):
             return Look(seen=seen)
         return Look(
             (
@@ -114,7 +114,7 @@ def _own_loss(name: str, scores: Tensor, target: Tensor) -> float | None:
     )
 
 
-def _falls(subject: Subject, bound: float) -> bool:
+def falls(subject: Subject, bound: float) -> bool:
     """Return whether the first updates take the loss below a bound, or cannot tell."""
     losses = () if subject.beginning is None else subject.beginning.losses
     if len(losses) < 2 * LAST:
@@ -133,7 +133,7 @@ def _too_large(loss: float, chance: float, spread: float) -> Finding:
     )
 
 
-def _is_unscaled(subject: Subject) -> bool:
+def is_unscaled(subject: Subject) -> bool:
     """Return whether the inputs are far from a scale of 1, so that they are to blame."""
     found = first_input(subject)
     if found is None or found.values is None:

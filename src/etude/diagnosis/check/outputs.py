@@ -62,9 +62,19 @@ def outputs(subject: Subject) -> Look:
     if call is None:
         return Look()
     made = made_by(call.scores)
-    finding = _of_classes(call, made) or _of_logistic(call, made) or _of_numbers(call, made)
+    finding = output_fault(call, made)
     seen = f"what the last layer gives {call.name}" + (f" ({made})" if made else "")
     return Look(() if finding is None else (finding,), seen)
+
+
+def output_fault(call: LossCall, made: str) -> Finding | None:
+    """Return what is wrong with what a loss is given; None if nothing is.
+
+    Args:
+        call: The call of the loss.
+        made: The activation that made its first argument; empty for none.
+    """
+    return _of_classes(call, made) or _of_logistic(call, made) or _of_numbers(call, made)
 
 
 def made_by(scores: Tensor) -> str:
@@ -74,12 +84,15 @@ def made_by(scores: Tensor) -> str:
     >>> made_by(scores.softmax(1).unsqueeze(0)), made_by(scores)
     ('softmax', '')
     """
-    return ACTIVATIONS.get(_operation(scores), "")
+    return ACTIVATIONS.get(operation(scores.grad_fn), "")
 
 
-def _operation(scores: Tensor) -> str:
-    """Return the name of the node that made some values, past those that only shape them."""
-    node: Any = scores.grad_fn
+def operation(node: Any) -> str:
+    """Return the name of the operation that made some values, past those that only shape them.
+
+    Args:
+        node: The values' `grad_fn`; None if they have none.
+    """
     while node is not None:
         name: str = node.name().removesuffix("Backward0").removesuffix("Backward1").lstrip("_")
         if name not in SHAPES:
@@ -151,7 +164,7 @@ def _of_logistic(call: LossCall, made: str) -> Finding | None:
     if call.name == "binary_cross_entropy":
         low, high = float(call.scores.min()), float(call.scores.max())
         beyond = low < 0 or high > 1
-        if beyond or _operation(call.scores) in LINEAR:
+        if beyond or operation(call.scores.grad_fn) in LINEAR:
             said = f"The network's outputs go from {low:.3g} to {high:.3g}"
             if not beyond:
                 said = "The network ends in a linear layer, whose outputs have no bounds"

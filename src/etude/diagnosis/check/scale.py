@@ -132,6 +132,18 @@ class Spread(NamedTuple):
             return f"values within {self.reach:.2g} of their mean"
         return ""
 
+    def answered_by(self, size: float) -> bool:
+        """Return whether outputs of a size are of the size of such targets already.
+
+        Args:
+            size: The root mean square of the outputs.
+
+        >>> Spread(0.0, 100.0, 100.0, 100.0, 300.0).answered_by(90.0)
+        True
+        """
+        wanted = (self.mean**2 + self.spread**2) ** 0.5
+        return ALIKE * wanted <= size <= wanted / ALIKE
+
 
 def inputs(subject: Subject) -> Look:
     """Look at the scale of what the first layer reads: unscaled inputs.
@@ -194,8 +206,8 @@ def targets(subject: Subject) -> Look:
     seen = (
         f"the scale of the targets (mean {scale.mean:.2g}, standard deviation {scale.spread:.2g})"
     )
-    assert y is not None
-    if not scale.fault or _answers_alike(call.scores, y):
+    answer = float(call.scores.detach().double().square().mean().sqrt())
+    if not scale.fault or scale.answered_by(answer):
         return Look(seen=seen)
     return Look(
         (
@@ -210,12 +222,6 @@ def targets(subject: Subject) -> Look:
         ),
         seen,
     )
-
-
-def _answers_alike(scores: Tensor, y: Tensor) -> bool:
-    """Return whether an untrained network's outputs are of the targets' size already."""
-    answer, wanted = (float(v.double().square().mean().sqrt()) for v in (scores.detach(), y))
-    return ALIKE * wanted <= answer <= wanted / ALIKE
 
 
 def _numbers(subject: Subject, call: LossCall) -> Tensor | None:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.remedies.beats import beats
-from etude.diagnosis.remedies.remedy import Applied, Remedy
+from etude.diagnosis.remedies.candidates import Candidate, Candidates
+from etude.diagnosis.remedies.remedy import Remedy
 from etude.diagnosis.remedies.result import Attempt, Repair
 from etude.diagnosis.remedies.table import ALL, remedies_for
 from etude.engines import AutoEngine, Engine, engine_for
-from etude.errors import BadValueError, EtudeError, member
+from etude.errors import BadValueError, member
 from etude.progress import bar
 from etude.randomness import derive_seed
 from etude.recipe import Recipe
 from etude.tasks.task import Task
 from etude.trials.phase import Phase
-from etude.trials.pool import TrialContext, TrialPool, step_at
-from etude.trials.score import Goal, goal_for, judged_by, usual_objective
+from etude.trials.pool import TrialContext, step_at
+from etude.trials.score import goal_for, judged_by, usual_objective
 from etude.trials.trial import Trial
 from etude.warning_filters import filters_kept
 
@@ -33,16 +33,6 @@ LEAST = 2.5
 
 RUNGS = ((1 / 4, 2), (1 / 2, 1))
 """The shares of a run at which remedies are compared, and how many go on from there."""
-
-
-@dataclass(eq=False)
-class _Candidate:
-    """A remedy in training."""
-
-    applied: Applied
-    drawn: bool
-    pool: TrialPool
-    trial: Trial
 
 
 @filters_kept()
@@ -101,17 +91,15 @@ def repair(
     goal = goal_for(task, objective or usual_objective(task))
     task = judged_by(task, goal)
     chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
-    pools: list[TrialPool] = []
-    try:
-        with bar(progress, f"{task.name}: remedies") as show:
-            setting = TrialContext(engine=chosen, device=device, bar=show)
-            trials = _Trials(task, recipe, goal, budget, setting, pools)
-            return trials.run(remedies_for(suspected, others))
-    finally:
-        for pool in pools:
-            pool.close()
-        if chosen is not engine:
-            chosen.close()
+    with bar(progress, f"{task.name}: remedies") as show:
+        setting = TrialContext(engine=chosen, device=device, bar=show)
+        entered = Candidates(task, recipe, goal, budget, setting)
+        try:
+            return _Trials(entered).run(remedies_for(suspected, others))
+        finally:
+            entered.close()
+            if chosen is not engine:
+                chosen.close()
 
 
 def check_budget(budget: float) -> None:
@@ -130,36 +118,13 @@ class _Trials:
     """The trials of one repair.
 
     Args:
-        task: What is learned.
-        recipe: The recipe to mend.
-        goal: What is compared.
-        budget: In full runs.
-        setting: How trials are trained.
-        pools: Takes the pools that must be closed.
+        entered: The control, and what trains remedies beside it.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        recipe: Recipe,
-        goal: Goal,
-        budget: float,
-        setting: TrialContext,
-        pools: list[TrialPool],
-    ) -> None:
-        self.task, self.recipe, self.goal = task, recipe, goal
-        self.budget, self.setting, self.pools = budget, setting, pools
-        self.by_task: dict[int, TrialPool] = {}
+    def __init__(self, entered: Candidates) -> None:
+        self.task, self.recipe, self.goal = entered.task, entered.recipe, entered.goal
+        self.entered, self.budget, self.control = entered, entered.budget, entered.control
         self.skipped: list[str] = []
-        self.control = self.pool(task).add(recipe, "control")
-
-    def pool(self, task: Task) -> TrialPool:
-        """Return the pool of a task."""
-        if id(task) not in self.by_task:
-            pool = TrialPool([task], self.recipe, self.budget, self.goal, self.setting)
-            self.by_task[id(task)] = pool
-            self.pools.append(pool)
-        return self.by_task[id(task)]
 
     def run(self, remedies: Sequence[Remedy]) -> Repair:
         """Try remedies and return what they have shown."""
@@ -170,18 +135,18 @@ class _Trials:
         )
         room = int((self.budget - 1.0 - followed) / first + 1e-9)
         candidates = self.candidates(remedies, room)
-        self.pool(self.task).go([self.control], 1.0, Phase.FINISH)
+        self.entered.pool(self.task).go([self.control], 1.0, Phase.FINISH)
         going = candidates
         for (share, keep), after in zip(RUNGS, [*(s for s, _ in RUNGS[1:]), 1.0], strict=True):
             if share == first:
-                self.advance(going, share)
+                self.entered.advance(going, share)
             going = self.ranked([c for c in going if not c.drawn], share)[:keep]
-            self.advance(going, after)
+            self.entered.advance(going, after)
         return self.result(candidates)
 
-    def candidates(self, remedies: Sequence[Remedy], room: int) -> list[_Candidate]:
+    def candidates(self, remedies: Sequence[Remedy], room: int) -> list[Candidate]:
         """Return the remedies that apply, as many as there is room for, and one drawn at random."""
-        made: list[_Candidate] = []
+        made: list[Candidate] = []
         for remedy in remedies:
             if len(made) >= room - 1:
                 self.skipped.append(f"{remedy.name}: the budget does not allow it")
@@ -196,32 +161,20 @@ class _Trials:
             del self.skipped[before:]  # of those drawn at random, only the one that is tried counts
         return made
 
-    def enter(self, remedy: Remedy, made: list[_Candidate], *, drawn: bool) -> bool:
+    def enter(self, remedy: Remedy, made: list[Candidate], *, drawn: bool) -> bool:
         """Add a remedy to those that are tried; return whether it applies."""
-        try:
-            applied = remedy.apply(self.task, self.recipe)
-            if applied is None:
-                self.skipped.append(f"{remedy.name}: it would change nothing")
-                return False
-            pool = self.pool(applied.task)
-            trial = pool.add(applied.recipe, remedy.name.replace(" ", "-").replace("/", "by"))
-        except EtudeError as error:
-            self.skipped.append(f"{remedy.name}: {error}")
+        found = self.entered.enter(remedy, drawn=drawn)
+        if isinstance(found, str):
+            self.skipped.append(f"{remedy.name}: {found}")
             return False
-        made.append(_Candidate(applied, drawn, pool, trial))
+        made.append(found)
         return True
 
-    def advance(self, candidates: Sequence[_Candidate], share: float) -> None:
-        """Train candidates up to a share of their runs."""
-        for pool in {id(c.pool): c.pool for c in candidates}.values():
-            trials = [c.trial for c in candidates if c.pool is pool]
-            pool.go(trials, share, Phase.toward(share))
-
-    def ranked(self, candidates: Sequence[_Candidate], share: float) -> list[_Candidate]:
+    def ranked(self, candidates: Sequence[Candidate], share: float) -> list[Candidate]:
         """Return candidates in the order of their scores at a share, the best first."""
         return sorted(candidates, key=lambda c: c.trial.score(step_at(c.trial, share)))
 
-    def result(self, candidates: Sequence[_Candidate]) -> Repair:
+    def result(self, candidates: Sequence[Candidate]) -> Repair:
         """Compare the candidates with the control."""
         rows = [(self.attempt(c), c) for c in candidates]
         rows.sort(key=lambda row: (-row[0].share, -row[0].gain))
@@ -238,7 +191,7 @@ class _Trials:
             recommended=None if winner is None else winner[0],
             chance_is_better=any(self.is_better(trial, mark, share) for trial in drawn),
             recipe=self.recipe if winner is None else winner[1].applied.recipe,
-            cost=sum(pool.spent for pool in self.by_task.values()),
+            cost=self.entered.spent,
             skipped=tuple(self.skipped),
             model=last.runs[0].model,
             task=self.task if winner is None else winner[1].applied.task,
@@ -249,7 +202,7 @@ class _Trials:
         found, other = (one.at(step_at(one, share)) for one in (trial, mark))
         return found is not None and (other is None or beats(found, other, self.goal))
 
-    def attempt(self, candidate: _Candidate | None) -> Attempt:
+    def attempt(self, candidate: Candidate | None) -> Attempt:
         """Return what one candidate has shown; None stands for the control."""
         trial = self.control if candidate is None else candidate.trial
         found = trial.last()

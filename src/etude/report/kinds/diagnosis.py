@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from etude.diagnosis.diagnose import TaskDiagnosis
-from etude.diagnosis.finding import Cause, Diagnosis, Symptom
+from etude.diagnosis.finding import Cause, Diagnosis, Symptom, Verdict
 from etude.diagnosis.history import History, Quantity
 from etude.diagnosis.remedies import Attempt, Repair
 from etude.report import layer_readings, pieces, words
@@ -49,6 +49,7 @@ def of_diagnosis(found: Diagnosis, task: Task | None = None) -> Report:
         lede=_lede(found),
         facts=_facts(found),
         sections=(
+            *_judged(found.verdict),
             *(
                 [Section("What was found", tuple(map(str, found.findings)))]
                 if found.findings
@@ -63,9 +64,32 @@ def of_diagnosis(found: Diagnosis, task: Task | None = None) -> Report:
     )
 
 
+def _judged(verdict: Verdict | None) -> tuple[Section, ...]:
+    """Return what speaks for the cause, the likeliest causes, and how often that was right."""
+    if verdict is None or not verdict.faulty:
+        return ()
+    table = DataTable(
+        (TableColumn("cause"), TableColumn("probability", number=True)),
+        tuple(
+            TableRow((str(cause), f"{probability:.0%}"), Tone.WARN if number == 0 else Tone.PLAIN)
+            for number, (cause, probability) in enumerate(verdict.ranked[:3])
+        ),
+        verdict.reliability,
+    )
+    follows = ", ".join(str(one).replace("_", " ") for one in verdict.follows)
+    told = [*verdict.evidence, *([f"From it follows what was seen: {follows}."] if follows else [])]
+    return (Section("The primary cause", (*told, table)),)
+
+
 def _verdict(found: Diagnosis) -> str:
     if found.healthy:
         return "healthy"
+    if found.verdict is not None and found.verdict.faulty:
+        one = found.verdict
+        if one.cause is None:
+            return f"something is wrong ({one.probability:.0%}), I cannot tell what"
+        where = f" in {one.layer}" if one.layer is not None else ""
+        return f"{str(one.cause).replace('_', ' ')}{where} ({one.probability:.0%})"
     if not found.findings:
         return "cannot tell"
     causes = [one for one in found.findings if isinstance(one.what, Cause)]
@@ -75,7 +99,9 @@ def _verdict(found: Diagnosis) -> str:
 
 def _lede(found: Diagnosis) -> str:
     if found.healthy:
-        return "Nothing is wrong in what was looked at."
+        return f"Nothing is wrong in what was looked at. {_reliability(found)}".strip()
+    if not found.findings and found.verdict is not None:
+        return f"No rule found anything; the probes and numbers speak for it. {_reliability(found)}"
     if not found.findings:
         return " ".join(found.unseen) or "Nothing was looked at."
     text = f"{words.plural(len(found.findings), 'finding')}."
@@ -84,8 +110,13 @@ def _lede(found: Diagnosis) -> str:
     return text
 
 
+def _reliability(found: Diagnosis) -> str:
+    return "" if found.verdict is None else found.verdict.reliability
+
+
 def _facts(found: Diagnosis) -> tuple[Fact, ...]:
-    tone = Tone.GOOD if found.healthy else Tone.WARN if found.findings else Tone.PLAIN
+    wrong = bool(found.findings) or (found.verdict is not None and found.verdict.faulty)
+    tone = Tone.GOOD if found.healthy else Tone.WARN if wrong else Tone.PLAIN
     facts = [Fact("Verdict", _verdict(found), tone=tone)]
     first = min((one.step for one in found.findings if one.step is not None), default=None)
     if first is not None:

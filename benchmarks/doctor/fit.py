@@ -1,0 +1,221 @@
+"""Fit the weights of a verdict on the open programs: `python -m benchmarks.doctor fit`.
+
+Two logistic regressions by scikit-learn for each source of evidence: whether a run is faulty, and
+which cause it is. The second is a conditional logit, fitted to the differences of the true cause's
+features from those of every other cause, so that all causes share the weights. Every figure comes
+from weights that were fitted without the whole program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+import etude.diagnosis.verdict
+from benchmarks.doctor.case import Case
+from benchmarks.doctor.gathered import evidence, has_task
+from etude import files
+from etude.diagnosis.finding import Cause
+from etude.diagnosis.suspects import facts
+from etude.diagnosis.verdict.evidence import Evidence
+from etude.diagnosis.verdict.features import (
+    OF_CAUSE,
+    OF_RUN,
+    PROPER,
+    Features,
+    features_of_causes,
+    features_of_run,
+)
+from etude.diagnosis.verdict.model import SOURCES, Bin, Odds, Table, Weights, weighed
+
+PLACE = Path(etude.diagnosis.verdict.__file__).parent / "table.json"
+
+NAMES = (*OF_CAUSE, *PROPER)
+"""The features of a cause."""
+
+STRENGTH = 1.0
+"""The inverse strength of the penalty of weights, as scikit-learn counts it."""
+
+EDGES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+"""The bins of probabilities of a reliability table."""
+
+FALSE_ALARMS = 0.02
+"""The share of healthy cases that the bound of a fault may let through."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case and the features of its evidence from one source."""
+
+    case: str
+    program: str
+    cause: str
+    known: Evidence
+    run: Features
+    causes: dict[Cause, Features]
+
+
+def rows(cases: Sequence[Case], source: str) -> list[Row]:
+    """Return the rows of cases: those of a loop's own have a history alone."""
+    found = []
+    for case in cases:
+        if source == "history" or not has_task(case):
+            known = evidence(case, "watch")
+        else:
+            known = evidence(case, "run" if source == "task" else "probes")
+        found.append(
+            Row(case.name, case.program.name, case.cause, known, features_of_run(known),
+                features_of_causes(known))
+        )  # fmt: skip
+    return found
+
+
+def fitted(some: Sequence[Row], bound: float = 0.5) -> Weights:
+    """Fit the weights to rows."""
+    x = np.array([[row.run[name] for name in OF_RUN] for row in some])
+    y = np.array([int(bool(row.cause)) for row in some])
+    whether = LogisticRegression(C=STRENGTH, max_iter=5000).fit(x, y)
+    differences, weights = [], []
+    for row in some:
+        if not row.cause:
+            continue
+        true = Cause(row.cause)
+        own = np.array([row.causes[true][name] for name in NAMES])
+        others = [
+            own - np.array([row.causes[c][name] for name in NAMES]) for c in Cause if c != true
+        ]
+        differences += others
+        weights += [1.0] * len(others)
+    d = np.array(differences)
+    which = LogisticRegression(C=STRENGTH, max_iter=5000, fit_intercept=False).fit(
+        np.concatenate([d, -d]), np.repeat([1, 0], len(d))
+    )
+    return Weights(
+        dict(zip(OF_RUN, map(float, whether.coef_[0]), strict=True)),
+        float(whether.intercept_[0]),
+        dict(zip(NAMES, map(float, which.coef_[0]), strict=True)),
+        bound,
+    )
+
+
+def certainty(some: Sequence[Row]) -> float:
+    """Return how often a cause that is a fact was the right one, and one case of two more."""
+    told = [facts(row.known.findings) for row in some]
+    right = [
+        row.cause in map(str, causes) for row, causes in zip(some, told, strict=True) if causes
+    ]
+    return (sum(right) + 0.5) / (len(right) + 1)
+
+
+def table_of(weights: dict[str, Weights], certain: float, some: Sequence[Row]) -> Table:
+    """Return a table with the digest of the rows that made it."""
+    told = hashlib.blake2b(digest_size=8)
+    for row in some:
+        told.update(repr((row.case, row.cause, sorted(row.run.items()))).encode())
+    programs = len({row.program for row in some})
+    return Table(weights, certain, len(some), programs, told.hexdigest())
+
+
+def held_out(some: Sequence[Row], source: str) -> list[tuple[Row, Odds]]:
+    """Return each row with the odds of weights that were fitted without its program."""
+    found = []
+    for program in dict.fromkeys(row.program for row in some):
+        rest = [row for row in some if row.program != program]
+        weights = fitted(rest)
+        right = certainty(rest)
+        found += [
+            (row, weighed(row.run, row.causes, facts(row.known.findings), weights, right))
+            for row in some
+            if row.program == program
+        ]
+    return found
+
+
+def bound_of(judged: Sequence[tuple[Row, Odds]]) -> float:
+    """Return the smallest probability of a fault that few healthy cases reach."""
+    healthy = sorted((one.faulty for row, one in judged if not row.cause), reverse=True)
+    allowed = math.floor(FALSE_ALARMS * len(healthy))
+    return min(max(0.5, healthy[allowed] + 0.02), 0.98) if healthy else 0.5
+
+
+def reliability(judged: Sequence[tuple[Row, Odds]], bound: float) -> tuple[Bin, ...]:
+    """Return how often verdicts were right by their probability, healthy ones too."""
+    said = []
+    for row, one in judged:
+        if one.faulty >= bound:
+            said.append((one.causes[0][1], str(one.causes[0][0]) == row.cause))
+        else:
+            said.append((1.0 - one.faulty, not row.cause))
+    found = []
+    for low, high in itertools.pairwise(EDGES):
+        inside = [right for p, right in said if low <= p < high or (high == 1.0 and p == 1.0)]
+        found.append(Bin(low, high, len(inside), sum(inside)))
+    return tuple(found)
+
+
+def figures(judged: Sequence[tuple[Row, Odds]], bound: float) -> dict[str, float]:
+    """Return recall, false alarms, and how often the cause is first or among three."""
+    sick = [(row, one) for row, one in judged if row.cause]
+    well = [one for row, one in judged if not row.cause]
+    flagged = [(row, one) for row, one in sick if one.faulty >= bound]
+
+    def among(count: int) -> float:
+        return sum(row.cause in [str(c) for c, _ in one.causes[:count]] for row, one in flagged)
+
+    return {
+        "recall": len(flagged) / max(len(sick), 1),
+        "false alarms": sum(one.faulty >= bound for one in well) / max(len(well), 1),
+        "top-1": among(1) / max(len(sick), 1),
+        "top-3": among(3) / max(len(sick), 1),
+        "faulty": len(sick),
+        "healthy": len(well),
+    }
+
+
+def fit(cases: Sequence[Case]) -> Table:
+    """Fit all weights and write the table; print what programs that were left out gave."""
+    weights, used, certain = {}, [], 0.0
+    for source in SOURCES:
+        some = rows(cases, source)
+        judged = held_out(some, source)
+        bound = bound_of(judged)
+        print(source, {k: round(v, 3) for k, v in figures(judged, bound).items()}, f"{bound:.2f}")
+        made = fitted(some, bound)
+        weights[source] = Weights(
+            made.run, made.intercept, made.cause, bound, reliability(judged, bound)
+        )
+        used, certain = some, certainty(some)
+    table = table_of(weights, certain, used)
+    files.write_text(PLACE, text_of(table))
+    return table
+
+
+def text_of(table: Table) -> str:
+    """Return a table as JSON, numbers with four digits."""
+
+    def plain(weights: Weights) -> dict[str, Any]:
+        return {
+            "run": {n: round(v, 4) for n, v in weights.run.items()},
+            "intercept": round(weights.intercept, 4),
+            "cause": {n: round(v, 4) for n, v in weights.cause.items()},
+            "bound": round(weights.bound, 4),
+            "reliability": [vars(one) for one in weights.reliability],
+        }
+
+    content = {
+        "made_from": {
+            "cases": table.cases, "programs": table.programs, "digest": table.digest,
+        },
+        "certain": round(table.certain, 4),
+        "weights": {name: plain(one) for name, one in table.weights.items()},
+    }  # fmt: skip
+    return json.dumps(content, indent=1) + "\n"

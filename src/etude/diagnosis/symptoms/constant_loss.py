@@ -1,0 +1,43 @@
+"""A run that ends no better than the best constant output."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from etude.diagnosis.evidence.measures import recent_relative_loss
+from etude.diagnosis.finding import Finding, Symptom
+from etude.diagnosis.history import History
+
+EQUAL, SURE = 0.02, 0.05
+"""The loss is that of a constant if it is at most 2% lower, and surely not 5% lower."""
+
+LONG = 100
+"""The number of updates below which nothing is said."""
+
+
+def no_better_than_constant(history: History) -> list[Finding]:
+    """Find a run that is over and whose loss is that of the best constant output, or above.
+
+    The mean of the last tenth of the losses is above 98% of the constant's, and two standard errors
+    below it is above 95%; see `relative_losses`. A run that goes on is left alone, since many begin
+    with a long plateau; so are optimizers that play a game, and runs below 100 updates.
+    """
+    if not history.ended or history.updates < LONG:
+        return []
+    mean, error = recent_relative_loss(history)
+    if not (mean > 1 - EQUAL and mean - 2 * error > 1 - SURE):
+        return []
+    return [
+        Finding(
+            Symptom.STALLED,
+            f"The run ended after {history.updates} updates with a training loss {mean:.3g} times "
+            "that of the best constant output: nothing was learned from the inputs.",
+            step=history.updates - 1,
+            evidence={"relative_loss": mean, "error": error},
+        )
+    ]
+
+
+def with_stuck(history: History) -> History:
+    """Return the history with `stuck` set where it ends no better than a constant output."""
+    return replace(history, stuck=True) if no_better_than_constant(history) else history
