@@ -12,6 +12,7 @@ from etude.diagnosis.evidence.measures import (
     first_output_size,
     learns_little,
     median_of,
+    recent_relative_loss,
     target_order,
     target_scale,
 )
@@ -22,6 +23,9 @@ from etude.tuning.inspection import FAR
 
 IN_A_ROW = 3
 """How many sampled updates in a row must show the same."""
+
+PATIENCE = 300
+"""The number of updates after which targets that were not reached are far from the outputs."""
 
 SHORT, PART, MOSTLY = 0.25, 0.3, 0.5
 """The time of a strong decay in runs, and its part of what moves the weights: by itself, and for
@@ -107,7 +111,9 @@ def _inputs(history: History) -> Spread | None:
 def unscaled_targets(history: History) -> list[Finding]:
     """Find numbers to learn that are far from the scale of the untrained network's outputs.
 
-    The bounds are those of `etude check` (`check.scale`).
+    The bounds are those of `etude check` (`check.scale`). Said at the end, or after 300 updates, of
+    a run whose loss is above that of the best constant output: an adaptive optimizer reaches large
+    targets too, after a while.
     """
     if history.loss_name not in SQUARES or not history.one_loss:
         return []
@@ -116,7 +122,10 @@ def unscaled_targets(history: History) -> list[Finding]:
     if not np.all(np.isfinite([mean, deviation, reach, answer])) or deviation == 0:
         return []
     spread = Spread(mean, deviation, deviation, deviation, reach)
-    if not spread.fault or spread.answered_by(answer) or not learns_little(history):
+    if not spread.fault or spread.answered_by(answer):
+        return []
+    recent, _ = recent_relative_loss(history)
+    if not (history.ended or history.updates >= PATIENCE) or not recent > 1:
         return []
     outputs = [layer.name for layer in history.layers if layer.output]
     return [
