@@ -48,6 +48,17 @@ ALL = (
     Remedy("warmup", "Warm the rate up over the first tenth of the run", edits.warm_up),
     Remedy("clip 90%", "Clip the gradient's norm at its 90th percentile", edits.clip),
     Remedy("clip 1", "Clip the gradient's norm at 1", edits.clip_to_one),
+    Remedy("zclip", "Clip the gradient's norm by its z-score (ZClip)", edits.at_spikes("zclip")),
+    Remedy(
+        "skip spikes",
+        "Leave out steps whose loss or gradient norm is 6 sigma above those before",
+        edits.at_spikes("skip"),
+    ),
+    Remedy(
+        "rewind at spikes",
+        "Go back 100 updates at a spike of the loss, and leave out the batches in between",
+        edits.at_spikes("rewind"),
+    ),
     Remedy(
         "he_normal",
         "Initialise with variance 2 / fan_in (He et al.)",
@@ -120,7 +131,14 @@ OF_CAUSE: Mapping[Cause, Sequence[str]] = MappingProxyType(
         Cause.LR_TOO_HIGH: ("rate / 3", "rate / 10", "usual rate", "warmup", "rate / 100"),
         Cause.LR_TOO_LOW: ("usual rate", "rate x 10", "rate x 3", "rate x 100"),
         Cause.WARMUP_MISSING: ("warmup", "rate / 3"),
-        Cause.MISSING_CLIPPING: ("clip 90%", "clip 1", "rate / 3"),
+        Cause.MISSING_CLIPPING: (
+            "clip 90%",
+            "clip 1",
+            "rate / 3",
+            "zclip",
+            "skip spikes",
+            "rewind at spikes",
+        ),
         Cause.BAD_INITIALISATION: ("fresh weights", "he_normal", "xavier_normal", "lsuv"),
         Cause.MISSING_NORMALISATION: ("normalisation", "lsuv", "normalisation + residual"),
         Cause.SATURATING_ACTIVATION: (
