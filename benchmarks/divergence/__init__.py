@@ -4,6 +4,6 @@
     python -m benchmarks.divergence           # score the rules -> benchmarks/results/divergence.md
 
 Runs of bundled tasks are recorded once, with the loss and the gradient's norm of every update; the
-rules then read what was recorded, update by update. `judge.py` says what counts as a divergence, and
+rules then read what was recorded, update by update. `judge.py` says what counts as a divergence and
 which divergences have a precursor; both were fixed before any rule was run.
 """

@@ -30,7 +30,7 @@ class Gradient(Observer):
 
 
 def trained(case: Case) -> np.ndarray:
-    """Return (2, updates): the loss and the gradient's norm; a loss that is not finite ends them."""
+    """Return (2, updates): the loss and the gradient's norm; NaN where a run has ended."""
     run = Run(case.build(), case.recipe, observers=[Gradient()])
     run.advance()
     rows = np.array([run.series["loss"], run.series["gradient"]])

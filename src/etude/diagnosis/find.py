@@ -8,7 +8,7 @@ from etude.diagnosis import facts
 from etude.diagnosis.finding import Finding
 from etude.diagnosis.history import History
 from etude.diagnosis.saturating import saturating_activation
-from etude.diagnosis.symptoms import gradients, losses, units
+from etude.diagnosis.symptoms import gradients, losses, rising, units
 
 RULES: tuple[Callable[[History], Sequence[Finding]], ...] = (
     facts.gradients_not_cleared,
@@ -16,6 +16,7 @@ RULES: tuple[Callable[[History], Sequence[Finding]], ...] = (
     facts.parameters_not_trained,
     gradients.exploding,
     losses.diverging,
+    rising.coming_divergence,
     gradients.silent_parameter,
     gradients.vanishing,
     units.dead,

@@ -50,6 +50,7 @@ class LoopReader:
         updates: How many updates began; the last one may go on.
         forwards: How many forward passes were read.
         backwards: How many backward passes were seen.
+        on_cpu: Whether all parameters are on the CPU, where reading a loss waits for nothing.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class LoopReader:
         self._forward_run: dict[RunQuantity, Tensor] = {}
         self._reader: ForwardReader | None = None
         self._evaluating = ""
-        self._on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
+        self.on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
         self.own, self._ended = 0.0, time.perf_counter()
 
@@ -215,7 +216,7 @@ class LoopReader:
             sample.layers.update(self._forward)
             sample.run.update(self._forward_run)
             self.recorder.add(sample)
-            if self._on_cpu or self.recorder.waiting >= READ_AFTER:
+            if self.on_cpu or self.recorder.waiting >= READ_AFTER:
                 self.recorder.read()
         self._forward, self._forward_run = {}, {}
         now = time.perf_counter()
