@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import nn
 
+import etude
+from benchmarks import doctor
 from benchmarks.divergence.cases import Case, cases
 from etude import Observer
 from etude.training.clipping import gradient_norm
@@ -15,7 +19,7 @@ from etude.training.run import Run
 from etude.training.state import RunState
 
 KEPT = Path(__file__).parent.parent / "results" / "divergence.npz"
-SERIES = ("loss", "gradient")
+ZOO = KEPT.with_name("divergence_zoo.npz")
 
 
 class Gradient(Observer):
@@ -41,10 +45,43 @@ def trained(case: Case) -> np.ndarray:
 
 def kept() -> dict[str, np.ndarray]:
     """Return what was recorded, by the case's name."""
-    if not KEPT.exists():
+    return _read(KEPT)
+
+
+def kept_zoo() -> dict[str, np.ndarray]:
+    """Return the losses of the healthy open cases of the zoo, by the case's name."""
+    return _read(ZOO)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
         return {}
-    with np.load(KEPT) as found:
+    with np.load(path) as found:
         return {name: found[name].astype(float) for name in found.files}
+
+
+def record_zoo() -> None:
+    """Run the healthy open cases of the zoo at seed 0, and keep the losses that a watch reads."""
+    found = {}
+    for case in doctor.cases(doctor.OPEN, (0,)):
+        if case.cause:
+            continue
+        watches: list[etude.diagnosis.watch.TrainingWatch] = []
+
+        @contextmanager
+        def watcher(
+            model: nn.Module, optimizer: Any, opened: list[Any] = watches
+        ) -> Iterator[None]:
+            several = list(optimizer) if isinstance(optimizer, tuple) else optimizer
+            with etude.watch(model, several, on_finding=lambda finding: None) as watching:
+                opened.append(watching)
+                yield
+
+        case.run(watcher)
+        history = watches[0].report().history
+        if history is not None and history.one_loss:
+            found[case.name] = history.loss.astype(np.float32)
+    np.savez_compressed(ZOO, **found)
 
 
 def record() -> Mapping[str, np.ndarray]:

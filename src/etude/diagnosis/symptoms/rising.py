@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from etude.diagnosis.finding import Finding, Symptom
@@ -90,7 +91,9 @@ class LossLevels:
             losses: All losses of the run so far; those that were read before are not read again.
         """
         while self.rise is None and len(losses) >= self._read + BLOCK:
-            block = [loss for loss in losses[self._read : self._read + BLOCK] if math.isfinite(loss)]
+            block = [
+                loss for loss in losses[self._read : self._read + BLOCK] if math.isfinite(loss)
+            ]
             self._read += BLOCK
             if self._read == FIRST:
                 first = [loss for loss in losses[:FIRST] if math.isfinite(loss)]
@@ -116,7 +119,7 @@ class LossLevels:
             return None
         if not (rise > MUCH * learned or level > TIMES * self._lowest > 0):
             return None
-        steps = [abs(b - a) for a, b in zip(before, before[1:], strict=False)]
+        steps = [abs(b - a) for a, b in pairwise(before)]
         robust = 1.4826 * median(steps)
         square = math.sqrt(math.fsum(step * step for step in steps) / len(steps))
         noise = max(robust, square / 2) / math.sqrt(2)
