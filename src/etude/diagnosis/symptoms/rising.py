@@ -15,7 +15,7 @@ from etude.diagnosis.symptoms.losses import diverging
 BLOCK = 5
 """Losses whose median is one level."""
 
-FIRST = 10
+FIRST = 5
 """The start of a run is the median of so many first losses."""
 
 NEAR, FAR = 8, 20
