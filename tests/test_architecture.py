@@ -51,7 +51,13 @@ LONGEST_FILE = 450
 LONGEST_FUNCTION = 70
 
 
-ANNEXES = {"recipe_digest": "recipe", "recipe_text": "recipe", "record_shape": "record"}
+ANNEXES = {
+    "recipe_checks": "recipe",
+    "recipe_digest": "recipe",
+    "recipe_spikes": "recipe",
+    "recipe_text": "recipe",
+    "record_shape": "record",
+}
 """Files that stand beside a package and belong to it."""
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from etude import Recipe, Task, train
 from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError
 from etude.recipe import OptimizerChoice, RecipeError
-from etude.recipe_digest import digest_before, digest_of
+from etude.recipe_digest import SINCE, digest_before, digest_of
 from etude.schedules import parse
 
 shares = st.floats(0, 1, exclude_max=True)
@@ -66,6 +66,7 @@ RECIPES = st.fixed_dictionaries(
         "clip_value": st.one_of(st.none(), positive),
         "clip_adaptive": st.one_of(st.none(), positive),
         "clip_percentile": st.one_of(st.none(), st.floats(0, 100, exclude_min=True)),
+        "spikes": st.sampled_from([None, "skip", "rewind(back=50)", "skip(sigmas=5.5)"]),
         "l1": st.one_of(st.none(), positive),
         "l2": st.one_of(st.none(), positive),
         "activity": st.one_of(st.none(), positive),
@@ -147,6 +148,7 @@ OTHER = {
     "clip_value": 1.0,
     "clip_adaptive": 1.0,
     "clip_percentile": 1.0,
+    "spikes": "skip",
     "l1": 1.0,
     "l2": 1.0,
     "activity": 1.0,
@@ -170,11 +172,18 @@ def test_the_digest_knows_every_field_and_the_version(monkeypatch):
     assert Recipe().digest != before
 
 
+def test_a_field_that_is_younger_than_the_digest_leaves_older_recipes_theirs():
+    """The digest of a recipe that does not use it is what it was before the field was there."""
+    values = Recipe()._ordered()
+    older = {name: value for name, value in values.items() if name not in SINCE}
+    assert digest_of(older, 1) == Recipe().digest
+
+
 def test_the_digest_covers_what_equals_a_default():
     """Were a default to change, the digest of an empty recipe would change, that of a full not."""
     values = Recipe()._ordered()
     assert set(values) == set(Recipe.model_fields)
-    for name in values:
+    for name in set(values) - SINCE:
         without = {key: value for key, value in values.items() if key != name}
         assert digest_of(without, 1) != Recipe().digest
 
@@ -262,6 +271,7 @@ CHANGED = {
     "lr_mult": {"0.*": 0.5},
     "clip_adaptive": 1e-3,
     "clip_percentile": 50.0,
+    "spikes": "zclip(z=0.01, warmup=2)",
     "l1": 1e-3,
     "l2": 1e-3,
     "activity": 1e-3,

@@ -28,7 +28,9 @@ from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.hyperparameters import Number
+from etude.recipe_checks import check_clipping, check_schedules
 from etude.recipe_digest import digest_before, digest_of
+from etude.recipe_spikes import SpikePolicy, spike_policy
 from etude.recipe_text import LARGEST, RecipeError, json_table, toml_table
 from etude.schedules import Clock, Schedule, parse
 
@@ -82,6 +84,10 @@ def _lr_mult(value: object) -> LrMult | None:
     return None if value is None else LrMult.of(value)
 
 
+def _plain_spikes(value: SpikePolicy | None) -> str | None:
+    return None if value is None else repr(value)
+
+
 def _plain_lr_mult(value: LrMult | None) -> object:
     return None if value is None else value.plain()
 
@@ -92,8 +98,10 @@ Count = Annotated[int, BeforeValidator(_number), Field(ge=1)]
 if TYPE_CHECKING:
     BatchSize = int | Literal["all"]
     LrMultField = LrMult | None
+    SpikesField = SpikePolicy | None
 else:  # pydantic would report every mistake in a union twice, and before 2.14 look into LrMult
     LrMultField = Annotated[Any, BeforeValidator(_lr_mult), PlainSerializer(_plain_lr_mult)]
+    SpikesField = Annotated[Any, BeforeValidator(spike_policy), PlainSerializer(_plain_spikes)]
     BatchSize = Annotated[Count, WrapValidator(_batch_size)]
 Percentile = Annotated[float, BeforeValidator(_number), Field(gt=0, le=100, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -133,6 +141,9 @@ class Recipe(BaseModel):
         clip_adaptive: Largest norm of a unit's gradient as a share of its weights' (AGC).
         clip_percentile: Clip the norm at this percentile of the norms of the run so far
             (AutoClip).
+        spikes: What to do at a spike of the loss or of the gradient: 'skip' the step, 'rewind' to
+            earlier weights, or 'zclip', clip by z-score; with numbers, as in 'skip(sigmas=5)'; see
+            `etude.recipe_spikes`. None does nothing.
         l1: Coefficient of a penalty on the sum of the weights' magnitudes.
         l2: Coefficient of a penalty on half the sum of the weights' squares.
         activity: Coefficient of a penalty on the mean squares of the layers' activations.
@@ -174,6 +185,7 @@ class Recipe(BaseModel):
     clip_value: Positive | None = None
     clip_adaptive: Positive | None = None
     clip_percentile: Percentile | None = None
+    spikes: SpikesField = None
     l1: Positive | None = None
     l2: Positive | None = None
     activity: Positive | None = None
@@ -203,46 +215,9 @@ class Recipe(BaseModel):
         """Check the conditions that involve several fields."""
         row = optimizers.get(self.optimizer.name)
         selectors(self.optimizer.hyperparameters.get("matrix", ()))
-        for name in self.schedules:
-            if name == "lr":
-                raise BadValueError(
-                    "schedules['lr']: give the rate's schedule as the field 'schedule'"
-                )
-            if row.scheduled(name) is not None:
-                continue
-            if name in row.hyperparameters:
-                fix = (
-                    "schedule 'momentum', the first beta"
-                    if name == "betas"
-                    else "give it a fixed value"
-                )
-                raise BadValueError(
-                    f"schedules[{name!r}]: {row.name} cannot change it during training: {fix}"
-                )
-            if name == "momentum":
-                raise BadValueError(f"schedules['momentum']: {row.name} has no momentum")
-            usable = ", ".join(row.hyperparameters)
-            raise BadValueError(
-                f"schedules[{shown(name)}]: {row.name} has no such hyperparameter; it has {usable}"
-            )
-        for schedule in (self.schedule, *self.schedules.values()):
-            if "gradient" in schedule.signals:
-                raise BadValueError(
-                    f"schedule {schedule!r} reacts to the gradient, which training does not report "
-                    "to schedules: record it in your own training loop, or use plateau()"
-                )
-            if len(schedule.signals) > 1:
-                raise BadValueError(
-                    f"schedule {schedule!r} reacts to the validation loss in one part and to the "
-                    "metric in another: make all parts react to the same, with on='loss' or "
-                    "on='metric'"
-                )
-        clipped = [name for name in CLIPPING if getattr(self, name) is not None]
-        if row.closure and clipped:
-            raise BadValueError(
-                f"{clipped[0]}={getattr(self, clipped[0])!r}: {row.name} compares losses along its "
-                "step, which needs the true gradient: leave clipping out"
-            )
+        check_schedules(row, self.schedule, self.schedules)
+        set_ = {name: getattr(self, name) for name in CLIPPING}
+        check_clipping(row, {name: v for name, v in set_.items() if v is not None}, self.spikes)
 
     def replace(self, **changes: Any) -> Self:
         """Return a recipe with some fields changed, validated again."""
@@ -295,12 +270,13 @@ class Recipe(BaseModel):
             "optimizer": self.optimizer.plain(),
             "lr": self.lr,
             "lr_mult": None if self.lr_mult is None else self.lr_mult.plain(),
+            "spikes": _plain_spikes(self.spikes),
             "schedule": repr(self.schedule),
             "schedules": {name: repr(s) for name, s in self.schedules.items()},
             **{
                 name: getattr(self, name)
                 for name in type(self).model_fields
-                if name not in ("optimizer", "lr", "lr_mult", "schedule", "schedules")
+                if name not in ("optimizer", "lr", "lr_mult", "schedule", "schedules", "spikes")
             },
         }
 

@@ -23,11 +23,16 @@ DEFAULTS_BEFORE: Mapping[str, Any] = {
 """What the first digests left out: a recipe's values that were these. They never change."""
 
 
+SINCE: frozenset[str] = frozenset({"spikes"})
+"""Fields that are younger than the digest: None leaves a recipe's digest what it was before."""
+
+
 def digest_of(values: Mapping[str, Any], version: int) -> str:
     """Return the digest of every value and of the format's version.
 
     A value that equals its default counts too: the digest of a recipe stays what it is when a
-    default changes, and the digest of an empty recipe becomes another.
+    default changes, and the digest of an empty recipe becomes another. Only fields that are younger
+    than the first digests are left out where they are None, so that those of older recipes stay.
 
     Args:
         values: Every field as JSON can hold it; where order counts, as lists.
@@ -36,7 +41,8 @@ def digest_of(values: Mapping[str, Any], version: int) -> str:
     >>> digest_of({"lr": 0.1}, 1) != digest_of({"lr": 0.1}, 2)
     True
     """
-    return _hashed({"version": version, **values})
+    known = {name: v for name, v in values.items() if v is not None or name not in SINCE}
+    return _hashed({"version": version, **known})
 
 
 def digest_before(values: Mapping[str, Any]) -> str:

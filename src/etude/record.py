@@ -123,7 +123,8 @@ class Record:
         metric: The name of the task's metric, None where it has none.
         series: Values per update: 'loss' and 'lr', 'grad_norm' where the norm was clipped, and
             one for each probe. Where parts take turns also 'loss/part' and 'grad_norm/part',
-            NaN where a part had no turn.
+            NaN where a part had no turn. With `Recipe.spikes`, 'skipped' or 'clipped' (1 where it
+            was), or 'rewound' (how many updates it went back first, mostly 0).
         evaluations: On the validation data, in order.
         cost: In updates, gradients and seconds.
         environment: Versions, device and threads.

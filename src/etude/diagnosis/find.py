@@ -10,7 +10,7 @@ from etude.diagnosis.evidence import facts as shown
 from etude.diagnosis.finding import Finding
 from etude.diagnosis.history import History
 from etude.diagnosis.saturating import saturating_activation
-from etude.diagnosis.symptoms import gradients, losses, progress, units
+from etude.diagnosis.symptoms import gradients, losses, progress, rising, units
 from etude.diagnosis.symptoms.constant_loss import no_better_than_constant, with_stuck
 
 RULES: tuple[Callable[[History], Sequence[Finding]], ...] = (
@@ -30,6 +30,7 @@ RULES: tuple[Callable[[History], Sequence[Finding]], ...] = (
     beginning.rate_too_low,
     gradients.exploding,
     losses.diverging,
+    rising.coming_divergence,
     gradients.silent_parameter,
     gradients.vanishing,
     units.dead,

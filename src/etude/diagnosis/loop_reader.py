@@ -56,6 +56,7 @@ class LoopReader:
         forwards: How many forward passes were read.
         backwards: How many backward passes were seen.
         is_measuring: Whether what runs now are the passes of the watch itself.
+        on_cpu: Whether all parameters are on the CPU, where reading a loss waits for nothing.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class LoopReader:
         self._reader: ForwardReader | None = None
         self._evaluating = ""
         self._targets, self._input_layer = TargetReader(), None
-        self._on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
+        self.on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
         self.own, self._ended = 0.0, time.perf_counter()
 
@@ -250,7 +251,7 @@ class LoopReader:
             sample.layers.update(self._forward)
             sample.run.update(self._forward_run)
             self.recorder.add(sample)
-            if self._on_cpu or self.recorder.waiting >= READ_AFTER:
+            if self.on_cpu or self.recorder.waiting >= READ_AFTER:
                 self.recorder.read()
         self._forward, self._forward_run = {}, {}
         now = time.perf_counter()

@@ -25,6 +25,7 @@ from etude.diagnosis.layers import Models, named_models, unwrapped
 from etude.diagnosis.loop_reader import LoopReader
 from etude.diagnosis.losses import kept
 from etude.diagnosis.overview import seen, unseen
+from etude.diagnosis.symptoms.rising import BLOCK, LossLevels, warning
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.judge import judge
 from etude.errors import BadTypeError, BadValueError, shown
@@ -54,7 +55,8 @@ class TrainingWatch:
         self._reader = LoopReader(inner, optimizers, every=every, loss=loss)
         self._on_finding, self._logger = on_finding, logger
         self._findings: list[Finding] = []
-        self._told: set[tuple[str, str | None]] = set()
+        self._told: set[tuple[str, str | None, bool]] = set()
+        self._levels = LossLevels()
         self._next_look = 3
         self._thread: int | None = None
         self._entered = 0
@@ -179,6 +181,8 @@ class TrainingWatch:
     def after_step(self, number: int, closure: bool) -> None:
         """Read what is due after a step."""
         self._guarded(self._reader.after_step, number, closure=closure)
+        if self._levels.rise is None and self._reader.updates % BLOCK == 0:
+            self._guarded(self._look_ahead)
         if len(self._reader.recorder.rows) >= self._next_look:
             self._guarded(self._look)
 
@@ -189,6 +193,15 @@ class TrainingWatch:
         return self._thread is None or threading.get_ident() == self._thread
 
     # ---- findings ------------------------------------------------------------------------------
+
+    def _look_ahead(self) -> None:
+        """Warn of a divergence; on an accelerator `_look` does, since reading a loss waits."""
+        if self._reader.on_cpu and self._reader.one_loss:
+            started = time.perf_counter()
+            self._levels.follow(self._reader.losses.read())
+            self._reader.own += time.perf_counter() - started
+            if self._levels.rise is not None:
+                self._tell([warning(self._levels.rise)])
 
     def _look(self) -> None:
         started = time.perf_counter()
@@ -208,7 +221,7 @@ class TrainingWatch:
 
     def _tell(self, findings: Sequence[Finding]) -> None:
         for finding in findings:
-            key = str(finding.what), finding.layer
+            key = str(finding.what), finding.layer, "warning" in finding.evidence
             if key not in self._told:
                 self._told.add(key)
                 self._findings.append(finding)

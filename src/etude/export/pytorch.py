@@ -17,6 +17,7 @@ ELSEWHERE = (
     "batch_size",
     "clip_adaptive",
     "clip_percentile",
+    "spikes",
     "l1",
     "l2",
     "activity",

@@ -39,11 +39,31 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Policy(ABC):
-    """A named policy; `repr` is its text form."""
+class Named:
+    """A frozen value with a name and numbers; `repr` is its text form, such as 'decay(0.8)'."""
 
     name: ClassVar[str]
     by_position: ClassVar[int] = 1
+
+    def __repr__(self) -> str:
+        shown: list[str] = []
+        for index, field in enumerate(fields(self)):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            at_place = index < self.by_position and len(shown) == index
+            shown.append(repr(value) if at_place else f"{field.name}={value!r}")
+        return f"{self.name}({', '.join(shown)})"
+
+    def put(self, **values: Any) -> None:
+        """Set fields during construction."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, repr=False)
+class Policy(Named, ABC):
+    """A named policy of the rate's multipliers."""
 
     @property
     def moves(self) -> bool:
@@ -63,21 +83,6 @@ class Policy(ABC):
     @abstractmethod
     def factors(self, parts: Sequence[Part], setting: Setting) -> list[Factor]:
         """Return one factor for each part."""
-
-    def __repr__(self) -> str:
-        shown: list[str] = []
-        for index, field in enumerate(fields(self)):
-            value = getattr(self, field.name)
-            if value == field.default:
-                continue
-            at_place = index < self.by_position and len(shown) == index
-            shown.append(repr(value) if at_place else f"{field.name}={value!r}")
-        return f"{self.name}({', '.join(shown)})"
-
-    def put(self, **values: Any) -> None:
-        """Set fields during construction."""
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
 
 
 def number(

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping
 from inspect import signature
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
 from etude.layerwise.freezing import Freeze, Unfreeze
@@ -32,6 +32,8 @@ POLICIES: Mapping[str, type[Policy]] = MappingProxyType(
     }
 )
 """The named policies. To add a policy, add its class here."""
+
+T = TypeVar("T")
 
 MAX_CHARACTERS = 1_000_000
 """The longest text that is read; muP's ratios of a large model need a line per tensor."""
@@ -60,20 +62,29 @@ def parse_policies(text: str) -> tuple[Policy, ...]:
     """
     if not isinstance(text, str):
         raise BadTypeError(f"a policy is text such as 'decay(0.75)', not {text!r}")
-    if len(text) > MAX_CHARACTERS:
-        raise BadValueError(f"the policy has {len(text)} characters; at most 1,000,000 are read")
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too complex"
-        raise BadValueError(f"{shown(text)} is not a policy: {reason}") from None
-    policies = tuple(_policy(node, text) for node in _factors(tree))
+    tree = expression(text)
+    policies = tuple(read_call(node, text, POLICIES) for node in _factors(tree))
     for policy in policies:
         if sum(type(other) is type(policy) for other in policies) > 1 and not isinstance(
             policy, Freeze
         ):
             raise BadValueError(f"{shown(text)} has {policy.name} twice: give it once")
     return policies
+
+
+def expression(text: str) -> ast.expr:
+    """Return the syntax tree of a text that is one Python expression.
+
+    Raises:
+        BadValueError: If it is none, or too long.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise BadValueError(f"the policy has {len(text)} characters; at most 1,000,000 are read")
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "too complex"
+        raise BadValueError(f"{shown(text)} is not a policy: {reason}") from None
 
 
 def _factors(tree: ast.expr) -> list[ast.expr]:
@@ -85,20 +96,49 @@ def _factors(tree: ast.expr) -> list[ast.expr]:
     return [tree, *reversed(found)]
 
 
-def _policy(node: ast.expr, text: str) -> Policy:
+def read_call(node: ast.expr, text: str, table: Mapping[str, type[T]], *, bare: bool = False) -> T:
+    """Build the value that a call such as `decay(0.75)` names, without running Python.
+
+    Args:
+        node: The call.
+        text: The whole text, for messages.
+        table: The classes by name.
+        bare: Whether a name without parentheses means a call without arguments.
+
+    Raises:
+        BadValueError: If it is not a call, or an argument is wrong.
+        UnknownNameError: If the name or an argument is unknown.
+    """
+    args: list[Any] = []
+    named: dict[str, Any] = {}
     if isinstance(node, ast.Name):
-        if node.id in POLICIES:
-            raise BadValueError(f"{node.id} is called with parentheses: {node.id}()")
-        raise unknown_name("policy", node.id, POLICIES)
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-        raise BadValueError(
-            f"{shown(text)} is not a policy: write policies joined by *, such as "
-            "'decay(0.75) * no_decay()'"
-        )
-    name = node.func.id
-    if name not in POLICIES:
-        raise unknown_name("policy", name, POLICIES)
-    known = list(signature(POLICIES[name]).parameters)
+        name = node.id
+        if name not in table:
+            raise unknown_name("policy", name, table)
+        if not bare:
+            raise BadValueError(f"{name} is called with parentheses: {name}()")
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        name = node.func.id
+        if name not in table:
+            raise unknown_name("policy", name, table)
+        args, named = _arguments(node, name, text, list(signature(table[name]).parameters))
+    else:
+        example = "joined by *, such as 'decay(0.75) * no_decay()'"
+        if bare:
+            example = f"such as {' or '.join(repr(one) for one in table)}"
+        raise BadValueError(f"{shown(text)} is not a policy: write policies {example}")
+    try:
+        return table[name](*args, **named)
+    except EtudeError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise BadValueError(f"{shown(text)}: {error}") from None
+
+
+def _arguments(
+    node: ast.Call, name: str, text: str, known: list[str]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return the positional and the named arguments of a call."""
     args = [_value(item, text, 0) for item in node.args]
     named: dict[str, Any] = {}
     for keyword in node.keywords:
@@ -109,12 +149,7 @@ def _policy(node: ast.expr, text: str) -> Policy:
         named[keyword.arg] = _value(keyword.value, text, 0)
     if len(args) > len(known):
         raise BadValueError(f"{name} takes {len(known)} arguments: {', '.join(known)}")
-    try:
-        return POLICIES[name](*args, **named)
-    except EtudeError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise BadValueError(f"{shown(text)}: {error}") from None
+    return args, named
 
 
 def _value(node: ast.expr, text: str, depth: int) -> Any:

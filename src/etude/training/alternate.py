@@ -13,6 +13,7 @@ from torch import Tensor
 from etude.errors import BadValueError, TaskError
 from etude.optimizers.row import OptimizerRow
 from etude.recipe import Recipe
+from etude.recipe_spikes import Rewind, Skip
 from etude.tasks.data import Batch
 from etude.tasks.turns import parameters_of
 from etude.tasks.weighing import Scales
@@ -44,7 +45,7 @@ class Turns:
 
     Raises:
         BadValueError: If the optimizer cannot update parts in turn, or the recipe penalises
-            activations.
+            activations, skips or rewinds.
 
     Source: Goodfellow et al. 2014, arXiv:1406.2661, algorithm 1.
     """
@@ -158,6 +159,11 @@ def _refuse(recipe: Recipe, row: OptimizerRow) -> None:
         raise BadValueError(
             f"the step yields, so that parts of the model take turns, and {row.name} {why}: use "
             "adam, adamw, rmsprop, sgd or another that updates each parameter by itself"
+        )
+    if isinstance(recipe.spikes, (Skip, Rewind)):
+        raise BadValueError(
+            f"spikes={recipe.spikes!r} judges the loss of a whole update, and a step that yields "
+            "has updated some parts before the last loss is known: use spikes='zclip'"
         )
     if recipe.activity is not None:
         raise BadValueError(

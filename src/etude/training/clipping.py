@@ -11,29 +11,36 @@ from torch import Tensor, nn
 
 from etude.layerwise.frozen_tensors import FrozenTensors, gradient_rows
 from etude.recipe import Recipe
+from etude.recipe_spikes import ZClip
 from etude.torch_internals import foreach
+from etude.training.norm_moments import NormMoments
 
 SMALLEST = 1e-3
 """The smallest norm of a weight in adaptive clipping, so that weights of zero can grow."""
 
 
 class Clipper:
-    """Clips gradients as the recipe says, in this order: adaptive, percentile, norm, value.
+    """Clips gradients as the recipe says: adaptive, percentile or z-score, norm, value.
 
     Args:
         parameters: The parameters whose gradients are clipped, in place.
-        recipe: The recipe with clip_adaptive, clip_percentile, clip_norm and clip_value.
+        recipe: The recipe with clip_adaptive, clip_percentile, spikes, clip_norm and clip_value.
+
+    Attributes:
+        clipped: Whether the last gradient was clipped by its z-score; None if the recipe does not.
     """
 
     def __init__(self, parameters: Sequence[Tensor], recipe: Recipe) -> None:
         self.parameters = list(parameters)
         self.recipe = recipe
-        self._bounds = bounds_gradient(recipe)
+        self._works = bounds_gradient(recipe) or recipe.spikes is not None
         self._sorted: list[float] = []
         self._seen = 0
+        self._moments = NormMoments(recipe.spikes) if isinstance(recipe.spikes, ZClip) else None
+        self.clipped = None if self._moments is None else False
 
     def __bool__(self) -> bool:
-        return self._bounds
+        return self._works
 
     @torch.no_grad()
     def clip(self, history: Sequence[float], frozen: FrozenTensors | None = None) -> Tensor | None:
@@ -45,7 +52,8 @@ class Clipper:
                 any norm, but they are scaled by the same factor as the others.
 
         Returns:
-            The norm before clipping by norm or percentile; None if the recipe sets neither.
+            The norm before clipping by norm, percentile or z-score; None if the recipe has neither
+            of these nor another policy at spikes.
         """
         recipe = self.recipe
         waiting = [] if frozen is None else _zero_frozen_rows(self.parameters, frozen)
@@ -53,12 +61,20 @@ class Clipper:
             clip_adaptive(self.parameters, recipe.clip_adaptive, frozen)
         tensors = entries(self.parameters)
         if not tensors:
-            return None if recipe.clip_norm is recipe.clip_percentile is None else torch.zeros(())
+            measured = (recipe.clip_norm, recipe.clip_percentile, recipe.spikes)
+            return None if all(one is None for one in measured) else torch.zeros(())
         norm: Tensor | None = None
         if recipe.clip_percentile is not None:
             norm = nn.utils.get_total_norm(tensors)
             bound = self._bound(float(norm), history, recipe.clip_percentile)
             scale_to([*tensors, *(kept for _, kept in waiting)], norm, bound)
+        elif recipe.spikes is not None:
+            norm = nn.utils.get_total_norm(tensors)
+        if self._moments is not None and norm is not None:
+            outlier = self._moments.bound(float(norm), history)
+            self.clipped = outlier is not None
+            if outlier is not None:
+                scale_to([*tensors, *(kept for _, kept in waiting)], norm, outlier)
         if recipe.clip_norm is not None:
             now = nn.utils.get_total_norm(tensors)
             scale_to([*tensors, *(kept for _, kept in waiting)], now, recipe.clip_norm)
@@ -87,7 +103,7 @@ def bounds_gradient(recipe: Recipe) -> bool:
     (False, True)
     """
     bounds = (recipe.clip_norm, recipe.clip_value, recipe.clip_adaptive, recipe.clip_percentile)
-    return any(bound is not None for bound in bounds)
+    return any(bound is not None for bound in bounds) or isinstance(recipe.spikes, ZClip)
 
 
 def _zero_frozen_rows(

@@ -98,6 +98,7 @@ def _first_not_finite(named: Iterable[tuple[str, Tensor]]) -> str | None:
 def _first_not_finite_norm(
     series: Mapping[str, Sequence[float]], end: int
 ) -> tuple[int, float] | None:
-    """Return the first update before `end` whose gradient's norm was not finite, if measured."""
+    """Return the first update before `end` that was made with a norm that is not finite."""
     norms = enumerate(series.get("grad_norm", ())[:end])
-    return next(((at, norm) for at, norm in norms if not math.isfinite(norm)), None)
+    skipped = series.get("skipped", [0.0] * end)
+    return next(((at, n) for at, n in norms if not math.isfinite(n) and not skipped[at]), None)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from etude.optimizers.factory import refuse_sparse_gradients
+from etude.recipe_spikes import Rewind, Skip
 from etude.tasks.data import Batch, Cursor
 from etude.training import divergence, param_groups
 from etude.training.alternate import Turns, what_broke
@@ -21,6 +22,7 @@ from etude.training.observer import Observers, read_numbers
 from etude.training.reload import refuse_state
 from etude.training.request import AdvanceRequest
 from etude.training.snapshot import Snapshot
+from etude.training.spikes import Rewinder
 from etude.training.state import RunState
 from etude.training.threads import use_threads
 
@@ -37,6 +39,7 @@ class TrainingLoop:
         frozen: The frozen parts of the model.
         is_whole: Whether no update is half done.
         read_every: The number of updates between two readings of the losses.
+        rewinder: Keeps states to go back to; None if the recipe does not.
     """
 
     def __init__(self, state: RunState, observers: Observers) -> None:
@@ -49,8 +52,11 @@ class TrainingLoop:
         self._turns = Turns(state) if state.task.alternates else None
         # Reading a loss waits for an accelerator, so its losses are stored and read in blocks; the
         # first update whose loss is not finite is found in the block. A CPU needs no waiting.
-        eager = state.device.type == "cpu" or state.recipe.clip_percentile is not None
+        spikes, percentile = state.recipe.spikes, state.recipe.clip_percentile
+        eager = state.device.type == "cpu" or percentile is not None or spikes is not None
         self.read_every = 1 if eager else 16
+        self._skip = spikes if isinstance(spikes, Skip) else None
+        self.rewinder = Rewinder(spikes) if isinstance(spikes, Rewind) else None
         self._unread: list[dict[str, Any]] = []
         self._cursor = replace(state.cursor)  # of the stream; the state's moves after each update
         self._stream: Iterator[Batch] | None = None
@@ -101,25 +107,20 @@ class TrainingLoop:
         If parts are updated in turn, the optimizer has already updated each of them.
         """
         state = self.state
-        self._undo.mark()
-        self.frozen.update(state.step)
-        batches = (move(next(stream), state.device) for _ in range(state.recipe.accumulate))
-        again = None
-        try:
-            if self._turns is None:
-                values, again = self._gradient(batches)
-            else:
-                values = self._turns.update(batches, self._prepare, eager=self.read_every == 1)
-        except BaseException:
-            self._undo.restore()
-            self.is_whole = self._turns is None or not self._turns.moved
-            raise
+        if self.rewinder is not None:
+            self.rewinder.keep(state)
+        values, again = self._values(stream)
+        if self.rewinder is not None and self._rewound(self.rewinder, values, stream):
+            values, again = self._values(stream)
         self._unread.append(values)
         if len(self._unread) >= self.read_every:
             self.read()
             if state.diverged:
                 return
-        if self._turns is None:
+        if self._skip is not None and self._skips(self._skip):
+            self._undo.restore_buffers()
+            state.series["skipped"][-1] = 1.0
+        elif self._turns is None:
             self.is_whole = False
             try:
                 state.extra_gradients += take_step(state.optimizer, again)
@@ -128,8 +129,44 @@ class TrainingLoop:
                     refuse_state(error)
                 raise
             self.is_whole = True
+        if self.rewinder is not None:
+            self.rewinder.gone = 0
         state.step += 1
         state.cursor = Cursor(self._cursor.epoch, self._cursor.batch)
+
+    def _values(self, stream: Iterator[Batch]) -> tuple[dict[str, Any], Closure | None]:
+        """Compute the gradient of an update from the next batches, or update the parts in turn."""
+        state = self.state
+        self._undo.mark()
+        self.frozen.update(state.step)
+        batches = (move(next(stream), state.device) for _ in range(state.recipe.accumulate))
+        try:
+            if self._turns is None:
+                return self._gradient(batches)
+            return self._turns.update(batches, self._prepare, eager=self.read_every == 1), None
+        except BaseException:
+            self._undo.restore()
+            self.is_whole = self._turns is None or not self._turns.moved
+            raise
+
+    def _skips(self, policy: Skip) -> bool:
+        series = self.state.series
+        return policy.spikes(self.state.step, series["loss"], series["grad_norm"])
+
+    def _rewound(self, rewinder: Rewinder, values: dict[str, Any], stream: Iterator[Batch]) -> bool:
+        """Go back to a kept state if the loss is a spike; return whether it was."""
+        state = self.state
+        kept = rewinder.target(state.step, state.series["loss"], float(values["loss"]))
+        if kept is None:
+            return False
+        self.is_whole = False
+        updates = rewinder.restore(state, kept)
+        self.is_whole = True
+        state.extra_gradients += 1
+        for _ in range(updates * state.recipe.accumulate):
+            next(stream)
+        state.cursor = Cursor(self._cursor.epoch, self._cursor.batch)
+        return True
 
     def _gradient(self, batches: Iterator[Batch]) -> tuple[dict[str, Any], Closure | None]:
         """Compute the gradient of one update.
@@ -169,6 +206,12 @@ class TrainingLoop:
             norm = clipper.clip(state.series.get(name, ()), rest)
             if norm is not None:
                 values[name] = norm
+            if clipper.clipped is not None:
+                values[f"clipped{part}"] = float(clipper.clipped)
+        if self._skip is not None:
+            values["skipped"] = 0.0
+        elif self.rewinder is not None:
+            values["rewound"] = float(self.rewinder.gone)
         return values | self.observers.gradient(state) if self._sees_gradients else values
 
     def _set_rates(self) -> float:
@@ -198,7 +241,8 @@ class TrainingLoop:
         for index, waiting in enumerate(self._unread, first):
             values = {name: next(numbers) for name in waiting}
             loss = values["loss"]
-            if not math.isfinite(loss):
+            tolerated = self._skip is not None and self._skip.tolerates(index, series["loss"])
+            if not math.isfinite(loss) and not tolerated:
                 last = waiting is self._unread[-1]  # no update was done after this loss
                 self.observers.forget(index)
                 divergence.end(self.state, index, what_broke(values, loss), now=last)

@@ -22,7 +22,8 @@ Reading: TypeAlias = Value | Mapping[str, Value] | None
 """What a hook returns: one number, several by name, or nothing."""
 
 OWN_SERIES = {"loss", "lr", "grad_norm", "penalty", "valid_parts", "valid_metric_parts"}
-OF_PARTS = ("loss/", "grad_norm/")
+OWN_SERIES |= {"skipped", "rewound", "clipped"}
+OF_PARTS = ("loss/", "grad_norm/", "clipped/")
 """Names of the record's own series, and prefixes of such names; no observer may use them."""
 
 READS = ("weights", "gradients", "optimizer")

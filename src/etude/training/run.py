@@ -382,6 +382,7 @@ class Run:
             "series": {n: torch.tensor(v, dtype=torch.float64) for n, v in state.series.items()},
             "evaluations": [asdict(e) for e in state.evaluations],
             "observers": self.observers.state_dict(),
+            **({} if self._loop.rewinder is None else {"rewinder": self._loop.rewinder.tree()}),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -395,6 +396,8 @@ class Run:
         """
         reload(self.state, saved, self._evaluation_weights)
         self._loop.reset()
+        if self._loop.rewinder is not None:
+            self._loop.rewinder.load(saved.get("rewinder"))
         self.observers.load_state_dict(saved.get("observers"), self.ended)
         if self.step >= self.length and not self.ended:
             self._finish()  # it was killed after its last update, before its status was set

@@ -88,6 +88,10 @@ class Snapshot:
         self._devices = torch.cuda.get_rng_state_all() if self._cuda else []
         self._buffers.mark()
 
+    def restore_buffers(self) -> None:
+        """Restore the buffers alone: the random state goes on."""
+        self._buffers.restore()
+
     def restore(self) -> None:
         """Restore everything."""
         if self._all is not None:

@@ -281,6 +281,7 @@ class Trial:
         means = []
         for seen in self._seen():
             losses = seen.series["loss"][first : min(step, _step(seen))]
+            losses = [loss for loss in losses if math.isfinite(loss)]  # others were skipped
             means.append(math.fsum(losses) / len(losses) if len(losses) else math.nan)
         return math.fsum(means) / len(means)
 

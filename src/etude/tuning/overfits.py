@@ -81,7 +81,8 @@ def overfit(record: Record) -> Overfit | None:
 
 def _mean(record: Record, step: int, part: int) -> float:
     """Return the mean training loss before an update; NaN without one."""
-    losses = record.series.get("loss", ())[max(0, step - part) : step]
+    recent = record.series.get("loss", ())[max(0, step - part) : step]
+    losses = [loss for loss in recent if math.isfinite(loss)]  # others were skipped
     return math.fsum(losses) / len(losses) if len(losses) else math.nan
 
 

@@ -12,6 +12,7 @@ from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.prior import centre_of, nice
 from etude.randomness import random_state_kept
 from etude.recipe import CLIPPING, Recipe
+from etude.recipe_spikes import Rewind, Skip, ZClip, spike_policy
 from etude.schedules import parse
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of, clock_of
@@ -79,6 +80,28 @@ def clip_to_one(task: Task, recipe: Recipe) -> Recipe | None:
     if any(getattr(recipe, name) is not None for name in CLIPPING):
         return None
     return None if _closure(recipe) else recipe.replace(clip_norm=1.0)
+
+
+def at_spikes(text: str) -> Edit:
+    """Return an edit that sets a policy at spikes; see `etude.recipe_spikes`.
+
+    It does not apply where the recipe has one, clips by itself, or ends before the policy begins.
+
+    >>> at_spikes("zclip")(None, Recipe(clip_norm=1.0)) is None
+    True
+    """
+    policy = spike_policy(text)
+
+    def edit(task: Task, recipe: Recipe) -> Recipe | None:
+        if recipe.spikes is not None or any(getattr(recipe, n) is not None for n in CLIPPING):
+            return None
+        if isinstance(policy, ZClip):
+            return None if _closure(recipe) else recipe.replace(spikes=policy)
+        assert isinstance(policy, (Skip, Rewind))
+        late = clock_of(task, recipe).horizon <= policy.after
+        return None if late or task.alternates else recipe.replace(spikes=policy)
+
+    return edit
 
 
 def _closure(recipe: Recipe) -> bool:

@@ -58,6 +58,17 @@ ALL = (
     Remedy("long warmup", "Warm the rate up over three tenths of the run", edits.warm_up(30)),
     Remedy("clip 90%", "Clip the gradient's norm at its 90th percentile", edits.clip),
     Remedy("clip 1", "Clip the gradient's norm at 1", edits.clip_to_one),
+    Remedy("zclip", "Clip the gradient's norm by its z-score (ZClip)", edits.at_spikes("zclip")),
+    Remedy(
+        "skip spikes",
+        "Leave out steps whose loss or gradient norm is 6 sigma above those before",
+        edits.at_spikes("skip"),
+    ),
+    Remedy(
+        "rewind at spikes",
+        "Go back 100 updates at a spike of the loss, and leave out the batches in between",
+        edits.at_spikes("rewind"),
+    ),
     Remedy(
         "he_normal",
         "Initialise with variance 2 / fan_in (He et al.)",
@@ -151,7 +162,16 @@ OF_CAUSE: Mapping[Cause, Sequence[str]] = MappingProxyType(
             "rate / 10",
             "clip 1",
         ),
-        Cause.MISSING_CLIPPING: ("clip 90%", "clip 1", "rate / 3", "rate / 10", "warmup"),
+        Cause.MISSING_CLIPPING: (
+            "clip 90%",
+            "clip 1",
+            "rate / 3",
+            "rate / 10",
+            "warmup",
+            "zclip",
+            "skip spikes",
+            "rewind at spikes",
+        ),
         Cause.BAD_INITIALISATION: (
             "fresh weights",
             "he_normal",

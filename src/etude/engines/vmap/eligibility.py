@@ -30,6 +30,8 @@ def why_not_stackable(run: Run) -> str:
         return f"precision={recipe.precision!r} is not stacked"
     if recipe.clip_percentile is not None:
         return "clip_percentile depends on each run's earlier gradient norms"
+    if recipe.spikes is not None:
+        return f"spikes={recipe.spikes!r} depends on each run's earlier losses and gradients"
     if recipe.activity is not None:
         return "activity= uses hooks on the modules of one run"
     state = run.state

@@ -1,0 +1,86 @@
+"""Checks the conditions of a recipe that involve several fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from etude.errors import BadValueError, shown
+from etude.optimizers.row import OptimizerRow
+from etude.recipe_spikes import SpikePolicy, ZClip
+from etude.schedules import Schedule
+
+
+def check_schedules(
+    row: OptimizerRow, schedule: Schedule, schedules: Mapping[str, Schedule]
+) -> None:
+    """Raise for schedules that an optimizer or a run cannot follow.
+
+    Args:
+        row: The optimizer's row in the table.
+        schedule: The schedule of the rate.
+        schedules: Those of other hyperparameters, by name.
+
+    Raises:
+        BadValueError: If the optimizer lacks a hyperparameter or cannot change it, or a schedule
+            reacts to what training does not report.
+    """
+    for name in schedules:
+        _check_name(row, name)
+    for one in (schedule, *schedules.values()):
+        if "gradient" in one.signals:
+            raise BadValueError(
+                f"schedule {one!r} reacts to the gradient, which training does not report "
+                "to schedules: record it in your own training loop, or use plateau()"
+            )
+        if len(one.signals) > 1:
+            raise BadValueError(
+                f"schedule {one!r} reacts to the validation loss in one part and to the "
+                "metric in another: make all parts react to the same, with on='loss' or "
+                "on='metric'"
+            )
+
+
+def _check_name(row: OptimizerRow, name: str) -> None:
+    if name == "lr":
+        raise BadValueError("schedules['lr']: give the rate's schedule as the field 'schedule'")
+    if row.scheduled(name) is not None:
+        return
+    if name in row.hyperparameters:
+        fix = "schedule 'momentum', the first beta" if name == "betas" else "give it a fixed value"
+        raise BadValueError(
+            f"schedules[{name!r}]: {row.name} cannot change it during training: {fix}"
+        )
+    if name == "momentum":
+        raise BadValueError(f"schedules['momentum']: {row.name} has no momentum")
+    usable = ", ".join(row.hyperparameters)
+    raise BadValueError(
+        f"schedules[{shown(name)}]: {row.name} has no such hyperparameter; it has {usable}"
+    )
+
+
+def check_clipping(
+    row: OptimizerRow, clipped: Mapping[str, float], spikes: SpikePolicy | None
+) -> None:
+    """Raise for clipping that an optimizer, or another way of clipping, does not allow.
+
+    Args:
+        row: The optimizer's row in the table.
+        clipped: The fields that clip the gradient, with their values.
+        spikes: What is done at a spike.
+
+    Raises:
+        BadValueError: If the optimizer needs the true gradient, or two fields clip by the norms of
+            the run so far.
+    """
+    fields = {**clipped, **({"spikes": spikes} if isinstance(spikes, ZClip) else {})}
+    if row.closure and fields:
+        name, value = next(iter(fields.items()))
+        raise BadValueError(
+            f"{name}={value!r}: {row.name} compares losses along its "
+            "step, which needs the true gradient: leave clipping out"
+        )
+    if isinstance(spikes, ZClip) and "clip_percentile" in clipped:
+        raise BadValueError(
+            f"spikes={spikes!r} and clip_percentile={clipped['clip_percentile']:g} both clip the "
+            "norm by those before it: leave one out"
+        )
