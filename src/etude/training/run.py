@@ -423,5 +423,6 @@ class Run:
             ),
             environment=environment(str(state.device), state.threads),
             ref=state.task.ref,
+            notes=self.observers.notes(state),
             model=state.model,
         )
