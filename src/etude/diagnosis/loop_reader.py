@@ -80,9 +80,15 @@ class LoopReader:
         self._evaluating = ""
         self._on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
+        self._losses_before = 0
         self.own, self._ended = 0.0, time.perf_counter()
 
     # ---- forward passes ------------------------------------------------------------------------
+
+    @property
+    def is_reading_forward(self) -> bool:
+        """Whether a forward pass is being read."""
+        return self._reader is not None
 
     def before_forward(self, model: nn.Module) -> None:
         """Begin to read a forward pass, if the update that it belongs to is sampled."""
@@ -149,6 +155,7 @@ class LoopReader:
             if self.sampler.due(self.updates - 1):
                 self._sample = Sample(self.updates - 1)
         self._stepped.add(number)
+        self._losses_before = len(self.tracks[number].losses)
         if self._sample is not None:
             with torch.no_grad():
                 self.tracks[number].before_step(self._sample, closure)
@@ -172,7 +179,8 @@ class LoopReader:
 
     def _note_loss(self, track: OptimizerTrack, closure: bool) -> None:
         """Attribute the losses since the last step of any optimizer to this step."""
-        losses = track.losses[:1] if closure else track.losses
+        # A closure may be called several times; what was accumulated before counts too.
+        losses = track.losses[: self._losses_before + 1] if closure else track.losses
         if not losses:
             losses = track.last_losses
         track.last_losses = losses

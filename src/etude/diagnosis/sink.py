@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from etude.diagnosis.finding import Finding
@@ -112,8 +112,3 @@ def readings_of(history: History, after: int = -1) -> Iterator[tuple[int, dict[s
 
 def _at(values: Floats, update: int) -> float:
     return float(values[update]) if update < len(values) else math.nan
-
-
-def text_of(findings: Sequence[Finding]) -> str:
-    """Return findings as a text of one paragraph each, for a sink that shows Markdown."""
-    return "\n\n".join(map(str, findings))

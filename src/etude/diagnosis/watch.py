@@ -49,6 +49,7 @@ class TrainingWatch:
         known: Sequence[Finding] = (),
         arrange: Callable[[History], History] | None = None,
         one_loss: bool = True,
+        close_on_error: bool = False,
     ) -> None:
         self._inner = {prefix: unwrapped(model) for prefix, model in models.items()}
         self._reader = LoopReader(self._inner, optimizers, every=every)
@@ -66,6 +67,8 @@ class TrainingWatch:
         self._hookless = [m for m in self._inner.values() if isinstance(m, HOOKLESS)]
         self._error = ""
         self._closed = False
+        self._close_on_error = close_on_error
+        self._opened = False
         self._optimizers = tuple(optimizers)
         self._remove: weakref.finalize[Any, Any] | None = None
         self.attach()
@@ -155,8 +158,27 @@ class TrainingWatch:
 
     # ---- what the loop calls -------------------------------------------------------------------
 
+    def begin_forward_of(self, module: nn.Module, args: Any) -> None:
+        """Begin to read where a part of the model is called, unless the model itself is."""
+        if not self._reader.is_reading_forward:
+            self.begin_forward()
+
+    def begin_forward(self) -> None:
+        """Begin to read a forward pass that ends where the next backward pass starts.
+
+        For a trainer that calls parts of a model, whose own hooks are then not called.
+        """
+        if self._here() and not self.closed:
+            self._opened = True
+            for module in self._inner.values():
+                self._guarded(self._reader.before_forward, module)
+
     def before_backward(self, tensors: Any) -> None:
         """Read what is due when a backward pass starts."""
+        if self._opened and self._here():
+            self._opened = False
+            for module in self._inner.values():
+                self._guarded(self._reader.after_forward, module, (), {}, tensors)
         if self._here():
             self._guarded(self._reader.before_backward)
 
@@ -164,6 +186,11 @@ class TrainingWatch:
         """Read what is due when a backward pass has ended."""
         if self._here():
             self._guarded(self._reader.after_backward, tensors)
+
+    def backward_failed(self) -> None:
+        """End the watch if it is to end at an error: nobody else may do so."""
+        if self._close_on_error and self._here():
+            self.close()
 
     def scaled(self, given: Any, result: Any) -> None:
         """Keep the loss that a `GradScaler` scales."""
@@ -178,6 +205,8 @@ class TrainingWatch:
         """End to read a forward pass; `output` is None where it failed."""
         if self._here():
             self._guarded(self._reader.after_forward, module, args, kwargs, output)
+            if output is None and self._close_on_error:
+                self.close()
 
     def before_step(self, number: int, closure: bool) -> None:
         """Read what is due before a step."""
@@ -344,7 +373,7 @@ def watch(
         )
     return TrainingWatch(
         models,
-        [_inner(one) for one in listed],
+        [torch_optimizer(one) for one in listed],
         every=checked_period(every),
         on_finding=on_finding,
         logger=logger,
@@ -363,12 +392,12 @@ def checked_period(every: Any) -> int | None:
     return every
 
 
-def _inner(optimizer: Any) -> Optimizer:
+def torch_optimizer(optimizer: Any) -> Optimizer:
     """Return the optimizer inside a wrapper such as accelerate's."""
     if not isinstance(optimizer, Optimizer):
         raise BadTypeError(f"optimizer is {shown(optimizer)}: give a torch.optim.Optimizer")
     inner = getattr(optimizer, "optimizer", None)
-    return _inner(inner) if isinstance(inner, Optimizer) else optimizer
+    return torch_optimizer(inner) if isinstance(inner, Optimizer) else optimizer
 
 
 def _ignore(finding: Finding) -> None:

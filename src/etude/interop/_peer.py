@@ -12,6 +12,8 @@ _INSTALL = {
     "jax": "pip install 'etude[jax]'",
     "lightning": "pip install lightning",
     "transformers": "pip install transformers",
+    "mlflow": "pip install 'etude[tracking]'",
+    "wandb": "pip install 'etude[tracking]'",
 }
 """The command that installs each library, by its name."""
 

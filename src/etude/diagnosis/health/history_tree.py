@@ -97,7 +97,8 @@ def to_plain(history: History) -> dict[str, Any]:
 
 
 def _readings(history: History) -> dict[str, Floats]:
-    return {**{f"layer {q}": v for q, v in history.readings.items()}, **history.run_readings}
+    run = {str(q): v for q, v in history.run_readings.items()}
+    return {**{f"layer {q}": v for q, v in history.readings.items()}, **run}
 
 
 def _layer_plain(layer: LayerInfo) -> dict[str, Any]:
@@ -122,10 +123,10 @@ def from_plain(plain: Mapping[str, Any]) -> History:
     """
     steps = np.array(plain["steps"], np.int64)
     layers = tuple(_layer(one) for one in plain["layers"])
-    readings = {
+    readings: Any = {  # a StrEnum is equal to its text
         name: _numbers(rows, (len(steps), len(layers))) for name, rows in plain["readings"].items()
     }
-    run = {name: _numbers(row, (len(steps),)) for name, row in plain["run_readings"].items()}
+    run: Any = {name: _numbers(row, (len(steps),)) for name, row in plain["run_readings"].items()}
     nothing = np.full(0, np.nan)
     return History(
         updates=plain["updates"],
@@ -133,8 +134,8 @@ def from_plain(plain: Mapping[str, Any]) -> History:
         lr=nothing,
         steps=steps,
         layers=layers,
-        readings=readings,  # type: ignore[arg-type]  # a StrEnum is equal to its text
-        run_readings=run,  # type: ignore[arg-type]
+        readings=readings,
+        run_readings=run,
         period=plain["period"],
     )
 
