@@ -99,7 +99,7 @@ class LoopReader:
         self._reader.__enter__()  # type: ignore[no-untyped-call]
         self.own += time.perf_counter() - started
 
-    def after_forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def after_forward(self, model: nn.Module | None, args: Any, kwargs: Any, output: Any) -> None:
         """End to read a forward pass; `output` is None where it failed."""
         reader, self._reader = self._reader, None
         if reader is None:

@@ -68,7 +68,6 @@ class TrainingWatch:
         self._error = ""
         self._closed = False
         self._close_on_error = close_on_error
-        self._opened = False
         self._optimizers = tuple(optimizers)
         self._remove: weakref.finalize[Any, Any] | None = None
         self.attach()
@@ -159,26 +158,20 @@ class TrainingWatch:
     # ---- what the loop calls -------------------------------------------------------------------
 
     def begin_forward_of(self, module: nn.Module, args: Any) -> None:
-        """Begin to read where a part of the model is called, unless the model itself is."""
-        if not self._reader.is_reading_forward:
-            self.begin_forward()
+        """Begin to read where a part of the model is called, unless the model itself is.
 
-    def begin_forward(self) -> None:
-        """Begin to read a forward pass that ends where the next backward pass starts.
-
-        For a trainer that calls parts of a model, whose own hooks are then not called.
+        For a trainer that calls parts of a model; `end_forward` ends it, before the backward pass.
         """
-        if self._here() and not self.closed:
-            self._opened = True
-            for module in self._inner.values():
-                self._guarded(self._reader.before_forward, module)
+        if self._here() and not self.closed and not self._reader.is_reading_forward:
+            self._guarded(self._reader.before_forward, module)
+
+    def end_forward(self, output: Any) -> None:
+        """End to read a forward pass that `begin_forward_of` began."""
+        if self._here() and self._reader.is_reading_forward:
+            self._guarded(self._reader.after_forward, None, (), {}, output)
 
     def before_backward(self, tensors: Any) -> None:
         """Read what is due when a backward pass starts."""
-        if self._opened and self._here():
-            self._opened = False
-            for module in self._inner.values():
-                self._guarded(self._reader.after_forward, module, (), {}, tensors)
         if self._here():
             self._guarded(self._reader.before_backward)
 

@@ -56,6 +56,11 @@ class KerasWatchHooks(Watching):
     def on_train_end(self, logs: Any = None) -> None:
         self.close()
 
+    def close(self) -> None:
+        if (stepper := self.__dict__.get("_stepper")) is not None:
+            stepper.restore()
+        super().close()
+
 
 class KerasSteps:
     """Tells a watch where the updates of a Keras model begin and end.
@@ -91,17 +96,21 @@ class KerasSteps:
 
     def after(self) -> None:
         """Read what stands after it, if the weights were updated."""
-        self._model.__dict__.pop(CALL, None)
+        self.restore()
         if int(self._optimizer.iterations) % self._parts == 0:
             self._in_update = False
             self._view.param_groups[0]["lr"] = float(self._optimizer.learning_rate)
             self.watch.after_step(0, closure=True)
         self.watch.detach()
 
+    def restore(self) -> None:
+        """Leave the model as it was."""
+        self._model.__dict__.pop(CALL, None)
+
     def _reading(self, call: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(call)
         def read(*args: Any, **options: Any) -> Any:
-            self._model.__dict__.pop(CALL, None)
+            self.restore()
             self.watch.before_forward(self._stand_in, args, options)
             output = None
             try:

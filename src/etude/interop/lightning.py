@@ -185,6 +185,10 @@ class _WatchHooks(Watching):
             if not isinstance(module, HOOKLESS)
         ]
 
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        if self.watch is not None:
+            self.watch.end_forward(loss)
+
     def close(self) -> None:
         call_all(self.__dict__.pop("_removers", []))
         super().close()
