@@ -75,10 +75,10 @@ class KerasSteps:
         variables = list(model.trainable_variables)
         self._stand_in = stand_in(model.name, variables)
         self._view = optimizer_view(model.optimizer, [one.value for one in variables])
-        begun = int(model.optimizer.iterations)
         self._parts = int(model.optimizer.gradient_accumulation_steps or 1)
+        self._batches = 0
         self.watch: TrainingWatch = watching.begin(
-            {"": self._stand_in}, [self._view], first=begun // self._parts
+            {"": self._stand_in}, [self._view], first=int(model.optimizer.iterations)
         )
         self.watch.detach()
         self._compiled = bool(model.jit_compile) and model.jit_compile != "auto"
@@ -97,7 +97,8 @@ class KerasSteps:
     def after(self) -> None:
         """Read what stands after it, if the weights were updated."""
         self.restore()
-        if int(self._optimizer.iterations) % self._parts == 0:
+        self._batches += 1
+        if self._batches % self._parts == 0:
             self._in_update = False
             self._view.param_groups[0]["lr"] = float(self._optimizer.learning_rate)
             self.watch.after_step(0, closure=True)

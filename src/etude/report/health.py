@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etude.diagnosis.finding import Diagnosis
-from etude.diagnosis.health.read import health_of
+from etude.diagnosis.health.read import UNWATCHED, health_of
 from etude.errors import StorageError
 from etude.record import Record
 from etude.report.document import Fact, Section, Tone
@@ -29,7 +29,8 @@ def _note(found: Diagnosis) -> str:
         return "see below"
     if not found.healthy:
         return found.unseen[0][:-1] if found.unseen else ""
-    return f"in {found.seen[0]}"
+    gaps = [text[:1].lower() + text[1:-1] for text in found.unseen if text.endswith(UNWATCHED)]
+    return "; ".join([f"in {found.seen[0]}", *gaps])
 
 
 def sections(record: Record) -> tuple[Section, ...]:

@@ -112,7 +112,7 @@ def test_a_stack_of_runs_says_that_it_was_not_watched():
     records = train_many(task, [RECIPE] * 2, "vmap", observers=[WatchObserver()])
     found = health_of(records[0])
     assert not found.healthy
-    assert str(found) == "cannot tell: updates 0 to 39 were not watched. No update was read."
+    assert str(found) == "cannot tell: Updates 0 to 39 were not watched. No update was read."
 
 
 # ---- what is said --------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_a_run_that_was_resumed_under_watch_says_from_where_it_saw(tmp_path):
     etude.train(TASK, RECIPE, folder=tmp_path, watch=False)
     record = etude.train(TASK, folder=tmp_path, resume=True, steps=60)
     found = health_of(record)
-    assert found.unseen[0] == "updates 0 to 39 were not watched."
+    assert found.unseen[0] == "Updates 0 to 39 were not watched."
     assert found.history.steps.min() == 40
     assert found.history.updates == 60
     again = etude.Record.load(tmp_path)

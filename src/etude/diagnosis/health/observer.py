@@ -16,7 +16,7 @@ from etude.diagnosis.health.finding_plain import diagnosis_of, finding_of
 from etude.diagnosis.health.history_tree import from_tree, to_plain, to_tree
 from etude.diagnosis.health.joined import joined
 from etude.diagnosis.health.of_run import found_in, learned_nothing
-from etude.diagnosis.health.read import NAME
+from etude.diagnosis.health.read import NAME, UNWATCHED
 from etude.diagnosis.history import Floats, History, Steps
 from etude.diagnosis.sink import Sink, listed_sinks
 from etude.diagnosis.watch import TrainingWatch, checked_period
@@ -84,6 +84,7 @@ class WatchObserver(Observer):
         self._earlier: History | None = None
         self._last = Diagnosis(unseen=("No update was read.",))
         self._key: tuple[Any, ...] | None = None
+        self._noted: tuple[Diagnosis, dict[str, Any]] | None = None
         self._stuck: tuple[Finding, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -167,8 +168,10 @@ class WatchObserver(Observer):
     def note(self, state: RunState) -> Mapping[str, Any]:
         """Return the diagnosis until now, and the readings per layer."""
         found = self._diagnosed(state)
-        history = None if found.history is None else to_plain(found.history)
-        return {"diagnosis": found.to_dict(), "history": history}
+        if self._noted is None or self._noted[0] is not found:  # a record is made often
+            history = None if found.history is None else to_plain(found.history)
+            self._noted = found, {"diagnosis": found.to_dict(), "history": history}
+        return self._noted[1]
 
     def report(self) -> Diagnosis:
         """Return what was found until now."""
@@ -216,7 +219,8 @@ class WatchObserver(Observer):
             begin = max(begin, last)
         if not gaps:
             return replace(found, unseen=kept)
-        return replace(found, unseen=(f"{' and '.join(gaps)}{UNWATCHED}", *kept))
+        said = " and ".join(gaps) + UNWATCHED
+        return replace(found, unseen=(f"{said[:1].upper()}{said[1:]}", *kept))
 
     def _whole(self, history: History) -> History:
         """Count the updates of the run, and add what was read before."""
@@ -242,9 +246,6 @@ class WatchObserver(Observer):
         place = np.searchsorted(seen, steps, side="right") - 1
         found: Steps = first[place] + (steps - seen[place]) // turns[place]
         return found
-
-
-UNWATCHED = " not watched."
 
 
 def _between(first: int, end: int) -> str:

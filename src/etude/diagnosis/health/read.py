@@ -13,6 +13,9 @@ from etude.record_shape import refuse_other
 NAME = "watch"
 """The name of the observer, under which a record has its note."""
 
+UNWATCHED = " not watched."
+"""How the sentence ends that says which updates nobody watched."""
+
 
 def health_of(record: Record) -> Diagnosis | None:
     """Return what a watch has found in a run; None if the run was not watched.
