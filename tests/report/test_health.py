@@ -92,7 +92,7 @@ def test_a_damaged_note_is_told_of_and_the_report_is_still_made(folder, place, v
     note = json.loads(json.dumps(record.notes["watch"]))
     note[place[0]][place[1]] = value
     damaged = dataclasses.replace(record, notes={"watch": note})
-    with pytest.raises(StorageError, match="what the watch noted is damaged: "):
+    with pytest.raises(StorageError, match="what the watch noted is damaged"):
         health_of(damaged)
     fact = next(one for one in present(damaged).facts if one.name == "Health")
     assert fact.value == "cannot be read"
@@ -114,5 +114,5 @@ def test_notes_that_are_no_table_are_refused(folder, tmp_path):
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "notes.json").write_text("[1]")
-    with pytest.raises(StorageError, match="the notes .* is damaged: it holds a list"):
+    with pytest.raises(StorageError, match=r"the notes .* is damaged: it holds a list"):
         Record.load(tmp_path)

@@ -63,6 +63,8 @@ class TrainingWatch:
         self._next_feed = 1
         self._thread: int | None = None
         self._entered = 0
+        self._depth: dict[int, int] = {}
+        self._moved = False
         self._compiled = any(compiles(model) for model in models.values())
         self._hookless = [m for m in self._inner.values() if isinstance(m, HOOKLESS)]
         self._error = ""
@@ -172,6 +174,7 @@ class TrainingWatch:
 
     def before_backward(self, tensors: Any) -> None:
         """Read what is due when a backward pass starts."""
+        self._moved = True
         if self._here():
             self._guarded(self._reader.before_backward)
 
@@ -191,6 +194,7 @@ class TrainingWatch:
 
     def before_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Begin to read a forward pass."""
+        self._moved = True
         if self._here():
             self._guarded(self._reader.before_forward, module)
 
@@ -202,12 +206,19 @@ class TrainingWatch:
                 self.close()
 
     def before_step(self, number: int, closure: bool) -> None:
-        """Read what is due before a step."""
-        self._thread = threading.get_ident()
-        self._guarded(self._reader.before_step, number, closure=closure)
+        """Read what is due before a step; not before one that a step of a subclass calls."""
+        nested = self._depth.get(number, 0) and not self._moved
+        self._depth[number] = self._depth[number] + 1 if nested else 1
+        self._moved = False
+        if not nested:
+            self._thread = threading.get_ident()
+            self._guarded(self._reader.before_step, number, closure=closure)
 
     def after_step(self, number: int, closure: bool) -> None:
         """Read what is due after a step."""
+        self._depth[number] = max(0, self._depth.get(number, 0) - 1)
+        if self._depth[number]:
+            return
         self._guarded(self._reader.after_step, number, closure=closure)
         rows = len(self._reader.recorder.rows)
         if rows >= self._next_look or (self._feeds and rows >= self._next_feed):

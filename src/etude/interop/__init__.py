@@ -6,7 +6,7 @@
 | `keras` | `to_keras`, `from_keras`, `WatchCallback` |
 | `optax` | `to_optax` |
 | `lightning` | `configure` for `configure_optimizers`, `ScheduleCallback` and `WatchCallback` |
-| `transformers` | `scheduled`, `optimizers`, `FeedbackCallback` and `WatchCallback` for the Trainer |
+| `transformers` | `scheduled`, `optimizers`; `FeedbackCallback` and `WatchCallback` |
 | `tensorboard` | `write` for a record, `TensorBoardSink` for a watch |
 | `mlflow`, `wandb` | `MlflowSink`, `WandbSink` for a watch |
 | `parity` | the other libraries' functions, under their own names, as schedules |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import pairwise
 
 import numpy as np
@@ -202,3 +203,55 @@ def test_names_come_without_those_of_wrappers(wrap):
     assert report.healthy
     if wrap is torch.compile:
         assert report.unseen == ("Activations cannot be read, since the model is compiled.",)
+
+
+@pytest.mark.parametrize("closure", [False, True])
+def test_a_step_that_calls_the_step_of_its_class_is_one_update(closure):
+    """Torch calls the hooks in both, once an instance of each class was made."""
+
+    class Mine(torch.optim.LBFGS if closure else torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    x, y = classes(64)
+    model = net(8, 16, 3)
+    Mine.__mro__[1](model.parameters(), lr=0.1)
+    optimizer = Mine(model.parameters(), lr=0.1)
+
+    def loss():
+        optimizer.zero_grad()
+        found = cross_entropy(model(x), y)
+        found.backward()
+        return found
+
+    with opened(model, optimizer, every=1) as w:
+        for _ in range(6):
+            if closure:
+                optimizer.step(loss)
+            else:
+                loss()
+                optimizer.step()
+    assert w.report().history.updates == 6
+    assert w.report().history.steps.tolist() == list(range(6))
+
+
+def test_updates_are_counted_on_after_a_step_that_failed():
+    class Failing(torch.optim.SGD):
+        fails = False
+
+        def step(self, closure=None):
+            if self.fails:
+                raise OSError("in the step")
+            return super().step(closure)
+
+    x, y = classes(64)
+    model = net(8, 16, 3)
+    optimizer = Failing(model.parameters(), lr=0.1)
+    with opened(model, optimizer, every=1) as w:
+        for t in range(8):
+            optimizer.zero_grad()
+            cross_entropy(model(x), y).backward()
+            optimizer.fails = t == 3
+            with contextlib.suppress(OSError):
+                optimizer.step()
+    assert w.report().history.updates == 8
