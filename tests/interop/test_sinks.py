@@ -60,7 +60,7 @@ def test_a_sink_gets_each_reading_and_each_finding_once():
     assert isinstance(sink, Sink)
     assert sink.values == dict(readings_of(report.history))
     assert list(sink.values) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
-    assert {"watch/loss", "watch/lr", "watch/gradient_norm", "watch/update_ratio/2"} <= set(
+    assert {"watch/loss", "watch/lr", "watch/run/gradient_norm", "watch/update_ratio/2"} <= set(
         sink.values[18]
     )
     assert sink.found == list(report.findings)

@@ -22,7 +22,7 @@ class Sink(Protocol):
         """Take what was read in an update: finite numbers by name.
 
         The names are 'watch/loss', 'watch/lr', those of the whole run, such as
-        'watch/gradient_norm', and those of layers, such as 'watch/update_ratio/layers.0'.
+        'watch/run/gradient_norm', and those of layers, such as 'watch/update_ratio/layers.0'.
         """
 
     def finding(self, finding: Finding) -> None:
@@ -103,7 +103,7 @@ def readings_of(history: History, after: int = -1) -> Iterator[tuple[int, dict[s
         if update <= after:
             continue
         found = {"watch/loss": _at(history.loss, update), "watch/lr": _at(history.lr, update)}
-        found |= {f"watch/{q}": float(v[row]) for q, v in history.run_readings.items()}
+        found |= {f"watch/run/{q}": float(v[row]) for q, v in history.run_readings.items()}
         for quantity, values in history.readings.items():
             pairs = zip(names, values[row].tolist(), strict=True)
             found |= {f"watch/{quantity}/{name}": value for name, value in pairs}

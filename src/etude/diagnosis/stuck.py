@@ -32,8 +32,8 @@ def no_better_than_a_constant(run: Run | RunState) -> tuple[Finding, ...]:
     return (
         Finding(
             Symptom.STALLED,
-            f"After {last.step} updates the validation loss is {last.loss:.4g}, not better than the "
-            f"{floor.loss:.4g} of the best constant output by more than noise.",
+            f"After {last.step} updates the validation loss is {last.loss:.4g}, not better than "
+            f"the {floor.loss:.4g} of the best constant output by more than noise.",
             step=last.step,
             evidence={"loss": last.loss, "constant": floor.loss},
         ),
