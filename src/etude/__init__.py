@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from etude.diagnosis.check.checks import check
     from etude.diagnosis.diagnose import diagnose
     from etude.diagnosis.finding import Diagnosis, Finding
+    from etude.diagnosis.health.observer import WatchObserver
+    from etude.diagnosis.health.watched import train, tune
     from etude.diagnosis.remedies.repair import repair
     from etude.diagnosis.watch import watch
     from etude.measure.backprop import backprop
@@ -26,10 +28,8 @@ if TYPE_CHECKING:
     from etude.tasks.metrics import Metric
     from etude.tasks.task import Task
     from etude.training.observer import Observer
-    from etude.training.train import train
     from etude.tuning.result import TuneResult
     from etude.tuning.transfer.transfer import transfer
-    from etude.tuning.tune import tune
 
     __version__: str
 
@@ -44,6 +44,7 @@ __all__ = [
     "Record",
     "Task",
     "TuneResult",
+    "WatchObserver",
     "backprop",
     "check",
     "diagnose",
@@ -65,15 +66,16 @@ _HOMES = {
     "Record": "etude.record",
     "Task": "etude.tasks.task",
     "TuneResult": "etude.tuning.result",
+    "WatchObserver": "etude.diagnosis.health.observer",
     "backprop": "etude.measure.backprop",
     "check": "etude.diagnosis.check.checks",
     "diagnose": "etude.diagnosis.diagnose",
     "edge": "etude.measure.edge",
     "repair": "etude.diagnosis.remedies.repair",
     "study": "etude.studies.study",
-    "train": "etude.training.train",
+    "train": "etude.diagnosis.health.watched",
     "transfer": "etude.tuning.transfer.transfer",
-    "tune": "etude.tuning.tune",
+    "tune": "etude.diagnosis.health.watched",
     "watch": "etude.diagnosis.watch",
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""

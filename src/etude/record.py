@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from etude.errors import StorageError, member, shown
 from etude.recipe import Recipe
 from etude.record_shape import refuse_other
-from etude.storage.record_files import read_record, read_series, write_record
+from etude.storage.record_files import read_notes, read_record, read_series, write_record
 from etude.tasks.ref import TaskRef
 
 Series = Mapping[str, NDArray[np.float64]]
@@ -132,6 +132,7 @@ class Record:
             schedule is that of the new one.
         ref: What names the task outside this process; None for one that was put together in a
             program, and in records of older versions of Etude.
+        notes: What observers noted, by their names; plain values.
         model: The trained network. In memory only; a run folder keeps it beside the record.
     """
 
@@ -147,6 +148,7 @@ class Record:
     environment: Mapping[str, Any]
     extended: tuple[int, ...] = ()
     ref: TaskRef | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict, repr=False)
     model: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -181,7 +183,7 @@ class Record:
         return self.evaluations[-1].metric if self.evaluations else None
 
     def plain(self) -> dict[str, Any]:
-        """Return all but the series and the model as plain values that JSON can hold."""
+        """Return all but series, notes and model as plain values that JSON can hold."""
         return {
             "task": self.task,
             "recipe": self.recipe.plain(),
@@ -223,9 +225,12 @@ class Record:
 
     @classmethod
     def from_plain(
-        cls, plain: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float64]]
+        cls,
+        plain: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[np.float64]],
+        notes: Mapping[str, Any] | None = None,
     ) -> Record:
-        """Rebuild a record from `plain()` and `arrays()`."""
+        """Rebuild a record from `plain()`, `arrays()` and its notes."""
         series = dict(arrays)
         count = len(plain["evaluations"])
         parts = _rows(series.pop("valid_parts", None), count)
@@ -253,11 +258,12 @@ class Record:
             environment=plain["environment"],
             extended=tuple(plain.get("extended", ())),
             ref=_ref(plain.get("task_ref")),
+            notes=dict(notes or {}),
         )
 
     def save(self, folder: Path) -> None:
-        """Write record and series into a run folder, each atomically."""
-        write_record(folder, self.plain(), self.arrays())
+        """Write record, series and notes into a run folder, each atomically."""
+        write_record(folder, self.plain(), self.arrays(), self.notes)
 
     @classmethod
     def load(cls, folder: str | Path) -> Record:
@@ -268,7 +274,12 @@ class Record:
         """
         folder = Path(folder)
         plain, series = read_record(folder)
-        return cls.checked(plain, lambda: read_series(series), f"the record in {str(folder)!r}")
+        return cls.checked(
+            plain,
+            lambda: read_series(series),
+            f"the record in {str(folder)!r}",
+            lambda: read_notes(folder),
+        )
 
     @classmethod
     def checked(
@@ -276,6 +287,7 @@ class Record:
         plain: Mapping[str, Any],
         arrays: Callable[[], Mapping[str, NDArray[Any]]],
         where: str,
+        notes: Callable[[], Mapping[str, Any]] = dict,
     ) -> Record:
         """Rebuild a record from what was read, which may come from an unknown source.
 
@@ -283,13 +295,14 @@ class Record:
             plain: What `plain()` returned, as far as is known.
             arrays: Reads what `arrays()` returned.
             where: What was read, for the error.
+            notes: Reads the notes.
 
         Raises:
             StorageError: If it is not a record.
         """
         try:
             refuse_other(plain)
-            return cls.from_plain(plain, _series(arrays()))
+            return cls.from_plain(plain, _series(arrays()), notes())
         except Exception as error:
             raise StorageError(f"{where} is damaged: {type(error).__name__}: {error}") from error
 

@@ -206,6 +206,9 @@ class BackwardListener(Protocol):
     def after_backward(self, tensors: Any) -> None:
         """Called after a backward pass that did not fail."""
 
+    def backward_failed(self) -> None:
+        """Called after one that did, before its error goes on."""
+
     def scaled(self, given: Any, result: Any) -> None:
         """Called with what `GradScaler.scale` was given and what it returned."""
 
@@ -254,7 +257,12 @@ class _Backward:
             heard = self._living()
             for one in heard:
                 one.before_backward(tensors)
-            backward(tensors, *args, **options)
+            try:
+                backward(tensors, *args, **options)
+            except BaseException:
+                for one in heard:
+                    one.backward_failed()
+                raise
             for one in heard:
                 one.after_backward(tensors)
 

@@ -17,7 +17,7 @@ OUTSIDE = [p for p in sorted(SOURCE.rglob("*.py")) if p.parent != SOURCE / "stor
 
 FILES = (
     layout.RECIPE, layout.TASK, layout.FINGERPRINT, layout.RECORD, layout.SERIES, layout.MODEL,
-    layout.REPORT, layout.TUNING,
+    layout.REPORT, layout.NOTES, layout.TUNING,
 )  # fmt: skip
 FOLDERS = (layout.CHECKPOINTS, layout.TRIALS)
 TOLD = ("EPILOG",)

@@ -1,4 +1,4 @@
-"""The option `--observe`: observers by reference, with their options."""
+"""The options `--observe`, observers by reference with their options, and `--watch`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from etude.cli import choices
 from etude.errors import BadTypeError
 
 if TYPE_CHECKING:
+    from etude.record import Record
     from etude.training.observer import Observer
 
 Observe = Annotated[
@@ -21,6 +22,23 @@ Observe = Annotated[
         show_default=False,
     ),
 ]
+
+Watch = Annotated[
+    bool,
+    typer.Option(
+        "--watch/--no-watch",
+        help="Watch what each layer does, and say in the report what is wrong; the results are "
+        "the same to the bit.",
+    ),
+]
+
+
+def health(record: Record) -> dict[str, Any]:
+    """Return what a watch has found in a run, for JSON; nothing if the run was not watched."""
+    from etude.diagnosis.health.read import health_of
+
+    found = health_of(record)
+    return {} if found is None else {"health": found.to_dict()}
 
 
 def observers(texts: list[str] | None) -> list[Observer]:

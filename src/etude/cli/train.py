@@ -49,6 +49,7 @@ def train(
     own: choices.TaskOnResume = None,
     accept: choices.Accept = False,
     watching: observe.Observe = None,
+    watch: observe.Watch = True,
     json: choices.Json = False,
 ) -> None:
     """Train TASK with one recipe; save the model, the record and a report in a run folder.
@@ -58,9 +59,9 @@ def train(
     length.
     """
     from etude import report
+    from etude.diagnosis.health.watched import train as run
     from etude.progress import bar
     from etude.record import Status
-    from etude.training.train import train as run
 
     chosen = choices.choose_task(task, recipe.options, resume, own)
     wanted = None
@@ -82,11 +83,13 @@ def train(
             accept_changes=accept,
             device=recipe.device,
             observers=seen,
+            watch=watch,
             on_step=partial(show_step, draw),
         )
         page = report.write(record, home.report, task=chosen)
     if json:
-        print_json({**record.plain(), "folder": str(home.path), "report": str(page)})
+        health = observe.health(record)
+        print_json({**record.plain(), **health, "folder": str(home.path), "report": str(page)})
     else:
         show(record, home.path, page)
     if record.status == Status.DIVERGED:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from etude.cli import choices
+from etude.cli import choices, observe
 from etude.cli.console import files, out, print_json
 from etude.cli.draw import draw
 from etude.cli.over import read_over
@@ -85,6 +85,7 @@ def tune(
     resume: choices.Resume = None,
     own: choices.TaskOnResume = None,
     accept: choices.Accept = False,
+    watch: observe.Watch = True,
     json: choices.Json = False,
 ) -> None:
     """Find the learning rate that trains TASK best, and train the model with it.
@@ -95,8 +96,8 @@ def tune(
     continues a finished tuning.
     """
     from etude import report
+    from etude.diagnosis.health.watched import tune as search
     from etude.tuning.outcome import Outcome
-    from etude.tuning.tune import tune as search
 
     choices.refuse_rate(lr, recipe.changes, task)
     chosen = choices.choose_task(task, recipe.options, resume, own)
@@ -122,12 +123,14 @@ def tune(
             accept_changes=accept,
             device=recipe.device,
             engine=engine,
+            watch=watch,
             progress=False if json else None,
             **wanted,
         )
         page = report.write(best, home.report, task=chosen)
     if json:
-        print_json({**best.plain(), "folder": str(home.path), "report": str(page)})
+        health = observe.health(best.record)
+        print_json({**best.plain(), **health, "folder": str(home.path), "report": str(page)})
     else:
         show(best, home.path, page, chosen)
     if best.outcome == Outcome.NOTHING_TRAINS:

@@ -91,6 +91,7 @@ class LoopReader:
         self._targets, self._input_layer = TargetReader(), None
         self.on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
+        self._losses_before = 0
         self.own, self._ended = 0.0, time.perf_counter()
 
     def _is_due(self, update: int) -> bool:
@@ -102,6 +103,11 @@ class LoopReader:
 
     # ---- forward passes ------------------------------------------------------------------------
 
+    @property
+    def is_reading_forward(self) -> bool:
+        """Whether a forward pass is being read."""
+        return self._reader is not None
+
     def before_forward(self, model: nn.Module) -> None:
         """Begin to read a forward pass, if the update that it belongs to is sampled."""
         if not self._full or self._reader is not None or not torch.is_grad_enabled():
@@ -111,7 +117,7 @@ class LoopReader:
         self._reader.__enter__()  # type: ignore[no-untyped-call]
         self.own += time.perf_counter() - started
 
-    def after_forward(self, model: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def after_forward(self, model: nn.Module | None, args: Any, kwargs: Any, output: Any) -> None:
         """End to read a forward pass; `output` is None where it failed."""
         reader, self._reader = self._reader, None
         if reader is None:
@@ -177,6 +183,7 @@ class LoopReader:
             if self._is_due(self.updates - 1):
                 self._sample = Sample(self.updates - 1)
         self._stepped.add(number)
+        self._losses_before = len(self.tracks[number].losses)
         if self._sample is not None:
             with torch.no_grad():
                 self.tracks[number].before_step(self._sample, closure)
@@ -208,7 +215,8 @@ class LoopReader:
 
     def _note_loss(self, track: OptimizerTrack, closure: bool) -> None:
         """Attribute the losses since the last step of any optimizer to this step."""
-        losses = track.losses[:1] if closure else track.losses
+        # A closure may be called several times; what was accumulated before counts too.
+        losses = track.losses[: self._losses_before + 1] if closure else track.losses
         if not losses:
             losses = track.last_losses
         track.last_losses = losses

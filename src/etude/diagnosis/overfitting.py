@@ -7,6 +7,7 @@ import math
 from etude.diagnosis.finding import Finding, Symptom
 from etude.record import Evaluation, Record
 from etude.tasks.task import Task
+from etude.training.state import RunState
 from etude.trials.baseline import better
 from etude.trials.score import Goal
 
@@ -17,7 +18,7 @@ WINDOW = 16
 """Training losses are averaged over 1/WINDOW of the run."""
 
 
-def overfitting(record: Record, task: Task) -> tuple[Finding, ...]:
+def overfitting(record: Record | RunState, task: Task) -> tuple[Finding, ...]:
     """Return a finding if a run overfits.
 
     A run overfits if, from the evaluation with the lowest validation loss to the last one,
@@ -32,7 +33,7 @@ def overfitting(record: Record, task: Task) -> tuple[Finding, ...]:
     too sure of itself. That alone does not count.
 
     Args:
-        record: The run.
+        record: The run, or its state.
         task: Its task.
     """
     seen = [e for e in record.evaluations if math.isfinite(e.loss)]
@@ -72,7 +73,7 @@ def _metric_grew(best: Evaluation, last: Evaluation, task: Task) -> bool:
     return goal.score(last) < goal.score(best)
 
 
-def _training_loss(record: Record, step: int) -> float:
+def _training_loss(record: Record | RunState, step: int) -> float:
     """Return the mean training loss of the sixteenth of the run that ends at an update."""
     losses = record.series["loss"]
     width = max(1, len(losses) // WINDOW)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from etude.diagnosis.finding import Finding, Symptom
 from etude.training.run import Run
+from etude.training.state import RunState
 from etude.trials.baseline import better, constant_score
 from etude.trials.score import Goal, goal_for
 
 
-def no_better_than_a_constant(run: Run) -> tuple[Finding, ...]:
+def no_better_than_a_constant(run: Run | RunState) -> tuple[Finding, ...]:
     """Return a finding if a run that has ended is no better than the best constant output.
 
     The constant is fitted on the training data; see `etude.trials.baseline`. Both are compared on
@@ -16,7 +17,7 @@ def no_better_than_a_constant(run: Run) -> tuple[Finding, ...]:
     better by more than three standard errors is enough.
 
     Args:
-        run: The run, at its end.
+        run: The run, or its state, at its end.
     """
     last = run.evaluations[-1] if run.evaluations else None
     floor = None if run.diverged or last is None else constant_score(run)
@@ -31,8 +32,8 @@ def no_better_than_a_constant(run: Run) -> tuple[Finding, ...]:
     return (
         Finding(
             Symptom.STALLED,
-            f"After {last.step} updates the validation loss is {last.loss:.4g}, no better than the "
-            f"{floor.loss:.4g} of the best constant output.",
+            f"After {last.step} updates the validation loss is {last.loss:.4g}, not better than "
+            f"the {floor.loss:.4g} of the best constant output by more than noise.",
             step=last.step,
             evidence={"loss": last.loss, "constant": floor.loss},
         ),

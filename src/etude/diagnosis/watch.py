@@ -13,26 +13,26 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from etude.diagnosis.attachment import HOOKLESS, attached, call_all
 from etude.diagnosis.find import find
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.diagnosis.history import History
-from etude.diagnosis.hooks import Hook
 from etude.diagnosis.layers import Models, named_models, unwrapped
 from etude.diagnosis.loop_reader import LoopReader
 from etude.diagnosis.losses import kept
 from etude.diagnosis.overview import seen, unseen
+from etude.diagnosis.sink import Feed, Sink, listed_sinks
 from etude.diagnosis.symptoms.rising import BLOCK, LossLevels, warning
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.judge import judge
 from etude.errors import BadTypeError, BadValueError, shown
-from etude.torch_internals import compiles, listen_to_backward
+from etude.torch_internals import compiles
 
-HOOKLESS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-"""Modules that compute an evaluation in another way where a hook is attached to them."""
+FEED_EVERY = 16
+"""Sinks get new readings when so many updates were sampled."""
 
 
 class TrainingWatch:
@@ -46,42 +46,57 @@ class TrainingWatch:
         models: dict[str, nn.Module],
         optimizers: Sequence[Optimizer],
         *,
-        every: int | None,
-        loss: Callable[[], Any] | None,
-        on_finding: Callable[[Finding], object] | None,
-        logger: logging.Logger | None,
+        every: int | None = None,
+        loss: Callable[[], Any] | None = None,
+        on_finding: Callable[[Finding], object] | None = None,
+        logger: logging.Logger | None = None,
+        sinks: Sequence[Sink] = (),
+        known: Sequence[Finding] = (),
+        arrange: Callable[[History], History] | None = None,
+        one_loss: bool = True,
+        close_on_error: bool = False,
     ) -> None:
-        inner = {prefix: unwrapped(model) for prefix, model in models.items()}
-        self._reader = LoopReader(inner, optimizers, every=every, loss=loss)
+        self._inner = {prefix: unwrapped(model) for prefix, model in models.items()}
+        self._reader = LoopReader(self._inner, optimizers, every=every, loss=loss)
+        self._reader.one_loss = one_loss
         self._on_finding, self._logger = on_finding, logger
-        self._findings: list[Finding] = []
-        self._told: set[tuple[str, str | None, bool]] = set()
+        self._findings: list[Finding] = list(known)
+        self._told = {_key(one) for one in known}
         self._levels = LossLevels()
+        self._arrange = arrange
+        self._feeds = [Feed(sink, self._warn) for sink in sinks]
         self._next_look = 3
+        self._next_feed = 1
         self._thread: int | None = None
         self._entered = 0
+        self._depth: dict[int, int] = {}
+        self._moved = False
         self._compiled = any(compiles(model) for model in models.values())
-        self._hookless = [m for m in inner.values() if isinstance(m, HOOKLESS)]
+        self._hookless = [m for m in self._inner.values() if isinstance(m, HOOKLESS)]
         self._error = ""
         self._ended = False
-        removers = [listen_to_backward(self)]
-        for number, optimizer in enumerate(optimizers):
-            for register, method in (
-                (optimizer.register_step_pre_hook, f"_before_step_{number}"),
-                (optimizer.register_step_post_hook, f"_after_step_{number}"),
-            ):
-                removers.append(register(_StepHook(self, method)).remove)
-        if not self._compiled:
-            for module in inner.values():
-                if isinstance(module, HOOKLESS):
-                    continue
-                before, after = Hook(self, "_before_forward"), Hook(self, "_after_forward")
-                removers += [
-                    module.register_forward_pre_hook(before, with_kwargs=True).remove,
-                    module.register_forward_hook(after, with_kwargs=True, always_call=True).remove,
-                ]
-        self._remove = weakref.finalize(self, _call_all, removers)
+        self._closed = False
+        self._close_on_error = close_on_error
+        self._optimizers = tuple(optimizers)
+        self._remove: weakref.finalize[Any, Any] | None = None
+        self.attach()
+
+    def attach(self) -> None:
+        """Attach the hooks, unless they are attached or the watch is closed."""
+        if self.closed or self._remove is not None:
+            return
+        self._thread = None
+        listened = [] if self._compiled else [*self._inner.values()]
+        removers = attached(self, self._optimizers, listened)
+        self._remove = weakref.finalize(self, call_all, removers)
         self._remove.atexit = False
+
+    def detach(self) -> None:
+        """Remove the hooks; `attach` goes on."""
+        self._reader.give_up_forward()
+        remove, self._remove = self._remove, None
+        if remove is not None:
+            remove()
 
     # ---- what the user calls -------------------------------------------------------------------
 
@@ -104,14 +119,22 @@ class TrainingWatch:
     @property
     def closed(self) -> bool:
         """Whether it no longer reads."""
-        return not self._remove.alive
+        return self._closed or bool(self._error)
+
+    @property
+    def updates(self) -> int:
+        """How many updates were seen, the one that goes on included."""
+        return self._reader.updates
 
     def close(self) -> None:
         """Look once more at what was read, and remove all hooks; may be called twice."""
-        if not self.closed:
+        self.detach()
+        if not self._closed:
             self._ended = self._ended or sys.exc_info()[0] is None
-            self._remove()
+            self._closed = True
             self._guarded(self._finish)
+        for feed in self._feeds:
+            feed.close()
 
     def log(self, *, loss: Any) -> None:
         """State the loss of this update, where no call of `backward` shows it.
@@ -128,6 +151,7 @@ class TrainingWatch:
         """Return what was seen until now, for a verdict; tell what is new."""
         history = self._history()
         self._tell(find(history))
+        self._feed(history)
         return Evidence(tuple(self._findings), history)
 
     def report(self) -> Diagnosis:
@@ -151,8 +175,22 @@ class TrainingWatch:
 
     # ---- what the loop calls -------------------------------------------------------------------
 
+    def begin_forward_of(self, module: nn.Module, args: Any) -> None:
+        """Begin to read where a part of the model is called, unless the model itself is.
+
+        For a trainer that calls parts of a model; `end_forward` ends it, before the backward pass.
+        """
+        if self._here() and not self.closed and not self._reader.is_reading_forward:
+            self._guarded(self._reader.before_forward, module)
+
+    def end_forward(self, output: Any) -> None:
+        """End to read a forward pass that `begin_forward_of` began."""
+        if self._here() and self._reader.is_reading_forward:
+            self._guarded(self._reader.after_forward, None, (), {}, output)
+
     def before_backward(self, tensors: Any) -> None:
         """Read what is due when a backward pass starts."""
+        self._moved = True
         if self._here():
             self._guarded(self._reader.before_backward, tensors)
 
@@ -161,29 +199,47 @@ class TrainingWatch:
         if self._here():
             self._guarded(self._reader.after_backward, tensors)
 
+    def backward_failed(self) -> None:
+        """End the watch if it is to end at an error: nobody else may do so."""
+        if self._close_on_error and self._here():
+            self.close()
+
     def scaled(self, given: Any, result: Any) -> None:
         """Keep the loss that a `GradScaler` scales."""
         self._guarded(self._reader.losses.scaled, given, result)
 
-    def _before_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def before_forward(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Begin to read a forward pass."""
+        self._moved = True
         if self._here():
             self._guarded(self._reader.before_forward, module)
 
-    def _after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def after_forward(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """End to read a forward pass; `output` is None where it failed."""
         if self._here():
             self._guarded(self._reader.after_forward, module, args, kwargs, output)
+            if output is None and self._close_on_error:
+                self.close()
 
     def before_step(self, number: int, closure: bool) -> None:
-        """Read what is due before a step."""
-        self._thread = threading.get_ident()
-        self._guarded(self._reader.before_step, number, closure=closure)
+        """Read what is due before a step; not before one that a step of a subclass calls."""
+        nested = self._depth.get(number, 0) and not self._moved
+        self._depth[number] = self._depth[number] + 1 if nested else 1
+        self._moved = False
+        if not nested:
+            self._thread = threading.get_ident()
+            self._guarded(self._reader.before_step, number, closure=closure)
 
     def after_step(self, number: int, closure: bool) -> None:
         """Read what is due after a step."""
+        self._depth[number] = max(0, self._depth.get(number, 0) - 1)
+        if self._depth[number]:
+            return
         self._guarded(self._reader.after_step, number, closure=closure)
         if self._levels.rise is None and self._reader.updates % BLOCK == 0:
             self._guarded(self._look_ahead)
-        if len(self._reader.recorder.rows) >= self._next_look:
+        rows = len(self._reader.recorder.rows)
+        if rows >= self._next_look or (self._feeds and rows >= self._next_feed):
             self._guarded(self._look)
 
     def _here(self) -> bool:
@@ -203,31 +259,44 @@ class TrainingWatch:
             if self._levels.rise is not None:
                 self._tell([warning(self._levels.rise)])
 
+    def _history(self) -> History:
+        history = replace(self._reader.history(), ended=self._ended)
+        return history if self._arrange is None else self._arrange(history)
+
     def _look(self) -> None:
         started = time.perf_counter()
         rows = len(self._reader.recorder.rows)
-        self._next_look = 2 * rows  # a look costs more than a sample: few are enough
-        findings = find(self._reader.history())
+        history = self._history()
+        findings = []
+        if rows >= self._next_look:
+            self._next_look = 2 * rows  # a look costs more than a sample: few are enough
+            findings = find(history)
+        self._next_feed = rows + min(FEED_EVERY, max(1, rows // 2))
+        self._feed(history)
         self._reader.own += time.perf_counter() - started
         self._tell(findings)
 
     def _finish(self) -> None:
-        self._reader.give_up_forward()
         self._reader.close()
-        self._tell(find(self._history()))
+        history = self._history()
+        self._tell(find(history))
+        self._feed(history)
 
-    def _history(self) -> History:
-        return replace(self._reader.history(), ended=self._ended)
+    def _feed(self, history: History) -> None:
+        for feed in self._feeds:
+            feed.readings(history)
 
     def _tell(self, findings: Sequence[Finding]) -> None:
         for finding in findings:
-            key = str(finding.what), finding.layer, "warning" in finding.evidence
+            key = _key(finding)
             if key not in self._told:
                 self._told.add(key)
                 self._findings.append(finding)
                 self._say(finding)
 
     def _say(self, finding: Finding) -> None:
+        for feed in self._feeds:
+            feed.finding(finding)
         if self._on_finding is not None:
             try:
                 self._on_finding(finding)
@@ -251,8 +320,7 @@ class TrainingWatch:
             call(*args, **options)
         except Exception as error:  # noqa: BLE001 - the user's training goes on
             self._error = f"{type(error).__name__}: {error}"
-            self._reader.give_up_forward()
-            self._remove()
+            self.detach()
             self._warn(
                 f"the watch stopped at update {self._reader.updates} with {self._error}; "
                 "the training goes on"
@@ -260,23 +328,6 @@ class TrainingWatch:
 
     def _warn(self, text: str) -> None:
         warnings.warn(f"etude.watch: {text}", stacklevel=3)
-
-
-class _StepHook(Hook):
-    """A hook of an optimizer, whose method's name holds the optimizer's number."""
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Call the watch, except while torch compiles the step."""
-        if torch.compiler.is_compiling():
-            return
-        watch: TrainingWatch | None = self._owner()  # type: ignore[assignment]
-        if watch is not None:
-            when, _, number = self._method.rpartition("_")
-            given = [*args, *kwargs.values()]  # the optimizer itself is among them
-            closure = any(callable(one) and one is not optimizer for one in given)
-            (watch.before_step if when == "_before_step" else watch.after_step)(
-                int(number), closure
-            )
 
 
 def watch(
@@ -287,6 +338,7 @@ def watch(
     loss: Callable[[], Any] | None = None,
     on_finding: Callable[[Finding], object] | None = None,
     logger: logging.Logger | None = None,
+    sink: Sink | Sequence[Sink] = (),
 ) -> TrainingWatch:
     """Watch a training loop of your own, and say what is wrong with it, as it arises.
 
@@ -326,17 +378,19 @@ def watch(
         on_finding: Called once with each finding.
         logger: Each finding is logged there as a warning, once. Without both, each is printed to
             standard error.
+        sink: Gets the readings and findings, such as `etude.interop.tensorboard.TensorBoardSink`;
+            or several.
 
     Returns:
         The watch: `report()` returns a `Diagnosis` at any time, `close()` ends it, and so does a
         `with` block. Keep a reference to it; it ends where it is no longer referenced.
 
     Raises:
-        BadTypeError: If a model or an optimizer is something else.
-        BadValueError: If `every` is not a positive integer, or `loss` is given with several
-            optimizers, whose losses differ.
+        BadTypeError: If a model, an optimizer or a sink is something else.
+        BadValueError: If `every` is not a positive integer, there is no optimizer, or `loss` is
+            given with several optimizers, whose losses differ.
 
-    >>> import etude
+    >>> import etude, torch
     >>> net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
     >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     >>> x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
@@ -360,8 +414,6 @@ def watch(
         raise BadTypeError(
             f"optimizer is {shown(optimizer)}: give a torch.optim.Optimizer, or several"
         )
-    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
-        raise BadValueError(f"every is {shown(every)}: give a positive integer, or None")
     if loss is not None and not callable(loss):
         raise BadTypeError(
             f"loss is {shown(loss)}: give a function that returns the loss of the current batch, "
@@ -374,25 +426,37 @@ def watch(
         )
     return TrainingWatch(
         models,
-        [_inner(one) for one in listed],
-        every=every,
+        [torch_optimizer(one) for one in listed],
+        every=checked_period(every),
         loss=loss,
         on_finding=on_finding,
         logger=logger,
+        sinks=listed_sinks(sink),
     )
 
 
-def _inner(optimizer: Any) -> Optimizer:
+def checked_period(every: Any) -> int | None:
+    """Return the number of updates from one sample to the next; None for an automatic one.
+
+    Raises:
+        BadValueError: If it is not a positive integer.
+    """
+    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+        raise BadValueError(f"every is {shown(every)}: give a positive integer, or None")
+    return every
+
+
+def torch_optimizer(optimizer: Any) -> Optimizer:
     """Return the optimizer inside a wrapper such as accelerate's."""
     if not isinstance(optimizer, Optimizer):
         raise BadTypeError(f"optimizer is {shown(optimizer)}: give a torch.optim.Optimizer")
     inner = getattr(optimizer, "optimizer", None)
-    return _inner(inner) if isinstance(inner, Optimizer) else optimizer
+    return torch_optimizer(inner) if isinstance(inner, Optimizer) else optimizer
 
 
-def _call_all(removers: Sequence[Callable[[], None]]) -> None:
-    for remove in removers:
-        remove()
+def _key(finding: Finding) -> tuple[str, str | None, bool]:
+    """Return what makes a finding another than those that were told."""
+    return str(finding.what), finding.layer, "warning" in finding.evidence
 
 
 def _ignore(finding: Finding) -> None:

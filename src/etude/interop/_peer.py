@@ -13,6 +13,8 @@ _INSTALL = {
     "lightning": "pip install lightning",
     "optuna": "pip install 'etude[search]'",
     "transformers": "pip install transformers",
+    "mlflow": "pip install 'etude[tracking]'",
+    "wandb": "pip install 'etude[tracking]'",
 }
 """The command that installs each library, by its name."""
 

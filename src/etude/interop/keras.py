@@ -1,19 +1,23 @@
-"""Schedules in Keras: to and from `keras.optimizers.schedules.LearningRateSchedule`."""
+"""Keras: schedules to and from `LearningRateSchedule`, and a callback that watches `fit`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etude.errors import BadTypeError, BadValueError
 from etude.interop import _text
+from etude.interop._keras_watch import KerasWatchHooks, refuse_other_backends
 from etude.interop._peer import load
 from etude.interop.parity import keras as parity
 from etude.optimizers.bounds import RATE
 from etude.schedules import Schedule
 
-__all__ = ["from_keras", "to_keras"]
+if TYPE_CHECKING:
+    from etude.interop._keras_watch import KerasWatchHooks as WatchCallback
+
+__all__ = ["WatchCallback", "from_keras", "to_keras"]
 
 _CLASS = "EtudeSchedule"
 
@@ -150,7 +154,21 @@ def _schedule_class() -> type[Any]:
     return registered
 
 
+@cache
+def _watch_class() -> type[Any]:
+    """Create the class when Keras is loaded; Keras must run on torch."""
+    keras = load("keras")
+    refuse_other_backends(keras.backend.backend())
+    made = type(
+        "WatchCallback", (KerasWatchHooks, keras.callbacks.Callback), {"__module__": __name__}
+    )
+    made.__doc__ = KerasWatchHooks.__doc__
+    return made
+
+
 def __getattr__(name: str) -> Any:
+    if name == "WatchCallback":
+        return _watch_class()
     if name == _CLASS:
         return _schedule_class()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

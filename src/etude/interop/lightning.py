@@ -1,4 +1,4 @@
-"""Schedules in Lightning: in `configure_optimizers`, or as a callback for any module."""
+"""Lightning: schedules in `configure_optimizers` or as a callback, and a callback that watches."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from etude.diagnosis.attachment import HOOKLESS, call_all
+from etude.diagnosis.hooks import Hook
 from etude.errors import BadValueError, MissingExtraError
 from etude.interop._horizon import all_over
 from etude.interop._peer import load
+from etude.interop._watching import Watching
 from etude.interop.torch import Scheduler
 from etude.schedules import Clock
 from etude.schedules.clock import updates_per_epoch
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback as ScheduleCallback
+    from lightning.pytorch.callbacks import Callback as WatchCallback
 
-__all__ = ["ScheduleCallback", "clock", "configure"]
+__all__ = ["ScheduleCallback", "WatchCallback", "clock", "configure"]
 
 
 def clock(trainer: Any) -> Clock:
@@ -152,22 +156,67 @@ class _ScheduleHooks:
         self._saved = state_dict or None
 
 
+class _WatchHooks(Watching):
+    """Watches a fit as `etude.watch` does a loop of your own.
+
+        watching = WatchCallback()
+        Trainer(callbacks=[watching]).fit(module)
+        print(watching.report())
+
+    Updates are counted as Lightning does, over a resumed fit too. An error in the fit ends the
+    watch; nothing stays attached to the module or its optimizers.
+    """
+
+    __doc__ += Watching.__doc__.partition("\n\n")[2]  # type: ignore[union-attr]
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        optimizers = trainer.optimizers
+        watch = self.begin(
+            {"": pl_module},
+            optimizers,
+            first=trainer.global_step // max(1, len(optimizers)),
+            parts=trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1,
+        )
+        # A training step calls parts of the module, whose own forward pass is another.
+        hook = Hook(watch, "begin_forward_of")
+        self._removers = [
+            module.register_forward_pre_hook(hook).remove
+            for module in pl_module.children()
+            if not isinstance(module, HOOKLESS)
+        ]
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        if self.watch is not None:
+            self.watch.end_forward(loss)
+
+    def close(self) -> None:
+        call_all(self.__dict__.pop("_removers", []))
+        super().close()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.close()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.close()
+
+
 @cache
-def _callback_class() -> type[Any]:
-    """Create the class when Lightning is loaded."""
+def _callback_class(name: str) -> type[Any]:
+    """Create a class when Lightning is loaded."""
     try:
         callbacks = load("lightning.pytorch.callbacks")
     except MissingExtraError:
         callbacks = load("pytorch_lightning.callbacks")
-
-    class ScheduleCallback(_ScheduleHooks, callbacks.Callback):  # type: ignore[misc, name-defined]
-        __doc__ = _ScheduleHooks.__doc__
-
-    ScheduleCallback.__qualname__ = "ScheduleCallback"
-    return ScheduleCallback
+    hooks = {"ScheduleCallback": _ScheduleHooks, "WatchCallback": _WatchHooks}[name]
+    made = type(name, (hooks, callbacks.Callback), {"__doc__": hooks.__doc__})
+    made.__module__ = __name__
+    return made
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ScheduleCallback":
-        return _callback_class()
+    if name in ("ScheduleCallback", "WatchCallback"):
+        return _callback_class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,12 +1,44 @@
-"""Writes records for TensorBoard: every series and evaluation as scalars."""
+"""TensorBoard: records as event files, and a sink for what a watch reads and finds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from etude.diagnosis.finding import Finding
 from etude.errors import MissingExtraError
 from etude.record import Record
+
+
+class TensorBoardSink:
+    """Shows what a watch reads as scalars, and what it finds as text.
+
+        etude.watch(model, optimizer, sink=TensorBoardSink("logs"))
+
+    Args:
+        folder: The log folder, which TensorBoard shows as a run.
+
+    Raises:
+        MissingExtraError: If TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._writer = _writer(folder)
+
+    def readings(self, update: int, values: Mapping[str, float]) -> None:
+        """Write each value as a scalar, at the update."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, update)
+
+    def finding(self, finding: Finding) -> None:
+        """Write a finding as text under 'watch/findings', at its update."""
+        self._writer.add_text("watch/findings", str(finding), finding.step or 0)
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._writer.close()
 
 
 def write(record: Record, folder: str | Path) -> None:
@@ -23,11 +55,7 @@ def write(record: Record, folder: str | Path) -> None:
     Raises:
         MissingExtraError: If TensorBoard is not installed.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError("TensorBoard is missing: pip install 'etude[tracking]'") from error
-    with SummaryWriter(str(folder)) as writer:
+    with _writer(folder) as writer:
         scalars = [
             (f"train/{name}", step, float(value))
             for name, values in record.series.items()
@@ -41,3 +69,11 @@ def write(record: Record, folder: str | Path) -> None:
             if math.isfinite(value):
                 writer.add_scalar(name, value, step)
         writer.add_text("recipe", f"```toml\n{record.recipe.to_toml()}\n```")
+
+
+def _writer(folder: str | Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("TensorBoard is missing: pip install 'etude[tracking]'") from error
+    return SummaryWriter(str(folder))

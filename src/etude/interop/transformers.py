@@ -1,21 +1,24 @@
-"""Schedules in the Hugging Face Trainer: a subclass with schedules, or a pair for `optimizers=`."""
+"""The Hugging Face Trainer: schedules in a subclass or as a pair, and a callback that watches."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import TYPE_CHECKING, Any, SupportsFloat, TypeVar
 
+from etude.diagnosis.watch import torch_optimizer
 from etude.errors import BadValueError
 from etude.interop._horizon import all_over
 from etude.interop._peer import load
+from etude.interop._watching import Watching
 from etude.interop.torch import Scheduler
 from etude.schedules import Clock
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import TrainerCallback as FeedbackCallback
+    from transformers import TrainerCallback as WatchCallback
 
-__all__ = ["FeedbackCallback", "optimizers", "scheduled"]
+__all__ = ["FeedbackCallback", "WatchCallback", "optimizers", "scheduled"]
 
 T = TypeVar("T", bound=type[Any])
 
@@ -136,7 +139,52 @@ def _callback_class() -> type[Any]:
     return FeedbackCallback
 
 
+@cache
+def _watch_class() -> type[Any]:
+    """Create the class when transformers is loaded."""
+    transformers = load("transformers")
+
+    class WatchCallback(Watching, transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        """Watches a training as `etude.watch` does a loop of your own.
+
+            with WatchCallback() as watching:
+                Trainer(..., callbacks=[watching]).train()
+            print(watching.report())
+
+        Hooks are attached from the begin of each update to its end. An error in the forward or
+        backward pass ends the watch. The Trainer tells its callbacks of no other error; the block
+        removes the hooks after any. Updates are counted on where a training is resumed.
+        """
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.begin(
+                {"": kwargs["model"]},
+                [torch_optimizer(kwargs["optimizer"])],
+                first=state.global_step,
+                parts=args.gradient_accumulation_steps,
+            ).detach()
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.watch is not None:
+                self.watch.attach()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.watch is not None:
+                self.watch.detach()
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.close()
+
+    assert WatchCallback.__doc__ is not None
+    assert Watching.__doc__ is not None
+    WatchCallback.__doc__ += Watching.__doc__.partition("\n\n")[2]
+    WatchCallback.__qualname__ = "WatchCallback"
+    return WatchCallback
+
+
 def __getattr__(name: str) -> Any:
     if name == "FeedbackCallback":
         return _callback_class()
+    if name == "WatchCallback":
+        return _watch_class()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

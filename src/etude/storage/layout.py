@@ -7,6 +7,7 @@ run folder                       folder of a tuning
   fingerprint.json                 tuning.json          request, digests, result
   record.json                      record.json          after it has finished
   series.safetensors               series.safetensors
+  notes.json                       notes.json           what observers noted, if they did
   model.safetensors                model.safetensors
   report.html                      report.html
   checkpoints/step-….json          trials/lr-…/         one run folder each,
@@ -29,6 +30,7 @@ FINGERPRINT = "fingerprint.json"
 
 RECORD = "record.json"
 SERIES = "series.safetensors"
+NOTES = "notes.json"
 MODEL = "model.safetensors"
 REPORT = "report.html"
 

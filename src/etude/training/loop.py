@@ -80,6 +80,7 @@ class TrainingLoop:
                 state.randomness.in_use(state.task.train),
                 deterministic(state.device),
                 use_threads(state.threads),
+                self.observers.attached(state),
             ):
                 if self._stream is None:
                     self._stream = state.task.train.stream(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -27,7 +27,7 @@ OF_PARTS = ("loss/", "grad_norm/", "clipped/")
 """Names of the record's own series, and prefixes of such names; no observer may use them."""
 
 READS = ("weights", "gradients", "optimizer")
-HOOKS = ("on_start", "on_gradient", "on_update", "on_evaluation", "on_end")
+HOOKS = ("on_start", "on_gradient", "on_update", "on_evaluation", "on_end", "attached", "note")
 ENGINES = ("loop", "pool", "vmap")
 
 
@@ -110,6 +110,20 @@ class Observer:
 
     def on_end(self, state: RunState) -> None:
         """Called after the run has finished, stopped early or diverged."""
+
+    def attached(self, state: RunState) -> AbstractContextManager[Any]:
+        """Return a context that is open while updates are made, and closed at evaluations.
+
+        Attach hooks to modules there, and remove them at its end. A stack of runs opens none.
+        """
+        return nullcontext()
+
+    def note(self, state: RunState) -> Mapping[str, Any] | None:
+        """Return what `record.notes` shall hold under the observer's name: plain values for JSON.
+
+        It is called whenever a record is made.
+        """
+        return None
 
     def state(self) -> Any:
         """Return the state to save in a checkpoint: plain values and tensors, or None."""
@@ -224,6 +238,24 @@ class Observers:
             self._ended = True
             for name, observer in self._with_hook["on_end"]:
                 _called(name, observer, "on_end", "at the end", state)
+
+    @contextmanager
+    def attached(self, state: RunState) -> Iterator[None]:
+        """Open the contexts of those that attach something while updates are made."""
+        with ExitStack() as opened:
+            for name, observer in self._with_hook["attached"]:
+                where = f"before update {state.step}"
+                opened.enter_context(_called(name, observer, "attached", where, state))
+            yield
+
+    def notes(self, state: RunState) -> dict[str, Any]:
+        """Return the notes for the record, by the observers' names."""
+        where = f"after {state.step} updates"
+        found = {
+            name: _called(name, observer, "note", where, state)
+            for name, observer in self._with_hook["note"]
+        }
+        return {name: note for name, note in found.items() if note is not None}
 
     def write(self, series: dict[str, list[float]], end: int) -> None:
         """Write what `on_update` returned into series that are `end` updates long.

@@ -426,5 +426,6 @@ class Run:
             ),
             environment=environment(str(state.device), state.threads),
             ref=state.task.ref,
+            notes=self.observers.notes(state),
             model=state.model,
         )

@@ -18,6 +18,7 @@ from etude.tasks.task import Task
 from etude.training.check import leaves
 from etude.training.evaluate import evaluate, move
 from etude.training.run import Run
+from etude.training.state import RunState
 from etude.trials.score import Goal
 
 SAMPLES, NUMBERS = 1024, 500_000
@@ -47,7 +48,7 @@ class ConstantOutput(nn.Module):
         return self.value.to(self.kind).expand(rows(inputs), *self.value.shape)
 
 
-def constant_score(run: Run) -> Evaluation | None:
+def constant_score(run: Run | RunState) -> Evaluation | None:
     """Return the score of the best constant output on the validation data; None without one.
 
         c* = argmin over c of the mean loss of (c, target) on the training data
@@ -118,7 +119,7 @@ def _same(batch: Any) -> bool:
     return all(bool((x == x[:1]).all()) for x in inputs if x.ndim)
 
 
-def _start(run: Run, network: nn.Module, batch: Any) -> Tensor | None:
+def _start(run: Run | RunState, network: nn.Module, batch: Any) -> Tensor | None:
     """Return the start value: the mean target if it has an output's shape, else the mean output."""
     with torch.no_grad(), run.autocast():
         _, output, target = run.task.forward(network, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of
 from etude.training.interrupt import broken_by
+from etude.training.observer import Observer
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -50,6 +52,7 @@ class TrialContext:
         device: As in `train`.
         memory: The number of bytes that paused trials may take; the others are stored on disk. None
             allows half of the free memory.
+        observers: Called while the runs train; each run has copies.
         bar: The progress bar.
         stop: Called before every update; the trials stop if it returns True.
         saved: Returns what is saved in the folder, for the message after an interruption.
@@ -59,6 +62,7 @@ class TrialContext:
     folder: TuningFolder | None = None
     device: str | torch.device | None = None
     memory: int | None = None
+    observers: tuple[Observer, ...] = ()
     bar: Bar = silent
     stop: Callable[[], bool] = bool
     saved: Callable[[], SavedState] | None = None
@@ -143,7 +147,12 @@ class TrialPool:
 
     def _runs(self, recipe: Recipe) -> list[Run]:
         return [
-            Run(task, recipe, device=self.device, observers=weight_mean(task, recipe))
+            Run(
+                task,
+                recipe,
+                device=self.device,
+                observers=[*weight_mean(task, recipe), *copy.deepcopy(self.setting.observers)],
+            )
             for task in self.tasks
         ]
 

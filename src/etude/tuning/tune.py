@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from etude.tasks.fingerprint import Parts, identified
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
 from etude.training.interrupt import StopRequest, stop_on_signal
+from etude.training.observer import Observer
 from etude.training.run import Run
 from etude.training.validation import check_given
 from etude.trials.folds import folds_of
@@ -78,6 +79,7 @@ def tune(
     accept_changes: bool = False,
     device: str | torch.device | None = None,
     memory: int | None = None,
+    observers: Sequence[Observer] = (),
     progress: bool | None = None,
 ) -> TuneResult:
     """Find the learning rate that trains a task best, and return the model trained with it.
@@ -118,6 +120,8 @@ def tune(
         device: Where to train; None takes the model's own device, else an accelerator.
         memory: Bytes that paused trials may take, the others wait on disk; None allows half
             of what is free.
+        observers: Called while the trials train; each run has copies. What they return becomes
+            series of its record.
         progress: Whether to draw a bar; None draws it where somebody sits at a terminal.
 
     Returns:
@@ -165,6 +169,7 @@ def tune(
                 folder=home,
                 device=device,
                 memory=memory,
+                observers=tuple(observers),
                 bar=show,
                 stop=lambda: bool(asked),
                 saved=None if home is None else lambda: _saved(home, task, asked),

@@ -39,13 +39,13 @@ def of_diagnosis(found: Diagnosis, task: Task | None = None) -> Report:
     record = found.record if isinstance(found, TaskDiagnosis) else None
     tried = found.repair if isinstance(found, TaskDiagnosis) else None
     subject = task.name if task is not None else "training" if record is None else record.task
-    layers = () if found.history is None else _layers(found.history, found.healthy)
+    layers = () if found.history is None else layer_sections(found.history, detail=found.healthy)
     seen = Section("What was looked at", found.seen, detail=True)
     unseen = Section("What could not be seen", found.unseen, detail=found.healthy)
     return Report(
         kind="Diagnosis",
         subject=subject,
-        title=f"{subject}: {_verdict(found)}",
+        title=f"{subject}: {verdict_said(found)}",
         lede=_lede(found),
         facts=_facts(found),
         sections=(
@@ -81,7 +81,8 @@ def _judged(verdict: Verdict | None) -> tuple[Section, ...]:
     return (Section("The primary cause", (*told, table)),)
 
 
-def _verdict(found: Diagnosis) -> str:
+def verdict_said(found: Diagnosis) -> str:
+    """Return the result in a few words."""
     if found.healthy:
         return "healthy"
     if found.verdict is not None and found.verdict.faulty:
@@ -117,7 +118,7 @@ def _reliability(found: Diagnosis) -> str:
 def _facts(found: Diagnosis) -> tuple[Fact, ...]:
     wrong = bool(found.findings) or (found.verdict is not None and found.verdict.faulty)
     tone = Tone.GOOD if found.healthy else Tone.WARN if wrong else Tone.PLAIN
-    facts = [Fact("Verdict", _verdict(found), tone=tone)]
+    facts = [Fact("Verdict", verdict_said(found), tone=tone)]
     first = min((one.step for one in found.findings if one.step is not None), default=None)
     if first is not None:
         facts.append(Fact("First seen", f"update {words.count(first)}"))
@@ -177,8 +178,13 @@ def _attempt(one: Attempt, tried: Repair) -> TableRow:
     return TableRow((one.name, f"{one.share:.0%}", value, gain, said), tone)
 
 
-def _layers(history: History, healthy: bool) -> tuple[Section, ...]:
-    """Return the table and the figure of the layers' readings."""
+def layer_sections(history: History, *, detail: bool) -> tuple[Section, ...]:
+    """Return the table and the figure of the layers' readings, if there are any.
+
+    Args:
+        history: The readings.
+        detail: Whether only the page shows them.
+    """
     readings = {quantity: history.of_layers(quantity) for quantity, _ in QUANTITIES}
     shown = [(q, name) for q, name in QUANTITIES if np.isfinite(readings[q]).any()]
     if not shown:
@@ -208,7 +214,7 @@ def _layers(history: History, healthy: bool) -> tuple[Section, ...]:
         if figure
         else []
     )
-    return (Section("Layers", (table, *drawn), detail=healthy),)
+    return (Section("Layers", (table, *drawn), detail=detail),)
 
 
 def _median(values: np.ndarray, quantity: Quantity) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etude.record import Record, Status
-from etude.report import pieces, words
+from etude.report import health, pieces, words
 from etude.report.document import Fact, Report, Section, Tone
 from etude.report.registry import presents
 from etude.tasks.task import Task
@@ -27,12 +27,14 @@ def of_run(record: Record, task: Task | None = None) -> Report:
             Fact("Status", str(record.status), tone=_tone(record.status)),
             Fact("Learning rate", rate, f"the peak; {record.recipe.schedule!r}"),
             *pieces.scores(record, untrained),
+            *health.fact(record),
             Fact("Updates", words.count(record.cost.steps), f"of {words.count(record.length)}"),
             *_further(record),
             Fact("Gradients", words.count(record.cost.gradients), "of single samples"),
             Fact("Time", words.duration(record.cost.seconds), _evaluating(record)),
         ),
         sections=(
+            *health.sections(record),
             Section("The run", pieces.drawings(record), detail=True),
             *pieces.recipe(record, task, use=False),
         ),

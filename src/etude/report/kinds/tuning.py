@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etude.record import Status
-from etude.report import loss_against_rate, pieces, trial_curves, words
+from etude.report import health, loss_against_rate, pieces, trial_curves, words
 from etude.report.document import (
     DataTable,
     Drawing,
@@ -122,6 +122,7 @@ def _facts(result: TuneResult) -> list[Fact]:
     return [
         *found,
         *pieces.scores(result.record, result.untrained),
+        *health.fact(result.record),
         *_compared(result),
         Fact("Cost", words.runs(result.cost), spent),
     ]
@@ -191,6 +192,7 @@ def _sections(result: TuneResult) -> list[Section]:
         Section("Which rate", (against, trial_table(result))),
         Section("How the rates compare over the run", (course,), detail=True),
         Section("The chosen run", pieces.drawings(result.record), detail=True),
+        *health.sections(result.record),
         Section("What it cost", (_costs(result),)),
     ]
 

@@ -1,0 +1,74 @@
+"""MLflow: a sink for what a watch reads and finds."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from etude.diagnosis.finding import Finding
+from etude.errors import BadValueError
+from etude.interop._peer import load
+
+MOST_METRICS = 1_000
+"""The largest number of metrics that MLflow takes at once."""
+
+MOST_LETTERS = 5_000
+"""The longest text of a tag."""
+
+
+class MlflowSink:
+    """Logs what a watch reads as metrics of an MLflow run, and what it finds as tags.
+
+        with mlflow.start_run():
+            etude.watch(model, optimizer, sink=MlflowSink())
+
+    The run is not ended: it is yours. Characters that MLflow does not take in a name become '_'.
+
+    Args:
+        run_id: The run; None takes the active one.
+        uri: Where runs are tracked; None takes what MLflow is set to.
+
+    Raises:
+        BadValueError: If no run is given and none is active.
+        MissingExtraError: If MLflow is not installed.
+    """
+
+    def __init__(self, run_id: str | None = None, *, uri: str | None = None) -> None:
+        mlflow: Any = load("mlflow")
+        active: Any = mlflow.active_run() if run_id is None else None
+        if run_id is None and active is None:
+            raise BadValueError(
+                "no run of MLflow is active: call mlflow.start_run() before, or give run_id="
+            )
+        self.run_id: str = run_id or active.info.run_id
+        self._client: Any = mlflow.MlflowClient(tracking_uri=uri)
+        self._metric: Any = mlflow.entities.Metric
+        self._found = 0
+
+    def readings(self, update: int, values: Mapping[str, float]) -> None:
+        """Log each value as a metric, at the update."""
+        now = int(1000 * time.time())
+        metrics = [self._metric(_name(k), value, now, update) for k, value in values.items()]
+        for first in range(0, len(metrics), MOST_METRICS):
+            self._client.log_batch(self.run_id, metrics=metrics[first : first + MOST_METRICS])
+
+    def finding(self, finding: Finding) -> None:
+        """Set a tag 'watch/finding/NUMBER' to the finding."""
+        self._client.set_tag(
+            self.run_id, f"watch/finding/{self._found}", str(finding)[:MOST_LETTERS]
+        )
+        self._found += 1
+
+    def close(self) -> None:
+        """Do nothing: the run goes on."""
+
+
+def _name(name: str) -> str:
+    """Return a name with only the characters that MLflow takes.
+
+    >>> _name("watch/dead/(model)")
+    'watch/dead/_model_'
+    """
+    return re.sub(r"[^\w./ -]", "_", name, flags=re.ASCII)
