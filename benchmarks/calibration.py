@@ -23,6 +23,7 @@ from benchmarks import evidence
 from benchmarks.fresh import HELD, OPEN, ROWS
 from benchmarks.fresh_regret import table_of
 from benchmarks.replayed import replay
+from benchmarks.untried import lines as untried
 from etude.tuning.pause_error import PAUSE_ERROR
 
 RESULTS = Path(__file__).parent / "results"
@@ -273,7 +274,7 @@ def text(*, held: bool) -> str:
     ]
     if held:
         lines += ["", OPENED, *section("The held half", HELD)]
-    return "\n".join([*lines, *pauses(held)]) + "\n"
+    return "\n".join([*lines, *pauses(held), *untried()]) + "\n"
 
 
 def main(arguments: Sequence[str]) -> None:
