@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from benchmarks import evidence, table
+from benchmarks import arguments, evidence, table
 from benchmarks.fresh import OPEN
 from benchmarks.replayed import Searched, searched
 from etude.tuning.confidence import AHEAD, LAST_AHEAD, LEFT_AHEAD, LEFT_BEHIND, fall_of
@@ -113,4 +113,5 @@ def lines() -> list[str]:
 
 
 if __name__ == "__main__":
+    arguments.read(__doc__)
     print("\n".join(lines()))

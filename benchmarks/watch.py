@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import etude
+from benchmarks import arguments
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, SECONDS = 6, 0.5
@@ -190,4 +191,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    arguments.read(__doc__)
     main()
