@@ -86,12 +86,15 @@ class Replayed(Entry):
 
     @cache  # noqa: B019 - as many as a table has entries
     def _evaluation(self, share: float, loss: float) -> Evaluation:
-        parts = (math.nan,) * evidence.SLICES
-        if share in evidence.PAUSES:
-            raw = float(self.table.losses[self.seed, self.rate, self.table.look(share)])
-            place = evidence.PAUSES.index(share), self.seed, self.rate, int(loss < raw)
-            parts = tuple(map(float, slices(self.table.task)[place]))
-        return Evaluation(round(share * LENGTH), loss, None, parts)
+        return Evaluation(round(share * LENGTH), loss, None, self.parts(share, loss))
+
+    def parts(self, share: float, loss: float) -> tuple[float, ...]:
+        """Return the losses of the slices at a share of the run."""
+        if share not in evidence.PAUSES:
+            return (math.nan,) * evidence.SLICES
+        raw = float(self.table.losses[self.seed, self.rate, self.table.look(share)])
+        place = evidence.PAUSES.index(share), self.seed, self.rate, int(loss < raw)
+        return tuple(map(float, slices(self.table.task)[place]))
 
 
 class Unsliced(Replayed):
@@ -100,10 +103,12 @@ class Unsliced(Replayed):
     @property
     def floor(self) -> Evaluation | None:
         """What it must beat."""
-        return self._evaluation(0.0, float(self.table.untrained[self.seed]))
+        untrained = float(self.table.untrained[self.seed])
+        return Evaluation(0, untrained, None, self.parts(0.0, untrained))
 
-    def _evaluation(self, share: float, loss: float) -> Evaluation:
-        return Evaluation(round(share * LENGTH), loss, None, (loss, loss))
+    def parts(self, share: float, loss: float) -> tuple[float, ...]:
+        """Return the losses of the slices at a share of the run."""
+        return (loss, loss)
 
 
 class Replays(Field):

@@ -34,12 +34,12 @@ def stored() -> dict[Case, float]:
         for when, values in (("early", risk.early), ("later", risk.later)):
             found |= {(place, when, s): v for s, v in zip(SIZES, values, strict=True)}
     found["between", "", "far apart"] = FAR_APART
-    for place, values in (
+    for place, pair in (
         ("left behind", LEFT_BEHIND),
         ("left ahead", LEFT_AHEAD),
         ("left ahead, the last tried", LAST_AHEAD),
     ):
-        found |= {(place, when, ""): v for when, v in zip(("early", "later"), values, strict=True)}
+        found |= {(place, when, ""): v for when, v in zip(("early", "later"), pair, strict=True)}
     return found
 
 
