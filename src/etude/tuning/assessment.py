@@ -203,7 +203,7 @@ def sensitivity(best: Curve, curves: Sequence[Curve], untrained: float) -> float
     """Return the share of the drop that is lost at twice or half the rate, the worse of the two.
 
     Read off straight lines, in the logarithm of the rate, between the trials' scores where
-    each was last looked at together with the best; None where no rate lies on either side.
+    each was last evaluated together with the best; None where no rate lies on either side.
     """
     found = []
     for side in (1, -1):
