@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from benchmarks import arguments
+
 NAMES = (
     "schedules", "loop", "optimizers", "layerwise", "engines", "alternatives", "concordance",
     "wall", "regret",
@@ -14,7 +16,7 @@ NAMES = (
 
 def main() -> None:
     """Run them one after another; the first that fails ends it."""
-    chosen = sys.argv[1:] or NAMES
+    chosen = arguments.read(__doc__, names="name")[0] or NAMES
     for name in chosen:
         if name not in NAMES:
             sys.exit(f"unknown benchmark {name!r}: known are {', '.join(NAMES)}")

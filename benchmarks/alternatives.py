@@ -22,7 +22,6 @@ import multiprocessing
 import os
 import platform
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from benchmarks import arguments
 from benchmarks.engines import runs_of
 from etude import tasks
 from etude.engines import AutoEngine, Engine, LoopEngine, PoolEngine, VmapEngine, VmapPoolEngine
@@ -349,4 +349,4 @@ def main(parts: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(arguments.read(__doc__, names="part")[0])

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import evidence
+from benchmarks import arguments, evidence
 from benchmarks.fresh import HELD, OPEN, ROWS
 from benchmarks.fresh_regret import table_of
 from benchmarks.replayed import replay
+from benchmarks.untried import lines as untried
 from etude.tuning.pause_error import PAUSE_ERROR
 
 RESULTS = Path(__file__).parent / "results"
@@ -273,15 +273,15 @@ def text(*, held: bool) -> str:
     ]
     if held:
         lines += ["", OPENED, *section("The held half", HELD)]
-    return "\n".join([*lines, *pauses(held)]) + "\n"
+    return "\n".join([*lines, *pauses(held), *untried()]) + "\n"
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(*, held: bool) -> None:
     """Print and write the page."""
-    page = text(held="--held" in arguments)
+    page = text(held=held)
     print(page)
     (RESULTS / "calibration.md").write_text(page)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(held="--held" in arguments.read(__doc__, flags=["--held"])[1])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import table
+from benchmarks import arguments, table
 from benchmarks.oracle import BRANCH, BRANCHES
 from benchmarks.regret import GROUPS
 from benchmarks.table import Table
@@ -201,4 +201,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    arguments.read(__doc__)
     main()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import arguments
 from benchmarks.engines import LONG, RESULTS, on_a_gpu, runs_of
 from benchmarks.loop import UPDATES, bare, timed
 from etude.tasks.table import get
@@ -114,4 +114,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if sys.argv[1:] else RESULTS)
+    folders, _ = arguments.read(__doc__, names="folder")
+    main(Path(folders[0]) if folders else RESULTS)

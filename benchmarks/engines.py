@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 import warnings
@@ -28,6 +27,7 @@ import torch._inductor.config
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import arguments
 from etude import Recipe, Task
 from etude.engines import AutoEngine, Engine, PoolEngine, VmapEngine, VmapPoolEngine
 from etude.engines.process.engine import cores
@@ -324,4 +324,4 @@ def main(chosen: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(arguments.read(__doc__, names="task")[0])

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from benchmarks import evidence, samplers
+from benchmarks import arguments, evidence, samplers
 from benchmarks.fresh import HELD, OPEN, ROWS
 from benchmarks.table import Entry, Field, Table
 from etude.measure.gradient_scale import scaled
@@ -219,12 +218,12 @@ def text(*, held: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(*, held: bool) -> None:
     """Print and write the page."""
-    page = text(held="--held" in arguments)
+    page = text(held=held)
     print(page)
     (RESULTS / "fresh_regret.md").write_text(page)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(held="--held" in arguments.read(__doc__, flags=["--held"])[1])

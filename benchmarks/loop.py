@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import arguments
 from etude import tasks
 from etude.optimizers import build
 from etude.randomness import derive_seed, random_state_kept
@@ -127,4 +128,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    arguments.read(__doc__)
     main()

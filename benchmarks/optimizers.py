@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 
+from benchmarks import arguments
 from etude import Recipe, tasks, train
 from etude.errors import EtudeError
 from etude.measure.traits import measure
@@ -270,7 +270,7 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(*, match: bool) -> None:
     """Measure, and keep the results."""
     path = RESULTS / "optimizers.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -279,7 +279,7 @@ def main() -> None:
         "torch": f"torch {torch.__version__}",
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
-    if "--match" in sys.argv:
+    if match:
         results["matching"] = matching()
     else:
         results["construction"], results["steps"] = construction(), steps()
@@ -289,4 +289,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(match="--match" in arguments.read(__doc__, flags=["--match"])[1])

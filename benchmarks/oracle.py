@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
-import sys
 import time
 from collections.abc import Iterable
 from copy import deepcopy
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import contest
+from benchmarks import arguments, contest
 from etude.recipe import Recipe
 from etude.schedules import constant, linear
 from etude.training.evaluate import evaluate
@@ -157,4 +156,4 @@ def make(names: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    make(sys.argv[1:] or contest.NAMES)
+    make(arguments.read(__doc__, names="task")[0] or contest.NAMES)

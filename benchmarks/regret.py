@@ -17,13 +17,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import math
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks import contest, finders, regret_figure, samplers, table
-from benchmarks.regret_jobs import BUDGETS, FREE, RESULTS, SEEDS, Job, rate_job, read, version, work
+from benchmarks import arguments, contest, finders, regret_figure, samplers, table
+from benchmarks.regret_jobs import (
+    BUDGETS,
+    FREE,
+    RESULTS,
+    SEEDS,
+    Job,
+    current,
+    rate_job,
+    read,
+    version,
+    work,
+)
 from benchmarks.table import Table
 from etude.recipe import Recipe
 
@@ -86,7 +96,7 @@ def etude(runs: dict[str, Any], one: Table, seed: int) -> Iterator[Choice]:
             found.cost,
             False,
         )
-        done = runs.get(Job("tune", f"{budget:g}", one.task, seed).key)
+        done = current(runs.get(Job("tune", f"{budget:g}", one.task, seed).key))
         way = f"Etude {budget:g}"
         if done is None:
             yield replace(replayed, way=way)
@@ -264,10 +274,11 @@ def header(content: dict[str, Any], tasks: Sequence[str]) -> list[str]:
         "It is below 0 where a seed, or another optimizer, beats that mean. **Cost** counts full "
         "runs, the delivered model included. Both over task × 3 seeds." + without,
         "",
-        "- **trained**: the tuning or run was done. **table**: read off the oracle's runs. On the "
-        "kin Etude's own search runs on the table, its rates moved to the nearest of the grid; "
-        "rows *replayed* repeat the trained tunings so, as a check of the table. A replay "
-        "never settles a tie with other seeds, as `tune` does where the budget allows.",
+        "- **trained**: the tuning or run was done. **table**: read off the oracle's runs. Where "
+        "no tuning was trained with today's search, it runs on the table, its rates moved to the "
+        "nearest of the grid; rows *replayed* repeat the trained tunings so, as a check of the "
+        f"table. {stale(content['runs'])} A replay never trains other seeds where two rates tie, "
+        "as `tune` does where the budget allows, and compares the weights alone, not their mean.",
         "- Range tests (trained ramps of 100 updates, their cost counted, then one full run on "
         "the recipe's schedule): pytorch-lr-finder from 1e-7 to 100; Lightning's Tuner from 1e-8 "
         "to 1; the fastai rows are its rules in own code after its documentation, since fastai "
@@ -281,6 +292,14 @@ def header(content: dict[str, Any], tasks: Sequence[str]) -> list[str]:
         "its package's rate after a warmup; both replace the recipe's optimizer.",
         "- The limit is the best rate of the other two seeds: what is left is the seed's own.",
     ]
+
+
+def stale(runs: dict[str, Any]) -> str:
+    """Say how many trained tunings are of an older search, and left out."""
+    old = [key for key, run in runs.items() if key.startswith("tune ") and current(run) is None]
+    if not old:
+        return ""
+    return f"{len(old)} tunings that were trained with an older search are not counted."
 
 
 def _version(package: str) -> str:
@@ -310,9 +329,9 @@ def points(found: Sequence[Choice]) -> list[regret_figure.Point]:
     ]
 
 
-def main(arguments: Sequence[str] = ()) -> None:
+def main(*, training: bool = True) -> None:
     """Train what is missing, unless told not to, and report."""
-    if "--report" not in arguments:
+    if training:
         work()
     content = read()
     found = choices(content["runs"], table.known())
@@ -324,4 +343,4 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(training="--report" not in arguments.read(__doc__, flags=["--report"])[1])

@@ -34,6 +34,10 @@ SEEDS = (0, 1, 2)
 BUDGETS = (3.0, 1.5, 1.3, 10.0)
 WORKERS = 2
 
+SEARCH = 2
+"""The number of the search, kept with every tuning: raise it when the search changes what it
+chooses, and the tunings are trained anew."""
+
 FREE: dict[str, dict[str, Any]] = {
     "Prodigy": {"optimizer": "prodigy", "lr": 1.0},
     "Schedule-Free AdamW": {
@@ -78,6 +82,7 @@ def do(job: Job) -> tuple[Job, dict[str, Any]]:
         found = tune(task, recipe, float(job.what), engine="loop", progress=False)
         done = _ended(found.record.status, found.record.valid_loss)
         content = {"lr": found.lr, "loss": done, "cost": found.cost, "outcome": found.outcome}
+        content["search"] = SEARCH
     elif job.kind == "ramp":
         content = ramp(task, recipe, job.what)
     else:
@@ -115,7 +120,13 @@ def jobs(kept: dict[str, Any]) -> list[Job]:
     for job in [job for job in plan if job.kind == "ramp" and job.task in contest.BUNDLED]:
         suggested = kept.get(job.key, {}).get("suggested", {})
         plan += [rate_job(lr, job.task, job.seed) for lr in suggested.values() if lr is not None]
-    return [job for job in dict.fromkeys(plan) if job.key not in kept]
+    return [job for job in dict.fromkeys(plan) if current(kept.get(job.key)) is None]
+
+
+def current(run: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what was kept of a job; None if it is a tuning by an older search."""
+    older = run is not None and "outcome" in run and run.get("search") != SEARCH
+    return None if older else run
 
 
 def rate_job(lr: float, task: str, seed: int) -> Job:

@@ -10,9 +10,9 @@ from functools import cache
 import numpy as np
 import safetensors
 
-from benchmarks import evidence
+from benchmarks import contest, evidence, table
 from benchmarks.fresh_regret import start, table_of
-from benchmarks.table import Entry, Field
+from benchmarks.table import Entry, Field, Table
 from etude.recipe import Recipe
 from etude.record import Evaluation
 from etude.tasks.task import Task
@@ -86,23 +86,41 @@ class Replayed(Entry):
 
     @cache  # noqa: B019 - as many as a table has entries
     def _evaluation(self, share: float, loss: float) -> Evaluation:
-        parts = (math.nan,) * evidence.SLICES
-        if share in evidence.PAUSES:
-            raw = float(self.table.losses[self.seed, self.rate, self.table.look(share)])
-            place = evidence.PAUSES.index(share), self.seed, self.rate, int(loss < raw)
-            parts = tuple(map(float, slices(self.table.task)[place]))
-        return Evaluation(round(share * LENGTH), loss, None, parts)
+        return Evaluation(round(share * LENGTH), loss, None, self.parts(share, loss))
+
+    def parts(self, share: float, loss: float) -> tuple[float, ...]:
+        """Return the losses of the slices at a share of the run."""
+        if share not in evidence.PAUSES:
+            return (math.nan,) * evidence.SLICES
+        raw = float(self.table.losses[self.seed, self.rate, self.table.look(share)])
+        place = evidence.PAUSES.index(share), self.seed, self.rate, int(loss < raw)
+        return tuple(map(float, slices(self.table.task)[place]))
+
+
+class Unsliced(Replayed):
+    """The same of a table without slices: every slice is the loss, so there is no noise."""
+
+    @property
+    def floor(self) -> Evaluation | None:
+        """What it must beat."""
+        untrained = float(self.table.untrained[self.seed])
+        return Evaluation(0, untrained, None, self.parts(0.0, untrained))
+
+    def parts(self, share: float, loss: float) -> tuple[float, ...]:
+        """Return the losses of the slices at a share of the run."""
+        return (loss, loss)
 
 
 class Replays(Field):
     """The trials of one search on a table, as an assessment reads them."""
 
     entries: dict[int, Replayed]  # type: ignore[assignment]
+    kind: type[Replayed] = Replayed
 
     def enter(self, lr: float) -> Replayed:
         """Enter the grid's nearest rate, or return the entry that is there."""
         rate = self.table.nearest(lr)
-        return self.entries.setdefault(rate, Replayed(self.table, self.seed, rate))
+        return self.entries.setdefault(rate, self.kind(self.table, self.seed, rate))
 
     def trials(self) -> list[Replayed]:  # type: ignore[override]
         """Return all that are in the pool."""
@@ -121,12 +139,41 @@ class Pool:
     trials: Sequence[Replayed]
 
 
-def replay(name: str, seed: int, budget: float) -> tuple[Assessment, Replayed, list[Replayed]]:
-    """Search on the table of a fresh task; return the verdict, the best, and all, ascending."""
-    table, (centre, exposure) = table_of(name), start(name)
-    field = Replays(table, seed, budget, exposure)
-    search = Search[Replayed](field, ladder_for(budget), centre)
+@dataclass(frozen=True)
+class Searched:
+    """A search that was replayed on a table.
+
+    Attributes:
+        table: The table.
+        search: The search, and its trials.
+        best: The one that was chosen.
+        trials: All of them, ascending by rate.
+        pool: What an assessment reads of them.
+    """
+
+    table: Table
+    search: Search[Replayed]
+    best: Replayed
+    trials: list[Replayed]
+    pool: Pool
+
+
+def searched(name: str, seed: int, budget: float) -> Searched:
+    """Search on the table of a fresh task, or of one of the contest."""
+    known = name in contest.NAMES
+    found, begin = (table.load(name), table.start(name)) if known else (table_of(name), start(name))
+    field = Replays(found, seed, budget, begin[1])
+    field.kind = Unsliced if known else Replayed
+    search = Search[Replayed](field, ladder_for(budget), begin[0])
     best = search.run()
     trials = sorted(field.trials(), key=lambda one: one.lr)
-    shared = Goal(), field.untrained_score, floor(name), budget, [evidence.get(name)], trials
-    return assess(Pool(*shared), search, best), best, trials
+    constant = None if known else floor(name)
+    task = contest.get(name) if known else evidence.get(name)
+    pool = Pool(Goal(), field.untrained_score, constant, budget, [task], trials)
+    return Searched(found, search, best, trials, pool)
+
+
+def replay(name: str, seed: int, budget: float) -> tuple[Assessment, Replayed, list[Replayed]]:
+    """Search on a table; return the verdict, the best, and all trials, ascending."""
+    found = searched(name, seed, budget)
+    return assess(found.pool, found.search, found.best), found.best, found.trials

@@ -29,6 +29,7 @@ from rich.table import Table
 from torch.optim import lr_scheduler
 from transformers import optimization as transformers
 
+from benchmarks import arguments
 from etude.interop.torch import Scheduler
 from etude.schedules import Schedule, cosine, warmup
 
@@ -249,4 +250,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    arguments.read(__doc__)
     main()

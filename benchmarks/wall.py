@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import arguments
 from etude import Recipe, tasks, train, tune
 
 RESULTS = Path(__file__).parent / "results"
@@ -118,4 +119,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    arguments.read(__doc__)
     main()

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 import etude
+from benchmarks import arguments
 from benchmarks.watch_loop import NETWORKS, Loop, spread
 from benchmarks.watch_rivals import RIVALS, cost
 from benchmarks.watch_rivals import lines as rivals_table
@@ -103,4 +104,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    arguments.read(__doc__)
     main()

@@ -6,12 +6,11 @@ The seconds are those of a few updates and one evaluation on one thread, taken u
 
 from __future__ import annotations
 
-import sys
 import time
 
 import torch
 
-from benchmarks import fresh
+from benchmarks import arguments, fresh
 from etude.recipe import Recipe
 from etude.training.run import Run
 
@@ -42,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print("| task | kind | train / valid | inputs | recipe | steps | s | source |")
     print("|---|---|---|---|---|---|---|---|")
-    for name in sys.argv[1:] or fresh.TASKS:
+    for name in arguments.read(__doc__, names="task")[0] or fresh.TASKS:
         row, task = fresh.ROWS[name], fresh.get(name)
         recipe = Recipe(**task.defaults)
         inputs = ", ".join("×".join(map(str, x.shape[1:])) or "1" for x in task.train.tensors[:-1])

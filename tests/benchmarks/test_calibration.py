@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import calibration, evidence
+from benchmarks import calibration, evidence, untried
 from benchmarks.calibration import NEAR, Said, missed
 from benchmarks.fresh import OPEN, ROWS, absent
 from benchmarks.fresh_regret import table_of
@@ -25,19 +25,8 @@ def said(name: str, seed: int, budget: float) -> Said:
     return calibration.said(name, seed, budget)
 
 
-KNOWN = pytest.mark.xfail(
-    strict=True,
-    reason="at 1.5 runs seed 0 is 'found' with 5.7% missed and no note, though its range holds "
-    "the best rate",
-)
-CASES = [
-    pytest.param(name, budget, marks=KNOWN if (name, budget) == ("segment-deep-tanh", 1.5) else ())
-    for name in LATE
-    for budget in (1.5, 3.0)
-]
-
-
-@pytest.mark.parametrize(("name", "budget"), CASES)
+@pytest.mark.parametrize("budget", [1.5, 3.0])
+@pytest.mark.parametrize("name", LATE)
 def test_on_a_task_that_learns_late_no_answer_is_wrong_and_sure(name, budget):
     for seed in evidence.SEEDS:
         row = said(name, seed, budget)
@@ -80,13 +69,26 @@ def test_a_range_misses_by_the_distance_in_decades():
 
 
 @pytest.mark.slow
-def test_found_at_three_runs_is_near_the_best_and_the_range_holds_it():
+@pytest.mark.parametrize("budget", [1.5, 2.0, 3.0])
+def test_what_is_said_holds_as_often_as_it_says(budget):
     names = [name for name in OPEN if not absent(name)]
-    rows = [calibration.said(n, s, 3.0) for n in names for s in evidence.SEEDS]
-    found = [row for row in rows if row.outcome == "found"]
-    assert sum(row.gap <= NEAR for row in found) >= 0.9 * len(found)
+    rows = [calibration.said(n, s, budget) for n in names for s in evidence.SEEDS]
     assert sum(row.covers for row in rows) >= 0.9 * len(rows)
-    # A sure answer is no less often right than it says.
-    sure = [row for row in rows if row.confidence is not None and row.confidence > 0.75]
-    stated = math.fsum(row.confidence for row in sure)
-    assert sum(row.first for row in sure) >= stated - 2 * math.sqrt(len(sure)) / 2
+    if budget >= 3:
+        found = [row for row in rows if row.outcome == "found"]
+        assert sum(row.gap <= NEAR for row in found) >= 0.9 * len(found)
+    for low in (0.0, 0.6, 0.8):
+        sure = [row for row in rows if row.confidence is not None and row.confidence >= low]
+        stated = math.fsum(row.confidence for row in sure)
+        assert sum(row.gap <= NEAR for row in sure) >= stated - math.sqrt(len(sure)) / 2
+
+
+@pytest.mark.slow
+def test_the_risks_of_rates_that_were_left_or_not_tried_are_those_that_were_measured():
+    if any(absent(name) for name in OPEN):
+        pytest.skip("the tables of some tasks cannot be replayed here")
+    for case, (held, seen) in untried.counted((1.5, 2.0)).items():
+        stored = untried.stored()[case]
+        # Half of the budgets that the page measures: within two standard errors, and a point.
+        error = 2 * math.sqrt(stored * (1 - stored) / seen) + 0.01 if seen else 1.0
+        assert not seen or abs(held / seen - stored) <= error, (case, held, seen)

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from etude.engines import AutoEngine, Engine, LoopEngine, train_many
 from etude.engines import auto as module
 from etude.engines.auto import GAIN, NODES, SENDING, STARTING
-from etude.engines.process.cost_model import TIMED, WARM, Call, CostModel, Watch, alike, begin
+from etude.engines.process.cost_model import (
+    TIMED,
+    WARM,
+    Call,
+    CostModel,
+    Watch,
+    cost_key,
+    time_first_updates,
+)
 from etude.engines.vmap.execution import SECONDS_PER_NODE, SHARE
 from etude.errors import TaskError
 from etude.training.request import AdvanceRequest
@@ -39,7 +47,7 @@ def call_of(runs: list[Run], until: int | None = None, **more: Any) -> Call:
 
 def knowing(engine: AutoEngine, runs: list[Run], pace: CostModel) -> AutoEngine:
     """Let an engine believe that it has measured runs like these."""
-    engine._paces.setdefault(runs[0].task, {})[alike(runs[0])] = pace
+    engine._paces.setdefault(runs[0].task, {})[cost_key(runs[0])] = pace
     return engine
 
 
@@ -63,7 +71,7 @@ class TestPace:
         run, other = runs_of(task(noisy), RECIPES[:1] * 2)
         told: list[int] = []
         call = call_of([run], on_step=lambda run, step: told.append(step))
-        pace = begin(call, run)
+        pace = time_first_updates(call, run)
         assert pace is not None
         assert 0 < pace.update < 1
         assert 0 < pace.evaluation < 1
@@ -73,10 +81,10 @@ class TestPace:
 
     def test_what_was_asked_for_is_not_exceeded(self) -> None:
         (run,) = runs_of(task(), RECIPES[:1])
-        begin(call_of([run], 5), run)
+        time_first_updates(call_of([run], 5), run)
         assert run.step == 5
-        assert begin(call_of([run], 5), run) is None
-        begin(call_of([run], stop=counting(3)), run)
+        assert time_first_updates(call_of([run], 5), run) is None
+        time_first_updates(call_of([run], stop=counting(3)), run)
         assert run.step < 9
 
     def test_a_failure_names_the_run(self) -> None:
@@ -133,7 +141,7 @@ class TestChoice:
 
         def noted(call: Call, run: Run) -> CostModel | None:
             begun.append(run)
-            return begin(call, run)
+            return time_first_updates(call, run)
 
         monkeypatch.setattr(module, "begin", noted)
         of = task()

@@ -18,8 +18,9 @@ from etude.record import Evaluation
 from etude.trials.curve import Curve
 from etude.trials.score import Goal
 from etude.tuning import assessment as verdict
-from etude.tuning.assessment import confidence, sensitivity
+from etude.tuning.assessment import sensitivity
 from etude.tuning.comparison import common, learned, ties
+from etude.tuning.confidence import LEFT_BEHIND, ahead_of_tried, confidence
 from tests.tuning.common import BASE, mlp, quick
 
 
@@ -47,7 +48,7 @@ class Seen:
 
 
 def sure(best: Any, *others: Any, goal: Goal | None = None) -> float | None:
-    return confidence(best, others, goal or Goal(), math.inf)
+    return ahead_of_tried(best, others, goal or Goal(), math.inf)
 
 
 slices = st.lists(st.floats(-3, 3), min_size=2, max_size=30)
@@ -115,9 +116,67 @@ def test_two_are_compared_where_both_were_last_looked_at():
     pair = common(short, best)
     assert pair is not None
     assert [e.step for e in pair] == [20, 20]
-    assert sure(best, short) == 1.0
+    assert sure(best, short) == pytest.approx(1 - LEFT_BEHIND[1])  # behind in every slice
     assert ties(best, best, Goal(), 2.0)
     assert not ties(short, best, Goal(), 2.0)
+
+
+class Scored(Seen):
+    """A trial without noise in its slices, of a run that ends at 0 from 1 untrained."""
+
+    def __init__(self, lr: float, share: float, trailing: float = 0.0) -> None:
+        tenths = range(1, round(10 * share) + 1)
+        super().__init__(lr, *((1 - i / 10 + trailing,) * 2 for i in tenths))
+        self.length = 100
+
+
+@given(st.floats(0.02, 1), st.floats(0, 1), st.integers(1, 7))
+def test_a_rate_left_at_a_pause_never_makes_the_choice_certain(trailing, more, tenths):
+    """However far it trails: rates beside it that were not tried may end better."""
+    best = Scored(0.1, 1.0)
+    found = [
+        confidence(best, [Scored(0.04, tenths / 10, d), best, Scored(0.3, 1.0, d)], Goal(), 1.0)
+        for d in (trailing, trailing + more)
+    ]
+    assert None not in found
+    assert 0 < found[1] <= found[0] < 1
+
+
+@given(st.floats(0, 0.5), st.integers(1, 7), st.integers(1, 7))
+def test_the_confidence_is_the_higher_the_further_the_others_were_followed(trailing, one, other):
+    best = Scored(0.1, 1.0)
+    low, high = sorted((one, other))
+    early, late = (
+        confidence(
+            best, [Scored(0.04, n / 10, trailing), best, Scored(0.3, n / 10, trailing)], Goal(), 1.0
+        )
+        for n in (low, high)
+    )
+    assert early <= late
+
+
+@given(st.floats(0, 0.5), st.integers(1, 10))
+def test_a_best_rate_at_an_edge_is_less_sure_than_one_between(trailing, tenths):
+    best = Scored(0.1, 1.0)
+    below, above = Scored(0.04, tenths / 10, trailing), Scored(0.3, tenths / 10, trailing)
+    between = confidence(best, [below, best, above], Goal(), 1.0)
+    edge = confidence(best, [below, best], Goal(), 1.0)
+    assert edge < between
+
+
+def test_a_rate_left_ahead_makes_the_choice_unsure():
+    best = Scored(0.1, 1.0)
+    ahead = confidence(best, [Scored(0.04, 0.2, -0.1), best], Goal(), 1.0)
+    behind = confidence(best, [Scored(0.04, 0.2, 0.01), best], Goal(), 1.0)
+    assert ahead < 0.5 < behind
+
+
+@given(st.floats(0.001, 0.5))
+def test_two_per_cent_of_the_drop_are_near_enough(trailing):
+    """A finished rate that is ahead by less takes nothing from the confidence."""
+    best = Scored(0.1, 1.0)
+    found = ahead_of_tried(best, [best, Scored(0.3, 1.0, -trailing)], Goal(), 1.0)
+    assert found == (0.0 if trailing > 0.02 else 1.0)
 
 
 # ---- learning, sensitivity ---------------------------------------------------------------

@@ -16,6 +16,7 @@ from etude.tuning.comparison import ties
 from etude.tuning.pause_error import pause_error
 from etude.tuning.result import tie
 from etude.tuning.search.ladder import SPACING
+from etude.tuning.untried import reach
 
 losses = st.lists(st.floats(-10, 10), min_size=1, max_size=20)
 
@@ -89,29 +90,29 @@ def test_a_later_pause_is_no_less_sure(one, other):
 logs = st.lists(st.integers(-60, 20), min_size=2, max_size=8, unique=True).map(sorted)
 
 
-@given(logs, st.data())
-def test_a_range_reaches_half_way_to_the_next_rate_on_each_side(places, data):
+@given(logs, st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)), st.data())
+def test_a_range_reaches_half_way_to_the_next_rate_on_each_side(places, beyond, data):
     found = [10 ** (n / 10) for n in places]
     low = data.draw(st.integers(0, len(found) - 1))
     high = data.draw(st.integers(low, len(found) - 1))
-    below, above = half_way(found, low, high)
+    below, above = half_way(found, low, high, beyond)
     assert below < found[low] <= found[high] < above
     if low:
         assert math.log(below / found[low - 1]) == pytest.approx(
             math.log(found[low] / below), abs=0.02
         )
     else:
-        assert math.log10(found[0] / below) == pytest.approx(SPACING / 2, abs=0.01)
+        assert math.log10(found[0] / below) == pytest.approx(beyond[0], abs=0.01)
     if high < len(found) - 1:
         assert math.log(above / found[high]) == pytest.approx(
             math.log(found[high + 1] / above), abs=0.02
         )
     else:
-        assert math.log10(above / found[-1]) == pytest.approx(SPACING / 2, abs=0.01)
+        assert math.log10(above / found[-1]) == pytest.approx(beyond[1], abs=0.01)
 
 
 def test_a_single_rate_has_no_range():
-    assert half_way([0.1], 0, 0) == (0.1, 0.1)
+    assert half_way([0.1], 0, 0, (0.2, 0.2)) == (0.1, 0.1)
 
 
 class Seen:
@@ -154,6 +155,20 @@ def test_a_rate_left_at_a_pause_may_tie_within_two_of_its_errors(tenths, lr):
     for times, expected in ((0.98, True), (1.02, False)):
         behind = [s + times * allowed for s in DOWN[:tenths]]
         assert ties(Seen(lr, *behind), best, Goal(), 1.0) == expected
+
+
+@given(st.integers(1, 10), st.integers(1, 10), st.sampled_from([-1, 1]))
+def test_an_open_range_goes_the_further_the_earlier_its_last_rate_was_left(one, other, side):
+    early, late = sorted((one, other))
+    best = Seen(0.1, *DOWN)
+    reaches = []
+    for tenths in (early, late):
+        tried = Seen(0.1 * 3**side, *DOWN[:tenths])
+        trials = sorted([best, tried], key=lambda t: t.lr)
+        assert reach(trials, best, -side) >= reach(trials, best, side)  # there the best is last
+        reaches.append((reach(trials, best, side), reach(trials, best, -side)))
+    assert all(e >= f for e, f in zip(*reaches, strict=True))
+    assert (reaches[1][0] == SPACING / 2) == (late >= 7.5)
 
 
 def test_where_no_rate_beats_a_constant_yet_nothing_is_excluded():

@@ -14,7 +14,7 @@ import torch
 
 from etude.engines.base import Engine, check_runs
 from etude.engines.loop import LoopEngine
-from etude.engines.process.cost_model import Call, CostModel, Watch, alike, begin
+from etude.engines.process.cost_model import Call, CostModel, Watch, cost_key, time_first_updates
 from etude.engines.process.engine import PoolEngine, cores
 from etude.engines.process.worker_pool import usual_start
 from etude.engines.vmap.eligibility import kind, why_not_stackable
@@ -136,9 +136,9 @@ class AutoEngine(Engine):
             return Choice("loop", "there is one run", {}, {})
         self._explain_observers(waiting)
         known = self._paces.setdefault(waiting[0].task, {})
-        key = alike(waiting[0])
+        key = cost_key(waiting[0])
         if key not in known:
-            pace = begin(call, waiting[0])
+            pace = time_first_updates(call, waiting[0])
             if pace is None:
                 return Choice("loop", "there are no updates to do", {}, {})
             known[key] = pace
@@ -205,7 +205,7 @@ class AutoEngine(Engine):
         waiting = call.waiting
         if not waiting or call.request.stop():
             return
-        pace = self._paces.get(waiting[0].task, {}).get(alike(waiting[0]))
+        pace = self._paces.get(waiting[0].task, {}).get(cost_key(waiting[0]))
         engine = self._engines[choice.engine]
         if pace is None or choice.engine.startswith("vmap"):
             engine.advance(call.runs, call.request)

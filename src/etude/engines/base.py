@@ -89,7 +89,7 @@ def describe(run: Run) -> str:
     return f"the run at lr {run.recipe.lr:g}, seed {run.recipe.seed}"
 
 
-def blame(error: EtudeError, run: Run) -> EtudeError:
+def with_run(error: EtudeError, run: Run) -> EtudeError:
     """Return a copy of an error, with a note that names the run that raised it."""
     same = type(error)(str(error))
     notes = getattr(error, "__notes__", ())

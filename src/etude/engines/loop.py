@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from etude.engines.base import Engine, blame, check_runs, pending
+from etude.engines.base import Engine, check_runs, pending, with_run
 from etude.errors import EtudeError
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
@@ -31,4 +31,4 @@ class LoopEngine(Engine):
             try:
                 run.advance(request)
             except EtudeError as error:
-                raise blame(error, run) from error
+                raise with_run(error, run) from error

@@ -27,7 +27,7 @@ class EarlyStopping:
         self.since = 0
         self._weights: dict[str, Tensor] = {}
 
-    def see(self, evaluation: Evaluation, model: nn.Module) -> bool:
+    def update(self, evaluation: Evaluation, model: nn.Module) -> bool:
         """Record an evaluation and its weights; return whether to stop.
 
         A loss that is not finite is never the best.

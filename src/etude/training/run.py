@@ -282,7 +282,7 @@ class Run:
                 result = self._evaluation_on(task or state.task)
                 enough = False
                 if state.early_stopping is not None and state.step in state.evaluation_steps:
-                    enough = state.early_stopping.see(result, state.model)
+                    enough = state.early_stopping.update(result, state.model)
             refuse_untrained(state, result)
             state.evaluations.append(result)
             try:

@@ -48,7 +48,7 @@ class Curve:
         loss = math.inf if place is None else self.training[place]
         return loss if math.isfinite(loss) else math.inf
 
-    def tells(self, share: float) -> bool:
+    def beats_constant(self, share: float) -> bool:
         """Return whether there is a score at a share of the run that beats a constant output."""
         place = self._place(share)
         return place is not None and (not self.told or self.told[place])

@@ -11,18 +11,15 @@ import numpy as np
 from etude.optimizers.prior import nice
 from etude.tasks.task import Task
 from etude.trials.baseline import better
-from etude.trials.curve import Curve, drop
+from etude.trials.curve import Curve
 from etude.trials.score import Goal
-from etude.tuning.comparison import common, comparable, learned, peak_of, ties
-from etude.tuning.doubts import ahead, left_blind, overfits_alone
+from etude.tuning.comparison import comparable, learned, peak_of, ties
+from etude.tuning.confidence import confidence, fall_of
+from etude.tuning.doubts import ahead, left_blind, overfits_alone, steep
 from etude.tuning.judged_trial import J, JudgedPool, JudgedTrial
 from etude.tuning.outcome import Outcome
-from etude.tuning.pause_error import pause_error
-from etude.tuning.search.ladder import SPACING
 from etude.tuning.search.ranking import Ranking
-
-RESAMPLES = 2000
-"""Draws of the validation slices from which the confidence is counted."""
+from etude.tuning.untried import gaps, reach
 
 SMALL = 2.0
 """A budget below this follows no rate but the best beyond a quarter of its run."""
@@ -41,7 +38,7 @@ class Assessment:
         alike: For every rate, ascending, whether it lies in that range.
         unstable: For every rate, whether it diverged or had lost what it learned.
         sensitivity: The share of the drop that is lost at twice or half the rate.
-        confidence: How often the same rate is chosen.
+        confidence: How sure it is that no rate ends better by 2% of the drop.
         notes: What cannot be told, as sentences.
     """
 
@@ -81,42 +78,46 @@ def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) 
         high += 1
     small = pool.budget < SMALL
     blind = left_blind(trials, best, pool.goal, peak=peak, small=small)
+    beside = gaps(trials, best, pool.goal, fall_of(best, *given)) if small else []
     sure = said in (Outcome.FOUND, Outcome.AT_AN_EDGE)
     trains = sure or said == Outcome.TOO_SMALL_TO_TELL
     followed = [c.curve() for c in sound if c is best or comparable(c, best)]
     return Assessment(
         outcome=said,
-        tied=half_way(rates, low, high),
+        tied=half_way(rates, low, high, (reach(trials, best, -1), reach(trials, best, 1))),
         alike=tuple(low <= i <= high for i in range(len(rates))),
         unstable=tuple(unstable),
         sensitivity=sensitivity(best.curve(), followed, pool.untrained_score),
-        confidence=confidence(best, sound, pool.goal, pool.untrained_score),
+        confidence=confidence(best, trials, pool.goal, pool.untrained_score),
         notes=(
             *(blind if sure else ()),
+            *(steep(beside) if sure else ()),
             *(doubts if trains else ()),
         ),
     )
 
 
-def half_way(rates: Sequence[float], low: int, high: int) -> tuple[float, float]:
+def half_way(
+    rates: Sequence[float], low: int, high: int, beyond: tuple[float, float]
+) -> tuple[float, float]:
     """Return the range of some rates, on each side to half way to the next one.
 
-    Half way is the geometric mean. Where there is no next one, it is half of the distance at which
-    the search tries one; a single rate has no range.
+    Half way is the geometric mean. A single rate has no range.
 
     Args:
         rates: All rates tried, ascending.
         low: The place of the lowest in the range.
         high: That of the highest.
+        beyond: Where there is no next one, the decades below the lowest and above the highest.
 
-    >>> half_way([0.01, 0.03, 0.1, 0.3], 1, 2)
+    >>> half_way([0.01, 0.03, 0.1, 0.3], 1, 2, (0.2, 0.2))
     (0.0173, 0.173)
     """
     if len(rates) == 1:
         return rates[0], rates[0]
-    below = math.sqrt(rates[low] * rates[low - 1]) if low else rates[0] / 10 ** (SPACING / 2)
+    below = math.sqrt(rates[low] * rates[low - 1]) if low else rates[0] / 10 ** beyond[0]
     last = high == len(rates) - 1
-    above = rates[-1] * 10 ** (SPACING / 2) if last else math.sqrt(rates[high] * rates[high + 1])
+    above = rates[-1] * 10 ** beyond[1] if last else math.sqrt(rates[high] * rates[high + 1])
     return nice(below), nice(above)
 
 
@@ -198,52 +199,11 @@ def metric_of(task: Task) -> Goal | None:
     return Goal(metric.name, metric.maximize)
 
 
-def confidence(
-    best: JudgedTrial, others: Sequence[JudgedTrial], goal: Goal, untrained: float
-) -> float | None:
-    """Return how sure the choice is: the share of draws that repeat it.
-
-    In a draw the slices of the validation data are taken anew with replacement, the same for every
-    trial, and each difference to the best gets the normal error of the pause at which both were
-    last looked at (see `pause_error`). The draw repeats the choice if no other trial has a lower
-    score than the best. It covers the noise of the validation data and of the pauses, not that of
-    the seed.
-
-    Source: the bootstrap, Efron 1979.
-    """
-    rows, errors = [], []
-    final = best.last()
-    fall = 0.0 if final is None else drop(untrained, [goal.score(final)])
-    for trial in others:
-        pair = None if trial is best or trial.diverged else common(trial, best)
-        if pair is None:
-            continue
-        mine, mark = (np.array(goal.parts(e)) for e in pair)
-        if len(mine) != len(mark):
-            continue
-        told = np.isfinite(mine) & np.isfinite(mark)  # a slice may hold no answer to score
-        if told.sum() > 1:
-            rows.append(np.subtract(mine, mark, out=np.zeros(len(mine)), where=told))
-            # The sum over slices is compared: an error of the mean counts once for each.
-            errors.append(pause_error(pair[1].step / best.length) * fall * len(mine))
-    if not rows:
-        return None
-    rng = np.random.default_rng(0)
-    wins = np.ones(RESAMPLES, dtype=bool)
-    for count in {len(row) for row in rows}:
-        draws = rng.integers(count, size=(RESAMPLES, count))
-        for row, error in zip(rows, errors, strict=True):
-            if len(row) == count:
-                shift = error * rng.standard_normal(RESAMPLES) if error else 0.0
-                wins &= row[draws].sum(axis=1) + shift >= 0
-    return float(wins.mean())
-
-
 def sensitivity(best: Curve, curves: Sequence[Curve], untrained: float) -> float | None:
     """Return the share of the drop that is lost at twice or half the rate, the worse of the two.
 
     Read off straight lines, in the logarithm of the rate, between the trials' scores where
-    each was last looked at together with the best; None where no rate lies on either side.
+    each was last evaluated together with the best; None where no rate lies on either side.
     """
     found = []
     for side in (1, -1):

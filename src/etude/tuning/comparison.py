@@ -1,4 +1,4 @@
-"""How two trials of a search compare where both were last looked at."""
+"""How two trials of a search compare where both were last evaluated."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def comparable(trial: JudgedTrial, best: JudgedTrial) -> bool:
 
 def silent(share: float, curves: Sequence[Curve]) -> bool:
     """Return whether no score beats a constant output's yet at a share of the run."""
-    return share < FOLLOWED and not any(curve.tells(share) for curve in curves)
+    return share < FOLLOWED and not any(curve.beats_constant(share) for curve in curves)
 
 
 def ties(

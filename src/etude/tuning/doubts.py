@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from etude.trials.baseline import better
@@ -12,6 +13,7 @@ from etude.tuning.judged_trial import J, JudgedTrial
 from etude.tuning.pause_error import pause_error
 from etude.tuning.result import tie
 from etude.tuning.search.ranking import Ranking
+from etude.tuning.untried import EARLY, TRAILING, Gap
 
 BEFORE_PEAK = (
     "At update {step}, before the schedule reached its peak, {rates} {was} not followed further: "
@@ -25,6 +27,12 @@ NEXT_TO_BEST = (
     "At update {step}, {rates}, next to the best, {was} no better yet than a constant output and "
     "not followed further: whether it would have learned later cannot be told. Give a larger "
     "budget."
+)
+
+STEEP = (
+    "No rate between {low:g} and {high:g} was tried, and the loss there changed by {change:.0%} of "
+    "its drop from one to the other: whether a rate between ends better cannot be told. Give a "
+    "larger budget."
 )
 
 
@@ -56,6 +64,19 @@ def ahead(sound: Sequence[J], best: J, goal: Goal, untrained: float) -> list[str
                 "larger budget."
             )
     return found
+
+
+def steep(beside: Sequence[Gap]) -> list[str]:
+    """Say between which rates the loss changed so much early on that a better one may lie there.
+
+    Args:
+        beside: What was not tried below and above the best.
+    """
+    return [
+        STEEP.format(low=gap.low, high=gap.high, change=gap.trailing)
+        for gap in beside
+        if not gap.beyond and gap.share < EARLY and TRAILING[-1] <= gap.trailing < math.inf
+    ]
 
 
 def left_blind(

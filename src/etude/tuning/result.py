@@ -57,16 +57,19 @@ class TuneResult:
             score, where both were last evaluated, exceeds 1% of the drop from the untrained score
             and two standard errors, of the slices of the validation data and of a pause as a
             forecast of the end (`etude.tuning.pause_error`). Where no tried rate is behind, the
-            range ends .2 decades beyond the last one tried; `open_ends` names such sides.
+            range ends .2 to .8 decades beyond the last one tried, the further the earlier the
+            trials were left (`etude.tuning.untried.reach`); `open_ends` names such sides.
         stable_below: The lowest tried rate above `lr` at which training diverged, or came to its
             end far behind `lr` with what it had learned lost; None where no tried rate did, or
             where every rate broke at the same update. A rate that was dropped early is neither.
         sensitivity: The share of the drop that is lost at twice or half the rate, the worse of
             the two, between the rates that were followed to three quarters of the run; None where
             there was no other.
-        confidence: How often the same rate is chosen when the slices of the validation data are
-            drawn anew and every pause gets its error as a forecast of the end; None where nothing
-            could be compared. It does not cover the noise of the seed.
+        confidence: How sure it is that no rate ends better than `lr` by more than 2% of the drop,
+            with this seed: among the rates that were finished by drawing the slices of the
+            validation data anew; among those that were left, or not tried, by how often such a rate
+            was better on other tasks (`etude.tuning.confidence`). None where nothing could be
+            compared.
         cost: In full runs of the recipe, everything included.
         costs: The same, part by part.
         outcome: How it ended, an `Outcome` or its word: 'found', 'at an edge', 'too small to

@@ -43,7 +43,7 @@ from etude.tuning.recipes.space import Space
 from etude.tuning.result import RungCost, TuneResult
 from etude.tuning.search.ladder import Ladder, Rung, ladder_for
 from etude.tuning.search.recipe_trials import RecipeTrials
-from etude.tuning.search.replicates import settle
+from etude.tuning.search.replicates import compare_over_seeds
 from etude.tuning.search.search import Search
 from etude.tuning.trial_summary import TrialSummary
 from etude.tuning.tuning_folder import Request
@@ -219,7 +219,7 @@ def _tuned(
                 setting.folder.reopen(request.plain(task.name))
         search, best, selection = _found(task, pool, selector, ladder)
         if folds == 1:
-            best = settle(pool, RecipeTrials(pool, best.recipe), best)
+            best = compare_over_seeds(pool, RecipeTrials(pool, best.recipe), best)
         last = pool if folds == 1 else whole(task, best, request, setting)
         seconds = max(0.0, time.perf_counter() - started)
         result = judged(pool, search, best, last, request, seconds)

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from etude.engines.base import blame, pending
+from etude.engines.base import pending, with_run
 from etude.errors import EtudeError
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
@@ -58,13 +58,13 @@ class CostModel:
         return updates * self.update + evaluations * self.evaluation
 
 
-def alike(run: Run) -> Hashable:
+def cost_key(run: Run) -> Hashable:
     """Return a key that is equal for runs of one task that take equally long."""
     recipe = run.recipe
     return recipe.optimizer.name, run.batch_size, recipe.accumulate, run.threads, str(run.device)
 
 
-def begin(call: Call, run: Run) -> CostModel | None:
+def time_first_updates(call: Call, run: Run) -> CostModel | None:
     """Do a run's first updates in the loop, as part of its training, and time them.
 
     Returns:
@@ -78,7 +78,7 @@ def begin(call: Call, run: Run) -> CostModel | None:
     updates: list[float] = []
     evaluations: list[float] = []
     end = min(state.step + WARM + TIMED, request.target(state))
-    with _blamed(run):
+    with _run_named(run):
         while True:
             seen = len(state.evaluations)
             spent = _spent(run, AdvanceRequest(state.step, steps))
@@ -107,11 +107,11 @@ def _spent(run: Run, request: AdvanceRequest) -> float:
 
 
 @contextmanager
-def _blamed(run: Run) -> Iterator[None]:
+def _run_named(run: Run) -> Iterator[None]:
     try:
         yield
     except EtudeError as error:
-        raise blame(error, run) from error
+        raise with_run(error, run) from error
 
 
 class Watch:

@@ -6,7 +6,7 @@ import pickle
 from dataclasses import dataclass, replace
 from typing import Any
 
-from etude.engines.base import blame, describe, pending
+from etude.engines.base import describe, pending, with_run
 from etude.engines.process.worker import Job
 from etude.engines.process.worker_pool import WorkerHandle, WorkerPool, cause_of_death
 from etude.errors import EtudeError, TaskError
@@ -122,7 +122,7 @@ class Dispatcher:
         places = tuple(self.places[number] for number in numbers)
         if kind == "at":
             for number, step in about.items():
-                self._tell(self.runs[self.places[number]], step)
+                self._report_step(self.runs[self.places[number]], step)
             return
         states = worker.transfer.get(list(about.values()))
         for number, state in zip(about, states, strict=True):
@@ -134,7 +134,7 @@ class Dispatcher:
             self.failure = _rebuilt(self.runs[places[0]], *error)
         for number in about:
             run = self.runs[self.places[number]]
-            self._tell(run, run.step)
+            self._report_step(run, run.step)
 
     def _load(self, place: int, state: dict[str, Any]) -> None:
         run = self.runs[place]
@@ -144,7 +144,7 @@ class Dispatcher:
         if run.step > before:
             self.deaths.pop(place, None)
 
-    def _tell(self, run: Run, step: int) -> None:
+    def _report_step(self, run: Run, step: int) -> None:
         if self.request.on_step is not None:
             self.request.on_step(run.state, step)
 
@@ -186,7 +186,7 @@ def _rebuilt(run: Run, blob: bytes | None, text: str, trace: str) -> BaseExcepti
         error = TaskError(text)
     named: BaseException = error
     if isinstance(error, EtudeError):
-        named = blame(error, run)
+        named = with_run(error, run)
     elif isinstance(error, BaseException):
         error.add_note(f"in {describe(run)}")
     named.add_note(trace)

@@ -174,16 +174,16 @@ def _do(context: WorkerContext, message: JobMessage) -> tuple[Any, ...]:
             runs[number].limit_threads(job.threads)  # the state contains another number
         if context.inner is None:
             for number, run in runs.items():
-                _walk(context, job, number, run)
+                _train_alone(context, job, number, run)
         else:
-            _stride(context, job, context.inner, runs)
+            _train_together(context, job, context.inner, runs)
         return "done", job.numbers, context.pack(runs)
     except Exception as error:  # noqa: BLE001  (it is raised again by the caller)
         whole = {number: run for number, run in runs.items() if _is_whole(run)}
         return "failed", job.numbers, context.pack(whole), *_described(error)
 
 
-def _walk(context: WorkerContext, job: Job, number: int, run: Run) -> None:
+def _train_alone(context: WorkerContext, job: Job, number: int, run: Run) -> None:
     told = sent = time.monotonic()
 
     def on_step(state: RunState, step: int) -> None:
@@ -200,7 +200,7 @@ def _walk(context: WorkerContext, job: Job, number: int, run: Run) -> None:
     run.advance(AdvanceRequest(job.until, job.evaluation_steps[number], context.stop, on_step))
 
 
-def _stride(context: WorkerContext, job: Job, engine: Engine, runs: dict[int, Run]) -> None:
+def _train_together(context: WorkerContext, job: Job, engine: Engine, runs: dict[int, Run]) -> None:
     """Train several runs, and send their states about every `keep` seconds."""
     numbers = {id(run.state): number for number, run in runs.items()}
     listed = list(runs.values())

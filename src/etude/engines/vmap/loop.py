@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from etude.engines.base import blame
+from etude.engines.base import with_run
 from etude.engines.vmap.evaluate import BatchedEvaluation, UnstackedError, is_faster_together
 from etude.engines.vmap.execution import Execution
 from etude.engines.vmap.member import Member
@@ -162,7 +162,7 @@ def _naming(run: Run) -> Iterator[None]:
     try:
         yield
     except EtudeError as error:
-        raise blame(error, run) from error
+        raise with_run(error, run) from error
 
 
 def _release_finished(stack: Stack, execution: Execution, request: AdvanceRequest) -> None:

@@ -117,7 +117,9 @@ def _facts(result: TuneResult) -> list[Fact]:
         found.append(Fact("At twice or half the rate", lost, note))
     if result.confidence is not None:
         share = f"{result.confidence:.0%}"
-        found.append(Fact("Confidence", share, "of resampled validation sets agree"))
+        found.append(
+            Fact("Confidence", share, "that no rate ends better by more than 2% of the drop")
+        )
     spent = f"of {result.budget:g} allowed; {words.duration(result.seconds)}"
     return [
         *found,

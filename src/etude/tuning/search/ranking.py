@@ -41,7 +41,9 @@ class Ranking(Generic[E]):
 
         What ranks them is then noise: some tasks learn late, others overfit before they do.
         """
-        return share < 1 and not any(trial.curve().tells(share) for trial in self.here(share))
+        return share < 1 and not any(
+            trial.curve().beats_constant(share) for trial in self.here(share)
+        )
 
     def ranked(self, share: float) -> list[E]:
         """Return those that got to a share of the run, best first; ties go to the lower rate.

@@ -17,7 +17,7 @@ SEEDS = 2
 """Other seeds at most."""
 
 
-def settle(pool: TrialPool, recipe_trials: RecipeTrials, best: Trial) -> Trial:
+def compare_over_seeds(pool: TrialPool, recipe_trials: RecipeTrials, best: Trial) -> Trial:
     """Return the better of the best and the finished rate that ties with it, over several seeds.
 
     Both are run with the next seeds, paired, to three quarters of the run, as far as the budget

@@ -16,7 +16,7 @@ stalls has lost for good what it had learned."""
 
 
 def stalls(curve: Curve, best: Curve, untrained: float) -> bool:
-    """Return whether a rate stands still far behind the best, as far as both were looked at.
+    """Return whether a rate stands still far behind the best, as far as both were evaluated.
 
     That is: after as many updates, `stands_still` says so of its drop from the untrained score,
     and of what it gained over the second half of its way, as shares of the best's drop. Early in
