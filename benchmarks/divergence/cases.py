@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from etude import Recipe, Task, tasks
 from etude.tasks.data import TensorData
 
@@ -53,6 +55,7 @@ class Case:
         data = task.train
         assert isinstance(data, TensorData)
         inputs, targets = data.tensors
+        assert isinstance(targets, Tensor)
         return Task(
             task.model,
             (inputs, self.scale * targets),

@@ -53,6 +53,11 @@ def kept_zoo() -> dict[str, np.ndarray]:
     return _read(ZOO)
 
 
+def _write(path: Path, found: Mapping[str, np.ndarray]) -> None:
+    arrays: dict[str, Any] = dict(found)
+    np.savez_compressed(path, **arrays)
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
@@ -81,7 +86,7 @@ def record_zoo() -> None:
         history = watches[0].report().history
         if history is not None and history.one_loss:
             found[case.name] = history.loss.astype(np.float32)
-    np.savez_compressed(ZOO, **found)
+    _write(ZOO, found)
 
 
 def record() -> Mapping[str, np.ndarray]:
@@ -90,6 +95,6 @@ def record() -> Mapping[str, np.ndarray]:
     for case in cases():
         if case.name not in found:
             found[case.name] = trained(case)
-            np.savez_compressed(KEPT, **{n: v.astype(np.float32) for n, v in found.items()})
+            _write(KEPT, {name: loss.astype(np.float32) for name, loss in found.items()})
             print(case.name, found[case.name].shape[1], found[case.name][0, -3:], flush=True)
     return found

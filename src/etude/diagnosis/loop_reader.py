@@ -88,7 +88,8 @@ class LoopReader:
         self._forward_run: dict[RunQuantity, Value] = {}
         self._reader: ForwardReader | None = None
         self._evaluating = ""
-        self._targets, self._input_layer = TargetReader(), None
+        self._targets = TargetReader()
+        self._input_layer: int | None = None
         self.on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
         self._losses_before = 0

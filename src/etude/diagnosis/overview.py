@@ -80,7 +80,7 @@ def unseen(
             f"The curvature could not be measured: loss() failed with {reader.curvature.error}. "
             "Let it return the loss of the current batch without calling backward."
         )
-    gates = np.isfinite(history.of_layers(Quantity.GATES_SATURATED)).any(0)
+    gates = np.any(np.isfinite(history.of_layers(Quantity.GATES_SATURATED)), axis=0).tolist()
     recurrent = [
         layer.name
         for layer, read in zip(history.layers, gates, strict=True)

@@ -31,6 +31,7 @@ def values_of(axis: str, given: object) -> tuple[Any, ...]:
     >>> values_of("seeds", {"from": 0, "to": 4, "by": 2}), values_of("seeds", 3)
     ((0, 2, 4), (3,))
     """
+    found: tuple[Any, ...]
     if isinstance(given, Mapping) and {"from", "to", "points", "by"} & given.keys():
         found = _range(axis, given)
     elif isinstance(given, Sequence) and not isinstance(given, str):

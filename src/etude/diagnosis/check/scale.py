@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -141,7 +142,7 @@ class Spread(NamedTuple):
         >>> Spread(0.0, 100.0, 100.0, 100.0, 300.0).answered_by(90.0)
         True
         """
-        wanted = (self.mean**2 + self.spread**2) ** 0.5
+        wanted = math.hypot(self.mean, self.spread)
         return ALIKE * wanted <= size <= wanted / ALIKE
 
 

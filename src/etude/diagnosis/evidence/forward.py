@@ -154,12 +154,12 @@ def saturated_gates(name: str, func: Callable[..., Any], args: tuple[Any, ...]) 
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cuDNN's, of weights that lie apart in memory
-        outputs = func(given, begin, own, biases, 1, 0.0, False, False, True)[0]
+        outputs: Tensor = func(given, begin, own, biases, 1, 0.0, False, False, True)[0]
     if name == "rnn_tanh":
-        return (outputs.abs() > BEYOND).float().mean()
+        return _share_beyond(outputs)
     before = torch.cat([state.transpose(0, 1), outputs[:, :-1]], 1)
-    inner = torch.nn.functional.linear(given, own[0], own[2] if biases else None)
-    outer = torch.nn.functional.linear(before, own[1], own[3] if biases else None)
+    inner: Tensor = torch.nn.functional.linear(given, own[0], own[2] if biases else None)
+    outer: Tensor = torch.nn.functional.linear(before, own[1], own[3] if biases else None)
     if name == "lstm":
         i, f, g, o = (inner + outer).chunk(4, -1)
         sized = [torch.tanh(one / 2) for one in (i, f, o)] + [torch.tanh(g)]
@@ -167,4 +167,9 @@ def saturated_gates(name: str, func: Callable[..., Any], args: tuple[Any, ...]) 
         (r, z, n), (hr, hz, hn) = inner.chunk(3, -1), outer.chunk(3, -1)
         reset = torch.sigmoid(r + hr)
         sized = [torch.tanh((r + hr) / 2), torch.tanh((z + hz) / 2), torch.tanh(n + reset * hn)]
-    return (torch.stack(sized).abs() > BEYOND).float().mean()
+    return _share_beyond(torch.stack(sized))
+
+
+def _share_beyond(values: Tensor) -> Tensor:
+    share: Tensor = (values.abs() > BEYOND).float().mean()
+    return share
