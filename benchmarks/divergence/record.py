@@ -14,6 +14,7 @@ import etude
 from benchmarks import doctor
 from benchmarks.divergence.cases import Case, cases
 from etude import Observer
+from etude.diagnosis.training_watch import TrainingWatch
 from etude.training.clipping import gradient_norm
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -71,7 +72,7 @@ def record_zoo() -> None:
     for case in doctor.cases(doctor.OPEN, (0,)):
         if case.cause:
             continue
-        watches: list[etude.diagnosis.watch.TrainingWatch] = []
+        watches: list[TrainingWatch] = []
 
         @contextmanager
         def watcher(

@@ -304,15 +304,7 @@ def listen_to_backward(listener: BackwardListener) -> Callable[[], None]:
 
 
 def kept_for_backward(node: Any, name: str) -> Any:
-    """Return what a node of the graph keeps for its backward pass.
-
-    Args:
-        node: The node, a tensor's `grad_fn`.
-        name: What the operation calls it, such as 'self', 'target' or 'result'.
-
-    Returns:
-        The value; None if the node keeps none of that name, or has released it.
-    """
+    """Return what a node, a tensor's `grad_fn`, keeps under a name such as 'target'; or None."""
     try:
         return getattr(node, f"_saved_{name}", None)
     except RuntimeError:  # a backward pass was made already

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.diagnosis.statistics import MOST, Entries, Layout
+from etude.diagnosis.statistics import MOST, Entries, EntryLayout
 
 shapes = st.lists(st.integers(1, 12), min_size=0, max_size=4).map(tuple)
 
 
 def norms(tensors, given_=None):
     """Return the norms of tensors whose layout is that of others of the same shapes."""
-    layout = Layout(tensors)
+    layout = EntryLayout(tensors)
     held = Entries(layout)
     held.copy(range(len(tensors)), tensors if given_ is None else given_)
     found = layout.norms([held.rows, 2 * held.rows])

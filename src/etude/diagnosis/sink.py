@@ -48,7 +48,7 @@ def listed_sinks(sink: Any) -> tuple[Sink, ...]:
     return listed
 
 
-class Feed:
+class SinkFeed:
     """Gives a sink what is new. A sink that fails is warned of, and left alone from then on.
 
     Args:

@@ -81,7 +81,7 @@ class Entries:
         layout: Where they lie.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: EntryLayout) -> None:
         self.layout = layout
         self.rows = torch.zeros(layout.size, WIDTH, dtype=layout.dtype, device=layout.device)
         flat = self.rows.view(-1)
@@ -126,7 +126,7 @@ class Entries:
         part.mul_(math.sqrt(known / max(1, len(values))) / self.layout.scales[place])
 
 
-class Layout:
+class EntryLayout:
     """Where the entries read of some tensors lie in a buffer, and how their norms are taken.
 
     Args:
@@ -141,7 +141,7 @@ class Layout:
         plans: The shape of each tensor, and the distance between two blocks of a contiguous one; 0
             if all of it is read. None instead of a shape where it is not real.
 
-    >>> layout = Layout([torch.zeros(3), torch.zeros(100, 100)])
+    >>> layout = EntryLayout([torch.zeros(3), torch.zeros(100, 100)])
     >>> held = Entries(layout)
     >>> held.copy([0, 1], [torch.ones(3), torch.full((100, 100), 2.0)])
     >>> found = layout.norms([held.rows])[0]

@@ -14,7 +14,7 @@ from etude.diagnosis.clearing import Clearing
 from etude.diagnosis.layers import LayerTable
 from etude.diagnosis.losses import Loss
 from etude.diagnosis.sample import ALL, FIRST, Norms, Sample
-from etude.diagnosis.statistics import Entries, Layout
+from etude.diagnosis.statistics import Entries, EntryLayout
 
 
 class OptimizerTrack:
@@ -51,7 +51,7 @@ class OptimizerTrack:
         numbers = [i for i, holder in enumerate(holders) if holder in wanted]
         self._numbers = np.array(numbers, np.int64)
         self._tensors = [self._table.tensors[i] for i in numbers]
-        self._layout = Layout(self._tensors)
+        self._layout = EntryLayout(self._tensors)
         self._scales = np.array(self._layout.scales)
         self._backward, self._before, self._after = (Entries(self._layout) for _ in range(3))
         self._gradients, self._last_gradients = Entries(self._layout), Entries(self._layout)

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.diagnosis.history import History
 from etude.diagnosis.sink import Sink, listed_sinks
-from etude.diagnosis.watch import TrainingWatch, checked_period
+from etude.diagnosis.training_watch import TrainingWatch
+from etude.diagnosis.watch import checked_period
 
 
 class Watching:

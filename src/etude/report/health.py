@@ -41,7 +41,8 @@ def sections(record: Record) -> tuple[Section, ...]:
         return ()
     if found is None:
         return ()
-    said = tuple(map(str, found.findings)) or (_quiet(found),)
+    judged = () if found.verdict is None or not found.verdict.faulty else (str(found.verdict),)
+    said = (*judged, *map(str, found.findings)) or (_quiet(found),)
     unseen = tuple(found.unseen)
     looked = f"Looked at: {'; '.join(found.seen)}." if found.seen else ""
     told = Section(

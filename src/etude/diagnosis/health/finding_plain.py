@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from etude.diagnosis.finding import Cause, Diagnosis, Finding, Symptom
+from etude.diagnosis.finding import Cause, Diagnosis, Finding, Symptom, Verdict
 from etude.diagnosis.history import History
 from etude.errors import StorageError, shown
 
@@ -21,6 +21,30 @@ def diagnosis_of(plain: Mapping[str, Any], history: History | None = None) -> Di
         seen=tuple(plain["seen"]),
         unseen=tuple(plain["unseen"]),
         history=history,
+        verdict=None if plain.get("verdict") is None else verdict_of(plain["verdict"]),
+    )
+
+
+def verdict_of(plain: Mapping[str, Any]) -> Verdict:
+    """Return the verdict that `Verdict.to_dict` made plain.
+
+    Raises:
+        StorageError: If it names a symptom or cause that is not known.
+
+    >>> one = Verdict(True, Cause.LR_TOO_LOW, 0.84, ranked=((Cause.LR_TOO_LOW, 0.84),))
+    >>> verdict_of(one.to_dict()) == one
+    True
+    """
+    return Verdict(
+        plain["faulty"],
+        None if plain["cause"] is None else _cause(plain["cause"]),
+        plain["probability"],
+        ranked=tuple((_cause(one["cause"]), one["probability"]) for one in plain["ranked"]),
+        evidence=tuple(plain["evidence"]),
+        follows=tuple(_symptom(word) for word in plain["follows"]),
+        layer=plain["layer"],
+        step=plain["step"],
+        reliability=plain["reliability"],
     )
 
 
@@ -49,6 +73,20 @@ def _what(word: str) -> Symptom | Cause:
         if word in {one.value for one in kind}:
             return kind(word)
     raise StorageError(f"{shown(word)} is no symptom and no cause that this version knows")
+
+
+def _cause(word: str) -> Cause:
+    found = _what(word)
+    if not isinstance(found, Cause):
+        raise StorageError(f"{shown(word)} is a symptom, where a cause should stand")
+    return found
+
+
+def _symptom(word: str) -> Symptom:
+    found = _what(word)
+    if not isinstance(found, Symptom):
+        raise StorageError(f"{shown(word)} is a cause, where a symptom should stand")
+    return found
 
 
 def _evidence(value: float | str) -> float | str:

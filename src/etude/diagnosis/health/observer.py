@@ -19,7 +19,8 @@ from etude.diagnosis.health.of_run import found_in, learned_nothing
 from etude.diagnosis.health.read import NAME, UNWATCHED
 from etude.diagnosis.history import Floats, History, Steps
 from etude.diagnosis.sink import Sink, listed_sinks
-from etude.diagnosis.watch import TrainingWatch, checked_period
+from etude.diagnosis.training_watch import TrainingWatch
+from etude.diagnosis.watch import checked_period
 from etude.training.observer import Observer
 from etude.training.state import RunState
 

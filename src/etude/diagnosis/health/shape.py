@@ -20,9 +20,31 @@ class FindingShape(TypedDict):
     evidence: dict[str, Number | Text]
 
 
+class RankedShape(TypedDict):
+    """One of the likeliest causes; see `Verdict.to_dict`."""
+
+    cause: Text
+    probability: Number
+
+
+class VerdictShape(TypedDict):
+    """See `Verdict.to_dict`."""
+
+    faulty: bool
+    cause: Text | None
+    probability: Number
+    ranked: list[RankedShape]
+    evidence: list[Text]
+    follows: list[Text]
+    layer: Text | None
+    step: Step | None
+    reliability: Text
+
+
 class DiagnosisShape(TypedDict):
     """See `Diagnosis.to_dict`; more keys do no harm."""
 
+    verdict: NotRequired[VerdictShape | None]
     findings: list[FindingShape]
     seen: list[Text]
     unseen: list[Text]

@@ -30,7 +30,7 @@ level."""
 
 
 @dataclass(frozen=True)
-class Rise:
+class LossRise:
     """A rise of the loss that warns of a divergence.
 
     Attributes:
@@ -78,7 +78,7 @@ class LossLevels:
     """
 
     def __init__(self) -> None:
-        self.rise: Rise | None = None
+        self.rise: LossRise | None = None
         self._levels: list[float] = []
         self._lowest = math.inf
         self._start = math.nan
@@ -110,7 +110,7 @@ class LossLevels:
         if len(levels) >= 2:  # the last two are judged against the lowest level before them
             self._lowest = min(self._lowest, levels[-2])
 
-    def _judge(self, level: float, before: Sequence[float]) -> Rise | None:
+    def _judge(self, level: float, before: Sequence[float]) -> LossRise | None:
         near = before[-NEAR:]
         rise = level - self._lowest
         learned = max(abs(self._start - self._lowest), abs(self._start) / 2)
@@ -127,7 +127,7 @@ class LossLevels:
         if not level - usual > DEVIATIONS * noise:
             return None
         deviations = (level - usual) / noise if noise > 0 else math.inf
-        return Rise(self._read - 1, level, usual, self._lowest, deviations)
+        return LossRise(self._read - 1, level, usual, self._lowest, deviations)
 
 
 def coming_divergence(history: History) -> list[Finding]:
@@ -143,7 +143,7 @@ def coming_divergence(history: History) -> list[Finding]:
     return [] if levels.rise is None else [warning(levels.rise)]
 
 
-def warning(rise: Rise) -> Finding:
+def warning(rise: LossRise) -> Finding:
     """Return a rise as a finding."""
     return Finding(
         Symptom.DIVERGING,
