@@ -194,7 +194,10 @@ def test_a_leader_that_overfits_gives_way_to_the_rate_its_turn_points_to(
     """The rates begin around one that leads early, `ahead` decades above the best.
 
     With less than two runs the turn must show by a quarter of the run; with two to three the
-    curve that turned may be dropped before the next comparison.
+    curve that turned may be dropped before the next comparison. With three to three and a half
+    a leader may turn after the last comparison: a lower rate is seen then, but what is left does
+    not pay for its run (ahead = 0.6875, width = 0.5, constant rate: 0.49 decades at 3 runs, 0.02 at
+    3.5).
     """
     exposure = Exposure.of(schedule, 1000)
     beyond = ahead + math.log10(exposure.behind(1 / 4))
@@ -202,7 +205,7 @@ def test_a_leader_that_overfits_gives_way_to_the_rate_its_turn_points_to(
     score, training = flow(0.0, width, exposure)
     of = Formula(budget, score, training, exposure=exposure)
     best = search(of, centre=ahead)
-    assert abs(math.log10(best.lr)) <= (ahead + 0.01 if 2 <= budget < 3 else 0.45)
+    assert abs(math.log10(best.lr)) <= (ahead + 0.01 if 2 <= budget < 3.5 else 0.45)
 
 
 brief = st.floats(1.2, 1.74)
