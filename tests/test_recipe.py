@@ -271,7 +271,7 @@ CHANGED = {
     "lr_mult": {"0.*": 0.5},
     "clip_adaptive": 1e-3,
     "clip_percentile": 50.0,
-    "spikes": "zclip(z=0.01, warmup=2)",
+    "spikes": "zclip(z=0.01, warmup=5)",
     "l1": 1e-3,
     "l2": 1e-3,
     "activity": 1e-3,

@@ -32,6 +32,9 @@ BUSY_SECONDS = 1.0
 LARGEST_VALUE = 2**26
 """The size in bytes of the largest value that is read from SQLite."""
 
+_PAUSES = random.Random()
+"""Our own random numbers: those of the user's program are left alone."""
+
 READS = "etude_reads"
 """The execution option of a transaction that only reads."""
 
@@ -112,7 +115,7 @@ class Connector:
                     raise self._gave_up(error, patience) from error
             except SQLAlchemyError as error:
                 raise told(error, self.place) from error
-            time.sleep(pause * random.uniform(0.5, 1.5))
+            time.sleep(pause * _PAUSES.uniform(0.5, 1.5))
             pause = min(2 * pause, 0.5)
 
     def _gave_up(self, error: DBAPIError, patience: float) -> StorageError:
