@@ -91,7 +91,7 @@ def test_nothing_is_recommended_where_nothing_helps() -> None:
 def test_a_remedy_drawn_at_random_says_where_the_cause_may_be_another() -> None:
     seeds = (
         repair(TASK, SLOW.replace(seed=seed), ["too_little_regularisation"], progress=False)
-        for seed in range(8)
+        for seed in range(14, 30)
     )
     found = next(one for one in seeds if one.chance_is_better)
     drawn = next(attempt for attempt in found.attempts if attempt.drawn)
