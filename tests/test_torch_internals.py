@@ -206,6 +206,9 @@ class Heard:
     def after_backward(self, tensors: Any) -> None:
         self.calls.append(("after", tensors))
 
+    def backward_failed(self):
+        self.calls.append(("failed", None))
+
     def scaled(self, given: Any, result: Any) -> None:
         self.calls.append(("scaled", (given, result)))
 
@@ -260,7 +263,7 @@ def test_a_failed_backward_pass_has_no_end():
             torch.zeros(1).backward()
     finally:
         remove()
-    assert [name for name, _ in heard.calls] == ["before"]
+    assert [name for name, _ in heard.calls] == ["before", "failed"]
 
 
 def test_a_function_that_someone_else_put_around_ours_stays():
