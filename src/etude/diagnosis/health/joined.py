@@ -59,10 +59,11 @@ def joined(earlier: History, later: History) -> History:
         if one.name in OF_EACH_UPDATE or not isinstance(after, np.ndarray):
             continue
         if one.name.startswith("parameter_"):
+            before = before.reshape(earlier.samples, len(earlier.parameters))
             after = after.reshape(later.samples, len(parameters))
             found[one.name] = whole(before, after, at_parameters)
         elif len(after) == later.samples and one.name != "steps":
-            if before.shape[1:] != after.shape[1:]:
+            if before.shape != (earlier.samples, *after.shape[1:]):
                 before = np.full((earlier.samples, *after.shape[1:]), np.nan)
             found[one.name] = whole(before, after, None)
     return replace(later, layers=_described(earlier, later), **found)

@@ -74,7 +74,7 @@ class LossLevels:
     True
     >>> levels.follow(falling + [0.1 * 1.1**t for t in range(20)])
     >>> levels.rise.update
-    119
+    114
     """
 
     def __init__(self) -> None:
