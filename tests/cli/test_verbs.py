@@ -71,7 +71,7 @@ def test_tune_fills_the_run_folder(etude):
     folder = Path("run")
     names = {path.name for path in folder.iterdir()}
     promised = {"recipe.toml", "record.json", "series.safetensors", "model.safetensors"}
-    assert promised | {"report.html", "tuning.json", "task.json", "trials"} == names
+    assert promised | {"report.html", "tuning.json", "task.json", "notes.json", "trials"} == names
     best = TuneResult.load(folder)
     assert Recipe.load(folder / "recipe.toml") == best.recipe
     assert best.record.status == "finished"

@@ -48,9 +48,10 @@ class WatchObserver(Observer):
 
     >>> import etude, torch
     >>> x = torch.linspace(-1, 1, 64)[:, None]
-    >>> task = etude.Task(torch.nn.Linear(1, 1), (x, 3 * x), loss=torch.nn.functional.mse_loss)
+    >>> loss = torch.nn.functional.mse_loss
+    >>> task = etude.Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=loss)
     >>> watching = WatchObserver()
-    >>> recipe = etude.Recipe(lr=0.1, steps=20, batch_size=16)
+    >>> recipe = etude.Recipe(lr=0.1, steps=60, batch_size=16)
     >>> record = etude.train(task, recipe, observers=[watching])
     >>> print(watching.report())
     healthy

@@ -27,8 +27,8 @@ def health_of(record: Record) -> Diagnosis | None:
     >>> from etude import Recipe, Task
     >>> from etude.diagnosis.health.watched import train
     >>> x = torch.linspace(-1, 1, 64)[:, None]
-    >>> task = Task(torch.nn.Linear(1, 1), (x, 3 * x), loss=torch.nn.functional.mse_loss)
-    >>> record = train(task, Recipe(lr=0.1, steps=20, batch_size=16), watch=True)
+    >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=torch.nn.functional.mse_loss)
+    >>> record = train(task, Recipe(lr=0.1, steps=60, batch_size=16), watch=True)
     >>> print(health_of(record))
     healthy
     """
