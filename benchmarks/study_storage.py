@@ -29,6 +29,7 @@ import numpy as np
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
+from benchmarks import arguments
 from etude.recipe import Recipe
 from etude.record import Cost, Evaluation, Record, Status
 from etude.storage.study import StoredStudy, StudyDatabase, TrialResult
@@ -177,6 +178,7 @@ def table(content: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, and write the page."""
+    arguments.read(__doc__)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
