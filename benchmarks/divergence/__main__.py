@@ -7,19 +7,16 @@ python -m benchmarks.divergence zoo      # first record the healthy open program
 
 from __future__ import annotations
 
-import argparse
-
+from benchmarks import arguments
 from benchmarks.divergence.record import record, record_zoo
 from benchmarks.divergence.score import write
 
+RECORDERS = {"record": record, "zoo": record_zoo}
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("parts", nargs="*", choices=("record", "zoo"), default=[])
-    given = parser.parse_args()
-    if "record" in given.parts:
-        record()
-    if "zoo" in given.parts:
-        record_zoo()
+    parts, _ = arguments.read(__doc__, names="part")
+    for part in parts:
+        if part not in RECORDERS:
+            raise SystemExit(f"unknown part {part!r}: give record or zoo")
+        RECORDERS[part]()
     write()
