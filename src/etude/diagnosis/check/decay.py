@@ -13,14 +13,19 @@ PART, MOST = 0.1, 100.0
 """A decay is too strong if it shrinks weights by a factor of e within this part of the run, and
 within so many updates."""
 
+USUAL, USUAL_DECOUPLED = 1e-2, 0.1
+"""The largest usual decays. Where one of these shrinks the weights too fast, the rate does."""
+
 
 def decay(subject: Subject) -> Look:
     """Look for a weight decay that shrinks the weights within few updates.
 
         1 / (η λ) < min(updates / 10, 100)
 
-    η is the recipe's rate. Of adaptive optimizers to whose gradient the decay is added, such as
-    Adam, this says nothing, so that they are left out. Usual values are 10,000 updates and more.
+    η is the recipe's rate. A decay λ of up to 0.01, or 0.1 where it is decoupled as in AdamW, is
+    not named: with it the rate is at fault. Of adaptive optimizers to whose gradient the decay is
+    added, such as Adam, this says nothing, so that they are left out. Usual values are 10,000
+    updates and more.
 
     Cost: none.
     """
@@ -30,7 +35,7 @@ def decay(subject: Subject) -> Look:
     decays = [
         p.decay
         for p in table.parameters()
-        if p.decay > 0
+        if p.decay > (USUAL_DECOUPLED if p.decoupled else USUAL)
         and p.optimizer is not None
         and (p.decoupled or not is_adaptive([run.optimizer]))
     ]

@@ -194,8 +194,11 @@ def decay_too_strong(history: History) -> list[Finding]:
     makes up a third of what moves a layer's weights (see `decay_shares`). An adaptive optimizer to
     whose gradient the decay is added, such as Adam, divides by the size of both, so that the rate
     says nothing: there, it must be larger than the loss's gradient in half of the layers. In both
-    cases the loss is above 80% of that of the best constant output.
+    cases the loss is above 80% of that of the best constant output. A decay of up to 0.01, or 0.1
+    where it is decoupled as in AdamW, is not named: with it the rate is at fault.
     """
+    if not any(p.decay > (0.1 if p.decoupled else 0.01) for p in history.parameters):
+        return []
     shares = decay_shares(history)
     known = shares[np.isfinite(shares)]
     if not len(known) or not learns_little(history):

@@ -125,7 +125,9 @@ def _zero(value: float) -> float:
 
 HINTS: Mapping[Cause, Hint] = MappingProxyType(
     {
-        Cause.LR_TOO_HIGH: _most(_shape("ratio", -1.5, 0.0), _shape("rise", 0.0, 1.0)),
+        Cause.LR_TOO_HIGH: _most(
+            _shape("ratio", -1.5, 0.0), _shape("rise", 0.0, 1.0), _measure("rate", 2.0, 3.5)
+        ),
         Cause.LR_TOO_LOW: lambda known, shape: ramp(-shape.moved, -0.3, 1.5),
         Cause.WARMUP_MISSING: _shape("jump", 0.05, 0.7),
         Cause.BAD_INITIALISATION: _most(

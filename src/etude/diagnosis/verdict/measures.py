@@ -12,6 +12,7 @@ from etude import optimizers
 from etude.diagnosis.check.checks import apart
 from etude.diagnosis.check.scale import Spread, first_input
 from etude.diagnosis.check.subject import Rows, Subject, prepare
+from etude.diagnosis.remedies.edits import usual_rate
 from etude.diagnosis.track import is_adaptive
 from etude.diagnosis.verdict.neighbours import Neighbours, neighbours
 from etude.errors import EtudeError
@@ -48,6 +49,7 @@ class Measures:
         weights: log10 of the size of a layer's weights over that of weights that the layer draws
             itself, where it is furthest from 0.
         layer: The layer of `weights`.
+        rate: log10 of the rate over the one at which a search for this optimizer begins.
         decay: The rate times the weight decay, summed over the run.
         penalty: The weight decay, where an adaptive optimizer adds it to the gradient.
         within: How well validation samples are told from the other validation samples that are
@@ -69,6 +71,7 @@ class Measures:
     targets: float = NAN
     weights: float = NAN
     layer: str = ""
+    rate: float = NAN
     decay: float = NAN
     penalty: float = NAN
     within: float = NAN
@@ -120,6 +123,7 @@ def _measured(subject: Subject) -> Measures:
         targets=_targets(subject),
         weights=weights,
         layer=layer,
+        rate=math.log10(recipe.lr / usual_rate(task, recipe).lr),
         decay=(decay + float(recipe.l2 or 0.0)) * recipe.lr * updates,
         penalty=decay if recipe.optimizer.name in COUPLED else 0.0,
         within=known.within,

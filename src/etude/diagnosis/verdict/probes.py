@@ -12,6 +12,7 @@ import torch
 
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.remedies.candidates import Candidate, Candidates
+from etude.diagnosis.remedies.edits import rate_times
 from etude.diagnosis.remedies.remedy import Remedy
 from etude.diagnosis.remedies.table import REMEDIES
 from etude.diagnosis.verdict.measures import Measures
@@ -50,6 +51,8 @@ def _same_updates(factor: float) -> Callable[[Task, Recipe], Recipe | None]:
 
 LARGER = Remedy("batch x 4, as many updates", "Use batches four times as large", _same_updates(4.0))
 
+MUCH_LOWER = Remedy("rate / 1000", "Divide the learning rate by 1,000", rate_times(1 / 1000))
+
 
 @dataclass(frozen=True)
 class Question:
@@ -78,6 +81,8 @@ def _far(value: float, bound: float) -> bool:
 QUESTIONS: tuple[Question, ...] = (
     Question(REMEDIES["rate / 10"], (Cause.LR_TOO_HIGH,)),
     Question(REMEDIES["rate x 10"], (Cause.LR_TOO_LOW,)),
+    Question(REMEDIES["rate / 100"], (Cause.LR_TOO_HIGH,), lambda m: m.rate > 1.5),
+    Question(MUCH_LOWER, (Cause.LR_TOO_HIGH,), lambda m: m.rate > 2.5),
     Question(REMEDIES["no output function"], (Cause.WRONG_LOSS_OR_OUTPUT, Cause.WRONG_LAST_LAYER)),
     Question(REMEDIES["less regularisation"], (Cause.TOO_MUCH_REGULARISATION,)),
     Question(
@@ -111,13 +116,17 @@ FURTHER = {
 WORSE = {"clip 90%": Question(REMEDIES["clip 1"], (Cause.MISSING_CLIPPING,))}
 """What is asked too, beside a probe, where the run is no better than a constant at its end."""
 
+EVERY = (*QUESTIONS, *FURTHER.values(), *WORSE.values())
+
 CAUSES: Mapping[str, tuple[Cause, ...]] = MappingProxyType(
-    {
-        question.remedy.name: question.causes
-        for question in (*QUESTIONS, *FURTHER.values(), *WORSE.values())
-    }
+    {question.remedy.name: question.causes for question in EVERY}
 )
 """The causes that each probe would remove, by the probe's name."""
+
+CHANGES: Mapping[str, Remedy] = MappingProxyType(
+    {question.remedy.name: question.remedy for question in EVERY}
+)
+"""What each probe changes, by its name."""
 
 
 @dataclass(frozen=True)
@@ -286,6 +295,7 @@ class _Probing:
         entered.advance(made, SHORT)
         short = [self.probe(one, SHORT, mark) for one in made]
         asked = [FURTHER[p.name] for p in short if p.name in FURTHER and p.gain > WORTH]
+        asked = [question for question in asked if question.remedy not in remedies]
         if self.by_goal.error(self.final) >= 1.0:
             asked += [WORSE[p.name] for p in short if p.name in WORSE]
         more = self.enter([question.remedy for question in asked])

@@ -8,11 +8,10 @@ from types import MappingProxyType
 
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.history import History
-from etude.diagnosis.remedies.table import REMEDIES
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.hints import hints
 from etude.diagnosis.verdict.measures import Measures
-from etude.diagnosis.verdict.probes import CAUSES, LARGER, SHORT, WORTH
+from etude.diagnosis.verdict.probes import CAUSES, CHANGES, SHORT, WORTH
 from etude.diagnosis.verdict.shape import Shape, shape_of
 
 ENOUGH = 0.3
@@ -122,7 +121,7 @@ def _probed(known: Evidence, cause: Cause) -> list[str]:
     if not gained:
         return []
     best = max(gained, key=lambda p: (p.share, p.gain))
-    remedy = LARGER if best.name == LARGER.name else REMEDIES[best.name]
+    remedy = CHANGES[best.name]
     when = "a quarter of the run" if best.share == SHORT else "the run"
     if math.isnan(best.before) or not best.loss < best.before:
         return [f"{remedy.text}: the error is lower after {when}."] if best.gain > WORTH else []
