@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ import torch
 
 from etude.diagnosis.finding import Finding
 from etude.diagnosis.health.finding_plain import finding_of
-from etude.diagnosis.history import Floats, History, LayerInfo, ParameterInfo
+from etude.diagnosis.health.shape import TreeShape
+from etude.diagnosis.history import Floats, History, LayerInfo, OutputFault, ParameterInfo
+from etude.errors import StorageError, shown
 from etude.record import from_json, to_json
+from etude.record_shape import refuse_other
 
 MOST_ROWS, MOST_NUMBERS = 200, 50_000
 """The largest number of sampled updates, and of numbers, that a record keeps."""
@@ -37,14 +40,58 @@ def _tree(value: Any) -> Any:
     if isinstance(value, Finding):
         return {FINDING: value.to_dict()}
     if isinstance(value, tuple):
-        return [asdict(one) if is_dataclass(one) else one for one in value]  # type: ignore[arg-type]
+        return [_plain(one) for one in value]
     return value
 
 
+def _plain(value: Any) -> Any:
+    """Return one entry of a tuple as JSON can hold it."""
+    if isinstance(value, LayerInfo):
+        return _layer_plain(value)
+    if isinstance(value, ParameterInfo):
+        return asdict(value)
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def from_tree(tree: Mapping[str, Any]) -> History:
-    """Return the history that `to_tree` took apart; fields that are not known are left out."""
+    """Return the history that `to_tree` took apart; fields that are not known are left out.
+
+    Raises:
+        StorageError: If a value is of another type, or an array of another shape: a checkpoint may
+            come from an unknown source.
+    """
+    fault = tree.get("output_fault")
+    scalars = {**tree, "output_fault": tuple(fault) if isinstance(fault, list) else fault}
+    refuse_other(scalars, TreeShape)
     known = {one.name for one in fields(History)}
-    return History(**{name: _back(name, v) for name, v in tree.items() if name in known})
+    found = History(**{name: _back(name, v) for name, v in tree.items() if name in known})
+    _refuse_arrays(found)
+    return found
+
+
+def _refuse_arrays(found: History) -> None:
+    """Raise for arrays of another type or shape than a history has.
+
+    Raises:
+        StorageError: If there is one; the message names it.
+    """
+    arrays: dict[str, tuple[Any, type, int]] = {
+        "steps": (found.steps, np.int64, 1),
+        "loss": (found.loss, np.float64, 1),
+        "lr": (found.lr, np.float64, 1),
+    }
+    rows = {f"readings {q}": (v, np.float64, 2) for q, v in found.readings.items()}
+    rows |= {f"run_readings {q}": (v, np.float64, 1) for q, v in found.run_readings.items()}
+    for one in fields(History):
+        if one.name.startswith("parameter_") or one.name == "target_means":
+            rows[one.name] = getattr(found, one.name), np.float64, 2
+    for name, (value, kind, axes) in (arrays | rows).items():
+        if not isinstance(value, np.ndarray) or value.dtype != kind or value.ndim != axes:
+            raise StorageError(f"its {shown(name)} is no array of {axes} axes of {kind.__name__}")
+    for name, (value, _, _) in rows.items():
+        wide = len(found.layers) if name.startswith("readings ") else None
+        if len(value) not in (found.samples, 0) or (wide is not None and value.shape[1] != wide):
+            raise StorageError(f"its {shown(name)} has the shape {value.shape}")
 
 
 def _back(name: str, value: Any) -> Any:
@@ -58,6 +105,8 @@ def _back(name: str, value: Any) -> Any:
         return tuple(_layer(one) for one in value)
     if name == "parameters":
         return tuple(ParameterInfo(**_known(ParameterInfo, one)) for one in value)
+    if name == "output_fault" and value is not None:
+        return OutputFault(*value)
     return tuple(value) if isinstance(value, list) else value
 
 

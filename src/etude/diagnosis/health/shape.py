@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NotRequired
+from typing import Annotated, Any, NotRequired
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from etude.record_shape import Number, Step, Text
@@ -73,6 +74,37 @@ class HistoryShape(TypedDict):
     layers: list[LayerShape]
     readings: dict[str, list[list[Number]]]
     run_readings: dict[str, list[Number]]
+
+
+class ParameterShape(TypedDict):
+    """See `ParameterInfo`; more keys do no harm."""
+
+    name: Text
+    layer: Step
+    optimizer: Step | None
+    trainable: bool
+
+
+class TreeShape(TypedDict):
+    """See `history_tree.to_tree`; arrays are looked at where they are read."""
+
+    updates: Step
+    layers: list[LayerShape]
+    parameters: list[ParameterShape]
+    readings: dict[str, Any]
+    run_readings: dict[str, Any]
+    one_loss: bool
+    adaptive: bool
+    broken_from: Step | None
+    evaluating_layer: Text
+    stuck: bool
+    period: Annotated[int, Field(ge=1, le=2**53)]
+    overhead: float
+    ended: NotRequired[bool]
+    optimizers: NotRequired[list[Text]]
+    loss_name: NotRequired[Text]
+    input_layer: NotRequired[Step | None]
+    output_fault: NotRequired[tuple[Text, Text, dict[str, Number | Text], Text] | None]
 
 
 class HealthShape(TypedDict):
