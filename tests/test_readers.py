@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import mse_loss
 
 from etude import Recipe, Record, Task, train, tune
-from etude.errors import EtudeError
+from etude.errors import EtudeError, StorageError
 from etude.tuning.result import TuneResult
 from tests.fuzz import damaged_bytes, damaged_json
 
@@ -210,3 +210,19 @@ def test_a_trial_is_not_read_from_outside_the_folder(kept, tmp_path):
         damage.write(json.dumps(table))
         with pytest.raises(EtudeError, match="is outside the folder"):
             TuneResult.load(damage.folder)
+
+
+@pytest.mark.parametrize("part", ["loss", "parts", "metric", "metric_parts", "weight"])
+def test_an_evaluation_of_other_than_numbers_is_refused(kept, tmp_path, part):
+    (found,) = (p.name for p in (kept / "run/checkpoints").glob("step-*20.json"))
+    damage = Damage(kept / "run", tmp_path / "copy", f"checkpoints/{found}")
+    for other in damage.folder.glob("checkpoints/*"):
+        if other.stem != damage.path.stem:
+            other.unlink()
+    content = json.loads(damage.valid)
+    evaluations = content["body"]["state"]["evaluations"]
+    one = evaluations[0]
+    one[part] = ["items"] if part.endswith("parts") else "items"
+    folder = damage.write(sealed(json.dumps(content)))
+    with pytest.raises(StorageError, match="damaged"):
+        train(line(), folder=folder, resume=True)

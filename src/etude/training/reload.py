@@ -134,7 +134,8 @@ def _check_plain(state: Mapping[str, Any]) -> None:
     if not all(_whole(place[name]) for name in ("epoch", "batch")):
         raise StorageError(f"the checkpoint is damaged: its place is {shown(place)}")
     for one in state["evaluations"]:
-        numbers = [one["loss"], *one["parts"], *(() if one["metric"] is None else [one["metric"]])]
+        known = (one[name] for name in ("metric", "weight") if one.get(name) is not None)
+        numbers = [one["loss"], *one["parts"], *(one.get("metric_parts") or ()), *known]
         if not _whole(one["step"]) or not all(_real(number) for number in numbers):
             raise StorageError(f"the checkpoint is damaged: an evaluation is {shown(one)}")
     for name in ("parts", "metric_parts"):
