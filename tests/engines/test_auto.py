@@ -143,7 +143,7 @@ class TestChoice:
             begun.append(run)
             return time_first_updates(call, run)
 
-        monkeypatch.setattr(module, "begin", noted)
+        monkeypatch.setattr(module, "time_first_updates", noted)
         of = task()
         with AutoEngine(2, exact=True) as engine:
             for _ in range(3):
