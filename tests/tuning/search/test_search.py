@@ -208,6 +208,15 @@ def test_a_leader_that_overfits_gives_way_to_the_rate_its_turn_points_to(
     assert abs(math.log10(best.lr)) <= (ahead + 0.01 if 2 <= budget < 3.5 else 0.45)
 
 
+@pytest.mark.xfail(strict=True, reason="what is left after the last pause pays for no lower rate")
+def test_at_three_runs_too_a_leader_that_turns_late_gives_way():
+    """The law above from 3 runs on, where it does not hold yet: 0.49 decades instead of 0.45."""
+    exposure = Exposure.of(constant(), 1000)
+    score, training = flow(0.0, 0.5, exposure)
+    best = search(Formula(3.0, score, training, exposure=exposure), centre=0.6875)
+    assert abs(math.log10(best.lr)) <= 0.45
+
+
 brief = st.floats(1.2, 1.74)
 """Budgets that compare rates at one pause only."""
 
