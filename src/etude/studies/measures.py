@@ -125,23 +125,3 @@ def optimum(lrs: ArrayLike, losses: ArrayLike, *, share: float = 0.9) -> Optimum
 def _interval(values: NDArray[np.float64], share: float) -> tuple[float, float]:
     ends = np.quantile(values, [(1 - share) / 2, (1 + share) / 2], method="nearest")
     return float(ends[0]), float(ends[1])
-
-
-def mean_interval(values: ArrayLike, *, share: float = 0.9) -> tuple[float, float]:
-    """Return the interval of a mean over seeds, by drawing them again.
-
-    Args:
-        values: (seeds,) finite numbers.
-        share: The share of the interval.
-
-    Returns:
-        Its ends; NaN if there is no value.
-
-    >>> mean_interval([1.0, 1.0, 1.0])
-    (1.0, 1.0)
-    """
-    found = np.asarray(values, float)
-    if not len(found):
-        return float("nan"), float("nan")
-    draws = np.random.default_rng(0).integers(len(found), size=(RESAMPLES, len(found)))
-    return _interval(found[draws].mean(1), share)
