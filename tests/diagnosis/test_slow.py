@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 
 import etude
 from etude import Recipe, Task
-from etude.diagnosis.finding import Symptom
+from etude.diagnosis.finding import Cause, Symptom
 from etude.diagnosis.history import History, LayerInfo, Quantity, RunQuantity
+from etude.diagnosis.symptoms.constant_loss import no_better_than_constant
 from etude.diagnosis.symptoms.progress import FEWEST, moved, slow
 from tests.diagnosis.programs import classes, fit, net
 from tests.helpers import mlp
@@ -33,6 +34,19 @@ def history(loss, lr=None, ratio=1e-4, over=None) -> History:
 
 def noise(count: int, size: float = 0.01):
     return size * np.random.default_rng(0).normal(size=count)
+
+
+def ended(loss) -> History:
+    """A run that is over, whose targets have mean 0 and variance 1."""
+    run = history(loss)
+    each = np.ones(run.samples)
+    readings = {
+        RunQuantity.TARGET_WITHIN: each, RunQuantity.TARGET_COUNT: 64 * each,
+        RunQuantity.PLAIN_LOSS: run.loss[run.steps],
+    }  # fmt: skip
+    return replace(
+        run, ended=True, loss_name="mse_loss", target_means=0 * each[:, None], run_readings=readings
+    )
 
 
 STEADY = np.linspace(2.0, 1.8, 300) + noise(300)
@@ -77,13 +91,22 @@ def test_curvature_decides_where_the_loss_does_not_fall_beyond_its_noise():
     assert not slow(history(STEADY, over=0.5))  # the next step would raise the loss
 
 
-def test_a_loop_at_a_thousandth_of_its_rate_is_slow():
+@pytest.mark.parametrize("seed", range(3))
+def test_a_loop_at_a_thousandth_of_its_rate_is_slow_and_not_stalled(seed):
     x, y = classes()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = net(8, 32, 32, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     report = fit(model, optimizer, x, y, batch=256, updates=250).report()
-    assert [finding.what for finding in report.findings] == [Symptom.SLOW]
+    assert [finding.what for finding in report.findings] == [Cause.LR_TOO_LOW, Symptom.SLOW]
+
+
+@given(st.integers(0, 99), st.floats(0.04, 0.2))
+@settings(max_examples=30)
+def test_a_loss_above_a_constants_that_goes_on_falling_is_not_stalled(seed, fall):
+    noise = 0.01 * np.random.default_rng(seed).normal(size=300)
+    assert not no_better_than_constant(ended(np.linspace(2.0, 2.0 - fall, 300) + noise))
+    assert no_better_than_constant(ended(2.0 + noise))
 
 
 def test_diagnose_says_that_steps_could_have_been_longer():

@@ -7,6 +7,8 @@ from dataclasses import replace
 from etude.diagnosis.evidence.measures import recent_relative_loss
 from etude.diagnosis.finding import Finding, Symptom
 from etude.diagnosis.history import History
+from etude.diagnosis.symptoms.curve import falls_still, loss_curve
+from etude.diagnosis.symptoms.progress import slow
 
 EQUAL, SURE = 0.02, 0.05
 """The loss is that of a constant if it is at most 2% lower, and surely not 5% lower."""
@@ -20,9 +22,10 @@ def no_better_than_constant(history: History) -> list[Finding]:
 
     The mean of the last tenth of the losses is above 98% of the constant's, and two standard errors
     below it is above 95%; see `relative_losses`. A run that goes on is left alone, since many begin
-    with a long plateau; so are optimizers that play a game, and runs below 100 updates.
+    with a long plateau; so are one whose loss still falls beyond its noise in the second half, or
+    steadily (see `slow`), optimizers that play a game, and runs below 100 updates.
     """
-    if not history.ended or history.updates < LONG:
+    if not history.ended or history.updates < LONG or _goes_on(history):
         return []
     mean, error = recent_relative_loss(history)
     if not (mean > 1 - EQUAL and mean - 2 * error > 1 - SURE):
@@ -31,11 +34,16 @@ def no_better_than_constant(history: History) -> list[Finding]:
         Finding(
             Symptom.STALLED,
             f"The run ended after {history.updates} updates with a training loss {mean:.3g} times "
-            "that of the best constant output: nothing was learned from the inputs.",
+            "that of the best constant output, which needs no inputs.",
             step=history.updates - 1,
             evidence={"relative_loss": mean, "error": error},
         )
     ]
+
+
+def _goes_on(history: History) -> bool:
+    curve = loss_curve(history)
+    return (curve is not None and falls_still(curve)) or bool(slow(history))
 
 
 def with_stuck(history: History) -> History:

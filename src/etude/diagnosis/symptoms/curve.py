@@ -69,3 +69,22 @@ def _curve_of(history: History) -> LossCurve | None:
     error = 1.25 * noise * (1 / first + 1 / last) ** 0.5
     learned = start - now > max(4 * error, 1e-3 * abs(start))
     return LossCurve(loss, start, now, best, noise, learned)
+
+
+def falls_still(curve: LossCurve) -> bool:
+    """Return whether the loss fell in the second half of the run.
+
+        fall of its line of least squares > max(4 · σ · √(12/n), start/1000)
+
+    where n is the number of its losses and σ the larger of `noise` and of their standard deviation
+    around the line; √(12/n) · σ is the standard error of the fall.
+
+    >>> loss = np.linspace(2.0, 1.0, 100)
+    >>> falls_still(loss_curve(History(100, loss, loss, np.arange(0))))
+    True
+    """
+    half = curve.loss[len(curve.loss) // 2 :]
+    n, at = len(half), np.arange(len(half))
+    slope, level = np.polyfit(at, half, 1)
+    sigma = max(curve.noise, float(np.std(half - level - slope * at)))
+    return bool(-slope * n > max(4 * sigma * (12 / n) ** 0.5, 1e-3 * abs(curve.start)))
