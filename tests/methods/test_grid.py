@@ -150,14 +150,13 @@ class Killed(Observer):
 
     def on_update(self, state) -> None:
         if state.recipe.lr == self.lr and state.step == self.step:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stop here")
 
 
-@pytest.mark.parametrize("step", [1, 17])
-@pytest.mark.parametrize("folds", [None, 2])
+@pytest.mark.parametrize(("step", "folds"), [(1, None), (17, None), (9, 2)])
 def test_an_interrupted_grid_goes_on_to_the_same_bits(tmp_path, step, folds):
     whole = run(folds=folds, folder=tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stop here"):
         run(folds=folds, folder=tmp_path / "cut", observers=[Killed(0.1, step)])
     found = grid(judged(), folder=tmp_path / "cut", resume=True, engine="loop", progress=False)
     assert [one.losses for one in found.rates] == [one.losses for one in whole.rates]
