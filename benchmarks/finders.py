@@ -1,14 +1,12 @@
 """Range tests by others: a hundred updates at a growing rate, and the rate that each suggests.
 
 pytorch-lr-finder and Lightning's Tuner are the packages themselves with the values of their own
-guides. fastai cannot be installed beside a torch without torchvision: its ramp and three of its
-rules are written out here from its documentation
-(https://docs.fast.ai/callback.schedule.html, `Learner.lr_find` and `SuggestionMethod`).
+guides. fastai cannot be installed beside a torch without torchvision: its ramp and rules are those
+of `etude.methods`, written from its documentation.
 """
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import io
 import itertools
@@ -16,7 +14,7 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from etude.methods.ramp import FASTAI, run_ramp
+from etude.methods.ramp_rules import RULES
 from etude.optimizers import build
 from etude.recipe import Recipe
 from etude.tasks.data import Cursor
@@ -137,81 +137,15 @@ def lightning(start: Start) -> dict[str, Suggestion]:
 
 
 def fastai_rules(start: Start) -> dict[str, Suggestion]:
-    """One ramp as fastai runs it, read by three of its rules."""
-    rates, losses = fastai_ramp(start)
-    count = len(rates)
-    rates, losses = rates[COUNT // 10 : -5], losses[COUNT // 10 : -5]
-    if len(rates) < 2:
-        return {f"fastai {name}": Suggestion(None, count) for name in RULES}
+    """One ramp as fastai runs it, read by its rules."""
+    ramp = run_ramp(start.run.task, start.run.recipe, FASTAI, COUNT)
     return {
-        f"fastai {name}": Suggestion(_sound(rule(rates, losses)), count)
-        for name, rule in RULES.items()
+        f"fastai {rule.name}": Suggestion(_sound(rule.suggest(ramp, COUNT)), len(ramp.lrs))
+        for rule in RULES.values()
+        if rule.plan is FASTAI
     }
 
 
-def fastai_ramp(start: Start) -> tuple[list[float], list[float]]:
-    """Return rates and smoothed losses from 1e-7 to 10, until the loss is 4 times its best.
-
-    The smoothed loss is the debiased exponential mean with β = 0.98.
-    """
-    optimizer, model = start.optimizer(1e-7), start.run.model.train()
-    rates: list[float] = []
-    losses: list[float] = []
-    total = 0.0
-    for step, (inputs, targets) in enumerate(itertools.islice(start.loader, COUNT), 1):
-        rate = 1e-7 * 1e8 ** ((step - 1) / COUNT)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad()
-        loss = start.loss(model(inputs), targets)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        total = 0.98 * total + 0.02 * loss.item()
-        if not math.isfinite(total):
-            break
-        rates.append(rate)
-        losses.append(total / (1 - 0.98**step))
-        if losses[-1] > 4 * min(losses):
-            break
-    return rates, losses
-
-
-def valley(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Return the rate half of a third beyond a third of the longest valley.
-
-    A valley is a falling subsequence of the losses; it is taken to lie where as many
-    neighbours end at its last point.
-
-    Args:
-        rates: Ascending.
-        losses: Smoothed.
-    """
-    tails: list[float] = []
-    longest = end = 0
-    for index, loss in enumerate(losses):
-        place = bisect.bisect_left(tails, -loss)
-        tails[place : place + 1] = [-loss]
-        if place + 1 > longest:
-            longest, end = place + 1, index
-    third = longest / 3
-    return rates[max(0, end - longest + int(third) + int(third / 2))]
-
-
-def steep(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Return the rate where the loss falls most steeply along log rate."""
-    slopes = [
-        (after - before) / math.log(high / low)
-        for (low, before), (high, after) in itertools.pairwise(zip(rates, losses, strict=True))
-    ]
-    return rates[min(range(len(slopes)), key=slopes.__getitem__)]
-
-
-def minimum(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Return a tenth of the rate where the loss is lowest."""
-    return rates[min(range(len(losses)), key=losses.__getitem__)] / 10
-
-
-RULES = {"valley": valley, "steep": steep, "minimum/10": minimum}
 RAMPS = {"pytorch-lr-finder": torch_lr_finder, "lightning": lightning, "fastai": fastai_rules}
 """Each runs one ramp; its suggestions by name."""
 

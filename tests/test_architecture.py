@@ -30,8 +30,8 @@ GROUND = (
 
 ORDER = (
     *GROUND, "schedules", "optimizers", "layerwise", "tasks", "recipe", "record", "export",
-    "storage", "training", "engines", "trials", "measure", "tuning", "diagnosis", "studies",
-    "distributed", "compression", "report", "interop", "cli",
+    "storage", "training", "engines", "trials", "measure", "tuning", "methods", "diagnosis",
+    "studies", "distributed", "compression", "report", "interop", "cli",
 )  # fmt: skip
 """From the ground up: a package imports what stands before it, and itself."""
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from etude.diagnosis.watch import watch
     from etude.measure.backprop import backprop
     from etude.measure.edge import edge
+    from etude.methods.compare import compare_methods
+    from etude.methods.grid import grid
+    from etude.methods.range_test import range_test
     from etude.recipe import Recipe
     from etude.record import Record
     from etude.studies.study import study
@@ -47,8 +50,11 @@ __all__ = [
     "WatchObserver",
     "backprop",
     "check",
+    "compare_methods",
     "diagnose",
     "edge",
+    "grid",
+    "range_test",
     "repair",
     "study",
     "train",
@@ -69,8 +75,11 @@ _HOMES = {
     "WatchObserver": "etude.diagnosis.health.observer",
     "backprop": "etude.measure.backprop",
     "check": "etude.diagnosis.check.checks",
+    "compare_methods": "etude.methods.compare",
     "diagnose": "etude.diagnosis.diagnose",
     "edge": "etude.measure.edge",
+    "grid": "etude.methods.grid",
+    "range_test": "etude.methods.range_test",
     "repair": "etude.diagnosis.remedies.repair",
     "study": "etude.studies.study",
     "train": "etude.diagnosis.health.watched",

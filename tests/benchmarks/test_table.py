@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import contest, finders, oracle, samplers, table
+from benchmarks import contest, oracle, samplers, table
 from benchmarks.table import Table
 from etude.engines import engine_for
 from etude.recipe import Recipe
@@ -109,28 +109,6 @@ def test_a_sampler_pays_for_each_trial_and_less_when_it_prunes():
     assert three.cost < thirty.cost <= 30
     assert MADE.regret(thirty.loss) <= MADE.regret(three.loss)
     assert pruned.cost < thirty.cost
-
-
-def longest_fall(losses: list[float]) -> tuple[int, int]:
-    """Return end and length of the longest falling subsequence, the first end among equals."""
-    lengths = [1] * len(losses)
-    for i in range(len(losses)):
-        lengths[i] += max((lengths[j] for j in range(i) if losses[i] < losses[j]), default=0)
-    return lengths.index(max(lengths)), max(lengths)
-
-
-@given(st.lists(st.floats(0, 9), min_size=4, max_size=40, unique=True))
-def test_the_valley_is_the_longest_fall(losses: list[float]):
-    rates = [10 ** (0.1 * i) for i in range(len(losses))]
-    end, length = longest_fall(losses)
-    place = end - length + int(length / 3) + int(length / 6)
-    assert finders.valley(rates, losses) == rates[max(0, place)]
-
-
-def test_the_other_rules_on_a_ramp_with_known_answers():
-    rates, losses = [1.0, 10.0, 100.0, 1000.0], [5.0, 4.0, 1.0, 9.0]
-    assert finders.steep(rates, losses) == 10.0
-    assert finders.minimum(rates, losses) == 10.0
 
 
 def test_a_file_of_the_oracle_holds_plain_json():

@@ -133,7 +133,9 @@ def _ready(task: Task) -> Task:
     return task
 
 
-def refuse_rate(lr: str | None, changes: list[str] | None, task: str | None) -> None:
+def refuse_rate(
+    lr: str | None, changes: list[str] | None, task: str | None, verb: str = "tune"
+) -> None:
     """Check that no rate was typed for a verb that searches for the rate.
 
     Raises:
@@ -143,7 +145,7 @@ def refuse_rate(lr: str | None, changes: list[str] | None, task: str | None) -> 
     if given is not None:
         option = f"--lr {given}" if lr is not None else f"--set lr={given}"
         raise BadValueError(
-            f"{option}: `etude tune` searches for the rate; leave it out. To train at this "
+            f"{option}: `etude {verb}` searches for the rate; leave it out. To train at this "
             f"rate: etude train {task or 'TASK'} --lr {given}"
         )
 

@@ -23,8 +23,8 @@ def present(result: object, *, task: Task | None = None) -> Report:
     """Return the report on a result, as plain data that the terminal and the page draw.
 
     Args:
-        result: What `train`, `tune`, `edge`, `transfer`, `sensitivity`, `coordinate_check` or
-            `layer_rates` returned, or a `ScheduleValues`.
+        result: What `train`, `tune`, `grid`, `range_test`, `compare_methods`, `edge`, `transfer`,
+            `sensitivity`, `coordinate_check` or `layer_rates` returned, or a `ScheduleValues`.
         task: The task; if it has a `step`, the printed PyTorch loop calls that step.
 
     Raises:

@@ -1,10 +1,10 @@
-"""The names of all files in a run folder and in the folder of a tuning.
+"""The names of all files in a run folder and in the folder of a tuning, or of a grid.
 
 ```
 run folder                       folder of a tuning
   recipe.toml                      recipe.toml          after it has finished
   task.json                        task.json
-  fingerprint.json                 tuning.json          request, digests, result
+  fingerprint.json                 tuning.json          request, digests, result (grid.json)
   record.json                      record.json          after it has finished
   series.safetensors               series.safetensors
   notes.json                       notes.json           what observers noted, if they did
@@ -36,6 +36,9 @@ REPORT = "report.html"
 
 TUNING = "tuning.json"
 """The file that only the folder of a tuning has; a folder with this file is in use."""
+
+GRID = "grid.json"
+"""The same for the folder of a grid."""
 
 CHECKPOINTS = "checkpoints"
 TRIALS = "trials"

@@ -34,8 +34,9 @@ class RunFolder:
 
     @property
     def taken(self) -> bool:
-        """Whether it belongs to a run or a tuning; not to one that was killed before it started."""
-        return any((self.path / name).exists() for name in (layout.RECIPE, layout.TUNING))
+        """Whether it belongs to a run, tuning or grid; not if that was killed before it started."""
+        owners = (layout.RECIPE, layout.TUNING, layout.GRID)
+        return any((self.path / name).exists() for name in owners)
 
     def refuse_taken(self) -> None:
         """Raise for a folder in which a new run would overwrite files.
@@ -123,6 +124,11 @@ class RunFolder:
             raise StorageError(
                 f"{str(self.path)!r} holds a tuning, which cannot be resumed as a run: resume it "
                 "as a tuning, or train its recipe in another folder"
+            )
+        if (self.path / layout.GRID).exists():
+            raise StorageError(
+                f"{str(self.path)!r} holds a grid, which cannot be resumed as a run: resume it as "
+                "a grid, or train its recipe in another folder"
             )
         kept = self.recipe()
         if kept is None:

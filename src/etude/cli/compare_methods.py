@@ -1,0 +1,80 @@
+"""`etude compare-methods`: the ways to choose a rate, side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from etude.cli import choices
+from etude.cli.console import print_json
+from etude.cli.draw import draw
+from etude.cli.rates import read_rates
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
+
+EPILOG = """[bold]Examples[/bold]
+
+  etude compare-methods digits-mlp
+
+  etude compare-methods diabetes-mlp --methods grid,tuner --lrs 1e-3:1:7"""
+
+
+PLACE = 24
+"""The position in `etude --help`."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command("compare-methods", epilog=EPILOG, no_args_is_help=True)(compare_methods)
+
+
+@takes_recipe()
+def compare_methods(
+    task: choices.TaskName = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Some of default, 'range test', grid, folds and tuner, separated by commas; "
+            "default: all that suit the task."
+        ),
+    ] = None,
+    lrs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATES", help="The grid: rates separated by commas, or LOW:HIGH:COUNT."
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 3,
+    rule: Annotated[str, typer.Option(help="The rule of the range test.")] = "valley",
+    budget: Annotated[float, typer.Option(help="The tuner's, in full training runs.")] = 3.0,
+    objective: Annotated[
+        str | None, typer.Option(help="Compare by 'loss' or 'metric' (default: loss).")
+    ] = None,
+    recipe: RecipeOptions = RecipeOptions(),
+    json: choices.Json = False,
+) -> None:
+    """Choose TASK's rate by range test, grid, cross-validation and tuner; show what each misses.
+
+    Each way ends with a full run at its rate, which its cost includes. What it missed is the share
+    of the drop in loss to the best full run of the comparison.
+    """
+    from etude.methods.compare import compare_methods as compare
+    from etude.report import present
+
+    chosen = choices.choose_task(task, recipe.options, None)
+    found = compare(
+        chosen,
+        recipe.choose(chosen, task),
+        methods=None if methods is None else [name.strip() for name in methods.split(",")],
+        lrs=read_rates(lrs),
+        folds=folds,
+        rule=rule,
+        budget=budget,
+        objective=objective,
+        device=recipe.device,
+        progress=False if json else None,
+    )
+    if json:
+        print_json(found.plain())
+    else:
+        draw(present(found, task=chosen))

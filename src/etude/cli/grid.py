@@ -1,0 +1,109 @@
+"""`etude grid`: trains every rate of a list to its end."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from etude.cli import choices
+from etude.cli.console import files, out, print_json
+from etude.cli.draw import draw
+from etude.cli.rates import read_rates
+from etude.cli.recipe_options import RecipeOptions, takes_recipe
+
+EPILOG = """[bold]Examples[/bold]
+
+  etude grid digits-mlp
+
+  etude grid digits-cnn --lrs 0.001,0.003,0.01 --seeds 3
+
+  etude grid diabetes-mlp --lrs 1e-4:1:9 --folds 5
+
+  etude grid --resume runs/digits-mlp-20250101-120000"""
+
+
+PLACE = 22
+"""The position in `etude --help`."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the program."""
+    app.command("grid", epilog=EPILOG, no_args_is_help=True)(grid)
+
+
+@takes_recipe(without=("lr",))
+def grid(
+    task: choices.TaskName = None,
+    lrs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATES",
+            help="Rates separated by commas, or LOW:HIGH:COUNT; default: seven, half a decade "
+            "apart, around the usual rate of the optimizer.",
+        ),
+    ] = None,
+    lr: Annotated[str | None, typer.Option("--lr", hidden=True)] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds for each rate (default: 1).")] = None,
+    recipe: RecipeOptions = RecipeOptions(),
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare rates by 'loss' or 'metric' (default: loss, for a GAN the metric)."
+        ),
+    ] = None,
+    maximize: Annotated[
+        bool | None,
+        typer.Option("--maximize/--minimize", help="Whether a larger metric is better."),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Compare by k-fold cross-validation on the training data.")
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="loop, pool, vmap, 'vmap pool' or auto; default: loop or pool."),
+    ] = None,
+    folder: choices.Out = None,
+    resume: choices.Resume = None,
+    own: choices.TaskOnResume = None,
+    accept: choices.Accept = False,
+    json: choices.Json = False,
+) -> None:
+    """Train every learning rate of a grid to its end; show which trains TASK best.
+
+    Prints the loss at each rate, the best rate and those that tie with it, and the cost: one full
+    run for each rate, seed and fold. `tune` needs less, because it leaves the worse rates early.
+    """
+    from etude import report
+    from etude.methods.grid import grid as train_all
+    from etude.report import present
+
+    choices.refuse_rate(lr, recipe.changes, task, "grid")
+    chosen = choices.choose_task(task, recipe.options, resume, own)
+    wanted: dict[str, Any] = {}
+    if resume is None:
+        wanted = {"recipe": recipe.choose(chosen, task), "lrs": read_rates(lrs), "seeds": seeds}
+        wanted |= {"objective": objective, "maximize": maximize, "folds": folds}
+    else:
+        given = (lrs, seeds, objective, maximize, folds, folder)
+        choices.refuse_with_resume(recipe.typed(), *given)
+    with choices.run_folder(folder, resume, task) as home:
+        found = train_all(
+            chosen,
+            folder=home.path,
+            resume=resume is not None,
+            accept_changes=accept,
+            device=recipe.device,
+            engine=engine,
+            progress=False if json else None,
+            **wanted,
+        )
+        page = report.write(found, home.report, task=chosen)
+    if json:
+        print_json({**found.plain(), "folder": str(home.path), "report": str(page)})
+    else:
+        draw(present(found, task=chosen))
+        out.print()
+        out.print(files(home.path, page))
+    if found.lr is None:
+        raise typer.Exit(1)

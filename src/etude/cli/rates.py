@@ -1,0 +1,45 @@
+"""Reads a list of learning rates as it is typed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from etude.errors import BadValueError
+
+MOST = 1_000
+"""The largest number of rates of a range."""
+
+
+def read_rates(text: str | None) -> list[float] | None:
+    """Return the rates of a text: values separated by commas, or a range LOW:HIGH:COUNT.
+
+    A range has equal ratios. None stays None.
+
+    Raises:
+        BadValueError: If the text is neither.
+
+    >>> read_rates("0.1, 0.01"), read_rates("0.001:0.1:3")
+    ([0.1, 0.01], [0.001, 0.01, 0.1])
+    """
+    if text is None:
+        return None
+    if ":" not in text:
+        return [_number(part, text) for part in text.split(",")]
+    ends = text.split(":")
+    if len(ends) != 3 or not ends[2].strip().isdecimal():
+        raise BadValueError(f"--lrs {text!r}: write a range as LOW:HIGH:COUNT, such as 1e-4:1:9")
+    low, high, count = _number(ends[0], text), _number(ends[1], text), int(ends[2])
+    if not 0 < low < high < float("inf"):
+        raise BadValueError(f"--lrs {text!r}: give 0 < LOW < HIGH, such as 1e-4:1:9")
+    if not 2 <= count <= MOST:
+        raise BadValueError(f"--lrs {text!r}: COUNT={count} is out of bounds: give 2 to {MOST}")
+    return [float(f"{lr:.6g}") for lr in np.geomspace(low, high, count)]
+
+
+def _number(part: str, text: str) -> float:
+    try:
+        return float(part)
+    except ValueError:
+        raise BadValueError(
+            f"--lrs {text!r}: {part.strip()!r} is not a number; write 0.001,0.01,0.1 or 1e-4:1:9"
+        ) from None

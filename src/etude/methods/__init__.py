@@ -1,0 +1,1 @@
+"""The textbook's ways to choose a learning rate: a grid, range tests, and a comparison of ways."""

@@ -1,0 +1,326 @@
+"""`grid`: trains every rate of a list to its end, over seeds or folds, and compares them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etude.engines import AutoEngine, Engine, engine_for
+from etude.errors import BadTypeError, BadValueError, StorageError, shown
+from etude.methods.grid_result import GridRate, GridResult
+from etude.next_step import SavedState
+from etude.optimizers.prior import centre_of
+from etude.progress import bar
+from etude.recipe import Recipe
+from etude.storage.grid_folder import GridFolder
+from etude.tasks.fingerprint import Parts, identified
+from etude.tasks.task import Task
+from etude.training.clock import clock_of
+from etude.training.interrupt import StopRequest, stop_on_signal
+from etude.training.observer import Observer
+from etude.training.validation import check_given
+from etude.trials.folds import folds_of
+from etude.trials.phase import Phase
+from etude.trials.pool import TrialContext, TrialPool
+from etude.trials.score import goal_for, judged_by, usual_objective
+from etude.trials.trial import Trial
+from etude.warning_filters import filters_kept
+
+POINTS, APART = 7, 0.5
+"""How many rates a grid has where none are given, and how many decades they are apart."""
+
+
+@dataclass(frozen=True)
+class GridRequest:
+    """What was asked for: all that decides the answer."""
+
+    recipe: Recipe
+    lrs: tuple[float, ...]
+    seeds: int
+    objective: str
+    maximize: bool | None
+    folds: int
+
+    def plain(self, task: str) -> dict[str, Any]:
+        """Return it as values that JSON can hold."""
+        return {
+            "task": task,
+            "recipe": self.recipe.plain(),
+            "lrs": list(self.lrs),
+            "seeds": self.seeds,
+            "objective": self.objective,
+            "maximize": self.maximize,
+            "folds": self.folds,
+        }
+
+
+@filters_kept()
+def grid(
+    task: Task,
+    recipe: Recipe | None = None,
+    lrs: Iterable[float] | None = None,
+    *,
+    seeds: int | None = None,
+    objective: str | None = None,
+    maximize: bool | None = None,
+    folds: int | None = None,
+    engine: str | Engine | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    accept_changes: bool = False,
+    device: str | torch.device | None = None,
+    observers: Sequence[Observer] = (),
+    progress: bool | None = None,
+) -> GridResult:
+    """Train every rate of a grid to the end of its run, and return how they end.
+
+    All rates start from the same weights and see the same batches, for each seed. The textbook's
+    way: it costs a full run for each rate and seed. `etude.tune` leaves the worse rates early.
+
+    Args:
+        task: What to learn.
+        recipe: How; its rate is not used. None takes the task's defaults.
+        lrs: The rates. None takes seven, half a decade apart, around the rate at which the tuner
+            begins for this optimizer and model.
+        seeds: With how many seeds each rate is trained, from the recipe's upward; None takes one.
+        objective: What is compared: 'loss', 'metric', or the metric's name. None takes the loss,
+            but the metric where parts of the model take turns.
+        maximize: Whether a larger metric is better; None takes the metric's own direction.
+        folds: Cut the training data into so many parts, train each rate without one of them, and
+            compare by the mean over the parts held out: k-fold cross-validation. The best rate is
+            then trained on all of it. The validation data is not looked at for the choice. None
+            takes the validation data instead.
+        engine: What trains the runs: 'loop', 'pool', 'vmap', 'vmap pool' or 'auto'. None takes
+            the faster of loop and pool, which give the same bits.
+        folder: Where to keep everything; None keeps it in memory. With a folder, Ctrl-C and
+            SIGTERM save and leave.
+        resume: Go on with the grid that `folder` holds. Recipe, rates, seeds, objective and folds
+            are the folder's: leave them out.
+        accept_changes: Go on although data, model or loss differ from those of the grid.
+        device: Where to train; None takes the model's own device, else an accelerator.
+        observers: Called while the runs train; each run has copies.
+        progress: Whether to draw a bar; None draws it at a terminal.
+
+    Returns:
+        The losses by rate, the best rate with those that tie, the cost, and the best model.
+
+    Raises:
+        TaskError: If model, data and loss do not fit together.
+        BadValueError: If a value is out of bounds.
+        StorageError: If the folder cannot be written, or holds another grid.
+        Interrupted: After Ctrl-C or SIGTERM; the message says how to resume.
+
+    >>> from torch.nn.functional import mse_loss
+    >>> x = torch.linspace(-1, 1, 64)[:, None]
+    >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
+    >>> flat = Recipe(optimizer="sgd", steps=80, batch_size=16)
+    >>> found = grid(task, flat, [0.001, 0.01, 0.1], progress=False)
+    >>> found.lr, found.cost
+    (0.1, 3.0)
+    """
+    check_given(task, recipe)
+    home = None if folder is None else GridFolder(Path(folder))
+    parts: Parts = {}
+    if home is not None:
+        task, parts = identified(task)
+    if resume:
+        request = _kept(home, (recipe, lrs, seeds, objective, maximize, folds))
+    else:
+        base = recipe or Recipe(**task.defaults)
+        rates = default_rates(task, base) if lrs is None else checked_rates(lrs)
+        for name, count in (("seeds", seeds), ("folds", folds)):
+            _check_count(name, 1 if count is None else count)
+        aim = objective or usual_objective(task)
+        request = GridRequest(base, rates, seeds or 1, aim, maximize, folds or 1)
+    if home is not None and resume:
+        home.check_task(parts, accept=accept_changes)
+    elif home is not None:
+        home.claim(request.plain(task.name), parts, task.ref)
+    chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
+    watched: AbstractContextManager[StopRequest | None] = (
+        nullcontext() if home is None else stop_on_signal()
+    )
+    try:
+        with watched as asked, bar(progress, task.name) as show:
+            setting = TrialContext(
+                engine=chosen,
+                folder=home,
+                device=device,
+                observers=tuple(observers),
+                bar=show,
+                stop=lambda: bool(asked),
+                saved=None if home is None else lambda: _saved(home, task, asked),
+            )
+            found = _trained(task, request, setting)
+    finally:
+        if chosen is not engine:
+            chosen.close()
+    if home is not None:
+        found.save(home)
+    return found
+
+
+def default_rates(task: Task, recipe: Recipe) -> tuple[float, ...]:
+    """Return seven rates, half a decade apart, around the prior of the optimizer and the model.
+
+    They are powers of √10, so that grids of several recipes share rates.
+
+    Args:
+        task: The task.
+        recipe: The recipe, whose optimizer counts.
+    """
+    centre = round(centre_of(task.build(), task.train.targets(), recipe.optimizer) / APART)
+    half = POINTS // 2
+    return tuple(
+        float(f"{10 ** (APART * place):.3g}") for place in range(centre - half, centre + half + 1)
+    )
+
+
+def checked_rates(lrs: Iterable[float]) -> tuple[float, ...]:
+    """Return rates, ascending.
+
+    Raises:
+        BadTypeError: If they are no numbers.
+        BadValueError: If there are none, one is out of bounds, or two are equal.
+
+    >>> checked_rates([0.1, 0.01])
+    (0.01, 0.1)
+    """
+    if isinstance(lrs, (str, bytes, int, float)) or not isinstance(lrs, Iterable):
+        raise BadTypeError(f"lrs={shown(lrs)}: give a list of rates, such as [0.001, 0.01, 0.1]")
+    listed = list(lrs)
+    if not listed:
+        raise BadValueError("lrs is empty: give at least one rate, such as [0.001, 0.01, 0.1]")
+    found = []
+    for place, lr in enumerate(listed):
+        try:
+            value = float(lr)
+        except (TypeError, ValueError):
+            raise BadTypeError(f"lrs[{place}]={shown(lr)} is not a number") from None
+        if isinstance(lr, (bool, str)):
+            raise BadTypeError(f"lrs[{place}]={shown(lr)} is not a number")
+        if not (math.isfinite(value) and value > 0):
+            raise BadValueError(f"lrs[{place}]={value!r} is out of bounds: give a rate above 0")
+        found.append(value)
+    if len(set(found)) < len(found):
+        twice = next(lr for lr in found if found.count(lr) > 1)
+        raise BadValueError(f"lrs has {twice:g} twice: give each rate once")
+    return tuple(sorted(found))
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadTypeError(f"{name}={shown(value)} is not a whole number")
+    if value < 1:
+        raise BadValueError(f"{name}={value} is out of bounds: give at least 1")
+
+
+def _kept(home: GridFolder | None, given: tuple[object, ...]) -> GridRequest:
+    """Return what was asked of the grid in a folder, which may come from a stranger.
+
+    Raises:
+        BadValueError: If there is no folder, or something was given that the folder decides.
+        StorageError: If it holds no grid, or a damaged one.
+    """
+    if home is None:
+        raise BadValueError("resume=True needs folder=, the folder of the grid to go on with")
+    if any(one is not None for one in given):
+        raise BadValueError(
+            "resume=True goes on with the folder's own recipe, rates, seeds, objective and folds: "
+            "leave them out"
+        )
+    if not home.begun:
+        raise StorageError(
+            f"{str(home.path)!r} holds no grid to resume: there is no {home.file.name} in it"
+        )
+    try:
+        plain = home.table()["request"]
+        for name in ("seeds", "folds"):
+            _check_count(name, plain[name])
+        if not (isinstance(plain["objective"], str) and plain["objective"]):
+            raise BadTypeError(f"objective={shown(plain['objective'])} is no name")
+        if not isinstance(plain["maximize"], bool | None):
+            raise BadTypeError(f"maximize={shown(plain['maximize'])} is neither true nor false")
+        return GridRequest(
+            Recipe(**plain["recipe"]),
+            checked_rates(plain["lrs"]),
+            plain["seeds"],
+            plain["objective"],
+            plain["maximize"],
+            plain["folds"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"the grid {str(home.file)!r} is damaged: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _saved(home: GridFolder, task: Task, asked: StopRequest | None) -> SavedState:
+    ref, signal = task.ref, None if asked is None else asked.signal
+    return SavedState(
+        "grid",
+        home.path,
+        signal=None if signal is None else signal.name,
+        reference=None if ref is None else ref.reference,
+        options={} if ref is None else ref.options,
+    )
+
+
+def _trained(task: Task, request: GridRequest, setting: TrialContext) -> GridResult:
+    started = time.perf_counter()
+    recipe, folds = request.recipe, request.folds
+    goal = goal_for(task, request.objective, request.maximize)
+    judged = judged_by(task, goal)
+    parts = [judged] if folds == 1 else folds_of(judged, folds)
+    if folds > 1:
+        recipe = recipe.replace(steps=clock_of(judged, recipe).horizon)
+    seeds = tuple(range(recipe.seed, recipe.seed + request.seeds))
+    runs = float(len(request.lrs) * len(seeds) * folds)
+    pool = TrialPool(parts, recipe.replace(lr=request.lrs[0]), runs, goal, setting)
+    try:
+        trials = {
+            (lr, seed): pool.add(recipe.replace(lr=lr, seed=seed), f"lr-{lr:g}-seed-{seed}")
+            for lr in request.lrs
+            for seed in seeds
+        }
+        pool.go(list(trials.values()), 1.0, Phase.FINISH)
+        rates = tuple(
+            GridRate(lr, tuple(trials[lr, seed].record() for seed in seeds)) for lr in request.lrs
+        )
+        found = GridResult(
+            recipe, rates, seeds, folds, goal, pool.untrained, pool.constant, pool.spent, 0.0
+        )
+        if found.lr is not None:
+            best, extra = trials[found.lr, seeds[0]], 0.0
+            if folds > 1:
+                best, extra = _on_all(judged, best, setting)
+            found = replace(
+                found,
+                recipe=request.recipe.replace(lr=found.lr),
+                cost=found.cost + extra,
+                record=best.records()[0],
+                model=best.runs[0].model,
+            )
+        for trial in trials.values():
+            trial.finish()
+        return replace(found, seconds=max(0.0, time.perf_counter() - started))
+    finally:
+        pool.close()
+
+
+def _on_all(task: Task, best: Trial, setting: TrialContext) -> tuple[Trial, float]:
+    """Train the best rate of the folds on all training data; return this trial and its cost."""
+    pool = TrialPool([task], best.recipe, 1.0, best.goal, setting)
+    try:
+        trial = pool.add(best.recipe, "whole")
+        pool.go([trial], 1.0, Phase.FINISH_ON_ALL)
+        return trial, pool.spent
+    finally:
+        pool.close()

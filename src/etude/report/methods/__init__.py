@@ -1,0 +1,1 @@
+"""Figures of range tests and grids."""
