@@ -159,6 +159,17 @@ def test_the_target_is_the_rate_whose_run_ends_at_the_bottom(place):
     assert target(one, exposure, 100.0 * 0 + 25.0) == pytest.approx(max(expected, 1e-3), rel=1e-6)
 
 
+@given(st.floats(0.1, 0.8), st.floats(0.3, 3), st.floats(0.1, 0.8), st.integers(0, 19))
+def test_a_curve_that_turned_is_not_forgotten_as_it_gets_worse(bottom, rise, lead, more):
+    """Whatever the score of the curve that is best by then; none comes lower than its lowest."""
+    scores = [_valley(s, bottom, rise) for s in LOOKS]
+    over, slow = curve(0.1, scores), curve(0.01, [1 - lead * s for s in LOOKS])
+    assume(over.scores[-1] - min(scores) > 0.03)
+    share = LOOKS[max(more, scores.index(min(scores)) + 1)] if bottom < 0.8 else LOOKS[-1]
+    before = turned([over], share, 1.0, 1.0)
+    assert turned([over, slow], share, 1.0, 1.0) == before
+
+
 # ---- the forecast ------------------------------------------------------------------------
 
 

@@ -14,7 +14,9 @@ from itertools import pairwise
 from etude.trials.curve import Curve, Exposure, drop
 
 SOUND = 0.15
-"""A curve is sound if it trails the best by at most this share of the drop."""
+"""A curve is sound if its lowest score is above the lowest of all by at most this share of the
+drop. Scores where the curves end would not do: the more a curve has overfitted, the further it
+trails there."""
 
 RISEN = 0.02
 """Share of the drop that the validation score must have risen since its lowest."""
@@ -48,17 +50,27 @@ def turned(curves: Sequence[Curve], share: float, untrained: float, loss: float)
     if not seen:
         return []
     scale = drop(untrained, [curve.scores[-1] for curve in seen])
-    best = min(curve.scores[-1] for curve in seen)
     found = []
-    for curve in seen:
+    for curve in sound(seen, untrained):
         lowest = min(range(len(curve.scores)), key=curve.scores.__getitem__)
         risen = curve.scores[-1] - curve.scores[lowest]
         fallen = curve.training[lowest] - curve.training[-1]
-        sound = curve.scores[-1] - best <= SOUND * scale
         noise = max(RISEN * scale, rebound(curve.scores[: lowest + 1]))
-        if sound and risen > noise and fallen > FALLEN * loss:
+        if risen > noise and fallen > FALLEN * loss:
             found.append(curve)
     return found
+
+
+def sound(curves: Sequence[Curve], untrained: float) -> list[Curve]:
+    """Return the curves that came about as low as any, whatever they did afterwards.
+
+    Args:
+        curves: What was seen of them; each has a finite score.
+        untrained: The score before training.
+    """
+    lowest = min((min(curve.scores) for curve in curves), default=math.inf)
+    reach = lowest + SOUND * drop(untrained, [lowest])
+    return [curve for curve in curves if min(curve.scores) <= reach]
 
 
 def rebound(scores: Sequence[float]) -> float:
@@ -120,14 +132,14 @@ def foretold(
     own = curve.at(share)
     here, there = exposure.log10(curve.lr, share), math.log10(curve.lr)
     forecast = own
-    for fast in sorted(curves, key=lambda c: c.lr):
-        if fast.lr <= curve.lr or not fast.at(share) - best <= SOUND * scale:
+    seen = [c.until(share) for c in curves if math.isfinite(c.at(share))]
+    for fast in sorted(sound(seen, untrained), key=lambda c: c.lr):
+        if fast.lr <= curve.lr:
             continue
         reach = min(there, exposure.log10(fast.lr, share))
         if reach <= here:
             continue
-        seen = fast.until(share)
-        change = _along(seen, exposure, reach, untrained) - _along(seen, exposure, here, untrained)
+        change = _along(fast, exposure, reach, untrained) - _along(fast, exposure, here, untrained)
         forecast = max(own + change, best - BEYOND * scale)
         if reach >= there:
             break
