@@ -15,12 +15,9 @@ from etude.storage.run_folder import RunFolder
 from etude.storage.state_tree import tensors_in
 from etude.training.run import Run
 from etude.trials.baseline import better
-from etude.trials.curve import Curve
+from etude.trials.curve import Curve, mean_training_loss
 from etude.trials.score import Goal, mean
 from etude.trials.weight_mean import WeightMean
-
-WINDOW = 16
-"""The training loss before an evaluation is averaged over 1/WINDOW of the run."""
 
 
 class Trial:
@@ -277,12 +274,10 @@ class Trial:
 
     def _training(self, step: int) -> float:
         """Return the mean training loss over the sixteenth of the run before an update."""
-        first = max(0, step - max(1, self.length // WINDOW))
-        means = []
-        for seen in self._seen():
-            losses = seen.series["loss"][first : min(step, _step(seen))]
-            losses = [loss for loss in losses if math.isfinite(loss)]  # others were skipped
-            means.append(math.fsum(losses) / len(losses) if len(losses) else math.nan)
+        means = [
+            mean_training_loss(seen.series["loss"][: _step(seen)], step, self.length)
+            for seen in self._seen()
+        ]
         return math.fsum(means) / len(means)
 
 

@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 from etude import Recipe, Task, train
 from etude.schedules import Clock, constant, cosine, linear, parse, polynomial, warmup
 from etude.trials.curve import Curve, Exposure, drop
-from etude.tuning.search.overfitting import BEYOND, DEEPEST, foretold, rebound, target, turned
+from etude.tuning.search.overfitting import BEYOND, DEEPEST, foretold, target, turned
 from etude.tuning.search.stability import lost, stalls
 
 SHAPES = {
@@ -282,12 +282,6 @@ def test_only_a_run_that_came_to_its_end_has_lost_what_it_learned(scale, shift, 
 
 
 # ---- noise -------------------------------------------------------------------------------
-
-
-@given(st.lists(levels, min_size=1, max_size=20))
-def test_a_rebound_is_the_highest_rise_from_what_went_before(scores):
-    rises = [b - a for i, a in enumerate(scores) for b in scores[i:]]
-    assert rebound(scores) == pytest.approx(max(rises), abs=1e-9)
 
 
 @given(st.floats(0.03, 0.5), st.floats(0.03, 0.5))

@@ -12,17 +12,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from etude.trials.curve import Curve, Exposure, drop
+from etude.trials.turn import turn
 
 SOUND = 0.15
 """A curve is sound if its lowest score is above the lowest of all by at most this share of the
 drop. Scores where the curves end would not do: the more a curve has overfitted, the further it
 trails there."""
-
-RISEN = 0.02
-"""Share of the drop that the validation score must have risen since its lowest."""
-
-FALLEN = 0.02
-"""Share of the untrained loss that the training loss must have fallen since then."""
 
 FLAT = 0.01
 """Scores within this share of the drop of the lowest count as the lowest."""
@@ -37,7 +32,9 @@ schedule has begun to act say nothing."""
 
 
 def turned(curves: Sequence[Curve], share: float, untrained: float, loss: float) -> list[Curve]:
-    """Return the sound curves that have turned up before a share of the run.
+    """Return the sound curves that have turned up before a share of the run; see `turn`.
+
+    A rise is held against the drop of the best of them: what counts is what it costs.
 
     Args:
         curves: Those that reached `share`.
@@ -50,15 +47,11 @@ def turned(curves: Sequence[Curve], share: float, untrained: float, loss: float)
     if not seen:
         return []
     scale = drop(untrained, [curve.scores[-1] for curve in seen])
-    found = []
-    for curve in sound(seen, untrained):
-        lowest = min(range(len(curve.scores)), key=curve.scores.__getitem__)
-        risen = curve.scores[-1] - curve.scores[lowest]
-        fallen = curve.training[lowest] - curve.training[-1]
-        noise = max(RISEN * scale, rebound(curve.scores[: lowest + 1]))
-        if risen > noise and fallen > FALLEN * loss:
-            found.append(curve)
-    return found
+    return [
+        curve
+        for curve in sound(seen, untrained)
+        if turn(curve.scores, curve.training, scale=scale, loss=loss)
+    ]
 
 
 def sound(curves: Sequence[Curve], untrained: float) -> list[Curve]:
@@ -71,21 +64,6 @@ def sound(curves: Sequence[Curve], untrained: float) -> list[Curve]:
     lowest = min((min(curve.scores) for curve in curves), default=math.inf)
     reach = lowest + SOUND * drop(untrained, [lowest])
     return [curve for curve in curves if min(curve.scores) <= reach]
-
-
-def rebound(scores: Sequence[float]) -> float:
-    """Return the highest rise that scores made and came back from.
-
-    >>> rebound([3.0, 1.0, 2.5, 0.5]), rebound([3.0, 2.0, 1.0])
-    (1.5, 0.0)
-    """
-    highest, lowest = 0.0, math.inf
-    for score in scores:
-        if not math.isfinite(score):
-            continue
-        lowest = min(lowest, score)
-        highest = max(highest, score - lowest)
-    return highest
 
 
 def target(curve: Curve, exposure: Exposure, untrained: float, further: float = 1.0) -> float:
