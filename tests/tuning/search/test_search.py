@@ -62,6 +62,7 @@ class Formula:
     alone: bool = False
     points: dict[float, Point] = field(default_factory=dict)
     calls: int = 0
+    went: list[tuple[Phase, list[Point], list[Point]]] = field(default_factory=list)
 
     def enter(self, lr: float) -> Point:
         self._count()
@@ -73,9 +74,13 @@ class Formula:
     def trials(self) -> list[Point]:
         return list(self.points.values())
 
-    def go(self, trials: Sequence[Point], share: float, phase: Phase) -> None:
+    def go(
+        self, trials: Sequence[Point], share: float, phase: Phase, ahead: Sequence[Point] = ()
+    ) -> None:
         self._count()
         assert phase in Phase
+        assert not set(map(id, trials)) & set(map(id, ahead))
+        self.went.append((phase, list(trials), list(ahead)))
         for one in trials:
             self.left -= max(0.0, min(share, one.end) - min(one.share, one.end))
             one.share = max(one.share, share)
@@ -266,6 +271,19 @@ def test_a_rate_alone_that_overfits_is_left_for_the_rate_its_turn_points_to(budg
     assert abs(math.log10(best.lr)) <= 0.45
 
 
+@given(budgets, optima, widths, limits)
+def test_what_is_trained_ahead_is_what_is_finished_next(budget, optimum, width, limit):
+    """So that no update is in vain: unless the best diverges in its last stretch."""
+    of = Formula(budget, valley(optimum, width), end=breaking(optimum + limit))
+    search(of)
+    for place, (phase, trials, ahead) in enumerate(of.went):
+        assert not ahead or phase == Phase.FINISH
+        if phase == Phase.FINISH:
+            assert not any(one.diverged for one in trials)
+            rest = of.went[place + 1 :]
+            assert [p for what, ps, _ in rest for p in ps if what == Phase.RUNNER_UP] == ahead
+
+
 DEGENERATE: dict[str, Callable[[float], Formula]] = {
     "all infinite": lambda b: Formula(b, lambda at, s: math.inf),
     "all infinite, untrained too": lambda b: Formula(
@@ -336,9 +354,11 @@ def test_folds_are_searched_without_a_finish(more, optimum, width, folds):
 
     @dataclass
     class Folds(Formula):
-        def go(self, trials: Sequence[Point], share: float, phase: Phase) -> None:
+        def go(
+            self, trials: Sequence[Point], share: float, phase: Phase, ahead: Sequence[Point] = ()
+        ) -> None:
             before = self.left
-            super().go(trials, share, phase)
+            super().go(trials, share, phase, ahead)
             self.left -= (folds - 1) * (before - self.left)
             assert self.left >= -1e-6
 
