@@ -166,6 +166,25 @@ def test_nothing_is_trained_ahead_where_runs_would_get_fewer_threads(monkeypatch
 
 
 @pytest.mark.slow
+def test_processes_that_train_ahead_give_the_loop_s_answer_to_the_bit(monkeypatch):
+    monkeypatch.setattr("etude.trials.pool.cores", lambda: 2)
+    sizes = []
+    advance = PoolEngine.advance
+
+    def counted(self: PoolEngine, runs: Any, request: Any = None) -> None:
+        sizes.append(len(runs))
+        advance(self, runs, request)
+
+    monkeypatch.setattr(PoolEngine, "advance", counted)
+    with PoolEngine(2) as pool:
+        best = quick(task(noisy), LONGER, engine=pool)
+    assert sizes[-1] == 2
+    plainly = quick(task(noisy), LONGER, engine="loop")
+    assert same(best, plainly)
+    assert weights(best.model) == weights(plainly.model)
+
+
+@pytest.mark.slow
 def test_stacked_trials_give_the_same_rate_or_a_tie():
     one, two = (quick(task(), BASE, engine=engine) for engine in ("loop", "vmap"))
     assert one.tied[0] <= two.lr <= one.tied[1] or two.tied[0] <= one.lr <= two.tied[1]
