@@ -45,7 +45,11 @@ OPENED = (
     "page with both halves was then known when the search below 2.6875 runs was designed anew, on "
     "the open half and the tables of the bundled tasks: at 1.5 the held half had missed 0.36% / "
     "1.74% / 24.4% and 0.28% / 4.61% / 43.2%, at 2 0.23% / 2.40% / 24.4% and 0.02% / 0.48% / 8.3%. "
-    "It was opened once more, after that design was fixed: these are its figures."
+    "It was opened once more, after that design was fixed. Last, a leader that has turned is no "
+    "longer forgotten as it falls behind, which a law of the tests asks for; of six forms of that "
+    "rule, all alike on the open half, the simplest was taken. Before it the held half had missed "
+    "0.26% / 1.07% / 10.3% and 0.03% / 1.88% / 22.5% at 2, and 0.00% / -0.31% / 9.4% on late "
+    "learners at 10, where two results of one task are worse now; the other budgets are the same."
 )
 """What happened after the held half was opened."""
 

@@ -34,7 +34,7 @@ SEEDS = (0, 1, 2)
 BUDGETS = (3.0, 1.5, 1.3, 10.0)
 WORKERS = 2
 
-SEARCH = 2
+SEARCH = 3
 """The number of the search, kept with every tuning: raise it when the search changes what it
 chooses, and the tunings are trained anew."""
 

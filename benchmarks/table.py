@@ -258,8 +258,10 @@ class Field:
         """Return all that are in the pool."""
         return list(self.entries.values())
 
-    def go(self, trials: Sequence[Entry], share: float, phase: Phase) -> None:
-        """Take some to a share of their runs, and pay for it."""
+    def go(
+        self, trials: Sequence[Entry], share: float, phase: Phase, ahead: Sequence[Entry] = ()
+    ) -> None:
+        """Take some to a share of their runs, and pay for it; nothing is trained ahead."""
         for one in trials:
             cost = one.price(share)
             self.left -= cost

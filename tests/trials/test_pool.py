@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from etude import Task, TuneResult, train, tune
-from etude.engines import PoolEngine
+from etude.engines import LoopEngine, PoolEngine
 from etude.trials.pool import TrialPool
 from etude.trials.trial import _bytes
 from tests.tuning.common import (
@@ -109,6 +109,79 @@ def test_the_pool_gives_the_loop_s_answer_to_the_bit(tmp_path):
         best = quick(task(noisy), BASE, engine=pool, folder=tmp_path / "run", memory=1)
     assert same(best, plain())
     assert weights(best.model) == weights(plain().model)
+
+
+LONGER = BASE.replace(steps=96)
+
+
+class SideBySide(LoopEngine):
+    """A loop that says it trains all runs at the same time, and counts how many updates it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[list[int]] = []
+
+    def parallel(self, runs: Any) -> int:
+        return len(runs)
+
+    def advance(self, runs: Any, request: Any = None) -> None:
+        before = [run.step for run in runs]
+        super().advance(runs, request)
+        self.calls.append([run.step - was for run, was in zip(runs, before, strict=True)])
+
+
+def test_a_runner_up_is_trained_beside_the_finish(monkeypatch):
+    """With more processes than runs; no update more, and nothing else changes."""
+    monkeypatch.setattr("etude.trials.pool.cores", lambda: 4)
+    engine, after = SideBySide(), SideBySide()
+    after.parallel = lambda runs: 1  # type: ignore[method-assign]
+    best, other = (quick(task(noisy), LONGER, engine=one) for one in (engine, after))
+    assert "runner-up" in {part.name for part in best.costs}
+    assert same(best, other)
+    assert weights(best.model) == weights(other.model)
+    assert engine.calls[-1] == [24, 24]
+    assert after.calls[-2:] == [[24], [24]]
+    assert sum(map(sum, engine.calls)) == sum(map(sum, after.calls))
+
+
+def test_what_was_trained_ahead_in_vain_shows_nowhere(monkeypatch):
+    """As if every rate were expected to be finished."""
+    monkeypatch.setattr("etude.trials.pool.cores", lambda: 99)
+    monkeypatch.setattr(
+        "etude.tuning.search.search.coming",
+        lambda ranking, best: [one for one in ranking.alive() if one is not best],
+    )
+    engine = SideBySide()
+    best = quick(task(noisy), BASE, engine=engine)
+    assert len(engine.calls[-1]) > 2
+    assert same(best, plain())
+    assert weights(best.model) == weights(plain().model)
+
+
+def test_nothing_is_trained_ahead_where_runs_would_get_fewer_threads(monkeypatch):
+    monkeypatch.setattr(TrialPool, "_threads", lambda self, trials: max(1, 3 - len(trials)))
+    engine = SideBySide()
+    quick(task(noisy), LONGER, engine=engine)
+    assert engine.calls[-2:] == [[24], [24]]
+
+
+@pytest.mark.slow
+def test_processes_that_train_ahead_give_the_loop_s_answer_to_the_bit(monkeypatch):
+    monkeypatch.setattr("etude.trials.pool.cores", lambda: 2)
+    sizes = []
+    advance = PoolEngine.advance
+
+    def counted(self: PoolEngine, runs: Any, request: Any = None) -> None:
+        sizes.append(len(runs))
+        advance(self, runs, request)
+
+    monkeypatch.setattr(PoolEngine, "advance", counted)
+    with PoolEngine(2) as pool:
+        best = quick(task(noisy), LONGER, engine=pool)
+    assert sizes[-1] == 2
+    plainly = quick(task(noisy), LONGER, engine="loop")
+    assert same(best, plainly)
+    assert weights(best.model) == weights(plainly.model)
 
 
 @pytest.mark.slow

@@ -113,6 +113,10 @@ class AutoEngine(Engine):
         }
         self._paces: WeakKeyDictionary[Task, dict[Hashable, CostModel]] = WeakKeyDictionary()
 
+    def parallel(self, runs: Sequence[Run]) -> int:
+        """Return how many of some runs are trained at the same time, with the loop's bits."""
+        return self._pool.parallel(runs) if self.exact else 1
+
     def close(self) -> None:
         """Free the resources of every engine."""
         for engine in self._engines.values():

@@ -45,6 +45,10 @@ class Engine(ABC):
                 progress.
         """
 
+    def parallel(self, runs: Sequence[Run]) -> int:
+        """Return how many of some runs are trained at the same time, with the loop's bits."""
+        return min(1, len(runs))
+
     def close(self) -> None:  # noqa: B027  (most engines have no resources)
         """Free the engine's processes and memory."""
 

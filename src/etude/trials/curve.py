@@ -6,10 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from etude.schedules import Clock, Schedule
 
 POINTS = 1000
 """The number of points at which a schedule is summed to get its area."""
+
+WINDOW = 16
+"""The training loss before an evaluation is averaged over 1/WINDOW of the run."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +118,24 @@ def drop(untrained: float, scores: Sequence[float]) -> float:
         return 1e-12
     top = untrained if math.isfinite(untrained) else max(finite)
     return max(top - min(finite), 1e-12)
+
+
+def mean_training_loss(
+    losses: Sequence[float] | NDArray[np.float64], step: int, length: int
+) -> float:
+    """Return the mean training loss over the sixteenth of a run before an update.
+
+    Args:
+        losses: Of each update so far; those that are not finite were skipped.
+        step: The update.
+        length: Updates of the full run.
+
+    Returns:
+        The mean; NaN if there is no finite loss.
+
+    >>> mean_training_loss([4.0, 3.0, 2.0, 1.0], step=4, length=32)
+    1.5
+    """
+    recent = losses[max(0, step - max(1, length // WINDOW)) : step]
+    finite = [loss for loss in recent if math.isfinite(loss)]
+    return math.fsum(finite) / len(finite) if finite else math.nan

@@ -182,13 +182,22 @@ class TrialPool:
         cost: float = updates * len(self.tasks) * trial.weight / self.unit
         return cost
 
-    def go(self, trials: Sequence[Trial], share: float, phase: Phase) -> None:
+    def go(
+        self,
+        trials: Sequence[Trial],
+        share: float,
+        phase: Phase,
+        ahead: Sequence[Trial] = (),
+    ) -> None:
         """Train trials up to a share of their runs, evaluate them there, and add the cost.
 
         Args:
             trials: The trials.
             share: The share of the run.
             phase: The phase to which the cost is added.
+            ahead: Trials that will probably be asked to go as far next. They are trained at the
+                same time where a core would be idle; neither their cost nor what they reach counts
+                before they are asked for.
 
         Raises:
             Interrupted: If `stop` returned True; every trial is saved.
@@ -196,12 +205,13 @@ class TrialPool:
         """
         self._asked += 1
         part = phase.at(share)
-        threads = max(1, min(self.work, cores() // max(1, len(trials) * len(self.tasks))))
+        threads = self._threads(trials)
         for trial in trials:
             if trial.must_restart(step_at(trial, share)):
                 trial.restart()
                 self._judge(trial)
-        unfinished = [trial for trial in trials if self._is_unfinished(trial, share)]
+        together = [*trials, *self._in_parallel(trials, ahead, share, threads)]
+        unfinished = [trial for trial in together if self._is_unfinished(trial, share)]
         for batch in self._batches_of(unfinished):
             self._advance(batch, share, part, threads)
         for trial in trials:
@@ -211,6 +221,28 @@ class TrialPool:
                 self.spent += cost
                 self.costs[part] = self.costs.get(part, 0.0) + cost
         refuse_undefined(self.goal, [trial.last() for trial in trials])
+
+    def _threads(self, trials: Sequence[Trial]) -> int:
+        """Return the number of threads of each run, where all are trained at the same time."""
+        return max(1, min(self.work, cores() // max(1, len(trials) * len(self.tasks))))
+
+    def _in_parallel(
+        self, trials: Sequence[Trial], ahead: Sequence[Trial], share: float, threads: int
+    ) -> list[Trial]:
+        """Return the first of the trials ahead for which there are processes left.
+
+        The number of threads must not change with it, or the bits might.
+        """
+        chosen: list[Trial] = []
+        for trial in ahead:
+            if not trial.in_memory or trial.must_restart(step_at(trial, share)):
+                continue
+            together = [*trials, *chosen, trial]
+            runs = [run for one in together for run in one.runs]
+            if self._threads(together) < threads or self.setting.engine.parallel(runs) < len(runs):
+                break
+            chosen.append(trial)
+        return chosen
 
     def _is_unfinished(self, trial: Trial, share: float) -> bool:
         """Return whether a trial lacks updates up to a share, or the evaluation there."""

@@ -10,17 +10,14 @@ from pathlib import Path
 
 from etude.errors import StorageError
 from etude.recipe import Recipe
-from etude.record import Evaluation, Record, Status
+from etude.record import Cost, Evaluation, Record, Status
 from etude.storage.run_folder import RunFolder
 from etude.storage.state_tree import tensors_in
 from etude.training.run import Run
 from etude.trials.baseline import better
-from etude.trials.curve import Curve
+from etude.trials.curve import Curve, mean_training_loss
 from etude.trials.score import Goal, mean
 from etude.trials.weight_mean import WeightMean
-
-WINDOW = 16
-"""The training loss before an evaluation is averaged over 1/WINDOW of the run."""
 
 
 class Trial:
@@ -153,10 +150,13 @@ class Trial:
         return self._offloaded or [run.record().without_model() for run in self._runs]
 
     def record(self) -> Record:
-        """Return the record; with folds, that of the first run with the mean evaluations."""
+        """Return the record; with folds, that of the first run with the mean evaluations.
+
+        What was trained further than the trial was asked for is left out.
+        """
         first, *others = self.records()
         if not others:
-            return first
+            return first if first.cost.steps <= self.reached else _until(first, self.reached)
         steps = sorted({e.step for e in first.evaluations if e.step <= self.reached})
         found = [[_at(seen, step) for seen in self._seen()] for step in steps]
         whole = [mean([e for e in row if e is not None]) for row in found if None not in row]
@@ -277,12 +277,10 @@ class Trial:
 
     def _training(self, step: int) -> float:
         """Return the mean training loss over the sixteenth of the run before an update."""
-        first = max(0, step - max(1, self.length // WINDOW))
-        means = []
-        for seen in self._seen():
-            losses = seen.series["loss"][first : min(step, _step(seen))]
-            losses = [loss for loss in losses if math.isfinite(loss)]  # others were skipped
-            means.append(math.fsum(losses) / len(losses) if len(losses) else math.nan)
+        means = [
+            mean_training_loss(seen.series["loss"][: _step(seen)], step, self.length)
+            for seen in self._seen()
+        ]
         return math.fsum(means) / len(means)
 
 
@@ -296,6 +294,25 @@ def _begin(run: Run, place: RunFolder) -> None:
         run.load_state_dict(state)
     elif kept is None:
         place.claim(run.recipe)
+
+
+def _until(record: Record, step: int) -> Record:
+    """Return the record of a run as it was after some of its updates."""
+    cost = record.cost
+    share = step / cost.steps
+    return replace(
+        record,
+        status=Status.STOPPED,
+        reason="",
+        series={name: values[:step] for name, values in record.series.items()},
+        evaluations=tuple(e for e in record.evaluations if e.step <= step),
+        cost=Cost(
+            step,
+            cost.gradients * step // cost.steps,
+            cost.seconds * share,
+            None if cost.evaluation_seconds is None else cost.evaluation_seconds * share,
+        ),
+    )
 
 
 def _step(seen: Run | Record) -> int:

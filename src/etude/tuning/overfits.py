@@ -8,20 +8,11 @@ from dataclasses import dataclass
 
 from etude.record import Evaluation, Record, Status
 from etude.training.evaluation_steps import evenly_spaced
-from etude.trials.baseline import noise
-from etude.trials.score import Goal
-from etude.tuning.search.overfitting import FALLEN, RISEN
+from etude.trials.turn import turn_of_run
 from etude.tuning.trial_summary import TrialSummary
-
-ERRORS = 3.0
-"""Standard errors of the slices by which a rise is more than noise: the lowest of many losses is
-low by luck, too."""
 
 PATIENCE = 3
 """The smallest number of evaluations without a lower loss after which stopping is advised."""
-
-PART = 16
-"""The training loss is the mean over one of so many parts of a run."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +44,8 @@ class Overfit:
 def overfit(record: Record) -> Overfit | None:
     """Return how a run overfitted; None if it did not, beyond noise.
 
-    Its last validation loss is above the lowest by more than three standard errors of the paired
-    slices and 2% of the drop, and its training loss fell since then by more than 2% of the
-    untrained loss. Only the recipe's own evaluations count: early stopping sees no others.
+    Its validation loss turned, see `etude.trials.turn`. Only the recipe's own evaluations count:
+    early stopping sees no others.
     """
     kept = record.recipe.early_stopping is not None
     if record.status == Status.DIVERGED or kept or record.extended:
@@ -64,26 +54,14 @@ def overfit(record: Record) -> Overfit | None:
     seen = [e for e in record.evaluations if e.step in steps and math.isfinite(e.loss)]
     if len(seen) < 2 or seen[0].step > 0:
         return None
-    first, last = seen[0], seen[-1]
-    best = min(seen, key=lambda e: e.loss)
-    drop, rise = first.loss - best.loss, last.loss - best.loss
-    if best.step == 0 or rise <= max(ERRORS * noise(last, best, Goal()), RISEN * drop):
+    found = turn_of_run(record, seen)
+    if found is None or found.lowest == 0:
         return None
-    part = max(1, record.length // PART)
-    fallen = _mean(record, best.step, part) - _mean(record, last.step, part)
-    if not fallen > FALLEN * abs(first.loss):
-        return None
+    best, last = seen[found.lowest], seen[-1]
     patience = max(PATIENCE, _longest_wait(seen, best) + 1)
     after = [e.step for e in seen if e.step > best.step]
     stopped = after[patience - 1] if patience <= len(after) else record.length
     return Overfit(best.step, best.loss, last.loss, patience, stopped, record.length)
-
-
-def _mean(record: Record, step: int, part: int) -> float:
-    """Return the mean training loss before an update; NaN without one."""
-    recent = record.series.get("loss", ())[max(0, step - part) : step]
-    losses = [loss for loss in recent if math.isfinite(loss)]  # others were skipped
-    return math.fsum(losses) / len(losses) if len(losses) else math.nan
 
 
 def _longest_wait(seen: Sequence[Evaluation], best: Evaluation) -> int:

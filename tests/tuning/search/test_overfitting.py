@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 from etude import Recipe, Task, train
 from etude.schedules import Clock, constant, cosine, linear, parse, polynomial, warmup
 from etude.trials.curve import Curve, Exposure, drop
-from etude.tuning.search.overfitting import BEYOND, DEEPEST, foretold, rebound, target, turned
+from etude.tuning.search.overfitting import BEYOND, DEEPEST, foretold, target, turned
 from etude.tuning.search.stability import lost, stalls
 
 SHAPES = {
@@ -159,6 +159,17 @@ def test_the_target_is_the_rate_whose_run_ends_at_the_bottom(place):
     assert target(one, exposure, 100.0 * 0 + 25.0) == pytest.approx(max(expected, 1e-3), rel=1e-6)
 
 
+@given(st.floats(0.1, 0.8), st.floats(0.3, 3), st.floats(0.1, 0.8), st.integers(0, 19))
+def test_a_curve_that_turned_is_not_forgotten_as_it_gets_worse(bottom, rise, lead, more):
+    """Whatever the score of the curve that is best by then; none comes lower than its lowest."""
+    scores = [_valley(s, bottom, rise) for s in LOOKS]
+    over, slow = curve(0.1, scores), curve(0.01, [1 - lead * s for s in LOOKS])
+    assume(over.scores[-1] - min(scores) > 0.03)
+    share = LOOKS[max(more, scores.index(min(scores)) + 1)] if bottom < 0.8 else LOOKS[-1]
+    before = turned([over], share, 1.0, 1.0)
+    assert turned([over, slow], share, 1.0, 1.0) == before
+
+
 # ---- the forecast ------------------------------------------------------------------------
 
 
@@ -271,12 +282,6 @@ def test_only_a_run_that_came_to_its_end_has_lost_what_it_learned(scale, shift, 
 
 
 # ---- noise -------------------------------------------------------------------------------
-
-
-@given(st.lists(levels, min_size=1, max_size=20))
-def test_a_rebound_is_the_highest_rise_from_what_went_before(scores):
-    rises = [b - a for i, a in enumerate(scores) for b in scores[i:]]
-    assert rebound(scores) == pytest.approx(max(rises), abs=1e-9)
 
 
 @given(st.floats(0.03, 0.5), st.floats(0.03, 0.5))

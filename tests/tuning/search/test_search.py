@@ -62,6 +62,7 @@ class Formula:
     alone: bool = False
     points: dict[float, Point] = field(default_factory=dict)
     calls: int = 0
+    went: list[tuple[Phase, list[Point], list[Point]]] = field(default_factory=list)
 
     def enter(self, lr: float) -> Point:
         self._count()
@@ -73,9 +74,13 @@ class Formula:
     def trials(self) -> list[Point]:
         return list(self.points.values())
 
-    def go(self, trials: Sequence[Point], share: float, phase: Phase) -> None:
+    def go(
+        self, trials: Sequence[Point], share: float, phase: Phase, ahead: Sequence[Point] = ()
+    ) -> None:
         self._count()
         assert phase in Phase
+        assert not set(map(id, trials)) & set(map(id, ahead))
+        self.went.append((phase, list(trials), list(ahead)))
         for one in trials:
             self.left -= max(0.0, min(share, one.end) - min(one.share, one.end))
             one.share = max(one.share, share)
@@ -193,11 +198,7 @@ def test_a_leader_that_overfits_gives_way_to_the_rate_its_turn_points_to(
 ):
     """The rates begin around one that leads early, `ahead` decades above the best.
 
-    With less than two runs the turn must show by a quarter of the run; with two to three the
-    curve that turned may be dropped before the next comparison. With three to three and a half
-    a leader may turn after the last comparison: a lower rate is seen then, but what is left does
-    not pay for its run (ahead = 0.6875, width = 0.5, constant rate: 0.49 decades at 3 runs, 0.02 at
-    3.5).
+    With less than two runs the turn must show by a quarter of the run.
     """
     exposure = Exposure.of(schedule, 1000)
     beyond = ahead + math.log10(exposure.behind(1 / 4))
@@ -205,16 +206,20 @@ def test_a_leader_that_overfits_gives_way_to_the_rate_its_turn_points_to(
     score, training = flow(0.0, width, exposure)
     of = Formula(budget, score, training, exposure=exposure)
     best = search(of, centre=ahead)
-    assert abs(math.log10(best.lr)) <= (ahead + 0.01 if 2 <= budget < 3.5 else 0.45)
+    assert abs(math.log10(best.lr)) <= (0.45 if budget < 2.6875 else 0.3)
 
 
-@pytest.mark.xfail(strict=True, reason="what is left after the last pause pays for no lower rate")
-def test_at_three_runs_too_a_leader_that_turns_late_gives_way():
-    """The law above from 3 runs on, where it does not hold yet: 0.49 decades instead of 0.45."""
+@pytest.mark.parametrize("budget", [2.6875, 3.0, 3.5])
+def test_a_leader_that_turned_early_takes_no_place_from_a_lower_rate(budget):
+    """By 3/8 of its run it has overfitted so far that it trails the others' best by much. It still
+    scores better than the rate that is best at the end, and which goes on in its place."""
     exposure = Exposure.of(constant(), 1000)
     score, training = flow(0.0, 0.5, exposure)
-    best = search(Formula(3.0, score, training, exposure=exposure), centre=0.6875)
-    assert abs(math.log10(best.lr)) <= 0.45
+    of = Formula(budget, score, training, exposure=exposure)
+    best = search(of, centre=0.6875)
+    assert abs(math.log10(best.lr)) <= 0.1
+    turned = next(p for p in of.trials() if abs(math.log10(p.lr) - 0.9) < 0.05)
+    assert max(turned.asked) < 3 / 4
 
 
 brief = st.floats(1.2, 1.74)
@@ -264,6 +269,19 @@ def test_a_rate_alone_that_overfits_is_left_for_the_rate_its_turn_points_to(budg
     assert len(of.trials()) == 2
     assert best.asked == {1.0}
     assert abs(math.log10(best.lr)) <= 0.45
+
+
+@given(budgets, optima, widths, limits)
+def test_what_is_trained_ahead_is_what_is_finished_next(budget, optimum, width, limit):
+    """So that no update is in vain: unless the best diverges in its last stretch."""
+    of = Formula(budget, valley(optimum, width), end=breaking(optimum + limit))
+    search(of)
+    for place, (phase, trials, ahead) in enumerate(of.went):
+        assert not ahead or phase == Phase.FINISH
+        if phase == Phase.FINISH:
+            assert not any(one.diverged for one in trials)
+            rest = of.went[place + 1 :]
+            assert [p for what, ps, _ in rest for p in ps if what == Phase.RUNNER_UP] == ahead
 
 
 DEGENERATE: dict[str, Callable[[float], Formula]] = {
@@ -336,9 +354,11 @@ def test_folds_are_searched_without_a_finish(more, optimum, width, folds):
 
     @dataclass
     class Folds(Formula):
-        def go(self, trials: Sequence[Point], share: float, phase: Phase) -> None:
+        def go(
+            self, trials: Sequence[Point], share: float, phase: Phase, ahead: Sequence[Point] = ()
+        ) -> None:
             before = self.left
-            super().go(trials, share, phase)
+            super().go(trials, share, phase, ahead)
             self.left -= (folds - 1) * (before - self.left)
             assert self.left >= -1e-6
 

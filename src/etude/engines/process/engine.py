@@ -100,6 +100,10 @@ class PoolEngine(Engine):
             if not ended:  # a late message would be mistaken for one of the next call
                 self.dismiss()
 
+    def parallel(self, runs: Sequence[Run]) -> int:
+        """Return how many of some runs are trained at the same time, with the loop's bits."""
+        return 1 if self.unfit(runs) else self.width(runs)
+
     def width(self, runs: Sequence[Run]) -> int:
         """Return how many processes would train some runs."""
         threads = max(run.threads for run in runs)

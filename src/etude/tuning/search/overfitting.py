@@ -12,15 +12,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from etude.trials.curve import Curve, Exposure, drop
+from etude.trials.turn import turn
 
 SOUND = 0.15
-"""A curve is sound if it trails the best by at most this share of the drop."""
-
-RISEN = 0.02
-"""Share of the drop that the validation score must have risen since its lowest."""
-
-FALLEN = 0.02
-"""Share of the untrained loss that the training loss must have fallen since then."""
+"""A curve is sound if its lowest score is above the lowest of all by at most this share of the
+drop. Scores where the curves end would not do: the more a curve has overfitted, the further it
+trails there."""
 
 FLAT = 0.01
 """Scores within this share of the drop of the lowest count as the lowest."""
@@ -35,7 +32,9 @@ schedule has begun to act say nothing."""
 
 
 def turned(curves: Sequence[Curve], share: float, untrained: float, loss: float) -> list[Curve]:
-    """Return the sound curves that have turned up before a share of the run.
+    """Return the sound curves that have turned up before a share of the run; see `turn`.
+
+    A rise is held against the drop of the best of them: what counts is what it costs.
 
     Args:
         curves: Those that reached `share`.
@@ -48,32 +47,23 @@ def turned(curves: Sequence[Curve], share: float, untrained: float, loss: float)
     if not seen:
         return []
     scale = drop(untrained, [curve.scores[-1] for curve in seen])
-    best = min(curve.scores[-1] for curve in seen)
-    found = []
-    for curve in seen:
-        lowest = min(range(len(curve.scores)), key=curve.scores.__getitem__)
-        risen = curve.scores[-1] - curve.scores[lowest]
-        fallen = curve.training[lowest] - curve.training[-1]
-        sound = curve.scores[-1] - best <= SOUND * scale
-        noise = max(RISEN * scale, rebound(curve.scores[: lowest + 1]))
-        if sound and risen > noise and fallen > FALLEN * loss:
-            found.append(curve)
-    return found
+    return [
+        curve
+        for curve in sound(seen, untrained)
+        if turn(curve.scores, curve.training, scale=scale, loss=loss)
+    ]
 
 
-def rebound(scores: Sequence[float]) -> float:
-    """Return the highest rise that scores made and came back from.
+def sound(curves: Sequence[Curve], untrained: float) -> list[Curve]:
+    """Return the curves that came about as low as any, whatever they did afterwards.
 
-    >>> rebound([3.0, 1.0, 2.5, 0.5]), rebound([3.0, 2.0, 1.0])
-    (1.5, 0.0)
+    Args:
+        curves: What was seen of them; each has a finite score.
+        untrained: The score before training.
     """
-    highest, lowest = 0.0, math.inf
-    for score in scores:
-        if not math.isfinite(score):
-            continue
-        lowest = min(lowest, score)
-        highest = max(highest, score - lowest)
-    return highest
+    lowest = min((min(curve.scores) for curve in curves), default=math.inf)
+    reach = lowest + SOUND * drop(untrained, [lowest])
+    return [curve for curve in curves if min(curve.scores) <= reach]
 
 
 def target(curve: Curve, exposure: Exposure, untrained: float, further: float = 1.0) -> float:
@@ -120,14 +110,14 @@ def foretold(
     own = curve.at(share)
     here, there = exposure.log10(curve.lr, share), math.log10(curve.lr)
     forecast = own
-    for fast in sorted(curves, key=lambda c: c.lr):
-        if fast.lr <= curve.lr or not fast.at(share) - best <= SOUND * scale:
+    seen = [c.until(share) for c in curves if math.isfinite(c.at(share))]
+    for fast in sorted(sound(seen, untrained), key=lambda c: c.lr):
+        if fast.lr <= curve.lr:
             continue
         reach = min(there, exposure.log10(fast.lr, share))
         if reach <= here:
             continue
-        seen = fast.until(share)
-        change = _along(seen, exposure, reach, untrained) - _along(seen, exposure, here, untrained)
+        change = _along(fast, exposure, reach, untrained) - _along(fast, exposure, here, untrained)
         forecast = max(own + change, best - BEYOND * scale)
         if reach >= there:
             break

@@ -64,8 +64,12 @@ class RateTrials(Protocol[E]):
     def trials(self) -> Sequence[E]:
         """Return all that are in the pool."""
 
-    def go(self, trials: Sequence[E], share: float, phase: Phase) -> None:
-        """Take some to a share of their runs, and pay for it."""
+    def go(self, trials: Sequence[E], share: float, phase: Phase, ahead: Sequence[E] = ()) -> None:
+        """Take some to a share of their runs, and pay for it.
+
+        Those in `ahead` will be asked to go as far next, unless what comes says otherwise: they
+        may be trained at the same time where that costs no time. It shows in no result.
+        """
 
     def price(self, trial: E, share: float) -> float:
         """Return the cost of taking one to a share of its run."""

@@ -64,9 +64,11 @@ class RecipeTrials:
         """Return the trials of this recipe, as they entered."""
         return [c for c in self.pool.trials if c.recipe_key == self.key]
 
-    def go(self, trials: Sequence[Trial], share: float, phase: Phase) -> None:
-        """Take some to a share of their runs, and pay for it."""
-        self.pool.go(trials, share, phase)
+    def go(
+        self, trials: Sequence[Trial], share: float, phase: Phase, ahead: Sequence[Trial] = ()
+    ) -> None:
+        """Take some to a share of their runs, and pay for it; see `TrialPool.go`."""
+        self.pool.go(trials, share, phase, ahead)
 
     def price(self, trial: Trial, share: float) -> float:
         """Return the cost of taking one to a share of its run."""

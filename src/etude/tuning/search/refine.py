@@ -62,6 +62,18 @@ def fall_back(ranking: Ranking[E]) -> E | None:
     return next((c for c in survivors if not c.diverged and ends(c)), None)
 
 
+def coming(ranking: Ranking[E], best: E) -> list[E]:
+    """Return those that `runners_up` will finish after the best, unless the best diverges."""
+    found: list[E] = []
+    cost = ranking.pool.price(best, 1.0)
+    for trial in [trial for share in LAST for trial in ranking.judged(share)]:
+        price = ranking.pool.price(trial, 1.0)
+        if trial is not best and trial not in found and ranking.affords(cost, price):
+            found.append(trial)
+            cost += price
+    return found
+
+
 def runners_up(ranking: Ranking[E], best: E) -> E:
     """Finish those that had come as far as the best before its finish, nearest in score first.
 

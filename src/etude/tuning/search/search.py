@@ -15,6 +15,7 @@ from etude.tuning.search.ranking import APART, Ranking
 from etude.tuning.search.refine import (
     FURTHER,
     HIGHEST,
+    coming,
     cure,
     fall_back,
     refine,
@@ -113,7 +114,9 @@ class Search(Ranking[E]):
             ranked = self.judged(below.share)
             if not ranked:
                 return
-            self.pool.go(self.kept(ranked, rung), rung.share, Phase.toward(rung.share))
+            kept = self.kept(ranked, rung)
+            next_ones = coming(self, kept[0]) if rung.share == 1 else []
+            self.pool.go(kept, rung.share, Phase.toward(rung.share), next_ones)
             if rung.share < 1:
                 self.aim(rung.share)
 
