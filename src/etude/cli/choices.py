@@ -54,6 +54,19 @@ Accept = Annotated[
         help="With --resume: continue even if data, model or loss differ from those of the run.",
     ),
 ]
+Objective = Annotated[
+    str | None,
+    typer.Option(help="Compare rates by 'loss' or 'metric' (default: loss, for a GAN the metric)."),
+]
+Maximize = Annotated[
+    bool | None, typer.Option("--maximize/--minimize", help="Whether a larger metric is better.")
+]
+Folds = Annotated[
+    int | None, typer.Option(help="Compare by k-fold cross-validation on the training data.")
+]
+EngineName = Annotated[
+    str | None, typer.Option(help="loop, pool, vmap, 'vmap pool' or auto; default: loop or pool.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 
 

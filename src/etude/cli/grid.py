@@ -46,23 +46,10 @@ def grid(
     lr: Annotated[str | None, typer.Option("--lr", hidden=True)] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds for each rate (default: 1).")] = None,
     recipe: RecipeOptions = RecipeOptions(),
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="Compare rates by 'loss' or 'metric' (default: loss, for a GAN the metric)."
-        ),
-    ] = None,
-    maximize: Annotated[
-        bool | None,
-        typer.Option("--maximize/--minimize", help="Whether a larger metric is better."),
-    ] = None,
-    folds: Annotated[
-        int | None, typer.Option(help="Compare by k-fold cross-validation on the training data.")
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(help="loop, pool, vmap, 'vmap pool' or auto; default: loop or pool."),
-    ] = None,
+    objective: choices.Objective = None,
+    maximize: choices.Maximize = None,
+    folds: choices.Folds = None,
+    engine: choices.EngineName = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
     own: choices.TaskOnResume = None,

@@ -57,19 +57,9 @@ def tune(
             "may be repeated.",
         ),
     ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="Compare rates by 'loss' or 'metric' (default: loss, for a GAN the metric)."
-        ),
-    ] = None,
-    maximize: Annotated[
-        bool | None,
-        typer.Option("--maximize/--minimize", help="Whether a larger metric is better."),
-    ] = None,
-    folds: Annotated[
-        int | None, typer.Option(help="Compare by k-fold cross-validation on the training data.")
-    ] = None,
+    objective: choices.Objective = None,
+    maximize: choices.Maximize = None,
+    folds: choices.Folds = None,
     valid_samples: Annotated[
         str | None,
         typer.Option(
@@ -77,10 +67,7 @@ def tune(
             "as many as cost a fifth of the training."
         ),
     ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(help="loop, pool, vmap, 'vmap pool' or auto; default: loop or pool."),
-    ] = None,
+    engine: choices.EngineName = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
     own: choices.TaskOnResume = None,

@@ -5,31 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from etude.engines import AutoEngine, Engine, engine_for
+from etude.engines import Engine
 from etude.errors import BadTypeError, BadValueError, StorageError, shown
 from etude.methods.grid_result import GridRate, GridResult
-from etude.next_step import SavedState
 from etude.optimizers.prior import centre_of
-from etude.progress import bar
 from etude.recipe import Recipe
 from etude.storage.grid_folder import GridFolder
 from etude.tasks.fingerprint import Parts, identified
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
-from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.observer import Observer
 from etude.training.validation import check_given
 from etude.trials.folds import folds_of
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import goal_for, judged_by, usual_objective
+from etude.trials.session import trial_session
 from etude.trials.trial import Trial
 from etude.warning_filters import filters_kept
 
@@ -143,25 +140,10 @@ def grid(
         home.check_task(parts, accept=accept_changes)
     elif home is not None:
         home.claim(request.plain(task.name), parts, task.ref)
-    chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
-    watched: AbstractContextManager[StopRequest | None] = (
-        nullcontext() if home is None else stop_on_signal()
-    )
-    try:
-        with watched as asked, bar(progress, task.name) as show:
-            setting = TrialContext(
-                engine=chosen,
-                folder=home,
-                device=device,
-                observers=tuple(observers),
-                bar=show,
-                stop=lambda: bool(asked),
-                saved=None if home is None else lambda: _saved(home, task, asked),
-            )
-            found = _trained(task, request, setting)
-    finally:
-        if chosen is not engine:
-            chosen.close()
+    with trial_session(
+        "grid", task, home, engine=engine, device=device, observers=observers, progress=progress
+    ) as setting:
+        found = _trained(task, request, setting)
     if home is not None:
         found.save(home)
     return found
@@ -260,17 +242,6 @@ def _kept(home: GridFolder | None, given: tuple[object, ...]) -> GridRequest:
         raise StorageError(
             f"the grid {str(home.file)!r} is damaged: {type(error).__name__}: {error}"
         ) from error
-
-
-def _saved(home: GridFolder, task: Task, asked: StopRequest | None) -> SavedState:
-    ref, signal = task.ref, None if asked is None else asked.signal
-    return SavedState(
-        "grid",
-        home.path,
-        signal=None if signal is None else signal.name,
-        reference=None if ref is None else ref.reference,
-        options={} if ref is None else ref.options,
-    )
 
 
 def _trained(task: Task, request: GridRequest, setting: TrialContext) -> GridResult:

@@ -5,25 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from etude.engines import AutoEngine, Engine, engine_for
+from etude.engines import Engine
 from etude.errors import BadValueError
 from etude.measure.gradient_scale import scaled
-from etude.next_step import SavedState
 from etude.optimizers.prior import centre_of
-from etude.progress import bar
 from etude.recipe import Recipe
 from etude.storage.tuning_folder import TuningFolder, trial_place
 from etude.tasks.fingerprint import Parts, identified
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
-from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.observer import Observer
 from etude.training.run import Run
 from etude.training.validation import check_given
@@ -31,6 +27,7 @@ from etude.trials.folds import folds_of
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import goal_for, judged_by, usual_objective
+from etude.trials.session import trial_session
 from etude.trials.trial import Trial
 from etude.trials.valid_samples import ValidSamples
 from etude.tuning import tuning_folder
@@ -158,38 +155,17 @@ def tune(
         tuning_folder.check_task(home, task, parts, accept=accept_changes)
         if request == kept and (finished := tuning_folder.finished(home, task)) is not None:
             return finished
-    chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
-    watched: AbstractContextManager[StopRequest | None] = (
-        nullcontext() if home is None else stop_on_signal()
-    )
-    try:
-        with watched as asked, bar(progress, task.name) as show:
-            setting = TrialContext(
-                engine=chosen,
-                folder=home,
-                device=device,
-                memory=memory,
-                observers=tuple(observers),
-                bar=show,
-                stop=lambda: bool(asked),
-                saved=None if home is None else lambda: _saved(home, task, asked),
-            )
-            return _tuned(task, request, setting, None if resume else parts)
-    finally:
-        if chosen is not engine:
-            chosen.close()
-
-
-def _saved(home: TuningFolder, task: Task, asked: StopRequest | None) -> SavedState:
-    """Return what is saved when a tuning is interrupted."""
-    ref, signal = task.ref, None if asked is None else asked.signal
-    return SavedState(
+    with trial_session(
         "tune",
-        home.path,
-        signal=None if signal is None else signal.name,
-        reference=None if ref is None else ref.reference,
-        options={} if ref is None else ref.options,
-    )
+        task,
+        home,
+        engine=engine,
+        device=device,
+        memory=memory,
+        observers=observers,
+        progress=progress,
+    ) as setting:
+        return _tuned(task, request, setting, None if resume else parts)
 
 
 def _tuned(
