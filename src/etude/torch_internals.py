@@ -111,6 +111,13 @@ def unsaved_buffers(module: nn.Module) -> set[str]:
     return found
 
 
+def forward_hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    """Return the dictionaries of the hooks before and after a module's own forward pass."""
+    return tuple(
+        _part(module, name, "nn.Module") for name in ("_forward_pre_hooks", "_forward_hooks")
+    )
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Return whether a module was created by `torch.compile`."""
     return hasattr(module, "_orig_mod")

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from etude.diagnosis import curvature
 from etude.diagnosis.activations import ActivationMemory, ForwardReader, constant, first_samples
-from etude.diagnosis.curvature import Curvature
+from etude.diagnosis.curvature import Curvature, Marks, Plan
 from etude.diagnosis.evidence.target_reader import TargetReader
 from etude.diagnosis.history import History, RunQuantity
 from etude.diagnosis.layers import LayerTable
@@ -26,7 +25,7 @@ from etude.diagnosis.losses import Loss, Losses
 from etude.diagnosis.modes import left_in_evaluation
 from etude.diagnosis.recorder import Recorder
 from etude.diagnosis.sample import Sample
-from etude.diagnosis.sampling import Sampler
+from etude.diagnosis.sampling import BOUND, Sampler
 from etude.diagnosis.track import OptimizerTrack, is_adaptive
 from etude.layerwise.flow import tensors_in
 from etude.training.observer import Value
@@ -50,6 +49,7 @@ class LoopReader:
         optimizers: What updates them.
         every: The number of updates from one sample to the next; None for automatic.
         loss: Returns the loss of the current batch; None if nobody can compute it again.
+        plan: When the curvature is measured, by `loss`; None is as `etude.watch` says.
 
     Attributes:
         updates: How many updates began; the last one may go on.
@@ -66,13 +66,15 @@ class LoopReader:
         *,
         every: int | None,
         loss: Callable[[], Any] | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.models = dict(models)
         self.table = LayerTable(models, optimizers)
         self.tracks = [OptimizerTrack(n, one, self.table) for n, one in enumerate(optimizers)]
         self.recorder, self.losses = Recorder(self.table), Losses()
-        self.sampler = Sampler(every)
-        self.curvature = None if loss is None else Curvature(models, loss)
+        plan = plan or Marks(every)
+        self.sampler = Sampler(every, bound=BOUND - plan.share)
+        self.curvature = None if loss is None else Curvature(models, loss, plan)
         self.is_measuring, self._measuring = False, 0.0
         self.updates, self.forwards, self.backwards = 0, 0, 0
         self.one_loss = True
@@ -100,7 +102,11 @@ class LoopReader:
 
     def _bends(self, update: int) -> bool:
         """Return whether the curvature is measured at an update."""
-        return self.curvature is not None and curvature.is_due(update, self.sampler.every)
+        return self.curvature is not None and self.curvature.due(update)
+
+    def will_measure(self) -> bool:
+        """Return whether the loss will be computed again after the step of this update."""
+        return self._bends(self.updates - (not self._closed))
 
     # ---- forward passes ------------------------------------------------------------------------
 
@@ -188,9 +194,11 @@ class LoopReader:
         if self._sample is not None:
             with torch.no_grad():
                 self.tracks[number].before_step(self._sample, closure)
-                if self.curvature is not None and self._bends(self._sample.update):
-                    self.curvature.before_step(self.tracks[number].trained())
         self.own += time.perf_counter() - started
+        if self._sample is not None and self.curvature and self._bends(self._sample.update):
+            started = time.perf_counter()
+            self.curvature.before_step(self.tracks[number].trained())
+            self._measuring += time.perf_counter() - started
 
     def after_step(self, number: int, *, closure: bool) -> None:
         """Read what stands after a step, and end the update if all optimizers have stepped."""
@@ -205,7 +213,7 @@ class LoopReader:
             self._note_run(self._sample, track)
         track.clearing.stepped()
         self.own += time.perf_counter() - started
-        if self._sample is not None and self.curvature is not None:
+        if self._sample is not None and self.curvature and self.curvature.begun:
             started = time.perf_counter()
             self.is_measuring = True
             self._sample.run |= self.curvature.after_step(_rate(track.optimizer))
@@ -266,7 +274,9 @@ class LoopReader:
         now = time.perf_counter()
         self.own += now - started
         rest = now - self._ended - self.own - self._measuring
-        self.sampler.passed(max(0.0, rest), self.own, self._measuring)
+        counted = self.sampler.passed(max(0.0, rest), self.own, self._measuring)
+        if self.curvature is not None:
+            self.curvature.plan.passed(counted, self._measuring)
         if sample is not None:
             self.sampler.sampled(sample.update, self.own)
             self._samples += 1

@@ -12,7 +12,15 @@ import torch
 from etude.diagnosis.finding import Finding
 from etude.diagnosis.health.finding_plain import finding_of
 from etude.diagnosis.health.shape import TreeShape
-from etude.diagnosis.history import Floats, History, LayerInfo, OutputFault, ParameterInfo
+from etude.diagnosis.history import (
+    Floats,
+    History,
+    LayerInfo,
+    OutputFault,
+    ParameterInfo,
+    RunQuantity,
+    Steps,
+)
 from etude.errors import StorageError, shown
 from etude.record import from_json, to_json
 from etude.record_shape import refuse_other
@@ -126,14 +134,17 @@ def _known(kind: type[LayerInfo | ParameterInfo], plain: Mapping[str, Any]) -> d
 def to_plain(history: History) -> dict[str, Any]:
     """Return the layers and their readings as JSON can hold them, for a record.
 
-    Of many sampled updates some are kept, evenly spread, and numbers are rounded. Single parameters
-    are left out, and so are loss and rate, which the record has.
+    Of many sampled updates some are kept, evenly spread, those first in which the curvature was
+    measured; numbers are rounded. Single parameters are left out, and so are loss and rate, which
+    the record has.
     """
     row = sum(values[0].size for values in _readings(history).values() if len(values))
     most = max(1, min(MOST_ROWS, MOST_NUMBERS // max(1, row)))
     kept = np.arange(history.samples)
     if len(kept) > most:
-        kept = np.unique(np.linspace(0, len(kept) - 1, most).round().astype(int))
+        rare = np.flatnonzero(~np.isnan(history.of_run(RunQuantity.RATE_OVER_CRITICAL)))
+        rare = _spread(rare, most // 2)
+        kept = np.union1d(rare, _spread(np.setdiff1d(kept, rare), most - len(rare)))
     return {
         "updates": history.updates,
         "samples": history.samples,
@@ -143,6 +154,13 @@ def to_plain(history: History) -> dict[str, Any]:
         "readings": {str(q): _rows(v[kept]) for q, v in history.readings.items()},
         "run_readings": {str(q): _row(v[kept]) for q, v in history.run_readings.items()},
     }
+
+
+def _spread(rows: Steps, most: int) -> Steps:
+    """Return so many of the rows at most, evenly spread, the first and the last included."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
 
 
 def _readings(history: History) -> dict[str, Floats]:

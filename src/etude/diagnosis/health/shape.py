@@ -112,3 +112,4 @@ class HealthShape(TypedDict):
 
     diagnosis: DiagnosisShape
     history: NotRequired[HistoryShape | None]
+    tied: NotRequired[list[Number]]
