@@ -37,7 +37,7 @@ def _marks(update: int) -> int:
     return max(0, powers + 1 + max(0, update // APART - 1)) if update >= 0 else 0
 
 
-class Plan(Protocol):
+class CurvatureTimes(Protocol):
     """Decides at which updates the curvature is measured.
 
     Attributes:
@@ -53,7 +53,7 @@ class Plan(Protocol):
         """Note the time of an update without the watch, and what measuring has cost in it."""
 
 
-class Marks:
+class AtMarks:
     """Measures at the updates of `is_due`, whatever that costs: someone has asked for it.
 
     Args:
@@ -73,7 +73,7 @@ class Marks:
         """Note nothing."""
 
 
-class Allowance:
+class WithinShare:
     """Measures as often as a share of the run's own time pays for, but once in any case.
 
     Each measurement after the first waits until
@@ -84,14 +84,14 @@ class Allowance:
         first: The update of the first measurement, such as the one where the rate is highest.
         share: The share of the run's own time.
 
-    >>> plan = Allowance(first=2, share=0.01)
+    >>> times = WithinShare(first=2, share=0.125)
     >>> found = []
-    >>> for update in range(500):
-    ...     measured = plan.due(update)
+    >>> for update in range(50):
+    ...     measured = times.due(update)
     ...     found += [update] if measured else []
-    ...     plan.passed(seconds=1.0, cost=2.0 if measured else 0.0)
+    ...     times.passed(seconds=1.0, cost=2.0 if measured else 0.0)
     >>> found
-    [2, 202, 402]
+    [2, 19, 36]
     """
 
     def __init__(self, first: int = 0, share: float = 0.005) -> None:
@@ -113,17 +113,17 @@ class Curvature:
     Args:
         models: The networks, which are left as they were.
         loss: Returns the loss of the current batch.
-        plan: When it is measured.
+        times: When it is measured.
 
     Attributes:
-        plan: When it is measured.
+        times: When it is measured.
         error: Why it is no longer measured; '' if it is.
     """
 
     def __init__(
-        self, models: Mapping[str, nn.Module], loss: Callable[[], Any], plan: Plan
+        self, models: Mapping[str, nn.Module], loss: Callable[[], Any], times: CurvatureTimes
     ) -> None:
-        self.plan = plan
+        self.times = times
         self._model = nn.ModuleDict({f"model{n}": m for n, m in enumerate(models.values())})
         self._loss = loss
         self._guess = 1.0
@@ -133,7 +133,7 @@ class Curvature:
 
     def due(self, update: int) -> bool:
         """Return whether it is measured at an update."""
-        return not self.error and self.plan.due(update)
+        return not self.error and self.times.due(update)
 
     @property
     def begun(self) -> bool:

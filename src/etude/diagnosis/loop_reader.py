@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from etude.diagnosis.activations import ActivationMemory, ForwardReader, constant, first_samples
-from etude.diagnosis.curvature import Curvature, Marks, Plan
+from etude.diagnosis.curvature import AtMarks, Curvature, CurvatureTimes
 from etude.diagnosis.evidence.target_reader import TargetReader
 from etude.diagnosis.history import History, RunQuantity
 from etude.diagnosis.layers import LayerTable
@@ -49,7 +49,7 @@ class LoopReader:
         optimizers: What updates them.
         every: The number of updates from one sample to the next; None for automatic.
         loss: Returns the loss of the current batch; None if nobody can compute it again.
-        plan: When the curvature is measured, by `loss`; None is as `etude.watch` says.
+        times: When the curvature is measured, by `loss`; None is as `etude.watch` says.
 
     Attributes:
         updates: How many updates began; the last one may go on.
@@ -66,15 +66,15 @@ class LoopReader:
         *,
         every: int | None,
         loss: Callable[[], Any] | None = None,
-        plan: Plan | None = None,
+        times: CurvatureTimes | None = None,
     ) -> None:
         self.models = dict(models)
         self.table = LayerTable(models, optimizers)
         self.tracks = [OptimizerTrack(n, one, self.table) for n, one in enumerate(optimizers)]
         self.recorder, self.losses = Recorder(self.table), Losses()
-        plan = plan or Marks(every)
-        self.sampler = Sampler(every, bound=BOUND - plan.share)
-        self.curvature = None if loss is None else Curvature(models, loss, plan)
+        times = times or AtMarks(every)
+        self.sampler = Sampler(every, bound=BOUND - times.share)
+        self.curvature = None if loss is None else Curvature(models, loss, times)
         self.is_measuring, self._measuring = False, 0.0
         self.updates, self.forwards, self.backwards = 0, 0, 0
         self.one_loss = True
@@ -276,7 +276,7 @@ class LoopReader:
         rest = now - self._ended - self.own - self._measuring
         counted = self.sampler.passed(max(0.0, rest), self.own, self._measuring)
         if self.curvature is not None:
-            self.curvature.plan.passed(counted, self._measuring)
+            self.curvature.times.passed(counted, self._measuring)
         if sample is not None:
             self.sampler.sampled(sample.update, self.own)
             self._samples += 1

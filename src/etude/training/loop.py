@@ -20,8 +20,8 @@ from etude.training.evaluate import move
 from etude.training.frozen import FrozenParts
 from etude.training.objective import Closure, Objective, take_step
 from etude.training.observer import Observers, read_numbers
-from etude.training.reload import refuse_state
 from etude.training.precision import autocast
+from etude.training.reload import refuse_state
 from etude.training.request import AdvanceRequest
 from etude.training.snapshot import Snapshot
 from etude.training.spikes import Rewinder

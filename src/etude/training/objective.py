@@ -23,9 +23,9 @@ from etude.tasks.data import Batch
 from etude.tasks.task import Task
 from etude.tasks.weighted import WeightedLoss
 from etude.training.accumulation import Accumulation, shares
+from etude.training.own_hooks import OwnHooks
 from etude.training.param_groups import drop_gradients
 from etude.training.regularisation import Penalty, smoothed
-from etude.training.own_hooks import OwnHooks
 from etude.training.snapshot import Snapshot, buffers_kept
 
 Context = Callable[[], AbstractContextManager[Any]]

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import etude
 from etude import Recipe, Task, WatchObserver
-from etude.diagnosis.curvature import Allowance
+from etude.diagnosis.curvature import WithinShare
 from etude.diagnosis.health.history_tree import MOST_ROWS, from_plain, to_plain
 from etude.diagnosis.health.rate_said import critical_said, place_said, tied_of
 from etude.diagnosis.health.read import health_of
@@ -215,13 +215,13 @@ def test_a_run_is_freed_without_the_collector():
     st.lists(st.tuples(st.floats(0.01, 10), st.floats(0.0, 50)), min_size=1, max_size=400),
 )
 def test_measuring_costs_its_share_and_one_measurement_more(first, share, updates):
-    plan, spent, time, largest, measured = Allowance(first, share), 0.0, 0.0, 0.0, []
+    times, spent, time, largest, measured = WithinShare(first, share), 0.0, 0.0, 0.0, []
     for update, (seconds, cost) in enumerate(updates):
-        due = plan.due(update)
+        due = times.due(update)
         if due:
             measured.append(update)
             spent, largest = spent + cost, max(largest, cost)
-        plan.passed(seconds, cost if due else 0.0)
+        times.passed(seconds, cost if due else 0.0)
         time += seconds
         assert spent <= share * time + largest + 1e-9
     assert measured[:1] == ([first] if first < len(updates) else [])

@@ -160,7 +160,8 @@ def _spread(rows: Steps, most: int) -> Steps:
     """Return so many of the rows at most, evenly spread, the first and the last included."""
     if len(rows) <= most:
         return rows
-    return rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
+    kept: Steps = rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
+    return kept
 
 
 def _readings(history: History) -> dict[str, Floats]:

