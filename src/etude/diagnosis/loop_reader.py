@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from etude.diagnosis.activations import ActivationMemory, ForwardReader, constant, first_samples
 from etude.diagnosis.curvature import AtMarks, Curvature, CurvatureTimes
+from etude.diagnosis.evidence.sample_spread import SpreadReader
 from etude.diagnosis.evidence.target_reader import TargetReader
 from etude.diagnosis.history import History, RunQuantity
 from etude.diagnosis.layers import LayerTable
@@ -90,7 +91,7 @@ class LoopReader:
         self._forward_run: dict[RunQuantity, Value] = {}
         self._reader: ForwardReader | None = None
         self._evaluating = ""
-        self._targets = TargetReader()
+        self._targets, self._spread = TargetReader(), SpreadReader()
         self._input_layer: int | None = None
         self.on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
@@ -161,6 +162,8 @@ class LoopReader:
             update = self.updates - (not self._closed)
             with torch.no_grad():
                 self._forward_run.update(self._targets.read(update, tensors))
+        if self.on_cpu:
+            self._spread.read(self.updates - (not self._closed), tensors)
         self.own += time.perf_counter() - started
 
     def after_backward(self, tensors: Any) -> None:
@@ -312,6 +315,7 @@ class LoopReader:
             history,
             optimizers=tuple(type(one).__name__ for one in optimizers),
             input_layer=self._input_layer,
+            largest_samples=tuple(self._spread.found.values()),
             **self._targets.fields(history.steps.tolist()),
         )
 

@@ -15,6 +15,7 @@ from etude.diagnosis.health.shape import TreeShape
 from etude.diagnosis.history import (
     Floats,
     History,
+    LargestSample,
     LayerInfo,
     OutputFault,
     ParameterInfo,
@@ -58,6 +59,8 @@ def _plain(value: Any) -> Any:
         return _layer_plain(value)
     if isinstance(value, ParameterInfo):
         return asdict(value)
+    if isinstance(value, LargestSample):
+        return list(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -113,6 +116,8 @@ def _back(name: str, value: Any) -> Any:
         return tuple(_layer(one) for one in value)
     if name == "parameters":
         return tuple(ParameterInfo(**_known(ParameterInfo, one)) for one in value)
+    if name == "largest_samples":
+        return tuple(LargestSample(int(at), share, int(rows)) for at, share, rows in value)
     if name == "output_fault" and value is not None:
         return OutputFault(*value)
     return tuple(value) if isinstance(value, list) else value

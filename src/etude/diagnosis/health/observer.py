@@ -269,6 +269,10 @@ class WatchObserver(Observer):
             steps=steps,
             loss=_padded(series.get("loss", ()), updates),
             lr=_padded(series.get("lr", ()), updates),
+            largest_samples=tuple(
+                one._replace(update=int(self._numbered(np.array([one.update]))[0]))
+                for one in history.largest_samples
+            ),
             broken_from=None,  # a loss that is not finite ends the run
         )
         return later if self._earlier is None else joined(self._earlier, later)
