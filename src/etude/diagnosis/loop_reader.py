@@ -34,12 +34,13 @@ from etude.training.observer import Value
 CALL_SECONDS = 1.5e-6
 """What torch itself needs to hand one call of a function to a reader."""
 
-FULL_FIRST, FULL_EVERY = 12, 4
+FULL_FIRST, FULL_EVERY, FULL_APART = 12, 4, 16
 """The forward pass and the clipping are read in the first so many sampled updates, and then in
-every fourth of them."""
+every fourth of them, if it is so many updates after the last one."""
 
-READ_AFTER = 16
-"""On an accelerator, samples are read when so many wait."""
+READ_AFTER, READ_EVERY = 16, 8
+"""On an accelerator, samples are read when the first so many wait; on the CPU, where all updates
+are sampled and so many were read, when the second so many do."""
 
 
 class LoopReader:
@@ -86,7 +87,7 @@ class LoopReader:
         self._stepped: set[int] = set()
         self._closed = True
         self._due = self._full = self._is_due(0)
-        self._samples = 0
+        self._samples, self._last_full = 0, 0
         self._forward: dict[tuple[int, str], Tensor] = {}
         self._forward_run: dict[RunQuantity, Value] = {}
         self._reader: ForwardReader | None = None
@@ -271,7 +272,9 @@ class LoopReader:
             sample.layers.update(self._forward)
             sample.run.update(self._forward_run)
             self.recorder.add(sample)
-            if self.on_cpu or self.recorder.waiting >= READ_AFTER:
+            dense = self.sampler.every == 1 and len(self.recorder.rows) >= READ_AFTER
+            wait = 1 if self.on_cpu and not dense else READ_EVERY if self.on_cpu else READ_AFTER
+            if self.recorder.waiting >= wait:
                 self.recorder.read()
         self._forward, self._forward_run = {}, {}
         now = time.perf_counter()
@@ -285,8 +288,10 @@ class LoopReader:
             self._samples += 1
         self.own, self._measuring, self._ended = 0.0, 0.0, now
         self._due = self._is_due(self.updates)
-        whole = self._samples < FULL_FIRST or self._samples % FULL_EVERY == 0
-        self._full = self._due and whole
+        turn = self._samples % FULL_EVERY == 0 and self.updates - self._last_full >= FULL_APART
+        self._full = self._due and (self._samples < FULL_FIRST or turn)
+        if self._full:
+            self._last_full = self.updates
 
     def give_up_forward(self) -> None:
         """Stop reading a forward pass that is being read."""
