@@ -72,7 +72,16 @@ def main() -> None:
     """Measure, print, and write the results."""
     torch.set_num_threads(1)
     rows = [measure(name) for name in NETWORKS]
-    rivals = [cost(name, rival, ROUNDS, SECONDS) for rival in RIVALS for name in NETWORKS]
+    write(rows, [cost(name, rival, ROUNDS, SECONDS) for rival in RIVALS for name in NETWORKS])
+
+
+def write(rows: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> None:
+    """Print the results, and write them.
+
+    Args:
+        rows: What `measure` returned, by network.
+        rivals: What `cost` returned, by tool and network.
+    """
     machine = (
         f"{os.cpu_count()} cores, one thread, Python {platform.python_version()}, "
         f"torch {torch.__version__}"
@@ -95,7 +104,8 @@ def main() -> None:
         f"| {r['sampled']} |"
         for r in rows
     ]
-    lines += ["", "## Others, at their defaults", "", *rivals_table(rivals)]
+    if rivals:
+        lines += ["", "## Others, at their defaults", "", *rivals_table(rivals)]
     print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "watch.md").write_text("\n".join(lines) + "\n")

@@ -53,6 +53,21 @@ def test_without_a_base_the_public_classes_remain():
 # ---- what a module holds -------------------------------------------------------------------
 
 
+def test_a_hook_that_is_taken_from_its_dictionary_is_not_called_and_one_put_back_is():
+    model, calls = nn.Linear(1, 1), []
+    model.register_forward_hook(lambda *given: calls.append("after"), always_call=True)
+    model.register_forward_pre_hook(lambda *given: calls.append("before"), with_kwargs=True)
+    kept = [dict(hooks) for hooks in internals.forward_hooks(model)]
+    for hooks in internals.forward_hooks(model):
+        hooks.clear()
+    model(torch.ones(1, 1))
+    assert not calls
+    for hooks, whole in zip(internals.forward_hooks(model), kept, strict=True):
+        hooks.update(whole)
+    model(torch.ones(1, 1))
+    assert calls == ["before", "after"]
+
+
 class Holder(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -97,10 +97,7 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
 
 
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """Return the dictionary of a module's own buffers, to read and to set them.
-
-    `named_buffers` leaves out buffers that are None, and cannot set any.
-    """
+    """Return the dictionary of a module's own buffers, also those that are None, to set them."""
     found: dict[str, Tensor | None] = _part(module, "_buffers", "nn.Module")
     return found
 
@@ -109,6 +106,12 @@ def unsaved_buffers(module: nn.Module) -> set[str]:
     """Return the names of a module's buffers that are not in its `state_dict`."""
     found: set[str] = _part(module, "_non_persistent_buffers_set", "nn.Module")
     return found
+
+
+def forward_hooks(module: nn.Module) -> list[dict[int, Any]]:
+    """Return the dictionaries of the hooks before and after a module's own forward pass."""
+    names = "_forward_pre_hooks", "_forward_hooks"
+    return [_part(module, name, "nn.Module") for name in names]
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -443,6 +446,4 @@ def forget_compiler_threads() -> None:
     """
     compiler = sys.modules.get("torch._inductor.async_compile")
     pool: Any = getattr(getattr(compiler, "AsyncCompile", None), "pool", None)
-    forget = getattr(pool, "cache_clear", None)
-    if forget is not None:
-        forget()
+    getattr(pool, "cache_clear", lambda: None)()

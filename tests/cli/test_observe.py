@@ -57,3 +57,24 @@ def test_what_is_wrong_is_said_in_one_line(file, text, said):
     with pytest.raises(EtudeError, match=re.escape(said)) as caught:
         observers([text])
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_from_the_folder_of_a_tuning_brings_its_tied_range(tmp_path):
+    import torch
+
+    import etude
+    from etude.cli.observe import watcher
+
+    x = torch.linspace(-1, 1, 64)[:, None]
+    task = etude.Task(torch.nn.Linear(1, 1), (x, 3 * x), loss=torch.nn.functional.mse_loss)
+    recipe = etude.Recipe(steps=20, batch_size=16)
+    best = etude.tune(task, recipe, 1.5, folder=tmp_path / "tuned", progress=False)
+    file = tmp_path / "tuned" / "recipe.toml"
+    tuned = etude.Recipe.load(file)
+    assert watcher(True, task, tuned.replace(lr=0.5), file).tied == best.tied
+    assert watcher(True, task, tuned.replace(steps=30), file).tied is None
+    (tmp_path / "recipe.toml").write_text(tuned.to_toml(), encoding="utf-8")
+    assert watcher(True, task, tuned, tmp_path / "recipe.toml").tied is None
+    assert watcher(True, task, None, file) is True
+    assert watcher(True, task, tuned, None) is True
+    assert watcher(False, task, tuned, file) is False

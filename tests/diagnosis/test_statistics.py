@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.diagnosis.statistics import MOST, Entries, EntryLayout
+from etude.diagnosis.statistics import MOST, Entries, EntryLayout, variance_and_mean
 
 shapes = st.lists(st.integers(1, 12), min_size=0, max_size=4).map(tuple)
 
@@ -60,3 +60,13 @@ def test_a_sparse_gradient_has_the_norm_of_its_values(rows):
 
 def test_no_tensors_have_no_norms():
     assert norms([]) == []
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.sampled_from([None, 0]), st.booleans())
+def test_variance_and_mean_are_those_of_torch(rows, columns, dim, unbiased):
+    values = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)) * 3 + 7
+    correction = int(unbiased and (rows > 1 or (dim is None and columns > 1)))
+    expected = torch.var_mean(values, dim, correction=correction)
+    found = variance_and_mean(values, dim, correction)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

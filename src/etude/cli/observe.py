@@ -10,7 +10,12 @@ from etude.cli import choices
 from etude.errors import BadTypeError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from etude.diagnosis.health.observer import WatchObserver
+    from etude.recipe import Recipe
     from etude.record import Record
+    from etude.tasks.task import Task
     from etude.training.observer import Observer
 
 Observe = Annotated[
@@ -39,6 +44,25 @@ def health(record: Record) -> dict[str, Any]:
 
     found = health_of(record)
     return {} if found is None else {"health": found.to_dict()}
+
+
+def watcher(
+    wanted: bool, task: Task, recipe: Recipe | None, file: Path | None
+) -> bool | WatchObserver:
+    """Return what watches a run; a recipe from the folder of a tuning brings its tied range.
+
+    Args:
+        wanted: Whether to watch.
+        task: The task.
+        recipe: The recipe of a new run; None if a run goes on.
+        file: The file that the recipe is from.
+    """
+    from etude.diagnosis.health.observer import WatchObserver
+    from etude.diagnosis.health.tuned_before import tied_in
+
+    if not wanted or recipe is None or file is None:
+        return wanted
+    return WatchObserver(tied=tied_in(file.parent, task, recipe))
 
 
 def observers(texts: list[str] | None) -> list[Observer]:

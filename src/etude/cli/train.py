@@ -83,7 +83,7 @@ def train(
             accept_changes=accept,
             device=recipe.device,
             observers=seen,
-            watch=watch,
+            watch=observe.watcher(watch, chosen, wanted, recipe.recipe),
             on_step=partial(show_step, draw),
         )
         page = report.write(record, home.report, task=chosen)

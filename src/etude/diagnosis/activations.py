@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from etude.diagnosis.evidence.forward import ForwardEvidence
 from etude.diagnosis.layers import LayerTable
+from etude.diagnosis.statistics import variance_and_mean
 from etude.layerwise.flow import CONTRACTIONS
 
 MOST_READ = 2**13
@@ -122,7 +123,7 @@ class ForwardReader(TorchFunctionMode):
                 with torch.no_grad():
                     name = getattr(func, "__name__", "")
                     self._read(name, args, kwargs, result)
-                    self.evidence.with_arguments(name, func, args, kwargs, self._layer)
+                    self.evidence.with_arguments(name, func, args, kwargs, self._layer, result)
         except Exception as error:  # noqa: BLE001 - the user's forward pass goes on
             self.error = self.error or error
         finally:
@@ -191,7 +192,7 @@ class ForwardReader(TorchFunctionMode):
         self._layer, self._channels = layer, name in ON_CHANNELS
         self._used.append(layer)
         if (layer, "variance") not in self.values:
-            variance, mean = torch.var_mean(first_samples(output).float())
+            variance, mean = variance_and_mean(first_samples(output).float())
             self.values[layer, "mean"], self.values[layer, "variance"] = mean, variance
 
     def _activate(self, name: str, output: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -37,18 +37,93 @@ def _marks(update: int) -> int:
     return max(0, powers + 1 + max(0, update // APART - 1)) if update >= 0 else 0
 
 
+class CurvatureTimes(Protocol):
+    """Decides at which updates the curvature is measured.
+
+    Attributes:
+        share: The share of the run's own time that it may take; 0 where no bound was asked for.
+    """
+
+    share: float
+
+    def due(self, update: int) -> bool:
+        """Return whether it is measured at an update."""
+
+    def passed(self, seconds: float, cost: float) -> None:
+        """Note the time of an update without the watch, and what measuring has cost in it."""
+
+
+class AtMarks:
+    """Measures at the updates of `is_due`, whatever that costs: someone has asked for it.
+
+    Args:
+        every: The period of the sampled updates; None for an automatic one.
+    """
+
+    share = 0.0
+
+    def __init__(self, every: int | None = None) -> None:
+        self._every = every
+
+    def due(self, update: int) -> bool:
+        """Return whether it is measured at an update."""
+        return is_due(update, self._every)
+
+    def passed(self, seconds: float, cost: float) -> None:
+        """Note nothing."""
+
+
+class WithinShare:
+    """Measures as often as a share of the run's own time pays for, but once in any case.
+
+    Each measurement after the first waits until
+
+        share · (the run's own time since the last one) >= (what the last one has cost).
+
+    Args:
+        first: The update of the first measurement, such as the one where the rate is highest.
+        share: The share of the run's own time.
+
+    >>> times = WithinShare(first=2, share=0.125)
+    >>> found = []
+    >>> for update in range(50):
+    ...     measured = times.due(update)
+    ...     found += [update] if measured else []
+    ...     times.passed(seconds=1.0, cost=2.0 if measured else 0.0)
+    >>> found
+    [2, 19, 36]
+    """
+
+    def __init__(self, first: int = 0, share: float = 0.005) -> None:
+        self.first, self.share = first, share
+        self._owed = 0.0
+
+    def due(self, update: int) -> bool:
+        """Return whether it is measured at an update."""
+        return update >= self.first and self._owed <= 0
+
+    def passed(self, seconds: float, cost: float) -> None:
+        """Note the time of an update without the watch, and what measuring has cost in it."""
+        self._owed = max(0.0, self._owed - self.share * seconds) + cost
+
+
 class Curvature:
     """Measures the critical rate of the steps of one optimizer.
 
     Args:
         models: The networks, which are left as they were.
         loss: Returns the loss of the current batch.
+        times: When it is measured.
 
     Attributes:
+        times: When it is measured.
         error: Why it is no longer measured; '' if it is.
     """
 
-    def __init__(self, models: Mapping[str, nn.Module], loss: Callable[[], Any]) -> None:
+    def __init__(
+        self, models: Mapping[str, nn.Module], loss: Callable[[], Any], times: CurvatureTimes
+    ) -> None:
+        self.times = times
         self._model = nn.ModuleDict({f"model{n}": m for n, m in enumerate(models.values())})
         self._loss = loss
         self._guess = 1.0
@@ -56,23 +131,33 @@ class Curvature:
         self._before: list[Tensor] = []
         self.error = ""
 
+    def due(self, update: int) -> bool:
+        """Return whether it is measured at an update."""
+        return not self.error and self.times.due(update)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the weights before a step are known, and the step is to be measured."""
+        return bool(self._before)
+
     def before_step(self, parameters: Sequence[Tensor]) -> None:
-        """Copy the weights."""
-        if not self.error:
-            self._parameters = list(parameters)
+        """Copy the weights; without memory for that it is no longer measured."""
+        try:
             self._before = [parameter.detach().clone() for parameter in parameters]
+        except RuntimeError as error:
+            self._failed(error)
+        else:
+            self._parameters = list(parameters)
 
     def after_step(self, rate: float) -> dict[RunQuantity, float]:
         """Measure the step that was made; return nothing if it cannot be measured."""
         before, self._before = self._before, []
-        if not before or self.error:
-            return {}
         try:
             found = critical_rate(
                 self._model, self._loss, self._parameters, before, guess=self._guess
             )
         except Exception as error:  # noqa: BLE001 - the user's function failed
-            self.error = f"{type(error).__name__}: {shown(str(error))}"
+            self._failed(error)
             return {}
         finally:
             self._parameters = []
@@ -82,3 +167,6 @@ class Curvature:
             RunQuantity.CRITICAL_SHARPNESS: found.sharpness(rate),
             RunQuantity.RATE_OVER_CRITICAL: found.over_critical,
         }
+
+    def _failed(self, error: Exception) -> None:
+        self.error = f"{type(error).__name__}: {shown(str(error))}"

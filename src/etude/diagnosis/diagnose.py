@@ -185,17 +185,13 @@ def _watched(run: Run, progress: bool | None) -> Diagnosis:
             evaluation_steps=run.state.evenly_spaced(run.recipe.evaluations), on_step=on_step
         )
         objective = run.objective
-        objective.kept = None if run.task.alternates else []
-
-        def loss() -> torch.Tensor:
-            return objective.value(objective.kept or [])
-
         with watch(
             run.model,
             run.optimizer,
-            loss=None if run.task.alternates else loss,
+            loss=None if run.task.alternates else objective.again,
             on_finding=lambda finding: None,
         ) as watching:
+            objective.keeps = watching.will_measure
             run.advance(request)
-        objective.kept = None
+        objective.forget()
     return watching.report()

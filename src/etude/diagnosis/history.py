@@ -70,6 +70,20 @@ class OutputFault(NamedTuple):
     fix: str
 
 
+class LargestSample(NamedTuple):
+    """The largest loss of a batch.
+
+    Attributes:
+        update: The update.
+        share: Its share of the sum over the batch.
+        rows: How many rows the loss compares; in a network with one output per sample, samples.
+    """
+
+    update: int
+    share: float
+    rows: int
+
+
 @dataclass(frozen=True)
 class LayerInfo:
     """A layer: a module that owns parameters.
@@ -158,6 +172,8 @@ class History:
         output_fault: What is wrong with what the loss is given, in three sampled updates in a row;
             None if nothing is.
         input_layer: The number of the first layer; None if its inputs were not read.
+        largest_samples: The largest loss in each of the updates whose loss jumped, as far as the
+            graph of one of torch's losses showed it, on a CPU.
         period: The number of updates from one sampled update to the next, at the end.
         overhead: The watch's own time over that of the run between; NaN if not measured.
     """
@@ -184,6 +200,7 @@ class History:
     target_means: Floats = field(default_factory=lambda: np.empty((0, 0)))
     output_fault: OutputFault | None = None
     input_layer: int | None = None
+    largest_samples: tuple[LargestSample, ...] = ()
     period: int = 1
     overhead: float = float("nan")
 
@@ -226,6 +243,7 @@ class History:
             stuck=False,
             ended=False,
             target_means=self.target_means[rows[: len(self.target_means)]],
+            largest_samples=tuple(one for one in self.largest_samples if one.update < updates),
         )
 
     def spike_score(self, window: int = 1_000, sigmas: float = 7.0) -> float:

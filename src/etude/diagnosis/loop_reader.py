@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from etude.diagnosis import curvature
 from etude.diagnosis.activations import ActivationMemory, ForwardReader, constant, first_samples
-from etude.diagnosis.curvature import Curvature
+from etude.diagnosis.curvature import AtMarks, Curvature, CurvatureTimes
+from etude.diagnosis.evidence.sample_spread import SpreadReader
 from etude.diagnosis.evidence.target_reader import TargetReader
 from etude.diagnosis.history import History, RunQuantity
 from etude.diagnosis.layers import LayerTable
@@ -26,7 +26,7 @@ from etude.diagnosis.losses import Loss, Losses
 from etude.diagnosis.modes import left_in_evaluation
 from etude.diagnosis.recorder import Recorder
 from etude.diagnosis.sample import Sample
-from etude.diagnosis.sampling import Sampler
+from etude.diagnosis.sampling import BOUND, Sampler
 from etude.diagnosis.track import OptimizerTrack, is_adaptive
 from etude.layerwise.flow import tensors_in
 from etude.training.observer import Value
@@ -34,12 +34,13 @@ from etude.training.observer import Value
 CALL_SECONDS = 1.5e-6
 """What torch itself needs to hand one call of a function to a reader."""
 
-FULL_FIRST, FULL_EVERY = 12, 4
+FULL_FIRST, FULL_EVERY, FULL_APART = 12, 4, 16
 """The forward pass and the clipping are read in the first so many sampled updates, and then in
-every fourth of them."""
+every fourth of them, if it is so many updates after the last one."""
 
-READ_AFTER = 16
-"""On an accelerator, samples are read when so many wait."""
+READ_AFTER, READ_EVERY = 16, 8
+"""On an accelerator, samples are read when the first so many wait; on the CPU, where all updates
+are sampled and so many were read, when the second so many do."""
 
 
 class LoopReader:
@@ -50,6 +51,7 @@ class LoopReader:
         optimizers: What updates them.
         every: The number of updates from one sample to the next; None for automatic.
         loss: Returns the loss of the current batch; None if nobody can compute it again.
+        times: When the curvature is measured, by `loss`; None is as `etude.watch` says.
 
     Attributes:
         updates: How many updates began; the last one may go on.
@@ -66,13 +68,15 @@ class LoopReader:
         *,
         every: int | None,
         loss: Callable[[], Any] | None = None,
+        times: CurvatureTimes | None = None,
     ) -> None:
         self.models = dict(models)
         self.table = LayerTable(models, optimizers)
         self.tracks = [OptimizerTrack(n, one, self.table) for n, one in enumerate(optimizers)]
         self.recorder, self.losses = Recorder(self.table), Losses()
-        self.sampler = Sampler(every)
-        self.curvature = None if loss is None else Curvature(models, loss)
+        times = times or AtMarks(every)
+        self.sampler = Sampler(every, bound=BOUND - times.share)
+        self.curvature = None if loss is None else Curvature(models, loss, times)
         self.is_measuring, self._measuring = False, 0.0
         self.updates, self.forwards, self.backwards = 0, 0, 0
         self.one_loss = True
@@ -83,12 +87,12 @@ class LoopReader:
         self._stepped: set[int] = set()
         self._closed = True
         self._due = self._full = self._is_due(0)
-        self._samples = 0
+        self._samples, self._last_full = 0, 0
         self._forward: dict[tuple[int, str], Tensor] = {}
         self._forward_run: dict[RunQuantity, Value] = {}
         self._reader: ForwardReader | None = None
         self._evaluating = ""
-        self._targets = TargetReader()
+        self._targets, self._spread = TargetReader(), SpreadReader()
         self._input_layer: int | None = None
         self.on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
@@ -100,7 +104,11 @@ class LoopReader:
 
     def _bends(self, update: int) -> bool:
         """Return whether the curvature is measured at an update."""
-        return self.curvature is not None and curvature.is_due(update, self.sampler.every)
+        return self.curvature is not None and self.curvature.due(update)
+
+    def will_measure(self) -> bool:
+        """Return whether the loss will be computed again after the step of this update."""
+        return self._bends(self.updates - (not self._closed))
 
     # ---- forward passes ------------------------------------------------------------------------
 
@@ -155,6 +163,8 @@ class LoopReader:
             update = self.updates - (not self._closed)
             with torch.no_grad():
                 self._forward_run.update(self._targets.read(update, tensors))
+        if self.on_cpu:
+            self._spread.read(self.updates - (not self._closed), tensors)
         self.own += time.perf_counter() - started
 
     def after_backward(self, tensors: Any) -> None:
@@ -188,9 +198,11 @@ class LoopReader:
         if self._sample is not None:
             with torch.no_grad():
                 self.tracks[number].before_step(self._sample, closure)
-                if self.curvature is not None and self._bends(self._sample.update):
-                    self.curvature.before_step(self.tracks[number].trained())
         self.own += time.perf_counter() - started
+        if self._sample is not None and self.curvature and self._bends(self._sample.update):
+            started = time.perf_counter()
+            self.curvature.before_step(self.tracks[number].trained())
+            self._measuring += time.perf_counter() - started
 
     def after_step(self, number: int, *, closure: bool) -> None:
         """Read what stands after a step, and end the update if all optimizers have stepped."""
@@ -205,7 +217,7 @@ class LoopReader:
             self._note_run(self._sample, track)
         track.clearing.stepped()
         self.own += time.perf_counter() - started
-        if self._sample is not None and self.curvature is not None:
+        if self._sample is not None and self.curvature and self.curvature.begun:
             started = time.perf_counter()
             self.is_measuring = True
             self._sample.run |= self.curvature.after_step(_rate(track.optimizer))
@@ -260,20 +272,26 @@ class LoopReader:
             sample.layers.update(self._forward)
             sample.run.update(self._forward_run)
             self.recorder.add(sample)
-            if self.on_cpu or self.recorder.waiting >= READ_AFTER:
+            dense = self.sampler.every == 1 and len(self.recorder.rows) >= READ_AFTER
+            wait = 1 if self.on_cpu and not dense else READ_EVERY if self.on_cpu else READ_AFTER
+            if self.recorder.waiting >= wait:
                 self.recorder.read()
         self._forward, self._forward_run = {}, {}
         now = time.perf_counter()
         self.own += now - started
         rest = now - self._ended - self.own - self._measuring
-        self.sampler.passed(max(0.0, rest), self.own, self._measuring)
+        counted = self.sampler.passed(max(0.0, rest), self.own, self._measuring)
+        if self.curvature is not None:
+            self.curvature.times.passed(counted, self._measuring)
         if sample is not None:
             self.sampler.sampled(sample.update, self.own)
             self._samples += 1
         self.own, self._measuring, self._ended = 0.0, 0.0, now
         self._due = self._is_due(self.updates)
-        whole = self._samples < FULL_FIRST or self._samples % FULL_EVERY == 0
-        self._full = self._due and whole
+        turn = self._samples % FULL_EVERY == 0 and self.updates - self._last_full >= FULL_APART
+        self._full = self._due and (self._samples < FULL_FIRST or turn)
+        if self._full:
+            self._last_full = self.updates
 
     def give_up_forward(self) -> None:
         """Stop reading a forward pass that is being read."""
@@ -302,6 +320,7 @@ class LoopReader:
             history,
             optimizers=tuple(type(one).__name__ for one in optimizers),
             input_layer=self._input_layer,
+            largest_samples=tuple(self._spread.found.values()),
             **self._targets.fields(history.steps.tolist()),
         )
 

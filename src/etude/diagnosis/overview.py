@@ -75,6 +75,10 @@ def unseen(
             "Activations were not read, since the model itself was not called in a sampled update "
             "(only parts of it, or a compiled or replicated copy)."
         )
+    if history.updates and reader.losses.amp:
+        found.append(
+            "Whether updates are clipped cannot be seen, since a GradScaler scales the loss."
+        )
     if reader.curvature is not None and reader.curvature.error:
         found.append(
             f"The curvature could not be measured: loss() failed with {reader.curvature.error}. "

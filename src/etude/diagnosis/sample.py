@@ -86,6 +86,7 @@ class Row:
 
 NAMES = ("gradients", "weights", "updates", "gradient_sums", "update_sums")
 FIRST, ALL = "first_backward", "backward"
+_PLACES = {name: place for place, name in enumerate((*NAMES, FIRST, ALL))}
 
 
 def read(samples: Sequence[Sample], count: int) -> list[Row]:
@@ -102,7 +103,7 @@ def read(samples: Sequence[Sample], count: int) -> list[Row]:
         numbers = read_numbers([*sample.layers.values(), *sample.run.values()])
         layers = dict(zip(sample.layers, numbers, strict=False))
         run = dict(zip(sample.run, numbers[len(layers) :], strict=True))
-        found = {name: np.full(count, np.nan) for name in (*NAMES, FIRST, ALL)}
+        found = np.full((len(_PLACES), count), np.nan)
         for part in sample.norms:
             values = np.array(part.values.tolist()) * part.scales
             values = np.where(np.isnan(values), np.inf, values)
@@ -110,15 +111,18 @@ def read(samples: Sequence[Sample], count: int) -> list[Row]:
                 if part.unscale is not None and name.startswith("gradient"):
                     own = own * float(part.unscale)
                 columns = list(part.known[name])
-                found[name][part.numbers[columns]] = own[columns]
-        first, backward = found.pop(FIRST), found.pop(ALL)
-        if sample.passes == 1:
-            backward = first
-        clipped = _clipped(backward, found["gradients"])
-        if clipped is not None:
-            run[RunQuantity.CLIPPED] = clipped
-        parts = _parts(sample.passes, first, backward)
-        rows.append(Row(update=sample.update, layers=layers, run=run, parts=parts, **found))
+                found[_PLACES[name], part.numbers[columns]] = own[columns]
+        parts = math.nan, math.nan
+        if sample.passes:
+            first, backward = found[_PLACES[FIRST]], found[_PLACES[ALL]]
+            if sample.passes == 1:
+                backward = first
+            clipped = _clipped(backward, found[_PLACES["gradients"]])
+            if clipped is not None:
+                run[RunQuantity.CLIPPED] = clipped
+            parts = _parts(sample.passes, first, backward)
+        norms = {name: found[_PLACES[name]] for name in NAMES}
+        rows.append(Row(update=sample.update, layers=layers, run=run, parts=parts, **norms))
     return rows
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
+BOUND = 0.02
+"""The share of the run's own time that the watch may take."""
+
 FIRST = 4
 """The first updates are sampled in any case, then the powers of 2, each with the update after."""
 
@@ -35,7 +38,7 @@ class Sampler:
     [0, 4, 8]
     """
 
-    def __init__(self, every: int | None = None, bound: float = 0.02) -> None:
+    def __init__(self, every: int | None = None, bound: float = BOUND) -> None:
         self.every, self.bound = every, bound
         self.account = 0.0
         self.own = self.run = 0.0
@@ -70,8 +73,8 @@ class Sampler:
         known = self._cost if self._cost else seconds
         self._cost = 0.7 * known + 0.3 * seconds
 
-    def passed(self, seconds: float, own: float, extra: float = 0.0) -> None:
-        """Note the time of an update.
+    def passed(self, seconds: float, own: float, extra: float = 0.0) -> float:
+        """Note the time of an update; return how much of it counts.
 
         Args:
             seconds: The time of the update, without the watch's own.
@@ -84,7 +87,9 @@ class Sampler:
         self._passed += 1
         self.own += own + extra
         self.run += seconds
-        self.account += self.bound * min(seconds, 3 * self._usual) - own
+        counted = min(seconds, 3 * self._usual)
+        self.account += self.bound * counted - own
+        return counted
 
     @property
     def overhead(self) -> float:

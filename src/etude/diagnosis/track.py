@@ -55,7 +55,10 @@ class OptimizerTrack:
         self._scales = np.array(self._layout.scales)
         self._backward, self._before, self._after = (Entries(self._layout) for _ in range(3))
         self._gradients, self._last_gradients = Entries(self._layout), Entries(self._layout)
-        self._last_update = self._before.rows
+        # Large tensors that are made anew cost more than all else: memory is mapped page by page.
+        self._update, self._last_update, *self._sums = (
+            torch.empty_like(self._before.rows) for _ in range(4)
+        )
         self._held: list[int] = []
         self._known: dict[str, list[int]] = {"gradients": [], "updates": []}
         self._last_known = self._known
@@ -120,18 +123,20 @@ class OptimizerTrack:
             self._copy_gradients()
         places = [place for place in self._held if self._tensors[place].requires_grad]
         self._after.copy(places, [self._tensors[place] for place in places])
-        gradients, update = self._gradients.rows, self._after.rows - self._before.rows
+        self._update, self._last_update = self._last_update, self._update
+        gradients = self._gradients.rows
+        update = torch.sub(self._after.rows, self._before.rows, out=self._update)
         known = self._known = {**self._known, "weights": places, "updates": places}
         parts = {"gradients": gradients, "weights": self._after.rows, "updates": update}
         if self._previous == sample.update - 1:
-            for name, now, before in (
-                ("gradient", gradients, self._last_gradients.rows),
-                ("update", update, self._last_update),
+            for name, now, before, whole in (
+                ("gradient", gradients, self._last_gradients.rows, self._sums[0]),
+                ("update", update, self._last_update, self._sums[1]),
             ):
                 last = set(self._last_known.get(f"{name}s", ()))
                 both = [place for place in known[f"{name}s"] if place in last]
                 known[f"{name}_sums"] = [p for p in both if not self._is_sparse(p, name)]
-                parts[f"{name}_sums"] = now + before
+                parts[f"{name}_sums"] = torch.add(now, before, out=whole)
         if places or known["gradients"]:
             values = self._layout.norms(list(parts.values()))
             sample.norms.append(
@@ -141,7 +146,7 @@ class OptimizerTrack:
             sample.norms += self._at_backward
             sample.passes = self._passes
         self._at_backward, self._passes = [], 0
-        self._last_update, self._previous = update, sample.update
+        self._previous = sample.update
 
     def _is_sparse(self, place: int, name: str) -> bool:
         """Return whether the values of two gradients may belong to different entries."""

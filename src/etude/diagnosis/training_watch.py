@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from etude.diagnosis.attachment import HOOKLESS, attached, call_all
+from etude.diagnosis.curvature import CurvatureTimes
 from etude.diagnosis.find import find
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.diagnosis.history import History
@@ -47,6 +48,7 @@ class TrainingWatch:
         *,
         every: int | None = None,
         loss: Callable[[], Any] | None = None,
+        times: CurvatureTimes | None = None,
         on_finding: Callable[[Finding], object] | None = None,
         logger: logging.Logger | None = None,
         sinks: Sequence[Sink] = (),
@@ -56,7 +58,7 @@ class TrainingWatch:
         close_on_error: bool = False,
     ) -> None:
         self._inner = {prefix: unwrapped(model) for prefix, model in models.items()}
-        self._reader = LoopReader(self._inner, optimizers, every=every, loss=loss)
+        self._reader = LoopReader(self._inner, optimizers, every=every, loss=loss, times=times)
         self._reader.one_loss = one_loss
         self._on_finding, self._logger = on_finding, logger
         self._findings: list[Finding] = list(known)
@@ -124,6 +126,10 @@ class TrainingWatch:
     def updates(self) -> int:
         """How many updates were seen, the one that goes on included."""
         return self._reader.updates
+
+    def will_measure(self) -> bool:
+        """Return whether `loss` will be called after the step of the update that begins."""
+        return not self.closed and self._reader.will_measure()
 
     def close(self) -> None:
         """Look once more at what was read, and remove all hooks; may be called twice."""

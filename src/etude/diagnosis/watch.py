@@ -42,8 +42,8 @@ def watch(
       `etude.measure.critical_rate`.
 
     The outputs, dead and saturated units, and clipping are read in the first 12 sampled updates and
-    then in every fourth. The rules for what is found are in `etude.diagnosis.facts` and
-    `etude.diagnosis.symptoms`.
+    then in every fourth, at least 16 updates apart. The rules for what is found are in
+    `etude.diagnosis.facts` and `etude.diagnosis.symptoms`.
 
     By default an update is sampled when that keeps the watch's own time below 2% of the loop's; the
     first updates are always sampled, so that a short run pays more. The

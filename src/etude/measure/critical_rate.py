@@ -91,7 +91,9 @@ def critical_rate(
 
     Every pass uses the same random numbers and buffers. Afterwards the weights, their gradients,
     the buffers, the attributes and modes of all modules, and the random state of torch, NumPy and
-    Python are what they were, to the bit. It takes memory for two more copies of the weights.
+    Python are what they were, to the bit; so are parameters that the step has not changed, such as
+    those of a momentum encoder that a forward pass moves. It takes memory for two more copies of
+    the weights.
 
     Args:
         model: The network, in the mode in which the step was taken.
@@ -253,6 +255,8 @@ def _untouched(
     """Restore everything after a block; yield what restores it, and copies of the parameters."""
     after = [parameter.detach().clone() for parameter in parameters]
     gradients = [(parameter, parameter.grad) for parameter in parameters]
+    stepped = set(map(id, parameters))
+    others = [(p, p.detach().clone()) for p in model.parameters() if id(p) not in stepped]
     undo = Snapshot(model, draws=True)
     attributes = [(module, dict(vars(module))) for module in model.modules()]
     cached = torch.is_autocast_cache_enabled()
@@ -271,5 +275,8 @@ def _untouched(
             own.update(kept)
         undo.restore()
         put(parameters, after)
+        for parameter, value in others:
+            if not torch.equal(parameter, value):
+                parameter.copy_(value)
         for parameter, gradient in gradients:
             parameter.grad = gradient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from etude.diagnosis.finding import Diagnosis
+from etude.diagnosis.health.rate_said import Tied, critical_said, place_said, tied_of
 from etude.diagnosis.health.read import UNWATCHED, health_of
 from etude.errors import StorageError
 from etude.record import Record
@@ -33,10 +34,17 @@ def _note(found: Diagnosis) -> str:
     return "; ".join([f"in {found.seen[0]}", *gaps])
 
 
-def sections(record: Record) -> tuple[Section, ...]:
-    """Return the findings, which the terminal prints too, and the readings of the layers."""
+def sections(record: Record, tied: Tied | None = None) -> tuple[Section, ...]:
+    """Return the findings, which the terminal prints too, and the readings of the layers.
+
+    Args:
+        record: The run.
+        tied: The tied range of the tuning that the run belongs to; None takes what its watch was
+            given.
+    """
     try:
         found = health_of(record)
+        tied = tied or tied_of(record)
     except StorageError:
         return ()
     if found is None:
@@ -45,9 +53,10 @@ def sections(record: Record) -> tuple[Section, ...]:
     said = (*judged, *map(str, found.findings)) or (_quiet(found),)
     unseen = tuple(found.unseen)
     looked = f"Looked at: {'; '.join(found.seen)}." if found.seen else ""
-    told = Section(
-        "Health", (*said, *unseen, *([looked] if looked else [])), detail=not found.findings
-    )
+    placed = "" if tied is None else place_said(record.recipe.lr, tied)
+    critical = "" if found.history is None else critical_said(found.history)
+    rate = [text for text in (placed, critical, looked) if text]
+    told = Section("Health", (*said, *unseen, *rate), detail=not found.findings)
     return told, *(() if found.history is None else layer_sections(found.history, detail=True))
 
 

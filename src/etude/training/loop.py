@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from etude.optimizers.factory import refuse_sparse_gradients
@@ -19,6 +20,7 @@ from etude.training.evaluate import move
 from etude.training.frozen import FrozenParts
 from etude.training.objective import Closure, Objective, take_step
 from etude.training.observer import Observers, read_numbers
+from etude.training.precision import autocast
 from etude.training.reload import refuse_state
 from etude.training.request import AdvanceRequest
 from etude.training.snapshot import Snapshot
@@ -44,9 +46,12 @@ class TrainingLoop:
 
     def __init__(self, state: RunState, observers: Observers) -> None:
         self.state, self.observers = state, observers
+        # Of the state itself it holds nothing: in a circle, memory would be freed late.
+        context = partial(autocast, state.device, state.recipe.precision)
         self.objective = Objective(
-            state.task, state.model, state.recipe, state.autocast, rates=state.rates
+            state.task, state.model, state.recipe, context, rates=state.rates
         )
+        state.objective = self.objective
         self.frozen = FrozenParts(state)
         self._clipper = Clipper(state.parameters, state.recipe)
         self._turns = Turns(state) if state.task.alternates else None

@@ -23,9 +23,10 @@ from etude.tasks.data import Batch
 from etude.tasks.task import Task
 from etude.tasks.weighted import WeightedLoss
 from etude.training.accumulation import Accumulation, shares
+from etude.training.own_hooks import OwnHooks
 from etude.training.param_groups import drop_gradients
 from etude.training.regularisation import Penalty, smoothed
-from etude.training.snapshot import Snapshot
+from etude.training.snapshot import Snapshot, buffers_kept
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -47,7 +48,8 @@ class Objective:
         rates: The multipliers of the rate; what they freeze is not penalised.
 
     Attributes:
-        kept: The batches of the newest update; None, as at first, keeps none.
+        keeps: Returns whether `again` will be called after the update that begins; None if it is
+            never called.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class Objective:
         self._watch = self.count > 1 or not (first is None or first.device.type == "cpu")
         self._is_bare = not self.penalty and isinstance(autocast(), nullcontext)
         self._warned = False
-        self.kept: list[Batch] | None = None
+        self.keeps: Callable[[], bool] | None = None
+        self._kept: list[Batch] | None = None
+        self._hooks = OwnHooks(model)
 
     def backward(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """Add the gradient of the mean over all answered targets to that of the parameters.
@@ -81,10 +85,10 @@ class Objective:
             TaskError: If the model, the loss or the backward pass fails.
         """
         update = Accumulation(self.count, self.parameters)
-        self.kept = None if self.kept is None else []
+        self._kept = [] if self.keeps is not None and self.keeps() else None
         for batch in batches:
-            if self.kept is not None:
-                self.kept.append(batch)
+            if self._kept is not None:
+                self._kept.append(batch)
             loss, penalty = self._forward(batch)
             try:
                 update.add(loss, penalty)
@@ -95,6 +99,27 @@ class Objective:
             self._warned = True
             warnings.warn(NO_ANSWERED_TARGET, stacklevel=2)
         return sums
+
+    def again(self) -> Tensor:
+        """Return the objective of the newest update at the current weights.
+
+        Hooks that were attached to the model after this object was made are not called: they are
+        those of observers, to whom this pass is none of the run's. A loss that is a module keeps
+        its buffers.
+
+        Raises:
+            TaskError: If the batches of the update were not kept, or the loss fails.
+        """
+        if self._kept is None:
+            raise TaskError("the batches of the update were not kept")
+        loss = self.task.loss
+        kept = buffers_kept(loss) if isinstance(loss, nn.Module) else nullcontext()
+        with self._hooks.alone(), kept:
+            return self.value(self._kept)
+
+    def forget(self) -> None:
+        """Drop the batches that were kept."""
+        self.keeps = self._kept = None
 
     def value(self, batches: Iterable[Batch]) -> Tensor:
         """Return the mean over all answered targets, with the penalty and its graph."""

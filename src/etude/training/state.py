@@ -30,6 +30,7 @@ from etude.training.early_stopping import EarlyStopping
 from etude.training.evaluation_steps import evenly_spaced, own_evaluation_steps
 from etude.training.flow import flow_of
 from etude.training.initialisation import prepare_model
+from etude.training.objective import Objective
 from etude.training.precision import autocast
 from etude.training.rng import RunRandomness
 
@@ -66,6 +67,7 @@ class RunState:
         evaluations: The evaluations, in order.
         extended: (update, length until then) for each time that the length was changed.
         cursor: The position in the data of the next batch.
+        objective: What an update minimises; None in a stack of runs, and before there is a loop.
     """
 
     task: Task
@@ -95,6 +97,7 @@ class RunState:
     evaluations: list[Evaluation] = field(default_factory=list)
     extended: list[tuple[int, int]] = field(default_factory=list)
     cursor: Cursor = field(default_factory=Cursor)
+    objective: Objective | None = field(default=None, repr=False)
 
     @property
     def length(self) -> int:

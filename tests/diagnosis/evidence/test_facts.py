@@ -261,3 +261,30 @@ def test_a_block_left_by_an_error_has_not_ended():
     with pytest.raises(KeyboardInterrupt, match=""):
         fit(model, optimizer, x, y, each=stop, on_finding=told.append)
     assert Symptom.STALLED not in {one.what for one in told}
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_the_gates_of_one_layer_are_those_of_a_layer_that_is_computed_again(
+    kind, layers, batch_first
+):
+    """Of one layer the outputs are there; of the first of two layers they are computed again."""
+    x = torch.randn(9, 7, 4, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    alone = kind(4, 5, batch_first=batch_first)
+    both = kind(4, 5, num_layers=layers, batch_first=batch_first)
+    both.load_state_dict(alone.state_dict(), strict=False)
+    with torch.no_grad():
+        for one in (alone, both):
+            one.weight_ih_l0.mul_(8)
+            one.load_state_dict({**one.state_dict(), "weight_ih_l0": alone.weight_ih_l0})
+    shares = []
+    for model in (alone, both):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        with opened(model, optimizer, every=1) as w:
+            model(x)[0].square().mean().backward()
+            optimizer.step()
+        shares.append(w.report().history.of_layers("gates_saturated")[0, 0])
+    assert 0 < shares[0] < 1
+    assert shares[0] == pytest.approx(shares[1])

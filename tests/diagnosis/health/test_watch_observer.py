@@ -15,9 +15,10 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import etude
 from etude import Recipe, Task, WatchObserver
+from etude.diagnosis.curvature import is_due
 from etude.diagnosis.finding import Cause, Symptom
 from etude.diagnosis.health.read import health_of
-from etude.diagnosis.history import Quantity
+from etude.diagnosis.history import Quantity, RunQuantity
 from etude.engines import train_many
 from etude.errors import BadTypeError, BadValueError
 from etude.training.request import AdvanceRequest
@@ -75,6 +76,9 @@ def test_a_watched_run_has_the_bits_of_another(changes):
     history = health_of(record).history
     assert history.updates == recipe.steps
     assert history.samples == recipe.steps
+    over = history.of_run(RunQuantity.RATE_OVER_CRITICAL)
+    stepped = [t for t, lr in enumerate(plain.series["lr"]) if is_due(t) and lr > 0]
+    assert history.steps[~np.isnan(over)].tolist() == stepped
     assert torch.autograd.backward.__module__ == "torch.autograd"
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from etude.diagnosis.history import RunQuantity
+from etude.diagnosis.statistics import variance_and_mean
 from etude.training.observer import Value
 
-SAMPLES, PLACES, NUMBERS = 64, 64, 2**13
+SAMPLES, PLACES, NUMBERS = 16, 64, 2**13
 """How many samples of a recurrent layer's input are read, places in each, and numbers of the other
 inputs."""
 
@@ -61,13 +62,14 @@ class ForwardEvidence:
         args: tuple[Any, ...],
         options: Mapping[str, Any],
         layer: int | None,
+        result: Any,
     ) -> None:
-        """Read what a call's arguments show."""
+        """Read what a call's arguments and its result show."""
         if name == "batch_norm" and options.get("training", args[5] if len(args) > 5 else False):
             count = len(args[0])
             self._normalised = min(self._normalised or count, count)
         if name in GATES and layer is not None and (layer, "gates") not in self.gates:
-            share = saturated_gates(name, func, args)
+            share = saturated_gates(name, func, args, result)
             if share is not None:
                 self.gates[layer, "gates"] = share
 
@@ -99,7 +101,7 @@ def spread_of(values: Tensor, channels: bool) -> Mapping[RunQuantity, Tensor]:
     flat = few(values).double().movedim(axis, -1).reshape(-1, values.shape[axis])
     if len(flat) < 2:
         return {}
-    variance, mean = torch.var_mean(flat, 0)
+    variance, mean = variance_and_mean(flat, 0)
     deviation = variance.sqrt()
     moves = deviation > 1e-12 * flat.abs().amax(0)
     huge = torch.full_like(deviation, torch.inf)
@@ -125,26 +127,30 @@ def share_between(values: Tensor) -> Tensor | None:
     if values.ndim < 2 or values.shape[0] < 2:
         return None
     read = few(values).float()
-    variance = read.var(0, correction=0).mean()
+    variance = variance_and_mean(read, 0, correction=0)[0].mean()
     return (variance / read.square().mean().clamp_min(torch.finfo(torch.float32).tiny)).sqrt()
 
 
 GATES = ("lstm", "gru", "rnn_tanh")
 
 
-def saturated_gates(name: str, func: Callable[..., Any], args: tuple[Any, ...]) -> Tensor | None:
+def saturated_gates(
+    name: str, func: Callable[..., Any], args: tuple[Any, ...], result: Any
+) -> Tensor | None:
     """Return the share of saturated gates and states of a recurrent call's first layer.
 
-    The layer is computed again for a few samples. None for packed sequences and for projections.
+    Of several layers, or directions, the first is computed again for a few samples. None for packed
+    sequences and for projections.
 
     Args:
         name: 'lstm', 'gru' or 'rnn_tanh'.
         func: torch's function.
         args: Its arguments.
+        result: What it returned.
     """
     if len(args) != 9 or not isinstance(args[0], Tensor) or args[0].ndim != 3:
         return None
-    x, start, weights, biases, _, _, _, _, batch_first = args
+    x, start, weights, biases, layers, _, _, both_ways, batch_first = args
     given = (x if batch_first else x.transpose(0, 1)).detach()[:SAMPLES, :PLACES]
     own = [w.detach() for w in weights[: 4 if biases else 2]]
     first = start[0] if name == "lstm" else start
@@ -152,9 +158,13 @@ def saturated_gates(name: str, func: Callable[..., Any], args: tuple[Any, ...]) 
     begin: Any = (state, start[1].detach()[:1, :SAMPLES]) if name == "lstm" else state
     if state.shape[-1] != own[1].shape[1] or len(given) < 1:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # cuDNN's, of weights that lie apart in memory
-        outputs: Tensor = func(given, begin, own, biases, 1, 0.0, False, False, True)[0]
+    if layers == 1 and not both_ways:
+        whole: Tensor = result[0].detach()
+        outputs = (whole if batch_first else whole.transpose(0, 1))[:SAMPLES, :PLACES]
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # cuDNN's, of weights that lie apart in memory
+            outputs = func(given, begin, own, biases, 1, 0.0, False, False, True)[0]
     if name == "rnn_tanh":
         return _share_beyond(outputs)
     before = torch.cat([state.transpose(0, 1), outputs[:, :-1]], 1)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,6 +13,7 @@ from etude.diagnosis.check.outputs import output_fault
 from etude.diagnosis.evidence.loss_graph import GraphLoss, differences_of, losses_of
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.history import Floats, OutputFault, RunQuantity
+from etude.diagnosis.statistics import variance_and_mean
 from etude.tasks.loss_calls import LossCall
 
 COLUMNS = 256
@@ -76,7 +76,7 @@ class TargetReader:
             RunQuantity.TARGET_COUNT: float(len(columns)),
         }
         few = len(columns) < 2
-        variance, mean = torch.var_mean(columns, 0, correction=0 if few else 1)
+        variance, mean = variance_and_mean(columns, 0, correction=0 if few else 1)
         self.means[update] = mean
         if len(self.means) > MOST_MEANS:
             self.means = dict(list(self.means.items())[::2])

@@ -12,7 +12,16 @@ import torch
 from etude.diagnosis.finding import Finding
 from etude.diagnosis.health.finding_plain import finding_of
 from etude.diagnosis.health.shape import TreeShape
-from etude.diagnosis.history import Floats, History, LayerInfo, OutputFault, ParameterInfo
+from etude.diagnosis.history import (
+    Floats,
+    History,
+    LargestSample,
+    LayerInfo,
+    OutputFault,
+    ParameterInfo,
+    RunQuantity,
+    Steps,
+)
 from etude.errors import StorageError, shown
 from etude.record import from_json, to_json
 from etude.record_shape import refuse_other
@@ -50,6 +59,8 @@ def _plain(value: Any) -> Any:
         return _layer_plain(value)
     if isinstance(value, ParameterInfo):
         return asdict(value)
+    if isinstance(value, LargestSample):
+        return list(value)
     return dict(value) if isinstance(value, Mapping) else value
 
 
@@ -105,6 +116,8 @@ def _back(name: str, value: Any) -> Any:
         return tuple(_layer(one) for one in value)
     if name == "parameters":
         return tuple(ParameterInfo(**_known(ParameterInfo, one)) for one in value)
+    if name == "largest_samples":
+        return tuple(LargestSample(int(at), share, int(rows)) for at, share, rows in value)
     if name == "output_fault" and value is not None:
         return OutputFault(*value)
     return tuple(value) if isinstance(value, list) else value
@@ -126,14 +139,17 @@ def _known(kind: type[LayerInfo | ParameterInfo], plain: Mapping[str, Any]) -> d
 def to_plain(history: History) -> dict[str, Any]:
     """Return the layers and their readings as JSON can hold them, for a record.
 
-    Of many sampled updates some are kept, evenly spread, and numbers are rounded. Single parameters
-    are left out, and so are loss and rate, which the record has.
+    Of many sampled updates some are kept, evenly spread, those first in which the curvature was
+    measured; numbers are rounded. Single parameters are left out, and so are loss and rate, which
+    the record has.
     """
     row = sum(values[0].size for values in _readings(history).values() if len(values))
     most = max(1, min(MOST_ROWS, MOST_NUMBERS // max(1, row)))
     kept = np.arange(history.samples)
     if len(kept) > most:
-        kept = np.unique(np.linspace(0, len(kept) - 1, most).round().astype(int))
+        rare = np.flatnonzero(~np.isnan(history.of_run(RunQuantity.RATE_OVER_CRITICAL)))
+        rare = _spread(rare, most // 2)
+        kept = np.union1d(rare, _spread(np.setdiff1d(kept, rare), most - len(rare)))
     return {
         "updates": history.updates,
         "samples": history.samples,
@@ -143,6 +159,14 @@ def to_plain(history: History) -> dict[str, Any]:
         "readings": {str(q): _rows(v[kept]) for q, v in history.readings.items()},
         "run_readings": {str(q): _row(v[kept]) for q, v in history.run_readings.items()},
     }
+
+
+def _spread(rows: Steps, most: int) -> Steps:
+    """Return so many of the rows at most, evenly spread, the first and the last included."""
+    if len(rows) <= most:
+        return rows
+    kept: Steps = rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
+    return kept
 
 
 def _readings(history: History) -> dict[str, Floats]:

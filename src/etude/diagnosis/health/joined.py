@@ -66,7 +66,9 @@ def joined(earlier: History, later: History) -> History:
             if before.shape != (earlier.samples, *after.shape[1:]):
                 before = np.full((earlier.samples, *after.shape[1:]), np.nan)
             found[one.name] = whole(before, after, None)
-    return replace(later, layers=_described(earlier, later), **found)
+    known = {one.update: one for one in (*earlier.largest_samples, *later.largest_samples)}
+    largest = tuple(known[update] for update in sorted(known))
+    return replace(later, layers=_described(earlier, later), largest_samples=largest, **found)
 
 
 def _pairs(

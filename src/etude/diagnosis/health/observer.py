@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from etude.diagnosis.curvature import WithinShare
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.diagnosis.health.finding_plain import diagnosis_of, finding_of
 from etude.diagnosis.health.history_tree import from_tree, to_plain, to_tree
 from etude.diagnosis.health.joined import joined
 from etude.diagnosis.health.of_run import found_in, learned_nothing
+from etude.diagnosis.health.rate_said import Tied, checked_tied
 from etude.diagnosis.health.read import NAME, UNWATCHED
 from etude.diagnosis.history import Floats, History, Steps
 from etude.diagnosis.sink import Sink, listed_sinks
@@ -36,6 +38,12 @@ class WatchObserver(Observer):
     the diagnosis and, per layer, the readings; `etude.diagnosis.health.read.health_of(record)`
     reads them back, and the report on the run shows them.
 
+    η/η_c, the rate over the smallest one at which a step raises the loss of its own batch, is
+    measured where the rate is highest, and then as often as that takes 0.5% of the run's own time;
+    with `every`, at the updates that `etude.watch` states for `loss`. It takes up to 6 forward
+    passes, in which hooks of other observers are not called. What a task's own `step` keeps outside
+    the model cannot be put back after them, so there nothing is measured unless you ask for it.
+
     Which updates are sampled depends on the time that they take, so two runs of one recipe can have
     readings of other updates. In a stack of runs (`engine='vmap'`) nothing can be read, and the
     diagnosis says so.
@@ -45,6 +53,9 @@ class WatchObserver(Observer):
         on_finding: Called once with each finding, as it arises; in a worker process there.
         logger: Each finding is logged there as a warning, once.
         sink: Gets the readings and findings; or several.
+        curvature: Whether to measure η/η_c; None does where the task has a `loss`.
+        tied: The tied range of the tuning that the recipe comes from, such as `best.tied`; the
+            report says where the rate lies in it.
 
     >>> import etude, torch
     >>> x = torch.linspace(-1, 1, 64)[:, None]
@@ -69,8 +80,12 @@ class WatchObserver(Observer):
         on_finding: Callable[[Finding], object] | None = None,
         logger: logging.Logger | None = None,
         sink: Sink | Sequence[Sink] = (),
+        curvature: bool | None = None,
+        tied: Tied | None = None,
     ) -> None:
         super().__init__()
+        self.curvature = curvature
+        self.tied = checked_tied(tied)
         self.period = checked_period(every)
         self.sinks = listed_sinks(sink)
         self.logger = logger
@@ -98,6 +113,8 @@ class WatchObserver(Observer):
             "sinks": self.sinks,
             "logger": self.logger,
             "on_finding": self.on_finding,
+            "curvature": self.curvature,
+            "tied": self.tied,
         }
 
     def __setstate__(self, given: dict[str, Any]) -> None:
@@ -124,10 +141,14 @@ class WatchObserver(Observer):
         watch, first, seen = self._watch, state.step, self._watch.updates
         self._places.append((seen, first, 1))
         watch.attach()
+        if state.objective is not None and self._measures(state):
+            state.objective.keeps = watch.will_measure
         try:
             yield
         finally:
             watch.detach()
+            if state.objective is not None:
+                state.objective.forget()
             steps = max(1, watch.updates - seen)  # a step for each part that is updated in turn
             done = max(1, state.step - first)
             self._places[-1] = (seen, first, max(1, round(steps / done)))
@@ -142,12 +163,20 @@ class WatchObserver(Observer):
         elif self._run() is not state:
             self._begin(state)
 
+    def _measures(self, state: RunState) -> bool:
+        """Return whether the curvature is measured."""
+        wanted = state.task.loss is not None if self.curvature is None else self.curvature
+        return wanted and state.objective is not None and not state.task.alternates
+
     def _new_watch(self, state: RunState) -> TrainingWatch:
         quiet = self.on_finding is None and self.logger is None
+        loss = state.objective.again if state.objective and self._measures(state) else None
         watch = TrainingWatch(
             {"": state.model},
             [state.optimizer],
             every=self.period,
+            loss=loss,
+            times=WithinShare(_highest(state)) if self.period is None and loss else None,
             on_finding=_ignore if quiet else self.on_finding,
             logger=self.logger,
             sinks=self.sinks,
@@ -173,6 +202,8 @@ class WatchObserver(Observer):
         if self._noted is None or self._noted[0] is not found:  # a record is made often
             history = None if found.history is None else to_plain(found.history)
             self._noted = found, {"diagnosis": found.to_dict(), "history": history}
+            if self.tied is not None:
+                self._noted[1]["tied"] = list(self.tied)
         return self._noted[1]
 
     def report(self) -> Diagnosis:
@@ -188,6 +219,7 @@ class WatchObserver(Observer):
             "stretches": [list(one) for one in self._stretches],
             "diagnosis": found.to_dict(),
             "stuck": [one.to_dict() for one in self._stuck],
+            "tied": None if self.tied is None else list(self.tied),
             "history": None if found.history is None else to_tree(found.history),
         }
 
@@ -199,6 +231,7 @@ class WatchObserver(Observer):
         self._earlier = None if history is None else from_tree(history)
         self._last = diagnosis_of(state["diagnosis"], self._earlier)
         self._stuck = tuple(finding_of(one) for one in state["stuck"])
+        self.tied = self.tied or checked_tied(state.get("tied"))
 
     # ---- what was read -------------------------------------------------------------------------
 
@@ -236,6 +269,10 @@ class WatchObserver(Observer):
             steps=steps,
             loss=_padded(series.get("loss", ()), updates),
             lr=_padded(series.get("lr", ()), updates),
+            largest_samples=tuple(
+                one._replace(update=int(self._numbered(np.array([one.update]))[0]))
+                for one in history.largest_samples
+            ),
             broken_from=None,  # a loss that is not finite ends the run
         )
         return later if self._earlier is None else joined(self._earlier, later)
@@ -248,6 +285,13 @@ class WatchObserver(Observer):
         place = np.searchsorted(seen, steps, side="right") - 1
         found: Steps = first[place] + (steps - seen[place]) // turns[place]
         return found
+
+
+def _highest(state: RunState) -> int:
+    """Return how many updates later the rate is at its highest, of 128 evenly spaced ones."""
+    last = max(state.step, state.length - 1)
+    ahead: list[int] = np.linspace(state.step, last, 128).astype(int).tolist()
+    return max(ahead, key=state.lr_schedule) - state.step
 
 
 def _between(first: int, end: int) -> str:

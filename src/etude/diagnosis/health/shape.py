@@ -7,7 +7,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from etude.record_shape import Number, Step, Text
+from etude.record_shape import Finite, Number, Step, Text
 
 
 class FindingShape(TypedDict):
@@ -104,6 +104,7 @@ class TreeShape(TypedDict):
     optimizers: NotRequired[list[Text]]
     loss_name: NotRequired[Text]
     input_layer: NotRequired[Step | None]
+    largest_samples: NotRequired[list[Annotated[list[Finite], Field(min_length=3, max_length=3)]]]
     output_fault: NotRequired[tuple[Text, Text, dict[str, Number | Text], Text] | None]
 
 
@@ -112,3 +113,4 @@ class HealthShape(TypedDict):
 
     diagnosis: DiagnosisShape
     history: NotRequired[HistoryShape | None]
+    tied: NotRequired[list[Number]]

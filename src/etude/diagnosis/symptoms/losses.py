@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from etude.diagnosis.finding import Finding, Symptom
-from etude.diagnosis.history import History, Quantity
+from etude.diagnosis.history import History, LargestSample, Quantity, Steps
 from etude.diagnosis.symptoms.curve import LossCurve, loss_curve
 
 APART = 50
@@ -50,7 +50,9 @@ def spiking(history: History) -> list[Finding]:
     A spike: 7 standard deviations above the mean of the losses before (a quarter of the run, 100
     to 1,000 of them, without earlier spikes), by at least a quarter of all that was learned, with
     the next three losses still 3.5 above. One hard batch raises one loss; a step too far raises
-    those after it too. Three spikes are needed.
+    those after it too. Three spikes are needed. Where the losses of the samples were read at one of
+    them, the largest share that one sample had is stated: of data with a few bad samples it is
+    large, of a rate that is too high it is not.
     Source of the seven: OLMo's spike score; see `History.spike_score`.
     """
     curve = loss_curve(history)
@@ -61,15 +63,33 @@ def spiking(history: History) -> list[Finding]:
         return []
     steps = np.flatnonzero(np.isfinite(history.loss))
     highest = max(float(curve.loss[place]) for place in places)
+    evidence = {"spikes": float(len(places)), "highest": highest}
+    said, largest = "", _largest(history, steps[places])
+    if largest is not None:
+        evidence |= {"largest_share": largest.share, "rows": float(largest.rows)}
+        said = (
+            f" At update {largest.update} the largest of the {largest.rows} rows that the loss "
+            f"compares had {largest.share:.0%} of the batch's loss."
+        )
     return [
         Finding(
             Symptom.SPIKING,
             f"The loss jumped {len(places)} times, to at most {highest:.4g}, and took several "
-            "updates to come back.",
+            f"updates to come back.{said}",
             step=int(steps[places[0]]),
-            evidence={"spikes": float(len(places)), "highest": highest},
+            evidence=evidence,
         )
     ]
+
+
+def _largest(history: History, starts: Steps) -> LargestSample | None:
+    """Return the largest share that one sample had where a spike began; None if none was read."""
+    known = [one for one in history.largest_samples if one.rows > 1]
+    firsts = [
+        next((one for one in known if start <= one.update < start + APART), None)
+        for start in starts.tolist()
+    ]
+    return max((one for one in firsts if one), key=lambda one: one.share, default=None)
 
 
 def _spikes(curve: LossCurve) -> list[int]:

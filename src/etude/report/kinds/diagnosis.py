@@ -6,6 +6,7 @@ import numpy as np
 
 from etude.diagnosis.diagnose import TaskDiagnosis
 from etude.diagnosis.finding import Cause, Diagnosis, Symptom, Verdict
+from etude.diagnosis.health.rate_said import critical_said
 from etude.diagnosis.history import History, Quantity
 from etude.diagnosis.remedies import Attempt, Repair
 from etude.report import layer_readings, pieces, words
@@ -40,7 +41,9 @@ def of_diagnosis(found: Diagnosis, task: Task | None = None) -> Report:
     tried = found.repair if isinstance(found, TaskDiagnosis) else None
     subject = task.name if task is not None else "training" if record is None else record.task
     layers = () if found.history is None else layer_sections(found.history, detail=found.healthy)
-    seen = Section("What was looked at", found.seen, detail=True)
+    critical = "" if found.history is None else critical_said(found.history)
+    looked = (*found.seen, *([critical] if critical else []))
+    seen = Section("What was looked at", looked, detail=True)
     unseen = Section("What could not be seen", found.unseen, detail=found.healthy)
     return Report(
         kind="Diagnosis",

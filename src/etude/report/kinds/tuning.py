@@ -189,12 +189,13 @@ def _sections(result: TuneResult) -> list[Section]:
     )
     course = Drawing(trial_curves.caption(curves), lambda theme: trial_curves.draw(curves, theme))
     chosen_from = [] if result.selection is None else [_recipes(result.selection)]
+    tied = None if result.outcome == Outcome.NOTHING_TRAINS else result.tied
     return [
         *chosen_from,
         Section("Which rate", (against, trial_table(result))),
         Section("How the rates compare over the run", (course,), detail=True),
         Section("The chosen run", pieces.drawings(result.record), detail=True),
-        *health.sections(result.record),
+        *health.sections(result.record, tied),
         Section("What it cost", (_costs(result),)),
     ]
 
