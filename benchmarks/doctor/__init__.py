@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.doctor.case import Case, Edit, Outcome, Program
 from benchmarks.doctor.programs import attention, pictures, sequences, tables, values
+from benchmarks.doctor.programs.further import FURTHER
 
 __all__ = [
     "HELD", "OPEN", "PROGRAMS", "SEEDS", "Case", "Edit", "Outcome", "Program", "cases", "get",
@@ -25,7 +27,7 @@ SEEDS = (0, 1, 2)
 """The seeds of every program and edit."""
 
 PROGRAMS: dict[str, Program] = {
-    program.name: program
+    program.name: replace(program, edits=(*program.edits, *FURTHER.get(program.name, ())))
     for module in (tables, pictures, sequences, attention, values)
     for program in module.PROGRAMS
 }
