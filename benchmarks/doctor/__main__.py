@@ -150,8 +150,9 @@ def main() -> None:
             scored(wanted, cases)
         return
     if given.verb == "fit":
-        fit.fit([case for case in cases if case.program.name in doctor.OPEN])
+        fit.fit([*(c for c in cases if c.program.name in doctor.OPEN), *doctor.further()])
         return
+    every, cases = [*every, *doctor.further()], [*cases, *doctor.further()]
     cases = [c for c in cases if not given.names or any(part in c.name for part in given.names)]
     if given.verb == "features":
         for case in cases:

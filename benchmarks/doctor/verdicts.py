@@ -44,7 +44,7 @@ def table_for(program: str, source: str, seeds: tuple[int, ...]) -> Table:
 
 @lru_cache
 def _rows(source: str, seeds: tuple[int, ...]) -> list[Row]:
-    return rows(doctor.cases(doctor.OPEN, seeds), source)
+    return rows([*doctor.cases(doctor.OPEN, seeds), *doctor.further()], source)
 
 
 class Verdicts:

@@ -149,8 +149,11 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
         others = [v for c, v in best.items() if c != cause and not math.isnan(v)]
         hint, own = _clip(speaks.get(cause, math.nan)), best[cause]
         asked = not math.isnan(own)
+        simple = asked and own > 0.02 and _simple(cause, quarter, best)
         if asked:
             hint *= 0.3 + 0.7 * ramp(own, 0.0, 0.1)
+        if simple and cause in GENERAL:
+            hint *= 0.3
         values = (
             1.0 if cause in certain else 0.5 * float(cause in inferred),
             hint,
@@ -163,7 +166,7 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
             float(asked and own <= 0.02),
             hint * _clip(own),
             float(not asked and cause in speaks and hint == 0.0),
-            float(asked and own > 0.02 and _simple(cause, quarter, best)),
+            float(simple),
         )
         proper = dict.fromkeys(PROPER, 0.0)
         if cause in HINTS:
@@ -182,6 +185,9 @@ SIMPLEST = (
 )  # fmt: skip
 """Causes by how little their probe changes: what mends one particular fault before what helps
 against many, such as a normalisation or another optimizer."""
+
+GENERAL = (Cause.MISSING_NORMALISATION, Cause.MISSING_RESIDUAL)
+"""Causes whose probe helps against many faults, and whose hint is what the network looks like."""
 
 
 def _simple(cause: Cause, *gained: Mapping[Cause, float]) -> bool:
