@@ -93,7 +93,7 @@ def features_of_run(known: Evidence) -> Features:
     whole, quarter = gains(known)
     shape = Shape() if known.history is None else shape_of(known.history)
     hinted = hints(known)
-    speaks = [value for value in hinted.values() if not math.isnan(value)]
+    speaks = [v for cause, v in hinted.items() if not math.isnan(v) and cause not in GENERAL]
     mature = _mature(known)
     symptoms = {f.what for f in known.findings if isinstance(f.what, Symptom)}
     values = (
