@@ -7,18 +7,22 @@
 README.md says what a program, a fault and a case are; `python -m benchmarks.doctor` lists, verifies
 and scores them. `OPEN` programs may be looked at while a diagnoser is built. `HELD` programs are
 for scoring alone: nothing but their damage was looked at. Which is which was drawn by lot.
+`further` gives more cases of open programs, to fit to; they are not scored.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks.doctor.case import Case, Edit, Outcome, Program
 from benchmarks.doctor.programs import attention, pictures, sequences, tables, values
+from benchmarks.doctor.programs.further import FURTHER
 
 __all__ = [
-    "HELD", "OPEN", "PROGRAMS", "SEEDS", "Case", "Edit", "Outcome", "Program", "cases", "get",
+    "HELD", "OPEN", "PROGRAMS", "SEEDS", "Case", "Edit", "Outcome", "Program", "cases", "further",
+    "get",
 ]  # fmt: skip
 
 SEEDS = (0, 1, 2)
@@ -56,9 +60,26 @@ def cases(programs: Sequence[str] | None = None, seeds: Sequence[int] = SEEDS) -
     ]
 
 
+def further() -> list[Case]:
+    """Return the cases to fit to that are not scored: further edits of open programs, at seed 0."""
+    return [
+        Case(_with_further(name), edit, SEEDS[0])
+        for name, edits in FURTHER.items()
+        for edit in edits
+    ]
+
+
+def _with_further(name: str) -> Program:
+    """Return a program that has its further edits too, among which faults find their twins."""
+    program = PROGRAMS[name]
+    return replace(program, edits=(*program.edits, *FURTHER.get(name, ())))
+
+
 def get(name: str) -> Case:
     """Return a case by its name, 'program/edit/seed'."""
     program, _, rest = name.partition("/")
     edit, _, seed = rest.rpartition("/")
     found = PROGRAMS[program]
+    if edit in {one.name for one in FURTHER.get(program, ())}:
+        found = _with_further(program)
     return Case(found, None if edit == "healthy" else found.edit(edit), int(seed))

@@ -4,6 +4,7 @@ python -m benchmarks.doctor list                 # programs, edits, causes
 python -m benchmarks.doctor verify [PART ...]    # measure what is new or has changed
 python -m benchmarks.doctor features [PART ...]  # keep the probe's readings in cache/
 python -m benchmarks.doctor score rivals         # the rivals: results/doctor/rivals.md
+python -m benchmarks.doctor score rivals --stored  # the page, from the verdicts that are there
 python -m benchmarks.doctor score repair         # remedies, on the open programs: repair.md
 python -m benchmarks.doctor score repair --held  # and on the held ones
 python -m benchmarks.doctor score watch          # etude.watch, on the open programs
@@ -22,7 +23,15 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks import doctor
-from benchmarks.doctor import fit, mended, mended_table, score, verdicts, verify
+from benchmarks.doctor import (
+    fit,
+    mended,
+    mended_table,
+    rivals_page,
+    score,
+    verdicts,
+    verify,
+)
 from benchmarks.doctor.case import Case
 from benchmarks.doctor.diagnoser import Diagnoser
 from benchmarks.doctor.gathered import gather
@@ -36,31 +45,6 @@ DIAGNOSERS: dict[str, Sequence[Diagnoser]] = {
     "rivals": (*RIVALS, *INSTALLED),
     "watch": (Watched(),),
 }
-
-NOTES = """# The rivals on the zoo
-
-Written by `python -m benchmarks.doctor score rivals`. Where a tool names a symptom, its causes \
-are those that its own remedies for the symptom would mend.
-
-AutoTrainer, SageMaker Debugger and DeepDiagnosis: the thresholds are those that the tools \
-publish, in an own implementation over a probe of our own (`benchmarks/doctor/rivals.py`); none of \
-their code ran. The probe reads about sixty updates of a run, so that a rule that waits for an \
-epoch gets twenty. A rule counts as an alarm whenever it fires.
-
-torchmortem 0.1.1 and trainscope 1.8.1 ran themselves, at their defaults, in each case's own loop \
-(`benchmarks/doctor/installed.py`). torchmortem: a finding of severity warning or critical counts \
-as an alarm, a note does not; its report is written when the run has ended. trainscope: a spike \
-that `step` returns counts as an alarm. Its test is two-sided, so that a loss that falls fast is \
-a spike too; in the row "rising" only those of a rising loss count. It names no cause and no layer.
-
-**recall**: share of faulty cases that are flagged. **false alarms**: share of healthy cases that \
-are flagged. **top-1**, **top-3**: share of faulty cases whose cause is named first, or among the \
-first three. **layer right**: of the faulty cases with a layer at fault, the share in which that \
-layer, one inside it or one around it is named first. **found after**: median share of the run. \
-In brackets: 95% by the bootstrap over whole programs. DeepDiagnosis states its update size as \
-lr‖g‖/‖w‖; here it is the update that was really made.
-
-"""
 
 
 def listed() -> None:
@@ -93,18 +77,18 @@ def scored(names: Sequence[str], cases: list[Case]) -> None:
         for diagnoser in DIAGNOSERS[name]:
             results[diagnoser.name] = score.judge(diagnoser, cases)
             score.keep(diagnoser.name, results[diagnoser.name])
-    told = score.table(results) + "\n" + score.by_cause(results)
-    print(told)
     if list(names) == ["rivals"]:
-        faulty = sum(bool(case.cause) for case in cases)
-        programs = len({case.program.name for case in cases})
-        seeds = ", ".join(map(str, sorted({case.seed for case in cases})))
-        count = (
-            f"{faulty} faulty and {len(cases) - faulty} healthy cases of {programs} of the "
-            f"{len(doctor.PROGRAMS)} programs; seeds: {seeds}.\n\n"
-        )
-        parted = "\n## By cause: flagged / cause named first\n\n" + score.by_cause(results)
-        files.write_text(score.FOLDER / "rivals.md", NOTES + count + score.table(results) + parted)
+        rivals_written()
+    else:
+        print(score.table(results) + "\n" + score.by_cause(results))
+
+
+def rivals_written() -> None:
+    """Write and print the page of the rivals, from the verdicts that are stored."""
+    rules, installed = ([one.name for one in some] for some in (RIVALS, INSTALLED))
+    told = rivals_page.page(rules, installed, tuple(verdicts.NAMES.values()))
+    print(told)
+    files.write_text(score.FOLDER / "rivals.md", told)
 
 
 def repaired(cases: list[Case], ways: Sequence[str], anew: bool) -> None:
@@ -126,6 +110,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="parts of names of cases, or diagnosers to score")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(doctor.SEEDS))
     parser.add_argument("--held", action="store_true", help="score the held programs too")
+    parser.add_argument("--stored", action="store_true", help="rivals: measure nothing, write")
     parser.add_argument("--anew", action="store_true", help="measure what is in the table too")
     parser.add_argument(
         "--ways", nargs="+", choices=mended.WAYS, default=list(mended.WAYS),
@@ -146,12 +131,15 @@ def main() -> None:
             repaired(cases, given.ways, given.anew)
         elif wanted == ["etude"]:
             print(verdicts.page(cases, given.seeds))
+        elif wanted == ["rivals"] and given.stored:
+            rivals_written()
         else:
             scored(wanted, cases)
         return
     if given.verb == "fit":
-        fit.fit([case for case in cases if case.program.name in doctor.OPEN])
+        fit.fit([*(c for c in cases if c.program.name in doctor.OPEN), *doctor.further()])
         return
+    every, cases = [*every, *doctor.further()], [*cases, *doctor.further()]
     cases = [c for c in cases if not given.names or any(part in c.name for part in given.names)]
     if given.verb == "features":
         for case in cases:

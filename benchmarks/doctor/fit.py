@@ -42,8 +42,9 @@ PLACE = Path(etude.diagnosis.verdict.__file__).parent / "table.json"
 NAMES = (*OF_CAUSE, *PROPER)
 """The features of a cause."""
 
-STRENGTH = 1.0
-"""The inverse strength of the penalty of weights, as scikit-learn counts it."""
+WHETHER, WHICH = 3.0, 1.0
+"""The inverse strengths of the penalty of weights, as scikit-learn counts it: of whether a run is
+faulty, and of which cause it is. What programs that are left out give depends little on them."""
 
 EDGES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 """The bins of probabilities of a reliability table."""
@@ -83,7 +84,7 @@ def fitted(some: Sequence[Row], bound: float = 0.5) -> Weights:
     """Fit the weights to rows."""
     x = np.array([[row.run[name] for name in OF_RUN] for row in some])
     y = np.array([int(bool(row.cause)) for row in some])
-    whether = LogisticRegression(C=STRENGTH, max_iter=5000).fit(x, y)
+    whether = LogisticRegression(C=WHETHER, max_iter=5000).fit(x, y)
     differences, weights = [], []
     for row in some:
         if not row.cause:
@@ -96,7 +97,7 @@ def fitted(some: Sequence[Row], bound: float = 0.5) -> Weights:
         differences += others
         weights += [1.0] * len(others)
     d = np.array(differences)
-    which = LogisticRegression(C=STRENGTH, max_iter=5000, fit_intercept=False).fit(
+    which = LogisticRegression(C=WHICH, max_iter=5000, fit_intercept=False).fit(
         np.concatenate([d, -d]), np.repeat([1, 0], len(d))
     )
     return Weights(

@@ -91,6 +91,20 @@ def test_every_case_has_a_name_of_its_own_that_leads_back_to_it():
         assert (again.program, again.edit, again.seed) == (case.program, case.edit, case.seed)
 
 
+def test_further_cases_are_of_open_programs_have_new_names_and_healthy_twins():
+    scored = {case.name for case in doctor.cases()}
+    for case in doctor.further():
+        assert case.program.name in doctor.OPEN
+        assert case.name not in scored
+        assert doctor.get(case.name).edit == case.edit
+        assert not case.twin.cause
+        assert bool(case.cause) == (case.twin.name != case.name)
+        if case.edit.layer:
+            assert case.edit.layer in dict(case.setup().model().named_modules())
+    names = [case.name for case in doctor.further()]
+    assert len(set(names)) == len(names)
+
+
 def test_every_fault_has_a_healthy_twin_of_the_same_program_and_seed():
     for case in doctor.cases():
         twin = case.twin
@@ -234,7 +248,7 @@ def test_scores_are_in_units_of_a_constant():
 
 def test_every_case_is_stored_every_fault_harms_and_every_twin_learns():
     table = verify.read()
-    every = {case.name: case for case in doctor.cases()}
+    every = {case.name: case for case in (*doctor.cases(), *doctor.further())}
     assert list(verify.complaints(table, list(every.values()))) == []
     assert set(table) == set(every)
     for case in every.values():

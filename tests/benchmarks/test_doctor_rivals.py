@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import doctor, watch_rivals
-from benchmarks.doctor import causes, score
+from benchmarks.doctor import causes, rivals_page, score
 from benchmarks.doctor.case import Case
 from benchmarks.doctor.diagnoser import Verdict
 from benchmarks.doctor.edits import fields
@@ -136,3 +136,24 @@ def test_a_tool_that_is_missing_is_named_and_one_that_raises_has_no_ratio(monkey
     told = "\n".join(watch_rivals.lines(rows))
     assert "| gone | — |" in told
     assert "broken: RuntimeError: no such layer" in told
+
+
+def test_diagnosers_are_set_beside_each_other_on_the_same_cases_alone(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(score, "FOLDER", tmp_path)
+
+    def judged(case: str, digest: str) -> score.Row:
+        return score.Row(case, "digits-cnn", "", "", 9, Verdict(), digest)
+
+    score.keep("first", [judged("a/b/0", "1"), judged("a/c/0", "1"), judged("a/d/0", "1")])
+    score.keep("second", [judged("a/d/0", "1"), judged("a/b/0", "1"), judged("a/c/0", "changed")])
+    found = rivals_page.common(["first", "second"])
+    assert {name: [row.case for row in rows] for name, rows in found.items()} == {
+        "first": ["a/b/0", "a/d/0"],
+        "second": ["a/b/0", "a/d/0"],
+    }
+    told = rivals_page.page(["first"], ["second"], [])
+    assert "0 faulty and 2 healthy cases of 1 of the 33 programs; seeds: 0." in told
+    assert "0 faulty and 3 healthy cases" in told
+    assert "Not measured." in rivals_page.page(["first"], ["third"], [])

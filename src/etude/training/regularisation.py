@@ -114,19 +114,34 @@ def set_dropout(model: nn.Module, share: float) -> None:
     >>> net[1].p
     0.5
     """
-    found = False
-    for module in model.modules():
-        if isinstance(module, DROPOUTS):
-            module.p, found = share, True
-        elif isinstance(module, nn.MultiheadAttention) or (
-            isinstance(module, nn.RNNBase) and module.num_layers > 1
-        ):
-            module.dropout, found = share, True
+    found = list(_dropouts(model))
+    for module, attribute in found:
+        setattr(module, attribute, share)
     if not found:
         raise TaskError(
             f"dropout={share:g}: the model has no dropout to set; build it with one (every "
             "bundled task takes the option dropout), or leave dropout out of the recipe"
         )
+
+
+def largest_dropout(model: nn.Module) -> float:
+    """Return the largest probability of the dropouts of a model; 0 without any.
+
+    >>> largest_dropout(nn.Sequential(nn.Dropout(0.1), nn.Linear(2, 2), nn.Dropout(0.5)))
+    0.5
+    """
+    return max((float(getattr(*one)) for one in _dropouts(model)), default=0.0)
+
+
+def _dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules of a model that drop units, and the name of their probability."""
+    for module in model.modules():
+        if isinstance(module, DROPOUTS):
+            yield module, "p"
+        elif isinstance(module, nn.MultiheadAttention) or (
+            isinstance(module, nn.RNNBase) and module.num_layers > 1
+        ):
+            yield module, "dropout"
 
 
 def smoothed(task: Task, share: float) -> Task:

@@ -16,7 +16,7 @@ from etude import Recipe, Task
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.remedies import OF_CAUSE, REMEDIES, remedies_for, repair
 from etude.diagnosis.remedies.beats import beats
-from etude.diagnosis.remedies.edits import smooth_labels, warm_up
+from etude.diagnosis.remedies.edits import regularise_less, smooth_labels, warm_up
 from etude.errors import BadValueError, UnknownNameError
 from etude.record import Evaluation
 from etude.trials.score import Goal
@@ -238,3 +238,23 @@ def test_one_huge_loss_does_not_hide_what_every_other_slice_shows() -> None:
     assert beats(fine, wild, Goal())
     assert not beats(wild, fine, Goal())
     assert not beats(lucky, wild, Goal())
+
+
+@given(st.floats(0.01, 0.99), st.none() | st.floats(0.01, 0.99))
+@settings(max_examples=15, deadline=None)
+def test_less_regularisation_removes_every_dropout(own: float, set_by: float | None) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 8), nn.Dropout(own), nn.Linear(8, 2))
+
+    edited = regularise_less(
+        Task(net, points(64), loss=cross_entropy), GOOD.replace(dropout=set_by)
+    )
+    assert edited == GOOD.replace(dropout=0.0)
+
+
+def test_less_regularisation_has_nothing_to_remove_without_any() -> None:
+    assert regularise_less(TASK, GOOD) is None
+    none = Task(
+        lambda: nn.Sequential(nn.Dropout(0.0), mlp(6, 12, 2)), points(64), loss=cross_entropy
+    )
+    assert regularise_less(none, GOOD) is None

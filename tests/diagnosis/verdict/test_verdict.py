@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from etude.diagnosis.finding import Cause, Diagnosis, Finding, Symptom, Verdict
 from etude.diagnosis.history import History, LayerInfo
 from etude.diagnosis.verdict.evidence import Evidence
-from etude.diagnosis.verdict.features import OF_CAUSE, OF_RUN, PROPER
+from etude.diagnosis.verdict.features import OF_CAUSE, OF_RUN, PROPER, gains
 from etude.diagnosis.verdict.hints import HINTS, hints
 from etude.diagnosis.verdict.judge import judge
 from etude.diagnosis.verdict.measures import Measures
@@ -241,3 +241,27 @@ def test_a_table_of_a_stranger_is_read_as_names_and_numbers_or_refused(
 
 def test_the_table_is_read_back() -> None:
     assert read_table(TEXT) == usual_table()
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=6))
+def test_gains_beyond_a_constant_are_told_apart_below_the_largest(values: list[float]) -> None:
+    names = ["rate / 10", "rate x 10", "warmup", "clip 90%", "adamw", "normalisation"]
+    shown = [
+        ShortProbe(name, SHORT, 1.0, math.nan, value, 0.0, False, False)
+        for name, value in zip(names[: len(values)], values, strict=True)
+    ]
+    _, found = gains(Evidence(probes=Probes(tuple(shown))))
+    own = [found[CAUSES[one.name][0]] for one in shown]
+    raw = [max(value, 0.0) for value in values]
+    assert max(own) == pytest.approx(min(max(raw), 1.0))
+    assert all(after <= before for after, before in zip(own, raw, strict=True))
+    if max(raw) <= 1.0:
+        assert own == raw
+
+
+def test_a_rate_far_above_the_usual_one_and_a_large_dropout_speak_for_their_causes() -> None:
+    usual, fast = (hints(Evidence(measures=Measures(rate=r))) for r in (0.0, 2.0))
+    assert (usual[Cause.LR_TOO_HIGH], fast[Cause.LR_TOO_HIGH]) == (0.0, 1.0)
+    some, most = (hints(Evidence(measures=Measures(drop=p))) for p in (0.5, 0.95))
+    assert some[Cause.TOO_MUCH_REGULARISATION] == 0.0
+    assert most[Cause.TOO_MUCH_REGULARISATION] == 1.0

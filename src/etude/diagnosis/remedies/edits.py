@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from etude import optimizers
 from etude.diagnosis.remedies.remedy import Edit
 from etude.errors import TaskError
@@ -16,7 +18,7 @@ from etude.recipe_spikes import Rewind, Skip, ZClip, spike_policy
 from etude.schedules import parse
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of, clock_of
-from etude.training.regularisation import smoothed
+from etude.training.regularisation import largest_dropout, smoothed
 
 WARM = 0.5
 """A schedule whose first value is below this share of its peak warms up already."""
@@ -41,9 +43,12 @@ def usual_rate(task: Task, recipe: Recipe) -> Recipe:
 
 def _usual(task: Task, optimizer: OptimizerChoice) -> float:
     """Return the centre of an optimizer's prior for the model of a task."""
+    return nice(10 ** centre_of(_built(task), task.train.targets(), optimizer))
+
+
+def _built(task: Task) -> nn.Module:
     with random_state_kept(0):
-        model = task.build()
-    return nice(10 ** centre_of(model, task.train.targets(), optimizer))
+        return task.build()
 
 
 def warm_up(percent: int) -> Edit:
@@ -162,9 +167,9 @@ def smooth_labels(task: Task, recipe: Recipe) -> Recipe | None:
 
 
 def regularise_less(task: Task, recipe: Recipe) -> Recipe | None:
-    """Remove weight decay, penalties, dropout of the recipe, and label smoothing."""
+    """Remove weight decay, penalties, label smoothing, and every dropout, also the model's own."""
     changes: dict[str, Any] = dict.fromkeys(("l1", "l2", "activity", "label_smoothing"))
-    if recipe.dropout:
+    if recipe.dropout or (recipe.dropout is None and largest_dropout(_built(task)) > 0):
         changes["dropout"] = 0.0
     edited = recipe.replace(**changes)
     if _decays(recipe) and recipe.optimizer.value("weight_decay"):

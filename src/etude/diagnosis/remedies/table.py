@@ -138,7 +138,11 @@ ALL = (
     Remedy("early stopping", "Keep the best weights (early stopping)", edits.stop_early),
     Remedy("more weight decay", "Raise the weight decay", edits.regularise),
     Remedy("label smoothing", "Smooth the labels by 0.1", edits.smooth_labels),
-    Remedy("less regularisation", "Remove weight decay and penalties", edits.regularise_less),
+    Remedy(
+        "less regularisation",
+        "Remove weight decay, penalties and dropout",
+        edits.regularise_less,
+    ),
     Remedy("adamw", "Use AdamW at its usual rate", edits.optimise_with("adamw")),
     Remedy(
         "sgd",

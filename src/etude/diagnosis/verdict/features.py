@@ -35,6 +35,7 @@ OF_CAUSE = (
     "gain",
     "gain of a quarter",
     "best probe",
+    "share of the best gain",
     "lead over other causes",
     "probe without gain",
     "hint and gain",
@@ -49,6 +50,11 @@ is half as large, so that the penalty of the fit keeps it small."""
 
 Features = Mapping[str, float]
 
+ALSO: Mapping[str, tuple[Cause, ...]] = MappingProxyType(
+    {"fresh weights": (Cause.SATURATING_ACTIVATION,)}
+)
+"""Causes that a probe can remove too: weights of the usual size keep units from saturating."""
+
 
 def _clip(value: float, low: float = 0.0, high: float = 1.0) -> float:
     return 0.0 if math.isnan(value) else min(max(value, low), high)
@@ -58,16 +64,24 @@ def gains(known: Evidence) -> tuple[dict[Cause, float], dict[Cause, float]]:
     """Return the largest gain by a probe of each cause: of whole runs, and of a quarter.
 
     A gain is in units of what a constant output leaves wrong. Where the loss alone gains, as by
-    taking a doubled softmax out, half of that counts.
+    taking a doubled softmax out, half of that counts. Of a run that is far worse than a constant,
+    every change that keeps it from diverging gains much: of such gains only the part below the
+    largest is told apart, so that a change that reaches the error of the best one has 1.
     """
     whole: dict[Cause, float] = {}
     quarter: dict[Cause, float] = {}
     for one in () if known.probes is None else known.probes.probes:
         value = max(one.gain, 0.5 * min(one.loss_gain, 1.0))
         found = quarter if one.share == SHORT else whole
-        for cause in CAUSES[one.name]:
+        for cause in (*CAUSES[one.name], *ALSO.get(one.name, ())):
             found[cause] = max(found.get(cause, -math.inf), value)
-    return whole, quarter
+    return _bounded(whole), _bounded(quarter)
+
+
+def _bounded(gained: dict[Cause, float]) -> dict[Cause, float]:
+    """Return gains without what the largest of them is above 1."""
+    above = max(max(gained.values(), default=0.0) - 1.0, 0.0)
+    return {cause: max(own - above, min(own, 0.0)) for cause, own in gained.items()}
 
 
 def features_of_run(known: Evidence) -> Features:
@@ -79,7 +93,7 @@ def features_of_run(known: Evidence) -> Features:
     whole, quarter = gains(known)
     shape = Shape() if known.history is None else shape_of(known.history)
     hinted = hints(known)
-    speaks = [value for value in hinted.values() if not math.isnan(value)]
+    speaks = [v for cause, v in hinted.items() if not math.isnan(v) and cause not in GENERAL]
     mature = _mature(known)
     symptoms = {f.what for f in known.findings if isinstance(f.what, Symptom)}
     values = (
@@ -127,14 +141,19 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
     for gained in (whole, quarter, best):  # another optimizer brings another rate
         if Cause.OPTIMIZER_MISMATCH in gained:
             gained[Cause.OPTIMIZER_MISMATCH] -= rates
-    top = max((v for v in best.values() if not math.isnan(v)), default=0.0)
+    top, early = (
+        max((v for v in g.values() if not math.isnan(v)), default=0.0) for g in (best, quarter)
+    )
     found: dict[Cause, Features] = {}
     for cause in Cause:
         others = [v for c, v in best.items() if c != cause and not math.isnan(v)]
         hint, own = _clip(speaks.get(cause, math.nan)), best[cause]
         asked = not math.isnan(own)
+        simple = asked and own > 0.02 and _simple(cause, quarter, best)
         if asked:
-            hint *= ramp(own, 0.0, 0.1)
+            hint *= 0.3 + 0.7 * ramp(own, 0.0, 0.1)
+        if simple and cause in GENERAL:
+            hint *= 0.3
         values = (
             1.0 if cause in certain else 0.5 * float(cause in inferred),
             hint,
@@ -142,11 +161,12 @@ def features_of_causes(known: Evidence) -> dict[Cause, Features]:
             _clip(whole.get(cause, math.nan)),
             _clip(quarter.get(cause, math.nan)),
             float(asked and own > 0.02 and own >= top),
+            _clip(quarter.get(cause, 0.0) / early) if early > 0.05 else 0.0,
             _clip(own - max([0.0, *others]), -1.0, 1.0) if asked and own > 0.02 else 0.0,
             float(asked and own <= 0.02),
             hint * _clip(own),
             float(not asked and cause in speaks and hint == 0.0),
-            float(asked and own > 0.02 and _simpler(cause, best) >= own - 0.2 * min(own, 1.0)),
+            float(simple),
         )
         proper = dict.fromkeys(PROPER, 0.0)
         if cause in HINTS:
@@ -166,11 +186,21 @@ SIMPLEST = (
 """Causes by how little their probe changes: what mends one particular fault before what helps
 against many, such as a normalisation or another optimizer."""
 
+GENERAL = (Cause.MISSING_NORMALISATION, Cause.MISSING_RESIDUAL)
+"""Causes whose probe helps against many faults, and whose hint is what the network looks like."""
+
+
+def _simple(cause: Cause, *gained: Mapping[Cause, float]) -> bool:
+    """Return whether a simpler change gains as much, up to a fifth, after the same share."""
+    return any(
+        _simpler(cause, gain) >= 0.8 * gain[cause] for gain in gained if gain.get(cause, 0.0) > 0.02
+    )
+
 
 def _simpler(cause: Cause, gain: Mapping[Cause, float]) -> float:
     """Return the largest gain of a simpler change than that of a cause."""
     before = SIMPLEST[: SIMPLEST.index(cause)] if cause in SIMPLEST else ()
-    return max((v for c in before if not math.isnan(v := gain[c])), default=-math.inf)
+    return max((v for c in before if not math.isnan(v := gain.get(c, math.nan))), default=-math.inf)
 
 
 def _suspected(known: Evidence) -> dict[Cause, float]:

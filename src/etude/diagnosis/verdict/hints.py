@@ -39,6 +39,16 @@ def _most(*hints: Hint) -> Hint:
     return hint
 
 
+def _mean(*hints: Hint) -> Hint:
+    """Return the mean of the hints that are known."""
+
+    def hint(known: Evidence, shape: Shape) -> float:
+        values = [v for one in hints if not math.isnan(v := one(known, shape))]
+        return math.fsum(values) / len(values) if values else math.nan
+
+    return hint
+
+
 def _shape(name: str, low: float, high: float) -> Hint:
     """Return a hint by the shape of the watched run, on a ramp."""
     return lambda known, shape: ramp(float(getattr(shape, name)), low, high)
@@ -73,10 +83,11 @@ def _plain_depth(known: Evidence, shape: Shape) -> float:
 
 def _flat(known: Evidence, shape: Shape) -> float:
     """Return whether hidden units with a sigmoid or tanh saturate, or gradients vanish in them."""
+    gates = _zero(ramp(shape.gates, 0.1, 0.5))
     if math.isnan(shape.squashed):
-        return math.nan
-    lost = max(_zero(ramp(shape.saturated, 0.1, 0.6)), _zero(ramp(-shape.vanishing, 1.5, 4)))
-    return ramp(shape.squashed, 0.2, 0.8) * lost
+        return math.nan if math.isnan(shape.gates) else gates
+    lost = max(_zero(ramp(shape.saturated, 0.4, 0.9)), _zero(ramp(-shape.vanishing, 1.5, 4)))
+    return max(gates, ramp(shape.squashed, 0.2, 0.8) * lost)
 
 
 def _overfit(known: Evidence, shape: Shape) -> float:
@@ -125,8 +136,9 @@ def _zero(value: float) -> float:
 
 HINTS: Mapping[Cause, Hint] = MappingProxyType(
     {
-        Cause.LR_TOO_HIGH: _most(
-            _shape("ratio", -1.5, 0.0), _shape("rise", 0.0, 1.0), _measure("rate", 2.0, 3.5)
+        Cause.LR_TOO_HIGH: _mean(
+            _most(_shape("ratio", -1.5, 0.0), _shape("rise", 0.0, 1.0)),
+            _measure("rate", 0.5, 1.8),
         ),
         Cause.LR_TOO_LOW: lambda known, shape: ramp(-shape.moved, -0.3, 1.5),
         Cause.WARMUP_MISSING: _shape("jump", 0.05, 0.7),
@@ -150,7 +162,9 @@ HINTS: Mapping[Cause, Hint] = MappingProxyType(
         Cause.BATCH_TOO_SMALL: _small_batch,
         Cause.BATCH_TOO_LARGE: _few_updates,
         Cause.TOO_MUCH_REGULARISATION: _most(
-            _measure("decay", 0.1, 2.0), _measure("penalty", 0.003, 0.1)
+            _measure("decay", 0.1, 2.0),
+            _measure("penalty", 0.003, 0.1),
+            _measure("drop", 0.6, 0.9),
         ),
         Cause.TOO_LITTLE_REGULARISATION: _overfit,
         Cause.OPTIMIZER_MISMATCH: _foreign,

@@ -21,6 +21,7 @@ from etude.recipe import CLIPPING, Recipe
 from etude.tasks.loss_calls import SQUARES
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of, clock_of
+from etude.training.regularisation import largest_dropout
 
 NAN = math.nan
 
@@ -52,6 +53,7 @@ class Measures:
         rate: log10 of the rate over the one at which a search for this optimizer begins.
         decay: The rate times the weight decay, summed over the run.
         penalty: The weight decay, where an adaptive optimizer adds it to the gradient.
+        drop: The largest probability of a dropout.
         within: How well validation samples are told from the other validation samples that are
             nearest to them: 0 is chance, 1 is perfect.
         across: How well from the nearest training samples.
@@ -74,6 +76,7 @@ class Measures:
     rate: float = NAN
     decay: float = NAN
     penalty: float = NAN
+    drop: float = NAN
     within: float = NAN
     across: float = NAN
     adaptive: bool = False
@@ -126,6 +129,7 @@ def _measured(subject: Subject) -> Measures:
         rate=math.log10(recipe.lr / usual_rate(task, recipe).lr),
         decay=(decay + float(recipe.l2 or 0.0)) * recipe.lr * updates,
         penalty=decay if recipe.optimizer.name in COUPLED else 0.0,
+        drop=largest_dropout(subject.run.model),
         within=known.within,
         across=known.across,
         adaptive=is_adaptive([subject.run.optimizer]),

@@ -114,7 +114,10 @@ FURTHER = {
 """What is asked too where a probe gains."""
 
 WORSE = {"clip 90%": Question(REMEDIES["clip 1"], (Cause.MISSING_CLIPPING,))}
-"""What is asked too, beside a probe, where the run is no better than a constant at its end."""
+"""What is asked too, beside a probe, where the run has learned next to nothing at its end."""
+
+NOTHING = 0.8
+"""The error at the end, in units of a constant's, from which a run has learned next to nothing."""
 
 EVERY = (*QUESTIONS, *FURTHER.values(), *WORSE.values())
 
@@ -296,7 +299,7 @@ class _Probing:
         short = [self.probe(one, SHORT, mark) for one in made]
         asked = [FURTHER[p.name] for p in short if p.name in FURTHER and p.gain > WORTH]
         asked = [question for question in asked if question.remedy not in remedies]
-        if self.by_goal.error(self.final) >= 1.0:
+        if self.by_goal.error(self.final) >= NOTHING:
             asked += [WORSE[p.name] for p in short if p.name in WORSE]
         more = self.enter([question.remedy for question in asked])
         entered.advance(more, SHORT)

@@ -22,6 +22,10 @@ def _times(logarithm: float) -> str:
     return f"{10**logarithm:.3g}"
 
 
+FLAT, OFTEN, FAST = 0.1, 0.6, 0.5
+"""The share of flat gates, the probability of a dropout, and the logarithm of the rate over the
+usual one, from which they are told."""
+
 OF_SHAPE: Mapping[Cause, Callable[[Shape], str]] = MappingProxyType(
     {
         Cause.LR_TOO_HIGH: lambda s: (
@@ -34,7 +38,9 @@ OF_SHAPE: Mapping[Cause, Callable[[Shape], str]] = MappingProxyType(
             f"In the first fifth of the run the loss rose to {_times(s.jump)} times its start."
         ),
         Cause.SATURATING_ACTIVATION: lambda s: (
-            f"{s.squashed:.0%} of the hidden layers have a sigmoid or tanh."
+            f"Before training, {s.gates:.0%} of the gates and states of a recurrent layer are flat."
+            if s.gates > FLAT
+            else f"{s.squashed:.0%} of the hidden layers have a sigmoid or tanh."
         ),
         Cause.MISSING_NORMALISATION: lambda s: (
             f"The network has {s.depth:.0f} hidden layers and hardly a normalisation."
@@ -74,7 +80,15 @@ OF_MEASURES: Mapping[Cause, Callable[[Measures], str]] = MappingProxyType(
             f"An update sees {m.share:.0%} of the training data, and there are {m.updates:.0f}."
         ),
         Cause.TOO_MUCH_REGULARISATION: lambda m: (
-            f"The rate times the weight decay adds up to {m.decay:.3g} over the run."
+            f"A dropout leaves out {m.drop:.0%} of what it reads."
+            if m.drop > OFTEN
+            else f"The rate times the weight decay adds up to {m.decay:.3g} over the run."
+        ),
+        Cause.LR_TOO_HIGH: lambda m: (
+            f"The rate is {_times(m.rate)} times the one at which a search for this optimizer and "
+            "network begins."
+            if m.rate > FAST
+            else ""
         ),
         Cause.OPTIMIZER_MISMATCH: lambda m: f"The optimizer is {m.optimizer}.",
     }

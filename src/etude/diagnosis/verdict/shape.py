@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from etude.diagnosis.evidence.measures import saturated_gates
 from etude.diagnosis.history import Floats, History, Quantity, RunQuantity
 from etude.diagnosis.symptoms.curve import loss_curve
 
@@ -33,6 +34,8 @@ class Shape:
         snr: The median signal to noise of the gradient.
         turning: The median cosine of consecutive updates.
         saturated: The largest median share of saturated units of a hidden layer.
+        gates: The largest share of saturated gates and states of a recurrent layer, before
+            training.
         dead: The largest median share of dead units of a hidden layer.
         spread: log10 of the last spread of the outputs over a batch.
         depth: The number of hidden layers.
@@ -58,6 +61,7 @@ class Shape:
     snr: float = NAN
     turning: float = NAN
     saturated: float = NAN
+    gates: float = NAN
     dead: float = NAN
     spread: float = NAN
     depth: float = NAN
@@ -136,6 +140,7 @@ def _layers(history: History) -> dict[str, float]:
             found["moved"] = found["ratio"] + math.log10(max(history.updates, 1))
     for name, quantity in (("saturated", Quantity.SATURATED), ("dead", Quantity.DEAD)):
         found[name] = _largest(history.of_layers(quantity)[-12:][:, hidden])
+    found["gates"] = _largest(saturated_gates(history)[None])
     snr = history.of_layers(Quantity.GRADIENT_SNR)
     turning = history.of_layers(Quantity.UPDATE_COSINE)
     found["snr"] = _middle(snr)
