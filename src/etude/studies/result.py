@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from etude.recipe import Recipe
 from etude.storage.study import StoredStudy, StoredTrial, TrialState
+from etude.studies.axes import FIELDS
 from etude.studies.measures import Optimum, optimum, sensitivity, stable_decades
 from etude.studies.trials import PlannedTrial
 
@@ -27,6 +29,7 @@ class RunKind:
         batch_size: Samples per batch; None for the task's own.
         clip_norm: The largest norm of the gradient; None without clipping.
         steps: The run's length.
+        recipe: Other fields of the recipe that are not the usual ones, as text; '' for none.
     """
 
     task: str
@@ -36,6 +39,7 @@ class RunKind:
     batch_size: int | str | None
     clip_norm: float | None
     steps: int | str
+    recipe: str = ""
 
     @classmethod
     def of(cls, one: PlannedTrial) -> RunKind:
@@ -51,7 +55,17 @@ class RunKind:
             recipe.batch_size,
             recipe.clip_norm,
             recipe.steps,
+            _others(recipe),
         )
+
+
+_USUAL = {k: v for k, v in Recipe().plain().items() if k not in FIELDS.values()}
+
+
+def _others(recipe: Recipe) -> str:
+    """Return the fields of a recipe that no axis sets, where they are not the usual ones."""
+    rest = {k: v for k, v in recipe.plain().items() if k not in FIELDS.values()}
+    return ", ".join(f"{k}={v}" for k, v in rest.items() if v != _USUAL.get(k))
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from etude import tasks
 from etude.errors import BadValueError, EtudeError, StorageError, shown
+from etude.optimizers.choice import OptimizerChoice
 from etude.recipe import Recipe
-from etude.studies.plan import NONE, RECIPE_AXES, StudyPlan
+from etude.studies.axes import FIELDS, NONE, Axes
+from etude.studies.plan import StudyPlan
 from etude.tasks.ref import TaskRef
 
-FIELDS: Mapping[str, str] = {
-    "optimizers": "optimizer",
-    "schedules": "schedule",
-    "lrs": "lr",
-    "batch_sizes": "batch_size",
-    "clips": "clip_norm",
-    "seeds": "seed",
-    "steps": "steps",
-}
-"""The field of a recipe that each axis sets."""
+MOST = 1_000_000
+"""The largest number of trials of a study."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +65,55 @@ def planned_trials(plan: StudyPlan) -> list[PlannedTrial]:
         TaskError: If a task cannot be built, or nothing names it outside this process.
         BadValueError: If a value is out of bounds, or all trials of a task would be equal.
     """
-    found: list[PlannedTrial] = []
-    for reference, options in itertools.product(plan.tasks, plan.models):
+    found: dict[Any, PlannedTrial] = {}
+    count = sum(_count(part) for part in plan.parts())
+    if count > MOST:
+        raise BadValueError(
+            f"the plan has {count:,} combinations: give fewer values, at most {MOST:,} trials"
+        )
+    for part in plan.parts():
+        for one in _planned(part):
+            found.setdefault((one.ref.key, one.recipe.digest), one)
+    return list(found.values())
+
+
+def _count(part: Axes) -> int:
+    """Return the number of combinations of a block."""
+    values = (getattr(part, axis) for axis in ("tasks", "models", *FIELDS) if axis != "lrs")
+    if isinstance(part.lrs, Mapping):
+        choices = part.optimizers or ()
+        rates = sum(len(part.rates(OptimizerChoice.of(one).name) or ()) for one in choices)
+        return math.prod(len(one) for one in values if one is not None) * rates // len(choices)
+    return math.prod(len(one) for one in (*values, part.lrs) if one is not None)
+
+
+def _planned(part: Axes) -> Iterator[PlannedTrial]:
+    for reference, options in itertools.product(part.tasks or (), part.models or ({},)):
         task = tasks.load(reference, **options)
         if task.ref is None:
             raise BadValueError(
                 f"the options of {reference!r} cannot be stored: {shown(dict(options))}; give "
                 "numbers, text, true or false"
             )
-        found += (PlannedTrial(task.ref, recipe) for recipe in _recipes(plan, task.defaults))
-    return found
+        for recipe in _recipes(part, task.defaults):
+            yield PlannedTrial(task.ref, recipe)
 
 
-def _recipes(plan: StudyPlan, defaults: Mapping[str, Any]) -> Iterator[Recipe]:
-    given = {axis: values for axis in RECIPE_AXES if (values := getattr(plan, axis)) is not None}
+def _recipes(part: Axes, defaults: Mapping[str, Any]) -> Iterator[Recipe]:
+    own = {**defaults, **(part.recipe or {})}
+    for optimizer, schedule in itertools.product(
+        part.optimizers or (own.get("optimizer"),), part.schedules or (None,)
+    ):
+        given = {"optimizers": part.optimizers and (optimizer,), "schedules": (schedule,)}
+        name = None if optimizer is None else OptimizerChoice.of(optimizer).name
+        given |= {"lrs": part.rates(name)}
+        given |= {axis: getattr(part, axis) for axis in FIELDS if axis not in given}
+        yield from _combined(own, {k: v for k, v in given.items() if v not in (None, (None,))})
+
+
+def _combined(own: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Recipe]:
     for values in itertools.product(*given.values()):
-        fields = dict(defaults)
+        fields = dict(own)
         for axis, value in zip(given, values, strict=True):
             fields[FIELDS[axis]] = None if axis == "clips" and value == NONE else value
         yield Recipe(**fields)
