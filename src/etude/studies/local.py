@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 
-from etude import tasks
-from etude.engines import train_many
-from etude.errors import EtudeError, StorageError, where
-from etude.record import Record
-from etude.storage.study import Claim, LeaseKeeper, StoredStudy, TrialResult, worker_name
+from etude.errors import StorageError
+from etude.storage.study import Claim, LeaseKeeper, StoredStudy, worker_name
+from etude.studies.groups import GroupTrainer, TrainedTrial
 from etude.studies.trials import PlannedTrial, groups_of
 from etude.tasks.table import is_bundled
-from etude.tasks.task import Task
 from etude.tasks.trusted import is_trusted
-from etude.training.train import train
 
 GROUP = 32
 """The largest number of trials that are trained together. It is the same for all workers, since
@@ -57,15 +52,15 @@ def work(
     ]
     refuse_untrusted(planned)
     groups, worker = groups_of(planned, GROUP), worker_name()
-    loaded: dict[str, Task] = {}
-    while True:
-        for numbers in groups:
-            while claims := study.claim(len(numbers), worker, among=numbers):
-                _train_claimed(study, claims, planned, engine, loaded)
-                _told(study, planned[numbers[0]], on_progress)
-        if study.counts().finished or not wait:
-            return
-        time.sleep(POLL)
+    with GroupTrainer(engine) as trainer:
+        while True:
+            for numbers in groups:
+                while claims := study.claim(len(numbers), worker, among=numbers):
+                    _train_claimed(study, claims, planned, trainer)
+                    _told(study, planned[numbers[0]], on_progress)
+            if study.counts().finished or not wait:
+                return
+            time.sleep(POLL)
 
 
 def refuse_untrusted(planned: Sequence[PlannedTrial]) -> None:
@@ -92,57 +87,21 @@ def _train_claimed(
     study: StoredStudy,
     claims: Sequence[Claim],
     planned: Sequence[PlannedTrial],
-    engine: str,
-    loaded: dict[str, Task],
+    trainer: GroupTrainer,
 ) -> None:
-    ref = planned[claims[0].number].ref
     with LeaseKeeper(study, claims):
         try:
-            if ref.key not in loaded:
-                loaded[ref.key] = tasks.load(ref.reference, **ref.options)
-            task = loaded[ref.key]
-            recipes = [planned[claim.number].recipe for claim in claims]
-            records = train_many(task, recipes, engine)
-        except EtudeError as error:
-            _one_by_one(study, claims, planned, loaded.get(ref.key), error)
+            found = trainer.train([planned[claim.number] for claim in claims])
         except BaseException:
             study.release(claims)
             raise
-        else:
-            study.finish([result_of(c, r) for c, r in zip(claims, records, strict=True)])
+        store(study, claims, found)
 
 
-def _one_by_one(
-    study: StoredStudy,
-    claims: Sequence[Claim],
-    planned: Sequence[PlannedTrial],
-    task: Task | None,
-    error: EtudeError,
-) -> None:
-    """Train each trial of a group that raised alone, and store which of them raise."""
-    for i, claim in enumerate(claims):
-        try:
-            if task is None:
-                raise error
-            study.finish([result_of(claim, train(task, planned[claim.number].recipe))])
-        except EtudeError as own:
-            study.fail(claim, own, where(own))
-        except BaseException:
-            study.release(claims[i:])
-            raise
-
-
-def result_of(claim: Claim, record: Record) -> TrialResult:
-    """Return what a trial's record tells, with what the summaries of a study need.
-
-    Further values: `untrained_loss`, the validation loss before training; `half_loss`, that of the
-    last evaluation in the first half of the run.
-    """
-    seen = record.evaluations
-    half = [one.loss for one in seen if one.step <= record.length / 2]
-    values = {
-        "untrained_loss": seen[0].loss if seen and seen[0].step == 0 else math.nan,
-        "half_loss": half[-1] if half else math.nan,
-    }
-    kept = {name: value for name, value in values.items() if math.isfinite(value)}
-    return TrialResult.of(claim, record, values=kept)
+def store(study: StoredStudy, claims: Sequence[Claim], found: Sequence[TrainedTrial]) -> None:
+    """Store what came of claimed trials: the records in one transaction, then the errors."""
+    pairs = list(zip(claims, found, strict=True))
+    study.finish([one.result(claim) for claim, one in pairs if one.record is not None])
+    for claim, one in pairs:
+        if one.record is None:
+            study.fail(claim, one.error, one.place)
