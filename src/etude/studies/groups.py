@@ -10,7 +10,7 @@ from typing import Self
 
 from etude import tasks
 from etude.engines import Engine, engine_for, train_many
-from etude.errors import where
+from etude.errors import BadValueError, where
 from etude.record import Record
 from etude.storage.study import Claim, TrialResult
 from etude.studies.trials import PlannedTrial
@@ -42,10 +42,10 @@ class TrainedTrial:
         """Return what the database stores of a record under a claim.
 
         Raises:
-            ValueError: If there is none, since the trial raised.
+            BadValueError: If there is none, since the trial raised.
         """
         if self.record is None:
-            raise ValueError(f"trial {claim.number} raised: {self.error}")
+            raise BadValueError(f"trial {claim.number} raised: {self.error}")
         return TrialResult.of(claim, self.record, values=values_of(self.record))
 
 
