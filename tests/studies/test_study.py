@@ -17,7 +17,7 @@ from etude.errors import StorageError, UnknownNameError
 from etude.report import html, present
 from etude.storage.study import StudyDatabase, TrialState
 from etude.studies import groups
-from etude.studies.local import work
+from etude.studies.driver import work
 from etude.studies.plan import StudyPlan
 from etude.studies.result import StudyResult
 from etude.studies.study import resume, study
