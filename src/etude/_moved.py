@@ -16,6 +16,7 @@ MOVED = {
     "etude.report.answer": "etude.report.kinds.tuning",
     "etude.report.style": "etude.report.templates",
     "etude.report.tables": "etude.report.trials",
+    "etude.studies.local": "etude.studies.driver",
     "etude.training.broken": "etude.training.divergence",
     "etude.training.checkpoint": "etude.storage.checkpoint",
     "etude.training.engines": "etude.engines",

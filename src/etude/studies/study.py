@@ -8,7 +8,8 @@ from typing import Any
 from etude.errors import BadTypeError
 from etude.progress import bar
 from etude.storage.study import StudyDatabase
-from etude.studies.local import work
+from etude.studies.driver import work
+from etude.studies.executors import Executor, executor_for
 from etude.studies.plan import StudyPlan
 from etude.studies.result import StudyResult
 from etude.studies.trials import planned_trials
@@ -23,6 +24,8 @@ def study(
     *,
     storage: str | Path = DATABASE,
     engine: str = "auto",
+    on: str | Executor = "local",
+    workers: int | None = None,
     progress: bool | None = None,
 ) -> StudyResult:
     """Train every combination of a plan, and return the losses against the rates.
@@ -34,6 +37,11 @@ def study(
         plan: A StudyPlan, or its fields as a dictionary.
         storage: A SQLite file, or the URL of a PostgreSQL database.
         engine: The engine that trains the trials: 'auto', 'pool', 'loop', 'vmap'.
+        on: Where to train: 'local', or a Ray cluster: 'ray' starts one on this machine, 'auto' or
+            'ray://HOST:PORT' joins one; or an Executor.
+        workers: How many groups of trials to train at a time, each by one process with its share
+            of the cores, or its own GPU. None: on this machine one group after the other, by
+            engines that use all cores; on Ray as many as there is room for.
         progress: Whether to show a bar; None shows one in a terminal.
 
     Returns:
@@ -42,6 +50,8 @@ def study(
     Raises:
         BadValueError: If a value of the plan is out of bounds.
         TaskError: If a task cannot be built.
+        MissingExtraError: If Ray is asked for and not installed.
+        EtudeError: If a worker cannot build a task, or the cluster cannot be reached.
         StorageError: If the storage has another study of this name, or cannot be used.
 
     >>> from tempfile import TemporaryDirectory
@@ -62,7 +72,7 @@ def study(
     with StudyDatabase(storage) as database:
         stored = database.open_study(plan.name, plan.plain(), (one.plain() for one in trials))
         with bar(progress, plan.name) as shown:
-            work(stored, engine=engine, on_progress=shown)
+            work(stored, executor_for(on, engine, workers), on_progress=shown)
         return StudyResult.of(stored)
 
 
@@ -71,6 +81,8 @@ def resume(
     *,
     storage: str | Path = DATABASE,
     engine: str = "auto",
+    on: str | Executor = "local",
+    workers: int | None = None,
     progress: bool | None = None,
 ) -> StudyResult:
     """Go on with a study that is stored.
@@ -79,6 +91,8 @@ def resume(
         name: Its name.
         storage: As for `study`.
         engine: As for `study`.
+        on: As for `study`.
+        workers: As for `study`.
         progress: As for `study`.
 
     Raises:
@@ -88,5 +102,5 @@ def resume(
     with StudyDatabase(storage) as database:
         stored = database.resume(name)
         with bar(progress, name) as shown:
-            work(stored, engine=engine, on_progress=shown)
+            work(stored, executor_for(on, engine, workers), on_progress=shown)
         return StudyResult.of(stored)
