@@ -160,6 +160,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    halving: Annotated[
+        int | None,
+        typer.Option(
+            metavar="2|3|4",
+            help="Successive halving: at each rung only this share of the rates is trained on.",
+            show_default=False,
+        ),
+    ] = None,
     storage: Storage = DEFAULT,
     engine: Engine = "auto",
     json: choices.Json = False,
@@ -184,6 +192,8 @@ def run(
             "steps": steps,
         }
     )
+    if halving is not None:
+        typed["halving"] = halving
     if changes:
         typed["recipe"] = choices.pairs(changes, "--set")
     chosen = _plan(plan, preset, typed)
@@ -208,7 +218,7 @@ def _plan(named: str | None, preset: str | None, typed: dict[str, Any]) -> Study
         raise BadValueError(
             "no plan: give FILE.toml, --preset, or a name and options: etude study NAME --tasks …"
         )
-    if is_file or "tasks" not in typed:
+    if is_file or not typed:
         return StudyPlan.load(named, **typed)
     return StudyPlan(name=named, **typed)
 

@@ -14,6 +14,7 @@ from etude import files
 from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
 from etude.recipe_text import LARGEST, toml_table
 from etude.studies.axes import Axes
+from etude.studies.halving import factor_of
 from etude.studies.ranges import Span, no_range, values_of
 
 PRESETS = "etude.studies.presets"
@@ -66,6 +67,8 @@ class StudyPlan(Axes):
         blocks: Tables of axes. The study is what all of them train together, equal trials once;
             what a block leaves out is as the plan gives it. Without blocks the plan is the only
             one.
+        halving: 2, 3 or 4: at each rung of successive halving only this share of the rates of one
+            kind of run is trained on; None trains all to the end.
 
     Raises:
         BadValueError: If a key is unknown, or a value is out of bounds; the message gives the fix.
@@ -85,6 +88,7 @@ class StudyPlan(Axes):
     )
     seeds: Annotated[tuple[Any, ...], PlainValidator(_seeds)] = (0,)
     blocks: Annotated[tuple[Axes, ...], PlainValidator(_blocks)] = ()
+    halving: Annotated[int | None, PlainValidator(factor_of)] = None
 
     def model_post_init(self, _: Any) -> None:
         """Check what several axes decide together, in each block."""
@@ -121,8 +125,12 @@ class StudyPlan(Axes):
         ('digits-cnn',)
         """
         axes = {name: None for name in Axes.model_fields if name != "recipe"} | super().plain()
-        blocks = {"blocks": [one.plain() for one in self.blocks]} if self.blocks else {}
-        return {"name": self.name, **axes, "tasks": list(self.tasks) or None, **blocks}
+        more: dict[str, Any] = {}
+        if self.blocks:
+            more["blocks"] = [one.plain() for one in self.blocks]
+        if self.halving is not None:
+            more["halving"] = self.halving
+        return {"name": self.name, **axes, "tasks": list(self.tasks) or None, **more}
 
     @classmethod
     def from_toml(cls, text: str) -> Self:

@@ -14,7 +14,7 @@ from etude.recipe import Recipe
 from etude.storage.study import StoredStudy, StoredTrial, TrialState
 from etude.studies.axes import FIELDS
 from etude.studies.measures import Optimum, optimum, sensitivity, stable_decades
-from etude.studies.trials import PlannedTrial
+from etude.studies.trials import STOPPED_AT, PlannedTrial
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class StudyRow:
         untrained_loss: The validation loss before training.
         half_loss: That of the last evaluation in the first half of the run.
         error: Why it failed.
+        stopped_at: The updates after which successive halving stopped it, and to which its loss
+            belongs; None if it was trained to the end.
     """
 
     number: int
@@ -97,6 +99,7 @@ class StudyRow:
     untrained_loss: float | None
     half_loss: float | None
     error: str | None
+    stopped_at: float | None = None
 
     @classmethod
     def of(cls, stored: StoredTrial) -> StudyRow:
@@ -118,6 +121,7 @@ class StudyRow:
             stored.values.get("untrained_loss"),
             stored.values.get("half_loss"),
             stored.error,
+            stored.values.get(STOPPED_AT),
         )
 
 
@@ -138,6 +142,8 @@ class RateSummary:
         diverged: The share of the runs that diverged.
         runs: How many runs are done.
         failed: How many failed with an error.
+        stopped: How many were stopped by successive halving. Their rates are not among `lrs`, and
+            `sensitivity` and `stable_decades`, which need all rates, are NaN.
     """
 
     kind: RunKind
@@ -152,6 +158,7 @@ class RateSummary:
     diverged: float
     runs: int
     failed: int
+    stopped: int = 0
 
 
 @dataclass(frozen=True)
@@ -209,8 +216,11 @@ def _loss(one: RateSummary) -> float:
 def _summary(kind: RunKind, rows: Sequence[StudyRow]) -> RateSummary:
     done = [row for row in rows if row.state == TrialState.DONE]
     seeds = {row.seed for row in rows}
+    stopped = sum(row.stopped_at is not None for row in done)
     losses: dict[float, dict[int, float]] = defaultdict(dict)
     for row in done:
+        if row.stopped_at is not None:
+            continue
         loss = math.inf if row.diverged or row.loss is None else row.loss
         losses[row.lr][row.seed] = loss
     whole = sorted(lr for lr, found in losses.items() if set(found) == seeds)
@@ -219,6 +229,7 @@ def _summary(kind: RunKind, rows: Sequence[StudyRow]) -> RateSummary:
     untrained = [row.untrained_loss for row in done if row.untrained_loss is not None]
     start = float(np.mean(untrained)) if untrained else math.nan
     means = table.mean(1)
+    known = len(whole) > 0 and math.isfinite(start) and not stopped
     return RateSummary(
         kind,
         tuple(whole),
@@ -227,11 +238,12 @@ def _summary(kind: RunKind, rows: Sequence[StudyRow]) -> RateSummary:
         tuple(map(float, table.max(1))),
         start,
         optimum(whole, table) if len(whole) else None,
-        sensitivity(means, start) if len(whole) and math.isfinite(start) else math.nan,
-        stable_decades(whole, means, start) if len(whole) and math.isfinite(start) else math.nan,
+        sensitivity(means, start) if known else math.nan,
+        stable_decades(whole, means, start) if known else math.nan,
         sum(bool(row.diverged) for row in done) / len(done) if done else math.nan,
         len(done),
         sum(row.state == TrialState.FAILED for row in rows),
+        stopped,
     )
 
 
@@ -242,6 +254,11 @@ def _line(one: RateSummary) -> str:
     best = one.optimum
     if best is None:
         return f"{what}: no rate trained at every seed; {one.runs} runs done, {one.failed} failed"
+    if one.stopped:
+        return (
+            f"{what}: best rate {best.lr:.3g}, loss {best.loss:.4g}; {one.stopped} of {one.runs} "
+            f"runs were stopped by successive halving; {one.diverged:.0%} diverged"
+        )
     edge = ", at the end of the range" if best.at_edge else ""
     return (
         f"{what}: best rate {best.lr:.3g} ({best.low:.3g} to {best.high:.3g}{edge}), "

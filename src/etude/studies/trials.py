@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from etude import tasks
@@ -13,8 +14,12 @@ from etude.errors import BadValueError, EtudeError, StorageError, shown
 from etude.optimizers.choice import OptimizerChoice
 from etude.recipe import Recipe
 from etude.studies.axes import FIELDS, NONE, Axes
+from etude.studies.halving import factor_of
 from etude.studies.plan import StudyPlan
 from etude.tasks.ref import TaskRef
+
+STOPPED_AT = "stopped_at"
+"""The further value of a trial that successive halving stopped: the updates that it did."""
 
 MOST = 1_000_000
 """The largest number of trials of a study."""
@@ -27,14 +32,23 @@ class PlannedTrial:
     Attributes:
         ref: The task.
         recipe: How to learn it.
+        halving: The factor of successive halving; None to train it to the end.
     """
 
     ref: TaskRef
     recipe: Recipe
+    halving: int | None = None
 
     def plain(self) -> dict[str, Any]:
         """Return it as values that JSON can hold."""
-        return {"task": self.ref.plain(), "recipe": self.recipe.plain()}
+        found = {"task": self.ref.plain(), "recipe": self.recipe.plain()}
+        return found if self.halving is None else {**found, "halving": self.halving}
+
+    @property
+    def kind(self) -> str:
+        """What it is besides its rate and seed, as text: those of one kind compete."""
+        recipe = {k: v for k, v in self.recipe.plain().items() if k not in ("lr", "seed")}
+        return json.dumps([self.ref.key, recipe], sort_keys=True)
 
     @classmethod
     def from_plain(cls, table: Mapping[str, Any], where: str) -> PlannedTrial:
@@ -44,10 +58,13 @@ class PlannedTrial:
             StorageError: If it is anything else.
         """
         fields = table.get("recipe")
-        if not isinstance(fields, Mapping) or set(table) != {"task", "recipe"}:
+        known = set(table) - {"halving"} == {"task", "recipe"}
+        if not isinstance(fields, Mapping) or not known:
             raise StorageError(f"{where} is damaged: it is no task and recipe")
+        halving = table.get("halving")
         try:
-            return cls(TaskRef.from_plain(table["task"], where), Recipe(**fields))
+            factor = None if halving is None else factor_of(halving)
+            return cls(TaskRef.from_plain(table["task"], where), Recipe(**fields), factor)
         except StorageError:
             raise
         except (EtudeError, TypeError) as error:
@@ -73,7 +90,8 @@ def planned_trials(plan: StudyPlan) -> list[PlannedTrial]:
         )
     for part in plan.parts():
         for one in _planned(part):
-            found.setdefault((one.ref.key, one.recipe.digest), one)
+            halved = replace(one, halving=plan.halving)
+            found.setdefault((one.ref.key, one.recipe.digest), halved)
     return list(found.values())
 
 
@@ -122,8 +140,9 @@ def _combined(own: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Reci
 def groups_of(trials: list[PlannedTrial], size: int) -> list[list[int]]:
     """Return the numbers of trials that are trained together.
 
-    The trials of a group have one task, length and batch size. The groups follow from the plan
-    alone: a group that is repeated gives the same bits.
+    The trials of a group have one task, length, batch size and number of evaluations; where rates
+    compete, they are one kind of run. The groups follow from the plan alone: a group that is
+    repeated gives the same bits.
 
     Args:
         trials: All trials of a study, in order.
@@ -131,8 +150,12 @@ def groups_of(trials: list[PlannedTrial], size: int) -> list[list[int]]:
     """
     alike: dict[Any, list[int]] = {}
     for number, one in enumerate(trials):
-        key = (one.ref.key, one.recipe.steps, one.recipe.batch_size)
-        alike.setdefault(key, []).append(number)
-    return [
-        numbers[i : i + size] for numbers in alike.values() for i in range(0, len(numbers), size)
-    ]
+        recipe = one.recipe
+        key: object = (one.ref.key, recipe.steps, recipe.batch_size, recipe.evaluations)
+        alike.setdefault(one.kind if one.halving is not None else key, []).append(number)
+    found = []
+    for numbers in alike.values():
+        # A competition is never divided: it would have several winners.
+        most = size if trials[numbers[0]].halving is None else len(numbers)
+        found += [numbers[i : i + most] for i in range(0, len(numbers), most)]
+    return found
