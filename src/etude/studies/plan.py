@@ -142,7 +142,7 @@ class StudyPlan(Axes):
         return cls(**toml_table(text))
 
     @classmethod
-    def load(cls, path: str | Path, **changes: Any) -> Self:
+    def load(cls, path: str | Path, /, **changes: Any) -> Self:
         """Read a plan from a .toml file; its name is the file's where it gives none.
 
         Args:
@@ -162,7 +162,7 @@ class StudyPlan(Axes):
             raise BadValueError(f"{path}: {message}") from error
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> Self:
+    def preset(cls, name: str, /, **changes: Any) -> Self:
         """Return a plan that comes with Etude; `presets` lists them.
 
         Args:

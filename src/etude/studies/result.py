@@ -59,12 +59,13 @@ class RunKind:
         )
 
 
-_USUAL = {k: v for k, v in Recipe().plain().items() if k not in FIELDS.values()}
+_OWN = {*FIELDS.values(), "evaluations"}
+_USUAL = {k: v for k, v in Recipe().plain().items() if k not in _OWN}
 
 
 def _others(recipe: Recipe) -> str:
     """Return the fields of a recipe that no axis sets, where they are not the usual ones."""
-    rest = {k: v for k, v in recipe.plain().items() if k not in FIELDS.values()}
+    rest = {k: v for k, v in recipe.plain().items() if k not in _OWN}
     return ", ".join(f"{k}={v}" for k, v in rest.items() if v != _USUAL.get(k))
 
 
