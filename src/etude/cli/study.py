@@ -47,6 +47,17 @@ Storage = Annotated[
     ),
 ]
 Engine = Annotated[str, typer.Option(help="auto, pool, loop or vmap.")]
+On = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray|auto|ray://HOST:PORT",
+        help="Where to train: here; on a Ray cluster that is started here; on one that runs.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="How many groups of trials to train at a time."),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 
 DEFAULT = "studies.db"
@@ -81,11 +92,15 @@ def register(program: typer.Typer) -> None:
     program.add_typer(app, name="study", help="Train learning rates × architectures.")
 
 
-@app.command("run", epilog=_examples("etude study run rates.toml"))
+@app.command(
+    "run", epilog=_examples("etude study run rates.toml", "etude study run rates.toml --on ray")
+)
 def run(
     plan: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The plan.")],
     storage: Storage = DEFAULT,
     engine: Engine = "auto",
+    on: On = "local",
+    workers: Workers = None,
     json: choices.Json = False,
 ) -> None:
     """Train every combination of a plan; `etude study FILE.toml` does the same.
@@ -96,18 +111,25 @@ def run(
     from etude.studies.study import study
 
     raise_on_interrupt()
-    _show(study(StudyPlan.load(plan), storage=storage, engine=engine), json)
+    found = study(StudyPlan.load(plan), storage=storage, engine=engine, on=on, workers=workers)
+    _show(found, json)
 
 
 @app.command("resume", epilog=_examples("etude study resume rates"))
 def resume(
-    name: Name, storage: Storage = DEFAULT, engine: Engine = "auto", json: choices.Json = False
+    name: Name,
+    storage: Storage = DEFAULT,
+    engine: Engine = "auto",
+    on: On = "local",
+    workers: Workers = None,
+    json: choices.Json = False,
 ) -> None:
     """Go on with a stored study."""
     from etude.studies.study import resume as go_on
 
     raise_on_interrupt()
-    _show(go_on(name, storage=_existing(storage), engine=engine), json)
+    found = go_on(name, storage=_existing(storage), engine=engine, on=on, workers=workers)
+    _show(found, json)
 
 
 @app.command("show", epilog=_examples("etude study show rates --json"))

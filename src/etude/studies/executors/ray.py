@@ -6,11 +6,11 @@ import math
 import os
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from etude.engines.process.engine import cores
 from etude.errors import BadValueError, EtudeError, MissingExtraError, shorten
-from etude.studies.executors.remote import Lost, RemoteExecutor, RemoteJob
+from etude.studies.executors.remote import Lost, RemoteExecutor, RemoteJob, refuse_count
 from etude.studies.executors.worker import PlainResult, settings, train_plain, versions, why_not
 from etude.tasks.ref import TaskRef
 
@@ -47,7 +47,6 @@ class RayExecutor(RemoteExecutor):
         MissingExtraError: If Ray is not installed.
         BadValueError: If a number is out of bounds.
         UnknownNameError: If there is no engine of this name.
-        EtudeError: If there is no cluster at the address.
     """
 
     def __init__(
@@ -60,21 +59,35 @@ class RayExecutor(RemoteExecutor):
         gpus: float | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (("workers", workers, 1), ("cpus", cpus, 1), ("gpus", gpus, 0)):
-            if value is not None and (isinstance(value, bool) or not least <= value < math.inf):
-                raise BadValueError(f"{name}={value!r} is out of bounds: give at least {least}")
+        if workers is not None:
+            refuse_count("workers", workers)
+        refuse_count("cpus", cpus)
+        if gpus is not None and (isinstance(gpus, bool) or not 0 <= gpus < math.inf):
+            raise BadValueError(f"gpus={gpus!r} is out of bounds: give at least 0")
         self.address, self.workers, self.cpus = address, workers, cpus
         self._told = settings(engine, cpus)
-        self._ray = _ray()
-        self._ours = not self._ray.is_initialized()
-        if self._ours:
-            self._connect()
-        self.gpus = gpus if gpus is not None else float(self._total("GPU") >= 1)
-        self._task = self._ray.remote(train_plain).options(
-            num_cpus=cpus, num_gpus=self.gpus, max_retries=0, name="etude group"
-        )
+        self.gpus = gpus
+        self._ray, self._ours = _ray(), False
+        self._task: Any = None
         self._running: dict[Any, RemoteJob] = {}
         self._room, self._looked = 1, -math.inf
+
+    def __enter__(self) -> Self:
+        """Connect to the cluster.
+
+        Raises:
+            EtudeError: If there is none at the address.
+        """
+        if not self._ray.is_initialized():
+            self._ours = True
+            self._connect()
+        if self.gpus is None:
+            self.gpus = float(self._total("GPU") >= 1)
+        # Another attempt is started by the driver, which can tell which trial kills its worker.
+        self._task = self._ray.remote(train_plain).options(
+            num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, name="etude group"
+        )
+        return self
 
     @property
     def slots(self) -> int:
