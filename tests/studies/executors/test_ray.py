@@ -25,7 +25,7 @@ from etude.studies.trials import planned_trials
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
-STEPS = [1_500, 1_501, 1_502, 1_503, 1_504, 1_505]
+STEPS = [800, 801, 802, 803, 804, 805]
 LONG = {"name": "long", "tasks": "cancer-mlp", "lrs": [0.01, 0.1], "steps": STEPS}
 STORE = 100 * 2**20
 
@@ -58,6 +58,7 @@ def storage(tmp_path):
 def cluster():
     from ray.cluster_utils import Cluster
 
+    os.environ.setdefault("RAY_worker_niceness", "0")
     found = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE}
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Self
@@ -25,6 +26,9 @@ AHEAD = 2
 
 LOOK = 5.0
 """After how many seconds the size of the cluster is asked for again."""
+
+KNOCK = 10.0
+"""How many seconds a cluster has to answer."""
 
 CHECK = 300.0
 """How many seconds all workers have to import Etude and the tasks before training begins."""
@@ -188,6 +192,8 @@ class RayExecutor(RemoteExecutor):
         try:
             if self.address == LOCAL:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+                # Its workers are the training itself, not work in the background.
+                os.environ.setdefault("RAY_worker_niceness", "0")
                 self._ray.init(
                     address="local",
                     num_cpus=self.cpus * self.workers if self.workers else cores(),
@@ -196,8 +202,9 @@ class RayExecutor(RemoteExecutor):
                     **quiet,
                 )
             else:
+                _knock(self.address)
                 self._ray.init(address=self.address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+        except (OSError, RuntimeError, ValueError, ImportError) as error:
             raise EtudeError(
                 f"no Ray cluster can be reached at {self.address!r}: {_first(error)}; start one "
                 "with `ray start --head`, or give 'ray' to start one here"
@@ -214,6 +221,18 @@ class RayExecutor(RemoteExecutor):
             f"the connection to the Ray cluster {self.address!r} is lost: {_first(error)}; what "
             "was stored stays: go on with the study when the cluster is there again"
         )
+
+
+def _knock(address: str) -> None:
+    """Raise if nobody listens at an address: Ray itself would try for many minutes.
+
+    Raises:
+        OSError: If nobody does.
+    """
+    known = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    host, colon, port = known.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
 
 
 def _first(error: BaseException) -> str:
