@@ -1,6 +1,7 @@
 """A group of trials is trained without a database: each becomes a Record, or an error."""
 
 import pytest
+import torch
 
 import etude
 from etude import tasks
@@ -64,6 +65,21 @@ def test_a_task_that_cannot_be_loaded_fails_its_whole_group(tmp_path):
         found = trainer.train(planned)
     assert [one.record for one in found] == [None, None]
     assert "there is no Python file" in found[0].error
+
+
+def test_a_model_that_a_file_builds_has_the_same_weights_in_every_process(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    planned = trials(tasks=f"{file}:task")
+    torch.manual_seed(1)
+    first = GroupTrainer("loop").train(planned)
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    again = GroupTrainer("loop").train(planned)
+    for one, other in zip(first, again, strict=True):
+        assert one.record.evaluations == other.record.evaluations
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's own numbers are left alone
 
 
 def test_the_further_values_are_finite():

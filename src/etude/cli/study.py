@@ -53,6 +53,17 @@ Storage = Annotated[
     ),
 ]
 Engine = Annotated[str, typer.Option(help="auto, pool, loop or vmap.")]
+On = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray|auto|ray://HOST:PORT",
+        help="Where to train: here; on a Ray cluster that is started here; on one that runs.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="How many groups of trials to train at a time."),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 
 DEFAULT = "studies.db"
@@ -114,6 +125,7 @@ def _axis(text: str) -> Any:
         "--lrs adam=1e-4:0.1:7 sgd=1e-3:1:7",
         "etude study --preset architectures",
         "etude study mine --preset batch-size --seeds 7",
+        "etude study run rates.toml --on ray",
     ),
 )
 def run(
@@ -170,6 +182,8 @@ def run(
     ] = None,
     storage: Storage = DEFAULT,
     engine: Engine = "auto",
+    on: On = "local",
+    workers: Workers = None,
     json: choices.Json = False,
 ) -> None:
     """Train every combination of a plan; `etude study FILE.toml` does the same.
@@ -198,7 +212,8 @@ def run(
         typed["recipe"] = choices.pairs(changes, "--set")
     chosen = _plan(plan, preset, typed)
     raise_on_interrupt()
-    _show(study(chosen, storage=storage, engine=engine), json)
+    found = study(chosen, storage=storage, engine=engine, on=on, workers=workers)
+    _show(found, json)
 
 
 def _plan(named: str | None, preset: str | None, typed: dict[str, Any]) -> StudyPlan:
@@ -225,13 +240,19 @@ def _plan(named: str | None, preset: str | None, typed: dict[str, Any]) -> Study
 
 @app.command("resume", epilog=_examples("etude study resume rates"))
 def resume(
-    name: Name, storage: Storage = DEFAULT, engine: Engine = "auto", json: choices.Json = False
+    name: Name,
+    storage: Storage = DEFAULT,
+    engine: Engine = "auto",
+    on: On = "local",
+    workers: Workers = None,
+    json: choices.Json = False,
 ) -> None:
     """Go on with a stored study."""
     from etude.studies.study import resume as go_on
 
     raise_on_interrupt()
-    _show(go_on(name, storage=_existing(storage), engine=engine), json)
+    found = go_on(name, storage=_existing(storage), engine=engine, on=on, workers=workers)
+    _show(found, json)
 
 
 @app.command("show", epilog=_examples("etude study show rates --json"))

@@ -112,8 +112,8 @@ class _Driver:
                 while True:
                     groups = self._open_groups()
                     if groups and not checked:
-                        numbers = itertools.chain.from_iterable(groups)
-                        self.executor.check(_refs([self.planned[n] for n in numbers]))
+                        first = [self.planned[numbers[0]] for numbers in groups]
+                        self.executor.check(_refs(first))
                         checked = True
                     for numbers in groups:
                         self._train(numbers, keeper)

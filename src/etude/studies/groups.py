@@ -11,6 +11,7 @@ from typing import Self
 from etude import tasks
 from etude.engines import Engine, engine_for, train_many
 from etude.errors import BadValueError, where
+from etude.randomness import random_state_kept
 from etude.record import Record, Status
 from etude.storage.study import Claim, TrialResult
 from etude.studies.halving import compete
@@ -115,7 +116,9 @@ class GroupTrainer:
         if self._loaded is not None and self._loaded[0] == ref.key:
             return self._loaded[1]
         self.close()  # what an engine compiled for the task before would stay in memory
-        task = tasks.load(ref.reference, **ref.options)
+        # A file may build its model's weights as it is loaded: in every process the same.
+        with random_state_kept(0):
+            task = tasks.load(ref.reference, **ref.options)
         self._loaded = ref.key, task
         return task
 

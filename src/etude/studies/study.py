@@ -62,6 +62,7 @@ def study(
     0.1
     >>> folder.cleanup()
     """
+    executor = executor_for(on, engine, workers)
     if isinstance(plan, dict):
         plan = StudyPlan(**plan)
     if not isinstance(plan, StudyPlan):
@@ -72,7 +73,7 @@ def study(
     with StudyDatabase(storage) as database:
         stored = database.open_study(plan.name, plan.plain(), (one.plain() for one in trials))
         with bar(progress, plan.name) as shown:
-            work(stored, executor_for(on, engine, workers), on_progress=shown)
+            work(stored, executor, on_progress=shown)
         return StudyResult.of(stored)
 
 
@@ -99,8 +100,9 @@ def resume(
         UnknownNameError: If there is no study of this name.
         StorageError: If it names code that was not run here before; `study` with its plan runs it.
     """
+    executor = executor_for(on, engine, workers)
     with StudyDatabase(storage) as database:
         stored = database.resume(name)
         with bar(progress, name) as shown:
-            work(stored, executor_for(on, engine, workers), on_progress=shown)
+            work(stored, executor, on_progress=shown)
         return StudyResult.of(stored)

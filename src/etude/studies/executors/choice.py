@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from etude.engines import Engine
-from etude.errors import BadTypeError, BadValueError, shown
+from etude.engines import ENGINES, Engine
+from etude.errors import BadTypeError, BadValueError, shown, unknown_name
 from etude.studies.executors.base import Executor
 from etude.studies.executors.here import HereExecutor
 from etude.studies.executors.processes import ProcessExecutor
@@ -27,6 +27,7 @@ def executor_for(
     Raises:
         BadValueError: If there is no such place, or the number of workers is out of bounds.
         BadTypeError: If the engine cannot be sent to another process.
+        UnknownNameError: If there is no engine of this name.
         MissingExtraError: If Ray is not installed.
 
     >>> executor_for("local", "loop").slots
@@ -38,6 +39,8 @@ def executor_for(
         raise BadValueError(
             f"on={shown(on)} is no place to train: give 'local', 'ray', 'auto' or 'ray://HOST:PORT'"
         )
+    if isinstance(engine, str) and engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
     if on == "local" and workers is None:
         return HereExecutor(engine)
     if not isinstance(engine, str):

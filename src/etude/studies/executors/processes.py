@@ -16,8 +16,7 @@ import torch
 
 from etude.engines.process.engine import cores
 from etude.engines.process.worker_pool import cause_of_death
-from etude.errors import BadValueError
-from etude.studies.executors.remote import Lost, RemoteExecutor, RemoteJob
+from etude.studies.executors.remote import Lost, RemoteExecutor, RemoteJob, refuse_count
 from etude.studies.executors.worker import PlainResult, settings
 
 PATIENCE = 5.0
@@ -50,8 +49,7 @@ class ProcessExecutor(RemoteExecutor):
 
     def __init__(self, workers: int, engine: str = "auto") -> None:
         super().__init__()
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise BadValueError(f"workers={workers!r} is out of bounds: give at least 1")
+        refuse_count("workers", workers)
         self.workers = workers
         self._told = settings(engine, max(1, cores() // workers))
         self._devices = _devices()
@@ -75,16 +73,18 @@ class ProcessExecutor(RemoteExecutor):
 
     def ended(self, seconds: float) -> Iterable[tuple[RemoteJob, Sequence[PlainResult] | Lost]]:
         """Return the jobs that have ended."""
-        busy = {one.connection: place for place, one in self._processes.items() if one.job}
+        busy = {place: one for place, one in self._processes.items() if one.job is not None}
+        ready = set(wait([one.connection for one in busy.values()], seconds))
         found: list[tuple[RemoteJob, Sequence[PlainResult] | Lost]] = []
-        for ready in wait(list(busy), seconds):
-            one = self._processes[busy[ready]]  # type: ignore[index]
-            job, one.job = one.job, None
-            assert job is not None
+        for place, one in busy.items():
+            job = one.job
+            if job is None or one.connection not in ready:
+                continue
+            one.job = None
             try:
                 found.append((job, one.connection.recv()))
             except (EOFError, OSError):
-                del self._processes[busy[ready]]  # type: ignore[arg-type]
+                del self._processes[place]
                 found.append((job, Lost(f"the process ended ({cause_of_death(_end(one))})")))
         self._give()
         return found

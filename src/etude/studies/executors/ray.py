@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from etude.engines.process.engine import cores
 from etude.errors import BadValueError, EtudeError, MissingExtraError, shorten
-from etude.studies.executors.remote import Lost, RemoteExecutor, RemoteJob
+from etude.studies.executors.remote import Lost, RemoteExecutor, RemoteJob, refuse_count
 from etude.studies.executors.worker import PlainResult, settings, train_plain, versions, why_not
 from etude.tasks.ref import TaskRef
 
@@ -25,6 +26,9 @@ AHEAD = 2
 
 LOOK = 5.0
 """After how many seconds the size of the cluster is asked for again."""
+
+KNOCK = 10.0
+"""How many seconds a cluster has to answer."""
 
 CHECK = 300.0
 """How many seconds all workers have to import Etude and the tasks before training begins."""
@@ -47,7 +51,6 @@ class RayExecutor(RemoteExecutor):
         MissingExtraError: If Ray is not installed.
         BadValueError: If a number is out of bounds.
         UnknownNameError: If there is no engine of this name.
-        EtudeError: If there is no cluster at the address.
     """
 
     def __init__(
@@ -60,21 +63,35 @@ class RayExecutor(RemoteExecutor):
         gpus: float | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (("workers", workers, 1), ("cpus", cpus, 1), ("gpus", gpus, 0)):
-            if value is not None and (isinstance(value, bool) or not least <= value < math.inf):
-                raise BadValueError(f"{name}={value!r} is out of bounds: give at least {least}")
+        if workers is not None:
+            refuse_count("workers", workers)
+        refuse_count("cpus", cpus)
+        if gpus is not None and (isinstance(gpus, bool) or not 0 <= gpus < math.inf):
+            raise BadValueError(f"gpus={gpus!r} is out of bounds: give at least 0")
         self.address, self.workers, self.cpus = address, workers, cpus
         self._told = settings(engine, cpus)
-        self._ray = _ray()
-        self._ours = not self._ray.is_initialized()
-        if self._ours:
-            self._connect()
-        self.gpus = gpus if gpus is not None else float(self._total("GPU") >= 1)
-        self._task = self._ray.remote(train_plain).options(
-            num_cpus=cpus, num_gpus=self.gpus, max_retries=0, name="etude group"
-        )
+        self.gpus = gpus
+        self._ray, self._ours = _ray(), False
+        self._task: Any = None
         self._running: dict[Any, RemoteJob] = {}
         self._room, self._looked = 1, -math.inf
+
+    def __enter__(self) -> Self:
+        """Connect to the cluster.
+
+        Raises:
+            EtudeError: If there is none at the address.
+        """
+        if not self._ray.is_initialized():
+            self._ours = True
+            self._connect()
+        if self.gpus is None:
+            self.gpus = float(self._total("GPU") >= 1)
+        # Another attempt is started by the driver, which can tell which trial kills its worker.
+        self._task = self._ray.remote(train_plain).options(
+            num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, name="etude group"
+        )
+        return self
 
     @property
     def slots(self) -> int:
@@ -175,6 +192,8 @@ class RayExecutor(RemoteExecutor):
         try:
             if self.address == LOCAL:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+                # Its workers are the training itself, not work in the background.
+                os.environ.setdefault("RAY_worker_niceness", "0")
                 self._ray.init(
                     address="local",
                     num_cpus=self.cpus * self.workers if self.workers else cores(),
@@ -183,8 +202,9 @@ class RayExecutor(RemoteExecutor):
                     **quiet,
                 )
             else:
+                _knock(self.address)
                 self._ray.init(address=self.address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+        except (OSError, RuntimeError, ValueError, ImportError) as error:
             raise EtudeError(
                 f"no Ray cluster can be reached at {self.address!r}: {_first(error)}; start one "
                 "with `ray start --head`, or give 'ray' to start one here"
@@ -201,6 +221,18 @@ class RayExecutor(RemoteExecutor):
             f"the connection to the Ray cluster {self.address!r} is lost: {_first(error)}; what "
             "was stored stays: go on with the study when the cluster is there again"
         )
+
+
+def _knock(address: str) -> None:
+    """Raise if nobody listens at an address: Ray itself would try for many minutes.
+
+    Raises:
+        OSError: If nobody does.
+    """
+    known = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    host, colon, port = known.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
 
 
 def _first(error: BaseException) -> str:

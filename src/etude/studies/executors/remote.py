@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from etude.errors import BadValueError, shown
 from etude.storage.study.study import MOST_LOST
 from etude.studies.executors.base import Executor
 from etude.studies.executors.worker import PlainResult, trained
@@ -110,3 +111,13 @@ class RemoteExecutor(Executor):
         for one in again:
             self.start(one)
         return []
+
+
+def refuse_count(name: str, value: object) -> None:
+    """Raise unless a value is a whole number from 1 on.
+
+    Raises:
+        BadValueError: If it is anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadValueError(f"{name}={shown(value)} is out of bounds: give a whole number from 1")
