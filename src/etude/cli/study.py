@@ -180,6 +180,20 @@ def run(
             show_default=False,
         ),
     ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Optuna's sampler that proposes values within the ranges: tpe, random, gp, cmaes.",
+            show_default=False,
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            help="With --sampler: how many proposals, each trained with every seed.",
+            show_default=False,
+        ),
+    ] = None,
     storage: Storage = DEFAULT,
     engine: Engine = "auto",
     on: On = "local",
@@ -206,8 +220,8 @@ def run(
             "steps": steps,
         }
     )
-    if halving is not None:
-        typed["halving"] = halving
+    once = {"halving": halving, "sampler": sampler, "trials": trials}
+    typed |= {key: value for key, value in once.items() if value is not None}
     if changes:
         typed["recipe"] = choices.pairs(changes, "--set")
     chosen = _plan(plan, preset, typed)

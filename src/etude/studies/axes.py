@@ -151,17 +151,21 @@ class Axes(BaseModel):
                 "or leave its rates out"
             )
 
-    def plain(self) -> dict[str, Any]:
-        """Return the axes that are given as values that JSON can hold."""
+    def plain_axes(self, *, ranges: bool = False) -> dict[str, Any]:
+        """Return the axes that are given as values that JSON can hold.
+
+        Args:
+            ranges: Whether to keep ranges as such, instead of their values.
+        """
         found: dict[str, Any] = {}
         for name in Axes.model_fields:
             value = getattr(self, name)
             if name == "models" and value is not None:
                 found[name] = [dict(one) for one in value]
             elif isinstance(value, Mapping):
-                found[name] = {key: plain_of(one) for key, one in value.items()}
+                found[name] = {key: plain_of(one, ranges=ranges) for key, one in value.items()}
             elif value is not None:
-                found[name] = plain_of(value)
+                found[name] = plain_of(value, ranges=ranges)
         return found
 
     @classmethod

@@ -31,6 +31,9 @@ COUNT = 10.0
 OnProgress = Callable[[float, float, str], None]
 """Called with the number of trials done, of all, and what is trained."""
 
+Propose = Callable[[StoredStudy], Sequence[PlannedTrial]]
+"""Returns the trials to train next, from what the study holds."""
+
 
 def work(
     study: StoredStudy,
@@ -38,6 +41,7 @@ def work(
     *,
     on_progress: OnProgress | None = None,
     wait: bool = True,
+    propose: Propose | None = None,
 ) -> None:
     """Train every trial of a study that is not done yet.
 
@@ -51,20 +55,24 @@ def work(
         on_progress: Called when results are stored.
         wait: Whether to wait for the trials that other drivers have, and to take them over where
             one is lost.
+        propose: Returns the trials of the next round whenever all others are finished; none ends
+            the study. None trains what is stored.
 
     Raises:
         StorageError: If the database cannot be used, or names code that is not trusted here.
         EtudeError: If the executor's workers cannot build a task, or cannot be reached.
     """
     with executor or HereExecutor() as where:
-        planned = [
-            PlannedTrial.from_plain(
-                one.parameters, f"trial {one.number} of the study {study.name!r}"
-            )
-            for one in study.trials()
-        ]
+        planned = _planned(study)
         refuse_untrusted(_refs(planned))
-        _Driver(study, where, planned, on_progress).run(wait)
+        _Driver(study, where, planned, on_progress, propose).run(wait)
+
+
+def _planned(study: StoredStudy) -> list[PlannedTrial]:
+    return [
+        PlannedTrial.from_plain(one.parameters, f"trial {one.number} of the study {study.name!r}")
+        for one in study.trials()
+    ]
 
 
 def _refs(planned: Sequence[PlannedTrial]) -> list[TaskRef]:
@@ -94,9 +102,10 @@ class _Driver:
         executor: Executor,
         planned: Sequence[PlannedTrial],
         on_progress: OnProgress | None,
+        propose: Propose | None,
     ) -> None:
         self.study, self.executor, self.planned = study, executor, planned
-        self.on_progress = on_progress
+        self.on_progress, self.propose = on_progress, propose
         self.worker = worker_name()
         self.groups = groups_of(list(planned), GROUP)
         self.held: dict[int, list[Claim]] = {}
@@ -107,6 +116,7 @@ class _Driver:
     def run(self, wait: bool) -> None:
         """Train until nothing is left to claim; if `wait`, until every trial is done."""
         checked = False
+        self._next_round()
         with LeaseKeeper(self.study, ()) as keeper:
             try:
                 while True:
@@ -119,12 +129,25 @@ class _Driver:
                         self._train(numbers, keeper)
                     while self.held:
                         self._collect(keeper)
-                    if self.study.counts().finished or not wait:
+                    finished = self.study.counts().finished
+                    if finished and self._next_round():
+                        continue
+                    if finished or not wait:
                         return
                     time.sleep(POLL)
             except BaseException:
                 self.study.release([c for claims in self.held.values() for c in claims])
                 raise
+
+    def _next_round(self) -> bool:
+        """Add the trials of the next round, whose groups follow from them alone."""
+        trials = [] if self.propose is None else self.propose(self.study)
+        if not trials:
+            return False
+        numbers = self.study.add(one.plain() for one in trials)
+        self.planned = _planned(self.study)
+        self.groups = [[numbers[i] for i in group] for group in groups_of(trials, GROUP)]
+        return True
 
     def _open_groups(self) -> list[list[int]]:
         """Return the groups of which a trial can be claimed."""

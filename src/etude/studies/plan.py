@@ -15,10 +15,14 @@ from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown
 from etude.recipe_text import LARGEST, toml_table
 from etude.studies.axes import Axes
 from etude.studies.halving import factor_of
-from etude.studies.ranges import Span, no_range, values_of
+from etude.studies.ranges import MOST, Span, no_range, values_of
 
 PRESETS = "etude.studies.presets"
 """The package that holds the plans that come with Etude."""
+
+
+SAMPLERS = ("tpe", "random", "gp", "cmaes")
+"""The samplers of Optuna that a plan can name."""
 
 
 def _tasks(value: object) -> tuple[Any, ...]:
@@ -42,6 +46,22 @@ def _blocks(value: object) -> tuple[Axes, ...]:
         except EtudeError as error:
             raise BadValueError(f"blocks[{i}]: {error}") from error
     return tuple(found)
+
+
+def _sampler(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadTypeError(f"sampler={shown(value)}: give a name, {', '.join(SAMPLERS)}")
+    if value not in SAMPLERS:
+        raise unknown_name("sampler", value, SAMPLERS)
+    return value
+
+
+def _trials(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadTypeError(f"trials={shown(value)} is not a whole number: give one")
+    if not 1 <= value <= MOST:
+        raise BadValueError(f"trials={value} is out of bounds: give 1 to {MOST:,}")
+    return value
 
 
 class StudyPlan(Axes):
@@ -69,6 +89,10 @@ class StudyPlan(Axes):
             one.
         halving: 2, 3 or 4: at each rung of successive halving only this share of the rates of one
             kind of run is trained on; None trains all to the end.
+        sampler: 'tpe', 'random', 'gp' or 'cmaes': Optuna's sampler proposes the values of the
+            ranges; None trains all of their values.
+        trials: With a sampler, how many proposals it makes for each combination of the other
+            values.
 
     Raises:
         BadValueError: If a key is unknown, or a value is out of bounds; the message gives the fix.
@@ -89,13 +113,24 @@ class StudyPlan(Axes):
     seeds: Annotated[tuple[Any, ...], PlainValidator(_seeds)] = (0,)
     blocks: Annotated[tuple[Axes, ...], PlainValidator(_blocks)] = ()
     halving: Annotated[int | None, PlainValidator(factor_of)] = None
+    sampler: Annotated[str | None, PlainValidator(_sampler)] = None
+    trials: Annotated[int | None, PlainValidator(_trials)] = None
 
     def model_post_init(self, _: Any) -> None:
         """Check what several axes decide together, in each block."""
+        if (self.sampler is None) != (self.trials is None):
+            raise BadValueError(
+                "trials is how many proposals a sampler makes: give sampler too, or leave it out"
+                if self.sampler is None
+                else f"sampler={self.sampler!r} without trials: say how many proposals it makes"
+            )
+        if self.sampler is not None and self.halving is not None:
+            raise BadValueError("halving and sampler exclude each other: give one of them")
         for i, part in enumerate(self.parts()):
             try:
                 part.check()
-                _refuse_open(part)
+                if self.sampler is None:
+                    _refuse_open(part)
             except BadValueError as error:
                 if not self.blocks:
                     raise
@@ -124,13 +159,15 @@ class StudyPlan(Axes):
         >>> StudyPlan(**StudyPlan(name="a", tasks=["digits-cnn"]).plain()).tasks
         ('digits-cnn',)
         """
-        axes = {name: None for name in Axes.model_fields if name != "recipe"} | super().plain()
+        ranges = self.sampler is not None
+        own = self.plain_axes(ranges=ranges)
+        axes = {name: None for name in Axes.model_fields if name != "recipe"} | own
         more: dict[str, Any] = {}
         if self.blocks:
-            more["blocks"] = [one.plain() for one in self.blocks]
-        if self.halving is not None:
-            more["halving"] = self.halving
-        return {"name": self.name, **axes, "tasks": list(self.tasks) or None, **more}
+            more["blocks"] = [one.plain_axes(ranges=ranges) for one in self.blocks]
+        named = {name: getattr(self, name) for name in ("halving", "sampler", "trials")}
+        more |= {name: value for name, value in named.items() if value is not None}
+        return {"name": self.name, **axes, "tasks": axes["tasks"] or None, **more}
 
     @classmethod
     def from_toml(cls, text: str) -> Self:

@@ -51,12 +51,18 @@ def is_range(value: object) -> bool:
     return isinstance(value, Mapping) and bool(KEYS & value.keys())
 
 
-def plain_of(values: object) -> Any:
+def plain_of(values: object, *, ranges: bool = False) -> Any:
     """Return the values of an axis as JSON holds them.
+
+    Args:
+        values: The values.
+        ranges: Whether to return a range as its table.
 
     >>> plain_of((0.1, 1.0)), plain_of("cosine()")
     ([0.1, 1.0], 'cosine()')
     """
+    if ranges and isinstance(values, Span):
+        return dict(values.table)
     return list(values) if isinstance(values, tuple) else values
 
 

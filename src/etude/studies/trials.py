@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +43,11 @@ class PlannedTrial:
         """Return it as values that JSON can hold."""
         found = {"task": self.ref.plain(), "recipe": self.recipe.plain()}
         return found if self.halving is None else {**found, "halving": self.halving}
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from the other trials of a study."""
+        return self.ref.key, self.recipe.digest
 
     @property
     def kind(self) -> str:
@@ -89,9 +94,9 @@ def planned_trials(plan: StudyPlan) -> list[PlannedTrial]:
             f"the plan has {count:,} combinations: give fewer values, at most {MOST:,} trials"
         )
     for part in plan.parts():
-        for one in _planned(part):
+        for one in planned_part(part):
             halved = replace(one, halving=plan.halving)
-            found.setdefault((one.ref.key, one.recipe.digest), halved)
+            found.setdefault(one.key, halved)
     return list(found.values())
 
 
@@ -105,7 +110,8 @@ def _count(part: Axes) -> int:
     return math.prod(len(one) for one in (*values, part.lrs) if one is not None)
 
 
-def _planned(part: Axes) -> Iterator[PlannedTrial]:
+def planned_part(part: Axes) -> Iterator[PlannedTrial]:
+    """Yield every combination of one block of a plan."""
     for reference, options in itertools.product(part.tasks or (), part.models or ({},)):
         task = tasks.load(reference, **options)
         if task.ref is None:
@@ -137,7 +143,7 @@ def _combined(own: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Reci
         yield Recipe(**fields)
 
 
-def groups_of(trials: list[PlannedTrial], size: int) -> list[list[int]]:
+def groups_of(trials: Sequence[PlannedTrial], size: int) -> list[list[int]]:
     """Return the numbers of trials that are trained together.
 
     The trials of a group have one task, length, batch size and number of evaluations; where rates
