@@ -47,7 +47,8 @@ def work(
 
     Args:
         study: The study.
-        executor: Where to train; it is closed. None trains in this process.
+        executor: Where to train; it is opened if there is anything to train, and closed. None
+            trains in this process.
         on_progress: Called when results are stored.
         wait: Whether to wait for the trials that other drivers have, and to take them over where
             one is lost.
@@ -56,14 +57,14 @@ def work(
         StorageError: If the database cannot be used, or names code that is not trusted here.
         EtudeError: If the executor's workers cannot build a task, or cannot be reached.
     """
+    if study.counts().finished:
+        return
+    planned = [
+        PlannedTrial.from_plain(one.parameters, f"trial {one.number} of the study {study.name!r}")
+        for one in study.trials()
+    ]
+    refuse_untrusted(_refs(planned))
     with executor or HereExecutor() as where:
-        planned = [
-            PlannedTrial.from_plain(
-                one.parameters, f"trial {one.number} of the study {study.name!r}"
-            )
-            for one in study.trials()
-        ]
-        refuse_untrusted(_refs(planned))
         _Driver(study, where, planned, on_progress).run(wait)
 
 

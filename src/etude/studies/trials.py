@@ -11,6 +11,7 @@ from etude import tasks
 from etude.errors import BadValueError, EtudeError, StorageError, shown
 from etude.recipe import Recipe
 from etude.studies.plan import NONE, RECIPE_AXES, StudyPlan
+from etude.studies.recipes import recipe_of
 from etude.tasks.ref import TaskRef
 
 FIELDS: Mapping[str, str] = {
@@ -52,7 +53,7 @@ class PlannedTrial:
         if not isinstance(fields, Mapping) or set(table) != {"task", "recipe"}:
             raise StorageError(f"{where} is damaged: it is no task and recipe")
         try:
-            return cls(TaskRef.from_plain(table["task"], where), Recipe(**fields))
+            return cls(TaskRef.from_plain(table["task"], where), recipe_of(fields))
         except StorageError:
             raise
         except (EtudeError, TypeError) as error:
@@ -88,7 +89,7 @@ def _recipes(plan: StudyPlan, defaults: Mapping[str, Any]) -> Iterator[Recipe]:
         fields = dict(defaults)
         for axis, value in zip(given, values, strict=True):
             fields[FIELDS[axis]] = None if axis == "clips" and value == NONE else value
-        yield Recipe(**fields)
+        yield recipe_of(fields)
 
 
 def groups_of(trials: list[PlannedTrial], size: int) -> list[list[int]]:
