@@ -223,9 +223,10 @@ def _existing(storage: str) -> str:
 
 def _show(result: StudyResult, json: bool) -> None:
     if json:
-        from etude.studies.result import table_of
+        from etude.studies.rows import table_of
 
-        print_json({"name": result.name, "trials": [_plain(row) for row in table_of(result)]})
+        trials = [_plain(row) for row in table_of(result.rows)]
+        print_json({"name": result.name, "trials": trials})
         return
     from etude.report import present
 

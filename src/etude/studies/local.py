@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from etude import tasks
 from etude.engines import train_many
 from etude.errors import EtudeError, StorageError, where
 from etude.record import Record
 from etude.storage.study import Claim, LeaseKeeper, StoredStudy, TrialResult, worker_name
+from etude.studies.curvature import curvature, stand_ins
 from etude.studies.trials import PlannedTrial, groups_of
 from etude.tasks.table import is_bundled
 from etude.tasks.task import Task
@@ -109,7 +110,13 @@ def _train_claimed(
             study.release(claims)
             raise
         else:
-            study.finish([result_of(c, r) for c, r in zip(claims, records, strict=True)])
+            firsts = stand_ins(planned)
+            study.finish(
+                [
+                    result_of(c, r, curvature(task, r.recipe) if c.number in firsts else None)
+                    for c, r in zip(claims, records, strict=True)
+                ]
+            )
 
 
 def _one_by_one(
@@ -132,17 +139,21 @@ def _one_by_one(
             raise
 
 
-def result_of(claim: Claim, record: Record) -> TrialResult:
+def result_of(
+    claim: Claim, record: Record, measured: Mapping[str, float] | None = None
+) -> TrialResult:
     """Return what a trial's record tells, with what the summaries of a study need.
 
     Further values: `untrained_loss`, the validation loss before training; `half_loss`, that of the
-    last evaluation in the first half of the run.
+    last evaluation in the first half of the run; and those that were measured beside training, see
+    `etude.studies.curvature`.
     """
     seen = record.evaluations
     half = [one.loss for one in seen if one.step <= record.length / 2]
     values = {
         "untrained_loss": seen[0].loss if seen and seen[0].step == 0 else math.nan,
         "half_loss": half[-1] if half else math.nan,
+        **(measured or {}),
     }
     kept = {name: value for name, value in values.items() if math.isfinite(value)}
     return TrialResult.of(claim, record, values=kept)
