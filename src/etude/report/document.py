@@ -69,8 +69,8 @@ class TableRow:
             in the figures; None if the row has no colour.
         bar: The length of its bar, 0 to 1, or down to -1 in a table whose bars start in the
             middle; None if the row has no bar.
-        keys: What a sortable table sorts each cell by, where that is not its text; a value that is
-            None stays below the others.
+        keys: What a sortable table sorts each cell by; None for its text, or the number with which
+            that begins. A cell with an en dash stays below the others.
         choice: The figure of a gallery that the row chooses, as the gallery's name and the
             figure's place in it; None if the row chooses none.
     """

@@ -117,7 +117,7 @@ class _Renderer:
         number = len(self.data) + 1
         name = f"figure-{number}"
         first, *others = (embed.both(draw) for _, draw in gallery.drawings)
-        self.data[name] = {**first, "others": [embed.changes(first, other) for other in others]}
+        self.data[name] = {**first, "others": [embed.alike(first, other) for other in others]}
         return {"number": number, "name": name, "height": first["figure"]["layout"]["height"]}
 
     def colours(self, place: float) -> str:

@@ -15,8 +15,9 @@ from etude.report.study import (
     size_curves,
     stability_map,
 )
+from etude.report.study.choose import MOST_FIGURES
 from etude.report.study.content import Named, StudyContent
-from etude.report.study.naming import name_of, trials_text
+from etude.report.study.naming import besides_task, rate_text, trials_text
 from etude.report.study.table import kinds_table, ranks_table
 from etude.studies.result import StudyResult
 from etude.studies.summary import RateSummary
@@ -63,10 +64,10 @@ def _lede(content: StudyContent) -> str:
     ]
     best = list(found.best().values())
     if len(best) == 1 and best[0].optimum is not None:
-        what = name_of(best[0].kind, [name for name in content.differing if name != "task"])
+        what = besides_task(best[0].kind, content.differing)
         told.append(
             f"The least mean loss, {words.number(best[0].optimum.loss)}, is at a rate of "
-            f"{words.rate(best[0].optimum.lr)}{f' with {what}' if what else ''}."
+            f"{rate_text(best[0].optimum.lr)}{f' with {what}' if what else ''}."
         )
     return " ".join(told)
 
@@ -106,7 +107,11 @@ def _findings(content: StudyContent) -> tuple[Part, ...]:
     told = content.findings
     if not told:
         return ()
-    return (Bullets(tuple((one.text, trials_text(one.trials)) for one in told)),)
+    how = (
+        "Each sentence is computed from the trials that it names, and holds for them. In brackets: "
+        "90% intervals over the seeds."
+    )
+    return how, Bullets(tuple((one.text, trials_text(one.trials)) for one in told))
 
 
 def _table(content: StudyContent) -> Part:
@@ -172,4 +177,6 @@ def _shown(
         return ()
     if len(drawn) == 1 and name != CURVES:
         return (Drawing(caption, drawn[0][1]),)
+    if len(drawn) == MOST_FIGURES:
+        caption += f" At most {MOST_FIGURES} are shown; the table has all kinds of run."
     return (Gallery(name, label, caption, tuple(drawn)),)

@@ -16,6 +16,10 @@ MOST_LINES = 8
 """The largest number of lines of a panel that can be told apart."""
 
 
+MOST_FIGURES = 24
+"""The largest number of figures of a gallery."""
+
+
 def best_schedules(summaries: Sequence[RateSummary]) -> list[RateSummary]:
     """Return the kinds at their best schedule: one of those that differ in the schedule alone."""
     best: dict[Hashable, RateSummary] = {}

@@ -21,7 +21,7 @@ from etude.report.study import (
     size_curves,
     stability_map,
 )
-from etude.report.study.choose import panels, shown_rows
+from etude.report.study.choose import MOST_FIGURES, panels, shown_rows
 from etude.report.study.finding_text import StudyFinding
 from etude.report.study.findings import findings
 from etude.report.study.loss_curves import StudyCurve
@@ -130,19 +130,19 @@ class StudyContent:
         groups, shared = panels([one for one in self.summaries if one.lrs], self.differing)
         rest = [name for name in self.differing if name not in shared]
         found = []
-        for own in groups.values():
+        for own in list(groups.values())[:MOST_FIGURES]:
             start = mean_of(one.untrained for one in own)
-            lines = [_curve(one, name_of(one.kind, rest) or one.kind.task) for one in own]
+            lines = [_curve(one, name_of(one.kind, rest)) for one in own]
             found.append((name_of(own[0].kind, shared), lines, start))
         return found
 
     @cached_property
     def bars(self) -> list[SensitivityBar]:
-        """The bars of the sensitivity, the most sensitive first."""
+        """The bars of the sensitivity, the most sensitive first; none where no rate trains."""
         found = [
             SensitivityBar(self._row_name(one), one.sensitivity)
             for one in self.at_best[0]
-            if one.sensitivity is not None
+            if one.sensitivity is not None and one.stable is not None
         ]
         return sorted(found, key=lambda one: -one.found.value)
 
@@ -170,7 +170,7 @@ class StudyContent:
         """The learning curves of the kinds that are shown: place, name, data."""
         found = []
         places = {id(one): i for i, one in enumerate(self.summaries)}
-        for one in self.at_best[0]:
+        for one in self.at_best[0][:MOST_FIGURES]:
             data = learning_curves.info(one, self.records)
             if data is not None:
                 found.append((places[id(one)], name_of(one.kind, self.differing), data))
@@ -180,7 +180,7 @@ class StudyContent:
     def layers(self) -> Named:
         """The gradient of each layer, of the runs at the best rates that were watched."""
         found: Named = []
-        for one in self.at_best[0]:
+        for one in self.at_best[0][:MOST_FIGURES]:
             record = next((self.records[n] for n in one.best_trials if n in self.records), None)
             readings = None if record is None else _readings(record)
             if readings:
@@ -205,7 +205,9 @@ class StudyContent:
             "layers": self.layers,
         }
         for one in self.drifts:
-            if any(kind.optimum is not None for kind in one.summaries):
+            if len(found.get(one.size, ())) == MOST_FIGURES:
+                continue
+            if sum(kind.optimum is not None for kind in one.summaries) > 1:
                 found.setdefault(one.size, []).append(
                     (shared_name(one, self.differing), partial(size_curves.draw, one))
                 )

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from etude.record import Record
 from etude.report import words
 from etude.report.study.finding_text import StudyFinding, counted
-from etude.report.study.naming import differing_parts, interval_text, name_of
+from etude.report.study.naming import (
+    besides_task,
+    differing_parts,
+    interval_text,
+    rate_text,
+)
 from etude.report.study.rate_findings import (
     contrast_findings,
     drift_findings,
@@ -38,7 +44,7 @@ def findings(result: StudyResult, records: Mapping[int, Record]) -> list[StudyFi
     summaries = result.summaries()
     differing = differing_parts([one.kind for one in summaries])
     told: list[Callable[[], list[StudyFinding]]] = [
-        lambda: best_findings(summaries, differing),
+        lambda: best_findings(summaries, differing, records),
         lambda: diverged_findings(summaries),
         lambda: rank_findings(summaries, "optimizer"),
         lambda: rank_findings(summaries, "schedule"),
@@ -52,12 +58,15 @@ def findings(result: StudyResult, records: Mapping[int, Record]) -> list[StudyFi
     return [one for say in told for one in say()]
 
 
-def best_findings(summaries: Sequence[RateSummary], differing: Sequence[str]) -> list[StudyFinding]:
+def best_findings(
+    summaries: Sequence[RateSummary],
+    differing: Sequence[str],
+    records: Mapping[int, Record] = MappingProxyType({}),
+) -> list[StudyFinding]:
     """Return for each task which kind of run ends with the least mean loss, and what ties with it.
 
     Only kinds of the same length and seeds are said to tie.
     """
-    rest = [name for name in differing if name != "task"]
     found = []
     for task in dict.fromkeys(one.kind.task for one in summaries):
         own = [one for one in summaries if one.kind.task == task and one.best_loss is not None]
@@ -66,19 +75,25 @@ def best_findings(summaries: Sequence[RateSummary], differing: Sequence[str]) ->
         best = min(own, key=lambda one: one.best_loss.value if one.best_loss else 0.0)
         assert best.optimum is not None
         assert best.best_loss is not None
-        what = name_of(best.kind, rest)
+        what = besides_task(best.kind, differing)
         text = (
             f"{task}: the least mean final loss is {interval_text(best.best_loss)}, at a rate of "
-            f"{words.rate(best.optimum.lr)}{f' with {what}' if what else ''}."
+            f"{rate_text(best.optimum.lr)}{f' with {what}' if what else ''}."
         )
         if best.best_metric is not None:
-            text += f" The metric of these runs is {interval_text(best.best_metric)}."
+            text += f" Their {_metric(best, records)} is {interval_text(best.best_metric)}."
         if best.at_edge:
             text += " That rate is at the end of the range: a better one may lie outside."
         if len(own) > 1:
             text += f" {_tied(best, own)}"
         found.append(StudyFinding.of(text, (n for one in own for n in one.best_trials)))
     return found
+
+
+def _metric(one: RateSummary, records: Mapping[int, Record]) -> str:
+    """Return the name of a metric, which a Record holds."""
+    names = (records[n].metric for n in one.best_trials if n in records)
+    return next((name for name in names if name), "metric")
 
 
 def _tied(best: RateSummary, own: Sequence[RateSummary]) -> str:
@@ -92,6 +107,10 @@ def _tied(best: RateSummary, own: Sequence[RateSummary]) -> str:
         return (
             f"{'The other kind of run is' if others == 1 else f'All {others:,} others are'} worse "
             "in at least 90% of the draws of the seeds."
+        )
+    if others == 1:
+        return (
+            f"Over {len(best.seeds):,} seeds, the other kind of run cannot be told apart from it."
         )
     return (
         f"Of {counted(others, 'other kind')} of run, each at its best rate, {tied:,} cannot be "
@@ -181,7 +200,6 @@ def target_findings(
     summaries: Sequence[RateSummary], differing: Sequence[str], records: Mapping[int, Record]
 ) -> list[StudyFinding]:
     """Return for each task which kind of run reaches 90% of the largest drop first."""
-    rest = [name for name in differing if name != "task"]
     found = []
     for task, target in targets_of(summaries).items():
         own = [one for one in summaries if one.kind.task == task and one.best_trials]
@@ -190,18 +208,16 @@ def target_findings(
         if not reached or len(known) < len(own):
             continue
         first = min(reached, key=lambda t: t.updates.value)
-        what = name_of(first.summary.kind, rest)
+        what = besides_task(first.summary.kind, differing)
         text = (
             f"{task}: a loss of {words.number(target)}, after 90% of the largest drop in the study,"
             f" is reached after {interval_text(first.updates, 3)} updates"
             f"{f' with {what}' if what else ''}"
         )
         if len(known) > 1:
-            text += (
-                f", the fewest; {len(known) - len(reached):,} of "
-                f"{counted(len(known), 'kind')} of run do not reach it at every seed at their best "
-                "rate"
-            )
+            text += f", the fewest of {counted(len(known), 'kind')} of run at their best rates"
+        if len(known) > len(reached):
+            text += f"; {len(known) - len(reached):,} of them did not reach it at every seed"
         text += f". Runs were evaluated every {first.every:,} updates."
         found.append(StudyFinding.of(text, (n for t in known for n in t.summary.best_trials)))
     return found

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from etude.record import Record, Status
 from etude.report import frame, words
 from etude.report.palette import LIGHT, Theme, heat, places
+from etude.report.study.naming import rate_text
 from etude.report.view import view
 from etude.studies.summary import RateSummary
 
@@ -116,7 +117,7 @@ def draw(info: LearningCurves, theme: Theme = LIGHT) -> Figure:
                 "y": frame.legend_place(INNER),
                 "itemclick": "toggle",
                 "itemdoubleclick": "toggleothers",
-                "title": {"text": ""},
+                "title": {"text": "rate", "font": {"size": 12.5, "color": theme.soft}},
             },
             xaxis=frame.update_axis(theme, max(1, info.length)),
             yaxis=frame.value_axis(theme, shown),
@@ -128,7 +129,7 @@ def draw(info: LearningCurves, theme: Theme = LIGHT) -> Figure:
 def _traces(one: RateCurve, colour: str, theme: Theme) -> list[Any]:
     from plotly.graph_objects import Scatter
 
-    rate = words.rate(one.lr)
+    rate = rate_text(one.lr)
     line = Scatter(
         x=one.steps,
         y=one.losses,
@@ -138,13 +139,12 @@ def _traces(one: RateCurve, colour: str, theme: Theme) -> list[Any]:
         line={"color": colour, "width": 3.4 if one.best else 1.7},
         hovertemplate=f"rate {rate}<br>update %{{x}}<br>loss %{{y:.4g}}<extra></extra>",
     )
-    if not one.broken or not one.steps:
-        return [line]
+    last = slice(-1, None) if one.broken else slice(0)
     return [
         line,
         Scatter(
-            x=one.steps[-1:],
-            y=one.losses[-1:],
+            x=one.steps[last],
+            y=one.losses[last],
             legendgroup=rate,
             showlegend=False,
             mode="markers",

@@ -111,21 +111,18 @@ def _traces(one: StudyCurve, index: int, colour: str, shown: View, theme: Theme)
     low = [max(one.low[j], floor) for j in kept]
     high = [one.high[j] if math.isfinite(one.high[j]) else shown.high for j in kept]
     x = [one.rates[j] for j in kept]
-    traces = []
-    if any(h > e for h, e in zip(high, low, strict=True)):
-        traces.append(
-            Scatter(
-                x=[*x, *reversed(x)],
-                y=[*low, *reversed(high)],
-                fill="toself",
-                mode="lines",
-                fillcolor=_faint(colour),
-                line={"width": 0},
-                hoverinfo="skip",
-                **group,
-            )
-        )
-    traces.append(
+    # A trace may be empty: figures with the same traces are stored as their differences.
+    return [
+        Scatter(
+            x=[*x, *reversed(x)],
+            y=[*low, *reversed(high)],
+            fill="toself",
+            mode="lines",
+            fillcolor=_faint(colour),
+            line={"width": 0},
+            hoverinfo="skip",
+            **group,
+        ),
         Scatter(
             x=x,
             y=[one.mean[j] for j in kept],
@@ -135,40 +132,38 @@ def _traces(one: StudyCurve, index: int, colour: str, shown: View, theme: Theme)
             line={"color": colour, "width": 2, "dash": DASHES[index % len(DASHES)]},
             marker={"size": 6, "color": colour, "symbol": index % 20},
             hovertemplate="rate %{x:~g}<br>loss %{y:.4g}<extra></extra>",
-        )
-    )
-    if one.best is not None:
-        traces.append(_best(one, colour, group))
-    if broken:
-        traces.append(
-            Scatter(
-                x=[one.rates[j] for j in broken],
-                y=[shown.high] * len(broken),
-                mode="markers",
-                marker={"symbol": "x", "size": 9, "color": colour},
-                cliponaxis=False,
-                hovertemplate="rate %{x:~g}<br>a run diverged<extra></extra>",
-                **group,
-            )
-        )
-    return traces
+        ),
+        _best(one, colour, group),
+        Scatter(
+            x=[one.rates[j] for j in broken],
+            y=[shown.high] * len(broken),
+            mode="markers",
+            marker={"symbol": "x", "size": 9, "color": colour},
+            cliponaxis=False,
+            hovertemplate="rate %{x:~g}<br>a run diverged<extra></extra>",
+            **group,
+        ),
+    ]
 
 
 def _best(one: StudyCurve, colour: str, group: dict[str, Any]) -> Any:
     from plotly.graph_objects import Scatter
 
-    assert one.best is not None
-    rate, loss = one.best
-    low, high = one.tied or (rate, rate)
+    best = [] if one.best is None else [one.best]
+    low, high = one.tied or (math.nan, math.nan)
     return Scatter(
-        x=[rate],
-        y=[loss],
+        x=[rate for rate, _ in best],
+        y=[loss for _, loss in best],
         mode="markers",
         error_x={
-            "type": "data", "symmetric": False, "array": [high - rate],
-            "arrayminus": [rate - low], "thickness": 3, "width": 0, "color": colour,
+            "type": "data", "symmetric": False, "array": [high - rate for rate, _ in best],
+            "arrayminus": [rate - low for rate, _ in best], "thickness": 3, "width": 0,
+            "color": colour,
         },
-        marker={"symbol": "circle-open", "size": 14, "line": {"width": 2, "color": colour}},
+        marker={
+            "symbol": "circle-open", "size": 14, "color": colour,
+            "line": {"width": 2, "color": colour},
+        },
         cliponaxis=False,
         hoverinfo="skip",
         **group,

@@ -23,7 +23,7 @@ HEADS = {
 }
 """The heading of each part of a kind."""
 
-LONGEST = 44
+LONGEST = 50
 """The largest number of letters of a name in a figure that is read on a phone."""
 
 MOST_RANGES = 8
@@ -31,19 +31,18 @@ MOST_RANGES = 8
 
 
 def differing_parts(kinds: Sequence[RunKind]) -> tuple[str, ...]:
-    """Return the parts of the kinds that are not the same everywhere; 'task' always.
+    """Return the parts of the kinds that are not the same everywhere; 'task' if none is.
 
     >>> one = RunKind("a", (), "sgd", "cosine()", 64, None, 10)
     >>> differing_parts([one])
     ('task',)
     """
-    return tuple(
-        name for name in PARTS if name == "task" or len({getattr(one, name) for one in kinds}) > 1
-    )
+    found = tuple(name for name in PARTS if len({getattr(one, name) for one in kinds}) > 1)
+    return found or ("task",)
 
 
 def name_of(kind: RunKind, differing: Sequence[str]) -> str:
-    """Return a kind as text: the parts that differ within the study.
+    """Return a kind as text: the parts that differ within the study; its task if none does.
 
     >>> one = RunKind("a", (("depth", 2),), "sgd", "cosine()", 64, None, 10)
     >>> name_of(one, ("task", "options", "batch_size"))
@@ -55,7 +54,13 @@ def name_of(kind: RunKind, differing: Sequence[str]) -> str:
         for name in differing
         if (text := cell(kind, name)) != "–"
     ]
-    return ", ".join(told)
+    return ", ".join(told) or kind.task
+
+
+def besides_task(kind: RunKind, differing: Sequence[str]) -> str:
+    """Return a kind as text without its task; '' if nothing else differs within the study."""
+    rest = [name for name in differing if name != "task" and cell(kind, name) != "–"]
+    return name_of(kind, rest) if rest else ""
 
 
 def cell(kind: RunKind, name: str) -> str:
@@ -129,8 +134,17 @@ def rates_text(low: float, high: float) -> str:
     ('0.1', '0.1 to 1')
     """
     if low == high:
-        return words.rate(low)
-    return f"{words.rate(low)} to {words.rate(high)}"
+        return rate_text(low)
+    return f"{rate_text(low)} to {rate_text(high)}"
+
+
+def rate_text(value: float) -> str:
+    """Return a rate with three digits; `export csv` has all of them.
+
+    >>> rate_text(0.0149005), rate_text(1e-05)
+    ('0.0149', '1e-5')
+    """
+    return words.number(value, 3)
 
 
 def mean_of(values: Iterable[float]) -> float:

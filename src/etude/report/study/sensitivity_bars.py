@@ -35,7 +35,8 @@ def caption() -> str:
         "Sensitivity to the learning rate: the mean over the rates of min(loss, untrained loss) "
         "minus the least loss (Wortsman et al., arXiv 2309.14322), in units of the loss, with its "
         "90% interval over seeds. A longer bar: a wrong rate costs more. Bars can be compared "
-        "where the rates and the loss are the same."
+        "where the rates and the loss are the same. Without those of which no rate ends below the "
+        "untrained loss."
     )
 
 

@@ -49,11 +49,14 @@ def draw(found: SizeDrift, theme: Theme = LIGHT) -> Figure:
         for size, one in zip(found.sizes, found.summaries, strict=True)
         if one.optimum is not None
     ]
-    rates = [lr for _, one in points for lr in one.lrs] or [0.1, 1.0]
+    lines = _rules(found, points, theme)
+    best = [one.optimum for _, one in points if one.optimum is not None]
+    seen = [end for one in best for end in (one.low, one.high)]
+    seen += [value for line in lines for value in line.y]
     across = rates_view(found.sizes)
     key = ROW * (1 + len(rules_of(found.size)))
     return Figure(
-        [*_rules(found, points, theme), _optima(points, theme)],
+        [*lines, _optima(points, theme)],
         frame.layout(
             theme,
             INNER + 40 + 52 + key,
@@ -71,14 +74,14 @@ def draw(found: SizeDrift, theme: Theme = LIGHT) -> Figure:
                 "ticktext": [f"{size:g}" for size in found.sizes],
                 "minor": {},
             },
-            yaxis=frame.value_axis(theme, _height(rates)),
+            yaxis=frame.value_axis(theme, _height(seen)),
             annotations=[frame.panel_title("best learning rate", theme)],
         ),
     )
 
 
 def _height(rates: Sequence[float]) -> View:
-    return View(min(rates) / 1.5, max(rates) * 1.5, True)
+    return View(min(rates) / 2, max(rates) * 2, True)
 
 
 def _title(text: str, theme: Theme) -> dict[str, Any]:
@@ -124,7 +127,7 @@ def _rules(found: SizeDrift, points: Sequence[tuple[float, Any]], theme: Theme) 
         Scatter(
             x=ends,
             y=[level * (size / middle) ** slope for size in ends],
-            name=f"{name}: slope {slope:g}",
+            name=f"{name}: slope {words.number(slope)}",
             mode="lines",
             line={"width": 1.5, "color": theme.second, "dash": dash},
             hoverinfo="skip",

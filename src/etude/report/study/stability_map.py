@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.report import frame, words
 from etude.report.palette import LIGHT, Theme, heat
-from etude.report.study.naming import clipped
+from etude.report.study.naming import clipped, rate_text
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -83,7 +83,7 @@ def draw(rows: Sequence[MapRow], theme: Theme = LIGHT) -> Figure:
             xaxis={
                 "range": [-0.5, len(rates) - 0.5],
                 "tickvals": list(named),
-                "ticktext": [words.rate(rates[i]) for i in named],
+                "ticktext": [rate_text(rates[i]) for i in named],
                 "tickangle": 0,
                 "tickfont": {"size": 12, "color": theme.soft},
                 "title": {"text": "learning rate", "font": {"size": 13, "color": theme.soft}},
@@ -119,7 +119,7 @@ def _cells(rows: Sequence[MapRow], place: Mapping[float, int], theme: Theme) -> 
             colours.append(theme.paper if broken else heat(round(left, 2), theme))
             hatches.append("/" if broken else "")
             missed = "a run diverged" if broken else f"missed {100 * left:.3g}%"
-            told.append(f"{words.safe(row.name)}<br>rate {words.rate(rate)}: {missed}")
+            told.append(f"{words.safe(row.name)}<br>rate {rate_text(rate)}: {missed}")
     return Bar(
         x=x,
         y=[2 * HALF] * len(x),
@@ -130,7 +130,14 @@ def _cells(rows: Sequence[MapRow], place: Mapping[float, int], theme: Theme) -> 
         marker={
             "color": colours,
             "line": {"width": 1, "color": theme.rule},
-            "pattern": {"shape": hatches, "fgcolor": theme.warn, "size": 7, "solidity": 0.3},
+            "pattern": {
+                "shape": hatches,
+                "fillmode": "overlay",
+                "fgopacity": 1,
+                "fgcolor": theme.warn,
+                "size": 7,
+                "solidity": 0.3,
+            },
         },
         showlegend=False,
     )

@@ -8,13 +8,28 @@ from collections.abc import Mapping, Sequence
 
 from etude.report import words
 from etude.report.document import DataTable, TableColumn, TableRow, Tone
-from etude.report.study.naming import HEADS, cell, interval_text, rates_text, trials_text
+from etude.report.study.naming import (
+    HEADS,
+    cell,
+    interval_text,
+    rate_text,
+    rates_text,
+    trials_text,
+)
 from etude.studies.analysis.groups import RankedPart
 from etude.studies.analysis.progress import ToTarget
 from etude.studies.summary import RateSummary
 
 MOST = 400
 """The largest number of rows of the page's table."""
+
+Cell = tuple[str, float | str | None]
+"""The text of a cell, and what it is sorted by where that is not the text."""
+
+NOTHING: Cell = ("–", None)
+
+LAST = 1e300
+"""Sorts below all numbers."""
 
 NUMBERS = (
     "best rate", "interval", "loss", "metric", "sensitivity", "decades", "edge / predicted",
@@ -97,73 +112,57 @@ def _row(
     target: ToTarget | None,
     choice: tuple[str, int] | None,
 ) -> TableRow:
-    names = [cell(one.kind, name) for name in differing]
-    cells: list[tuple[str, float | str | None]] = [
-        (text, _key(getattr(one.kind, name), text))
-        for name, text in zip(differing, names, strict=True)
-    ]
     best, loss, metric = one.optimum, one.best_loss, one.best_metric
+    cells: list[Cell] = [(cell(one.kind, name), None) for name in differing]
     if best is None or loss is None:
-        cells += [("–", None)] * 4
+        cells += [NOTHING] * 4
     else:
         cells += [
-            (words.rate(best.lr) + (" *" if one.at_edge else ""), best.lr),
-            (rates_text(best.low, best.high), best.high / best.low),
-            (interval_text(loss) if loss.seeds > 1 else words.number(loss.value), loss.value),
-            ("–", None) if metric is None else (words.number(metric.value), metric.value),
+            (rate_text(best.lr) + (" *" if one.at_edge else ""), None),
+            (rates_text(best.low, best.high), None),
+            (interval_text(loss, 3) if loss.seeds > 1 else words.number(loss.value), None),
+            NOTHING if metric is None else (words.number(metric.value), None),
         ]
-    cells += [_sensitivity(one), _decades(one), _edge(one), _target(target)]
-    cells.append((words.percent(one.diverged), one.diverged) if one.runs else ("–", None))
+    cells += [_sensitivity(one), _decades(one), _edge(one), _target(target), _diverged(one)]
     cells.append((trials_text(one.trials).partition(" ")[2] or "–", min(one.trials, default=None)))
     return TableRow(
         tuple(text for text, _ in cells),
         Tone.SOFT if best is None else Tone.PLAIN,
-        keys=tuple(_finite(key) for _, key in cells),
+        keys=tuple(key for _, key in cells),
         choice=choice,
     )
 
 
-def _key(value: object, text: str) -> float | str | None:
-    if text == "–":
-        return None
-    return value if isinstance(value, (int, float)) else text
-
-
-def _finite(key: float | str | None) -> float | str | None:
-    """Return what a script can sort by: an infinite number as a very large one."""
-    if isinstance(key, float):
-        if math.isnan(key):
-            return None
-        return float(f"{min(key, 1e300):.6g}")
-    return key
-
-
-def _sensitivity(one: RateSummary) -> tuple[str, float | None]:
+def _sensitivity(one: RateSummary) -> Cell:
     found = one.sensitivity
-    return ("–", None) if found is None else (words.number(found.value, 3), found.value)
+    return NOTHING if found is None else (words.number(found.value, 3), None)
 
 
-def _decades(one: RateSummary) -> tuple[str, float | None]:
+def _decades(one: RateSummary) -> Cell:
     found = one.stable
     if found is None:
-        return "–", None
-    sign = "" if found.bounded else "> "
-    return sign + words.number(found.decades, 2), found.decades
+        return NOTHING
+    text = words.number(found.decades, 2)
+    return (text, None) if found.bounded else (f"> {text}", float(f"{found.decades:.4g}"))
 
 
-def _edge(one: RateSummary) -> tuple[str, float | None]:
+def _edge(one: RateSummary) -> Cell:
     if one.edge is None:
-        return "–", None
+        return NOTHING
     low, high = one.edge.ratio
-    return f"{words.number(low, 2)} to {words.number(high, 2)}", low
+    return f"{words.number(low, 2)} to {words.number(high, 2)}", None
 
 
-def _target(found: ToTarget | None) -> tuple[str, float | None]:
+def _target(found: ToTarget | None) -> Cell:
     if found is None:
-        return "–", None
+        return NOTHING
     if math.isinf(found.updates.value):
-        return "not reached", math.inf
-    return words.number(found.updates.value, 4), found.updates.value
+        return "not reached", LAST
+    return words.number(found.updates.value, 4), None
+
+
+def _diverged(one: RateSummary) -> Cell:
+    return (words.percent(one.diverged), float(f"{one.diverged:.4g}")) if one.runs else NOTHING
 
 
 def ranks_table(found: Sequence[RankedPart]) -> DataTable | None:
@@ -194,12 +193,6 @@ def ranks_table(found: Sequence[RankedPart]) -> DataTable | None:
                     mean_rank(ends[name]),
                     mean_rank(halves[name]) if name in means else "–",
                     f"{sum(rank == 1 for rank in ends[name])} of {len(ends[name])}",
-                ),
-                keys=(
-                    name,
-                    sum(ends[name]) / len(ends[name]),
-                    means.get(name),
-                    sum(rank == 1 for rank in ends[name]) / len(ends[name]),
                 ),
             )
             for name in order

@@ -57,16 +57,22 @@
   }
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
-    const order = (a, b) => (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b);
+    const order = (a, b) =>
+      (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
+    const keyOf = (cell) => {
+      const text = cell.dataset.key ?? cell.textContent.trim().replace("\u2212", "-");
+      const number = cell.classList.contains("n") ? parseFloat(text) : Number(text);
+      return isNaN(number) ? text : number;
+    };
     heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
       const down = head.ariaSort === "ascending";
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const keyed = [...table.tBodies[0].rows].map((row) => {
-        const cell = row.cells[column];
-        return [cell.dataset.key ?? cell.textContent.trim(), row];
+        return [keyOf(row.cells[column]), row];
       });
-      const known = keyed.filter(([key]) => key !== ""), rest = keyed.filter(([key]) => key === "");
+      const missing = ([key]) => key === "\u2013";
+      const known = keyed.filter((pair) => !missing(pair)), rest = keyed.filter(missing);
       known.sort(([a], [b]) => (down ? order(b, a) : order(a, b)));
       table.tBodies[0].append(...[...known, ...rest].map(([, row]) => row));
     }));

@@ -86,7 +86,7 @@ def drift(
     if any(not size > 0 for size in sizes):
         raise BadValueError(f"sizes={list(sizes)}: give numbers above 0")
     if len(set(sizes)) < 2:
-        return unknown_drift("only one value was tried")
+        return unknown_drift("there are runs of only one value")
     best, halves, picked = [], [], []
     for size, (lrs, table) in zip(sizes, tables, strict=True):
         means = table.mean(1)
@@ -107,7 +107,7 @@ def drift(
         each = [ends(w * p, share) for w, p in zip(weights, picked, strict=True)]
         low, high = (float(sum(side)) for side in zip(*each, strict=True))
     coarse = float(np.abs(weights) @ np.array(halves))
-    return Drift(round(slope, 12), min(slope, low) - coarse, max(slope, high) + coarse)
+    return Drift(round(slope, 12) + 0.0, min(slope, low) - coarse, max(slope, high) + coarse)
 
 
 def _table(rates: ArrayLike, losses: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
