@@ -165,7 +165,7 @@ def test_wins_and_flips_are_counted_from_the_rows(result):
 @settings(max_examples=20, deadline=None)
 @given(studies())
 def test_the_edge_is_counted_against_the_limit_of_each_kind(result):
-    told = said(result, "The rate at which training breaks")
+    told = said(result, "The rate from which on")
     if not told:
         return
     higher, lower, unsure = map(

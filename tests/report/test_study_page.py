@@ -7,8 +7,11 @@ import re
 
 import pytest
 
-from etude import report
+import etude
+from etude import report, tasks
+from etude.diagnosis.health.read import health_of
 from etude.errors import BadTypeError, BadValueError, UnknownNameError
+from etude.recipe import Recipe
 from etude.report import embed
 from etude.report.document import Bullets, DataTable, Drawing, Gallery, TableColumn, TableRow
 from etude.report.palette import LIGHT
@@ -173,6 +176,17 @@ def test_a_gallery_holds_each_figure_once_and_gives_it_back(study, page):
         assert tree["root"] == json.loads(json.dumps(embed.both(draw)))
 
 
+def test_the_gradient_of_each_layer_is_shown_of_runs_that_were_watched():
+    result = made({kind(): valley()})
+    watched = etude.train(tasks.get("cancer-mlp"), Recipe(lr=0.1, steps=20), watch=True)
+    assert "Gradient of each layer" not in report.html(result)
+    result.files.record = lambda digest, what: watched
+    (figure,) = StudyContent(result).drawn["layers"]
+    layers = [layer.name for layer in health_of(watched).history.layers]
+    assert {trace.name for trace in figure[1](LIGHT).data} <= set(layers)
+    assert "Gradient of each layer" in report.html(result)
+
+
 def test_what_users_named_is_text():
     kinds = {
         kind(EVIL, optimizer=EVIL, schedule=EVIL, width=w, note=EVIL): valley() for w in (1, 2)
@@ -190,6 +204,7 @@ def test_what_users_named_is_text():
     assert frame.count("<iframe") == 1
 
 
+@pytest.mark.slow
 def test_the_page_of_the_default_study_is_small():
     """Eight networks × two optimizers × seven schedules × five rates × two seeds."""
     schedules = [*SCHEDULES, "step(30)", "exponential(0.99)", "polynomial(2.0)", "onecycle()"]
@@ -291,6 +306,7 @@ def test_a_browser_sorts_chooses_and_hides_without_a_complaint(file, study):
 
 
 @needs_chromium
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_wider_than_a_phone_in_either_theme(file, dark):
     with Page(file, width=390, height=800, dark=dark) as page:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude import files
 from etude.errors import BadTypeError, unknown_name
 from etude.report import page, templates
 from etude.report.document import Bullets, DataTable, Report
@@ -42,10 +41,7 @@ class NotebookPage:
         Raises:
             StorageError: If it cannot be written.
         """
-        place = Path(path)
-        files.make_folder(place.parent)
-        files.write_text(place, self.html)
-        return place
+        return page.write_page(self.html, path)
 
     def _repr_html_(self) -> str:
         """Return a frame: scripts and styles of page and notebook do not meet."""

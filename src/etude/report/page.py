@@ -36,8 +36,25 @@ def write(result: object, path: str | Path, *, task: Task | None = None) -> Path
         BadTypeError: If there is no report for this type of result.
         StorageError: If the file cannot be written.
     """
+    return write_report(present(result, task=task), path)
+
+
+def write_report(report: Report, path: str | Path) -> Path:
+    """Write a report as one HTML file that needs no network; return its path.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    return write_page(render(report), path)
+
+
+def write_page(text: str, path: str | Path) -> Path:
+    """Write the text of a page to a file; return its path. Missing folders are created.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
     path = Path(path)
-    text = html(result, task=task)
     files.make_folder(path.parent)
     files.write_text(path, text)
     return path

@@ -23,6 +23,9 @@ from etude.studies.result import StudyResult
 from etude.studies.summary import RateSummary
 from etude.tasks.task import Task
 
+FEW_SEEDS = 5
+"""With fewer seeds, intervals by drawing them again are too narrow to be taken by their word."""
+
 CURVES = "learning-curves"
 """The name of the gallery that rows of the table choose from."""
 
@@ -111,6 +114,9 @@ def _findings(content: StudyContent) -> tuple[Part, ...]:
         "Each sentence is computed from the trials that it names, and holds for them. In brackets: "
         "90% intervals over the seeds."
     )
+    seeds = len({row.seed for row in content.result.rows})
+    if 1 < seeds < FEW_SEEDS:
+        how += f" From {seeds} seeds they are narrower than 90%: take them as a lower bound."
     return how, Bullets(tuple((one.text, trials_text(one.trials)) for one in told))
 
 

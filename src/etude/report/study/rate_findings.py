@@ -123,10 +123,11 @@ def edge_findings(summaries: Sequence[RateSummary], differing: Sequence[str]) ->
     below = [one for one in known if one.edge and one.edge.ratio[1] < 1]
     within = len(known) - len(above) - len(below)
     text = (
-        "The rate at which training breaks, against the one at which the curvature before training "
-        f"makes a step unstable (2/λ without momentum), of {counted(len(known), 'kind')} of run "
-        f"whose both are known: higher in {len(above):,}, lower in {len(below):,}, and in "
-        f"{within:,} the rates that were tried are too far apart to tell."
+        "The rate from which on runs no longer end below the untrained loss, against the one at "
+        "which the curvature before training makes a step unstable (2/λ without momentum), of "
+        f"{counted(len(known), 'kind')} of run whose both are known: higher in {len(above):,}, "
+        f"lower in {len(below):,}, and in {within:,} the rates that were tried are too far apart "
+        "to tell."
     )
     ratios = [one.edge.ratio for one in known if one.edge]
     wide = max(range(len(known)), key=lambda i: ratios[i][1])

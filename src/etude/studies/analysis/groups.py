@@ -10,7 +10,7 @@ from typing import Any
 
 from etude.studies.analysis.drift import Drift, drift
 from etude.studies.analysis.intervals import Interval
-from etude.studies.analysis.ranking import Ranking, ranking
+from etude.studies.analysis.ranking import RivalRanking, ranking
 from etude.studies.analysis.rate_sensitivity import sensitivity_difference
 from etude.studies.rows import PARTS, RunKind
 from etude.studies.summary import RateSummary
@@ -43,7 +43,7 @@ class RankedPart:
 
     part: str
     best: dict[str, RateSummary]
-    ranking: Ranking
+    ranking: RivalRanking
 
     @property
     def trials(self) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class RivalRanking:
     """Rivals by their final loss, the best first.
 
     Attributes:
@@ -67,7 +67,7 @@ def ranking(
     halves: Mapping[str, ArrayLike] | None = None,
     *,
     share: float = SHARE,
-) -> Ranking:
+) -> RivalRanking:
     """Rank rivals by their mean loss over seeds, at the end and at half way of the same runs.
 
     Runs that share a seed share their batches, so two rivals are compared in the same draws of the
@@ -104,7 +104,7 @@ def ranking(
             sure = surely_below(ends[a], ends[b], share) and surely_below(known[b], known[a], share)
             flips.append(Flip(b, a, sure))
     tied = tuple(name for name in order[1:] if not surely_below(ends[order[0]], ends[name], share))
-    return Ranking(rivals, tuple(flips), tied)
+    return RivalRanking(rivals, tuple(flips), tied)
 
 
 def surely_below(first: ArrayLike, second: ArrayLike, share: float = SHARE) -> bool:
