@@ -14,7 +14,6 @@ from etude.studies.summary import limits_of
 from etude.studies.trials import planned_trials
 from etude.training.run import Run
 
-
 PLANNED = planned_trials(
     StudyPlan(
         name="a", tasks="cancer-mlp", optimizers=["sgd", "adam"], lrs=[0.1, 1.0], steps=[5, 6]
