@@ -18,6 +18,7 @@ MOVED = {
     "etude.report.study_curves": "etude.report.study.loss_curves",
     "etude.report.style": "etude.report.templates",
     "etude.report.tables": "etude.report.trials",
+    "etude.studies.local": "etude.studies.driver",
     "etude.training.broken": "etude.training.divergence",
     "etude.training.checkpoint": "etude.storage.checkpoint",
     "etude.training.engines": "etude.engines",

@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from etude import tasks
 from etude.errors import EtudeError
 from etude.measure.sharpness import sharpness
 from etude.measure.threshold import stability
+from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.studies.trials import PlannedTrial
 from etude.tasks.task import Task
@@ -38,6 +40,17 @@ def stand_ins(planned: Sequence[PlannedTrial]) -> frozenset[int]:
         family = one.ref.key, repr(one.recipe.optimizer), str(one.recipe.batch_size)
         first.setdefault(family, number)
     return frozenset(first.values())
+
+
+def curvature_of(planned: PlannedTrial) -> dict[str, float]:
+    """Return the `curvature` of a planned trial; nothing if its task cannot be built here."""
+    ref = planned.ref
+    try:
+        with random_state_kept(0):
+            task = tasks.load(ref.reference, **ref.options)
+    except Exception:  # noqa: BLE001  (the user's own code can raise anything)
+        return {}
+    return curvature(task, planned.recipe)
 
 
 def curvature(task: Task, recipe: Recipe) -> dict[str, float]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from etude.optimizers.choice import OptimizerChoice
+from etude.recipe import Recipe
 from etude.storage.study import StoredTrial, TrialState
-from etude.studies.trials import PlannedTrial
+from etude.studies.axes import FIELDS
+from etude.studies.trials import STOPPED_AT, PlannedTrial
 
 Setting = str | int | float | bool | None
 
@@ -27,6 +29,7 @@ class RunKind:
         batch_size: Samples per batch; None for the task's own.
         clip_norm: The largest norm of the gradient; None without clipping.
         steps: The run's length.
+        recipe: Other fields of the recipe that are not the usual ones, as text; '' for none.
     """
 
     task: str
@@ -36,6 +39,7 @@ class RunKind:
     batch_size: int | str | None
     clip_norm: float | None
     steps: int | str
+    recipe: str = ""
 
     @classmethod
     def of(cls, one: PlannedTrial) -> RunKind:
@@ -49,6 +53,7 @@ class RunKind:
             recipe.batch_size,
             recipe.clip_norm,
             recipe.steps,
+            _others(recipe),
         )
 
     @property
@@ -65,7 +70,7 @@ class RunKind:
         return {name: getattr(self, name) for name in PARTS}
 
 
-PARTS = ("task", "options", "optimizer", "schedule", "batch_size", "clip_norm", "steps")
+PARTS = ("task", "options", "optimizer", "schedule", "batch_size", "clip_norm", "steps", "recipe")
 """The parts of a kind, in order."""
 
 
@@ -77,6 +82,16 @@ def optimizer_text(choice: OptimizerChoice) -> str:
     """
     own = ", ".join(f"{k} {v}" for k, v in sorted(choice.hyperparameters.items()))
     return f"{choice.name} ({own})" if own else choice.name
+
+
+_OWN = {*FIELDS.values(), "evaluations"}
+_USUAL = {k: v for k, v in Recipe().plain().items() if k not in _OWN}
+
+
+def _others(recipe: Recipe) -> str:
+    """Return the fields of a recipe that no axis sets, where they are not the usual ones."""
+    rest = {k: v for k, v in recipe.plain().items() if k not in _OWN}
+    return ", ".join(f"{k}={v}" for k, v in rest.items() if v != _USUAL.get(k))
 
 
 def _setting(value: Any) -> Setting:
@@ -105,6 +120,8 @@ class StudyRow:
             measured: it is for one trial of each network, optimizer and batch size.
         limit: The rate above which that curvature makes a step unstable; None if it is not known.
         record: The digest of its Record's file; None without one.
+        stopped_at: The updates after which successive halving stopped it, and to which its loss
+            belongs; None if it was trained to the end.
     """
 
     number: int
@@ -121,6 +138,7 @@ class StudyRow:
     sharpness: float | None = None
     limit: float | None = None
     record: str | None = field(default=None, repr=False)
+    stopped_at: float | None = None
 
     @classmethod
     def of(cls, stored: StoredTrial) -> StudyRow:
@@ -146,6 +164,7 @@ class StudyRow:
             values.get("sharpness"),
             values.get("limit"),
             stored.record,
+            values.get(STOPPED_AT),
         )
 
 

@@ -33,8 +33,8 @@ class RateSummary:
         numbers: The numbers of the trials.
         untrained: The mean loss before training; NaN if it is not known.
         optimum: The best rate with its interval over seeds; None if none trained.
-        sensitivity: See `measures.sensitivity`, of the mean losses, with its interval over seeds;
-            None if it is not known.
+        sensitivity_interval: See `measures.sensitivity`, of the mean losses, with its interval over
+            seeds; None if it is not known.
         stable: The range of rates whose mean loss ends below the untrained one; None if there is
             none, or the untrained loss is not known.
         limit: The rate above which the curvature before training makes a step unstable; None if it
@@ -43,6 +43,9 @@ class RateSummary:
         diverged: The share of the runs that diverged.
         runs: How many runs are done.
         failed: How many failed with an error.
+        tried: All rates at which a run is done or was stopped, in order.
+        stopped: How many were stopped by successive halving. Their rates are not among `lrs`, and
+            what needs all rates, the sensitivity and the stable range, is not known.
     """
 
     kind: RunKind
@@ -54,13 +57,15 @@ class RateSummary:
     numbers: tuple[tuple[int, ...], ...]
     untrained: float
     optimum: Optimum | None
-    sensitivity: Interval | None
+    sensitivity_interval: Interval | None
     stable: StableRange | None
     limit: float | None
     measured: int | None
     diverged: float
     runs: int
     failed: int
+    tried: tuple[float, ...] = ()
+    stopped: int = 0
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -96,7 +101,19 @@ class RateSummary:
     @property
     def at_edge(self) -> bool:
         """Whether the best of several rates is the lowest or highest: a better one may lie out."""
-        return self.optimum is not None and self.optimum.at_edge and len(self.lrs) > 1
+        ends = self.tried[:1] + self.tried[-1:]
+        return self.optimum is not None and len(self.tried) > 1 and self.optimum.lr in ends
+
+    @property
+    def sensitivity(self) -> float:
+        """The sensitivity; NaN if it is not known."""
+        found = self.sensitivity_interval
+        return math.nan if found is None else found.value
+
+    @property
+    def stable_decades(self) -> float:
+        """The width of the stable range; NaN if no rate trains, or it is not known."""
+        return math.nan if self.stable is None else self.stable.decades
 
     @property
     def edge(self) -> StudyEdge | None:
@@ -133,7 +150,9 @@ def summary_of(
     seeds = tuple(sorted({row.seed for row in rows}))
     found: dict[float, dict[int, StudyRow]] = defaultdict(dict)
     for row in done:
-        found[row.lr][row.seed] = row
+        if row.stopped_at is None:
+            found[row.lr][row.seed] = row
+    stopped = sum(row.stopped_at is not None for row in done)
     lrs = tuple(sorted(lr for lr, of in found.items() if len(of) == len(seeds)))
     cells = [[found[lr][seed] for seed in seeds] for lr in lrs]
     table = tuple(tuple(_final(row) for row in line) for line in cells)
@@ -150,13 +169,15 @@ def summary_of(
         tuple(tuple(row.number for row in line) for line in cells),
         start,
         optimum(lrs, table) if lrs else None,
-        sensitivity_interval(table, start),
-        stable_range(lrs, means, start) if lrs and math.isfinite(start) else None,
+        None if stopped else sensitivity_interval(table, start),
+        stable_range(lrs, means, start) if lrs and math.isfinite(start) and not stopped else None,
         None if measured is None else measured.limit,
         None if measured is None else measured.number,
         sum(bool(row.diverged) for row in done) / len(done) if done else math.nan,
         len(done),
         sum(row.state == TrialState.FAILED for row in rows),
+        tuple(sorted({row.lr for row in done})),
+        stopped,
     )
 
 

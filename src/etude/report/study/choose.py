@@ -55,7 +55,7 @@ def panels(
     Kinds of one task share a panel; where these are too many, those that share the options too,
     then the optimizer, and so on. The schedule comes last.
     """
-    order = [p for p in (*PARTS[:3], *PARTS[4:], PARTS[3]) if p in differing]
+    order = [p for p in (*(p for p in PARTS if p != "schedule"), "schedule") if p in differing]
     for count in range(1, len(order) + 1):
         parts = tuple(order[:count])
         found: dict[tuple[str, ...], list[RateSummary]] = {}

@@ -140,9 +140,9 @@ class StudyContent:
     def bars(self) -> list[SensitivityBar]:
         """The bars of the sensitivity, the most sensitive first; none where no rate trains."""
         found = [
-            SensitivityBar(self._row_name(one), one.sensitivity)
+            SensitivityBar(self._row_name(one), one.sensitivity_interval)
             for one in self.at_best[0]
-            if one.sensitivity is not None and one.stable is not None
+            if one.sensitivity_interval is not None and one.stable is not None
         ]
         return sorted(found, key=lambda one: -one.found.value)
 

@@ -138,7 +138,15 @@ def diverged_findings(summaries: Sequence[RateSummary]) -> list[StudyFinding]:
     if broken.total() and len(runs) > 1:
         parts = (f"{broken[name]:,} of {runs[name]:,} with {name}" for name in runs)
         text += f": {', '.join(parts)}"
-    return [StudyFinding.of(f"{text}.", numbers)]
+    found = [StudyFinding.of(f"{text}.", numbers)]
+    stopped = sum(one.stopped for one in summaries)
+    if stopped:
+        text = (
+            f"{stopped:,} of {counted(total, 'run')} were stopped by successive halving: of these "
+            "kinds of run the best rate is known, but not what the other rates end with."
+        )
+        found.append(StudyFinding.of(text, numbers))
+    return found
 
 
 def rank_findings(summaries: Sequence[RateSummary], part: str) -> list[StudyFinding]:

@@ -20,6 +20,7 @@ HEADS = {
     "batch_size": "batch",
     "clip_norm": "clip",
     "steps": "updates",
+    "recipe": "recipe",
 }
 """The heading of each part of a kind."""
 

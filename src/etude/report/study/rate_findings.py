@@ -48,7 +48,11 @@ def sensitivity_findings(
     rest = [name for name in differing if name not in ("optimizer", "schedule")]
     found = []
     for (optimizer, _), own in list(_by_optimizer(summaries).items())[:MOST_SAID]:
-        known = [(s, one) for one in own if (s := missed_share(one.table, one.untrained))]
+        known = [
+            (s, one)
+            for one in own
+            if not one.stopped and (s := missed_share(one.table, one.untrained)) is not None
+        ]
         if len(known) < 2:
             continue
         (least, low), (most, high) = (

@@ -134,7 +134,7 @@ def _row(
 
 
 def _sensitivity(one: RateSummary) -> Cell:
-    found = one.sensitivity
+    found = one.sensitivity_interval
     return NOTHING if found is None else (words.number(found.value, 3), None)
 
 

@@ -19,7 +19,16 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from etude.storage.study import canonical
@@ -41,13 +50,30 @@ def expired(now: float) -> ColumnElement[bool]:
     )
 
 
-def any_to_claim(connection: Connection, study: int, now: float) -> bool:
+def any_to_claim(
+    connection: Connection, study: int, now: float, among: Collection[int] | None = None
+) -> bool:
     """Return whether a trial is waiting, or is held by a lease that has expired."""
+    query = _to_claim(study, now)
+    if among is None:
+        return connection.execute(query.limit(1)).first() is not None
+    return any(
+        connection.execute(query.where(trials.c.number.in_(some)).limit(1)).first() is not None
+        for some in chunks(sorted(among))
+    )
+
+
+def to_claim(connection: Connection, study: int, now: float) -> list[int]:
+    """Return the numbers of the trials that are waiting, or whose lease has expired, in order."""
+    rows = connection.execute(_to_claim(study, now).order_by(trials.c.number))
+    return [whole(row.number, "the number of a trial") for row in rows]
+
+
+def _to_claim(study: int, now: float) -> Select[tuple[int]]:
     # The states are listed so that the index is used, and not every trial is looked at.
     open_states = trials.c.state.in_([TrialState.WAITING, TrialState.RUNNING])
-    to_claim = or_(trials.c.state == TrialState.WAITING, expired(now))
-    query = select(trials.c.number).where(trials.c.study == study, open_states, to_claim).limit(1)
-    return connection.execute(query).first() is not None
+    free = or_(trials.c.state == TrialState.WAITING, expired(now))
+    return select(trials.c.number).where(trials.c.study == study, open_states, free)
 
 
 def requeue(connection: Connection, study: int, now: float, most_lost: int) -> None:

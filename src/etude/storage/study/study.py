@@ -147,7 +147,7 @@ class StoredStudy:
         # A worker that finds nothing asks again and again: that should not cost a write each time.
         some = self._connector.read(
             lambda connection: leases.any_to_claim(
-                connection, self.id, self._connector.now(connection)
+                connection, self.id, self._connector.now(connection), among
             )
         )
         return self._connector.write(work) if some else []
@@ -269,6 +269,12 @@ class StoredStudy:
                 f"{self.counts().total:,}, numbered from 0"
             )
         return found[0]
+
+    def waiting(self) -> list[int]:
+        """Return the numbers of the trials that can be claimed; those of lost workers can be."""
+        return self._connector.read(
+            lambda connection: leases.to_claim(connection, self.id, self._connector.now(connection))
+        )
 
     def counts(self) -> Counts:
         """Return how many trials are in each state; those of lost workers are waiting."""

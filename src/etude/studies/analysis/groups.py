@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from etude.studies.analysis.drift import Drift, drift
+from etude.studies.analysis.drift import Drift, drift, unknown_drift
 from etude.studies.analysis.intervals import Interval
 from etude.studies.analysis.ranking import RivalRanking, ranking
 from etude.studies.analysis.rate_sensitivity import sensitivity_difference
@@ -132,6 +132,8 @@ def drifts(summaries: Sequence[RateSummary]) -> list[SizeDrift]:
 
 
 def _drift(sizes: Sequence[float], kinds: Sequence[RateSummary]) -> Drift:
+    if any(one.stopped for one in kinds):
+        return unknown_drift("successive halving stopped other rates early")
     kept = [(size, one) for size, one in zip(sizes, kinds, strict=True) if one.lrs]
     return drift(
         [size for size, _ in kept],
@@ -204,6 +206,7 @@ def contrasts(summaries: Sequence[RateSummary]) -> list[Contrast]:
                 Contrast(part, first, other, _difference(first, other))
                 for other in others
                 if (first.lrs, first.seeds) == (other.lrs, other.seeds)
+                and not first.stopped + other.stopped
             ]
     return found
 
