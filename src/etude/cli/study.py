@@ -348,11 +348,17 @@ def report(
         typer.Option(metavar="FILE", help="The page to write (default: NAME.html)."),
     ] = None,
 ) -> None:
-    """Write a study's figures and tables as one HTML page that needs no network."""
-    from etude.report import write
+    """Print what a study has found, and write its figures as one HTML page.
 
-    place = write(_stored(name, storage), html or Path(f"{name}.html"))
-    out.print(f"written: {place}", markup=False)
+    The page needs no network. Every sentence is computed from the trials that it names.
+    """
+    from etude.report import present
+    from etude.report.page import write_report
+
+    told = present(_stored(name, storage))
+    place = write_report(told, html or Path(f"{name}.html"))
+    draw(told)
+    out.print(f"\nwritten: {place}", markup=False)
 
 
 def _stored(name: str, storage: str) -> StudyResult:
@@ -382,9 +388,10 @@ def _existing(storage: str) -> str:
 
 def _show(result: StudyResult, json: bool) -> None:
     if json:
-        from etude.studies.result import table_of
+        from etude.studies.rows import table_of
 
-        print_json({"name": result.name, "trials": [_plain(row) for row in table_of(result)]})
+        trials = [_plain(row) for row in table_of(result.rows)]
+        print_json({"name": result.name, "trials": trials})
         return
     from etude.report import present
 

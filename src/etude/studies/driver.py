@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from etude.errors import StorageError
 from etude.storage.study import Claim, LeaseKeeper, StoredStudy, worker_name
+from etude.studies.curvature import curvature_of, stand_ins
 from etude.studies.executors import Executor, HereExecutor
 from etude.studies.groups import TrainedTrial
 from etude.studies.trials import PlannedTrial, groups_of
@@ -115,6 +117,7 @@ class _Driver:
         self.on_progress, self.propose = on_progress, propose
         self.worker = worker_name()
         self.groups = groups_of(list(planned), GROUP)
+        self.curved = stand_ins(planned)
         self.held: dict[int, list[Claim]] = {}
         self._keys = itertools.count()
         self._ended = self._total = 0
@@ -152,6 +155,7 @@ class _Driver:
             return False
         numbers = self.study.add(one.plain() for one in trials)
         self.planned = _planned(self.study)
+        self.curved = stand_ins(self.planned)
         self.groups = [[numbers[i] for i in group] for group in groups_of(trials, GROUP)]
         return True
 
@@ -188,7 +192,12 @@ class _Driver:
         pairs = [pair for key, found in ended for pair in zip(self.held[key], found, strict=True)]
         if not pairs:
             return
-        store(self.study, pairs)
+        measured = {
+            claim.number: curvature_of(self.planned[claim.number])
+            for claim, one in pairs
+            if claim.number in self.curved and one.record is not None
+        }
+        store(self.study, pairs, measured)
         keeper.drop(claim for claim, _ in pairs)
         for key, _ in ended:
             del self.held[key]
@@ -204,9 +213,20 @@ class _Driver:
         self.on_progress(min(self._ended, self._total), self._total, what)
 
 
-def store(study: StoredStudy, pairs: Sequence[tuple[Claim, TrainedTrial]]) -> None:
-    """Store what came of claimed trials: the records in one transaction, then the errors."""
-    study.finish([one.result(claim) for claim, one in pairs if one.record is not None])
+def store(
+    study: StoredStudy,
+    pairs: Sequence[tuple[Claim, TrainedTrial]],
+    measured: Mapping[int, Mapping[str, float]] = MappingProxyType({}),
+) -> None:
+    """Store what came of claimed trials: the records in one transaction, then the errors.
+
+    Args:
+        study: The study.
+        pairs: The claims, and what came of each.
+        measured: Further values of some trials, by their numbers.
+    """
+    results = [(c, one, measured.get(c.number)) for c, one in pairs if one.record is not None]
+    study.finish([one.result(claim, values) for claim, one, values in results])
     for claim, one in pairs:
         if one.record is None:
             study.fail(claim, one.error, one.place)

@@ -40,15 +40,21 @@ class TrainedTrial:
         """Return what came of a trial that raised."""
         return cls(error=f"{type(error).__name__}: {error}", place=where(error))
 
-    def result(self, claim: Claim) -> TrialResult:
+    def result(self, claim: Claim, measured: Mapping[str, float] | None = None) -> TrialResult:
         """Return what the database stores of a record under a claim.
+
+        Args:
+            claim: The claim.
+            measured: Further values, such as the curvature before training.
 
         Raises:
             BadValueError: If there is none, since the trial raised.
         """
         if self.record is None:
             raise BadValueError(f"trial {claim.number} raised: {self.error}")
-        return TrialResult.of(claim, self.record, values=values_of(self.record))
+        return TrialResult.of(
+            claim, self.record, values={**values_of(self.record), **(measured or {})}
+        )
 
 
 class GroupTrainer:
