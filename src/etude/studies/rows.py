@@ -137,7 +137,7 @@ class StudyRow:
     error: str | None
     sharpness: float | None = None
     limit: float | None = None
-    record: str | None = field(default=None, repr=False)
+    record: str | None = field(default=None, repr=False, compare=False)  # it holds times
     stopped_at: float | None = None
 
     @classmethod
