@@ -172,5 +172,6 @@ class StudyRow:
 def table_of(rows: Sequence[StudyRow]) -> Iterator[Mapping[str, Any]]:
     """Yield each row as plain values, for tables."""
     for row in rows:
-        own = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("kind", "record")}
+        names = (f.name for f in fields(row) if f.name not in ("kind", "record"))
+        own = {name: getattr(row, name) for name in names}
         yield {"number": own.pop("number"), **row.kind.parts(), **own}
