@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -26,6 +27,9 @@ stacked runs depend on it in their last bits."""
 
 POLL = 0.5
 """How many seconds to wait for a result, and before looking again for trials that others have."""
+
+AT_ONCE = 15
+"""How many groups are claimed in one transaction at most."""
 
 COUNT = 10.0
 """After how many seconds the trials that other drivers have finished are counted again."""
@@ -53,7 +57,8 @@ def work(
 
     Args:
         study: The study.
-        executor: Where to train; it is closed. None trains in this process.
+        executor: Where to train; it is opened if there is anything to train, and closed. None
+            trains in this process.
         on_progress: Called when results are stored.
         wait: Whether to wait for the trials that other drivers have, and to take them over where
             one is lost.
@@ -64,9 +69,11 @@ def work(
         StorageError: If the database cannot be used, or names code that is not trusted here.
         EtudeError: If the executor's workers cannot build a task, or cannot be reached.
     """
+    if propose is None and study.counts().finished:
+        return
+    planned = _planned(study)
+    refuse_untrusted(_refs(planned))
     with executor or HereExecutor() as where:
-        planned = _planned(study)
-        refuse_untrusted(_refs(planned))
         _Driver(study, where, planned, on_progress, propose).run(wait)
 
 
@@ -128,8 +135,7 @@ class _Driver:
                         first = [self.planned[numbers[0]] for numbers in groups]
                         self.executor.check(_refs(first))
                         checked = True
-                    for numbers in groups:
-                        self._train(numbers, keeper)
+                    self._train(deque(groups), keeper)
                     while self.held:
                         self._collect(keeper)
                     finished = self.study.counts().finished
@@ -158,14 +164,27 @@ class _Driver:
         waiting = set(self.study.waiting())
         return [numbers for numbers in self.groups if not waiting.isdisjoint(numbers)]
 
-    def _train(self, numbers: Sequence[int], keeper: LeaseKeeper) -> None:
-        while claims := self.study.claim(len(numbers), self.worker, among=numbers):
-            key = next(self._keys)
-            self.held[key] = claims
-            keeper.add(claims)
-            self.executor.submit(key, [self.planned[claim.number] for claim in claims])
+    def _train(self, groups: deque[list[int]], keeper: LeaseKeeper) -> None:
+        while groups:
+            free = max(1, min(AT_ONCE, self.executor.slots - len(self.held)))
+            self._claim([groups.popleft() for _ in range(min(free, len(groups)))], keeper)
             while len(self.held) >= self.executor.slots:
                 self._collect(keeper)
+
+    def _claim(self, groups: Sequence[Sequence[int]], keeper: LeaseKeeper) -> None:
+        """Claim some groups in one transaction, and hand them in."""
+        among = [number for numbers in groups for number in numbers]
+        claims = self.study.claim(len(among), self.worker, among=among)
+        found = {claim.number: claim for claim in claims}
+        keys = {next(self._keys): numbers for numbers in groups}
+        for key, numbers in keys.items():
+            if own := [found[number] for number in numbers if number in found]:
+                self.held[key] = own
+        keeper.add(claims)
+        for key in keys:
+            if key in self.held:
+                trials = [self.planned[claim.number] for claim in self.held[key]]
+                self.executor.submit(key, trials)
 
     def _collect(self, keeper: LeaseKeeper) -> None:
         """Store the groups that have ended, all in one transaction."""

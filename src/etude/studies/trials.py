@@ -16,6 +16,7 @@ from etude.recipe import Recipe
 from etude.studies.axes import FIELDS, NONE, Axes
 from etude.studies.halving import factor_of
 from etude.studies.plan import StudyPlan
+from etude.studies.recipes import recipe_of
 from etude.tasks.ref import TaskRef
 
 STOPPED_AT = "stopped_at"
@@ -69,7 +70,7 @@ class PlannedTrial:
         halving = table.get("halving")
         try:
             factor = None if halving is None else factor_of(halving)
-            return cls(TaskRef.from_plain(table["task"], where), Recipe(**fields), factor)
+            return cls(TaskRef.from_plain(table["task"], where), recipe_of(fields), factor)
         except StorageError:
             raise
         except (EtudeError, TypeError) as error:
@@ -140,7 +141,7 @@ def _combined(own: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Reci
         fields = dict(own)
         for axis, value in zip(given, values, strict=True):
             fields[FIELDS[axis]] = None if axis == "clips" and value == NONE else value
-        yield Recipe(**fields)
+        yield recipe_of(fields)
 
 
 def groups_of(trials: Sequence[PlannedTrial], size: int) -> list[list[int]]:
