@@ -205,7 +205,7 @@ def test_the_edge_is_counted_against_the_limit_of_each_kind(result):
 def test_a_drift_is_told_only_where_no_optimum_is_at_the_end_of_the_range(result):
     tables = losses_at(result)
     rates = sorted({row.lr for row in result.rows})
-    for finding in said(result, ".*best rate moves as width to the power"):
+    for finding in said(result, ".*best rate goes as width to the power"):
         numbers = [float(n.replace("−", "-")) for n in
                    re.search(rf"power ({NUMBER}) \(({NUMBER}) to ({NUMBER})\)",
                              finding.text).groups()]  # fmt: skip
@@ -244,7 +244,7 @@ def test_an_option_that_lowers_the_sensitivity_is_said_to():
 def test_the_linear_rule_is_named_where_the_optimum_follows_it():
     rates = [10 ** (-3 + i / 4) for i in range(13)]
     kinds = {kind(batch_size=b): valley(0.001 * b) for b in (10, 100)}
-    told = [f for f in said(made(kinds, lrs=rates), ".*") if "moves as batch size" in f.text]
+    told = [f for f in said(made(kinds, lrs=rates), ".*") if "goes as batch size" in f.text]
     assert len(told) == 1
     assert "compatible with the linear rule." in told[0].text
 

@@ -19,6 +19,7 @@ from etude.report.study import learning_curves, loss_curves, size_curves, stabil
 from etude.report.study.content import StudyContent
 from etude.report.study.stability_map import MapRow
 from etude.studies.analysis.progress import MOST_READ
+from etude.studies.batch_rules import batch_rules
 from tests.report.browser import CHROMIUM, Page
 from tests.studies.common import kind, made, valley
 
@@ -139,8 +140,11 @@ def test_the_rules_pass_through_the_middle_of_the_optima():
     (found,) = StudyContent(made(kinds)).drifts
     data = size_curves.draw(found).data
     best = data[-1].y
+    assert data[2].name.startswith("noise-scale rule")
+    rules = {rule.name: rule for rule in batch_rules([1, 10, 100], best)}
+    assert data[2].y == pytest.approx(rules["noise scale"].lrs)
     middle = math.exp(sum(map(math.log, best)) / 3)
-    for line, slope in zip(data[:-1], (1.0, 0.5), strict=True):
+    for line, slope in zip(data[:2], (1.0, 0.5), strict=True):
         assert line.y[0] * 10**slope == pytest.approx(middle)
         assert line.y[1] / line.y[0] == pytest.approx(100**slope)
 

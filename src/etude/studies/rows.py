@@ -119,7 +119,8 @@ class StudyRow:
         sharpness: The largest eigenvalue of the Hessian before training; None where it was not
             measured: it is for one trial of each network, optimizer and batch size.
         limit: The rate above which that curvature makes a step unstable; None if it is not known.
-        record: The digest of its Record's file; None without one.
+        record: The digest of its Record's file; None without one. It is not compared: a Record
+            holds the time that a run took.
         stopped_at: The updates after which successive halving stopped it, and to which its loss
             belongs; None if it was trained to the end.
     """
@@ -137,7 +138,7 @@ class StudyRow:
     error: str | None
     sharpness: float | None = None
     limit: float | None = None
-    record: str | None = field(default=None, repr=False, compare=False)  # it holds times
+    record: str | None = field(default=None, repr=False, compare=False)
     stopped_at: float | None = None
 
     @classmethod
@@ -171,5 +172,6 @@ class StudyRow:
 def table_of(rows: Sequence[StudyRow]) -> Iterator[Mapping[str, Any]]:
     """Yield each row as plain values, for tables."""
     for row in rows:
-        own = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "kind"}
+        names = (f.name for f in fields(row) if f.name not in ("kind", "record"))
+        own = {name: getattr(row, name) for name in names}
         yield {"number": own.pop("number"), **row.kind.parts(), **own}

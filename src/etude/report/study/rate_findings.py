@@ -170,12 +170,14 @@ def _drift_said(one: SizeDrift, differing: Sequence[str]) -> StudyFinding:
     drift = one.drift
     text = (
         f"{shared_name(one, differing)}: from {one.size} {one.sizes[0]:g} to {one.sizes[-1]:g} the "
-        f"best rate moves as {one.size} to the power {words.number(drift.slope, 2)} "
+        f"best rate goes as {one.size} to the power {words.number(drift.slope, 2)} "
         f"({words.number(drift.low, 2)} to {words.number(drift.high, 2)})"
     )
     rules = {**rules_of(one.size), "no change": 0.0}
     fits = [name for name, slope in rules.items() if drift.allows(slope)]
-    fitting = f"compatible with {', '.join(fits)}" if fits else "compatible with no rule drawn"
+    fitting = (
+        f"compatible with {' and with '.join(fits)}" if fits else "compatible with no rule drawn"
+    )
     text += f", which is {fitting}."
     return StudyFinding.of(text, one.trials)
 

@@ -10,6 +10,8 @@ from etude.report import frame, words
 from etude.report.palette import LIGHT, Theme
 from etude.report.view import View, rates_view
 from etude.studies.analysis.groups import BATCH, SizeDrift
+from etude.studies.batch_rules import batch_rules
+from etude.studies.summary import RateSummary
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -36,7 +38,12 @@ def caption(found: SizeDrift) -> str:
         f"The best rate at each {found.size}, with the rates that are the best of 90% of the draws "
         "of the seeds; an arrow where it is the lowest or highest that was tried, so that a better "
         "one may lie outside. The lines have the slopes of the rules and pass through the middle "
-        "of the points."
+        "of the points"
+        + (
+            "; of three or more, the noise-scale rule is fitted to them."
+            if found.size == BATCH
+            else "."
+        )
     )
 
 
@@ -49,12 +56,12 @@ def draw(found: SizeDrift, theme: Theme = LIGHT) -> Figure:
         for size, one in zip(found.sizes, found.summaries, strict=True)
         if one.optimum is not None
     ]
-    lines = _rules(found, points, theme)
+    lines = [*_rules(found, points, theme), *_noise_scale(found, points, theme)]
     best = [one.optimum for _, one in points if one.optimum is not None]
     seen = [end for one in best for end in (one.low, one.high)]
     seen += [value for line in lines for value in line.y]
     across = rates_view(found.sizes)
-    key = ROW * (1 + len(rules_of(found.size)))
+    key = ROW * (1 + len(lines))
     return Figure(
         [*lines, _optima(points, theme)],
         frame.layout(
@@ -111,6 +118,29 @@ def _optima(points: Sequence[tuple[float, Any]], theme: Theme) -> Any:
         },
         hovertemplate="%{x:~g}<br>best rate %{y:~g}<extra></extra>",
     )  # fmt: skip
+
+
+def _noise_scale(
+    found: SizeDrift, points: Sequence[tuple[float, RateSummary]], theme: Theme
+) -> list[Any]:
+    """Return the noise-scale rule, fitted to at least three batch sizes."""
+    from plotly.graph_objects import Scatter
+
+    best = [one.optimum.lr for _, one in points if one.optimum is not None]
+    if found.size != BATCH or len(best) < 3:
+        return []
+    sizes = [size for size, _ in points]
+    rule = next(rule for rule in batch_rules(sizes, best) if rule.noise_scale is not None)
+    return [
+        Scatter(
+            x=sizes,
+            y=list(rule.lrs),
+            name=f"noise-scale rule: fitted, noise scale {words.number(rule.noise_scale, 2)}",
+            mode="lines",
+            line={"width": 1.5, "color": theme.soft, "dash": "dashdot"},
+            hoverinfo="skip",
+        )
+    ]
 
 
 def _rules(found: SizeDrift, points: Sequence[tuple[float, Any]], theme: Theme) -> list[Any]:

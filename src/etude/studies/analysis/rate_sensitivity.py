@@ -77,7 +77,7 @@ def missed_share(losses: ArrayLike, untrained: float, *, share: float = SHARE) -
     costs = drawn_sensitivity(table, untrained)
     shares = np.divide(costs, drops, out=np.ones_like(drops), where=drops > 0)
     low, high = ends(shares, share)
-    return Interval(found.value / (untrained - table.mean(1).min()), low, high, found.seeds)
+    return Interval(found.value / float(untrained - table.mean(1).min()), low, high, found.seeds)
 
 
 def sensitivity_difference(
