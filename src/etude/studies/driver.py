@@ -64,8 +64,8 @@ def work(
     if study.counts().finished:
         return
     planned = [
-        PlannedTrial.from_plain(one.parameters, f"trial {one.number} of the study {study.name!r}")
-        for one in study.trials()
+        PlannedTrial.from_plain(parameters, f"trial {number} of the study {study.name!r}")
+        for number, parameters in study.parameters()
     ]
     refuse_untrusted(_refs(planned))
     with executor or HereExecutor() as where:

@@ -11,7 +11,7 @@ from etude import tasks
 from etude.errors import BadValueError, EtudeError, StorageError, shown
 from etude.recipe import Recipe
 from etude.studies.plan import NONE, RECIPE_AXES, StudyPlan
-from etude.studies.recipes import recipe_of
+from etude.studies.recipes import recipe_of, ref_of
 from etude.tasks.ref import TaskRef
 
 FIELDS: Mapping[str, str] = {
@@ -53,7 +53,7 @@ class PlannedTrial:
         if not isinstance(fields, Mapping) or set(table) != {"task", "recipe"}:
             raise StorageError(f"{where} is damaged: it is no task and recipe")
         try:
-            return cls(TaskRef.from_plain(table["task"], where), recipe_of(fields))
+            return cls(ref_of(table["task"], where), recipe_of(fields))
         except StorageError:
             raise
         except (EtudeError, TypeError) as error:

@@ -26,7 +26,12 @@ from etude.storage.study.objects import (
     record_of,
     weight_bytes,
 )
-from etude.storage.study.trial_rows import add_trials, counts_of, page
+from etude.storage.study.trial_rows import (
+    add_trials,
+    counts_of,
+    page,
+    parameters_page,
+)
 from etude.storage.study.values import (
     Acceptance,
     Claim,
@@ -254,6 +259,18 @@ class StoredStudy:
             if len(found) < PAGE:
                 return
             after = found[-1].number
+
+    def parameters(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Return the number and the parameters of every trial, in order; faster than `trials`."""
+        after = -1
+        while True:
+            found = self._connector.read(
+                lambda connection, after=after: parameters_page(connection, self.id, after, PAGE)  # type: ignore[misc]
+            )
+            yield from found
+            if len(found) < PAGE:
+                return
+            after = found[-1][0]
 
     def trial(self, number: int) -> StoredTrial:
         """Return one trial.
