@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from pathlib import Path
@@ -45,7 +46,7 @@ def measure() -> dict[str, Any]:
     """Return the seconds of both, in turns, and of trials that are hardly trained."""
     ray.init(
         address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False,
-        object_store_memory=STORE, logging_level="error",
+        object_store_memory=STORE, logging_level=logging.ERROR,
     )  # fmt: skip
     here = _Open(WORKERS, ENGINE)
     found: dict[str, Any] = {"local": [], "ray": [], "short": {}}

@@ -32,7 +32,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], float]] = {
 """By name: the task, its options, and the ratio that is aimed at."""
 
 TRIALS = 32
-SECONDS, LONG = 8.0, 40.0
+SECONDS, LONG = 6.0, 40.0
 """What the loop takes for all trials, about; of small dense networks, whose stacks are compiled."""
 
 
