@@ -144,7 +144,7 @@ class StoredStudy:
                     return found
             begun, now = True, self._connector.now(connection)
             leases.see(connection, self.id, {who})  # first, as in a heartbeat: no circle of locks
-            leases.requeue(connection, self.id, now, most_lost)
+            leases.requeue(connection, self.id, now, most_lost, among)
             return leases.claim(
                 connection, self.id, now, count=count, worker=who, lease=lease, seconds=seconds,
                 among=among,
