@@ -98,7 +98,7 @@ def etude_study(plan: dict[str, Any]) -> float:
 
 
 def measure() -> dict[str, Any]:
-    """Return the seconds of both for each network."""
+    """Return the seconds of both for each network; the figures go to the log as they come."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     found: dict[str, Any] = {}
     for name, (reference, options, aim) in NETWORKS.items():

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study_storage import record
-from etude.storage.study import StoredStudy, StudyDatabase
+from etude.storage.study import Claim, StoredStudy, StudyDatabase
 from etude.storage.study.objects import record_bytes
 from etude.studies.driver import GROUP, work
 from etude.studies.executors.ray import AHEAD
@@ -39,8 +39,6 @@ LOADS = (0.5, 2.0)
 
 SECONDS = 6.0
 """How long each is measured, about."""
-
-TRIALS = 65_536
 
 
 class Enough(Exception):  # noqa: N818  (nothing went wrong)
@@ -107,46 +105,48 @@ class VirtualExecutor(RemoteExecutor):
         return self._contents[self._used % len(self._contents)]
 
 
-def _rate(study: StoredStudy, executor: VirtualExecutor) -> float:
-    """Return how many trials a second were stored, from the first wait on."""
+def _rate(study: StoredStudy, executor: VirtualExecutor) -> tuple[float, float]:
+    """Return how many trials a second were stored from the first wait on, and when that was."""
+    started = time.perf_counter()
     with contextlib.suppress(Enough):
         work(study, executor, wait=False)
-    return executor.stored / (time.perf_counter() - executor.begun)
+    return executor.stored / (time.perf_counter() - executor.begun), executor.begun - started
+
+
+def _lease(study: StoredStudy) -> float:
+    """Return the seconds of extending one of many leases."""
+    claims: list[Claim] = []
+    while len(claims) < AHEAD * GROUP * 100:
+        claims += study.claim(15 * GROUP, "benchmark")
+    started = time.perf_counter()
+    study.heartbeat(claims)
+    return (time.perf_counter() - started) / len(claims)
 
 
 def measure() -> dict[str, Any]:
     """Return what one trial and one lease cost, and the rates by the model and measured."""
-    points = TRIALS // 64
     plan = StudyPlan(
-        name="scale", tasks="cancer-mlp", lrs={"from": 1e-4, "to": 1.0, "points": points},
+        name="scale", tasks="cancer-mlp", lrs={"from": 1e-4, "to": 1.0, "points": 1_100},
         seeds={"from": 0, "to": 63, "by": 1}, steps=5,
     )  # fmt: skip
     plain = [one.plain() for one in planned_trials(plan)]
     contents = [record_bytes(record(number)) for number in range(6_000)]
     with tempfile.TemporaryDirectory() as name, StudyDatabase(Path(name) / "scale.db") as database:
 
-        def fresh() -> StoredStudy:
+        def fresh(count: float) -> StoredStudy:
             """Return a study of its own, so that each begins alike; records are new files."""
-            studies = len(database.studies())
-            return database.create(f"scale {studies}", {}, plain)
+            return database.create(f"scale {len(database.studies())}", {}, plain[: int(count)])
 
-        limit = _rate(fresh(), VirtualExecutor(15, 0.0, contents, 2 * SECONDS))
-        found: dict[str, Any] = {"limit": limit, "rows": []}
-        study = fresh()
-        claims = study.claim(2 * GROUP * 100, "benchmark")
-        started = time.perf_counter()
-        study.heartbeat(claims)
-        found["lease"] = (time.perf_counter() - started) / len(claims)
-        study.release(claims)
+        limit, _ = _rate(fresh(12_000), VirtualExecutor(15, 0.0, contents, SECONDS))
+        found: dict[str, Any] = {"limit": limit, "rows": [], "lease": _lease(fresh(12_000))}
         for workers in WORKERS:
             for load in LOADS:
                 seconds = workers / (load * limit)
                 executor = VirtualExecutor(workers, seconds, contents, SECONDS)
-                started = time.perf_counter()
-                rate = _rate(fresh(), executor)
+                count = AHEAD * GROUP * workers + 2 * load * limit * SECONDS
+                rate, filling = _rate(fresh(count), executor)
                 row = {
-                    "workers": workers, "seconds": seconds, "measured": rate,
-                    "filling": executor.begun - started,
+                    "workers": workers, "seconds": seconds, "measured": rate, "filling": filling,
                     "model": model(workers, seconds, limit, found["lease"]),
                 }  # fmt: skip
                 found["rows"].append(row)
