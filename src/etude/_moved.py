@@ -14,6 +14,8 @@ MOVED = {
     "etude.pytorch_code": "etude.export.pytorch",
     "etude.report.candidate_curves": "etude.report.trial_curves",
     "etude.report.answer": "etude.report.kinds.tuning",
+    "etude.report.stability_map": "etude.report.study.stability_map",
+    "etude.report.study_curves": "etude.report.study.loss_curves",
     "etude.report.style": "etude.report.templates",
     "etude.report.tables": "etude.report.trials",
     "etude.studies.local": "etude.studies.driver",

@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from etude.errors import StorageError
 from etude.storage.study import Claim, LeaseKeeper, StoredStudy, worker_name
+from etude.studies.curvature import curvature_of, stand_ins
 from etude.studies.executors import Executor, HereExecutor
 from etude.studies.groups import TrainedTrial
 from etude.studies.trials import PlannedTrial, groups_of
@@ -35,6 +37,9 @@ COUNT = 10.0
 OnProgress = Callable[[float, float, str], None]
 """Called with the number of trials done, of all, and what is trained."""
 
+Propose = Callable[[StoredStudy], Sequence[PlannedTrial]]
+"""Returns the trials to train next, from what the study holds."""
+
 
 def work(
     study: StoredStudy,
@@ -42,6 +47,7 @@ def work(
     *,
     on_progress: OnProgress | None = None,
     wait: bool = True,
+    propose: Propose | None = None,
 ) -> None:
     """Train every trial of a study that is not done yet.
 
@@ -56,20 +62,26 @@ def work(
         on_progress: Called when results are stored.
         wait: Whether to wait for the trials that other drivers have, and to take them over where
             one is lost.
+        propose: Returns the trials of the next round whenever all others are finished; none ends
+            the study. None trains what is stored.
 
     Raises:
         StorageError: If the database cannot be used, or names code that is not trusted here.
         EtudeError: If the executor's workers cannot build a task, or cannot be reached.
     """
-    if study.counts().finished:
+    if propose is None and study.counts().finished:
         return
-    planned = [
+    planned = _planned(study)
+    refuse_untrusted(_refs(planned))
+    with executor or HereExecutor() as where:
+        _Driver(study, where, planned, on_progress, propose).run(wait)
+
+
+def _planned(study: StoredStudy) -> list[PlannedTrial]:
+    return [
         PlannedTrial.from_plain(parameters, f"trial {number} of the study {study.name!r}")
         for number, parameters in study.parameters()
     ]
-    refuse_untrusted(_refs(planned))
-    with executor or HereExecutor() as where:
-        _Driver(study, where, planned, on_progress).run(wait)
 
 
 def _refs(planned: Sequence[PlannedTrial]) -> list[TaskRef]:
@@ -99,11 +111,13 @@ class _Driver:
         executor: Executor,
         planned: Sequence[PlannedTrial],
         on_progress: OnProgress | None,
+        propose: Propose | None,
     ) -> None:
         self.study, self.executor, self.planned = study, executor, planned
-        self.on_progress = on_progress
+        self.on_progress, self.propose = on_progress, propose
         self.worker = worker_name()
         self.groups = groups_of(list(planned), GROUP)
+        self.curved = stand_ins(planned)
         self.held: dict[int, list[Claim]] = {}
         self._keys = itertools.count()
         self._ended = self._total = 0
@@ -112,6 +126,7 @@ class _Driver:
     def run(self, wait: bool) -> None:
         """Train until nothing is left to claim; if `wait`, until every trial is done."""
         checked = False
+        self._next_round()
         with LeaseKeeper(self.study, ()) as keeper:
             try:
                 while True:
@@ -123,12 +138,26 @@ class _Driver:
                     self._train(deque(groups), keeper)
                     while self.held:
                         self._collect(keeper)
-                    if self.study.counts().finished or not wait:
+                    finished = self.study.counts().finished
+                    if finished and self._next_round():
+                        continue
+                    if finished or not wait:
                         return
                     time.sleep(POLL)
             except BaseException:
                 self.study.release([c for claims in self.held.values() for c in claims])
                 raise
+
+    def _next_round(self) -> bool:
+        """Add the trials of the next round, whose groups follow from them alone."""
+        trials = [] if self.propose is None else self.propose(self.study)
+        if not trials:
+            return False
+        numbers = self.study.add(one.plain() for one in trials)
+        self.planned = _planned(self.study)
+        self.curved = stand_ins(self.planned)
+        self.groups = [[numbers[i] for i in group] for group in groups_of(trials, GROUP)]
+        return True
 
     def _open_groups(self) -> list[list[int]]:
         """Return the groups of which a trial can be claimed."""
@@ -163,7 +192,12 @@ class _Driver:
         pairs = [pair for key, found in ended for pair in zip(self.held[key], found, strict=True)]
         if not pairs:
             return
-        store(self.study, pairs)
+        measured = {
+            claim.number: curvature_of(self.planned[claim.number])
+            for claim, one in pairs
+            if claim.number in self.curved and one.record is not None
+        }
+        store(self.study, pairs, measured)
         keeper.drop(claim for claim, _ in pairs)
         for key, _ in ended:
             del self.held[key]
@@ -179,9 +213,20 @@ class _Driver:
         self.on_progress(min(self._ended, self._total), self._total, what)
 
 
-def store(study: StoredStudy, pairs: Sequence[tuple[Claim, TrainedTrial]]) -> None:
-    """Store what came of claimed trials: the records in one transaction, then the errors."""
-    study.finish([one.result(claim) for claim, one in pairs if one.record is not None])
+def store(
+    study: StoredStudy,
+    pairs: Sequence[tuple[Claim, TrainedTrial]],
+    measured: Mapping[int, Mapping[str, float]] = MappingProxyType({}),
+) -> None:
+    """Store what came of claimed trials: the records in one transaction, then the errors.
+
+    Args:
+        study: The study.
+        pairs: The claims, and what came of each.
+        measured: Further values of some trials, by their numbers.
+    """
+    results = [(c, one, measured.get(c.number)) for c, one in pairs if one.record is not None]
+    study.finish([one.result(claim, values) for claim, one, values in results])
     for claim, one in pairs:
         if one.record is None:
             study.fail(claim, one.error, one.place)

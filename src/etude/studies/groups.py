@@ -12,9 +12,10 @@ from etude import tasks
 from etude.engines import Engine, engine_for, train_many
 from etude.errors import BadValueError, where
 from etude.randomness import random_state_kept
-from etude.record import Record
+from etude.record import Record, Status
 from etude.storage.study import Claim, TrialResult
-from etude.studies.trials import PlannedTrial
+from etude.studies.halving import compete
+from etude.studies.trials import STOPPED_AT, PlannedTrial
 from etude.tasks.ref import TaskRef
 from etude.tasks.task import Task
 from etude.training.train import train
@@ -39,15 +40,21 @@ class TrainedTrial:
         """Return what came of a trial that raised."""
         return cls(error=f"{type(error).__name__}: {error}", place=where(error))
 
-    def result(self, claim: Claim) -> TrialResult:
+    def result(self, claim: Claim, measured: Mapping[str, float] | None = None) -> TrialResult:
         """Return what the database stores of a record under a claim.
+
+        Args:
+            claim: The claim.
+            measured: Further values, such as the curvature before training.
 
         Raises:
             BadValueError: If there is none, since the trial raised.
         """
         if self.record is None:
             raise BadValueError(f"trial {claim.number} raised: {self.error}")
-        return TrialResult.of(claim, self.record, values=values_of(self.record))
+        return TrialResult.of(
+            claim, self.record, values={**values_of(self.record), **(measured or {})}
+        )
 
 
 class GroupTrainer:
@@ -93,7 +100,8 @@ class GroupTrainer:
         """Train a group of trials of one task, and return what came of each, in order.
 
         If the group raises, each trial is trained alone by the plain loop, to see which of them
-        raise; the others keep their records.
+        raise; the others keep their records. Where rates compete, all others are then trained to
+        the end.
 
         Args:
             trials: The trials, as `groups_of` puts them together.
@@ -105,7 +113,7 @@ class GroupTrainer:
         if self._engine is None:
             self._engine = engine_for(self._given)
         try:
-            records = train_many(task, [one.recipe for one in trials], self._engine)
+            records = _records(task, trials, self._engine)
         except Exception:  # noqa: BLE001
             return [_alone(task, one) for one in trials]
         return [TrainedTrial(record.without_model()) for record in records]
@@ -121,6 +129,14 @@ class GroupTrainer:
         return task
 
 
+def _records(task: Task, trials: Sequence[PlannedTrial], engine: Engine) -> list[Record]:
+    recipes, factor = [one.recipe for one in trials], trials[0].halving
+    evaluations = recipes[0].evaluations
+    if factor is None:
+        return train_many(task, recipes, engine, evaluations=evaluations)
+    return compete(task, recipes, engine, factor, evaluations)
+
+
 def _alone(task: Task, one: PlannedTrial) -> TrainedTrial:
     try:
         return TrainedTrial(train(task, one.recipe).without_model())
@@ -132,12 +148,14 @@ def values_of(record: Record) -> Mapping[str, float]:
     """Return what the summaries of a study need of a record, besides its final loss and metric.
 
     `untrained_loss` is the validation loss before training; `half_loss` that of the last
-    evaluation in the first half of the run. One that is not finite is left out.
+    evaluation in the first half of the run; `stopped_at` how many updates a run did that lost its
+    competition. One that is not finite is left out.
     """
     seen = record.evaluations
     half = [one.loss for one in seen if one.step <= record.length / 2]
     values = {
         "untrained_loss": seen[0].loss if seen and seen[0].step == 0 else math.nan,
         "half_loss": half[-1] if half else math.nan,
+        STOPPED_AT: record.cost.steps if record.status == Status.STOPPED else math.nan,
     }
     return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -7,12 +7,14 @@ from typing import Any
 
 from etude.errors import BadTypeError
 from etude.progress import bar
-from etude.storage.study import StudyDatabase
-from etude.studies.driver import work
+from etude.storage.study import StoredStudy, StudyDatabase
+from etude.studies.driver import refuse_untrusted, work
 from etude.studies.executors import Executor, executor_for
 from etude.studies.plan import StudyPlan
 from etude.studies.result import StudyResult
+from etude.studies.samplers import Sampled
 from etude.studies.trials import planned_trials
+from etude.tasks.ref import TaskRef
 from etude.tasks.trusted import remember
 
 DATABASE = "studies.db"
@@ -67,13 +69,19 @@ def study(
         plan = StudyPlan(**plan)
     if not isinstance(plan, StudyPlan):
         raise BadTypeError(f"plan is a {type(plan).__name__}: give a StudyPlan, or a dictionary")
-    trials = planned_trials(plan)
+    source = None if plan.sampler is None else Sampled(plan)
+    trials = planned_trials(plan) if source is None else source.first()
     for one in {trial.ref.key: trial.ref for trial in trials}.values():
         remember(one)
     with StudyDatabase(storage) as database:
         stored = database.open_study(plan.name, plan.plain(), (one.plain() for one in trials))
         with bar(progress, plan.name) as shown:
-            work(stored, executor, on_progress=shown)
+            work(
+                stored,
+                executor,
+                on_progress=shown,
+                propose=None if source is None else source.propose,
+            )
         return StudyResult.of(stored)
 
 
@@ -103,6 +111,28 @@ def resume(
     executor = executor_for(on, engine, workers)
     with StudyDatabase(storage) as database:
         stored = database.resume(name)
+        source = _source(stored)
         with bar(progress, name) as shown:
-            work(stored, executor, on_progress=shown)
+            work(
+                stored,
+                executor,
+                on_progress=shown,
+                propose=None if source is None else source.propose,
+            )
         return StudyResult.of(stored)
+
+
+def _source(stored: StoredStudy) -> Sampled | None:
+    """Return what proposes the trials of a stored study; its tasks are loaded if trusted."""
+    if stored.plan.get("sampler") is None:
+        return None
+    plan = StudyPlan(**stored.plan)
+    refuse_untrusted(
+        [
+            TaskRef.of(reference, options)
+            for part in plan.parts()
+            for reference in part.tasks or ()
+            for options in part.models or ({},)
+        ]
+    )
+    return Sampled(plan)

@@ -23,7 +23,6 @@ from etude.storage.study.objects import (
     ObjectFolder,
     load_weights_of,
     record_bytes,
-    record_of,
     weight_bytes,
 )
 from etude.storage.study.trial_rows import (
@@ -311,8 +310,8 @@ class StoredStudy:
         Raises:
             StorageError: If it has none, or its file is missing or damaged.
         """
-        content, path = self._content(trial.record, f"the record of trial {trial.number}")
-        return record_of(content, f"the record {str(path)!r}")
+        what = f"the record of trial {trial.number}"
+        return self._folder().record(_stored(trial.record, what), what)
 
     def load_weights(self, trial: StoredTrial, model: nn.Module) -> None:
         """Load the stored weights of a trial into a model.
@@ -347,10 +346,8 @@ class StoredStudy:
         ]
 
     def _content(self, digest: str | None, what: str) -> tuple[bytes, Path]:
-        if digest is None:
-            raise StorageError(f"{what} was not stored")
-        folder = self._folder()
-        return folder.read(digest, what), folder.place(digest)
+        known, folder = _stored(digest, what), self._folder()
+        return folder.read(known, what), folder.place(known)
 
     def _folder(self) -> ObjectFolder:
         if self.files is None:
@@ -359,6 +356,12 @@ class StoredStudy:
                 "folder=, the same on all machines that read them"
             )
         return self.files
+
+
+def _stored(digest: str | None, what: str) -> str:
+    if digest is None:
+        raise StorageError(f"{what} was not stored")
+    return digest
 
 
 def _values(values: Mapping[str, float]) -> str | None:
