@@ -35,9 +35,14 @@ ORDER = (
 )  # fmt: skip
 """From the ground up: a package imports what stands before it, and itself."""
 
-BRIDGES = {"optimizers/factory.py": {"layerwise"}, "record.py": {"storage"}}
+BRIDGES = {
+    "optimizers/factory.py": {"layerwise"},
+    "record.py": {"storage"},
+    "studies/notebook.py": {"report"},
+}
 """Files that may reach further: `build` joins the table, which `layerwise` reads, to its rates;
-`Record.load` and `save` hand plain values to the one package that knows the files' names."""
+`Record.load` and `save` hand plain values to the one package that knows the files' names; a result
+in a notebook hands itself to the package that draws."""
 
 PIPES = "engines/process/"
 """Where errors travel between processes of our own as pickles; none is ever read from a file."""

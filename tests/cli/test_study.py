@@ -96,3 +96,103 @@ def test_a_name_that_is_not_there(plan):
     said = plan("study", "show", "rate")
     assert said.code == 2
     assert "did you mean 'rates'" in said.err
+
+
+def test_options_are_the_plan_that_a_file_gives(etude):
+    Path("rates.toml").write_text(PLAN)
+    words = ["--tasks", "cancer-mlp", "--lrs", "0.001:0.1:3", "--seeds", "0:1", "--steps", "8"]
+    typed = etude("study", "rates", *words, "--engine", "loop")
+    assert typed.code == 0
+    assert "6 of 6 trials done" in typed.out
+    # The file is the same plan, so that it trains nothing more.
+    assert etude("study", "rates.toml", "--engine", "loop").out == typed.out
+    assert etude("study", "run", "rates", *words, "--engine", "loop").out == typed.out
+
+
+def test_options_take_several_words_or_commas_and_tables(etude):
+    said = etude(
+        "study",
+        "two",
+        "--tasks",
+        "cancer-mlp",
+        "diabetes-mlp",
+        "--models",
+        "depth=1",
+        "{depth = 2, width = 8}",
+        "--optimizers",
+        "adam,{name = 'sgd', momentum = 0.9}",
+        "--schedules",
+        "constant(),warmup('5%') >> cosine()",
+        "--lrs",
+        "adam=0.001",
+        "sgd=0.01,0.1",
+        "--clips",
+        "none",
+        "1.0",
+        "--steps=3",
+        "--set",
+        "label_smoothing=none",
+        "--engine",
+        "loop",
+        "--json",
+    )
+    assert said.code == 2  # label_smoothing is no number
+    assert "label_smoothing" in said.json["error"]
+    words = (
+        "study two --tasks cancer-mlp --models depth=1 depth=2,width=8 --steps=3 --optimizers "
+        "adam,sgd --lrs adam=0.001 sgd=0.01,0.1 --clips none 1.0 --engine loop --json"
+    )
+    said = etude(*words.split())
+    trials = said.json["trials"]
+    assert len(trials) == 2 * (1 + 2) * 2
+    assert {one["clip_norm"] for one in trials} == {None, 1.0}
+    assert {one["options"] for one in trials} == {"depth=1", "depth=2, width=8"}
+
+
+def test_options_replace_keys_of_a_file_and_of_a_preset(plan):
+    said = plan("study", "rates.toml", "--seeds", "5", "--engine", "loop", "--json")
+    assert {one["seed"] for one in said.json["trials"]} == {5}
+    words = "study mine --preset width --tasks cancer-mlp --models width=8 --lrs 0.01 --steps 2"
+    said = plan(*words.split(), "--seeds", "0", "--engine", "loop", "--json")
+    assert said.json["name"] == "mine"
+    assert len(said.json["trials"]) == 2  # both parametrisations
+
+
+def test_halving_is_an_option(etude):
+    words = "study halved --tasks cancer-mlp --lrs 1e-4:1:4 --steps 8 --halving 2 --engine loop"
+    said = etude(*words.split(), "--json")
+    assert [one["stopped_at"] for one in said.json["trials"]].count(None) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--lrs 0.1", "no plan: give FILE.toml, --preset, or a name and options"),
+        ("rates --lrs 0.1", "tasks is missing: give it"),
+        ("rates --tasks cancer-mlp --lrs 0", "lr=0 is out of bounds"),
+        ("rates --tasks cancer-mlp --lrs nan", "lr=nan is out of bounds"),
+        ("rates --tasks cancer-mlp --lrs 1e-3:1", "is no range: give from, to, and either"),
+        ("rates --tasks cancer-mlp --lrs 1e-3:1:3 0.1", "give one range FROM:TO:POINTS, or values"),
+        ("rates --tasks cancer-mlp --lrs adam=", "write OPTIMIZER=RATES"),
+        ("rates --tasks cancer-mlp --lrs fast", "lr='fast' is not a number"),
+        ("rates --tasks cancer-mlp, --lrs 0.1", "has an empty value: leave it out"),
+        ("rates --tasks cancer-mlp --models depth", "--models 'depth': write KEY=VALUE"),
+        ("rates --tasks cancer-mlp --models {depth", "is not a TOML table"),
+        ("rates --tasks cancer-mlp --models stages=2", "'stages'"),
+        ("rates --tasks cancer-mlp --halving 5", "halving=5 is out of bounds: give 2, 3 or 4"),
+        ("rates --tasks cancer-mlp --set lr=1", "recipe.lr: give lrs"),
+        ("--preset archi", "unknown preset 'archi'"),
+        ("x.toml --preset width", "give a file or a preset"),
+    ],
+)
+def test_wrong_options_are_one_message_and_leave_nothing(etude, words, message):
+    said = etude("study", *words.split())
+    assert said.code == 2
+    assert message in said.err
+    assert not list(Path().iterdir())
+
+
+def test_a_mistyped_verb_is_not_taken_for_a_study(etude):
+    said = etude("study", "shwo", "rates")
+    assert said.code == 2
+    assert "shwo" in said.err

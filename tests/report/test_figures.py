@@ -280,3 +280,13 @@ def test_the_name_of_the_chosen_rate_stands_clear_of_its_own_line(result, record
     figure = trial_curves.draw(trial_curves.info(found))
     named = [trace for trace in figure.data if trace.mode == "markers+text"]
     assert [trace.textposition for trace in named] == [place]
+
+
+@given(low=st.floats(-14, 8), decades=st.floats(0.1, 12))
+def test_the_labels_of_a_logarithmic_axis_fit_beside_it(low, decades):
+    """A label that is written in full has at most 7 characters: the margin is 52 pixels wide."""
+    axis = frame.value_axis(palette.LIGHT, View(10**low, 10 ** (low + decades), True))
+    if axis["tickformat"] == "~g":
+        for exponent in (math.ceil(low), math.floor(low + decades)):
+            if low <= exponent <= low + decades:
+                assert len(np.format_float_positional(10.0**exponent, trim="-")) <= 7

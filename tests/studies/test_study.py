@@ -16,8 +16,8 @@ from etude import tasks
 from etude.errors import StorageError, UnknownNameError
 from etude.report import html, present
 from etude.storage.study import StudyDatabase, TrialState
-from etude.studies import local
-from etude.studies.local import work
+from etude.studies import groups
+from etude.studies.driver import work
 from etude.studies.plan import StudyPlan
 from etude.studies.result import StudyResult
 from etude.studies.study import resume, study
@@ -85,7 +85,7 @@ def test_the_same_call_again_trains_nothing_and_gives_the_same(storage, monkeypa
     def none(*_, **__):
         raise AssertionError("nothing is left to train")
 
-    monkeypatch.setattr("etude.studies.local.train_many", none)
+    monkeypatch.setattr(groups, "train_many", none)
     assert study(PLAN, storage=storage, engine="loop", progress=False) == first
     assert resume("rates", storage=storage, progress=False) == first
 
@@ -106,15 +106,15 @@ def test_a_result_before_the_end_says_what_is_not_done(storage):
 
 def test_an_interruption_puts_the_group_back_and_the_rest_is_not_repeated(storage, monkeypatch):
     plan = {**PLAN, "steps": [6, 12]}
-    real, calls = local.train_many, []
+    real, calls = groups.train_many, []
 
-    def stop(task, recipes, engine):
+    def stop(task, recipes, engine, **more):
         calls.append(len(recipes))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(task, recipes, engine)
+        return real(task, recipes, engine, **more)
 
-    monkeypatch.setattr(local, "train_many", stop)
+    monkeypatch.setattr(groups, "train_many", stop)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         study(plan, storage=storage, engine="loop", progress=False)
     with StudyDatabase(storage) as database:

@@ -16,7 +16,7 @@ from etude.cli.console import out
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from etude.report.document import DataTable, Fact, Part, Report, TableRow, Tone
+    from etude.report.document import Bullets, DataTable, Fact, Part, Report, TableRow, Tone
 
 BAR = 20
 """The number of characters of a full bar."""
@@ -41,7 +41,7 @@ def draw(report: Report) -> None:
             if (drawn := _part(part)) is not None:
                 out.print()
                 for one in drawn:
-                    _print(one, whole=getattr(part, "whole", False))
+                    _print(one, whole=isinstance(one, Table) and getattr(part, "whole", False))
 
 
 def _print(drawn: RenderableType, whole: bool) -> None:
@@ -72,16 +72,31 @@ def facts(rows: Iterable[Fact]) -> Table:
 
 def _part(part: Part) -> tuple[RenderableType, ...] | None:
     """Return the printed form of a part of a section; None if the terminal does not show it."""
-    from etude.report.document import DataTable, Listing
+    from etude.report.document import Bullets, DataTable, Listing
 
     if isinstance(part, str):
         return (Text(part),)
+    if isinstance(part, Bullets):
+        return (_bullets(part),)
     if isinstance(part, Listing):
         code = Syntax(part.text.strip("\n"), part.language, background_color="default")
         return Text(f"{part.title}:\n", "dim"), code
     if isinstance(part, DataTable):
         return (*([Text(part.caption, "dim")] if part.caption else []), table_of(part))
     return None
+
+
+def _bullets(part: Bullets) -> Table:
+    """Return sentences with a hanging indent, their notes dimmed."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column()
+    table.add_column()
+    for text, note in part.items:
+        line = Text(text)
+        if note:
+            line.append(f" ({note})", "dim")
+        table.add_row("•", line)
+    return table
 
 
 def table_of(part: DataTable) -> Table:

@@ -53,10 +53,10 @@ def _values(text: str) -> Any:
         except tomllib.TOMLDecodeError as error:
             raise BadValueError(f"--over {text}: it is not a TOML list: {error}") from error
         return listed
-    return [_value(part.strip()) for part in _split(text) if part.strip()]
+    return [value_of(part.strip()) for part in split_at_commas(text) if part.strip()]
 
 
-def _split(text: str) -> list[str]:
+def split_at_commas(text: str) -> list[str]:
     """Split a text at the commas outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for sign in text:
@@ -73,7 +73,8 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
+    """Return a text as a TOML value; what is none is a text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -14,9 +14,11 @@ from etude.cli import choices
 from etude.cli.console import out, print_json
 from etude.cli.draw import draw
 from etude.cli.interrupt import raise_on_interrupt
+from etude.cli.study_axes import SPELT, ListedValues, axes_of
 
 if TYPE_CHECKING:
     from etude.storage.study import StudyDatabase
+    from etude.studies.plan import StudyPlan
     from etude.studies.result import StudyResult
 
 PLACE = 45
@@ -25,6 +27,10 @@ PLACE = 45
 EPILOG = """[bold]Examples[/bold]
 
   etude study rates.toml
+
+  etude study rates --tasks digits-mlp --lrs 1e-4:1:9 --seeds 0:2
+
+  etude study --preset architectures
 
   etude study ls
 
@@ -47,6 +53,17 @@ Storage = Annotated[
     ),
 ]
 Engine = Annotated[str, typer.Option(help="auto, pool, loop or vmap.")]
+On = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray|auto|ray://HOST:PORT",
+        help="Where to train: here; on a Ray cluster that is started here; on one that runs.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="How many groups of trials to train at a time."),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 
 DEFAULT = "studies.db"
@@ -57,14 +74,27 @@ def _examples(*lines: str) -> str:
 
 
 class FileOrVerb(TyperGroup):
-    """A group of verbs in which the name of a file stands for `run FILE`."""
+    """A group of verbs in which a plan, as a file or as options, stands for `run`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; options of a plan without a verb are given to `run`."""
+        if args and _plans(args[:1]):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the verb; what is none and names a plan is given to `run`."""
+        """Return the verb; what is none and names a plan, or has options of one, goes to `run`."""
         first = args[0]
-        if self.get_command(ctx, first) is None and (Path(first).exists() or "." in first):
+        if self.get_command(ctx, first) is None and (
+            Path(first).exists() or "." in first or _plans(args)
+        ):
             args = ["run", *args]
         return super().resolve_command(ctx, args)
+
+
+def _plans(args: list[str]) -> bool:
+    """Return whether an argument is an option of a plan."""
+    return any(word.partition("=")[0] in (*SPELT, "--preset") for word in args)
 
 
 app = typer.Typer(cls=FileOrVerb, no_args_is_help=True, rich_markup_mode="rich", epilog=EPILOG)
@@ -81,33 +111,162 @@ def register(program: typer.Typer) -> None:
     program.add_typer(app, name="study", help="Train learning rates × architectures.")
 
 
-@app.command("run", epilog=_examples("etude study run rates.toml"))
+def _axis(text: str) -> Any:
+    return typer.Option(metavar="VALUE…", help=text, show_default=False)
+
+
+@app.command(
+    "run",
+    cls=ListedValues,
+    epilog=_examples(
+        "etude study run rates.toml",
+        "etude study rates --tasks digits-mlp digits-cnn --lrs 1e-4:1:9 --seeds 0:2",
+        "etude study two --tasks digits-mlp --optimizers adam sgd "
+        "--lrs adam=1e-4:0.1:7 sgd=1e-3:1:7",
+        "etude study --preset architectures",
+        "etude study mine --preset batch-size --seeds 7",
+        "etude study run rates.toml --on ray",
+    ),
+)
 def run(
-    plan: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The plan.")],
+    plan: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE.toml|NAME]",
+            help="The plan's file, or the name of a study that the options describe.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET",
+            help="A plan that comes with Etude: architectures, batch-size, instability, width.",
+            show_default=False,
+        ),
+    ] = None,
+    tasks: Annotated[list[str] | None, _axis("Tasks, as for etude train.")] = None,
+    models: Annotated[list[str] | None, _axis("Options of the tasks: depth=2,width=64.")] = None,
+    optimizers: Annotated[
+        list[str] | None, _axis("Optimizers: adam, \"{name = 'sgd', momentum = 0.9}\".")
+    ] = None,
+    schedules: Annotated[
+        list[str] | None, _axis("Schedules: \"warmup('5%') >> cosine()\".")
+    ] = None,
+    lrs: Annotated[
+        list[str] | None,
+        _axis("Rates: 0.1 0.01, or FROM:TO:POINTS; adam=… sgd=… gives each optimizer its own."),
+    ] = None,
+    batch_sizes: Annotated[list[str] | None, _axis("Samples per batch.")] = None,
+    clips: Annotated[
+        list[str] | None, _axis("Largest norms of the gradient; none does not clip.")
+    ] = None,
+    seeds: Annotated[list[str] | None, _axis("Seeds: 0 1 2, or 0:2.")] = None,
+    steps: Annotated[list[str] | None, _axis("Lengths: updates, or '20 epochs'.")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Another field of the recipe, the same for all runs, repeatable: l2=1e-4.",
+            show_default=False,
+        ),
+    ] = None,
+    halving: Annotated[
+        int | None,
+        typer.Option(
+            metavar="2|3|4",
+            help="Successive halving: at each rung only this share of the rates is trained on.",
+            show_default=False,
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Optuna's sampler that proposes values within the ranges: tpe, random, gp, cmaes.",
+            show_default=False,
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            help="With --sampler: how many proposals, each trained with every seed.",
+            show_default=False,
+        ),
+    ] = None,
     storage: Storage = DEFAULT,
     engine: Engine = "auto",
+    on: On = "local",
+    workers: Workers = None,
     json: choices.Json = False,
 ) -> None:
     """Train every combination of a plan; `etude study FILE.toml` does the same.
 
+    A plan is a file, a preset, or what the options say; options replace keys of a file or preset.
     The trials are stored as they end. The same command goes on where an earlier one stopped.
     """
-    from etude.studies.plan import StudyPlan
     from etude.studies.study import study
 
+    typed = axes_of(
+        {
+            "tasks": tasks,
+            "models": models,
+            "optimizers": optimizers,
+            "schedules": schedules,
+            "lrs": lrs,
+            "batch_sizes": batch_sizes,
+            "clips": clips,
+            "seeds": seeds,
+            "steps": steps,
+        }
+    )
+    once = {"halving": halving, "sampler": sampler, "trials": trials}
+    typed |= {key: value for key, value in once.items() if value is not None}
+    if changes:
+        typed["recipe"] = choices.pairs(changes, "--set")
+    chosen = _plan(plan, preset, typed)
     raise_on_interrupt()
-    _show(study(StudyPlan.load(plan), storage=storage, engine=engine), json)
+    found = study(chosen, storage=storage, engine=engine, on=on, workers=workers)
+    _show(found, json)
+
+
+def _plan(named: str | None, preset: str | None, typed: dict[str, Any]) -> StudyPlan:
+    """Return the plan of a file, of a preset, or of options alone."""
+    from etude.errors import BadValueError
+    from etude.studies.plan import StudyPlan
+
+    is_file = named is not None and (named.endswith(".toml") or Path(named).is_file())
+    if preset is not None:
+        if is_file:
+            raise BadValueError(
+                f"{named!r} and --preset {preset}: give a file or a preset; a name before "
+                "--preset names the study"
+            )
+        return StudyPlan.preset(preset, **typed, **({} if named is None else {"name": named}))
+    if named is None:
+        raise BadValueError(
+            "no plan: give FILE.toml, --preset, or a name and options: etude study NAME --tasks …"
+        )
+    if is_file or not typed:
+        return StudyPlan.load(named, **typed)
+    return StudyPlan(name=named, **typed)
 
 
 @app.command("resume", epilog=_examples("etude study resume rates"))
 def resume(
-    name: Name, storage: Storage = DEFAULT, engine: Engine = "auto", json: choices.Json = False
+    name: Name,
+    storage: Storage = DEFAULT,
+    engine: Engine = "auto",
+    on: On = "local",
+    workers: Workers = None,
+    json: choices.Json = False,
 ) -> None:
     """Go on with a stored study."""
     from etude.studies.study import resume as go_on
 
     raise_on_interrupt()
-    _show(go_on(name, storage=_existing(storage), engine=engine), json)
+    found = go_on(name, storage=_existing(storage), engine=engine, on=on, workers=workers)
+    _show(found, json)
 
 
 @app.command("show", epilog=_examples("etude study show rates --json"))
@@ -189,11 +348,17 @@ def report(
         typer.Option(metavar="FILE", help="The page to write (default: NAME.html)."),
     ] = None,
 ) -> None:
-    """Write a study's figures and tables as one HTML page that needs no network."""
-    from etude.report import write
+    """Print what a study has found, and write its figures as one HTML page.
 
-    place = write(_stored(name, storage), html or Path(f"{name}.html"))
-    out.print(f"written: {place}", markup=False)
+    The page needs no network. Every sentence is computed from the trials that it names.
+    """
+    from etude.report import present
+    from etude.report.page import write_report
+
+    told = present(_stored(name, storage))
+    place = write_report(told, html or Path(f"{name}.html"))
+    draw(told)
+    out.print(f"\nwritten: {place}", markup=False)
 
 
 def _stored(name: str, storage: str) -> StudyResult:
@@ -223,9 +388,10 @@ def _existing(storage: str) -> str:
 
 def _show(result: StudyResult, json: bool) -> None:
     if json:
-        from etude.studies.result import table_of
+        from etude.studies.rows import table_of
 
-        print_json({"name": result.name, "trials": [_plain(row) for row in table_of(result)]})
+        trials = [_plain(row) for row in table_of(result.rows)]
+        print_json({"name": result.name, "trials": trials})
         return
     from etude.report import present
 

@@ -9,7 +9,7 @@ from etude.engines.auto import AutoEngine, Choice
 from etude.engines.base import Engine
 from etude.engines.loop import LoopEngine
 from etude.engines.process.engine import PoolEngine
-from etude.engines.train_many import ENGINES, engine_for, train_many
+from etude.engines.train_many import ENGINES, engine_for, prepare_runs, train_many
 from etude.engines.vmap.engine import VmapEngine
 from etude.engines.vmap_pool import VmapPoolEngine
 from etude.training.request import AdvanceRequest, EvaluationSteps, OnStep
@@ -27,5 +27,6 @@ __all__ = [
     "VmapEngine",
     "VmapPoolEngine",
     "engine_for",
+    "prepare_runs",
     "train_many",
 ]

@@ -104,10 +104,7 @@ def train_many(
     if evaluations < 1:
         raise BadValueError(f"evaluations={evaluations}: give at least 1, the one at the end")
     chosen = engine_for(engine)
-    runs = _runs(task, listed, device, observers)
-    if isinstance(chosen, PoolEngine):
-        for run in runs:  # one core for each run, instead of all cores for one run at a time
-            run.limit_threads(1)
+    runs = prepare_runs(task, listed, chosen, device=device, observers=observers)
     try:
         chosen.advance(
             runs,
@@ -123,13 +120,27 @@ def train_many(
     return [run.record() for run in runs]
 
 
-def _runs(
+def prepare_runs(
     task: Task,
-    recipes: list[Recipe],
-    device: str | torch.device | None,
-    observers: Sequence[Observer],
+    recipes: Sequence[Recipe],
+    engine: Engine,
+    *,
+    device: str | torch.device | None = None,
+    observers: Sequence[Observer] = (),
 ) -> list[Run]:
-    """Return the runs; their data is moved to the device once."""
+    """Return the runs before their first update; their data is moved to the device once.
+
+    Args:
+        task: What to learn.
+        recipes: How to learn it, one recipe for each run.
+        engine: The engine that will train them.
+        device: As for `train_many`.
+        observers: As for `train_many`.
+
+    Raises:
+        TaskError: If model, data and loss do not fit together.
+        BadValueError: If a value of a recipe does not fit the task.
+    """
     runs: list[Run] = []
     threads: dict[int, int] = {}
     for recipe in recipes:
@@ -140,4 +151,7 @@ def _runs(
             threads[run.batch_size] = run.threads
         run.limit_threads(threads[run.batch_size])
         runs.append(run)
+    if isinstance(engine, PoolEngine):
+        for run in runs:  # one core for each run, instead of all cores for one run at a time
+            run.limit_threads(1)
     return runs

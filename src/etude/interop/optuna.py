@@ -114,8 +114,9 @@ def _frozen(
         if trial.diverged and value is None:
             value = worst
         failed = trial.state == TrialState.FAILED or value is None
+        stopped = trial.values.get("stopped_at") is not None
         made = optuna.create_trial(
-            state=states.FAIL if failed else states.COMPLETE,
+            state=states.FAIL if failed else states.PRUNED if stopped else states.COMPLETE,
             value=None if failed else value,
             params=params,
             distributions={name: distributions[name] for name in params},

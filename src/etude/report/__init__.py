@@ -8,14 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from etude.report.notebook import figure_of, page_of, summary_html, text_of
     from etude.report.page import html, write
     from etude.report.registry import present
 
-__all__ = ["html", "present", "write"]
+__all__ = ["figure_of", "html", "page_of", "present", "summary_html", "text_of", "write"]
 
 _HOMES = {
+    "figure_of": "etude.report.notebook",
     "html": "etude.report.page",
+    "page_of": "etude.report.notebook",
     "present": "etude.report.registry",
+    "summary_html": "etude.report.notebook",
+    "text_of": "etude.report.notebook",
     "write": "etude.report.page",
 }
 

@@ -69,12 +69,18 @@ class TableRow:
             in the figures; None if the row has no colour.
         bar: The length of its bar, 0 to 1, or down to -1 in a table whose bars start in the
             middle; None if the row has no bar.
+        keys: What a sortable table sorts each cell by; None for its text, or the number with which
+            that begins. A cell with an en dash stays below the others.
+        choice: The figure of a gallery that the row chooses, as the gallery's name and the
+            figure's place in it; None if the row chooses none.
     """
 
     cells: tuple[str, ...]
     tone: Tone = Tone.PLAIN
     heat: float | None = None
     bar: float | None = None
+    keys: tuple[float | str | None, ...] = ()
+    choice: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,10 @@ class DataTable:
         caption: What the table shows; may be empty.
         total: A row with the total, below the others; None if there is none.
         centred: Whether bars start at a line in the middle, and extend to the left below 0.
+        sortable: Whether the page sorts it by the column whose heading is chosen.
 
     Raises:
-        BadValueError: If a row does not have one cell for each column.
+        BadValueError: If a row does not have one cell, or one key, for each column.
     """
 
     columns: tuple[TableColumn, ...]
@@ -97,6 +104,7 @@ class DataTable:
     caption: str = ""
     total: TableRow | None = None
     centred: bool = False
+    sortable: bool = False
 
     def __post_init__(self) -> None:
         for row in (*self.rows, *([self.total] if self.total else [])):
@@ -104,6 +112,10 @@ class DataTable:
                 raise BadValueError(
                     f"a row has {len(row.cells)} cells for {len(self.columns)} columns: "
                     f"{row.cells!r}"
+                )
+            if row.keys and len(row.keys) != len(self.columns):
+                raise BadValueError(
+                    f"a row has {len(row.keys)} keys for {len(self.columns)} columns: {row.keys!r}"
                 )
 
     @property
@@ -152,7 +164,42 @@ class Drawing:
     draw: Callable[[Theme], Figure]
 
 
-Part = str | DataTable | Listing | Drawing
+@dataclass(frozen=True)
+class Gallery:
+    """Figures of which the page shows the one that the reader chooses from a list.
+
+    Attributes:
+        name: An identifier of letters, digits and hyphens.
+        label: What is chosen.
+        caption: What each figure shows.
+        drawings: The name of each choice, and the function that draws it.
+
+    Raises:
+        BadValueError: If there is no figure.
+    """
+
+    name: str
+    label: str
+    caption: str
+    drawings: tuple[tuple[str, Callable[[Theme], Figure]], ...]
+
+    def __post_init__(self) -> None:
+        if not self.drawings:
+            raise BadValueError(f"the gallery {self.name!r} has no figure: give at least one")
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """Sentences, one below the other.
+
+    Attributes:
+        items: Each as a text and a smaller note after it, which may be empty.
+    """
+
+    items: tuple[tuple[str, str], ...]
+
+
+Part = str | DataTable | Listing | Drawing | Gallery | Bullets
 """A part of a section; a text is a paragraph."""
 
 

@@ -76,6 +76,30 @@ def changes(first: Any, second: Any) -> list[Change]:
     return [[[key, *path], value] for key, a, b in pairs for path, value in changes(a, b)]
 
 
+def alike(first: Any, second: Any) -> list[Change]:
+    """Return what turns one tree into another; a list of plain values is replaced as a whole.
+
+    Unlike `changes`, the trees may have another shape, and the result is short for trees that are
+    mostly alike, such as two figures of one kind.
+
+    >>> alike({"a": [1, 2], "b": {"c": 3}}, {"a": [1, 5, 6], "b": {"c": 3}})
+    [[['a'], [1, 5, 6]]]
+    """
+    pairs: list[tuple[Any, Any, Any]] = []
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        pairs = [(key, first[key], second[key]) for key in first]
+    elif _nested(first) and _nested(second) and len(first) == len(second):
+        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(first, second, strict=True))]
+    if not pairs:
+        return [] if first == second else [[[], second]]
+    return [[[key, *path], value] for key, a, b in pairs for path, value in alike(a, b)]
+
+
+def _nested(value: Any) -> bool:
+    """Return whether a value is a list of lists or tables."""
+    return isinstance(value, list) and all(isinstance(item, (dict, list)) for item in value)
+
+
 def script_data(value: Any) -> str:
     r"""Return a value as JSON that is safe in HTML: '<', '>' and '&' are escaped.
 

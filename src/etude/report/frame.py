@@ -16,6 +16,9 @@ MARGIN = 52
 NARROW = 300
 """The width of a panel on a page of 400 pixels; texts that fit there fit on any page."""
 
+LONGEST_LABELS = (-5.0, 6.0)
+"""The exponents between which a label fits into the margin when it is written in full."""
+
 MANY_DECADES = 1.7
 """Above this number of decades an axis is labelled at powers of ten, below it also at 2 and 5."""
 
@@ -210,7 +213,11 @@ def _axis(theme: Theme, view: View) -> dict[str, Any]:
     log: dict[str, Any] = {}
     if view.log:
         # Without a format plotly would write a small 2 instead of 0.02.
-        log = {"dtick": 1 if high - low > MANY_DECADES else "D2", "tickformat": "~g"}
+        powers = high - low > MANY_DECADES
+        log = {"dtick": 1 if powers else "D2", "tickformat": "~g"}
+        if low < LONGEST_LABELS[0] or high > LONGEST_LABELS[1]:
+            # These labels are wider than the margin in full: 10⁻⁶ and 2e-6 are not.
+            log["tickformat"] = "" if powers else ".0e"
         if high - low > 7:
             del log["dtick"]
     return {

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from etude import files
 from etude.report import embed, templates, words
-from etude.report.document import DataTable, Drawing, Listing, Report
+from etude.report.document import Bullets, DataTable, Drawing, Gallery, Listing, Report
 from etude.report.palette import DARK, LIGHT, heat
 from etude.report.registry import present
 from etude.tasks.task import Task
@@ -36,8 +36,25 @@ def write(result: object, path: str | Path, *, task: Task | None = None) -> Path
         BadTypeError: If there is no report for this type of result.
         StorageError: If the file cannot be written.
     """
+    return write_report(present(result, task=task), path)
+
+
+def write_report(report: Report, path: str | Path) -> Path:
+    """Write a report as one HTML file that needs no network; return its path.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    return write_page(render(report), path)
+
+
+def write_page(text: str, path: str | Path) -> Path:
+    """Write the text of a page to a file; return its path. Missing folders are created.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
     path = Path(path)
-    text = html(result, task=task)
     files.make_folder(path.parent)
     files.write_text(path, text)
     return path
@@ -95,7 +112,13 @@ class _Renderer:
 
     def kind(self, part: object) -> str:
         """Return the macro of the template that draws a part."""
-        kinds = {DataTable: "table", Listing: "listing", Drawing: "figure"}
+        kinds = {
+            DataTable: "table",
+            Listing: "listing",
+            Drawing: "figure",
+            Gallery: "gallery",
+            Bullets: "bullets",
+        }
         return kinds.get(type(part), "paragraph")
 
     def enter(self, drawing: Drawing) -> dict[str, Any]:
@@ -105,6 +128,14 @@ class _Renderer:
         self.data[name] = embed.both(drawing.draw)
         height = self.data[name]["figure"]["layout"]["height"]
         return {"number": number, "name": name, "height": height}
+
+    def choose(self, gallery: Gallery) -> dict[str, Any]:
+        """Add the figures of a gallery; return the number, the name and the height of the first."""
+        number = len(self.data) + 1
+        name = f"figure-{number}"
+        first, *others = (embed.both(draw) for _, draw in gallery.drawings)
+        self.data[name] = {**first, "others": [embed.alike(first, other) for other in others]}
+        return {"number": number, "name": name, "height": first["figure"]["layout"]["height"]}
 
     def colours(self, place: float) -> str:
         """Return the colours of a rate in the light and the dark theme."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from etude.tuning.recipes.space import plain
 
 PERCENT = ("accuracy",)
 """Metrics that are shown in percent."""
+
+_PLAIN = re.compile(r"[−-]?\d+(\.\d+)?")
+"""A number without an exponent."""
 
 THIN = "\u2009"
 """The separator of thousands."""
@@ -97,8 +101,11 @@ def aligned(texts: Sequence[str]) -> tuple[str, ...]:
     >>> aligned(["0.25", "10"]) == ("0.25", "10\u2008\u2007\u2007")
     True
     """
-    numbers = [text.replace(THIN, "").isdecimal() or "." in text for text in texts]
-    tails = [len(text.partition(".")[2]) if "." in text else -1 for text in texts]
+    numbers = [_PLAIN.fullmatch(text.replace(THIN, "")) is not None for text in texts]
+    tails = [
+        len(text.partition(".")[2]) if is_number and "." in text else -1
+        for text, is_number in zip(texts, numbers, strict=True)
+    ]
     most = max(tails, default=-1)
     if any(text.endswith("%") for text in texts) or most < 0:
         return tuple(texts)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from etude.errors import BadValueError
-
-RESAMPLES = 2_000
-"""How often seeds are drawn again for an interval."""
+from etude.studies.analysis.intervals import SHARE, drawn_means, ends
+from etude.studies.analysis.stable import stable_range
 
 
 def sensitivity(losses: ArrayLike, untrained: float) -> float:
@@ -53,14 +52,8 @@ def stable_decades(lrs: ArrayLike, losses: ArrayLike, untrained: float) -> float
     >>> stable_decades([1e-3, 1e-2, 1e-1, 1], [0.9, 0.4, 0.5, float("inf")], untrained=1.0)
     2.0
     """
-    rates = np.asarray(lrs, float)
-    order = np.argsort(rates)
-    trains = np.nan_to_num(np.asarray(losses, float), nan=np.inf)[order] < untrained
-    longest = start = float("nan")
-    for rate, good in zip(np.log10(rates[order]), trains, strict=True):
-        start = (rate if np.isnan(start) else start) if good else float("nan")
-        longest = float(np.fmax(longest, rate - start))
-    return float(np.round(longest, 12))
+    found = stable_range(lrs, losses, untrained)
+    return float("nan") if found is None else found.decades
 
 
 @dataclass(frozen=True)
@@ -82,12 +75,12 @@ class Optimum:
     at_edge: bool
 
 
-def optimum(lrs: ArrayLike, losses: ArrayLike, *, share: float = 0.9) -> Optimum | None:
+def optimum(lrs: ArrayLike, losses: ArrayLike, *, share: float = SHARE) -> Optimum | None:
     """Return the best rate, with an interval by drawing the seeds again.
 
-    Each of 2,000 times, as many seeds as there are are drawn with replacement, and the rate with
-    the least mean loss is noted; the interval holds the given share of these rates. With one seed
-    it is the rate itself.
+    In each draw, as many seeds as there are are drawn with replacement, and the rate with the least
+    mean loss is noted; the interval holds the given share of these rates. All draws are listed up
+    to 5 seeds, and 2,000 random ones taken of more. With one seed it is the rate itself.
 
     Args:
         lrs: (rates,).
@@ -108,20 +101,11 @@ def optimum(lrs: ArrayLike, losses: ArrayLike, *, share: float = 0.9) -> Optimum
         raise BadValueError(
             f"losses has the shape {found.shape} for {len(rates)} rates: give (rates, seeds)"
         )
-    if not 0 < share < 1:
-        raise BadValueError(f"share={share} is out of bounds: give a number between 0 and 1")
     order = np.argsort(rates)
     rates, found = rates[order], np.where(np.isfinite(found), found, np.inf)[order]
     means = found.mean(1)
     if not np.isfinite(means).any():
         return None
     best = int(np.argmin(means))
-    draws = np.random.default_rng(0).integers(found.shape[1], size=(RESAMPLES, found.shape[1]))
-    picked = rates[np.argmin(found[:, draws].mean(2), axis=0)]
-    low, high = _interval(picked, share)
+    low, high = ends(rates[np.argmin(drawn_means(found), axis=0)], share)
     return Optimum(float(rates[best]), float(means[best]), low, high, best in (0, len(rates) - 1))
-
-
-def _interval(values: NDArray[np.float64], share: float) -> tuple[float, float]:
-    ends = np.quantile(values, [(1 - share) / 2, (1 + share) / 2], method="nearest")
-    return float(ends[0]), float(ends[1])

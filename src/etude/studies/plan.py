@@ -3,50 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import Field, PlainValidator
 
 from etude import files
 from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
-from etude.optimizers.choice import OptimizerChoice
 from etude.recipe_text import LARGEST, toml_table
-from etude.studies.ranges import values_of
+from etude.studies.axes import Axes
+from etude.studies.halving import factor_of
+from etude.studies.ranges import MOST, Span, no_range, values_of
 
-NONE = "none"
-"""In `clips`: a run without clipping. TOML has no word for it."""
-
-
-def _axis(value: object, info: ValidationInfo) -> object:
-    return None if value is None else values_of(str(info.field_name), value)
+PRESETS = "etude.studies.presets"
+"""The package that holds the plans that come with Etude."""
 
 
-def _optimizers(value: object) -> object:
-    """Return optimizers as their plain form, checked; a table is one optimizer, not a range."""
-    if value is None:
-        return None
-    listed = [value] if isinstance(value, (str, Mapping, OptimizerChoice)) else value
-    if not isinstance(listed, (list, tuple)):
-        raise BadTypeError(f"optimizers={shown(value)}: give a list of names or tables")
-    return values_of("optimizers", [OptimizerChoice.of(one).plain() for one in listed])
+SAMPLERS = ("tpe", "random", "gp", "cmaes")
+"""The samplers of Optuna that a plan can name."""
 
 
-def _models(value: object) -> object:
+def _tasks(value: object) -> tuple[Any, ...]:
+    return values_of("tasks", value)
+
+
+def _seeds(value: object) -> tuple[Any, ...]:
+    return values_of("seeds", value)
+
+
+def _blocks(value: object) -> tuple[Axes, ...]:
     listed = [value] if isinstance(value, Mapping) else value
-    if not isinstance(listed, (list, tuple)):
-        raise BadTypeError(f"models={shown(value)}: give a list of tables, such as {{depth = 2}}")
-    for one in listed:
-        if not isinstance(one, Mapping):
-            raise BadTypeError(f"models holds {shown(one)}: give a table, such as {{depth = 2}}")
-    return tuple(MappingProxyType(dict(one)) for one in values_of("models", listed))
+    if not isinstance(listed, (list, tuple)) or not listed:
+        raise BadTypeError(f"blocks={shown(value)}: give a list of tables of axes")
+    found = []
+    for i, one in enumerate(listed):
+        if not isinstance(one, (Mapping, Axes)):
+            raise BadTypeError(f"blocks[{i}] is {shown(one)}: give a table of axes")
+        try:
+            found.append(one if isinstance(one, Axes) else Axes(**one))
+        except EtudeError as error:
+            raise BadValueError(f"blocks[{i}]: {error}") from error
+    return tuple(found)
 
 
-Values = Annotated[tuple[Any, ...] | None, BeforeValidator(_axis)]
+def _sampler(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadTypeError(f"sampler={shown(value)}: give a name, {', '.join(SAMPLERS)}")
+    if value not in SAMPLERS:
+        raise unknown_name("sampler", value, SAMPLERS)
+    return value
 
 
-class StudyPlan(BaseModel):
+def _trials(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadTypeError(f"trials={shown(value)} is not a whole number: give one")
+    if not 1 <= value <= MOST:
+        raise BadValueError(f"trials={value} is out of bounds: give 1 to {MOST:,}")
+    return value
+
+
+class StudyPlan(Axes):
     r"""What a study trains: every combination of the values of its axes.
 
     An axis is one value, a list, or a range `{from, to, points}` (equal ratios) or
@@ -60,11 +78,21 @@ class StudyPlan(BaseModel):
             initialisation and what else the tasks have.
         optimizers: Names, or tables of a name and hyperparameters.
         schedules: Texts such as "warmup('5%') >> cosine()".
-        lrs: Learning rates.
+        lrs: Learning rates: of all optimizers, or a table of those of each by its name.
         batch_sizes: Samples per batch.
         clips: Largest norms of the gradient (`clip_norm`); 'none' does not clip.
         seeds: Seeds of the runs.
         steps: Lengths: updates, or text such as '20 epochs'.
+        recipe: Other fields of the recipe, the same for all runs, such as {l2 = 1e-4}.
+        blocks: Tables of axes. The study is what all of them train together, equal trials once;
+            what a block leaves out is as the plan gives it. Without blocks the plan is the only
+            one.
+        halving: 2, 3 or 4: at each rung of successive halving only this share of the rates of one
+            kind of run is trained on; None trains all to the end.
+        sampler: 'tpe', 'random', 'gp' or 'cmaes': Optuna's sampler proposes the values of the
+            ranges; None trains all of their values.
+        trials: With a sampler, how many proposals it makes for each combination of the other
+            values.
 
     Raises:
         BadValueError: If a key is unknown, or a value is out of bounds; the message gives the fix.
@@ -77,50 +105,69 @@ class StudyPlan(BaseModel):
     ('cancer-mlp',)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    tasks: Annotated[tuple[str, ...], BeforeValidator(_axis)]
-    models: Annotated[tuple[Mapping[str, Any], ...], BeforeValidator(_models)] = Field(
+    tasks: Annotated[tuple[str, ...], PlainValidator(_tasks)] = ()
+    models: Annotated[tuple[Mapping[str, Any], ...], *Axes.model_fields["models"].metadata] = Field(
         default_factory=lambda: (MappingProxyType({}),)
     )
-    optimizers: Annotated[tuple[Any, ...] | None, BeforeValidator(_optimizers)] = None
-    schedules: Values = None
-    lrs: Values = None
-    batch_sizes: Values = None
-    clips: Values = None
-    seeds: Annotated[tuple[Any, ...], BeforeValidator(_axis)] = (0,)
-    steps: Values = None
-
-    def __init__(self, **fields: Any) -> None:
-        try:
-            super().__init__(**fields)
-        except ValidationError as error:
-            raise BadValueError("; ".join(map(_explain, error.errors(include_url=False)))) from None
+    seeds: Annotated[tuple[Any, ...], PlainValidator(_seeds)] = (0,)
+    blocks: Annotated[tuple[Axes, ...], PlainValidator(_blocks)] = ()
+    halving: Annotated[int | None, PlainValidator(factor_of)] = None
+    sampler: Annotated[str | None, PlainValidator(_sampler)] = None
+    trials: Annotated[int | None, PlainValidator(_trials)] = None
 
     def model_post_init(self, _: Any) -> None:
-        """Check what several axes decide together."""
-        if self.optimizers is not None and self.lrs is None:
+        """Check what several axes decide together, in each block."""
+        if (self.sampler is None) != (self.trials is None):
             raise BadValueError(
-                "optimizers without lrs: each optimizer needs rates of its own kind, so give lrs, "
-                "such as lrs = {from = 1e-4, to = 1.0, points = 9}"
+                "trials is how many proposals a sampler makes: give sampler too, or leave it out"
+                if self.sampler is None
+                else f"sampler={self.sampler!r} without trials: say how many proposals it makes"
             )
+        if self.sampler is not None and self.halving is not None:
+            raise BadValueError("halving and sampler exclude each other: give one of them")
+        for i, part in enumerate(self.parts()):
+            try:
+                part.check()
+                if self.sampler is None:
+                    _refuse_open(part)
+            except BadValueError as error:
+                if not self.blocks:
+                    raise
+                raise BadValueError(f"blocks[{i}]: {error}") from error
+
+    def parts(self) -> tuple[Axes, ...]:
+        """Return the axes of each block, with what it leaves out; the plan's own without blocks.
+
+        >>> plan = StudyPlan(name="a", tasks="cancer-mlp", blocks=[{"lrs": 1.0}, {"steps": 9}])
+        >>> [(part.lrs, part.steps, part.tasks) for part in plan.parts()]
+        [((1.0,), None, ('cancer-mlp',)), (None, (9,), ('cancer-mlp',))]
+        """
+        own = {name: getattr(self, name) for name in Axes.model_fields}
+        if not self.blocks:
+            return (Axes.model_construct(**own),)
+        return tuple(
+            Axes.model_construct(
+                **{k: v if (given := getattr(block, k)) is None else given for k, v in own.items()}
+            )
+            for block in self.blocks
+        )
 
     def plain(self) -> dict[str, Any]:
-        """Return the plan as values that JSON can hold, those that are left out as None.
+        """Return the plan as values that JSON can hold, axes that are left out as None.
 
         >>> StudyPlan(**StudyPlan(name="a", tasks=["digits-cnn"]).plain()).tasks
         ('digits-cnn',)
         """
-        return {
-            "name": self.name,
-            "tasks": list(self.tasks),
-            "models": [dict(one) for one in self.models],
-            **{
-                axis: None if (values := getattr(self, axis)) is None else list(values)
-                for axis in RECIPE_AXES
-            },
-        }
+        ranges = self.sampler is not None
+        own = self.plain_axes(ranges=ranges)
+        axes = {name: None for name in Axes.model_fields if name != "recipe"} | own
+        more: dict[str, Any] = {}
+        if self.blocks:
+            more["blocks"] = [one.plain_axes(ranges=ranges) for one in self.blocks]
+        named = {name: getattr(self, name) for name in ("halving", "sampler", "trials")}
+        more |= {name: value for name, value in named.items() if value is not None}
+        return {"name": self.name, **axes, "tasks": axes["tasks"] or None, **more}
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
@@ -132,8 +179,12 @@ class StudyPlan(BaseModel):
         return cls(**toml_table(text))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, /, **changes: Any) -> Self:
         """Read a plan from a .toml file; its name is the file's where it gives none.
+
+        Args:
+            path: The file.
+            changes: Keys that replace those of the file, also in its blocks.
 
         Raises:
             StorageError: If the file cannot be read.
@@ -142,24 +193,62 @@ class StudyPlan(BaseModel):
         path = Path(path)
         text = files.read_text(path, "the study's plan", LARGEST)
         try:
-            return cls(**{"name": path.stem, **toml_table(text)})
+            return cls(**changed({"name": path.stem, **toml_table(text)}, changes))
         except EtudeError as error:
             message = str(error).replace("the recipe", "the plan")
             raise BadValueError(f"{path}: {message}") from error
 
+    @classmethod
+    def preset(cls, name: str, /, **changes: Any) -> Self:
+        """Return a plan that comes with Etude; `presets` lists them.
 
-RECIPE_AXES = ("optimizers", "schedules", "lrs", "batch_sizes", "clips", "seeds", "steps")
-"""The axes that become fields of the recipes."""
+        Args:
+            name: Its name.
+            changes: Keys that replace those of the plan, also in its blocks.
+
+        Raises:
+            UnknownNameError: If there is no preset of this name.
+            BadValueError: If a change is out of bounds.
+
+        >>> StudyPlan.preset("architectures", seeds=[1]).seeds
+        (1,)
+        """
+        if name not in presets():
+            raise unknown_name("preset", name, presets())
+        text = resources.files(PRESETS).joinpath(f"{name}.toml").read_text("utf-8")
+        return cls(**changed({"name": name, **toml_table(text)}, changes))
 
 
-def _explain(mistake: Any) -> str:
-    """Return one mistake that pydantic found, with its fix."""
-    key = ".".join(str(part) for part in mistake["loc"])
-    cause = mistake.get("ctx", {}).get("error")
-    if isinstance(cause, EtudeError):
-        return str(cause) if str(cause).startswith(key) else f"{key}: {cause}"
-    if mistake["type"] == "missing":
-        return f"{key} is missing: give it"
-    if mistake["type"] == "extra_forbidden":
-        return str(unknown_name("key of a plan", key, StudyPlan.model_fields))
-    return f"{key}={shown(mistake['input'])} is out of bounds: {mistake['msg'].lower()}"
+def presets() -> tuple[str, ...]:
+    """Return the names of the plans that come with Etude.
+
+    >>> "architectures" in presets()
+    True
+    """
+    found = (Path(one.name) for one in resources.files(PRESETS).iterdir())
+    return tuple(sorted(path.stem for path in found if path.suffix == ".toml"))
+
+
+def changed(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a plan with some replaced, also where a block gives them.
+
+    >>> changed({"name": "a", "blocks": [{"lrs": 1.0, "steps": 9}]}, {"steps": 5})
+    {'name': 'a', 'blocks': [{'lrs': 1.0}], 'steps': 5}
+    """
+    found = {**table, **changes}
+    blocks = table.get("blocks")
+    if "blocks" not in changes and isinstance(blocks, list):
+        found["blocks"] = [
+            {k: v for k, v in one.items() if k not in changes} if isinstance(one, Mapping) else one
+            for one in blocks
+        ]
+    return found
+
+
+def _refuse_open(part: Axes) -> None:
+    """Raise if a range has no values between its ends."""
+    for name in Axes.model_fields:
+        value = getattr(part, name)
+        for one in value.values() if isinstance(value, Mapping) else (value,):
+            if isinstance(one, Span) and one.open:
+                raise no_range(name, one.table)

@@ -4,12 +4,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Self
 
 from etude.errors import BadTypeError, BadValueError, shown
 
 MOST = 10_000
 """The largest number of values of one axis."""
+
+
+KEYS = {"from", "to", "points", "by"}
+"""The keys of a range."""
+
+
+class Span(tuple[Any, ...]):
+    """The values of a range, and the range itself, inside which a sampler proposes others.
+
+    Without `points` and `by` the values are its two ends alone.
+
+    Attributes:
+        table: The range as it was given.
+
+    >>> Span((1, 2, 4), {"from": 1, "to": 4, "points": 3})
+    (1, 2, 4)
+    """
+
+    table: Mapping[str, Any]
+
+    def __new__(cls, values: Sequence[Any], table: Mapping[str, Any]) -> Self:
+        """Return the span."""
+        span = super().__new__(cls, values)
+        span.table = MappingProxyType(dict(table))
+        return span
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Span, (tuple(self), dict(self.table))
+
+    @property
+    def open(self) -> bool:
+        """Whether it has no values between its ends, so that it needs a sampler."""
+        return not {"points", "by"} & self.table.keys()
+
+
+def is_range(value: object) -> bool:
+    """Return whether a value of a plan is a range."""
+    return isinstance(value, Mapping) and bool(KEYS & value.keys())
+
+
+def plain_of(values: object, *, ranges: bool = False) -> Any:
+    """Return the values of an axis as JSON holds them.
+
+    Args:
+        values: The values.
+        ranges: Whether to return a range as its table.
+
+    >>> plain_of((0.1, 1.0)), plain_of("cosine()")
+    ([0.1, 1.0], 'cosine()')
+    """
+    if ranges and isinstance(values, Span):
+        return dict(values.table)
+    return list(values) if isinstance(values, tuple) else values
 
 
 def values_of(axis: str, given: object) -> tuple[Any, ...]:
@@ -32,7 +86,7 @@ def values_of(axis: str, given: object) -> tuple[Any, ...]:
     ((0, 2, 4), (3,))
     """
     found: tuple[Any, ...]
-    if isinstance(given, Mapping) and {"from", "to", "points", "by"} & given.keys():
+    if isinstance(given, Mapping) and is_range(given):
         found = _range(axis, given)
     elif isinstance(given, Sequence) and not isinstance(given, str):
         found = tuple(given)
@@ -48,13 +102,17 @@ def values_of(axis: str, given: object) -> tuple[Any, ...]:
     return found
 
 
-def _range(axis: str, table: Mapping[str, Any]) -> tuple[float | int, ...]:
+def no_range(axis: str, table: Mapping[str, Any]) -> BadValueError:
+    """Return the error for a table that is no range."""
+    return BadValueError(
+        f"{axis}={shown(dict(table))} is no range: give from, to, and either points or by"
+    )
+
+
+def _range(axis: str, table: Mapping[str, Any]) -> Span:
     steps = {"points", "by"} & table.keys()
-    wrong = sorted(table.keys() - {"from", "to", "points", "by"})
-    if wrong or not {"from", "to"} <= table.keys() or len(steps) != 1:
-        raise BadValueError(
-            f"{axis}={shown(dict(table))} is no range: give from, to, and either points or by"
-        )
+    if table.keys() - KEYS or not {"from", "to"} <= table.keys() or len(steps) > 1:
+        raise no_range(axis, table)
     low, high = (_end(axis, name, table[name]) for name in ("from", "to"))
     if low > high:
         raise BadValueError(f"{axis} goes from {low} to {high}: give the smaller end first")
@@ -64,8 +122,8 @@ def _range(axis: str, table: Mapping[str, Any]) -> tuple[float | int, ...]:
         if by <= 0:
             raise BadValueError(f"{axis}.by={by} is out of bounds: give a distance above 0")
         count = math.floor((high - low) / by + 1e-9) + 1
-        return tuple(low + i * by for i in range(min(count, MOST + 1)))
-    points = table["points"]
+        return Span(tuple(low + i * by for i in range(min(count, MOST + 1))), table)
+    points = table.get("points", 2)
     if isinstance(points, bool) or not isinstance(points, int):
         raise BadTypeError(f"{axis}.points={shown(points)} is not a whole number: give one")
     if not 2 <= points <= MOST:
@@ -78,7 +136,7 @@ def _range(axis: str, table: Mapping[str, Any]) -> tuple[float | int, ...]:
     decades = math.log10(high / low) / (points - 1)
     inner = (low * 10 ** (i * decades) for i in range(1, points - 1))
     rounded = (round(v) if whole else float(f"{v:.6g}") for v in inner)
-    return tuple(dict.fromkeys((low, *rounded, high)))
+    return Span(tuple(dict.fromkeys((low, *rounded, high))), table)
 
 
 def _end(axis: str, name: str, value: object) -> float | int:

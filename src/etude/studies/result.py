@@ -1,163 +1,42 @@
-"""What a study shows: one row for each trial, and one summary for each kind of run."""
+"""What a study shows: its trials, a summary for each kind of run, and their Records."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
-import numpy as np
-
-from etude.storage.study import StoredStudy, StoredTrial, TrialState
-from etude.studies.measures import Optimum, optimum, sensitivity, stable_decades
-from etude.studies.trials import PlannedTrial
-
-
-@dataclass(frozen=True)
-class RunKind:
-    """What a run is, besides its rate and seed.
-
-    Attributes:
-        task: The task's reference.
-        options: The options of the task, as text; '' for none.
-        optimizer: The optimizer, as text.
-        schedule: The schedule, as text.
-        batch_size: Samples per batch; None for the task's own.
-        clip_norm: The largest norm of the gradient; None without clipping.
-        steps: The run's length.
-    """
-
-    task: str
-    options: str
-    optimizer: str
-    schedule: str
-    batch_size: int | str | None
-    clip_norm: float | None
-    steps: int | str
-
-    @classmethod
-    def of(cls, one: PlannedTrial) -> RunKind:
-        """Return what a planned trial is."""
-        options = ", ".join(f"{k}={v}" for k, v in sorted(one.ref.options.items()))
-        recipe, choice = one.recipe, one.recipe.optimizer
-        own = ", ".join(f"{k} {v}" for k, v in sorted(choice.hyperparameters.items()))
-        return cls(
-            one.ref.reference,
-            options,
-            f"{choice.name} ({own})" if own else choice.name,
-            repr(recipe.schedule),
-            recipe.batch_size,
-            recipe.clip_norm,
-            recipe.steps,
-        )
+from etude.errors import BadValueError, StorageError, shown
+from etude.record import Record
+from etude.storage.study import ObjectFolder, StoredStudy, TrialState
+from etude.studies.notebook import ShowsItself
+from etude.studies.rows import RunKind, StudyRow
+from etude.studies.summary import RateSummary, family, limits_of, summary_of
 
 
 @dataclass(frozen=True)
-class StudyRow:
-    """One trial of a study.
-
-    Attributes:
-        number: The trial's number; `StoredStudy.record` returns its Record.
-        kind: What it is, besides rate and seed.
-        lr: The rate.
-        seed: The seed.
-        state: Waiting, running, done or failed.
-        loss: The final validation loss; infinite if it diverged, None before it is done.
-        metric: The final metric; None without one.
-        diverged: Whether a NaN or Inf ended it.
-        untrained_loss: The validation loss before training.
-        half_loss: That of the last evaluation in the first half of the run.
-        error: Why it failed.
-    """
-
-    number: int
-    kind: RunKind
-    lr: float
-    seed: int
-    state: TrialState
-    loss: float | None
-    metric: float | None
-    diverged: bool | None
-    untrained_loss: float | None
-    half_loss: float | None
-    error: str | None
-
-    @classmethod
-    def of(cls, stored: StoredTrial) -> StudyRow:
-        """Return the row of a stored trial.
-
-        Raises:
-            StorageError: If its parameters are damaged.
-        """
-        one = PlannedTrial.from_plain(stored.parameters, f"trial {stored.number} of the study")
-        return cls(
-            stored.number,
-            RunKind.of(one),
-            one.recipe.lr,
-            one.recipe.seed,
-            stored.state,
-            stored.loss,
-            stored.metric,
-            stored.diverged,
-            stored.values.get("untrained_loss"),
-            stored.values.get("half_loss"),
-            stored.error,
-        )
-
-
-@dataclass(frozen=True)
-class RateSummary:
-    """How one kind of run depends on its rate.
-
-    Attributes:
-        kind: What the runs are.
-        lrs: The rates at which every seed is done, in order.
-        losses: The mean final loss at each; infinite where a run diverged.
-        lowest: The least final loss over the seeds at each.
-        highest: The largest.
-        untrained: The mean loss before training; NaN if it is not known.
-        optimum: The best rate with its interval over seeds; None if none trained.
-        sensitivity: See `measures.sensitivity`, of the mean losses.
-        stable_decades: See `measures.stable_decades`, of the mean losses.
-        diverged: The share of the runs that diverged.
-        runs: How many runs are done.
-        failed: How many failed with an error.
-    """
-
-    kind: RunKind
-    lrs: tuple[float, ...]
-    losses: tuple[float, ...]
-    lowest: tuple[float, ...]
-    highest: tuple[float, ...]
-    untrained: float
-    optimum: Optimum | None
-    sensitivity: float
-    stable_decades: float
-    diverged: float
-    runs: int
-    failed: int
-
-
-@dataclass(frozen=True)
-class StudyResult:
+class StudyResult(ShowsItself):
     """What a study has shown so far.
+
+    `print` shows one line for each kind of run; a notebook shows the findings and the table, and
+    `plot` and `report` the figures.
 
     Attributes:
         name: Its name.
         rows: Its trials, in order.
-
-    `str` gives one line for each kind of run.
+        files: The folder of its Records; None without one.
     """
 
     name: str
     rows: tuple[StudyRow, ...]
+    files: ObjectFolder | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, study: StoredStudy) -> StudyResult:
         """Read the result of a stored study."""
-        return cls(study.name, tuple(StudyRow.of(one) for one in study.trials()))
+        return cls(study.name, tuple(StudyRow.of(one) for one in study.trials()), study.files)
 
     @property
     def done(self) -> int:
@@ -166,15 +45,20 @@ class StudyResult:
 
     def summaries(self) -> list[RateSummary]:
         """Return one summary for each kind of run, in the order of the trials."""
+        return list(self._summaries)
+
+    @cached_property
+    def _summaries(self) -> Sequence[RateSummary]:
         kinds: dict[RunKind, list[StudyRow]] = defaultdict(list)
         for row in self.rows:
             kinds[row.kind].append(row)
-        return [_summary(kind, rows) for kind, rows in kinds.items()]
+        measured = limits_of(self.rows)
+        return [summary_of(kind, rows, measured.get(family(kind))) for kind, rows in kinds.items()]
 
     def best(self) -> dict[str, RateSummary]:
         """Return the kind of run with the least mean loss, for each task."""
         found: dict[str, RateSummary] = {}
-        for one in self.summaries():
+        for one in self._summaries:
             if one.optimum is None:
                 continue
             before = found.get(one.kind.task)
@@ -182,63 +66,29 @@ class StudyResult:
                 found[one.kind.task] = one
         return found
 
-    def __str__(self) -> str:
-        lines = [f"study {self.name}: {self.done:,} of {len(self.rows):,} trials done"]
-        lines += [_line(one) for one in self.summaries()]
-        return "\n".join(lines)
+    @cached_property
+    def _row_of(self) -> dict[int, StudyRow]:
+        return {row.number: row for row in self.rows}
+
+    def record(self, number: int) -> Record:
+        """Return the Record of a trial, from which every number about it comes.
+
+        Args:
+            number: The trial's number.
+
+        Raises:
+            BadValueError: If there is no trial of this number.
+            StorageError: If it has no Record, or the file is missing or damaged.
+        """
+        row = self._row_of.get(number)
+        if row is None:
+            raise BadValueError(
+                f"the study {self.name!r} has no trial {shown(number)}: it has {len(self.rows):,}"
+            )
+        if row.record is None or self.files is None:
+            raise StorageError(f"the record of trial {number} was not stored")
+        return self.files.record(row.record, f"the record of trial {number}")
 
 
 def _loss(one: RateSummary) -> float:
     return math.inf if one.optimum is None else one.optimum.loss
-
-
-def _summary(kind: RunKind, rows: Sequence[StudyRow]) -> RateSummary:
-    done = [row for row in rows if row.state == TrialState.DONE]
-    seeds = {row.seed for row in rows}
-    losses: dict[float, dict[int, float]] = defaultdict(dict)
-    for row in done:
-        loss = math.inf if row.diverged or row.loss is None else row.loss
-        losses[row.lr][row.seed] = loss
-    whole = sorted(lr for lr, found in losses.items() if set(found) == seeds)
-    table = np.array([[losses[lr][seed] for seed in sorted(seeds)] for lr in whole])
-    table = table.reshape(len(whole), len(seeds))
-    untrained = [row.untrained_loss for row in done if row.untrained_loss is not None]
-    start = float(np.mean(untrained)) if untrained else math.nan
-    means = table.mean(1)
-    return RateSummary(
-        kind,
-        tuple(whole),
-        tuple(map(float, means)),
-        tuple(map(float, table.min(1))),
-        tuple(map(float, table.max(1))),
-        start,
-        optimum(whole, table) if len(whole) else None,
-        sensitivity(means, start) if len(whole) and math.isfinite(start) else math.nan,
-        stable_decades(whole, means, start) if len(whole) and math.isfinite(start) else math.nan,
-        sum(bool(row.diverged) for row in done) / len(done) if done else math.nan,
-        len(done),
-        sum(row.state == TrialState.FAILED for row in rows),
-    )
-
-
-def _line(one: RateSummary) -> str:
-    """Return a summary as one line."""
-    named = {f.name: getattr(one.kind, f.name) for f in fields(one.kind)}
-    what = " ".join(str(value) for value in named.values() if value not in (None, ""))
-    best = one.optimum
-    if best is None:
-        return f"{what}: no rate trained at every seed; {one.runs} runs done, {one.failed} failed"
-    edge = ", at the end of the range" if best.at_edge else ""
-    return (
-        f"{what}: best rate {best.lr:.3g} ({best.low:.3g} to {best.high:.3g}{edge}), "
-        f"loss {best.loss:.4g}; sensitivity {one.sensitivity:.3g}; "
-        f"{one.stable_decades:.2g} decades train; {one.diverged:.0%} diverged"
-    )
-
-
-def table_of(result: StudyResult) -> Iterator[Mapping[str, Any]]:
-    """Yield each row of a study as plain values, for tables."""
-    for row in result.rows:
-        kind = {f.name: getattr(row.kind, f.name) for f in fields(row.kind)}
-        own = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "kind"}
-        yield {"number": own.pop("number"), **kind, **own}

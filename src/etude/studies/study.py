@@ -7,11 +7,14 @@ from typing import Any
 
 from etude.errors import BadTypeError
 from etude.progress import bar
-from etude.storage.study import StudyDatabase
-from etude.studies.local import work
+from etude.storage.study import StoredStudy, StudyDatabase
+from etude.studies.driver import refuse_untrusted, work
+from etude.studies.executors import Executor, executor_for
 from etude.studies.plan import StudyPlan
 from etude.studies.result import StudyResult
+from etude.studies.samplers import Sampled
 from etude.studies.trials import planned_trials
+from etude.tasks.ref import TaskRef
 from etude.tasks.trusted import remember
 
 DATABASE = "studies.db"
@@ -23,6 +26,8 @@ def study(
     *,
     storage: str | Path = DATABASE,
     engine: str = "auto",
+    on: str | Executor = "local",
+    workers: int | None = None,
     progress: bool | None = None,
 ) -> StudyResult:
     """Train every combination of a plan, and return the losses against the rates.
@@ -34,6 +39,11 @@ def study(
         plan: A StudyPlan, or its fields as a dictionary.
         storage: A SQLite file, or the URL of a PostgreSQL database.
         engine: The engine that trains the trials: 'auto', 'pool', 'loop', 'vmap'.
+        on: Where to train: 'local', or a Ray cluster: 'ray' starts one on this machine, 'auto' or
+            'ray://HOST:PORT' joins one; or an Executor.
+        workers: How many groups of trials to train at a time, each by one process with its share
+            of the cores, or its own GPU. None: on this machine one group after the other, by
+            engines that use all cores; on Ray as many as there is room for.
         progress: Whether to show a bar; None shows one in a terminal.
 
     Returns:
@@ -42,6 +52,8 @@ def study(
     Raises:
         BadValueError: If a value of the plan is out of bounds.
         TaskError: If a task cannot be built.
+        MissingExtraError: If Ray is asked for and not installed.
+        EtudeError: If a worker cannot build a task, or the cluster cannot be reached.
         StorageError: If the storage has another study of this name, or cannot be used.
 
     >>> from tempfile import TemporaryDirectory
@@ -52,17 +64,24 @@ def study(
     0.1
     >>> folder.cleanup()
     """
+    executor = executor_for(on, engine, workers)
     if isinstance(plan, dict):
         plan = StudyPlan(**plan)
     if not isinstance(plan, StudyPlan):
         raise BadTypeError(f"plan is a {type(plan).__name__}: give a StudyPlan, or a dictionary")
-    trials = planned_trials(plan)
+    source = None if plan.sampler is None else Sampled(plan)
+    trials = planned_trials(plan) if source is None else source.first()
     for one in {trial.ref.key: trial.ref for trial in trials}.values():
         remember(one)
     with StudyDatabase(storage) as database:
         stored = database.open_study(plan.name, plan.plain(), (one.plain() for one in trials))
         with bar(progress, plan.name) as shown:
-            work(stored, engine=engine, on_progress=shown)
+            work(
+                stored,
+                executor,
+                on_progress=shown,
+                propose=None if source is None else source.propose,
+            )
         return StudyResult.of(stored)
 
 
@@ -71,6 +90,8 @@ def resume(
     *,
     storage: str | Path = DATABASE,
     engine: str = "auto",
+    on: str | Executor = "local",
+    workers: int | None = None,
     progress: bool | None = None,
 ) -> StudyResult:
     """Go on with a study that is stored.
@@ -79,14 +100,39 @@ def resume(
         name: Its name.
         storage: As for `study`.
         engine: As for `study`.
+        on: As for `study`.
+        workers: As for `study`.
         progress: As for `study`.
 
     Raises:
         UnknownNameError: If there is no study of this name.
         StorageError: If it names code that was not run here before; `study` with its plan runs it.
     """
+    executor = executor_for(on, engine, workers)
     with StudyDatabase(storage) as database:
         stored = database.resume(name)
+        source = _source(stored)
         with bar(progress, name) as shown:
-            work(stored, engine=engine, on_progress=shown)
+            work(
+                stored,
+                executor,
+                on_progress=shown,
+                propose=None if source is None else source.propose,
+            )
         return StudyResult.of(stored)
+
+
+def _source(stored: StoredStudy) -> Sampled | None:
+    """Return what proposes the trials of a stored study; its tasks are loaded if trusted."""
+    if stored.plan.get("sampler") is None:
+        return None
+    plan = StudyPlan(**stored.plan)
+    refuse_untrusted(
+        [
+            TaskRef.of(reference, options)
+            for part in plan.parts()
+            for reference in part.tasks or ()
+            for options in part.models or ({},)
+        ]
+    )
+    return Sampled(plan)

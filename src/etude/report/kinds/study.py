@@ -2,111 +2,82 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import fields
 
-from etude.report import stability_map, study_curves, words
-from etude.report.document import (
-    DataTable,
-    Drawing,
-    Fact,
-    Report,
-    Section,
-    TableColumn,
-    TableRow,
-    Tone,
-)
+from etude.report import layer_readings, words
+from etude.report.document import Bullets, Drawing, Fact, Gallery, Part, Report, Section, Tone
 from etude.report.registry import presents
-from etude.report.stability_map import MapRow
-from etude.report.study_curves import StudyCurve
-from etude.studies.result import RateSummary, RunKind, StudyResult
+from etude.report.study import (
+    learning_curves,
+    loss_curves,
+    schedule_shapes,
+    sensitivity_bars,
+    size_curves,
+    stability_map,
+)
+from etude.report.study.choose import MOST_FIGURES
+from etude.report.study.content import Named, StudyContent
+from etude.report.study.naming import besides_task, rate_text, trials_text
+from etude.report.study.table import kinds_table, ranks_table
+from etude.studies.result import StudyResult
+from etude.studies.summary import RateSummary
 from etude.tasks.task import Task
 
-HEADS = {
-    "task": "task",
-    "options": "model",
-    "optimizer": "optimizer",
-    "schedule": "schedule",
-    "batch_size": "batch",
-    "clip_norm": "clip",
-    "steps": "updates",
-}
-"""The heading of each part of a kind."""
+FEW_SEEDS = 5
+"""With fewer seeds, intervals by drawing them again are too narrow to be taken by their word."""
+
+CURVES = "learning-curves"
+"""The name of the gallery that rows of the table choose from."""
 
 
 @presents(StudyResult)
 def of_study(found: StudyResult, task: Task | None = None) -> Report:
     """Return the report on a study."""
-    summaries = found.summaries()
-    differing = differing_fields([one.kind for one in summaries])
+    content = StudyContent(found)
+    summaries = content.summaries
     kinds = words.plural(len(summaries), "kind") + " of run"
+    sections = (
+        Section("Findings", _findings(content)),
+        Section("Each kind of run", (_table(content),)),
+        Section("Where training works", _map(content)),
+        Section("Loss against rate", _losses(content)),
+        Section("Sensitivity to the rate", _sensitivity(content)),
+        Section("Best rate against size", _sizes(content)),
+        Section("Optimizers and schedules", _ranks(content)),
+        Section("Learning curves", _curves(content)),
+        Section("Gradient of each layer", _layers(content)),
+    )
     return Report(
         kind="Study of the learning rate",
         subject=found.name,
         title=f"{found.name}: {kinds} over {words.plural(len(_rates(summaries)), 'rate')}",
-        lede=_lede(found, summaries, differing),
-        notice=_notice(found),
+        lede=_lede(content),
+        notice=_notice(content),
         facts=_facts(found),
-        sections=(
-            Section("Each kind of run", (_table(summaries, differing),)),
-            Section("Where training works", (_map(summaries, differing),)),
-            Section("Loss against rate", tuple(_curves(summaries, differing))),
-        ),
+        sections=tuple(section for section in sections if section.parts),
     )
 
 
-def differing_fields(kinds: Sequence[RunKind]) -> tuple[str, ...]:
-    """Return the parts of the kinds that are not the same everywhere; 'task' always.
-
-    >>> one = RunKind("a", "", "sgd", "cosine()", 64, None, 10)
-    >>> differing_fields([one])
-    ('task',)
-    """
-    names = [field.name for field in fields(RunKind)]
-    return tuple(
-        name for name in names if name == "task" or len({getattr(one, name) for one in kinds}) > 1
-    )
-
-
-def name_of(kind: RunKind, differing: Sequence[str]) -> str:
-    """Return a kind as text: the parts that differ within the study."""
-    return ", ".join(text for name in differing if (text := _cell(kind, name)) != "–")
-
-
-def _cell(kind: RunKind, name: str) -> str:
-    value = getattr(kind, name)
-    if value in (None, ""):
-        return "–"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _lede(found: StudyResult, summaries: Sequence[RateSummary], differing: Sequence[str]) -> str:
+def _lede(content: StudyContent) -> str:
     """Return the sentences of what was found; each is computed from the trials."""
-    seeds = {row.seed for row in found.rows}
+    found, seeds = content.result, {row.seed for row in content.result.rows}
     told = [
         f"{found.done:,} of {words.plural(len(found.rows), 'trial')} done, over "
         f"{words.plural(len(seeds), 'seed')}."
     ]
-    for task, best in found.best().items():
-        others = [one for one in summaries if one.kind.task == task]
-        assert best.optimum is not None
-        what = name_of(best.kind, [name for name in differing if name != "task"])
-        kind = f" with {what}" if what else ""
-        of = f" of {len(others)} kinds of run" if len(others) > 1 else ""
+    best = list(found.best().values())
+    if len(best) == 1 and best[0].optimum is not None:
+        what = besides_task(best[0].kind, content.differing)
         told.append(
-            f"{task}: the least mean loss{of}, {words.number(best.optimum.loss)}, is at a rate of "
-            f"{words.rate(best.optimum.lr)}{kind}."
+            f"The least mean loss, {words.number(best[0].optimum.loss)}, is at a rate of "
+            f"{rate_text(best[0].optimum.lr)}{f' with {what}' if what else ''}."
         )
     return " ".join(told)
 
 
-def _notice(found: StudyResult) -> str:
-    failed = [row for row in found.rows if row.error]
-    edge = [
-        one for one in found.summaries() if one.optimum and one.optimum.at_edge and len(one.lrs) > 1
-    ]
+def _notice(content: StudyContent) -> str:
+    failed = [row for row in content.result.rows if row.error]
+    edge = [one for one in content.summaries if one.at_edge]
     told = []
     if failed:
         told.append(
@@ -117,6 +88,9 @@ def _notice(found: StudyResult) -> str:
             f"In {words.plural(len(edge), 'kind')} of run the best rate is at the end of the range "
             "that was tried: a better one may lie outside."
         )
+    seeds = {row.seed for row in content.result.rows}
+    if len(seeds) == 1 and content.summaries:
+        told.append("With one seed there are no intervals: differences may be chance.")
     return " ".join(told)
 
 
@@ -132,79 +106,83 @@ def _facts(found: StudyResult) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _table(summaries: Sequence[RateSummary], differing: Sequence[str]) -> DataTable:
-    numbers = ("best rate", "interval", "loss", "sensitivity", "decades", "diverged")
-    return DataTable(
-        (
-            *(TableColumn(HEADS[name], whole=True) for name in differing),
-            *(TableColumn(name, number=True) for name in numbers),
-        ),
-        tuple(_row(one, differing) for one in summaries),
-        "The rate with the least mean loss (* at the end of the range), its 90% interval over "
-        "seeds drawn again, and that loss. Sensitivity: what a rate of the range costs on average, "
-        "in units of the loss (Wortsman et al., arXiv 2309.14322). Decades: the width of the range "
-        "of rates that end below the untrained loss. Diverged: of all runs.",
+def _findings(content: StudyContent) -> tuple[Part, ...]:
+    told = content.findings
+    if not told:
+        return ()
+    how = (
+        "Each sentence is computed from the trials that it names, and holds for them. In brackets: "
+        "90% intervals over the seeds."
     )
+    seeds = len({row.seed for row in content.result.rows})
+    if 1 < seeds < FEW_SEEDS:
+        how += f" From {seeds} seeds they are narrower than 90%: take them as a lower bound."
+    return how, Bullets(tuple((one.text, trials_text(one.trials)) for one in told))
 
 
-def _row(one: RateSummary, differing: Sequence[str]) -> TableRow:
-    cells = [_cell(one.kind, name) for name in differing]
-    best = one.optimum
-    if best is None:
-        return TableRow((*cells, *(["–"] * 5), words.percent(one.diverged)), Tone.SOFT)
-    return TableRow(
-        (
-            *cells,
-            words.rate(best.lr) + (" *" if best.at_edge and len(one.lrs) > 1 else ""),
-            words.rate(best.low)
-            if best.low == best.high
-            else f"{words.rate(best.low)} to {words.rate(best.high)}",
-            words.number(best.loss),
-            words.number(one.sensitivity, 3),
-            words.number(one.stable_decades, 2),
-            words.percent(one.diverged),
-        )
-    )
+def _table(content: StudyContent) -> Part:
+    choices = {place: (CURVES, at) for at, (place, _, _) in enumerate(content.curves)}
+    return kinds_table(content.summaries, content.differing, content.targets, choices)
 
 
 def _rates(summaries: Sequence[RateSummary]) -> set[float]:
     return {lr for one in summaries for lr in one.lrs}
 
 
-def _map(summaries: Sequence[RateSummary], differing: Sequence[str]) -> Drawing:
-    rows = tuple(
-        MapRow(
-            name_of(one.kind, differing),
-            one.lrs,
-            one.losses,
-            one.untrained,
-            None if one.optimum is None else one.optimum.lr,
-        )
-        for one in summaries
+def _map(content: StudyContent) -> tuple[Part, ...]:
+    return _shown(content, "map", "stability-map", "", stability_map.caption() + content.at_best[1])
+
+
+def _losses(content: StudyContent) -> tuple[Part, ...]:
+    lines = [line for _, lines, _ in content.losses for line in lines]
+    return _shown(content, "losses", "loss-curves", "Runs", loss_curves.caption(lines))
+
+
+def _sensitivity(content: StudyContent) -> tuple[Part, ...]:
+    caption = sensitivity_bars.caption() + content.at_best[1]
+    return _shown(content, "sensitivity", "sensitivity", "", caption)
+
+
+def _sizes(content: StudyContent) -> tuple[Part, ...]:
+    parts: list[Part] = []
+    for size in dict.fromkeys(one.size for one in content.drifts):
+        first = next(one for one in content.drifts if one.size == size)
+        name = f"size-{len(parts)}"
+        parts += _shown(content, size, name, f"Runs at each {size}", size_curves.caption(first))
+    return tuple(parts)
+
+
+def _ranks(content: StudyContent) -> tuple[Part, ...]:
+    tables = [ranks_table(content.ranks[part]) for part in ("optimizer", "schedule")]
+    drawn: tuple[Part, ...] = ()
+    if len(content.shapes) > 1:
+        drawn = _shown(content, "schedules", "schedules", "", schedule_shapes.caption())
+    return (*(table for table in tables if table is not None), *drawn)
+
+
+def _curves(content: StudyContent) -> tuple[Part, ...]:
+    caption = learning_curves.caption() + content.at_best[1]
+    return _shown(content, "curves", CURVES, "Kind of run", caption)
+
+
+def _layers(content: StudyContent) -> tuple[Part, ...]:
+    caption = (
+        "Runs at the best rate that were watched. Per layer, from the input (light) to the output "
+        "(dark): the norm of its gradient, and the norm of its update over that of its weights. "
+        f"The key names the first {layer_readings.NAMED} layers."
     )
-    return Drawing(stability_map.caption(), lambda theme: stability_map.draw(rows, theme))
+    return _shown(content, "layers", "layers", "Kind of run", caption)
 
 
-def _curves(summaries: Sequence[RateSummary], differing: Sequence[str]) -> list[Drawing | str]:
-    parts: list[Drawing | str] = []
-    by_task: dict[str, list[RateSummary]] = defaultdict(list)
-    for one in summaries:
-        by_task[one.kind.task].append(one)
-    rest = [name for name in differing if name != "task"]
-    for task, found in by_task.items():
-        lines = tuple(
-            StudyCurve(
-                name_of(one.kind, rest) or task, one.lrs, one.lowest, one.losses, one.highest
-            )
-            for one in found
-        )
-        starts = [one.untrained for one in found if math.isfinite(one.untrained)]
-        start = sum(starts) / len(starts) if starts else math.nan
-        if len(by_task) > 1:
-            parts.append(task)
-        parts.append(_drawing(lines, start))
-    return parts
-
-
-def _drawing(lines: tuple[StudyCurve, ...], untrained: float) -> Drawing:
-    return Drawing(study_curves.caption(), lambda theme: study_curves.draw(lines, untrained, theme))
+def _shown(
+    content: StudyContent, kind: str, name: str, label: str, caption: str
+) -> tuple[Part, ...]:
+    """Return the figures of one kind: a gallery if rows of the table choose from it, or several."""
+    drawn: Named = content.drawn.get(kind, [])
+    if not drawn:
+        return ()
+    if len(drawn) == 1 and name != CURVES:
+        return (Drawing(caption, drawn[0][1]),)
+    if len(drawn) == MOST_FIGURES:
+        caption += f" At most {MOST_FIGURES} are shown; the table has all kinds of run."
+    return (Gallery(name, label, caption, tuple(drawn)),)

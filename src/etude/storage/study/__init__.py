@@ -5,6 +5,7 @@ Only this package knows its files and its SQL. See `StudyDatabase` and `StoredSt
 
 from etude.storage.study.database import StudyDatabase
 from etude.storage.study.keeper import LeaseKeeper
+from etude.storage.study.objects import ObjectFolder
 from etude.storage.study.study import LEASE, StoredStudy, worker_name
 from etude.storage.study.values import (
     Acceptance,
@@ -23,6 +24,7 @@ __all__ = [
     "Claim",
     "Counts",
     "LeaseKeeper",
+    "ObjectFolder",
     "StoredStudy",
     "StoredTrial",
     "StoredWorker",

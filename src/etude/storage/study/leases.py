@@ -19,7 +19,17 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from etude.storage.study import canonical
@@ -41,16 +51,39 @@ def expired(now: float) -> ColumnElement[bool]:
     )
 
 
-def any_to_claim(connection: Connection, study: int, now: float) -> bool:
+def any_to_claim(
+    connection: Connection, study: int, now: float, among: Collection[int] | None = None
+) -> bool:
     """Return whether a trial is waiting, or is held by a lease that has expired."""
+    query = _to_claim(study, now)
+    if among is None:
+        return connection.execute(query.limit(1)).first() is not None
+    return any(
+        connection.execute(query.where(trials.c.number.in_(some)).limit(1)).first() is not None
+        for some in chunks(sorted(among))
+    )
+
+
+def to_claim(connection: Connection, study: int, now: float) -> list[int]:
+    """Return the numbers of the trials that are waiting, or whose lease has expired, in order."""
+    rows = connection.execute(_to_claim(study, now).order_by(trials.c.number))
+    return [whole(row.number, "the number of a trial") for row in rows]
+
+
+def _to_claim(study: int, now: float) -> Select[tuple[int]]:
     # The states are listed so that the index is used, and not every trial is looked at.
     open_states = trials.c.state.in_([TrialState.WAITING, TrialState.RUNNING])
-    to_claim = or_(trials.c.state == TrialState.WAITING, expired(now))
-    query = select(trials.c.number).where(trials.c.study == study, open_states, to_claim).limit(1)
-    return connection.execute(query).first() is not None
+    free = or_(trials.c.state == TrialState.WAITING, expired(now))
+    return select(trials.c.number).where(trials.c.study == study, open_states, free)
 
 
-def requeue(connection: Connection, study: int, now: float, most_lost: int) -> None:
+def requeue(
+    connection: Connection,
+    study: int,
+    now: float,
+    most_lost: int,
+    among: Collection[int] | None = None,
+) -> None:
     """Return the trials whose lease has expired to the queue, or give up those that cost too many.
 
     Args:
@@ -58,13 +91,18 @@ def requeue(connection: Connection, study: int, now: float, most_lost: int) -> N
         study: The study.
         now: The time, see `Connector.now`.
         most_lost: After how many lost workers a trial fails.
+        among: The numbers to look at; None looks at every trial that is running.
     """
-    late = (
+    query = (
         select(trials.c.number)
         .where(trials.c.study == study, expired(now))
         .with_for_update(skip_locked=True)
     )
-    for some in chunks([row.number for row in connection.execute(late)]):
+    parts = [query]
+    if among is not None:
+        parts = [query.where(trials.c.number.in_(some)) for some in chunks(sorted(among))]
+    late = [row.number for part in parts for row in connection.execute(part)]
+    for some in chunks(late):
         lost = update(trials).where(trials.c.study == study, trials.c.number.in_(some))
         more = {"lost": trials.c.lost + 1}
         connection.execute(
@@ -123,19 +161,57 @@ def extend(
     connection: Connection, study: int, now: float, claims: Sequence[Claim], seconds: float
 ) -> list[Claim]:
     """Extend leases, also expired ones that nobody has taken since; return those that are lost."""
-    open_states = (TrialState.RUNNING, TrialState.WAITING)
-    held = {
-        claim.number
-        for claim, row in locked(connection, study, claims)
-        if row is not None and row["lease"] == claim.lease and row["state"] in open_states
-    }
-    for some in chunks(sorted(held)):
-        connection.execute(
-            update(trials)
-            .where(trials.c.study == study, trials.c.number.in_(some))
-            .values(state=TrialState.RUNNING, granted=now, expires=now + seconds)
-        )
-    return [claim for claim in claims if claim.number not in held]
+    lost: list[Claim] = []
+    for some in chunks(sorted(claims, key=lambda claim: (claim.lease, claim.number))):
+        if not _extended(connection, study, now, some, seconds):
+            lost += _extend_each(connection, study, now, some, seconds)
+    return lost
+
+
+def _extended(
+    connection: Connection, study: int, now: float, claims: Sequence[Claim], seconds: float
+) -> bool:
+    """Extend leases by one statement for each lease; return whether all were still held.
+
+    Only where one process writes at a time: rows are not locked in the order of their numbers.
+    """
+    if connection.dialect.name != "sqlite":
+        return False
+    numbers: dict[str, set[int]] = {}
+    for claim in claims:
+        numbers.setdefault(claim.lease, set()).add(claim.number)
+    count = 0
+    for lease, some in numbers.items():
+        count += connection.execute(
+            _hold(study, now, seconds).where(
+                trials.c.number.in_(sorted(some)),
+                trials.c.lease == lease,
+                trials.c.state.in_(_OPEN),
+            )
+        ).rowcount
+    return count == sum(map(len, numbers.values()))
+
+
+def _extend_each(
+    connection: Connection, study: int, now: float, claims: Sequence[Claim], seconds: float
+) -> list[Claim]:
+    """Extend leases that are still held, and return those that are lost."""
+    kept: list[Claim] = []
+    lost: list[Claim] = []
+    for claim, row in locked(connection, study, claims):
+        held = row is not None and row["lease"] == claim.lease and row["state"] in _OPEN
+        (kept if held else lost).append(claim)
+    for some in chunks(sorted({claim.number for claim in kept})):
+        connection.execute(_hold(study, now, seconds).where(trials.c.number.in_(some)))
+    return lost
+
+
+def _hold(study: int, now: float, seconds: float) -> Update:
+    return (
+        update(trials)
+        .where(trials.c.study == study)
+        .values(state=TrialState.RUNNING, granted=now, expires=now + seconds)
+    )
 
 
 def release(connection: Connection, study: int, claims: Sequence[Claim]) -> None:
@@ -198,6 +274,8 @@ def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """Return a sequence in parts that one statement can list."""
     yield from (values[i : i + CHUNK] for i in range(0, len(values), CHUNK))
 
+
+_OPEN = (TrialState.RUNNING, TrialState.WAITING)
 
 _OF_A_CLAIM = (trials.c.number, trials.c.parameters, trials.c.attempts)
 

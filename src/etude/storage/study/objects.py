@@ -80,6 +80,14 @@ class ObjectFolder:
             raise StorageError(f"{what} {str(path)!r} is damaged: its digest does not match")
         return content
 
+    def record(self, digest: str, what: str) -> Record:
+        """Return the Record that a file holds.
+
+        Raises:
+            StorageError: If it is missing or damaged.
+        """
+        return record_of(self.read(digest, what), f"{what} {str(self.place(digest))!r}")
+
     def place(self, digest: str) -> Path:
         """Return the path of a digest, which may come from an unknown source.
 

@@ -17,14 +17,24 @@ from etude.tasks.models.initialisation import initialise, weights
 
 
 class Attention(nn.Module):
-    """Multi-head attention; each head has width / heads numbers."""
+    """Multi-head attention; each head has width / heads numbers.
 
-    def __init__(self, width: int, heads: int, *, causal: bool, dropout: float) -> None:
+    With `qk_norm` the queries and keys of each head are normalised, which bounds the logits of the
+    attention (Henry et al. 2020; with layer normalisation, Dehghani et al. 2023).
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, causal: bool, dropout: float, qk_norm: bool
+    ) -> None:
         super().__init__()
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
+        self.qk_norm = qk_norm
+        if qk_norm:
+            self.query_norm = nn.LayerNorm(width // heads)
+            self.key_norm = nn.LayerNorm(width // heads)
         self.heads = heads
         self.causal = causal
         self.dropout = dropout
@@ -35,6 +45,8 @@ class Attention(nn.Module):
             part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
+        if self.qk_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
         rate = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=self.causal)
         out: Tensor = self.out(y.transpose(1, 2).flatten(-2))
@@ -69,10 +81,11 @@ class TransformerBlock(nn.Module):
         normalisation: str,
         residual: bool,
         dropout: float,
+        qk_norm: bool,
     ) -> None:
         super().__init__()
         self.norm1 = parts.normalisation(normalisation, width)
-        self.attention = Attention(width, heads, causal=causal, dropout=dropout)
+        self.attention = Attention(width, heads, causal=causal, dropout=dropout, qk_norm=qk_norm)
         self.norm2 = parts.normalisation(normalisation, width)
         self.feed_forward = FeedForward(width, activation=activation)
         self.dropout = parts.dropout(dropout)
@@ -150,6 +163,7 @@ def transformer(
     residual: bool = True,
     initialisation: str = "default",
     dropout: float = 0.0,
+    qk_norm: bool = False,
 ) -> nn.Module:
     """Build a pre-norm transformer with learned positions.
 
@@ -169,6 +183,8 @@ def transformer(
         residual: Whether the branches add to a residual stream.
         initialisation: A name in `initialisation.INITIALISATIONS`; 'default' is GPT-2's.
         dropout: The share that training drops of attention weights, embeddings and branches.
+        qk_norm: Whether to normalise the queries and keys of each head; a head then needs at least
+            2 numbers.
 
     Returns:
         A module that takes (N, L, inputs), or symbol numbers (N, L).
@@ -190,6 +206,11 @@ def transformer(
         raise BadValueError(
             f"width={width} cannot be divided among heads={heads}: give a multiple of {heads}"
         )
+    if flag("qk_norm", qk_norm) and width // heads < 2:
+        raise BadValueError(
+            f"qk_norm=True with one number in each head (width={width}, heads={heads}) would turn "
+            "every query and key into 0: give fewer heads, or qk_norm=False"
+        )
     why = "a transformer normalises each step by itself"
     parts.only("normalisation", normalisation, ("layer", "none"), why)
     parts.check_source(inputs, vocabulary)
@@ -207,6 +228,7 @@ def transformer(
             normalisation=normalisation,
             residual=residual,
             dropout=share("dropout", dropout),
+            qk_norm=qk_norm,
         )
         for _ in range(depth)
     )

@@ -1,0 +1,1 @@
+"""What the trials of a study show together: intervals, drift, ranks, edges, contrasts."""

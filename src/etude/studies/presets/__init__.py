@@ -1,0 +1,1 @@
+"""Plans that come with Etude, one file each; see `StudyPlan.preset`."""
