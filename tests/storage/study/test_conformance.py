@@ -332,6 +332,36 @@ def test_a_heartbeat_holds_a_lease_and_tells_which_are_lost(opened):
     assert study.heartbeat(claims) == claims
 
 
+def test_a_claim_among_some_takes_their_expired_trials_and_leaves_the_others(opened):
+    clock = Clock()
+    study = study_of(opened(clock=clock), 4)
+    study.claim(4, "killed", seconds=30)
+    assert study.waiting() == []
+    clock.now += 31
+    assert study.waiting() == [0, 1, 2, 3]
+    assert [c.number for c in study.claim(9, "b", among=[1, 3])] == [1, 3]
+    assert study.waiting() == [0, 2]
+    assert study.claim(9, "b", among=[1, 3]) == []
+    assert study.counts() == Counts(waiting=2, running=2)
+    assert [study.trial(number).lost for number in range(4)] == [0, 1, 0, 1]
+    assert [c.number for c in study.claim(9, "c")] == [0, 2]
+
+
+def test_of_two_claims_of_one_trial_the_first_is_lost(opened):
+    clock = Clock()
+    study = study_of(opened(clock=clock), 1)
+    (first,) = study.claim(1, "a", seconds=30)
+    clock.now += 31
+    (second,) = study.claim(1, "a", seconds=30)
+    assert study.heartbeat([first, second], seconds=30) == [first]
+    assert study.heartbeat([second], seconds=30) == []
+
+
+def test_parameters_are_those_of_the_trials_in_order(opened):
+    study = study_of(opened(), 5)
+    assert list(study.parameters()) == [(t.number, t.parameters) for t in study.trials()]
+
+
 def test_an_expired_lease_counts_until_another_worker_has_the_trial(opened):
     clock = Clock()
     study = study_of(opened(clock=clock), 2)
