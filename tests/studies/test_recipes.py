@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.errors import BadValueError
+from etude.errors import BadValueError, StorageError
 from etude.recipe import Recipe
-from etude.studies.recipes import recipe_of
+from etude.studies.recipes import recipe_of, ref_of
+from etude.tasks.ref import TaskRef
 
 FIELDS = st.fixed_dictionaries(
     {"lr": st.floats(1e-9, 1e9)},
@@ -48,3 +49,14 @@ def test_a_bad_seed_is_refused_as_ever(seed):
     recipe_of({"lr": 0.1, "steps": 7})
     with pytest.raises((BadValueError, TypeError), match="seed"):
         recipe_of({"lr": 0.1, "steps": 7, "seed": seed})
+
+
+def test_equal_references_are_one_object_and_damaged_ones_are_refused():
+    plain = TaskRef.of("digits-mlp", {"width": 8}).plain()
+    first, again = ref_of(plain, "here"), ref_of({**plain}, "here")
+    assert first is again
+    assert first == TaskRef.from_plain(plain, "here")
+    assert ref_of({**plain, "options": {"width": 9}}, "here").key != first.key
+    for bad in (None, [], {"reference": 3}, {**plain, "options": {1, 2}}):
+        with pytest.raises(StorageError, match="here is damaged"):
+            ref_of(bad, "here")

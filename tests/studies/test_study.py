@@ -108,11 +108,11 @@ def test_an_interruption_puts_the_group_back_and_the_rest_is_not_repeated(storag
     plan = {**PLAN, "steps": [6, 12]}
     real, calls = groups.train_many, []
 
-    def stop(task, recipes, engine):
+    def stop(task, recipes, engine, **more):
         calls.append(len(recipes))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(task, recipes, engine)
+        return real(task, recipes, engine, **more)
 
     monkeypatch.setattr(groups, "train_many", stop)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):

@@ -79,8 +79,8 @@ def work(
 
 def _planned(study: StoredStudy) -> list[PlannedTrial]:
     return [
-        PlannedTrial.from_plain(one.parameters, f"trial {one.number} of the study {study.name!r}")
-        for one in study.trials()
+        PlannedTrial.from_plain(parameters, f"trial {number} of the study {study.name!r}")
+        for number, parameters in study.parameters()
     ]
 
 

@@ -1,4 +1,4 @@
-"""Recipes of many trials: those that differ in rate and seed alone are validated once."""
+"""Recipes and references of many trials: what is alike is validated once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from etude.recipe import Recipe
+from etude.tasks.ref import TaskRef
 
 MOST_KNOWN = 4_096
-"""How many recipes are remembered."""
+"""How many recipes, and how many references, are remembered."""
 
 _KNOWN: dict[str, Recipe] = {}
+_REFS: dict[str, TaskRef] = {}
 
 
 def recipe_of(fields: Mapping[str, Any]) -> Recipe:
@@ -48,5 +50,23 @@ def recipe_of(fields: Mapping[str, Any]) -> Recipe:
     # Recipe's own copy is itself: it is immutable.
     found = BaseModel.__copy__(known)
     found.__dict__.update(lr=lr, seed=seed)
-    found.__pydantic_fields_set__.update({"lr"} | ({"seed"} & set(fields)))
+    (found.model_fields_set.add if "seed" in fields else found.model_fields_set.discard)("seed")
     return found
+
+
+def ref_of(plain: object, where: str) -> TaskRef:
+    """Return `TaskRef.from_plain(plain, where)`, the same one for equal values.
+
+    Raises:
+        StorageError: As `TaskRef.from_plain` does.
+    """
+    try:
+        key = json.dumps(plain, sort_keys=True)
+    except (TypeError, ValueError, RecursionError):
+        return TaskRef.from_plain(plain, where)
+    known = _REFS.get(key)
+    if known is None:
+        if len(_REFS) >= MOST_KNOWN:
+            _REFS.clear()
+        known = _REFS[key] = TaskRef.from_plain(plain, where)
+    return known

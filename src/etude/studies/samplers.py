@@ -26,7 +26,7 @@ everywhere, since the proposals depend on it."""
 
 
 @dataclass(frozen=True)
-class Search:
+class RangeSearch:
     """What is sampled for one combination of the values that are no ranges.
 
     Attributes:
@@ -47,7 +47,7 @@ class Search:
         ]
 
 
-def searches(plan: StudyPlan) -> list[Search]:
+def searches(plan: StudyPlan) -> list[RangeSearch]:
     """Return the searches of a plan; the ends of every range are checked.
 
     Raises:
@@ -73,7 +73,7 @@ def searches(plan: StudyPlan) -> list[Search]:
                     f"{next(iter(own))}: give sampler='tpe' or 'gp', or another range"
                 )
             ranges = {FIELDS[axis]: span for axis, span in own.items()}
-            found.append(Search(base, ranges, part.seeds or (0,)))
+            found.append(RangeSearch(base, ranges, part.seeds or (0,)))
     count = sum(len(one.seeds) for one in found) * (plan.trials or 0)
     if count > MOST:
         raise BadValueError(f"the plan has {count:,} trials: give fewer, at most {MOST:,}")
@@ -103,7 +103,7 @@ def _at_end(part: Axes, spans: Mapping[str, Span], end: int) -> Axes:
 class _Asked:
     """A proposal that waits for its result."""
 
-    search: Search
+    search: RangeSearch
     study: Any
     trial: Any
     trials: list[PlannedTrial]

@@ -16,7 +16,7 @@ from etude.recipe import Recipe
 from etude.studies.axes import FIELDS, NONE, Axes
 from etude.studies.halving import factor_of
 from etude.studies.plan import StudyPlan
-from etude.studies.recipes import recipe_of
+from etude.studies.recipes import recipe_of, ref_of
 from etude.tasks.ref import TaskRef
 
 STOPPED_AT = "stopped_at"
@@ -70,7 +70,7 @@ class PlannedTrial:
         halving = table.get("halving")
         try:
             factor = None if halving is None else factor_of(halving)
-            return cls(TaskRef.from_plain(table["task"], where), recipe_of(fields), factor)
+            return cls(ref_of(table["task"], where), recipe_of(fields), factor)
         except StorageError:
             raise
         except (EtudeError, TypeError) as error:

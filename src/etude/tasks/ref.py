@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import MappingProxyType
@@ -125,7 +126,7 @@ class TaskRef:
                 raise StorageError(f"{where} is damaged: its {name} is {shown(value)}")
         return cls(str(reference), dict(options), str(digest), str(built))
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A digest of reference, options and source.
 

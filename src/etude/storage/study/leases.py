@@ -23,6 +23,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Update,
     and_,
     bindparam,
     or_,
@@ -76,7 +77,13 @@ def _to_claim(study: int, now: float) -> Select[tuple[int]]:
     return select(trials.c.number).where(trials.c.study == study, open_states, free)
 
 
-def requeue(connection: Connection, study: int, now: float, most_lost: int) -> None:
+def requeue(
+    connection: Connection,
+    study: int,
+    now: float,
+    most_lost: int,
+    among: Collection[int] | None = None,
+) -> None:
     """Return the trials whose lease has expired to the queue, or give up those that cost too many.
 
     Args:
@@ -84,13 +91,18 @@ def requeue(connection: Connection, study: int, now: float, most_lost: int) -> N
         study: The study.
         now: The time, see `Connector.now`.
         most_lost: After how many lost workers a trial fails.
+        among: The numbers to look at; None looks at every trial that is running.
     """
-    late = (
+    query = (
         select(trials.c.number)
         .where(trials.c.study == study, expired(now))
         .with_for_update(skip_locked=True)
     )
-    for some in chunks([row.number for row in connection.execute(late)]):
+    parts = [query]
+    if among is not None:
+        parts = [query.where(trials.c.number.in_(some)) for some in chunks(sorted(among))]
+    late = [row.number for part in parts for row in connection.execute(part)]
+    for some in chunks(late):
         lost = update(trials).where(trials.c.study == study, trials.c.number.in_(some))
         more = {"lost": trials.c.lost + 1}
         connection.execute(
@@ -149,19 +161,57 @@ def extend(
     connection: Connection, study: int, now: float, claims: Sequence[Claim], seconds: float
 ) -> list[Claim]:
     """Extend leases, also expired ones that nobody has taken since; return those that are lost."""
-    open_states = (TrialState.RUNNING, TrialState.WAITING)
-    held = {
-        claim.number
-        for claim, row in locked(connection, study, claims)
-        if row is not None and row["lease"] == claim.lease and row["state"] in open_states
-    }
-    for some in chunks(sorted(held)):
-        connection.execute(
-            update(trials)
-            .where(trials.c.study == study, trials.c.number.in_(some))
-            .values(state=TrialState.RUNNING, granted=now, expires=now + seconds)
-        )
-    return [claim for claim in claims if claim.number not in held]
+    lost: list[Claim] = []
+    for some in chunks(sorted(claims, key=lambda claim: (claim.lease, claim.number))):
+        if not _extended(connection, study, now, some, seconds):
+            lost += _extend_each(connection, study, now, some, seconds)
+    return lost
+
+
+def _extended(
+    connection: Connection, study: int, now: float, claims: Sequence[Claim], seconds: float
+) -> bool:
+    """Extend leases by one statement for each lease; return whether all were still held.
+
+    Only where one process writes at a time: rows are not locked in the order of their numbers.
+    """
+    if connection.dialect.name != "sqlite":
+        return False
+    numbers: dict[str, set[int]] = {}
+    for claim in claims:
+        numbers.setdefault(claim.lease, set()).add(claim.number)
+    count = 0
+    for lease, some in numbers.items():
+        count += connection.execute(
+            _hold(study, now, seconds).where(
+                trials.c.number.in_(sorted(some)),
+                trials.c.lease == lease,
+                trials.c.state.in_(_OPEN),
+            )
+        ).rowcount
+    return count == sum(map(len, numbers.values()))
+
+
+def _extend_each(
+    connection: Connection, study: int, now: float, claims: Sequence[Claim], seconds: float
+) -> list[Claim]:
+    """Extend leases that are still held, and return those that are lost."""
+    kept: list[Claim] = []
+    lost: list[Claim] = []
+    for claim, row in locked(connection, study, claims):
+        held = row is not None and row["lease"] == claim.lease and row["state"] in _OPEN
+        (kept if held else lost).append(claim)
+    for some in chunks(sorted({claim.number for claim in kept})):
+        connection.execute(_hold(study, now, seconds).where(trials.c.number.in_(some)))
+    return lost
+
+
+def _hold(study: int, now: float, seconds: float) -> Update:
+    return (
+        update(trials)
+        .where(trials.c.study == study)
+        .values(state=TrialState.RUNNING, granted=now, expires=now + seconds)
+    )
 
 
 def release(connection: Connection, study: int, claims: Sequence[Claim]) -> None:
@@ -224,6 +274,8 @@ def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """Return a sequence in parts that one statement can list."""
     yield from (values[i : i + CHUNK] for i in range(0, len(values), CHUNK))
 
+
+_OPEN = (TrialState.RUNNING, TrialState.WAITING)
 
 _OF_A_CLAIM = (trials.c.number, trials.c.parameters, trials.c.attempts)
 

@@ -25,7 +25,12 @@ from etude.storage.study.objects import (
     record_bytes,
     weight_bytes,
 )
-from etude.storage.study.trial_rows import add_trials, counts_of, page
+from etude.storage.study.trial_rows import (
+    add_trials,
+    counts_of,
+    page,
+    parameters_page,
+)
 from etude.storage.study.values import (
     Acceptance,
     Claim,
@@ -138,7 +143,7 @@ class StoredStudy:
                     return found
             begun, now = True, self._connector.now(connection)
             leases.see(connection, self.id, {who})  # first, as in a heartbeat: no circle of locks
-            leases.requeue(connection, self.id, now, most_lost)
+            leases.requeue(connection, self.id, now, most_lost, among)
             return leases.claim(
                 connection, self.id, now, count=count, worker=who, lease=lease, seconds=seconds,
                 among=among,
@@ -253,6 +258,18 @@ class StoredStudy:
             if len(found) < PAGE:
                 return
             after = found[-1].number
+
+    def parameters(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        """Return the number and the parameters of every trial, in order; faster than `trials`."""
+        after = -1
+        while True:
+            found = self._connector.read(
+                lambda connection, after=after: parameters_page(connection, self.id, after, PAGE)  # type: ignore[misc]
+            )
+            yield from found
+            if len(found) < PAGE:
+                return
+            after = found[-1][0]
 
     def trial(self, number: int) -> StoredTrial:
         """Return one trial.

@@ -94,6 +94,20 @@ def page(
     return [trial_of(row) for row in rows]
 
 
+def parameters_page(
+    connection: Connection, study: int, after: int, count: int
+) -> list[tuple[int, dict[str, Any]]]:
+    """Return the number and the parameters of the next trials after a number, in order."""
+    query = select(trials.c.number, trials.c.parameters).where(
+        trials.c.study == study, trials.c.number > after
+    )
+    found = []
+    for number, words in connection.execute(query.order_by(trials.c.number).limit(count)):
+        which = whole(number, "the number of a trial")
+        found.append((which, canonical.read(words, f"the parameters of trial {which}")))
+    return found
+
+
 def counts_of(connection: Connection, now: float, study: int | None = None) -> dict[int, Counts]:
     """Return the counts of one or all studies; a trial whose lease has expired is waiting."""
     query = select(trials.c.study, trials.c.state, func.count().label("trials"))

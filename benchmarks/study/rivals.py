@@ -1,0 +1,131 @@
+"""Trials a second of `etude.study` against Optuna's own loop over the same trials."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from etude import tasks
+from etude.engines.process.engine import cores
+from etude.recipe import Recipe
+from etude.studies.study import study
+from etude.tasks.task import Task
+from etude.training.train import train
+
+NETWORKS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "small dense, width 32": ("digits-mlp", {"width": 32}, 4.0),
+    "small dense, width 16": ("digits-mlp", {"width": 16}, 4.0),
+    **{
+        name: (name, {}, 1.6)
+        for name in (
+            "digits-mlp", "digits-deep-mlp", "digits-cnn", "digits-resnet", "digits-rnn",
+            "digits-lstm", "digits-gru", "digits-transformer", "digits-autoencoder", "digits-vqa",
+            "patches-cnn-lstm",
+        )
+    },
+}  # fmt: skip
+"""By name: the task, its options, and the ratio that is aimed at."""
+
+TRIALS = 32
+SECONDS, LONG = 6.0, 40.0
+"""What the loop takes for all trials, about; of small dense networks, whose stacks are compiled."""
+
+
+def plan_of(task: str, options: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Return a plan of so many rates around the task's own."""
+    lr = float(tasks.get(task).defaults["lr"])
+    return {
+        "name": "rivals",
+        "tasks": task,
+        "models": options,
+        "lrs": {"from": lr / 10, "to": lr, "points": TRIALS},
+        "steps": steps,
+    }
+
+
+def steps_for(task: Task, seconds: float) -> int:
+    """Return the length of a trial of which the loop does all within some seconds."""
+
+    def spent(steps: int) -> float:
+        started = time.perf_counter()
+        train(task, Recipe(**{**task.defaults, "steps": steps}))
+        return time.perf_counter() - started
+
+    spent(40)
+    short, long = spent(40), spent(240)
+    each = max(1e-5, (long - short) / 200)
+    return max(40, round((seconds / TRIALS - (short - 40 * each)) / each))
+
+
+def optuna_loop(task: Task, plan: dict[str, Any]) -> float:
+    """Return the seconds of `optimize` over the trials of a plan, in memory, one by one."""
+    from etude.studies.plan import StudyPlan
+    from etude.studies.trials import planned_trials
+
+    recipes = [one.recipe for one in planned_trials(StudyPlan(**plan))]
+    rates = [recipe.lr for recipe in recipes]
+    started = time.perf_counter()
+    search = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for lr in rates:
+        search.enqueue_trial({"lr": lr})
+
+    def objective(trial: optuna.Trial) -> float:
+        lr = trial.suggest_float("lr", min(rates), max(rates), log=True)
+        return train(task, recipes[0].replace(lr=lr)).valid_loss
+
+    search.optimize(objective, n_trials=len(rates))
+    return time.perf_counter() - started
+
+
+def etude_study(plan: dict[str, Any]) -> float:
+    """Return the seconds of a whole study: plan, database, engines and compiling."""
+    with tempfile.TemporaryDirectory() as name:
+        # A compiler's cache that is empty, so that compiling counts.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{name}/compiler"
+        try:
+            started = time.perf_counter()
+            found = study(plan, storage=Path(name) / "studies.db", progress=False)
+            spent = time.perf_counter() - started
+        finally:
+            del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+        assert found.done == TRIALS
+    return spent
+
+
+def measure() -> dict[str, Any]:
+    """Return the seconds of both for each network; the figures go to the log as they come."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    found: dict[str, Any] = {}
+    for name, (reference, options, aim) in NETWORKS.items():
+        task = tasks.get(reference, **options)
+        steps = steps_for(task, LONG if options else SECONDS)
+        plan = plan_of(reference, options, steps)
+        seconds = {"optuna": optuna_loop(task, plan), "etude": etude_study(plan)}
+        found[name] = {"steps": steps, "aim": aim, "load": os.getloadavg()[0], **seconds}
+        print(f"{name}: {seconds['optuna'] / seconds['etude']:.2f}x", flush=True)
+    return {"cores": cores(), "networks": found}
+
+
+def page(found: dict[str, Any]) -> list[str]:
+    """Return the lines of this section."""
+    lines = [
+        "## Against Optuna's own loop", "",
+        f"{TRIALS} rates of each network, one evaluation of the objective after the other by "
+        "`study.optimize` with Optuna's storage in memory (nothing durable), its objective being "
+        "`etude.train`; and `etude.study` with its database, everything counted: plan, processes, "
+        f"tracing and compiling with an empty cache. {found['cores']} cores.", "",
+        "| network | updates | Optuna, trials/s | Etude, trials/s | ratio | aim | load |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    for name, one in found["networks"].items():
+        lines.append(
+            f"| {name} | {one['steps']:,} | {TRIALS / one['optuna']:.2f} | "
+            f"{TRIALS / one['etude']:.2f} | {one['optuna'] / one['etude']:.2f} | {one['aim']} | "
+            f"{one['load']:.1f} |"
+        )
+    return lines
