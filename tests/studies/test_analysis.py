@@ -41,6 +41,14 @@ def test_an_interval_holds_its_mean_and_lies_within_the_values(values):
         assert found.low == found.high == found.value
 
 
+@given(
+    st.lists(st.floats(-10, 10) | st.just(math.inf), min_size=1, max_size=80), st.floats(0.01, 0.99)
+)
+def test_the_ends_are_numpys_nearest_quantiles(values, share):
+    sides = [(1 - share) / 2, (1 + share) / 2]
+    assert ends(values, share) == tuple(np.quantile(values, sides, method="nearest"))
+
+
 @given(VALUES, st.floats(-5, 5), st.floats(0.1, 5))
 def test_an_interval_moves_and_scales_with_the_values(values, shift, scale):
     first, second = mean_interval(values), mean_interval([scale * v + shift for v in values])

@@ -223,6 +223,6 @@ def value_of(kind: RunKind, part: str) -> Any:
 
 
 def _difference(first: RateSummary, second: RateSummary) -> Interval | None:
-    if not first.lrs:
+    if first.sensitivity_interval is None or second.sensitivity_interval is None:
         return None
     return sensitivity_difference((first.table, first.untrained), (second.table, second.untrained))

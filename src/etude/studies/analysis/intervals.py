@@ -69,6 +69,9 @@ def draws(seeds: int) -> NDArray[np.intp]:
 def ends(values: ArrayLike, share: float = SHARE) -> tuple[float, float]:
     """Return the lowest and the highest of the middle share of the values.
 
+    They are the quantiles of `numpy.quantile(values, ..., method="nearest")`, which takes ten times
+    as long for few values.
+
     Raises:
         BadValueError: If the share is out of bounds.
 
@@ -77,9 +80,10 @@ def ends(values: ArrayLike, share: float = SHARE) -> tuple[float, float]:
     """
     if not 0 < share < 1:
         raise BadValueError(f"share={share} is out of bounds: give a number between 0 and 1")
-    sides = [(1 - share) / 2, (1 + share) / 2]
-    low, high = np.quantile(np.asarray(values, float), sides, method="nearest")
-    return float(low), float(high)
+    ordered = np.sort(np.asarray(values, float))
+    last = len(ordered) - 1
+    low, high = (round(last * side) for side in ((1 - share) / 2, (1 + share) / 2))
+    return float(ordered[low]), float(ordered[high])
 
 
 def drawn_means(losses: ArrayLike) -> NDArray[np.float64]:
