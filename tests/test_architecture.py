@@ -23,7 +23,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 GROUND = (
     "errors", "files", "free_memory", "memory_layout", "next_step", "progress", "randomness",
-    "torch_internals",
+    "shows_itself", "torch_internals",
     "torch_version", "warning_filters",
 )  # fmt: skip
 """Files that every package but `schedules` may import; among themselves they may do so too."""
@@ -38,11 +38,9 @@ ORDER = (
 BRIDGES = {
     "optimizers/factory.py": {"layerwise"},
     "record.py": {"storage"},
-    "studies/notebook.py": {"report"},
 }
 """Files that may reach further: `build` joins the table, which `layerwise` reads, to its rates;
-`Record.load` and `save` hand plain values to the one package that knows the files' names; a result
-in a notebook hands itself to the package that draws."""
+`Record.load` and `save` hand plain values to the one package that knows the files' names."""
 
 PIPES = "engines/process/"
 """Where errors travel between processes of our own as pickles; none is ever read from a file."""

@@ -250,9 +250,9 @@ def test_a_notebook_shows_the_same_figures_and_sentences(study, page, tmp_path):
     name, draw = StudyContent(study).drawn["losses"][1]
     assert study.plot(f"losses: {name}").to_json() == draw(LIGHT).to_json()
     assert study.plot("map", dark=True).to_json() != whole.to_json()
-    with pytest.raises(UnknownNameError, match="figure of this study 'maps': did you mean 'map'"):
+    with pytest.raises(UnknownNameError, match="figure of this result 'maps': did you mean 'map'"):
         study.plot("maps")
-    with pytest.raises(BadTypeError, match="result is a dict: give the result of a study"):
+    with pytest.raises(BadTypeError, match="no report for a dict"):
         report.figure_of({}, "map")
 
 

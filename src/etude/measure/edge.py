@@ -23,6 +23,7 @@ from etude.measure.threshold import RULES
 from etude.progress import Bar, bar
 from etude.recipe import Recipe
 from etude.record import to_json
+from etude.shows_itself import ShowsItself
 from etude.tasks.task import Task
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
@@ -34,7 +35,7 @@ SHORTEST = 10
 
 
 @dataclass(frozen=True)
-class Edge:
+class Edge(ShowsItself):
     """The result of `edge`: where training breaks above a recipe's rate.
 
     Attributes:

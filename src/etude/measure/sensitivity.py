@@ -24,6 +24,7 @@ from etude.layerwise.selectors import Selector
 from etude.measure.effect import Effect
 from etude.progress import Bar, bar
 from etude.recipe import Recipe
+from etude.shows_itself import ShowsItself
 from etude.tasks.task import Task
 from etude.training.run import Run
 from etude.training.validation import check_given
@@ -92,7 +93,7 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(ShowsItself):
     """The result of `sensitivity`.
 
     Attributes:

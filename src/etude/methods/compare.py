@@ -19,6 +19,7 @@ from etude.methods.ways import Ways
 from etude.progress import bar
 from etude.recipe import Recipe
 from etude.record import Evaluation, Status, to_json
+from etude.shows_itself import ShowsItself
 from etude.tasks.data import IndexedData
 from etude.tasks.task import Task
 from etude.training.validation import check_given
@@ -66,7 +67,7 @@ class MethodAnswer:
 
 
 @dataclass(frozen=True, eq=False)
-class MethodComparison:
+class MethodComparison(ShowsItself):
     """The ways to choose a rate, side by side.
 
     Attributes:

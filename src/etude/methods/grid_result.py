@@ -8,6 +8,7 @@ from typing import Any
 
 from etude.recipe import Recipe
 from etude.record import Evaluation, Record, Status, to_json
+from etude.shows_itself import ShowsItself
 from etude.storage.tuning_folder import TuningFolder
 from etude.trials.baseline import better
 from etude.trials.score import Goal, mean
@@ -47,7 +48,7 @@ class GridRate:
 
 
 @dataclass(frozen=True, eq=False)
-class GridResult:
+class GridResult(ShowsItself):
     """What a grid of rates showed.
 
     Attributes:

@@ -18,6 +18,7 @@ from etude.methods.ramp_rules import RULES, TUNER, RampRule
 from etude.progress import bar
 from etude.recipe import Recipe
 from etude.record import to_json
+from etude.shows_itself import ShowsItself
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
 from etude.training.validation import check_given
@@ -31,7 +32,7 @@ APART = 3.0
 
 
 @dataclass(frozen=True, eq=False)
-class RangeTest:
+class RangeTest(ShowsItself):
     """What a range test shows.
 
     Attributes:

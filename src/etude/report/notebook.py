@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import html as escaping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.errors import BadTypeError, unknown_name
+from etude.errors import BadValueError, unknown_name
 from etude.report import page, templates
-from etude.report.document import Bullets, DataTable, Report
-from etude.report.palette import DARK, LIGHT
+from etude.report.document import Bullets, DataTable, Drawing, Report
+from etude.report.palette import DARK, LIGHT, Theme
 from etude.report.registry import present
 from etude.report.study.content import StudyContent
 from etude.studies.result import StudyResult
@@ -56,6 +57,27 @@ def page_of(result: object) -> NotebookPage:
     return NotebookPage(page.html(result))
 
 
+Draw = Callable[[Theme], "Figure"]
+
+
+def figures(result: object) -> dict[str, Draw]:
+    """Return the figures of a result's report by name, the first one first.
+
+    A figure's name is the heading above it in small letters; the second one below a heading has a
+    2 after it. The figures of a study have short names, see `figure_names`.
+    """
+    if isinstance(result, StudyResult):
+        content = StudyContent(result)
+        names = figure_names(content)
+        return {name: content.drawn[kind][at][1] for name, (kind, at) in names.items()}
+    found: dict[str, Draw] = {}
+    for section in present(result).sections:
+        drawn = [part.draw for part in section.parts if isinstance(part, Drawing)]
+        for count, draw in enumerate(drawn, 1):
+            found[section.title.lower() + (f" {count}" if count > 1 else "")] = draw
+    return found
+
+
 def figure_names(content: StudyContent) -> dict[str, tuple[str, int]]:
     """Return the names of the figures of a study: 'map', 'losses: digits-cnn', 'width'.
 
@@ -70,26 +92,26 @@ def figure_names(content: StudyContent) -> dict[str, tuple[str, int]]:
     return found
 
 
-def figure_of(result: object, kind: str, *, dark: bool = False) -> Figure:
-    """Return one figure of the report on a study.
+def figure_of(result: object, kind: str | None = None, *, dark: bool = False) -> Figure:
+    """Return one figure of the report on a result.
 
     Args:
-        result: The study.
-        kind: The name of the figure, see `figure_names`.
+        result: The result of a verb.
+        kind: The name of the figure, see `figures`; None takes the first.
         dark: Whether to draw it for a dark page.
 
     Raises:
         UnknownNameError: If there is no such figure.
-        BadTypeError: If the result is not that of a study.
+        BadValueError: If the report has no figure.
+        BadTypeError: If there is no report for this type of result.
     """
-    if not isinstance(result, StudyResult):
-        raise BadTypeError(f"result is a {type(result).__name__}: give the result of a study")
-    content = StudyContent(result)
-    names = figure_names(content)
-    if kind not in names:
-        raise unknown_name("figure of this study", kind, names)
-    group, at = names[kind]
-    return content.drawn[group][at][1](DARK if dark else LIGHT)
+    found = figures(result)
+    if not found:
+        raise BadValueError(f"the report on a {type(result).__name__} has no figure: see report()")
+    name = next(iter(found)) if kind is None else kind
+    if name not in found:
+        raise unknown_name("figure of this result", name, found)
+    return found[name](DARK if dark else LIGHT)
 
 
 def summary_html(result: object) -> str:

@@ -10,8 +10,8 @@ from functools import cached_property
 
 from etude.errors import BadValueError, StorageError, shown
 from etude.record import Record
+from etude.shows_itself import ShowsItself
 from etude.storage.study import ObjectFolder, StoredStudy, TrialState
-from etude.studies.notebook import ShowsItself
 from etude.studies.rows import RunKind, StudyRow
 from etude.studies.summary import RateSummary, family, limits_of, summary_of
 
@@ -32,6 +32,9 @@ class StudyResult(ShowsItself):
     name: str
     rows: tuple[StudyRow, ...]
     files: ObjectFolder | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.summary()
 
     @classmethod
     def of(cls, study: StoredStudy) -> StudyResult:

@@ -11,6 +11,7 @@ from etude.errors import BadValueError, StorageError, member
 from etude.recipe import Recipe
 from etude.record import Evaluation, Record, Status, from_json, share_of_time, to_json
 from etude.record_shape import refuse_other
+from etude.shows_itself import ShowsItself
 from etude.storage.tuning_folder import TuningFolder
 from etude.trials.baseline import noise
 from etude.trials.phase import Phase
@@ -45,7 +46,7 @@ class RungCost:
 
 
 @dataclass(frozen=True, eq=False)
-class TuneResult:
+class TuneResult(ShowsItself):
     """What a tuning found.
 
     Attributes:
