@@ -180,8 +180,8 @@ def range_test(
     >>> x = torch.linspace(-1, 1, 64)[:, None]
     >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
     >>> found = range_test(task, Recipe(optimizer="sgd", batch_size=16, steps=500), progress=False)
-    >>> len(found.ramps), found.interval[0] <= found.lr <= found.interval[1], round(found.cost, 1)
-    (3, True, 0.5)
+    >>> len(found.ramps), found.interval[0] <= found.lr <= found.interval[1], found.cost <= 0.6
+    (3, True, True)
     """
     check_given(task, recipe)
     recipe = recipe or Recipe(**task.defaults)

@@ -107,6 +107,7 @@ class TargetReader:
 def columns_of(call: LossCall, target: Tensor) -> Tensor | None:
     """Return targets as numbers (samples, columns); None if there are too many, or none is known.
 
+    >>> import torch
     >>> logits = torch.zeros(3, 2)
     >>> columns_of(LossCall("cross_entropy", logits, torch.tensor([0, 1, 1]), {}),
     ...            torch.tensor([0, 1, 1])).tolist()
