@@ -164,6 +164,28 @@ def member(kind: type[E], name: object, what: str) -> E:
         raise unknown_name(what, name, kind) from None
 
 
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise unless a value is a whole number that is large enough.
+
+    Args:
+        name: What it is called, as the user gave it.
+        value: The value.
+        least: The smallest that is allowed.
+
+    Raises:
+        BadTypeError: If it is not a whole number; True and False are none.
+        BadValueError: If it is too small.
+
+    >>> check_whole("seeds", 0, 1)
+    Traceback (most recent call last):
+    etude.errors.BadValueError: seeds=0 is out of bounds: give at least 1
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadTypeError(f"{name}={shown(value)} is not a whole number")
+    if value < least:
+        raise BadValueError(f"{name}={value} is out of bounds: give at least {least}")
+
+
 def where(error: BaseException) -> str:
     """Return the place at which the user's own code failed, as ' (file.py:LINE)', or ''.
 

@@ -47,9 +47,9 @@ def compare_methods(
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 3,
     rule: Annotated[str, typer.Option(help="The rule of the range test.")] = "valley",
     budget: Annotated[float, typer.Option(help="The tuner's, in full training runs.")] = 3.0,
-    objective: Annotated[
-        str | None, typer.Option(help="Compare by 'loss' or 'metric' (default: loss).")
-    ] = None,
+    objective: choices.Objective = None,
+    maximize: choices.Maximize = None,
+    engine: choices.EngineName = None,
     recipe: RecipeOptions = RecipeOptions(),
     json: choices.Json = False,
 ) -> None:
@@ -71,6 +71,8 @@ def compare_methods(
         rule=rule,
         budget=budget,
         objective=objective,
+        maximize=maximize,
+        engine=engine,
         device=recipe.device,
         progress=False if json else None,
     )

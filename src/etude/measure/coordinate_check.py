@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.errors import BadValueError, TaskError, check_whole
 from etude.layerwise.parts import kind_of
 from etude.measure.held_still import held_still
 from etude.randomness import random_state_kept
@@ -166,10 +166,7 @@ def coordinate_check(
     """
     chosen = _check_widths(widths)
     for name, value in (("steps", steps), ("seeds", seeds)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise BadTypeError(f"{name}={value!r} is not a whole number")
-        if value < 1:
-            raise BadValueError(f"{name}={value!r} is out of bounds: give at least 1")
+        check_whole(name, value, 1)
     if not 0 < tolerance < 1:
         raise BadValueError(f"tolerance={tolerance!r}: give a slope between 0 and 1, such as 0.25")
     tasks = {width: task_of_width(width) for width in chosen}

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadValueError, check_whole
 from etude.measure.gradient_norm import GradientNorm
 from etude.measure.probe import Probe, judge
 from etude.measure.sharpness import Sharpness, sharpness
@@ -244,10 +244,7 @@ def edge(
         ("marks", marks, 0),
         ("iterations", iterations, 0),
     ):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise BadTypeError(f"{name}={value!r} is not a whole number")
-        if value < least:
-            raise BadValueError(f"{name}={value!r} is out of bounds: give at least {least}")
+        check_whole(name, value, least)
 
     def measured(run: Run) -> Sharpness:
         return sharpness(run, samples=samples, tolerance=tolerance, iterations=iterations)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.errors import BadValueError, TaskError, check_whole
 from etude.measure.held_still import curved, held_still
 from etude.measure.lanczos import spectrum
 from etude.measure.threshold import stability
@@ -258,10 +258,7 @@ def _check(samples: int | None, tolerance: float, iterations: int) -> None:
     for name, value in (("samples", samples), ("iterations", iterations)):
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise BadTypeError(f"{name}={value!r} is not a whole number")
-        if value < 1:
-            raise BadValueError(f"{name}={value!r} is out of bounds: give at least 1")
+        check_whole(name, value, 1)
     if not 0 < tolerance < 1:
         raise BadValueError(f"tolerance={tolerance!r} is out of bounds: give a number in (0, 1)")
 

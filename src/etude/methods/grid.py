@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from etude.engines import Engine
-from etude.errors import BadTypeError, BadValueError, StorageError, shown
+from etude.errors import BadTypeError, BadValueError, StorageError, check_whole, shown
 from etude.methods.grid_result import GridRate, GridResult
 from etude.optimizers.prior import centre_of
 from etude.recipe import Recipe
@@ -133,7 +133,7 @@ def grid(
         base = recipe or Recipe(**task.defaults)
         rates = default_rates(task, base) if lrs is None else checked_rates(lrs)
         for name, count in (("seeds", seeds), ("folds", folds)):
-            _check_count(name, 1 if count is None else count)
+            check_whole(name, 1 if count is None else count, 1)
         aim = objective or usual_objective(task)
         request = GridRequest(base, rates, seeds or 1, aim, maximize, folds or 1)
     if home is not None and resume:
@@ -197,13 +197,6 @@ def checked_rates(lrs: Iterable[float]) -> tuple[float, ...]:
     return tuple(sorted(found))
 
 
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BadTypeError(f"{name}={shown(value)} is not a whole number")
-    if value < 1:
-        raise BadValueError(f"{name}={value} is out of bounds: give at least 1")
-
-
 def _kept(home: GridFolder | None, given: tuple[object, ...]) -> GridRequest:
     """Return what was asked of the grid in a folder, which may come from a stranger.
 
@@ -225,7 +218,7 @@ def _kept(home: GridFolder | None, given: tuple[object, ...]) -> GridRequest:
     try:
         plain = home.table()["request"]
         for name in ("seeds", "folds"):
-            _check_count(name, plain[name])
+            check_whole(name, plain[name], 1)
         if not (isinstance(plain["objective"], str) and plain["objective"]):
             raise BadTypeError(f"objective={shown(plain['objective'])} is no name")
         if not isinstance(plain["maximize"], bool | None):

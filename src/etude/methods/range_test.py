@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from etude import optimizers
-from etude.errors import BadTypeError, BadValueError, TaskError, unknown_name
+from etude.errors import BadValueError, TaskError, check_whole, unknown_name
 from etude.methods.ramp import Ramp, run_ramp
 from etude.methods.ramp_rules import RULES, TUNER, RampRule
 from etude.progress import bar
@@ -208,10 +208,7 @@ def range_test(
 
 def _checked(task: Task, recipe: Recipe, rule: str, updates: int, repeats: int) -> RampRule:
     for name, value, least in (("updates", updates, SHORTEST), ("repeats", repeats, 1)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise BadTypeError(f"{name}={value!r} is not a whole number")
-        if value < least:
-            raise BadValueError(f"{name}={value!r} is out of bounds: give at least {least}")
+        check_whole(name, value, least)
     if rule not in RULES:
         raise unknown_name("rule", rule, RULES)
     if task.alternates:
