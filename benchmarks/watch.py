@@ -1,13 +1,15 @@
 """What watching costs: the time of an update with and without `etude.watch`, in one run.
 
-Blocks of updates alternate between a bare loop, the watch at its default, and the watch at every
-update; the median of the ratios of neighbouring blocks is reported. Every block goes on with the
-same model, optimizer and data. The watches stay open from block to block, as they would in a long
-run; while another block runs, theirs are detached.
+Two loops of the same network, optimizer and data take turns in short blocks, in an order that
+changes from round to round: one is bare, the other stays watched from the first update on, as a
+long run would be. The first updates, which the watch samples on credit, come before the rounds and
+are reported apart. The ratio is that of the sums over all rounds, since most blocks of a sampled
+watch hold no sample; its interval is from a bootstrap over rounds. Beside it stands what the watch
+itself counted, which other programs on the machine hardly change.
 
     python -m benchmarks.watch
 
-The other tools are measured in the same way (`watch_rivals.py`), where they are installed.
+The other tools are measured by blocks of one loop (`watch_rivals.py`), where they are installed.
 
 The results go to benchmarks/results/watch.json and watch.md.
 """
@@ -17,51 +19,70 @@ from __future__ import annotations
 import json
 import os
 import platform
-import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import etude
 from benchmarks import arguments
-from benchmarks.watch_loop import NETWORKS, Loop, spread
+from benchmarks.watch_loop import NETWORKS, Loop
 from benchmarks.watch_rivals import RIVALS, cost
 from benchmarks.watch_rivals import lines as rivals_table
 
 RESULTS = Path(__file__).parent / "results"
-ROUNDS, SECONDS = 6, 0.5
-"""How many rounds of blocks, and how long a block of the bare loop takes."""
+FIRST, ROUNDS, SECONDS = 128, 80, 0.1
+"""How many updates come before the rounds, how many rounds, how long a bare block is at least."""
+
+RIVAL_ROUNDS, RIVAL_SECONDS = 6, 0.5
+"""How many rounds of blocks for the other tools, and how long a block of the bare loop takes."""
+
+RESAMPLES = 2_000
+"""How often the rounds are drawn anew for the interval of a ratio."""
 
 
 def measure(name: str) -> dict[str, Any]:
     """Return milliseconds of a bare update, and the ratios of watched ones."""
     build, batch = NETWORKS[name]
-    loop = Loop(build, batch)
-    loop.block(5)
-    updates = max(20, round(SECONDS / loop.block(10)))
-    ratios: dict[str, list[float]] = {"default": [], "every update": []}
-    samples: list[str] = []
-    bare: list[float] = []
-    for turn in range(ROUNDS):
-        for label, every in (("default", None), ("every update", 1)):
-            before = loop.block(updates)
-            with etude.watch(loop.model, loop.optimizer, every=every, on_finding=_quiet) as w:
-                loop.block(updates // 2)  # the first updates, which are sampled on credit
-                watched = loop.block(updates)
-            after = loop.block(updates)
-            bare += [before, after]
-            ratios[label].append(2 * watched / (before + after))
-            if every is None and turn == ROUNDS - 1:
-                samples = list(w.report().seen[:1])
-    return {
-        "network": name,
-        "bare_ms": 1e3 * statistics.median(bare),
-        "default": statistics.median(ratios["default"]),
-        "every": statistics.median(ratios["every update"]),
-        "spread": [spread(ratios["default"]), spread(ratios["every update"])],
-        "sampled": samples[0] if samples else "",
-    }
+    found: dict[str, Any] = {"network": name}
+    for label, every in (("default", None), ("every", 1)):
+        bare, watched = Loop(build, batch), Loop(build, batch)
+        with etude.watch(watched.model, watched.optimizer, every=every, on_finding=_quiet) as w:
+            first = watched.block(FIRST) / bare.block(FIRST)
+            updates = max(1, round(SECONDS / bare.block(10)))
+            pairs = np.array([_round(bare, watched, updates, turn) for turn in range(ROUNDS)])
+            seen = w.report()
+        found[label] = _ratio(pairs)
+        found[f"{label}, interval"] = _interval(pairs)
+        found[f"{label}, first updates"] = first
+        assert seen.history is not None
+        found[f"{label}, counted"] = seen.history.overhead
+        found["bare_ms"] = 1e3 * float(np.median(pairs[:, 1]))
+        if every is None:
+            found["updates"] = FIRST + ROUNDS * updates
+            found["sampled"] = next(iter(seen.seen), "")
+    return found
+
+
+def _round(bare: Loop, watched: Loop, updates: int, turn: int) -> tuple[float, float]:
+    """Return the seconds of an update of both loops, watched first in every second round."""
+    if turn % 2:
+        own = watched.block(updates)
+        return own, bare.block(updates)
+    plain = bare.block(updates)
+    return watched.block(updates), plain
+
+
+def _ratio(pairs: np.ndarray) -> float:
+    return float(pairs[:, 0].sum() / pairs[:, 1].sum())
+
+
+def _interval(pairs: np.ndarray) -> list[float]:
+    """Return the 90% interval of the ratio, by a bootstrap over rounds."""
+    drawn = np.random.default_rng(0).integers(0, len(pairs), (RESAMPLES, len(pairs)))
+    sums = pairs[drawn].sum(axis=1)
+    return [float(x) for x in np.quantile(sums[:, 0] / sums[:, 1], [0.05, 0.95])]
 
 
 def _quiet(finding: object) -> None:
@@ -72,7 +93,10 @@ def main() -> None:
     """Measure, print, and write the results."""
     torch.set_num_threads(1)
     rows = [measure(name) for name in NETWORKS]
-    write(rows, [cost(name, rival, ROUNDS, SECONDS) for rival in RIVALS for name in NETWORKS])
+    write(
+        rows,
+        [cost(name, rival, RIVAL_ROUNDS, RIVAL_SECONDS) for rival in RIVALS for name in NETWORKS],
+    )
 
 
 def write(rows: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> None:
@@ -89,18 +113,22 @@ def write(rows: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> None:
     lines = [
         "# What watching costs",
         "",
-        f"{machine}; {ROUNDS} rounds of blocks of about {SECONDS:g} s, watched and unwatched in "
-        f"turn, in seconds of the process; load average {os.getloadavg()[0]:.1f} at the end. "
-        "Ratios are medians over rounds, with quartiles. "
-        "Written by `python -m benchmarks.watch`.",
+        f"{machine}; {ROUNDS} rounds of blocks of about {SECONDS:g} s, in seconds of the process, "
+        f"after {FIRST} updates; load average {os.getloadavg()[0]:.1f} at the end. In brackets the "
+        "interval that holds the ratio with 90%. Counted: what the watch itself counted as its "
+        "own, from the first update on. Written by `python -m benchmarks.watch`.",
         "",
-        "| network | bare update, ms | default | every update | sampled by default |",
-        "|---|---:|---:|---:|---|",
+        "| network | bare update, ms | default | counted | every update | counted |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {r['network']} | {r['bare_ms']:.2f} "
-        f"| {r['default']:.3f} ({r['spread'][0][0]:.3f} to {r['spread'][0][1]:.3f}) "
-        f"| {r['every']:.3f} ({r['spread'][1][0]:.3f} to {r['spread'][1][1]:.3f}) "
+        f"| {r['network']} | {r['bare_ms']:.2f} | {_cell(r, 'default')} | {_cell(r, 'every')} |"
+        for r in rows
+    ]
+    lines += ["", f"The first {FIRST} updates, and what was sampled by default:", ""]
+    lines += ["| network | default | every update | sampled |", "|---|---:|---:|---|"]
+    lines += [
+        f"| {r['network']} | {r['default, first updates']:.2f} | {r['every, first updates']:.2f} "
         f"| {r['sampled']} |"
         for r in rows
     ]
@@ -111,6 +139,11 @@ def write(rows: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> None:
     (RESULTS / "watch.md").write_text("\n".join(lines) + "\n")
     content = {"machine": machine, "rows": rows, "rivals": rivals}
     (RESULTS / "watch.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _cell(row: dict[str, Any], label: str) -> str:
+    low, high = row[f"{label}, interval"]
+    return f"{row[label]:.3f} ({low:.3f} to {high:.3f}) | {1 + row[f'{label}, counted']:.3f}"
 
 
 if __name__ == "__main__":

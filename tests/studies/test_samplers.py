@@ -1,5 +1,7 @@
 """Samplers: proposals within the ranges, the same at every try, and what is refused."""
 
+import math
+import statistics
 import sys
 
 import pytest
@@ -36,7 +38,7 @@ def rates(found):
     return [row.lr for row in found.rows]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])  # cmaes needs two ranges
 def test_proposals_lie_in_the_range_and_are_the_same_again(run, sampler):
     found = run(sampler=sampler)
     assert len(found.rows) == 20
@@ -45,6 +47,28 @@ def test_proposals_lie_in_the_range_and_are_the_same_again(run, sampler):
     for lr in set(rates(found)):
         assert {row.seed for row in found.rows if row.lr == lr} == {0, 1}
     assert run(sampler=sampler, at="again") == found
+
+
+def proposals(plan, loss):
+    """The rates that a sampler proposes, round by round, if a formula gives the losses."""
+    sampled, losses, found = Sampled(plan), {}, []
+    while trials := sampled._next(losses):
+        losses |= {one.key: loss(one.recipe.lr) for one in trials}
+        found.append([one.recipe.lr for one in trials])
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes"])
+def test_results_decide_what_is_proposed_after_the_first_rounds(sampler):
+    ranges = {"lrs": {"from": 1e-4, "to": 1.0}, "batch_sizes": {"from": 8, "to": 64, "by": 8}}
+    plan = StudyPlan(**{**PLAN, **ranges, "sampler": sampler, "trials": 32, "seeds": 0})
+    low, high = (
+        proposals(plan, lambda lr, best=best: abs(math.log10(lr / best))) for best in (1e-3, 0.3)
+    )
+    assert low[0] == high[0]  # nothing is known yet
+    assert low[-1] != high[-1]
+    assert statistics.geometric_mean(low[-1]) < statistics.geometric_mean(high[-1])
+    assert all(1e-4 <= lr <= 1.0 for rates in low + high for lr in rates)
 
 
 def test_the_second_round_depends_on_the_results_of_the_first(run):
@@ -157,5 +181,5 @@ def test_cmaes_needs_two_ranges_and_its_library(monkeypatch):
     with pytest.raises(BadValueError, match="sampler='cmaes' needs at least two ranges"):
         searches(plan)
     monkeypatch.setitem(sys.modules, "cmaes", None)
-    with pytest.raises(MissingExtraError, match=r"a sampler needs cmaes .*: pip install cmaes"):
+    with pytest.raises(MissingExtraError, match=r"a sampler needs cmaes .*etude\[search\]"):
         Sampled(plan)

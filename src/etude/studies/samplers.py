@@ -129,7 +129,7 @@ class Sampled:
         assert plan.trials is not None
         self._optuna, self.plan = _load("optuna", "pip install 'etude[search]'"), plan
         if plan.sampler == "cmaes":
-            _load("cmaes", "pip install cmaes")
+            _load("cmaes", "pip install 'etude[search]'")
         self.searches = searches(plan)
         self._left = plan.trials
         self._asked: list[_Asked] = []

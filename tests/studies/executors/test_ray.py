@@ -85,6 +85,17 @@ def here(plan, storage):
     return study({**plan, "name": "here"}, storage=storage, engine="loop", progress=False)
 
 
+def driver(storage, plan):
+    """Another process that drives a study on the cluster."""
+    code = (
+        "import json, sys\n"
+        "from etude.studies.study import study\n"
+        f"study(json.loads(sys.argv[1]), storage={str(storage)!r}, engine='loop', on='auto', "
+        "progress=False)\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, json.dumps(plan)], env={**os.environ})
+
+
 def of_ray():
     """The processes of Ray that this one has started."""
     children = psutil.Process().children(recursive=True)
@@ -176,13 +187,7 @@ def test_a_removed_node_costs_its_groups_alone(storage, joined):
 
 
 def test_a_killed_driver_is_started_again_and_repeats_no_stored_trial(storage, joined):
-    code = (
-        "import json, sys\n"
-        "from etude.studies.study import study\n"
-        f"study(json.loads(sys.argv[1]), storage={str(storage)!r}, engine='loop', on='auto', "
-        "progress=False)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, json.dumps(LONG)], env={**os.environ})
+    process = driver(storage, LONG)
     done = 0
     while done == 0 and process.poll() is None:
         time.sleep(0.05)
@@ -207,3 +212,16 @@ def test_a_killed_driver_is_started_again_and_repeats_no_stored_trial(storage, j
     assert {number: after[number] for number in before} == before
     assert found.done == 2 * len(STEPS)
     assert losses(found) == losses(here(LONG, storage))
+
+
+def test_two_drivers_on_one_cluster_share_a_study(storage, joined):
+    plan = {**LONG, "steps": list(range(1_000, 1_008))}
+    drivers = [driver(storage, plan), driver(storage, plan)]
+    assert [one.wait(300) for one in drivers] == [0, 0]
+    with StudyDatabase(storage) as database:
+        stored = database.resume("long")
+        found = StudyResult.of(stored)
+        trials = stored.trials()
+    assert [one.attempts for one in trials] == [1] * 16
+    assert len({one.worker for one in trials}) == 2
+    assert losses(found) == losses(here(plan, storage))
