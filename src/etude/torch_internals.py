@@ -447,12 +447,3 @@ def forget_compiler_threads() -> None:
     compiler = sys.modules.get("torch._inductor.async_compile")
     pool: Any = getattr(getattr(compiler, "AsyncCompile", None), "pool", None)
     getattr(pool, "cache_clear", lambda: None)()
-
-
-# ---- processes -----------------------------------------------------------------------------
-
-
-def default_store() -> Any:
-    """Return the store in which the processes of torch's default group have met."""
-    module = importlib.import_module("torch.distributed.distributed_c10d")
-    return _part(module, "_get_default_store", "torch.distributed")()

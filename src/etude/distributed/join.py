@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -15,7 +16,6 @@ from etude.distributed.environment import RESTARTS, TIMEOUT, Place
 from etude.distributed.failures import FailureNotes
 from etude.distributed.process_world import ProcessWorld
 from etude.errors import BadValueError, WorldError
-from etude.torch_internals import default_store
 from etude.training.world import SINGLE, World
 
 SECONDS = 600.0
@@ -95,12 +95,31 @@ def _world(
             dist.destroy_process_group()
         return SINGLE
     control = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
-    if store is None:
-        store = default_store()
+    store = store or _own_store(control)
     notes = FailureNotes(dist.PrefixStore(f"notes{os.environ.get(RESTARTS, 0)}", store))
     return ProcessWorld(
         device, control, notes, timeout=seconds, find_unused=find_unused, owns=owns
     )
+
+
+def _own_store(control: dist.ProcessGroup) -> dist.Store:
+    """Return a store for the notes of a group that the caller has made."""
+    hosts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname(), group=control)
+    alike = all(host == hosts[0] for host in hosts)
+    address = LOCAL[0] if alike else os.environ.get("MASTER_ADDR", "")
+    held: list[Any] = [None]
+    if dist.get_rank() == 0 and address:
+        store = _served(address)
+        held = [store.port]
+    dist.broadcast_object_list(held, src=0, group=control)
+    if held[0] is None:
+        return dist.HashStore()
+    return store if dist.get_rank() == 0 else dist.TCPStore(address, held[0], is_master=False)
+
+
+def _served(address: str) -> dist.TCPStore:
+    return dist.TCPStore(address, 0, is_master=True, wait_for_workers=False)
 
 
 def _seconds(timeout: float | None) -> float:

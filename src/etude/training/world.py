@@ -80,12 +80,28 @@ class JointGradient(ABC):
         """Call `add`, which does a backward pass, on each batch; exchange gradients in the last."""
 
     @abstractmethod
+    def normalising(self, shard: Any) -> AbstractContextManager[Any]:
+        """Return the context in which batch normalisation sees the whole batch."""
+
+    @abstractmethod
+    def joined(self, loss: WeightedLoss, shard: Any) -> WeightedLoss:
+        """Return a loss such that the mean over the processes is that of the whole batch."""
+
+    @abstractmethod
     def average(self, gradients: Sequence[Tensor]) -> None:
         """Replace tensors by their mean over the processes."""
 
     @abstractmethod
+    def average_of(self, parameters: Sequence[Tensor]) -> None:
+        """Replace gradients of parameters by their mean; None counts as 0 where one has it."""
+
+    @abstractmethod
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the mean of each value over the processes, with the same bits on all of them."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Remove what was attached to the model."""
 
 
 class World(ABC):
@@ -162,7 +178,12 @@ class World(ABC):
 
     @abstractmethod
     def joint(
-        self, task: Task, model: nn.Module, recipe: Recipe, penalty: Penalty, autocast: Context
+        self,
+        task: Task,
+        model: nn.Module,
+        recipe: Recipe,
+        penalty: Penalty,
+        autocast: Callable[[], AbstractContextManager[Any]],
     ) -> JointGradient | None:
         """Return what computes gradients together; None if there is one process."""
 
@@ -222,7 +243,12 @@ class SingleProcess(World):
         """Do nothing."""
 
     def joint(
-        self, task: Task, model: nn.Module, recipe: Recipe, penalty: Penalty, autocast: Context
+        self,
+        task: Task,
+        model: nn.Module,
+        recipe: Recipe,
+        penalty: Penalty,
+        autocast: Callable[[], AbstractContextManager[Any]],
     ) -> JointGradient | None:
         """Return None."""
         return None
