@@ -30,6 +30,7 @@ from etude.training.reload import reload
 from etude.training.request import AdvanceRequest
 from etude.training.state import initial_state
 from etude.training.threads import use_threads
+from etude.training.world import World
 
 MOVED = {
     "extra": "Run.state.extra_gradients",
@@ -53,6 +54,7 @@ class Run:
         recipe: How to learn it.
         device: Where to train; None takes the model's own, else an accelerator, else the CPU.
         observers: Called during training; what they return becomes series of the record.
+        world: The processes that train it together; None takes the current world.
 
     Raises:
         BadValueError: If recipe and data do not fit.
@@ -66,9 +68,10 @@ class Run:
         *,
         device: str | torch.device | None = None,
         observers: Sequence[Observer] = (),
+        world: World | None = None,
     ) -> None:
         self.observers = Observers(observers)
-        self.state = state = initial_state(task, recipe, device)
+        self.state = state = initial_state(task, recipe, device, world)
         self._loop = TrainingLoop(state, self.observers)
         self._evaluation_weights: EvaluationWeights | None = None
         if state.optimizer_spec.eval_mode:
@@ -229,8 +232,10 @@ class Run:
         self.state.reason = self.state.reason or f"stopped by {type(error).__name__}: {error}"
 
     def release(self) -> None:
-        """Restore the `requires_grad` of every parameter of the model."""
+        """Restore the `requires_grad` of every parameter, and remove what was attached to them."""
         self._loop.frozen.release()
+        if self.objective.joint is not None:
+            self.objective.joint.close()
 
     # ---- the loop ------------------------------------------------------------------------------
 
@@ -305,6 +310,7 @@ class Run:
             batch_size=max(128, 2 * state.batch_size),
             device=state.device,
             autocast=state.autocast,
+            world=state.world,
         )
 
     @contextmanager
@@ -352,7 +358,7 @@ class Run:
     # ---- state and record ----------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the complete state, from which the run can continue to the bit.
+        """Return the complete state of this process, from which it can continue to the bit.
 
         Raises:
             StorageError: If an update is half done (an error inside the optimizer).
@@ -383,7 +389,12 @@ class Run:
             "evaluations": [asdict(e) for e in state.evaluations],
             "observers": self.observers.state_dict(),
             **({} if self._loop.rewinder is None else {"rewinder": self._loop.rewinder.tree()}),
+            **({} if state.world.size == 1 else {"world": {"size": state.world.size}}),
         }
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Return the complete state of all processes; each of them must call it."""
+        return self.state.world.whole(self.state_dict(), self.state.model)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore a saved state of the same recipe, or of one that differs only in its length.
@@ -426,6 +437,6 @@ class Run:
             ),
             environment=environment(str(state.device), state.threads),
             ref=state.task.ref,
-            notes=self.observers.notes(state),
+            notes=self.observers.notes(state) | state.world.summary,
             model=state.model,
         )
