@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -93,7 +93,8 @@ class DataParallelGradient(JointGradient):
 
     def forward(self, shard: Shard) -> tuple[WeightedLoss, Tensor | None]:
         """Return the loss and the penalty of a share, scaled so that their mean is the batch's."""
-        with self.normalising(shard):
+        apart = self.exchange is not None and self.exchange.apart
+        with nullcontext() if apart else self.normalising(shard):
             found = (self._ddp or self._loss)(shard.batch)
         return self._scaled(found, shard)
 

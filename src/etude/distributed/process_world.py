@@ -13,6 +13,8 @@ from torch import distributed as dist
 from torch import nn
 
 from etude.distributed.communication import AGREED, Communication
+from etude.distributed.exchange.check import refuse_exchange
+from etude.distributed.exchange.table import exchange_of
 from etude.distributed.failures import Failure, FailureNotes, is_lost
 from etude.distributed.joint_gradient import DataParallelGradient
 from etude.errors import BadValueError, EtudeError, TaskError, WorldError, shorten
@@ -187,6 +189,7 @@ class ProcessWorld(World):
                 f"{recipe.optimizer.name} differentiates the gradient, which processes exchange "
                 "without its graph: train it in one process, or choose another optimizer"
             )
+        refuse_exchange(recipe, task, model, _default_group())
         shapes = [(name, tuple(p.shape), str(p.dtype)) for name, p in model.named_parameters()]
         everywhere = self.gather((shapes, recipe.digest))
         for rank, other in enumerate(everywhere):
@@ -215,12 +218,18 @@ class ProcessWorld(World):
 
     def exchange(self, recipe: Recipe) -> Exchange | None:
         """Return what replaces the plain mean of the gradients; None for the mean."""
-        return None
+        return None if recipe.compress is None else exchange_of(recipe, _default_group())
 
     def whole(self, state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         """Return the state with the random state of every process."""
         random = self.gather(state["random"])
         return {**state, "world": {"size": self.size, "random": random}}
+
+
+def _default_group() -> dist.ProcessGroup:
+    group = dist.group.WORLD
+    assert group is not None
+    return group
 
 
 def _portable(error: Exception) -> Exception:

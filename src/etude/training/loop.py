@@ -42,6 +42,7 @@ class TrainingLoop:
         is_whole: Whether no update is half done.
         read_every: The number of updates between two readings of the losses.
         rewinder: Keeps states to go back to; None if the recipe does not.
+        exchange: What replaces the plain mean of the gradients of several processes; None for it.
     """
 
     def __init__(self, state: RunState, observers: Observers) -> None:
@@ -70,7 +71,9 @@ class TrainingLoop:
         self._sees_gradients = observers.has("on_gradient")
         self._sees_updates = observers.has("on_update")
         joint = self.objective.joint
-        self._exchange = None if joint is None else joint.exchange
+        self.exchange = None if joint is None else joint.exchange
+        if self.exchange is not None:
+            self.exchange.bind(state)
 
     def reset(self) -> None:
         """Continue from the current state, after it was replaced."""
@@ -117,8 +120,8 @@ class TrainingLoop:
         state = self.state
         if self.rewinder is not None:
             self.rewinder.keep(state)
-        if self._exchange is not None:
-            self._exchange.before_update(state.step)
+        if self.exchange is not None:
+            self.exchange.before_update(state.step)
         values, again = self._values(stream)
         if self.rewinder is not None and self._rewound(self.rewinder, values, stream):
             values, again = self._values(stream)
@@ -139,8 +142,8 @@ class TrainingLoop:
                     refuse_state(error)
                 raise
             self.is_whole = True
-        if self._exchange is not None:
-            self._exchange.after_update(state.step, state.model)
+        if self.exchange is not None:
+            self.exchange.after_update(state.step, state.model)
         if self.rewinder is not None:
             self.rewinder.gone = 0
         state.step += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -327,8 +328,12 @@ class Run:
     @contextmanager
     def _judged(self) -> Iterator[None]:
         """Set the weights to be evaluated, and the threads, inside a block."""
-        weights = self._evaluation_weights
-        with use_threads(self.threads), nullcontext() if weights is None else weights.judged():
+        weights, exchange = self._evaluation_weights, self._loop.exchange
+        with (
+            use_threads(self.threads),
+            nullcontext() if weights is None else weights.judged(),
+            nullcontext() if exchange is None else exchange.judged(self.state.model),
+        ):
             yield
 
     def _follow_from(self, result: Evaluation, enough: bool) -> None:
@@ -394,7 +399,9 @@ class Run:
 
     def checkpoint(self) -> dict[str, Any]:
         """Return the complete state of all processes; each of them must call it."""
-        return self.state.world.whole(self.state_dict(), self.state.model)
+        whole = self.state.world.whole(self.state_dict(), self.state.model)
+        exchange = self._loop.exchange
+        return whole if exchange is None else {**whole, "exchange": exchange.state_dict()}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore a saved state of the same recipe, or of one that differs only in its length.
@@ -409,6 +416,10 @@ class Run:
         self._loop.reset()
         if self._loop.rewinder is not None:
             self._loop.rewinder.load(saved.get("rewinder"))
+        if self._loop.exchange is not None and "exchange" in saved:
+            self._loop.exchange.load_state_dict(saved["exchange"])
+            if self._loop.exchange.told:
+                warnings.warn(self._loop.exchange.told, stacklevel=2)
         self.observers.load_state_dict(saved.get("observers"), self.ended)
         if self.step >= self.length and not self.ended:
             self._finish()  # it was killed after its last update, before its status was set
@@ -437,6 +448,13 @@ class Run:
             ),
             environment=environment(str(state.device), state.threads),
             ref=state.task.ref,
-            notes=self.observers.notes(state) | state.world.summary,
+            notes=self.observers.notes(state) | self._world_notes(),
             model=state.model,
         )
+
+    def _world_notes(self) -> dict[str, Any]:
+        """Return what the record notes of the processes, and of what they have exchanged."""
+        notes, exchange = self.state.world.summary, self._loop.exchange
+        if exchange is None:
+            return notes
+        return {**notes, "compress": repr(self.recipe.compress), "bytes_sent": exchange.bytes_sent}

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadTypeError, shown
+from etude.errors import BadTypeError, BadValueError, shown
 from etude.recipe import Recipe
 from etude.tasks.source import Batch, Cursor, Data
 from etude.tasks.task import Task
@@ -27,13 +27,22 @@ T = TypeVar("T")
 
 
 class Exchange(Protocol):
-    """How processes exchange their gradients or weights, where that is not DDP's plain mean.
+    """How processes exchange their gradients or weights, where that is not DDP's plain mean."""
 
-    Attributes:
-        bytes_sent: The number of bytes that this process has sent so far.
-    """
+    @property
+    def bytes_sent(self) -> int:
+        """The number of bytes that this process has sent so far."""
 
-    bytes_sent: int
+    @property
+    def apart(self) -> bool:
+        """Whether each process trains weights of its own now."""
+
+    @property
+    def told(self) -> str:
+        """What a user should know of it; empty for nothing."""
+
+    def bind(self, state: Any) -> None:
+        """Prepare for a run, before a state is loaded; `state` is its `RunState`."""
 
     def attach(self, ddp: nn.Module) -> None:
         """Register the hook, after the model was wrapped in `DistributedDataParallel`."""
@@ -44,8 +53,11 @@ class Exchange(Protocol):
     def after_update(self, step: int, model: nn.Module) -> None:
         """Called after the optimizer's step of update `step`, with the unwrapped model."""
 
+    def judged(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which the model has the weights to evaluate."""
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the state to save in a checkpoint: plain values and tensors."""
+        """Return the state of all processes, for a checkpoint; each of them must call it."""
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
@@ -240,7 +252,12 @@ class SingleProcess(World):
         """Do nothing."""
 
     def refuse(self, task: Task, recipe: Recipe, model: nn.Module, batch_size: int) -> None:
-        """Do nothing."""
+        """Raise for an exchange of gradients, for which there is no other process."""
+        if recipe.compress is not None:
+            raise BadValueError(
+                f"compress={repr(recipe.compress)!r} says how processes exchange gradients, and "
+                "this run has one process: train it in several, or leave compress out"
+            )
 
     def joint(
         self,

@@ -81,7 +81,7 @@ class Replica:
         self.optimizer = OPTIMIZERS[self.optimizer_name](self.model.parameters())
         policy = compression(self.compress)
         self.exchange: GradientExchange[Any] = row_of(policy).factory(policy, self.group)
-        self.exchange.bind(
+        self.exchange.prepare(
             ExchangeSetting(self.model, self.optimizer, self.length, self.peak, seed=5)
         )
         self.ddp: DistributedDataParallel | None = None

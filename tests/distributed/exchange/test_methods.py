@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from etude.distributed.exchange.base import average
 from etude.distributed.exchange.counting import CountingGroup
 from etude.distributed.exchange.gather import gathered, own_part
-from etude.distributed.exchange.table import peak_update
+from etude.distributed.exchange.peak import peak_update
 from etude.distributed.exchange.topk import packed, picked, unpacked
 from etude.schedules import Clock, parse
 from tests.distributed.exchange.common import BATCH, LENGTH, Replica, in_ranks, network, weights

@@ -41,7 +41,7 @@ def main() -> None:
             policy = compression(method)
             exchange = row_of(policy).factory(policy, group)
             optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-            exchange.bind(ExchangeSetting(model, optimizer, UPDATES, peak=0))
+            exchange.prepare(ExchangeSetting(model, optimizer, UPDATES, peak=0))
             exchange.attach(ddp)
             x = torch.ones(4, WIDTH)
             counted = before = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,8 +15,11 @@ from torch.futures import Future
 from torch.optim import Optimizer
 
 from etude.distributed.exchange.counting import CountingGroup
+from etude.distributed.exchange.peak import peak_update
 from etude.errors import StorageError, shown
+from etude.randomness import derive_seed
 from etude.recipe_exchange import NONE, Compression
+from etude.training.state import RunState
 
 C = TypeVar("C", bound=Compression | None)
 
@@ -39,10 +43,21 @@ class ExchangeSetting:
     seed: int = 0
 
 
+def setting_of(state: RunState) -> ExchangeSetting:
+    """Return what an exchange needs to know of a run."""
+    return ExchangeSetting(
+        state.model,
+        state.optimizer,
+        length=state.length,
+        peak=peak_update(state.lr_schedule, state.length),
+        seed=derive_seed(state.recipe.seed, "exchange"),
+    )
+
+
 class GradientExchange(ABC, Generic[C]):
     """One way to exchange gradients, in one process of one run.
 
-    `bind` comes first; then a state may be loaded, and `attach` registers the hook.
+    `bind` or `prepare` comes first; then a state may be loaded, and `attach` registers the hook.
 
     Args:
         policy: The recipe's `compress`.
@@ -81,7 +96,16 @@ class GradientExchange(ABC, Generic[C]):
         """What this process has sent for gradients and weights, in bytes."""
         return self.group.bytes_sent
 
-    def bind(self, setting: ExchangeSetting) -> None:
+    @property
+    def apart(self) -> bool:
+        """Whether each process trains weights of its own now."""
+        return False
+
+    def bind(self, state: RunState) -> None:
+        """Prepare for a run, before its first update and before a state is loaded."""
+        self.prepare(setting_of(state))
+
+    def prepare(self, setting: ExchangeSetting) -> None:
         """Prepare for a run, whose weights are equal in all processes."""
         self.setting = setting
         self._names = {id(p): name for name, p in setting.model.named_parameters()}
@@ -119,6 +143,10 @@ class GradientExchange(ABC, Generic[C]):
             step: The update, counted from 0.
             model: The model, not wrapped.
         """
+
+    def judged(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return a context in which the model has the weights to evaluate."""
+        return nullcontext()
 
     # ---- state ---------------------------------------------------------------------------------
 

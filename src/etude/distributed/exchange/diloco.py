@@ -24,9 +24,9 @@ class DiLoCoExchange(LocalExchange[DiLoCo]):
     anchor: dict[str, Tensor]
     outer: torch.optim.SGD
 
-    def bind(self, setting: ExchangeSetting) -> None:
+    def prepare(self, setting: ExchangeSetting) -> None:
         """Keep the first weights."""
-        super().bind(setting)
+        super().prepare(setting)
         self.period, self.start = self.policy.inner, 0
         model = setting.model
         self.anchor = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -10,9 +10,9 @@ from etude.recipe_exchange import LocalSGD
 class LocalSGDExchange(LocalExchange[LocalSGD]):
     """Averages the weights after every `period` updates."""
 
-    def bind(self, setting: ExchangeSetting) -> None:
+    def prepare(self, setting: ExchangeSetting) -> None:
         """Note when to average."""
-        super().bind(setting)
+        super().prepare(setting)
         self.period = self.policy.period
         self.start = setting.peak if self.policy.start is None else self.policy.start
 

@@ -48,9 +48,9 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
         self._errors: dict[str, Tensor] = {}
         self._factors: dict[str, Tensor] = {}
 
-    def bind(self, setting: ExchangeSetting) -> None:
+    def prepare(self, setting: ExchangeSetting) -> None:
         """Make the state of torch's hook."""
-        super().bind(setting)
+        super().prepare(setting)
         self._shapes = {name: tuple(p.shape) for name, p in setting.model.named_parameters()}
         after_warmup = max(SMALLEST_START, setting.peak)
         self.start = after_warmup if self.policy.start is None else self.policy.start

@@ -37,11 +37,17 @@ class LocalExchange(GradientExchange[C]):
     def __init__(self, policy: C, group: dist.ProcessGroup) -> None:
         super().__init__(policy, group)
         self._loaded: dict[str, Tensor] = {}
+        self._together = True
 
     @property
     def model(self) -> nn.Module:
         """The model, not wrapped."""
         return self.setting.model
+
+    @property
+    def apart(self) -> bool:
+        """Whether each process trains weights of its own now."""
+        return self.step >= self.start
 
     def attach(self, ddp: Any) -> None:
         """Take over the exchange; wrapping gave every process the first one's weights."""
@@ -61,6 +67,7 @@ class LocalExchange(GradientExchange[C]):
     @torch.no_grad()
     def after_update(self, step: int, model: nn.Module) -> None:
         """Bring the weights together, if it is time."""
+        self._together = step < self.start or self.is_due(step)
         if self.is_due(step):
             self.bring_together()
             for buffer, mean in zip(
@@ -79,6 +86,9 @@ class LocalExchange(GradientExchange[C]):
         Every process must enter it at the same update. What it sends is not counted: it serves an
         evaluation, not the training.
         """
+        if self._together:
+            yield
+            return
         uncounted: Any = self.group.inner
         with torch.no_grad():
             tensors = [*_floating(model.parameters()), *_buffers(model)]
@@ -98,10 +108,15 @@ class LocalExchange(GradientExchange[C]):
         """Return weights, buffers and the optimizer's state of all processes."""
         tensors = dict(self.model.state_dict())
         kept = _mapped(self.setting.optimizer.state_dict()["state"], self._gathered)
-        return {"model": _mapped(tensors, self._gathered), "optimizer": kept}
+        return {
+            "model": _mapped(tensors, self._gathered),
+            "optimizer": kept,
+            "together": self._together,
+        }
 
     def load(self, saved: Mapping[str, Any], processes: int) -> None:
         """Restore this process's weights, buffers and optimizer state."""
+        self._together = bool(saved["together"])
         self._loaded = {name: self._own(stacked) for name, stacked in saved["model"].items()}
         self._put(self._loaded)
         if self.attached:

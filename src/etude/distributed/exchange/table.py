@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch.distributed as dist
 
 from etude import optimizers
-from etude.distributed.exchange.base import ExchangeSetting, GradientExchange
+from etude.distributed.exchange.base import GradientExchange
 from etude.distributed.exchange.diloco import DiLoCoExchange
 from etude.distributed.exchange.half import BrainFloatExchange, HalfPrecisionExchange
 from etude.distributed.exchange.local_sgd import LocalSGDExchange
 from etude.distributed.exchange.powersgd import PowerSGDExchange
 from etude.distributed.exchange.topk import TopKExchange
 from etude.distributed.exchange.whole import WholeExchange
-from etude.randomness import derive_seed
 from etude.recipe import Recipe
 from etude.recipe_exchange import (
     NONE,
@@ -30,11 +28,6 @@ from etude.recipe_exchange import (
     PowerSGD,
     TopK,
 )
-from etude.schedules import Schedule
-from etude.training.state import RunState
-
-POINTS = 100_001
-"""The most updates at which a schedule is looked at for its largest rate."""
 
 
 @dataclass(frozen=True)
@@ -154,31 +147,3 @@ def exchange_of(recipe: Recipe, group: dist.ProcessGroup) -> GradientExchange[An
         group: The process group.
     """
     return row_of(recipe.compress).factory(recipe.compress, group)
-
-
-def setting_of(state: RunState) -> ExchangeSetting:
-    """Return what an exchange needs to know of a run."""
-    return ExchangeSetting(
-        state.model,
-        state.optimizer,
-        length=state.length,
-        peak=peak_update(state.lr_schedule, state.length),
-        seed=derive_seed(state.recipe.seed, "exchange"),
-    )
-
-
-def peak_update(schedule: Schedule, length: int) -> int:
-    """Return the update at which a schedule is at its largest: where a warmup ends.
-
-    A schedule that rises for more than half of the run counts as warming up for half of it.
-
-    Args:
-        schedule: A schedule bound to a run.
-        length: The updates of the run.
-
-    >>> from etude.schedules import Clock, parse
-    >>> peak_update(parse("warmup('5%') >> cosine()").over(Clock(horizon=200)), 200)
-    10
-    """
-    at = np.unique(np.linspace(0, length - 1, min(length, POINTS)).round())
-    return min(int(at[np.argmax(schedule(at))]), length // 2)
