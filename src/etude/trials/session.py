@@ -8,8 +8,7 @@ from functools import partial
 
 import torch
 
-from etude.engines import AutoEngine, Engine, LoopEngine, engine_for
-from etude.errors import BadValueError
+from etude.engines import AutoEngine, Engine, engine_for
 from etude.next_step import SavedState, Verb
 from etude.progress import bar
 from etude.storage.tuning_folder import TuningFolder
@@ -48,7 +47,7 @@ def trial_session(
         progress: Whether to draw a bar; None draws it at a terminal.
     """
     world = current()
-    chosen = _engine(engine, world)
+    chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
     watched: AbstractContextManager[StopRequest | None] = (
         nullcontext() if home is None else stop_on_signal()
     )
@@ -69,24 +68,6 @@ def trial_session(
     finally:
         if chosen is not engine:
             chosen.close()
-
-
-def _engine(engine: str | Engine | None, world: World) -> Engine:
-    """Return the engine of the trials.
-
-    Raises:
-        BadValueError: If several processes train each run together, and the engine is another than
-            the loop.
-    """
-    if world.size == 1:
-        return AutoEngine(exact=True) if engine is None else engine_for(engine)
-    chosen = LoopEngine() if engine is None else engine_for(engine)
-    if not isinstance(chosen, LoopEngine):
-        raise BadValueError(
-            f"engine={chosen.name!r} trains several runs at once, and here {world.size} processes "
-            "train each run together: leave engine out, or give 'loop'"
-        )
-    return chosen
 
 
 def _stops(asked: StopRequest | None, world: World) -> bool:
