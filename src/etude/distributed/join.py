@@ -225,6 +225,18 @@ def _device(
     return torch.device(chosen.type, rank)
 
 
+def check_devices(
+    device: str | torch.device | None, devices: Sequence[str] | None, processes: int
+) -> None:
+    """Check the devices of processes that are to be started on this machine.
+
+    Raises:
+        BadValueError: If one is not there, or there is not one for each process.
+    """
+    for rank in range(processes):
+        _device(device, devices, rank, processes)
+
+
 def _existing(name: str, shown: str) -> torch.device:
     try:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
@@ -262,4 +274,3 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-__all__ = ["free_port", "join"]

@@ -87,8 +87,8 @@ class ProcessWorld(World):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The number of processes, and how they exchange gradients."""
-        return {"processes": self.size, "backend": str(dist.get_backend())}
+        """The number of processes and how they communicate, as a note for a record."""
+        return {"world": {"processes": self.size, "backend": str(dist.get_backend())}}
 
     # ---- what processes agree on -----------------------------------------------------------------
 

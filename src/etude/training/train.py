@@ -150,11 +150,12 @@ def _train_in(folder: RunFolder, run: Run, request: AdvanceRequest, every: int) 
         def asked() -> bool:
             return bool(signal)
 
-        with keeper.rescue(), broken_by(asked):
+        alone = run.state.world.size == 1  # else every process must come to the save below
+        with keeper.rescue(), broken_by(asked if alone else bool):
             stop = partial(keeper.stops, asked)
             run.advance(replace(request, stop=stop, on_step=keeper.after_step))
         keeper.save()
-        if keeper.stopped and run.status == Status.STOPPED:
+        if (keeper.stopped or signal) and run.status == Status.STOPPED:
             name = signal.signal.name if signal.signal else None
             raise Interrupted(
                 f"stopped by {name or 'a signal to another process'} after update {run.step} of "
