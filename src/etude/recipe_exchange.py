@@ -184,10 +184,7 @@ class DiLoCo(Compression):
 
 
 COMPRESSIONS: Mapping[str, type[Compression]] = MappingProxyType(
-    {
-        kind.name: kind
-        for kind in (HalfExchange, BrainExchange, PowerSGD, TopK, LocalSGD, DiLoCo)
-    }
+    {kind.name: kind for kind in (HalfExchange, BrainExchange, PowerSGD, TopK, LocalSGD, DiLoCo)}
 )
 """The ways to exchange less, by name."""
 

@@ -45,7 +45,10 @@ def test_the_half_life_of_the_betas_stays_in_samples(beta, ratio):
     moved = scaled(recipe, 8 * ratio, "square root").optimizer.value("betas")[0]
     assert 0 <= moved < 1
     if moved > 1e-12:
-        before, after = 8 * math.log(0.5) / math.log(beta), 8 * ratio * math.log(0.5) / math.log(moved)
+        before, after = (
+            8 * math.log(0.5) / math.log(beta),
+            8 * ratio * math.log(0.5) / math.log(moved),
+        )
         assert after == pytest.approx(before)
 
 
@@ -199,4 +202,3 @@ def test_an_optimizer_without_a_rule_and_a_batch_without_a_number_are_refused():
         rate_for_world(noisy_line(), SGD.replace(optimizer="lion"), after=2, progress=False)
     with pytest.raises(BadValueError, match="the recipe's batch_size is 'all'"):
         rate_for_world(noisy_line(), SGD.replace(batch_size="all"), after=2, progress=False)
-

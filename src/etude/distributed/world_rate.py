@@ -112,7 +112,9 @@ class WorldRate:
         own, best = self.recipe.lr, self.rates[self.losses.index(min(self.losses))]
         if own == best:
             return f"Confirmed: {share} no rate tried is better than the rule's {own:g}."
-        missed = "it diverges" if math.isinf(self.miss) else f"it misses {self.miss:.1%} of the drop"
+        missed = (
+            "it diverges" if math.isinf(self.miss) else f"it misses {self.miss:.1%} of the drop"
+        )
         if self.confirmed and self.miss <= MISS:
             return f"Confirmed: {share} {best:g} is better than the rule's {own:g}, but {missed}."
         if self.confirmed:
@@ -232,7 +234,9 @@ def rate_for_world(
     if rule is not None and rule not in RULES:
         raise unknown_name("rule", rule, RULES)
     compress = "" if recipe.compress is None else repr(recipe.compress)
-    recipe = recipe.replace(compress=None, batch_size=recipe.batch_size or batch_size_of(task, recipe))
+    recipe = recipe.replace(
+        compress=None, batch_size=recipe.batch_size or batch_size_of(task, recipe)
+    )
     size = _shared_out(recipe, before, after)
     task.train.check(size)
     chosen = rule or usual

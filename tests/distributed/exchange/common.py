@@ -29,6 +29,9 @@ LENGTH, PEAK, BATCH = 12, 2, 16
 class ThreadGroup(CountingGroup):
     """A rank in a thread: also passes on what DDP calls while it is built."""
 
+    def getBackendName(self) -> str:  # noqa: N802 - DDP would look for gloo itself
+        return "threads"
+
     def broadcast(self, tensors: list[Tensor], opts: Any = None) -> Any:
         return self.inner.broadcast(tensors, opts)
 
@@ -39,9 +42,10 @@ class ThreadGroup(CountingGroup):
 def in_ranks(count: int, work: Callable[[dist.ProcessGroup], T]) -> list[T]:
     """Return what `work` returns in each of `count` ranks, which are threads of this process."""
     store = dist.HashStore()
+    alive = []  # a rank may end while another still reads what it sent
 
     def run(rank: int) -> T:
-        gloo = dist.ProcessGroupGloo(store, rank, count, timedelta(seconds=30))
+        alive.append(gloo := dist.ProcessGroupGloo(store, rank, count, timedelta(seconds=30)))
         return work(ThreadGroup(gloo))
 
     with ThreadPoolExecutor(count) as pool:

@@ -11,7 +11,11 @@ from etude.errors import StorageError
 from etude.recipe_exchange import COMPRESSIONS, compression
 from tests.distributed.exchange.common import LENGTH, Replica, in_ranks, weights
 
-SHORT = {"topk": "topk(ratio=0.05)", "local-sgd": "local-sgd(period=3)", "diloco": "diloco(inner=5)"}
+SHORT = {
+    "topk": "topk(ratio=0.05)",
+    "local-sgd": "local-sgd(period=3)",
+    "diloco": "diloco(inner=5)",
+}
 """Numbers with which a method acts within a few updates."""
 
 NAMES = tuple(EXCHANGES)

@@ -1,6 +1,6 @@
 """A program for its own network namespace: prints what two ranks count, and what the kernel does.
 
-    python -m tests.distributed.exchange.wire METHOD ...
+python -m tests.distributed.exchange.wire METHOD ...
 """
 
 from __future__ import annotations

@@ -46,9 +46,7 @@ def refuse_exchange(
 
 def _why_not_task(row: ExchangeRow, task: Task) -> str:
     if task.alternates:
-        return (
-            "parts of the model take turns, each with a gradient of its own: leave compress out"
-        )
+        return "parts of the model take turns, each with a gradient of its own: leave compress out"
     return ""
 
 

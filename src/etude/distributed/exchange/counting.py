@@ -58,8 +58,11 @@ class CountingGroup(dist.ProcessGroup):
 
 def backend_of(group: dist.ProcessGroup) -> str:
     """Return the name of a group's backend, such as 'gloo'."""
-    name: str = group.name() if isinstance(group, dist.Backend) else dist.get_backend(group)
-    return name
+    if isinstance(group, CountingGroup):
+        return group.getBackendName()
+    if not isinstance(group, dist.ProcessGroup):  # a backend itself, such as ProcessGroupGloo
+        return str(group.name())
+    return str(dist.get_backend(group))
 
 
 def _given(opts: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""PowerSGD by torch's hook, with a state that is kept by parameter and survives a resume."""
+"""PowerSGD by torch's hook, on all gradients at once, with a state that survives a resume."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import (
 )
 from torch.futures import Future
 
-from etude.distributed.exchange.base import ExchangeSetting, GradientExchange
+from etude.distributed.exchange.base import ExchangeSetting, GradientExchange, mean_of
 from etude.distributed.exchange.gather import gathered, own_part
+from etude.randomness import derive_seed
 from etude.recipe_exchange import SMALLEST_START, PowerSGD
 
 LEAST_RATE = 2
@@ -26,12 +27,53 @@ EPSILON = 1e-8
 """Added to the norm of a column: the gradient of a layer that is dead is 0, and 0/0 is NaN."""
 
 
+class WholeGradient:
+    """All gradients of an update as the one bucket that torch's hook sees.
+
+    DDP arranges its buckets anew after the first update, also after the first one of a resumed run.
+    Products of matrices depend on where these lie in memory, in the last bit. Here every parameter
+    has its place in the order of the model, whatever DDP does. It also saves messages: torch's hook
+    sends three for each bucket.
+
+    Args:
+        shapes: The shapes of the parameters, by name in their order.
+        like: A gradient, for type and device.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], like: Tensor) -> None:
+        self.shapes = dict(shapes)
+        self.names = tuple(shapes)
+        self._flat = like.new_zeros(sum(map(_size, shapes.values())))
+
+    def buffer(self) -> Tensor:
+        """Return all gradients, flat."""
+        return self._flat
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients, as views of the buffer."""
+        parts = self._flat.split([_size(shape) for shape in self.shapes.values()])
+        return [part.view(s) for part, s in zip(parts, self.shapes.values(), strict=True)]
+
+    def index(self) -> int:
+        """Return the number of the bucket."""
+        return 0
+
+    def is_last(self) -> bool:
+        """Return that no other bucket follows."""
+        return True
+
+    def compressed(self, rank: int) -> dict[str, tuple[int, int]]:
+        """Return rows and columns of the parameters that are compressed, in torch's order."""
+        by_shape: dict[tuple[int, int], list[str]] = {}
+        for name, shape in self.shapes.items():
+            rows, columns = shape[0], _size(shape) // shape[0]
+            if (rows + columns) * min(rows, columns, rank) * LEAST_RATE < rows * columns:
+                by_shape.setdefault((rows, columns), []).append(name)
+        return {name: shape for shape, names in by_shape.items() for name in names}
+
+
 class PowerSGDExchange(GradientExchange[PowerSGD]):
     """Sends each gradient matrix as the product of two thin ones.
-
-    torch keeps the errors and the factors by bucket. DDP arranges its buckets anew after the first
-    update, also after the first one of a resumed run, so here they are kept by parameter whenever
-    the buckets change, and in checkpoints.
 
     Attributes:
         hook_state: The state of torch's hook.
@@ -43,15 +85,15 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
 
     def __init__(self, policy: PowerSGD, group: dist.ProcessGroup) -> None:
         super().__init__(policy, group)
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._layouts: dict[int, tuple[str, ...]] = {}
+        self._whole: WholeGradient | None = None
+        self._waiting: list[tuple[Future[Tensor], Tensor]] = []
+        self._views: dict[str, Tensor] = {}
         self._errors: dict[str, Tensor] = {}
         self._factors: dict[str, Tensor] = {}
 
     def prepare(self, setting: ExchangeSetting) -> None:
         """Make the state of torch's hook."""
         super().prepare(setting)
-        self._shapes = {name: tuple(p.shape) for name, p in setting.model.named_parameters()}
         after_warmup = max(SMALLEST_START, setting.peak)
         self.start = after_warmup if self.policy.start is None else self.policy.start
         self.hook_state = PowerSGDState(
@@ -60,141 +102,136 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
             start_powerSGD_iter=self.start,
             min_compression_rate=LEAST_RATE,
             orthogonalization_epsilon=EPSILON,
-            random_seed=setting.seed % 2**32,
         )
 
     def before_update(self, step: int) -> None:
         """Let torch's hook count as the run does."""
         super().before_update(step)
         self.hook_state.iter = step
+        self._views.clear()
+        self._waiting.clear()
 
     def exchange(self, bucket: dist.GradBucket) -> Future[Tensor]:
-        """Return the mean of the compressed gradients; up to `start` of whole ones."""
-        if self.hook_state.iter >= self.start:
-            self._arrange(bucket)
-        return powerSGD_hook(self.hook_state, bucket)
+        """Return the mean of the compressed gradients, once all buckets are there."""
+        if self.step < self.start:
+            return mean_of(self.group, bucket)
+        gradients = bucket.gradients()
+        self._views |= dict(zip(self.names_in(bucket), gradients, strict=True))
+        if not bucket.is_last():
+            devices = [] if bucket.buffer().is_cpu else [bucket.buffer().device]
+            later: Future[Tensor] = Future(devices=devices)
+            self._waiting.append((later, bucket.buffer()))
+            return later
+        return self._compress(bucket.buffer())
 
-    # ---- buckets -------------------------------------------------------------------------------
+    def _compress(self, last: Tensor) -> Future[Tensor]:
+        """Let torch's hook work on all gradients; its result goes back to DDP's buckets."""
+        whole, views = self._gathered_from_buckets(last), dict(self._views)
+        waiting = list(self._waiting)
 
-    def _arrange(self, bucket: dist.GradBucket) -> None:
-        """Give torch's hook the memory of the parameters that are in a bucket now."""
-        index, names = bucket.index(), self.names_in(bucket)
-        if self._layouts.get(index) == names:
-            return
-        for other, held in list(self._layouts.items()):
-            # Another bucket of the same update may still be on its way: it shares no parameter.
-            if other == index or not set(held).isdisjoint(names):
-                self._take_out(other)
-        self._layouts[index] = names
-        buffer = bucket.buffer()
-        if any(name in self._errors for name in names):
-            parts = [self._errors.pop(n, None) for n in names]
-            sizes = [_size(self._shapes[n]) for n in names]
-            flat = [
-                buffer.new_zeros(size) if part is None else part.reshape(-1).to(buffer)
-                for part, size in zip(parts, sizes, strict=True)
-            ]
-            self.hook_state.error_dict[index] = torch.cat(flat)
-        compressed = self.compressed(names)
-        if self._factors.keys() >= set(compressed) and self._were_compressed(index):
-            factors = [self._factors.pop(name).reshape(-1).to(buffer) for name in compressed]
-            whole = torch.cat(factors) if factors else buffer.new_empty(0)
-            rows = sum(self._shapes[n][0] * self.rank_of(n) for n in compressed)
-            self.hook_state.q_memory_dict[index] = whole
-            self.hook_state.p_memory_dict[index] = buffer.new_empty(rows)
+        def handed_back(done: Future[Tensor]) -> Tensor:
+            try:
+                done.value()
+                for name, gradient in zip(whole.names, whole.gradients(), strict=True):
+                    views[name].copy_(gradient)
+            except Exception as error:
+                for later, _ in waiting:
+                    later.set_exception(error)  # type: ignore[arg-type]
+                raise
+            for later, buffer in waiting:
+                later.set_result(buffer)
+            return last
 
-    def _were_compressed(self, index: int) -> bool:
-        """Whether a bucket's parameters were compressed before: only then there are errors."""
-        return index in self.hook_state.error_dict
+        return powerSGD_hook(self.hook_state, whole).then(handed_back)  # type: ignore[arg-type]
 
-    def _take_out(self, index: int) -> None:
-        """Keep a bucket's memory by parameter, and take it from torch's hook."""
-        errors, factors = self._memory_of(index)
-        self._errors |= errors
-        self._factors |= factors
-        del self._layouts[index]
-        for held in (
-            self.hook_state.error_dict,
-            self.hook_state.p_memory_dict,
-            self.hook_state.q_memory_dict,
-        ):
-            held.pop(index, None)
+    def _gathered_from_buckets(self, like: Tensor) -> WholeGradient:
+        """Copy the gradients of all buckets into one, in the order of the model."""
+        names = [name for name in self._names.values() if name in self._views]
+        whole = self._whole
+        if whole is None or whole.names != tuple(names):
+            self._take_out()
+            shapes = {name: tuple(self._views[name].shape) for name in names}
+            whole = self._whole = WholeGradient(shapes, like)
+            self._put_in(whole)
+        for name, gradient in zip(whole.names, whole.gradients(), strict=True):
+            gradient.copy_(self._views[name])
+        return whole
 
-    def _memory_of(self, index: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the errors and the factors of a bucket by parameter."""
-        names = self._layouts[index]
-        errors = _split(self.hook_state.error_dict.get(index), names,
-                        [_size(self._shapes[n]) for n in names])  # fmt: skip
-        compressed = self.compressed(names)
-        sizes = [
-            _size(self._shapes[n]) // self._shapes[n][0] * self.rank_of(n) for n in compressed
+    # ---- the memory of torch's hook ------------------------------------------------------------
+
+    def _memory(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the errors and the factors Q by parameter."""
+        if self._whole is None:
+            return dict(self._errors), dict(self._factors)
+        whole, state = self._whole, self.hook_state
+        compressed = whole.compressed(self.policy.rank)
+        sizes = [c * min(r, c, self.policy.rank) for r, c in compressed.values()]
+        errors = _split(state.error_dict.get(0), whole.names, map(_size, whole.shapes.values()))
+        return errors, _split(state.q_memory_dict.get(0), tuple(compressed), sizes)
+
+    def _take_out(self) -> None:
+        """Keep the memory by parameter, and take it from torch's hook."""
+        self._errors, self._factors = self._memory()
+        self._whole = None
+        state = self.hook_state
+        for held in (state.error_dict, state.p_memory_dict, state.q_memory_dict):
+            held.clear()
+
+    def _put_in(self, whole: WholeGradient) -> None:
+        """Give torch's hook the memory that was kept."""
+        flat, state = whole.buffer(), self.hook_state
+        if self._errors:
+            state.error_dict[0] = torch.cat(
+                [
+                    self._errors.get(name, flat.new_zeros(_size(shape))).to(flat)
+                    for name, shape in whole.shapes.items()
+                ]
+            )
+        compressed = whole.compressed(self.policy.rank)
+        ranks = {n: min(r, c, self.policy.rank) for n, (r, c) in compressed.items()}
+        factors = [
+            self._factors[n] if n in self._factors else self._drawn(n, c * ranks[n])
+            for n, (_, c) in compressed.items()
         ]
-        return errors, _split(self.hook_state.q_memory_dict.get(index), compressed, sizes)
+        state.q_memory_dict[0] = torch.cat([flat.new_empty(0), *(f.to(flat) for f in factors)])
+        rows = sum(r * ranks[n] for n, (r, _) in compressed.items())
+        state.p_memory_dict[0] = flat.new_empty(rows)
+        self._errors, self._factors = {}, {}
 
-    def compressed(self, names: Sequence[str]) -> list[str]:
-        """Return which parameters of a bucket are compressed, in the order of torch's memory."""
-        by_shape: dict[tuple[int, int], list[str]] = {}
-        for name in names:
-            shape = self._shapes[name]
-            rows, columns = shape[0], _size(shape) // shape[0]
-            if (rows + columns) * self.rank_of(name) * LEAST_RATE < rows * columns:
-                by_shape.setdefault((rows, columns), []).append(name)
-        return [name for alike in by_shape.values() for name in alike]
+    def _drawn(self, name: str, count: int) -> Tensor:
+        """Return the first factor of a parameter, which depends on its name and the seed alone.
 
-    def rank_of(self, name: str) -> int:
-        """Return the number of columns of a parameter's factors."""
-        shape = self._shapes[name]
-        return min(shape[0], _size(shape) // shape[0], self.policy.rank)
+        torch would draw it from the global generator.
+        """
+        draw = torch.Generator().manual_seed(derive_seed(self.setting.seed, name))
+        return torch.randn(count, generator=draw, dtype=torch.float64)
 
     # ---- state ---------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return the errors of all processes, the factors Q, and the generator of new factors."""
-        errors, factors = dict(self._errors), dict(self._factors)
-        for index in self._layouts:
-            more_errors, more_factors = self._memory_of(index)
-            errors |= more_errors
-            factors |= more_factors
-        kind, keys, place, has_gauss, gauss = self.hook_state.rng.get_state()
+        """Return the errors of all processes, and the factors Q, which are equal in all."""
+        errors, factors = self._memory()
         group, device = self.group.inner, self.device
         return {
             "iteration": self.hook_state.iter,
             "errors": {n: gathered(group, errors[n], device) for n in sorted(errors)},
             "factors": {n: factors[n].detach().cpu().clone() for n in sorted(factors)},
-            "generator": {
-                "kind": kind,
-                "keys": torch.from_numpy(keys.astype(np.int64)),
-                "place": int(place),
-                "has_gauss": int(has_gauss),
-                "gauss": float(gauss),
-            },
         }
 
     def load(self, saved: Mapping[str, Any], processes: int) -> None:
-        """Restore errors, factors and the generator."""
+        """Restore errors and factors."""
+        self._take_out()
         rank = self.group.rank()
-        self._layouts.clear()
-        for held in (
-            self.hook_state.error_dict,
-            self.hook_state.p_memory_dict,
-            self.hook_state.q_memory_dict,
-        ):
-            held.clear()
         self._errors = {n: own_part(e, rank, self.size) for n, e in saved["errors"].items()}
         self._factors = {n: factor.clone() for n, factor in saved["factors"].items()}
         self.hook_state.iter = int(saved["iteration"])
-        rng = saved["generator"]
-        keys = rng["keys"].numpy().astype(np.uint32)
-        self.hook_state.rng.set_state(
-            (rng["kind"], keys, rng["place"], rng["has_gauss"], rng["gauss"])
-        )
 
 
 def _size(shape: Sequence[int]) -> int:
     return int(np.prod(shape, dtype=np.int64))
 
 
-def _split(flat: Tensor | None, names: Sequence[str], sizes: Sequence[int]) -> dict[str, Tensor]:
+def _split(flat: Tensor | None, names: Sequence[str], sizes: Any) -> dict[str, Tensor]:
     """Return the parts of a flat tensor by name; nothing for None."""
     if flat is None:
         return {}

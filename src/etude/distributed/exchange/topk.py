@@ -58,8 +58,7 @@ class TopKExchange(GradientExchange[TopK]):
         group, device = self.group.inner, self.device
         return {
             "memory": {
-                name: gathered(group, self._memory[name], device)
-                for name in sorted(self._memory)
+                name: gathered(group, self._memory[name], device) for name in sorted(self._memory)
             }
         }
 
@@ -71,9 +70,7 @@ class TopKExchange(GradientExchange[TopK]):
         }
 
 
-def picked(
-    gradient: Tensor, memory: Tensor | None, ratio: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def picked(gradient: Tensor, memory: Tensor | None, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the largest entries of gradient plus memory, their places, and what is left.
 
     Args:

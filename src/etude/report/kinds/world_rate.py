@@ -15,7 +15,9 @@ from etude.tasks.task import Task
 def of_world_rate(found: WorldRate, task: Task | None = None) -> Report:
     """Return the report on the rate to use with the new number of processes."""
     title = f"{found.task}: no rate tried trains it with {found.after} processes"
-    facts = [Fact(f"The {found.rule} rule's rate", words.number(found.recipe.lr), SOURCES[found.rule])]
+    facts = [
+        Fact(f"The {found.rule} rule's rate", words.number(found.recipe.lr), SOURCES[found.rule])
+    ]
     if found.trained:
         title = (
             f"{found.task}: train in {found.after} process{'' if found.after == 1 else 'es'} at a "
@@ -60,7 +62,5 @@ def _rates(found: WorldRate) -> DataTable:
         verdicts += ["diverged"] if math.isinf(loss) else []
         tone = Tone.WARN if math.isinf(loss) else Tone.PLAIN
         tone = Tone.GOOD if "to use" in verdicts else tone
-        rows.append(
-            TableRow((words.number(rate), words.number(loss), ", ".join(verdicts)), tone)
-        )
+        rows.append(TableRow((words.number(rate), words.number(loss), ", ".join(verdicts)), tone))
     return DataTable(columns, tuple(rows))
