@@ -52,7 +52,9 @@ class Failure:
         where = f"process {self.rank} of {size}"
         if not self.kind:
             return WorldError(f"{where} {text}")
-        found: EtudeError = kind(f"{where} failed: {text}") if ours else WorldError(f"{where}: {text}")
+        found: EtudeError = (
+            kind(f"{where} failed: {text}") if ours else WorldError(f"{where}: {text}")
+        )
         return found
 
 

@@ -60,7 +60,9 @@ def join(
     if dist.is_initialized():
         rank, count = dist.get_rank(), torch.accelerator.device_count()
         local = int(os.environ.get("LOCAL_RANK", rank % max(1, count)))
-        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", min(max(1, count), dist.get_world_size())))
+        local_size = int(
+            os.environ.get("LOCAL_WORLD_SIZE", min(max(1, count), dist.get_world_size()))
+        )
         place = _device(device, devices, local, local_size)
         return _world(place, seconds, find_unused, owns=False)
     found = Place.read()
@@ -97,9 +99,7 @@ def _world(
     control = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
     store = store or _own_store(control)
     notes = FailureNotes(dist.PrefixStore(f"notes{os.environ.get(RESTARTS, 0)}", store))
-    return ProcessWorld(
-        device, control, notes, timeout=seconds, find_unused=find_unused, owns=owns
-    )
+    return ProcessWorld(device, control, notes, timeout=seconds, find_unused=find_unused, owns=owns)
 
 
 def _own_store(control: dist.ProcessGroup) -> dist.Store:
@@ -272,5 +272,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-

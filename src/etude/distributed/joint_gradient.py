@@ -286,5 +286,3 @@ def _has_other_buffers(model: nn.Module) -> bool:
         not isinstance(module, BATCH_NORMS) and any(True for _ in module.buffers(recurse=False))
         for module in model.modules()
     )
-
-

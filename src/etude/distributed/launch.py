@@ -97,16 +97,18 @@ def launch(
         raise BadValueError(f"nproc={processes}: give the number of processes, at least 1")
     if restarts < 0:
         raise BadValueError(f"restarts={restarts}: give a number of at least 0")
+    store = _store()
     for attempt in range(restarts + 1):
-        store = _store()
         group = _Group(command, processes, store, attempt, timeout)
         with group.signals():
             ended = group.wait()
         lost = [one for one in ended if one.is_passing]
         if not ended or group.asked is not None or not lost or attempt == restarts:
             return _code(ended, group, say)
-        say(f"process {lost[0].rank} {lost[0].what}: starting all again, restart {attempt + 1} of "
-            f"{restarts}")
+        say(
+            f"process {lost[0].rank} {lost[0].what}: starting all again, restart {attempt + 1} of "
+            f"{restarts}"
+        )
     raise AssertionError("unreachable")
 
 
@@ -229,7 +231,11 @@ def _store() -> dist.TCPStore:
         raise BadValueError(f"{PORT}={text!r}: give a port, a number up to 65535")
     try:
         return dist.TCPStore(
-            ADDRESS, int(text), is_master=True, timeout=timedelta(seconds=60), wait_for_workers=False
+            ADDRESS,
+            int(text),
+            is_master=True,
+            timeout=timedelta(seconds=60),
+            wait_for_workers=False,
         )
     except (RuntimeError, OSError) as error:
         raise WorldError(
