@@ -17,7 +17,13 @@ from etude import Recipe, Task
 from etude.training.train import train
 from etude.training.world import World
 from tests.distributed.equalities import (
-    built, classes, convolutional, dense, numbers, perceptron, recipe,
+    built,
+    classes,
+    convolutional,
+    dense,
+    numbers,
+    perceptron,
+    recipe,
 )  # fmt: skip
 from tests.distributed.together import error_of
 
@@ -181,9 +187,7 @@ def norms(world: World) -> Any:
     """The model that is returned has the classes that it was built with."""
     made = recipe(steps=3, batch_size=10)
     data = numbers(50, 1, 6, 6), classes(50, 3)
-    record = train(
-        Task(built(convolutional), data, loss=F.cross_entropy), made, world=world
-    )
+    record = train(Task(built(convolutional), data, loss=F.cross_entropy), made, world=world)
     assert record.model is not None
     hooks = [p for p in record.model.parameters() if p._post_accumulate_grad_hooks]
     counted = record.model[1].num_batches_tracked

@@ -99,7 +99,9 @@ def test_a_process_that_does_not_come_is_named(monkeypatch):
     for name, value in {**WHOLE, "RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    with pytest.raises(WorldError, match=r"1 of 3 processes came within 0\.5 s; missing: RANK 1, 2"):
+    with pytest.raises(
+        WorldError, match=r"1 of 3 processes came within 0\.5 s; missing: RANK 1, 2"
+    ):
         join(timeout=0.5)
 
 

@@ -32,7 +32,11 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "kind", "parts"),
     [
-        ("small_batch", "BadValueError", ("a batch of 1 samples", "2 processes", "batch_size >= 2")),
+        (
+            "small_batch",
+            "BadValueError",
+            ("a batch of 1 samples", "2 processes", "batch_size >= 2"),
+        ),
         ("second_order", "BadValueError", ("sophia", "one process")),
         ("divided_loader", "TaskError", ("DistributedSampler", "leave the sampler out")),
         ("other_recipe", "TaskError", ("process 1 of 2", "another recipe")),
@@ -41,7 +45,8 @@ def found(tmp_path_factory):
 )
 def test_every_process_raises_the_same_error(found, name, kind, parts):
     first, second = found[name]
-    assert first is not None and first == second
+    assert first is not None
+    assert first == second
     assert first[0] == kind
     for part in parts:
         assert part in first[1]

@@ -80,7 +80,7 @@ def together(folder: Path, count: int, *names: str) -> dict[str, list[Any]]:
     assert code == 0, said
     return {
         name: [
-            pickle.loads((folder / f"{name.replace(':', '.')}.{rank}").read_bytes())  # noqa: S301
+            pickle.loads((folder / f"{name.replace(':', '.')}.{rank}").read_bytes())
             for rank in range(count)
         ]
         for name in names

@@ -29,7 +29,9 @@ Count = Annotated[
 ]
 Devices = Annotated[
     str | None,
-    typer.Option("--devices", metavar="LIST", help="With --nproc: their devices, as cuda:0,cuda:1."),
+    typer.Option(
+        "--devices", metavar="LIST", help="With --nproc: their devices, as cuda:0,cuda:1."
+    ),
 ]
 Restarts = Annotated[
     int,

@@ -97,8 +97,8 @@ def launch(
         raise BadValueError(f"nproc={processes}: give the number of processes, at least 1")
     if restarts < 0:
         raise BadValueError(f"restarts={restarts}: give a number of at least 0")
+    store = _store()
     for attempt in range(restarts + 1):
-        store = _store()
         group = _Group(command, processes, store, attempt, timeout)
         with group.signals():
             ended = group.wait()

@@ -1,12 +1,11 @@
-"""`World` over torch.distributed: shares of batches, means over processes, one message at an end."""
+"""`World` over torch.distributed: shares of batches, means, decisions, one message at an end."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed as dist
@@ -64,17 +63,6 @@ class ProcessWorld(World):
     def __repr__(self) -> str:
         return f"ProcessWorld(rank={self.rank}, size={self.size}, device='{self._device}')"
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the process group, unless the caller made it."""
         if self._owns and dist.is_initialized():
@@ -108,7 +96,7 @@ class ProcessWorld(World):
         if self.is_main:
             try:
                 outcome = function(), None
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it is raised again, in every process
                 own = error
                 outcome = None, _portable(error)
         value, failure = self.link.from_first(outcome)
@@ -141,7 +129,7 @@ class ProcessWorld(World):
             self._guarded = False
 
     def _told(self, error: Exception) -> Exception:
-        """Return the error to raise here, and leave it to the others if it is this process's own."""
+        """Return the error to raise here; if it is of this process, leave it to the others."""
         if getattr(error, AGREED, False):
             return error
         lost = is_lost(error)

@@ -152,9 +152,7 @@ class Objective:
         ]
         return torch.stack(whole).sum()
 
-    def _forward(
-        self, batch: Batch, *, own: bool = False
-    ) -> tuple[WeightedLoss, Tensor | None]:
+    def _forward(self, batch: Batch, *, own: bool = False) -> tuple[WeightedLoss, Tensor | None]:
         """Return the loss of a batch, and the penalty if the recipe has one.
 
         Args:

@@ -121,9 +121,7 @@ def train(
             run.advance(request)
         else:
             every = max(1, round(run.state.clock.steps(checkpoint_every)))
-            world.from_main(
-                partial(_claim, home, run, parts, resume=resume, accept=accept_changes)
-            )
+            world.from_main(partial(_claim, home, run, parts, resume=resume, accept=accept_changes))
             _train_in(home, run, request, every)
         run.release()
         return run.record()

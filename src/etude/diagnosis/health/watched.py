@@ -137,7 +137,8 @@ def tune(
         folder: Where to keep everything; None keeps it in memory.
         observers: Called while the trials train; each run has copies.
         options: `objective`, `maximize`, `folds`, `valid_samples`, `over`, `engine`, `resume`,
-            `accept_changes`, `device`, `memory`, `progress` and `world`, as in `etude.tuning.tune.tune`.
+            `accept_changes`, `device`, `memory`, `progress` and `world`, as in
+            `etude.tuning.tune.tune`.
 
     Returns:
         The rate, what ties with it, where training breaks, the cost, and the trained model.
