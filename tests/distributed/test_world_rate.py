@@ -108,11 +108,16 @@ def test_the_limit_is_told_in_processes():
 
 def test_a_rule_that_is_right_is_confirmed():
     found = rate_for_world(noisy_line(), SGD, after=4, progress=False)
-    assert found.rule == "linear" and found.recipe.lr == pytest.approx(0.08)
+    assert found.rule == "linear"
+    assert found.recipe.lr == pytest.approx(0.08)
     assert (found.recipe.batch_size, found.recipe.steps) == (32, 100)
-    assert found.recipe.lr in found.rates and len(found.rates) >= 3
-    assert found.updates == 25 and found.length == 100
-    assert found.trained and found.noise is not None and found.limit is not None
+    assert found.recipe.lr in found.rates
+    assert len(found.rates) >= 3
+    assert found.updates == 25
+    assert found.length == 100
+    assert found.trained
+    assert found.noise is not None
+    assert found.limit is not None
     assert found.cost == pytest.approx(len(found.rates) * 0.25, abs=0.7)
     assert found.advice()
 
@@ -124,10 +129,12 @@ def misled() -> Recipe:
 
 def test_a_rule_that_misses_is_corrected_and_told():
     found = rate_for_world(noisy_line(), misled(), after=4, factor=8.0, progress=False)
-    assert not found.confirmed and found.miss > MISS
+    assert not found.confirmed
+    assert found.miss > MISS
     assert found.lr == max(found.rates) > found.recipe.lr
     assert found.best == found.recipe.replace(lr=found.lr)
-    assert "Corrected" in found.advice() and "of the drop" in found.advice()
+    assert "Corrected" in found.advice()
+    assert "of the drop" in found.advice()
     assert "the best may lie beyond" in found.advice()
     own, best = (found.losses[found.rates.index(lr)] for lr in (found.recipe.lr, found.lr))
     assert found.miss == pytest.approx((own - best) / (found.untrained - best))

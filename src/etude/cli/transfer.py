@@ -72,13 +72,13 @@ def transfer(
     share: Annotated[
         float | None,
         typer.Option(
-            help="Share of the new run for the comparison (default: 0.125, or 0.25 with --world-size)."
+            help="Share of the new run for the comparison (default: 0.125; 0.25 with --world-size)."
         ),
     ] = None,
     factor: Annotated[
         float | None,
         typer.Option(
-            help="The factor between neighbouring rates (default: 2.5, or 2 with --world-size)."
+            help="The factor between neighbouring rates (default: 2.5; 2 with --world-size)."
         ),
     ] = None,
     further: Annotated[int, typer.Option(help="Rates besides the first three, at most.")] = 2,

@@ -411,7 +411,8 @@ def _result(
     trained = drop > 0
     confirmed = trained and own is not None and top is not None and tie(own, top, drop)
     size, new = recipe.batch_size, ruled.batch_size
-    assert isinstance(size, int) and isinstance(new, int)
+    assert isinstance(size, int)
+    assert isinstance(new, int)
     samples = recipe.accumulate
     return WorldRate(
         task=task.name,

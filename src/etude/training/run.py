@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
@@ -20,7 +19,7 @@ from etude.recipe import Recipe
 from etude.record import Cost, Evaluation, Record, Status, environment
 from etude.schedules import Schedule
 from etude.tasks.task import Task
-from etude.training import divergence
+from etude.training import divergence, exchange_state
 from etude.training.check import check, refuse_untrained
 from etude.training.evaluate import evaluate
 from etude.training.evaluation_weights import EvaluationWeights
@@ -328,11 +327,11 @@ class Run:
     @contextmanager
     def _judged(self) -> Iterator[None]:
         """Set the weights to be evaluated, and the threads, inside a block."""
-        weights, exchange = self._evaluation_weights, self._loop.exchange
+        weights = self._evaluation_weights
         with (
             use_threads(self.threads),
             nullcontext() if weights is None else weights.judged(),
-            nullcontext() if exchange is None else exchange.judged(self.state.model),
+            exchange_state.judged_weights(self.state),
         ):
             yield
 
@@ -399,9 +398,7 @@ class Run:
 
     def checkpoint(self) -> dict[str, Any]:
         """Return the complete state of all processes; each of them must call it."""
-        whole = self.state.world.whole(self.state_dict(), self.state.model)
-        exchange = self._loop.exchange
-        return whole if exchange is None else {**whole, "exchange": exchange.state_dict()}
+        return exchange_state.whole_state(self.state, self.state_dict())
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore a saved state of the same recipe, or of one that differs only in its length.
@@ -416,10 +413,7 @@ class Run:
         self._loop.reset()
         if self._loop.rewinder is not None:
             self._loop.rewinder.load(saved.get("rewinder"))
-        if self._loop.exchange is not None and "exchange" in saved:
-            self._loop.exchange.load_state_dict(saved["exchange"])
-            if self._loop.exchange.told:
-                warnings.warn(self._loop.exchange.told, stacklevel=2)
+        exchange_state.load_exchange(self.state, saved)
         self.observers.load_state_dict(saved.get("observers"), self.ended)
         if self.step >= self.length and not self.ended:
             self._finish()  # it was killed after its last update, before its status was set
@@ -448,13 +442,6 @@ class Run:
             ),
             environment=environment(str(state.device), state.threads),
             ref=state.task.ref,
-            notes=self.observers.notes(state) | self._world_notes(),
+            notes=self.observers.notes(state) | exchange_state.world_notes(self.state),
             model=state.model,
         )
-
-    def _world_notes(self) -> dict[str, Any]:
-        """Return what the record notes of the processes, and of what they have exchanged."""
-        notes, exchange = self.state.world.summary, self._loop.exchange
-        if exchange is None:
-            return notes
-        return {**notes, "compress": repr(self.recipe.compress), "bytes_sent": exchange.bytes_sent}

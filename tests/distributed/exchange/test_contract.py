@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -25,7 +27,9 @@ OTHERS = tuple(name for name in EXCHANGES if name != "none")
 def test_the_table_has_a_row_for_everything_that_a_recipe_can_say():
     assert {name: row.policy for name, row in EXCHANGES.items() if row.policy} == COMPRESSIONS
     for name, row in EXCHANGES.items():
-        assert row.name == name and row.what and row.source
+        assert row.name == name
+        assert row.what
+        assert row.source
         assert row_of(compression(name)) is row
 
 
@@ -46,7 +50,8 @@ def test_every_method_sends_less_than_whole_gradients(name):
         return in_ranks(2, lambda g: Replica(g, which).train(LENGTH).exchange.bytes_sent)
 
     whole, less = sent("none"), sent(SHORT.get(name, name))
-    assert whole[0] == whole[1] and less[0] == less[1]
+    assert whole[0] == whole[1]
+    assert less[0] == less[1]
     assert 0 < less[0] < whole[0]
 
 
@@ -83,7 +88,8 @@ def test_a_resume_with_other_processes_goes_on_and_says_so(name):
         return weights(resumed.train(LENGTH).model)
 
     first, second, third = in_ranks(3, after)
-    assert torch.equal(first, second) and torch.equal(first, third)
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
     assert torch.isfinite(first).all()
 
 
@@ -115,8 +121,6 @@ REFUSED = [
 @pytest.mark.parametrize(("fields", "reason"), REFUSED)
 def test_what_a_method_does_not_fit_is_said(fields, reason):
     recipe = Recipe(**fields)
-    import re
-
     assert re.search(reason, row_of(recipe.compress).why_not(recipe))
 
 

@@ -201,7 +201,8 @@ def test_entries_are_unpacked_as_they_were_packed(tensors, dtype):
     for (v, at), value, place in zip(
         unpacked(row, [len(t) for t in tensors], dtype), values, places, strict=True
     ):
-        assert torch.equal(v, value) and torch.equal(at, place)
+        assert torch.equal(v, value)
+        assert torch.equal(at, place)
 
 
 # ---- PowerSGD ------------------------------------------------------------------------------
@@ -270,7 +271,8 @@ def test_the_average_goes_by_type_and_keeps_the_order():
                    torch.full((1, 3), 2 * rank)]  # fmt: skip
         counting = CountingGroup(group)
         found = average(counting, tensors)
-        assert counting.calls == 2 and counting.bytes_sent == 5 * 4 + 8
+        assert counting.calls == 2
+        assert counting.bytes_sent == 5 * 4 + 8
         return found
 
     for found in in_ranks(2, run):
