@@ -20,6 +20,7 @@ from etude.tuning.transfer.scaling import noise_scale as by_noise
 
 SGD = Recipe(optimizer={"name": "sgd", "momentum": 0.9}, lr=0.02, batch_size=8, steps=400)
 ADAM = Recipe(optimizer="adamw", lr=1e-3, batch_size=8, steps=400)
+EPOCHS = "7 epochs"
 ratios = st.integers(1, 64)
 
 
@@ -34,14 +35,16 @@ def noisy_line() -> Task:
 
 @given(ratios)
 def test_linear_and_square_root_are_their_formulas(ratio):
-    assert scaled(SGD, 8 * ratio, "linear").lr == pytest.approx(0.02 * ratio)
-    assert scaled(ADAM, 8 * ratio, "square root").lr == pytest.approx(1e-3 * math.sqrt(ratio))
+    assert scaled(SGD.replace(steps=EPOCHS), 8 * ratio, "linear").lr == pytest.approx(0.02 * ratio)
+    assert scaled(ADAM.replace(steps=EPOCHS), 8 * ratio, "square root").lr == pytest.approx(
+        1e-3 * math.sqrt(ratio)
+    )
 
 
 @given(st.floats(0.001, 0.9999), ratios)
 def test_the_half_life_of_the_betas_stays_in_samples(beta, ratio):
     """At any ratio: 1 - κ (1 - β), its first order, would fall below 0."""
-    recipe = ADAM.replace(optimizer={"name": "adamw", "betas": (beta, beta)})
+    recipe = ADAM.replace(steps=EPOCHS, optimizer={"name": "adamw", "betas": (beta, beta)})
     moved = scaled(recipe, 8 * ratio, "square root").optimizer.value("betas")[0]
     assert 0 <= moved < 1
     if moved > 1e-12:
@@ -54,7 +57,7 @@ def test_the_half_life_of_the_betas_stays_in_samples(beta, ratio):
 
 @given(ratios, ratios)
 def test_by_way_of_another_size_it_is_the_same(one, other):
-    epochs = ADAM.replace(steps="7 epochs")
+    epochs = ADAM.replace(steps=EPOCHS)
     straight = scaled(epochs, 8 * one * other, "square root")
     stepwise = scaled(scaled(epochs, 8 * one, "square root"), 8 * one * other, "square root")
     assert stepwise.lr == pytest.approx(straight.lr)
@@ -107,7 +110,7 @@ def test_the_limit_is_told_in_processes():
 
 
 def test_a_rule_that_is_right_is_confirmed():
-    found = rate_for_world(noisy_line(), SGD, after=4, progress=False)
+    found = rate_for_world(noisy_line(), SGD, after=4, engine="loop", progress=False)
     assert found.rule == "linear"
     assert found.recipe.lr == pytest.approx(0.08)
     assert (found.recipe.batch_size, found.recipe.steps) == (32, 100)
@@ -128,7 +131,9 @@ def misled() -> Recipe:
 
 
 def test_a_rule_that_misses_is_corrected_and_told():
-    found = rate_for_world(noisy_line(), misled(), after=4, factor=8.0, progress=False)
+    found = rate_for_world(
+        noisy_line(), misled(), after=4, factor=8.0, engine="loop", progress=False
+    )
     assert not found.confirmed
     assert found.miss > MISS
     assert found.lr == max(found.rates) > found.recipe.lr
@@ -141,7 +146,9 @@ def test_a_rule_that_misses_is_corrected_and_told():
 
 
 def test_the_noise_rule_is_its_formula_with_the_measured_noise():
-    found = rate_for_world(noisy_line(), SGD, after=4, rule="noise scale", progress=False)
+    found = rate_for_world(
+        noisy_line(), SGD, after=4, rule="noise scale", engine="loop", progress=False
+    )
     assert found.noise is not None
     expected = by_noise(SGD, 32, found.noise.samples)
     assert found.recipe.lr == pytest.approx(expected.lr)
@@ -149,7 +156,7 @@ def test_the_noise_rule_is_its_formula_with_the_measured_noise():
 
 
 def test_adam_takes_the_square_root_and_the_betas_go_along():
-    found = rate_for_world(noisy_line(), ADAM, after=4, further=0, progress=False)
+    found = rate_for_world(noisy_line(), ADAM, after=4, further=0, engine="loop", progress=False)
     assert found.rule == "square root"
     assert found.recipe.lr == pytest.approx(2e-3)
     assert found.recipe.optimizer.value("betas")[0] == pytest.approx(0.9**4)
@@ -157,7 +164,7 @@ def test_adam_takes_the_square_root_and_the_betas_go_along():
 
 def test_fewer_processes_go_the_way_back():
     found = rate_for_world(noisy_line(), SGD.replace(batch_size=32, lr=0.08, steps=100), before=4,
-                           after=1, further=0, progress=False)  # fmt: skip
+                           after=1, further=0, engine="loop", progress=False)  # fmt: skip
     assert (found.recipe.batch_size, found.recipe.steps) == (8, 400)
     assert found.recipe.lr == pytest.approx(0.02)
     assert found.limit is None
@@ -165,19 +172,23 @@ def test_fewer_processes_go_the_way_back():
 
 def test_compression_is_left_out_of_the_trial_and_this_is_said():
     found = rate_for_world(noisy_line(), SGD.replace(compress="powersgd"), after=2, further=0,
-                           progress=False)  # fmt: skip
+                           engine="loop", progress=False)  # fmt: skip
     assert found.best.compress is None
     assert "with compress='powersgd()' the best rate may be another" in found.advice()
 
 
 def test_the_same_question_has_the_same_answer():
-    one, other = (rate_for_world(noisy_line(), SGD, after=2, progress=False) for _ in range(2))
+    one, other = (
+        rate_for_world(noisy_line(), SGD, after=2, engine="loop", progress=False) for _ in range(2)
+    )
     assert one.plain() == other.plain()
     assert isinstance(one, WorldRate)
 
 
 def test_the_report_gives_the_rate_and_the_miss():
-    found = rate_for_world(noisy_line(), misled(), after=4, factor=8.0, progress=False)
+    found = rate_for_world(
+        noisy_line(), misled(), after=4, factor=8.0, engine="loop", progress=False
+    )
     report = present(found)
     assert "train in 4 processes at a learning rate of" in report.title
     assert report.notice == found.advice()
@@ -201,11 +212,19 @@ WRONG = [
 @pytest.mark.parametrize(("given", "kind", "message"), WRONG)
 def test_what_is_wrong_is_said_before_training(given, kind, message):
     with pytest.raises(kind, match=message):
-        rate_for_world(noisy_line(), SGD, progress=False, **given)
+        rate_for_world(noisy_line(), SGD, engine="loop", progress=False, **given)
 
 
 def test_an_optimizer_without_a_rule_and_a_batch_without_a_number_are_refused():
-    with pytest.raises(BadValueError, match="no rule is known for how the rate of lion"):
-        rate_for_world(noisy_line(), SGD.replace(optimizer="lion"), after=2, progress=False)
+    with pytest.raises(BadValueError, match="no rule is known for how the rate of lbfgs"):
+        rate_for_world(
+            noisy_line(),
+            Recipe(optimizer="lbfgs", batch_size=8, steps=400),
+            after=2,
+            engine="loop",
+            progress=False,
+        )
     with pytest.raises(BadValueError, match="the recipe's batch_size is 'all'"):
-        rate_for_world(noisy_line(), SGD.replace(batch_size="all"), after=2, progress=False)
+        rate_for_world(
+            noisy_line(), SGD.replace(batch_size="all"), after=2, engine="loop", progress=False
+        )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,25 @@ def setting_of(state: RunState) -> ExchangeSetting:
         peak=peak_update(state.lr_schedule, state.length),
         seed=derive_seed(state.recipe.seed, "exchange"),
     )
+
+
+class Bucket(Protocol):
+    """Gradients that DDP exchanges together: what a hook reads of torch's `GradBucket`."""
+
+    def index(self) -> int:
+        """Return its number."""
+
+    def is_last(self) -> bool:
+        """Return whether it is the last one of an update."""
+
+    def buffer(self) -> Tensor:
+        """Return all gradients, flat."""
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients, as views of the buffer."""
+
+    def parameters(self) -> list[Tensor]:
+        """Return the parameters, in the same order."""
 
 
 class GradientExchange(ABC, Generic[C]):
@@ -120,12 +139,12 @@ class GradientExchange(ABC, Generic[C]):
         ddp.register_comm_hook(self, exchanged)
         self.attached = True
 
-    def names_in(self, bucket: dist.GradBucket) -> tuple[str, ...]:
+    def names_in(self, bucket: Bucket) -> tuple[str, ...]:
         """Return the names of the parameters of a bucket, in its order."""
         return tuple(self._names[id(p)] for p in bucket.parameters())
 
     @abstractmethod
-    def exchange(self, bucket: dist.GradBucket) -> Future[Tensor]:
+    def exchange(self, bucket: Bucket) -> Future[Tensor]:
         """Return the gradient to use for a bucket of this process's gradients."""
 
     def before_update(self, step: int) -> None:
@@ -197,27 +216,27 @@ class GradientExchange(ABC, Generic[C]):
         """Restore what `state` returned in a run of so many processes."""
 
 
-def mean_of(group: CountingGroup, bucket: dist.GradBucket) -> Future[Tensor]:
+def mean_of(group: CountingGroup, bucket: Bucket) -> Future[Tensor]:
     """Return the mean of a bucket's gradients over the processes."""
     gradient = bucket.buffer().div_(group.size())
     work: Any = dist.all_reduce(gradient, group=group, async_op=True)
     return work.get_future().then(lambda done: done.value()[0])  # type: ignore[no-any-return]
 
 
-def unchanged(bucket: dist.GradBucket) -> Future[Tensor]:
+def unchanged(bucket: Bucket) -> Future[Tensor]:
     """Return a bucket's own gradients: nothing is exchanged."""
     done: Future[Tensor] = Future()
     done.set_result(bucket.buffer())
     return done
 
 
-def average(group: CountingGroup, tensors: list[Tensor]) -> list[Tensor]:
+def average(group: CountingGroup, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the means of tensors over the processes, by one collective for each type."""
     found: dict[int, Tensor] = {}
     for dtype in dict.fromkeys(t.dtype for t in tensors):
         alike = [t for t in tensors if t.dtype == dtype]
         flat = torch.cat([t.detach().reshape(-1) for t in alike]).div_(group.size())
         dist.all_reduce(flat, group=group)
-        parts = flat.split([t.numel() for t in alike])
+        parts = torch.split(flat, [t.numel() for t in alike])
         found |= {id(t): part.view_as(t) for t, part in zip(alike, parts, strict=True)}
     return [found[id(t)] for t in tensors]

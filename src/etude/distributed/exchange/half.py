@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
     bf16_compress_hook,
@@ -10,14 +9,14 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
 )
 from torch.futures import Future
 
-from etude.distributed.exchange.base import GradientExchange
+from etude.distributed.exchange.base import Bucket, GradientExchange
 from etude.recipe_exchange import BrainExchange, HalfExchange
 
 
 class HalfPrecisionExchange(GradientExchange[HalfExchange]):
     """Sends gradients as float16."""
 
-    def exchange(self, bucket: dist.GradBucket) -> Future[Tensor]:
+    def exchange(self, bucket: Bucket) -> Future[Tensor]:
         """Return the mean of the rounded gradients."""
         return fp16_compress_hook(self.group, bucket)
 
@@ -25,6 +24,6 @@ class HalfPrecisionExchange(GradientExchange[HalfExchange]):
 class BrainFloatExchange(GradientExchange[BrainExchange]):
     """Sends gradients as bfloat16."""
 
-    def exchange(self, bucket: dist.GradBucket) -> Future[Tensor]:
+    def exchange(self, bucket: Bucket) -> Future[Tensor]:
         """Return the mean of the rounded gradients."""
         return bf16_compress_hook(self.group, bucket)

@@ -15,7 +15,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import (
 )
 from torch.futures import Future
 
-from etude.distributed.exchange.base import ExchangeSetting, GradientExchange, mean_of
+from etude.distributed.exchange.base import Bucket, ExchangeSetting, GradientExchange, mean_of
 from etude.distributed.exchange.gather import gathered, own_part
 from etude.randomness import derive_seed
 from etude.recipe_exchange import SMALLEST_START, PowerSGD
@@ -51,7 +51,7 @@ class WholeGradient:
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients, as views of the buffer."""
-        parts = self._flat.split([_size(shape) for shape in self.shapes.values()])
+        parts = torch.split(self._flat, [_size(shape) for shape in self.shapes.values()])
         return [part.view(s) for part, s in zip(parts, self.shapes.values(), strict=True)]
 
     def index(self) -> int:
@@ -111,14 +111,15 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
         self._views.clear()
         self._waiting.clear()
 
-    def exchange(self, bucket: dist.GradBucket) -> Future[Tensor]:
+    def exchange(self, bucket: Bucket) -> Future[Tensor]:
         """Return the mean of the compressed gradients, once all buckets are there."""
         if self.step < self.start:
             return mean_of(self.group, bucket)
         gradients = bucket.gradients()
         self._views |= dict(zip(self.names_in(bucket), gradients, strict=True))
         if not bucket.is_last():
-            devices = [] if bucket.buffer().is_cpu else [bucket.buffer().device]
+            place = bucket.buffer().device
+            devices: list[int | str | torch.device] = [] if place.type == "cpu" else [place]
             later: Future[Tensor] = Future(devices=devices)
             self._waiting.append((later, bucket.buffer()))
             return later
@@ -142,7 +143,7 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
                 later.set_result(buffer)
             return last
 
-        return powerSGD_hook(self.hook_state, whole).then(handed_back)  # type: ignore[arg-type]
+        return powerSGD_hook(self.hook_state, whole).then(handed_back)
 
     def _gathered_from_buckets(self, like: Tensor) -> WholeGradient:
         """Copy the gradients of all buckets into one, in the order of the model."""
@@ -235,4 +236,4 @@ def _split(flat: Tensor | None, names: Sequence[str], sizes: Any) -> dict[str, T
     """Return the parts of a flat tensor by name; nothing for None."""
     if flat is None:
         return {}
-    return dict(zip(names, (part.clone() for part in flat.split(list(sizes))), strict=True))
+    return dict(zip(names, (part.clone() for part in torch.split(flat, list(sizes))), strict=True))

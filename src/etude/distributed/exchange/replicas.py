@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.futures import Future
 
 from etude.distributed.exchange.base import (
+    Bucket,
     C,
     GradientExchange,
     average,
@@ -55,7 +56,7 @@ class LocalExchange(GradientExchange[C]):
         self._put(self._loaded)
         self._loaded = {}
 
-    def exchange(self, bucket: dist.GradBucket) -> Future[Tensor]:
+    def exchange(self, bucket: Bucket) -> Future[Tensor]:
         """Return the process's own gradients; before `start` the mean."""
         return mean_of(self.group, bucket) if self.step < self.start else unchanged(bucket)
 

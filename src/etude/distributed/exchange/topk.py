@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from etude.distributed.exchange.base import GradientExchange
+from etude.distributed.exchange.base import Bucket, GradientExchange
 from etude.distributed.exchange.gather import gathered, own_part
 from etude.recipe_exchange import TopK
 
@@ -26,7 +26,7 @@ class TopKExchange(GradientExchange[TopK]):
         super().__init__(policy, group)
         self._memory: dict[str, Tensor] = {}
 
-    def exchange(self, bucket: dist.GradBucket) -> Future[Tensor]:
+    def exchange(self, bucket: Bucket) -> Future[Tensor]:
         """Return the mean over the processes of what each sent."""
         gradients = [gradient.reshape(-1) for gradient in bucket.gradients()]
         values, places = [], []
@@ -49,7 +49,8 @@ class TopKExchange(GradientExchange[TopK]):
                 of_rank = unpacked(row, counts, bucket.buffer().dtype)
                 for gradient, (sent, at) in zip(gradients, of_rank, strict=True):
                     gradient.index_add_(0, at, sent)
-            return bucket.buffer().div_(self.size)
+            mean: Tensor = bucket.buffer().div_(self.size)
+            return mean
 
         return work.get_future().then(added)  # type: ignore[no-any-return]
 
@@ -111,4 +112,6 @@ def unpacked(row: Tensor, counts: Sequence[int], dtype: torch.dtype) -> list[tup
     # A copy starts at an address that fits every type.
     values = row[:end].clone().view(dtype)
     places = row[end:].clone().view(PLACE).long()
-    return list(zip(values.split(list(counts)), places.split(list(counts)), strict=True))
+    return list(
+        zip(torch.split(values, list(counts)), torch.split(places, list(counts)), strict=True)
+    )
