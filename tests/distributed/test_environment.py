@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from etude.distributed.environment import Place
 from etude.distributed.failures import Failure, is_lost
-from etude.distributed.join import check_devices, join
+from etude.distributed.joining import check_devices, join
 from etude.errors import BadTypeError, BadValueError, TaskError, WorldError
 from etude.training.train import train
 from etude.training.world import SINGLE, current
@@ -94,7 +94,7 @@ def test_a_taken_port_is_named(monkeypatch):
 
 
 def test_a_process_that_does_not_come_is_named(monkeypatch):
-    from etude.distributed.join import free_port
+    from etude.distributed.joining import free_port
 
     for name, value in {**WHOLE, "RANK": "0", "WORLD_SIZE": "3"}.items():
         monkeypatch.setenv(name, value)
@@ -106,7 +106,7 @@ def test_a_process_that_does_not_come_is_named(monkeypatch):
 
 
 def test_nobody_at_the_address(monkeypatch):
-    from etude.distributed.join import free_port
+    from etude.distributed.joining import free_port
 
     for name, value in {**WHOLE, "MASTER_PORT": str(free_port())}.items():
         monkeypatch.setenv(name, value)

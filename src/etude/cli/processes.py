@@ -159,7 +159,7 @@ def world(
         raise typer.Exit(_start(context, options, device))
     from etude.distributed import join
     from etude.distributed.environment import Place
-    from etude.distributed.launch import end_with_parent
+    from etude.distributed.launcher import end_with_parent
 
     place = Place.read()
     if options.count is not None:
@@ -194,8 +194,8 @@ def _share_threads(processes: int) -> None:
 def _start(context: typer.Context | None, options: ProcessOptions, device: str | None) -> int:
     """Start the processes with the arguments that were typed; return their exit code."""
     from etude.cli.interrupt import raise_on_interrupt
-    from etude.distributed.join import check_devices
-    from etude.distributed.launch import launch
+    from etude.distributed.joining import check_devices
+    from etude.distributed.launcher import launch
 
     assert options.count is not None
     check_devices(device, options.listed, options.count)

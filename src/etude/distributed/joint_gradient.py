@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from inspect import signature
 from itertools import chain
 from typing import Any
 
@@ -23,6 +24,13 @@ from etude.training.objective import Context
 from etude.training.regularisation import Penalty
 from etude.training.snapshot import Snapshot
 from etude.training.world import Exchange, JointGradient
+
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel.__init__).parameters
+)
+"""The argument that says whether process 0 sends its buffers before each forward pass."""
 
 FIX = (
     "give find_unused=True (--find-unused), which counts its gradient as 0 there, or set its "
@@ -185,7 +193,7 @@ class DataParallelGradient(JointGradient):
         self._ddp = DistributedDataParallel(
             self._loss,
             find_unused_parameters=find_unused,
-            broadcast_buffers=_has_other_buffers(self._model),
+            **{_SYNC_BUFFERS: _has_other_buffers(self._model)},
         )
         if self.exchange is not None:
             self.exchange.attach(self._ddp)
