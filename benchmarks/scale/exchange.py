@@ -3,8 +3,8 @@
     python -m benchmarks.scale exchange
 
 Bytes are counted at the collectives of one process. The loss cost is the validation loss at the end
-minus that with whole gradients, as a share of the latter's drop, in the mean over the seeds, all at
-the task's own rate. The results go to benchmarks/results/scale_exchange.json and .md.
+minus that with whole gradients at the task's own rate, as a share of the latter's drop, in the mean
+over the seeds. What was measured before is kept: delete the results to measure anew. The results go to benchmarks/results/scale_exchange.json and .md.
 """
 
 from __future__ import annotations
@@ -30,21 +30,26 @@ from etude.training.world import World
 RESULTS = Path(__file__).parents[1] / "results"
 TASKS = ("digits-cnn", "digits-mlp")
 METHODS = (
-    "none", "powersgd(start=2)", "diloco(inner=50)", "powersgd", "powersgd(rank=2, start=2)",
-    "topk(ratio=0.01)", "local-sgd(period=8)", "fp16", "bf16",
+    "none", "fp16", "bf16", "powersgd", "powersgd(start=2)", "powersgd(rank=2, start=2)",
+    "topk(ratio=0.01)", "local-sgd(period=8)", "diloco(inner=50)",
 )  # fmt: skip
+RATES = {"diloco(inner=50)": (1.0, 1 / 4, 1 / 8)}
+"""Factors of the task's own rate: the outer momentum of DiLoCo adds up steps that agree."""
+
 SEEDS, PROCESSES = (0,), 2
 
 
-def measured(task: str, method: str, seed: int, world: World) -> dict[str, Any]:
+def measured(task: str, method: str, factor: float, seed: int, world: World) -> dict[str, Any]:
     """Return what one run sent, and how it ended."""
     of = etude.tasks.get(task)
     recipe = Recipe(**of.defaults, seed=seed, compress=method, evaluations=1)
+    recipe = recipe.replace(lr=factor * recipe.lr)
     record = etude.train(of, recipe, world=world)
     cost = record.cost
     return {
         "task": task,
         "method": method,
+        "factor": factor,
         "seed": seed,
         "steps": cost.steps,
         "bytes": record.notes["bytes_sent"],
@@ -69,14 +74,26 @@ def work(target: Path) -> None:
     torch.set_num_threads(1)
     with join() as world:  # type: ignore[attr-defined]
         counting_whole(world)
-        rows = []
-        for task in TASKS:
-            for seed in SEEDS:
-                for method in METHODS:
-                    rows.append(measured(task, method, seed, world))
-                    if world.is_main:
-                        print(rows[-1], flush=True)
-                        target.write_text(json.dumps(rows, indent=1) + "\n")
+        rows = json.loads(target.read_text()) if target.exists() else []
+        known = {(r["task"], r["method"], r["factor"], r["seed"]) for r in rows}
+        for one in jobs():
+            if one in known:
+                continue
+            rows.append(measured(*one, world))
+            if world.is_main:
+                print(rows[-1], flush=True)
+                target.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def jobs() -> list[tuple[str, str, float, int]]:
+    """Return what is measured: task, method, factor of the rate, seed."""
+    return [
+        (task, method, factor, seed)
+        for task in TASKS
+        for seed in SEEDS
+        for method in METHODS
+        for factor in RATES.get(method, (1.0,))
+    ]
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -85,8 +102,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for task in dict.fromkeys(row["task"] for row in rows):
         of = [row for row in rows if row["task"] == task]
         whole = {row["seed"]: row for row in of if row["method"] == "none"}
-        for method in dict.fromkeys(row["method"] for row in of):
-            own = [row for row in of if row["method"] == method]
+        for method, factor in dict.fromkeys((row["method"], row["factor"]) for row in of):
+            own = [row for row in of if (row["method"], row["factor"]) == (method, factor)]
             costs = [
                 (row["loss"] - whole[row["seed"]]["loss"])
                 / (whole[row["seed"]]["untrained"] - whole[row["seed"]]["loss"])
@@ -96,6 +113,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 {
                     "task": task,
                     "method": method,
+                    "factor": factor,
                     "ms": statistics.median(row["ms"] for row in own),
                     "bytes": own[0]["bytes"] / own[0]["steps"],
                     "fewer": whole[own[0]["seed"]]["bytes"] / own[0]["bytes"],
@@ -113,17 +131,17 @@ def page(rows: list[dict[str, Any]]) -> str:
         "# What an exchange of gradients sends and costs",
         "",
         f"{PROCESSES} processes over gloo on the loopback device, torch {torch.__version__}, "
-        f"{len(SEEDS)} seeds, each task's own recipe and rate. Bytes are those that one process "
+        f"{len(SEEDS)} seeds, each task's own recipe, with its rate times the factor. Bytes are those that one process "
         "sends for gradients and weights, counted at the collectives, over the whole run with its "
         "uncompressed start. On one machine a smaller message saves no time; step times are for "
         "comparison within the table. Written by `python -m benchmarks.scale exchange`.",
         "",
-        "| task | compress | step, ms | bytes an update | fewer | loss cost, % of the drop "
+        "| task | compress | rate | step, ms | bytes an update | fewer | loss cost, % of the drop "
         "| worst seed | accuracy |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {r['task']} | `{r['method']}` | {r['ms']:.2f} | {r['bytes']:,.0f} | {r['fewer']:.1f}× "
+        f"| {r['task']} | `{r['method']}` | × {r['factor']:g} | {r['ms']:.2f} | {r['bytes']:,.0f} | {r['fewer']:.1f}× "
         f"| {100 * r['cost']:.2f} | {100 * r['worst']:.2f} | {r['accuracy']:.4f} |"
         for r in summary(rows)
     ]
