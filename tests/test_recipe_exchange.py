@@ -20,7 +20,7 @@ POLICIES = st.one_of(
         DiLoCo,
         inner=whole,
         lr=st.floats(0, 1e3, exclude_min=True),
-        momentum=st.floats(0, 1, exclude_max=True),
+        momentum=st.one_of(st.none(), st.floats(0, 1, exclude_max=True)),
     ),
 )
 
@@ -50,6 +50,7 @@ def test_none_is_the_recipe_as_it_was(value):
         (" powersgd ( rank = 4 ) ", PowerSGD(rank=4)),
         ("topk(1)", TopK(ratio=1.0)),
         ("DiLoCo(inner=50, lr=0.7)", DiLoCo()),
+        ("diloco(momentum=None)", DiLoCo()),
     ],
 )
 def test_a_text_may_be_spelt_in_more_ways(text, policy):

@@ -33,23 +33,18 @@ METHODS = (
     "none", "fp16", "bf16", "powersgd", "powersgd(start=2)", "powersgd(rank=2, start=2)",
     "topk(ratio=0.01)", "local-sgd(period=8)", "diloco(inner=50)",
 )  # fmt: skip
-RATES = {"diloco(inner=50)": (1.0, 1 / 4, 1 / 8)}
-"""Factors of the task's own rate: the outer momentum of DiLoCo adds up steps that agree."""
-
 SEEDS, PROCESSES = (0,), 2
 
 
-def measured(task: str, method: str, factor: float, seed: int, world: World) -> dict[str, Any]:
+def measured(task: str, method: str, seed: int, world: World) -> dict[str, Any]:
     """Return what one run sent, and how it ended."""
     of = etude.tasks.get(task)
     recipe = Recipe(**of.defaults, seed=seed, compress=method, evaluations=1)
-    recipe = recipe.replace(lr=factor * recipe.lr)
     record = etude.train(of, recipe, world=world)
     cost = record.cost
     return {
         "task": task,
         "method": method,
-        "factor": factor,
         "seed": seed,
         "steps": cost.steps,
         "bytes": record.notes["bytes_sent"],
@@ -75,7 +70,7 @@ def work(target: Path) -> None:
     with join() as world:  # type: ignore[attr-defined]
         counting_whole(world)
         rows = json.loads(target.read_text()) if target.exists() else []
-        known = {(r["task"], r["method"], r["factor"], r["seed"]) for r in rows}
+        known = {(r["task"], r["method"], r["seed"]) for r in rows}
         for one in jobs():
             if one in known:
                 continue
@@ -85,15 +80,9 @@ def work(target: Path) -> None:
                 target.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def jobs() -> list[tuple[str, str, float, int]]:
-    """Return what is measured: task, method, factor of the rate, seed."""
-    return [
-        (task, method, factor, seed)
-        for task in TASKS
-        for seed in SEEDS
-        for method in METHODS
-        for factor in RATES.get(method, (1.0,))
-    ]
+def jobs() -> list[tuple[str, str, int]]:
+    """Return what is measured: task, method, seed."""
+    return [(task, method, seed) for task in TASKS for seed in SEEDS for method in METHODS]
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -102,8 +91,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for task in dict.fromkeys(row["task"] for row in rows):
         of = [row for row in rows if row["task"] == task]
         whole = {row["seed"]: row for row in of if row["method"] == "none"}
-        for method, factor in dict.fromkeys((row["method"], row["factor"]) for row in of):
-            own = [row for row in of if (row["method"], row["factor"]) == (method, factor)]
+        for method in dict.fromkeys(row["method"] for row in of):
+            own = [row for row in of if row["method"] == method]
             costs = [
                 (row["loss"] - whole[row["seed"]]["loss"])
                 / (whole[row["seed"]]["untrained"] - whole[row["seed"]]["loss"])
@@ -113,7 +102,6 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 {
                     "task": task,
                     "method": method,
-                    "factor": factor,
                     "ms": statistics.median(row["ms"] for row in own),
                     "bytes": own[0]["bytes"] / own[0]["steps"],
                     "fewer": whole[own[0]["seed"]]["bytes"] / own[0]["bytes"],
@@ -131,17 +119,17 @@ def page(rows: list[dict[str, Any]]) -> str:
         "# What an exchange of gradients sends and costs",
         "",
         f"{PROCESSES} processes over gloo on the loopback device, torch {torch.__version__}, "
-        f"{len(SEEDS)} seeds, each task's own recipe, with its rate times the factor. Bytes are those that one process "
+        f"{len(SEEDS)} seeds, each task's own recipe, at its own rate. Bytes are those that one process "
         "sends for gradients and weights, counted at the collectives, over the whole run with its "
         "uncompressed start. On one machine a smaller message saves no time; step times are for "
         "comparison within the table. Written by `python -m benchmarks.scale exchange`.",
         "",
-        "| task | compress | rate | step, ms | bytes an update | fewer | loss cost, % of the drop "
+        "| task | compress | step, ms | bytes an update | fewer | loss cost, % of the drop "
         "| worst seed | accuracy |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {r['task']} | `{r['method']}` | × {r['factor']:g} | {r['ms']:.2f} | {r['bytes']:,.0f} | {r['fewer']:.1f}× "
+        f"| {r['task']} | `{r['method']}` | {r['ms']:.2f} | {r['bytes']:,.0f} | {r['fewer']:.1f}× "
         f"| {100 * r['cost']:.2f} | {100 * r['worst']:.2f} | {r['accuracy']:.4f} |"
         for r in summary(rows)
     ]

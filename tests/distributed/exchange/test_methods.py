@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from etude.distributed.exchange.base import average
 from etude.distributed.exchange.counting import CountingGroup
+from etude.distributed.exchange.diloco import usual_momentum
 from etude.distributed.exchange.gather import gathered, own_part
 from etude.distributed.exchange.peak import peak_update
 from etude.distributed.exchange.topk import packed, picked, unpacked
@@ -111,7 +112,7 @@ def test_diloco_is_its_formula():
     inner, lr, momentum = 4, 0.7, 0.9
 
     def run(group):
-        replica = Replica(group, f"diloco(inner={inner})")
+        replica = Replica(group, f"diloco(inner={inner}, momentum={momentum})")
         seen = []
         bring = replica.exchange.bring_together
         replica.exchange.bring_together = lambda: (
@@ -278,3 +279,10 @@ def test_the_average_goes_by_type_and_keeps_the_order():
     for found in in_ranks(2, run):
         assert [t.tolist() for t in found] == [[0.5, 0.5], [0.5], [[1.0, 1.0, 1.0]]]
         assert found[1].dtype == torch.float64
+
+
+@given(st.integers(0, 10_000))
+def test_the_momentum_of_diloco_never_remembers_more_than_a_twentieth_of_the_run(outer):
+    found = usual_momentum(outer)
+    assert 0 <= found <= 0.9
+    assert found == 0 or 1 / (1 - found) <= outer / 20 + 1e-9

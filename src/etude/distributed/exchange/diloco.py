@@ -12,6 +12,9 @@ from etude.distributed.exchange.base import ExchangeSetting, average
 from etude.distributed.exchange.replicas import LocalExchange
 from etude.recipe_exchange import DiLoCo
 
+LARGEST_MOMENTUM, OUTER_STEPS = 0.9, 20
+"""The paper's; and how often the momentum's memory, 1 / (1 - momentum), fits into a run."""
+
 
 class DiLoCoExchange(LocalExchange[DiLoCo]):
     """Makes a Nesterov step on the mean difference after every `inner` updates.
@@ -30,11 +33,14 @@ class DiLoCoExchange(LocalExchange[DiLoCo]):
         self.period, self.start = self.policy.inner, 0
         model = setting.model
         self.anchor = {name: p.detach().clone() for name, p in model.named_parameters()}
+        momentum = self.policy.momentum
+        if momentum is None:
+            momentum = usual_momentum(setting.length // self.period)
         self.outer = torch.optim.SGD(
             list(self.anchor.values()),
             lr=self.policy.lr,
-            momentum=self.policy.momentum,
-            nesterov=self.policy.momentum > 0,
+            momentum=momentum,
+            nesterov=momentum > 0,
         )
 
     def bring_together(self) -> None:
@@ -70,3 +76,17 @@ class DiLoCoExchange(LocalExchange[DiLoCo]):
         for name, momentum in saved["momentum"].items():
             kept = self.anchor[name]
             self.outer.state[kept]["momentum_buffer"] = momentum.to(kept)
+
+
+def usual_momentum(outer_steps: int) -> float:
+    """Return the momentum for a run of so many outer steps.
+
+    Where all outer steps agree, momentum makes them 1 / (1 - momentum) times as large, and in a run
+    of few it still pushes after the schedule has let the inner rate fall.
+
+    >>> usual_momentum(1_000), usual_momentum(40), usual_momentum(10)
+    (0.9, 0.5, 0.0)
+    """
+    if outer_steps < 1:
+        return 0.0
+    return min(LARGEST_MOMENTUM, max(0.0, 1 - OUTER_STEPS / outer_steps))
