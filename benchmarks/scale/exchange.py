@@ -4,7 +4,8 @@
 
 Bytes are counted at the collectives of one process. The loss cost is the validation loss at the end
 minus that with whole gradients at the task's own rate, as a share of the latter's drop, in the mean
-over the seeds. What was measured before is kept: delete the results to measure anew. The results go to benchmarks/results/scale_exchange.json and .md.
+over the seeds. The results go to benchmarks/results/scale_exchange.json and .md; what the former
+holds is not measured again.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         "# What an exchange of gradients sends and costs",
         "",
         f"{PROCESSES} processes over gloo on the loopback device, torch {torch.__version__}, "
-        f"{len(SEEDS)} seeds, each task's own recipe, at its own rate. Bytes are those that one process "
-        "sends for gradients and weights, counted at the collectives, over the whole run with its "
+        f"{len(SEEDS)} seed, each task's own recipe, at its own rate. Bytes are those that one "
+        "process sends for gradients and weights, counted at the collectives, over the whole run with its "
         "uncompressed start. On one machine a smaller message saves no time; step times are for "
         "comparison within the table. Written by `python -m benchmarks.scale exchange`.",
         "",
