@@ -57,6 +57,7 @@ LONGEST_FUNCTION = 70
 ANNEXES = {
     "recipe_checks": "recipe",
     "recipe_digest": "recipe",
+    "recipe_exchange": "recipe",
     "recipe_spikes": "recipe",
     "recipe_text": "recipe",
     "record_shape": "record",

@@ -76,6 +76,7 @@ RECIPES = st.fixed_dictionaries(
         "evaluations": st.integers(1, 1000),
         "initialisation": st.sampled_from([None, "default", "he_normal", "orthogonal", "lsuv"]),
         "precision": st.sampled_from(["float32", "bfloat16"]),
+        "compress": st.sampled_from([None, "fp16", "powersgd(rank=2)", "local-sgd(period=4)"]),
         "seed": st.integers(0, 2**63 - 1),
     },
 ).map(lambda fields: Recipe(**fields))
@@ -158,6 +159,7 @@ OTHER = {
     "initialisation": "default",
     "evaluations": 21,
     "precision": "bfloat16",
+    "compress": "topk",
     "seed": 1,
 }
 """Of every field another value than the default's, with `None` told from 0."""
@@ -291,11 +293,17 @@ def outcome(recipe: Recipe) -> list[float]:
     return [len(record.evaluations), *record.series["loss"].tolist(), *weights.tolist()]
 
 
-@pytest.mark.parametrize("field", Recipe.model_fields)
+@pytest.mark.parametrize("field", [name for name in Recipe.model_fields if name != "compress"])
 def test_every_field_changes_the_training(field):
     # A rate so high that the validation loss rises, which is what early stopping waits for.
     base = Recipe(**BASE).replace(**({"lr": 1.0} if field == "early_stopping" else {}))
     assert outcome(base.replace(**{field: CHANGED[field]})) != outcome(base)
+
+
+def test_compress_changes_what_several_processes_exchange_and_is_refused_in_one():
+    """What it changes in several is tested in tests/distributed/exchange."""
+    with pytest.raises(BadValueError, match=r"compress='topk\(\)' says how .* has one process"):
+        train(small_task(), Recipe(**BASE, compress="topk"))
 
 
 # ---- what is wrong -----------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from etude import _moved
 
 if TYPE_CHECKING:
+    from etude import distributed as distributed
     from etude import layerwise as layerwise
     from etude import optimizers as optimizers
     from etude import report as report
@@ -89,7 +90,7 @@ _HOMES = {
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""
 
-_PACKAGES = ("layerwise", "optimizers", "report", "schedules", "tasks")
+_PACKAGES = ("distributed", "layerwise", "optimizers", "report", "schedules", "tasks")
 """Packages that are attributes too, such as `etude.tasks.get("digits-cnn")`."""
 
 

@@ -101,6 +101,10 @@ class StorageError(EtudeError, OSError):
     """A folder or file cannot be written, or its content is damaged or not trusted."""
 
 
+class WorldError(EtudeError, RuntimeError):
+    """Another process of the same run failed, or does not answer."""
+
+
 class MissingExtraError(EtudeError, ImportError):
     """An optional dependency is not installed; the message says what to install."""
 

@@ -30,6 +30,7 @@ from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.hyperparameters import Number
 from etude.recipe_checks import check_clipping, check_schedules
 from etude.recipe_digest import digest_before, digest_of
+from etude.recipe_exchange import Compression, compression
 from etude.recipe_spikes import SpikePolicy, spike_policy
 from etude.recipe_text import LARGEST, RecipeError, json_table, toml_table
 from etude.schedules import Clock, Schedule, parse
@@ -84,7 +85,7 @@ def _lr_mult(value: object) -> LrMult | None:
     return None if value is None else LrMult.of(value)
 
 
-def _plain_spikes(value: SpikePolicy | None) -> str | None:
+def _plain_named(value: SpikePolicy | Compression | None) -> str | None:
     return None if value is None else repr(value)
 
 
@@ -99,9 +100,11 @@ if TYPE_CHECKING:
     BatchSize = int | Literal["all"]
     LrMultField = LrMult | None
     SpikesField = SpikePolicy | None
+    CompressField = Compression | None
 else:  # pydantic would report every mistake in a union twice, and before 2.14 look into LrMult
     LrMultField = Annotated[Any, BeforeValidator(_lr_mult), PlainSerializer(_plain_lr_mult)]
-    SpikesField = Annotated[Any, BeforeValidator(spike_policy), PlainSerializer(_plain_spikes)]
+    SpikesField = Annotated[Any, BeforeValidator(spike_policy), PlainSerializer(_plain_named)]
+    CompressField = Annotated[Any, BeforeValidator(compression), PlainSerializer(_plain_named)]
     BatchSize = Annotated[Count, WrapValidator(_batch_size)]
 Percentile = Annotated[float, BeforeValidator(_number), Field(gt=0, le=100, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -157,6 +160,9 @@ class Recipe(BaseModel):
             before it. Early stopping uses their loss, and schedules with feedback, such as
             `plateau`, use the loss (the task's metric with on='metric' or mode='max').
         precision: 'float32', or 'bfloat16' for autocast around the forward pass.
+        compress: How the processes of a data-parallel run exchange gradients: 'fp16', 'bf16',
+            'powersgd', 'topk', 'local-sgd' or 'diloco', with numbers as in 'powersgd(rank=2)'; see
+            `etude.recipe_exchange`. None, or 'none', exchanges them whole.
         seed: The only source of randomness: weights, data order, dropout.
 
     Raises:
@@ -195,6 +201,7 @@ class Recipe(BaseModel):
     initialisation: Initialisation | None = None
     evaluations: Count = 20
     precision: Literal["float32", "bfloat16"] = "float32"
+    compress: CompressField = None
     seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**63)] = 0
 
     def __init__(self, **fields: Any) -> None:
@@ -270,13 +277,15 @@ class Recipe(BaseModel):
             "optimizer": self.optimizer.plain(),
             "lr": self.lr,
             "lr_mult": None if self.lr_mult is None else self.lr_mult.plain(),
-            "spikes": _plain_spikes(self.spikes),
+            "spikes": _plain_named(self.spikes),
+            "compress": _plain_named(self.compress),
             "schedule": repr(self.schedule),
             "schedules": {name: repr(s) for name, s in self.schedules.items()},
             **{
                 name: getattr(self, name)
                 for name in type(self).model_fields
-                if name not in ("optimizer", "lr", "lr_mult", "schedule", "schedules", "spikes")
+                if name
+                not in ("optimizer", "lr", "lr_mult", "schedule", "schedules", "spikes", "compress")
             },
         }
 

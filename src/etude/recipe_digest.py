@@ -23,7 +23,7 @@ DEFAULTS_BEFORE: Mapping[str, Any] = {
 """What the first digests left out: a recipe's values that were these. They never change."""
 
 
-SINCE: frozenset[str] = frozenset({"spikes"})
+SINCE: frozenset[str] = frozenset({"spikes", "compress"})
 """Fields that are younger than the digest: None leaves a recipe's digest what it was before."""
 
 

@@ -176,7 +176,7 @@ def run_folder(out: Path | None, resume: Path | None, name: str | None) -> Itera
         yield RunFolder(resume)
         return
     assert name is not None
-    folder = RunFolder(out or _fresh(name))
+    folder = RunFolder(out or fresh_folder(name))
     files.make_folder(folder.path)
     if folder.taken:
         raise StorageError(
@@ -191,7 +191,7 @@ def run_folder(out: Path | None, resume: Path | None, name: str | None) -> Itera
             folder.path.rmdir()
 
 
-def _fresh(name: str) -> Path:
+def fresh_folder(name: str) -> Path:
     """Return a folder under runs/ that does not exist yet."""
     from etude.tasks.ref import title
 

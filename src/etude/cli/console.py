@@ -37,6 +37,8 @@ _document: list[IO[str]] = []
 
 def print_json(value: Any) -> None:
     """Print one JSON document for programs."""
+    if out.quiet:
+        return
     stream = _document[-1] if _document else sys.stdout
     stream.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
     stream.flush()

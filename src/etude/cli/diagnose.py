@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from etude.cli import choices
+from etude.cli import choices, processes
 from etude.cli.console import out, print_json
 from etude.cli.draw import draw
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
 
 @takes_recipe()
 def diagnose(
+    context: typer.Context,
     task: choices.TaskName = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Try remedies against the unchanged run.")
@@ -54,6 +55,10 @@ def diagnose(
         Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")
     ] = None,
     recipe: RecipeOptions = RecipeOptions(),
+    nproc: processes.Count = None,
+    devices: processes.Devices = None,
+    timeout: processes.Timeout = None,
+    find_unused: processes.FindUnused = False,
     json: choices.Json = False,
 ) -> None:
     """Train TASK once under watch; say what is wrong, in which layer, and what mends it.
@@ -69,17 +74,22 @@ def diagnose(
 
     if save is not None and not repair:
         raise BadValueError("--save writes the mended recipe: give --repair too")
-    chosen = choices.choose_task(task, recipe.options, None)
-    wanted = recipe.choose(chosen, task)
-    found = look(
-        chosen,
-        wanted,
-        repair=repair,
-        budget=budget,
-        probes=probes,
-        device=recipe.device,
-        progress=False if json else None,
-    )
+    asked = processes.ProcessOptions(nproc, devices, 0, timeout, find_unused)
+    with processes.world(context, asked, recipe.device) as world:
+        chosen = choices.choose_task(task, recipe.options, None)
+        wanted = recipe.choose(chosen, task)
+        found = look(
+            chosen,
+            wanted,
+            repair=repair,
+            budget=budget,
+            probes=probes,
+            device=recipe.device,
+            progress=False if json else None,
+            world=world,
+        )
+    if not world.is_main:
+        return
     mended = found.repair is not None and found.repair.recommended is not None
     if save is not None and mended:
         assert found.repair is not None

@@ -21,9 +21,10 @@ document = 1
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    if "--json" in sys.argv:
-        os.write(document, b'{"error": "interrupted"}\n')
-    os.write(2, b"etude: interrupted\n")
+    if os.environ.get("RANK", "0") == "0":  # of several processes, one tells
+        if "--json" in sys.argv:
+            os.write(document, b'{"error": "interrupted"}\n')
+        os.write(2, b"etude: interrupted\n")
     os._exit(INTERRUPTED)
 
 

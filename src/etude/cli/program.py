@@ -15,9 +15,13 @@ import etude.cli
 from etude.cli.console import out, print_error, print_json, reserve_stdout
 from etude.cli.interrupt import INTERRUPTED
 from etude.cli.next_step import message_of
-from etude.errors import BadTypeError, BadValueError, EtudeError
+from etude.cli.processes import mute_others
+from etude.errors import BadTypeError, BadValueError, EtudeError, WorldError
 
 FAILED, WRONG_USE = 1, 2
+
+LOST = 75
+"""The exit code if another process does not answer: the same command may succeed later."""
 
 
 class Program(TyperGroup):
@@ -26,6 +30,7 @@ class Program(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; with `--json`, errors are JSON too."""
         ctx.meta["etude.json"] = "--json" in args
+        ctx.meta["etude.arguments"] = list(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -34,12 +39,16 @@ class Program(TyperGroup):
             return self._invoke(ctx)
 
     def _invoke(self, ctx: Any) -> Any:
+        arguments: list[str] = ctx.meta["etude.arguments"]
         try:
+            mute_others(next((word for word in arguments if not word.startswith("-")), ""))
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             raise _reported(ctx, stop, INTERRUPTED) from stop
         except (BadValueError, BadTypeError) as error:
             raise _reported(ctx, error, WRONG_USE) from error
+        except WorldError as error:
+            raise _reported(ctx, error, LOST) from error
         except EtudeError as error:
             raise _reported(ctx, error, FAILED) from error
         except Exception as error:

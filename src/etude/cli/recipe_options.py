@@ -65,6 +65,15 @@ class RecipeOptions:
         float | None,
         typer.Option("--weight-decay", help="The optimizer's weight decay."),
     ] = None
+    compress: Annotated[
+        str | None,
+        typer.Option(
+            "--compress",
+            metavar="METHOD",
+            help="How processes exchange gradients: none, fp16, bf16, powersgd, topk, local-sgd, "
+            "diloco; with numbers as in 'powersgd(rank=2)'.",
+        ),
+    ] = None
     lr_mult: Annotated[
         list[str] | None,
         typer.Option(
@@ -140,6 +149,7 @@ _RECIPE = (
     "batch_size",
     "seed",
     "weight_decay",
+    "compress",
     "lr_mult",
 )
 """The fields that set a field of the recipe with the same name."""

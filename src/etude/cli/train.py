@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from etude.cli import choices, observe
+from etude.cli import choices, observe, processes
 from etude.cli.console import files, out, print_json
 from etude.cli.draw import draw as draw_report
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
@@ -28,6 +29,8 @@ EPILOG = """[bold]Examples[/bold]
 
   etude train --resume runs/first --steps 2000
 
+  etude train digits-cnn --nproc 2
+
   etude train digits-cnn --observe my_project.py:WeightNorm"""
 
 
@@ -42,6 +45,7 @@ def register(app: typer.Typer) -> None:
 
 @takes_recipe()
 def train(
+    context: typer.Context,
     task: choices.TaskName = None,
     recipe: RecipeOptions = RecipeOptions(),
     folder: choices.Out = None,
@@ -50,50 +54,69 @@ def train(
     accept: choices.Accept = False,
     watching: observe.Observe = None,
     watch: observe.Watch = True,
+    nproc: processes.Count = None,
+    devices: processes.Devices = None,
+    restarts: processes.Restarts = 0,
+    timeout: processes.Timeout = None,
+    find_unused: processes.FindUnused = False,
     json: choices.Json = False,
 ) -> None:
     """Train TASK with one recipe; save the model, the record and a report in a run folder.
 
     Ctrl-C saves the run and exits; --resume continues it, with the same result to the bit. With
     --steps, --resume trains a run further, even if it has finished, on the schedule of the new
-    length.
+    length. --nproc trains in several processes, as `torchrun -m etude train` does: their weights
+    are those of one process up to rounding.
     """
     from etude import report
     from etude.diagnosis.health.watched import train as run
     from etude.progress import bar
     from etude.record import Status
 
-    chosen = choices.choose_task(task, recipe.options, resume, own)
-    wanted = None
-    if resume is None:
-        wanted = recipe.choose(chosen, task)
-    else:
-        choices.refuse_with_resume(recipe.typed(without=("steps",)), folder)
-    seen = observe.observers(watching)
-    with (
-        choices.run_folder(folder, resume, task) as home,
-        bar(False if json else None, chosen.name) as draw,
-    ):
-        record = run(
-            chosen,
-            wanted,
-            folder=home.path,
-            resume=resume is not None,
-            steps=None if resume is None else choices.length(recipe.steps),
-            accept_changes=accept,
-            device=recipe.device,
-            observers=seen,
-            watch=observe.watcher(watch, chosen, wanted, recipe.recipe),
-            on_step=partial(show_step, draw),
-        )
-        page = report.write(record, home.report, task=chosen)
-    if json:
-        health = observe.health(record)
-        print_json({**record.plain(), **health, "folder": str(home.path), "report": str(page)})
-    else:
-        show(record, home.path, page)
+    asked = processes.ProcessOptions(nproc, devices, restarts, timeout, find_unused)
+    with ExitStack() as stack:
+        world = stack.enter_context(processes.world(context, asked, recipe.device))
+        again = folder is not None and world.from_main(partial(_goes_on, folder))
+        resume, folder = (folder, None) if again else (resume, folder)
+        chosen = choices.choose_task(None if again else task, recipe.options, resume, own)
+        wanted = None
+        if resume is None:
+            wanted = recipe.choose(chosen, task)
+        elif not again:
+            choices.refuse_with_resume(recipe.typed(without=("steps",)), folder)
+        seen = observe.observers(watching)
+        place = choices.run_folder(folder, resume, task)
+        home = world.from_main(lambda: stack.enter_context(place))
+        shows = False if json or not world.is_main else None
+        with bar(shows, chosen.name) as draw:
+            record = run(
+                chosen,
+                wanted,
+                folder=home.path,
+                resume=resume is not None,
+                steps=None if resume is None else choices.length(recipe.steps),
+                accept_changes=accept,
+                device=recipe.device,
+                world=world,
+                observers=seen,
+                watch=observe.watcher(watch, chosen, wanted, recipe.recipe),
+                on_step=partial(show_step, draw),
+            )
+        page = report.write(record, home.report, task=chosen) if world.is_main else home.report
+        if json:
+            health = observe.health(record)
+            print_json({**record.plain(), **health, "folder": str(home.path), "report": str(page)})
+        elif world.is_main:
+            show(record, home.path, page)
     if record.status == Status.DIVERGED:
         raise typer.Exit(1)
+
+
+def _goes_on(folder: Path) -> bool:
+    """Return whether a run that was started again finds its checkpoint in a folder."""
+    from etude.storage.run_folder import RunFolder
+
+    return processes.restarted() and RunFolder(folder).taken
 
 
 def show_step(draw: Bar, current: RunState) -> None:

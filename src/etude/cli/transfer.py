@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -15,13 +15,19 @@ from etude.cli.draw import draw
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
 from etude.errors import BadValueError
 
+if TYPE_CHECKING:
+    from etude.distributed.world_rate import WorldRate
+    from etude.tuning.transfer.transfer import Transfer
+
 EPILOG = """[bold]Examples[/bold]
 
   etude transfer digits-mlp --recipe runs/tuned/recipe.toml --batch-size 256
 
   etude transfer digits-mlp --recipe tuned.toml --width 32 256 --mup --save wide.toml
 
-  etude transfer my_project.py:task --recipe tuned.toml --steps '40 epochs' --share 0.25"""
+  etude transfer my_project.py:task --recipe tuned.toml --steps '40 epochs' --share 0.25
+
+  etude transfer digits-mlp --recipe tuned.toml --world-size 1 8"""
 
 Sides = Annotated[
     tuple[int, int] | None,
@@ -52,8 +58,29 @@ def transfer(
         str | None,
         typer.Option(metavar="LENGTH", help="The new length: updates, or '20 epochs'."),
     ] = None,
-    share: Annotated[float, typer.Option(help="Share of the new run for the comparison.")] = 0.125,
-    factor: Annotated[float, typer.Option(help="The factor between neighbouring rates.")] = 2.5,
+    world_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="BEFORE AFTER",
+            help="Tuned and new number of processes; each keeps its batch.",
+        ),
+    ] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(help="With --world-size: linear, 'square root' or 'noise scale'."),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the new run for the comparison (default: 0.125; 0.25 with --world-size)."
+        ),
+    ] = None,
+    factor: Annotated[
+        float | None,
+        typer.Option(
+            help="The factor between neighbouring rates (default: 2.5; 2 with --world-size)."
+        ),
+    ] = None,
     further: Annotated[int, typer.Option(help="Rates besides the first three, at most.")] = 2,
     save: Annotated[
         Path | None,
@@ -62,32 +89,43 @@ def transfer(
     recipe: RecipeOptions = RecipeOptions(),
     json: choices.Json = False,
 ) -> None:
-    """Transfer a tuned rate to another batch size, width, depth or length, and test it on TASK.
+    """Transfer a tuned rate to another batch size, width, depth, length or number of processes.
+
+    The new rate is tested on TASK.
 
     A rule from the literature gives the new rate. Then this rate and its neighbours are trained
     for a share of the new run, with the same seed. If another rate is clearly better, the rule is
     not confirmed, and that rate is proposed.
     """
+    from etude.distributed.world_rate import rate_for_world
     from etude.report import present
     from etude.tuning.transfer.transfer import transfer as carry
 
     sized = _sized(task, recipe.options, width=width, depth=depth)
     chosen = choices.choose_task(task, sized, None)
     tuned = recipe.choose(chosen, task)
-    found = carry(
-        tuned,
-        chosen,
-        batch_size=batch_size,
-        width=width,
-        mup=mup,
-        depth=depth,
-        steps=None if steps is None else choices.pairs([f"steps={steps}"], "--steps")["steps"],
-        share=share,
-        factor=factor,
-        further=further,
-        device=recipe.device,
-        progress=False if json else None,
-    )
+    trial: dict[str, Any] = {
+        "further": further, "device": recipe.device, "progress": False if json else None
+    }  # fmt: skip
+    trial |= {k: v for k, v in {"share": share, "factor": factor}.items() if v is not None}
+    found: Transfer | WorldRate
+    if world_size is not None:
+        _refuse_others(batch_size=batch_size, width=width, mup=mup, depth=depth, steps=steps)
+        before, after = world_size
+        found = rate_for_world(chosen, tuned, before=before, after=after, rule=rule, **trial)
+    else:
+        if rule is not None:
+            raise BadValueError("--rule chooses a rule for --world-size BEFORE AFTER: give both")
+        found = carry(
+            tuned,
+            chosen,
+            batch_size=batch_size,
+            width=width,
+            mup=mup,
+            depth=depth,
+            steps=None if steps is None else choices.pairs([f"steps={steps}"], "--steps")["steps"],
+            **trial,
+        )
     if save is not None:
         found.best.save(save)
     if json:
@@ -100,6 +138,20 @@ def transfer(
             out.print(f"\n[dim]{escape(command)} --recipe {escape(shlex.quote(str(save)))}[/dim]")
     if not found.trained:
         raise typer.Exit(1)
+
+
+def _refuse_others(**given: object) -> None:
+    """Check that only the number of processes changes.
+
+    Raises:
+        BadValueError: If something else is to change too.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise BadValueError(
+                f"--world-size changes the batch and the length with the number of processes: "
+                f"leave --{name.replace('_', '-')} out, or transfer in two steps"
+            )
 
 
 def _sized(

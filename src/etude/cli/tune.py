@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from etude.cli import choices, observe
+from etude.cli import choices, observe, processes
 from etude.cli.console import files, out, print_json
 from etude.cli.draw import draw
 from etude.cli.over import read_over
@@ -41,6 +42,7 @@ def register(app: typer.Typer) -> None:
 
 @takes_recipe(without=("lr",))
 def tune(
+    context: typer.Context,
     task: choices.TaskName = None,
     budget: Annotated[
         float | None,
@@ -73,6 +75,10 @@ def tune(
     own: choices.TaskOnResume = None,
     accept: choices.Accept = False,
     watch: observe.Watch = True,
+    nproc: processes.Count = None,
+    devices: processes.Devices = None,
+    timeout: processes.Timeout = None,
+    find_unused: processes.FindUnused = False,
     json: choices.Json = False,
 ) -> None:
     """Find the learning rate that trains TASK best, and train the model with it.
@@ -87,22 +93,26 @@ def tune(
     from etude.tuning.outcome import Outcome
 
     choices.refuse_rate(lr, recipe.changes, task)
-    chosen = choices.choose_task(task, recipe.options, resume, own)
-    wanted: dict[str, Any] = {}
-    if resume is None:
-        wanted["recipe"] = recipe.choose(chosen, task)
-        wanted["budget"] = 3.0 if budget is None else budget
-        wanted |= {"over": read_over(over), "objective": objective}
-        wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
-        wanted["valid_samples"] = (
-            int(valid_samples) if valid_samples and valid_samples.isdecimal() else valid_samples
-        ) or "auto"
-    else:
-        choices.refuse_with_resume(
-            recipe.typed(), *(over, objective, maximize, folds, valid_samples, folder)
-        )
-        wanted["budget"] = budget
-    with choices.run_folder(folder, resume, task) as home:
+    asked = processes.ProcessOptions(nproc, devices, 0, timeout, find_unused)
+    with ExitStack() as stack:
+        world = stack.enter_context(processes.world(context, asked, recipe.device))
+        chosen = choices.choose_task(task, recipe.options, resume, own)
+        wanted: dict[str, Any] = {}
+        if resume is None:
+            wanted["recipe"] = recipe.choose(chosen, task)
+            wanted["budget"] = 3.0 if budget is None else budget
+            wanted |= {"over": read_over(over), "objective": objective}
+            wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
+            wanted["valid_samples"] = (
+                int(valid_samples) if valid_samples and valid_samples.isdecimal() else valid_samples
+            ) or "auto"
+        else:
+            choices.refuse_with_resume(
+                recipe.typed(), *(over, objective, maximize, folds, valid_samples, folder)
+            )
+            wanted["budget"] = budget
+        place = choices.run_folder(folder, resume, task)
+        home = world.from_main(lambda: stack.enter_context(place))
         best = search(
             chosen,
             folder=home.path,
@@ -112,14 +122,15 @@ def tune(
             engine=engine,
             watch=watch,
             progress=False if json else None,
+            world=world,
             **wanted,
         )
-        page = report.write(best, home.report, task=chosen)
-    if json:
-        health = observe.health(best.record)
-        print_json({**best.plain(), **health, "folder": str(home.path), "report": str(page)})
-    else:
-        show(best, home.path, page, chosen)
+        page = report.write(best, home.report, task=chosen) if world.is_main else home.report
+        if json:
+            health = observe.health(best.record)
+            print_json({**best.plain(), **health, "folder": str(home.path), "report": str(page)})
+        elif world.is_main:
+            show(best, home.path, page, chosen)
     if best.outcome == Outcome.NOTHING_TRAINS:
         raise typer.Exit(1)
 

@@ -29,6 +29,7 @@ from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
 from etude.training.validation import check_given
+from etude.training.world import World, current, given
 from etude.warning_filters import filters_kept
 
 
@@ -68,6 +69,7 @@ def diagnose(
     engine: str | Engine | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
+    world: World | None = None,
 ) -> TaskDiagnosis:
     """Check a task, train it by a recipe under watch, and say what is wrong.
 
@@ -91,6 +93,8 @@ def diagnose(
         engine: As in `tune`, for the probes and the remedies.
         device: As in `train`.
         progress: Whether to show progress; None does so on a terminal.
+        world: The processes that train every run together, from `etude.distributed.join()`; each
+            of them makes the same call, and gets what the first one has found in its share.
 
     Raises:
         TaskError: If model, data and loss do not fit together.
@@ -107,6 +111,23 @@ def diagnose(
         check_budget(budget)
     check_probes(probes)
     recipe = recipe or Recipe(**task.defaults)
+    world = given(world)
+    with world.active():
+        shows = progress if world.is_main else False
+        return _diagnosed(task, recipe, repair, budget, probes, engine, device, shows)
+
+
+def _diagnosed(
+    task: Task,
+    recipe: Recipe,
+    repair: bool,
+    budget: float,
+    probes: float,
+    engine: str | Engine | None,
+    device: str | torch.device | None,
+    progress: bool | None,
+) -> TaskDiagnosis:
+    world = current()
     checked = check(task, recipe, device=device)
     run = Run(task, recipe, device=device)
     try:
@@ -116,7 +137,7 @@ def diagnose(
             raise
         unseen = (*checked.unseen, f"The run: {error}.")
         return TaskDiagnosis(checked.findings, checked.seen, unseen)
-    watched = _watched(run, progress)
+    watched = _shared(_watched(run, progress), world)
     assert watched.history is not None
     stuck = no_better_than_a_constant(run)
     history = replace(watched.history, stuck=bool(stuck))
@@ -156,6 +177,11 @@ def diagnose(
         tried,
         evidence.probes,
     )
+
+
+def _shared(watched: Diagnosis, world: World) -> Diagnosis:
+    """Return what the first process has seen: each watches its own share of the batches."""
+    return watched if world.size == 1 else world.from_main(lambda: watched)
 
 
 def _suspected(

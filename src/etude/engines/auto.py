@@ -138,6 +138,8 @@ class AutoEngine(Engine):
         waiting = call.waiting
         if len(waiting) == 1:
             return Choice("loop", "there is one run", {}, {})
+        if (size := waiting[0].state.world.size) > 1:  # a choice by timings would differ in each
+            return Choice("loop", f"{size} processes train each run together", {}, {})
         self._explain_observers(waiting)
         known = self._paces.setdefault(waiting[0].task, {})
         key = cost_key(waiting[0])

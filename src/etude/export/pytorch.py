@@ -18,6 +18,7 @@ ELSEWHERE = (
     "clip_adaptive",
     "clip_percentile",
     "spikes",
+    "compress",
     "l1",
     "l2",
     "activity",

@@ -28,8 +28,16 @@ class Collector(ABC):
     """Collects the outputs and targets of one evaluation, and computes the metric."""
 
     @abstractmethod
+    def piece(self, output: Any, target: Any) -> Any:
+        """Return what the metric needs of one slice: tensors and plain values."""
+
+    @abstractmethod
+    def keep(self, piece: Any) -> None:
+        """Add what `piece` returned of one slice."""
+
     def add(self, output: Any, target: Any) -> None:
         """Add the outputs and targets of one slice."""
+        self.keep(self.piece(output, target))
 
     @abstractmethod
     def result(self) -> tuple[float, tuple[float, ...]]:
@@ -111,8 +119,11 @@ class _Gathering(Collector):
     metric: WholeMetric | StreamedMetric
     pieces: list[Piece] = field(default_factory=list)
 
-    def add(self, output: Any, target: Any) -> None:
-        self.pieces.append((on_cpu(output), on_cpu(target)))
+    def piece(self, output: Any, target: Any) -> Piece:
+        return on_cpu(output), on_cpu(target)
+
+    def keep(self, piece: Piece) -> None:
+        self.pieces.append(piece)
 
     def result(self) -> tuple[float, tuple[float, ...]]:
         whole = self.metric.of(self.pieces)
@@ -138,7 +149,11 @@ class _Streaming(Collector):
         self.metric = copy.deepcopy(of.metric)
         self.metric.reset()
 
-    def add(self, output: Any, target: Any) -> None:
+    def piece(self, output: Any, target: Any) -> Piece:
+        return output, target
+
+    def keep(self, piece: Piece) -> None:
+        output, target = piece
         if isinstance(self.metric, nn.Module) and isinstance(output, Tensor):
             self.metric.to(output.device)
         self.metric.update(output, target)

@@ -71,8 +71,11 @@ class _Summing(Collector):
     metric: Metric
     sums: list[Tensor] = field(default_factory=list)
 
-    def add(self, output: Any, target: Any) -> None:
-        self.sums.append(self.metric.sums(output, target).detach())
+    def piece(self, output: Any, target: Any) -> Tensor:
+        return self.metric.sums(output, target).detach()
+
+    def keep(self, piece: Tensor) -> None:
+        self.sums.append(piece)
 
     def result(self) -> tuple[float, tuple[float, ...]]:
         total = functools.reduce(torch.add, self.sums)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from etude.tasks.weighted import Weight, WeightedLoss
+from etude.training.world import JointGradient
 
 
 class Accumulation:
@@ -28,10 +29,19 @@ class Accumulation:
         count: The number of batches in the update.
         parameters: The parameters whose gradients are computed.
         only: Whether only these parameters get a gradient.
+        joint: What computes the gradient with other processes; None in a single one. Every loss is
+            then that of a share, and its weight that of the whole batch.
     """
 
-    def __init__(self, count: int, parameters: Sequence[Tensor], *, only: bool = False) -> None:
-        self.count, self.only = count, only
+    def __init__(
+        self,
+        count: int,
+        parameters: Sequence[Tensor],
+        *,
+        only: bool = False,
+        joint: JointGradient | None = None,
+    ) -> None:
+        self.count, self.only, self.joint = count, only, joint
         self._given = parameters
         self._sums: dict[str, Tensor] = {}
         self._reference: Weight | None = None
@@ -77,7 +87,8 @@ class Accumulation:
     def finish(self) -> dict[str, Tensor]:
         """Rescale the gradient, and return the loss, and the penalty if there is one."""
         if self.is_empty:
-            self._set_to_zero()
+            if self.joint is None:  # else the backward pass has set them
+                self._set_to_zero()
         elif self.count > 1:
             self._rescale()
         return self._sums
@@ -90,6 +101,8 @@ class Accumulation:
         self._total = self._total + weight
         if self.count == 1 and not isinstance(weight, Tensor) and weight != 0:
             return loss.mean
+        if self.joint is not None and not isinstance(weight, Tensor) and weight == 0:
+            return loss.mean * 0  # with its graph, because other processes wait
         return loss.times(weight / self._reference * (1 / self.count))
 
     def _keep(self, penalty: Tensor) -> None:
@@ -109,6 +122,8 @@ class Accumulation:
         self._sums["loss"] = self._sums["loss"] * scale
         parameters = self.parameters
         fixed = self._fixed or [None] * len(parameters)
+        if self.joint is not None:
+            self.joint.average([own for own in fixed if own is not None])
         with torch.no_grad():
             for parameter, own in zip(parameters, fixed, strict=True):
                 if parameter.grad is None:

@@ -15,6 +15,7 @@ from etude.optimizers.row import OptimizerRow
 from etude.recipe import Recipe
 from etude.recipe_spikes import Rewind, Skip
 from etude.tasks.data import Batch
+from etude.tasks.shards import Shard
 from etude.tasks.turns import parameters_of
 from etude.tasks.weighing import Scales
 from etude.tasks.weighted import WeightedLoss
@@ -56,6 +57,7 @@ class Turns:
         self.optimizer, self.autocast = state.optimizer, state.autocast
         self.penalty = Penalty(self.model, self.recipe, state.rates)
         self.rates = state.rates
+        self.joint = None if state.objective is None else state.objective.joint
         self.moved = False
         self._clippers: dict[str, Clipper] = {}
 
@@ -75,7 +77,12 @@ class Turns:
             the mean over the updates, if there is one; and the last values that `prepare` returned.
         """
         self.moved = False
-        walks = [self.task.turns(self.model, batch) for batch in batches]
+        given = list(batches)
+        walks = [
+            self.task.turns(self.model, one.batch if isinstance(one, Shard) else one)
+            for one in given
+        ]
+        self._shards = given if self.joint is not None else [None] * len(given)
         sums: dict[str, Any] = {}
         prepared: dict[str, Any] = {}
         count = 0
@@ -103,8 +110,8 @@ class Turns:
             drop_gradients(self.optimizer)
             parts: list[str | None] = []
             update: Accumulation | None = None
-            for walk in walks:
-                turn = self._turn(walk, watch=len(walks) > 1)
+            for walk, shard in zip(walks, self._shards, strict=True):
+                turn = self._turn(walk, shard, watch=len(walks) > 1)
                 parts.append(None if turn is None else turn[0])
                 _refuse_disagreement(parts)
                 if turn is not None:
@@ -112,23 +119,32 @@ class Turns:
                     self._gradient(update, *turn)
             if parts[0] is None or update is None:
                 return
-            yield parts[0], update.finish()
+            sums = update.finish()
+            if self.joint is not None:
+                self.joint.average_of(update.parameters)
+                sums = self.joint.mean(sums)
+            yield parts[0], sums
 
-    def _turn(self, walk: Walk, *, watch: bool) -> tuple[str, WeightedLoss] | None:
+    def _turn(self, walk: Walk, shard: Any, *, watch: bool) -> tuple[str, WeightedLoss] | None:
         """Run one batch to its next yield; return the part, and the loss with its weight."""
-        scales = Scales() if watch else None
-        with self.autocast(), scales or nullcontext():
+        joint = self.joint
+        scales = Scales() if watch or joint is not None else None
+        norms = nullcontext() if joint is None else joint.normalising(shard)
+        with self.autocast(), norms, scales or nullcontext():
             turn = next(walk, None)
-        if turn is None or scales is None or turn[1].weight is not None:
-            return turn
-        return turn[0], replace(turn[1], weight=scales.weight(turn[1].mean))
+        if turn is None:
+            return None
+        part, loss = turn
+        if scales is not None and loss.weight is None:
+            loss = replace(loss, weight=scales.weight(loss.mean))
+        return part, loss if joint is None else joint.joined(loss, shard)
 
     def _accumulation(self, part: str, count: int) -> Accumulation:
         parameters = self._clipper(part).parameters
         if self.rates is not None:
             frozen = {id(tensor) for tensor in self.rates.frozen_now.whole}
             parameters = [p for p in parameters if id(p) not in frozen]
-        return Accumulation(count, parameters, only=True)
+        return Accumulation(count, parameters, only=True, joint=self.joint)
 
     def _gradient(self, update: Accumulation, part: str, loss: WeightedLoss) -> None:
         try:

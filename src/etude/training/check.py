@@ -15,6 +15,7 @@ from etude.errors import TaskError
 from etude.randomness import random_state_kept
 from etude.record import Evaluation
 from etude.tasks.data import Batch, Cursor, TensorData
+from etude.tasks.shards import Shard
 from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
 from etude.torch_internals import own_buffers, unsaved_buffers
@@ -46,7 +47,9 @@ def check(state: RunState) -> int:
     task, data, recipe = state.task, state.task.train, state.recipe
     refuse_recurrent(model, recipe.precision, state.device)
     with random_state_kept(0), data.untouched(), state.autocast():
-        batch = move(next(data.stream(state.batch_size, recipe.seed, Cursor())), state.device)
+        stream = state.world.stream(data, state.batch_size, recipe.seed, Cursor())
+        batch = move(next(stream), state.device)
+        batch = batch.batch if isinstance(batch, Shard) else batch
         carried = list(_unsaved_places(model))
         before = [holder.get(key) for holder, key, _ in carried]
         buffers = Buffers(model)

@@ -18,9 +18,12 @@ from etude.record import Evaluation
 from etude.tasks.collect import Collector
 from etude.tasks.data import Batch
 from etude.tasks.metrics import AnyMetric
+from etude.tasks.shards import Shard
 from etude.tasks.task import Task, describe
 from etude.tasks.weighted import WeightedLoss
+from etude.training.shared_sweep import EvaluatedSlice, SharedSweep
 from etude.training.snapshot import buffers_kept, modes_kept
+from etude.training.world import SINGLE, World
 
 PARTS = 16
 """The least number of slices of a validation set (if it has that many samples)."""
@@ -34,6 +37,7 @@ def evaluate(
     batch_size: int = 64,
     device: torch.device | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+    world: World = SINGLE,
 ) -> Evaluation:
     """Return the mean loss and the metric of a model on all of the task's validation data.
 
@@ -50,13 +54,14 @@ def evaluate(
         batch_size: The largest number of samples at once, if the data allow a choice.
         device: The model's device; None moves no batch.
         autocast: A factory of the context of the forward pass.
+        world: The processes that divide the slices; the result has the bits of a single one.
     """
     with modes_kept(model):
         model.eval()
         with task.valid.untouched(), buffers_kept(model):
             try:
                 with random_state_kept(0), torch.no_grad():
-                    return _sweep(task, model, step, batch_size, device, autocast)
+                    return _sweep(task, model, step, batch_size, device, autocast, world)
             except TaskError as error:
                 if task.step is None or "does not require grad" not in str(error.__cause__):
                     raise
@@ -66,7 +71,7 @@ def evaluate(
             random_state_kept(0),
             torch.enable_grad(),
         ):
-            return _sweep(task, model, step, batch_size, device, autocast)
+            return _sweep(task, model, step, batch_size, device, autocast, world)
 
 
 def _sweep(
@@ -76,29 +81,28 @@ def _sweep(
     batch_size: int,
     device: torch.device | None,
     autocast: Callable[[], AbstractContextManager[Any]] | None,
+    world: World,
 ) -> Evaluation:
     rows = max(1, min(batch_size, math.ceil((task.valid.samples or batch_size) / PARTS)))
-    losses: list[WeightedLoss] = []
-    counts: list[int] = []
     metric: AnyMetric | None = task.metric
     collector = None if metric is None else metric.collector()
     context = autocast or nullcontext
-    for batch, count in task.valid.sweep(rows):
+    shared = SharedSweep(model, world)
+    for place, batch, count in shared.slices(task.valid, rows):
         batch = move(batch, device)
         with context():
             loss, output, target = task.weighed(model, batch)
-        losses.append(replace(loss, mean=loss.mean.detach()).read())
-        counts.append(count)
+        one = EvaluatedSlice(place, replace(loss, mean=loss.mean.detach()).read(), count)
+        shared.found.append(one)
         if metric is None or collector is None:
             continue
-        if task.step is None:
-            _add(metric, collector, output, target)
-        else:
-            with context():
-                _add(metric, collector, model, batch)
-    if not losses:
+        given = (output, target) if task.step is None else (model, batch)
+        with nullcontext() if task.step is None else context():
+            one.piece = _piece(metric, collector, *given, keeps=world.size == 1)
+    found = shared.assembled(None if collector is None else collector.keep)
+    if not found:
         raise TaskError("valid gave no batch: at least one is needed to evaluate a model")
-    mean, parts, weight = together(losses, counts)
+    mean, parts, weight = together([one.loss for one in found], [one.count for one in found])
     if metric is None or collector is None:
         return Evaluation(step, mean, None, parts, (), weight)
     value, slices = _result(metric, collector)
@@ -148,9 +152,16 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return (math.fsum if all(map(math.isfinite, weighted)) else sum)(weighted) / math.fsum(weights)
 
 
-def _add(metric: AnyMetric, collector: Collector, output: Any, target: Any) -> None:
+def _piece(
+    metric: AnyMetric, collector: Collector, output: Any, target: Any, *, keeps: bool
+) -> Any:
+    """Return what the metric needs of a slice; with `keeps`, the collector has it already."""
     try:
-        collector.add(output, target)
+        piece = collector.piece(output, target)
+        if not keeps:
+            return piece
+        collector.keep(piece)
+        return None
     except EtudeError:
         raise
     except Exception as error:
@@ -181,6 +192,8 @@ def move(batch: Batch, device: torch.device | None) -> Batch:
         return batch
     if isinstance(batch, Tensor):
         return batch if batch.device == device else batch.to(device, non_blocking=True)
+    if isinstance(batch, Shard):
+        return replace(batch, batch=move(batch.batch, device))
     if isinstance(batch, dict):
         return {key: move(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

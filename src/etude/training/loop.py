@@ -42,6 +42,7 @@ class TrainingLoop:
         is_whole: Whether no update is half done.
         read_every: The number of updates between two readings of the losses.
         rewinder: Keeps states to go back to; None if the recipe does not.
+        exchange: What replaces the plain mean of the gradients of several processes; None for it.
     """
 
     def __init__(self, state: RunState, observers: Observers) -> None:
@@ -49,7 +50,7 @@ class TrainingLoop:
         # Of the state itself it holds nothing: in a circle, memory would be freed late.
         context = partial(autocast, state.device, state.recipe.precision)
         self.objective = Objective(
-            state.task, state.model, state.recipe, context, rates=state.rates
+            state.task, state.model, state.recipe, context, rates=state.rates, world=state.world
         )
         state.objective = self.objective
         self.frozen = FrozenParts(state)
@@ -69,6 +70,10 @@ class TrainingLoop:
         self._undo = Snapshot(state.model, state.task.train.draws)
         self._sees_gradients = observers.has("on_gradient")
         self._sees_updates = observers.has("on_update")
+        joint = self.objective.joint
+        self.exchange = None if joint is None else joint.exchange
+        if self.exchange is not None:
+            self.exchange.bind(state)
 
     def reset(self) -> None:
         """Continue from the current state, after it was replaced."""
@@ -88,8 +93,8 @@ class TrainingLoop:
                 self.observers.attached(state),
             ):
                 if self._stream is None:
-                    self._stream = state.task.train.stream(
-                        state.batch_size, state.recipe.seed, self._cursor
+                    self._stream = state.world.stream(
+                        state.task.train, state.batch_size, state.recipe.seed, self._cursor
                     )
                 self.observers.start(state)
                 while state.step < until and not state.diverged and not request.stop():
@@ -115,6 +120,8 @@ class TrainingLoop:
         state = self.state
         if self.rewinder is not None:
             self.rewinder.keep(state)
+        if self.exchange is not None:
+            self.exchange.before_update(state.step)
         values, again = self._values(stream)
         if self.rewinder is not None and self._rewound(self.rewinder, values, stream):
             values, again = self._values(stream)
@@ -135,6 +142,8 @@ class TrainingLoop:
                     refuse_state(error)
                 raise
             self.is_whole = True
+        if self.exchange is not None:
+            self.exchange.after_update(state.step, state.model)
         if self.rewinder is not None:
             self.rewinder.gone = 0
         state.step += 1

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from etude.optimizers.hessian import PRICE
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.data import Batch
+from etude.tasks.shards import Shard
 from etude.tasks.task import Task
 from etude.tasks.weighted import WeightedLoss
 from etude.training.accumulation import Accumulation, shares
@@ -27,6 +29,7 @@ from etude.training.own_hooks import OwnHooks
 from etude.training.param_groups import drop_gradients
 from etude.training.regularisation import Penalty, smoothed
 from etude.training.snapshot import Snapshot, buffers_kept
+from etude.training.world import SINGLE, JointGradient, World
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -46,8 +49,10 @@ class Objective:
         recipe: The recipe.
         autocast: A factory of the context of the forward pass.
         rates: The multipliers of the rate; what they freeze is not penalised.
+        world: The processes that compute the gradient together.
 
     Attributes:
+        joint: What computes the gradient with other processes; None in a single one.
         keeps: Returns whether `again` will be called after the update that begins; None if it is
             never called.
     """
@@ -59,6 +64,7 @@ class Objective:
         recipe: Recipe,
         autocast: Context,
         rates: Rates | None = None,
+        world: World = SINGLE,
     ) -> None:
         self.task = smoothed(task, recipe.label_smoothing) if recipe.label_smoothing else task
         self.model, self.autocast = model, autocast
@@ -74,6 +80,9 @@ class Objective:
         self.keeps: Callable[[], bool] | None = None
         self._kept: list[Batch] | None = None
         self._hooks = OwnHooks(model)
+        self.joint: JointGradient | None = world.joint(
+            self.task, model, recipe, self.penalty, autocast
+        )
 
     def backward(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """Add the gradient of the mean over all answered targets to that of the parameters.
@@ -84,24 +93,34 @@ class Objective:
         Raises:
             TaskError: If the model, the loss or the backward pass fails.
         """
-        update = Accumulation(self.count, self.parameters)
+        joint = self.joint
+        update = Accumulation(self.count, self.parameters, joint=joint)
         self._kept = [] if self.keeps is not None and self.keeps() else None
-        for batch in batches:
-            if self._kept is not None:
-                self._kept.append(batch)
-            loss, penalty = self._forward(batch)
-            try:
-                update.add(loss, penalty)
-            except RuntimeError as error:
-                raise TaskError(f"the backward pass failed: {error}") from error
-        sums = update.finish()
+        if joint is None:
+            for batch in batches:
+                self._add(update, batch)
+        else:
+            joint.each(batches, self.count, partial(self._add, update))
+        sums = update.finish() if joint is None else joint.mean(update.finish())
         if update.is_empty and not self._warned:
             self._warned = True
             warnings.warn(NO_ANSWERED_TARGET, stacklevel=2)
         return sums
 
+    def _add(self, update: Accumulation, batch: Batch) -> None:
+        """Do the forward and backward pass of one batch."""
+        if self._kept is not None:
+            self._kept.append(batch)
+        loss, penalty = self._forward(batch)
+        try:
+            update.add(loss, penalty)
+        except RuntimeError as error:
+            raise TaskError(f"the backward pass failed: {error}") from error
+
     def again(self) -> Tensor:
         """Return the objective of the newest update at the current weights.
+
+        Of several processes, each returns that of its own share.
 
         Hooks that were attached to the model after this object was made are not called: they are
         those of observers, to whom this pass is none of the run's. A loss that is a module keeps
@@ -123,7 +142,7 @@ class Objective:
 
     def value(self, batches: Iterable[Batch]) -> Tensor:
         """Return the mean over all answered targets, with the penalty and its graph."""
-        pairs = [self._forward(batch) for batch in batches]
+        pairs = [self._forward(batch, own=True) for batch in batches]
         losses = [loss.read() for loss, _ in pairs]
         terms = [loss.times(share) for loss, share in zip(losses, shares(losses), strict=True)]
         penalties = [penalty for _, penalty in pairs]
@@ -133,8 +152,16 @@ class Objective:
         ]
         return torch.stack(whole).sum()
 
-    def _forward(self, batch: Batch) -> tuple[WeightedLoss, Tensor | None]:
-        """Return the loss of a batch, and the penalty if the recipe has one."""
+    def _forward(self, batch: Batch, *, own: bool = False) -> tuple[WeightedLoss, Tensor | None]:
+        """Return the loss of a batch, and the penalty if the recipe has one.
+
+        Args:
+            batch: The batch; of several processes, the share of this one.
+            own: Whether other processes have no part in it.
+        """
+        if self.joint is not None and isinstance(batch, Shard):
+            with self.autocast():
+                return self.joint.own(batch) if own else self.joint.forward(batch)
         if self._is_bare:  # empty contexts take 1/50 of a small update
             return self._loss(batch), None
         if not self.penalty:

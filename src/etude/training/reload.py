@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from etude.storage.model_weights import load_state
 from etude.tasks.source import Cursor
 from etude.training.evaluation_steps import own_evaluation_steps
 from etude.training.evaluation_weights import EvaluationWeights
+from etude.training.rng import RunRandomness
 from etude.training.state import RunState
 
 
@@ -75,7 +77,7 @@ def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeight
     state.series = {name: values.tolist() for name, values in saved["series"].items()}
     state.evaluations = [Evaluation.of(e) for e in saved["evaluations"]]
     state.react(state.evaluations)
-    state.randomness.load(saved["random"])
+    _load_random(state, saved)
     state.cursor = Cursor(**saved["place"])
     state.loaded_step = state.step
 
@@ -87,6 +89,29 @@ def _set_length(state: RunState, saved: Mapping[str, Any], same: bool) -> None:
         state.extended.append((state.step, saved["length"]))
     state.evaluation_steps = own_evaluation_steps(
         state.extended, state.length, state.recipe.evaluations
+    )
+
+
+def _load_random(state: RunState, saved: Mapping[str, Any]) -> None:
+    """Restore the random state of this process, or say that there is none for it."""
+    world = state.world
+    told = saved.get("world") or {"size": 1}
+    if told["size"] == world.size:
+        kept = told.get("random")
+        state.randomness.load(saved["random"] if kept is None else kept[world.rank])
+        return
+    if world.is_main:
+        state.randomness.load(saved["random"])
+    else:
+        state.randomness = RunRandomness(state.recipe.seed, world.rank, saved["step"])
+    count = told["size"]
+    before = "1 process" if count == 1 else f"{count} processes"
+    now = "1" if world.size == 1 else f"{world.size}"
+    warnings.warn(
+        f"the run was trained in {before} up to update {saved['step']} and goes on in {now}: its "
+        "batches stay the same, and its weights differ by rounding alone unless it draws random "
+        "numbers (dropout, augmentation), which other processes draw differently",
+        stacklevel=2,
     )
 
 

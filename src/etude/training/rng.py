@@ -17,10 +17,11 @@ class RunRandomness:
 
     Args:
         seed: The seed of the recipe.
+        *path: Where the run is not the whole run: the number of its process, from 1.
     """
 
-    def __init__(self, seed: int) -> None:
-        with random_state_kept(derive_seed(seed, "noise")):
+    def __init__(self, seed: int, *path: int) -> None:
+        with random_state_kept(derive_seed(seed, "noise", *path)):
             self._state: RandomState | None = RandomState.capture()
         self._orders: list[Tensor] = []
 

@@ -19,7 +19,7 @@ from etude.recipe import Recipe
 from etude.record import Cost, Evaluation, Record, Status, environment
 from etude.schedules import Schedule
 from etude.tasks.task import Task
-from etude.training import divergence
+from etude.training import divergence, exchange_state
 from etude.training.check import check, refuse_untrained
 from etude.training.evaluate import evaluate
 from etude.training.evaluation_weights import EvaluationWeights
@@ -30,6 +30,7 @@ from etude.training.reload import reload
 from etude.training.request import AdvanceRequest
 from etude.training.state import initial_state
 from etude.training.threads import use_threads
+from etude.training.world import World
 
 MOVED = {
     "extra": "Run.state.extra_gradients",
@@ -53,6 +54,7 @@ class Run:
         recipe: How to learn it.
         device: Where to train; None takes the model's own, else an accelerator, else the CPU.
         observers: Called during training; what they return becomes series of the record.
+        world: The processes that train it together; None takes the current world.
 
     Raises:
         BadValueError: If recipe and data do not fit.
@@ -66,9 +68,10 @@ class Run:
         *,
         device: str | torch.device | None = None,
         observers: Sequence[Observer] = (),
+        world: World | None = None,
     ) -> None:
         self.observers = Observers(observers)
-        self.state = state = initial_state(task, recipe, device)
+        self.state = state = initial_state(task, recipe, device, world)
         self._loop = TrainingLoop(state, self.observers)
         self._evaluation_weights: EvaluationWeights | None = None
         if state.optimizer_spec.eval_mode:
@@ -229,8 +232,10 @@ class Run:
         self.state.reason = self.state.reason or f"stopped by {type(error).__name__}: {error}"
 
     def release(self) -> None:
-        """Restore the `requires_grad` of every parameter of the model."""
+        """Restore the `requires_grad` of every parameter, and remove what was attached to them."""
         self._loop.frozen.release()
+        if self.objective.joint is not None:
+            self.objective.joint.close()
 
     # ---- the loop ------------------------------------------------------------------------------
 
@@ -305,6 +310,7 @@ class Run:
             batch_size=max(128, 2 * state.batch_size),
             device=state.device,
             autocast=state.autocast,
+            world=state.world,
         )
 
     @contextmanager
@@ -322,7 +328,11 @@ class Run:
     def _judged(self) -> Iterator[None]:
         """Set the weights to be evaluated, and the threads, inside a block."""
         weights = self._evaluation_weights
-        with use_threads(self.threads), nullcontext() if weights is None else weights.judged():
+        with (
+            use_threads(self.threads),
+            nullcontext() if weights is None else weights.judged(),
+            exchange_state.judged_weights(self.state),
+        ):
             yield
 
     def _follow_from(self, result: Evaluation, enough: bool) -> None:
@@ -352,7 +362,7 @@ class Run:
     # ---- state and record ----------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the complete state, from which the run can continue to the bit.
+        """Return the complete state of this process, from which it can continue to the bit.
 
         Raises:
             StorageError: If an update is half done (an error inside the optimizer).
@@ -383,7 +393,12 @@ class Run:
             "evaluations": [asdict(e) for e in state.evaluations],
             "observers": self.observers.state_dict(),
             **({} if self._loop.rewinder is None else {"rewinder": self._loop.rewinder.tree()}),
+            **({} if state.world.size == 1 else {"world": {"size": state.world.size}}),
         }
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Return the complete state of all processes; each of them must call it."""
+        return exchange_state.whole_state(self.state, self.state_dict())
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore a saved state of the same recipe, or of one that differs only in its length.
@@ -398,6 +413,7 @@ class Run:
         self._loop.reset()
         if self._loop.rewinder is not None:
             self._loop.rewinder.load(saved.get("rewinder"))
+        exchange_state.load_exchange(self.state, saved)
         self.observers.load_state_dict(saved.get("observers"), self.ended)
         if self.step >= self.length and not self.ended:
             self._finish()  # it was killed after its last update, before its status was set
@@ -426,6 +442,6 @@ class Run:
             ),
             environment=environment(str(state.device), state.threads),
             ref=state.task.ref,
-            notes=self.observers.notes(state),
+            notes=self.observers.notes(state) | exchange_state.world_notes(self.state),
             model=state.model,
         )

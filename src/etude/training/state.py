@@ -33,6 +33,7 @@ from etude.training.initialisation import prepare_model
 from etude.training.objective import Objective
 from etude.training.precision import autocast
 from etude.training.rng import RunRandomness
+from etude.training.world import SINGLE, World, current
 
 
 @dataclass(eq=False)
@@ -68,6 +69,7 @@ class RunState:
         extended: (update, length until then) for each time that the length was changed.
         cursor: The position in the data of the next batch.
         objective: What an update minimises; None in a stack of runs, and before there is a loop.
+        world: The processes that train the run together.
     """
 
     task: Task
@@ -98,6 +100,7 @@ class RunState:
     extended: list[tuple[int, int]] = field(default_factory=list)
     cursor: Cursor = field(default_factory=Cursor)
     objective: Objective | None = field(default=None, repr=False)
+    world: World = SINGLE
 
     @property
     def length(self) -> int:
@@ -154,18 +157,25 @@ class RunState:
         }
 
 
-def initial_state(task: Task, recipe: Recipe, device: str | torch.device | None = None) -> RunState:
+def initial_state(
+    task: Task,
+    recipe: Recipe,
+    device: str | torch.device | None = None,
+    world: World | None = None,
+) -> RunState:
     """Return the state of a run before its first update.
 
     Args:
         task: What to learn.
         recipe: How to learn it.
         device: Where to train; None takes the model's own, else an accelerator, else the CPU.
+        world: The processes that train it together; None takes the current world.
 
     Raises:
         BadValueError: If recipe and data do not fit.
         TaskError: If model, data and loss do not fit together.
     """
+    world = current() if world is None else world
     batch_size, clock = batch_size_of(task, recipe), clock_of(task, recipe)
     evaluation_steps = own_evaluation_steps((), clock.horizon, recipe.evaluations)
     lr_schedule = recipe.bound_schedule(clock)
@@ -173,13 +183,15 @@ def initial_state(task: Task, recipe: Recipe, device: str | torch.device | None 
     feedback.check({"schedule": lr_schedule, **others}, task)
     with random_state_kept(derive_seed(recipe.seed, "init")):
         built = task.build()
-        place = device_for(device, built)
+        place = device_for(device or world.device, built)
         model: nn.Module = built.to(place).train()
         placed = task.on(place)
         prepare_model(model, recipe, placed, batch_size)
         context = autocast(place, recipe.precision)
         flow = flow_of(placed, recipe, model, batch_size, context)
         lr_mult = prepare(recipe.lr_mult, model, task.model, flow)
+        world.refuse(placed, recipe, model, batch_size)
+        world.prepare(model)
     told: dict[str, Any] = {"lr": recipe.lr, "lr_mult": lr_mult, "flow": flow}
     chosen = recipe.optimizer
     optimizer = build(chosen.name, model, **told, **chosen.hyperparameters)
@@ -199,6 +211,7 @@ def initial_state(task: Task, recipe: Recipe, device: str | torch.device | None 
         lr_schedule=lr_schedule,
         hyperparameter_schedules=dict(others),
         evaluation_steps=evaluation_steps,
-        randomness=RunRandomness(recipe.seed),
+        randomness=RunRandomness(recipe.seed, *([world.rank] if world.rank else [])),
         early_stopping=EarlyStopping(recipe.early_stopping) if recipe.early_stopping else None,
+        world=world,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
 from etude.training.validation import check_given
+from etude.training.world import World, given
 from etude.warning_filters import filters_kept
 
 
@@ -40,6 +42,7 @@ def train(
     observers: Sequence[Observer] = (),
     probes: Mapping[str, Callable[[RunState], Reading]] | None = None,
     on_step: Callable[[RunState], None] | None = None,
+    world: World | None = None,
 ) -> Record:
     """Train a task's model with a recipe and return the record, with the trained model.
 
@@ -68,6 +71,8 @@ def train(
         probes: Functions of the run's state, by name: a short form for observers that call them at
             every update, before the optimizer's step.
         on_step: Called after every update with the run's state, for instance to show progress.
+        world: The processes that train the run together, from `etude.distributed.join()`; each of
+            them makes the same call. None trains in one process.
 
     Returns:
         The record; `record.model` is the trained network.
@@ -85,46 +90,54 @@ def train(
     finished
     """
     check_given(task, recipe)
+    world = given(world)
     home = None if folder is None else RunFolder(Path(folder))
-    if resume:
+    if resume and home is None:
+        raise BadValueError("resume=True needs folder=, the run folder to continue from")
+    with world.active():
+        if resume and home is not None:
+            recipe = world.from_main(partial(home.kept_recipe, recipe))
+        recipe = recipe or Recipe(**task.defaults)
+        if steps is not None:
+            recipe = recipe.replace(steps=steps)
+        if evaluations is not None:
+            recipe = recipe.replace(evaluations=evaluations)
+        parts: Parts = {}
+        if home is not None and world.is_main:
+            task, parts = identified(task)
+        seen = [*observers, *named_functions(probes or {})]
+        run = Run(task, recipe, device=device, observers=seen, world=world)
+        state = world.from_main(home.newest_state) if home is not None and resume else None
+        if state is None:
+            run.check()
+        else:
+            run.load_state_dict(state)
+            refuse_further(run, state)
+        request = AdvanceRequest(
+            evaluation_steps=run.state.evenly_spaced(recipe.evaluations),
+            on_step=None if on_step is None else lambda state, _: on_step(state),
+        )
         if home is None:
-            raise BadValueError("resume=True needs folder=, the run folder to continue from")
-        recipe = home.kept_recipe(recipe)
-    recipe = recipe or Recipe(**task.defaults)
-    if steps is not None:
-        recipe = recipe.replace(steps=steps)
-    if evaluations is not None:
-        recipe = recipe.replace(evaluations=evaluations)
-    parts: Parts = {}
-    if home is not None:
-        task, parts = identified(task)
-    run = Run(task, recipe, device=device, observers=[*observers, *named_functions(probes or {})])
-    state = home.newest_state() if home is not None and resume else None
-    if state is None:
-        run.check()
-    else:
-        run.load_state_dict(state)
-        refuse_further(run, state)
-    request = AdvanceRequest(
-        evaluation_steps=run.state.evenly_spaced(recipe.evaluations),
-        on_step=None if on_step is None else lambda state, _: on_step(state),
-    )
-    if home is None:
-        run.advance(request)
+            run.advance(request)
+        else:
+            every = max(1, round(run.state.clock.steps(checkpoint_every)))
+            world.from_main(partial(_claim, home, run, parts, resume=resume, accept=accept_changes))
+            _train_in(home, run, request, every)
         run.release()
         return run.record()
-    every = max(1, round(run.state.clock.steps(checkpoint_every)))
-    if resume:
-        home.check_task(parts, run.step, accept=accept_changes)
-        if task.ref is not None:
-            home.task.write(task.ref)
-        if run.recipe != home.recipe():
-            home.write_recipe(run.recipe)
-    else:
-        home.claim(run.recipe, parts, task.ref)
-    _train_in(home, run, request, every)
-    run.release()
-    return run.record()
+
+
+def _claim(folder: RunFolder, run: Run, parts: Parts, *, resume: bool, accept: bool) -> None:
+    """Claim a folder for a new run, or check that it is of the same task as a resumed one."""
+    ref = run.task.ref
+    if not resume:
+        folder.claim(run.recipe, parts, ref)
+        return
+    folder.check_task(parts, run.step, accept=accept)
+    if ref is not None:
+        folder.task.write(ref)
+    if run.recipe != folder.recipe():
+        folder.write_recipe(run.recipe)
 
 
 def _train_in(folder: RunFolder, run: Run, request: AdvanceRequest, every: int) -> None:
@@ -132,17 +145,20 @@ def _train_in(folder: RunFolder, run: Run, request: AdvanceRequest, every: int) 
     keeper = Checkpointer(run, folder, every, request.on_step)
     with stop_on_signal() as signal:
 
-        def stopped() -> bool:
+        def asked() -> bool:
             return bool(signal)
 
-        with keeper.rescue(), broken_by(stopped):
-            run.advance(replace(request, stop=stopped, on_step=keeper.after_step))
+        alone = run.state.world.size == 1  # else every process must come to the save below
+        with keeper.rescue(), broken_by(asked if alone else bool):
+            stop = partial(keeper.stops, asked)
+            run.advance(replace(request, stop=stop, on_step=keeper.after_step))
         keeper.save()
-        if signal.signal and run.status == Status.STOPPED:
+        if (keeper.stopped or signal) and run.status == Status.STOPPED:
+            name = signal.signal.name if signal.signal else None
             raise Interrupted(
-                f"stopped by {signal.signal.name} after update {run.step} of {run.length}; the "
-                "state is saved",
-                keeper.saved(signal.signal.name),
+                f"stopped by {name or 'a signal to another process'} after update {run.step} of "
+                f"{run.length}; the state is saved",
+                keeper.saved(name),
             )
     if run.status == Status.FINISHED:
-        folder.save_model(run.model)
+        run.state.world.from_main(partial(folder.save_model, run.model))

@@ -100,7 +100,10 @@ class TrialPool:
         self.work = first.threads
         self.length = first.length
         self.unit = first.length * self.weight(recipe)
-        self.memory = free_memory(first.device) // 2 if memory is None else memory
+        self.world = first.state.world
+        self.memory: int = self.world.from_main(
+            lambda: free_memory(first.device) // 2 if memory is None else memory
+        )
         self.trials: list[Trial] = []
         self.spent = 0.0
         self.costs: dict[str, float] = {}
@@ -292,7 +295,8 @@ class TrialPool:
                 used = sum(at[i] - begun[i] for i in at) * owner[id(state)].weight / self.unit
                 self.bar(self.spent + used, self.budget, f"phase: {part}{leader}")
                 shown = now
-            if self.folder is not None and now - saved > SAVED and state.step == step:
+            late = now - saved > SAVED and self.world.size == 1
+            if self.folder is not None and late and state.step == step:
                 owner[id(state)].save()
                 saved = now
 
@@ -303,7 +307,7 @@ class TrialPool:
                     run.evaluate()
             for length in sorted(set(until.values())):
                 chosen = [run for run in runs if until[id(run.state)] == length]
-                with broken_by(self.stop):
+                with broken_by(self.stop if self.world.size == 1 else bool):
                     self.setting.engine.advance(
                         chosen,
                         AdvanceRequest(length, lambda s: steps[id(s)], self.stop, on_step),
@@ -318,6 +322,8 @@ class TrialPool:
         try:
             yield
         except BaseException as error:
+            if self.world.size > 1 and not isinstance(error, Interrupted):
+                raise  # another process may not be there to save its part
             try:
                 for trial in batch:
                     trial.save()

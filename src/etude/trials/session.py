@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 
@@ -14,6 +15,7 @@ from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.task import Task
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.observer import Observer
+from etude.training.world import World, current
 from etude.trials.pool import TrialContext
 
 
@@ -44,12 +46,13 @@ def trial_session(
         observers: As there.
         progress: Whether to draw a bar; None draws it at a terminal.
     """
+    world = current()
     chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
     watched: AbstractContextManager[StopRequest | None] = (
         nullcontext() if home is None else stop_on_signal()
     )
     try:
-        with watched as asked, bar(progress, task.name) as show:
+        with watched as asked, bar(progress if world.is_main else False, task.name) as show:
             yield TrialContext(
                 engine=chosen,
                 folder=home,
@@ -57,12 +60,19 @@ def trial_session(
                 memory=memory,
                 observers=tuple(observers),
                 bar=show,
-                stop=lambda: bool(asked),
+                stop=partial(_stops, asked, world),
                 saved=None if home is None else lambda: _saved(verb, home, task, asked),
             )
     finally:
         if chosen is not engine:
             chosen.close()
+
+
+def _stops(asked: StopRequest | None, world: World) -> bool:
+    """Return whether any process was asked to stop; without a folder none is."""
+    if asked is None or world.size == 1:
+        return bool(asked)
+    return world.any(bool(asked))[0]
 
 
 def _saved(verb: Verb, home: TuningFolder, task: Task, asked: StopRequest | None) -> SavedState:

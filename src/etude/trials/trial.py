@@ -6,7 +6,9 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from etude.errors import StorageError
 from etude.recipe import Recipe
@@ -14,6 +16,7 @@ from etude.record import Cost, Evaluation, Record, Status
 from etude.storage.run_folder import RunFolder
 from etude.storage.state_tree import tensors_in
 from etude.training.run import Run
+from etude.training.world import current
 from etude.trials.baseline import better
 from etude.trials.curve import Curve, mean_training_loss
 from etude.trials.score import Goal, mean
@@ -71,7 +74,7 @@ class Trial:
             assert self.folder is not None
             self._runs = self._make()
             for run, place in zip(self._runs, self._places(self.folder), strict=True):
-                state = place.newest_state()
+                state = current().from_main(place.newest_state)
                 if state is None:
                     raise StorageError(f"the paused state in {str(place.path)!r} is missing")
                 run.load_state_dict(state)
@@ -98,8 +101,8 @@ class Trial:
         if self.folder is None or not self.in_memory:
             return
         for run, place in zip(self._runs, self._places(self.folder), strict=True):
-            place.save_state(run.step, run.state_dict())
-            run.record().save(place.path)
+            state, record = run.checkpoint(), run.record()
+            current().from_main(partial(_write, place, run.step, state, record))
 
     def offload(self, temporary: Path) -> None:
         """Save its state on disk and free the memory.
@@ -129,12 +132,12 @@ class Trial:
         """Start again from the first update, because the saved state lacks an evaluation."""
         if self.folder is not None:
             for place in self._places(self.folder):
-                place.drop_states()
+                current().from_main(place.drop_states)
         self._runs, self._offloaded, self._offloaded_means = self._make(), [], []
 
     def finish(self) -> None:
         """Save the records, and keep the newest state, from which a larger budget can continue."""
-        if self.folder is None:
+        if self.folder is None or not current().is_main:
             return
         places = self._places(self.folder)
         for record, place in zip(self.records(), places, strict=True):
@@ -284,16 +287,28 @@ class Trial:
         return math.fsum(means) / len(means)
 
 
+def _write(place: RunFolder, step: int, state: dict[str, Any], record: Record) -> None:
+    place.save_state(step, state)
+    record.save(place.path)
+
+
 def _begin(run: Run, place: RunFolder) -> None:
     """Load a run's state from its folder, if the folder has a run of the same recipe."""
+    state = current().from_main(partial(_kept, run.recipe, place))
+    if state is not None:
+        run.load_state_dict(state)
+
+
+def _kept(recipe: Recipe, place: RunFolder) -> dict[str, Any] | None:
+    """Return the newest state of a recipe in a folder; claim the folder if it has no run."""
     kept = place.recipe()
-    if kept is not None and kept != run.recipe:
+    if kept is not None and kept != recipe:
         shutil.rmtree(place.path, ignore_errors=True)
         kept = None
-    if (state := place.newest_state()) is not None:
-        run.load_state_dict(state)
-    elif kept is None:
-        place.claim(run.recipe)
+    state = place.newest_state()
+    if state is None and kept is None:
+        place.claim(recipe)
+    return state
 
 
 def _until(record: Record, step: int) -> Record:

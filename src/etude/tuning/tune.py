@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from etude.training.clock import clock_of
 from etude.training.observer import Observer
 from etude.training.run import Run
 from etude.training.validation import check_given
+from etude.training.world import World, current, given
 from etude.trials.folds import folds_of
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialContext, TrialPool
@@ -78,6 +80,7 @@ def tune(
     memory: int | None = None,
     observers: Sequence[Observer] = (),
     progress: bool | None = None,
+    world: World | None = None,
 ) -> TuneResult:
     """Find the learning rate that trains a task best, and return the model trained with it.
 
@@ -120,6 +123,8 @@ def tune(
         observers: Called while the trials train; each run has copies. What they return becomes
             series of its record.
         progress: Whether to draw a bar; None draws it where somebody sits at a terminal.
+        world: The processes that train every run together, from `etude.distributed.join()`; each
+            of them makes the same call. None trains in one process, or in those of `engine`.
 
     Returns:
         The rate, what ties with it, where training breaks, the cost, and the trained model.
@@ -138,34 +143,38 @@ def tune(
     (True, True)
     """
     check_given(task, recipe)
+    world = given(world)
     home = None if folder is None else TuningFolder(Path(folder))
     parts: Parts = {}
-    if home is not None:  # of the task as it is given: whoever goes on compares that
+    if home is not None and world.is_main:  # of the task as given: whoever goes on compares that
         task, parts = identified(task)
     base = recipe or Recipe(**task.defaults)
     space = None if over is None else Space.of(base, over)
     aim = objective or usual_objective(task)
     spent = BUDGET if budget is None else budget
     request = Request(base, spent, aim, maximize, folds, space, valid_samples)
-    if resume:
-        if home is None:
-            raise BadValueError("resume=True needs folder=, the run folder to go on from")
-        kept = tuning_folder.kept_request(home, recipe)
-        request = tuning_folder.larger(kept, budget, home)
-        tuning_folder.check_task(home, task, parts, accept=accept_changes)
-        if request == kept and (finished := tuning_folder.finished(home, task)) is not None:
-            return finished
-    with trial_session(
-        "tune",
-        task,
-        home,
-        engine=engine,
-        device=device,
-        memory=memory,
-        observers=observers,
-        progress=progress,
-    ) as setting:
-        return _tuned(task, request, setting, None if resume else parts)
+    with world.active():
+        if resume:
+            if home is None:
+                raise BadValueError("resume=True needs folder=, the run folder to go on from")
+            kept = world.from_main(partial(tuning_folder.kept_request, home, recipe))
+            request = tuning_folder.larger(kept, budget, home)
+            world.from_main(
+                partial(tuning_folder.check_task, home, task, parts, accept=accept_changes)
+            )
+            if request == kept and (finished := tuning_folder.finished(home, task)) is not None:
+                return finished
+        with trial_session(
+            "tune",
+            task,
+            home,
+            engine=engine,
+            device=device,
+            memory=memory,
+            observers=observers,
+            progress=progress,
+        ) as setting:
+            return _tuned(task, request, setting, None if resume else parts)
 
 
 def _tuned(
@@ -190,9 +199,10 @@ def _tuned(
         selector = _selector(task, pool, request)
         if setting.folder is not None:
             if digests is not None:
-                tuning_folder.claim(setting.folder, task, digests, request)
+                claim = partial(tuning_folder.claim, setting.folder, task, digests, request)
             else:
-                setting.folder.reopen(request.plain(task.name))
+                claim = partial(setting.folder.reopen, request.plain(task.name))
+            current().from_main(claim)
         search, best, selection = _found(task, pool, selector, ladder)
         if folds == 1:
             best = compare_over_seeds(pool, RecipeTrials(pool, best.recipe), best)
@@ -207,7 +217,8 @@ def _tuned(
             found = Outcome.FOUND if edge else result.outcome
             result = replace(result, selection=selection, outcome=found)
         if setting.folder is not None:
-            tuning_folder.save(result, [pool, last], setting.folder)
+            save = partial(tuning_folder.save, result, [pool, last], setting.folder)
+            current().from_main(save)
         return result
     finally:
         pool.close()

@@ -20,6 +20,7 @@ from etude.tasks.task import Task
 from etude.training import train as training
 from etude.training.observer import Observer, Reading
 from etude.training.state import RunState
+from etude.training.world import World
 from etude.trials.valid_samples import ValidSamples
 from etude.tuning import tune as tuning
 from etude.tuning.result import TuneResult
@@ -39,6 +40,7 @@ class TrainOptions(TypedDict, total=False):
     checkpoint_every: int | str
     probes: Mapping[str, Callable[[RunState], Reading]] | None
     on_step: Callable[[RunState], None] | None
+    world: World | None
 
 
 class TuneOptions(TypedDict, total=False):
@@ -55,6 +57,7 @@ class TuneOptions(TypedDict, total=False):
     device: str | torch.device | None
     memory: int | None
     progress: bool | None
+    world: World | None
 
 
 def train(
@@ -82,7 +85,7 @@ def train(
             one nothing is written.
         observers: Called during training; what they return becomes series of the record.
         options: `resume`, `steps`, `accept_changes`, `device`, `evaluations`, `checkpoint_every`,
-            `probes` and `on_step`, as in `etude.training.train.train`.
+            `probes`, `on_step` and `world`, as in `etude.training.train.train`.
 
     Returns:
         The record; `record.model` is the trained network.
@@ -134,7 +137,8 @@ def tune(
         folder: Where to keep everything; None keeps it in memory.
         observers: Called while the trials train; each run has copies.
         options: `objective`, `maximize`, `folds`, `valid_samples`, `over`, `engine`, `resume`,
-            `accept_changes`, `device`, `memory` and `progress`, as in `etude.tuning.tune.tune`.
+            `accept_changes`, `device`, `memory`, `progress` and `world`, as in
+            `etude.tuning.tune.tune`.
 
     Returns:
         The rate, what ties with it, where training breaks, the cost, and the trained model.

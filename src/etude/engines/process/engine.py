@@ -147,6 +147,8 @@ class PoolEngine(Engine):
     def unfit(self, runs: Sequence[Run]) -> str:
         """Return why runs cannot be trained in other processes; empty if they can."""
         for run in runs:
+            if run.state.world.size > 1:
+                return f"{run.state.world.size} processes train each run together"
             if run.device.type != "cpu":
                 return f"the runs are on {run.device}, which processes would have to share"
             if reason := refusal(run.observers, "pool"):

@@ -22,6 +22,8 @@ def why_not_stackable(run: Run) -> str:
     later, by the first stacked updates.
     """
     recipe, name = run.recipe, run.recipe.optimizer.name
+    if run.state.world.size > 1:
+        return f"{run.state.world.size} processes train each run together"
     if run.state.optimizer_spec.stacked not in RULES:
         return f"the optimizer {name} has no stacked formula"
     if run.task.alternates:

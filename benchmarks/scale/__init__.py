@@ -1,0 +1,1 @@
+"""Benchmarks of training in several processes: one section a file."""
