@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch.distributed import Store
 
@@ -46,7 +47,7 @@ class Failure:
 
     def error(self, size: int) -> EtudeError:
         """Return the error to raise in the other processes: of the same class, if it is ours."""
-        kind = getattr(errors, self.kind, None)
+        kind: Any = getattr(errors, self.kind, None)
         ours = isinstance(kind, type) and issubclass(kind, EtudeError)
         text = self.text if ours or not self.kind else f"{self.kind}: {self.text}"
         where = f"process {self.rank} of {size}"
