@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
-from torch.distributed import HashStore, PrefixStore, Store, TCPStore
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from etude.distributed.environment import RESTARTS, TIMEOUT, ProcessPlace
 from etude.distributed.failures import FailureNotes

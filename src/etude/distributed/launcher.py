@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from etude.distributed.environment import PORT, TIMEOUT, ProcessPlace
 from etude.distributed.failures import Failure, FailureNotes
