@@ -204,7 +204,7 @@ class _Group:
 
     def _note(self, ended: Ended) -> None:
         if ended.code < 0 and self.asked is None:
-            self._notes.write(Failure(ended.rank, "", ended.what))
+            self._notes.write_end(Failure(ended.rank, "", ended.what))
 
     def _end(self) -> None:
         """End every process that still runs."""
