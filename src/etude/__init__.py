@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from etude import _moved
 
 if TYPE_CHECKING:
+    from etude import compression as compression
     from etude import layerwise as layerwise
     from etude import optimizers as optimizers
     from etude import report as report
     from etude import schedules as schedules
     from etude import tasks as tasks
+    from etude.compression.compressing import compress
     from etude.diagnosis.check.checks import check
     from etude.diagnosis.diagnose import diagnose
     from etude.diagnosis.finding import Diagnosis, Finding
@@ -51,6 +53,7 @@ __all__ = [
     "backprop",
     "check",
     "compare_methods",
+    "compress",
     "diagnose",
     "edge",
     "grid",
@@ -76,6 +79,7 @@ _HOMES = {
     "backprop": "etude.measure.backprop",
     "check": "etude.diagnosis.check.checks",
     "compare_methods": "etude.methods.compare",
+    "compress": "etude.compression.compressing",
     "diagnose": "etude.diagnosis.diagnose",
     "edge": "etude.measure.edge",
     "grid": "etude.methods.grid",
@@ -89,7 +93,7 @@ _HOMES = {
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""
 
-_PACKAGES = ("layerwise", "optimizers", "report", "schedules", "tasks")
+_PACKAGES = ("compression", "layerwise", "optimizers", "report", "schedules", "tasks")
 """Packages that are attributes too, such as `etude.tasks.get("digits-cnn")`."""
 
 
