@@ -92,8 +92,8 @@ def measured(name: str, seed: int) -> Iterator[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of the table, the seeds of a row taken together."""
     yield (
-        "| task | method | file, bytes | smaller: file | weights | latency | accuracy | lost, points "
-        "| loss | gone | fine-tuning |"
+        "| task | method | file, bytes | smaller: file | weights | latency | accuracy "
+        "| lost, points | loss | gone | fine-tuning |"
     )
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|"
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -153,7 +153,9 @@ def main() -> None:
                 rows.append(row)
                 print(row["task"], seed, row["method"], f"{lost(row):.2f} points", file=sys.stderr)
     place = f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread"
-    (RESULTS / "compress.json").write_text(json.dumps({"where": place, "rows": rows}, indent=1) + "\n")
+    (RESULTS / "compress.json").write_text(
+        json.dumps({"where": place, "rows": rows}, indent=1) + "\n"
+    )
     text = "\n".join(
         (
             "# Compressed models",

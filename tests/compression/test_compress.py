@@ -60,12 +60,14 @@ def test_fine_tuning_keeps_what_is_gone_at_zero():
     assert tuning.cost <= 1.5
     assert tuning.updates == 32
     assert {schedule for schedule, _, _ in tuning.tried} == {
-        "(warmup(3.2) >> cosine(60.8)).shift(-32)", "constant()",
+        "(warmup(3) >> cosine(61)).shift(-32)", "constant()",
     }  # fmt: skip
     zeros = sum(int((p == 0).sum()) for p in found.model.parameters() if p.ndim > 1)
     assert zeros == sum(one.weights - one.kept for one in found.layers)
     assert found.sparsity == pytest.approx(0.8, abs=0.01)
-    better = found.goal.score(found.after.evaluation) < found.goal.score(found.compressed.evaluation)
+    better = found.goal.score(found.after.evaluation) < found.goal.score(
+        found.compressed.evaluation
+    )
     assert better == tuning.used
 
 
@@ -84,8 +86,8 @@ def test_int8(mode, name):
     assert found.tuning is None
     assert found.sparsity == 0
     assert found.after.tensor_bytes < found.before.tensor_bytes / 2
-    whole = trained(name).model.eval()(inputs(32))
-    assert float((found.model(inputs(32)) - whole).abs().max()) < 0.1 * float(whole.abs().max())
+    whole = trained(name).model.eval()(inputs(32)).detach()
+    assert float((found.model(inputs(32)).detach() - whole).abs().max()) < 0.1 * float(whole.abs().max())
 
 
 @pytest.mark.slow
@@ -197,7 +199,7 @@ def test_what_does_not_fit_together_is_refused(asked, said):
 
 
 def test_a_share_that_is_no_number_is_refused():
-    with pytest.raises(BadTypeError, match="prune='0.5' is not a number"):
+    with pytest.raises(BadTypeError, match=r"prune='0\.5' is not a number"):
         compress("mlp", prune="0.5")
     with pytest.raises(BadTypeError, match="structured=True is not a number"):
         compress("mlp", structured=True)
@@ -222,7 +224,7 @@ def test_weights_that_are_not_finite_are_refused():
     model = cnn()
     with torch.no_grad():
         model[0].weight.fill_(math.nan)
-    with pytest.raises(BadValueError, match=r"weights of '0.weight' are not finite"):
+    with pytest.raises(BadValueError, match=r"weights of '0\.weight' are not finite"):
         etude.compress(replace(trained("cnn"), model=model), prune=0.5, task=task("cnn"))
 
 
@@ -322,6 +324,7 @@ def test_the_report_has_the_table():
     tables = [part for section in told.sections for part in section.parts]
     assert [row.cells[0] for row in tables[0].rows] == ["before", "after"]
     assert [row.cells[0] for row in tables[1].rows] == [one.name for one in found.layers]
-    assert "Compressed model" in found._repr_html_()
+    assert "structured 0.5" in found._repr_html_()
+    assert "accuracy was" in told.lede.lower()
     assert "smaller" in repr(found)
     assert found.plain()["after"]["bytes"] == found.after.bytes

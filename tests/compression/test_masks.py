@@ -30,9 +30,7 @@ def test_over_all_layers_the_mask_is_that_of_torch(share, name, seed):
     model = MODELS[name]()
     masks = magnitude_masks(model, share, Scope.GLOBAL)
     peer = copy.deepcopy(model)
-    layers = [
-        (layer, one) for _, layer in compressible(peer) for one in weight_names(layer)
-    ]
+    layers = [(layer, one) for _, layer in compressible(peer) for one in weight_names(layer)]
     prune.global_unstructured(layers, prune.L1Unstructured, amount=share)
     buffers = dict(peer.named_buffers())
     assert {n: m.float().tolist() for n, m in masks.items()} == {
@@ -107,7 +105,7 @@ def test_weights_that_are_gone_stay_exactly_zero_in_training(name, more, net):
                 own.lerp_(new, 0.1)
     moved = 0
     for one, kept in masks.items():
-        gradient = model.get_parameter(one).grad
+        gradient = dict(model.named_parameters())[one].grad
         assert gradient is not None
         assert not gradient[~kept].any()
         moved += int(gradient[kept].count_nonzero())
@@ -157,7 +155,9 @@ def test_recurrent_layers_are_pruned_without_their_biases():
 @pytest.mark.parametrize("model", [nn.Sequential(nn.BatchNorm1d(3)), nn.ReLU()])
 def test_a_model_without_layers_to_prune_is_refused(model):
     said = "BatchNorm1d" if list(model.parameters()) else "no parameters"
-    with pytest.raises(BadValueError, match=f"no layer that can be pruned: it has {re.escape(said)}|{said}"):
+    with pytest.raises(
+        BadValueError, match=f"no layer that can be pruned: it has {re.escape(said)}|{said}"
+    ):
         magnitude_masks(model, 0.5, Scope.GLOBAL)
 
 

@@ -110,7 +110,10 @@ def pruned() -> tuple[WeightsLayout, dict[str, torch.Tensor]]:
         (lambda t: t.update(more=torch.ones(1)), "Unexpected key"),
         (lambda t: t.update({"9.bias": torch.ones(3)}), "size mismatch"),
         (lambda t: t.pop("7.weight" + BITS), "7.weight"),
-        (lambda t: t.update({"7.weight" + BITS: torch.zeros(3, dtype=torch.uint8)}), "other places"),
+        (
+            lambda t: t.update({"7.weight" + BITS: torch.zeros(3, dtype=torch.uint8)}),
+            "other places",
+        ),
         (lambda t: t.update({"7.weight" + VALUES: torch.ones(3)}), "more or fewer values"),
     ],
 )

@@ -40,9 +40,7 @@ def compress(
     ] = None,
     prune: Annotated[
         float | None,
-        typer.Option(
-            metavar="SHARE", help="Set this share of the weights to zero, such as 0.8."
-        ),
+        typer.Option(metavar="SHARE", help="Set this share of the weights to zero, such as 0.8."),
     ] = None,
     structured: Annotated[
         float | None,

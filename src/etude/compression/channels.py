@@ -311,7 +311,9 @@ class Follower(fx.Interpreter):
             return None
         return replace(place, each=place.each * math.prod(self.shapes[node][2:]))
 
-    def _reduced(self, n: fx.Node, node: fx.Node, place: ChannelPlace, result: Tensor) -> ChannelPlace | None:
+    def _reduced(
+        self, n: fx.Node, node: fx.Node, place: ChannelPlace, result: Tensor
+    ) -> ChannelPlace | None:
         """Return the place after a mean over other axes."""
         asked = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else None)
         if asked is None:

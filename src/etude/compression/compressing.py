@@ -195,6 +195,7 @@ def _measured(
         method=str(plan.method),
         goal=goal,
         metric=found.task.metric_name,
+        maximize=None if found.task.metric is None else found.task.metric.maximize,
         before=before,
         compressed=compressed,
         after=after,
@@ -211,9 +212,7 @@ def _measured(
 Saved = tuple[WeightsLayout, dict[str, Tensor]]
 
 
-def _judged(
-    found: TrainedNetwork, plan: Plan, model: nn.Module
-) -> tuple[Stage, Saved, nn.Module]:
+def _judged(found: TrainedNetwork, plan: Plan, model: nn.Module) -> tuple[Stage, Saved, nn.Module]:
     """Return how good a network is once it is saved and loaded, what is saved, and the network."""
     layout, tensors = taken_apart(finished(plan, model), plan.sizes, plan.masks)
     rebuilt = put_together(fresh_model(found.task, found.recipe.seed), layout, tensors)
@@ -221,9 +220,7 @@ def _judged(
     return _stage(found.task, rebuilt, size, tensors), (layout, tensors), rebuilt
 
 
-def _stage(
-    task: Task, model: nn.Module, batch_size: int, tensors: Mapping[str, Tensor]
-) -> Stage:
+def _stage(task: Task, model: nn.Module, batch_size: int, tensors: Mapping[str, Tensor]) -> Stage:
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     return Stage(len(file_bytes(tensors)), held, judge(task, model, batch_size))
 

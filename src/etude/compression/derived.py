@@ -63,9 +63,7 @@ def _in_use(layer: Any, derived: Any) -> Iterator[None]:
     flat, names = flat_weights(layer), flat_names(layer)
     kept = list(flat)
     matrices = set(weight_names(layer))
-    flat[:] = [
-        derived(name) if name in matrices else getattr(layer, name, None) for name in names
-    ]
+    flat[:] = [derived(name) if name in matrices else getattr(layer, name, None) for name in names]
     try:
         yield
     finally:
@@ -123,9 +121,7 @@ def left_out(model: nn.Module) -> tuple[str, ...]:
         for _, layer in compressible(model)
         for one in weight_names(layer)
     }
-    return tuple(
-        name for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in known
-    )
+    return tuple(name for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in known)
 
 
 def owners(model: nn.Module) -> dict[int, list[str]]:

@@ -110,9 +110,7 @@ def to_int8(model: nn.Module, names: Collection[str]) -> None:
             if id(parameter) not in done:
                 done[id(parameter)] = quantised(parameter.detach())
                 kept.append(parameter)
-        hold_int8(
-            layer, {one: done[id(own_parameters(layer)[one])] for one in weight_names(layer)}
-        )
+        hold_int8(layer, {one: done[id(own_parameters(layer)[one])] for one in weight_names(layer)})
 
 
 def hold_int8(layer: nn.Module, weights: dict[str, tuple[Tensor, Tensor]]) -> None:

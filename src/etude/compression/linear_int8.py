@@ -36,8 +36,11 @@ class Int8Mode(StrEnum):
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """torchao warns when it is loaded of compiled parts that are not used here."""
-    with filters_kept(), logger_kept("torchao"):
+    """Hear nothing of what torchao says when it is loaded: it lacks parts not used here.
+
+    torch warns of how torchao registers its types.
+    """
+    with filters_kept(), logger_kept("torchao"), logger_kept("torch.utils"):
         yield
 
 
@@ -127,9 +130,11 @@ def forget_ranges(model: nn.Module) -> None:
 
     They keep them with their graph, and a tensor with a graph cannot be copied.
     """
+    with _quietly():
+        from torchao.quantization.qat.fake_quantizer import FakeQuantizerBase
     for module in model.modules():
-        if hasattr(module, "zero_point") and hasattr(module, "scale"):
-            module.scale, module.zero_point = None, None  # type: ignore[assignment]
+        if isinstance(module, FakeQuantizerBase):
+            vars(module).update(scale=None, zero_point=None)
 
 
 def end_rounding(model: nn.Module) -> None:
@@ -170,9 +175,7 @@ def input_scales(
             largest[name] = torch.maximum(largest[name], seen) if name in largest else seen
 
     layers = dict(model.named_modules())
-    hooks = [
-        layers[name].register_forward_pre_hook(partial(note, name=name)) for name in names
-    ]
+    hooks = [layers[name].register_forward_pre_hook(partial(note, name=name)) for name in names]
     try:
         with torch.no_grad():
             for batch in batches:
@@ -229,7 +232,11 @@ def hold(layer: nn.Linear, mode: Int8Mode, tensors: Mapping[str, Tensor]) -> Non
     held, scale = tensors["weight_int8"], tensors["weight_scale"]
     at = tensors.get("input_scale")
     fits = held.shape == (rows, columns) and held.dtype == torch.int8 and scale.shape == (rows, 1)
-    if not fits or (mode == Int8Mode.STATIC) != (at is not None) or (at is not None and at.numel() != 1):
+    if (
+        not fits
+        or (mode == Int8Mode.STATIC) != (at is not None)
+        or (at is not None and at.numel() != 1)
+    ):
         raise StorageError("the int8 weight of a linear layer does not fit the task's model")
     kinds = found.MappingType
     before = own_parameters(layer)["weight"]

@@ -101,7 +101,7 @@ def _smallest_out(weight: Tensor, share: float) -> Tensor:
 def _prunable(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights to prune by their first name."""
     names = owners(model)
-    whole = {name for name in left_out(model)}
+    whole = set(left_out(model))
     supported = {
         joined(name, one) for name, layer in compressible(model) for one in weight_names(layer)
     }

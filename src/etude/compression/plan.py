@@ -103,11 +103,12 @@ def _int8_plan(found: TrainedNetwork, method: CompressionMethod) -> Plan:
     scales: Mapping[str, Tensor] = {}
     if method.int8 == Int8Mode.STATIC:
         scales = _input_scales(found, linear)
-        for name in set(linear) - set(scales):
-            notes.append(
-                f"The inputs of {name} were not measured (it is not called, or with inputs of "
-                "different shapes): its range is that of each row, as with 'dynamic'."
-            )
+        notes += [
+            f"The inputs of {name} were not measured (it is not called, or with inputs of "
+            "different shapes): its range is that of each row, as with 'dynamic'."
+            for name in linear
+            if name not in scales
+        ]
     return Plan(
         method,
         linear=linear,

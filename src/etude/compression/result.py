@@ -109,6 +109,7 @@ class Compression(ShowsItself):
         method: What was done, as typed: 'prune 0.8', 'structured 0.5', 'int8 dynamic'.
         goal: What is compared.
         metric: The name of the task's metric; None where it has none.
+        maximize: Whether a larger metric is better; None where that is not known.
         before: The network of the run.
         compressed: After compressing, before any fine-tuning.
         after: The final network.
@@ -125,6 +126,7 @@ class Compression(ShowsItself):
     method: str
     goal: Goal
     metric: str | None
+    maximize: bool | None
     before: Stage
     compressed: Stage
     after: Stage
@@ -158,9 +160,9 @@ class Compression(ShowsItself):
     def lost(self) -> float | None:
         """By how much the metric is worse, in its own units; None without a metric's direction."""
         before, after = self.before.evaluation.metric, self.after.evaluation.metric
-        if self.goal.of_loss or before is None or after is None:
+        if self.maximize is None or before is None or after is None:
             return None
-        return before - after if self.goal.maximize else after - before
+        return before - after if self.maximize else after - before
 
     def plain(self) -> dict[str, Any]:
         """Return the result as plain values for JSON."""

@@ -127,7 +127,9 @@ def _saves(stays: Tensor, plain: Tensor) -> bool:
     return int(stays.sum()) * size + -(-plain.numel() // 8) < plain.numel() * size
 
 
-def put_together(model: nn.Module, layout: WeightsLayout, tensors: Mapping[str, Tensor]) -> nn.Module:
+def put_together(
+    model: nn.Module, layout: WeightsLayout, tensors: Mapping[str, Tensor]
+) -> nn.Module:
     """Make a newly built network the one that was taken apart, in place.
 
     Args:

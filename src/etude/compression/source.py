@@ -72,8 +72,8 @@ def _of_folder(folder: Path, task: Task | None) -> TrainedNetwork:
     recipe = home.recipe() if folder.is_dir() else None
     if recipe is None:
         raise StorageError(
-            f"{str(folder)!r} holds no finished run: give the folder of a run, or of a tuning, that "
-            "came to its end"
+            f"{str(folder)!r} holds no finished run: give the folder of a run, or of a tuning, "
+            "that came to its end"
         )
     if not home.has_model:
         raise StorageError(

@@ -78,9 +78,7 @@ def remove_channels(model: nn.Module, share: float, inputs: Sequence[Any] | None
     layers = dict(model.named_modules())
     free = [group for group in groups if not group.fixed and group.readers]
     unread = [group for group in groups if group.fixed == OUTPUT or group not in free]
-    whole = {
-        one for g in unread if g.fixed in (OUTPUT, "") for one in g.makers
-    }
+    whole = {one for g in unread if g.fixed in (OUTPUT, "") for one in g.makers}
     reasons = {one: group.fixed for group in groups for one in group.makers if group.fixed}
     removable = {one for group in free for one in group.makers}
     sizes: dict[str, dict[str, int]] = {}
@@ -96,9 +94,11 @@ def remove_channels(model: nn.Module, share: float, inputs: Sequence[Any] | None
         weight = own_parameters(layer)["weight"]
         if name == last or joined(name, "weight") in tied or weight is None:
             continue
-        masks[joined(name, "weight")] = _rows(weight.detach(), share)[:, None].expand(
-            weight.shape[0], weight[0].numel()
-        ).reshape(weight.shape)
+        masks[joined(name, "weight")] = (
+            _rows(weight.detach(), share)[:, None]
+            .expand(weight.shape[0], weight[0].numel())
+            .reshape(weight.shape)
+        )
         told[name] = reasons.get(name, blind or "it is not reached by the graph that was followed")
     if not free and not masks:
         raise BadValueError(

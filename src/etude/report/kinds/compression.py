@@ -45,7 +45,7 @@ def _lede(found: Compression) -> str:
         f"{words.count(found.after.bytes)}; a forward pass takes {found.latency.ratio:.2f} times "
         "as long as before."
     )
-    if found.lost is None or found.metric is None:
+    if found.metric is None:
         return text
     before, after = found.before.evaluation.metric, found.after.evaluation.metric
     return (
@@ -81,7 +81,10 @@ def _score(found: Compression, name: str) -> Fact:
     lost = found.lost
     tone = Tone.PLAIN if lost is None else Tone.GOOD if lost <= 0 else Tone.PLAIN
     return Fact(
-        f"Validation {name}", words.metric(name, after), f"before {words.metric(name, before)}", tone
+        f"Validation {name}",
+        words.metric(name, after),
+        f"before {words.metric(name, before)}",
+        tone,
     )
 
 
