@@ -4,7 +4,9 @@ Each network is trained with its task's own recipe, then compressed in every way
 accuracy and loss are those of `etude compress`; each row is the mean over the seeds, with the worst
 seed where it is a promise:
 
-    python -m benchmarks.compress
+    python -m benchmarks.compress [TASK ...]
+
+With tasks named, only their rows are measured anew; with `--quick` at one seed.
 
 The results go to benchmarks/results/compress.json and compress.md.
 """
@@ -34,7 +36,6 @@ SEEDS = (0, 1, 2)
 WAYS: tuple[dict[str, Any], ...] = (
     {"prune": 0.8, "budget": 0},
     {"prune": 0.8},
-    {"prune": 0.9},
     {"structured": 0.5},
     {"int8": "dynamic"},
     {"int8": "static"},
@@ -145,24 +146,33 @@ def judged(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def main() -> None:
     """Measure, and write the results."""
-    arguments.read(__doc__)
-    rows = []
-    for name in TASKS:
-        for seed in SEEDS:
+    names, flags = arguments.read(__doc__, flags=["--quick"], names="task")
+    chosen = names or list(TASKS)
+    file = RESULTS / "compress.json"
+    kept = json.loads(file.read_text())["rows"] if file.exists() else []
+    rows = [row for row in kept if row["task"] not in chosen]
+    place = f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread"
+    for name in chosen:
+        for seed in SEEDS[:1] if "--quick" in flags else SEEDS:
             for row in measured(name, seed):
                 rows.append(row)
                 print(row["task"], seed, row["method"], f"{lost(row):.2f} points", file=sys.stderr)
-    place = f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread"
-    (RESULTS / "compress.json").write_text(
-        json.dumps({"where": place, "rows": rows}, indent=1) + "\n"
-    )
+                file.write_text(json.dumps({"where": place, "rows": rows}, indent=1) + "\n")
+    rows.sort(key=lambda row: TASKS.index(row["task"]))  # stable: ways stay in order
+    file.write_text(json.dumps({"where": place, "rows": rows}, indent=1) + "\n")
+    write(rows, place)
+
+
+def write(rows: list[dict[str, Any]], place: str) -> None:
+    """Write the page of results, and print it."""
+    count = len({row["seed"] for row in rows})
+    seeds = "one seed" if count == 1 else f"means over {count} seeds"
     text = "\n".join(
         (
             "# Compressed models",
             "",
-            f"`python -m benchmarks.compress`, {place}; means over {len(SEEDS)} seeds. A point of "
-            "accuracy is 3.6 of the 360 validation samples. Latency: the median ratio of "
-            "neighbouring forward passes of one batch, after / before. Weights: the tensors of the "
+            f"`python -m benchmarks.compress`, {place}; {seeds}. A point of accuracy is 3.6 of the "
+            "360 validation samples. Latency: the median ratio of neighbouring forward passes of one batch, after / before. Weights: the tensors of the "
             "file without its header of names and shapes, which is a large part of so small files. "
             "Fine-tuning: the schedule and rate that the tuner chose, by seed; 'none' where it was "
             "no better than the network before.",

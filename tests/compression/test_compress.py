@@ -87,7 +87,8 @@ def test_int8(mode, name):
     assert found.sparsity == 0
     assert found.after.tensor_bytes < found.before.tensor_bytes / 2
     whole = trained(name).model.eval()(inputs(32)).detach()
-    assert float((found.model(inputs(32)).detach() - whole).abs().max()) < 0.1 * float(whole.abs().max())
+    error = found.model(inputs(32)).detach() - whole
+    assert float(error.abs().max()) < 0.1 * float(whole.abs().max())
 
 
 @pytest.mark.slow

@@ -156,6 +156,7 @@ class Follower(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule, model: nn.Module) -> None:
         super().__init__(graph)
+        self.nodes = list(graph.graph.nodes)
         self.layers = dict(model.named_modules())
         self.places: dict[fx.Node, ChannelPlace] = {}
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
@@ -184,7 +185,7 @@ class Follower(fx.Interpreter):
 
     def last_layers(self) -> list[str]:
         """Return the layers from which the output is made without another layer with weights."""
-        waiting = [n for n in self.module.graph.nodes if n.op == "output"]
+        waiting = [n for n in self.nodes if n.op == "output"]
         seen, found = set(waiting), []
         while waiting:
             n = waiting.pop()

@@ -19,7 +19,7 @@ from etude.compression.fine_tuning import (
 from etude.compression.linear_int8 import Int8Mode
 from etude.compression.measuring import first_batches, judge, latency, zeros
 from etude.compression.method import CompressionMethod
-from etude.compression.plan import Plan, finished, planned
+from etude.compression.plan import CompressionPlan, finished, planned
 from etude.compression.result import Compression, FineTuning, LayerChange, Stage
 from etude.compression.saved import WeightsLayout, put_together, taken_apart
 from etude.compression.source import TrainedNetwork, fresh_model, named_task, trained
@@ -172,7 +172,7 @@ def load(folder: str | Path, task: Task | None = None) -> nn.Module:
 
 def _measured(
     found: TrainedNetwork,
-    plan: Plan,
+    plan: CompressionPlan,
     start: nn.Module,
     tuned: TuneResult | None,
     goal: Goal,
@@ -212,7 +212,9 @@ def _measured(
 Saved = tuple[WeightsLayout, dict[str, Tensor]]
 
 
-def _judged(found: TrainedNetwork, plan: Plan, model: nn.Module) -> tuple[Stage, Saved, nn.Module]:
+def _judged(
+    found: TrainedNetwork, plan: CompressionPlan, model: nn.Module
+) -> tuple[Stage, Saved, nn.Module]:
     """Return how good a network is once it is saved and loaded, what is saved, and the network."""
     layout, tensors = taken_apart(finished(plan, model), plan.sizes, plan.masks)
     rebuilt = put_together(fresh_model(found.task, found.recipe.seed), layout, tensors)
@@ -225,7 +227,7 @@ def _stage(task: Task, model: nn.Module, batch_size: int, tensors: Mapping[str, 
     return Stage(len(file_bytes(tensors)), held, judge(task, model, batch_size))
 
 
-def _layers(plan: Plan, before: nn.Module, after: nn.Module) -> tuple[LayerChange, ...]:
+def _layers(plan: CompressionPlan, before: nn.Module, after: nn.Module) -> tuple[LayerChange, ...]:
     layers = dict(after.named_modules())
     first = {
         joined(name, one): owners(before)[id(own_parameters(layer)[one])][0]
@@ -252,7 +254,7 @@ def _layers(plan: Plan, before: nn.Module, after: nn.Module) -> tuple[LayerChang
     return tuple(rows)
 
 
-def _emptied(plan: Plan, model: nn.Module) -> tuple[str, ...]:
+def _emptied(plan: CompressionPlan, model: nn.Module) -> tuple[str, ...]:
     names = [
         name
         for name, parameter in model.named_parameters()

@@ -7,6 +7,7 @@ has the scale s_i = max|w_i| / 127 and q = round(w / s). This saves memory, not 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ def int8_name(name: str) -> str:
 
 def scale_name(name: str) -> str:
     """Return the name of the buffer that holds the scales of an int8 weight."""
-    return f"{name}_scale"
+    return f"{name}_row_scale"
 
 
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +95,8 @@ def unfake(model: nn.Module) -> None:
     """Give layers that trained with rounded weights their own class back, in place."""
     for layer in model.modules():
         if isinstance(layer, FakeInt8):
-            layer.__class__ = next(base for base, kind in FAKE.items() if type(layer) is kind)
+            base: Any = next(base for base, kind in FAKE.items() if type(layer) is kind)
+            layer.__class__ = base
 
 
 def to_int8(model: nn.Module, names: Collection[str]) -> None:

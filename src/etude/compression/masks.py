@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ def magnitude_masks(model: nn.Module, share: float, scope: Scope) -> dict[str, T
     if scope == Scope.LAYER:
         return {name: _smallest_out(weight, share) for name, weight in weights.items()}
     flat = _smallest_out(torch.cat([weight.flatten() for weight in weights.values()]), share)
-    parts = flat.split([weight.numel() for weight in weights.values()])
+    parts = torch.split(flat, [weight.numel() for weight in weights.values()])
     return {
         name: part.view(weight.shape)
         for (name, weight), part in zip(weights.items(), parts, strict=True)
@@ -93,7 +94,7 @@ def magnitude_masks(model: nn.Module, share: float, scope: Scope) -> dict[str, T
 
 
 def _smallest_out(weight: Tensor, share: float) -> Tensor:
-    method = prune.L1Unstructured(amount=share)
+    method: Any = prune.L1Unstructured(amount=share)
     found: Tensor = method.compute_mask(weight, default_mask=torch.ones_like(weight))
     return found.bool()
 
@@ -160,7 +161,7 @@ def unmask(model: nn.Module) -> None:
     for layer in model.modules():
         if not isinstance(layer, Masked):
             continue
-        base = next(base for base, kind in MASKED.items() if type(layer) is kind)
+        base: Any = next(base for base, kind in MASKED.items() if type(layer) is kind)
         for name in weight_names(layer):
             parameter, kept = own_parameters(layer)[name], own_buffers(layer)[mask_name(name)]
             assert parameter is not None

@@ -25,7 +25,7 @@ CALIBRATION = 16
 
 
 @dataclass
-class Plan:
+class CompressionPlan:
     """What is done to one network.
 
     Attributes:
@@ -49,14 +49,16 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def planned(found: TrainedNetwork, method: CompressionMethod) -> tuple[Plan, nn.Module]:
+def planned(found: TrainedNetwork, method: CompressionMethod) -> tuple[CompressionPlan, nn.Module]:
     """Return what is done, and the network as fine-tuning begins with it."""
     model = copy.deepcopy(found.model)
     if method.prune is not None:
         masks = magnitude_masks(model, method.prune, method.scope)
         mask(model, masks)
         treatments = dict.fromkeys((name.rpartition(".")[0] for name in masks), "pruned")
-        plan = Plan(method, masks, treatments=treatments, notes=_left(found.model, "pruned"))
+        plan = CompressionPlan(
+            method, masks, treatments=treatments, notes=_left(found.model, "pruned")
+        )
         return plan, model
     if method.structured is not None:
         batch = first_batches(found.task, batch_size_of(found.task, found.recipe), 1, train=False)
@@ -68,7 +70,7 @@ def planned(found: TrainedNetwork, method: CompressionMethod) -> tuple[Plan, nn.
             for name, changes in removal.sizes.items()
         }  # fmt: skip
         treatments |= {name: f"masked: {why}" for name, why in removal.reasons.items()}
-        plan = Plan(
+        plan = CompressionPlan(
             method, removal.masks, removal.sizes, treatments=treatments, notes=removal.notes
         )
         return plan, model
@@ -79,7 +81,7 @@ def planned(found: TrainedNetwork, method: CompressionMethod) -> tuple[Plan, nn.
     return plan, model
 
 
-def _int8_plan(found: TrainedNetwork, method: CompressionMethod) -> Plan:
+def _int8_plan(found: TrainedNetwork, method: CompressionMethod) -> CompressionPlan:
     model = found.model
     shared = int8_layers.shared_elsewhere(model)
     tied = set(int8_layers.tied_layers(model))
@@ -109,7 +111,7 @@ def _int8_plan(found: TrainedNetwork, method: CompressionMethod) -> Plan:
             for name in linear
             if name not in scales
         ]
-    return Plan(
+    return CompressionPlan(
         method,
         linear=linear,
         weights=own,
@@ -138,7 +140,7 @@ def _left(model: nn.Module, what: str) -> tuple[str, ...]:
     )
 
 
-def finished(plan: Plan, model: nn.Module) -> nn.Module:
+def finished(plan: CompressionPlan, model: nn.Module) -> nn.Module:
     """Return a network as it is saved: without masks and rounding, int8 where that was asked."""
     mode = plan.method.int8
     if mode == Int8Mode.QAT:

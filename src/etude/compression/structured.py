@@ -137,7 +137,7 @@ def _rows(weight: Tensor, share: float) -> Tensor:
     if not count:
         return torch.ones(rows, dtype=torch.bool)
     flat = weight.flatten(1)
-    method = prune.LnStructured(amount=count, n=2, dim=0)
+    method: Any = prune.LnStructured(amount=count, n=2, dim=0)
     found: Tensor = method.compute_mask(flat, default_mask=torch.ones_like(flat))
     return found[:, 0].bool()
 
@@ -214,7 +214,7 @@ def resize(model: nn.Module, sizes: Mapping[str, Any]) -> None:
     for name, changes in sizes.items():
         layer = layers.get(name)
         kind = type(layer)
-        known = SIZES.get(kind.__name__, ())
+        known: tuple[str, ...] = SIZES.get(kind.__name__, ())
         if kind in BATCH_NORMS:
             known = ("num_features",)
         if layer is None or not isinstance(changes, Mapping) or not set(changes) <= set(known):
