@@ -128,6 +128,12 @@ def test_what_is_saved_has_the_same_bits(asked, tmp_path):
         compress("cnn", folder=found.folder, **asked)
 
 
+def test_what_fails_leaves_no_folder(tmp_path):
+    with pytest.raises(BadValueError, match="no layer whose channels can be removed"):
+        compress("lstm", structured=0.5, folder=tmp_path / "small")
+    assert not (tmp_path / "small").exists()
+
+
 def test_from_a_folder_whose_task_is_bundled(tmp_path):
     one = etude.tasks.get("cancer-mlp")
     train(one, Recipe(lr=0.01, steps=20, batch_size=64), folder=tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,17 +126,16 @@ def compress(
     goal = goal_for(found.task, objective or usual_objective(found.task), maximize)
     recipe = fine_tuning_recipe(found, options.steps) if method.trains else found.recipe
     home = None if folder is None else CompressedFolder(Path(folder))
-    if home is not None:
-        home.prepare()
-    plan, start = planned(found, method)
-    tuned = None
-    if method.trains and options.budget:
-        tuned = fine_tune(found, start, recipe, options)
-    result, table, tensors = _measured(found, plan, start, tuned, goal)
-    if home is None:
-        return result
-    table = {"version": VERSION, "seed": found.recipe.seed, **table, "result": result.plain()}
-    home.write(table, tensors, found.task.ref)
+    with nullcontext() if home is None else home.claimed():
+        plan, start = planned(found, method)
+        tuned = None
+        if method.trains and options.budget:
+            tuned = fine_tune(found, start, recipe, options)
+        result, table, tensors = _measured(found, plan, start, tuned, goal)
+        if home is None:
+            return result
+        table = {"version": VERSION, "seed": found.recipe.seed, **table, "result": result.plain()}
+        home.write(table, tensors, found.task.ref)
     return replace(result, folder=home.path)
 
 

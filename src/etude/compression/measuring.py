@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from etude.record import Evaluation
 from etude.tasks.data import Batch
 from etude.tasks.task import Task
-from etude.training.evaluate import evaluate
+from etude.training.evaluate import evaluate, move
 from etude.training.snapshot import buffers_kept, modes_kept
 from etude.training.threads import counted_work, suitable_threads, use_threads
+
+CPU = torch.device("cpu")
 
 PASSES = 31
 """Forward passes of each network that are timed."""
@@ -77,7 +79,7 @@ def first_batches(task: Task, samples: int, count: int, *, train: bool) -> list[
     found: list[Batch] = []
     with data.untouched():
         for batch, _ in data.sweep(samples):
-            found.append(batch)
+            found.append(move(batch, CPU))
             if len(found) == count:
                 break
     return found
@@ -141,7 +143,7 @@ def _timed(call: Callable[[nn.Module, Batch], Any], model: nn.Module, batch: Bat
 
 def judge(task: Task, model: nn.Module, batch_size: int) -> Evaluation:
     """Return loss and metric of a network on the validation data, on the CPU."""
-    return evaluate(task, model, batch_size=max(128, 2 * batch_size), device=torch.device("cpu"))
+    return evaluate(task, model, batch_size=max(128, 2 * batch_size), device=CPU)
 
 
 def zeros(tensor: Tensor) -> int:

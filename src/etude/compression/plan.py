@@ -12,13 +12,14 @@ from etude.compression import int8_layers, linear_int8
 from etude.compression.derived import compressible, left_out
 from etude.compression.linear_int8 import Int8Mode
 from etude.compression.masks import magnitude_masks, mask, unmask
-from etude.compression.measuring import caller, first_batches, measured, model_inputs
+from etude.compression.measuring import CPU, caller, first_batches, measured, model_inputs
 from etude.compression.method import CompressionMethod
 from etude.compression.source import TrainedNetwork
 from etude.compression.structured import Sizes, remove_channels
 from etude.errors import BadValueError
 from etude.tasks.data import Cursor
 from etude.training.clock import batch_size_of
+from etude.training.evaluate import move
 
 CALIBRATION = 16
 """Training batches on which the range of a layer's inputs is measured."""
@@ -125,7 +126,7 @@ def _input_scales(found: TrainedNetwork, names: Collection[str]) -> dict[str, Te
     task, recipe = found.task, found.recipe
     with task.train.untouched(), measured(found.model):
         stream = task.train.stream(batch_size_of(task, recipe), recipe.seed, Cursor())
-        batches = [next(stream) for _ in range(CALIBRATION)]
+        batches = [move(next(stream), CPU) for _ in range(CALIBRATION)]
         return linear_int8.input_scales(found.model, names, batches, caller(task))
 
 

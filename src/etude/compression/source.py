@@ -77,8 +77,8 @@ def _of_folder(folder: Path, task: Task | None) -> TrainedNetwork:
         )
     if not home.has_model:
         raise StorageError(
-            f"{str(folder)!r} has no trained weights: its run did not come to its end. Continue it "
-            "with --resume, or train it again"
+            f"{str(folder)!r} has no trained weights: its run did not come to its end. Resume it, "
+            "or train it again"
         )
     known = task or named_task(home.task.read(), str(folder))
     model = fresh_model(known, recipe.seed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,9 @@ class CompressedFolder:
         owners = (layout.COMPRESSION, layout.RECIPE, layout.TUNING, layout.GRID, layout.MODEL)
         return any((self.path / name).exists() for name in owners)
 
-    def prepare(self) -> None:
-        """Create the folder, before anything is computed.
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Create the folder before anything is computed; it is deleted again if that fails.
 
         Raises:
             StorageError: If it cannot be written, or holds something already.
@@ -51,6 +53,12 @@ class CompressedFolder:
                 f"{str(self.path)!r} already holds a model or a run: choose another folder"
             )
         files.make_folder(self.path)
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # it is not empty, and was not made here
+                self.path.rmdir()
+            raise
 
     @property
     def report(self) -> Path:
