@@ -210,6 +210,8 @@ def test_a_share_that_is_no_number_is_refused():
         compress("mlp", prune="0.5")
     with pytest.raises(BadTypeError, match="structured=True is not a number"):
         compress("mlp", structured=True)
+    with pytest.raises(BadTypeError, match="budget='2' is not a number"):
+        compress("mlp", prune=0.5, budget="2")
 
 
 def test_a_run_without_weights_is_refused(tmp_path):

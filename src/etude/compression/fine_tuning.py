@@ -16,7 +16,7 @@ from torch import nn
 
 from etude.compression.source import TrainedNetwork
 from etude.engines import Engine
-from etude.errors import BadValueError
+from etude.errors import BadTypeError, BadValueError, shown
 from etude.recipe import Recipe
 from etude.schedules import Schedule
 from etude.tasks.task import Task
@@ -60,8 +60,11 @@ class TuningOptions:
         """Refuse a budget that cannot choose.
 
         Raises:
+            BadTypeError: If it is no number.
             BadValueError: If it is neither 0 nor enough to compare two schedules.
         """
+        if isinstance(self.budget, bool) or not isinstance(self.budget, (int, float)):
+            raise BadTypeError(f"budget={shown(self.budget)} is not a number: give runs, such as 3")
         if self.budget != 0 and not self.budget >= LEAST_SELECTING:
             raise BadValueError(
                 f"budget={self.budget!r} is out of bounds: give at least {LEAST_SELECTING:g} "

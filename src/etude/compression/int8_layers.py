@@ -75,10 +75,12 @@ def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
     >>> held.tolist(), [round(float(s), 6) for s in scale]
     ([[50, -127], [0, 0]], [0.01, 1.0])
     """
+    kind = weight.dtype
+    weight = weight if kind == torch.float64 else weight.float()
     rows = weight.flatten(1)
     largest = rows.abs().amax(1) if rows.shape[1] else rows.new_zeros(len(rows))
-    scale = torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest))
-    # The largest weight of a row with very small ones can be below the smallest number of its type.
+    scale = (largest / LARGEST).to(kind)
+    # 0 for a row of zeros, and where so small a number does not exist in the type of the weight.
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     scale = scale.view(-1, *[1] * (weight.ndim - 1))
     return (weight / scale).round().clamp(-LARGEST, LARGEST).to(torch.int8), scale
