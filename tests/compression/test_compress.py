@@ -271,6 +271,7 @@ def test_tied_weights_stay_tied():
     record = train(one, Recipe(lr=0.01, steps=20, batch_size=5))
     found = etude.compress(record, prune=0.5, budget=0, task=one, **QUICK)
     assert found.model.table.weight is found.model.out.weight
+    assert {one.treatment for one in found.layers} == {"pruned"}
     pytest.importorskip("torchao")
     found = etude.compress(record, int8="dynamic", task=one, **QUICK)
     assert found.model.table.weight_int8 is found.model.out.weight_int8

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from etude.compression import int8_layers, linear_int8
-from etude.compression.derived import compressible, left_out
+from etude.compression.derived import compressible, left_out, owners
 from etude.compression.linear_int8 import Int8Mode
 from etude.compression.masks import magnitude_masks, mask, unmask
 from etude.compression.measuring import CPU, caller, first_batches, measured, model_inputs
@@ -56,7 +56,9 @@ def planned(found: TrainedNetwork, method: CompressionMethod) -> tuple[Compressi
     if method.prune is not None:
         masks = magnitude_masks(model, method.prune, method.scope)
         mask(model, masks)
-        treatments = dict.fromkeys((name.rpartition(".")[0] for name in masks), "pruned")
+        known = (names for names in owners(model).values() if names[0] in masks)
+        layers = (name.rpartition(".")[0] for names in known for name in names)
+        treatments = dict.fromkeys(layers, "pruned")
         plan = CompressionPlan(
             method, masks, treatments=treatments, notes=_left(found.model, "pruned")
         )
