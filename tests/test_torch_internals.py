@@ -95,6 +95,19 @@ def test_what_is_written_into_the_buffers_is_the_modules():
     assert "state" in holder.state_dict()
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_a_recurrent_layer_computes_with_the_list_of_its_weights(kind):
+    layer, x = kind(2, 3, num_layers=2), torch.ones(4, 1, 2)
+    names, flat = internals.flat_names(layer), internals.flat_weights(layer)
+    assert names == [name for name, _ in layer.named_parameters()]
+    assert all(one is layer.get_parameter(n) for n, one in zip(names, flat, strict=True))
+    before, kept = layer(x)[0], list(flat)
+    flat[:] = [torch.zeros_like(one) for one in kept]
+    assert not torch.equal(layer(x)[0], before)
+    flat[:] = kept
+    assert torch.equal(layer(x)[0], before)
+
+
 def test_what_torch_compile_makes_is_known():
     assert internals.is_compiled(torch.compile(nn.Linear(1, 1)))
     assert not internals.is_compiled(nn.Linear(1, 1))

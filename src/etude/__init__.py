@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from etude import _moved
 
 if TYPE_CHECKING:
+    from etude import compression as compression
     from etude import distributed as distributed
     from etude import layerwise as layerwise
     from etude import optimizers as optimizers
     from etude import report as report
     from etude import schedules as schedules
     from etude import tasks as tasks
+    from etude.compression.compressing import compress
     from etude.diagnosis.check.checks import check
     from etude.diagnosis.diagnose import diagnose
     from etude.diagnosis.finding import Diagnosis, Finding
@@ -52,6 +54,7 @@ __all__ = [
     "backprop",
     "check",
     "compare_methods",
+    "compress",
     "diagnose",
     "edge",
     "grid",
@@ -77,6 +80,7 @@ _HOMES = {
     "backprop": "etude.measure.backprop",
     "check": "etude.diagnosis.check.checks",
     "compare_methods": "etude.methods.compare",
+    "compress": "etude.compression.compressing",
     "diagnose": "etude.diagnosis.diagnose",
     "edge": "etude.measure.edge",
     "grid": "etude.methods.grid",
@@ -90,7 +94,15 @@ _HOMES = {
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""
 
-_PACKAGES = ("distributed", "layerwise", "optimizers", "report", "schedules", "tasks")
+_PACKAGES = (
+    "compression",
+    "distributed",
+    "layerwise",
+    "optimizers",
+    "report",
+    "schedules",
+    "tasks",
+)
 """Packages that are attributes too, such as `etude.tasks.get("digits-cnn")`."""
 
 

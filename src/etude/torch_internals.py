@@ -108,6 +108,18 @@ def unsaved_buffers(module: nn.Module) -> set[str]:
     return found
 
 
+def flat_weights(layer: nn.RNNBase) -> list[Tensor | None]:
+    """Return the list of tensors that a recurrent layer computes with, to set them."""
+    found: list[Tensor | None] = _part(layer, "_flat_weights", "nn.RNNBase")
+    return found
+
+
+def flat_names(layer: nn.RNNBase) -> list[str]:
+    """Return the names of the tensors in `flat_weights`, in order."""
+    found: list[str] = _part(layer, "_flat_weights_names", "nn.RNNBase")
+    return found
+
+
 def forward_hooks(module: nn.Module) -> list[dict[int, Any]]:
     """Return the dictionaries of the hooks before and after a module's own forward pass."""
     names = "_forward_pre_hooks", "_forward_hooks"

@@ -12,6 +12,12 @@ run folder                       folder of a tuning
   report.html                      report.html
   checkpoints/step-….json          trials/lr-…/         one run folder each,
   checkpoints/step-….safetensors   trials/lr-…/fold-…/  or one for each fold
+
+folder of a compressed model
+  compression.json                 how its weights are held, and what it cost
+  task.json
+  model.safetensors
+  report.html
 ```
 """
 
@@ -39,6 +45,9 @@ TUNING = "tuning.json"
 
 GRID = "grid.json"
 """The same for the folder of a grid."""
+
+COMPRESSION = "compression.json"
+"""The file that only the folder of a compressed model has; it is written last."""
 
 CHECKPOINTS = "checkpoints"
 TRIALS = "trials"
