@@ -14,9 +14,6 @@ from etude.diagnosis.sample import Row, Sample, read
 MOST_ROWS = 2_048
 """With more sampled updates than this, every second one is dropped."""
 
-SMALLEST = 1e-6
-"""Weights below this share of their usual size count as this share."""
-
 FROM_FORWARD = {
     "mean": Quantity.ACTIVATION_MEAN,
     "variance": Quantity.ACTIVATION_VARIANCE,
@@ -146,7 +143,7 @@ def _over_usual(starts: Floats, usual: Floats, layer: Steps, groups: Floats) -> 
     """
     found = np.full((len(starts), groups.shape[1]), np.nan)
     with np.errstate(all="ignore"):
-        ratios = np.maximum(starts / usual, SMALLEST)
+        ratios = np.where(starts > 0, starts / usual, np.nan)  # 0 is deliberate, as in a new head
     for row in np.flatnonzero(np.isfinite(ratios).any(axis=1)):
         for place in np.flatnonzero(np.isfinite(ratios[row])):
             before, now = found[row, layer[place]], ratios[row, place]

@@ -229,7 +229,7 @@ def weights_at_start(history: History) -> Floats:
     """Return, per layer, log10 of the size of its weights over the size that the layer draws itself.
 
     As they were before the first update that was watched, of the weight that is furthest from its
-    usual size; NaN where that is not known. See `usual_weights.usual_size`.
+    usual size; NaN where that is not known, or weights are 0. See `usual_weights.usual_size`.
     """
     return np.log10(_first_known(history.of_layers(Quantity.WEIGHTS_OVER_USUAL)))
 
