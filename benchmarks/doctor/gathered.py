@@ -45,8 +45,8 @@ VERSIONS = {"watch": 4, "run": 3, "measures": 4, "probes": 2}
 """Raised by hand where the code that measures a part changes what it measures."""
 
 EARLIER = {"watch": 3, "run": 2}
-"""The number of an earlier watch, whose evidence is used where `gather` has not measured a case since.
-It lacks the size of weights before training, and the outputs of layers were read in other updates.
+"""The number of an earlier watch, whose evidence is used where a case was not gathered since. It
+lacks the size of weights before training, and outputs of layers were read in other updates.
 """
 
 
@@ -102,9 +102,7 @@ PARTS: dict[str, Callable[[Case], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def part(
-    case: Case, name: str, *, earlier: bool = True, anew: bool = False
-) -> dict[str, Any]:
+def part(case: Case, name: str, *, earlier: bool = True, anew: bool = False) -> dict[str, Any]:
     """Return a part of a case's evidence: from its file, or from a run that writes it.
 
     Args:

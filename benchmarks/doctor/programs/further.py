@@ -108,7 +108,6 @@ FURTHER: dict[str, tuple[Edit, ...]] = {
         Edit("rate 50 times", rate(50), HIGH),
         Edit("rate / 300", rate(1 / 300), LOW),
         Edit("drop 0.9", network(drop=0.9), MUCH),
-        Edit("sigmoids", network(act=nn.Sigmoid), FLAT, "encoder.1"),
         Edit("small weights", weights("*coder.*", times(0.03)), DRAWN, "encoder.0"),
     ),
     "ring-gan": (

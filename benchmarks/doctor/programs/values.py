@@ -247,6 +247,7 @@ PROGRAMS = (
         Edit("inputs of 1000", inputs(lambda x: 1000 * (x + 1)), "unscaled_inputs", "encoder.0"),
         Edit("tanh drawn large", both(network(act=nn.Tanh), weights("*coder.0.*", normal(20.0))),
              "bad_initialisation", "encoder.0"),
+        Edit("sigmoids", network(act=nn.Sigmoid), "saturating_activation", "encoder.1"),
         Edit("one digit repeated", rows(lambda t: repeated_class(t, 0.98)), "bad_data"),
     )),
     Program("patches-denoiser", "autoencoder", patches_denoiser, with_trainer, (

@@ -314,7 +314,7 @@ class LoopReader:
         """Whether the next forward pass is to be heard.
 
         Where no pass was read although one was to be, as in a compiled model, hooks are better left
-        as they are; and where no backward pass is heard, a forward pass alone tells two steps apart.
+        as they are; where no backward pass is heard, a forward pass alone tells two steps apart.
         """
         return self._full or not (self._hears_forward and self._hears_backward)
 

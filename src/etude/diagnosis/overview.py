@@ -24,7 +24,7 @@ def seen(history: History, reader: LoopReader) -> tuple[str, ...]:
     if rested := reader.sampler.rested_updates:
         heard = history.updates - rested
         found.append(
-            f"the losses of {heard} of {history.updates} updates, since listening to each would take "
+            f"the losses of {heard} of {history.updates} updates, since hearing each would take "
             f"more than {BOUND:.0%} of the time"
         )
     names = {

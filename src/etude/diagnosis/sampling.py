@@ -16,7 +16,7 @@ LONGEST = 512
 """The longest period between two samples, whatever it costs."""
 
 FREE = 1_000
-"""So many updates are watched, whatever that costs; what it costs beyond the bound is not repaid."""
+"""So many updates are watched whatever it costs; what that is beyond the bound is not repaid."""
 
 WINDOW = 20
 """So many updates are watched between two rests; shorter rests than this are not worth it."""

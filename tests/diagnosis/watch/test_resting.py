@@ -175,7 +175,7 @@ def test_a_watch_that_rests_counts_all_updates_and_says_which_losses_it_heard(re
     assert heard == [not one for one in resting(61)[1:]]
     said = [one for one in w.report().seen if one.startswith("the losses of")]
     assert said == [
-        "the losses of 39 of 60 updates, since listening to each would take more than 2% of the time"
+        "the losses of 39 of 60 updates, since hearing each would take more than 2% of the time"
     ]
     assert not hooks_of(loop.model, loop.optimizer)
 

@@ -226,7 +226,7 @@ def saturated_gates(history: History) -> Floats:
 
 
 def weights_at_start(history: History) -> Floats:
-    """Return, per layer, log10 of the size of its weights over the size that the layer draws itself.
+    """Return, per layer, log10 of the size of its weights over the size that the layer draws.
 
     As they were before the first update that was watched, of the weight that is furthest from its
     usual size; NaN where that is not known, or weights are 0. See `usual_weights.usual_size`.

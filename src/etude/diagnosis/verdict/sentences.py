@@ -140,8 +140,8 @@ def _drawn(history: History) -> str:
         return ""
     return (
         f"Before training, the weights of {history.layers[number].name} are "
-        f"{_times(float(weights_at_start(history)[number]))} times as large as those that the layer "
-        "draws itself."
+        f"{_times(float(weights_at_start(history)[number]))} times as large as those that the "
+        "layer draws itself."
     )
 
 
@@ -181,8 +181,8 @@ def layer_of(known: Evidence, cause: Cause) -> str | None:
     stated = [f.layer for f in known.findings if f.what == cause and f.layer is not None]
     if stated:
         return stated[0]
-    measured = known.measures
-    if cause == Cause.BAD_INITIALISATION and measured is not None and abs(measured.weights) > DRAWN[0]:
+    measured = known.measures or Measures()
+    if cause == Cause.BAD_INITIALISATION and abs(measured.weights) > DRAWN[0]:
         return measured.layer or None
     return None if known.history is None else _by_place(known.history, cause)
 
