@@ -12,8 +12,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from etude.diagnosis.verdict.features import (
     features_of_causes,
     features_of_run,
 )
-from etude.diagnosis.verdict.model import SOURCES, Bin, Odds, Table, Weights, weighed
+from etude.diagnosis.verdict.model import SOURCES, Bin, Odds, Table, Weights, source_of, weighed
 
 PLACE = Path(etude.diagnosis.verdict.__file__).parent / "table.json"
 
@@ -126,18 +126,28 @@ def table_of(weights: dict[str, Weights], certain: float, some: Sequence[Row]) -
     return Table(weights, certain, len(some), programs, told.hexdigest())
 
 
-def held_out(some: Sequence[Row], source: str) -> list[tuple[Row, Odds]]:
-    """Return each row with the odds of weights that were fitted without its program."""
+def held_out(every: Mapping[str, Sequence[Row]], source: str) -> list[tuple[Row, Odds]]:
+    """Return each row of a source with the odds of weights that were fitted without its program.
+
+    As in the package, evidence is judged by the weights of what it holds: a loop without a task has
+    a history alone, and where a cause is a fact no probe was trained.
+
+    Args:
+        every: The rows by source.
+        source: Whose rows are judged.
+    """
     found = []
-    for program in dict.fromkeys(row.program for row in some):
-        rest = [row for row in some if row.program != program]
-        weights = fitted(rest)
-        right = certainty(rest)
-        found += [
-            (row, weighed(row.run, row.causes, facts(row.known.findings), weights, right))
-            for row in some
-            if row.program == program
-        ]
+    for program in dict.fromkeys(row.program for row in every[source]):
+        made: dict[str, tuple[Weights, float]] = {}
+        for row in every[source]:
+            if row.program != program:
+                continue
+            own = source_of(row.known)
+            if own not in made:
+                rest = [one for one in every[own] if one.program != program]
+                made[own] = fitted(rest), certainty(rest)
+            told = facts(row.known.findings)
+            found.append((row, weighed(row.run, row.causes, told, *made[own])))
     return found
 
 
@@ -148,11 +158,11 @@ def bound_of(judged: Sequence[tuple[Row, Odds]]) -> float:
     return min(max(0.5, healthy[allowed] + 0.02), 0.98) if healthy else 0.5
 
 
-def reliability(judged: Sequence[tuple[Row, Odds]], bound: float) -> tuple[Bin, ...]:
+def reliability(judged: Sequence[tuple[Row, Odds]], bounds: Mapping[str, float]) -> tuple[Bin, ...]:
     """Return how often verdicts were right by their probability, healthy ones too."""
     said = []
     for row, one in judged:
-        if one.faulty >= bound:
+        if one.faulty >= bounds[source_of(row.known)]:
             said.append((one.causes[0][1], str(one.causes[0][0]) == row.cause))
         else:
             said.append((1.0 - one.faulty, not row.cause))
@@ -163,18 +173,21 @@ def reliability(judged: Sequence[tuple[Row, Odds]], bound: float) -> tuple[Bin, 
     return tuple(found)
 
 
-def figures(judged: Sequence[tuple[Row, Odds]], bound: float) -> dict[str, float]:
+def figures(judged: Sequence[tuple[Row, Odds]], bounds: Mapping[str, float]) -> dict[str, float]:
     """Return recall, false alarms, and how often the cause is first or among three."""
     sick = [(row, one) for row, one in judged if row.cause]
-    well = [one for row, one in judged if not row.cause]
-    flagged = [(row, one) for row, one in sick if one.faulty >= bound]
+    well = [(row, one) for row, one in judged if not row.cause]
+    flagged, alarms = (
+        [(row, one) for row, one in some if one.faulty >= bounds[source_of(row.known)]]
+        for some in (sick, well)
+    )
 
     def among(count: int) -> float:
         return sum(row.cause in [str(c) for c, _ in one.causes[:count]] for row, one in flagged)
 
     return {
         "recall": len(flagged) / max(len(sick), 1),
-        "false alarms": sum(one.faulty >= bound for one in well) / max(len(well), 1),
+        "false alarms": len(alarms) / max(len(well), 1),
         "top-1": among(1) / max(len(sick), 1),
         "top-3": among(3) / max(len(sick), 1),
         "faulty": len(sick),
@@ -184,18 +197,21 @@ def figures(judged: Sequence[tuple[Row, Odds]], bound: float) -> dict[str, float
 
 def fit(cases: Sequence[Case]) -> Table:
     """Fit all weights and write the table; print what programs that were left out gave."""
-    weights, used, certain = {}, [], 0.0
+    every = {source: rows(cases, source) for source in SOURCES}
+    judged = {source: held_out(every, source) for source in SOURCES}
+    bounds = {
+        source: bound_of([pair for pair in judged[source] if source_of(pair[0].known) == source])
+        for source in SOURCES
+    }
+    weights = {}
     for source in SOURCES:
-        some = rows(cases, source)
-        judged = held_out(some, source)
-        bound = bound_of(judged)
-        print(source, {k: round(v, 3) for k, v in figures(judged, bound).items()}, f"{bound:.2f}")
-        made = fitted(some, bound)
-        weights[source] = Weights(
-            made.run, made.intercept, made.cause, bound, reliability(judged, bound)
-        )
-        used, certain = some, certainty(some)
-    table = table_of(weights, certain, used)
+        told = figures(judged[source], bounds)
+        print(source, {k: round(v, 3) for k, v in told.items()}, f"{bounds[source]:.2f}")
+        own = [pair for pair in judged[source] if source_of(pair[0].known) == source]
+        made = fitted(every[source], bounds[source])
+        weights[source] = replace(made, reliability=reliability(own, bounds))
+    used = every[SOURCES[-1]]
+    table = table_of(weights, certainty(used), used)
     files.write_text(PLACE, text_of(table))
     return table
 

@@ -32,14 +32,15 @@ EARLY = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 
 
 @lru_cache
-def table_for(program: str, source: str, seeds: tuple[int, ...]) -> Table:
+def table_for(program: str, seeds: tuple[int, ...]) -> Table:
     """Return the weights that judge a program: fitted without it where it is open."""
+    usual = usual_table()
     if program not in doctor.OPEN:
-        return usual_table()
-    some = [row for row in _rows(source, seeds) if row.program != program]
-    bound = usual_table().weights[source].bound
-    weights = fitted(some, bound)
-    return Table(dict.fromkeys(SOURCES, weights), certainty(some), len(some), 0, "")
+        return usual
+    some = {s: [row for row in _rows(s, seeds) if row.program != program] for s in SOURCES}
+    weights = {s: fitted(some[s], usual.weights[s].bound) for s in SOURCES}
+    used = some[SOURCES[-1]]
+    return Table(weights, certainty(used), len(used), 0, "")
 
 
 @lru_cache
@@ -67,7 +68,7 @@ class Verdicts:
     def diagnose(self, case: Case) -> Verdict:
         """Judge the evidence of a case, which is measured where it is missing."""
         known = self.known(case)
-        table = table_for(case.program.name, self.source, self.seeds)
+        table = table_for(case.program.name, self.seeds)
         found = judge(known, table)
         if found is None:
             return Verdict()
@@ -94,7 +95,7 @@ class Verdicts:
         """
         history = evidence(case, "watch").history
         assert history is not None
-        table = table_for(case.program.name, "history", self.seeds)
+        table = table_for(case.program.name, self.seeds)
         for share in EARLY:
             short = history.until(max(int(share * history.updates), 3))
             found = judge(Evidence(tuple(find(short)), short), table)

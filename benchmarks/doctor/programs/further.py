@@ -13,6 +13,7 @@ from benchmarks.doctor.edits import (
     batches,
     both,
     fields,
+    inputs,
     network,
     normal,
     optimizer,
@@ -20,13 +21,17 @@ from benchmarks.doctor.edits import (
     rate,
     times,
     weights,
+    with_gaps,
     with_outliers,
 )  # fmt: skip
 from benchmarks.doctor.edits import data as rows
+from benchmarks.doctor.programs.values import told_sharply
 
 HIGH, LOW = "lr_too_high", "lr_too_low"
 FLAT, MUCH = "saturating_activation", "too_much_regularisation"
 LARGE, UNCLIPPED = "batch_too_large", "missing_clipping"
+DRAWN, DATA, SMALL = "bad_initialisation", "bad_data", "batch_too_small"
+UNSCALED = "unscaled_inputs"
 
 FURTHER: dict[str, tuple[Edit, ...]] = {
     "cancer-mlp": (
@@ -37,7 +42,7 @@ FURTHER: dict[str, tuple[Edit, ...]] = {
     "wine-tiny": (
         Edit("adam", optimizer("adam", 2e-2)),
         Edit("rate 100 times", rate(100), HIGH),
-        Edit("units drawn large", weights("0*", normal(10.0)), FLAT, "1"),
+        Edit("units drawn large", weights("0*", normal(10.0)), DRAWN, "0"),
     ),
     "clusters-deep": (
         Edit("rate 100 times", rate(100), HIGH),
@@ -46,7 +51,8 @@ FURTHER: dict[str, tuple[Edit, ...]] = {
     "clusters-plain": (
         Edit("tanh", network(act=nn.Tanh)),
         Edit("rate 30 times", rate(30), HIGH),
-        Edit("tanh drawn large", both(network(act=nn.Tanh), weights("*", times(5.0))), FLAT, "1"),
+        Edit("six sigmoids", network(depth=6, act=nn.Sigmoid), FLAT, "1"),
+        Edit("tanh drawn large", both(network(act=nn.Tanh), weights("*", times(5.0))), DRAWN, "0"),
     ),
     "digits-cnn": (
         Edit("adam", optimizer("adam", 5e-3)),
@@ -55,6 +61,7 @@ FURTHER: dict[str, tuple[Edit, ...]] = {
              twin="no normalisation, clipped"),
         Edit("drop 0.98", network(drop=0.98), MUCH),
         Edit("epochs of one batch", batches(1437, same_samples=True), LARGE),
+        Edit("missing pixels", rows(lambda t: (with_gaps(t[0]), t[1])), DATA),
     ),
     "digits-resnet": (
         Edit("without warmup", fields(schedule="cosine()")),
@@ -63,7 +70,8 @@ FURTHER: dict[str, tuple[Edit, ...]] = {
     ),
     "waves-rnn": (
         Edit("rate 50 times", rate(50), HIGH),
-        Edit("input weights drawn large", weights("rnn.weight_ih*", normal(20.0)), FLAT, "rnn"),
+        Edit("missing values", rows(lambda t: (with_gaps(t[0]), t[1])), DATA),
+        Edit("input weights drawn large", weights("rnn.weight_ih*", normal(20.0)), DRAWN, "rnn"),
     ),
     "waves-lstm": (
         Edit("sgd, clipped", both(optimizer("sgd", 10.0), fields(clip=0.1))),
@@ -73,12 +81,12 @@ FURTHER: dict[str, tuple[Edit, ...]] = {
     ),
     "text-lstm": (
         Edit("rate 50 times", rate(50), HIGH),
-        Edit("gates drawn large", weights("lstm*", normal(6.0)), FLAT, "lstm"),
+        Edit("gates drawn large", weights("lstm*", normal(6.0)), DRAWN, "lstm"),
     ),
     "rows-gru": (
         Edit("adam", optimizer("adam", 5e-3)),
         Edit("rate / 300", rate(1 / 300), LOW),
-        Edit("gates drawn large", weights("gru*", normal(6.0)), FLAT, "gru"),
+        Edit("gates drawn large", weights("gru*", normal(6.0)), DRAWN, "gru"),
     ),
     "chaos-gru": (
         Edit("rate 300 times", rate(300), HIGH),
@@ -100,7 +108,17 @@ FURTHER: dict[str, tuple[Edit, ...]] = {
         Edit("rate 50 times", rate(50), HIGH),
         Edit("rate / 300", rate(1 / 300), LOW),
         Edit("drop 0.9", network(drop=0.9), MUCH),
-        Edit("small weights", weights("*coder.*", times(0.03)), "bad_initialisation", "encoder.0"),
+        Edit("small weights", weights("*coder.*", times(0.03)), DRAWN, "encoder.0"),
+    ),
+    "ring-gan": (
+        Edit("tanh", network(act=nn.Tanh)),
+        Edit("least squares", fields(loss=told_sharply)),
+        Edit("small batches", batches(16)),
+        Edit("weights drawn large", weights("generator*", normal(6.0)), DRAWN, "generator.0"),
+        Edit("tanh drawn large", weights("generator*", normal(6.0)), DRAWN, "generator.0",
+             twin="tanh"),
+        Edit("points of 100", inputs(lambda x: 100 * x), UNSCALED, "discriminator.0"),
+        Edit("batches of one", batches(1), SMALL),
     ),
 }  # fmt: skip
 """Further edits, by program."""

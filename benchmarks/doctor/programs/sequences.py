@@ -208,7 +208,7 @@ PROGRAMS = (
         Edit("sorted", UNSHUFFLED, "data_not_shuffled", in_loop=True),
         Edit("thirty samples", both(first(30), fields(steps=300)), "too_little_regularisation",
              by="loss"),
-        Edit("gates drawn large", weights("lstm*", normal(6.0)), "saturating_activation", "lstm"),
+        Edit("gates drawn large", weights("lstm*", normal(6.0)), "bad_initialisation", "lstm"),
     )),
     Program("text-lstm", "lstm", text_lstm, accumulated, (
         Edit("one batch an update", both(batches(32), fields(accumulate=1))),

@@ -258,7 +258,7 @@ PROGRAMS = (
              "warmup_missing", twin="eight layers"),
         Edit("plain sgd", optimizer("sgd", 0.02), "optimizer_mismatch"),
         Edit("sigmoids drawn large", both(network(act=nn.Sigmoid),
-             weights("hidden.*", normal(20.0))), "saturating_activation", "hidden.1"),
+             weights("hidden.*", normal(20.0))), "bad_initialisation", "hidden.1"),
         Edit("inputs of 100", inputs(lambda x: 100 * x), "unscaled_inputs", "hidden.0"),
         Edit("rate 50 times", rate(50), "lr_too_high"),
     )),

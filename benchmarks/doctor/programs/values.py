@@ -246,7 +246,8 @@ PROGRAMS = (
         Edit("sigmoid output", network(last=nn.Sigmoid), "wrong_last_layer", "decoder.3"),
         Edit("inputs of 1000", inputs(lambda x: 1000 * (x + 1)), "unscaled_inputs", "encoder.0"),
         Edit("tanh drawn large", both(network(act=nn.Tanh), weights("*coder.0.*", normal(20.0))),
-             "saturating_activation", "encoder.1"),
+             "bad_initialisation", "encoder.0"),
+        Edit("sigmoids", network(act=nn.Sigmoid), "saturating_activation", "encoder.1"),
         Edit("one digit repeated", rows(lambda t: repeated_class(t, 0.98)), "bad_data"),
     )),
     Program("patches-denoiser", "autoencoder", patches_denoiser, with_trainer, (
@@ -264,8 +265,8 @@ PROGRAMS = (
              "wrong_loss_or_output"),
     )),
     Program("curve-gan", "gan", curve_gan, alternating, (
-        Edit("weights drawn large", weights("generator*", normal(6.0)), "saturating_activation",
-             "generator.1"),
+        Edit("weights drawn large", weights("generator*", normal(6.0)), "bad_initialisation",
+             "generator.0"),
         Edit("points of 100", inputs(lambda x: 100 * x), "unscaled_inputs", "discriminator.0"),
         Edit("batches of one", batches(1), "batch_too_small"),
     )),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ from etude.torch_internals import BackwardListener, listen_to_backward
 
 HOOKLESS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 """Modules that compute an evaluation in another way where a hook is attached to them."""
+
+Removers = list[Callable[[], None]]
 
 
 class LoopListener(BackwardListener, Protocol):
@@ -32,37 +35,73 @@ class LoopListener(BackwardListener, Protocol):
         """Called after it."""
 
 
-def attached(
-    listener: LoopListener, optimizers: Sequence[Optimizer], models: Sequence[nn.Module]
-) -> list[Callable[[], None]]:
-    """Attach a listener, which is held weakly; return the functions that remove it.
+class Attachment:
+    """The hooks of a listener, which is held weakly.
+
+    Hooks cost time in each update. Those of forward passes are therefore attached only where one is
+    to be read, and while the listener rests only the ends of steps are heard: these hooks stay,
+    since torch allows no hook of an optimizer to be removed while it calls them.
 
     Args:
         listener: What is called.
         optimizers: Their steps are listened to.
         models: Their forward passes are listened to, except those of `HOOKLESS`.
     """
-    removers = [listen_to_backward(listener)]
-    for number, optimizer in enumerate(optimizers):
-        for register, method in (
-            (optimizer.register_step_pre_hook, "before_step"),
-            (optimizer.register_step_post_hook, "after_step"),
-        ):
-            removers.append(register(_StepHook(listener, method, number)).remove)
-    for module in models:
-        if not isinstance(module, HOOKLESS):
+
+    def __init__(
+        self, listener: LoopListener, optimizers: Sequence[Optimizer], models: Sequence[nn.Module]
+    ) -> None:
+        self._listener = weakref.ref(listener)
+        self._optimizers = list(optimizers)
+        self._models = [module for module in models if not isinstance(module, HOOKLESS)]
+        self._forward: Removers = []
+        self._before: Removers = []
+        self._after: Removers = [
+            one.register_step_post_hook(_StepHook(listener, "after_step", number)).remove
+            for number, one in enumerate(self._optimizers)
+        ]
+        self.listen()
+        self.listen_forward(True)
+
+    def listen(self) -> None:
+        """Listen to backward passes and to what comes before steps."""
+        listener = self._listener()
+        if self._before or listener is None:
+            return
+        self._before = [listen_to_backward(listener)]
+        for number, one in enumerate(self._optimizers):
+            hook = _StepHook(listener, "before_step", number)
+            self._before.append(one.register_step_pre_hook(hook).remove)
+
+    def listen_forward(self, wanted: bool) -> None:
+        """Listen to forward passes, or no longer."""
+        listener = self._listener()
+        if not wanted:
+            call_all(self._forward)
+        if not wanted or self._forward or listener is None:
+            return
+        for module in self._models:
             before, after = Hook(listener, "before_forward"), Hook(listener, "after_forward")
-            removers += [
+            self._forward += [
                 module.register_forward_pre_hook(before, with_kwargs=True).remove,
                 module.register_forward_hook(after, with_kwargs=True, always_call=True).remove,
             ]
-    return removers
+
+    def rest(self) -> None:
+        """Listen to nothing but the ends of steps, until `listen` is called."""
+        call_all(self._forward)
+        call_all(self._before)
+
+    def remove(self) -> None:
+        """Remove all hooks."""
+        for removers in (self._forward, self._before, self._after):
+            call_all(removers)
 
 
-def call_all(removers: Sequence[Callable[[], None]]) -> None:
-    """Call the functions, in order."""
-    for remove in removers:
-        remove()
+def call_all(removers: Removers) -> None:
+    """Call the functions, in order, each once."""
+    while removers:
+        removers.pop(0)()
 
 
 class _StepHook(Hook):
@@ -77,5 +116,7 @@ class _StepHook(Hook):
         owner = self._owner()
         if owner is not None and not torch.compiler.is_compiling():
             given = [*args, *kwargs.values()]  # the optimizer itself is among them
-            closure = any(callable(one) and one is not optimizer for one in given)
+            closure = len(given) > 1 and any(
+                callable(one) and one is not optimizer for one in given
+            )
             getattr(owner, self._method)(self._number, closure)

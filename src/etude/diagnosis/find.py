@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from etude.diagnosis import facts
 from etude.diagnosis.evidence import beginning
 from etude.diagnosis.evidence import facts as shown
+from etude.diagnosis.evidence.saturating_weights import saturating_weights
 from etude.diagnosis.finding import Finding
 from etude.diagnosis.history import History
 from etude.diagnosis.saturating import saturating_activation
@@ -27,6 +28,7 @@ RULES: tuple[Callable[[History], Sequence[Finding]], ...] = (
     beginning.bad_initialisation,
     beginning.samples_look_alike,
     beginning.saturated_recurrence,
+    saturating_weights,
     beginning.rate_too_low,
     gradients.exploding,
     losses.diverging,

@@ -27,6 +27,7 @@ class Quantity(StrEnum):
     DEAD = "dead"
     SATURATED = "saturated"
     GATES_SATURATED = "gates_saturated"
+    WEIGHTS_OVER_USUAL = "weights_over_usual"
 
 
 class RunQuantity(StrEnum):

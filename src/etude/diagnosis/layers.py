@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from etude.diagnosis.evidence.usual_weights import usual_size
 from etude.diagnosis.history import LayerInfo, ParameterInfo
 from etude.layerwise.parts import kind_of, owner_of
 from etude.torch_internals import uncompiled
@@ -54,6 +56,7 @@ class LayerTable:
     Attributes:
         tensors: The floating-point parameters, in the models' order.
         layer_of: The number of each parameter's layer, by the parameter's `id`.
+        usual_norms: The norm of each parameter as its layer draws it; NaN if that is not known.
     """
 
     def __init__(self, models: Mapping[str, nn.Module], optimizers: Sequence[Optimizer]) -> None:
@@ -61,6 +64,7 @@ class LayerTable:
         self.optimizers = tuple(optimizers)
         self.tensors: list[Tensor] = []
         self.names: list[str] = []
+        self.usual_norms: list[float] = []
         self.layer_of: dict[int, int] = {}
         self._layers: list[LayerInfo] = []
         self._layer_index: list[int] = []
@@ -86,6 +90,8 @@ class LayerTable:
         self.layer_of[id(parameter)] = number
         self.tensors.append(parameter)
         self.names.append(prefix + name)
+        usual = math.nan if "parametrizations." in name else usual_size(owner, parameter)
+        self.usual_norms.append(usual * math.sqrt(parameter.numel()))
         self._layer_index.append(number)
 
     def __len__(self) -> int:

@@ -97,6 +97,8 @@ class LoopReader:
         self.on_cpu = all(tensor.is_cpu for tensor in self.table.tensors)
         self._losses_of_update: list[Loss] | None = None
         self._losses_before = 0
+        self._hears_forward = self._hears_backward = False
+        self._heard = 0
         self.own, self._ended = 0.0, time.perf_counter()
 
     def _is_due(self, update: int) -> bool:
@@ -191,7 +193,7 @@ class LoopReader:
             self.close()
             self.updates += 1
             self._closed = False
-            if self._is_due(self.updates - 1):
+            if self._due:
                 self._sample = Sample(self.updates - 1)
         self._stepped.add(number)
         self._losses_before = len(self.tracks[number].losses)
@@ -210,7 +212,7 @@ class LoopReader:
         track = self.tracks[number]
         self._note_loss(track, closure)
         if number == 0:
-            self._lr.append(_rate(track.optimizer))
+            self._lr.append(rate_of(track.optimizer))
         if self._sample is not None:
             with torch.no_grad():
                 track.after_step(self._sample, closure)
@@ -220,7 +222,7 @@ class LoopReader:
         if self._sample is not None and self.curvature and self.curvature.begun:
             started = time.perf_counter()
             self.is_measuring = True
-            self._sample.run |= self.curvature.after_step(_rate(track.optimizer))
+            self._sample.run |= self.curvature.after_step(rate_of(track.optimizer))
             self.is_measuring = False
             self._measuring += time.perf_counter() - started
         if len(self._stepped) == len(self.tracks):
@@ -264,6 +266,9 @@ class LoopReader:
         started = time.perf_counter()
         self._closed = True
         self._stepped.clear()
+        if self._full:
+            self._hears_forward = bool(self._forward)
+        self._hears_backward, self._heard = self.backwards > self._heard, self.backwards
         losses = self._logged or self._losses_of_update or []
         self.losses.add(self.updates - 1, losses)
         self._losses_of_update, self._logged = None, []
@@ -280,18 +285,54 @@ class LoopReader:
         now = time.perf_counter()
         self.own += now - started
         rest = now - self._ended - self.own - self._measuring
-        counted = self.sampler.passed(max(0.0, rest), self.own, self._measuring)
+        counted = self.sampler.passed(
+            max(0.0, rest), self.own, self._measuring, sampled=sample is not None
+        )
         if self.curvature is not None:
             self.curvature.times.passed(counted, self._measuring)
         if sample is not None:
             self.sampler.sampled(sample.update, self.own)
             self._samples += 1
         self.own, self._measuring, self._ended = 0.0, 0.0, now
+        self._plan()
+
+    def _plan(self) -> None:
+        """Decide what is read of the next update."""
         self._due = self._is_due(self.updates)
         turn = self._samples % FULL_EVERY == 0 and self.updates - self._last_full >= FULL_APART
         self._full = self._due and (self._samples < FULL_FIRST or turn)
         if self._full:
             self._last_full = self.updates
+
+    @property
+    def is_between(self) -> bool:
+        """Whether no update goes on."""
+        return self._closed
+
+    @property
+    def wants_forward(self) -> bool:
+        """Whether the next forward pass is to be heard.
+
+        Where no pass was read although one was to be, as in a compiled model, hooks are better left
+        as they are; where no backward pass is heard, a forward pass alone tells two steps apart.
+        """
+        return self._full or not (self._hears_forward and self._hears_backward)
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether no update is known in which the curvature is to be measured."""
+        return self.curvature is None or self.curvature.times.share > 0
+
+    def skip(self, rates: Sequence[float]) -> None:
+        """Count updates that were not heard, but for their rates."""
+        now = time.perf_counter()
+        self.updates += len(rates)
+        self._lr += rates
+        self.sampler.rested(len(rates), now - self._ended)
+        self._ended = now
+        for track in self.tracks:
+            track.clearing.stepped()
+        self._plan()
 
     def give_up_forward(self) -> None:
         """Stop reading a forward pass that is being read."""
@@ -329,7 +370,8 @@ def _same(one: Sequence[Loss], other: Sequence[Loss]) -> bool:
     return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
-def _rate(optimizer: Optimizer) -> float:
+def rate_of(optimizer: Optimizer) -> float:
+    """Return the rate of the first group; NaN where reading it would wait for an accelerator."""
     rate = optimizer.param_groups[0].get("lr", math.nan)
     if isinstance(rate, Tensor) and not rate.is_cpu:
         return math.nan

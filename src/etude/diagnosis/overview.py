@@ -8,6 +8,7 @@ import numpy as np
 
 from etude.diagnosis.history import History, Quantity, RunQuantity
 from etude.diagnosis.loop_reader import LoopReader
+from etude.diagnosis.sampling import BOUND
 
 
 def seen(history: History, reader: LoopReader) -> tuple[str, ...]:
@@ -20,6 +21,12 @@ def seen(history: History, reader: LoopReader) -> tuple[str, ...]:
     ]
     if np.isfinite(history.overhead):
         found.append(f"the watch took {history.overhead:.1%} of the loop's own time")
+    if rested := reader.sampler.rested_updates:
+        heard = history.updates - rested
+        found.append(
+            f"the losses of {heard} of {history.updates} updates, since hearing each would take "
+            f"more than {BOUND:.0%} of the time"
+        )
     names = {
         "gradients": history.parameter_gradients,
         "updates": history.parameter_updates,

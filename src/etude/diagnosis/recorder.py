@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from etude.diagnosis.history import Floats, History, Quantity, RunQuantity
+from etude.diagnosis.history import Floats, History, Quantity, RunQuantity, Steps
 from etude.diagnosis.layers import LayerTable
 from etude.diagnosis.noise import noise_over_batch
 from etude.diagnosis.sample import Row, Sample, read
@@ -87,6 +87,9 @@ class Recorder:
         with np.errstate(all="ignore"):
             readings[Quantity.GRADIENT_SNR] = np.maximum(0.0, cosine) / np.maximum(1 - cosine, 1e-6)
         readings |= _of_forward(rows, len(layers))
+        starts = _sums(rows, "starts").reshape(len(rows), len(parameters))
+        usual = np.array(self._table.usual_norms)
+        readings[Quantity.WEIGHTS_OVER_USUAL] = _over_usual(starts, usual, layer, groups)
         run: dict[RunQuantity, Floats] = {
             quantity: np.array([row.run.get(quantity, np.nan) for row in rows])
             for quantity in RunQuantity
@@ -126,6 +129,26 @@ def _of_forward(rows: Sequence[Row], layers: int) -> dict[Quantity, Floats]:
         for (layer, name), value in row.layers.items():
             if name in FROM_FORWARD:
                 found[FROM_FORWARD[name]][place, layer] = value
+    return found
+
+
+def _over_usual(starts: Floats, usual: Floats, layer: Steps, groups: Floats) -> Floats:
+    """Return (rows, layers) the size of weights over the usual one, of the weight furthest from it.
+
+    Args:
+        starts: (rows, parameters) the norms before the first update; NaN in all other rows.
+        usual: (parameters) the norms that the layers draw.
+        layer: (parameters) the numbers of the layers.
+        groups: (parameters, layers) 1 where a parameter belongs to a layer.
+    """
+    found = np.full((len(starts), groups.shape[1]), np.nan)
+    with np.errstate(all="ignore"):
+        ratios = np.where(starts > 0, starts / usual, np.nan)  # 0 is deliberate, as in a new head
+    for row in np.flatnonzero(np.isfinite(ratios).any(axis=1)):
+        for place in np.flatnonzero(np.isfinite(ratios[row])):
+            before, now = found[row, layer[place]], ratios[row, place]
+            if not abs(np.log(before)) >= abs(np.log(now)):
+                found[row, layer[place]] = now
     return found
 
 

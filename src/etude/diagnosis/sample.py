@@ -67,6 +67,7 @@ class Row:
         updates: Per parameter, the norm of its update.
         gradient_sums: Per parameter, the norm of its gradient plus that of the update before.
         update_sums: Per parameter, the norm of its update plus the one before.
+        starts: Per parameter, its norm before the first update; NaN in all other samples.
         layers: (layer, name) -> a number.
         run: Numbers of the whole run.
         parts: The number of backward passes, and |mean gradient of the first|² over that of all;
@@ -79,12 +80,13 @@ class Row:
     updates: Floats
     gradient_sums: Floats
     update_sums: Floats
+    starts: Floats
     layers: dict[tuple[int, str], float]
     run: dict[RunQuantity, float]
     parts: tuple[float, float] = (math.nan, math.nan)
 
 
-NAMES = ("gradients", "weights", "updates", "gradient_sums", "update_sums")
+NAMES = ("gradients", "weights", "updates", "gradient_sums", "update_sums", "starts")
 FIRST, ALL = "first_backward", "backward"
 _PLACES = {name: place for place, name in enumerate((*NAMES, FIRST, ALL))}
 

@@ -22,6 +22,9 @@ def saturating_activation(history: History, symptoms: Sequence[Finding]) -> list
     hidden layers, and three quarters of them, have a sigmoid; or if a hidden layer with a sigmoid
     or tanh is found saturated. A tanh alone, whose slope is up to 1, does not count.
 
+    Where the units are flat because their weights were drawn too large, the cause is
+    `bad_initialisation`: weights of the usual size mend that, and another activation does not.
+
     Args:
         history: The readings of the run.
         symptoms: What was found in it.
@@ -29,6 +32,7 @@ def saturating_activation(history: History, symptoms: Sequence[Finding]) -> list
     Source: Glorot and Bengio 2010, section 3.1.
     """
     seen = {finding.what: finding for finding in symptoms}
+    drawn = {one.layer for one in symptoms if one.what == Cause.BAD_INITIALISATION}
     hidden = [
         layer
         for layer in history.layers
@@ -38,9 +42,14 @@ def saturating_activation(history: History, symptoms: Sequence[Finding]) -> list
     ]
     sigmoids = [layer for layer in hidden if layer.activation == "sigmoid"]
     vanishing = seen.get(Symptom.VANISHING)
-    if vanishing is not None and len(sigmoids) >= max(LEAST, SHARE * len(hidden)):
+    enough = len(sigmoids) >= max(LEAST, SHARE * len(hidden))
+    if vanishing is not None and enough and drawn.isdisjoint(one.name for one in sigmoids):
         return [_cause(vanishing, sigmoids, "so that the gradient shrinks in each of them")]
-    saturated = [finding for finding in symptoms if finding.what == Symptom.SATURATED]
+    saturated = [
+        finding
+        for finding in symptoms
+        if finding.what == Symptom.SATURATED and finding.layer not in drawn
+    ]
     names = {finding.layer for finding in saturated}
     layers = [layer for layer in hidden if layer.name in names]
     if not layers:

@@ -35,6 +35,7 @@ class OptimizerTrack:
         self.losses: list[Loss] = []
         self.last_losses: list[Loss] = []
         self._counted = -1
+        self._begun = False
         self._at_backward: list[Norms] = []
         self._passes = 0
         self._unscale: Tensor | None = None
@@ -128,6 +129,9 @@ class OptimizerTrack:
         update = torch.sub(self._after.rows, self._before.rows, out=self._update)
         known = self._known = {**self._known, "weights": places, "updates": places}
         parts = {"gradients": gradients, "weights": self._after.rows, "updates": update}
+        if not self._begun:
+            self._begun = True
+            known["starts"], parts["starts"] = self._held, self._before.rows
         if self._previous == sample.update - 1:
             for name, now, before, whole in (
                 ("gradient", gradients, self._last_gradients.rows, self._sums[0]),

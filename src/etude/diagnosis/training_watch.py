@@ -16,13 +16,13 @@ from typing import Any, Self
 from torch import nn
 from torch.optim import Optimizer
 
-from etude.diagnosis.attachment import HOOKLESS, attached, call_all
+from etude.diagnosis.attachment import HOOKLESS, Attachment
 from etude.diagnosis.curvature import CurvatureTimes
 from etude.diagnosis.find import find
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.diagnosis.history import History
 from etude.diagnosis.layers import unwrapped
-from etude.diagnosis.loop_reader import LoopReader
+from etude.diagnosis.loop_reader import LoopReader, rate_of
 from etude.diagnosis.losses import kept
 from etude.diagnosis.overview import seen, unseen
 from etude.diagnosis.sink import Sink, SinkFeed
@@ -71,7 +71,8 @@ class TrainingWatch:
         self._thread: int | None = None
         self._entered = 0
         self._depth: dict[int, int] = {}
-        self._moved = False
+        self._moved = self._nested = False
+        self._rest, self._rates = 0, list[float]()
         self._compiled = any(compiles(model) for model in models.values())
         self._hookless = [m for m in self._inner.values() if isinstance(m, HOOKLESS)]
         self._error = ""
@@ -88,12 +89,14 @@ class TrainingWatch:
             return
         self._thread = None
         listened = [] if self._compiled else [*self._inner.values()]
-        removers = attached(self, self._optimizers, listened)
-        self._remove = weakref.finalize(self, call_all, removers)
+        self._attachment = Attachment(self, self._optimizers, listened)
+        self._remove = weakref.finalize(self, self._attachment.remove)
         self._remove.atexit = False
 
     def detach(self) -> None:
         """Remove the hooks; `attach` goes on."""
+        self._count_rested()
+        self._rest = 0
         self._reader.give_up_forward()
         remove, self._remove = self._remove, None
         if remove is not None:
@@ -125,11 +128,11 @@ class TrainingWatch:
     @property
     def updates(self) -> int:
         """How many updates were seen, the one that goes on included."""
-        return self._reader.updates
+        return self._reader.updates + len(self._rates)
 
     def will_measure(self) -> bool:
         """Return whether `loss` will be called after the step of the update that begins."""
-        return not self.closed and self._reader.will_measure()
+        return not self.closed and not self._rest and self._reader.will_measure()
 
     def close(self) -> None:
         """Look once more at what was read, and remove all hooks; may be called twice."""
@@ -228,7 +231,8 @@ class TrainingWatch:
 
     def before_step(self, number: int, closure: bool) -> None:
         """Read what is due before a step; not before one that a step of a subclass calls."""
-        nested = self._depth.get(number, 0) and not self._moved
+        nested = bool(self._depth.get(number, 0)) and not self._moved
+        self._nested |= nested
         self._depth[number] = self._depth[number] + 1 if nested else 1
         self._moved = False
         if not nested:
@@ -237,15 +241,50 @@ class TrainingWatch:
 
     def after_step(self, number: int, closure: bool) -> None:
         """Read what is due after a step."""
+        if self._rest:
+            self._rested()
+            return
         self._depth[number] = max(0, self._depth.get(number, 0) - 1)
         if self._depth[number]:
             return
         self._guarded(self._reader.after_step, number, closure=closure)
+        self._guarded(self._choose_hooks)
         if self._levels.rise is None and self._reader.updates % BLOCK == 0:
             self._guarded(self._look_ahead)
         rows = len(self._reader.recorder.rows)
         if rows >= self._next_look or (self._feeds and rows >= self._next_feed):
             self._guarded(self._look)
+
+    def _choose_hooks(self) -> None:
+        """Hear the next forward pass if it is to be read; rest where listening costs too much."""
+        reader = self._reader
+        if not reader.is_between:
+            return
+        alone = len(self._optimizers) == 1 and not self._nested and reader.may_rest
+        self._rest = reader.sampler.rest() if alone else 0
+        if self._rest:
+            self._attachment.rest()
+        else:
+            self._attachment.listen_forward(reader.wants_forward or self._close_on_error)
+
+    def _rested(self) -> None:
+        """Count a step that was not listened to, and listen again when the rest is over."""
+        self._rates.append(rate_of(self._optimizers[0]))
+        if len(self._rates) >= self._rest:
+            self._guarded(self._wake)
+
+    def _wake(self) -> None:
+        """Listen again."""
+        self._count_rested()
+        self._rest = 0
+        self._attachment.listen()
+        self._attachment.listen_forward(self._reader.wants_forward or self._close_on_error)
+
+    def _count_rested(self) -> None:
+        rates, self._rates = self._rates, []
+        if rates:
+            self._rest = max(1, self._rest - len(rates))
+            self._reader.skip(rates)
 
     def _here(self) -> bool:
         """Return whether the loop calls, in its own thread: `DataParallel` has others."""
@@ -265,6 +304,7 @@ class TrainingWatch:
                 self._tell([warning(self._levels.rise)])
 
     def _history(self) -> History:
+        self._count_rested()
         history = replace(self._reader.history(), ended=self._ended)
         return history if self._arrange is None else self._arrange(history)
 

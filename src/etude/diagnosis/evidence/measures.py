@@ -222,10 +222,23 @@ def first_head_spread(history: History) -> float:
 
 def saturated_gates(history: History) -> Floats:
     """Return, per layer, the share of saturated gates of recurrent layers at the first reading."""
-    found = history.of_layers(Quantity.GATES_SATURATED)
-    first = np.full(len(history.layers), NAN)
-    for number in range(found.shape[1]):
-        known = found[np.isfinite(found[:, number]), number]
+    return _first_known(history.of_layers(Quantity.GATES_SATURATED))
+
+
+def weights_at_start(history: History) -> Floats:
+    """Return, per layer, log10 of the size of its weights over the size that the layer draws.
+
+    As they were before the first update that was watched, of the weight that is furthest from its
+    usual size; NaN where that is not known, or weights are 0. See `usual_weights.usual_size`.
+    """
+    return np.log10(_first_known(history.of_layers(Quantity.WEIGHTS_OVER_USUAL)))
+
+
+def _first_known(values: Floats) -> Floats:
+    """Return the first known value of each column; NaN where there is none."""
+    first = np.full(values.shape[1], NAN)
+    for number in range(values.shape[1]):
+        known = values[np.isfinite(values[:, number]), number]
         if len(known):
             first[number] = known[0]
     return first

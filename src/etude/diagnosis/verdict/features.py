@@ -50,11 +50,6 @@ is half as large, so that the penalty of the fit keeps it small."""
 
 Features = Mapping[str, float]
 
-ALSO: Mapping[str, tuple[Cause, ...]] = MappingProxyType(
-    {"fresh weights": (Cause.SATURATING_ACTIVATION,)}
-)
-"""Causes that a probe can remove too: weights of the usual size keep units from saturating."""
-
 
 def _clip(value: float, low: float = 0.0, high: float = 1.0) -> float:
     return 0.0 if math.isnan(value) else min(max(value, low), high)
@@ -73,7 +68,7 @@ def gains(known: Evidence) -> tuple[dict[Cause, float], dict[Cause, float]]:
     for one in () if known.probes is None else known.probes.probes:
         value = max(one.gain, 0.5 * min(one.loss_gain, 1.0))
         found = quarter if one.share == SHORT else whole
-        for cause in (*CAUSES[one.name], *ALSO.get(one.name, ())):
+        for cause in CAUSES[one.name]:
             found[cause] = max(found.get(cause, -math.inf), value)
     return _bounded(whole), _bounded(quarter)
 

@@ -16,6 +16,9 @@ from etude.diagnosis.verdict.units import ramp
 Hint = Callable[[Evidence, Shape], float]
 """Returns how much speaks for a cause: 0 is nothing, 1 is much; NaN where it cannot be known."""
 
+DRAWN = (0.45, 1.0)
+"""From which log10 of the size of weights over the usual one they may be, and are, at fault."""
+
 
 def _measure(name: str, low: float, high: float, *, either: bool = False) -> Hint:
     """Return a hint by a measure that was taken before training, on a ramp."""
@@ -49,9 +52,14 @@ def _mean(*hints: Hint) -> Hint:
     return hint
 
 
-def _shape(name: str, low: float, high: float) -> Hint:
+def _shape(name: str, low: float, high: float, *, either: bool = False) -> Hint:
     """Return a hint by the shape of the watched run, on a ramp."""
-    return lambda known, shape: ramp(float(getattr(shape, name)), low, high)
+
+    def hint(known: Evidence, shape: Shape) -> float:
+        value = float(getattr(shape, name))
+        return ramp(abs(value) if either else value, low, high)
+
+    return hint
 
 
 def _symptom(what: Symptom) -> Hint:
@@ -82,12 +90,21 @@ def _plain_depth(known: Evidence, shape: Shape) -> float:
 
 
 def _flat(known: Evidence, shape: Shape) -> float:
-    """Return whether hidden units with a sigmoid or tanh saturate, or gradients vanish in them."""
-    gates = _zero(ramp(shape.gates, 0.1, 0.5))
+    """Return whether hidden units with a sigmoid or tanh saturate, or gradients vanish in them.
+
+    Weights that were drawn far too large do the same: then they are at fault, not the activation.
+    """
     if math.isnan(shape.squashed):
-        return math.nan if math.isnan(shape.gates) else gates
+        return math.nan
     lost = max(_zero(ramp(shape.saturated, 0.4, 0.9)), _zero(ramp(-shape.vanishing, 1.5, 4)))
-    return max(gates, ramp(shape.squashed, 0.2, 0.8) * lost)
+    usual = 1.0 - _zero(ramp(_drawn(known, shape), *DRAWN))
+    return ramp(shape.squashed, 0.2, 0.8) * lost * usual
+
+
+def _drawn(known: Evidence, shape: Shape) -> float:
+    """Return log10 of how much too large a layer's weights were drawn; NaN where unknown."""
+    sizes = [shape.weights, math.nan if known.measures is None else known.measures.weights]
+    return max((size for size in sizes if not math.isnan(size)), default=math.nan)
 
 
 def _overfit(known: Evidence, shape: Shape) -> float:
@@ -143,7 +160,10 @@ HINTS: Mapping[Cause, Hint] = MappingProxyType(
         Cause.LR_TOO_LOW: lambda known, shape: ramp(-shape.moved, -0.3, 1.5),
         Cause.WARMUP_MISSING: _shape("jump", 0.05, 0.7),
         Cause.BAD_INITIALISATION: _most(
-            _measure("weights", 0.45, 1.0, either=True), _shape("growth", 1.0, 3.0)
+            _measure("weights", *DRAWN, either=True),
+            _shape("weights", *DRAWN, either=True),
+            _shape("growth", 1.0, 3.0),
+            _shape("gates", 0.1, 0.5),
         ),
         Cause.SATURATING_ACTIVATION: _flat,
         Cause.MISSING_NORMALISATION: _plain_depth,

@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
+import numpy as np
+
+from etude.diagnosis.evidence.measures import weights_at_start
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.history import History
 from etude.diagnosis.verdict.evidence import Evidence
-from etude.diagnosis.verdict.hints import hints
+from etude.diagnosis.verdict.hints import DRAWN, hints
 from etude.diagnosis.verdict.measures import Measures
 from etude.diagnosis.verdict.probes import CAUSES, CHANGES, SHORT, WORTH
 from etude.diagnosis.verdict.shape import Shape, shape_of
@@ -37,10 +40,13 @@ OF_SHAPE: Mapping[Cause, Callable[[Shape], str]] = MappingProxyType(
         Cause.WARMUP_MISSING: lambda s: (
             f"In the first fifth of the run the loss rose to {_times(s.jump)} times its start."
         ),
-        Cause.SATURATING_ACTIVATION: lambda s: (
+        Cause.BAD_INITIALISATION: lambda s: (
             f"Before training, {s.gates:.0%} of the gates and states of a recurrent layer are flat."
             if s.gates > FLAT
-            else f"{s.squashed:.0%} of the hidden layers have a sigmoid or tanh."
+            else ""
+        ),
+        Cause.SATURATING_ACTIVATION: lambda s: (
+            f"{s.squashed:.0%} of the hidden layers have a sigmoid or tanh."
         ),
         Cause.MISSING_NORMALISATION: lambda s: (
             f"The network has {s.depth:.0f} hidden layers and hardly a normalisation."
@@ -61,7 +67,7 @@ OF_MEASURES: Mapping[Cause, Callable[[Measures], str]] = MappingProxyType(
         Cause.BAD_INITIALISATION: lambda m: (
             f"The weights of {m.layer} are {_times(m.weights)} times as large as those that the "
             "layer draws itself."
-            if m.layer and abs(m.weights) > 0.45
+            if m.layer and abs(m.weights) > DRAWN[0]
             else ""
         ),
         Cause.UNSCALED_INPUTS: lambda m: (
@@ -124,6 +130,26 @@ def _measured(known: Evidence, cause: Cause) -> Iterator[str]:
         yield OF_MEASURES[cause](known.measures)
     if cause == Cause.TOO_LITTLE_REGULARISATION:
         yield _overfitted(known)
+    if cause == Cause.BAD_INITIALISATION and known.measures is None and known.history is not None:
+        yield _drawn(known.history)
+
+
+def _drawn(history: History) -> str:
+    number = furthest_from_usual(history)
+    if number is None:
+        return ""
+    return (
+        f"Before training, the weights of {history.layers[number].name} are "
+        f"{_times(float(weights_at_start(history)[number]))} times as large as those that the "
+        "layer draws itself."
+    )
+
+
+def furthest_from_usual(history: History) -> int | None:
+    """Return the layer whose weights are furthest from their usual size; None if none is far."""
+    sizes = np.abs(weights_at_start(history))
+    far = np.nanmax(sizes, initial=0.0) > DRAWN[0]
+    return int(np.nanargmax(sizes)) if far else None
 
 
 def _probed(known: Evidence, cause: Cause) -> list[str]:
@@ -155,8 +181,8 @@ def layer_of(known: Evidence, cause: Cause) -> str | None:
     stated = [f.layer for f in known.findings if f.what == cause and f.layer is not None]
     if stated:
         return stated[0]
-    measured = known.measures
-    if cause == Cause.BAD_INITIALISATION and measured is not None and abs(measured.weights) > 0.45:
+    measured = known.measures or Measures()
+    if cause == Cause.BAD_INITIALISATION and abs(measured.weights) > DRAWN[0]:
         return measured.layer or None
     return None if known.history is None else _by_place(known.history, cause)
 
@@ -167,6 +193,8 @@ def _by_place(history: History, cause: Cause) -> str | None:
         return layers[0].name if layers else None
     if cause in LAST:
         return next((layer.name for layer in reversed(layers) if layer.output), None)
+    if cause == Cause.BAD_INITIALISATION and (number := furthest_from_usual(history)) is not None:
+        return history.layers[number].name
     if cause == Cause.SATURATING_ACTIVATION:
         flat = [one for one in layers if one.activation in ("sigmoid", "tanh") and not one.output]
         return flat[0].name if flat else None

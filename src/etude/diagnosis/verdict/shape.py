@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etude.diagnosis.evidence.measures import saturated_gates
+from etude.diagnosis.evidence.measures import saturated_gates, weights_at_start
 from etude.diagnosis.history import Floats, History, Quantity, RunQuantity
 from etude.diagnosis.symptoms.curve import loss_curve
 
@@ -36,6 +36,8 @@ class Shape:
         saturated: The largest median share of saturated units of a hidden layer.
         gates: The largest share of saturated gates and states of a recurrent layer, before
             training.
+        weights: log10 of the size of a layer's weights, before training, over that of weights that
+            the layer draws itself, where it is furthest from 0.
         dead: The largest median share of dead units of a hidden layer.
         spread: log10 of the last spread of the outputs over a batch.
         depth: The number of hidden layers.
@@ -62,6 +64,7 @@ class Shape:
     turning: float = NAN
     saturated: float = NAN
     gates: float = NAN
+    weights: float = NAN
     dead: float = NAN
     spread: float = NAN
     depth: float = NAN
@@ -141,6 +144,9 @@ def _layers(history: History) -> dict[str, float]:
     for name, quantity in (("saturated", Quantity.SATURATED), ("dead", Quantity.DEAD)):
         found[name] = _largest(history.of_layers(quantity)[-12:][:, hidden])
     found["gates"] = _largest(saturated_gates(history)[None])
+    sizes = weights_at_start(history)
+    sizes = sizes[np.isfinite(sizes)]
+    found["weights"] = float(sizes[np.argmax(np.abs(sizes))]) if len(sizes) else NAN
     snr = history.of_layers(Quantity.GRADIENT_SNR)
     turning = history.of_layers(Quantity.UPDATE_COSINE)
     found["snr"] = _middle(snr)
