@@ -27,6 +27,8 @@ EPILOG = """[bold]Examples[/bold]
 
   etude tune digits-mlp --over optimizer=adamw,sgd,prodigy --over batch_size=32,128 --budget 6
 
+  etude tune digits-cnn --engine ray --on ray://10.0.0.7:10001
+
   etude tune --resume runs/digits-cnn-20250101-120000"""
 
 
@@ -68,6 +70,7 @@ def tune(
         ),
     ] = None,
     engine: choices.EngineName = None,
+    on: choices.On = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
     own: choices.TaskOnResume = None,
@@ -102,14 +105,17 @@ def tune(
             recipe.typed(), *(over, objective, maximize, folds, valid_samples, folder)
         )
         wanted["budget"] = budget
-    with choices.run_folder(folder, resume, task) as home:
+    with (
+        choices.run_folder(folder, resume, task) as home,
+        choices.engine_on(engine, on) as chosen_engine,
+    ):
         best = search(
             chosen,
             folder=home.path,
             resume=resume is not None,
             accept_changes=accept,
             device=recipe.device,
-            engine=engine,
+            engine=chosen_engine,
             watch=watch,
             progress=False if json else None,
             **wanted,

@@ -4,7 +4,7 @@
 run folder                       folder of a tuning
   recipe.toml                      recipe.toml          after it has finished
   task.json                        task.json
-  fingerprint.json                 tuning.json          request, digests, result (grid.json)
+  fingerprint.json                 tuning.json          (grid.json, population.json)
   record.json                      record.json          after it has finished
   series.safetensors               series.safetensors
   notes.json                       notes.json           what observers noted, if they did
@@ -39,6 +39,9 @@ TUNING = "tuning.json"
 
 GRID = "grid.json"
 """The same for the folder of a grid."""
+
+POPULATION = "population.json"
+"""The same for the folder of a population."""
 
 CHECKPOINTS = "checkpoints"
 TRIALS = "trials"

@@ -47,6 +47,7 @@ class Trial:
         first = self._runs[0]
         self.weight = first.batch_size * first.recipe.accumulate
         self.floor: Evaluation | None = None
+        self.guessed: float | None = None
         self.reached = 0
         self.asked: dict[float, int] = {}
         self.last_used = 0
@@ -54,8 +55,24 @@ class Trial:
         self._curve: tuple[tuple[object, ...], Curve] | None = None
         if folder is None:
             return
+        self.move_into(folder)
+
+    def move_into(self, folder: RunFolder) -> None:
+        """Save the trial in a folder from now on, or go on with what the folder has of it."""
+        self.folder = folder
         for run, place in zip(self._runs, self._places(folder), strict=True):
             _begin(run, place)
+
+    def continue_from(self, other: Trial) -> None:
+        """Go on from where another trial stands, whose recipe has the same past.
+
+        A trial that was begun in its folder is there already.
+        """
+        for run, source in zip(self.runs, other.runs, strict=True):
+            if not run.step:
+                own = {"recipe": run.state.recipe_digest, "steps": run.recipe.steps}
+                run.load_state_dict({**source.state_dict(), **own})
+        self.reached, self.asked = other.reached, dict(other.asked)
 
     def _places(self, folder: RunFolder) -> list[RunFolder]:
         if len(self._runs or self._offloaded) == 1:
