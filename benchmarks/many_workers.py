@@ -90,6 +90,10 @@ class TimedField(Field):
         end = float(self.table.ends[self.seed, rate])
         return max(0.0, min(far, end) - min(self.reached.get(rate, 0.0), end))
 
+    def _within(self, rate: int, far: float, most: float) -> float:
+        """Return how far a rate goes on if it takes no more than so much."""
+        return min(far, self.reached.get(rate, 0.0) + most)
+
     def _add_idle(
         self,
         aims: dict[int, float],
@@ -97,13 +101,15 @@ class TimedField(Field):
         share: float,
         guess: Guess[Entry, float],
     ) -> None:
-        for one, far in [*ahead, *guess.further]:
+        longest = max(self._left(rate, far) for rate, far in aims.items())
+        within = [(one, self._within(one.rate, far, longest)) for one, far in guess.further]
+        for one, far in [*ahead, *within]:
             if one.rate in aims or self._left(one.rate, far) <= 0:
                 continue
             if len(aims) >= self.workers:
                 return
             aims[one.rate] = far
-        for lr in guess.new if self.workers >= MANY else ():
+        for lr in guess.new if self.workers >= MANY and share <= longest else ():
             rate = self.table.nearest(lr)
             if len(aims) >= self.workers:
                 return

@@ -119,8 +119,9 @@ def test_the_text_of_a_history_is_read_back_and_gives_the_same_rates(lr, moves, 
 
 @pytest.mark.parametrize("schedule", ["warmup('10%') >> cosine()", "constant()"])
 def test_training_with_the_learned_schedule_gives_the_best_member_to_the_bit(schedule):
+    """Members that begin low, whose copies go up."""
     of, recipe = task(noisy), BASE.replace(schedule=schedule)
-    found = trained(of, recipe)
+    found = trained(of, recipe, lrs=(0.001, 0.002), factors=(1.5, 2.0))
     assert found.history.boundaries
     assert found.record.status == Status.FINISHED
     again = etude.train(of, Recipe.from_toml(found.recipe.to_toml()), evaluations=5)
@@ -230,7 +231,7 @@ def test_a_kill_between_two_copies_changes_nothing(tmp_path, monkeypatch, copied
         return branch(self, *args)
 
     monkeypatch.setattr(TrialPool, "branch", killed)
-    with pytest.raises(KeyboardInterrupt, match="^$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         trained(of, folder=home)
     monkeypatch.setattr(TrialPool, "branch", branch)
     found = population(of, folder=home, resume=True, engine="loop", progress=False)

@@ -32,6 +32,33 @@ class Guess(Generic[T, N]):
     new: tuple[N, ...] = ()
 
 
+@dataclass(frozen=True)
+class Aim:
+    """How far a trial is trained.
+
+    Attributes:
+        until: The number of updates.
+        pause: Whether it is evaluated there; not where a guess is cut short, or that would show.
+    """
+
+    until: int
+    pause: bool = True
+
+    def left(self, trial: Trial) -> int:
+        """Return how many updates are left; none for a trial that has broken."""
+        return 0 if trial.diverged else max(0, self.until - trial.steps)
+
+    def is_open(self, trial: Trial) -> bool:
+        """Return whether a trial lacks updates, or the evaluation after them."""
+        if trial.diverged:
+            return False
+        return trial.at(self.until) is None if self.pause else self.left(trial) > 0
+
+    def within(self, trial: Trial, most: int) -> Aim:
+        """Return an aim that takes no more than so many updates."""
+        return self if self.left(trial) <= most else Aim(trial.steps + most, pause=False)
+
+
 NewTrial = tuple[Recipe, str]
 """The recipe of a trial, and the name of its folder."""
 

@@ -24,7 +24,7 @@ from etude.training.state import RunState
 from etude.trials.bad_batch import End, bad_batch, common_update, far_apart
 from etude.trials.baseline import constant_score
 from etude.trials.context import TrialContext as TrialContext
-from etude.trials.guess import MANY, Guess, GuessedTrials, NewTrial
+from etude.trials.guess import MANY, Aim, Guess, GuessedTrials, NewTrial
 from etude.trials.phase import Phase
 from etude.trials.score import Goal, mean, refuse_undefined
 from etude.trials.trial import Trial
@@ -198,9 +198,9 @@ class TrialPool:
                 self._judge(trial)
             trial.guessed = None
         self._guesses.keep_only(share)
-        aims = dict.fromkeys(trials, share)
+        aims = {trial: Aim(step_at(trial, share)) for trial in trials}
         self._add_idle(aims, ahead, guess or Guess(), share, threads)
-        aims = {trial: far for trial, far in aims.items() if self._is_unfinished(trial, far)}
+        aims = {trial: aim for trial, aim in aims.items() if aim.is_open(trial)}
         for batch in self._batches_of(list(aims)):
             self._advance({trial: aims[trial] for trial in batch}, part, threads)
         for trial in trials:
@@ -217,7 +217,7 @@ class TrialPool:
 
     def _add_idle(
         self,
-        aims: dict[Trial, float],
+        aims: dict[Trial, Aim],
         ahead: Sequence[Trial],
         guess: Guess[Trial, NewTrial],
         share: float,
@@ -225,9 +225,13 @@ class TrialPool:
     ) -> None:
         """Add trials to be trained ahead, with how far, for which there are processes left.
 
-        The number of threads must not change with it, or the bits might.
+        The number of threads must not change with it, or the bits might. What is guessed goes no
+        longer way than the longest that is asked for, so that it never delays.
         """
+        if not aims:
+            return
         first = next(iter(aims))
+        longest = max(aim.left(trial) for trial, aim in aims.items())
 
         def fits(trial: Trial) -> bool:
             together = [*aims, trial]
@@ -236,22 +240,28 @@ class TrialPool:
                 return False
             return self.setting.engine.parallel(runs) >= len(runs)
 
-        for trial, far in [*((trial, share) for trial in ahead), *guess.further]:
-            if not trial.in_memory or trial.must_restart(step_at(trial, far)):
+        sure = [(trial, Aim(step_at(trial, share))) for trial in ahead]
+        maybe = [
+            (trial, Aim(step_at(trial, far)).within(trial, longest)) for trial, far in guess.further
+        ]
+        for trial, aim in [*sure, *maybe]:
+            if not trial.in_memory or trial.must_restart(aim.until):
                 continue
-            if trial in aims or not self._is_unfinished(trial, far):
+            if trial in aims or not aim.is_open(trial):
                 continue
             if not fits(trial):
                 return
-            aims[trial] = far
-        if guess.new and self.setting.engine.parallel(first.runs * MANY) < MANY:
+            aims[trial] = aim
+        if step_at(first, share) > longest or not guess.new:
+            return
+        if self.setting.engine.parallel(first.runs * MANY) < MANY:
             return
         for new in guess.new:
             if not fits(first) or not self._has_room():
                 return
             found = self._guessed(new, share)
             if found is not None:
-                aims[found] = share
+                aims[found] = Aim(step_at(found, share))
 
     def _guessed(self, new: NewTrial, share: float) -> Trial | None:
         """Return a trial that may be added later; None if it is there, or begun in the folder."""
@@ -272,11 +282,6 @@ class TrialPool:
         held = sum(one.size() for one in (*self.trials, *self._guesses))
         return held + self._usual_size() <= self.memory
 
-    def _is_unfinished(self, trial: Trial, share: float) -> bool:
-        """Return whether a trial lacks updates up to a share, or the evaluation there."""
-        until = step_at(trial, share)
-        return trial.at(until) is None and not trial.diverged
-
     def _batches_of(self, trials: list[Trial]) -> Iterator[list[Trial]]:
         """Yield the trials in batches that fit into memory."""
         batch: list[Trial] = []
@@ -292,19 +297,21 @@ class TrialPool:
         """Return the size of the largest trial in memory, as an estimate for those on disk."""
         return max((c.size() for c in self.trials), default=0)
 
-    def _advance(self, batch: dict[Trial, float], part: str, threads: int) -> None:
+    def _advance(self, batch: dict[Trial, Aim], part: str, threads: int) -> None:
         runs: list[Run] = []
         owner: dict[int, Trial] = {}
         until: dict[int, int] = {}
-        for trial, share in batch.items():
+        pauses: dict[int, set[int]] = {}
+        for trial, aim in batch.items():
             trial.last_used = self._asked
             for run in trial.runs:
                 run.limit_threads(threads)
                 owner[id(run.state)] = trial
-                until[id(run.state)] = step_at(trial, share)
+                until[id(run.state)] = aim.until
+                pauses[id(run.state)] = {aim.until} if aim.pause else set()
                 runs.append(run)
         steps = {
-            id(state): {s for s in state.evaluation_steps if s >= state.step} | {until[id(state)]}
+            id(state): {s for s in state.evaluation_steps if s >= state.step} | pauses[id(state)]
             for state in (run.state for run in runs)
         }
         begun = {id(run.state): run.step for run in runs}

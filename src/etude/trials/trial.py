@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from etude.engines.process.state_transfer import pack, unpack
 from etude.errors import StorageError
 from etude.recipe import Recipe
 from etude.record import Cost, Evaluation, Record, Status
@@ -71,7 +72,8 @@ class Trial:
         for run, source in zip(self.runs, other.runs, strict=True):
             if not run.step:
                 own = {"recipe": run.state.recipe_digest, "steps": run.recipe.steps}
-                run.load_state_dict({**source.state_dict(), **own})
+                # Packed, since an optimizer would go on in the other's own tensors.
+                run.load_state_dict({**unpack(pack(source.state_dict())), **own})
         self.reached, self.asked = other.reached, dict(other.asked)
 
     def _places(self, folder: RunFolder) -> list[RunFolder]:

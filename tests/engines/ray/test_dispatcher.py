@@ -150,7 +150,7 @@ def test_an_error_of_the_caller_is_raised_and_what_came_back_is_kept():
     def fails(state, step):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="^$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         dispatched(ray, ours, AdvanceRequest(None, quarters, on_step=fails), width=3)
     assert all(run.step > 0 for run in ours)
     assert not ray.open
