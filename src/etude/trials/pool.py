@@ -280,7 +280,8 @@ class TrialPool:
     def _has_room(self) -> bool:
         """Return whether one more trial fits into memory."""
         held = sum(one.size() for one in (*self.trials, *self._guesses))
-        return held + self._usual_size() <= self.memory
+        fits: bool = held + self._usual_size() <= self.memory
+        return fits
 
     def _batches_of(self, trials: list[Trial]) -> Iterator[list[Trial]]:
         """Yield the trials in batches that fit into memory."""
