@@ -24,6 +24,7 @@ from etude.recipe import Recipe
 from etude.training.clock import clock_of
 from etude.trials.baseline import LEAST
 from etude.trials.curve import Curve, Exposure
+from etude.trials.guess import Guess
 from etude.trials.phase import Phase
 from etude.tuning.search.ladder import ladder_for
 from etude.tuning.search.search import Search
@@ -259,7 +260,12 @@ class Field:
         return list(self.entries.values())
 
     def go(
-        self, trials: Sequence[Entry], share: float, phase: Phase, ahead: Sequence[Entry] = ()
+        self,
+        trials: Sequence[Entry],
+        share: float,
+        phase: Phase,
+        ahead: Sequence[Entry] = (),
+        guess: Guess[Entry, float] | None = None,
     ) -> None:
         """Take some to a share of their runs, and pay for it; nothing is trained ahead."""
         for one in trials:

@@ -18,6 +18,8 @@ os.environ.setdefault("ETUDE_STATE_DIR", _state.name)
 import torch  # noqa: E402 - the variables above are read where it is imported
 from hypothesis import settings  # noqa: E402
 
+from tests.ray_cluster import cluster, joined  # noqa: E402, F401 - fixtures
+
 torch.set_num_threads(1)
 settings.register_profile("etude", deadline=None, print_blob=True, derandomize=True)
 settings.register_profile("explore", deadline=None, print_blob=True)

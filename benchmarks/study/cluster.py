@@ -10,8 +10,8 @@ from typing import Any
 
 import ray
 
+from etude.engines.ray.cluster import STORE
 from etude.studies.executors import Executor, ProcessExecutor, RayExecutor
-from etude.studies.executors.ray import STORE
 from etude.studies.study import study
 
 WORKERS = 2

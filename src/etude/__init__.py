@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from etude.measure.edge import edge
     from etude.methods.compare import compare_methods
     from etude.methods.grid import grid
+    from etude.methods.population import population
     from etude.methods.range_test import range_test
     from etude.recipe import Recipe
     from etude.record import Record
@@ -58,6 +59,7 @@ __all__ = [
     "diagnose",
     "edge",
     "grid",
+    "population",
     "range_test",
     "repair",
     "study",
@@ -84,6 +86,7 @@ _HOMES = {
     "diagnose": "etude.diagnosis.diagnose",
     "edge": "etude.measure.edge",
     "grid": "etude.methods.grid",
+    "population": "etude.methods.population",
     "range_test": "etude.methods.range_test",
     "repair": "etude.diagnosis.remedies.repair",
     "study": "etude.studies.study",

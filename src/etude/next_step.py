@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Verb = Literal["train", "tune", "grid"]
+Verb = Literal["train", "tune", "grid", "population"]
 
 
 @dataclass(frozen=True)

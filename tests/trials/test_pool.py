@@ -115,14 +115,15 @@ LONGER = BASE.replace(steps=96)
 
 
 class SideBySide(LoopEngine):
-    """A loop that says it trains all runs at the same time, and counts how many updates it does."""
+    """A loop that says it trains runs at the same time, and counts how many updates it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 99) -> None:
         super().__init__()
+        self.workers = workers
         self.calls: list[list[int]] = []
 
     def parallel(self, runs: Any) -> int:
-        return len(runs)
+        return min(self.workers, len(runs))
 
     def advance(self, runs: Any, request: Any = None) -> None:
         before = [run.step for run in runs]
@@ -133,8 +134,7 @@ class SideBySide(LoopEngine):
 def test_a_runner_up_is_trained_beside_the_finish(monkeypatch):
     """With more processes than runs; no update more, and nothing else changes."""
     monkeypatch.setattr("etude.trials.pool.cores", lambda: 4)
-    engine, after = SideBySide(), SideBySide()
-    after.parallel = lambda runs: 1  # type: ignore[method-assign]
+    engine, after = SideBySide(2), SideBySide(1)
     best, other = (quick(task(noisy), LONGER, engine=one) for one in (engine, after))
     assert "runner-up" in {part.name for part in best.costs}
     assert same(best, other)

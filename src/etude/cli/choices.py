@@ -18,6 +18,7 @@ from etude.cli.next_step import quoted
 from etude.errors import BadValueError, StorageError
 
 if TYPE_CHECKING:
+    from etude.engines import Engine
     from etude.storage.run_folder import RunFolder
     from etude.tasks import Task
 
@@ -65,7 +66,15 @@ Folds = Annotated[
     int | None, typer.Option(help="Compare by k-fold cross-validation on the training data.")
 ]
 EngineName = Annotated[
-    str | None, typer.Option(help="loop, pool, vmap, 'vmap pool' or auto; default: loop or pool.")
+    str | None,
+    typer.Option(help="loop, pool, vmap, 'vmap pool', ray or auto; default: loop or pool."),
+]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ray|auto|ray://HOST:PORT",
+        help="The Ray cluster to train on: one that is started here, or one that runs.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 
@@ -203,6 +212,28 @@ def fresh_folder(name: str) -> Path:
         count += 1
         folder = first.with_name(f"{first.name}-{count}")
     return folder
+
+
+@contextmanager
+def engine_on(engine: str | None, on: str | None) -> Iterator[str | Engine | None]:
+    """Yield the engine: a name, or the Ray engine on a cluster, which is left afterwards.
+
+    Args:
+        engine: The name that was typed, if any.
+        on: The address of the cluster that was typed, if any.
+
+    Raises:
+        BadValueError: If a cluster was typed with another engine.
+    """
+    if on is None:
+        yield engine
+        return
+    if engine not in (None, "ray"):
+        raise BadValueError(f"--on {on} names a Ray cluster: give --engine ray, not {engine!r}")
+    from etude.engines import RayEngine
+
+    with RayEngine(on) as found:
+        yield found
 
 
 def refuse_with_resume(typed: list[str], *given: object) -> None:

@@ -50,6 +50,7 @@ def grid(
     maximize: choices.Maximize = None,
     folds: choices.Folds = None,
     engine: choices.EngineName = None,
+    on: choices.On = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
     own: choices.TaskOnResume = None,
@@ -74,14 +75,17 @@ def grid(
     else:
         given = (lrs, seeds, objective, maximize, folds, folder)
         choices.refuse_with_resume(recipe.typed(), *given)
-    with choices.run_folder(folder, resume, task) as home:
+    with (
+        choices.run_folder(folder, resume, task) as home,
+        choices.engine_on(engine, on) as chosen_engine,
+    ):
         found = train_all(
             chosen,
             folder=home.path,
             resume=resume is not None,
             accept_changes=accept,
             device=recipe.device,
-            engine=engine,
+            engine=chosen_engine,
             progress=False if json else None,
             **wanted,
         )

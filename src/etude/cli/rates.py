@@ -10,10 +10,14 @@ MOST = 1_000
 """The largest number of rates of a range."""
 
 
-def read_rates(text: str | None) -> list[float] | None:
+def read_rates(text: str | None, option: str = "--lrs") -> list[float] | None:
     """Return the rates of a text: values separated by commas, or a range LOW:HIGH:COUNT.
 
     A range has equal ratios. None stays None.
+
+    Args:
+        text: What was typed.
+        option: The option, for messages.
 
     Raises:
         BadValueError: If the text is neither.
@@ -24,22 +28,22 @@ def read_rates(text: str | None) -> list[float] | None:
     if text is None:
         return None
     if ":" not in text:
-        return [_number(part, text) for part in text.split(",")]
+        return [_number(part, text, option) for part in text.split(",")]
     ends = text.split(":")
     if len(ends) != 3 or not ends[2].strip().isdecimal():
-        raise BadValueError(f"--lrs {text!r}: write a range as LOW:HIGH:COUNT, such as 1e-4:1:9")
-    low, high, count = _number(ends[0], text), _number(ends[1], text), int(ends[2])
+        raise BadValueError(f"{option} {text!r}: write a range as LOW:HIGH:COUNT, such as 1e-4:1:9")
+    low, high, count = _number(ends[0], text, option), _number(ends[1], text, option), int(ends[2])
     if not 0 < low < high < float("inf"):
-        raise BadValueError(f"--lrs {text!r}: give 0 < LOW < HIGH, such as 1e-4:1:9")
+        raise BadValueError(f"{option} {text!r}: give 0 < LOW < HIGH, such as 1e-4:1:9")
     if not 2 <= count <= MOST:
-        raise BadValueError(f"--lrs {text!r}: COUNT={count} is out of bounds: give 2 to {MOST}")
+        raise BadValueError(f"{option} {text!r}: COUNT={count} is out of bounds: give 2 to {MOST}")
     return [float(f"{lr:.6g}") for lr in np.geomspace(low, high, count)]
 
 
-def _number(part: str, text: str) -> float:
+def _number(part: str, text: str, option: str) -> float:
     try:
         return float(part)
     except ValueError:
         raise BadValueError(
-            f"--lrs {text!r}: {part.strip()!r} is not a number; write 0.001,0.01,0.1 or 1e-4:1:9"
+            f"{option} {text!r}: {part.strip()!r} is not a number; write 0.001,0.01,0.1 or 1e-4:1:9"
         ) from None

@@ -28,6 +28,8 @@ EPILOG = """[bold]Examples[/bold]
 
   etude tune digits-mlp --over optimizer=adamw,sgd,prodigy --over batch_size=32,128 --budget 6
 
+  etude tune digits-cnn --engine ray --on ray://10.0.0.7:10001
+
   etude tune --resume runs/digits-cnn-20250101-120000"""
 
 
@@ -70,6 +72,7 @@ def tune(
         ),
     ] = None,
     engine: choices.EngineName = None,
+    on: choices.On = None,
     folder: choices.Out = None,
     resume: choices.Resume = None,
     own: choices.TaskOnResume = None,
@@ -113,13 +116,14 @@ def tune(
             wanted["budget"] = budget
         place = choices.run_folder(folder, resume, task)
         home = world.from_main(lambda: stack.enter_context(place))
+        chosen_engine = stack.enter_context(choices.engine_on(engine, on))
         best = search(
             chosen,
             folder=home.path,
             resume=resume is not None,
             accept_changes=accept,
             device=recipe.device,
-            engine=engine,
+            engine=chosen_engine,
             watch=watch,
             progress=False if json else None,
             world=world,

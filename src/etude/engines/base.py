@@ -49,6 +49,9 @@ class Engine(ABC):
         """Return how many of some runs are trained at the same time, with the loop's bits."""
         return min(1, len(runs))
 
+    def open(self) -> None:  # noqa: B027
+        """Connect to what the engine needs, such as a cluster, so that a failure comes early."""
+
     def close(self) -> None:  # noqa: B027  (most engines have no resources)
         """Free the engine's processes and memory."""
 

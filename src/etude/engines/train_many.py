@@ -12,6 +12,8 @@ from etude.engines.auto import AutoEngine
 from etude.engines.base import Engine
 from etude.engines.loop import LoopEngine
 from etude.engines.process.engine import PoolEngine
+from etude.engines.ray.cluster import is_address
+from etude.engines.ray.engine import RayEngine
 from etude.engines.vmap.engine import VmapEngine
 from etude.engines.vmap_pool import VmapPoolEngine
 from etude.errors import BadTypeError, BadValueError, unknown_name
@@ -29,6 +31,7 @@ ENGINES: Mapping[str, Callable[[], Engine]] = MappingProxyType(
         "pool": PoolEngine,
         "vmap": VmapEngine,
         "vmap pool": VmapPoolEngine,
+        "ray": RayEngine,
         "auto": AutoEngine,
     }
 )
@@ -38,9 +41,14 @@ ENGINES: Mapping[str, Callable[[], Engine]] = MappingProxyType(
 def engine_for(engine: str | Engine) -> Engine:
     """Return a new engine by name, or the given engine itself.
 
+    Args:
+        engine: A name, or an engine. 'ray' starts a Ray cluster on this machine, and
+            'ray://HOST:PORT' joins the one there; `RayEngine('auto')` joins one that runs here.
+
     Raises:
         UnknownNameError: If there is no engine of that name.
         BadTypeError: If the argument is neither a name nor an engine.
+        MissingExtraError: If the engine needs a package that is not installed.
 
     >>> engine_for("loop").name
     'loop'
@@ -49,6 +57,8 @@ def engine_for(engine: str | Engine) -> Engine:
         return engine
     if not isinstance(engine, str):
         raise BadTypeError(f"engine={engine!r}: give a name ({', '.join(ENGINES)}) or an Engine")
+    if engine.startswith("ray://") and is_address(engine):
+        return RayEngine(engine)
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     return ENGINES[engine]()
@@ -73,7 +83,7 @@ def train_many(
     Args:
         task: What to learn.
         recipes: How to learn it, one recipe for each run.
-        engine: 'loop', 'pool', 'vmap', 'vmap pool' or 'auto', or an Engine.
+        engine: 'loop', 'pool', 'vmap', 'vmap pool', 'ray' or 'auto', or an Engine.
         device: Where to train; as in `train`.
         evaluations: The number of evaluations in each run, besides the one before training.
         observers: Called while the runs train; each run has its own copies. What they return
@@ -104,8 +114,9 @@ def train_many(
     if evaluations < 1:
         raise BadValueError(f"evaluations={evaluations}: give at least 1, the one at the end")
     chosen = engine_for(engine)
-    runs = prepare_runs(task, listed, chosen, device=device, observers=observers)
     try:
+        chosen.open()
+        runs = prepare_runs(task, listed, chosen, device=device, observers=observers)
         chosen.advance(
             runs,
             AdvanceRequest(

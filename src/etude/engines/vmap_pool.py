@@ -63,6 +63,10 @@ class VmapPoolEngine(PoolEngine):
         finally:
             self.dismiss()  # they would not have what is compiled later
 
+    def parallel(self, runs: Sequence[Run]) -> int:
+        """Return 1: stacks have the loop's numbers up to roundoff, not its bits."""
+        return min(1, len(runs))
+
     def width(self, runs: Sequence[Run]) -> int:
         """Return how many processes would train some runs, with one thread each."""
         return min(self.workers or cores(), len(runs))
@@ -76,4 +80,6 @@ class VmapPoolEngine(PoolEngine):
         shares = [tuple(waiting[i::count]) for i in range(count)]
         for size in {len(share): share for share in shares}.values():
             self.inner.prepare([runs[i] for i in size], request)
-        return [Work(share, request.until, 1) for share in shares]
+        # A stack goes on until its furthest run has come as far as is asked.
+        until = max(request.target(runs[i].state) for i in waiting)
+        return [Work(share, until, 1) for share in shares]

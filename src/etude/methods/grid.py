@@ -94,8 +94,8 @@ def grid(
             compare by the mean over the parts held out: k-fold cross-validation. The best rate is
             then trained on all of it. The validation data is not looked at for the choice. None
             takes the validation data instead.
-        engine: What trains the runs: 'loop', 'pool', 'vmap', 'vmap pool' or 'auto'. None takes
-            the faster of loop and pool, which give the same bits.
+        engine: What trains the runs: 'loop', 'pool', 'vmap', 'vmap pool', 'ray' or 'auto'. None
+            takes the faster of loop and pool, which give the same bits.
         folder: Where to keep everything; None keeps it in memory. With a folder, Ctrl-C and
             SIGTERM save and leave.
         resume: Go on with the grid that `folder` holds. Recipe, rates, seeds, objective and folds

@@ -4,7 +4,7 @@
 run folder                       folder of a tuning
   recipe.toml                      recipe.toml          after it has finished
   task.json                        task.json
-  fingerprint.json                 tuning.json          request, digests, result (grid.json)
+  fingerprint.json                 tuning.json          (grid.json, population.json)
   record.json                      record.json          after it has finished
   series.safetensors               series.safetensors
   notes.json                       notes.json           what observers noted, if they did
@@ -48,6 +48,9 @@ GRID = "grid.json"
 
 COMPRESSION = "compression.json"
 """The file that only the folder of a compressed model has; it is written last."""
+
+POPULATION = "population.json"
+"""The same for the folder of a population."""
 
 CHECKPOINTS = "checkpoints"
 TRIALS = "trials"

@@ -34,8 +34,8 @@ class RunFolder:
 
     @property
     def taken(self) -> bool:
-        """Whether it belongs to a run, tuning or grid; not if that was killed before it started."""
-        owners = (layout.RECIPE, layout.TUNING, layout.GRID)
+        """Whether it belongs to a run, tuning, grid or population that has started."""
+        owners = (layout.RECIPE, layout.TUNING, layout.GRID, layout.POPULATION)
         return any((self.path / name).exists() for name in owners)
 
     def refuse_taken(self) -> None:
@@ -129,6 +129,11 @@ class RunFolder:
             raise StorageError(
                 f"{str(self.path)!r} holds a grid, which cannot be resumed as a run: resume it as "
                 "a grid, or train its recipe in another folder"
+            )
+        if (self.path / layout.POPULATION).exists():
+            raise StorageError(
+                f"{str(self.path)!r} holds a population, which cannot be resumed as a run: resume "
+                "it as a population, or train its recipe in another folder"
             )
         kept = self.recipe()
         if kept is None:

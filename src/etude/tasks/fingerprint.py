@@ -88,7 +88,9 @@ def identified(task: Task) -> tuple[Task, Parts]:
     True
     """
     parts = fingerprint(task)
-    return (task if task.ref is None else task.known_as(task.ref.of_parts(parts))), parts
+    if task.ref is None:
+        return task, parts
+    return task.known_as(task.ref.of_parts(parts), task.origin), parts
 
 
 def changed(kept: Parts, now: Parts) -> list[str]:

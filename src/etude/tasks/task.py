@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from etude.errors import BadTypeError, BadValueError, TaskError, where
 from etude.tasks.data import Batch, Data, IndexedData, IterableData, as_data
 from etude.tasks.metrics import as_metric
+from etude.tasks.origin import TaskOrigin
 from etude.tasks.ref import TaskRef
 from etude.tasks.turns import check_reach, takes_turns, turns
 from etude.tasks.weighted import WeightedLoss, as_loss, weighed
@@ -63,6 +64,8 @@ class Task:
         ref: How to build the same task elsewhere. `etude.tasks.get` and `etude.tasks.load` set
             it; None for a task that was put together in a program. It is no argument: what
             `dataclasses.replace` makes of a task is another task, and has none.
+        origin: How another process builds exactly this task, which may have only some rows of the
+            data that a reference builds; None where nothing can. It is no argument either.
 
     Raises:
         TaskError: If the data is empty or its parts do not fit together.
@@ -87,6 +90,7 @@ class Task:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     maximize: bool | None = None
     ref: TaskRef | None = field(default=None, init=False)
+    origin: TaskOrigin | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.model):
@@ -132,12 +136,19 @@ class Task:
         train, valid = self.train.to(device), self.valid.to(device)
         if train is self.train and valid is self.valid:
             return self
-        return replace(self, train=train, valid=valid).known_as(self.ref)
+        return replace(self, train=train, valid=valid).known_as(self.ref, self.origin)
 
-    def known_as(self, ref: TaskRef | None) -> Task:
-        """Return the same task with the reference that builds it."""
+    def known_as(self, ref: TaskRef | None, origin: TaskOrigin | None = None) -> Task:
+        """Return the same task with the reference that builds it.
+
+        Args:
+            ref: The reference.
+            origin: How another process builds it; None for all that the reference builds.
+        """
         same = copy.copy(self)
         object.__setattr__(same, "ref", ref)
+        whole = None if ref is None else TaskOrigin(ref)
+        object.__setattr__(same, "origin", origin or whole)
         return same
 
     @property

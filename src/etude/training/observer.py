@@ -119,10 +119,11 @@ class Observer:
         return nullcontext()
 
     def note(self, state: RunState) -> Mapping[str, Any] | None:
-        """Return what `record.notes` shall hold under the observer's name: plain values for JSON.
+        """Return plain values for `record.notes`, under its name; called for every record."""
+        return None
 
-        It is called whenever a record is made.
-        """
+    def arguments(self) -> Mapping[str, Any] | None:
+        """Return plain arguments that build an equal one elsewhere, as for Ray; None for none."""
         return None
 
     def state(self) -> Any:

@@ -25,7 +25,8 @@ class AdvanceRequest:
     """How far to train, where to evaluate, and which functions to call.
 
     Attributes:
-        until: The number of updates to train to; None for the end of each run.
+        until: The number of updates to train to, the same for every run, or a function that returns
+            that of a run from its state; None for the end of each run.
         evaluation_steps: The updates after which to evaluate: the same ones for every run, or a
             function that returns those of a run from its state.
         stop: Called before every update; if it returns True, training stops and keeps its progress.
@@ -35,7 +36,7 @@ class AdvanceRequest:
     True
     """
 
-    until: int | None = None
+    until: int | Callable[[RunState], int] | None = None
     evaluation_steps: EvaluationSteps | Collection[int] = no_evaluation_steps
     stop: Callable[[], bool] = bool
     on_step: OnStep | None = None
@@ -47,7 +48,9 @@ class AdvanceRequest:
 
     def target(self, state: RunState) -> int:
         """Return the number of updates to train a run to."""
-        return state.length if self.until is None else min(self.until, state.length)
+        if self.until is None:
+            return state.length
+        return min(self.until(state) if callable(self.until) else self.until, state.length)
 
     def steps_of(self, state: RunState) -> set[int]:
         """Return the updates after which a run is to be evaluated."""

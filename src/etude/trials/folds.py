@@ -46,6 +46,8 @@ def folds_of(task: Task, count: int) -> list[Task]:
     found = []
     for held in range(count):
         rest = torch.cat([part for i, part in enumerate(parts) if i != held])
-        train, valid = data.part(rest.sort().values), data.part(parts[held].sort().values)
-        found.append(replace(task, train=train, valid=valid))
+        rows, out = rest.sort().values, parts[held].sort().values
+        fold = replace(task, train=data.part(rows), valid=data.part(out))
+        origin = None if task.origin is None else task.origin.fold(rows, out)
+        found.append(fold.known_as(None, origin))
     return found

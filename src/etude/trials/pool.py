@@ -5,31 +5,26 @@ from __future__ import annotations
 import copy
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from etude.engines.base import Engine
 from etude.engines.process.engine import cores
 from etude.errors import Interrupted, StorageError
 from etude.free_memory import free_memory
-from etude.next_step import NextStepNote, SavedState
-from etude.progress import Bar, silent
+from etude.next_step import NextStepNote
 from etude.recipe import Recipe
 from etude.record import Evaluation, Status
-from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of
 from etude.training.interrupt import broken_by
-from etude.training.observer import Observer
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
 from etude.trials.bad_batch import End, bad_batch, common_update, far_apart
 from etude.trials.baseline import constant_score
+from etude.trials.context import TrialContext as TrialContext
+from etude.trials.guess import MANY, Aim, Guess, GuessedTrials, NewTrial
 from etude.trials.phase import Phase
 from etude.trials.score import Goal, mean, refuse_undefined
 from etude.trials.trial import Trial
@@ -40,32 +35,6 @@ SHOWN = 0.1
 
 SAVED = 20.0
 """Seconds between two saves of a running trial, besides the save at every pause."""
-
-
-@dataclass(frozen=True)
-class TrialContext:
-    """How trials are trained; nothing in it changes the result.
-
-    Attributes:
-        engine: The engine that trains the runs.
-        folder: The folder of the trials; None keeps them in memory.
-        device: As in `train`.
-        memory: The number of bytes that paused trials may take; the others are stored on disk. None
-            allows half of the free memory.
-        observers: Called while the runs train; each run has copies.
-        bar: The progress bar.
-        stop: Called before every update; the trials stop if it returns True.
-        saved: Returns what is saved in the folder, for the message after an interruption.
-    """
-
-    engine: Engine
-    folder: TuningFolder | None = None
-    device: str | torch.device | None = None
-    memory: int | None = None
-    observers: tuple[Observer, ...] = ()
-    bar: Bar = silent
-    stop: Callable[[], bool] = bool
-    saved: Callable[[], SavedState] | None = None
 
 
 class TrialPool:
@@ -110,6 +79,7 @@ class TrialPool:
         self.untrained: Evaluation
         self.constant: Evaluation | None = None
         self._asked = 0
+        self._guesses = GuessedTrials()
         self._batches: dict[int, str] = {}
         self._unjudged: dict[tuple[object, ...], Evaluation] = {}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
@@ -125,8 +95,7 @@ class TrialPool:
         known = next((c for c in self.trials if c.recipe == recipe), None)
         if known is not None:
             return known
-        folder = None if self.folder is None else self.folder.trial(name)
-        trial = Trial(name, lambda: self._runs(recipe), self.goal, folder)
+        trial = self._guesses.take((recipe, name), self.folder) or self._new(recipe, name)
         with self._saved_at_end([]):
             self._judge(trial)
             self.trials.append(trial)
@@ -138,6 +107,20 @@ class TrialPool:
         trial.floor = self.constant or self.untrained
         self._make_room()
         return trial
+
+    def branch(self, donor: Trial, recipe: Recipe, name: str) -> Trial:
+        """Add a trial that goes on from where another one stands; its past costs nothing."""
+        trial = self._new(recipe, name)
+        with self._saved_at_end([trial]):
+            trial.continue_from(donor)
+        trial.floor = donor.floor
+        self.trials.append(trial)
+        self._make_room()
+        return trial
+
+    def _new(self, recipe: Recipe, name: str, *, guessed: bool = False) -> Trial:
+        folder = None if self.folder is None or guessed else self.folder.trial(name)
+        return Trial(name, lambda: self._runs(recipe), self.goal, folder)
 
     def _constant(self, recipe: Recipe) -> Evaluation | None:
         """Return the score of the best constant output, the mean over folds; None without one.
@@ -191,6 +174,7 @@ class TrialPool:
         share: float,
         phase: Phase,
         ahead: Sequence[Trial] = (),
+        guess: Guess[Trial, NewTrial] | None = None,
     ) -> None:
         """Train trials up to a share of their runs, evaluate them there, and add the cost.
 
@@ -201,6 +185,7 @@ class TrialPool:
             ahead: Trials that will probably be asked to go as far next. They are trained at the
                 same time where a core would be idle; neither their cost nor what they reach counts
                 before they are asked for.
+            guess: What else will probably be asked for, where even more workers would be idle.
 
         Raises:
             Interrupted: If `stop` returned True; every trial is saved.
@@ -210,13 +195,17 @@ class TrialPool:
         part = phase.at(share)
         threads = self._threads(trials)
         for trial in trials:
-            if trial.must_restart(step_at(trial, share)):
+            other = trial.guessed not in (None, share)
+            if other or trial.must_restart(step_at(trial, share)):
                 trial.restart()
                 self._judge(trial)
-        together = [*trials, *self._in_parallel(trials, ahead, share, threads)]
-        unfinished = [trial for trial in together if self._is_unfinished(trial, share)]
-        for batch in self._batches_of(unfinished):
-            self._advance(batch, share, part, threads)
+            trial.guessed = None
+        self._guesses.keep_only(share)
+        aims = {trial: Aim(step_at(trial, share)) for trial in trials}
+        self._add_idle(aims, ahead, guess or Guess(), share, threads)
+        aims = {trial: aim for trial, aim in aims.items() if aim.is_open(trial)}
+        for batch in self._batches_of(list(aims)):
+            self._advance({trial: aims[trial] for trial in batch}, part, threads)
         for trial in trials:
             updates = trial.extend(share, step_at(trial, share))
             cost = updates * trial.weight / self.unit
@@ -229,28 +218,73 @@ class TrialPool:
         """Return the number of threads of each run, where all are trained at the same time."""
         return max(1, min(self.work, cores() // max(1, len(trials) * len(self.tasks))))
 
-    def _in_parallel(
-        self, trials: Sequence[Trial], ahead: Sequence[Trial], share: float, threads: int
-    ) -> list[Trial]:
-        """Return the first of the trials ahead for which there are processes left.
+    def _add_idle(
+        self,
+        aims: dict[Trial, Aim],
+        ahead: Sequence[Trial],
+        guess: Guess[Trial, NewTrial],
+        share: float,
+        threads: int,
+    ) -> None:
+        """Add trials to be trained ahead, with how far, for which there are processes left.
 
-        The number of threads must not change with it, or the bits might.
+        The number of threads must not change with it, or the bits might. What is guessed goes no
+        longer way than the longest that is asked for, so that it never delays.
         """
-        chosen: list[Trial] = []
-        for trial in ahead:
-            if not trial.in_memory or trial.must_restart(step_at(trial, share)):
-                continue
-            together = [*trials, *chosen, trial]
-            runs = [run for one in together for run in one.runs]
-            if self._threads(together) < threads or self.setting.engine.parallel(runs) < len(runs):
-                break
-            chosen.append(trial)
-        return chosen
+        if not aims:
+            return
+        first = next(iter(aims))
+        longest = max(aim.left(trial) for trial, aim in aims.items())
 
-    def _is_unfinished(self, trial: Trial, share: float) -> bool:
-        """Return whether a trial lacks updates up to a share, or the evaluation there."""
-        until = step_at(trial, share)
-        return trial.at(until) is None and not trial.diverged
+        def fits(trial: Trial) -> bool:
+            together = [*aims, trial]
+            runs = [run for one in together for run in one.runs]
+            if self._threads(together) < threads:
+                return False
+            return self.setting.engine.parallel(runs) >= len(runs)
+
+        sure = [(trial, Aim(step_at(trial, share))) for trial in ahead]
+        maybe = [
+            (trial, Aim(step_at(trial, far)).within(trial, longest)) for trial, far in guess.further
+        ]
+        for trial, aim in [*sure, *maybe]:
+            if not trial.in_memory or trial.must_restart(aim.until):
+                continue
+            if trial in aims or not aim.is_open(trial):
+                continue
+            if not fits(trial):
+                return
+            aims[trial] = aim
+        if step_at(first, share) > longest or not guess.new:
+            return
+        if self.setting.engine.parallel(first.runs * MANY) < MANY:
+            return
+        for new in guess.new:
+            if not fits(first) or not self._has_room():
+                return
+            found = self._guessed(new, share)
+            if found is not None:
+                aims[found] = Aim(step_at(found, share))
+
+    def _guessed(self, new: NewTrial, share: float) -> Trial | None:
+        """Return a trial that may be added later; None if it is there, or begun in the folder."""
+        known = self._guesses.known(new)
+        if known is not None:
+            return known
+        recipe, name = new
+        begun = self.folder is not None and self.folder.trial(name).path.exists()
+        if begun or any(trial.recipe == recipe for trial in self.trials):
+            return None
+        trial = self._new(recipe, name, guessed=True)
+        self._judge(trial)
+        self._guesses.put(trial, share)
+        return trial
+
+    def _has_room(self) -> bool:
+        """Return whether one more trial fits into memory."""
+        held = sum(one.size() for one in (*self.trials, *self._guesses))
+        fits: bool = held + self._usual_size() <= self.memory
+        return fits
 
     def _batches_of(self, trials: list[Trial]) -> Iterator[list[Trial]]:
         """Yield the trials in batches that fit into memory."""
@@ -267,19 +301,21 @@ class TrialPool:
         """Return the size of the largest trial in memory, as an estimate for those on disk."""
         return max((c.size() for c in self.trials), default=0)
 
-    def _advance(self, batch: list[Trial], share: float, part: str, threads: int) -> None:
+    def _advance(self, batch: dict[Trial, Aim], part: str, threads: int) -> None:
         runs: list[Run] = []
         owner: dict[int, Trial] = {}
         until: dict[int, int] = {}
-        for trial in batch:
+        pauses: dict[int, set[int]] = {}
+        for trial, aim in batch.items():
             trial.last_used = self._asked
             for run in trial.runs:
                 run.limit_threads(threads)
                 owner[id(run.state)] = trial
-                until[id(run.state)] = step_at(trial, share)
+                until[id(run.state)] = aim.until
+                pauses[id(run.state)] = {aim.until} if aim.pause else set()
                 runs.append(run)
         steps = {
-            id(state): {s for s in state.evaluation_steps if s >= state.step} | {until[id(state)]}
+            id(state): {s for s in state.evaluation_steps if s >= state.step} | pauses[id(state)]
             for state in (run.state for run in runs)
         }
         begun = {id(run.state): run.step for run in runs}
@@ -300,18 +336,22 @@ class TrialPool:
                 owner[id(state)].save()
                 saved = now
 
-        with self._saved_at_end(batch):
+        with self._saved_at_end(list(batch)):
             for run in runs:
                 # A run that was killed after its last update lacks the last evaluation.
                 if run.status == Status.FINISHED and run.evaluations[-1].step < run.step:
                     run.evaluate()
-            for length in sorted(set(until.values())):
-                chosen = [run for run in runs if until[id(run.state)] == length]
+            lengths = sorted(set(until.values()))
+            if self.setting.engine.parallel(runs) == 1:  # a stack takes runs of one length
+                groups = [[run for run in runs if until[id(run.state)] == n] for n in lengths]
+            else:
+                groups = [runs]
+            for group in groups:
+                request = AdvanceRequest(
+                    lambda s: until[id(s)], lambda s: steps[id(s)], self.stop, on_step
+                )
                 with broken_by(self.stop if self.world.size == 1 else bool):
-                    self.setting.engine.advance(
-                        chosen,
-                        AdvanceRequest(length, lambda s: steps[id(s)], self.stop, on_step),
-                    )
+                    self.setting.engine.advance(group, request)
             if self.stop():
                 raise self._interrupted()
         self._make_room()

@@ -110,7 +110,7 @@ def judged_by(task: Task, goal: Goal) -> Task:
     """Return the task; if trials are compared by its metric, the metric also returns its noise."""
     if goal.of_loss or not isinstance(task.metric, (WholeMetric, StreamedMetric)):
         return task
-    return replace(task, metric=replace(task.metric, noise=True)).known_as(task.ref)
+    return replace(task, metric=replace(task.metric, noise=True)).known_as(task.ref, task.origin)
 
 
 def usual_objective(task: Task) -> str:

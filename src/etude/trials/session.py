@@ -52,6 +52,7 @@ def trial_session(
         nullcontext() if home is None else stop_on_signal()
     )
     try:
+        chosen.open()
         with watched as asked, bar(progress if world.is_main else False, task.name) as show:
             yield TrialContext(
                 engine=chosen,

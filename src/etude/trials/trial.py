@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from etude.engines.process.state_transfer import pack, unpack
 from etude.errors import StorageError
 from etude.recipe import Recipe
 from etude.record import Cost, Evaluation, Record, Status
@@ -50,6 +51,7 @@ class Trial:
         first = self._runs[0]
         self.weight = first.batch_size * first.recipe.accumulate
         self.floor: Evaluation | None = None
+        self.guessed: float | None = None
         self.reached = 0
         self.asked: dict[float, int] = {}
         self.last_used = 0
@@ -57,8 +59,25 @@ class Trial:
         self._curve: tuple[tuple[object, ...], Curve] | None = None
         if folder is None:
             return
+        self.move_into(folder)
+
+    def move_into(self, folder: RunFolder) -> None:
+        """Save the trial in a folder from now on, or go on with what the folder has of it."""
+        self.folder = folder
         for run, place in zip(self._runs, self._places(folder), strict=True):
             _begin(run, place)
+
+    def continue_from(self, other: Trial) -> None:
+        """Go on from where another trial stands, whose recipe has the same past.
+
+        A trial that was begun in its folder is there already.
+        """
+        for run, source in zip(self.runs, other.runs, strict=True):
+            if not run.step:
+                own = {"recipe": run.state.recipe_digest, "steps": run.recipe.steps}
+                # Packed, since an optimizer would go on in the other's own tensors.
+                run.load_state_dict({**unpack(pack(source.state_dict())), **own})
+        self.reached, self.asked = other.reached, dict(other.asked)
 
     def _places(self, folder: RunFolder) -> list[RunFolder]:
         if len(self._runs or self._offloaded) == 1:

@@ -101,7 +101,9 @@ def compared_on(
             f"valid_samples={wanted}: {listening} hears every evaluation, so the run would differ "
             "from one that is evaluated on all samples: give 'all'"
         )
-    return replace(task, valid=data.part(drawn(data.samples, wanted))).known_as(task.ref)
+    rows = drawn(data.samples, wanted)
+    origin = None if task.origin is None else task.origin.compared_on(rows)
+    return replace(task, valid=data.part(rows)).known_as(task.ref, origin)
 
 
 def check_wanted(wanted: object) -> None:

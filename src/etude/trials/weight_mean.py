@@ -67,11 +67,16 @@ class WeightMean(Observer):
     def __init__(self, length: int, window: float = WINDOW) -> None:
         updates = max(1.0, window * length)
         super().__init__(every=max(1, int(updates / SAMPLES)))
+        self.length, self.window = length, window
         self.samples = max(1.0, updates / self.every)
         self.span = max(1, math.ceil(SPAN / WINDOW * updates))
         self.steps = tuple(sorted({step_at_share(length, share) for share in SHARES} - {0}))
         self.evaluations: list[Evaluation] = []
         self.release()
+
+    def arguments(self) -> Mapping[str, Any]:
+        """Return the arguments that build another."""
+        return {"length": self.length, "window": self.window}
 
     def release(self) -> None:
         """Free the copy of the weights; what was evaluated stays."""

@@ -110,7 +110,7 @@ def tune(
             such as 'optimizer.weight_decay', or 'warmup', each with a list of values or a pair
             (low, high). Another batch size gets as many samples in all. Rate-free and
             schedule-free optimizers are values of 'optimizer' like any other.
-        engine: What takes several trials further: 'loop', 'pool', 'vmap', 'vmap pool' or
+        engine: What takes several trials further: 'loop', 'pool', 'vmap', 'vmap pool', 'ray' or
             'auto'. None takes the faster of loop and pool, which give the same bits.
         folder: Where to keep everything; None keeps it in memory. With a folder, Ctrl-C and
             SIGTERM save and leave.

@@ -21,6 +21,7 @@ from etude.studies.plan import StudyPlan
 from etude.studies.result import StudyResult
 from etude.studies.study import resume, study
 from etude.studies.trials import planned_trials
+from tests.ray_cluster import STORE
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -29,8 +30,6 @@ STEPS = [200, 2_000, 2_001, 2_002]
 """The first group ends early: whatever is lost then, a group is in training."""
 
 LONG = {"name": "long", "tasks": "cancer-mlp", "lrs": [0.01, 0.1], "steps": STEPS}
-STORE = 100 * 2**20
-
 OWN = """
 import torch
 from etude import Task
@@ -54,26 +53,6 @@ def state(tmp_path, monkeypatch):
 @pytest.fixture
 def storage(tmp_path):
     return tmp_path / "studies.db"
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    from ray.cluster_utils import Cluster
-
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    found = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE}
-    )
-    yield found
-    ray.shutdown()
-    found.shutdown()
-
-
-@pytest.fixture
-def joined(cluster, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    yield cluster
-    ray.shutdown()
 
 
 def losses(found):

@@ -6,16 +6,9 @@ import pytest
 import torch
 
 from etude.engines import ENGINES
-from etude.errors import UnknownNameError
-from etude.studies.executors.worker import (
-    engine_within,
-    settings,
-    train_plain,
-    trained,
-    use,
-    versions,
-    why_not,
-)
+from etude.engines.worker_settings import use, versions, why_not
+from etude.errors import BadValueError, UnknownNameError
+from etude.studies.executors.worker import engine_within, settings, train_plain, trained
 from etude.studies.groups import GroupTrainer
 from etude.studies.plan import StudyPlan
 from etude.studies.trials import planned_trials
@@ -67,14 +60,14 @@ def test_a_worker_computes_in_the_drivers_precision_and_threads():
         assert torch.get_num_threads() == 2
         assert torch.get_default_dtype() == torch.float64
         assert torch.get_float32_matmul_precision() == "high"
-        use({**told, "engine": "pool"})  # its runs have one thread each
+        use(settings("pool", 1))  # its runs have one thread each
         assert torch.get_num_threads() == 1
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "ray"])
 def test_every_engine_can_be_kept_within_one_core(name):
     engine = engine_within(name, 1)
     assert getattr(engine, "workers", 1) == 1 or name == "vmap"
@@ -84,6 +77,11 @@ def test_every_engine_can_be_kept_within_one_core(name):
 def test_an_unknown_engine_is_refused():
     with pytest.raises(UnknownNameError, match="unknown engine 'lop'"):
         settings("lop", 1)
+
+
+def test_a_worker_of_a_study_does_not_hand_its_runs_to_a_cluster():
+    with pytest.raises(BadValueError, match="a study trains on a Ray cluster with on='ray'"):
+        settings("ray", 1)
 
 
 def test_a_worker_says_why_it_cannot_train(tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from etude.schedules import constant, cosine
 from etude.trials.curve import Curve, Exposure
+from etude.trials.guess import Guess
 from etude.trials.phase import Phase
 from etude.tuning.search.ladder import ladder_for
 from etude.tuning.search.search import Search
@@ -63,6 +64,7 @@ class Formula:
     points: dict[float, Point] = field(default_factory=dict)
     calls: int = 0
     went: list[tuple[Phase, list[Point], list[Point]]] = field(default_factory=list)
+    guessed: list[Guess[Point, float] | None] = field(default_factory=list)
 
     def enter(self, lr: float) -> Point:
         self._count()
@@ -75,9 +77,15 @@ class Formula:
         return list(self.points.values())
 
     def go(
-        self, trials: Sequence[Point], share: float, phase: Phase, ahead: Sequence[Point] = ()
+        self,
+        trials: Sequence[Point],
+        share: float,
+        phase: Phase,
+        ahead: Sequence[Point] = (),
+        guess: Guess[Point, float] | None = None,
     ) -> None:
         self._count()
+        self.guessed.append(guess)
         assert phase in Phase
         assert not set(map(id, trials)) & set(map(id, ahead))
         self.went.append((phase, list(trials), list(ahead)))
@@ -355,10 +363,15 @@ def test_folds_are_searched_without_a_finish(more, optimum, width, folds):
     @dataclass
     class Folds(Formula):
         def go(
-            self, trials: Sequence[Point], share: float, phase: Phase, ahead: Sequence[Point] = ()
+            self,
+            trials: Sequence[Point],
+            share: float,
+            phase: Phase,
+            ahead: Sequence[Point] = (),
+            guess: Guess[Point, float] | None = None,
         ) -> None:
             before = self.left
-            super().go(trials, share, phase, ahead)
+            super().go(trials, share, phase, ahead, guess)
             self.left -= (folds - 1) * (before - self.left)
             assert self.left >= -1e-6
 

@@ -127,6 +127,12 @@ class WatchObserver(Observer):
         twin.__setstate__(self.__getstate__())
         return twin
 
+    def arguments(self) -> Mapping[str, Any] | None:
+        """Return the arguments that build another; None where it tells somebody."""
+        if self.sinks or self.logger is not None or self.on_finding is not None:
+            return None
+        return {"every": self.period, "curvature": self.curvature, "tied": self.tied}
+
     # ---- hooks ---------------------------------------------------------------------------------
 
     def attached(self, state: RunState) -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from etude.engines.base import describe, pending, with_run
+from etude.engines.process.state_transfer import take_back
 from etude.engines.process.worker import Job
 from etude.engines.process.worker_pool import WorkerHandle, WorkerPool, cause_of_death
 from etude.errors import EtudeError, TaskError
@@ -138,9 +139,8 @@ class Dispatcher:
 
     def _load(self, place: int, state: dict[str, Any]) -> None:
         run = self.runs[place]
-        threads, before = run.threads, run.step
-        run.load_state_dict(state)
-        run.limit_threads(threads)  # a stack uses another number; the run keeps its own
+        before = run.step
+        take_back(run, state)
         if run.step > before:
             self.deaths.pop(place, None)
 

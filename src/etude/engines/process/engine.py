@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from etude.engines.base import Engine, check_runs, pending
 from etude.engines.loop import LoopEngine
+from etude.engines.process.devices import checked_devices, like
 from etude.engines.process.dispatcher import Dispatcher, Work
 from etude.engines.process.partition import pieces
 from etude.engines.process.worker_pool import Start, WorkerPool, can_be_sent, usual_start
@@ -36,9 +37,12 @@ class PoolEngine(Engine):
         workers: The number of processes; None for as many as the cores allow.
         keep: Seconds after which a run's state is sent to the calling process.
         start: 'fork' or 'spawn'; None forks if that is safe.
+        devices: The GPUs, with one process for each, if the runs are on a GPU: as CUDA numbers
+            them, or as CUDA_VISIBLE_DEVICES names them. None takes all that are like the runs'
+            own, if there are several.
 
     Raises:
-        BadValueError: If a number is out of bounds.
+        BadValueError: If a number is out of bounds, or a device is not there.
 
     >>> PoolEngine(workers=2).name
     'pool'
@@ -47,7 +51,12 @@ class PoolEngine(Engine):
     name: ClassVar[str] = "pool"
 
     def __init__(
-        self, workers: int | None = None, *, keep: float = 2.0, start: Start | None = None
+        self,
+        workers: int | None = None,
+        *,
+        keep: float = 2.0,
+        start: Start | None = None,
+        devices: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if workers is not None and (isinstance(workers, bool) or workers < 1):
@@ -55,6 +64,7 @@ class PoolEngine(Engine):
         if not keep > 0:
             raise BadValueError(f"keep={keep!r}: give seconds above 0")
         self.workers, self.keep, self.start = workers, keep, start
+        self.devices = None if devices is None else checked_devices(devices)
         self._pool: WorkerPool | None = None
 
     @property
@@ -106,8 +116,15 @@ class PoolEngine(Engine):
 
     def width(self, runs: Sequence[Run]) -> int:
         """Return how many processes would train some runs."""
+        if runs[0].device.type == "cuda":
+            count = len(self._gpus(runs))
+            return min(self.workers or count, count, len(runs))
         threads = max(run.threads for run in runs)
         return min(self.workers or max(1, cores() // threads), len(runs))
+
+    def _gpus(self, runs: Sequence[Run]) -> tuple[str, ...]:
+        """Return the GPUs for runs that are on one."""
+        return like(runs[0].device) if self.devices is None else self.devices
 
     def missing(self, runs: Sequence[Run]) -> int:
         """Return how many processes must be started to train some runs."""
@@ -120,7 +137,7 @@ class PoolEngine(Engine):
         return [
             Work(
                 (waiting[place],),
-                request.until if done == left[place] else runs[waiting[place]].step + done,
+                runs[waiting[place]].step + done,
                 runs[waiting[place]].threads,
             )
             for place, done in pieces(left, self.width([runs[i] for i in waiting]))
@@ -142,17 +159,22 @@ class PoolEngine(Engine):
         return self._pool
 
     def _new_pool(self, runs: Sequence[Run], at_once: int) -> WorkerPool:
+        if runs[0].device.type == "cuda":
+            return WorkerPool(runs, "spawn", devices=self._gpus(runs))
         return WorkerPool(runs, self.start or usual_start())
 
     def unfit(self, runs: Sequence[Run]) -> str:
         """Return why runs cannot be trained in other processes; empty if they can."""
+        kinds = {run.device.type for run in runs}
+        alone = kinds != {"cuda"} or (self.devices is None and len(self._gpus(runs)) < 2)
+        if kinds != {"cpu"} and alone:
+            return f"the runs are on {runs[0].device}, which processes would have to share"
         for run in runs:
             if run.state.world.size > 1:
                 return f"{run.state.world.size} processes train each run together"
-            if run.device.type != "cpu":
-                return f"the runs are on {run.device}, which processes would have to share"
             if reason := refusal(run.observers, "pool"):
                 return reason
-            if (self.start or usual_start()) == "spawn" and not can_be_sent(run):
+            spawns = run.device.type != "cpu" or (self.start or usual_start()) == "spawn"
+            if spawns and not can_be_sent(run):
                 return "the runs have observers that cannot be pickled for another process"
         return ""

@@ -85,6 +85,27 @@ def unpack(packed_state: bytes) -> dict[str, Any]:
     return _read(bytearray(packed_state), 0)
 
 
+def portable(run: Run) -> dict[str, Any]:
+    """Return the state of a run for a process that sees other GPUs, or none.
+
+    Of the random states of this process's GPUs it holds that of the run's own alone: a process
+    that trains the run sees one GPU, as its first.
+    """
+    state = run.state_dict()
+    if not state["random"]["accelerators"]:
+        return state
+    place = run.device.index or 0
+    own = state["random"]["accelerators"][place : place + 1] if run.device.type == "cuda" else []
+    return {**state, "random": {**state["random"], "accelerators": own}}
+
+
+def take_back(run: Run, state: Mapping[str, Any]) -> None:
+    """Load a state that another process has trained; the run keeps its own number of threads."""
+    threads = run.threads
+    run.load_state_dict(state)
+    run.limit_threads(threads)
+
+
 def _read(source: Any, offset: int) -> dict[str, Any]:
     length = int.from_bytes(source[offset : offset + 8], "big")
     tree, table = json.loads(bytes(source[offset + 8 : offset + 8 + length]))

@@ -21,7 +21,8 @@ import torch
 import torch.multiprocessing
 
 from etude.engines.base import Engine
-from etude.engines.process.state_transfer import StateTransfer, room_for
+from etude.engines.process.devices import seen_alone
+from etude.engines.process.state_transfer import StateTransfer, portable, room_for
 from etude.engines.process.worker import Job, JobMessage, RunParts, WorkerContext, serve
 from etude.recipe import Recipe
 from etude.tasks.data import TensorData
@@ -65,6 +66,7 @@ class WorkerHandle:
         connection: The connection for messages.
         transfer: The memory through which states are sent.
         known: The numbers of the runs that the process has.
+        gpu: The GPU that it sees; None for the CPU.
         job: Its current job; None if it is idle.
     """
 
@@ -72,6 +74,7 @@ class WorkerHandle:
     connection: Connection
     transfer: StateTransfer
     known: set[int]
+    gpu: str | None = None
     job: Job | None = None
 
 
@@ -86,10 +89,16 @@ class WorkerPool:
         start: How to start a process.
         inner: The engine that trains the runs of a job; None for the plain loop. It needs 'fork'.
         at_once: The largest number of runs in one job.
+        devices: The GPUs, one for each process; empty for the CPU. They need 'spawn'.
     """
 
     def __init__(
-        self, runs: Sequence[Run], start: Start, inner: Engine | None = None, at_once: int = 1
+        self,
+        runs: Sequence[Run],
+        start: Start,
+        inner: Engine | None = None,
+        at_once: int = 1,
+        devices: Sequence[str] = (),
     ) -> None:
         self.runs, self.start, self.inner, self.at_once = tuple(runs), start, inner, at_once
         # Typed as Any: torch's wrapper adds the sharing of tensors to the standard library's.
@@ -98,6 +107,7 @@ class WorkerPool:
         # late stops one update later.
         self._flag = self._context.RawValue("i", 0)
         self.workers: list[WorkerHandle] = []
+        self.devices = tuple(devices)
         self._task = runs[0].task
         self._surroundings = _surroundings(self._task)
         self._numbers: WeakKeyDictionary[Run, int] = WeakKeyDictionary()
@@ -138,6 +148,7 @@ class WorkerPool:
         Raises:
             Exception: If the task cannot be sent to a process that is not forked.
         """
+        gpu = self._free_gpu()
         ours, theirs = self._context.Pipe()
         others = [worker.connection for worker in self.workers] + [ours]
         main: Callable[..., None]
@@ -150,10 +161,10 @@ class WorkerPool:
             main, args = _forked, (*common, others, transfer, known, self._building(), self.inner)
         else:
             transfer = StateTransfer(0)
-            main, args = _spawned, (*common, _parts(self._task))
+            main, args = _spawned, (*common, _parts(self._task), gpu is not None)
         process = self._context.Process(target=main, args=args, name="etude-pool")
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), seen_alone(gpu):
                 # Python and JAX warn about forking a process with threads; the child uses none.
                 warnings.filterwarnings("ignore", message=".*fork")
                 process.start()
@@ -162,9 +173,14 @@ class WorkerPool:
             raise
         finally:
             theirs.close()
-        worker = WorkerHandle(process, ours, transfer, set(known))
+        worker = WorkerHandle(process, ours, transfer, set(known), gpu)
         self.workers.append(worker)
         return worker
+
+    def _free_gpu(self) -> str | None:
+        """Return the GPU that the fewest processes see; None without GPUs."""
+        taken = [worker.gpu for worker in self.workers]
+        return min(self.devices, key=taken.count, default=None)
 
     def _building(self) -> Callable[[RunParts], Run]:
         task = self._task
@@ -183,7 +199,9 @@ class WorkerPool:
             if n not in worker.known
         }
         worker.known = (worker.known - gone) | set(chosen)
-        packed_states = worker.transfer.put([run.state_dict() for run in chosen.values()])
+        packed_states = worker.transfer.put(
+            [portable(run) if self.devices else run.state_dict() for run in chosen.values()]
+        )
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `receive` reports it
             worker.connection.send(JobMessage(job, packed_states, new, gone))
 
@@ -293,16 +311,27 @@ def _forked(
 
 
 def _parts(task: Task) -> dict[str, Any]:
-    """Return the parts of a task, which, unlike the task itself, can be pickled."""
+    """Return the parts of a task, which, unlike the task itself, can be pickled.
+
+    Its data is sent from the CPU: memory of a GPU cannot be seen by a process that sees another.
+    """
+    task = task.on(torch.device("cpu"))
     names = ("model", "train", "valid", "loss", "step", "metric", "name")
     return {name: getattr(task, name) for name in names}
 
 
-def _spawned(connection: Connection, flag: Any, parent: int, parts: dict[str, Any]) -> None:
-    task = Task(**parts)
+def _spawned(
+    connection: Connection, flag: Any, parent: int, parts: dict[str, Any], on_gpu: bool
+) -> None:
+    device = "cuda" if on_gpu else "cpu"
+    task = Task(**parts).on(torch.device(device))
     transfer = StateTransfer(0)
-    serve(WorkerContext(connection, transfer, {}, lambda p: _built(task, p), None, flag, parent))
+
+    def build(one: RunParts) -> Run:
+        return _built(task, one, device)
+
+    serve(WorkerContext(connection, transfer, {}, build, None, flag, parent))
 
 
-def _built(task: Task, parts: RunParts) -> Run:
-    return Run(task, Recipe(**parts.recipe), device="cpu", observers=parts.observers)
+def _built(task: Task, parts: RunParts, device: str = "cpu") -> Run:
+    return Run(task, Recipe(**parts.recipe), device=device, observers=parts.observers)

@@ -36,6 +36,7 @@ PHASES = {
     Phase.EDGE_OF_STABILITY: "the rate at which training breaks",
     Phase.ANOTHER_SEED: "the best two rates tied",
     Phase.FINISH_ON_ALL: "the folds only chose the rate",
+    Phase.POPULATION: "the members of a population",
 }
 """The purpose of each part of a tuning, in a few words."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from etude.engines import ENGINES, Engine
+from etude.engines.ray.cluster import is_address
 from etude.errors import BadTypeError, BadValueError, shown, unknown_name
 from etude.studies.executors.base import Executor
 from etude.studies.executors.here import HereExecutor
@@ -35,7 +36,7 @@ def executor_for(
     """
     if isinstance(on, Executor):
         return on
-    if not isinstance(on, str) or not (on in ("local", "ray", "auto") or on.startswith("ray://")):
+    if on != "local" and not is_address(on):
         raise BadValueError(
             f"on={shown(on)} is no place to train: give 'local', 'ray', 'auto' or 'ray://HOST:PORT'"
         )

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
-import torch
-
+from etude.engines.process.devices import VISIBLE, gpu_names
 from etude.engines.process.engine import cores
 from etude.engines.process.worker_pool import cause_of_death
 from etude.studies.executors.remote import Lost, RemoteExecutor, RemoteJob, refuse_count
@@ -52,7 +51,7 @@ class ProcessExecutor(RemoteExecutor):
         refuse_count("workers", workers)
         self.workers = workers
         self._told = settings(engine, max(1, cores() // workers))
-        self._devices = _devices()
+        self._devices = gpu_names()
         self._waiting: deque[RemoteJob] = deque()
         self._processes: dict[int, _Process] = {}
 
@@ -119,7 +118,7 @@ class ProcessExecutor(RemoteExecutor):
         ours, theirs = multiprocessing.Pipe()
         own = {"PYTHONPATH": os.pathsep.join(entry or os.curdir for entry in sys.path)}
         if self._devices:
-            own["CUDA_VISIBLE_DEVICES"] = self._devices[place % len(self._devices)]
+            own[VISIBLE] = self._devices[place % len(self._devices)]
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "etude.studies.executors.serve", str(theirs.fileno())],
@@ -141,11 +140,3 @@ def _end(one: _Process) -> int:
     except subprocess.TimeoutExpired:
         one.process.kill()
         return one.process.wait()
-
-
-def _devices() -> tuple[str, ...]:
-    """Return the GPUs that this process sees, by the names that CUDA_VISIBLE_DEVICES gives them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return tuple(name for name in named.split(",") if name)
-    return tuple(str(i) for i in range(torch.cuda.device_count()))

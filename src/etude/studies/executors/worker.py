@@ -6,32 +6,20 @@ the bytes of its file.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from etude import tasks
-from etude.engines import ENGINES, AutoEngine, Engine, LoopEngine, engine_for
+from etude.engines import ENGINES, AutoEngine, Engine, LoopEngine, RayEngine, engine_for
 from etude.engines.process.engine import PoolEngine
 from etude.engines.vmap_pool import VmapPoolEngine
-from etude.errors import EtudeError, unknown_name
+from etude.engines.worker_settings import use, worker_settings
+from etude.errors import BadValueError, unknown_name
 from etude.storage.study.objects import record_bytes, record_of
 from etude.studies.groups import GroupTrainer, TrainedTrial
 from etude.studies.trials import PlannedTrial
-from etude.tasks.ref import TaskRef
-from etude.tasks.table import is_bundled
 
 PlainResult = tuple[bytes | None, str, str]
 """What came of a trial: the bytes of its Record, its error, the error's place."""
-
-SAME = ("etude", "torch", "numpy")
-"""The packages that must be of one version on all machines: they decide the numbers."""
 
 
 def settings(engine: str, cores: int) -> dict[str, Any]:
@@ -43,29 +31,18 @@ def settings(engine: str, cores: int) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: If there is no engine of this name.
+        BadValueError: If the engine would itself hand runs to a cluster.
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
-    return {
-        "engine": engine,
-        "cores": cores,
-        "folder": str(Path.cwd()),
-        "threads": torch.get_num_threads(),
-        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-        "precision": torch.get_float32_matmul_precision(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-    }
-
-
-def use(told: Mapping[str, Any]) -> None:
-    """Make this process compute as the one that called `settings` does."""
-    with contextlib.suppress(OSError):  # on another machine there may be no such folder
-        os.chdir(told["folder"])
-    # The number of threads decides the last bits of large networks.
-    torch.set_num_threads(1 if told["engine"] == "pool" else told["threads"])
-    torch.set_default_dtype(getattr(torch, told["dtype"]))
-    torch.set_float32_matmul_precision(told["precision"])
-    torch.use_deterministic_algorithms(told["deterministic"])
+    if engine == RayEngine.name:
+        raise BadValueError(
+            "engine='ray' is for the trials of one tuning; a study trains on a Ray cluster with "
+            "on='ray', 'auto' or 'ray://HOST:PORT'"
+        )
+    # The runs of a pool have one thread each.
+    threads = {"threads": 1} if engine == PoolEngine.name else {}
+    return {"engine": engine, "cores": cores, **worker_settings(), **threads}
 
 
 def engine_within(name: str, cores: int) -> Engine:
@@ -130,42 +107,3 @@ def trained(plain: PlainResult) -> TrainedTrial:
     content, error, place = plain
     record = None if content is None else record_of(content, "the record that a worker sent")
     return TrainedTrial(record, error, place)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that decide the numbers."""
-    return {name: version(name) for name in SAME}
-
-
-def why_not(told: Mapping[str, Any], refs: Sequence[Mapping[str, Any]]) -> str:
-    """Return why this worker cannot train some tasks as the driver would, '' if it can.
-
-    Args:
-        told: What `settings` returned, with the driver's `versions`.
-        refs: The plain form of each task reference.
-    """
-    host = platform.node()
-    for name, theirs in told["versions"].items():
-        if (ours := versions().get(name)) != theirs:
-            return (
-                f"the worker on {host} has {name} {ours}, the driver {theirs}, which can give "
-                "other numbers: install the same version"
-            )
-    use(told)
-    for plain in refs:
-        ref = TaskRef.from_plain(dict(plain), "a task")
-        if is_bundled(ref):
-            continue
-        try:
-            tasks.load(ref.reference, **ref.options)
-        except EtudeError as error:
-            return (
-                f"the task {ref.reference!r} cannot be loaded on the worker {host}: {error}; make "
-                "the file, and what it imports, available there at the same place"
-            )
-        if TaskRef.of(ref.reference, ref.options).digest != ref.digest:
-            return (
-                f"the source of the task {ref.reference!r} on the worker {host} differs from the "
-                "driver's: copy it there again"
-            )
-    return ""

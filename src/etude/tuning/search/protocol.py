@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from etude.trials.curve import Curve, Exposure
+from etude.trials.guess import Guess
 from etude.trials.phase import Phase
 
 
@@ -64,11 +65,19 @@ class RateTrials(Protocol[E]):
     def trials(self) -> Sequence[E]:
         """Return all that are in the pool."""
 
-    def go(self, trials: Sequence[E], share: float, phase: Phase, ahead: Sequence[E] = ()) -> None:
+    def go(
+        self,
+        trials: Sequence[E],
+        share: float,
+        phase: Phase,
+        ahead: Sequence[E] = (),
+        guess: Guess[E, float] | None = None,
+    ) -> None:
         """Take some to a share of their runs, and pay for it.
 
         Those in `ahead` will be asked to go as far next, unless what comes says otherwise: they
-        may be trained at the same time where that costs no time. It shows in no result.
+        may be trained at the same time where that costs no time. The same goes for `guess`, of
+        which less is sure. It shows in no result.
         """
 
     def price(self, trial: E, share: float) -> float:

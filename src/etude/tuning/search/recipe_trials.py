@@ -9,6 +9,7 @@ from etude.optimizers.prior import lowest_rate
 from etude.recipe import Recipe
 from etude.training.clock import clock_of
 from etude.trials.curve import Exposure
+from etude.trials.guess import Guess, NewTrial
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialPool
 from etude.trials.trial import Trial
@@ -57,18 +58,30 @@ class RecipeTrials:
 
     def enter(self, lr: float) -> Trial:
         """Enter a rate, or return the trial that is there."""
+        return self.pool.add(*self._at(lr))
+
+    def _at(self, lr: float) -> NewTrial:
+        """Return the recipe at a rate, and the name of its trial."""
         name = f"{self.name}-lr-{lr:g}" if self.name else f"lr-{lr:g}"
-        return self.pool.add(self.recipe.replace(lr=lr), name)
+        return self.recipe.replace(lr=lr), name
 
     def trials(self) -> list[Trial]:
         """Return the trials of this recipe, as they entered."""
         return [c for c in self.pool.trials if c.recipe_key == self.key]
 
     def go(
-        self, trials: Sequence[Trial], share: float, phase: Phase, ahead: Sequence[Trial] = ()
+        self,
+        trials: Sequence[Trial],
+        share: float,
+        phase: Phase,
+        ahead: Sequence[Trial] = (),
+        guess: Guess[Trial, float] | None = None,
     ) -> None:
         """Take some to a share of their runs, and pay for it; see `TrialPool.go`."""
-        self.pool.go(trials, share, phase, ahead)
+        told = None
+        if guess is not None:
+            told = Guess(guess.further, tuple(self._at(lr) for lr in guess.new))
+        self.pool.go(trials, share, phase, ahead, told)
 
     def price(self, trial: Trial, share: float) -> float:
         """Return the cost of taking one to a share of its run."""

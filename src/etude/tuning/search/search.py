@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from etude.optimizers.prior import grid, nice
 from etude.trials.curve import drop
+from etude.trials.guess import Guess
 from etude.trials.phase import Phase
 from etude.tuning.search.ladder import SPACING, Ladder, Rung
 from etude.tuning.search.overfitting import target
@@ -83,7 +84,10 @@ class Search(Ranking[E]):
         """Take the first rates to the first rung; one alone where the budget is small."""
         alone = self.final and self.pool.left < ALONE
         rates = grid(self.centre, 1 if alone else self.rungs[0].keep, SPACING)
-        self.pool.go([self.pool.enter(r) for r in rates], self.first, Phase.toward(self.first))
+        entered = [self.pool.enter(r) for r in rates]
+        owed = sum(self.pool.price(trial, self.first) for trial in entered)
+        guess = Guess[E, float](new=self.foreseen(rates, 0, owed))
+        self.pool.go(entered, self.first, Phase.toward(self.first), guess=guess)
 
     def anew(self) -> bool:
         """In a brief search, finish the lower rate that a curve that has turned points to."""
@@ -150,28 +154,72 @@ class Search(Ranking[E]):
             ranked = self.ranked(share)
             leader = ranked[0].lr if ranked else rates[0]
             exploded = bool(ranked) and self.exploded(ranked[0], share)
-            # A doubled stride leaves a gap: one trial tells on which side the best lies, and one
-            # more halves it. A brief search has no later rung to tell near rates apart.
-            far = exploded or (strides > 0 and self.affords(3 * fresh, after))
-            stride = SPACING * (2 if far else 1.5 if self.brief else 1)
-            if len(rates) == 1 and ranked and not exploded:
-                rate = leader * 10 ** (SPACING if self.slow(ranked[0]) else -SPACING)
-            elif leader == rates[0] or exploded:
-                rate = rates[0] / 10**stride
-            elif leader == rates[-1]:
-                rate = leader * 10**stride
-            else:
-                low, high = _widest_gap(rates, leader)
-                if math.log10(high / low) < 1.25 * SPACING:
-                    return
-                rate = math.sqrt(low * high)
-            if not self.pool.lowest < rate < HIGHEST or self.pool.hopeless:
+            stride = self.stride(strides, exploded=exploded)
+            alone = len(rates) == 1 and bool(ranked) and not exploded
+            slow = self.slow(ranked[0]) if alone else None
+            rate = beyond(rates, leader, stride, exploded=exploded, slow=slow)
+            if rate is None or not self.tries(rate):
                 return
             strides += 1
             trial = self.pool.enter(nice(rate))
             if trial.share >= share:
                 return
-            self.pool.go([trial], share, Phase.BEYOND_EDGE)
+            new = self.foreseen(sorted([*rates, trial.lr]), strides, fresh, (trial.lr, leader))
+            guess = Guess(self.next_up(share), new)
+            self.pool.go([trial], share, Phase.BEYOND_EDGE, guess=guess)
+
+    def tries(self, rate: float) -> bool:
+        """Return whether a rate is within the bounds, and the rate can be what breaks training."""
+        return self.pool.lowest < rate < HIGHEST and not self.pool.hopeless
+
+    def stride(self, strides: int, *, exploded: bool, owed: float = 0.0) -> float:
+        """Return how many decades beyond an edge the next rate is tried.
+
+        A doubled stride leaves a gap: one trial tells on which side the best lies, and one more
+        halves it. A brief search has no later rung to tell near rates apart.
+
+        Args:
+            strides: How many rates were tried beyond an edge.
+            exploded: Whether the best is worse than the untrained network.
+            owed: What is already owed, in full runs.
+        """
+        costs = 3 * self.pool.fresh(self.first) + owed
+        far = exploded or (strides > 0 and self.affords(costs, self.finish(self.first)))
+        return SPACING * (2 if far else 1.5 if self.brief else 1)
+
+    # ---- what may come next ----------------------------------------------------------------------
+
+    def foreseen(
+        self, rates: list[float], strides: int, owed: float, leaders: tuple[float, ...] = ()
+    ) -> tuple[float, ...]:
+        """Return the rates that `widen` may enter, the likeliest first; see `Guess`.
+
+        Args:
+            rates: Those that are there by then, ascending.
+            strides: How many were tried beyond an edge by then.
+            owed: What the rates of the call cost.
+            leaders: Those that may lead then; none given, the highest and the lowest.
+        """
+        stride = self.stride(strides, exploded=False, owed=owed)
+        if len(rates) == 1:
+            ways = [beyond(rates, rates[0], stride, slow=slow) for slow in (True, False)]
+        else:
+            ways = [beyond(rates, one, stride) for one in leaders or (rates[-1], rates[0])]
+        ways.append(beyond(rates, rates[0], self.stride(strides, exploded=True), exploded=True))
+        if strides == 0 and len(rates) > 1:  # the edge that is tried first may lead as well
+            wide = self.stride(1, exploded=False, owed=owed + self.pool.fresh(self.first))
+            for edge in [rate for rate in ways[:2] if rate is not None]:
+                ways.append(beyond(sorted([*rates, nice(edge)]), nice(edge), wide))
+        found = [nice(rate) for rate in ways if rate is not None]
+        within = (rate for rate in found if self.pool.lowest < rate < HIGHEST)
+        return tuple(rate for rate in dict.fromkeys(within) if rate not in rates)
+
+    def next_up(self, share: float) -> tuple[tuple[E, float], ...]:
+        """Return those that would go on from a share now, and to which; see `Guess`."""
+        rung = next((rung for rung in self.rungs if rung.share > share), None)
+        if rung is None:
+            return ()
+        return tuple((trial, rung.share) for trial in self.judged(share)[: rung.keep])
 
     def slow(self, trial: E) -> bool:
         """Return whether a trial still falls by much over the second half of its way."""
@@ -188,7 +236,39 @@ class Search(Ranking[E]):
         trial = self.known(lr)
         cost = self.pool.fresh(share) if trial is None else self.pool.price(trial, share)
         if self.affords(cost, self.finish(share)):
-            self.pool.go([trial or self.pool.enter(nice(lr))], share, Phase.CURVE_TURNED)
+            chosen = trial or self.pool.enter(nice(lr))
+            guess = Guess[E, float](self.next_up(share))
+            self.pool.go([chosen], share, Phase.CURVE_TURNED, guess=guess)
+
+
+def beyond(
+    rates: list[float],
+    leader: float,
+    stride: float,
+    *,
+    exploded: bool = False,
+    slow: bool | None = None,
+) -> float | None:
+    """Return the rate to try beyond an edge, or in the widest gap beside the best; None for none.
+
+    Args:
+        rates: Those that were tried, ascending.
+        leader: The best of them.
+        stride: Decades beyond an edge.
+        exploded: Whether even the best is worse than the untrained network.
+        slow: Of a rate that stands alone: whether it still falls by much. None for several.
+
+    >>> beyond([0.01, 0.1, 1.0], 1.0, 1.0), beyond([0.01, 0.1, 1.0], 0.1, 1.0)
+    (10.0, 0.31622776601683794)
+    """
+    if slow is not None:
+        return leader * 10 ** (SPACING if slow else -SPACING)
+    if leader == rates[0] or exploded:
+        return rates[0] / 10**stride
+    if leader == rates[-1]:
+        return leader * 10**stride
+    low, high = _widest_gap(rates, leader)
+    return None if math.log10(high / low) < 1.25 * SPACING else math.sqrt(low * high)
 
 
 def _widest_gap(rates: list[float], leader: float) -> tuple[float, float]:

@@ -1,0 +1,150 @@
+"""Populations against the best fixed schedule and against the tuner, at equal cost.
+
+    python -m benchmarks.population [TASK ...]
+
+Each way may spend 8 full runs: a population of 8 members that multiplies the recipe's own schedule;
+one that learns the whole schedule after the warmup; a grid of 8 rates on the recipe's schedule,
+which is the best fixed schedule; and `tune`. All are judged by the final validation loss, which all
+of them chose by, as the share of the drop from the untrained loss to the best of the four that they
+miss. What they found is then trained anew with two seeds that none of them saw: this is what the
+answer is worth elsewhere. The results go to benchmarks/results/population.md and population.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import arguments
+from etude import Recipe, tasks, train
+from etude.methods.grid import grid
+from etude.methods.population import MEMBERS, population
+from etude.optimizers.prior import centre_of
+from etude.optimizers.prior import grid as rates_around
+from etude.record import Record, Status
+from etude.tasks.task import Task
+from etude.tuning.search.ladder import SPACING
+from etude.tuning.tune import tune
+
+RESULTS = Path(__file__).parent / "results"
+TASKS = ("cancer-mlp", "diabetes-mlp", "digits-mlp")
+SEEDS, OTHERS = (0, 1, 2), (100, 101)
+WAYS = {
+    "population on the recipe's schedule": "factor",
+    "population, the whole schedule learned": "whole",
+    "grid: the best fixed schedule": "grid",
+    "tune": "tune",
+}
+
+
+def answer(way: str, task: Task, recipe: Recipe) -> tuple[Recipe, Record | None, float]:
+    """Return the recipe that a way finds, its record and its cost in full runs."""
+    if way == "tune":
+        best = tune(task, recipe, float(MEMBERS), progress=False)
+        return best.recipe, best.record, best.cost
+    centre = centre_of(task.build(), task.train.targets(), recipe.optimizer)
+    lrs = rates_around(centre, MEMBERS, SPACING)
+    if way == "grid":
+        found = grid(task, recipe, lrs, progress=False)
+        return found.recipe, found.record, found.cost
+    if way == "whole":
+        recipe = recipe.replace(schedule="warmup('5%') >> constant()")
+    learned = population(task, recipe, lrs=lrs, progress=False)
+    return learned.recipe, learned.record, learned.cost
+
+
+def loss_of(record: Record | None) -> float:
+    """Return the validation loss at the end of a run; infinite if it did not end."""
+    ended = record is not None and record.status == Status.FINISHED
+    return record.valid_loss if ended and record is not None else math.inf
+
+
+def measured(name: str, seed: int) -> dict[str, Any]:
+    """Return what every way gives on a task with a seed."""
+    task = tasks.get(name)
+    recipe = Recipe(**{**task.defaults, "seed": seed})
+    row: dict[str, Any] = {"task": name, "seed": seed, "ways": {}}
+    for title, way in WAYS.items():
+        started = time.perf_counter()
+        found, record, cost = answer(way, task, recipe)
+        seconds = time.perf_counter() - started
+        again = [train(task, found.replace(seed=other), evaluations=1) for other in OTHERS]
+        row["untrained"] = record.evaluations[0].loss if record is not None else math.nan
+        row["ways"][title] = {
+            "loss": loss_of(record),
+            "elsewhere": statistics.mean(map(loss_of, again)),
+            "cost": cost,
+            "seconds": seconds,
+            "schedule": repr(found.schedule),
+        }
+    return row
+
+
+def missed(row: dict[str, Any], what: str) -> dict[str, float]:
+    """Return the share of the drop to the best of the ways that each misses."""
+    losses = {title: one[what] for title, one in row["ways"].items()}
+    best = min(losses.values())
+    scale = row["untrained"] - best
+    return {title: min(1.0, (loss - best) / scale) for title, loss in losses.items()}
+
+
+def lines(rows: list[dict[str, Any]], load: float) -> list[str]:
+    """Return the report."""
+    head = [
+        "# Populations at equal cost",
+        "",
+        f"{len({row['task'] for row in rows})} bundled tasks, seeds {', '.join(map(str, SEEDS))}; "
+        f"{MEMBERS} full runs for each way; torch {torch.__version__}, load {load:.1f} at the "
+        "start. Written by `python -m benchmarks.population`.",
+        "",
+        "Missed: the share of the drop from the untrained loss to the best of the four ways, means "
+        "over the seeds. Elsewhere: the same of the answer, trained anew with two seeds that no "
+        "way saw.",
+    ]
+    for what, title in (("loss", "missed"), ("elsewhere", "missed elsewhere")):
+        names = list(dict.fromkeys(row["task"] for row in rows))
+        head += ["", f"| {title} | {' | '.join(names)} | all | worst |"]
+        head += ["|---|" + "---:|" * (len(names) + 2)]
+        for way in WAYS:
+            shares = {
+                name: [missed(row, what)[way] for row in rows if row["task"] == name]
+                for name in names
+            }
+            every = [share for each in shares.values() for share in each]
+            cells = [f"{statistics.mean(each):.1%}" for each in shares.values()]
+            head.append(
+                f"| {way} | {' | '.join(cells)} | {statistics.mean(every):.1%} | {max(every):.1%} |"
+            )
+    head += ["", "| way | cost | seconds |", "|---|---:|---:|"]
+    for way in WAYS:
+        costs = [row["ways"][way]["cost"] for row in rows]
+        seconds = [row["ways"][way]["seconds"] for row in rows]
+        head.append(f"| {way} | {statistics.mean(costs):.2f} | {statistics.mean(seconds):.1f} |")
+    return head
+
+
+def main() -> None:
+    """Measure, print, and write the results."""
+    names, _ = arguments.read(__doc__, names="task")
+    load = os.getloadavg()[0]
+    kept = RESULTS / "population.json"
+    rows = []
+    for name in names or TASKS:
+        for seed in SEEDS:
+            rows.append(measured(name, seed))
+            print(json.dumps(rows[-1]), flush=True)
+    text = lines(rows, load)
+    print("\n".join(text))
+    (RESULTS / "population.md").write_text("\n".join(text) + "\n")
+    kept.write_text(json.dumps({"load": load, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
