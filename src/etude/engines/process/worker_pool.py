@@ -294,7 +294,7 @@ def _forked(
 
 def _parts(task: Task) -> dict[str, Any]:
     """Return the parts of a task, which, unlike the task itself, can be pickled."""
-    names = ("model", "train", "valid", "loss", "step", "metric", "name")
+    names = ("model", "train", "valid", "loss", "step", "metric", "name", "param_groups")
     return {name: getattr(task, name) for name in names}
 
 
