@@ -88,8 +88,10 @@ def fitted(module: Any, *loaders: Any, accumulate: int = 1, **options: Any) -> l
         warnings.simplefilter("ignore")
         trainer.fit(module, *loaders)
     # Lightning divides the loss of a batch by the number of batches of an update.
-    batches = records.losses
-    return [sum(batches[i : i + accumulate]) for i in range(0, len(batches), accumulate)]
+    per_epoch = int(trainer.num_training_batches)
+    starts = [i for i in range(len(records.losses)) if i % per_epoch % accumulate == 0]
+    ends = [*starts[1:], len(records.losses)]
+    return [sum(records.losses[a:b]) for a, b in zip(starts, ends, strict=True)]
 
 
 def held_against_fit(module: Any, accumulate: int = 1, **options: Any) -> Any:

@@ -67,6 +67,7 @@ def test_configure_optimizers(configure):
 OPTIONS = {
     "50 updates": {},
     "accumulation": {"accumulate": 4},
+    "accumulation and a rest": {"accumulate": 3},
     "accumulation and a schedule by epoch": {"accumulate": 2},
     "clipping by norm": {"gradient_clip_val": 0.1},
     "clipping by value": {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},

@@ -22,11 +22,13 @@ class PlacedBatch(NamedTuple):
         batch: The batch as the loader yields it.
         index: Its number in the epoch.
         epoch: The epoch.
+        last: The number of the last batch of the epoch; None if unknown.
     """
 
     batch: Any
     index: int
     epoch: int
+    last: int | None = None
 
 
 class ModuleData(LoaderData):
@@ -57,7 +59,7 @@ class ModuleData(LoaderData):
         left = None if most is None else max(0, most - skip)
         try:
             for index, batch in enumerate(islice(batches, left), skip):
-                yield PlacedBatch(batch, index, epoch)
+                yield PlacedBatch(batch, index, epoch, None if most is None else most - 1)
         finally:
             batches.close()  # type: ignore[attr-defined]
 

@@ -24,8 +24,9 @@ Pair = tuple[Any, Any]
 class ModuleStep:
     """Calls the step of a module, and returns its loss.
 
-    In training, batches of an update weigh the same, as in Lightning. In an evaluation a batch
-    weighs by its samples, or by the `batch_size` that was logged with it.
+    Lightning adds up the losses of an update's batches and divides by `accumulate_grad_batches`,
+    also where the last update of an epoch has fewer: with k of n batches, weights of n/k give that.
+    In an evaluation a batch weighs by its samples, or by the `batch_size` that was logged with it.
 
     Args:
         stand_in: What the module sees as its Trainer.
@@ -51,7 +52,7 @@ class ModuleStep:
         """Return the loss of a batch, and its weight; of an evaluation, the sum and the weight."""
         if model.training:
             loss, _ = self.run(model, placed)
-            return _loss_in(loss, "training_step"), 1.0
+            return _loss_in(loss, "training_step"), self._weight(placed)
         if self.metric is not None:
             _reset_metrics(model)
         returned, logged = self.run(model, placed)
@@ -64,6 +65,11 @@ class ModuleStep:
             loss, weight = _logged(self.valid_loss, logged)
         weight = float(count if weight is None else weight)
         return torch.as_tensor(loss) * weight, weight
+
+    def _weight(self, placed: PlacedBatch) -> float:
+        first = placed.index - placed.index % self.updates
+        count = self.updates if placed.last is None else placed.last + 1 - first
+        return self.updates / max(1, min(self.updates, count))
 
     def run(self, model: nn.Module, placed: PlacedBatch) -> tuple[Any, LoggedValues]:
         """Call the step that fits the model's mode; return what it returns, and what it logs."""

@@ -67,9 +67,7 @@ def task(
     update: with `training_step`, the optimizer, groups and scheduler of `configure_optimizers`, and
     the Trainer's accumulation, clipping and precision. Where the loader shuffles, the order is
     drawn from the recipe's seed, and dropout draws other masks than in a fit, because a run has its
-    own random state. Where the batches of an epoch are no multiple of `accumulate_grad_batches`,
-    the last update of an epoch takes the mean over its batches; Lightning divides their sum by the
-    full number.
+    own random state.
 
     Weights begin as the module has them now. Module, data module, Trainer and random state do not
     change. Hooks such as `on_train_batch_end`, callbacks and loggers are not called.

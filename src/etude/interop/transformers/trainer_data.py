@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
 from etude.tasks.loaders import LoaderData
 from etude.tasks.source import Batch
+
+
+Count = Callable[[list[Any]], Any]
+"""Returns the number of items in the batches of an update; None if the Trainer counts none."""
+
+
+class CountedBatch(NamedTuple):
+    """A batch, with what the Trainer knows of its update.
+
+    Attributes:
+        inputs: What the model gets, by name.
+        items: The number of items (labels, or tokens) in all batches of the update; None if the
+            Trainer does not count them.
+        batches: The number of batches of the update.
+    """
+
+    inputs: Any
+    items: Any
+    batches: int
 
 
 class TrainerData(LoaderData):
@@ -23,11 +43,22 @@ class TrainerData(LoaderData):
         loader: The DataLoader, as the Trainer makes it.
         data_seed: The seed of the order in every run; None takes the recipe's.
         seeded: Whether the Trainer draws the order from these seeds.
+        count: Counts the items of an update.
+        accumulate: The number of batches of an update.
     """
 
     whole_epochs = True
 
-    def __init__(self, loader: DataLoader[Any], data_seed: int | None, *, seeded: bool) -> None:
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        data_seed: int | None,
+        *,
+        seeded: bool,
+        count: Count,
+        accumulate: int = 1,
+    ) -> None:
+        self.count, self.accumulate = count, accumulate
         self.shuffled: RandomSampler | None = None
         self.data_seed = data_seed
         if seeded and type(loader.sampler) is RandomSampler and loader.sampler.generator is None:
@@ -43,8 +74,15 @@ class TrainerData(LoaderData):
         return order
 
     def _epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        for batch in super()._epoch(seed, epoch, skip):
-            yield dict(batch) if isinstance(batch, Mapping) else batch
+        # The Trainer counts over an update: a stream that begins within one reads all of it.
+        inside = skip % self.accumulate
+        batches = super()._epoch(seed, epoch, skip - inside)
+        while update := list(islice(batches, self.accumulate)):
+            items = self.count(update)
+            for batch in update[inside:]:
+                inputs = dict(batch) if isinstance(batch, Mapping) else batch
+                yield CountedBatch(inputs, items, len(update))
+            inside = 0
 
 
 def _with_own_sampler(loader: DataLoader[Any]) -> tuple[DataLoader[Any], RandomSampler]:

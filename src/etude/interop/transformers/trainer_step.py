@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from etude.errors import TaskError
 from etude.interop._peer import load
+from etude.interop.transformers.trainer_data import CountedBatch
 from etude.randomness import random_state_kept
 from etude.tasks.collect import WholeMetric
-from etude.tasks.data import Batch, rows
+from etude.tasks.data import rows
 from etude.tasks.direction import direction_of
 from etude.training.snapshot import modes_kept
 
@@ -21,10 +22,10 @@ from etude.training.snapshot import modes_kept
 class TrainerStep:
     """Computes the loss of a batch as a Trainer does, together with its weight.
 
-    A loss that the Trainer divides by the number of items in an update (tokens, or labels) is
-    returned as sum and count, so that an update of several batches, and an evaluation, is the sum
-    over the count. Any other loss is a mean of its batch; batches of an update then weigh the same,
-    as in the Trainer, and those of an evaluation by their samples.
+    The Trainer adds up the losses of an update's batches where they were divided by the number of
+    items (tokens, or labels) of the whole update, and takes their mean where they were not. With k
+    batches, weights of 1/k, which add up to 1, give the sum, and weights of 1 the mean. In an
+    evaluation a batch weighs by its items, or by its samples if they are not counted.
 
     Args:
         twin: A copy of the Trainer that may be changed; each call sets its model.
@@ -36,15 +37,13 @@ class TrainerStep:
     def __init__(self, twin: Any) -> None:
         self.twin = twin
         self.predicts = False
-        self._kept: tuple[Batch, Any, Any] | None = None
+        self._kept: tuple[CountedBatch, Any, Any] | None = None
 
-    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, float | Tensor]:
-        """Return the sum of the losses, and their weight."""
-        inputs = dict(batch)
-        twin = self.twin
+    def __call__(self, model: nn.Module, batch: CountedBatch) -> tuple[Tensor, float]:
+        """Return the loss of a batch, and its weight; of an evaluation, the sum and the weight."""
+        inputs, count, twin = dict(batch.inputs), batch.items, self.twin
         twin.model = twin.model_wrapped = model
         try:
-            count = twin._get_num_items_in_batch([inputs], twin.args.device)
             if torch.is_grad_enabled():
                 loss = twin.compute_loss(model, inputs, num_items_in_batch=count)
             else:
@@ -58,12 +57,16 @@ class TrainerStep:
                 f"compute_loss of {type(twin).__name__} returned a {type(loss).__name__}: it must "
                 "return the loss, a scalar tensor"
             )
-        if count is not None and self._is_scaled(count):
-            return loss * count, count
-        if model.training:
+        if not torch.is_grad_enabled():
+            weight = float(rows(batch.inputs) if count is None else count)
+            return loss * weight, weight
+        if not self._is_scaled(count):
             return loss, 1.0
-        weight = float(rows(batch)) if count is None else float(count)
-        return loss * weight, weight
+        return loss, 0.0 if count is not None and float(count) == 0 else 1 / batch.batches
+
+    def count(self, batches: list[Any]) -> Any:
+        """Return the number of items in the batches of an update, as the Trainer counts them."""
+        return self.twin._get_num_items_in_batch(batches, self.twin.args.device)
 
     def _is_scaled(self, count: Any) -> bool:
         """Return whether the loss was divided by the count."""
@@ -73,7 +76,7 @@ class TrainerStep:
         accepts = self.twin.model_accepts_loss_kwargs and count is not None
         return accepts or self.twin.compute_loss_func is not None
 
-    def _evaluated(self, model: nn.Module, batch: Batch, inputs: dict[str, Any]) -> Any:
+    def _evaluated(self, model: nn.Module, batch: CountedBatch, inputs: dict[str, Any]) -> Any:
         loss, logits, labels = self.twin.prediction_step(
             model, inputs, prediction_loss_only=not self.predicts
         )
@@ -86,7 +89,7 @@ class TrainerStep:
         self._kept = (batch, logits, labels)
         return loss
 
-    def outputs(self, model: nn.Module, batch: Batch) -> tuple[_Gathered, _Gathered]:
+    def outputs(self, model: nn.Module, batch: CountedBatch) -> tuple[_Gathered, _Gathered]:
         """Return logits and labels of a batch, whose loss was just computed."""
         if self._kept is None or self._kept[0] is not batch or not self.predicts:
             self.predicts = True
@@ -115,7 +118,7 @@ class _Gathered:
 
 
 def metric_of(
-    trainer: Any, step: TrainerStep, network: nn.Module, name: str | None, probe: Batch
+    trainer: Any, step: TrainerStep, network: nn.Module, name: str | None, probe: CountedBatch
 ) -> WholeMetric | None:
     """Return `compute_metrics` of a Trainer as a metric; None if it has none.
 
@@ -154,7 +157,7 @@ def metric_of(
 
 
 def _first_name(
-    compute: Callable[..., Any], step: TrainerStep, network: nn.Module, probe: Batch
+    compute: Callable[..., Any], step: TrainerStep, network: nn.Module, probe: CountedBatch
 ) -> str:
     with random_state_kept(0), modes_kept(network):
         network.eval()

@@ -67,12 +67,13 @@ def task(
         network = network_of(trainer)
         twin = twin_of(trainer, network)
         valid = _split(twin, valid)
-        train = _train_data(twin)
+        step = TrainerStep(twin)
+        train = _train_data(twin, step)
         steps = _length(twin, train)
         own = _optimizer(trainer, twin)
         own_schedule = _schedule(trainer, twin, own, steps)
-        held_out = TrainerData(_eval_loader(twin, valid), None, seeded=False)
-        step = TrainerStep(twin)
+        loader = _eval_loader(twin, valid)
+        held_out = TrainerData(loader, None, seeded=False, count=step.count)
         with held_out.untouched():
             probe = next(iter(held_out.sweep(1)), (None, 0))[0]
         if probe is None:
@@ -141,14 +142,20 @@ def _split(twin: Any, valid: Any) -> Any:
     return Subset(whole, sorted(order[:held]))
 
 
-def _train_data(twin: Any) -> TrainerData:
+def _train_data(twin: Any, step: TrainerStep) -> TrainerData:
     if twin.train_dataset is None:
         raise TaskError("the Trainer has no training data: give Trainer(train_dataset=...)")
     loader = twin.get_train_dataloader()
     accelerator = twin.accelerator
     wrapped = any(loader is one for one in accelerator.loaders)
     seeded = wrapped and bool(getattr(accelerator, "use_seedable_sampler", False))
-    return TrainerData(loader, twin.args.data_seed, seeded=seeded)
+    return TrainerData(
+        loader,
+        twin.args.data_seed,
+        seeded=seeded,
+        count=step.count,
+        accumulate=twin.args.gradient_accumulation_steps,
+    )
 
 
 def _eval_loader(twin: Any, valid: Any) -> Any:
