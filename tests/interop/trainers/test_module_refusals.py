@@ -100,8 +100,11 @@ class Falls(lightning.Callback):
 
 
 TRAINERS = [
-    ({"max_steps": -1}, "max_epochs=-1 and max_steps=-1.*give Trainer"),
-    ({"max_steps": -1, "max_epochs": None}, "both are unset: give Trainer"),
+    ({"max_steps": -1}, "has max_epochs=-1, and so no length: give Trainer"),
+    (
+        {"max_steps": -1, "max_epochs": None},
+        "neither max_epochs nor max_steps, and so no length: give Trainer",
+    ),
     ({"precision": "64-true"}, "precision='64-true' keeps the weights.*bf16-mixed"),
     ({"overfit_batches": 2}, "overfit_batches=2: rates are compared on held-out data"),
     ({"devices": 2, "strategy": "ddp"}, "DDPStrategy on 2 devices: tune in one process"),
@@ -138,7 +141,7 @@ def test_data_that_cannot_be_read():
         task(made(), [loader(), loader()], loader(), trainer=trainer_of())
     with pytest.raises(BadTypeError, match="expected a LightningModule, got a Linear"):
         task(torch.nn.Linear(1, 1), loader(), loader())
-    with pytest.raises(BadValueError, match=r"the fit has no length.*or steps="):
+    with pytest.raises(BadValueError, match=r"neither max_epochs nor max_steps.*or steps="):
         task(made(), loader(), loader(24))
 
 

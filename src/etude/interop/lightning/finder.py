@@ -212,11 +212,15 @@ def _check(
 
 
 def _suggested(ramp: Ramp, skip_begin: int, skip_end: int) -> float | None:
-    """Return the rate in the valley of a ramp; None where the loss does not fall."""
+    """Return the rate in the valley of a ramp; None where the loss does not fall.
+
+    The losses that are left out are left out of the smoothing too, which a spike at the start would
+    otherwise carry on for a hundred updates.
+    """
     count = len(ramp.lrs)
     first = min(skip_begin, count // 10)
-    kept = slice(first, max(first, count - min(skip_end, count // 10)))
-    lrs, losses = ramp.lrs[kept], ramp.smoothed[kept]
+    last = max(first, count - min(skip_end, count // 10))
+    lrs, losses = ramp.lrs[first:last], ramp.plan.smoothing.of(ramp.losses[first:last])
     if len(lrs) < LEAST or not _falls(losses):
         return None
     return valley(lrs, losses)

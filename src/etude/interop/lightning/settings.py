@@ -9,9 +9,6 @@ from typing import Any
 from etude.errors import BadTypeError, BadValueError
 from etude.interop.trainers import rate_changes
 
-UNSET_EPOCHS = 1000
-"""Lightning's number of epochs where neither `max_epochs` nor `max_steps` is set."""
-
 PRECISIONS = {"32-true": "float32", "32": "float32", "bf16-mixed": "bfloat16"}
 
 SINGLE = ("SingleDeviceStrategy",)
@@ -105,12 +102,11 @@ def length_of(settings: FitSettings, batches: int | None, given: int | str | Non
         return given
     epochs, steps = settings.max_epochs, settings.max_steps
     endless = epochs is None or epochs < 0
-    if steps < 0 and (endless or epochs == UNSET_EPOCHS):
-        what = "no length" if epochs is None else f"max_epochs={epochs} and max_steps={steps}"
-        unset = ", which Lightning takes where both are unset" if epochs == UNSET_EPOCHS else ""
+    if steps < 0 and endless:
+        what = "neither max_epochs nor max_steps" if epochs is None else f"max_epochs={epochs}"
         raise BadValueError(
-            f"the fit has {what}{unset}: give Trainer(max_epochs=...) or Trainer(max_steps=...), "
-            "or steps= a number of updates or a text such as '10 epochs'"
+            f"the fit has {what}, and so no length: give Trainer(max_epochs=...) or "
+            "Trainer(max_steps=...), or steps= a number of updates or a text such as '10 epochs'"
         )
     if endless:
         return steps

@@ -122,8 +122,8 @@ def _row(optimizer: Any, owner: str) -> OptimizerRow:
         raise BadValueError(
             f"the optimizer of {owner} is {name}, which is not in Etude's table: register it "
             "with etude.optimizers.register(OptimizerRow(name=..., "
-            f"factory='{kind.__module__}:{kind.__qualname__}', ...)), or use one of the table, such "
-            "as torch.optim.AdamW"
+            f"factory='{kind.__module__}:{kind.__qualname__}', ...)), or use one of the table, "
+            "such as torch.optim.AdamW"
         )
     return row
 

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, RandomSampler
 from etude.tasks.loaders import LoaderData
 from etude.tasks.source import Batch
 
-
 Count = Callable[[list[Any]], Any]
 """Returns the number of items in the batches of an update; None if the Trainer counts none."""
 
