@@ -16,8 +16,8 @@ IN_PLACE = {"fill_", "mul_", "copy_", "sub_", "div_"}
 def changes_rate(callback: object, base: type) -> bool:
     """Return whether a method of a callback assigns a rate to an optimizer or a scheduler.
 
-    It does if it stores a rate in a parameter group, replaces the base rates of a scheduler, or lets
-    one step. What a function that it calls does is not seen.
+    It does if it stores a rate in a parameter group, replaces the base rates of a scheduler, or
+    lets one step. What a function that it calls does is not seen.
 
     Args:
         callback: The callback.
@@ -90,7 +90,7 @@ def _stores_rate(code: CodeType) -> bool:
 
 
 def _group_variables(listed: list[dis.Instruction]) -> set[str]:
-    """Return the variables that a parameter group, or one of several values with it, is put into."""
+    """Return the variables that a parameter group, or a value beside it, is put into."""
     found: set[str] = set()
     for place, one in enumerate(listed):
         if one.argval != "param_groups":
