@@ -75,7 +75,7 @@ def freeze_rest(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> None:
     held = {id(p) for group in groups for p in group["params"]}
     for parameter in model.parameters():
         if id(parameter) not in held:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad_(False)
 
 
 def _as_groups(listed: Any) -> list[dict[str, Any]]:

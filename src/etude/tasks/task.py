@@ -87,7 +87,7 @@ class Task:
     train: Any
     valid: Any = 0.2
     loss: Callable[..., Tensor] | None = None
-    step: Callable[[nn.Module, Batch], Tensor] | None = None
+    step: Callable[[nn.Module, Batch], Any] | None = None
     metric: Any = None
     name: str = "task"
     summary: str = ""

@@ -159,7 +159,8 @@ class TrainingLoop:
     def _batches_ahead(self) -> int:
         """Return the number of batches of the next update: fewer where it would cross epochs."""
         state = self.state
-        count, data = state.recipe.accumulate, state.task.train
+        count: int = state.recipe.accumulate
+        data = state.task.train
         if count == 1 or not data.whole_epochs:
             return count
         length = data.steps_per_epoch(state.batch_size)

@@ -20,13 +20,13 @@ class PlacedBatch(NamedTuple):
 
     Attributes:
         batch: The batch as the loader yields it.
-        index: Its number in the epoch.
+        number: Its number in the epoch.
         epoch: The epoch.
         last: The number of the last batch of the epoch; None if unknown.
     """
 
     batch: Any
-    index: int
+    number: int
     epoch: int
     last: int | None = None
 

@@ -60,23 +60,23 @@ class ModuleStep:
         if self.metric is not None:
             self._kept = (placed, _piece(self.metric, logged, count))
         if self.valid_loss is None:
-            loss, weight = _loss_in(returned, "validation_step"), None
+            loss, given = _loss_in(returned, "validation_step"), None
         else:
-            loss, weight = _logged(self.valid_loss, logged)
-        weight = float(count if weight is None else weight)
+            loss, given = _logged(self.valid_loss, logged)
+        weight = float(count if given is None else given)
         return torch.as_tensor(loss) * weight, weight
 
     def _weight(self, placed: PlacedBatch) -> float:
-        first = placed.index - placed.index % self.updates
+        first = placed.number - placed.number % self.updates
         count = self.updates if placed.last is None else placed.last + 1 - first
         return self.updates / max(1, min(self.updates, count))
 
-    def run(self, model: nn.Module, placed: PlacedBatch) -> tuple[Any, LoggedValues]:
+    def run(self, model: Any, placed: PlacedBatch) -> tuple[Any, LoggedValues]:
         """Call the step that fits the model's mode; return what it returns, and what it logs."""
         name = "training_step" if model.training else "validation_step"
         step = getattr(model, name)
         seen = self.stand_in
-        updates = placed.index // self.updates
+        updates = placed.number // self.updates
         vars(seen).update(
             training=model.training,
             validating=not model.training,
@@ -89,7 +89,7 @@ class ModuleStep:
             hooks = self.hooks or model
             batch = hooks.on_before_batch_transfer(placed.batch, 0)
             batch = hooks.on_after_batch_transfer(batch, 0)
-            return step(**_arguments(step, batch, placed.index)), logged
+            return step(**_arguments(step, batch, placed.number)), logged
 
     def outputs(self, model: nn.Module, placed: PlacedBatch) -> Pair:
         """Return what was logged under the metric's name for a batch, and its weight."""

@@ -130,7 +130,7 @@ def _row(optimizer: Any, owner: str) -> OptimizerRow:
 
 def _names(optimizer: Any, model: nn.Module, owner: str) -> list[tuple[str, ...]]:
     """Return the names of each group's parameters."""
-    known = {}
+    known: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         known.setdefault(id(parameter), name)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

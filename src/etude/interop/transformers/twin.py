@@ -33,7 +33,7 @@ def network_of(trainer: Any) -> nn.Module:
     return network
 
 
-def _enable_checkpointing(network: nn.Module, args: Any) -> None:
+def _enable_checkpointing(network: Any, args: Any) -> None:
     given = getattr(args, "activation_checkpointing_kwargs", None)
     options = dict(given or args.gradient_checkpointing_kwargs or {})
     spread = {
