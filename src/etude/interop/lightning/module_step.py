@@ -59,8 +59,9 @@ class ModuleStep:
         count = rows(placed.batch)
         if self.metric is not None:
             self._kept = (placed, _piece(self.metric, logged, count))
+        given: int | None = None
         if self.valid_loss is None:
-            loss, given = _loss_in(returned, "validation_step"), None
+            loss: Any = _loss_in(returned, "validation_step")
         else:
             loss, given = _logged(self.valid_loss, logged)
         weight = float(count if given is None else given)

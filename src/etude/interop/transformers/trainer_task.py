@@ -110,14 +110,12 @@ def _recipe(args: Any, own: OwnOptimizer, schedule: OwnSchedule, steps: int) -> 
 
 def _evaluations(args: Any, steps: int, schedule: Schedule) -> int:
     """Return how often the Trainer evaluates; at most 20 times unless its scheduler listens."""
-    how = str(getattr(args.eval_strategy, "value", args.eval_strategy))
+    how, count = str(getattr(args.eval_strategy, "value", args.eval_strategy)), EVALUATIONS
     if how == "steps" and args.eval_steps:
         every = args.eval_steps if args.eval_steps >= 1 else math.ceil(args.eval_steps * steps)
         count = max(1, round(steps / every))
     elif how == "epoch" and args.max_steps <= 0:
         count = max(1, math.ceil(args.num_train_epochs))
-    else:
-        count = EVALUATIONS
     return count if schedule.has_feedback else min(count, EVALUATIONS)
 
 
