@@ -5,8 +5,8 @@
 | `torch` | `Scheduler`, an `LRScheduler` for any hyperparameter; `from_torch` |
 | `keras` | `to_keras`, `from_keras`, `WatchCallback` |
 | `optax` | `to_optax` |
-| `lightning` | `configure` for `configure_optimizers`, `ScheduleCallback` and `WatchCallback` |
-| `transformers` | `scheduled`, `optimizers`; `FeedbackCallback` and `WatchCallback` |
+| `lightning` | `tune`, `task`, `Tuner`; `configure`, `ScheduleCallback` and `WatchCallback` |
+| `transformers` | `tune`, `task`; `scheduled`, `optimizers`, `FeedbackCallback`, `WatchCallback` |
 | `tensorboard` | `write` for a record, `TensorBoardSink` for a watch |
 | `mlflow`, `wandb` | `MlflowSink`, `WandbSink` for a watch |
 | `parity` | the other libraries' functions, under their own names, as schedules |

@@ -168,7 +168,7 @@ class Rates:
         """
         multipliers = [own.at(step) for own in self.groups] if self.moves else self._constant
         for group, multiplier in zip(self._optimizer.param_groups, multipliers, strict=True):
-            rate = lr * multiplier
+            rate = lr * multiplier * group.get("lr_mult", 1.0)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -181,7 +181,8 @@ class Rates:
     def decay(self, value: float) -> None:
         """Write the weight decay into every group: value · multiplier of its decay."""
         for group, own in zip(self._optimizer.param_groups, self.groups, strict=True):
-            group["weight_decay"] = value * own.decay
+            if "weight_decay" not in group.get("own_values", ()):
+                group["weight_decay"] = value * own.decay
 
     def _set_slices(self, step: int) -> None:
         ratios = []

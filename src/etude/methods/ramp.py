@@ -15,7 +15,7 @@ import torch
 from etude.methods.smoothing import Smoothing
 from etude.progress import Bar, silent
 from etude.recipe import Recipe
-from etude.schedules import Schedule, constant, exponential
+from etude.schedules import Schedule, constant, exponential, piecewise_interpolate
 from etude.tasks.task import Task
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
@@ -37,6 +37,7 @@ class RampPlan:
         high: The rate at u = n.
         late: By how many updates all rates but the first are ahead.
         fewer: By how much n is less than the number of updates.
+        linear: Whether the rate grows linearly, low + (high - low) · u / n.
         smoothing: How the losses are smoothed.
         factor: How far above its lowest value the smoothed loss may rise.
     """
@@ -48,6 +49,7 @@ class RampPlan:
     factor: float
     late: int = 0
     fewer: int = 0
+    linear: bool = False
 
     def schedule(self, updates: int) -> Schedule:
         """Return the schedule of a ramp, whose peak multiplies the rate `low`.
@@ -57,6 +59,8 @@ class RampPlan:
         10000
         """
         growth, every = self.high / self.low, updates - self.fewer
+        if self.linear:
+            return piecewise_interpolate((0, every), (1.0, growth))
         ramp = exponential(gamma=growth, every=every)
         if not self.late:
             return ramp

@@ -33,6 +33,7 @@ def build(
     lr: float | Tensor | None = None,
     lr_mult: LrMult | Mapping[str, Any] | str | None = None,
     flow: Flow | None = None,
+    groups: Sequence[Group] | None = None,
     **hyperparameters: Any,
 ) -> Optimizer:
     """Build a torch Optimizer by name, with its library's own defaults.
@@ -46,6 +47,8 @@ def build(
         lr_mult: Multipliers of the rate for parts of the model, as `LrMult.of` reads them.
         flow: The result of `etude.layerwise.trace` for the model, for multipliers and optimizers
             that depend on input and output layers. Without it, names of modules are used.
+        groups: Parameter groups of the model, if it has some of its own; those of a `Task` with
+            `param_groups` have their multiple of the rate under 'lr_mult'.
         **hyperparameters: Hyperparameters of the optimizer's row, checked against its bounds.
 
     Raises:
@@ -75,7 +78,8 @@ def build(
             )
     else:
         refuse_sparse(row, checked, model)
-        groups = as_groups(p for p in model.parameters() if p.requires_grad)
+        groups = as_groups(groups or (p for p in model.parameters() if p.requires_grad))
+        _refuse_group_rates(row, groups)
         if row.chooses_matrices:
             groups = split(groups, model, matrix or (HIDDEN,), flow)
     _check_parameters(groups)
@@ -176,7 +180,18 @@ def _construct(
         for group in optimizer.param_groups:
             group["lr"] = lr
     own_values(optimizer, [(group, ("lr", None)) for group in optimizer.param_groups])
+    for group in optimizer.param_groups:
+        if group.get("lr_mult", 1.0) != 1.0:
+            group["lr"] = group["lr"] * group["lr_mult"]
     return optimizer
+
+
+def _refuse_group_rates(row: OptimizerRow, groups: list[Group]) -> None:
+    if row.why_no_rates and len({group.get("lr_mult", 1.0) for group in groups}) > 1:
+        raise BadValueError(
+            f"{row.name} refuses parameter groups with separate rates: {row.why_no_rates}; give "
+            "every group the same rate, or use an optimizer such as adamw"
+        )
 
 
 def _check_parameters(groups: list[Group]) -> None:

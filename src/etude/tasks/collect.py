@@ -60,16 +60,19 @@ class WholeMetric:
         maximize: Whether larger is better; None if unknown.
         noise: Whether to estimate its noise too, by calling it again with each sixteenth of the
             slices left out. Tuning by a metric needs the noise.
+        outputs: For a task with `step`, which returns no outputs: (model, batch) -> (output,
+            target).
     """
 
     name: str
     function: Callable[[Any, Any], Any]
     maximize: bool | None
     noise: bool = False
+    outputs: Callable[[Any, Any], Piece] | None = None
 
     def collector(self) -> Collector:
         """Return a collector for one evaluation."""
-        return _Gathering(self)
+        return _Gathering(self, outputs=self.outputs)
 
     def of(self, pieces: Sequence[Piece]) -> float:
         """Return the metric of several slices together."""
@@ -118,8 +121,11 @@ class StreamedMetric:
 class _Gathering(Collector):
     metric: WholeMetric | StreamedMetric
     pieces: list[Piece] = field(default_factory=list)
+    outputs: Callable[[Any, Any], Piece] | None = None
 
     def piece(self, output: Any, target: Any) -> Piece:
+        if self.outputs is not None:
+            output, target = self.outputs(output, target)
         return on_cpu(output), on_cpu(target)
 
     def keep(self, piece: Piece) -> None:

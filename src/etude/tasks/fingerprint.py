@@ -40,7 +40,7 @@ DEPTH = 6
 """How many levels of nested values, or of functions that call functions, are followed."""
 
 DATA = ("train", "valid")
-CODE = ("model", "loss", "step", "metric")
+CODE = ("model", "loss", "step", "metric", "param_groups")
 
 Parts = Mapping[str, str | None]
 
@@ -59,8 +59,9 @@ def fingerprint(task: Task) -> dict[str, str | None]:
         task: The task, as the user built it.
 
     Returns:
-        Part -> digest, for 'train', 'valid', 'model', 'loss', 'step' and 'metric'; and the
-        version of Python that compiled the code, under 'python'.
+        Part -> digest, for 'train', 'valid', 'model', 'loss', 'step' and 'metric', for
+        'param_groups' where the task has them; and the version of Python that compiled the code,
+        under 'python'.
 
     >>> x = torch.zeros(8, 1)
     >>> task = Task(lambda: nn.Linear(1, 1), (x, x), loss=nn.functional.mse_loss)
@@ -76,6 +77,8 @@ def fingerprint(task: Task) -> dict[str, str | None]:
         "step": _of_code(task.step),
         "metric": _of_code(task.metric),
     }
+    if task.param_groups is not None:
+        code["param_groups"] = _of_code(task.param_groups)
     return {**data, **code, "python": ".".join(map(str, sys.version_info[:2]))}
 
 
@@ -258,7 +261,11 @@ def _add_network(hasher: _Hasher, model: nn.Module) -> None:
 
 
 def _add_object(hasher: _Hasher, value: Any, depth: int) -> None:
-    """Add a function, a class or an object, with its parts."""
+    """Add a function, a class or an object, with its parts.
+
+    An object whose attributes are not what tells it from others, such as one that holds a trainer,
+    names its parts itself, by a method `identity_parts`.
+    """
     if id(value) in hasher.seen or depth > DEPTH:
         return
     if isinstance(value, (FunctionType, type, MethodType)):
@@ -304,6 +311,10 @@ def _add_object(hasher: _Hasher, value: Any, depth: int) -> None:
         hasher.text(
             getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__)
         )
+    elif hasattr(type(value), "identity_parts"):
+        _add_object(hasher, type(value), depth + 1)
+        for part in value.identity_parts():
+            _add_object(hasher, part, depth + 1)
     else:
         _add_object(hasher, type(value), depth + 1)
         for name, attribute in _attributes(value):

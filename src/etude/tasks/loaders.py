@@ -86,14 +86,23 @@ class LoaderData(Data):
                 for counter, epoch in zip(counters, epochs, strict=True):
                     counter.set_epoch(epoch)
 
-    def _epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Yield one epoch from batch `skip` on, its order drawn from `seed` and `epoch` alone."""
+    def begin_epoch(self, seed: int, epoch: int) -> int:
+        """Set the order of one epoch, from `seed` and `epoch` alone.
+
+        Returns:
+            The seed of what else is drawn while the epoch is read, such as augmentation.
+        """
         order = derive_seed(seed, "order", epoch)
         for generator in self.generators():
             generator.manual_seed(order)
         for owner in self._samplers():
             if hasattr(owner, "set_epoch"):
                 owner.set_epoch(epoch)
+        return order
+
+    def _epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """Yield one epoch from batch `skip` on, its order drawn from `seed` and `epoch` alone."""
+        order = self.begin_epoch(seed, epoch)
         # Samplers, shuffle buffers and augmentation draw from the global random state. With a
         # separate state per epoch, an epoch that is iterated again is the same.
         own = OwnRandomness(order)

@@ -273,7 +273,7 @@ def _made(metric: Any, *, of_step: bool) -> AnyMetric | None:
             raise _hidden(_named(metric).name)
         return _named(metric)
     if isinstance(metric, (WholeMetric, StreamedMetric)):
-        if of_step:
+        if of_step and getattr(metric, "outputs", None) is None:
             raise _hidden(metric.name)
         return metric
     if not isinstance(metric, type) and all(
@@ -307,5 +307,6 @@ def _named(name: str) -> AnyMetric:
 def _hidden(name: str) -> TaskError:
     return TaskError(
         f"metric={name!r} needs the model's output, which step= does not return: give a "
-        "function (model, batch) -> number, or use loss= in place of step="
+        "function (model, batch) -> number, a WholeMetric with outputs=, or use loss= in place of "
+        "step="
     )

@@ -32,6 +32,9 @@ class Data(ABC):
     samples: int | None
     """The number of samples; None if the loader does not tell it."""
 
+    whole_epochs = False
+    """Whether an update takes batches of one epoch only, so that the last may take fewer."""
+
     draws = False
     """Whether reading a batch may draw from the global random state, and so change it."""
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from etude.errors import BadTypeError, BadValueError, TaskError, where
 from etude.tasks.data import Batch, Data, IndexedData, IterableData, as_data
+from etude.tasks.groups import groups_of
 from etude.tasks.metrics import as_metric
 from etude.tasks.origin import TaskOrigin
 from etude.tasks.ref import TaskRef
@@ -46,10 +47,11 @@ class Task:
         loss: (output, target) -> scalar tensor, the mean over the targets that count; or the pair
             (sum, weight) of the batch, whose mean is sum / weight. The weight of a mean computed
             by torch is found automatically: see docs/tasks.md.
-        step: Instead of `loss`, your own (model, batch) -> scalar loss (or such a pair), for
-            training that does not fit `loss(model(*inputs), target)`. A generator function updates
-            parts of the model in turn: after each `yield 'critic', loss` the parameters of
-            `model.critic` alone are updated, before the function continues.
+        step: Instead of `loss`, your own (model, batch) -> scalar loss (or such a pair, or a
+            mapping with one under 'loss', as the models of transformers return), for training
+            that does not fit `loss(model(*inputs), target)`. A generator function updates parts of
+            the model in turn: after each `yield 'critic', loss` the parameters of `model.critic`
+            alone are updated, before the function continues.
         metric: A name ('accuracy', 'balanced_accuracy', 'f1', 'auroc', 'average_precision',
             'top5', 'mse', 'mae', 'r2', 'perplexity'); a function (outputs, targets) -> number,
             which is called once on all the validation data; an object with `update`, `compute`
@@ -61,6 +63,11 @@ class Task:
         defaults: Fields of the recipe that is used if the user gives none.
         maximize: Whether a larger metric is better. None takes the metric's own attribute or infers
             it from the metric's name; tuning by the metric raises an error if neither tells.
+        param_groups: A function of the model that returns parameter groups as a torch optimizer
+            takes them, for parts with their own weight decay or rate: [{'params': [...],
+            'weight_decay': 0.0}, ...]. Their rates ('lr' in every group, or 'lr_mult') stand in
+            a fixed proportion, whose largest is the recipe's rate; no schedule changes what a
+            group sets itself. Parameters in no group are not trained.
         ref: How to build the same task elsewhere. `etude.tasks.get` and `etude.tasks.load` set
             it; None for a task that was put together in a program. It is no argument: what
             `dataclasses.replace` makes of a task is another task, and has none.
@@ -83,12 +90,13 @@ class Task:
     train: Any
     valid: Any = 0.2
     loss: Callable[..., Tensor] | None = None
-    step: Callable[[nn.Module, Batch], Tensor] | None = None
+    step: Callable[[nn.Module, Batch], Any] | None = None
     metric: Any = None
     name: str = "task"
     summary: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     maximize: bool | None = None
+    param_groups: Callable[[nn.Module], Any] | None = None
     ref: TaskRef | None = field(default=None, init=False)
     origin: TaskOrigin | None = field(default=None, init=False, repr=False)
 
@@ -101,7 +109,11 @@ class Task:
         if (self.loss is None) == (self.step is None):
             given = "both" if self.loss is not None else "neither"
             raise TaskError(f"a task needs either loss= or step=, and {given} was given")
-        for name, part in (("loss", self.loss), ("step", self.step)):
+        for name, part in (
+            ("loss", self.loss),
+            ("step", self.step),
+            ("param_groups", self.param_groups),
+        ):
             _check_function(name, part)
         metric = as_metric(self.metric, self.maximize, of_step=self.step is not None)
         train, valid = _split(self.train, self.valid)
@@ -130,6 +142,14 @@ class Task:
                 f"model() returned a {type(network).__name__}: it must return a torch.nn.Module"
             )
         return copy.deepcopy(network)
+
+    def groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
+        """Return the parameter groups of a model; None if the task has no `param_groups`.
+
+        Raises:
+            TaskError: If `param_groups` fails, or does not fit the model.
+        """
+        return None if self.param_groups is None else groups_of(self.param_groups, model)
 
     def on(self, device: torch.device) -> Task:
         """Return the same task with its tensors on a device."""

@@ -7,7 +7,7 @@ A mean over targets is a sum divided by a weight: L = S / W. The loss of two bat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,9 +100,18 @@ def weighed(call: Callable[..., Any], *args: Any) -> tuple[Any, Weight | None]:
     """
     scales = Scales()
     with scales:
-        result = call(*args)
+        result = loss_in(call(*args))
     weight = scales.weight(result)
     return scales.with_finite_gradient(result) if isinstance(weight, Tensor) else result, weight
+
+
+def loss_in(result: Any) -> Any:
+    """Return what a mapping holds under 'loss', and anything else as it is.
+
+    >>> loss_in({"loss": 2.0, "logits": None}), loss_in(3.0)
+    (2.0, 3.0)
+    """
+    return result["loss"] if isinstance(result, Mapping) and "loss" in result else result
 
 
 def as_loss(
@@ -111,7 +120,7 @@ def as_loss(
     """Convert the return value of a loss or a step to a WeightedLoss.
 
     Args:
-        loss: A scalar, or a pair (sum, weight).
+        loss: A scalar, a pair (sum, weight), or a mapping that holds one under 'loss'.
         name: The name of the loss or step, for error messages.
         verb: 'return' or 'yield'.
         weight: The weight that was found for a scalar.
@@ -119,6 +128,7 @@ def as_loss(
     Raises:
         TaskError: If it is anything else.
     """
+    loss = loss_in(loss)
     if isinstance(loss, Tensor) and loss.ndim == 0:
         return WeightedLoss(loss, weight)
     if isinstance(loss, tuple) and len(loss) == 2:
@@ -132,6 +142,12 @@ def as_loss(
         raise TaskError(
             f"{name} returned a generator: to update parts in turn, give the generator function "
             "itself (def step(model, batch): ... yield part, loss), not a function that calls it"
+        )
+    if isinstance(loss, Mapping):
+        keys = ", ".join(map(repr, loss)) or "nothing"
+        raise TaskError(
+            f"{name} {verb}ed a {type(loss).__name__} with {keys}, and no 'loss': put the loss "
+            "under 'loss', or give the model the labels from which it computes one"
         )
     if not isinstance(loss, Tensor):
         raise TaskError(

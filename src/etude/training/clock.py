@@ -37,6 +37,10 @@ def clock_of(task: Task, recipe: Recipe) -> Clock:
         )
     return Clock(
         horizon=recipe.steps,
-        steps_per_epoch=None if batches is None else updates_per_epoch(batches, recipe.accumulate),
+        steps_per_epoch=None
+        if batches is None
+        else updates_per_epoch(
+            batches, recipe.accumulate, across_epochs=not task.train.whole_epochs
+        ),
         samples_per_step=batch_size * recipe.accumulate,
     )

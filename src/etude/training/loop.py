@@ -154,7 +154,8 @@ class TrainingLoop:
         state = self.state
         self._undo.mark()
         self.frozen.update(state.step)
-        batches = (move(next(stream), state.device) for _ in range(state.recipe.accumulate))
+        count = self._batches_ahead()
+        batches = (move(next(stream), state.device) for _ in range(count))
         try:
             if self._turns is None:
                 return self._gradient(batches)
@@ -163,6 +164,19 @@ class TrainingLoop:
             self._undo.restore()
             self.is_whole = self._turns is None or not self._turns.moved
             raise
+
+    def _batches_ahead(self) -> int:
+        """Return the number of batches of the next update: fewer where it would cross epochs."""
+        state = self.state
+        count: int = state.recipe.accumulate
+        data = state.task.train
+        if count == 1 or not data.whole_epochs:
+            return count
+        length = data.steps_per_epoch(state.batch_size)
+        if length is None:
+            return count
+        left = length - self._cursor.batch
+        return min(count, left if left > 0 else length)
 
     def _skips(self, policy: Skip) -> bool:
         series = self.state.series
@@ -178,8 +192,9 @@ class TrainingLoop:
         updates = rewinder.restore(state, kept)
         self.is_whole = True
         state.extra_gradients += 1
-        for _ in range(updates * state.recipe.accumulate):
-            next(stream)
+        for _ in range(updates):
+            for _ in range(self._batches_ahead()):
+                next(stream)
         state.cursor = Cursor(self._cursor.epoch, self._cursor.batch)
         return True
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch.optim import Optimizer
 
 from etude.optimizers import own_values
+from etude.tasks.groups import LR_MULT, OWN
 
 
 def write(optimizer: Optimizer, lr: float, others: Mapping[str, float]) -> None:
@@ -14,13 +15,16 @@ def write(optimizer: Optimizer, lr: float, others: Mapping[str, float]) -> None:
 
     Args:
         optimizer: The optimizer with the groups.
-        lr: The rate.
+        lr: The rate; a group of the task's own gets its multiple.
         others: The other values by name. If a group has `betas`, 'momentum' and 'beta1' name the
             first of them, and 'beta2' the second.
     """
     for group in optimizer.param_groups:
-        own_values.write(group, ("lr", None), lr)
+        own_values.write(group, ("lr", None), lr * group.get(LR_MULT, 1.0))
+        own = group.get(OWN, ())
         for name, value in others.items():
+            if name in own or (name in ("momentum", "beta1", "beta2") and "betas" in own):
+                continue
             if name in ("momentum", "beta1") and name not in group:
                 own_values.write(group, ("betas", 0), value)
             elif name == "beta2" and name not in group:

@@ -22,6 +22,7 @@ from etude.recipe import Recipe
 from etude.record import Evaluation, Status
 from etude.schedules import Clock, Schedule
 from etude.tasks.data import Cursor
+from etude.tasks.groups import freeze_rest
 from etude.tasks.task import Task
 from etude.training import feedback
 from etude.training.clock import batch_size_of, clock_of
@@ -187,12 +188,15 @@ def initial_state(
         model: nn.Module = built.to(place).train()
         placed = task.on(place)
         prepare_model(model, recipe, placed, batch_size)
+        groups = placed.groups(model)
+        if groups is not None:
+            freeze_rest(model, groups)
         context = autocast(place, recipe.precision)
         flow = flow_of(placed, recipe, model, batch_size, context)
         lr_mult = prepare(recipe.lr_mult, model, task.model, flow)
         world.refuse(placed, recipe, model, batch_size)
         world.prepare(model)
-    told: dict[str, Any] = {"lr": recipe.lr, "lr_mult": lr_mult, "flow": flow}
+    told: dict[str, Any] = {"lr": recipe.lr, "lr_mult": lr_mult, "flow": flow, "groups": groups}
     chosen = recipe.optimizer
     optimizer = build(chosen.name, model, **told, **chosen.hyperparameters)
     rates = rates_of(optimizer)

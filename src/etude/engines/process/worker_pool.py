@@ -316,7 +316,7 @@ def _parts(task: Task) -> dict[str, Any]:
     Its data is sent from the CPU: memory of a GPU cannot be seen by a process that sees another.
     """
     task = task.on(torch.device("cpu"))
-    names = ("model", "train", "valid", "loss", "step", "metric", "name")
+    names = ("model", "train", "valid", "loss", "step", "metric", "name", "param_groups")
     return {name: getattr(task, name) for name in names}
 
 

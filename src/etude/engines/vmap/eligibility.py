@@ -28,6 +28,8 @@ def why_not_stackable(run: Run) -> str:
         return f"the optimizer {name} has no stacked formula"
     if run.task.alternates:
         return "the step yields: parts of the model take turns"
+    if run.task.param_groups is not None:
+        return "the task has parameter groups of its own"
     if recipe.precision != "float32":
         return f"precision={recipe.precision!r} is not stacked"
     if recipe.clip_percentile is not None:

@@ -1,0 +1,49 @@
+"""Where a module keeps its learning rate: an attribute, or a field of its hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from etude.errors import BadValueError
+
+USUAL = ("lr", "learning_rate")
+
+
+def attribute_of(module: Any, name: str = "") -> str:
+    """Return the name under which a module keeps its rate.
+
+    Args:
+        module: The module.
+        name: The name, if it is none of 'lr' and 'learning_rate'.
+
+    Raises:
+        BadValueError: If there is no such attribute.
+    """
+    wanted = (name,) if name else USUAL
+    for one in wanted:
+        if hasattr(module, one) or _in_hyperparameters(module, one):
+            return one
+    raise BadValueError(
+        f"{type(module).__name__} keeps no rate under {' or '.join(map(repr, wanted))}, in itself "
+        "or in hparams: give attr_name=, or update_attr=False and set the rate yourself"
+    )
+
+
+def set_rate(module: Any, name: str, lr: float) -> None:
+    """Write a rate wherever the module keeps it under a name."""
+    if _in_hyperparameters(module, name):
+        hyperparameters = module.hparams
+        if isinstance(hyperparameters, Mapping):
+            hyperparameters[name] = lr  # type: ignore[index]
+        else:
+            setattr(hyperparameters, name, lr)
+    if hasattr(module, name) or not _in_hyperparameters(module, name):
+        setattr(module, name, lr)
+
+
+def _in_hyperparameters(module: Any, name: str) -> bool:
+    found = getattr(module, "hparams", None)
+    return found is not None and (
+        name in found if isinstance(found, Mapping) else hasattr(found, name)
+    )

@@ -1,0 +1,1 @@
+"""What a trainer of another library is read into: a task and a recipe."""

@@ -1,0 +1,177 @@
+"""`tune`: the rate of a Trainer, and the `TrainingArguments` to paste."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from etude.errors import BadValueError
+from etude.interop.transformers.trainer_task import task
+from etude.recipe import Recipe
+from etude.schedules import Schedule
+from etude.tuning.result import TuneResult
+from etude.tuning.tune import tune as tune_task
+
+
+@dataclass(frozen=True, eq=False)
+class TrainerTuning:
+    """The rate that was found for a Trainer.
+
+    Attributes:
+        result: Everything that the tuning found; `result.model` is the trained network.
+        arguments: What to set in `TrainingArguments`: the rate, and the scheduler that it was
+            found with.
+        schedule: The schedule, where it is not one that `TrainingArguments` can name; else None.
+        trained: What `trainer.train()` returned, if the Trainer was trained.
+    """
+
+    result: TuneResult
+    arguments: dict[str, Any]
+    schedule: Schedule | None = None
+    trained: Any = field(default=None, repr=False)
+
+    @property
+    def lr(self) -> float:
+        """The rate."""
+        return self.result.lr
+
+    def code(self) -> str:
+        """Return the arguments as code to paste.
+
+        >>> print(TrainerTuning(None, {"learning_rate": 0.001, "warmup_steps": 5}).code())
+        TrainingArguments(
+            learning_rate=0.001,
+            warmup_steps=5,
+        )
+        """
+        lines = [f"    {name}={value!r}," for name, value in self.arguments.items()]
+        text = "\n".join(["TrainingArguments(", *lines, ")"])
+        if self.schedule is None:
+            return text
+        return (
+            f"{text}\nTrainer = etude.interop.transformers.scheduled(\n"
+            f'    Trainer, lr="{self.lr!r} * ({self.schedule!r})"\n)'
+        )
+
+    def __str__(self) -> str:
+        advice = self.result.advice()
+        return "\n".join(filter(None, [repr(self.result), advice, self.code()]))
+
+
+def tune(
+    trainer: Any,
+    budget: float = 3.0,
+    *,
+    train: bool = False,
+    valid: Any = None,
+    metric: str | None = None,
+    schedule: Schedule | str | None = None,
+    **options: Any,
+) -> TrainerTuning:
+    """Look for the learning rate of a Trainer, and say what to paste into its arguments.
+
+        from etude.interop.transformers import tune
+        print(tune(trainer).code())
+
+    The Trainer stays as it is, unless `train=True` asks to train it.
+
+    Args:
+        trainer: The Trainer.
+        budget: In full training runs, the finished model included.
+        train: Whether to set the rate in the Trainer's arguments, and then to call its `train()`.
+        valid: As in `task`.
+        metric: As in `task`.
+        schedule: A schedule in place of the Trainer's own.
+        options: Of `etude.tune`, such as `folder=`, `engine=` or `over=`. `objective=` is the
+            metric if `metric_for_best_model` names one, else the loss.
+
+    Raises:
+        BadValueError: If `train=True`, and the optimizer is the Trainer's own object; or as `task`
+            and `etude.tune` raise it.
+    """
+    if train and (trainer.optimizer is not None or trainer.lr_scheduler is not None):
+        raise BadValueError(
+            "train=True, but this Trainer already has an optimizer or a scheduler, which keeps its "
+            "rate: build a new Trainer from `arguments`, without optimizers=(...)"
+        )
+    if train and schedule is not None:
+        raise BadValueError(
+            "train=True, but the Trainer would train with its own scheduler, not with schedule=: "
+            "call tune without train=True, and paste what code() returns"
+        )
+    found, recipe = task(trainer, valid=valid, metric=metric, schedule=schedule)
+    best = trainer.args.metric_for_best_model
+    if found.metric is not None and best is not None and found.metric_name == _short(best):
+        options.setdefault("objective", "metric")
+    result = tune_task(found, recipe, budget, **options)
+    arguments = _arguments(trainer.args, recipe, result.recipe)
+    beyond = None
+    if schedule is not None or trainer.lr_scheduler is not None:
+        beyond = result.recipe.schedule
+        arguments = {
+            name: value
+            for name, value in arguments.items()
+            if name not in ("lr_scheduler_type", "warmup_steps", "lr_scheduler_kwargs")
+        }
+    trained = None
+    if train:
+        for name, value in arguments.items():
+            setattr(trainer.args, name, value)
+        trained = trainer.train()
+    return TrainerTuning(result, arguments, beyond, trained)
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("eval_")
+
+
+_FIELDS = {
+    "weight_decay": "weight_decay",
+    "eps": "adam_epsilon",
+    "betas": ("adam_beta1", "adam_beta2"),
+}
+"""Hyperparameters of AdamW, and what `TrainingArguments` calls them."""
+
+
+def _arguments(args: Any, before: Recipe, after: Recipe) -> dict[str, Any]:
+    """Return what to set: the rate, the scheduler, and what else the tuning chose."""
+    kind = args.lr_scheduler_type
+    found: dict[str, Any] = {
+        "learning_rate": after.lr,
+        "lr_scheduler_type": str(getattr(kind, "value", kind)),
+        "warmup_steps": args.warmup_steps,
+    }
+    options = scheduler_options(args, after.lr)
+    if options:
+        found["lr_scheduler_kwargs"] = options
+    if before.optimizer.name != after.optimizer.name:
+        return found
+    for name, place in _FIELDS.items():
+        if name in after.optimizer.hyperparameters or name in before.optimizer.hyperparameters:
+            value = after.optimizer.value(name)
+            if value != before.optimizer.value(name):
+                places = (place,) if isinstance(place, str) else place
+                values = (value,) if isinstance(place, str) else value
+                found |= dict(zip(places, values, strict=True))
+    if after.clip_norm != before.clip_norm:
+        found["max_grad_norm"] = after.clip_norm or 0.0
+    if after.accumulate != before.accumulate:
+        found["gradient_accumulation_steps"] = after.accumulate
+    return found
+
+
+def scheduler_options(args: Any, lr: float) -> dict[str, Any]:
+    """Return `lr_scheduler_kwargs` for another rate: floors stay in proportion to it.
+
+    A floor given as a rate (`min_lr`, `lr_end`) is part of the schedule's shape. It was tuned as a
+    share of the rate, so it is scaled with it.
+    """
+    options = dict(args.lr_scheduler_kwargs or {})
+    share = lr / args.learning_rate
+    for name in ("min_lr", "lr_end"):
+        if options.get(name) is not None:
+            options[name] = options[name] * share
+    kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    if kind == "polynomial":
+        options.setdefault("lr_end", 1e-7 * share)
+    return options

@@ -1,0 +1,47 @@
+"""The rate of a module in two lines, and the `configure_optimizers` to paste."""
+
+import pytest
+import torch
+
+import etude
+import etude.interop.lightning
+from etude.errors import BadValueError
+from etude.interop.lightning import tune
+from tests.interop.trainers.modules import Net, fitted, loader, made, trainer_of
+from tests.interop.trainers.test_module_parity import Configured, groups, one_cycle
+
+
+@pytest.mark.parametrize("configure", [groups, one_cycle], ids=lambda f: f.__name__)
+def test_the_pasted_configure_optimizers_trains_as_the_tuned_run_did(configure):
+    module = made(Configured, configure=configure)
+    loaders = loader(), loader(24)
+    trainer = trainer_of(max_steps=24)
+    found = tune(module, *loaders, 1.5, trainer=trainer, progress=False, engine="loop")
+    names = {"torch": torch, "etude": etude}
+    exec(found.code(), names)
+    pasted = type("Pasted", (Net,), {"configure_optimizers": names["configure_optimizers"]})
+    theirs = fitted(made(pasted), *loaders, max_steps=24)
+    assert theirs == pytest.approx(list(found.result.record.series["loss"]), abs=1e-6)
+
+
+def test_a_module_is_fitted_at_the_rate_if_asked():
+    module, trainer = made(), trainer_of(max_steps=20)
+    found = tune(
+        module,
+        loader(),
+        loader(24),
+        1.5,
+        trainer=trainer,
+        train=True,
+        progress=False,
+        engine="loop",
+    )
+    assert module.hparams.lr == found.lr
+    assert trainer.global_step == 20
+    with pytest.raises(BadValueError, match="give trainer=, and neither schedule= nor steps="):
+        tune(module, loader(), loader(24), train=True)
+
+
+def test_the_length_may_be_given_without_a_trainer():
+    found = tune(made(), loader(), loader(24), 1.5, steps="3 epochs", progress=False, engine="loop")
+    assert found.result.record.length == 24
