@@ -25,6 +25,7 @@ class Phase(StrEnum):
     EDGE_OF_STABILITY = "edge of stability"
     ANOTHER_SEED = "another seed, for a tie"
     FINISH_ON_ALL = "finish on all the data"
+    REPEATED = "repeated, for want of a pause"
 
     @property
     def rung(self) -> bool:
