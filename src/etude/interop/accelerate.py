@@ -12,7 +12,7 @@ from typing import Any
 
 from etude.errors import BadTypeError, BadValueError, shown
 from etude.interop._peer import load
-from etude.tuning.loops.function import Report
+from etude.tuning.loops.function import LoopReport
 from etude.tuning.loops.reports import Reported
 from etude.tuning.loops.result import LoopResult
 from etude.tuning.loops.tune_loop import tune_loop
@@ -37,7 +37,7 @@ class AcceleratorReport:
         place: The folder to save in.
     """
 
-    def __init__(self, report: Report, saved: SavedAccelerator | None, place: Path) -> None:
+    def __init__(self, report: LoopReport, saved: SavedAccelerator | None, place: Path) -> None:
         self._report, self._saved, self._place = report, saved, place
         self._accelerator: Any = None
 
@@ -69,7 +69,7 @@ class AcceleratorReport:
         return self._saved.step
 
     def __call__(self, step: int, loss: Reported, *, training: float | None = None) -> None:
-        """Report how good the model is after some updates; see `Report`."""
+        """LoopReport how good the model is after some updates; see `LoopReport`."""
         state = None if self._accelerator is None else lambda: self._save(step)
         self._report(step, loss, training=training, state=state)
 
@@ -128,7 +128,7 @@ def tune(
     with tempfile.TemporaryDirectory(prefix="etude-accelerate-", dir=folder) as place:
 
         @wraps(train)
-        def loop(lr: float, report: Report, resume: SavedAccelerator | None) -> Any:
+        def loop(lr: float, report: LoopReport, resume: SavedAccelerator | None) -> Any:
             return train(lr, AcceleratorReport(report, resume, Path(place)))
 
         del loop.__wrapped__  # its signature is another

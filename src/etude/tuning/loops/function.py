@@ -20,7 +20,7 @@ class TrialPaused(BaseException):
     """
 
 
-class Report:
+class LoopReport:
     """What a loop calls with its losses: `report(step, loss)`.
 
     It pauses the loop, by raising `TrialPaused`, where the search has seen enough for now.
@@ -36,7 +36,7 @@ class Report:
     def __call__(
         self, step: int, loss: Reported, *, training: float | None = None, state: Any = None
     ) -> None:
-        """Report how good the model is after some updates.
+        """LoopReport how good the model is after some updates.
 
         Args:
             step: The number of updates done (0 before the first), or of epochs: the unit of the
@@ -85,7 +85,7 @@ class FunctionDriver:
             reports.restart()
             reports.begin(until)
             self._random = OwnRandomness(self.seed)
-        report = Report(reports)
+        report = LoopReport(reports)
         resume, self._state = self._state, None
         try:
             with self._random:
@@ -218,7 +218,7 @@ def takes_resume(train: Callable[..., Any]) -> bool:
 
 
 def _called(
-    train: Callable[..., Any], lr: float, report: Report, resume: Any, *, resumes: bool
+    train: Callable[..., Any], lr: float, report: LoopReport, resume: Any, *, resumes: bool
 ) -> Any:
     """Call a loop in the form that it takes."""
     if not resumes:

@@ -60,7 +60,7 @@ def tune_loop(
         def train(lr, report):              # cannot be resumed: starts over, and pays for it
             ...
 
-    See `etude.tuning.loops.function.Report` for what `report` takes. `report` ends the function
+    See `etude.tuning.loops.function.LoopReport` for what `report` takes. `report` ends the function
     where it is paused, by `TrialPaused`. Every rate starts with the same random numbers of Python,
     NumPy and torch, which are put back afterwards, also over pauses.
 
