@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 from etude.errors import BadValueError
 from etude.interop.loops.epochs import Epochs, epochs_of
 from etude.interop.loops.sklearn_run import EpochDriver, RestartDriver, Split
+from etude.trials.phase import Phase
 from etude.trials.score import Goal
+from etude.tuning.loops.result import LoopResult
 from etude.tuning.loops.search import LoopRequest, search_rates
 from etude.tuning.loops.tune_loop import centre_for, checked_steps
+from etude.tuning.result import RungCost
 
 __all__ = ["EtudeSearch"]
 
@@ -53,8 +57,8 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             net, or a pipeline that ends in one.
         param: The parameter that is the rate, such as 'mlp__learning_rate_init'. None finds it:
             'learning_rate_init', 'eta0' or 'lr'.
-        budget: In full fits on a fold's data, the last on all data not counted. None takes 3 for
-            each fold.
+        budget: In full fits. With several folds the last one, on all data, is included. None
+            takes 3 for each fold, and that one.
         around: A rate to begin around; None takes the estimator's own.
         scoring: As of `GridSearchCV`; None takes the estimator's `score`. 'neg_log_loss' tells
             rates apart that an accuracy cannot.
@@ -117,14 +121,14 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         def start(lr: float, fold: int) -> EpochDriver | RestartDriver:
             return driver(epochs, splits[fold], self.scorer_, lr, self.random_state)
 
-        runs = RUNS * len(splits) if self.budget is None else self.budget
+        several = len(splits) > 1
+        runs = RUNS * len(splits) + several if self.budget is None else self.budget
         self.result_ = search_rates(
             start,
             LoopRequest(
                 name=type(self.estimator).__name__,
                 steps=checked_steps(epochs.count),
-                # With folds, the search leaves a run for the fit to all data.
-                budget=runs + (len(splits) > 1),
+                budget=runs,
                 centre=centre_for(self.around or epochs.rate, None),
                 goal=Goal("score", maximize=True),
                 seed=self.random_state,
@@ -140,6 +144,8 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             self.best_estimator_ = clone(self.estimator).set_params(**self.best_params_)
             self.best_estimator_.fit(X, y)
             self.refit_time_ = time.perf_counter() - begun
+            if several:
+                self.result_ = _with_last_fit(self.result_)
             for name in ("n_features_in_", "feature_names_in_"):
                 if hasattr(self.best_estimator_, name):
                     setattr(self, name, getattr(self.best_estimator_, name))
@@ -213,3 +219,9 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.pairwise = inner.input_tags.pairwise
         tags.input_tags.sparse = inner.input_tags.sparse
         return tags
+
+
+def _with_last_fit(found: LoopResult) -> LoopResult:
+    """Return a result whose cost has the fit to all data."""
+    last = RungCost(str(Phase.FINISH_ON_ALL), 1.0)
+    return replace(found, cost=found.cost + 1.0, costs=(*found.costs, last))

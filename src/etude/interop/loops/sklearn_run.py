@@ -92,6 +92,7 @@ class EpochDriver:
             return True
         self.net.set_params(verbose=0)
         self.net.initialize()
+        self.net.check_data(self.split.x, self.split.y)  # a classifier learns of its classes
         going = reports.take(0, self._score)
         self.net.notify("on_train_begin", X=self.split.x, y=self.split.y)
         return going
