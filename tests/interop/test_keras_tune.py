@@ -1,5 +1,8 @@
 """Keras: every rate is a `fit` that is held and let go on; the model is left as it was."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -144,3 +147,35 @@ def test_what_does_not_fit_is_refused_with_the_way_out(model, change, message):
 def test_data_that_can_be_gone_through_once_is_refused():
     with pytest.raises(BadTypeError, match="can be gone through only once"):
         tune(built(), iter([(X, Y)]), validation_data=(X, Y))
+
+
+PROGRAM = """
+import numpy as np, keras
+from etude.interop.keras import tune
+assert keras.backend.backend() == "jax"
+X = np.random.default_rng(0).standard_normal((60, 4)).astype("float32")
+Y = X[:, :1] - X[:, 1:2]
+FIT = {"epochs": 4, "batch_size": 6, "validation_split": 0.2}
+keras.utils.set_random_seed(1)
+layers = [keras.layers.Input((4,)), keras.layers.Dense(6, "relu"), keras.layers.Dropout(0.2)]
+model = keras.Sequential([*layers, keras.layers.Dense(1)])
+model.compile("adam", "mse")
+best = tune(model, X, Y, 1.3, evaluations=4, progress=False, **FIT)
+model.optimizer.learning_rate = best.lr
+keras.utils.set_random_seed(0)
+history = model.fit(X, Y, verbose=0, **FIT)
+for mine, own in zip(best.value.get_weights(), model.get_weights(), strict=True):
+    assert np.array_equal(mine, own)
+assert abs(best.loss - history.history["val_loss"][-1]) < 1e-5
+print("same")
+"""
+
+
+@pytest.mark.slow
+def test_the_same_holds_on_jax():
+    pytest.importorskip("jax")
+    options = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=options, check=False
+    )
+    assert done.stdout.strip() == "same", done.stderr

@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_refused_with_the_way_out(estimator, options, messa
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_it_passes_the_checks_of_scikit_learn():
-    search = EtudeSearch(SGD, cv=2)
+    search = EtudeSearch(clone(SGD).set_params(max_iter=4), cv=2, budget=2.0)
     told = check_estimator(search, on_fail=None)
     failed = [r["check_name"] for r in told if r["status"] == "failed"]
     assert failed == []
