@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from etude.tasks.metrics import Metric
     from etude.tasks.task import Task
     from etude.training.observer import Observer
+    from etude.tuning.loops.tune_loop import tune_loop
     from etude.tuning.result import TuneResult
     from etude.tuning.transfer.transfer import transfer
 
@@ -66,6 +67,7 @@ __all__ = [
     "train",
     "transfer",
     "tune",
+    "tune_loop",
     "watch",
 ]
 
@@ -93,6 +95,7 @@ _HOMES = {
     "train": "etude.diagnosis.health.watched",
     "transfer": "etude.tuning.transfer.transfer",
     "tune": "etude.diagnosis.health.watched",
+    "tune_loop": "etude.tuning.loops.tune_loop",
     "watch": "etude.diagnosis.watch",
 }
 """Where each public name lives. It is loaded when first used: importing Etude loads no torch."""

@@ -1,9 +1,12 @@
-"""Etude's schedules and its watch in other libraries' training loops, and their schedules here.
+"""Etude's tuning, schedules and watch in other libraries' training, and their schedules here.
 
 | module | content |
 |---|---|
 | `torch` | `Scheduler`, an `LRScheduler` for any hyperparameter; `from_torch` |
-| `keras` | `to_keras`, `from_keras`, `WatchCallback` |
+| `keras` | `tune` for `fit`; `to_keras`, `from_keras`, `WatchCallback` |
+| `jax` | `tune` for a pure step |
+| `sklearn` | `EtudeSearch` for estimators of scikit-learn and nets of skorch |
+| `accelerate` | `tune` for a loop with an `Accelerator` |
 | `optax` | `to_optax` |
 | `lightning` | `tune`, `task`, `Tuner`; `configure`, `ScheduleCallback` and `WatchCallback` |
 | `transformers` | `tune`, `task`; `scheduled`, `optimizers`, `FeedbackCallback`, `WatchCallback` |

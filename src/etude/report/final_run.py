@@ -109,10 +109,12 @@ def _panel(record: Record, name: str) -> Panel:
 
 def caption(info: FinalRun) -> str:
     """Return the caption."""
-    if not info.raw:
+    if not info.updates:
         return "No update was done."
     parts = ["Thin line: the training loss of every update."]
-    if info.window > 1:
+    if not info.raw:
+        parts = ["The loop reported no training loss."]
+    elif info.window > 1:
         parts.append(f"Thick line: the smoothed training loss ({smoothing(info.window)}).")
     if info.valid:
         parts.append(

@@ -26,6 +26,7 @@ class Phase(StrEnum):
     ANOTHER_SEED = "another seed, for a tie"
     FINISH_ON_ALL = "finish on all the data"
     POPULATION = "population"
+    REPEATED = "repeated, for want of a pause"
 
     @property
     def rung(self) -> bool:

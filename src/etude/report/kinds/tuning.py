@@ -19,6 +19,7 @@ from etude.report.sentences import broken_said, range_said, tie_said
 from etude.report.trials import trial_table
 from etude.tasks.task import Task
 from etude.trials.phase import Phase
+from etude.tuning.loops.result import LoopResult
 from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import HORIZONS, Selection
 from etude.tuning.result import RungCost, TuneResult
@@ -37,6 +38,7 @@ PHASES = {
     Phase.ANOTHER_SEED: "the best two rates tied",
     Phase.FINISH_ON_ALL: "the folds only chose the rate",
     Phase.POPULATION: "the members of a population",
+    Phase.REPEATED: "what a loop had done before it was paused, and could not be resumed",
 }
 """The purpose of each part of a tuning, in a few words."""
 
@@ -54,6 +56,21 @@ WORTH = {
 def of_tuning(result: TuneResult, task: Task | None = None) -> Report:
     """Return the report on a tuning."""
     trains = result.outcome != Outcome.NOTHING_TRAINS
+    return _report(result, pieces.recipe(result.record, task, use=trains))
+
+
+@presents(LoopResult)
+def of_loop(result: LoopResult, task: Task | None = None) -> Report:
+    """Return the report on the tuning of a loop, whose recipe is its own."""
+    rows = {**result.record.environment, "seed": result.record.recipe.seed}
+    table = DataTable(
+        (TableColumn(""), TableColumn("")),
+        tuple(TableRow((name, str(value))) for name, value in rows.items()),
+    )
+    return _report(result, (Section("Where it was run", (table,), detail=True),))
+
+
+def _report(result: TuneResult, last: tuple[Section, ...]) -> Report:
     return Report(
         kind="Tuning of the learning rate",
         subject=result.record.task,
@@ -61,7 +78,7 @@ def of_tuning(result: TuneResult, task: Task | None = None) -> Report:
         lede=" ".join(_lede(result)),
         notice=result.advice(),
         facts=tuple(_facts(result)),
-        sections=(*_sections(result), *pieces.recipe(result.record, task, use=trains)),
+        sections=(*_sections(result), *last),
     )
 
 
@@ -195,10 +212,16 @@ def _sections(result: TuneResult) -> list[Section]:
         *chosen_from,
         Section("Which rate", (against, trial_table(result))),
         Section("How the rates compare over the run", (course,), detail=True),
-        Section("The chosen run", pieces.drawings(result.record), detail=True),
+        Section("The chosen run", _run(result), detail=True),
         *health.sections(result.record, tied),
         Section("What it cost", (_costs(result),)),
     ]
+
+
+def _run(result: TuneResult) -> tuple[Drawing, ...]:
+    """Return the figures of the chosen run: of a loop's rate only where its schedule is known."""
+    drawings = pieces.drawings(result.record)
+    return drawings if "lr" in result.record.series else drawings[:1]
 
 
 def _recipes(selection: Selection) -> Section:
@@ -231,14 +254,17 @@ def _recipes(selection: Selection) -> Section:
 
 def _costs(result: TuneResult) -> DataTable:
     most = max((part.runs for part in result.costs), default=0.0) or 1.0
+    unit = "updates" if isinstance(result, LoopResult) else "gradients"
+    repeats = any(part.phase == Phase.REPEATED for part in result.costs)
+    but = ", but for what was repeated" if repeats else ""
     return DataTable(
         (TableColumn("part"), TableColumn("runs", number=True)),
         tuple(
             TableRow((part_said(part), f"{part.runs:.2f}"), bar=part.runs / most)
             for part in result.costs
         ),
-        "1 run is what one full training of this recipe costs, in gradients. What a rate had "
-        f"learned when it was paused is not paid again when it goes on.{evaluations_said(result)}",
+        f"1 run is what one full training costs, in {unit}. What a rate had learned when it was "
+        f"paused is not paid again when it goes on{but}.{evaluations_said(result)}",
         TableRow((f"all, of {result.budget:g} allowed", f"{result.cost:.2f}")),
     )
 

@@ -1,0 +1,181 @@
+"""Keras: every rate is a `fit` that is held and let go on; the model is left as it was."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from etude.errors import BadTypeError, BadValueError, UnknownNameError
+
+keras = pytest.importorskip("keras")
+
+from etude.interop.keras import to_keras, tune  # noqa: E402
+from etude.schedules import cosine  # noqa: E402
+
+X = np.random.default_rng(0).standard_normal((60, 4)).astype("float32")
+Y = X[:, :1] - X[:, 1:2]
+FIT = {"epochs": 4, "batch_size": 6, "validation_split": 0.2}
+
+
+def built(optimizer="adam", **more):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((4,)),
+            keras.layers.Dense(6, activation="relu"),
+            keras.layers.Dropout(0.2),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(optimizer=optimizer, loss="mse", **more)
+    return model
+
+
+def quick(model, budget=1.3, **more):
+    options = {**FIT, **more}
+    return tune(model, X, Y, budget, evaluations=4, progress=False, **options)
+
+
+def test_the_trained_copy_is_what_fit_gives_at_that_rate_and_the_model_is_left_alone():
+    model = built(metrics=["mae"])
+    before = [w.copy() for w in model.get_weights()]
+    threads = threading.active_count()
+    best = quick(model)
+    assert threading.active_count() == threads
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert int(model.optimizer.iterations) == 0
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.001)
+    assert best.cost <= 1.3
+    assert best.confidence is not None
+    model.optimizer.learning_rate = best.lr
+    keras.utils.set_random_seed(0)
+    history = model.fit(X, Y, verbose=0, **FIT)
+    same = zip(best.value.get_weights(), model.get_weights(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in same)
+    assert best.loss == pytest.approx(history.history["val_loss"][-1], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_same_with_a_schedule_callbacks_and_weights():
+    weights = np.linspace(0.5, 1.5, len(X)).astype("float32")
+    seen = []
+
+    class Counting(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(epoch)
+
+        def __deepcopy__(self, memo):
+            return Counting()
+
+    options = {"sample_weight": weights, "callbacks": [Counting()]}
+    best = quick(built(), 1.3, schedule="cosine()", **options)
+    assert seen
+    model = built(keras.optimizers.Adam(to_keras(best.lr * cosine(32))))
+    keras.utils.set_random_seed(0)
+    model.fit(X, Y, verbose=0, **FIT, **options)
+    same = zip(best.value.get_weights(), model.get_weights(), strict=True)
+    assert all(np.array_equal(a, b) for a, b in same)
+
+
+def test_the_schedule_of_the_optimizer_is_kept_and_its_peak_is_tuned():
+    own = keras.optimizers.schedules.CosineDecay(0.5, 32)
+    best = quick(built(keras.optimizers.SGD(own)), around=0.01)
+    assert best.lr < 0.5
+    rates = best.record.series["lr"]
+    assert rates[0] == pytest.approx(best.lr)
+    assert rates[-1] < best.lr / 50
+
+
+def test_a_metric_is_compared_by_its_own_direction():
+    best = quick(built(metrics=["mae"]), objective="mae")
+    assert best.objective == "mae"
+    assert best.metric == pytest.approx(best.loss)
+
+
+class StopsItself(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch >= 2
+
+
+class ChangesTheRate(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.learning_rate = 0.5
+
+
+def test_a_fit_that_stops_early_is_finished():
+    best = quick(built(), callbacks=[StopsItself()])
+    assert best.chosen.record.status == "finished"
+    assert best.record.cost.steps == 24
+
+
+class Own(keras.Model):
+    def compile(self, optimizer, second):
+        super().compile(optimizer=optimizer)
+
+
+def unbuilt():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "message"),
+    [
+        (built, {"validation_split": 0.0}, "nothing is held out"),
+        (built, {"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, "sets the rate that is"),
+        (built, {"callbacks": [ChangesTheRate()]}, "changed the rate from"),
+        (built, {"epoch": 3}, "unknown argument of fit 'epoch': did you mean 'epochs'"),
+        (built, {"objective": "accuracy"}, "unknown objective 'accuracy'"),
+        (built, {"objective": "size"}, "does not tell whether larger or smaller"),
+        (unbuilt, {}, "has no weights yet"),
+        (Own, {}, "Own.compile is its own"),
+        (lambda: keras.Sequential([keras.layers.Input((4,))]), {}, "is not compiled"),
+        (lambda: 3, {}, "model=3 is not a Keras model"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_way_out(model, change, message):
+    threads = threading.active_count()
+    with pytest.raises((BadTypeError, BadValueError, UnknownNameError), match=message):
+        quick(model(), **change)
+    assert threading.active_count() == threads
+
+
+def test_data_that_can_be_gone_through_once_is_refused():
+    with pytest.raises(BadTypeError, match="can be gone through only once"):
+        tune(built(), iter([(X, Y)]), validation_data=(X, Y))
+
+
+PROGRAM = """
+import numpy as np, keras
+from etude.interop.keras import tune
+assert keras.backend.backend() == "jax"
+X = np.random.default_rng(0).standard_normal((60, 4)).astype("float32")
+Y = X[:, :1] - X[:, 1:2]
+FIT = {"epochs": 4, "batch_size": 6, "validation_split": 0.2}
+keras.utils.set_random_seed(1)
+layers = [keras.layers.Input((4,)), keras.layers.Dense(6, "relu"), keras.layers.Dropout(0.2)]
+model = keras.Sequential([*layers, keras.layers.Dense(1)])
+model.compile("adam", "mse")
+best = tune(model, X, Y, 1.3, evaluations=4, progress=False, **FIT)
+model.optimizer.learning_rate = best.lr
+keras.utils.set_random_seed(0)
+history = model.fit(X, Y, verbose=0, **FIT)
+for mine, own in zip(best.value.get_weights(), model.get_weights(), strict=True):
+    assert np.array_equal(mine, own)
+assert abs(best.loss - history.history["val_loss"][-1]) < 1e-5
+print("same")
+"""
+
+
+@pytest.mark.slow
+def test_the_same_holds_on_jax():
+    pytest.importorskip("jax")
+    options = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=options, check=False
+    )
+    assert done.stdout.strip() == "same", done.stderr

@@ -1,0 +1,181 @@
+"""`EtudeSearch`: beside GridSearchCV, with the rate of an estimator by the folds of its cv."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.datasets import load_iris
+from sklearn.linear_model import SGDClassifier, SGDRegressor
+from sklearn.model_selection import GridSearchCV, ShuffleSplit, StratifiedKFold, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from etude.errors import BadValueError
+from etude.interop.sklearn import EtudeSearch
+
+X, Y = load_iris(return_X_y=True)
+X = StandardScaler().fit_transform(X)
+
+MLP = MLPClassifier((8,), max_iter=24, tol=0, n_iter_no_change=99, random_state=0)
+SGD = SGDClassifier("log_loss", learning_rate="constant", eta0=0.01, max_iter=24, tol=None)
+
+
+def found(estimator, cv=2, budget=None, **more):
+    return EtudeSearch(estimator, cv=cv, budget=budget, **more).fit(X, Y)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_it_has_what_a_grid_search_has_and_the_best_is_the_estimators_own_fit():
+    search = found(MLP, scoring="neg_log_loss")
+    grid = GridSearchCV(MLP, {"learning_rate_init": [0.01]}, cv=2, scoring="neg_log_loss")
+    grid.fit(X, Y)
+    for name in vars(grid):
+        if name.endswith("_") and name not in ("multimetric_",):
+            assert hasattr(search, name), name
+    assert set(search.best_params_) == {"learning_rate_init"}
+    again = clone(MLP).set_params(**search.best_params_).fit(X, Y)
+    assert np.array_equal(search.predict_proba(X), again.predict_proba(X))
+    assert search.score(X, Y) == search.scorer_(again, X, Y)
+    assert search.best_score_ == search.cv_results_["mean_test_score"][search.best_index_]
+    assert search.cv_results_["rank_test_score"][search.best_index_] == 1
+    assert search.classes_.tolist() == [0, 1, 2]
+    assert is_classifier(search)
+    assert search.best_score_ > -0.6
+    assert search.result_.cost <= 7
+    assert search.result_.folds == 2
+
+
+def test_the_estimator_is_left_as_it_was_and_a_clone_finds_the_same():
+    estimator = clone(SGD)
+    one = found(estimator, scoring="neg_log_loss")
+    assert estimator.get_params() == SGD.get_params()
+    assert not hasattr(estimator, "coef_")
+    two = clone(one).fit(X, Y)
+    assert one.best_params_ == two.best_params_
+    assert (
+        one.cv_results_["mean_test_score"].tolist() == two.cv_results_["mean_test_score"].tolist()
+    )
+
+
+def test_a_single_split_is_finished_too():
+    search = found(SGD, ShuffleSplit(1, random_state=0), 3.0, scoring="neg_log_loss")
+    assert search.n_splits_ == 1
+    assert search.result_.cost <= 3.0
+    assert search.result_.chosen.record.status == "finished"
+
+
+def test_a_regressor_and_no_refit():
+    y = X[:, 0] * 2 - X[:, 1]
+    estimator = SGDRegressor(learning_rate="constant", max_iter=24, tol=None)
+    search = EtudeSearch(estimator, cv=2, refit=False).fit(X, y)
+    assert is_regressor(search)
+    assert search.best_score_ > 0.8
+    with pytest.raises(BadValueError, match="give refit=True"):
+        search.predict(X)
+
+
+def test_what_cannot_be_paused_starts_over_and_says_what_that_cost():
+    search = found(make_pipeline(StandardScaler(), SGD), scoring="neg_log_loss")
+    assert set(search.best_params_) == {"sgdclassifier__eta0"}
+    assert search.result_.repeated > 0
+    assert "starts over" in search.result_.advice()
+    assert search.result_.cost <= 7
+    direct = cross_val_score(
+        clone(search.estimator).set_params(**search.best_params_),
+        X,
+        Y,
+        cv=StratifiedKFold(2),
+        scoring="neg_log_loss",
+    )
+    assert abs(search.best_score_ - direct.mean()) < 0.2
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Dropout(0.1), torch.nn.Linear(8, 3)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def skorch_net(**more):
+    skorch = pytest.importorskip("skorch")
+    options = {"max_epochs": 12, "batch_size": 16, "verbose": 0}
+    return skorch.NeuralNetClassifier(
+        Net,
+        criterion=torch.nn.CrossEntropyLoss,
+        iterator_train__shuffle=True,
+        **{**options, **more},
+    )
+
+
+def test_a_net_of_skorch_trains_as_in_its_own_fit_to_the_bit():
+    from etude.interop.loops.epochs import epochs_of
+    from etude.interop.loops.sklearn_run import EpochDriver, Split
+    from etude.trials.score import Goal
+    from etude.tuning.loops.reports import RunReports
+
+    x, rows = X.astype("float32"), np.arange(100)
+    driver = EpochDriver(
+        epochs_of(skorch_net()), Split(x, Y, rows, rows), lambda net, x, y: net.score(x, y), 0.1, 0
+    )
+    reports = RunReports(12, 4, Goal("score", maximize=True))
+    for until in (1, 3, 7, 12):
+        reports.begin(until)
+        driver.drive(reports)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        alone = skorch_net(lr=0.1).fit(x[rows], Y[rows])
+    mine, own = (n.module_.state_dict() for n in (driver.value, alone))
+    assert all(torch.equal(mine[name], own[name]) for name in own)
+    assert driver.value.history[:, "train_loss"] == alone.history[:, "train_loss"]
+
+
+def test_the_rate_of_a_net_of_skorch():
+    search = EtudeSearch(skorch_net(), cv=2, scoring="neg_log_loss").fit(X.astype("float32"), Y)
+    assert set(search.best_params_) == {"lr"}
+    assert search.result_.repeated == 0
+    assert search.best_score_ > -0.7
+    assert search.predict(X.astype("float32")).shape == Y.shape
+
+
+def test_a_net_of_skorch_that_stops_early_is_finished():
+    from skorch.callbacks import EarlyStopping
+
+    stops = skorch_net(callbacks=[EarlyStopping("train_loss", patience=1, threshold=10.0)])
+    search = EtudeSearch(stops, cv=ShuffleSplit(1, random_state=0), budget=1.5)
+    search.fit(X.astype("float32"), Y)
+    assert search.result_.chosen.record.status == "finished"
+    assert search.result_.record.cost.steps < 12
+
+
+@pytest.mark.parametrize(
+    ("estimator", "options", "message"),
+    [
+        (KNeighborsClassifier(), {}, "has no rate among its parameters"),
+        (SGDClassifier(), {}, "does not use eta0"),
+        (MLPClassifier(solver="lbfgs"), {}, "has no learning rate"),
+        (SGD, {"param": "lr"}, "param='lr' is no parameter of SGDClassifier"),
+        (SGD, {"budget": 1.2}, "budget=1.2 is out of bounds"),
+        (SGD, {"around": -1.0}, "around=-1.0 is out of bounds"),
+        (make_pipeline(SGD, MLP), {}, "has 2 rates"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_way_out(estimator, options, message):
+    with pytest.raises(BadValueError, match=message):
+        EtudeSearch(estimator, cv=2, **options).fit(X, Y)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_it_passes_the_checks_of_scikit_learn():
+    search = EtudeSearch(clone(SGD).set_params(max_iter=4), cv=2, budget=2.0)
+    told = check_estimator(search, on_fail=None)
+    failed = [r["check_name"] for r in told if r["status"] == "failed"]
+    assert failed == []
