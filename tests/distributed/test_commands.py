@@ -42,5 +42,5 @@ def test_the_commands_of_the_page_run(tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, (line, done.stdout, done.stderr)
         assert done.stdout.count("run folder") == 1, done.stdout
-    record = json.loads((tmp_path / "runs" / "together" / "record.json").read_text())
-    assert record["notes"]["world"] == {"processes": 2, "backend": "gloo"}
+    notes = json.loads((tmp_path / "runs" / "together" / "notes.json").read_text())
+    assert notes["world"] == {"processes": 2, "backend": "gloo"}
