@@ -71,6 +71,20 @@ def test_fine_tuning_keeps_what_is_gone_at_zero():
     assert better == tuning.used
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["pool", "vmap"])
+def test_engines_train_masked_networks_alike(engine):
+    asked = {"prune": 0.8, "budget": 1.5, "steps": 32}
+    one, other = (compress("mlp", **asked, engine=name) for name in ("loop", engine))
+    assert one.tuning.lr == other.tuning.lr
+    for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(mine == 0, theirs == 0)
+        if engine == "pool":
+            assert torch.equal(mine, theirs)
+        else:
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
 def test_a_smaller_network_is_trained_further():
     found = compress("cnn", structured=0.5, budget=1.5, steps=32)
     assert found.model[0].out_channels == 4
