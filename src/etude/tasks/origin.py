@@ -14,7 +14,7 @@ Side: TypeAlias = Literal["train", "valid"]
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class DataRows:
     """Some rows of the data that a reference builds.
 
     Attributes:
@@ -25,14 +25,14 @@ class Rows:
     side: Side
     index: Tensor | None = None
 
-    def part(self, index: Tensor) -> Rows:
+    def part(self, index: Tensor) -> DataRows:
         """Return some of these rows.
 
         >>> import torch
-        >>> Rows("train").part(torch.tensor([4, 6, 8])).part(torch.tensor([0, 2])).index.tolist()
+        >>> DataRows("train", torch.tensor([4, 6, 8])).part(torch.tensor([0, 2])).index.tolist()
         [4, 8]
         """
-        return Rows(self.side, index if self.index is None else self.index[index])
+        return DataRows(self.side, index if self.index is None else self.index[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,8 @@ class TaskOrigin:
     """
 
     ref: TaskRef
-    train: Rows = Rows("train")
-    valid: Rows = Rows("valid")
+    train: DataRows = DataRows("train")
+    valid: DataRows = DataRows("valid")
 
     def compared_on(self, index: Tensor) -> TaskOrigin:
         """Return the origin of the same task with some of its validation samples."""

@@ -17,7 +17,7 @@ from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.fingerprint import changed, fingerprint
-from etude.tasks.origin import Rows, Side, TaskOrigin
+from etude.tasks.origin import DataRows, Side, TaskOrigin
 from etude.tasks.ref import TaskRef
 from etude.tasks.task import Task
 from etude.training.observer import Observer, refusal
@@ -70,7 +70,7 @@ def built_task(sent: Mapping[str, Any]) -> Task:
     data = {name: getattr(whole, plain["sides"][name]) for name in SIDES}
     parts = {name: one.part(index[name]) if name in index else one for name, one in data.items()}
     metric = replace(whole.metric, noise=True) if plain["noise"] else whole.metric
-    rows = {name: Rows(plain["sides"][name], index.get(name)) for name in SIDES}
+    rows = {name: DataRows(plain["sides"][name], index.get(name)) for name in SIDES}
     task = replace(whole, **parts, metric=metric).known_as(ref, TaskOrigin(ref, **rows))
     if others := changed(plain["parts"], fingerprint(task)):
         raise TaskError(
