@@ -28,10 +28,18 @@ class Accumulation:
         count: The number of batches in the update.
         parameters: The parameters whose gradients are computed.
         only: Whether only these parameters get a gradient.
+        factor: What the loss is multiplied by in the backward pass.
     """
 
-    def __init__(self, count: int, parameters: Sequence[Tensor], *, only: bool = False) -> None:
-        self.count, self.only = count, only
+    def __init__(
+        self,
+        count: int,
+        parameters: Sequence[Tensor],
+        *,
+        only: bool = False,
+        factor: float = 1.0,
+    ) -> None:
+        self.count, self.only, self.factor = count, only, factor
         self._given = parameters
         self._sums: dict[str, Tensor] = {}
         self._reference: Weight | None = None
@@ -69,7 +77,7 @@ class Accumulation:
         inputs = self.parameters if self.only else None
         idle = inputs == []  # all parameters are frozen
         if not idle and (total.requires_grad or not empty):
-            torch.autograd.backward(total, inputs=inputs)
+            torch.autograd.backward(self._scaled(total), inputs=inputs)
         for name, value in parts.items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -81,6 +89,10 @@ class Accumulation:
         elif self.count > 1:
             self._rescale()
         return self._sums
+
+    def _scaled(self, value: Tensor) -> Tensor:
+        """Return what is differentiated: in float16, the factor itself would be infinite."""
+        return value if self.factor == 1 else value.float() * self.factor
 
     def _share(self, loss: WeightedLoss) -> Tensor:
         """Return a batch's loss times its weight relative to the first one, over `count`."""
@@ -94,7 +106,8 @@ class Accumulation:
 
     def _keep(self, penalty: Tensor) -> None:
         """Keep the gradient of a penalty, which must not be weighted with the loss."""
-        own = torch.autograd.grad(penalty, self.parameters, retain_graph=True, allow_unused=True)
+        scaled = self._scaled(penalty)
+        own = torch.autograd.grad(scaled, self.parameters, retain_graph=True, allow_unused=True)
         before = self._fixed or [None] * len(own)
         self._fixed = [
             a if b is None else b if a is None else a + b for a, b in zip(before, own, strict=True)

@@ -50,6 +50,7 @@ class Objective:
     Attributes:
         keeps: Returns whether `again` will be called after the update that begins; None if it is
             never called.
+        factor: What the loss is multiplied by in the backward pass.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Objective:
         self._is_bare = not self.penalty and isinstance(autocast(), nullcontext)
         self._warned = False
         self.keeps: Callable[[], bool] | None = None
+        self.factor = 1.0
         self._kept: list[Batch] | None = None
         self._hooks = OwnHooks(model)
 
@@ -79,12 +81,13 @@ class Objective:
         """Add the gradient of the mean over all answered targets to that of the parameters.
 
         Returns:
-            'loss', without the penalty; and 'penalty', if the recipe has one.
+            'loss', without the penalty; and 'penalty', if the recipe has one. `factor` multiplies
+            neither, but the gradient.
 
         Raises:
             TaskError: If the model, the loss or the backward pass fails.
         """
-        update = Accumulation(self.count, self.parameters)
+        update = Accumulation(self.count, self.parameters, factor=self.factor)
         self._kept = [] if self.keeps is not None and self.keeps() else None
         for batch in batches:
             if self._kept is not None:

@@ -383,6 +383,7 @@ class Run:
             "evaluations": [asdict(e) for e in state.evaluations],
             "observers": self.observers.state_dict(),
             **({} if self._loop.rewinder is None else {"rewinder": self._loop.rewinder.tree()}),
+            **({} if self._loop.loss_scale is None else {"scale": self._loop.loss_scale.tree()}),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -398,6 +399,8 @@ class Run:
         self._loop.reset()
         if self._loop.rewinder is not None:
             self._loop.rewinder.load(saved.get("rewinder"))
+        if self._loop.loss_scale is not None:
+            self._loop.loss_scale.load(saved.get("scale"))
         self.observers.load_state_dict(saved.get("observers"), self.ended)
         if self.step >= self.length and not self.ended:
             self._finish()  # it was killed after its last update, before its status was set

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from etude.errors import BadTypeError, BadValueError
-from etude.tasks.data import IndexedData
 from etude.tasks.task import Task
 
 
@@ -32,10 +31,11 @@ def folds_of(task: Task, count: int) -> list[Task]:
     [4, 3, 3]
     """
     data = task.train
-    if not isinstance(data, IndexedData):
+    if data.samples is None or (why := data.why_whole()):
+        why = why if data.samples is not None else "its samples are not counted"
         raise BadTypeError(
-            f"folds={count} needs training data whose samples can be indexed: give tensors or a "
-            "Dataset instead of a DataLoader"
+            f"folds={count} needs training data of which a part can be taken, and {why}: give "
+            "tensors, a Dataset or a DataLoader in its plain order"
         )
     if isinstance(count, bool) or not 2 <= count <= data.samples:
         raise BadValueError(
@@ -46,6 +46,6 @@ def folds_of(task: Task, count: int) -> list[Task]:
     found = []
     for held in range(count):
         rest = torch.cat([part for i, part in enumerate(parts) if i != held])
-        train, valid = data.part(rest.sort().values), data.part(parts[held].sort().values)
+        train, valid = data.part(rest.sort().values), data.held(parts[held].sort().values)
         found.append(replace(task, train=train, valid=valid))
     return found

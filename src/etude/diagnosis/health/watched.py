@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
@@ -33,6 +33,7 @@ class TrainOptions(TypedDict, total=False):
 
     resume: bool
     steps: int | str | None
+    more: int | None
     accept_changes: bool
     device: str | torch.device | None
     evaluations: int | None
@@ -48,9 +49,12 @@ class TuneOptions(TypedDict, total=False):
     maximize: bool | None
     folds: int
     valid_samples: ValidSamples
+    lr_range: tuple[float, float] | None
+    lrs: Iterable[float] | None
     over: Mapping[str, Any] | None
     engine: str | Engine | None
     resume: bool
+    more: float | None
     accept_changes: bool
     device: str | torch.device | None
     memory: int | None
@@ -81,8 +85,8 @@ def train(
         folder: The folder for recipe, record, series, checkpoints and the trained model; without
             one nothing is written.
         observers: Called during training; what they return becomes series of the record.
-        options: `resume`, `steps`, `accept_changes`, `device`, `evaluations`, `checkpoint_every`,
-            `probes` and `on_step`, as in `etude.training.train.train`.
+        options: `resume`, `steps`, `more`, `accept_changes`, `device`, `evaluations`,
+            `checkpoint_every`, `probes` and `on_step`, as in `etude.training.train.train`.
 
     Returns:
         The record; `record.model` is the trained network.
@@ -133,8 +137,9 @@ def tune(
             each trial in its folder. None watches if there is a folder.
         folder: Where to keep everything; None keeps it in memory.
         observers: Called while the trials train; each run has copies.
-        options: `objective`, `maximize`, `folds`, `valid_samples`, `over`, `engine`, `resume`,
-            `accept_changes`, `device`, `memory` and `progress`, as in `etude.tuning.tune.tune`.
+        options: `objective`, `maximize`, `folds`, `valid_samples`, `lr_range`, `lrs`, `over`,
+            `engine`, `resume`, `more`, `accept_changes`, `device`, `memory` and `progress`, as in
+            `etude.tuning.tune.tune`.
 
     Returns:
         The rate, what ties with it, where training breaks, the cost, and the trained model.

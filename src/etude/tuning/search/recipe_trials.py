@@ -57,7 +57,8 @@ class RecipeTrials:
 
     def enter(self, lr: float) -> Trial:
         """Enter a rate, or return the trial that is there."""
-        name = f"{self.name}-lr-{lr:g}" if self.name else f"lr-{lr:g}"
+        told = f"{lr:g}" if float(f"{lr:g}") == lr else repr(lr)
+        name = f"{self.name}-lr-{told}" if self.name else f"lr-{told}"
         return self.pool.add(self.recipe.replace(lr=lr), name)
 
     def trials(self) -> list[Trial]:

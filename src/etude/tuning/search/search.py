@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from etude.optimizers.prior import grid, nice
 from etude.trials.curve import drop
 from etude.trials.phase import Phase
+from etude.tuning.search.allowed_rates import APART, EVERY_RATE, AllowedRates
 from etude.tuning.search.ladder import SPACING, Ladder, Rung
 from etude.tuning.search.overfitting import target
 from etude.tuning.search.protocol import E, RateTrials
-from etude.tuning.search.ranking import APART, Ranking
+from etude.tuning.search.ranking import Ranking
 from etude.tuning.search.refine import (
     FURTHER,
     HIGHEST,
@@ -44,12 +44,19 @@ class Search(Ranking[E]):
         ladder: How many go how far.
         centre: log10 of the rate to begin around.
         final: Whether the best is finished here; folds are finished elsewhere.
+        allowed: The rates that may be tried.
     """
 
     def __init__(
-        self, pool: RateTrials[E], ladder: Ladder, centre: float, *, final: bool = True
+        self,
+        pool: RateTrials[E],
+        ladder: Ladder,
+        centre: float,
+        *,
+        final: bool = True,
+        allowed: AllowedRates = EVERY_RATE,
     ) -> None:
-        super().__init__(pool)
+        super().__init__(pool, allowed)
         self.centre, self.final = centre, final
         self.rungs = ladder.rungs if final else ladder.rungs[:-1]
         self.first, self.last = self.rungs[0].share, self.rungs[-1].share
@@ -60,6 +67,21 @@ class Search(Ranking[E]):
         self.start()
         if not self.anew():
             self.climb()
+        return self.conclude()
+
+    def go_on(self, ladder: Ladder) -> E:
+        """Spend a larger budget on what the search left open, and return the best.
+
+        The first rates are compared where they were: no trial goes back, and none starts anew.
+
+        Args:
+            ladder: That of the larger budget.
+        """
+        rungs = ladder.rungs if self.final else ladder.rungs[:-1]
+        later = [rung for rung in rungs if rung.share > self.first]
+        self.rungs = (Rung(self.first, rungs[0].keep), *later)
+        self.last, self.brief = self.rungs[-1].share, False
+        self.climb()
         return self.conclude()
 
     def conclude(self) -> E:
@@ -82,7 +104,8 @@ class Search(Ranking[E]):
     def start(self) -> None:
         """Take the first rates to the first rung; one alone where the budget is small."""
         alone = self.final and self.pool.left < ALONE
-        rates = grid(self.centre, 1 if alone else self.rungs[0].keep, SPACING)
+        count = 1 if alone else self.rungs[0].keep
+        rates = self.allowed.start(self.centre, count, SPACING)
         self.pool.go([self.pool.enter(r) for r in rates], self.first, Phase.toward(self.first))
 
     def anew(self) -> bool:
@@ -90,7 +113,7 @@ class Search(Ranking[E]):
         lr = self.lower(self.first, FURTHER) if self.brief else None
         if lr is None or not self.affords(self.pool.fresh(1.0)):
             return False
-        self.pool.go([self.pool.enter(nice(lr))], 1.0, Phase.ANEW_LOWER)
+        self.pool.go([self.pool.enter(self.allowed.rounded(lr))], 1.0, Phase.ANEW_LOWER)
         return True
 
     def lower(self, share: float, further: float = 1.0) -> float | None:
@@ -101,7 +124,9 @@ class Search(Ranking[E]):
             return None
         lr = target(curve, self.pool.exposure, self.pool.untrained_score, further)
         near = math.log10(curve.lr / lr) < SPACING / 2 + APART
-        return None if near or lr < self.pool.lowest else lr
+        if near or lr < self.pool.lowest:
+            return None
+        return self.allowed.nearest(lr, below=curve.lr)
 
     # ---- the ladder ----------------------------------------------------------------------------
 
@@ -116,7 +141,8 @@ class Search(Ranking[E]):
                 return
             kept = self.kept(ranked, rung)
             next_ones = coming(self, kept[0]) if rung.share == 1 else []
-            self.pool.go(kept, rung.share, Phase.toward(rung.share), next_ones)
+            going = [trial for trial in kept if not self.passed(trial, rung.share)]
+            self.pool.go(going, rung.share, Phase.toward(rung.share), next_ones)
             if rung.share < 1:
                 self.aim(rung.share)
 
@@ -154,24 +180,44 @@ class Search(Ranking[E]):
             # more halves it. A brief search has no later rung to tell near rates apart.
             far = exploded or (strides > 0 and self.affords(3 * fresh, after))
             stride = SPACING * (2 if far else 1.5 if self.brief else 1)
-            if len(rates) == 1 and ranked and not exploded:
-                rate = leader * 10 ** (SPACING if self.slow(ranked[0]) else -SPACING)
-            elif leader == rates[0] or exploded:
-                rate = rates[0] / 10**stride
-            elif leader == rates[-1]:
-                rate = leader * 10**stride
-            else:
-                low, high = _widest_gap(rates, leader)
-                if math.log10(high / low) < 1.25 * SPACING:
-                    return
-                rate = math.sqrt(low * high)
-            if not self.pool.lowest < rate < HIGHEST or self.pool.hopeless:
+            rate = self.next_to(rates, leader, stride, ranked, exploded=exploded)
+            if rate is None or not self.pool.lowest < rate < HIGHEST or self.pool.hopeless:
                 return
             strides += 1
-            trial = self.pool.enter(nice(rate))
+            trial = self.pool.enter(self.allowed.rounded(rate))
             if trial.share >= share:
                 return
             self.pool.go([trial], share, Phase.BEYOND_EDGE)
+
+    def next_to(
+        self, rates: list[float], leader: float, stride: float, ranked: list[E], *, exploded: bool
+    ) -> float | None:
+        """Return the next rate beyond an edge, or in the gap beside the leader; None for none.
+
+        Args:
+            rates: Those that were tried, ascending.
+            leader: The best of them.
+            stride: Decades from the edge to the next rate.
+            ranked: The trials, best first.
+            exploded: Whether all of them are too high.
+        """
+        nearest, low, high = self.allowed.nearest, rates[0], rates[-1]
+        if low == high and ranked and not exploded:
+            slower = nearest(low * 10**-SPACING, below=low)
+            faster = nearest(high * 10**SPACING, above=high)
+            first, second = (faster, slower) if self.slow(ranked[0]) else (slower, faster)
+            return second if first is None else first
+        beyond = None
+        if leader == low or exploded:
+            beyond = nearest(low / 10**stride, below=low)
+        elif leader == high:
+            beyond = nearest(high * 10**stride, above=high)
+        if beyond is not None or exploded or low == high:
+            return beyond
+        below, above = _widest_gap(rates, leader)
+        if math.log10(above / below) < 1.25 * SPACING:
+            return None
+        return nearest(math.sqrt(below * above), above=below, below=above)
 
     def slow(self, trial: E) -> bool:
         """Return whether a trial still falls by much over the second half of its way."""
@@ -186,9 +232,13 @@ class Search(Ranking[E]):
         if lr is None:
             return
         trial = self.known(lr)
+        if trial is not None and self.passed(trial, share):
+            return
         cost = self.pool.fresh(share) if trial is None else self.pool.price(trial, share)
         if self.affords(cost, self.finish(share)):
-            self.pool.go([trial or self.pool.enter(nice(lr))], share, Phase.CURVE_TURNED)
+            self.pool.go(
+                [trial or self.pool.enter(self.allowed.rounded(lr))], share, Phase.CURVE_TURNED
+            )
 
 
 def _widest_gap(rates: list[float], leader: float) -> tuple[float, float]:
