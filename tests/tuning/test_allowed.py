@@ -65,6 +65,7 @@ def test_a_small_budget_stays_inside_too():
         assert best.cost <= budget
 
 
+@pytest.mark.slow
 def test_a_choice_of_recipes_stays_inside_too():
     over = {"optimizer": ["adamw", "sgd"]}
     best = quick(task(), over=over, lrs=LISTED, engine="loop")
@@ -90,6 +91,7 @@ def test_a_folder_keeps_it_and_goes_on_within_it(tmp_path):
     assert "Rates allowed" in page.read_text()
 
 
+@pytest.mark.slow
 def test_the_same_question_has_the_same_answer():
     one, two = (quick(task(), BASE, 1.5, lrs=LISTED, engine=e) for e in ("loop", "loop"))
     assert same(one, two)
