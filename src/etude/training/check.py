@@ -17,7 +17,7 @@ from etude.record import Evaluation
 from etude.tasks.data import Batch, Cursor, TensorData
 from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
-from etude.torch_internals import own_buffers, unsaved_buffers
+from etude.torch_internals import eagerly, own_buffers, unsaved_buffers
 from etude.training.convolutions import watched_convolutions
 from etude.training.evaluate import move
 from etude.training.loss_scale import refuse_half
@@ -48,7 +48,7 @@ def check(state: RunState) -> int:
     refuse_recurrent(model, recipe.precision, state.device)
     if recipe.precision == "float16":
         refuse_half(model, in_turns=task.alternates)
-    with random_state_kept(0), data.untouched(), state.autocast():
+    with eagerly(), random_state_kept(0), data.untouched(), state.autocast():
         batch = move(next(data.stream(state.batch_size, recipe.seed, Cursor())), state.device)
         carried = list(_unsaved_places(model))
         before = [holder.get(key) for holder, key, _ in carried]

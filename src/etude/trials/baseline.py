@@ -15,6 +15,7 @@ from etude.randomness import random_state_kept
 from etude.record import Evaluation
 from etude.tasks.data import Cursor, rows
 from etude.tasks.task import Task
+from etude.torch_internals import eagerly
 from etude.training.check import leaves
 from etude.training.evaluate import evaluate, move
 from etude.training.run import Run
@@ -48,6 +49,7 @@ class ConstantOutput(nn.Module):
         return self.value.to(self.kind).expand(rows(inputs), *self.value.shape)
 
 
+@eagerly()
 def constant_score(run: Run | RunState) -> Evaluation | None:
     """Return the score of the best constant output on the validation data; None without one.
 
