@@ -14,8 +14,7 @@ import importlib
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -129,25 +128,9 @@ def uncompiled(module: nn.Module) -> nn.Module:
 def compiles(module: nn.Module) -> bool:
     """Return whether calls of a module, or of one inside it, go through `torch.compile`."""
     return any(
-        is_compiled(one)
-        or getattr(one, "_compiled_call_impl", None) is not None
-        or hasattr(type(one).forward, "_torchdynamo_orig_callable")
-        for one in module.modules()
-    )
-
-
-@contextmanager
-def eagerly() -> Iterator[None]:
-    """Run the block without `torch.compile`: what is compiled runs as it was written.
-
-    A forward pass in another mode, with other hooks or another number of samples would be compiled
-    for itself, which takes seconds.
-    """
-    if "torch._dynamo" not in sys.modules:  # then nothing is compiled, and loading it takes long
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+        is_compiled(one) or getattr(one, "_compiled_call_impl", None) is not None
+        or hasattr(type(one).forward, "_torchdynamo_orig_callable") for one in module.modules()
+    )  # fmt: skip
 
 
 # ---- tensors -------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from etude import Recipe, Task, tune
 from etude.engines import LoopEngine
-from etude.torch_internals import compiles, eagerly
+from etude.torch_internals import compiles
+from etude.training.eager import eagerly
 from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import Goal
 from tests.helpers import data, noisy

@@ -9,7 +9,7 @@ import torch
 
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor
-from etude.torch_internals import eagerly
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.run import Run
 

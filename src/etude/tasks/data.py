@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -225,7 +226,7 @@ class NestedData(IndexedData):
         """Yield slices, which copy nothing."""
         for start in range(0, self.samples, batch_size):
             end = min(start + batch_size, self.samples)
-            yield mapped(self.tree, lambda t, a=start, b=end: t[a:b]), end - start
+            yield mapped(self.tree, itemgetter(slice(start, end))), end - start
 
     def to(self, device: torch.device) -> NestedData:
         """Move every tensor once."""

@@ -10,7 +10,8 @@ from torch import nn
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task
-from etude.torch_internals import BATCH_NORMS, eagerly
+from etude.torch_internals import BATCH_NORMS
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.objective import Context
 from etude.training.snapshot import modes_kept

@@ -17,8 +17,9 @@ from etude.record import Evaluation
 from etude.tasks.data import Batch, Cursor, TensorData
 from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
-from etude.torch_internals import eagerly, own_buffers, unsaved_buffers
+from etude.torch_internals import own_buffers, unsaved_buffers
 from etude.training.convolutions import watched_convolutions
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.loss_scale import refuse_half
 from etude.training.objective import has_no_answered_target

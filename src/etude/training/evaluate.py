@@ -20,7 +20,7 @@ from etude.tasks.data import Batch
 from etude.tasks.metrics import AnyMetric
 from etude.tasks.task import Task, describe
 from etude.tasks.weighted import WeightedLoss
-from etude.torch_internals import eagerly
+from etude.training.eager import eagerly
 from etude.training.snapshot import buffers_kept, modes_kept
 
 PARTS = 16

@@ -14,7 +14,7 @@ from etude.layerwise.flow import Flow, follow
 from etude.recipe import Recipe
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task
-from etude.torch_internals import eagerly
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 
 

@@ -11,7 +11,7 @@ from etude.recipe import Recipe
 from etude.tasks.data import Batch, Cursor
 from etude.tasks.models.initialisation import initialise
 from etude.tasks.task import Task
-from etude.torch_internals import eagerly
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.regularisation import set_dropout
 from etude.training.snapshot import buffers_kept, modes_kept

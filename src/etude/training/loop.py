@@ -118,13 +118,16 @@ class TrainingLoop:
         state = self.state
         if self.rewinder is not None:
             self.rewinder.keep(state)
-        values, again = self._finite_values(stream)
-        if state.diverged:
+        found = self._finite_values(stream)
+        if (
+            found is not None
+            and self.rewinder is not None
+            and self._rewound(self.rewinder, found[0], stream)
+        ):
+            found = self._finite_values(stream)
+        if found is None:
             return
-        if self.rewinder is not None and self._rewound(self.rewinder, values, stream):
-            values, again = self._finite_values(stream)
-            if state.diverged:
-                return
+        values, again = found
         self._unread.append(values)
         if len(self._unread) >= self.read_every:
             self.read()
@@ -149,10 +152,15 @@ class TrainingLoop:
         state.step += 1
         state.cursor = Cursor(self._cursor.epoch, self._cursor.batch)
 
-    def _finite_values(self, stream: Iterator[Batch]) -> tuple[dict[str, Any], Closure | None]:
+    def _finite_values(
+        self, stream: Iterator[Batch]
+    ) -> tuple[dict[str, Any], Closure | None] | None:
         """Compute the gradient of an update, from other batches while it overflows float16.
 
         What an overflow leaves behind is a state between two updates, with a smaller scale.
+
+        Returns:
+            As `_values`; None if every scale was too large, which has ended the run.
         """
         state, scale = self.state, self.loss_scale
         if scale is None:
@@ -167,7 +175,7 @@ class TrainingLoop:
                 if scale.is_least:
                     what = OVERFLOWED.format(least=LEAST, loss=overflow.loss)
                     divergence.end(state, state.step, what, now=True)
-                    return {}, None
+                    return None
 
     def _values(self, stream: Iterator[Batch]) -> tuple[dict[str, Any], Closure | None]:
         """Compute the gradient of an update from the next batches, or update the parts in turn."""

@@ -104,7 +104,8 @@ class LossScale:
             StorageError: If it is damaged.
         """
         saved = saved or {"value": FIRST, "finite": 0, "overflows": 0}
-        value, counts = saved.get("value"), [saved.get(n) for n in ("finite", "overflows")]
+        value: Any = saved.get("value")
+        counts: list[Any] = [saved.get(name) for name in ("finite", "overflows")]
         scale = isinstance(value, float) and math.isfinite(value) and value > 0
         if not scale or any(type(n) is not int or not 0 <= n <= INTERVAL for n in counts):
             raise StorageError(f"the checkpoint is damaged: its loss scale is {shown(saved)}")

@@ -13,8 +13,8 @@ import torch
 from etude.errors import EtudeError
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor, IndexedData, TensorData
-from etude.torch_internals import eagerly
 from etude.training.check import faults
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.run import Run
 

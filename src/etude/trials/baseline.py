@@ -15,8 +15,8 @@ from etude.randomness import random_state_kept
 from etude.record import Evaluation
 from etude.tasks.data import Cursor, rows
 from etude.tasks.task import Task
-from etude.torch_internals import eagerly
 from etude.training.check import leaves
+from etude.training.eager import eagerly
 from etude.training.evaluate import evaluate, move
 from etude.training.run import Run
 from etude.training.state import RunState

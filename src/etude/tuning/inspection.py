@@ -16,7 +16,7 @@ from etude.tasks.data import Cursor, rows
 from etude.tasks.loss_calls import LossCalls, are_probabilities
 from etude.tasks.metrics import IGNORED
 from etude.tasks.task import Task
-from etude.torch_internals import eagerly
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.run import Run
 
