@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from torch.nn.modules.conv import _ConvNd
     from torch.nn.modules.dropout import _DropoutNd
 
+DYNAMO = "torch._dynamo"  # the module that torch loads with the first thing that is compiled
+
 # ---- access to a part ----------------------------------------------------------------------
 
 
@@ -110,8 +112,7 @@ def unsaved_buffers(module: nn.Module) -> set[str]:
 
 def forward_hooks(module: nn.Module) -> list[dict[int, Any]]:
     """Return the dictionaries of the hooks before and after a module's own forward pass."""
-    names = "_forward_pre_hooks", "_forward_hooks"
-    return [_part(module, name, "nn.Module") for name in names]
+    return [_part(module, n, "nn.Module") for n in ("_forward_pre_hooks", "_forward_hooks")]
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -112,12 +112,12 @@ def test_a_tuning_interrupted_on_a_larger_budget_goes_on_to_the_same_result(
     def failing(self, stream):
         made.append(1)
         if len(made) == after:
-            raise CableError
+            raise CableError("the power went")
         return plain(self, stream)
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingLoop, "_update", failing)
-        with pytest.raises(CableError):
+        with pytest.raises(CableError, match="the power went"):
             tune(line(), budget=3.0, folder=tmp_path / "cut", resume=True, **said)
     cut = tune(line(), folder=tmp_path / "cut", resume=True, **said)
     assert (cut.lr, cut.tied, cut.cost) == (whole.lr, whole.tied, whole.cost)

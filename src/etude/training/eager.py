@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from etude.torch_internals import DYNAMO
+
 
 @contextmanager
 def eagerly() -> Iterator[None]:
@@ -16,7 +18,7 @@ def eagerly() -> Iterator[None]:
     A forward pass in another mode, with other hooks or another number of samples would be compiled
     for itself, which takes seconds.
     """
-    if "torch._dynamo" not in sys.modules:  # then nothing is compiled, and loading it takes long
+    if DYNAMO not in sys.modules:  # then nothing is compiled, and loading it takes long
         yield
         return
     with torch.compiler.set_stance("force_eager"):
