@@ -28,7 +28,7 @@ from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.hyperparameters import Number
-from etude.recipe_checks import check_clipping, check_schedules
+from etude.recipe_checks import check_clipping, check_precision, check_schedules
 from etude.recipe_digest import digest_before, digest_of
 from etude.recipe_exchange import Compression, compression
 from etude.recipe_spikes import SpikePolicy, spike_policy
@@ -159,7 +159,9 @@ class Recipe(BaseModel):
         evaluations: Number of evaluations on the validation data during the run, besides one
             before it. Early stopping uses their loss, and schedules with feedback, such as
             `plateau`, use the loss (the task's metric with on='metric' or mode='max').
-        precision: 'float32', or 'bfloat16' for autocast around the forward pass.
+        precision: 'float32', or 'bfloat16' or 'float16' for autocast around the forward pass. In
+            'float16' the loss is scaled, as `torch.amp.GradScaler` does; a step whose gradient
+            overflows is no update, and is taken again with the next batch.
         compress: How the processes of a data-parallel run exchange gradients: 'fp16', 'bf16',
             'powersgd', 'topk', 'local-sgd' or 'diloco', with numbers as in 'powersgd(rank=2)'; see
             `etude.recipe_exchange`. None, or 'none', exchanges them whole.
@@ -200,7 +202,7 @@ class Recipe(BaseModel):
     early_stopping: Count | None = None
     initialisation: Initialisation | None = None
     evaluations: Count = 20
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compress: CompressField = None
     seed: Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**63)] = 0
 
@@ -225,6 +227,7 @@ class Recipe(BaseModel):
         check_schedules(row, self.schedule, self.schedules)
         set_ = {name: getattr(self, name) for name in CLIPPING}
         check_clipping(row, {name: v for name, v in set_.items() if v is not None}, self.spikes)
+        check_precision(row, self.precision)
 
     def replace(self, **changes: Any) -> Self:
         """Return a recipe with some fields changed, validated again."""

@@ -84,3 +84,20 @@ def check_clipping(
             f"spikes={spikes!r} and clip_percentile={clipped['clip_percentile']:g} both clip the "
             "norm by those before it: leave one out"
         )
+
+
+def check_precision(row: OptimizerRow, precision: str) -> None:
+    """Raise for a precision in which an optimizer cannot be trained.
+
+    Args:
+        row: The optimizer's row in the table.
+        precision: The precision of the forward pass.
+
+    Raises:
+        BadValueError: If the loss must be scaled, and the optimizer computes it by itself.
+    """
+    if precision == "float16" and row.closure:
+        raise BadValueError(
+            f"precision='float16' scales the loss, and {row.name} compares losses along its step: "
+            "give precision='bfloat16' or 'float32'"
+        )

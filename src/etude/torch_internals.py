@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from torch.nn.modules.conv import _ConvNd
     from torch.nn.modules.dropout import _DropoutNd
 
+DYNAMO = "torch._dynamo"  # the module that torch loads with the first thing that is compiled
+
 # ---- access to a part ----------------------------------------------------------------------
 
 
@@ -122,8 +124,7 @@ def flat_names(layer: nn.RNNBase) -> list[str]:
 
 def forward_hooks(module: nn.Module) -> list[dict[int, Any]]:
     """Return the dictionaries of the hooks before and after a module's own forward pass."""
-    names = "_forward_pre_hooks", "_forward_hooks"
-    return [_part(module, name, "nn.Module") for name in names]
+    return [_part(module, n, "nn.Module") for n in ("_forward_pre_hooks", "_forward_hooks")]
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -141,8 +142,8 @@ def compiles(module: nn.Module) -> bool:
     """Return whether calls of a module, or of one inside it, go through `torch.compile`."""
     return any(
         is_compiled(one) or getattr(one, "_compiled_call_impl", None) is not None
-        for one in module.modules()
-    )
+        or hasattr(type(one).forward, "_torchdynamo_orig_callable") for one in module.modules()
+    )  # fmt: skip
 
 
 # ---- tensors -------------------------------------------------------------------------------

@@ -57,6 +57,10 @@ RECIPES = {
     "clipped": Recipe(lr=0.01, steps=20, clip_norm=0.1, clip_value=0.01),
     "accumulated": Recipe(lr=0.01, steps=20, batch_size=8, accumulate=2),
     "bfloat16": Recipe(lr=0.01, steps=20, precision="bfloat16"),
+    "float16": Recipe(lr=0.01, steps=20, precision="float16"),
+    "float16 clipped": Recipe(
+        lr=0.01, steps=20, precision="float16", accumulate=2, batch_size=8, clip_norm=0.1
+    ),
     "scheduled": Recipe(
         optimizer={"name": "sgd", "momentum": 0.9, "weight_decay": 0.1},
         lr=0.05,

@@ -17,11 +17,12 @@ from torch.nn.functional import cross_entropy
 import etude
 from etude import Recipe, Task
 from etude.errors import BadTypeError, BadValueError, StorageError, UnknownNameError
-from etude.methods.grid import checked_rates, default_rates, grid
+from etude.methods.grid import default_rates, grid
 from etude.methods.grid_result import GridRate, GridResult
 from etude.record import Cost, Evaluation, Record, Status
 from etude.training.observer import Observer
 from etude.training.train import train
+from etude.trials.given_rates import checked_rates
 from etude.trials.score import Goal
 from tests.helpers import data, mlp, task
 

@@ -108,27 +108,19 @@ def test_evaluation_steps_of_every_length_stay():
     assert own_evaluation_steps([(7, 12)], 40, 4) == {0, 3, 6, 10, 20, 30, 40}
 
 
-@pytest.mark.parametrize("folds", [1, 2])
-def test_a_finished_tuning_with_more_budget_is_the_one_of_that_budget(tmp_path, folds):
-    recipe = RECIPE.replace(steps=32)
-    budgets = (1.5, 3.0) if folds == 1 else (2.5, 4.0)
-    said = {"folds": folds, "progress": False, "engine": "loop"}
-    tune(line(), recipe, budgets[0], folder=tmp_path / "grown", **said)
-    more = tune(
-        line(), None, budgets[1], folder=tmp_path / "grown", resume=True,
-        progress=False, engine="loop",
-    )  # fmt: skip
-    fresh = tune(line(), recipe, budgets[1], **said)
-    assert (more.lr, more.tied, more.outcome) == (fresh.lr, fresh.tied, fresh.outcome)
-    assert more.cost == pytest.approx(fresh.cost)
-    assert weights(more) == weights(fresh)
-    assert [t.lr for t in more.trials] == [t.lr for t in fresh.trials]
-    table = json.loads((tmp_path / "grown/tuning.json").read_text())
-    assert [one["budget"] for one in table["earlier"]] == [budgets[0]]
-    read = tune(line(), folder=tmp_path / "grown", resume=True, progress=False)
-    assert read.plain() == more.plain()
-    with pytest.raises(BadValueError, match=r"has a budget of .* full runs: give more"):
-        tune(line(), None, budgets[0], folder=tmp_path / "grown", resume=True, progress=False)
+def test_more_updates_are_the_length_that_they_add_up_to(tmp_path):
+    for name in ("a", "b"):
+        train(line(), RECIPE, folder=tmp_path / name)
+    one = train(line(), folder=tmp_path / "a", resume=True, more=8)
+    two = train(line(), folder=tmp_path / "b", resume=True, steps=RECIPE.steps + 8)
+    assert one.series["loss"].tolist() == two.series["loss"].tolist()
+    assert one.length == RECIPE.steps + 8
+    with pytest.raises(BadValueError, match="more=8 needs resume=True"):
+        train(line(), RECIPE, more=8)
+    with pytest.raises(BadValueError, match="give one of them"):
+        train(line(), folder=tmp_path / "a", resume=True, more=8, steps=30)
+    with pytest.raises(BadValueError, match="more=0 is out of bounds: give at least 1"):
+        train(line(), folder=tmp_path / "a", resume=True, more=0)
 
 
 # ---- another task ------------------------------------------------------------------------------

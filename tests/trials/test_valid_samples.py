@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from etude import Recipe, Task, tasks
 from etude.errors import BadTypeError, BadValueError
@@ -90,6 +92,7 @@ def test_what_the_training_can_afford_is_evaluated_whole():
     assert clock_of(task, long).horizon == 40_000
     assert compared_on(task, long) is task
     assert compared_on(task, RECIPE, "all") is task
+    assert compared_on(task, RECIPE, None) is task
     assert compared_on(task, RECIPE, 10**9) is task
 
 
@@ -109,14 +112,24 @@ def test_where_evaluations_change_the_run_it_hears_all_samples(changes, what):
         compared_on(task, recipe, 1_000)
 
 
-def test_data_that_cannot_be_indexed_is_left_whole():
-    task = large(loader=True)
+class Stream(IterableDataset):
+    def __init__(self, task: Task) -> None:
+        self.rows = task.valid.tensors
+
+    def __iter__(self):
+        return zip(*self.rows, strict=True)
+
+
+def test_a_stream_is_left_whole_and_a_loader_is_not():
+    loader = large(loader=True)
+    assert compared_on(loader, RECIPE).valid.samples == LEAST
+    task = replace(large(), valid=Stream(large()))
     assert compared_on(task, RECIPE) is task
-    with pytest.raises(BadTypeError, match=r"valid_samples=1000 needs .* or 'all'"):
+    with pytest.raises(BadTypeError, match=r"valid_samples=1000 needs .* or .all."):
         compared_on(task, RECIPE, 1_000)
 
 
-@pytest.mark.parametrize("wanted", [True, 0.5, "some", None])
+@pytest.mark.parametrize("wanted", [True, 0.5, "some"])
 def test_what_is_no_number_of_samples_is_refused(wanted):
     with pytest.raises(BadTypeError, match=r"valid_samples=.*'auto' or 'all'"):
         compared_on(large(100), RECIPE, wanted)

@@ -40,10 +40,32 @@ def read_rates(text: str | None, option: str = "--lrs") -> list[float] | None:
     return [float(f"{lr:.6g}") for lr in np.geomspace(low, high, count)]
 
 
-def _number(part: str, text: str, option: str) -> float:
+def read_range(text: str | None) -> tuple[float, float] | None:
+    """Return the lowest and the highest rate of a text LOW:HIGH; None stays None.
+
+    Raises:
+        BadValueError: If the text is something else.
+
+    >>> read_range("1e-4:0.01")
+    (0.0001, 0.01)
+    """
+    if text is None:
+        return None
+    ends = text.split(":")
+    if len(ends) != 2:
+        raise BadValueError(f"--lr-range {text!r}: write LOW:HIGH, such as 1e-4:1e-2")
+    low, high = (_number(end, text, "--lr-range", "1e-4:1e-2") for end in ends)
+    if not 0 < low < high < float("inf"):
+        raise BadValueError(f"--lr-range {text!r}: give 0 < LOW < HIGH, such as 1e-4:1e-2")
+    return low, high
+
+
+def _number(
+    part: str, text: str, option: str = "--lrs", such: str = "0.001,0.01,0.1 or 1e-4:1:9"
+) -> float:
     try:
         return float(part)
     except ValueError:
         raise BadValueError(
-            f"{option} {text!r}: {part.strip()!r} is not a number; write 0.001,0.01,0.1 or 1e-4:1:9"
+            f"{option} {text!r}: {part.strip()!r} is not a number; write {such}"
         ) from None

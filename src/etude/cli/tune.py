@@ -12,6 +12,7 @@ from etude.cli import choices, observe, processes
 from etude.cli.console import files, out, print_json
 from etude.cli.draw import draw
 from etude.cli.over import read_over
+from etude.cli.rates import read_range, read_rates
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ EPILOG = """[bold]Examples[/bold]
   etude tune digits-mlp --with width=256 --optimizer sgd --set optimizer.momentum=0.9
 
   etude tune my_project.py:task --recipe recipe.toml --budget 1.5
+
+  etude tune digits-mlp --lr-range 1e-4:1e-2
 
   etude tune digits-mlp --over optimizer=adamw,sgd,prodigy --over batch_size=32,128 --budget 6
 
@@ -71,6 +74,19 @@ def tune(
             "as many as cost a fifth of the training."
         ),
     ] = None,
+    lr_range: Annotated[
+        str | None,
+        typer.Option(
+            "--lr-range", metavar="LOW:HIGH", help="Try no rate below LOW and none above HIGH."
+        ),
+    ] = None,
+    lrs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATES",
+            help="Try these rates only, separated by commas, or LOW:HIGH:COUNT.",
+        ),
+    ] = None,
     engine: choices.EngineName = None,
     on: choices.On = None,
     folder: choices.Out = None,
@@ -106,12 +122,14 @@ def tune(
             wanted["budget"] = 3.0 if budget is None else budget
             wanted |= {"over": read_over(over), "objective": objective}
             wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
+            wanted |= {"lr_range": read_range(lr_range), "lrs": read_rates(lrs)}
             wanted["valid_samples"] = (
                 int(valid_samples) if valid_samples and valid_samples.isdecimal() else valid_samples
             ) or "auto"
         else:
             choices.refuse_with_resume(
-                recipe.typed(), *(over, objective, maximize, folds, valid_samples, folder)
+                recipe.typed(),
+                *(over, objective, maximize, folds, valid_samples, lr_range, lrs, folder),
             )
             wanted["budget"] = budget
         place = choices.run_folder(folder, resume, task)

@@ -119,6 +119,11 @@ class _Loop:
         return bool(self.recipe.schedules) or any(self.schedulers.values())
 
     @property
+    def scaled(self) -> bool:
+        """Whether the loss is scaled."""
+        return self.recipe.precision == "float16"
+
+    @property
     def batch(self) -> str:
         return "batch" if self.own_step else "inputs, targets"
 
@@ -232,6 +237,9 @@ class _Loop:
     def before(self) -> list[str]:
         """Return the lines before the loop."""
         lines = ["batches = endless(train_loader)"]
+        if self.scaled:
+            device = "next(model.parameters()).device.type"
+            lines.append(f"scaler = torch.amp.GradScaler({device})")
         if self.signals:
             count = self.recipe.evaluations
             steps = f"{{{self.steps} * i // {count} for i in range(1, {count})}}"
@@ -263,7 +271,7 @@ class _Loop:
             return [f"{indent}loss = {loss}"]
         device = "next(model.parameters()).device.type"
         return [
-            f"{indent}with torch.autocast({device}, dtype=torch.bfloat16):",
+            f"{indent}with torch.autocast({device}, dtype=torch.{self.recipe.precision}):",
             f"{indent}    loss = {loss}",
         ]
 
@@ -273,14 +281,26 @@ class _Loop:
         if self.turns:
             return self.in_turns()
         lines = ["    optimizer.zero_grad()"]
+        scale = "scaler.scale({})" if self.scaled else "{}"
         if recipe.accumulate == 1:
             lines += [f"    {self.batch} = next(batches)", *self.forward("    ")]
-            lines.append("    loss.backward()")
+            lines.append(f"    {scale.format('loss')}.backward()")
         else:
+            share = f"loss / {recipe.accumulate}"
             lines.append(f"    for _ in range({recipe.accumulate}):")
             lines += [f"        {self.batch} = next(batches)", *self.forward(" " * 8)]
-            lines.append(f"        (loss / {recipe.accumulate}).backward()")
-        return [*lines, *self.clipping("    "), "    optimizer.step()"]
+            lines.append(f"        {(scale if self.scaled else '({})').format(share)}.backward()")
+        if not self.scaled:
+            return [*lines, *self.clipping("    "), "    optimizer.step()"]
+        lines += ["    scaler.unscale_(optimizer)", *self.clipping("    ")]
+        lines += [
+            "    scale = scaler.get_scale()",
+            "    scaler.step(optimizer)",
+            "    scaler.update()",
+        ]
+        lines += ["    if scaler.get_scale() >= scale:", "        break"]
+        again = "    while True:  # a step whose gradient overflows float16 is no update"
+        return [again, *(f"    {line}" for line in lines)]
 
     def in_turns(self) -> list[str]:
         """Return the body of the loop for a step that yields (part, loss)."""
@@ -290,7 +310,7 @@ class _Loop:
             turn = [
                 "    turns = step(model, next(batches))",
                 "    while True:",
-                f"        with torch.autocast({device}, dtype=torch.bfloat16):",
+                f"        with torch.autocast({device}, dtype=torch.{self.recipe.precision}):",
                 "            part, loss = next(turns, (None, None))",
                 "        if part is None:",
                 "            break",

@@ -9,6 +9,7 @@ import torch
 
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.run import Run
 
@@ -17,6 +18,7 @@ ABOVE, BELOW, USUAL = 2.0, 2.5, -0.8
 scale, and the usual difference from it: the median of ten small tasks."""
 
 
+@eagerly()
 def scaled(centre: float, run: Run) -> float:
     """Return the centre, or an estimate from the first gradient if the two are far apart.
 

@@ -14,7 +14,7 @@ import torch
 from etude import optimizers
 from etude.engines import Engine
 from etude.errors import BadTypeError, BadValueError, member, shown
-from etude.methods.grid import checked_rates, default_rates
+from etude.methods.grid import default_rates
 from etude.methods.ways import Ways
 from etude.progress import bar
 from etude.recipe import Recipe
@@ -23,6 +23,7 @@ from etude.shows_itself import ShowsItself
 from etude.tasks.data import IndexedData
 from etude.tasks.task import Task
 from etude.training.validation import check_given
+from etude.trials.given_rates import checked_rates
 from etude.trials.score import Goal, goal_for, usual_objective
 from etude.tuning.tune import BUDGET
 from etude.warning_filters import filters_kept

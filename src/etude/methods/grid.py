@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from etude.training.clock import clock_of
 from etude.training.observer import Observer
 from etude.training.validation import check_given
 from etude.trials.folds import folds_of
+from etude.trials.given_rates import checked_rates
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import goal_for, judged_by, usual_objective
@@ -163,38 +163,6 @@ def default_rates(task: Task, recipe: Recipe) -> tuple[float, ...]:
     return tuple(
         float(f"{10 ** (APART * place):.3g}") for place in range(centre - half, centre + half + 1)
     )
-
-
-def checked_rates(lrs: Iterable[float]) -> tuple[float, ...]:
-    """Return rates, ascending.
-
-    Raises:
-        BadTypeError: If they are no numbers.
-        BadValueError: If there are none, one is out of bounds, or two are equal.
-
-    >>> checked_rates([0.1, 0.01])
-    (0.01, 0.1)
-    """
-    if isinstance(lrs, (str, bytes, int, float)) or not isinstance(lrs, Iterable):
-        raise BadTypeError(f"lrs={shown(lrs)}: give a list of rates, such as [0.001, 0.01, 0.1]")
-    listed = list(lrs)
-    if not listed:
-        raise BadValueError("lrs is empty: give at least one rate, such as [0.001, 0.01, 0.1]")
-    found = []
-    for place, lr in enumerate(listed):
-        try:
-            value = float(lr)
-        except (TypeError, ValueError):
-            raise BadTypeError(f"lrs[{place}]={shown(lr)} is not a number") from None
-        if isinstance(lr, (bool, str)):
-            raise BadTypeError(f"lrs[{place}]={shown(lr)} is not a number")
-        if not (math.isfinite(value) and value > 0):
-            raise BadValueError(f"lrs[{place}]={value!r} is out of bounds: give a rate above 0")
-        found.append(value)
-    if len(set(found)) < len(found):
-        twice = next(lr for lr in found if found.count(lr) > 1)
-        raise BadValueError(f"lrs has {twice:g} twice: give each rate once")
-    return tuple(sorted(found))
 
 
 def _kept(home: GridFolder | None, given: tuple[object, ...]) -> GridRequest:

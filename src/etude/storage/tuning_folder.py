@@ -73,6 +73,10 @@ class TuningFolder:
         kept = {name: value for name, value in table.items() if name != "result"}
         files.write_json(self.file, {**kept, "request": dict(request), "earlier": earlier})
 
+    def earlier(self) -> list[Any]:
+        """Return the results of earlier requests, that of the smallest budget first."""
+        return _list(self.table(), "earlier")
+
     def check_task(self, parts: Parts, *, accept: bool) -> None:
         """Raise if the task is not the tuning's, or note that the change was accepted.
 

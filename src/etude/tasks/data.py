@@ -8,7 +8,8 @@ the seed and the epoch alone, so that a run can be resumed from any position.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,10 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torch.utils.data import default_collate as collate
 
-from etude.errors import BadTypeError, BadValueError, TaskError, where
+from etude.errors import BadTypeError, TaskError, where
 from etude.randomness import derive_seed
+from etude.tasks.frames import is_table, numbers_of
 from etude.tasks.loaders import IterableData, LoaderData
-from etude.tasks.source import Batch, Cursor, Data, checked_size, rows
+from etude.tasks.nested import mapped, tensors_of
+from etude.tasks.source import Batch, Cursor, Data, checked_size, rows, split_rows
 
 __all__ = [
     "Batch",
@@ -31,6 +34,7 @@ __all__ = [
     "IndexedData",
     "IterableData",
     "LoaderData",
+    "NestedData",
     "TensorData",
     "as_data",
     "rows",
@@ -49,6 +53,14 @@ class IndexedData(Data):
     @abstractmethod
     def part(self, index: Tensor) -> IndexedData:
         """Return the data that holds only the samples at `index`."""
+
+    def held(self, index: Tensor) -> IndexedData:
+        """Return the same, as validation data."""
+        return self.part(index)
+
+    def why_whole(self) -> str:
+        """Return nothing: any part can be taken."""
+        return ""
 
     def beside(self, index: Tensor) -> Tensor:
         """Return indices on the device on which `take` needs them."""
@@ -91,14 +103,8 @@ class IndexedData(Data):
 
     def split(self, share: float) -> tuple[IndexedData, IndexedData]:
         """Return (rest, held out) where a fixed random `share` of the samples is held out."""
-        held = round(self.samples * share)
-        if not 0 < held < self.samples:
-            raise BadValueError(
-                f"valid={share} of {self.samples} samples leaves one part empty: "
-                "give a share between 0 and 1, or pass valid= as data"
-            )
-        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(0))
-        return self.part(order[held:].sort().values), self.part(order[:held].sort().values)
+        rest, held = split_rows(self.samples, share)
+        return self.part(rest), self.part(held)
 
 
 _LAST_ORDERS: WeakKeyDictionary[IndexedData, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
@@ -192,7 +198,50 @@ class DatasetData(IndexedData):
         return DatasetData(Subset(self.dataset, index.tolist()))
 
 
+class NestedData(IndexedData):
+    """Tensors with a common first axis, in nested tuples and mappings.
+
+    Args:
+        tree: Such as `((text, picture), label)` or `({"ids": ids, "mask": mask}, label)`.
+    """
+
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
+        self._flat = TensorData(tuple(tensors_of(tree)))
+        self.samples = self._flat.samples
+
+    def take(self, index: Tensor) -> Batch:
+        """Index every tensor."""
+        return mapped(self.tree, lambda t: t[index.to(t.device)])
+
+    def beside(self, index: Tensor) -> Tensor:
+        """Move an epoch's indices to the device once."""
+        return self._flat.beside(index)
+
+    def part(self, index: Tensor) -> NestedData:
+        """Copy the rows at `index`."""
+        return NestedData(self.take(index))
+
+    def sweep(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+        """Yield slices, which copy nothing."""
+        for start in range(0, self.samples, batch_size):
+            end = min(start + batch_size, self.samples)
+            yield mapped(self.tree, itemgetter(slice(start, end))), end - start
+
+    def to(self, device: torch.device) -> NestedData:
+        """Move every tensor once."""
+        if self._flat.to(device) is self._flat:
+            return self
+        return NestedData(mapped(self.tree, lambda t: t.to(device)))
+
+    def targets(self) -> int:
+        """Count those of the last tensor."""
+        return self._flat.targets()
+
+
 def _tensor(value: Any) -> Tensor:
+    if is_table(value):
+        value = numbers_of(value)
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biufc":
             raise BadTypeError(f"expected an array of numbers, got one of dtype {value.dtype}")
@@ -207,12 +256,33 @@ def _tensor(value: Any) -> Tensor:
     )
 
 
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray)) or is_table(value)
+
+
+def _nests(parts: Iterable[Any]) -> bool:
+    """Return whether one of some values holds others."""
+    return any(isinstance(part, (Mapping, tuple, list)) for part in parts)
+
+
+def _is_tree(value: Any) -> bool:
+    """Return whether nested tuples and mappings hold nothing but tensors, with one nested."""
+
+    def holds(part: Any) -> bool:
+        if isinstance(part, (Mapping, tuple, list)):
+            parts = part.values() if isinstance(part, Mapping) else part
+            return bool(part) and all(map(holds, parts))
+        return _is_leaf(part)
+
+    return _nests(value.values() if isinstance(value, Mapping) else value) and holds(value)
+
+
 def as_data(source: Any, what: str) -> Data:
     """Return what the user gave as `what` ('train' or 'valid') as a Data object.
 
     Args:
-        source: A tensor, an array, a tuple, list or mapping of them, a Dataset of either style,
-            a DataLoader, or a Data.
+        source: A tensor, an array, a table of pandas or polars, a tuple, list or mapping of them,
+            also nested, a Dataset of either style, a DataLoader, or a Data.
         what: The argument's name, for error messages.
 
     Raises:
@@ -231,12 +301,14 @@ def as_data(source: Any, what: str) -> Data:
         data = TensorData(tuple(source.tensors))
     elif isinstance(source, IterableDataset):
         data = IterableData(source)
-    elif isinstance(source, (Tensor, np.ndarray)):
+    elif isinstance(source, (Tensor, np.ndarray)) or is_table(source):
         data = TensorData((_tensor(source),))
-    elif isinstance(source, Mapping):
+    elif isinstance(source, Mapping) and not _nests(source.values()):
         data = TensorData({str(k): _tensor(v) for k, v in source.items()})
+    elif isinstance(source, (Mapping, tuple, list)) and _is_tree(source):
+        data = NestedData(mapped(source, _tensor))
     elif isinstance(source, (tuple, list)) and source:
-        if not all(isinstance(part, (Tensor, np.ndarray)) for part in source):
+        if not all(_is_leaf(part) for part in source):
             kinds = ", ".join(type(part).__name__ for part in source[:4])
             raise BadTypeError(
                 f"{what} is a {type(source).__name__} of {kinds}: pass tensors with one row per "

@@ -26,7 +26,7 @@ from torch.utils.data import Sampler
 
 from etude.randomness import random_state_kept
 from etude.tasks.bytecode import changes_in_place, global_names, has_docstring
-from etude.tasks.data import Data, DatasetData, TensorData
+from etude.tasks.data import Data, DatasetData, NestedData, TensorData
 from etude.tasks.loaders import IterableData, LoaderData
 from etude.tasks.task import Task
 
@@ -186,6 +186,8 @@ def _blocks(flat: Tensor) -> Iterable[Tensor]:
 def _of_data(data: Data) -> str | None:
     if isinstance(data, TensorData):
         return _digest(lambda hasher: hasher.value(data.tensors))
+    if isinstance(data, NestedData):
+        return _digest(lambda hasher: hasher.value(data.tree))
     if isinstance(data, DatasetData):
         return _sampled(data.dataset)
     if isinstance(data, LoaderData) and not isinstance(data, IterableData):

@@ -8,11 +8,13 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from etude.errors import BadValueError, TaskError, where
 from etude.randomness import OwnRandomness, derive_seed
-from etude.tasks.source import Batch, Cursor, Data, checked_size, rows
+from etude.tasks import loader_parts
+from etude.tasks.source import Batch, Cursor, Data, checked_size, rows, split_rows
 from etude.torch_internals import end_workers
 
 _END = object()
@@ -60,6 +62,28 @@ class LoaderData(Data):
                 f"of {own}: leave batch_size out, or build the loader with {batch_size}"
             )
         return own or batch_size or 1
+
+    def why_whole(self) -> str:
+        """Return why the order of the loader needs all samples; empty if a part can be taken."""
+        return loader_parts.why_whole(self.loader)
+
+    def part(self, index: Tensor) -> LoaderData:
+        """Return the data of a loader over the samples at `index`."""
+        if self.why_whole():
+            super().part(index)
+        return LoaderData(loader_parts.part_of(self.loader, index), self.name)
+
+    def held(self, index: Tensor) -> LoaderData:
+        """Return the same, in order and without leaving any sample out."""
+        if self.why_whole():
+            super().part(index)
+        return LoaderData(loader_parts.part_of(self.loader, index, held_out=True), self.name)
+
+    def split(self, share: float) -> tuple[LoaderData, LoaderData]:
+        """Return (rest, held out) where a fixed random `share` of the samples is held out."""
+        assert self.samples is not None
+        rest, held = split_rows(self.samples, share)
+        return self.part(rest), self.held(held)
 
     def generators(self) -> list[torch.Generator]:
         """Return the generators of the loader and its samplers."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.errors import BadValueError
+from etude.errors import BadTypeError, BadValueError
 
 Batch = Any
 """A batch, as the model or the user's step receives it: tensors in a tuple or a mapping, or
@@ -76,9 +76,41 @@ class Data(ABC):
             for generator, state in states:
                 generator.set_state(state)
 
+    def part(self, index: Tensor) -> Data:
+        """Return the data that holds only the samples at `index`.
+
+        Raises:
+            BadTypeError: If that cannot be; `why_whole` says why.
+        """
+        raise BadTypeError(f"no part of the data can be taken: {self.why_whole()}")
+
+    def held(self, index: Tensor) -> Data:
+        """Return the same as validation data: every sample, in order."""
+        return self.part(index)
+
+    def why_whole(self) -> str:
+        """Return why no part of the samples can be taken by their numbers; empty if it can."""
+        return "its samples have no numbers"
+
     def targets(self) -> int | None:
         """Return the number of targets to learn: labels or tokens, else samples."""
         return self.samples
+
+
+def split_rows(samples: int, share: float) -> tuple[Tensor, Tensor]:
+    """Return the rows of (the rest, a fixed random share that is held out), each ascending.
+
+    Raises:
+        BadValueError: If one of the two would be empty.
+    """
+    held = round(samples * share)
+    if not 0 < held < samples:
+        raise BadValueError(
+            f"valid={share} of {samples} samples leaves one part empty: "
+            "give a share between 0 and 1, or pass valid= as data"
+        )
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    return order[held:].sort().values, order[:held].sort().values
 
 
 def checked_size(batch_size: int | None, samples: int | None) -> int:

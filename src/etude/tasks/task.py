@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import BadTypeError, BadValueError, TaskError, where
-from etude.tasks.data import Batch, Data, IndexedData, IterableData, as_data
+from etude.tasks.data import Batch, Data, IndexedData, IterableData, LoaderData, as_data
 from etude.tasks.groups import groups_of
 from etude.tasks.metrics import as_metric
+from etude.tasks.nested import mapped, tensors_of
 from etude.tasks.origin import TaskOrigin
 from etude.tasks.ref import TaskRef
 from etude.tasks.turns import check_reach, takes_turns, turns
@@ -41,8 +42,9 @@ class Task:
     Attributes:
         model: A function without arguments that builds the network (its weights are then drawn
             from the recipe's seed), or a network, which is copied and never changed.
-        train: `(inputs, ..., targets)` as tensors with one row per sample, a mapping of tensors,
-            a Dataset, an IterableDataset, or a DataLoader.
+        train: `(inputs, ..., targets)` as tensors, arrays or tables with one row per sample, also
+            in nested tuples and mappings; a mapping of tensors, a Dataset, an IterableDataset, or
+            a DataLoader.
         valid: The same, or the share of `train` to hold out.
         loss: (output, target) -> scalar tensor, the mean over the targets that count; or the pair
             (sum, weight) of the batch, whose mean is sum / weight. The weight of a mean computed
@@ -278,7 +280,7 @@ class Task:
         assert loss is not None
         name = getattr(loss, "__name__", type(loss).__name__)
         try:
-            found, weight = call(loss, output, target)
+            found, weight = call(loss, output, widened(target))
         except Exception as error:
             raise TaskError(
                 f"the model's output {describe(output)} does not fit the loss {name} with "
@@ -329,9 +331,14 @@ def _split(train: Any, valid: Any) -> tuple[Data, Data]:
             "an IterableDataset cannot be split: give the validation data as valid=, a dataset "
             "that ends"
         )
-    if not isinstance(data, IndexedData):
+    if isinstance(data, LoaderData) and (why := data.why_whole()):
         raise TaskError(
-            "a DataLoader cannot be split: give the validation data as valid=DataLoader(...)"
+            f"the DataLoader cannot be split, since {why}: give the validation data as "
+            "valid=DataLoader(...)"
+        )
+    if not isinstance(data, (IndexedData, LoaderData)):
+        raise TaskError(
+            f"a {type(data).__name__} cannot be split: give the validation data as valid="
         )
     return data.split(float(valid))
 
@@ -355,6 +362,25 @@ def describe(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(describe(v) for v in value[:4]) + "]"
     return type(value).__name__
+
+
+NARROW = frozenset({torch.int8, torch.int16, torch.int32, torch.uint8})
+"""Types of whole numbers that torch takes as labels only after they were widened."""
+
+
+def widened(target: Any) -> Any:
+    """Return targets with whole numbers as int64, which is what torch takes as labels.
+
+    >>> widened(torch.zeros(2, dtype=torch.int32)).dtype, widened(torch.zeros(2)).dtype
+    (torch.int64, torch.float32)
+    """
+    if isinstance(target, Tensor):
+        return target.long() if target.dtype in NARROW else target
+    if not isinstance(target, (Mapping, tuple, list)):
+        return target
+    if any(tensor.dtype in NARROW for tensor in tensors_of(target)):
+        return mapped(target, widened)
+    return target
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -31,6 +31,7 @@ class Accumulation:
         only: Whether only these parameters get a gradient.
         joint: What computes the gradient with other processes; None in a single one. Every loss is
             then that of a share, and its weight that of the whole batch.
+        factor: What the loss is multiplied by in the backward pass.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class Accumulation:
         *,
         only: bool = False,
         joint: JointGradient | None = None,
+        factor: float = 1.0,
     ) -> None:
-        self.count, self.only, self.joint = count, only, joint
+        self.count, self.only, self.joint, self.factor = count, only, joint, factor
         self._given = parameters
         self._sums: dict[str, Tensor] = {}
         self._reference: Weight | None = None
@@ -79,7 +81,7 @@ class Accumulation:
         inputs = self.parameters if self.only else None
         idle = inputs == []  # all parameters are frozen
         if not idle and (total.requires_grad or not empty):
-            torch.autograd.backward(total, inputs=inputs)
+            torch.autograd.backward(self._scaled(total), inputs=inputs)
         for name, value in parts.items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -92,6 +94,10 @@ class Accumulation:
         elif self.count > 1:
             self._rescale()
         return self._sums
+
+    def _scaled(self, value: Tensor) -> Tensor:
+        """Return what is differentiated: in float16, the factor itself would be infinite."""
+        return value if self.factor == 1 else value.float() * self.factor
 
     def _share(self, loss: WeightedLoss) -> Tensor:
         """Return a batch's loss times its weight relative to the first one, over `count`."""
@@ -107,7 +113,8 @@ class Accumulation:
 
     def _keep(self, penalty: Tensor) -> None:
         """Keep the gradient of a penalty, which must not be weighted with the loss."""
-        own = torch.autograd.grad(penalty, self.parameters, retain_graph=True, allow_unused=True)
+        scaled = self._scaled(penalty)
+        own = torch.autograd.grad(scaled, self.parameters, retain_graph=True, allow_unused=True)
         before = self._fixed or [None] * len(own)
         self._fixed = [
             a if b is None else b if a is None else a + b for a, b in zip(before, own, strict=True)

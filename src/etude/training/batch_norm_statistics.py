@@ -11,6 +11,7 @@ from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task
 from etude.torch_internals import BATCH_NORMS
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.objective import Context
 from etude.training.snapshot import modes_kept
@@ -49,7 +50,7 @@ def renew_statistics(
             norm.momentum = None  # the plain average over the batches
             norm.train()
         try:
-            with random_state_kept(0), torch.no_grad(), data.untouched():
+            with eagerly(), random_state_kept(0), torch.no_grad(), data.untouched():
                 # In the order of training: a set sorted by class gives batches of one class.
                 shuffled = data.stream(batch_size, 0, Cursor())
                 count = min(batches, data.steps_per_epoch(batch_size) or batches)

@@ -20,7 +20,9 @@ from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
 from etude.torch_internals import own_buffers, unsaved_buffers
 from etude.training.convolutions import watched_convolutions
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
+from etude.training.loss_scale import refuse_half
 from etude.training.objective import has_no_answered_target
 from etude.training.precision import only_lower, refuse_recurrent
 from etude.training.snapshot import Buffers
@@ -46,7 +48,9 @@ def check(state: RunState) -> int:
     model = copy.deepcopy(state.model)
     task, data, recipe = state.task, state.task.train, state.recipe
     refuse_recurrent(model, recipe.precision, state.device)
-    with random_state_kept(0), data.untouched(), state.autocast():
+    if recipe.precision == "float16":
+        refuse_half(model, in_turns=task.alternates)
+    with eagerly(), random_state_kept(0), data.untouched(), state.autocast():
         stream = state.world.stream(data, state.batch_size, recipe.seed, Cursor())
         batch = move(next(stream), state.device)
         batch = batch.batch if isinstance(batch, Shard) else batch

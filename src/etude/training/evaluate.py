@@ -21,6 +21,7 @@ from etude.tasks.metrics import AnyMetric
 from etude.tasks.shards import Shard
 from etude.tasks.task import Task, describe
 from etude.tasks.weighted import WeightedLoss
+from etude.training.eager import eagerly
 from etude.training.shared_sweep import EvaluatedSlice, SharedSweep
 from etude.training.snapshot import buffers_kept, modes_kept
 from etude.training.world import SINGLE, World
@@ -43,9 +44,9 @@ def evaluate(
 
     The loss is the mean over all answered targets, regardless of how the slices divide them.
 
-    The model is evaluated in its evaluation mode. Afterwards the mode of every module, its buffers
-    (such as a state carried from batch to batch) and the caller's random state are restored. If a
-    step needs gradients, for a penalty on them, they are enabled.
+    The model is evaluated in its evaluation mode, without `torch.compile`. Afterwards the mode of
+    every module, its buffers (such as a state carried from batch to batch) and the caller's random
+    state are restored. If a step needs gradients, for a penalty on them, they are enabled.
 
     Args:
         task: The task with the validation data.
@@ -58,7 +59,7 @@ def evaluate(
     """
     with modes_kept(model):
         model.eval()
-        with task.valid.untouched(), buffers_kept(model):
+        with task.valid.untouched(), buffers_kept(model), eagerly():
             try:
                 with random_state_kept(0), torch.no_grad():
                     return _sweep(task, model, step, batch_size, device, autocast, world)
@@ -68,6 +69,7 @@ def evaluate(
         with (
             task.valid.untouched(),
             buffers_kept(model),
+            eagerly(),
             random_state_kept(0),
             torch.enable_grad(),
         ):

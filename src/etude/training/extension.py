@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from etude.errors import BadValueError
+from etude.errors import BadValueError, check_whole
+from etude.recipe import Recipe
 from etude.record import Status
+from etude.tasks.task import Task
+from etude.training.clock import clock_of
 from etude.training.run import Run
 
 CHECKED = 1_000
@@ -57,3 +60,30 @@ def refuse_further(run: Run, state: Mapping[str, Any]) -> None:
             f"from update {done} on: start a new run with a schedule of the new length, such as "
             "cosine()"
         )
+
+
+def grown(
+    task: Task, recipe: Recipe, steps: int | str | None, more: int | None, *, resume: bool
+) -> int | str | None:
+    """Return the length that is asked for: the given one, or that of the run and `more` updates.
+
+    Args:
+        task: The task.
+        recipe: The recipe of the run, with its length so far.
+        steps: The length that was given; None for none.
+        more: Updates beside those of the run; None for none.
+        resume: Whether a run goes on.
+
+    Raises:
+        BadTypeError: If `more` is not a whole number.
+        BadValueError: If it is below 1, no run goes on, or both are given.
+    """
+    if more is None:
+        return steps
+    check_whole("more", more, 1)
+    if not resume:
+        raise BadValueError(f"more={more} needs resume=True: give a new run its whole steps=")
+    if steps is not None:
+        raise BadValueError("steps and more both say how long the run is: give one of them")
+    length: int = clock_of(task, recipe).horizon
+    return length + more

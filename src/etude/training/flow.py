@@ -14,9 +14,11 @@ from etude.layerwise.flow import Flow, follow
 from etude.recipe import Recipe
 from etude.tasks.data import Cursor
 from etude.tasks.task import Task
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 
 
+@eagerly()
 def flow_of(
     task: Task,
     recipe: Recipe,

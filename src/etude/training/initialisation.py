@@ -11,6 +11,7 @@ from etude.recipe import Recipe
 from etude.tasks.data import Batch, Cursor
 from etude.tasks.models.initialisation import initialise
 from etude.tasks.task import Task
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.regularisation import set_dropout
 from etude.training.snapshot import buffers_kept, modes_kept
@@ -19,6 +20,7 @@ TOLERANCE = 0.02
 TRIES = 10
 
 
+@eagerly()
 def prepare_model(model: nn.Module, recipe: Recipe, task: Task, batch_size: int) -> None:
     """Draw the weights and set the dropout of the recipe, in place.
 

@@ -18,6 +18,7 @@ from etude.training.clipping import Clipper
 from etude.training.device import deterministic
 from etude.training.evaluate import move
 from etude.training.frozen import FrozenParts
+from etude.training.loss_scale import LEAST, OVERFLOWED, GradientOverflowError, LossScale
 from etude.training.objective import Closure, Objective, take_step
 from etude.training.observer import Observers, read_numbers
 from etude.training.precision import autocast
@@ -43,6 +44,7 @@ class TrainingLoop:
         read_every: The number of updates between two readings of the losses.
         rewinder: Keeps states to go back to; None if the recipe does not.
         exchange: What replaces the plain mean of the gradients of several processes; None for it.
+        loss_scale: The factor of the loss in float16; None in other precisions.
     """
 
     def __init__(self, state: RunState, observers: Observers) -> None:
@@ -63,6 +65,7 @@ class TrainingLoop:
         self.read_every = 1 if eager else 16
         self._skip = spikes if isinstance(spikes, Skip) else None
         self.rewinder = Rewinder(spikes) if isinstance(spikes, Rewind) else None
+        self.loss_scale = LossScale() if state.recipe.precision == "float16" else None
         self._unread: list[dict[str, Any]] = []
         self._cursor = replace(state.cursor)  # of the stream; the state's moves after each update
         self._stream: Iterator[Batch] | None = None
@@ -122,9 +125,16 @@ class TrainingLoop:
             self.rewinder.keep(state)
         if self.exchange is not None:
             self.exchange.before_update(state.step)
-        values, again = self._values(stream)
-        if self.rewinder is not None and self._rewound(self.rewinder, values, stream):
-            values, again = self._values(stream)
+        found = self._finite_values(stream)
+        if (
+            found is not None
+            and self.rewinder is not None
+            and self._rewound(self.rewinder, found[0], stream)
+        ):
+            found = self._finite_values(stream)
+        if found is None:
+            return
+        values, again = found
         self._unread.append(values)
         if len(self._unread) >= self.read_every:
             self.read()
@@ -146,8 +156,35 @@ class TrainingLoop:
             self.exchange.after_update(state.step, state.model)
         if self.rewinder is not None:
             self.rewinder.gone = 0
+        if self.loss_scale is not None:
+            self.loss_scale.count()
         state.step += 1
         state.cursor = Cursor(self._cursor.epoch, self._cursor.batch)
+
+    def _finite_values(
+        self, stream: Iterator[Batch]
+    ) -> tuple[dict[str, Any], Closure | None] | None:
+        """Compute the gradient of an update, from other batches while it overflows float16.
+
+        What an overflow leaves behind is a state between two updates, with a smaller scale.
+
+        Returns:
+            As `_values`; None if every scale was too large, which has ended the run.
+        """
+        state, scale = self.state, self.loss_scale
+        if scale is None:
+            return self._values(stream)
+        while True:
+            try:
+                return self._values(stream)
+            except GradientOverflowError as overflow:
+                scale.back_off()
+                state.extra_gradients += 1
+                state.cursor = Cursor(self._cursor.epoch, self._cursor.batch)
+                if scale.is_least:
+                    what = OVERFLOWED.format(least=LEAST, loss=overflow.loss)
+                    divergence.end(state, state.step, what, now=True)
+                    return None
 
     def _values(self, stream: Iterator[Batch]) -> tuple[dict[str, Any], Closure | None]:
         """Compute the gradient of an update from the next batches, or update the parts in turn."""
@@ -218,9 +255,24 @@ class TrainingLoop:
             )
             values = again.first()
         else:
-            values = self.objective.backward(batches)
+            values = self._backward(batches)
         state.gradient_step = state.step
         return {**values, **self._prepare(self._clipper)}, again
+
+    def _backward(self, batches: Iterator[Batch]) -> dict[str, Any]:
+        """Compute the gradient; in float16 of a loss that is scaled.
+
+        Raises:
+            GradientOverflowError: If the scale is too large.
+        """
+        scale = self.loss_scale
+        if scale is None:
+            return self.objective.backward(batches)
+        self.objective.factor = scale.value
+        values = self.objective.backward(batches)
+        if not scale.divide(self.state.parameters):
+            raise GradientOverflowError(float(values["loss"]))
+        return {**values, "loss_scale": scale.value, "overflows": float(scale.overflows)}
 
     def _prepare(self, clipper: Clipper, part: str = "") -> dict[str, Any]:
         """Set the rates and clip the gradient; return the rate and other measured values."""

@@ -55,6 +55,7 @@ class Objective:
         joint: What computes the gradient with other processes; None in a single one.
         keeps: Returns whether `again` will be called after the update that begins; None if it is
             never called.
+        factor: What the loss is multiplied by in the backward pass.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Objective:
         self._is_bare = not self.penalty and isinstance(autocast(), nullcontext)
         self._warned = False
         self.keeps: Callable[[], bool] | None = None
+        self.factor = 1.0
         self._kept: list[Batch] | None = None
         self._hooks = OwnHooks(model)
         self.joint: JointGradient | None = world.joint(
@@ -88,13 +90,14 @@ class Objective:
         """Add the gradient of the mean over all answered targets to that of the parameters.
 
         Returns:
-            'loss', without the penalty; and 'penalty', if the recipe has one.
+            'loss', without the penalty; and 'penalty', if the recipe has one. `factor` multiplies
+            neither, but the gradient.
 
         Raises:
             TaskError: If the model, the loss or the backward pass fails.
         """
         joint = self.joint
-        update = Accumulation(self.count, self.parameters, joint=joint)
+        update = Accumulation(self.count, self.parameters, joint=joint, factor=self.factor)
         self._kept = [] if self.keeps is not None and self.keeps() else None
         if joint is None:
             for batch in batches:

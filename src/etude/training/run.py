@@ -394,6 +394,7 @@ class Run:
             "observers": self.observers.state_dict(),
             **({} if self._loop.rewinder is None else {"rewinder": self._loop.rewinder.tree()}),
             **({} if state.world.size == 1 else {"world": {"size": state.world.size}}),
+            **({} if self._loop.loss_scale is None else {"scale": self._loop.loss_scale.tree()}),
         }
 
     def checkpoint(self) -> dict[str, Any]:
@@ -414,6 +415,8 @@ class Run:
         if self._loop.rewinder is not None:
             self._loop.rewinder.load(saved.get("rewinder"))
         exchange_state.load_exchange(self.state, saved)
+        if self._loop.loss_scale is not None:
+            self._loop.loss_scale.load(saved.get("scale"))
         self.observers.load_state_dict(saved.get("observers"), self.ended)
         if self.step >= self.length and not self.ended:
             self._finish()  # it was killed after its last update, before its status was set

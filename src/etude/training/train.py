@@ -16,7 +16,7 @@ from etude.storage.run_folder import RunFolder
 from etude.tasks.fingerprint import Parts, identified
 from etude.tasks.task import Task
 from etude.training.checkpointer import Checkpointer
-from etude.training.extension import refuse_further
+from etude.training.extension import grown, refuse_further
 from etude.training.interrupt import broken_by, stop_on_signal
 from etude.training.observer import Observer, Reading, named_functions
 from etude.training.request import AdvanceRequest
@@ -35,6 +35,7 @@ def train(
     folder: str | Path | None = None,
     resume: bool = False,
     steps: int | str | None = None,
+    more: int | None = None,
     accept_changes: bool = False,
     device: str | torch.device | None = None,
     evaluations: int | None = None,
@@ -61,6 +62,7 @@ def train(
         steps: Another length for the recipe. With `resume`, the run is trained further, even if it
             has finished: from its weights, moments and evaluations, on the schedule of the new
             length. `record.extended` gives the updates at which this was done.
+        more: With `resume`, so many updates beside those of the run, instead of `steps`.
         accept_changes: Whether to continue even if data, model or loss differ from those of the
             run. The folder keeps a note of this.
         device: Where to train; None takes the model's own device, else an accelerator.
@@ -98,6 +100,7 @@ def train(
         if resume and home is not None:
             recipe = world.from_main(partial(home.kept_recipe, recipe))
         recipe = recipe or Recipe(**task.defaults)
+        steps = grown(task, recipe, steps, more, resume=resume)
         if steps is not None:
             recipe = recipe.replace(steps=steps)
         if evaluations is not None:

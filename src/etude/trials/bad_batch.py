@@ -14,6 +14,7 @@ from etude.errors import EtudeError
 from etude.randomness import random_state_kept
 from etude.tasks.data import Cursor, IndexedData, TensorData
 from etude.training.check import faults
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.run import Run
 
@@ -58,6 +59,7 @@ def far_apart(ends: Sequence[End]) -> bool:
     return math.log10(max(rates) / min(rates)) >= APART - 1e-9
 
 
+@eagerly()
 def bad_batch(run: Run, update: int) -> str:
     """Return what is wrong with the batch of an update at any rate; empty if nothing is.
 

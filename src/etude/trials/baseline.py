@@ -16,6 +16,7 @@ from etude.record import Evaluation
 from etude.tasks.data import Cursor, rows
 from etude.tasks.task import Task
 from etude.training.check import leaves
+from etude.training.eager import eagerly
 from etude.training.evaluate import evaluate, move
 from etude.training.run import Run
 from etude.training.state import RunState
@@ -48,6 +49,7 @@ class ConstantOutput(nn.Module):
         return self.value.to(self.kind).expand(rows(inputs), *self.value.shape)
 
 
+@eagerly()
 def constant_score(run: Run | RunState) -> Evaluation | None:
     """Return the score of the best constant output on the validation data; None without one.
 

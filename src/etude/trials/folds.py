@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from etude.errors import BadTypeError, BadValueError
-from etude.tasks.data import IndexedData
 from etude.tasks.task import Task
 
 
@@ -32,10 +31,11 @@ def folds_of(task: Task, count: int) -> list[Task]:
     [4, 3, 3]
     """
     data = task.train
-    if not isinstance(data, IndexedData):
+    if data.samples is None or (why := data.why_whole()):
+        why = why if data.samples is not None else "its samples are not counted"
         raise BadTypeError(
-            f"folds={count} needs training data whose samples can be indexed: give tensors or a "
-            "Dataset instead of a DataLoader"
+            f"folds={count} needs training data of which a part can be taken, and {why}: give "
+            "tensors, a Dataset or a DataLoader in its plain order"
         )
     if isinstance(count, bool) or not 2 <= count <= data.samples:
         raise BadValueError(
@@ -47,7 +47,7 @@ def folds_of(task: Task, count: int) -> list[Task]:
     for held in range(count):
         rest = torch.cat([part for i, part in enumerate(parts) if i != held])
         rows, out = rest.sort().values, parts[held].sort().values
-        fold = replace(task, train=data.part(rows), valid=data.part(out))
+        fold = replace(task, train=data.part(rows), valid=data.held(out))
         origin = None if task.origin is None else task.origin.fold(rows, out)
         found.append(fold.known_as(None, origin))
     return found

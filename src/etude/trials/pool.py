@@ -16,6 +16,7 @@ from etude.next_step import NextStepNote
 from etude.recipe import Recipe
 from etude.record import Evaluation, Status
 from etude.tasks.task import Task
+from etude.torch_internals import compiles
 from etude.training.clock import batch_size_of
 from etude.training.interrupt import broken_by
 from etude.training.request import AdvanceRequest
@@ -66,7 +67,7 @@ class TrialPool:
         first.check()
         self.first, self.device = first, first.device
         self.tasks = [first.task, *(task.on(first.device) for task in tasks[1:])]
-        self.work = first.threads
+        self.work, self._compiled = first.threads, compiles(first.model)
         self.length = first.length
         self.unit = first.length * self.weight(recipe)
         self.world = first.state.world
@@ -215,7 +216,12 @@ class TrialPool:
         refuse_undefined(self.goal, [trial.last() for trial in trials])
 
     def _threads(self, trials: Sequence[Trial]) -> int:
-        """Return the number of threads of each run, where all are trained at the same time."""
+        """Return the number of threads of each run, where all are trained at the same time.
+
+        A compiled model keeps its number: for another one it would be compiled again.
+        """
+        if self._compiled:
+            return self.work
         return max(1, min(self.work, cores() // max(1, len(trials) * len(self.tasks))))
 
     def _add_idle(

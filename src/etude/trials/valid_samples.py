@@ -12,12 +12,11 @@ import torch
 from etude.errors import BadTypeError, BadValueError
 from etude.randomness import derive_seed
 from etude.recipe import Recipe
-from etude.tasks.data import IndexedData
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of, clock_of
 from etude.training.evaluate import PARTS
 
-ValidSamples: TypeAlias = int | Literal["auto", "all"]
+ValidSamples: TypeAlias = int | Literal["auto", "all"] | None
 
 SHARE = 1 / 5
 """Share of a run's training work that its evaluations may take, both counted in forward passes."""
@@ -71,9 +70,9 @@ def compared_on(
     Args:
         task: The task.
         recipe: The recipe that is tuned.
-        wanted: A number of samples; 'all'; or 'auto' for what `affordable` returns. 'auto' keeps
-            all where evaluations change the run (early stopping, schedules with feedback), and of
-            data that cannot be indexed.
+        wanted: A number of samples; 'all' or None; or 'auto' for what `affordable` returns. 'auto'
+            keeps all where evaluations change the run (early stopping, schedules with feedback),
+            and of a stream, or a DataLoader with an order of its own.
         others: More recipes that are compared.
 
     Raises:
@@ -82,19 +81,20 @@ def compared_on(
     """
     check_wanted(wanted)
     data = task.valid
-    if wanted == "all":
+    if wanted is None or wanted == "all":
         return task
     listening = next((why for one in (recipe, *others) if (why := listens(one))), "")
     if wanted == "auto":
-        if listening or not isinstance(data, IndexedData):
+        if listening or data.samples is None or data.why_whole():
             return task
         wanted = affordable(task, recipe)
     if data.samples is not None and wanted >= data.samples:
         return task
-    if not isinstance(data, IndexedData):
+    if data.samples is None or (why := data.why_whole()):
+        why = why if data.samples is not None else "its samples are not counted"
         raise BadTypeError(
-            f"valid_samples={wanted} needs validation data whose samples can be indexed: give "
-            "tensors or a Dataset instead of a DataLoader, or 'all'"
+            f"valid_samples={wanted} needs validation data of which a part can be taken, and "
+            f"{why}: give tensors, a Dataset or a DataLoader in its plain order, or 'all'"
         )
     if listening:
         raise BadValueError(
@@ -103,17 +103,17 @@ def compared_on(
         )
     rows = drawn(data.samples, wanted)
     origin = None if task.origin is None else task.origin.compared_on(rows)
-    return replace(task, valid=data.part(rows)).known_as(task.ref, origin)
+    return replace(task, valid=data.held(rows)).known_as(task.ref, origin)
 
 
 def check_wanted(wanted: object) -> None:
     """Refuse what is no number of samples.
 
     Raises:
-        BadTypeError: If it is neither a whole number nor 'auto' nor 'all'.
+        BadTypeError: If it is neither a whole number nor 'auto', 'all' or None.
         BadValueError: If it is too small to tell the noise of a comparison.
     """
-    if wanted in ("auto", "all"):
+    if wanted in ("auto", "all", None):
         return
     if isinstance(wanted, bool) or not isinstance(wanted, int):
         raise BadTypeError(

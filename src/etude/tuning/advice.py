@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from etude.record import Evaluation, Record, Status
+from etude.tuning.search.allowed_rates import AllowedRates
 from etude.tuning.trial_summary import TrialSummary
 
 FALLEN = 0.01
@@ -137,4 +138,19 @@ def at_an_edge(lr: float, trials: Sequence[TrialSummary], budget: float) -> str:
     return (
         f"The best rate is the {side} one tried, and the budget of {budget:g} runs "
         "held no further one: the optimum may lie beyond. Give a larger budget."
+    )
+
+
+def at_a_bound(bound: float, allowed: AllowedRates) -> str:
+    """Say that the best rate lies at a bound of the rates that could be tried.
+
+    Args:
+        bound: The bound.
+        allowed: The rates that could be tried.
+    """
+    side, beyond = ("lowest", "below") if bound == allowed.low else ("highest", "above")
+    argument, wider = ("lrs", "further rates") if allowed.listed else ("lr_range", "a wider range")
+    return (
+        f"The best rate lies at {bound:g}, the {side} that {argument} allows: whether one {beyond} "
+        f"it is better was not looked at. Give {wider} to find out."
     )

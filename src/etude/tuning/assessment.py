@@ -78,17 +78,20 @@ def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) 
         high += 1
     small = pool.budget < SMALL
     blind = left_blind(trials, best, pool.goal, peak=peak, small=small)
-    beside = gaps(trials, best, pool.goal, fall_of(best, *given)) if small else []
+    found = gaps(trials, best, pool.goal, fall_of(best, *given)) if small else []
+    beside = [gap for gap in found if search.allowed.holds_between(gap.low, gap.high)]
     sure = said in (Outcome.FOUND, Outcome.AT_AN_EDGE)
     trains = sure or said == Outcome.TOO_SMALL_TO_TELL
     followed = [c.curve() for c in sound if c is best or comparable(c, best)]
     return Assessment(
         outcome=said,
-        tied=half_way(rates, low, high, (reach(trials, best, -1), reach(trials, best, 1))),
+        tied=search.allowed.within(
+            *half_way(rates, low, high, (reach(trials, best, -1), reach(trials, best, 1)))
+        ),
         alike=tuple(low <= i <= high for i in range(len(rates))),
         unstable=tuple(unstable),
         sensitivity=sensitivity(best.curve(), followed, pool.untrained_score),
-        confidence=confidence(best, trials, pool.goal, pool.untrained_score),
+        confidence=confidence(best, trials, *given, search.allowed),
         notes=(
             *(blind if sure else ()),
             *(steep(beside) if sure else ()),

@@ -10,6 +10,7 @@ from etude.trials.curve import drop
 from etude.trials.score import Goal
 from etude.tuning.comparison import common
 from etude.tuning.judged_trial import J, JudgedTrial
+from etude.tuning.search.allowed_rates import EVERY_RATE, AllowedRates
 from etude.tuning.trial_summary import FOLLOWED
 from etude.tuning.untried import EARLY, NEAR, gaps
 
@@ -32,7 +33,13 @@ LAST_AHEAD = (0.5, 0.5)
 it, ends better."""
 
 
-def confidence(best: J, trials: Sequence[J], goal: Goal, untrained: float) -> float | None:
+def confidence(
+    best: J,
+    trials: Sequence[J],
+    goal: Goal,
+    untrained: float,
+    allowed: AllowedRates = EVERY_RATE,
+) -> float | None:
     """Return how sure it is that no rate ends better than the best by 2% of the drop.
 
         P = E[ prod over tried rates (1 - r_i) ] · prod over untried ranges (1 - u_j)
@@ -48,6 +55,7 @@ def confidence(best: J, trials: Sequence[J], goal: Goal, untrained: float) -> fl
         trials: All of them, ascending by rate; those that are unstable left out or not.
         goal: What is compared.
         untrained: The score before training.
+        allowed: The rates that may be tried; others are not asked about.
 
     Returns:
         The probability; None where nothing could be compared.
@@ -59,7 +67,8 @@ def confidence(best: J, trials: Sequence[J], goal: Goal, untrained: float) -> fl
     if sure is None:
         return None
     for gap in gaps(trials, best, goal, fall_of(best, goal, untrained)):
-        sure *= 1 - gap.risk
+        if allowed.holds_between(gap.low, gap.high):
+            sure *= 1 - gap.risk
     return sure
 
 

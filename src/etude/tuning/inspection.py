@@ -16,6 +16,7 @@ from etude.tasks.data import Cursor, rows
 from etude.tasks.loss_calls import LossCalls, are_probabilities
 from etude.tasks.metrics import IGNORED
 from etude.tasks.task import Task
+from etude.training.eager import eagerly
 from etude.training.evaluate import move
 from etude.training.run import Run
 
@@ -26,6 +27,7 @@ FAR = 30.0
 """Times one that a standard deviation, or a mean, may be before its scale is remarked on."""
 
 
+@eagerly()
 def remarks(run: Run) -> tuple[str, ...]:
     """Return what stands out in the training data and in what the model makes of it.
 

@@ -20,6 +20,7 @@ from etude.tuning import advice, overfits
 from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import Selection, from_plain
 from etude.tuning.result_shape import ResultShape
+from etude.tuning.search.allowed_rates import EVERY_RATE, AllowedRates
 from etude.tuning.trial_summary import TrialSummary
 
 
@@ -88,6 +89,8 @@ class TuneResult(ShowsItself):
             compared; None for all. The last evaluation of `record` is on all, the others on these.
         objective: What was compared: 'loss', or the metric's name.
         folds: Into how many parts the training data was cut; 1 for none.
+        allowed: The rates that could be tried, by `lr_range` or `lrs`. `tied` ends at its bounds,
+            and `confidence` asks about no rate beyond them.
         selection: What the recipe was selected from, where more than the rate was asked for; the
             trials are then those of the chosen recipe.
         constant: What the best constant output scores on the validation data; None where the
@@ -120,6 +123,7 @@ class TuneResult(ShowsItself):
     compute_seconds: float | None = None
     evaluation_seconds: float | None = None
     valid_samples: int | None = None
+    allowed: AllowedRates = EVERY_RATE
     model: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -172,6 +176,11 @@ class TuneResult(ShowsItself):
         return low < self.trials[0].lr, high > self.trials[-1].lr
 
     @property
+    def at_bound(self) -> float | None:
+        """The bound of `lr_range`, or of `lrs`, at which the rate lies; None for none."""
+        return self.allowed.bound_at(self.lr)
+
+    @property
     def common_break(self) -> int | None:
         """The update at which the higher rates that diverged all did, where no edge is claimed."""
         broke = {
@@ -184,10 +193,17 @@ class TuneResult(ShowsItself):
     def advice(self) -> str:
         """Say in a sentence what the outcome means for the reader; empty where all is well."""
         overfit = overfits.said(self.record, self.trials, self.objective)
-        said = [self._meaning(explained=bool(overfit)), overfit, *self.notes]
+        said = [self._meaning(explained=bool(overfit)), self._bound_said(), overfit, *self.notes]
         if self.selection is not None and self.outcome != Outcome.NOTHING_TRAINS:
             said.append(self.selection.advice())
         return " ".join(filter(None, said))
+
+    def _bound_said(self) -> str:
+        """Say that the rate lies at a bound; empty where it does not, or where none trains."""
+        trains = self.outcome not in (Outcome.NOTHING_TRAINS, Outcome.NO_BETTER_THAN_A_CONSTANT)
+        if self.at_bound is None or not trains:
+            return ""
+        return advice.at_a_bound(self.at_bound, self.allowed)
 
     def _meaning(self, *, explained: bool) -> str:
         match self.outcome:
@@ -206,6 +222,8 @@ class TuneResult(ShowsItself):
             case Outcome.TOO_SMALL_TO_TELL:
                 return advice.too_small_to_tell(self.trials, self.budget)
             case Outcome.AT_AN_EDGE:
+                if self.at_bound is not None:
+                    return ""  # what the bound means is said beside it
                 return advice.at_an_edge(self.lr, self.trials, self.budget)
             case Outcome.FOUND:
                 return ""
@@ -239,6 +257,8 @@ class TuneResult(ShowsItself):
             "confidence": self.confidence,
             "objective": self.objective,
             "folds": self.folds,
+            **self.allowed.plain(),
+            "at_bound": self.at_bound,
             "selection": None if self.selection is None else self.selection.plain(),
             "recipe": self.recipe.plain(),
             "trials": [
@@ -330,6 +350,7 @@ class TuneResult(ShowsItself):
             compute_seconds=plain.get("compute_seconds"),
             evaluation_seconds=plain.get("evaluation_seconds"),
             valid_samples=plain.get("valid_samples"),
+            allowed=AllowedRates.of(plain.get("lr_range"), plain.get("lrs")),
         )
 
 

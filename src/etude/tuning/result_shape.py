@@ -56,6 +56,8 @@ class ResultShape(TypedDict):
     compute_seconds: NotRequired[Finite | None]
     evaluation_seconds: NotRequired[Finite | None]
     valid_samples: NotRequired[Annotated[int, Field(ge=1)] | None]
+    lr_range: NotRequired[Annotated[list[Rate], Field(min_length=2, max_length=2)] | None]
+    lrs: NotRequired[Annotated[list[Rate], Field(min_length=2)] | None]
     sensitivity: Finite | None
     confidence: Finite | None
     objective: Text
@@ -83,4 +85,6 @@ class RequestShape(TypedDict):
     maximize: NotRequired[bool | None]
     folds: NotRequired[Annotated[int, Field(ge=1)]]
     over: NotRequired[SpaceShape | None]
-    valid_samples: NotRequired[Annotated[int, Field(ge=1)] | Literal["auto", "all"]]
+    valid_samples: NotRequired[Annotated[int, Field(ge=1)] | Literal["auto", "all"] | None]
+    lr_range: NotRequired[Annotated[list[Rate], Field(min_length=2, max_length=2)] | None]
+    lrs: NotRequired[Annotated[list[Rate], Field(min_length=2)] | None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from etude.tuning.recipes.selection import HORIZONS, Selection
 from etude.tuning.recipes.selector import RecipeSelector
 from etude.tuning.recipes.space import Space
 from etude.tuning.result import RungCost, TuneResult
+from etude.tuning.search.allowed_rates import AllowedRates
 from etude.tuning.search.ladder import Ladder, Rung, ladder_for
 from etude.tuning.search.recipe_trials import RecipeTrials
 from etude.tuning.search.replicates import compare_over_seeds
@@ -71,10 +72,13 @@ def tune(
     maximize: bool | None = None,
     folds: int = 1,
     valid_samples: ValidSamples = "auto",
+    lr_range: tuple[float, float] | None = None,
+    lrs: Iterable[float] | None = None,
     over: Mapping[str, Any] | None = None,
     engine: str | Engine | None = None,
     folder: str | Path | None = None,
     resume: bool = False,
+    more: float | None = None,
     accept_changes: bool = False,
     device: str | torch.device | None = None,
     memory: int | None = None,
@@ -96,16 +100,21 @@ def tune(
         recipe: How; its `lr` is what is looked for. None takes the task's defaults.
         budget: In full training runs, the finished model included; at least 1.2. None is 3.0, or
             what the folder's tuning has. With `resume` a larger one goes on with the trials that
-            are kept, also of a finished tuning, to the answer that this budget gives.
+            are kept, also of a finished tuning: it looks beyond what was tried, finishes more, and
+            trains no update twice.
         objective: What is compared: 'loss', 'metric', or the metric's name. None takes the loss,
             but the metric where parts of the model take turns, whose losses say little.
         maximize: Whether a larger metric is better; None takes the metric's own direction.
         folds: Cut the training data into so many parts, compare rates by their mean over the
             parts held out, and then train on all of it. The task's validation data is not
             looked at for the choice. Every rate costs that many runs.
-        valid_samples: On how many validation samples rates are compared: a number, 'all', or
-            'auto': all, but of a large set as many as cost a fifth of the gradients, and at least
-            8,192. They are drawn once, for all trials. The finished model is evaluated on all.
+        valid_samples: On how many validation samples rates are compared: a number, 'all' (None is
+            the same), or 'auto': all, but of a large set as many as cost a fifth of the gradients,
+            and at least 8,192. They are drawn once, for all trials. The finished model is
+            evaluated on all.
+        lr_range: The lowest and the highest rate that may be tried. The result says so if its rate
+            lies at one of them.
+        lrs: The only rates that may be tried, two at least, instead of a range.
         over: What else to choose, from the same budget: fields of the recipe, hyperparameters
             such as 'optimizer.weight_decay', or 'warmup', each with a list of values or a pair
             (low, high). Another batch size gets as many samples in all. Rate-free and
@@ -114,6 +123,8 @@ def tune(
             'auto'. None takes the faster of loop and pool, which give the same bits.
         folder: Where to keep everything; None keeps it in memory. With a folder, Ctrl-C and
             SIGTERM save and leave.
+        more: With `resume`, full runs beside the budget that the tuning has. No update is made
+            twice: the trials go on from where they stand.
         resume: Go on with the tuning that `folder` holds. Refused where the data, the model or
             the loss are known to be others than those it began with.
         accept_changes: Go on although they are.
@@ -150,15 +161,23 @@ def tune(
         task, parts = identified(task)
     base = recipe or Recipe(**task.defaults)
     space = None if over is None else Space.of(base, over)
+    if more is not None and not resume:
+        raise BadValueError(f"more={more!r} needs resume=True: give a new tuning its whole budget=")
     aim = objective or usual_objective(task)
     spent = BUDGET if budget is None else budget
-    request = Request(base, spent, aim, maximize, folds, space, valid_samples)
+    rates = AllowedRates.of(lr_range, lrs)
+    request = Request(base, spent, aim, maximize, folds, space, valid_samples, rates)
     with world.active():
         if resume:
+            if rates.bounded:
+                raise BadValueError(
+                    "resume=True goes on with the rates that the folder's tuning may try: leave "
+                    "lr_range and lrs out"
+                )
             if home is None:
                 raise BadValueError("resume=True needs folder=, the run folder to go on from")
             kept = world.from_main(partial(tuning_folder.kept_request, home, recipe))
-            request = tuning_folder.larger(kept, budget, home)
+            request = tuning_folder.larger(kept, tuning_folder.grown(kept, budget, more), home)
             world.from_main(
                 partial(tuning_folder.check_task, home, task, parts, accept=accept_changes)
             )
@@ -183,7 +202,7 @@ def _tuned(
     """Search, and train the best; `digests` are of the task whose folder is to be claimed."""
     started = time.perf_counter()
     recipe, folds = request.recipe, request.folds
-    ladder = ladder_for(request.budget, folds, clock_of(task, recipe).horizon)
+    ladder_for(request.budget, folds)  # refuses a budget that compares nothing
     goal = goal_for(task, request.objective, request.maximize)
     given, task = task, judged_by(task, goal)
     parts = [task] if folds == 1 else folds_of(task, folds)
@@ -203,9 +222,7 @@ def _tuned(
             else:
                 claim = partial(setting.folder.reopen, request.plain(task.name))
             current().from_main(claim)
-        search, best, selection = _found(task, pool, selector, ladder)
-        if folds == 1:
-            best = compare_over_seeds(pool, RecipeTrials(pool, best.recipe), best)
+        search, best, selection = _found(task, pool, selector, request)
         last = pool if folds == 1 else whole(task, best, request, setting)
         seconds = max(0.0, time.perf_counter() - started)
         result = judged(pool, search, best, last, request, seconds)
@@ -234,30 +251,54 @@ def _selector(task: Task, pool: TrialPool, request: Request) -> RecipeSelector |
             f"budget={request.budget!r} is too small to choose a recipe: with over=, give at "
             f"least {least:g}"
         )
-    selector = RecipeSelector(task, pool, request.space, pool.recipe.seed)
+    selector = RecipeSelector(task, pool, request.space, pool.recipe.seed, request.rates)
     selector.check()
     return selector
 
 
 def _found(
-    task: Task, pool: TrialPool, selector: RecipeSelector | None, ladder: Ladder
+    task: Task, pool: TrialPool, selector: RecipeSelector | None, request: Request
 ) -> tuple[Search[Trial], Trial, Selection | None]:
     """Search for the rate, or for the whole recipe; return the search and the best trial."""
     final = len(pool.tasks) == 1
     if selector is None:
-        recipe = pool.recipe
-        centre = scaled(
-            centre_of(pool.first.model, task.train.targets(), recipe.optimizer), pool.first
-        )
-        search = Search(RecipeTrials(pool, recipe), ladder, centre, final=final)
-        return search, search.run(), None
+        search, best = _found_rate(task, pool, request)
+        return search, best, None
     recipe_trials, selection = selector.run(reserve=1.0 if final else 0.0)
     rungs = (*(Rung(share, 1) for share in HORIZONS), Rung(1.0, 1))
-    search = Search(
-        recipe_trials, Ladder(rungs), selector.centre(recipe_trials.recipe), final=final
-    )
+    centre = selector.centre(recipe_trials.recipe)
+    search = Search(recipe_trials, Ladder(rungs), centre, final=final, allowed=request.rates)
     search.finish_best()
-    return search, search.conclude(), selection
+    return search, _over_seeds(pool, search.conclude()), selection
+
+
+def _found_rate(task: Task, pool: TrialPool, request: Request) -> tuple[Search[Trial], Trial]:
+    """Search for the rate, once for each budget to which the tuning was or is to be finished.
+
+    What an earlier budget decided is decided again, from the evaluations that are kept; what the
+    larger one adds begins where those trials stand.
+    """
+    recipe, final, length = pool.recipe, len(pool.tasks) == 1, pool.length
+    model, targets = pool.first.model, task.train.targets()
+    centre = scaled(centre_of(model, targets, recipe.optimizer), pool.first)
+    ladders = [ladder_for(budget, request.folds, length) for budget in request.budgets]
+    search = Search(
+        RecipeTrials(pool, recipe), ladders[0], centre, final=final, allowed=request.rates
+    )
+    best: Trial | None = None
+    for budget, ladder in zip(request.budgets, ladders, strict=True):
+        pool.budget = budget - (request.folds > 1)
+        best = search.run() if best is None else search.go_on(ladder)
+        best = _over_seeds(pool, best)
+    assert best is not None
+    return search, best
+
+
+def _over_seeds(pool: TrialPool, best: Trial) -> Trial:
+    """Return the best, or what ties with it and is better over seeds; folds have no such trials."""
+    if len(pool.tasks) > 1:
+        return best
+    return compare_over_seeds(pool, RecipeTrials(pool, best.recipe), best)
 
 
 def whole(task: Task, best: Trial, request: Request, setting: TrialContext) -> TrialPool:
@@ -314,6 +355,7 @@ def judged(
         seconds=seconds,
         objective=pool.goal.name,
         folds=request.folds,
+        allowed=request.rates,
         constant=pool.constant,
         cause=_cause(pool, update, cause),
         notes=(*found.notes, *remarks(final.runs[0])),

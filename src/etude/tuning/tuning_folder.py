@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from etude.trials.valid_samples import ValidSamples, compared_on
 from etude.tuning.recipes.space import Space
 from etude.tuning.result import TuneResult
 from etude.tuning.result_shape import RequestShape
+from etude.tuning.search.allowed_rates import EVERY_RATE, AllowedRates
 from etude.tuning.search.ladder import ladder_for
 
 
@@ -32,6 +34,14 @@ class Request:
     folds: int = 1
     space: Space | None = None
     valid_samples: ValidSamples = "auto"
+    rates: AllowedRates = EVERY_RATE
+    earlier: tuple[float, ...] = ()
+    """The budgets to which it was finished before, ascending: its folder has their trials."""
+
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """Those, and the budget that is asked for now."""
+        return (*self.earlier, self.budget)
 
     def compared_on(self, task: Task, recipe: Recipe) -> Task:
         """Return a task with the validation samples on which trials of it are compared."""
@@ -49,6 +59,7 @@ class Request:
             "folds": self.folds,
             "over": None if self.space is None else self.space.plain(),
             "valid_samples": self.valid_samples,
+            **self.rates.plain(),
         }
 
 
@@ -75,7 +86,26 @@ def larger(kept: Request, budget: float | None, home: TuningFolder) -> Request:
             f"budget={budget:g}: the tuning in {str(home.path)!r} has a budget of "
             f"{kept.budget:g} full runs: give more, or leave it out"
         )
-    return replace(kept, budget=float(budget))
+    if budget == kept.budget:
+        return kept
+    done = (kept.budget,) if "result" in home.table() else ()
+    return replace(kept, budget=float(budget), earlier=(*kept.earlier, *done))
+
+
+def grown(kept: Request, budget: float | None, more: float | None) -> float | None:
+    """Return the budget that is asked for: the given one, or so many full runs more.
+
+    Raises:
+        BadValueError: If both are given, or `more` is no number of runs.
+    """
+    if more is None:
+        return budget
+    if budget is not None:
+        raise BadValueError("budget and more both say what the tuning may cost: give one of them")
+    number = isinstance(more, (int, float)) and not isinstance(more, bool)
+    if not (number and 0 < more < math.inf):
+        raise BadValueError(f"more={more!r}: give full runs above 0, such as 2.0")
+    return kept.budget + more
 
 
 def check_task(home: TuningFolder, task: Task, parts: Parts, *, accept: bool) -> None:
@@ -105,7 +135,11 @@ def kept_request(home: TuningFolder, recipe: Recipe | None) -> Request:
             plain.get("folds", 1),
             None if over is None else Space.from_plain(base, over),
             plain.get("valid_samples", "all"),
+            AllowedRates.of(plain.get("lr_range"), plain.get("lrs")),
+            tuple(float(done["budget"]) for done in home.earlier()),
         )
+        for budget in kept.budgets:
+            ladder_for(budget, kept.folds)
     except (KeyError, TypeError, ValueError, AttributeError, StorageError) as error:
         raise StorageError(
             f"the tuning {str(home.file)!r} is damaged: {type(error).__name__}: {error}"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
@@ -34,6 +34,7 @@ class TrainOptions(TypedDict, total=False):
 
     resume: bool
     steps: int | str | None
+    more: int | None
     accept_changes: bool
     device: str | torch.device | None
     evaluations: int | None
@@ -50,9 +51,12 @@ class TuneOptions(TypedDict, total=False):
     maximize: bool | None
     folds: int
     valid_samples: ValidSamples
+    lr_range: tuple[float, float] | None
+    lrs: Iterable[float] | None
     over: Mapping[str, Any] | None
     engine: str | Engine | None
     resume: bool
+    more: float | None
     accept_changes: bool
     device: str | torch.device | None
     memory: int | None
@@ -84,8 +88,9 @@ def train(
         folder: The folder for recipe, record, series, checkpoints and the trained model; without
             one nothing is written.
         observers: Called during training; what they return becomes series of the record.
-        options: `resume`, `steps`, `accept_changes`, `device`, `evaluations`, `checkpoint_every`,
-            `probes`, `on_step` and `world`, as in `etude.training.train.train`.
+        options: `resume`, `steps`, `more`, `accept_changes`, `device`, `evaluations`,
+            `checkpoint_every`, `probes`, `on_step` and `world`, as in
+            `etude.training.train.train`.
 
     Returns:
         The record; `record.model` is the trained network.
@@ -136,8 +141,9 @@ def tune(
             each trial in its folder. None watches if there is a folder.
         folder: Where to keep everything; None keeps it in memory.
         observers: Called while the trials train; each run has copies.
-        options: `objective`, `maximize`, `folds`, `valid_samples`, `over`, `engine`, `resume`,
-            `accept_changes`, `device`, `memory`, `progress` and `world`, as in
+        options: `objective`, `maximize`, `folds`, `valid_samples`, `lr_range`, `lrs`, `over`,
+            `engine`, `resume`, `more`, `accept_changes`, `device`, `memory`, `progress` and
+            `world`, as in
             `etude.tuning.tune.tune`.
 
     Returns:

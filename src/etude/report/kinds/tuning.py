@@ -128,7 +128,7 @@ def _facts(result: TuneResult) -> list[Fact]:
             _tied(result),
             *_not_followed(result),
         ]
-    found.append(_broken(result))
+    found += [*_allowed(result), _broken(result)]
     if result.sensitivity is not None:
         lost = words.share(result.sensitivity, 1)
         note = "of the drop is lost at most, interpolated between the rates followed"
@@ -139,6 +139,8 @@ def _facts(result: TuneResult) -> list[Fact]:
             Fact("Confidence", share, "that no rate ends better by more than 2% of the drop")
         )
     spent = f"of {result.budget:g} allowed; {words.duration(result.seconds)}"
+    if result.evaluation_share is not None:
+        spent += f", {words.percent(result.evaluation_share)} of the trials' time for validation"
     return [
         *found,
         *pieces.scores(result.record, result.untrained),
@@ -157,6 +159,20 @@ def _compared(result: TuneResult) -> list[Fact]:
     if result.folds > 1:
         note = f"{of}, drawn at random"
     return [Fact("Compared on", words.plural(result.valid_samples, "sample"), note)]
+
+
+def _allowed(result: TuneResult) -> list[Fact]:
+    """Say which rates could be tried, where not all could, and whether the best lies at a bound."""
+    allowed = result.allowed
+    if not allowed.bounded:
+        return []
+    value = f"{words.rate(allowed.low)} to {words.rate(allowed.high)}"
+    note = "no rate beyond was looked at"
+    if allowed.listed:
+        note = f"{len(allowed.listed)} rates that were given; no other was looked at"
+    if result.at_bound is not None:
+        note = f"{note}, and the best lies at a bound"
+    return [Fact("Rates allowed", value, note)]
 
 
 def _tied(result: TuneResult) -> Fact:

@@ -9,7 +9,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import BadValueError, MissingExtraError
-from etude.optimizers.prior import centre_of, nice
+from etude.optimizers.prior import centre_of
 from etude.recipe import Recipe
 from etude.tasks.task import Task
 from etude.trials.phase import Phase
@@ -17,6 +17,7 @@ from etude.trials.pool import TrialPool, step_at
 from etude.trials.trial import Trial
 from etude.tuning.recipes.selection import HORIZONS, Selection, Tried
 from etude.tuning.recipes.space import Space, rate_free
+from etude.tuning.search.allowed_rates import EVERY_RATE, AllowedRates
 from etude.tuning.search.ladder import SPACING
 from etude.tuning.search.recipe_trials import RecipeTrials
 from etude.warning_filters import logger_kept
@@ -51,9 +52,18 @@ class RecipeSelector:
         pool: Where they are trained and paid for.
         space: What to choose from.
         seed: Of the sampler.
+        allowed: The rates that may be tried.
     """
 
-    def __init__(self, task: Task, pool: TrialPool, space: Space, seed: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        pool: TrialPool,
+        space: Space,
+        seed: int,
+        allowed: AllowedRates = EVERY_RATE,
+    ) -> None:
+        self.allowed = allowed
         self.task, self.pool, self.space, self.seed = task, pool, space, seed
         self.by_recipe: dict[str, tuple[RecipeTrials, dict[str, Any]]] = {}
 
@@ -80,14 +90,16 @@ class RecipeSelector:
 
     def go(self, entered: Sequence[Trial], share: float) -> None:
         """Take the recipes to a horizon."""
-        self.pool.go(entered, share, Phase.RECIPE_RUNG)
+        self.pool.go(list(dict.fromkeys(entered)), share, Phase.RECIPE_RUNG)
 
     def enter(self, values: dict[str, Any], offset: float) -> Trial:
         """Enter a recipe at some decades from its prior's centre."""
         recipe = self.sized(self.space.recipe(values))
         recipe_trials = RecipeTrials(self.pool, recipe, f"recipe-{len(self.by_recipe) + 1}")
         recipe_trials, _ = self.by_recipe.setdefault(recipe_trials.key, (recipe_trials, values))
-        return recipe_trials.enter(nice(10 ** (self.centre(recipe) + offset)))
+        wanted = self.allowed.nearest(10 ** (self.centre(recipe) + offset))
+        assert wanted is not None  # some rate is allowed, and none is excluded here
+        return recipe_trials.enter(self.allowed.rounded(wanted))
 
     def sized(self, recipe: Recipe) -> Recipe:
         """Return a recipe that sees as many samples as the base, whatever its batches.
@@ -127,7 +139,8 @@ class RecipeSelector:
         offsets = (0.0, -SPACING, SPACING, -2 * SPACING, 2 * SPACING)
         rounds = min(len(offsets), count // len(combined))
         pairs = [(values, offset) for offset in offsets[:rounds] for values in combined]
-        entered = [self.enter(v, o if not self.free(v) else o / 4) for v, o in pairs]
+        tried = [self.enter(v, o if not self.free(v) else o / 4) for v, o in pairs]
+        entered = list(dict.fromkeys(tried))  # beside a bound, two may be one
         self.go(entered, HORIZONS[0])
         return entered
 

@@ -6,12 +6,10 @@ import math
 from typing import Generic
 
 from etude.trials.curve import Curve
+from etude.tuning.search.allowed_rates import APART, EVERY_RATE, AllowedRates
 from etude.tuning.search.overfitting import foretold, turned
 from etude.tuning.search.protocol import E, RateTrials
 from etude.tuning.search.stability import lost
-
-APART = 0.05
-"""Decades within which two rates count as one."""
 
 
 class Ranking(Generic[E]):
@@ -19,10 +17,11 @@ class Ranking(Generic[E]):
 
     Args:
         pool: The trials.
+        allowed: The rates that may be tried.
     """
 
-    def __init__(self, pool: RateTrials[E]) -> None:
-        self.pool = pool
+    def __init__(self, pool: RateTrials[E], allowed: AllowedRates = EVERY_RATE) -> None:
+        self.pool, self.allowed = pool, allowed
 
     def alive(self) -> list[E]:
         """Return those that have not diverged."""
@@ -95,6 +94,13 @@ class Ranking(Generic[E]):
     def affords(self, cost: float, after: float = 0.0) -> bool:
         """Return whether the budget holds a cost and what comes after it."""
         return cost + after <= self.pool.left + 1e-9
+
+    def passed(self, trial: E, share: float) -> bool:
+        """Return whether a trial is past a share of the run at which it was not evaluated.
+
+        It cannot be compared there without being trained again.
+        """
+        return trial.share > share + 1e-9 and not math.isfinite(trial.curve().at(share))
 
     def known(self, lr: float) -> E | None:
         """Return the trial at a rate, or so near that it makes no difference."""

@@ -62,7 +62,8 @@ class RecipeTrials:
 
     def _at(self, lr: float) -> NewTrial:
         """Return the recipe at a rate, and the name of its trial."""
-        name = f"{self.name}-lr-{lr:g}" if self.name else f"lr-{lr:g}"
+        told = f"{lr:g}" if float(f"{lr:g}") == lr else repr(lr)
+        name = f"{self.name}-lr-{told}" if self.name else f"lr-{told}"
         return self.recipe.replace(lr=lr), name
 
     def trials(self) -> list[Trial]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from etude.optimizers.prior import nice
 from etude.trials.curve import drop
 from etude.trials.phase import Phase
+from etude.tuning.search.allowed_rates import APART
 from etude.tuning.search.ladder import SPACING
 from etude.tuning.search.overfitting import target
 from etude.tuning.search.protocol import E
-from etude.tuning.search.ranking import APART, Ranking
+from etude.tuning.search.ranking import Ranking
 
 FURTHER = 1.25
 """How much further down than the turn says a fresh start goes when nothing else is compared."""
@@ -54,12 +54,24 @@ def fall_back(ranking: Ranking[E]) -> E | None:
     for trial in [c for c in survivors if c.lr < broken()]:
         if ends(trial):
             return trial
-    fresh = nice(broken() / 10**SPACING) if math.isfinite(broken()) else 0.0
-    if fresh > ranking.pool.lowest and ranking.affords(ranking.pool.fresh(1.0)):
+    fresh = _below(ranking, broken())
+    if (
+        fresh is not None
+        and fresh > ranking.pool.lowest
+        and ranking.affords(ranking.pool.fresh(1.0))
+    ):
         trial = ranking.pool.enter(fresh)
         if trial.share == 0 and ends(trial):
             return trial
     return next((c for c in survivors if not c.diverged and ends(c)), None)
+
+
+def _below(ranking: Ranking[E], broken: float) -> float | None:
+    """Return a rate below the lowest that broke; None where none broke, or none is allowed."""
+    if not math.isfinite(broken):
+        return None
+    found = ranking.allowed.nearest(broken / 10**SPACING, below=broken)
+    return None if found is None else ranking.allowed.rounded(found)
 
 
 def coming(ranking: Ranking[E], best: E) -> list[E]:
@@ -92,14 +104,19 @@ def cure(ranking: Ranking[E], best: E) -> E:
         if curve is None:
             return best
         lr = target(curve, ranking.pool.exposure, ranking.pool.untrained_score, FURTHER)
-        lr = min(lr, best.lr * 10 ** (-SPACING / 2))
-        trial = ranking.known(lr)
+        wanted = min(lr, best.lr * 10 ** (-SPACING / 2))
+        found = ranking.allowed.nearest(wanted, below=best.lr)
+        if found is None:
+            return best
+        lr, trial = found, ranking.known(found)
         if trial is not None and (trial.diverged or trial.share >= 1):
             return best
         cost = ranking.pool.fresh(1.0) if trial is None else ranking.pool.price(trial, 1.0)
         if not ranking.affords(cost) or lr < ranking.pool.lowest:
             return best
-        ranking.pool.go([trial or ranking.pool.enter(nice(lr))], 1.0, Phase.CURVE_TURNED)
+        ranking.pool.go(
+            [trial or ranking.pool.enter(ranking.allowed.rounded(lr))], 1.0, Phase.CURVE_TURNED
+        )
         best = ranking.finished() or best
     return best
 
@@ -107,8 +124,7 @@ def cure(ranking: Ranking[E], best: E) -> E:
 def refine(ranking: Ranking[E], best: E) -> E:
     """Try neighbours of the best for what is left, finishing those that keep up."""
     centre = best
-    for shift in REFINEMENTS:
-        rate = nice(centre.lr * 10**shift)
+    for rate, shift in ranking.allowed.around(centre.lr, REFINEMENTS):
         trial = ranking.known(rate) if abs(shift) > APART else None
         if trial is not None and (trial.diverged or trial.share >= PAUSES[0][0]):
             continue

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from etude.recipe import Recipe
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialPool, step_at
 from etude.trials.trial import Trial
@@ -36,10 +38,12 @@ def compare_over_seeds(pool: TrialPool, recipe_trials: RecipeTrials, best: Trial
     pair = best, min(tied, key=lambda c: (goal.score(c.last()), c.lr))
     rows = [[trial] for trial in pair]
     for seed in range(best.recipe.seed + 1, best.recipe.seed + 1 + SEEDS):
-        if 2 * recipe_trials.fresh(SHARE) > pool.left + 1e-9:
+        recipes = [trial.recipe.replace(seed=seed) for trial in pair]
+        if _price(pool, recipe_trials, recipes) > pool.left + 1e-9:
             break
         again = [
-            pool.add(trial.recipe.replace(seed=seed), f"{trial.name}-seed-{seed}") for trial in pair
+            pool.add(recipe, f"{trial.name}-seed-{seed}")
+            for trial, recipe in zip(pair, recipes, strict=True)
         ]
         pool.go(again, SHARE, Phase.ANOTHER_SEED)
         for row, trial in zip(rows, again, strict=True):
@@ -48,3 +52,11 @@ def compare_over_seeds(pool: TrialPool, recipe_trials: RecipeTrials, best: Trial
         return best
     means = [math.fsum(c.score(step_at(c, SHARE)) for c in row) / len(row) for row in rows]
     return pair[1] if means[1] < means[0] else best
+
+
+def _price(pool: TrialPool, recipe_trials: RecipeTrials, recipes: Sequence[Recipe]) -> float:
+    """Return what it costs to compare recipes of one seed; those of an earlier budget are paid."""
+    known = [next((c for c in pool.trials if c.recipe == recipe), None) for recipe in recipes]
+    return sum(
+        recipe_trials.fresh(SHARE) if trial is None else pool.price(trial, SHARE) for trial in known
+    )

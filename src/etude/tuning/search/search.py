@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from etude.optimizers.prior import grid, nice
 from etude.trials.curve import drop
 from etude.trials.guess import Guess
 from etude.trials.phase import Phase
+from etude.tuning.search.allowed_rates import APART, EVERY_RATE, AllowedRates
 from etude.tuning.search.ladder import SPACING, Ladder, Rung
 from etude.tuning.search.overfitting import target
 from etude.tuning.search.protocol import E, RateTrials
-from etude.tuning.search.ranking import APART, Ranking
+from etude.tuning.search.ranking import Ranking
 from etude.tuning.search.refine import (
     FURTHER,
     HIGHEST,
@@ -45,12 +45,19 @@ class Search(Ranking[E]):
         ladder: How many go how far.
         centre: log10 of the rate to begin around.
         final: Whether the best is finished here; folds are finished elsewhere.
+        allowed: The rates that may be tried.
     """
 
     def __init__(
-        self, pool: RateTrials[E], ladder: Ladder, centre: float, *, final: bool = True
+        self,
+        pool: RateTrials[E],
+        ladder: Ladder,
+        centre: float,
+        *,
+        final: bool = True,
+        allowed: AllowedRates = EVERY_RATE,
     ) -> None:
-        super().__init__(pool)
+        super().__init__(pool, allowed)
         self.centre, self.final = centre, final
         self.rungs = ladder.rungs if final else ladder.rungs[:-1]
         self.first, self.last = self.rungs[0].share, self.rungs[-1].share
@@ -61,6 +68,21 @@ class Search(Ranking[E]):
         self.start()
         if not self.anew():
             self.climb()
+        return self.conclude()
+
+    def go_on(self, ladder: Ladder) -> E:
+        """Spend a larger budget on what the search left open, and return the best.
+
+        The first rates are compared where they were: no trial goes back, and none starts anew.
+
+        Args:
+            ladder: That of the larger budget.
+        """
+        rungs = ladder.rungs if self.final else ladder.rungs[:-1]
+        later = [rung for rung in rungs if rung.share > self.first]
+        self.rungs = (Rung(self.first, rungs[0].keep), *later)
+        self.last, self.brief = self.rungs[-1].share, False
+        self.climb()
         return self.conclude()
 
     def conclude(self) -> E:
@@ -83,10 +105,11 @@ class Search(Ranking[E]):
     def start(self) -> None:
         """Take the first rates to the first rung; one alone where the budget is small."""
         alone = self.final and self.pool.left < ALONE
-        rates = grid(self.centre, 1 if alone else self.rungs[0].keep, SPACING)
+        count = 1 if alone else self.rungs[0].keep
+        rates = self.allowed.start(self.centre, count, SPACING)
         entered = [self.pool.enter(r) for r in rates]
         owed = sum(self.pool.price(trial, self.first) for trial in entered)
-        guess = Guess[E, float](new=self.foreseen(rates, 0, owed))
+        guess = Guess[E, float](new=self.foreseen(sorted(rates), 0, owed))
         self.pool.go(entered, self.first, Phase.toward(self.first), guess=guess)
 
     def anew(self) -> bool:
@@ -94,7 +117,7 @@ class Search(Ranking[E]):
         lr = self.lower(self.first, FURTHER) if self.brief else None
         if lr is None or not self.affords(self.pool.fresh(1.0)):
             return False
-        self.pool.go([self.pool.enter(nice(lr))], 1.0, Phase.ANEW_LOWER)
+        self.pool.go([self.pool.enter(self.allowed.rounded(lr))], 1.0, Phase.ANEW_LOWER)
         return True
 
     def lower(self, share: float, further: float = 1.0) -> float | None:
@@ -105,7 +128,9 @@ class Search(Ranking[E]):
             return None
         lr = target(curve, self.pool.exposure, self.pool.untrained_score, further)
         near = math.log10(curve.lr / lr) < SPACING / 2 + APART
-        return None if near or lr < self.pool.lowest else lr
+        if near or lr < self.pool.lowest:
+            return None
+        return self.allowed.nearest(lr, below=curve.lr)
 
     # ---- the ladder ----------------------------------------------------------------------------
 
@@ -120,7 +145,8 @@ class Search(Ranking[E]):
                 return
             kept = self.kept(ranked, rung)
             next_ones = coming(self, kept[0]) if rung.share == 1 else []
-            self.pool.go(kept, rung.share, Phase.toward(rung.share), next_ones)
+            going = [trial for trial in kept if not self.passed(trial, rung.share)]
+            self.pool.go(going, rung.share, Phase.toward(rung.share), next_ones)
             if rung.share < 1:
                 self.aim(rung.share)
 
@@ -157,11 +183,11 @@ class Search(Ranking[E]):
             stride = self.stride(strides, exploded=exploded)
             alone = len(rates) == 1 and bool(ranked) and not exploded
             slow = self.slow(ranked[0]) if alone else None
-            rate = beyond(rates, leader, stride, exploded=exploded, slow=slow)
+            rate = self.next_to(rates, leader, stride, exploded=exploded, slow=slow)
             if rate is None or not self.tries(rate):
                 return
             strides += 1
-            trial = self.pool.enter(nice(rate))
+            trial = self.pool.enter(self.allowed.rounded(rate))
             if trial.share >= share:
                 return
             new = self.foreseen(sorted([*rates, trial.lr]), strides, fresh, (trial.lr, leader))
@@ -202,15 +228,23 @@ class Search(Ranking[E]):
         """
         stride = self.stride(strides, exploded=False, owed=owed)
         if len(rates) == 1:
-            ways = [beyond(rates, rates[0], stride, slow=slow) for slow in (True, False)]
+            ways = [self.next_to(rates, rates[0], stride, slow=slow) for slow in (True, False)]
         else:
-            ways = [beyond(rates, one, stride) for one in leaders or (rates[-1], rates[0])]
-        ways.append(beyond(rates, rates[0], self.stride(strides, exploded=True), exploded=True))
+            ways = [self.next_to(rates, one, stride) for one in leaders or (rates[-1], rates[0])]
+        ways.append(
+            self.next_to(rates, rates[0], self.stride(strides, exploded=True), exploded=True)
+        )
         if strides == 0 and len(rates) > 1:  # the edge that is tried first may lead as well
             wide = self.stride(1, exploded=False, owed=owed + self.pool.fresh(self.first))
             for edge in [rate for rate in ways[:2] if rate is not None]:
-                ways.append(beyond(sorted([*rates, nice(edge)]), nice(edge), wide))
-        found = [nice(rate) for rate in ways if rate is not None]
+                ways.append(
+                    self.next_to(
+                        sorted([*rates, self.allowed.rounded(edge)]),
+                        self.allowed.rounded(edge),
+                        wide,
+                    )
+                )
+        found = [self.allowed.rounded(rate) for rate in ways if rate is not None]
         within = (rate for rate in found if self.pool.lowest < rate < HIGHEST)
         return tuple(rate for rate in dict.fromkeys(within) if rate not in rates)
 
@@ -220,6 +254,45 @@ class Search(Ranking[E]):
         if rung is None:
             return ()
         return tuple((trial, rung.share) for trial in self.judged(share)[: rung.keep])
+
+    def next_to(
+        self,
+        rates: list[float],
+        leader: float,
+        stride: float,
+        *,
+        exploded: bool = False,
+        slow: bool | None = None,
+    ) -> float | None:
+        """Return the rate to try beyond an edge, or in the widest gap beside the best.
+
+        Args:
+            rates: Those that were tried, ascending.
+            leader: The best of them.
+            stride: Decades beyond an edge.
+            exploded: Whether even the best is worse than the untrained network.
+            slow: Of a rate that stands alone: whether it still falls by much. None for several.
+
+        Returns:
+            None where none is left that may be tried.
+        """
+        nearest, low, high = self.allowed.nearest, rates[0], rates[-1]
+        if slow is not None:
+            slower = nearest(low * 10**-SPACING, below=low)
+            faster = nearest(high * 10**SPACING, above=high)
+            first, second = (faster, slower) if slow else (slower, faster)
+            return second if first is None else first
+        beyond = None
+        if leader == low or exploded:
+            beyond = nearest(low / 10**stride, below=low)
+        elif leader == high:
+            beyond = nearest(high * 10**stride, above=high)
+        if beyond is not None or exploded or low == high:
+            return beyond
+        below, above = _widest_gap(rates, leader)
+        if math.log10(above / below) < 1.25 * SPACING:
+            return None
+        return nearest(math.sqrt(below * above), above=below, below=above)
 
     def slow(self, trial: E) -> bool:
         """Return whether a trial still falls by much over the second half of its way."""
@@ -234,41 +307,13 @@ class Search(Ranking[E]):
         if lr is None:
             return
         trial = self.known(lr)
+        if trial is not None and self.passed(trial, share):
+            return
         cost = self.pool.fresh(share) if trial is None else self.pool.price(trial, share)
         if self.affords(cost, self.finish(share)):
-            chosen = trial or self.pool.enter(nice(lr))
+            chosen = trial or self.pool.enter(self.allowed.rounded(lr))
             guess = Guess[E, float](self.next_up(share))
             self.pool.go([chosen], share, Phase.CURVE_TURNED, guess=guess)
-
-
-def beyond(
-    rates: list[float],
-    leader: float,
-    stride: float,
-    *,
-    exploded: bool = False,
-    slow: bool | None = None,
-) -> float | None:
-    """Return the rate to try beyond an edge, or in the widest gap beside the best; None for none.
-
-    Args:
-        rates: Those that were tried, ascending.
-        leader: The best of them.
-        stride: Decades beyond an edge.
-        exploded: Whether even the best is worse than the untrained network.
-        slow: Of a rate that stands alone: whether it still falls by much. None for several.
-
-    >>> beyond([0.01, 0.1, 1.0], 1.0, 1.0), beyond([0.01, 0.1, 1.0], 0.1, 1.0)
-    (10.0, 0.31622776601683794)
-    """
-    if slow is not None:
-        return leader * 10 ** (SPACING if slow else -SPACING)
-    if leader == rates[0] or exploded:
-        return rates[0] / 10**stride
-    if leader == rates[-1]:
-        return leader * 10**stride
-    low, high = _widest_gap(rates, leader)
-    return None if math.log10(high / low) < 1.25 * SPACING else math.sqrt(low * high)
 
 
 def _widest_gap(rates: list[float], leader: float) -> tuple[float, float]:
