@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etude.distributed.environment import Place
+from etude.distributed.environment import ProcessPlace
 from etude.distributed.failures import Failure, is_lost
 from etude.distributed.joining import check_devices, join
 from etude.errors import BadTypeError, BadValueError, TaskError, WorldError
@@ -26,23 +26,23 @@ WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_POR
 
 
 def test_an_environment_without_rank_and_size_is_one_process():
-    assert Place.read({}) is None
-    assert Place.read({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}) is None
-    assert Place.read({"RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert ProcessPlace.read({}) is None
+    assert ProcessPlace.read({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}) is None
+    assert ProcessPlace.read({"RANK": "0", "WORLD_SIZE": "1"}) is None
 
 
 @given(st.integers(2, 64).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))))
 def test_a_place_is_read_back_from_its_variables(pair):
     size, rank = pair
-    place = Place(rank, size, rank % 4, 4, "host", 29_500, True, 3)
-    assert Place.read(place.variables()) == place
+    place = ProcessPlace(rank, size, rank % 4, 4, "host", 29_500, True, 3)
+    assert ProcessPlace.read(place.variables()) == place
 
 
 @pytest.mark.parametrize("missing", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
 def test_a_missing_variable_is_named_with_the_fix(missing):
     left = {name: value for name, value in WHOLE.items() if name != missing}
     with pytest.raises(BadValueError, match=rf"{missing} is not set.*torchrun.*--nproc"):
-        Place.read(left)
+        ProcessPlace.read(left)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_missing_variable_is_named_with_the_fix(missing):
 )
 def test_a_wrong_variable_is_named(name, value, match):
     with pytest.raises(BadValueError, match=match):
-        Place.read({**WHOLE, name: value})
+        ProcessPlace.read({**WHOLE, name: value})
 
 
 def test_one_process_joins_nobody(monkeypatch):

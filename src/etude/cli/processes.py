@@ -158,10 +158,10 @@ def world(
             return
         raise typer.Exit(_start(context, options, device))
     from etude.distributed import join
-    from etude.distributed.environment import Place
+    from etude.distributed.environment import ProcessPlace
     from etude.distributed.launcher import end_with_parent
 
-    place = Place.read()
+    place = ProcessPlace.read()
     if options.count is not None:
         raise BadValueError(
             f"--nproc {options.count} would start processes, and this is one of several already "

@@ -79,7 +79,7 @@ class Communication:
             joined = torch.cat([tensor.detach().reshape(-1) for tensor in group])
             dist.all_reduce(joined, group=self._group(joined))
             joined /= self.size
-            parts = joined.split([tensor.numel() for tensor in group])
+            parts = torch.split(joined, [tensor.numel() for tensor in group])
             with torch.no_grad():
                 for tensor, part in zip(group, parts, strict=True):
                     tensor.copy_(part.view_as(tensor))

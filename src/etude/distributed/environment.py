@@ -22,7 +22,7 @@ FIX = (
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessPlace:
     """The place of a process among those that train together.
 
     Attributes:
@@ -46,7 +46,7 @@ class Place:
     restarts: int = 0
 
     @classmethod
-    def read(cls, variables: Mapping[str, str] | None = None) -> Place | None:
+    def read(cls, variables: Mapping[str, str] | None = None) -> ProcessPlace | None:
         """Return the place that the environment describes; None if there is one process.
 
         Args:
@@ -55,7 +55,7 @@ class Place:
         Raises:
             BadValueError: If a variable is missing or wrong; the message names it.
 
-        >>> Place.read({}) is None
+        >>> ProcessPlace.read({}) is None
         True
         """
         found = os.environ if variables is None else variables

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from torch.distributed import Store
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from etude import errors
 from etude.errors import EtudeError, WorldError
@@ -46,7 +47,7 @@ class Failure:
 
     def error(self, size: int) -> EtudeError:
         """Return the error to raise in the other processes: of the same class, if it is ours."""
-        kind = getattr(errors, self.kind, None)
+        kind: Any = getattr(errors, self.kind, None)
         ours = isinstance(kind, type) and issubclass(kind, EtudeError)
         text = self.text if ours or not self.kind else f"{self.kind}: {self.text}"
         where = f"process {self.rank} of {size}"
@@ -63,15 +64,26 @@ class FailureNotes:
 
     Args:
         store: The store.
+
+    Attributes:
+        call: The number of the call that they make together; a note of an earlier one is not read.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.call = 0
 
     def write(self, failure: Failure) -> None:
         """Leave a note, unless there is one already or the store has gone."""
+        self._write(f"{KEY}/{self.call}", failure)
+
+    def write_end(self, failure: Failure) -> None:
+        """Leave a note of a process that can call nothing any more."""
+        self._write(KEY, failure)
+
+    def _write(self, key: str, failure: Failure) -> None:
         try:
-            self._store.compare_set(KEY, "", json.dumps(asdict(failure)))
+            self._store.compare_set(key, "", json.dumps(asdict(failure)))
         except RuntimeError:
             return
 
@@ -79,11 +91,13 @@ class FailureNotes:
         """Return the first note; None if there is none after some seconds."""
         end = time.monotonic() + seconds
         try:
-            while not self._store.check([KEY]):
+            while True:
+                for key in (f"{KEY}/{self.call}", KEY):
+                    if self._store.check([key]):
+                        return Failure(**json.loads(self._store.get(key)))
                 if time.monotonic() >= end:
                     return None
                 time.sleep(POLL)
-            return Failure(**json.loads(self._store.get(KEY)))
         except (RuntimeError, ValueError, TypeError):
             return None
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from etude.distributed.environment import RESTARTS, TIMEOUT, Place
+from etude.distributed.environment import RESTARTS, TIMEOUT, ProcessPlace
 from etude.distributed.failures import FailureNotes
 from etude.distributed.process_world import ProcessWorld
 from etude.errors import BadValueError, WorldError
@@ -65,7 +66,7 @@ def join(
         )
         place = _device(device, devices, local, local_size)
         return _world(place, seconds, find_unused, owns=False)
-    found = Place.read()
+    found = ProcessPlace.read()
     if found is None:
         return SINGLE
     chosen = _device(device, devices, found.local_rank, found.local_size)
@@ -76,7 +77,7 @@ def join(
         torch.cuda.set_device(chosen)
     dist.init_process_group(
         "nccl" if chosen.type == "cuda" else "gloo",
-        store=dist.PrefixStore(f"etude{found.restarts}", store),
+        store=PrefixStore(f"etude{found.restarts}", store),
         rank=found.rank,
         world_size=found.size,
         timeout=timedelta(seconds=seconds),
@@ -90,7 +91,7 @@ def _world(
     find_unused: bool,
     *,
     owns: bool,
-    store: dist.Store | None = None,
+    store: Store | None = None,
 ) -> World:
     if dist.get_world_size() == 1:
         if owns:
@@ -98,11 +99,11 @@ def _world(
         return SINGLE
     control = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
     store = store or _own_store(control)
-    notes = FailureNotes(dist.PrefixStore(f"notes{os.environ.get(RESTARTS, 0)}", store))
+    notes = FailureNotes(PrefixStore(f"notes{os.environ.get(RESTARTS, 0)}", store))
     return ProcessWorld(device, control, notes, timeout=seconds, find_unused=find_unused, owns=owns)
 
 
-def _own_store(control: dist.ProcessGroup) -> dist.Store:
+def _own_store(control: dist.ProcessGroup) -> Store:
     """Return a store for the notes of a group that the caller has made."""
     hosts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(hosts, socket.gethostname(), group=control)
@@ -114,12 +115,12 @@ def _own_store(control: dist.ProcessGroup) -> dist.Store:
         held = [store.port]
     dist.broadcast_object_list(held, src=0, group=control)
     if held[0] is None:
-        return dist.HashStore()
-    return store if dist.get_rank() == 0 else dist.TCPStore(address, held[0], is_master=False)
+        return HashStore()
+    return store if dist.get_rank() == 0 else TCPStore(address, held[0], is_master=False)
 
 
-def _served(address: str) -> dist.TCPStore:
-    return dist.TCPStore(address, 0, is_master=True, wait_for_workers=False)
+def _served(address: str) -> TCPStore:
+    return TCPStore(address, 0, is_master=True, wait_for_workers=False)
 
 
 def _seconds(timeout: float | None) -> float:
@@ -133,7 +134,7 @@ def _seconds(timeout: float | None) -> float:
     return float(found)
 
 
-def _store(place: Place, seconds: float) -> dist.TCPStore:
+def _store(place: ProcessPlace, seconds: float) -> TCPStore:
     """Return the store in which the processes meet.
 
     Raises:
@@ -142,7 +143,7 @@ def _store(place: Place, seconds: float) -> dist.TCPStore:
     serves = place.rank == 0 and not place.hosted
     where = f"MASTER_ADDR={place.address}, MASTER_PORT={place.port}"
     try:
-        return dist.TCPStore(
+        return TCPStore(
             place.address,
             place.port,
             is_master=serves,
@@ -162,7 +163,7 @@ def _store(place: Place, seconds: float) -> dist.TCPStore:
         ) from error
 
 
-def _meet(store: dist.Store, place: Place, seconds: float) -> None:
+def _meet(store: Store, place: ProcessPlace, seconds: float) -> None:
     """Wait for every process.
 
     Raises:

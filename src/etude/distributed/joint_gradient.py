@@ -190,17 +190,19 @@ class DataParallelGradient(JointGradient):
         find_unused = self._find_unused or bool(names)
         if not self._find_unused and any(one != everywhere[0] for one in everywhere):
             self._refuse_difference(everywhere)
+        buffers: dict[str, Any] = {_SYNC_BUFFERS: _has_other_buffers(self._model)}
         self._ddp = DistributedDataParallel(
             self._loss,
             find_unused_parameters=find_unused,
-            **{_SYNC_BUFFERS: _has_other_buffers(self._model)},
+            **buffers,
         )
         if self.exchange is not None:
             self.exchange.attach(self._ddp)
         if not find_unused:
             self._named = {id(parameter): name for name, parameter in trained.items()}
             for parameter in trained.values():
-                self._handles.append(parameter.register_post_accumulate_grad_hook(self._note))
+                handle = parameter.register_post_accumulate_grad_hook(self._note)  # type: ignore[no-untyped-call]
+                self._handles.append(handle)
 
     def _note(self, parameter: Tensor) -> None:
         self._reached.add(id(parameter))

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 
-from torch import distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from etude.distributed.environment import PORT, TIMEOUT, Place
+from etude.distributed.environment import PORT, TIMEOUT, ProcessPlace
 from etude.distributed.failures import Failure, FailureNotes
 from etude.errors import BadValueError, WorldError
 
@@ -131,18 +131,18 @@ class _Group:
         self,
         command: Sequence[str],
         count: int,
-        store: dist.TCPStore,
+        store: TCPStore,
         attempt: int,
         timeout: float | None,
     ) -> None:
         self.count = count
         self.asked: int | None = None
-        self._notes = FailureNotes(dist.PrefixStore(f"notes{attempt}", store))
+        self._notes = FailureNotes(PrefixStore(f"notes{attempt}", store))
         self._reader, self._writer = os.pipe()
         threads = max(1, (os.cpu_count() or 1) // count)
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         for rank in range(count):
-            place = Place(rank, count, rank, count, ADDRESS, store.port, True, attempt)
+            place = ProcessPlace(rank, count, rank, count, ADDRESS, store.port, True, attempt)
             variables = {
                 "OMP_NUM_THREADS": str(threads), **os.environ, **place.variables(),
                 PARENT: str(self._reader),
@@ -204,7 +204,7 @@ class _Group:
 
     def _note(self, ended: Ended) -> None:
         if ended.code < 0 and self.asked is None:
-            self._notes.write(Failure(ended.rank, "", ended.what))
+            self._notes.write_end(Failure(ended.rank, "", ended.what))
 
     def _end(self) -> None:
         """End every process that still runs."""
@@ -220,7 +220,7 @@ class _Group:
             process.wait()
 
 
-def _store() -> dist.TCPStore:
+def _store() -> TCPStore:
     """Return the store in which the processes meet, on the port that the environment names.
 
     Raises:
@@ -230,7 +230,7 @@ def _store() -> dist.TCPStore:
     if not text.isdigit() or int(text) > 65_535:
         raise BadValueError(f"{PORT}={text!r}: give a port, a number up to 65535")
     try:
-        return dist.TCPStore(
+        return TCPStore(
             ADDRESS,
             int(text),
             is_master=True,

@@ -115,6 +115,7 @@ class ProcessWorld(World):
             yield
             return
         self._guarded = True
+        self._notes.call += 1
         try:
             with warnings.catch_warnings():
                 if not self.is_main:
