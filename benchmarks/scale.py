@@ -5,8 +5,7 @@ The table gives the largest difference of any weight, of any training loss, and 
 
     python -m benchmarks.scale
 
-The results go to benchmarks/results/scale.md, into the section between its two marks, and into
-docs/scale.md.
+The table goes to benchmarks/results/scale.md and docs/scale.md, between two marks.
 """
 
 from __future__ import annotations

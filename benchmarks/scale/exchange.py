@@ -121,9 +121,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         "",
         f"{PROCESSES} processes over gloo on the loopback device, torch {torch.__version__}, "
         f"{len(SEEDS)} seed, each task's own recipe, at its own rate. Bytes are those that one "
-        "process sends for gradients and weights, counted at the collectives, over the whole run with its "
-        "uncompressed start. On one machine a smaller message saves no time; step times are for "
-        "comparison within the table. Written by `python -m benchmarks.scale exchange`.",
+        "process sends for gradients and weights, counted at the collectives, over the whole run "
+        "with its uncompressed start. Other programs shared the machine: the step times tell "
+        "little. Written by `python -m benchmarks.scale exchange`.",
         "",
         "| task | compress | step, ms | bytes an update | fewer | loss cost, % of the drop "
         "| worst seed | accuracy |",

@@ -158,8 +158,8 @@ class DiLoCo(Compression):
         inner: The updates between two outer steps, at least 1.
         lr: The rate of the outer step, above 0.
         momentum: Of the outer step (Nesterov), in [0, 1). None takes 0.9, the paper's, if there are
-            200 outer steps or more, else 1 - 20 / outer steps, at least 0: the momentum then
-            remembers a twentieth of the run at most, and the end of the schedule still counts.
+            400 outer steps or more, else 1 - 40 / outer steps, at least 0: the momentum then
+            remembers a fortieth of the run at most, and the end of the schedule still counts.
 
     Source: Douillard et al. 2023, arXiv:2311.08105.
 

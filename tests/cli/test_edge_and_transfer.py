@@ -84,3 +84,41 @@ def test_wrong_input_is_one_message(etude, words, message):
     assert said.code in (1, 2)
     assert message in said.err
     assert "Traceback" not in said.err
+
+
+WORLD = ("transfer", "cancer-mlp", "--set", "steps=256", "--world-size", "1", "4")
+
+
+def test_transfer_to_more_processes_saves_the_recipe_to_use(etude):
+    said = etude(*WORLD, "--further", "0", "--save", "wide.toml")
+    assert said.code == 0
+    for word in ("the linear rule's rate 0.04", "of the drop", "gradient noise scale"):
+        assert word in " ".join(said.out.split())
+    saved = Recipe.load("wide.toml")
+    assert (saved.steps, saved.batch_size) == (64, 128)
+
+
+def test_transfer_to_more_processes_for_machines(etude):
+    said = etude(*WORLD, "--further", "0", "--json", "--rule", "noise scale")
+    assert said.code == 0
+    assert said.json["rule"] == "noise scale"
+    assert (said.json["before"], said.json["after"]) == (1, 4)
+    assert said.json["noise_scale"] > 0
+    assert len(said.json["rates"]) in (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*WORLD, "--batch-size", "32"), "leave --batch-size out"),
+        ((*WORLD, "--rule", "cubic"), "unknown rule 'cubic'"),
+        ((*TRANSFER, "--rule", "linear"), "--rule chooses a rule for --world-size"),
+        (("train", "cancer-mlp", "--compress", "powersdg"), "did you mean 'powersgd'"),
+        (("train", "cancer-mlp", "--compress", "topk"), "this run has one process"),
+    ],
+)
+def test_wrong_words_on_several_processes_are_one_message(etude, words, message):
+    said = etude(*words)
+    assert said.code != 0
+    assert message in " ".join(said.err.split())
+    assert "Traceback" not in said.err

@@ -119,8 +119,8 @@ class WorldRate:
             return f"Confirmed: {share} {best:g} is better than the rule's {own:g}, but {missed}."
         if self.confirmed:
             return (
-                f"Confirmed within noise: {share} {missed} against {best:g}, which is no more than "
-                "two standard errors."
+                f"Not refuted: {share} {missed} against {best:g}, which is no more than two "
+                "standard errors; give a larger share to be sure."
             )
         ends = self.rates[0], self.rates[-1]
         beyond = " It is the last one tried: the best may lie beyond; tune." if best in ends else ""

@@ -12,7 +12,7 @@ from etude.distributed.exchange.base import ExchangeSetting, average
 from etude.distributed.exchange.replicas import LocalExchange
 from etude.recipe_exchange import DiLoCo
 
-LARGEST_MOMENTUM, OUTER_STEPS = 0.9, 20
+LARGEST_MOMENTUM, OUTER_STEPS = 0.9, 40
 """The paper's; and how often the momentum's memory, 1 / (1 - momentum), fits into a run."""
 
 
@@ -84,7 +84,7 @@ def usual_momentum(outer_steps: int) -> float:
     Where all outer steps agree, momentum makes them 1 / (1 - momentum) times as large, and in a run
     of few it still pushes after the schedule has let the inner rate fall.
 
-    >>> usual_momentum(1_000), usual_momentum(40), usual_momentum(10)
+    >>> usual_momentum(1_000), usual_momentum(80), usual_momentum(10)
     (0.9, 0.5, 0.0)
     """
     if outer_steps < 1:
