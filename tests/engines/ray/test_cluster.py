@@ -137,7 +137,7 @@ def test_ctrl_c_keeps_the_trials_and_the_loop_goes_on_from_them(joined, tmp_path
         "from etude.engines import RayEngine\n"
         "from etude.tuning.tune import tune\n"
         "task = tasks.get('cancer-mlp')\n"
-        "recipe = Recipe(**{**task.defaults, 'steps': 2000})\n"
+        "recipe = Recipe(**{**task.defaults, 'steps': 800})\n"
         "with RayEngine('auto', keep=0.1) as engine:\n"
         "    tune(task, recipe, engine=engine, folder=sys.argv[1], progress=False)\n"
     )
@@ -146,11 +146,11 @@ def test_ctrl_c_keeps_the_trials_and_the_loop_goes_on_from_them(joined, tmp_path
     )
     while process.poll() is None and not list(home.glob("trials/*/checkpoints/*")):
         time.sleep(0.05)
-    time.sleep(0.5)
+    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert b"the trials are saved" in said
     task = tasks.get("cancer-mlp")
     resumed = tune(task, folder=home, resume=True, engine="loop", progress=False)
-    recipe = Recipe(**{**task.defaults, "steps": 2000})
+    recipe = Recipe(**{**task.defaults, "steps": 800})
     assert answer(resumed) == answer(tune(task, recipe, engine="loop", progress=False))
