@@ -8,10 +8,15 @@ import etude.interop.lightning
 from etude.errors import BadValueError
 from etude.interop.lightning import tune
 from tests.interop.trainers.modules import Net, fitted, loader, made, trainer_of
-from tests.interop.trainers.test_module_parity import Configured, groups, one_cycle
+from tests.interop.trainers.test_module_parity import (
+    Configured,
+    groups,
+    one_cycle,
+    the_head_alone,
+)
 
 
-@pytest.mark.parametrize("configure", [groups, one_cycle], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("configure", [groups, one_cycle, the_head_alone], ids=lambda f: f.__name__)
 def test_the_pasted_configure_optimizers_trains_as_the_tuned_run_did(configure):
     module = made(Configured, configure=configure)
     loaders = loader(), loader(24)
@@ -45,3 +50,8 @@ def test_a_module_is_fitted_at_the_rate_if_asked():
 def test_the_length_may_be_given_without_a_trainer():
     found = tune(made(), loader(), loader(24), 1.5, steps="3 epochs", progress=False, engine="loop")
     assert found.result.record.length == 24
+
+
+def test_one_group_of_everything_is_written_as_the_parameters():
+    found = tune(made(), loader(), loader(24), 1.5, steps=20, progress=False, engine="loop")
+    assert "optimizer = torch.optim.AdamW(self.parameters(), lr=" in found.code()

@@ -51,8 +51,8 @@ class ModuleStep:
     def __call__(self, model: nn.Module, placed: PlacedBatch) -> tuple[Any, float]:
         """Return the loss of a batch, and its weight; of an evaluation, the sum and the weight."""
         if model.training:
-            loss, _ = self.run(model, placed)
-            return _loss_in(loss, "training_step"), self._weight(placed)
+            returned, _ = self.run(model, placed)
+            return _loss_in(returned, "training_step"), self._weight(placed)
         if self.metric is not None:
             _reset_metrics(model)
         returned, logged = self.run(model, placed)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from etude import optimizers
 from etude.errors import BadValueError
 from etude.interop.lightning.module_task import task
@@ -24,11 +26,13 @@ class ModuleTuning:
         result: Everything that the tuning found; `result.model` is the trained module.
         groups: The groups of the optimizer, by the names of their parameters.
         attribute: Where the module keeps its rate; empty if it has no such attribute.
+        is_whole: Whether the groups hold every trainable parameter.
     """
 
     result: TuneResult
     groups: NamedGroups = field(repr=False)
     attribute: str = ""
+    is_whole: bool = True
 
     @property
     def lr(self) -> float:
@@ -42,10 +46,11 @@ class ModuleTuning:
         values = "".join(f", {k}={v!r}" for k, v in recipe.optimizer.hyperparameters.items())
         lines = ["def configure_optimizers(self):"]
         given = "self.parameters()"
-        if len(self.groups.groups) > 1 or _extra(self.groups.groups[0][1]):
+        groups = self.groups.groups
+        if len(groups) > 1 or _extra(groups[0][1]) or not self.is_whole:
             lines.append("    named = dict(self.named_parameters())")
             lines.append("    groups = [")
-            for names, own in self.groups.groups:
+            for names, own in groups:
                 lines.append(f"        {_group(names, own, recipe.lr)},")
             lines.append("    ]")
             given = "groups"
@@ -132,4 +137,7 @@ def tune(
             trainer.fit(module, **library_data)
         else:
             trainer.fit(module, data, valid)
-    return ModuleTuning(result, found.param_groups, name)
+    assert isinstance(found.model, nn.Module)
+    trained = {n for names, _ in found.param_groups.groups for n in names}
+    wanted = {n for n, p in found.model.named_parameters() if p.requires_grad}
+    return ModuleTuning(result, found.param_groups, name, wanted <= trained)

@@ -85,7 +85,8 @@ def read_optimizer(optimizer: Any, model: nn.Module, owner: str) -> OwnOptimizer
     groups = [group for group in optimizer.param_groups if group["params"]]
     main = max(groups, key=lambda group: sum(p.numel() for p in group["params"]))
     shared = _hyperparameters(row, main)
-    usual = _usual(type(optimizer))
+    # What a class sets itself, such as AdamW's decoupled decay, is no argument of it.
+    usual = {**optimizer.defaults, **_usual(type(optimizer))}
     found = []
     for group, rate, names in zip(optimizer.param_groups, rates, named, strict=True):
         if names:
