@@ -141,9 +141,10 @@ and further open cases were added for causes that were seldom named on held prog
 Since the third time, weights that are drawn so large that units saturate are `bad_initialisation` \
 throughout (`benchmarks/doctor/README.md` has the rule), a rule states them, an open program is \
 judged by the weights of the evidence that it has, as the package judges, and further open cases \
-were added, games above all. The watch has changed too: the cases whose weights are drawn large, \
-and the games, were gathered anew (21 open and 5 held ones), the others have evidence of the watch \
-before it, which read the outputs of layers in other updates and not the size of weights.
+were added, games above all. The watch has changed too: most cases with weights drawn large, the \
+games and the new cases were gathered anew (29 open and 5 held ones of 251), the others have \
+evidence of the watch before it, which read the outputs of layers in other updates, and not the \
+size of weights.
 
 **recall**: share of faulty cases that are flagged. **false alarms**: share of healthy cases that \
 are flagged. **top-1**, **top-3**: share of faulty cases whose cause is named first, or among the \
