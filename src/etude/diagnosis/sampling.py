@@ -57,6 +57,7 @@ class Sampler:
         self._last: list[int] = []
         self._recent: deque[float] = deque(maxlen=32)
         self._usual, self._passed = 0.0, 0
+        self._costs: deque[float] = deque(maxlen=32)
         self._plain, self._woke = 0.0, 0
         self.rested_updates = 0
 
@@ -100,9 +101,10 @@ class Sampler:
         self._recent.append(seconds)
         if self._passed % 16 == 0 or self._passed < 4:
             self._usual = median(self._recent)
+            self._plain = median(self._costs) if self._costs else 0.0
         self._passed += 1
         if not sampled:
-            self._plain += (own - self._plain) * (0.1 if self._plain else 1.0)
+            self._costs.append(own)
         self.own += own + extra
         self.run += seconds
         counted = min(seconds, 3 * self._usual)
