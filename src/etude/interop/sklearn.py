@@ -137,11 +137,10 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             ),
         )
         self._note(epochs)
-        if "best_estimator_" in vars(self):
-            del self.best_estimator_
+        self.__dict__.pop("best_estimator_", None)
         if self.refit:
             begun = time.perf_counter()
-            self.best_estimator_ = clone(self.estimator).set_params(**self.best_params_)
+            self.best_estimator_: Any = clone(self.estimator).set_params(**self.best_params_)
             self.best_estimator_.fit(X, y)
             self.refit_time_ = time.perf_counter() - begun
             if several:
