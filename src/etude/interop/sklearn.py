@@ -10,12 +10,14 @@ import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
+from sklearn.utils import indexable
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from etude.errors import BadValueError
 from etude.interop.loops.epochs import Epochs, epochs_of
 from etude.interop.loops.sklearn_run import EpochDriver, RestartDriver, Split
+from etude.randomness import OwnRandomness
 from etude.trials.phase import Phase
 from etude.trials.score import Goal
 from etude.tuning.loops.result import LoopResult
@@ -112,6 +114,7 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             BadValueError: If the estimator has no rate, or does not use it.
         """
         epochs = epochs_of(self.estimator, self.param)
+        X, y, groups = indexable(X, y, groups)
         folds = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         splits = [Split(X, y, *rows) for rows in folds.split(X, y, groups)]
         self.scorer_ = check_scoring(self.estimator, scoring=self.scoring)
@@ -137,12 +140,12 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             ),
         )
         self._note(epochs)
-        if "best_estimator_" in vars(self):
-            del self.best_estimator_
+        self.__dict__.pop("best_estimator_", None)
         if self.refit:
             begun = time.perf_counter()
-            self.best_estimator_ = clone(self.estimator).set_params(**self.best_params_)
-            self.best_estimator_.fit(X, y)
+            self.best_estimator_: Any = clone(self.estimator).set_params(**self.best_params_)
+            with OwnRandomness(self.random_state):
+                self.best_estimator_.fit(X, y)
             self.refit_time_ = time.perf_counter() - begun
             if several:
                 self.result_ = _with_last_fit(self.result_)

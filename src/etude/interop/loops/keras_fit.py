@@ -220,7 +220,7 @@ class ModelCopies:
                 twin.build_from_config(self.model.get_build_config())
         twin.set_weights(self.model.get_weights())
         for mine, own in zip(_seeds(self.model), _seeds(twin), strict=True):
-            own.assign(mine)
+            own.assign(np.array(keras.ops.convert_to_numpy(mine)))  # JAX gives shared buffers away
         config = {**self.optimizer.get_config(), "learning_rate": learning_rate}
         metrics = {
             name: keras.tree.map_structure(_fresh, self.compiled.get(name))

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.utils import _safe_indexing
 
 from etude.errors import BadTypeError
@@ -109,7 +109,7 @@ class EpochDriver:
                 return True
             return False
         options = {}
-        if not self._done and hasattr(self.net, "predict") and _classifies(self.net):
+        if not self._done and y is not None and is_classifier(self.net):
             options = {"classes": np.unique(y)}
         self.net.partial_fit(x, y, **options)
         return False
@@ -189,12 +189,6 @@ def score_of(scorer: Any, net: Any, split: Split) -> float:
         raise BadTypeError(
             f"scoring gave {found!r}, and rates are compared by one number"
         ) from None
-
-
-def _classifies(net: Any) -> bool:
-    from sklearn.base import is_classifier
-
-    return bool(is_classifier(net))
 
 
 def _from_skorch(stop: KeyboardInterrupt) -> bool:
