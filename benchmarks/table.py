@@ -265,7 +265,7 @@ class Field:
         share: float,
         phase: Phase,
         ahead: Sequence[Entry] = (),
-        guess: Guess[Entry, float] | None = None,
+        guess: Guess[Any, float] | None = None,
     ) -> None:
         """Take some to a share of their runs, and pay for it; nothing is trained ahead."""
         for one in trials:

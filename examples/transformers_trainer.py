@@ -15,7 +15,7 @@ model = BertForSequenceClassification(
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=32,
-        num_labels=3,
+        num_labels=3,  # type: ignore[call-arg]
     )
 )
 trainer = Trainer(

@@ -68,7 +68,7 @@ def counting_whole(world: World) -> None:
 def work(target: Path) -> None:
     """Measure everything, in one of the processes; the first one writes."""
     torch.set_num_threads(1)
-    with join() as world:  # type: ignore[attr-defined]
+    with join() as world:
         counting_whole(world)
         rows = json.loads(target.read_text()) if target.exists() else []
         known = {(r["task"], r["method"], r["seed"]) for r in rows}

@@ -19,7 +19,6 @@ from etude.engines import Engine
 from etude.errors import BadTypeError, BadValueError, StorageError, check_whole, shown
 from etude.measure.gradient_scale import scaled
 from etude.methods.exploit import Copied, copies
-from etude.methods.grid import checked_rates
 from etude.methods.population_result import PopulationMember, PopulationResult, best_of
 from etude.methods.rate_history import RateHistory
 from etude.optimizers.prior import centre_of, grid
@@ -30,6 +29,7 @@ from etude.tasks.task import Task
 from etude.training.observer import Observer
 from etude.training.run import Run
 from etude.training.validation import check_given
+from etude.trials.given_rates import checked_rates
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialContext, TrialPool, step_at
 from etude.trials.score import goal_for, judged_by, usual_objective

@@ -209,7 +209,7 @@ class TrainingLoop:
         data = state.task.train
         if count == 1 or not data.whole_epochs:
             return count
-        length = data.steps_per_epoch(state.batch_size)
+        length: int | None = data.steps_per_epoch(state.batch_size)
         if length is None:
             return count
         left = length - self._cursor.batch

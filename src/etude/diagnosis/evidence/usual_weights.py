@@ -32,7 +32,7 @@ def usual_size(module: nn.Module, weight: Tensor) -> float:
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return 1.0
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return (3 * module.hidden_size) ** -0.5
+        return float((3 * module.hidden_size) ** -0.5)
     if isinstance(module, INNER):
         inputs = weight.shape[1] if isinstance(module, nn.Bilinear) else weight[0].numel()
         return (3 * inputs) ** -0.5 if inputs else math.nan

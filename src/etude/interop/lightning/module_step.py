@@ -61,7 +61,7 @@ class ModuleStep:
             self._kept = (placed, _piece(self.metric, logged, count))
         given: int | None = None
         if self.valid_loss is None:
-            loss: Any = _loss_in(returned, "validation_step")
+            loss = _loss_in(returned, "validation_step")
         else:
             loss, given = _logged(self.valid_loss, logged)
         weight = float(count if given is None else given)

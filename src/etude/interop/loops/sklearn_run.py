@@ -108,9 +108,9 @@ class EpochDriver:
                     raise
                 return True
             return False
-        options = {}
+        options: dict[str, Any] = {}
         if not self._done and y is not None and is_classifier(self.net):
-            options = {"classes": np.unique(y)}
+            options = {"classes": np.unique(np.asarray(y))}
         self.net.partial_fit(x, y, **options)
         return False
 

@@ -19,6 +19,7 @@ from etude.record import Cost, Evaluation, Record, Status, environment
 from etude.trials.bad_batch import End, common_update, far_apart
 from etude.trials.baseline import better
 from etude.trials.curve import Curve, Exposure, mean_training_loss
+from etude.trials.guess import Guess
 from etude.trials.phase import Phase
 from etude.trials.score import Goal, mean
 from etude.trials.weight_mean import step_at_share
@@ -276,6 +277,7 @@ class LoopTrials:
         share: float,
         phase: Phase,
         ahead: Sequence[LoopTrial] = (),
+        guess: Guess[LoopTrial, float] | None = None,
     ) -> None:
         """Take some to a share of their runs, one after another, and count what that took."""
         part = phase.at(share)
