@@ -35,7 +35,7 @@ from etude.tuning.tune import tune
 
 RESULTS = Path(__file__).parent / "results"
 TASKS = ("cancer-mlp", "diabetes-mlp", "digits-mlp")
-SEEDS, OTHERS = (0,), (100, 101)
+SEEDS, OTHERS = (0, 1, 2), (100, 101)
 WAYS = {
     "population on the recipe's schedule": "factor",
     "population, the whole schedule learned": "whole",
@@ -100,7 +100,7 @@ def lines(rows: list[dict[str, Any]], load: float) -> list[str]:
     head = [
         "# Populations at equal cost",
         "",
-        f"{len({row['task'] for row in rows})} bundled tasks, seeds {', '.join(map(str, SEEDS))}; "
+        f"{len({row['task'] for row in rows})} bundled tasks, seeds {', '.join(map(str, sorted({row['seed'] for row in rows})))}; "
         f"{MEMBERS} full runs for each way; torch {torch.__version__}, load {load:.1f} at the "
         "start. Written by `python -m benchmarks.population`.",
         "",
