@@ -35,7 +35,7 @@ from etude.tuning.tune import tune
 
 RESULTS = Path(__file__).parent / "results"
 TASKS = ("cancer-mlp", "diabetes-mlp", "digits-mlp")
-SEEDS, OTHERS = (0,), (100, 101)
+SEEDS, OTHERS = (0, 1, 2), (100, 101)
 WAYS = {
     "population on the recipe's schedule": "factor",
     "population, the whole schedule learned": "whole",
@@ -97,10 +97,11 @@ def missed(row: dict[str, Any], what: str) -> dict[str, float]:
 
 def lines(rows: list[dict[str, Any]], load: float) -> list[str]:
     """Return the report."""
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
     head = [
         "# Populations at equal cost",
         "",
-        f"{len({row['task'] for row in rows})} bundled tasks, seeds {', '.join(map(str, SEEDS))}; "
+        f"{len({row['task'] for row in rows})} bundled tasks, seeds {seeds}; "
         f"{MEMBERS} full runs for each way; torch {torch.__version__}, load {load:.1f} at the "
         "start. Written by `python -m benchmarks.population`.",
         "",
