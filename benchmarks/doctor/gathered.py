@@ -26,6 +26,7 @@ from etude.diagnosis.diagnose import diagnose
 from etude.diagnosis.finding import Cause, Finding, Symptom
 from etude.diagnosis.history import (
     History,
+    LargestSample,
     LayerInfo,
     OutputFault,
     ParameterInfo,
@@ -213,6 +214,8 @@ def _history(content: dict[str, Any]) -> History:
     values["parameters"] = tuple(ParameterInfo(**row) for row in values["parameters"])
     fault = values.get("output_fault")
     values["output_fault"] = None if fault is None else OutputFault(*fault)
+    largest = values.get("largest_samples", ())
+    values["largest_samples"] = tuple(LargestSample(*one) for one in largest)
     values["optimizers"] = tuple(values.get("optimizers", ()))
     values["readings"] = {Quantity(n): _array(v) for n, v in values["readings"].items()}
     values["run_readings"] = {RunQuantity(n): _array(v) for n, v in values["run_readings"].items()}
