@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 import etude
-from benchmarks.arguments import read
+from benchmarks import arguments
 from etude.distributed import join, launch
 from etude.distributed.exchange.whole import WholeExchange
 from etude.distributed.process_world import ProcessWorld
@@ -149,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    work(Path(read(__doc__, names="target")[0][0]))
+    work(Path(arguments.read(__doc__, names="target")[0][0]))
