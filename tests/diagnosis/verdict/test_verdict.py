@@ -197,7 +197,8 @@ def test_the_table_names_every_feature_once_and_says_what_made_it() -> None:
     for weights in table.weights.values():
         assert set(weights.run) == set(OF_RUN)
         assert set(weights.cause) == {*OF_CAUSE, *PROPER}
-        assert sum(one.said for one in weights.reliability) == table.cases
+        said = sum(one.said for one in weights.reliability)  # those with evidence of this source
+        assert 0 < said <= table.cases
         assert all(one.right <= one.said for one in weights.reliability)
         assert weights.cause["stated"] > 0
         assert weights.cause["hint"] > 0
