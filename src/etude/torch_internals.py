@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,32 +94,27 @@ DROPOUTS: tuple[type[_DropoutNd], ...] = _classes(
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
     """Return the dictionary of a module's own parameters; values may be None."""
-    found: dict[str, nn.Parameter | None] = _part(module, "_parameters", "nn.Module")
-    return found
+    return cast("dict[str, nn.Parameter | None]", _part(module, "_parameters", "nn.Module"))
 
 
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
     """Return the dictionary of a module's own buffers, also those that are None, to set them."""
-    found: dict[str, Tensor | None] = _part(module, "_buffers", "nn.Module")
-    return found
+    return cast("dict[str, Tensor | None]", _part(module, "_buffers", "nn.Module"))
 
 
 def unsaved_buffers(module: nn.Module) -> set[str]:
     """Return the names of a module's buffers that are not in its `state_dict`."""
-    found: set[str] = _part(module, "_non_persistent_buffers_set", "nn.Module")
-    return found
+    return cast("set[str]", _part(module, "_non_persistent_buffers_set", "nn.Module"))
 
 
 def flat_weights(layer: nn.RNNBase) -> list[Tensor | None]:
     """Return the list of tensors that a recurrent layer computes with, to set them."""
-    found: list[Tensor | None] = _part(layer, "_flat_weights", "nn.RNNBase")
-    return found
+    return cast("list[Tensor | None]", _part(layer, "_flat_weights", "nn.RNNBase"))
 
 
 def flat_names(layer: nn.RNNBase) -> list[str]:
     """Return the names of the tensors in `flat_weights`, in order."""
-    found: list[str] = _part(layer, "_flat_weights_names", "nn.RNNBase")
-    return found
+    return cast("list[str]", _part(layer, "_flat_weights_names", "nn.RNNBase"))
 
 
 def forward_hooks(module: nn.Module) -> list[dict[int, Any]]:
@@ -151,14 +146,12 @@ def compiles(module: nn.Module) -> bool:
 
 def version_of(tensor: Tensor) -> int:
     """Return how often a tensor, or one that shares its memory, was changed in place."""
-    found: int = _part(tensor, "_version", "Tensor")
-    return found
+    return cast("int", _part(tensor, "_version", "Tensor"))
 
 
 def negated_view(tensor: Tensor) -> Tensor:
     """Return a view of the negated tensor, as torch's lazy negation does."""
-    found: Tensor = _part(torch, "_neg_view", "torch")(tensor)
-    return found
+    return cast("Tensor", _part(torch, "_neg_view", "torch")(tensor))
 
 
 def sparse_parts(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -410,11 +403,15 @@ def leaves_of(tree: Any) -> list[Any]:
 
 
 def _pytree(name: str) -> Callable[..., Any]:
+    return _function("torch.utils._pytree", name)
+
+
+def _function(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module that is private, or that not all versions have."""
     try:
-        module = importlib.import_module("torch.utils._pytree")
+        found: Callable[..., Any] = _part(importlib.import_module(module), name, module)
     except ImportError as error:
-        raise _missing("torch.utils._pytree") from error
-    found: Callable[..., Any] = _part(module, name, "torch.utils._pytree")
+        raise _missing(module) from error
     return found
 
 
@@ -423,13 +420,8 @@ def _pytree(name: str) -> Callable[..., Any]:
 
 def traced(function: Callable[..., Any], leaves: Sequence[Tensor]) -> torch.fx.GraphModule:
     """Return the operations of a function of tensors as a graph."""
-    try:
-        module = importlib.import_module("torch.fx.experimental.proxy_tensor")
-    except ImportError as error:
-        raise _missing("torch.fx.experimental.proxy_tensor") from error
-    found: torch.fx.GraphModule = _part(module, "make_fx", "torch.fx.experimental")(function)(
-        *leaves
-    )
+    found: torch.fx.GraphModule
+    found = _function("torch.fx.experimental.proxy_tensor", "make_fx")(function)(*leaves)
     return found
 
 
@@ -439,13 +431,8 @@ def compiled(graph: torch.fx.GraphModule, leaves: list[Any]) -> Callable[..., An
     The compiler's warnings are not shown, since Etude continues without compiling if it fails. The
     user's settings of its logger are kept.
     """
-    try:
-        inductor = importlib.import_module("torch._inductor")
-    except ImportError as error:
-        raise _missing("torch._inductor") from error
-    compile_graph: Callable[..., Callable[..., Any]] = _part(inductor, "compile", "torch._inductor")
     with logger_kept("torch._inductor"), torch.no_grad():
-        found = compile_graph(graph, leaves)
+        found: Callable[..., Any] = _function("torch._inductor", "compile")(graph, leaves)
         found(*leaves)  # compiles what is compiled at the first call
     return found
 

@@ -14,7 +14,7 @@ import etude
 from etude import Recipe, Task
 from etude.compression import load
 from etude.compression.fine_tuning import TuningOptions, candidate_schedules, fine_tuning_recipe
-from etude.compression.result import Compression
+from etude.compression.result import CompressionResult
 from etude.compression.source import TrainedNetwork
 from etude.errors import BadTypeError, BadValueError, MissingExtraError, StorageError
 from etude.report import present
@@ -26,7 +26,7 @@ from tests.compression.common import MODELS, Tied, cnn, inputs, task, trained
 QUICK = {"progress": False, "engine": "loop"}
 
 
-def compress(name: str, **asked) -> Compression:
+def compress(name: str, **asked) -> CompressionResult:
     return etude.compress(trained(name), task=task(name), **{**QUICK, **asked})
 
 

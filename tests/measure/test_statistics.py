@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.measure.sensitivity import Response, t_quantile
-from etude.trials.pool import step_at
+from etude.trials.trial import step_at
 from etude.tuning.recipes.selection import HORIZONS
 from etude.tuning.recipes.selector import held
 

@@ -294,8 +294,10 @@ def test_a_number_of_folds_that_cannot_be_is_refused(folds):
         quick(apart(), BASE, 1000.0, folds=folds)
 
 
-def test_a_loader_has_no_folds():
-    of = Task(mlp, DataLoader(TensorDataset(*data()), 16), valid=data(), loss=cross_entropy)
+def test_a_loader_with_an_order_of_its_own_has_no_folds():
+    order = torch.utils.data.SubsetRandomSampler(range(8))
+    loader = DataLoader(TensorDataset(*data()), 4, sampler=order)
+    of = Task(mlp, loader, valid=data(), loss=cross_entropy)
     with pytest.raises(BadTypeError, match="give tensors or a Dataset instead of a DataLoader"):
         quick(of, Recipe(steps=64), 3.0, folds=3)
 

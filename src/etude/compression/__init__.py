@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from etude.compression.compressing import compress, load
-    from etude.compression.result import Compression
+    from etude.compression.result import CompressionResult
 
-__all__ = ["Compression", "compress", "load"]
+__all__ = ["CompressionResult", "compress", "load"]
 
 _HOMES = {
-    "Compression": "etude.compression.result",
+    "CompressionResult": "etude.compression.result",
     "compress": "etude.compression.compressing",
     "load": "etude.compression.compressing",
 }

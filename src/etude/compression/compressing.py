@@ -21,7 +21,7 @@ from etude.compression.linear_int8 import Int8Mode
 from etude.compression.measuring import first_batches, judge, latency, zeros
 from etude.compression.method import CompressionMethod
 from etude.compression.plan import CompressionPlan, finished, planned
-from etude.compression.result import Compression, FineTuning, LayerChange, Stage
+from etude.compression.result import CompressionResult, FineTuning, LayerChange, Stage
 from etude.compression.saved import WeightsLayout, put_together, taken_apart
 from etude.compression.source import TrainedNetwork, fresh_model, named_task, trained
 from etude.engines import Engine
@@ -57,7 +57,7 @@ def compress(
     engine: str | Engine | None = None,
     device: str | torch.device | None = None,
     progress: bool | None = None,
-) -> Compression:
+) -> CompressionResult:
     """Compress the trained network of a run, and return it with what that cost.
 
     After pruning, and for int8 'qat', the network is trained further; the tuner chooses the rate,
@@ -176,7 +176,7 @@ def _measured(
     start: nn.Module,
     tuned: TuneResult | None,
     goal: Goal,
-) -> tuple[Compression, dict[str, object], dict[str, Tensor]]:
+) -> tuple[CompressionResult, dict[str, object], dict[str, Tensor]]:
     """Return the result, and what is saved of it."""
     size = batch_size_of(found.task, found.recipe)
     before = _stage(found.task, found.model, size, taken_apart(found.model, {}, ())[1])
@@ -190,7 +190,7 @@ def _measured(
     layout, tensors = saved
     batch = first_batches(found.task, size, 1, train=False)[0]
     samples = min(size, found.task.valid.samples or size)
-    result = Compression(
+    result = CompressionResult(
         task=found.task.name,
         method=str(plan.method),
         goal=goal,

@@ -101,7 +101,7 @@ class FineTuning:
 
 
 @dataclass(frozen=True, eq=False)
-class Compression(ShowsItself):
+class CompressionResult(ShowsItself):
     """A compressed network, and what it cost.
 
     Attributes:
@@ -140,7 +140,7 @@ class Compression(ShowsItself):
 
     def __repr__(self) -> str:
         return (
-            f"<Compression of {self.task!r} by {self.method}: {self.smaller:.2f}× smaller, "
+            f"<CompressionResult of {self.task!r} by {self.method}: {self.smaller:.2f}× smaller, "
             f"{self.goal.name} {self.goal.value(self.after.evaluation):.4g}, before "
             f"{self.goal.value(self.before.evaluation):.4g}>"
         )

@@ -31,10 +31,10 @@ from etude.training.run import Run
 from etude.training.validation import check_given
 from etude.trials.given_rates import checked_rates
 from etude.trials.phase import Phase
-from etude.trials.pool import TrialContext, TrialPool, step_at
+from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import goal_for, judged_by, usual_objective
 from etude.trials.session import trial_session
-from etude.trials.trial import Trial
+from etude.trials.trial import Trial, step_at
 from etude.tuning.search.ladder import SPACING
 from etude.warning_filters import filters_kept
 

@@ -28,8 +28,8 @@ from etude.trials.context import TrialContext as TrialContext
 from etude.trials.guess import MANY, Aim, Guess, GuessedTrials, NewTrial
 from etude.trials.phase import Phase
 from etude.trials.score import Goal, mean, refuse_undefined
-from etude.trials.trial import Trial
-from etude.trials.weight_mean import step_at_share, weight_mean
+from etude.trials.trial import Trial, step_at
+from etude.trials.weight_mean import weight_mean
 
 SHOWN = 0.1
 """Seconds between two updates of the progress bar."""
@@ -448,8 +448,3 @@ class TrialPool:
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
-
-
-def step_at(trial: Trial, share: float) -> int:
-    """Return the update at a share of a trial's run, rounded down so as not to exceed the cost."""
-    return step_at_share(trial.length, share)

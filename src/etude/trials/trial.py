@@ -21,7 +21,7 @@ from etude.training.world import current
 from etude.trials.baseline import better
 from etude.trials.curve import Curve, mean_training_loss
 from etude.trials.score import Goal, mean
-from etude.trials.weight_mean import WeightMean
+from etude.trials.weight_mean import WeightMean, step_at_share
 
 
 class Trial:
@@ -160,7 +160,7 @@ class Trial:
             return
         places = self._places(self.folder)
         for record, place in zip(self.records(), places, strict=True):
-            record.save(place.path)
+            _until(record, self.reached).save(place.path)
             place.keep_newest_state()
         if len(places) > 1:
             self.record().save(self.folder.path)
@@ -178,7 +178,7 @@ class Trial:
         """
         first, *others = self.records()
         if not others:
-            return first if first.cost.steps <= self.reached else _until(first, self.reached)
+            return _until(first, self.reached)
         steps = sorted({e.step for e in first.evaluations if e.step <= self.reached})
         found = [[_at(seen, step) for seen in self._seen()] for step in steps]
         whole = [mean([e for e in row if e is not None]) for row in found if None not in row]
@@ -331,8 +331,10 @@ def _kept(recipe: Recipe, place: RunFolder) -> dict[str, Any] | None:
 
 
 def _until(record: Record, step: int) -> Record:
-    """Return the record of a run as it was after some of its updates."""
+    """Return the record of a run as it was after some of its updates, if it has done more."""
     cost = record.cost
+    if cost.steps <= step:
+        return record
     share = step / cost.steps
     return replace(
         record,
@@ -386,3 +388,8 @@ def _bytes(run: Run) -> int:
     weight_mean = _mean_of(run)
     tensors += [] if weight_mean is None else weight_mean.mean
     return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def step_at(trial: Trial, share: float) -> int:
+    """Return the update at a share of a trial's run, rounded down so as not to exceed the cost."""
+    return step_at_share(trial.length, share)

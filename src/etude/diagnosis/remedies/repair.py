@@ -20,9 +20,9 @@ from etude.randomness import derive_seed
 from etude.recipe import Recipe
 from etude.tasks.task import Task
 from etude.trials.phase import Phase
-from etude.trials.pool import TrialContext, step_at
+from etude.trials.pool import TrialContext
 from etude.trials.score import goal_for, judged_by, usual_objective
-from etude.trials.trial import Trial
+from etude.trials.trial import Trial, step_at
 from etude.warning_filters import filters_kept
 
 BUDGET = 4.0

@@ -25,8 +25,9 @@ from etude.tasks.task import Task
 from etude.training.clock import batch_size_of
 from etude.trials.baseline import better
 from etude.trials.phase import Phase
-from etude.trials.pool import TrialContext, step_at
+from etude.trials.pool import TrialContext
 from etude.trials.score import Goal, goal_for, judged_by
+from etude.trials.trial import step_at
 from etude.warning_filters import filters_kept
 
 BUDGET = 6.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etude.compression.result import Compression, LayerChange, Stage
+from etude.compression.result import CompressionResult, LayerChange, Stage
 from etude.report import words
 from etude.report.document import (
     Bullets,
@@ -18,8 +18,8 @@ from etude.report.registry import presents
 from etude.tasks.task import Task
 
 
-@presents(Compression)
-def of_compression(found: Compression, task: Task | None = None) -> Report:
+@presents(CompressionResult)
+def of_compression(found: CompressionResult, task: Task | None = None) -> Report:
     """Return the report on a compressed network."""
     sections = [
         Section("Before and after", (_table(found),)),
@@ -39,7 +39,7 @@ def of_compression(found: Compression, task: Task | None = None) -> Report:
     )
 
 
-def _lede(found: Compression) -> str:
+def _lede(found: CompressionResult) -> str:
     text = (
         f"{found.method}: {words.count(found.before.bytes)} bytes become "
         f"{words.count(found.after.bytes)}; a forward pass takes {found.latency.ratio:.2f} times "
@@ -54,7 +54,7 @@ def _lede(found: Compression) -> str:
     )
 
 
-def _facts(found: Compression) -> list[Fact]:
+def _facts(found: CompressionResult) -> list[Fact]:
     facts = [
         Fact(
             "Size",
@@ -72,11 +72,11 @@ def _facts(found: Compression) -> list[Fact]:
     return facts
 
 
-def _ratio(found: Compression) -> float:
+def _ratio(found: CompressionResult) -> float:
     return found.before.tensor_bytes / max(1, found.after.tensor_bytes)
 
 
-def _score(found: Compression, name: str) -> Fact:
+def _score(found: CompressionResult, name: str) -> Fact:
     before, after = found.before.evaluation.metric, found.after.evaluation.metric
     lost = found.lost
     tone = Tone.PLAIN if lost is None else Tone.GOOD if lost <= 0 else Tone.PLAIN
@@ -88,7 +88,7 @@ def _score(found: Compression, name: str) -> Fact:
     )
 
 
-def _how(found: Compression) -> str:
+def _how(found: CompressionResult) -> str:
     one = found.latency
     return (
         f"median ratio of {one.passes} neighbouring forward passes, each of "
@@ -97,7 +97,7 @@ def _how(found: Compression) -> str:
     )
 
 
-def _table(found: Compression) -> DataTable:
+def _table(found: CompressionResult) -> DataTable:
     rows = [_row(found, "before", found.before, found.latency.before)]
     if found.tuning is not None:
         rows.append(_row(found, "compressed", found.compressed, None))
@@ -118,7 +118,7 @@ def _table(found: Compression) -> DataTable:
     )
 
 
-def _row(found: Compression, name: str, stage: Stage, seconds: float | None) -> TableRow:
+def _row(found: CompressionResult, name: str, stage: Stage, seconds: float | None) -> TableRow:
     metric = stage.evaluation.metric
     return TableRow(
         (
@@ -141,7 +141,7 @@ def _milliseconds(seconds: float) -> str:
     return f"{words.number(1_000 * seconds, 3)} ms"
 
 
-def _tuned(found: Compression) -> str:
+def _tuned(found: CompressionResult) -> str:
     tuning = found.tuning
     assert tuning is not None
     how = {
@@ -161,7 +161,7 @@ def _tuned(found: Compression) -> str:
     )
 
 
-def _tried(found: Compression) -> tuple[DataTable, ...]:
+def _tried(found: CompressionResult) -> tuple[DataTable, ...]:
     tuning = found.tuning
     assert tuning is not None
     if not tuning.tried:
@@ -185,7 +185,7 @@ def _tried(found: Compression) -> tuple[DataTable, ...]:
     )
 
 
-def _layers(found: Compression) -> DataTable:
+def _layers(found: CompressionResult) -> DataTable:
     return DataTable(
         (
             TableColumn("layer", whole=True),

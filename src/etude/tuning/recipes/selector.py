@@ -13,8 +13,8 @@ from etude.optimizers.prior import centre_of
 from etude.recipe import Recipe
 from etude.tasks.task import Task
 from etude.trials.phase import Phase
-from etude.trials.pool import TrialPool, step_at
-from etude.trials.trial import Trial
+from etude.trials.pool import TrialPool
+from etude.trials.trial import Trial, step_at
 from etude.tuning.recipes.selection import HORIZONS, Selection, Tried
 from etude.tuning.recipes.space import Space, rate_free
 from etude.tuning.search.allowed_rates import EVERY_RATE, AllowedRates

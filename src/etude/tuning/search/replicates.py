@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from etude.recipe import Recipe
 from etude.trials.phase import Phase
-from etude.trials.pool import TrialPool, step_at
-from etude.trials.trial import Trial
+from etude.trials.pool import TrialPool
+from etude.trials.trial import Trial, step_at
 from etude.tuning.comparison import ties
 from etude.tuning.search.recipe_trials import RecipeTrials
 
