@@ -298,7 +298,7 @@ def test_a_loader_with_an_order_of_its_own_has_no_folds():
     order = torch.utils.data.SubsetRandomSampler(range(8))
     loader = DataLoader(TensorDataset(*data()), 4, sampler=order)
     of = Task(mlp, loader, valid=data(), loss=cross_entropy)
-    with pytest.raises(BadTypeError, match="give tensors or a Dataset instead of a DataLoader"):
+    with pytest.raises(BadTypeError, match="it has a SubsetRandomSampler of its own: give tensors"):
         quick(of, Recipe(steps=64), 3.0, folds=3)
 
 
