@@ -301,6 +301,8 @@ def test_batch_sizes():
         (None, BadTypeError, "train is a NoneType: pass tensors"),
         ([1, 2, 3], BadTypeError, "train is a list of int, int, int: pass tensors"),
         ([(X, Y)], BadTypeError, "train is a list of tuple: pass tensors"),
+        ([(X[0], Y[0]), (X[1], Y[1])], BadTypeError, "train is a list of tuple, tuple: pass"),
+        ([{"x": X}, {"x": X}], BadTypeError, "train is a list of dict, dict: pass tensors"),
         ({"x": [1, 2]}, BadTypeError, "expected a tensor or array, got list"),
         (np.array(["a", "b"]), BadTypeError, "expected an array of numbers, got one of dtype <U1"),
         (np.array([{}, None]), BadTypeError, "expected an array of numbers, got one of dtype obj"),

@@ -219,7 +219,7 @@ def test_a_misfit_is_one_message_and_leaves_no_run(name, tmp_path):
         ({"valid": True}, BadTypeError, "valid is a bool"),
         ({"valid": None}, TaskError, "valid=None: rates are compared on held-out data"),
         ({"valid": (X[:0], Y[:0])}, TaskError, "valid is empty"),
-        ({"train": DataLoader([1, 2])}, TaskError, "a DataLoader cannot be split"),
+        ({"train": DataLoader([1, 2], sampler=[0, 1])}, TaskError, "it has a list of its own"),
         ({"metric": "acuracy"}, BadValueError, "unknown metric 'acuracy': did you mean"),
     ],
 )

@@ -267,6 +267,8 @@ def _nests(parts: Iterable[Any]) -> bool:
 
 def _is_tree(value: Any) -> bool:
     """Return whether nested tuples and mappings hold nothing but tensors, with one nested."""
+    if not isinstance(value, (Mapping, tuple, list)):
+        return False
 
     def holds(part: Any) -> bool:
         if isinstance(part, (Mapping, tuple, list)):
@@ -275,6 +277,11 @@ def _is_tree(value: Any) -> bool:
         return _is_leaf(part)
 
     return _nests(value.values() if isinstance(value, Mapping) else value) and holds(value)
+
+
+def _lists_samples(value: Any) -> bool:
+    """Return whether a value is a list of nothing but tuples or mappings: one for each sample."""
+    return isinstance(value, list) and all(_nests([part]) for part in value)
 
 
 def as_data(source: Any, what: str) -> Data:
@@ -303,10 +310,10 @@ def as_data(source: Any, what: str) -> Data:
         data = IterableData(source)
     elif isinstance(source, (Tensor, np.ndarray)) or is_table(source):
         data = TensorData((_tensor(source),))
-    elif isinstance(source, Mapping) and not _nests(source.values()):
-        data = TensorData({str(k): _tensor(v) for k, v in source.items()})
-    elif isinstance(source, (Mapping, tuple, list)) and _is_tree(source):
+    elif _is_tree(source) and not _lists_samples(source):
         data = NestedData(mapped(source, _tensor))
+    elif isinstance(source, Mapping):
+        data = TensorData({str(k): _tensor(v) for k, v in source.items()})
     elif isinstance(source, (tuple, list)) and source:
         if not all(_is_leaf(part) for part in source):
             kinds = ", ".join(type(part).__name__ for part in source[:4])
