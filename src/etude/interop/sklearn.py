@@ -73,7 +73,7 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         best_score_: Its mean score over the folds.
         best_index_: Its place in `cv_results_`.
         best_estimator_: The estimator fitted to all data; with `refit`.
-        cv_results_: Rates, scores by fold, ranks, and the epochs that each was trained.
+        cv_results_: Rates, mean scores over the folds, ranks, and the epochs that each was trained.
         n_splits_: The number of folds.
         scorer_: What scored them.
         refit_time_: Seconds of the last fit.
