@@ -25,6 +25,10 @@ T = TypeVar("T")
 
 LENGTH, PEAK, BATCH = 12, 2, 16
 
+ALIVE: list[dist.ProcessGroup] = []
+"""The groups of all ranks, until this process ends: one that is freed while its own threads still
+let go of the last callback aborts the process, and a rank may end while another still reads."""
+
 
 class ThreadGroup(CountingGroup):
     """A rank in a thread: also passes on what DDP calls while it is built."""
@@ -42,10 +46,9 @@ class ThreadGroup(CountingGroup):
 def in_ranks(count: int, work: Callable[[dist.ProcessGroup], T]) -> list[T]:
     """Return what `work` returns in each of `count` ranks, which are threads of this process."""
     store = dist.HashStore()
-    alive = []  # a rank may end while another still reads what it sent
 
     def run(rank: int) -> T:
-        alive.append(gloo := dist.ProcessGroupGloo(store, rank, count, timedelta(seconds=30)))
+        ALIVE.append(gloo := dist.ProcessGroupGloo(store, rank, count, timedelta(seconds=30)))
         return work(ThreadGroup(gloo))
 
     with ThreadPoolExecutor(count) as pool:
