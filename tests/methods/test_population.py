@@ -249,7 +249,9 @@ def test_a_folder_that_is_none_of_a_population_is_refused(tmp_path):
         population(task(), folder=tmp_path / "none", resume=True)
     with pytest.raises(BadValueError, match="needs folder="):
         population(task(), resume=True)
-    with pytest.raises(BadValueError, match="leave recipe, members and all other values"):
+    with pytest.raises(
+        BadValueError, match="own recipe, members and all other values: leave them out"
+    ):
         population(task(), members=4, folder=tmp_path, resume=True)
     of, home = task(), tmp_path / "run"
     trained(of, folder=home)

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from etude.cli import choices
-from etude.cli.console import files, out, print_json
-from etude.cli.draw import draw
 from etude.cli.interrupt import raise_on_interrupt
+from etude.cli.method_output import show_found
 from etude.errors import BadValueError
 
 EPILOG = """[bold]Examples[/bold]
@@ -104,7 +103,7 @@ def compress(
     schedule that the tuner finds. Writes a folder with the network, which
     `etude.compression.load` reads, and a report.
     """
-    from etude import report, tasks
+    from etude import tasks
     from etude.compression.compressing import compress as smaller
     from etude.compression.method import CompressionMethod
     from etude.storage.compressed_folder import CompressedFolder
@@ -131,13 +130,7 @@ def compress(
         device=device,
         progress=False if json else None,
     )
-    page = report.write(found, home.report, task=task)
-    if json:
-        print_json({**found.plain(), "folder": str(home.path), "report": str(page)})
-    else:
-        draw(report.present(found, task=task))
-        out.print()
-        out.print(files(home.path, page))
+    show_found(found, home, task, json=json)
 
 
 def _beside(run: Path, method: str) -> Path:

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from etude.cli import choices
-from etude.cli.console import files, out, print_json
-from etude.cli.draw import draw
+from etude.cli.method_output import show_found
 from etude.cli.rates import read_rates
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
@@ -62,9 +61,7 @@ def grid(
     Prints the loss at each rate, the best rate and those that tie with it, and the cost: one full
     run for each rate, seed and fold. `tune` needs less, because it leaves the worse rates early.
     """
-    from etude import report
     from etude.methods.grid import grid as train_all
-    from etude.report import present
 
     choices.refuse_rate(lr, recipe.changes, task, "grid")
     chosen = choices.choose_task(task, recipe.options, resume, own)
@@ -89,12 +86,6 @@ def grid(
             progress=False if json else None,
             **wanted,
         )
-        page = report.write(found, home.report, task=chosen)
-    if json:
-        print_json({**found.plain(), "folder": str(home.path), "report": str(page)})
-    else:
-        draw(present(found, task=chosen))
-        out.print()
-        out.print(files(home.path, page))
+        show_found(found, home, chosen, json=json)
     if found.lr is None:
         raise typer.Exit(1)

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from etude.cli import choices
-from etude.cli.console import files, out, print_json
-from etude.cli.draw import draw
+from etude.cli.method_output import show_found
 from etude.cli.rates import read_rates
 from etude.cli.recipe_options import RecipeOptions, takes_recipe
 
@@ -78,9 +77,7 @@ def population(
     a factor. Prints the schedule of the best member, which trains to the same weights from the
     start, and the cost: one full run for each member.
     """
-    from etude import report
     from etude.methods.population import population as train_all
-    from etude.report import present
 
     choices.refuse_rate(lr, recipe.changes, task, "population")
     chosen = choices.choose_task(task, recipe.options, resume, own)
@@ -110,12 +107,6 @@ def population(
             progress=False if json else None,
             **wanted,
         )
-        page = report.write(found, home.report, task=chosen)
-    if json:
-        print_json({**found.plain(), "folder": str(home.path), "report": str(page)})
-    else:
-        draw(present(found, task=chosen))
-        out.print()
-        out.print(files(home.path, page))
+        show_found(found, home, chosen, json=json)
     if found.best is None:
         raise typer.Exit(1)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from etude.engines import Engine
-from etude.errors import BadTypeError, BadValueError, StorageError, check_whole, shown
+from etude.errors import check_whole
 from etude.methods.grid_result import GridRate, GridResult
+from etude.methods.kept_request import kept_request
 from etude.optimizers.prior import centre_of
 from etude.recipe import Recipe
 from etude.storage.grid_folder import GridFolder
@@ -166,32 +167,12 @@ def default_rates(task: Task, recipe: Recipe) -> tuple[float, ...]:
 
 
 def _kept(home: GridFolder | None, given: tuple[object, ...]) -> GridRequest:
-    """Return what was asked of the grid in a folder, which may come from a stranger.
-
-    Raises:
-        BadValueError: If there is no folder, or something was given that the folder decides.
-        StorageError: If it holds no grid, or a damaged one.
-    """
-    if home is None:
-        raise BadValueError("resume=True needs folder=, the folder of the grid to go on with")
-    if any(one is not None for one in given):
-        raise BadValueError(
-            "resume=True goes on with the folder's own recipe, rates, seeds, objective and folds: "
-            "leave them out"
-        )
-    if not home.begun:
-        raise StorageError(
-            f"{str(home.path)!r} holds no grid to resume: there is no {home.file.name} in it"
-        )
-    try:
-        plain = home.table()["request"]
+    """Return what was asked of the grid in a folder; the errors are of `kept_request`."""
+    own = "recipe, rates, seeds, objective and folds"
+    with kept_request(home, given, "grid", leave_out=own) as plain:
         for name in ("seeds", "folds"):
             check_whole(name, plain[name], 1)
-        if not (isinstance(plain["objective"], str) and plain["objective"]):
-            raise BadTypeError(f"objective={shown(plain['objective'])} is no name")
-        if not isinstance(plain["maximize"], bool | None):
-            raise BadTypeError(f"maximize={shown(plain['maximize'])} is neither true nor false")
-        return GridRequest(
+        request = GridRequest(
             Recipe(**plain["recipe"]),
             checked_rates(plain["lrs"]),
             plain["seeds"],
@@ -199,10 +180,7 @@ def _kept(home: GridFolder | None, given: tuple[object, ...]) -> GridRequest:
             plain["maximize"],
             plain["folds"],
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(
-            f"the grid {str(home.file)!r} is damaged: {type(error).__name__}: {error}"
-        ) from error
+    return request
 
 
 def _trained(task: Task, request: GridRequest, setting: TrialContext) -> GridResult:

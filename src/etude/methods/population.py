@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from etude.engines import Engine
-from etude.errors import BadTypeError, BadValueError, StorageError, check_whole, shown
+from etude.errors import BadTypeError, BadValueError, check_whole, shown
 from etude.measure.gradient_scale import scaled
 from etude.methods.exploit import Copied, copies
+from etude.methods.kept_request import kept_request
 from etude.methods.population_result import PopulationMember, PopulationResult, best_of
 from etude.methods.rate_history import RateHistory
 from etude.optimizers.prior import centre_of, grid
@@ -242,29 +243,9 @@ def _check(request: PopulationRequest) -> None:
 
 
 def _kept(home: PopulationFolder | None, asked: tuple[object, ...]) -> PopulationRequest:
-    """Return what was asked of the population in a folder, which may come from a stranger.
-
-    Raises:
-        BadValueError: If there is no folder, or something was given that the folder decides.
-        StorageError: If it holds no population, or a damaged one.
-    """
-    if home is None:
-        raise BadValueError("resume=True needs folder=, the folder of the population to go on with")
-    if any(one is not None for one in asked):
-        raise BadValueError(
-            "resume=True goes on with what the folder's population was asked for: leave recipe, "
-            "members and all other values of it out"
-        )
-    if not home.begun:
-        raise StorageError(
-            f"{str(home.path)!r} holds no population to resume: there is no {home.file.name} in it"
-        )
-    try:
-        plain = home.table()["request"]
-        if not (isinstance(plain["objective"], str) and plain["objective"]):
-            raise BadTypeError(f"objective={shown(plain['objective'])} is no name")
-        if not isinstance(plain["maximize"], bool | None):
-            raise BadTypeError(f"maximize={shown(plain['maximize'])} is neither true nor false")
+    """Return what was asked of the population in a folder; the errors are of `kept_request`."""
+    own = "recipe, members and all other values"
+    with kept_request(home, asked, "population", leave_out=own) as plain:
         request = PopulationRequest(
             Recipe(**plain["recipe"]),
             checked_rates(plain["lrs"]),
@@ -275,11 +256,7 @@ def _kept(home: PopulationFolder | None, asked: tuple[object, ...]) -> Populatio
             plain["maximize"],
         )
         _check(request)
-        return request
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageError(
-            f"the population {str(home.file)!r} is damaged: {type(error).__name__}: {error}"
-        ) from error
+    return request
 
 
 @dataclass

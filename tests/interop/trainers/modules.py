@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import etude
 from tests.helpers import data
+from tests.interop.trainers.parity import Parity
 
 lightning = pytest.importorskip("lightning.pytorch")
 
@@ -94,8 +95,8 @@ def fitted(module: Any, *loaders: Any, accumulate: int = 1, **options: Any) -> l
     return [sum(records.losses[a:b]) for a, b in zip(starts, ends, strict=True)]
 
 
-def held_against_fit(module: Any, accumulate: int = 1, **options: Any) -> Any:
-    """Train the task that was read and the module; assert that the losses are the same."""
+def beside_fit(module: Any, accumulate: int = 1, **options: Any) -> Parity:
+    """Train the task that was read, then the module, which must be as it was before."""
     from etude.interop.lightning import task
 
     loaders = loader(), loader(24)
@@ -105,8 +106,4 @@ def held_against_fit(module: Any, accumulate: int = 1, **options: Any) -> Any:
     record = etude.train(found, recipe.replace(evaluations=1))
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
     theirs = fitted(module, *loaders, accumulate=accumulate, **options)
-    ours = list(record.series["loss"])
-    assert len(ours) == len(theirs)
-    worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-    assert worst <= 1e-6, worst
-    return record
+    return Parity.of(record, theirs)

@@ -7,7 +7,7 @@ from torch.optim import lr_scheduler
 from etude.interop.lightning import task
 from tests.interop.trainers.modules import (
     Net,
-    held_against_fit,
+    beside_fit,
     lightning,
     loader,
     made,
@@ -61,7 +61,7 @@ CONFIGURED = [one_cycle, by_epoch, every_second_epoch, groups, the_head_alone]
 
 @pytest.mark.parametrize("configure", CONFIGURED, ids=lambda f: f.__name__)
 def test_configure_optimizers(configure):
-    held_against_fit(made(Configured, configure=configure))
+    assert beside_fit(made(Configured, configure=configure)).worst <= 1e-6
 
 
 OPTIONS = {
@@ -78,7 +78,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_what_the_trainer_says(options):
-    held_against_fit(made(Configured, configure=by_epoch), **options)
+    assert beside_fit(made(Configured, configure=by_epoch), **options).worst <= 1e-6
 
 
 class Table(Net):
@@ -117,7 +117,7 @@ class Prepared(Net):
 
 @pytest.mark.parametrize("module", [Table, Placed, Prepared])
 def test_a_module_of_another_kind(module):
-    held_against_fit(made(module), max_steps=20)
+    assert beside_fit(made(module), max_steps=20).worst <= 1e-6
 
 
 class Data(lightning.LightningDataModule):
