@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import etude
-from etude import Recipe
+from etude import Recipe, Task
 from etude.engines import PoolEngine
 from etude.errors import BadTypeError, BadValueError, Interrupted, StorageError
 from etude.methods.exploit import copies
@@ -315,3 +315,13 @@ def test_the_report_shows_every_member_and_the_line_of_the_best():
     never = replace(found, best=None)
     assert population_curves.info(never).best == ()
     assert torch.is_tensor(next(found.model.parameters()))
+
+
+def test_a_population_that_learned_nothing_is_told():
+    x = torch.linspace(-1, 1, 64)[:, None]
+    line = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=torch.nn.functional.mse_loss)
+    steep = Recipe(optimizer="sgd", schedule="constant()", steps=40, batch_size=16)
+    found = population(line, steep, 2, lrs=[3.0, 4.0], generations=2, progress=False)
+    assert found.best is not None
+    assert found.record.evaluations[-1].loss > found.untrained.loss
+    assert found.advice().startswith("No member ended better than the untrained network, from 3 ")

@@ -139,7 +139,7 @@ def population(
     >>> x = torch.linspace(-1, 1, 64)[:, None]
     >>> task = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=mse_loss)
     >>> flat = Recipe(optimizer="sgd", schedule="constant()", steps=80, batch_size=16)
-    >>> found = population(task, flat, 4, generations=4, progress=False)
+    >>> found = population(task, flat, 4, lrs=[0.01, 0.03, 0.1, 0.3], generations=4, progress=False)
     >>> found.cost, found.ends
     (4.0, (20, 40, 60, 80))
     """

@@ -104,6 +104,101 @@ class PopulationResult(ShowsItself):
                 f"Every member diverged, from {min(first):.3g} to {max(first):.3g}: give lower "
                 "rates with lrs=, or let `etude.diagnose` look for another cause."
             )
+        said = []
+        ends = self.record.evaluations
+        if not ends or self.goal.score(ends[-1]) >= self.goal.score(self.untrained):
+            said.append(
+                f"No member ended better than the untrained network, from {min(first):.3g} to "
+                f"{max(first):.3g}: give other rates with lrs=, or let `etude.diagnose` look for "
+                "another cause."
+            )
+        if self.lr in (min(first), max(first)):
+            side = "lowest" if self.lr == min(first) else "highest"
+            said.append(
+                f"The best member's line began at the {side} rate: rates beyond it may be better; "
+                "give others with lrs=."
+            )
+        return " ".join(said)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values for JSON."""
+        return {
+            "number": self.number,
+            "rates": list(self.rates),
+            "scores": [to_json(score) for score in self.scores],
+            "donors": list(self.donors),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class PopulationResult(ShowsItself):
+    """What a population showed.
+
+    Attributes:
+        recipe: The recipe that replays the best member: `etude.train(task, recipe)` gives its
+            weights, to the bit on one machine.
+        history: The rates of the best member's line.
+        best: The number of the best member; None if all diverged.
+        members: Every member.
+        ends: The updates at which the generations ended.
+        goal: What is compared.
+        untrained: The evaluation before training.
+        cost: In full runs of the recipe.
+        seconds: Wall-clock time.
+        record: What happened to the best member; its series of rates is that of its whole line.
+        notes: Explanations, such as how often a member was copied.
+        model: The best member's network. In memory only; a folder keeps its weights.
+    """
+
+    recipe: Recipe
+    history: RateHistory
+    best: int | None
+    members: tuple[PopulationMember, ...]
+    ends: tuple[int, ...]
+    goal: Goal
+    untrained: Evaluation
+    cost: float
+    seconds: float
+    record: Record
+    notes: tuple[str, ...] = ()
+    model: Any = field(default=None, repr=False)
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self.record.task
+
+    @property
+    def lr(self) -> float:
+        """The rate that the schedule multiplies."""
+        return self.history.lr
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that was learned, with the recipe's own."""
+        found: Schedule = self.recipe.schedule
+        return found
+
+    @property
+    def copied(self) -> int:
+        """How often a member copied another."""
+        return sum(donor is not None for one in self.members for donor in one.donors)
+
+    def advice(self) -> str:
+        """Return what to do about the result, in sentences; empty if all is well."""
+        first = [one.rates[0] for one in self.members]
+        if self.best is None:
+            return (
+                f"Every member diverged, from {min(first):.3g} to {max(first):.3g}: give lower "
+                "rates with lrs=, or let `etude.diagnose` look for another cause."
+            )
+        ends = self.record.evaluations
+        if not ends or self.goal.score(ends[-1]) >= self.goal.score(self.untrained):
+            return (
+                f"No member ended better than the untrained network, from {min(first):.3g} to "
+                f"{max(first):.3g}: give other rates with lrs=, or let `etude.diagnose` look for "
+                "another cause."
+            )
         if self.lr in (min(first), max(first)):
             side = "lowest" if self.lr == min(first) else "highest"
             return (

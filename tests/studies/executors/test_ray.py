@@ -200,7 +200,7 @@ def test_two_drivers_on_one_cluster_share_a_study(storage, joined):
     with StudyDatabase(storage) as database:
         stored = database.resume("long")
         found = StudyResult.of(stored)
-        trials = stored.trials()
+        trials = list(stored.trials())
     assert [one.attempts for one in trials] == [1] * 16
     assert len({one.worker for one in trials}) == 2
     assert losses(found) == losses(here(plan, storage))
