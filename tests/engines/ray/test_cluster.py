@@ -61,6 +61,12 @@ def test_no_cluster_at_the_address_is_said_before_any_training(address, monkeypa
     assert not TuningFolder(tmp_path / "run").begun
 
 
+def test_a_token_that_was_not_sent_is_named(monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(EtudeError, match="asks for a token, set RAY_AUTH_MODE=token here"):
+        RayEngine("ray://127.0.0.1:1").open()
+
+
 def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"needs Ray .*pip install 'etude\[ray\]'"):

@@ -76,8 +76,14 @@ class RayCluster:
         except (OSError, RuntimeError, ValueError, ImportError) as error:
             raise EtudeError(
                 f"no Ray cluster can be reached at {self.address!r}: {first_line(error)}; start "
-                "one with `ray start --head`, or give 'ray' to start one here"
+                "one with `ray start --head`, or give 'ray' to start one here" + self._token_hint()
             ) from error
+
+    def _token_hint(self) -> str:
+        """Return what to try where Ray's client says nothing of a token that it did not send."""
+        if not self.address.startswith("ray://") or os.environ.get("RAY_AUTH_MODE") == "token":
+            return ""
+        return "; if the cluster asks for a token, set RAY_AUTH_MODE=token here"
 
     def close(self) -> None:
         """Leave the cluster, or end one that was started here."""
