@@ -71,6 +71,7 @@ def test_the_table_holds_what_was_asked_for():
     asked = "sgd averaged_momentum adagrad rmsprop adam adam_uncorrected newton newton_cg lbfgs"
     asked += " adamw nadam radam adadelta adafactor lion lamb lars muon shampoo soap prodigy"
     asked += " dadapt_adam schedulefree_adamw schedulefree_sgd sparse_adam"
+    asked += " adopt cautious_adamw grams mars stable_adamw schedulefree_plus torch_muon"
     assert set(asked.split()) <= set(ROWS)
     vmapped = {"sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam", "lion"}
     assert {name for name, row in ROWS.items() if row.vmap} == vmapped
@@ -122,6 +123,11 @@ ALTERNATIVES = {
     "max_iter": 1,
     "history_size": 1,
     "iterations": 1,
+    "gamma": 0.3,
+    "sf_beta1": 0.5,
+    "sf_beta1_max": 0.5,
+    "anneal_steps": 6.0,
+    "c_warmup": 3.0,
 }
 NEEDS = {
     ("sgd", "dampening"): {"momentum": 0.9},
@@ -133,6 +139,8 @@ NEEDS = {
     ("prodigy", "eps"): {"d0": 1e-2},
     ("prodigy", "safeguard_warmup"): {"d_coef": 1e3},
     ("dadapt_adam", "decouple"): {"weight_decay": 0.3},
+    ("adopt", "weight_decouple"): {"weight_decay": 0.3},
+    ("schedulefree_plus", "sf_beta1_max"): {"anneal_steps": 6.0},
     ("adam", "amsgrad"): {"betas": (0.5, 0.2)},  # a second moment that falls with the gradient
     ("adamw", "amsgrad"): {"betas": (0.5, 0.2)},
 }

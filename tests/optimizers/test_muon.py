@@ -174,3 +174,27 @@ def test_it_says_where_nothing_is_left_and_where_it_guesses() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert matrices(loose, ["one"]) == {"one.weight"}
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_torch_muon_is_torchs_own_with_adamw_for_the_rest() -> None:
+    ours, theirs = cnn(), cnn()
+    for model in (ours, theirs):
+        model.insert(5, nn.Linear(24, 24))
+    theirs.load_state_dict(ours.state_dict())
+    mine = build("torch_muon", ours, lr=0.02, weight_decay=0.3)
+    hidden = [theirs[5].weight]
+    rest = [p for p in theirs.parameters() if p is not hidden[0]]
+    two = [
+        torch.optim.Muon(hidden, lr=0.02, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=0.02, weight_decay=0.3),
+    ]
+    for seed in range(4):
+        for model, optimizers in ((ours, [mine]), (theirs, two)):
+            x = torch.randn(8, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+            model.zero_grad()
+            model(x).square().mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(p, q), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,15 +13,23 @@ from hypothesis import strategies as st
 
 from etude.optimizers import ROWS, build
 from etude.optimizers.hyperparameters import Flag, Number, Pair, Whole
-from tests.optimizers import reference
+from tests.optimizers import reference, reference_variants
 
 SHAPES = ((3, 4), (5,))
 FORMULAS = [name for name, row in ROWS.items() if not row.closure]
-TOLERANCE = {"muon": 0.06}
+TOLERANCE = {"muon": 0.06, "torch_muon": 0.06}
 """Relative to the largest change; torch's Newton-Schulz computes in bfloat16 (8 bits)."""
 TOLERANCE |= {"shampoo": 1e-6}  # eigenvectors of nearly singular matrices
 TOLERANCE |= {"soap": 1e-3}  # and the library's QR is in float32
 TOLERANCE |= {"nadam": 1e-6}  # torch keeps the product of its momenta in float32
+
+
+def formula(name: str) -> Callable[..., reference.Path]:
+    """The optimizer of a row in NumPy."""
+    found: Callable[..., reference.Path] = getattr(
+        reference, name, getattr(reference_variants, name, None)
+    )
+    return found
 
 
 def installed(name: str) -> bool:
@@ -50,6 +59,9 @@ def value_for(name: str, kind: object, draw: st.DrawFn) -> object:
         "r": (0.0, 2.0),
         "weight_lr_power": (0.0, 2.0),
         "initial_accumulator_value": (0.0, 1.0),
+        "anneal_steps": (0.0, 10.0),
+        "c_warmup": (0.0, 4.0),
+        "gamma": (0.0, 0.1),
     }.get(name, (0.05, 0.95))
     return draw(st.floats(low, high))
 
@@ -94,7 +106,7 @@ def test_it_follows_its_formula(name, data):
         start = rng.normal(size=shape)
         gradients = [rng.normal(size=shape) for _ in range(8)]
         got = trajectory(name, start, gradients, lr, values)
-        want = reference.walk(getattr(reference, name), start, gradients, lr=lr, **values)
+        want = reference.walk(formula(name), start, gradients, lr=lr, **values)
         scale = max(np.abs(w - start).max() for w in want)
         bound = TOLERANCE.get(name, 1e-9) * scale + 1e-12
         for one, other in zip(got, want, strict=True):
@@ -105,7 +117,7 @@ def test_the_reference_covers_every_setting():
     import inspect
 
     for name in FORMULAS:
-        takes = set(inspect.signature(getattr(reference, name)).parameters)
+        takes = set(inspect.signature(formula(name)).parameters)
         missing = (
             set(ROWS[name].hyperparameters) - takes - {"preconditioning_compute_steps", "matrix"}
         )

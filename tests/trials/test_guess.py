@@ -58,7 +58,7 @@ def test_whatever_was_guessed_shows_nowhere_and_the_way_is_no_longer(
 ):
     """Where the search begins at the optimum, below it and above it."""
     monkeypatch.setattr("etude.trials.pool.cores", lambda: 99)
-    monkeypatch.setattr("etude.tuning.tune.centre_of", lambda *args: math.log10(optimum))
+    monkeypatch.setattr("etude.tuning.beginning.centre_of", lambda *args: math.log10(optimum))
     few, many = ManyWorkers(1), ManyWorkers(16)
     plainly = quick(task(noisy), LONGER, budget, engine=few)
     guessed = quick(task(noisy), LONGER, budget, engine=many, folder=tmp_path / "run")

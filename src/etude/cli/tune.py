@@ -31,6 +31,8 @@ EPILOG = """[bold]Examples[/bold]
 
   etude tune digits-mlp --over optimizer=adamw,sgd,prodigy --over batch_size=32,128 --budget 6
 
+  etude tune digits-mlp --with width=256 --from "mup(base_width=64, lr=0.01)"
+
   etude tune digits-cnn --engine ray --on ray://10.0.0.7:10001
 
   etude tune --resume runs/digits-cnn-20250101-120000"""
@@ -87,6 +89,15 @@ def tune(
             help="Try these rates only, separated by commas, or LOW:HIGH:COUNT.",
         ),
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RULE",
+            help="Begin where a published rule says: 'step law', 'mup(base_width=64, lr=0.01)', "
+            "lora or 'lora(full=1e-4)'.",
+        ),
+    ] = None,
     engine: choices.EngineName = None,
     on: choices.On = None,
     folder: choices.Out = None,
@@ -123,13 +134,24 @@ def tune(
             wanted |= {"over": read_over(over), "objective": objective}
             wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
             wanted |= {"lr_range": read_range(lr_range), "lrs": read_rates(lrs)}
+            wanted["start_from"] = start_from
             wanted["valid_samples"] = (
                 int(valid_samples) if valid_samples and valid_samples.isdecimal() else valid_samples
             ) or "auto"
         else:
             choices.refuse_with_resume(
                 recipe.typed(),
-                *(over, objective, maximize, folds, valid_samples, lr_range, lrs, folder),
+                *(
+                    over,
+                    objective,
+                    maximize,
+                    folds,
+                    valid_samples,
+                    lr_range,
+                    lrs,
+                    start_from,
+                    folder,
+                ),
             )
             wanted["budget"] = budget
         place = choices.run_folder(folder, resume, task)

@@ -194,6 +194,23 @@ def rescale(model: nn.Module, policy: Mup, flow: Flow | None = None) -> None:
 
 def _read_off(parts: Sequence[Part], base_width: int) -> list[tuple[float, float]]:
     """Return (m_in, m_out), if every side grows except the model's input and output."""
+    ratio = input_width(parts) / base_width
+    found = []
+    for part in parts:
+        reads = part.role in ("input", "both", "direct")
+        recurrent = part.kind == "recurrent" and "_hh" in part.name
+        inward = (not reads or recurrent) and part.inward is not None and part.applied
+        outward = part.role not in ("output", "direct")
+        found.append((ratio if inward else 1.0, ratio if outward else 1.0))
+    return found
+
+
+def input_width(parts: Sequence[Part]) -> float:
+    """Return the width of a model: the number of outputs of the layer that reads the input.
+
+    Raises:
+        BadValueError: If it cannot be inferred.
+    """
     first = next(
         (p for p in parts if p.role in ("input", "both") and p.applied and len(p.shape) >= 2), None
     )
@@ -203,15 +220,7 @@ def _read_off(parts: Sequence[Part], base_width: int) -> list[tuple[float, float
         raise BadValueError("mup: the width cannot be inferred: give ratios=mup_from(model, base)")
     assert first.outward is not None
     gates = len(GATES.get(first.layer, ())) if first.gates else 1
-    ratio = first.shape[first.outward] / gates / base_width
-    found = []
-    for part in parts:
-        reads = part.role in ("input", "both", "direct")
-        recurrent = part.kind == "recurrent" and "_hh" in part.name
-        inward = (not reads or recurrent) and part.inward is not None and part.applied
-        outward = part.role not in ("output", "direct")
-        found.append((ratio if inward else 1.0, ratio if outward else 1.0))
-    return found
+    return first.shape[first.outward] / gates
 
 
 def _takes_width(factory: Callable[..., Any]) -> bool:

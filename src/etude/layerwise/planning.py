@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etude.errors import BadValueError
+from etude.layerwise.hyperball import Hyperball
 from etude.layerwise.model_parts import anatomy
 from etude.layerwise.multipliers import Multiplier, times
 from etude.layerwise.parts import Part, layer_count
@@ -68,12 +69,12 @@ class Plan:
     Attributes:
         rows: In the model's order; together they cover every trainable scalar exactly once.
         depths: The number of layers of the model.
-        trust: The trust ratio of the updates, or None.
+        trust: What rescales the update of whole tensors: a trust ratio, a fixed norm, or None.
     """
 
     rows: tuple[PlanRow, ...]
     depths: int
-    trust: Trust | None = None
+    trust: Trust | Hyperball | None = None
 
     def of(self) -> dict[str, tuple[PlanRow, ...]]:
         """Return the rows of each parameter, by its name."""
@@ -156,7 +157,12 @@ def plan(
                     factor.decay,
                 )
             )
-    trust = next((policy for policy in spec.policies if isinstance(policy, Trust)), None)
+    scaling = [policy for policy in spec.policies if isinstance(policy, (Trust, Hyperball))]
+    if len(scaling) > 1:
+        raise BadValueError(
+            f"{scaling[0]!r} and {scaling[1]!r} both set the length of an update: leave one out"
+        )
+    trust = scaling[0] if scaling else None
     _check_trust(trust, rows)
     return Plan(tuple(rows), depths, trust)
 
@@ -248,10 +254,10 @@ def _left(rows: int, claims: Sequence[_Claim]) -> tuple[tuple[int, int], ...]:
     return tuple(left)
 
 
-def _check_trust(trust: Trust | None, rows: Sequence[PlanRow]) -> None:
+def _check_trust(trust: Trust | Hyperball | None, rows: Sequence[PlanRow]) -> None:
     for row in rows:
         if trust is not None and row.label and trust.scales(row.part):
             raise BadValueError(
-                f"{row.name}: a trust ratio applies to a whole tensor, so its slices cannot have "
-                "separate multipliers: leave trust() or the slice out"
+                f"{row.name}: {trust.what} applies to a whole tensor, so its slices cannot have "
+                f"separate multipliers: leave {trust.name}() or the slice out"
             )

@@ -11,11 +11,14 @@ from torch.optim import Optimizer
 
 from etude.errors import BadTypeError, BadValueError, MovedError, TaskError
 from etude.layerwise.capabilities import refuse, row_of
+from etude.layerwise.fixed_norms import FixedNorms
 from etude.layerwise.flow import Flow
 from etude.layerwise.frozen_tensors import FreezePlan, FrozenTensors, KeptCounts
+from etude.layerwise.hyperball import Hyperball, refuse_hyperball
 from etude.layerwise.multipliers import Multiplier, checked
 from etude.layerwise.planning import Plan, PlanRow, plan
 from etude.layerwise.spec import LrMult
+from etude.layerwise.trust import Trust
 from etude.layerwise.updates import Slices, TrustRatios
 from etude.optimizers.own_values import own_values
 from etude.schedules import Clock, Schedule
@@ -64,7 +67,7 @@ class Rates:
         groups: The multiplier of each parameter group.
         slices: The rows whose update is rescaled.
         of_slice: For each slice, the index of its group, and its row in the plan.
-        trust: The tensors whose update has a trust ratio.
+        trust: The tensors whose update has a trust ratio or a fixed norm.
         freezing: The tensors that are frozen, as a whole or in part, in some update.
     """
 
@@ -75,7 +78,7 @@ class Rates:
         groups: list[GroupRate],
         slices: Slices,
         of_slice: list[tuple[int, PlanRow]],
-        trust: TrustRatios | None,
+        trust: TrustRatios | FixedNorms | None,
         freezing: FreezePlan,
     ) -> None:
         self.plan = plan
@@ -286,7 +289,10 @@ def apply(
     laid = plan(lr_mult, model, optimizer=row.name if row else type(optimizer).__name__, flow=flow)
     by_name = laid.of()
     sliced = any(len(rows) > 1 for rows in by_name.values())
-    refuse(type(optimizer), row, slices=not linear and (sliced or laid.trust is not None))
+    scaled = sliced or isinstance(laid.trust, Trust)
+    refuse(type(optimizer), row, slices=not linear and scaled)
+    if isinstance(laid.trust, Hyperball):
+        refuse_hyperball(row.name if row else type(optimizer).__name__, row, linear=linear)
     rows_of = {id(p): by_name[n] for n, p in model.named_parameters() if n in by_name}
     groups, merged = _split(optimizer, rows_of)
     optimizer.param_groups[:] = groups
@@ -393,7 +399,7 @@ def _slices(
 
 def _trust(
     laid: Plan, groups: list[dict[str, Any]], rows_of: Mapping[int, tuple[PlanRow, ...]]
-) -> TrustRatios | None:
+) -> TrustRatios | FixedNorms | None:
     if laid.trust is None:
         return None
     chosen = [
@@ -403,5 +409,10 @@ def _trust(
         if (rows := rows_of.get(id(parameter))) and laid.trust.scales(rows[0].part)
     ]
     if not chosen:
-        raise BadValueError(f"{laid.trust!r} scales nothing: the model has no weight of two axes")
+        inner = "hidden " if isinstance(laid.trust, Hyperball) else ""
+        raise BadValueError(
+            f"{laid.trust!r} scales nothing: the model has no {inner}weight of two axes"
+        )
+    if isinstance(laid.trust, Hyperball):
+        return FixedNorms(chosen, [rows_of[id(parameter)][0].part.name for parameter, _ in chosen])
     return TrustRatios(laid.trust, chosen)

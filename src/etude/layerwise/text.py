@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
 from etude.layerwise.freezing import Freeze, Unfreeze
+from etude.layerwise.hyperball import Hyperball
+from etude.layerwise.lora import LoraPlus
 from etude.layerwise.mup import Mup
 from etude.layerwise.policies import Decay, Discriminative, Ends, Kinds, NoDecay
 from etude.layerwise.policy import Policy
@@ -28,6 +30,8 @@ POLICIES: Mapping[str, type[Policy]] = MappingProxyType(
             Unfreeze,
             NoDecay,
             Trust,
+            Hyperball,
+            LoraPlus,
         )
     }
 )

@@ -28,6 +28,7 @@ class Trust(Policy):
     """
 
     name: ClassVar[str] = "trust"
+    what: ClassVar[str] = "a trust ratio"
     coefficient: float = 1.0
     low: float = 0.0
     high: float | None = None

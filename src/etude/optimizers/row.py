@@ -101,6 +101,7 @@ class OptimizerRow:
         most_parameters: The largest number of parameters that it supports; None without a limit.
         suits: For each trait of a task, the reason for or against it in `optimizers.match`.
         advised: Hyperparameters that `optimizers.match` proposes for it.
+        needs: The module of another library that a factory of Etude's own wraps; empty if none.
     """
 
     name: str
@@ -129,6 +130,7 @@ class OptimizerRow:
     most_parameters: int | None = None
     suits: Suits = field(default_factory=dict)
     advised: Mapping[str, Any] = field(default_factory=dict)
+    needs: str = ""
 
     @property
     def linear(self) -> bool:
@@ -163,12 +165,16 @@ class OptimizerRow:
     @property
     def package(self) -> str:
         """The package to install for it; empty if it comes with torch or Etude."""
-        return EXTRAS.get(self.module.partition(".")[0], "")
+        return EXTRAS.get(self._library, "")
 
     @property
     def installed(self) -> bool:
         """Whether it can be built: it comes with torch or Etude, or its package is installed."""
-        return not self.package or find_spec(self.module.partition(".")[0]) is not None
+        return not self.package or find_spec(self._library) is not None
+
+    @property
+    def _library(self) -> str:
+        return self.needs or self.module.partition(".")[0]
 
     @property
     def capabilities(self) -> tuple[str, ...]:

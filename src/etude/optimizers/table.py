@@ -13,11 +13,18 @@ from types import MappingProxyType
 from etude.errors import BadTypeError, BadValueError, unknown_name
 from etude.optimizers.hyperparameters import Number, Pair
 from etude.optimizers.row import OptimizerRow
-from etude.optimizers.rows import adam_family, first_order, second_order, self_sized, whole_tensors
+from etude.optimizers.rows import (
+    adam_family,
+    adam_variants,
+    first_order,
+    second_order,
+    self_sized,
+    whole_tensors,
+)
 
 __all__ = ["ROWS", "Number", "OptimizerRow", "Pair", "get", "register"]
 
-_FAMILIES = (first_order, adam_family, whole_tensors, self_sized, second_order)
+_FAMILIES = (first_order, adam_family, adam_variants, whole_tensors, self_sized, second_order)
 
 _TABLE: dict[str, OptimizerRow] = {row.name: row for family in _FAMILIES for row in family.ROWS}
 

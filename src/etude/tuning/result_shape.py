@@ -88,3 +88,4 @@ class RequestShape(TypedDict):
     valid_samples: NotRequired[Annotated[int, Field(ge=1)] | Literal["auto", "all"] | None]
     lr_range: NotRequired[Annotated[list[Rate], Field(min_length=2, max_length=2)] | None]
     lrs: NotRequired[Annotated[list[Rate], Field(min_length=2)] | None]
+    start_from: NotRequired[Text | None]

@@ -14,8 +14,6 @@ import torch
 
 from etude.engines import Engine
 from etude.errors import BadValueError
-from etude.measure.gradient_scale import scaled
-from etude.optimizers.prior import centre_of
 from etude.recipe import Recipe
 from etude.storage.tuning_folder import TuningFolder, trial_place
 from etude.tasks.fingerprint import Parts, identified
@@ -34,8 +32,10 @@ from etude.trials.trial import Trial
 from etude.trials.valid_samples import ValidSamples
 from etude.tuning import tuning_folder
 from etude.tuning.assessment import assess
+from etude.tuning.beginning import begun, first_centre
 from etude.tuning.inspection import remarks
 from etude.tuning.outcome import Outcome
+from etude.tuning.published import read_rule
 from etude.tuning.recipes.selection import HORIZONS, Selection
 from etude.tuning.recipes.selector import RecipeSelector
 from etude.tuning.recipes.space import Space
@@ -74,6 +74,7 @@ def tune(
     valid_samples: ValidSamples = "auto",
     lr_range: tuple[float, float] | None = None,
     lrs: Iterable[float] | None = None,
+    start_from: str | None = None,
     over: Mapping[str, Any] | None = None,
     engine: str | Engine | None = None,
     folder: str | Path | None = None,
@@ -115,6 +116,9 @@ def tune(
         lr_range: The lowest and the highest rate that may be tried. The result says so if its rate
             lies at one of them.
         lrs: The only rates that may be tried, two at least, instead of a range.
+        start_from: A published rule for the first rates, in place of the prior: 'step law',
+            'mup(base_width=64, lr=0.01)', 'lora' or 'lora(full=1e-4)'; see
+            `etude.tuning.published`. Not with `over`.
         over: What else to choose, from the same budget: fields of the recipe, hyperparameters
             such as 'optimizer.weight_decay', or 'warmup', each with a list of values or a pair
             (low, high). Another batch size gets as many samples in all. Rate-free and
@@ -161,18 +165,23 @@ def tune(
         task, parts = identified(task)
     base = recipe or Recipe(**task.defaults)
     space = None if over is None else Space.of(base, over)
+    if start_from is not None and over is not None:
+        raise BadValueError(
+            f"start_from={start_from!r} is where one recipe's search begins: leave it or over= out"
+        )
     if more is not None and not resume:
         raise BadValueError(f"more={more!r} needs resume=True: give a new tuning its whole budget=")
     aim = objective or usual_objective(task)
     spent = BUDGET if budget is None else budget
     rates = AllowedRates.of(lr_range, lrs)
-    request = Request(base, spent, aim, maximize, folds, space, valid_samples, rates)
+    rule = None if start_from is None else read_rule(start_from)
+    request = Request(base, spent, aim, maximize, folds, space, valid_samples, rates, rule)
     with world.active():
         if resume:
-            if rates.bounded:
+            if rates.bounded or rule is not None:
                 raise BadValueError(
                     "resume=True goes on with the rates that the folder's tuning may try: leave "
-                    "lr_range and lrs out"
+                    "lr_range, lrs and start_from out"
                 )
             if home is None:
                 raise BadValueError("resume=True needs folder=, the run folder to go on from")
@@ -279,8 +288,7 @@ def _found_rate(task: Task, pool: TrialPool, request: Request) -> tuple[Search[T
     larger one adds begins where those trials stand.
     """
     recipe, final, length = pool.recipe, len(pool.tasks) == 1, pool.length
-    model, targets = pool.first.model, task.train.targets()
-    centre = scaled(centre_of(model, targets, recipe.optimizer), pool.first)
+    centre = first_centre(task, pool, request)
     ladders = [ladder_for(budget, request.folds, length) for budget in request.budgets]
     search = Search(
         RecipeTrials(pool, recipe), ladders[0], centre, final=final, allowed=request.rates
@@ -358,7 +366,7 @@ def judged(
         allowed=request.rates,
         constant=pool.constant,
         cause=_cause(pool, update, cause),
-        notes=(*found.notes, *remarks(final.runs[0])),
+        notes=(*found.notes, *begun(pool, request), *remarks(final.runs[0])),
         compute_seconds=math.fsum(cost.seconds for cost in spent),
         evaluation_seconds=math.fsum(cost.evaluation_seconds or 0.0 for cost in spent),
         model=final.runs[0].model,

@@ -16,6 +16,7 @@ from etude.tasks.fingerprint import Parts
 from etude.tasks.task import Task
 from etude.trials.pool import TrialPool
 from etude.trials.valid_samples import ValidSamples, compared_on
+from etude.tuning.published import PublishedRule, read_rule
 from etude.tuning.recipes.space import Space
 from etude.tuning.result import TuneResult
 from etude.tuning.result_shape import RequestShape
@@ -35,6 +36,7 @@ class Request:
     space: Space | None = None
     valid_samples: ValidSamples = "auto"
     rates: AllowedRates = EVERY_RATE
+    start_from: PublishedRule | None = None
     earlier: tuple[float, ...] = ()
     """The budgets to which it was finished before, ascending: its folder has their trials."""
 
@@ -60,6 +62,7 @@ class Request:
             "over": None if self.space is None else self.space.plain(),
             "valid_samples": self.valid_samples,
             **self.rates.plain(),
+            **({} if self.start_from is None else {"start_from": repr(self.start_from)}),
         }
 
 
@@ -136,6 +139,7 @@ def kept_request(home: TuningFolder, recipe: Recipe | None) -> Request:
             None if over is None else Space.from_plain(base, over),
             plain.get("valid_samples", "all"),
             AllowedRates.of(plain.get("lr_range"), plain.get("lrs")),
+            read_rule(plain["start_from"]) if plain.get("start_from") else None,
             tuple(float(done["budget"]) for done in home.earlier()),
         )
         for budget in kept.budgets:

@@ -6,6 +6,8 @@ import etude
 from etude.errors import BadValueError
 from etude.interop.transformers import task, tune
 from etude.interop.transformers.tuning import scheduler_options
+from etude.optimizers.adapters import adapters
+from etude.optimizers.prior import centre_of
 from tests.interop.trainers.hugging_face import (
     adapted,
     arguments,
@@ -77,10 +79,20 @@ def test_a_polynomial_keeps_the_share_of_its_end(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_adapters_rate_is_tied_with_the_best_of_its_grid(tmp_path):
+def test_an_adapters_rate_lies_in_the_tied_range_of_its_own_grid(tmp_path):
     found, recipe = task(trainer_of(tmp_path, adapted(), max_steps=60))
     best = etude.tune(found, recipe, budget=3.0, progress=False, engine="loop")
-    rates = [best.lr * 10 ** (k / 2) for k in (-2, -1, 0, 1)]
-    ends = {lr: etude.train(found, recipe.replace(lr=lr, evaluations=1)).valid_loss for lr in rates}
-    drop = best.untrained.loss - min(ends.values())
-    assert ends[best.lr] - min(ends.values()) <= 0.05 * drop
+    rates = [best.lr * 10 ** (k / 4) for k in range(-4, 5)]
+    around = etude.grid(found, recipe, lrs=rates, progress=False, engine="loop")
+    assert around.tied[0] <= best.lr <= around.tied[-1]
+    assert around.tied[-1] < max(rates)
+
+
+def test_an_adapters_search_begins_at_the_prior_of_adapters(tmp_path):
+    found, recipe = task(trainer_of(tmp_path, adapted(), max_steps=20))
+    network = found.build()
+    assert len(adapters(network)) == 1
+    prior = 10 ** centre_of(network, found.train.targets(), recipe.optimizer)
+    best = etude.tune(found, recipe, budget=1.2, progress=False, engine="loop")
+    assert min(trial.lr for trial in best.trials) < 1.5 * prior
+    assert max(trial.lr for trial in best.trials) > prior / 1.5

@@ -53,6 +53,7 @@ class TuneOptions(TypedDict, total=False):
     valid_samples: ValidSamples
     lr_range: tuple[float, float] | None
     lrs: Iterable[float] | None
+    start_from: str | None
     over: Mapping[str, Any] | None
     engine: str | Engine | None
     resume: bool
@@ -141,10 +142,9 @@ def tune(
             each trial in its folder. None watches if there is a folder.
         folder: Where to keep everything; None keeps it in memory.
         observers: Called while the trials train; each run has copies.
-        options: `objective`, `maximize`, `folds`, `valid_samples`, `lr_range`, `lrs`, `over`,
-            `engine`, `resume`, `more`, `accept_changes`, `device`, `memory`, `progress` and
-            `world`, as in
-            `etude.tuning.tune.tune`.
+        options: `objective`, `maximize`, `folds`, `valid_samples`, `lr_range`, `lrs`,
+            `start_from`, `over`, `engine`, `resume`, `more`, `accept_changes`, `device`, `memory`,
+            `progress` and `world`, as in `etude.tuning.tune.tune`.
 
     Returns:
         The rate, what ties with it, where training breaks, the cost, and the trained model.

@@ -53,7 +53,7 @@ def _rates(run: Run) -> str:
     if run.state.rates is None:
         return ""
     if run.state.rates.plan.trust is not None:
-        return "a trust ratio is computed from the tensors of one run"
+        return f"{run.state.rates.plan.trust.what} is computed from the tensors of one run"
     if any(isinstance(row.multiplier, Schedule) for row in run.state.rates.plan.rows):
         return "a multiplier of the rate follows a schedule"
     return ""

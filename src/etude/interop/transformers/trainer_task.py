@@ -71,7 +71,11 @@ def task(
         train = _train_data(twin, step)
         steps = _length(twin, train)
         own = _optimizer(trainer, twin)
-        own_schedule = _schedule(trainer, twin, own, steps)
+        if schedule is None:
+            own_schedule = _schedule(trainer, twin, own, steps)
+        else:  # the Trainer's own is not asked for, and may be one that cannot be read
+            own_schedule = OwnSchedule(as_schedule(schedule), own.lr, {})
+            twin.optimizer = twin.lr_scheduler = None
         loader = _eval_loader(twin, valid)
         held_out = TrainerData(loader, None, seeded=False, count=step.count)
         with held_out.untouched():
@@ -79,8 +83,6 @@ def task(
         if probe is None:
             raise TaskError("eval_dataset of the Trainer is empty: give at least one sample")
         found = metric_of(trainer, step, network, metric, probe)
-    if schedule is not None:
-        own_schedule = OwnSchedule(as_schedule(schedule), own.lr, {})
     made = Task(
         network,
         train=train,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 from etude.errors import BadValueError
+from etude.interop.trainers.floors import Floor, floor_of, warn_of_floor
 from etude.interop.transformers.trainer_task import task
 from etude.recipe import Recipe
 from etude.schedules import Schedule
@@ -85,6 +87,9 @@ def tune(
         options: Of `etude.tune`, such as `folder=`, `engine=` or `over=`. `objective=` is the
             metric if `metric_for_best_model` names one, else the loss.
 
+    Warns if the Trainer's own scheduler has a floor above the rate that was found: transformers'
+    `GreedyLR` has one of 0.001 unless its `min_lr` says otherwise.
+
     Raises:
         BadValueError: If `train=True`, and the optimizer is the Trainer's own object; or as `task`
             and `etude.tune` raise it.
@@ -113,6 +118,8 @@ def tune(
             for name, value in arguments.items()
             if name not in ("lr_scheduler_type", "warmup_steps", "lr_scheduler_kwargs")
         }
+    kept = arguments.get("lr_scheduler_kwargs", trainer.args.lr_scheduler_kwargs)
+    warn_of_floor(_floor(trainer, kept), result.lr)
     trained = None
     if train:
         for name, value in arguments.items():
@@ -158,6 +165,35 @@ def _arguments(args: Any, before: Recipe, after: Recipe) -> dict[str, Any]:
     if after.accumulate != before.accumulate:
         found["gradient_accumulation_steps"] = after.accumulate
     return found
+
+
+_FLOORS = {
+    "greedy": "min_lr",
+    "reduce_lr_on_plateau": "min_lr",
+    "cosine_with_min_lr": "min_lr",
+    "cosine_warmup_with_min_lr": "min_lr",
+    "polynomial": "lr_end",
+}
+"""Kinds of scheduler of transformers with a floor, and the option that sets it."""
+
+
+def _floor(trainer: Any, options: dict[str, Any] | None) -> Floor | None:
+    """Return the floor of the Trainer's own scheduler, with these options, if it has one."""
+    if trainer.lr_scheduler is not None:
+        return floor_of(trainer.lr_scheduler)
+    given = trainer.args.lr_scheduler_type
+    kind = str(getattr(given, "value", given))
+    option = _FLOORS.get(kind)
+    if option is None:
+        return None
+    value = (options or {}).get(option)
+    if value is None and kind == "greedy":
+        from transformers.optimization import GreedyLR
+
+        value = signature(GreedyLR).parameters[option].default
+    values = value if isinstance(value, (list, tuple)) else [value]
+    known = [float(v) for v in values if isinstance(v, (int, float))]
+    return Floor(kind, option, max(known)) if known else None
 
 
 def scheduler_options(args: Any, lr: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etude.optimizers.hyperparameters import Flag, Number
-from etude.optimizers.rows.parts import ALONE, AVERAGED, ESTIMATES, REAL, betas, row
+from etude.optimizers.rows.parts import ALONE, AVERAGED, ESTIMATES, OWN, REAL, betas, row, share
 
 DADAPT = "Defazio & Mishchenko 2023, arXiv:2301.07733"
 
@@ -77,5 +77,32 @@ ROWS = (
         weight_decay=Number(0.0),
         r=Number(0.0),
         weight_lr_power=Number(2.0),
+    ),
+    row(
+        "schedulefree_plus",
+        OWN + "schedulefree_plus:ScheduleFreePlus",
+        2.5e-3,
+        -1.7,
+        "Defazio 2026, arXiv:2605.19095, without Polyak's step",
+        "long training of unknown length in large batches: Schedule-Free with inner momentum, a "
+        "growing window of the average, and a decay of lr² λ",
+        {
+            **REAL,
+            "in_turns": False,
+            "decay": "decoupled",
+            "eval_mode": True,
+            "schedule_free": True,
+            "why_no_slices": AVERAGED,
+        },
+        {"noise": (0.2, "it averages the weights")},
+        betas=betas(0.9, 0.95),
+        sf_beta1=share(0.9),
+        sf_beta1_max=share(0.965),
+        anneal_steps=Number(0.0),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+        r=Number(0.0),
+        weight_lr_power=Number(2.0),
+        c_warmup=Number(0.0),
     ),
 )

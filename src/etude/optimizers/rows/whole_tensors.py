@@ -93,6 +93,28 @@ ROWS = (
         eps=Number(1e-8),
     ),
     row(
+        "torch_muon",
+        OWN + "torch_muon:TorchMuonAdamW",
+        1e-3,
+        -1.7,
+        "torch.optim.Muon (torch 2.9) with match_rms_adamw; arXiv:2502.16982",
+        "torch's own Muon for hidden matrices, which leaves kernels to AdamW; to match a loop that "
+        "uses it",
+        {
+            **REAL,
+            "decay": "decoupled",
+            "why_no_slices": "it orthogonalises a matrix, which rates of its rows would undo",
+        },
+        {"noise": LENGTH, "bursts": IGNORED},
+        matrix=Selectors(),
+        momentum=share(0.95),
+        nesterov=Flag(default=True),
+        ns_steps=Whole(5),
+        weight_decay=Number(0.1),
+        betas=betas(),
+        eps=Number(1e-8),
+    ),
+    row(
         "shampoo",
         "pytorch_optimizer:Shampoo",
         1e-3,

@@ -1,0 +1,112 @@
+"""Variants of Adam since 2023: the same size of step, another gradient, mask or denominator."""
+
+from __future__ import annotations
+
+from etude.optimizers.hyperparameters import Flag, Number
+from etude.optimizers.rows.parts import IGNORED, OWN, REAL, betas, row
+
+# Centres: AdamW's, since the size of the step is AdamW's; they are not fitted to each row.
+# `python -m benchmarks.optimizers --centres NAME` measures where a row's best rates lie.
+
+ROWS = (
+    row(
+        "adopt",
+        "pytorch_optimizer:ADOPT",
+        1e-3,
+        -1.6,
+        "Taniguchi et al. 2024, arXiv:2411.02853, with the clipping of its second version",
+        "Adam that converges for any β2: each gradient is divided by the moment before it",
+        {
+            **REAL,
+            "in_turns": False,
+            "family": "adam",
+            "decay_flag": "weight_decouple",
+            "why_no_threshold": "its gradient is clipped at a bound that grows with the step",
+        },
+        {"bursts": IGNORED},
+        betas=betas(0.9, 0.9999),
+        eps=Number(1e-6),
+        weight_decay=Number(0.0),
+        weight_decouple=Flag(),
+    ),
+    row(
+        "cautious_adamw",
+        OWN + "cautious:CautiousAdamW",
+        1e-3,
+        -1.6,
+        "Liang et al. 2024, arXiv:2411.16085",
+        "AdamW without the entries whose momentum goes against the gradient",
+        {
+            "family": "adam",
+            "decay": "decoupled",
+            "why_no_slices": "its mask is scaled over a whole tensor",
+            "why_no_threshold": "its mask changes from update to update",
+        },
+        {},
+        betas=betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(1e-2),
+    ),
+    row(
+        "grams",
+        "pytorch_optimizer:Grams",
+        1e-3,
+        -1.6,
+        "Cao et al. 2024, arXiv:2412.17107",
+        "the gradient's sign with the size of Adam's step",
+        {
+            **REAL,
+            "in_turns": False,
+            "family": "adam",
+            "decay": "decoupled",
+            "why_no_threshold": "its step has the sign of the gradient, whatever the momentum",
+        },
+        {"bursts": IGNORED},
+        betas=betas(),
+        eps=Number(1e-6),
+        weight_decay=Number(0.0),
+    ),
+    row(
+        "mars",
+        OWN + "mars:Mars",
+        3e-3,
+        -1.6,
+        "Yuan et al. 2024, arXiv:2411.10438",
+        "AdamW of a gradient corrected by its last change, which lowers its variance",
+        {
+            **REAL,
+            "in_turns": False,
+            "needs": "pytorch_optimizer",
+            "family": "adam",
+            "decay": "decoupled",
+            "why_no_slices": "it clips the corrected gradient of a whole tensor by its norm",
+            "why_no_threshold": "it clips the corrected gradient of a whole tensor by its norm",
+        },
+        {},
+        betas=betas(0.95, 0.99),
+        gamma=Number(0.025),
+        weight_decay=Number(0.0),
+        eps=Number(1e-8),
+    ),
+    row(
+        "stable_adamw",
+        "pytorch_optimizer:StableAdamW",
+        1e-3,
+        -1.6,
+        "Wortsman et al. 2023, arXiv:2304.13013",
+        "training with spikes of the loss: AdamW whose rate falls where a gradient exceeds its "
+        "moment",
+        {
+            **REAL,
+            "in_turns": False,
+            "family": "adam",
+            "decay": "decoupled",
+            "why_no_slices": "it divides the rate of a whole tensor by the size of its update",
+            "why_no_threshold": "it divides the rate of a whole tensor by the size of its update",
+        },
+        {"bursts": IGNORED},
+        betas=betas(0.9, 0.99),
+        eps=Number(1e-8),
+        weight_decay=Number(1e-2),
+    ),
+)
