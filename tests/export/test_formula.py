@@ -40,7 +40,7 @@ def test_every_kind_is_written_for_numpy(text):
         assert float(value(np.float64(t))) == pytest.approx(schedule(t), rel=1e-12, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(schedule=schedules(2), t=st.lists(st.integers(0, 6_000), min_size=1, max_size=6))
 def test_every_composition_is_written_for_numpy(schedule, t):
     if schedule.has_feedback:
@@ -70,13 +70,14 @@ def test_every_kind_is_written_for_keras(text):
     value = written(schedule, KERAS, ops=keras.ops)
     with keras.device("cpu"):
         found = [float(value(keras.ops.cast(t, "float64"))) for t in STEPS]
-    assert found == pytest.approx([schedule(t) for t in STEPS], rel=1e-6, abs=1e-12)
+    wanted = [schedule(t) for t in STEPS]
+    assert found == pytest.approx(wanted, rel=1e-6, abs=1e-6 * max(map(abs, wanted)))
 
 
 def test_what_is_used_twice_is_computed_once():
     lines = formula(parse("cosine(100)"), NUMPY)
     assert [line.partition("=")[0].strip() for line in lines[:-1]] == ["a"]
-    assert lines[-1] == "return 0.0 + 1.0 * (a * a)" or lines[-1] == "return a * a"
+    assert lines[-1] == "return a * a"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,6 @@ def test_what_is_used_twice_is_computed_once():
     ],
 )
 def test_what_is_no_formula_is_refused(text, said):
-    register("exported_by_a_test", lambda t: 1.0)
+    register("exported_by_a_test", lambda t: 1.0, replace=True)
     with pytest.raises(BadValueError, match=said):
         optax_code(Recipe(schedule=text), 100)

@@ -37,7 +37,19 @@ STEPS = 60
 few = settings(max_examples=40, deadline=None)
 CURVES = [name for name, row in TARGETS.items() if row.curves]
 CLOCK = Clock(horizon=STEPS, steps_per_epoch=6, samples_per_step=8, tokens_per_step=64)
-EXAMPLES = sorted({text for row in KINDS.values() for text in row.examples})
+ALL = sorted({text for row in KINDS.values() for text in row.examples})
+
+
+def fits(text: str) -> bool:
+    """Whether a run of 60 updates can train with a schedule."""
+    try:
+        Recipe(schedule=parse(text).over(CLOCK))
+    except BadValueError:
+        return False
+    return True
+
+
+EXAMPLES = [text for text in ALL if "function" not in text and fits(text)]
 
 
 # ---- what each program makes of its configuration -----------------------------------------------
@@ -195,8 +207,7 @@ def test_every_program_with_curves_is_tested(target):
 @pytest.mark.parametrize("target", CURVES)
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_an_example_of_every_kind_is_exact_or_refused(target, text):
-    schedule = parse(text).over(CLOCK) if "function" not in text else constant()
-    assert_same(target, Recipe(lr=3e-3, schedule=schedule), STEPS)
+    assert_same(target, Recipe(lr=3e-3, schedule=parse(text).over(CLOCK)), STEPS)
 
 
 @st.composite
@@ -259,7 +270,8 @@ EXACT = {
         "warmup(6) >> rsqrt(6)",
         "rsqrt(20)",
         "wsd(6, 12)",
-        "wsd(6, 12, shape='cosine', floor=0.2)",
+        "warmup(6, start=0.2) >> constant(length=42) >> cosine(12, floor=0.2)",
+        "wsd(0, 12, shape='cosine', floor=0.2)",
         "wsd(6, 12, shape='sqrt')",
         "linear(end=0.1)",
     ],
@@ -299,12 +311,13 @@ def test_the_nearest_schedule_says_by_how_much_it_differs(target):
 # ---- the rest of the recipe ----------------------------------------------------------------------
 
 
-def test_the_arguments_hold_what_the_recipe_sets():
+def test_the_arguments_hold_what_the_recipe_sets(monkeypatch):
     optimizer = {"name": "adamw", "betas": (0.9, 0.95), "eps": 1e-7, "weight_decay": 0.1}
     recipe = Recipe(
         optimizer=optimizer, lr=1e-3, clip_norm=0.5, accumulate=4, batch_size=8, seed=7,
         precision="bfloat16",
     )  # fmt: skip
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
     for args in (
         arguments_of(export_code(recipe, "transformers", STEPS)),
         axolotl_arguments(export_code(recipe, "axolotl", STEPS)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any, NoReturn
 
-from etude.errors import BadValueError
+from etude.errors import BadTypeError, BadValueError
 from etude.schedules import Schedule
 from etude.schedules.kinds.function import Function
 
@@ -119,7 +119,7 @@ class Term:
         self.name, self.parts, self.bounds = name, parts, bounds
 
     def __bool__(self) -> NoReturn:
-        raise TypeError(f"the code would depend on the value of {self.name}")
+        raise BadTypeError(f"{self.name} is known only when the code runs: use where")
 
     def __neg__(self) -> Term:
         return Term("neg", self)

@@ -79,7 +79,7 @@ def keras_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> str:
             '@keras.saving.register_keras_serializable("recipe")',
             "class RecipeRate(keras.optimizers.schedules.LearningRateSchedule):",
             "    def __call__(self, step):",
-            "        t = ops.cast(step, keras.config.floatx())",
+            *_step(recipe.accumulate),
             *(f"        {line}" for line in lines),
             "",
             "    def get_config(self):",
@@ -90,6 +90,16 @@ def keras_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> str:
             *remainder(recipe, ("clip_norm", "clip_value", "accumulate")),
         ]
     )
+
+
+def _step(accumulate: int) -> list[str]:
+    """Return the lines that read the step; with accumulation Keras counts batches, not updates."""
+    if accumulate == 1:
+        return ["        t = ops.cast(step, keras.config.floatx())"]
+    return [
+        "        # Keras counts batches here, not updates.",
+        f"        t = ops.cast(ops.floor_divide(step, {accumulate}), keras.config.floatx())",
+    ]
 
 
 def _is_number(text: str) -> bool:

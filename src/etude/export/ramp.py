@@ -164,9 +164,11 @@ def _decaying(body: Schedule, ramp: RateRamp, factor: float) -> RateRamp | None:
 
 
 def _whole(ramp: RateRamp) -> RateRamp | None:
-    """Return a ramp if all its parts last whole updates, as configurations count them."""
+    """Return a ramp whose parts last whole updates, as configurations count them, else None."""
     lengths = (ramp.warmup, ramp.hold, ramp.length)
-    return ramp if ramp.peak > 0 and all(float(n).is_integer() for n in lengths) else None
+    if ramp.peak <= 0 or (ramp.decay != DecayCurve.NONE and not ramp.length):
+        return None
+    return ramp if all(float(n).is_integer() for n in lengths) else None
 
 
 def difference(ours: Schedule, theirs: Schedule, steps: int) -> tuple[float, int]:
@@ -215,5 +217,5 @@ def check_same(
         return [f"# Not exact: the schedule of {target} {told}."]
     raise BadValueError(
         f"schedule {ours!r}: the nearest of {target} {told}: write schedule="
-        f'"{theirs!r}", which it has, or allow the difference with nearest=True'
+        f'"{theirs!r}", which it has, or allow the difference: nearest=True, --nearest'
     )

@@ -150,6 +150,11 @@ def _schedule(
             "it as 'torch'"
         )
     total = steps if found.decay == DecayCurve.NONE else int(found.end)
+    if total < steps:
+        raise BadValueError(
+            f"schedule {shape!r} has ended after {total:,} of {steps:,} updates: torchtitan has no "
+            "rate after the end of a decay. Let the decay last to the end, or export it as 'torch'"
+        )
     # A warmup from 1/W over W - 1 updates is torchtitan's of W.
     given = int(found.warmup) + (1 if found.warmup and found.start else 0)
     chosen = _Titan(found, min(given, total), total)

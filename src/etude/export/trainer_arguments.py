@@ -180,7 +180,7 @@ def _schedule(
             "as 'torch'"
         )
     name, options = named
-    note = check_same(shape, _curve(found), steps, target, nearest)
+    note = check_same(shape, _curve(found, name), steps, target, nearest)
     values: dict[str, Any] = {
         "learning_rate": recipe.lr * found.peak,
         "lr_scheduler_type": name,
@@ -218,11 +218,12 @@ def _named(ramp: RateRamp, lr: float, steps: int) -> tuple[str, dict[str, Any]] 
     return "polynomial", {"power": ramp.power, "lr_end": ramp.floor * ramp.peak * lr}
 
 
-def _curve(ramp: RateRamp) -> Schedule:
-    """Return what the scheduler gives, whose warmup starts at 0."""
+def _curve(ramp: RateRamp, name: str) -> Schedule:
+    """Return what a scheduler gives: its warmup starts at 0, that of WSD at the floor."""
     shape = ramp.falling
     if ramp.hold:
         shape = RateRamp(1.0).falling.take(ramp.hold) >> shape
     if ramp.warmup:
-        shape = warmup(ramp.warmup) >> shape
+        start = ramp.floor if name == "warmup_stable_decay" else 0.0
+        shape = warmup(ramp.warmup, start=start) >> shape
     return ramp.scaled(shape)
