@@ -70,7 +70,7 @@ def formula(schedule: Schedule, library: Library) -> list[str]:
 
     >>> from etude.schedules import cosine
     >>> print("\n".join(formula(0.1 * cosine(100), NUMPY)))
-    a = np.sin(1.5707963267948966 * ((100 - np.minimum(np.maximum(t, 0.0), 100)) / 100))
+    a = np.sin(1.5707963267948966 * ((100 - np.minimum(t, 100)) / 100))
     return 0.1 * (a * a)
     """
     refuse_impure(schedule)

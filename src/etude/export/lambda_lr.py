@@ -36,7 +36,7 @@ def lambda_lr_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> s
     <BLANKLINE>
     def scale(step):
         t = np.float64(step)
-        return 0.0 + 1.0 * ((100 - np.minimum(np.maximum(t, 0.0), 100)) / 100)
+        return (100 - np.minimum(t, 100)) / 100
     <BLANKLINE>
     <BLANKLINE>
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, cast
 
 import numpy as np
 
@@ -98,11 +99,12 @@ def ramp_of(schedule: Schedule) -> RateRamp | None:
     factor, body = _unscaled(schedule)
     segments = list(body.parts) if isinstance(body, Join) else [body]
     peak, warmup, start, hold = factor, 0, 0.0, 0
-    if isinstance(segments[0], Warmup):
-        first = segments.pop(0)
+    first: Any = segments[0]
+    if isinstance(first, Warmup):
+        segments.pop(0)
         if first.shape != "linear":
             return None
-        warmup, start = first.length, first.start
+        warmup, start = _steps(first), first.start
     if not segments:
         return _whole(RateRamp(peak, warmup, start))
     level = 1.0
@@ -111,9 +113,9 @@ def ramp_of(schedule: Schedule) -> RateRamp | None:
         segments.pop(0)
         level = factor * body.value
         if not segments:
-            found = RateRamp(peak * level, warmup, start)
-            return _whole(found) if level == 1.0 or not warmup else None
-        hold = body.length
+            flat = RateRamp(peak * level, warmup, start)
+            return _whole(flat) if level == 1.0 or not warmup else None
+        hold = _steps(body)
         factor, body = _unscaled(segments[0])
     if warmup and level != 1.0:
         return None
@@ -159,8 +161,13 @@ def _decaying(body: Schedule, ramp: RateRamp, factor: float) -> RateRamp | None:
         peak, factor = peak * factor, 1.0
     if abs(factor - 1.0) > EXACT or not 0.0 <= floor <= 1.0:
         return None
-    length = body.timescale if isinstance(body, Rsqrt) else body.length  # type: ignore[attr-defined]
+    length = _steps(body)
     return RateRamp(peak, ramp.warmup, ramp.start, ramp.hold, curve, length, floor, power)
+
+
+def _steps(kind: Any) -> int:
+    """Return the length of a bound kind; of `rsqrt`, which has none, its timescale."""
+    return cast(int, kind.timescale if isinstance(kind, Rsqrt) else kind.length)
 
 
 def _whole(ramp: RateRamp) -> RateRamp | None:
