@@ -15,7 +15,7 @@ from etude.errors import BadTypeError, shown
 class Sink(Protocol):
     """Takes the readings and findings of a watch. A call may fail: it is then not used again.
 
-    `etude.interop.tensorboard`, `.mlflow` and `.wandb` have one each.
+    `etude.interop.tensorboard`, `.mlflow`, `.wandb` and `.aim` have one each.
     """
 
     def readings(self, update: int, values: Mapping[str, float]) -> None:
