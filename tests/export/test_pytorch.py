@@ -234,3 +234,40 @@ def test_every_field_of_a_recipe_is_in_the_code_or_named_as_not_being_there():
     in_code = {"optimizer", "lr", "lr_mult", "schedule", "schedules", "steps", "accumulate"}
     in_code |= {"clip_norm", "clip_value", "precision"}
     assert in_code | set(ELSEWHERE) == set(Recipe.model_fields)
+
+
+def groups(model):
+    first, last = model[0], model[2]
+    return [
+        {"params": [first.weight], "lr_mult": 0.3, "weight_decay": 0.0},
+        {"params": list(last.parameters())},
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimizer": "lamb"}, {"clip_norm": 0.05}, {"lr_mult": {"2.*": 0.5}}]
+)
+def test_the_pasted_loop_trains_the_parameter_groups_of_a_task(changes):
+    recipe = Recipe(lr=0.05, steps=20, batch_size=16).replace(**changes)
+    task = etude.Task(network, (X, Y), (X[:32], Y[:32]), loss=cross_entropy, param_groups=groups)
+    record = train(task, recipe)
+    with random_state_kept(derive_seed(recipe.seed, "init")):
+        model = network()
+    place = {
+        "model": model,
+        "loss_function": cross_entropy,
+        "train_loader": task.train.stream(16, recipe.seed, Cursor()),
+        "param_groups": groups,
+    }
+    code = pytorch_code(recipe, 20, task=task)
+    assert "param_groups(model)" in code.splitlines()[0]
+    exec(code, place)
+    for ours, theirs in zip(model.parameters(), record.model.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_a_group_with_its_own_value_and_a_schedule_of_it_are_named():
+    task = etude.Task(network, (X, Y), loss=cross_entropy, param_groups=groups)
+    recipe = Recipe(lr=0.05, steps=20, schedules={"weight_decay": "0.1 * cosine()"})
+    assert "keeps a group's own weight_decay" in pytorch_code(recipe, 20, task=task)
+    assert "keeps a group's own" not in pytorch_code(recipe, 20)

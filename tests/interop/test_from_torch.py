@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch.optim import lr_scheduler as peer
 
 from etude.errors import BadTypeError, BadValueError, UnknownNameError
-from etude.interop._from_torch import _READERS
 from etude.interop.torch import Scheduler, from_torch
+from etude.interop.torch.convert import _READERS
 from etude.schedules import cosine, function, register, warmup
 from tests.interop.peers import LR, assert_same, few, sgd, stepped
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from etude.errors import BadValueError
-from etude.interop._keras_watch import refuse_other_backends
+from etude.interop.keras.watch import refuse_other_backends
 from tests.interop.watching import torch_is_plain
 
 keras = pytest.importorskip("keras")

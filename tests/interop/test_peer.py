@@ -3,9 +3,9 @@ import sys
 import pytest
 
 from etude.errors import MissingExtraError
-from etude.interop._horizon import over
 from etude.interop._peer import load
 from etude.interop.torch import relative
+from etude.interop.trainers.horizon import over
 from etude.schedules import Clock, cosine
 
 

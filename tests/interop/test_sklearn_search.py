@@ -116,14 +116,15 @@ def skorch_net(**more):
 
 
 def test_a_net_of_skorch_trains_as_in_its_own_fit_to_the_bit():
-    from etude.interop.loops.epochs import epochs_of
-    from etude.interop.loops.sklearn_run import EpochDriver, Split
+    from etude.interop.sklearn.epochs import epochs_of
+    from etude.interop.sklearn.run import EpochDriver, FoldRun, Split
     from etude.trials.score import Goal
     from etude.tuning.loops.reports import RunReports
 
     x, rows = X.astype("float32"), np.arange(100)
+    split = Split(x, Y, rows, rows)
     driver = EpochDriver(
-        epochs_of(skorch_net()), Split(x, Y, rows, rows), lambda net, x, y: net.score(x, y), 0.1, 0
+        FoldRun(epochs_of(skorch_net()), split, lambda net, x, y: net.score(x, y), 0.1, 0)
     )
     reports = RunReports(12, 4, Goal("score", maximize=True))
     for until in (1, 3, 7, 12):

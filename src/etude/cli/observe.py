@@ -38,6 +38,17 @@ Watch = Annotated[
 ]
 
 
+LogTo = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        metavar="LOGGER",
+        help="Show the run in wandb, mlflow, tensorboard or aim too.",
+        show_default=False,
+    ),
+]
+
+
 def health(record: Record) -> dict[str, Any]:
     """Return what a watch has found in a run, for JSON; nothing if the run was not watched."""
     from etude.diagnosis.health.read import health_of

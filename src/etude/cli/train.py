@@ -54,6 +54,7 @@ def train(
     accept: choices.Accept = False,
     watching: observe.Observe = None,
     watch: observe.Watch = True,
+    log: observe.LogTo = None,
     nproc: processes.Count = None,
     devices: processes.Devices = None,
     restarts: processes.Restarts = 0,
@@ -100,6 +101,7 @@ def train(
                 world=world,
                 observers=seen,
                 watch=observe.watcher(watch, chosen, wanted, recipe.recipe),
+                log=log,
                 on_step=partial(show_step, draw),
             )
         page = report.write(record, home.report, task=chosen) if world.is_main else home.report

@@ -15,7 +15,7 @@ from etude.errors import BadTypeError, shown
 class Sink(Protocol):
     """Takes the readings and findings of a watch. A call may fail: it is then not used again.
 
-    `etude.interop.tensorboard`, `.mlflow` and `.wandb` have one each.
+    `etude.interop.tensorboard`, `.mlflow`, `.wandb` and `.aim` have one each.
     """
 
     def readings(self, update: int, values: Mapping[str, float]) -> None:
@@ -48,8 +48,8 @@ def listed_sinks(sink: Any) -> tuple[Sink, ...]:
     return listed
 
 
-class SinkFeed:
-    """Gives a sink what is new. A sink that fails is warned of, and left alone from then on.
+class GuardedSink:
+    """A sink that may fail: its failure is warned of once, and it is left alone from then on.
 
     Args:
         sink: The sink.
@@ -58,14 +58,11 @@ class SinkFeed:
 
     def __init__(self, sink: Sink, warn: Callable[[str], None]) -> None:
         self._sink, self._warn = sink, warn
-        self._last = -1
-        self._open = True
+        self.is_open = True
 
-    def readings(self, history: History) -> None:
-        """Give the readings of updates that it has not had."""
-        for update, values in readings_of(history, self._last):
-            if self._try(self._sink.readings, update, values):
-                self._last = update
+    def readings(self, update: int, values: Mapping[str, float]) -> bool:
+        """Give the values of an update; return whether the sink took them."""
+        return self._try(self._sink.readings, update, values)
 
     def finding(self, finding: Finding) -> None:
         """Give a finding."""
@@ -74,20 +71,32 @@ class SinkFeed:
     def close(self) -> None:
         """Close the sink; may be called twice."""
         self._try(self._sink.close)
-        self._open = False
+        self.is_open = False
 
     def _try(self, call: Callable[..., object], *args: Any) -> bool:
-        if not self._open:
+        if not self.is_open:
             return False
         try:
             call(*args)
         except Exception as error:  # noqa: BLE001 - the user's training goes on
-            self._open = False
+            self.is_open = False
             self._warn(
                 f"the sink {type(self._sink).__name__} failed and is not used again: "
                 f"{type(error).__name__}: {error}"
             )
-        return self._open
+        return self.is_open
+
+
+class SinkFeed(GuardedSink):
+    """Gives a sink the readings of a history that it has not had."""
+
+    _last = -1
+
+    def new_readings(self, history: History) -> None:
+        """Give the readings of updates that it has not had."""
+        for update, values in readings_of(history, self._last):
+            if self.readings(update, values):
+                self._last = update
 
 
 def readings_of(history: History, after: int = -1) -> Iterator[tuple[int, dict[str, float]]]:

@@ -329,7 +329,7 @@ class TrainingWatch:
 
     def _feed(self, history: History) -> None:
         for feed in self._feeds:
-            feed.readings(history)
+            feed.new_readings(history)
 
     def _tell(self, findings: Sequence[Finding]) -> None:
         for finding in findings:

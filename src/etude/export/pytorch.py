@@ -50,15 +50,18 @@ def pytorch_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> str
     Args:
         recipe: The recipe to write.
         steps: The number of updates, to which the schedules are bound.
-        task: The task, for its `step`. If it has one, the loss is `step(model, batch)`, with parts
-            updated in turns if it yields; otherwise, and without a task, the loss is
-            `loss_function(model(inputs), targets)`.
+        task: The task, for its `step` and its `param_groups`. If it has a step, the loss is
+            `step(model, batch)`, with parts updated in turns if it yields; otherwise, and without a
+            task, the loss is `loss_function(model(inputs), targets)`. If it has groups, the loop
+            calls `param_groups(model)`, which you define.
 
     Returns:
         The code, with its imports.
     """
     own_step = task is not None and task.step is not None
-    return _Loop(recipe, steps, own_step, task is not None and task.alternates).text()
+    turns = task is not None and task.alternates
+    grouped = task is not None and task.param_groups is not None
+    return _Loop(recipe, steps, own_step, turns, grouped).text()
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class _Loop:
     steps: int
     own_step: bool
     turns: bool
+    grouped: bool
 
     @property
     def row(self) -> OptimizerRow:
@@ -144,6 +148,8 @@ class _Loop:
         given.append("step(model, batch)" if self.own_step else "loss_function")
         if "metric" in self.signals:
             given.append("metric_of(model) on the validation data")
+        if self.grouped:
+            given.append("param_groups(model)")
         return "\n".join(
             [f"# You define: {', '.join(given)}.", *imports, "", *setup, *loop, *self.rest()]
         )
@@ -152,11 +158,13 @@ class _Loop:
         """Return the lines that build the optimizer: by torch alone, if that is enough."""
         recipe, row = self.recipe, self.row
         values = "".join(f", {k}={v!r}" for k, v in recipe.optimizer.hyperparameters.items())
-        if recipe.lr_mult is None and row.module == "torch.optim":
+        if recipe.lr_mult is None and not self.grouped and row.module == "torch.optim":
             call = f"torch.optim.{row.attribute}(model.parameters(), lr={recipe.lr!r}{values})"
             return [f"optimizer = {call}"]
         own = not row.package and row.module.partition(".")[0] not in ("torch", "etude")
-        if own and recipe.lr_mult is None:  # registered by the user: import its class directly
+        if (
+            own and recipe.lr_mult is None and not self.grouped
+        ):  # registered by the user: import its class directly
             imports.append(f"from {row.module} import {row.attribute}")
             call = f"{row.attribute}(model.parameters(), lr={recipe.lr!r}{values})"
             return [f"optimizer = {call}"]
@@ -176,6 +184,13 @@ class _Loop:
                 if policy.name == "mup":
                     parsed = f"layerwise.parse_policies({repr(policy)!r})[0]"
                     lines.append(f"layerwise.rescale(model, {parsed})  # once, on fresh weights")
+        if self.grouped:
+            imports.append("from etude.tasks.groups import freeze_rest, groups_of")
+            values += ", groups=groups"
+            lines += [
+                "groups = groups_of(param_groups, model)  # their rates keep their proportion",
+                "freeze_rest(model, groups)  # parameters in no group are not trained",
+            ]
         call = f"optimizers.build({recipe.optimizer.name!r}, model, lr={recipe.lr!r}{values})"
         return [*lines, f"optimizer = {call}"]
 
@@ -351,7 +366,7 @@ class _Loop:
         ]
 
     def rest(self) -> list[str]:
-        """Return a comment that lists the fields of the recipe that the loop does not apply."""
+        """Return comments on what of the recipe the loop does not apply."""
         plain = self.recipe.plain()
         if self.row.closure and self.recipe.accumulate > 1:
             plain["batch_size"] = f"{self.recipe.accumulate} * {plain.get('batch_size', 64)}"
@@ -359,6 +374,14 @@ class _Loop:
             plain.pop("evaluations")  # the loop applies it
         names = [*ELSEWHERE, *(["accumulate"] if self.turns and self.recipe.accumulate > 1 else [])]
         left = [f"{name}={plain[name]!r}" for name in names if plain.get(name)]
-        if not left:
-            return []
-        return [f"# The recipe also sets {', '.join(left)}: this code does not apply them."]
+        lines = []
+        if self.grouped and self.recipe.schedules:
+            named = ", ".join(self.recipe.schedules)
+            lines.append(
+                f"# The recipe keeps a group's own {named}; this code schedules it in every group."
+            )
+        if left:
+            lines.append(
+                f"# The recipe also sets {', '.join(left)}: this code does not apply them."
+            )
+        return lines

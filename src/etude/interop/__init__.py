@@ -10,8 +10,8 @@
 | `optax` | `to_optax` |
 | `lightning` | `tune`, `task`, `Tuner`; `configure`, `ScheduleCallback` and `WatchCallback` |
 | `transformers` | `tune`, `task`; `scheduled`, `optimizers`, `FeedbackCallback`, `WatchCallback` |
-| `tensorboard` | `write` for a record, `TensorBoardSink` for a watch |
-| `mlflow`, `wandb` | `MlflowSink`, `WandbSink` for a watch |
+| `tensorboard` | `write` for a record, `TensorBoardSink` for a watch and for `log=` |
+| `mlflow`, `wandb`, `aim` | `MlflowSink`, `WandbSink`, `AimSink` for a watch and for `log=` |
 | `parity` | the other libraries' functions, under their own names, as schedules |
 
 Each module loads its library only on first use.

@@ -1,10 +1,12 @@
-"""MLflow: a sink for what a watch reads and finds."""
+"""MLflow: a sink for what a watch reads and finds, and for `log="mlflow"`."""
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from etude.diagnosis.finding import Finding
@@ -63,6 +65,45 @@ class MlflowSink:
 
     def close(self) -> None:
         """Do nothing: the run goes on."""
+
+
+class OwnMlflowRun(MlflowSink):
+    """Logs to a run that was started for it, and ends it."""
+
+    def close(self) -> None:
+        """End the run, whichever thread started it."""
+        self._client.set_terminated(self.run_id)
+
+
+def available() -> None:
+    """Check that MLflow can be imported.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    load("mlflow")
+
+
+def open_log(title: str, config: Mapping[str, Any], folder: Path | None) -> MlflowSink:
+    """Return a sink of the active run; of a new one if none is active.
+
+    Args:
+        title: The name of a new run.
+        config: Values of the recipe, logged as parameters of a new run.
+        folder: Not used: MLflow keeps runs where it is set to.
+    """
+    mlflow: Any = load("mlflow")
+    active = mlflow.active_run()
+    if active is not None:
+        return MlflowSink(active.info.run_id)
+    client = mlflow.MlflowClient()
+    named = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    experiment = None if named is None else client.get_experiment_by_name(named)
+    number = "0" if experiment is None else experiment.experiment_id
+    run = client.create_run(number, run_name=title)
+    for name, value in config.items():
+        client.log_param(run.info.run_id, f"recipe.{name}", str(value)[:MOST_LETTERS])
+    return OwnMlflowRun(run.info.run_id)
 
 
 def _name(name: str) -> str:

@@ -1,15 +1,19 @@
-"""TensorBoard: records as event files, and a sink for what a watch reads and finds."""
+"""TensorBoard: records as event files; a sink for a watch, and for `log="tensorboard"`."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from etude.diagnosis.finding import Finding
 from etude.errors import MissingExtraError
 from etude.record import Record
+from etude.storage.run_folder import RunFolder
 
 
 class TensorBoardSink:
@@ -35,6 +39,10 @@ class TensorBoardSink:
     def finding(self, finding: Finding) -> None:
         """Write a finding as text under 'watch/findings', at its update."""
         self._writer.add_text("watch/findings", str(finding), finding.step or 0)
+
+    def text(self, name: str, text: str) -> None:
+        """Write a text."""
+        self._writer.add_text(name, text)
 
     def close(self) -> None:
         """Write what waits."""
@@ -71,9 +79,44 @@ def write(record: Record, folder: str | Path) -> None:
         writer.add_text("recipe", f"```toml\n{record.recipe.to_toml()}\n```")
 
 
-def _writer(folder: str | Path) -> Any:
+def available() -> None:
+    """Check that TensorBoard can be imported.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    _summary_writer()
+
+
+def open_log(title: str, config: Mapping[str, Any], folder: Path | None) -> TensorBoardSink:
+    """Return a sink that writes to `FOLDER/tensorboard`, else to a new folder under `runs/`.
+
+    Args:
+        title: Part of the name of a new folder under `runs/`.
+        config: Values of the recipe, written as text.
+        folder: The run folder; None for none.
+    """
+    sink = TensorBoardSink(_fresh(title) if folder is None else RunFolder(folder).tensorboard)
+    lines = (f"    {name} = {value}" for name, value in config.items())
+    sink.text("recipe", "\n".join(lines))
+    return sink
+
+
+def _fresh(title: str) -> Path:
+    """Return a folder under runs/ that does not exist yet."""
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    short = re.sub(r"[^\w.-]+", "-", title).strip("-.") or "run"
+    names = (f"{short}-{stamp}{number}" for number in chain([""], (f"-{n}" for n in count(2))))
+    return next(place for name in names if not (place := Path("runs") / name).exists())
+
+
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("TensorBoard is missing: pip install 'etude[tracking]'") from error
-    return SummaryWriter(str(folder))
+    return SummaryWriter
+
+
+def _writer(folder: str | Path) -> Any:
+    return _summary_writer()(str(folder))

@@ -1,8 +1,9 @@
-"""Weights & Biases: a sink for what a watch reads and finds."""
+"""Weights & Biases: a sink for what a watch reads and finds, and for `log="wandb"`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from etude.diagnosis.finding import Finding
@@ -10,7 +11,10 @@ from etude.errors import BadValueError
 from etude.interop._peer import load
 
 UPDATE = "watch/update"
-"""The axis of the metrics: W&B's own step belongs to what you log yourself."""
+"""The axis of a watch's metrics: W&B's own step belongs to what you log yourself."""
+
+LOGGED = ("train/*", "valid/*", "trial/*", "answer/*")
+"""What `log="wandb"` logs, over the axis 'update'."""
 
 
 class WandbSink:
@@ -23,24 +27,30 @@ class WandbSink:
 
     Args:
         run: The run, as `wandb.init` returns it; None takes the active one.
+        axis: The metric that is the axis of the others.
+        groups: The metrics that have this axis, as patterns.
 
     Raises:
         BadValueError: If no run is given and none is active.
         MissingExtraError: If wandb is not installed.
     """
 
-    def __init__(self, run: Any = None) -> None:
+    def __init__(
+        self, run: Any = None, *, axis: str = UPDATE, groups: tuple[str, ...] = ("watch/*",)
+    ) -> None:
         wandb = load("wandb")
         self.run: Any = wandb.run if run is None else run
         if self.run is None:
             raise BadValueError("no run of W&B is active: call wandb.init() before, or give run=")
-        self.run.define_metric(UPDATE, hidden=True)
-        self.run.define_metric("watch/*", step_metric=UPDATE)
+        self.axis = axis
+        self.run.define_metric(axis, hidden=True)
+        for group in groups:
+            self.run.define_metric(group, step_metric=axis)
         self._findings: list[str] = []
 
     def readings(self, update: int, values: Mapping[str, float]) -> None:
         """Log the values, over the update."""
-        self.run.log({**values, UPDATE: update})
+        self.run.log({**values, self.axis: update})
 
     def finding(self, finding: Finding) -> None:
         """Add a finding to 'watch/findings' in the summary."""
@@ -49,3 +59,37 @@ class WandbSink:
 
     def close(self) -> None:
         """Do nothing: the run goes on."""
+
+
+class OwnWandbRun(WandbSink):
+    """Logs to a run that was started for it, and finishes it."""
+
+    def close(self) -> None:
+        """Finish the run."""
+        self.run.finish()
+
+
+def available() -> None:
+    """Check that wandb can be imported.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    load("wandb")
+
+
+def open_log(title: str, config: Mapping[str, Any], folder: Path | None) -> WandbSink:
+    """Return a sink of the active run; of a new one of the project 'etude' if none is active.
+
+    Args:
+        title: The name of a new run.
+        config: Values of the recipe, added to the run's config.
+        folder: Where a new run keeps its files; None takes the current folder.
+    """
+    wandb: Any = load("wandb")
+    told: dict[str, Any] = {"axis": "update", "groups": LOGGED}
+    if wandb.run is not None:
+        wandb.run.config.update({"recipe": dict(config)}, allow_val_change=True)
+        return WandbSink(wandb.run, **told)
+    run = wandb.init(project="etude", name=title, config={"recipe": dict(config)}, dir=folder)
+    return OwnWandbRun(run, **told)

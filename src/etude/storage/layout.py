@@ -10,6 +10,7 @@ run folder                       folder of a tuning
   notes.json                       notes.json           what observers noted, if they did
   model.safetensors                model.safetensors
   report.html                      report.html
+  tensorboard/                     tensorboard/         event files of log="tensorboard"
   checkpoints/step-….json          trials/lr-…/         one run folder each,
   checkpoints/step-….safetensors   trials/lr-…/fold-…/  or one for each fold
 
@@ -39,6 +40,7 @@ SERIES = "series.safetensors"
 NOTES = "notes.json"
 MODEL = "model.safetensors"
 REPORT = "report.html"
+TENSORBOARD = "tensorboard"
 
 TUNING = "tuning.json"
 """The file that only the folder of a tuning has; a folder with this file is in use."""

@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / layout.REPORT
 
     @property
+    def tensorboard(self) -> Path:
+        """The folder of its event files."""
+        return self.path / layout.TENSORBOARD
+
+    @property
     def task(self) -> TaskNote:
         """Its note of its task."""
         return TaskNote(self.path)

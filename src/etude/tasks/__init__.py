@@ -5,9 +5,9 @@ Importing this package loads neither torch nor any data: each name is loaded on 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from etude.lazy_names import lazy_names
 from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
@@ -29,12 +29,4 @@ _MODULES = {
     "rows": "etude.tasks.table",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

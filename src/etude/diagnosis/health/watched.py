@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 import torch
 
 from etude.diagnosis.health.observer import WatchObserver
+from etude.diagnosis.health.run_log import Log, LogObserver, RunLog, log_tuning
 from etude.engines import Engine
 from etude.errors import BadTypeError, shown
 from etude.recipe import Recipe
@@ -20,7 +21,7 @@ from etude.tasks.task import Task
 from etude.training import train as training
 from etude.training.observer import Observer, Reading
 from etude.training.state import RunState
-from etude.training.world import World
+from etude.training.world import World, given
 from etude.trials.valid_samples import ValidSamples
 from etude.tuning import tune as tuning
 from etude.tuning.result import TuneResult
@@ -72,6 +73,7 @@ def train(
     watch: Watch = None,
     folder: str | Path | None = None,
     observers: Sequence[Observer] = (),
+    log: Log = None,
     **options: Unpack[TrainOptions],
 ) -> Record:
     """Train a task's model with a recipe and return the record, with the trained model.
@@ -89,6 +91,10 @@ def train(
         folder: The folder for recipe, record, series, checkpoints and the trained model; without
             one nothing is written.
         observers: Called during training; what they return becomes series of the record.
+        log: Where to show the run: 'wandb', 'mlflow', 'tensorboard' or 'aim', or a sink. At each
+            evaluation, the series of the updates before it and the validation loss and metric
+            are logged; see `docs/logging.md`. A logger that fails is warned of, and the run goes
+            on. The weights have the same bits with and without.
         options: `resume`, `steps`, `more`, `accept_changes`, `device`, `evaluations`,
             `checkpoint_every`, `probes`, `on_step` and `world`, as in
             `etude.training.train.train`.
@@ -111,7 +117,14 @@ def train(
     finished []
     """
     seen = [*observers, *_watching(watch, folder, observers)]
-    return training.train(task, recipe, folder=folder, observers=seen, **options)
+    if log is None:
+        return training.train(task, recipe, folder=folder, observers=seen, **options)
+    shown_in = RunLog(log, task.name, folder)
+    try:
+        seen.append(LogObserver(shown_in))
+        return training.train(task, recipe, folder=folder, observers=seen, **options)
+    finally:
+        shown_in.close()
 
 
 def tune(
@@ -122,6 +135,7 @@ def tune(
     watch: Watch = None,
     folder: str | Path | None = None,
     observers: Sequence[Observer] = (),
+    log: Log = None,
     **options: Unpack[TuneOptions],
 ) -> TuneResult:
     """Find the learning rate that trains a task best, and return the model trained with it.
@@ -142,6 +156,9 @@ def tune(
             each trial in its folder. None watches if there is a folder.
         folder: Where to keep everything; None keeps it in memory.
         observers: Called while the trials train; each run has copies.
+        log: Where to show what was found, at the end: 'wandb', 'mlflow', 'tensorboard' or 'aim', or
+            a sink. Logged are the rate and the score of each trial, the answer, and the finished
+            run as by `train`; see `docs/logging.md`.
         options: `objective`, `maximize`, `folds`, `valid_samples`, `lr_range`, `lrs`,
             `start_from`, `over`, `engine`, `resume`, `more`, `accept_changes`, `device`, `memory`,
             `progress` and `world`, as in `etude.tuning.tune.tune`.
@@ -164,7 +181,11 @@ def tune(
     (True, True)
     """
     seen = [*observers, *_watching(watch, folder, observers)]
-    return tuning.tune(task, recipe, budget, folder=folder, observers=seen, **options)
+    shown_in = None if log is None else RunLog(log, task.name, folder)
+    found = tuning.tune(task, recipe, budget, folder=folder, observers=seen, **options)
+    if shown_in is not None and given(options.get("world")).is_main:
+        log_tuning(shown_in, found)
+    return found
 
 
 def _watching(

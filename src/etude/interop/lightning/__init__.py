@@ -14,8 +14,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from etude.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback as ScheduleCallback
@@ -39,23 +40,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ModuleTuning": "tuning",
-    "RateFinder": "finder",
-    "ScheduleCallback": "callbacks",
-    "Tuner": "finder",
-    "WatchCallback": "callbacks",
-    "clock": "callbacks",
-    "configure": "callbacks",
-    "task": "module_task",
-    "tune": "tuning",
+    "ModuleTuning": "etude.interop.lightning.tuning",
+    "RateFinder": "etude.interop.lightning.finder",
+    "ScheduleCallback": "etude.interop.lightning.callbacks",
+    "Tuner": "etude.interop.lightning.finder",
+    "WatchCallback": "etude.interop.lightning.callbacks",
+    "clock": "etude.interop.lightning.callbacks",
+    "configure": "etude.interop.lightning.callbacks",
+    "task": "etude.interop.lightning.module_task",
+    "tune": "etude.interop.lightning.tuning",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

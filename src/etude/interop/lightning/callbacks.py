@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from etude.diagnosis.attachment import HOOKLESS, call_all
 from etude.diagnosis.hooks import Hook
 from etude.errors import BadValueError, MissingExtraError
-from etude.interop._horizon import all_over
 from etude.interop._peer import load
 from etude.interop._watching import Watching
 from etude.interop.torch import Scheduler
+from etude.interop.trainers.horizon import all_over
 from etude.schedules import Clock
 from etude.schedules.clock import updates_per_epoch
 

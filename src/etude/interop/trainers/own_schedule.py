@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from etude.errors import BadTypeError, BadValueError
-from etude.interop._from_torch import from_torch
+from etude.interop.torch.convert import from_torch
 from etude.interop.trainers.own_optimizer import rate_of
 from etude.optimizers.hyperparameters import strided
 from etude.schedules import Schedule, constant, parse, piecewise_constant

@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from etude.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback as FeedbackCallback
@@ -35,21 +36,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "FeedbackCallback": "callbacks",
-    "TrainerTuning": "tuning",
-    "WatchCallback": "callbacks",
-    "optimizers": "callbacks",
-    "scheduled": "callbacks",
-    "task": "trainer_task",
-    "tune": "tuning",
+    "FeedbackCallback": "etude.interop.transformers.callbacks",
+    "TrainerTuning": "etude.interop.transformers.tuning",
+    "WatchCallback": "etude.interop.transformers.callbacks",
+    "optimizers": "etude.interop.transformers.callbacks",
+    "scheduled": "etude.interop.transformers.callbacks",
+    "task": "etude.interop.transformers.trainer_task",
+    "tune": "etude.interop.transformers.tuning",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, TypeVar
 
 from etude.diagnosis.watch import torch_optimizer
 from etude.errors import BadValueError
-from etude.interop._horizon import all_over
 from etude.interop._peer import load
 from etude.interop._watching import Watching
 from etude.interop.torch import Scheduler
+from etude.interop.trainers.horizon import all_over
 from etude.schedules import Clock
 
 if TYPE_CHECKING:

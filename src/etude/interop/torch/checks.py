@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, NoReturn
 from torch.optim import Optimizer
 
 from etude.errors import BadValueError
-from etude.interop import _slots
-from etude.interop._columns import EVERY, Column, Entry
+from etude.interop.torch import slots as _slots
+from etude.interop.torch.columns import EVERY, Column, Entry
 from etude.layerwise.capabilities import row_of
 from etude.optimizers.bounds import bounds_of
 from etude.optimizers.hyperparameters import Number, strided

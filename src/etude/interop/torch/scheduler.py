@@ -1,4 +1,4 @@
-"""Schedules in PyTorch: a scheduler for any hyperparameter, and conversion of torch's own."""
+"""Schedules in PyTorch: a scheduler for any hyperparameter."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from etude.errors import BadTypeError, BadValueError
-from etude.interop import _checks, _slots, _state
-from etude.interop._columns import Column, Relative, column
-from etude.interop._from_torch import from_torch
+from etude.interop.torch import checks as _checks
+from etude.interop.torch import slots as _slots
+from etude.interop.torch import state as _state
+from etude.interop.torch.columns import Column, Relative, column
 from etude.optimizers import own_values
 from etude.schedules import EventLog
 from etude.torch_internals import ComposableScheduler
-
-__all__ = ["Scheduler", "from_torch", "relative"]
 
 
 def relative(shape: Any) -> Relative:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from etude.interop._columns import Relative
 from etude.interop._text import read
+from etude.interop.torch.columns import Relative
 from etude.schedules import Clock, Schedule
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from etude.errors import BadValueError
 from etude.interop._peer import load
-from etude.interop.loops.keras_fit import FitCall
-from etude.interop.loops.parked import ParkedCall
+from etude.interop.keras.fit import FitCall
+from etude.interop.keras.internals import take_thread_state, thread_state
+from etude.interop.keras.parked import ParkedCall
 from etude.randomness import OwnRandomness, random_state_kept
 from etude.tuning.loops.function import TrialPaused
 from etude.tuning.loops.reports import RunReports
@@ -46,7 +47,7 @@ class KerasDriver:
         self.model, self.judge = model, judge
         self._fit, self._per_epoch = call, per_epoch
         self._random = OwnRandomness(seed)
-        self._state = _thread_state()
+        self._state = thread_state()
         self._call = ParkedCall(self._run)
         self._park: Callable[[], None] | None = None
         self._reports: RunReports | None = None
@@ -71,7 +72,7 @@ class KerasDriver:
 
     def _run(self, park: Callable[[], None]) -> None:
         self._park = park
-        _take_state(self._state)
+        take_thread_state(self._state)
         arguments = self._fit.arguments()
         arguments["callbacks"] = [*arguments["callbacks"], _callback()(self)]
         self.model.fit(**arguments)
@@ -155,12 +156,3 @@ def _callback() -> type[Any]:
             self.driver.updated(batch, loss, lambda: self.model)
 
     return ReportingCallback
-
-
-def _thread_state() -> dict[str, Any]:
-    """Return what Keras keeps for this thread alone, such as the policy of types."""
-    return dict(vars(load("keras.src.backend.common.global_state").GLOBAL_STATE_TRACKER))
-
-
-def _take_state(state: dict[str, Any]) -> None:
-    vars(load("keras.src.backend.common.global_state").GLOBAL_STATE_TRACKER).update(state)

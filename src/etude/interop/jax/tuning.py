@@ -7,14 +7,12 @@ from typing import Any
 
 from etude.errors import BadTypeError, BadValueError, shown
 from etude.interop._peer import load
-from etude.interop.loops.jax_run import JaxDriver, JaxStep
+from etude.interop.jax.run import JaxDriver, JaxStep
 from etude.schedules import Schedule, parse
 from etude.tuning.loops.result import LoopResult
 from etude.tuning.loops.search import LoopRequest, search_rates, shape_over
 from etude.tuning.loops.tune_loop import BUDGET, centre_for, checked_steps, goal_named
 from etude.warning_filters import filters_kept
-
-__all__ = ["tune"]
 
 
 @filters_kept()

@@ -15,8 +15,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from etude.errors import BadValueError
-from etude.interop.loops.epochs import Epochs, epochs_of
-from etude.interop.loops.sklearn_run import EpochDriver, RestartDriver, Split
+from etude.interop.sklearn.epochs import Epochs, epochs_of
+from etude.interop.sklearn.run import EpochDriver, FoldRun, RestartDriver, Split
 from etude.randomness import OwnRandomness
 from etude.trials.phase import Phase
 from etude.trials.score import Goal
@@ -24,8 +24,6 @@ from etude.tuning.loops.result import LoopResult
 from etude.tuning.loops.search import LoopRequest, search_rates
 from etude.tuning.loops.tune_loop import centre_for, checked_steps
 from etude.tuning.result import RungCost
-
-__all__ = ["EtudeSearch"]
 
 RUNS = 3.0
 """Full fits for each fold that are spent where nothing is said."""
@@ -122,7 +120,7 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         driver = EpochDriver if epochs.pausable else RestartDriver
 
         def start(lr: float, fold: int) -> EpochDriver | RestartDriver:
-            return driver(epochs, splits[fold], self.scorer_, lr, self.random_state)
+            return driver(FoldRun(epochs, splits[fold], self.scorer_, lr, self.random_state))
 
         several = len(splits) > 1
         runs = RUNS * len(splits) + several if self.budget is None else self.budget

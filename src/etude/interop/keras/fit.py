@@ -12,6 +12,7 @@ import numpy as np
 
 from etude.errors import BadTypeError, BadValueError, shown, unknown_name
 from etude.interop._peer import load
+from etude.interop.keras.internals import compile_arguments
 from etude.randomness import random_state_kept
 
 OPTIONS = (
@@ -208,7 +209,7 @@ class ModelCopies:
                 "Input, or call build(shape) first"
             )
         self.model = model
-        self.compiled = dict(model._compile_config.config)
+        self.compiled = compile_arguments(model)
         self.optimizer = self.compiled["optimizer"]
 
     def made(self, learning_rate: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from etude.errors import BadTypeError, BadValueError, unknown_name
-from etude.interop._columns import Column, Entry, differences
+from etude.interop.torch.columns import Column, Entry, differences
 
 FORMAT = 1
 ANSWERS = ("error", "keep", "replace")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from etude.diagnosis.training_watch import TrainingWatch
 from etude.errors import BadValueError
+from etude.interop._peer import load
 from etude.interop._watching import Watching
 
 CALL = "call"
@@ -45,18 +46,23 @@ class KerasWatchHooks(Watching):
     model: Any
 
     def on_train_begin(self, logs: Any = None) -> None:
+        """Begin to watch."""
         self._stepper = KerasSteps(self, self.model)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Begin to read an update."""
         self._stepper.before()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Read the update."""
         self._stepper.after()
 
     def on_train_end(self, logs: Any = None) -> None:
+        """End the watch."""
         self.close()
 
     def close(self) -> None:
+        """End the watch, and give the model its own methods back; may be called twice."""
         if (stepper := self.__dict__.get("_stepper")) is not None:
             stepper.restore()
         super().close()
@@ -156,3 +162,23 @@ def optimizer_view(optimizer: Any, parameters: list[Any]) -> Optimizer:
     kind = type(type(optimizer).__name__, (Optimizer,), {})
     made: Optimizer = kind(parameters, {"lr": float(optimizer.learning_rate)})
     return made
+
+
+@cache
+def _watch_class() -> type[Any]:
+    """Create the class when Keras is loaded; Keras must run on torch."""
+    keras = load("keras")
+    refuse_other_backends(keras.backend.backend())
+    made = type(
+        "WatchCallback",
+        (KerasWatchHooks, keras.callbacks.Callback),
+        {"__module__": "etude.interop.keras"},
+    )
+    made.__doc__ = KerasWatchHooks.__doc__
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name == "WatchCallback":
+        return _watch_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,8 +10,8 @@ from torch.optim import lr_scheduler as peer
 from torch.optim.lr_scheduler import LRScheduler
 
 from etude.errors import BadTypeError, BadValueError, unknown_name
-from etude.interop._from_lambda import from_lambda
 from etude.interop.parity import torch as parity
+from etude.interop.torch.convert_lambda import from_lambda
 from etude.schedules import Schedule
 from etude.torch_internals import annealing_of, milestones_of, own_scale_of, parts_of, phases_of
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.utils import _safe_indexing
 
 from etude.errors import BadTypeError
-from etude.interop.loops.epochs import Epochs
+from etude.interop.sklearn.epochs import Epochs
 from etude.randomness import OwnRandomness, random_state_kept
 from etude.tuning.loops.reports import RunReports
 
@@ -48,26 +49,49 @@ def seeded(epochs: Epochs, lr: float, seed: int) -> Any:
     return made
 
 
-class EpochDriver:
-    """Drives an estimator that goes on where it was left.
+@dataclass(frozen=True)
+class FoldRun:
+    """One rate on one fold.
 
-    Args:
-        epochs: How it trains.
+    Attributes:
+        epochs: How the estimator trains.
         split: The data.
         scorer: (estimator, X, y) -> score.
         lr: The rate.
         seed: Of its random numbers.
     """
 
+    epochs: Epochs
+    split: Split
+    scorer: Any
+    lr: float
+    seed: int
+
+    def estimator(self) -> Any:
+        """Return a fresh estimator at the rate."""
+        return seeded(self.epochs, self.lr, self.seed)
+
+    def score(self, net: Any) -> float:
+        """Return the score of an estimator on the rows held out."""
+        return score_of(self.scorer, net, self.split)
+
+
+class EpochDriver:
+    """Drives an estimator that goes on where it was left.
+
+    Args:
+        run: The rate and the fold.
+    """
+
     resumable = True
 
-    def __init__(self, epochs: Epochs, split: Split, scorer: Any, lr: float, seed: int) -> None:
-        self.epochs, self.split, self.scorer = epochs, split, scorer
-        self._random = OwnRandomness(seed)
+    def __init__(self, run: FoldRun) -> None:
+        self.run, self.epochs, self.split = run, run.epochs, run.split
+        self._random = OwnRandomness(run.seed)
         self._done = 0
         self.value: Any = None
         with self._random:
-            self.net: Any = seeded(epochs, lr, seed)
+            self.net: Any = run.estimator()
 
     def drive(self, reports: RunReports) -> None:
         """Train epoch by epoch, and report each."""
@@ -124,7 +148,7 @@ class EpochDriver:
 
     def _score(self) -> float:
         with random_state_kept():
-            return score_of(self.scorer, self.net, self.split)
+            return self.run.score(self.net)
 
     def close(self) -> None:
         """Forget a paused estimator."""
@@ -135,32 +159,28 @@ class RestartDriver:
     """Drives an estimator that cannot be paused: a fit of fewer epochs, from the start.
 
     Args:
-        epochs: How it trains.
-        split: The data.
-        scorer: (estimator, X, y) -> score.
-        lr: The rate.
-        seed: Of its random numbers.
+        run: The rate and the fold.
     """
 
     resumable = False
+    value: Any = None
 
-    def __init__(self, epochs: Epochs, split: Split, scorer: Any, lr: float, seed: int) -> None:
-        self.epochs, self.split, self.scorer = epochs, split, scorer
-        self.lr, self.seed = lr, seed
-        self.value: Any = None
+    def __init__(self, run: FoldRun) -> None:
+        self.run = run
 
     def drive(self, reports: RunReports) -> None:
         """Fit anew, to where the run is to be paused, and report its score there."""
         until = reports.until
         reports.restart()
         reports.begin(until)
-        with OwnRandomness(self.seed), warnings.catch_warnings():
+        run = self.run
+        with OwnRandomness(run.seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged yet
-            net = seeded(self.epochs, self.lr, self.seed)
-            net.set_params(**{self.epochs.length_param: until})
-            net.fit(self.split.x, self.split.y)
+            net = run.estimator()
+            net.set_params(**{run.epochs.length_param: until})
+            net.fit(run.split.x, run.split.y)
             done = min(until, epochs_done(net, until))
-            if reports.take(done, score_of(self.scorer, net, self.split)):
+            if reports.take(done, run.score(net)):
                 self.value = net
                 reports.end()
 

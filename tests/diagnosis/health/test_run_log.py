@@ -1,0 +1,248 @@
+"""`log=` of `train` and `tune`: what arrives in each logger, and that nothing else changes."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+import etude
+from etude.diagnosis.health.run_log import LOGGERS
+from etude.errors import BadTypeError, Interrupted, MissingExtraError, UnknownNameError
+from etude.recipe import Recipe
+
+X = torch.linspace(-1, 1, 64)[:, None]
+TASK = etude.Task(
+    lambda: torch.nn.Linear(1, 1), (X, 3 * X), (X, 3 * X), loss=mse_loss, metric="mae", name="line"
+)
+RECIPE = Recipe(lr=0.1, steps=20, batch_size=16, evaluations=4)
+
+
+class Kept:
+    """A sink in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.closed = 0
+
+    def readings(self, update: int, values: Mapping[str, float]) -> None:
+        self.rows.append((update, dict(values)))
+
+    def finding(self, finding: Any) -> None:
+        raise AssertionError(finding)
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def series(self, name: str) -> dict[int, float]:
+        return {update: values[name] for update, values in self.rows if name in values}
+
+
+def logged(record: Any) -> dict[str, dict[int, float]]:
+    """What should be logged of a record."""
+    found = {f"train/{k}": dict(enumerate(map(float, v))) for k, v in record.series.items()}
+    found["valid/loss"] = {e.step: e.loss for e in record.evaluations}
+    found[f"valid/{record.metric}"] = {e.step: e.metric for e in record.evaluations}
+    return found
+
+
+def test_every_update_and_evaluation_is_logged_once():
+    sink = Kept()
+    record = etude.train(TASK, RECIPE, log=sink)
+    for name, values in logged(record).items():
+        assert sink.series(name) == values
+    assert sink.closed == 1
+    assert len(sink.series("train/loss")) == 20
+
+
+def test_a_log_changes_no_bit():
+    with_log = etude.train(TASK, RECIPE, log=Kept())
+    without = etude.train(TASK, RECIPE)
+    assert with_log.series["loss"].tolist() == without.series["loss"].tolist()
+    assert set(with_log.series) == set(without.series)
+    assert with_log.notes == without.notes
+    for ours, theirs in zip(with_log.model.parameters(), without.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_resumed_run_logs_the_rest(tmp_path):
+    first, second = Kept(), Kept()
+
+    def stop(state: Any) -> None:
+        if state.step == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, Interrupted)):
+        etude.train(TASK, RECIPE, folder=tmp_path / "run", log=first, on_step=stop)
+    assert first.closed == 1
+    record = etude.train(TASK, RECIPE, folder=tmp_path / "run", resume=True, log=second)
+    for name, values in logged(record).items():
+        assert {**first.series(name), **second.series(name)} == values
+        assert not set(first.series(name)) & set(second.series(name))
+
+
+def test_a_run_that_breaks_logs_what_was_finite():
+    sink = Kept()
+    record = etude.train(TASK, RECIPE.replace(lr=1e6, optimizer="sgd", steps=60), log=sink)
+    assert record.status == "diverged"
+    losses = sink.series("train/loss")
+    assert losses
+    assert all(math.isfinite(value) for value in losses.values())
+    assert len(losses) == int(np.isfinite(record.series["loss"]).sum())
+
+
+def test_a_tuning_logs_trials_answer_and_the_finished_run():
+    sink = Kept()
+    best = etude.tune(TASK, RECIPE, budget=2.0, log=sink, progress=False)
+    assert list(sink.series("trial/lr").values()) == [trial.lr for trial in best.trials]
+    assert len(sink.series("trial/score")) == len(best.trials)
+    assert sink.series("answer/lr") == {0: best.lr}
+    assert sink.series("answer/cost") == {0: best.cost}
+    assert sink.series("answer/tied_low") == {0: best.tied[0]}
+    assert sink.series("train/loss") == logged(best.record)["train/loss"]
+    chosen = [trial.lr for trial in best.trials].index(best.lr)
+    assert sink.series("trial/score")[chosen] == pytest.approx(best.loss)
+    assert sink.closed == 1
+
+
+@pytest.mark.parametrize("method", ["readings", "close"])
+def test_a_logger_that_fails_is_told_of_once_and_the_run_goes_on(method):
+    class Failing(Kept):
+        calls = 0
+
+        def fail(self, *args: Any) -> None:
+            type(self).calls += 1
+            raise OSError("no network")
+
+    setattr(Failing, method, Failing.fail)
+    with pytest.warns(UserWarning, match=r"Failing failed and is not used again: OSError") as said:
+        record = etude.train(TASK, RECIPE, log=Failing())
+    assert record.status == "finished"
+    assert Failing.calls == 1
+    assert len([one for one in said if "not used" in str(one.message)]) == 1
+
+
+def test_a_logger_that_cannot_be_opened_is_told_of_once(monkeypatch):
+    from etude.interop import tensorboard
+
+    def refuse(*args: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tensorboard, "open_log", refuse)
+    with pytest.warns(UserWarning, match=r"the log cannot be opened.*OSError: disk full") as said:
+        assert etude.train(TASK, RECIPE, log="tensorboard").status == "finished"
+    assert len([one for one in said if "cannot be opened" in str(one.message)]) == 1
+
+
+def test_wrong_names_are_told_of_before_training():
+    with pytest.raises(UnknownNameError, match=r"unknown logger of log= 'wanb'.*'wandb'"):
+        etude.train(TASK, RECIPE, log="wanb")
+    with pytest.raises(BadTypeError, match=r"log is 3: give 'wandb', 'mlflow', 'tensorboard', 'a"):
+        etude.tune(TASK, RECIPE, log=3)
+    with pytest.raises(BadTypeError, match=r"log is .*Kept.*an object with the methods readings"):
+        etude.train(TASK, RECIPE, log=Kept)
+
+
+@pytest.mark.parametrize("name", [name for name in LOGGERS if name != "tensorboard"])
+def test_a_missing_library_is_told_of_before_training(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"pip install"):
+        etude.train(TASK, RECIPE, log=name)
+
+
+# ---- the real ones -------------------------------------------------------------------------------
+
+
+def test_tensorboard_reads_the_run_back(tmp_path, monkeypatch):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.chdir(tmp_path)
+    record = etude.train(TASK, RECIPE, folder="run", log="tensorboard")
+    etude.train(TASK, RECIPE, log="tensorboard")
+    free = list(Path("runs").glob("line-*"))
+    assert len(free) == 1
+    for place in (Path("run/tensorboard"), *free):
+        seen = events.EventAccumulator(str(place), size_guidance={events.SCALARS: 0})
+        seen.Reload()
+        for name, values in logged(record).items():
+            found = {e.step: e.value for e in seen.Scalars(name)}
+            assert found == pytest.approx(values, rel=1e-6)
+        text = bytes(seen.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0]).decode()
+        assert "lr = 0.1" in text
+
+
+def test_mlflow_reads_the_run_back(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow = pytest.importorskip("mlflow")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+    try:
+        record = etude.train(TASK, RECIPE, log="mlflow")
+        client = mlflow.MlflowClient()
+        (run,) = client.search_runs(["0"])
+        assert (run.info.run_name, run.info.status) == ("line", "FINISHED")
+        assert run.data.params["recipe.lr"] == "0.1"
+        for name, values in logged(record).items():
+            history = client.get_metric_history(run.info.run_id, name)
+            assert {one.step: one.value for one in history} == values
+        with mlflow.start_run() as mine:
+            etude.train(TASK, RECIPE, log="mlflow")
+            assert mlflow.active_run().info.run_id == mine.info.run_id
+        assert "train/loss" in client.get_run(mine.info.run_id).data.metrics
+        assert len(client.search_runs(["0"])) == 2
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.slow
+def test_wandb_offline_keeps_the_run(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)
+    record = etude.train(TASK, RECIPE, log="wandb")
+    assert wandb.run is None  # its own run is finished
+    with wandb.init(project="mine", dir=tmp_path, mode="offline") as run:
+        etude.train(TASK, RECIPE, log="wandb")
+        assert run.summary["train/loss"] == record.series["loss"][-1]
+        assert run.summary["valid/mae"] == record.valid_metric
+        assert run.summary["update"] == 20
+        assert run.config["recipe"]["lr"] == 0.1
+    files = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    assert all(file.stat().st_size > 0 for file in files)
+
+
+def test_aim_is_called_by_its_own_signatures(monkeypatch):
+    """Aim's own library is not needed: a run with the three calls that are made of it."""
+
+    class Run:
+        made: ClassVar[list[Run]] = []
+
+        def __init__(self, *, experiment: str) -> None:
+            self.rows: dict[str, dict[int, float]] = {}
+            self.values: dict[str, Any] = {}
+            self.closed = False
+            self.made.append(self)
+
+        def __setitem__(self, key: str, value: Any) -> None:
+            self.values[key] = value
+
+        def track(self, value: float, name: str, step: int) -> None:
+            self.rows.setdefault(name, {})[step] = value
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setitem(sys.modules, "aim", SimpleNamespace(Run=Run, Text=str))
+    record = etude.train(TASK, RECIPE, log="aim")
+    (run,) = Run.made
+    assert run.rows == logged(record)
+    assert (run.name, run.values["recipe"]["lr"], run.closed) == ("line", "0.1", True)
