@@ -303,7 +303,7 @@ def test_without_rates_members_are_spread_around_the_tuners_start():
 
 def test_rates_of_its_own_are_lowered_until_a_member_learns(monkeypatch, tmp_path):
     """A prior that is a thousand times too high; rates that were given are kept."""
-    monkeypatch.setattr("etude.methods.population.scaled", lambda centre, run: 1e3)
+    monkeypatch.setattr("etude.methods.population.scaled", lambda centre, run: 3.0)
     line = Recipe(optimizer="sgd", schedule="constant()", steps=40, batch_size=16)
     x = torch.linspace(-1, 1, 64)[:, None]
     of = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=torch.nn.functional.mse_loss)

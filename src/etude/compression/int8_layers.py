@@ -110,7 +110,8 @@ def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
     kind = weight.dtype
     weight = weight if kind == torch.float64 else weight.float()
     rows, together = weight.flatten(1).abs(), rows_of_scale(weight.shape)
-    rows = F.pad(rows, (0, 0, 0, -len(rows) % together)).reshape(-1, together * rows.shape[1])
+    rows = F.pad(rows, (0, 0, 0, -len(rows) % together))
+    rows = rows.reshape(len(rows) // together, together * rows.shape[1])
     largest = rows.amax(1) if rows.shape[1] else weight.new_zeros(len(weight))
     scale = (largest / LARGEST).to(kind)
     # 0 for a row of zeros, and where so small a number does not exist in the type of the weight.

@@ -20,12 +20,12 @@ def is_sharded(value: Any) -> bool:
 
 def own_part(tensor: Tensor) -> Tensor:
     """Return this process's part of a tensor, which shares its memory; else the tensor itself."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Return the whole of a tensor; every process must call it."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
