@@ -175,8 +175,8 @@ def write(rows: list[dict[str, Any]], place: str) -> None:
             "",
             f"`python -m benchmarks.compress`, {place}; {seeds}. A point of accuracy is 3.6 of the "
             "360 validation samples. Latency: the median ratio of neighbouring forward passes of "
-            f"one batch, after / before.{busy} Weights: the tensors of the file without its header of "
-            "names and shapes, which is a large part of so small files. "
+            f"one batch, after / before.{busy} Weights: the tensors of the file without its header "
+            "of names and shapes, which is a large part of so small files. "
             "Fine-tuning: the schedule and rate that the tuner chose, by seed; 'none' where it was "
             "no better than the network before.",
             "",
