@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +26,7 @@ from tests.distributed.equalities import (
     numbers,
     recipe,
 )
-from tests.distributed.resuming import FOLDER, noisy, stopped
+from tests.distributed.resuming import noisy, place, stopped
 from tests.distributed.together import error_of
 
 
@@ -145,10 +143,6 @@ def kept(world: World) -> tuple[int, int, int]:
 
 
 # ---- resuming ------------------------------------------------------------------------------------
-
-
-def place(name: str) -> Path:
-    return Path(os.environ[FOLDER]) / name
 
 
 def same(world: World) -> Any:
