@@ -167,14 +167,16 @@ def write(rows: list[dict[str, Any]], place: str) -> None:
     """Write the page of results, and print it."""
     count = len({row["seed"] for row in rows})
     seeds = "one seed" if count == 1 else f"means over {count} seeds"
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    busy = f" The load was {load:.1f} on {cores} cores: latencies tell little." * (load > cores)
     text = "\n".join(
         (
             "# Compressed models",
             "",
             f"`python -m benchmarks.compress`, {place}; {seeds}. A point of accuracy is 3.6 of the "
             "360 validation samples. Latency: the median ratio of neighbouring forward passes of "
-            "one batch, after / before. Weights: the tensors of the file without its header of "
-            "names and shapes, which is a large part of so small files. "
+            f"one batch, after / before.{busy} Weights: the tensors of the file without its header "
+            "of names and shapes, which is a large part of so small files. "
             "Fine-tuning: the schedule and rate that the tuner chose, by seed; 'none' where it was "
             "no better than the network before.",
             "",

@@ -24,12 +24,14 @@ import torch
 
 from benchmarks import arguments
 from etude import Recipe, tasks, train
+from etude.measure.gradient_scale import scaled
 from etude.methods.grid import grid
 from etude.methods.population import MEMBERS, population
 from etude.optimizers.prior import centre_of
 from etude.optimizers.prior import grid as rates_around
 from etude.record import Record, Status
 from etude.tasks.task import Task
+from etude.training.run import Run
 from etude.tuning.search.ladder import SPACING
 from etude.tuning.tune import tune
 
@@ -49,14 +51,14 @@ def answer(way: str, task: Task, recipe: Recipe) -> tuple[Recipe, Record | None,
     if way == "tune":
         best = tune(task, recipe, float(MEMBERS), progress=False)
         return best.recipe, best.record, best.cost
-    centre = centre_of(task.build(), task.train.targets(), recipe.optimizer)
-    lrs = rates_around(centre, MEMBERS, SPACING)
     if way == "grid":
+        centre = centre_of(task.build(), task.train.targets(), recipe.optimizer)
+        lrs = rates_around(scaled(centre, Run(task, recipe)), MEMBERS, SPACING)
         found = grid(task, recipe, lrs, progress=False)
         return found.recipe, found.record, found.cost
     if way == "whole":
         recipe = recipe.replace(schedule="warmup('5%') >> constant()")
-    learned = population(task, recipe, lrs=lrs, progress=False)
+    learned = population(task, recipe, MEMBERS, progress=False)
     return learned.recipe, learned.record, learned.cost
 
 

@@ -70,8 +70,8 @@ class PowerSGD(Compression):
     Args:
         rank: The columns of P and Q, at least 1.
         start: The first update, counted from 0, that is compressed: at least 2, because torch
-            arranges its buckets anew after the first update. None takes the update at which the
-            schedule reaches its largest rate, the end of the warmup.
+            arranges its buckets anew after the first update. None takes the end of the schedule's
+            warmup, but at most a 200th of the run: whole gradients are most of what is sent.
 
     Source: Vogels et al. 2019, arXiv:1905.13727; torch's `powerSGD_hook`.
 

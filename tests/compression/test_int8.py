@@ -19,6 +19,7 @@ from etude.compression.int8_layers import (
     Int8Weights,
     fake_quantise,
     quantised,
+    restored,
     tied_layers,
     to_int8,
     unfake,
@@ -32,22 +33,23 @@ pytest.importorskip("torchao")
 
 
 @given(
-    st.integers(1, 5),
-    st.integers(1, 7),
+    st.integers(1, 70),
+    st.integers(1, 70),
     st.integers(0, 99),
     st.sampled_from([1e-38, 1e-3, 1.0, 1e6]),
     st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
 )
 @settings(deadline=None)
-def test_rounding_is_off_by_at_most_half_a_step_of_its_row(rows, columns, seed, size, kind):
+def test_rounding_is_off_by_at_most_half_a_step(rows, columns, seed, size, kind):
     g = torch.Generator().manual_seed(seed)
     size = max(size, 1e-30) if kind == torch.bfloat16 else size  # the scale must have digits left
     weight = size * torch.randn(rows, columns, generator=g, dtype=kind)
     held, scale = quantised(weight)
     assert held.dtype == torch.int8
-    assert (scale.shape, scale.dtype) == ((rows, 1), kind)
+    together = -(-64 // columns)
+    assert (scale.shape, scale.dtype) == ((-(-rows // together), 1), kind)
     assert int(held.min()) >= -127
-    whole, step = weight.double(), scale.double()
+    whole, step = weight.double(), scale.double().repeat_interleave(together, 0)[:rows]
     # The scale itself is rounded to the type of the weight.
     slack = 127 * torch.finfo(kind).eps + 1e-5
     assert bool(((whole - held * step).abs() <= step * (0.5 + slack)).all())
@@ -56,7 +58,8 @@ def test_rounding_is_off_by_at_most_half_a_step_of_its_row(rows, columns, seed, 
 def test_a_row_of_zeros_and_an_empty_weight():
     held, scale = quantised(torch.zeros(2, 3))
     assert not held.any()
-    assert scale.tolist() == [[1.0], [1.0]]
+    assert scale.tolist() == [[1.0]]
+    assert quantised(torch.zeros(2, 64))[1].tolist() == [[1.0], [1.0]]
     assert quantised(torch.zeros(2, 0))[0].shape == (2, 0)
 
 
@@ -69,7 +72,7 @@ def test_layers_with_int8_weights_compute_with_the_rounded_ones(name):
         for _, layer in compressible(rounded):
             for one in weight_names(layer):
                 held, scale = quantised(own_parameters(layer)[one])
-                own_parameters(layer)[one].copy_(held * scale)
+                own_parameters(layer)[one].copy_(restored(held, scale))
     to_int8(model, [name for name, _ in compressible(model)])
     assert torch.equal(model(inputs()), rounded(inputs()))
     assert torch.equal(copy.deepcopy(model)(inputs()), rounded(inputs()))
@@ -195,3 +198,15 @@ def test_without_torchao_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'etude\[compress\]'"):
         linear_int8.torchao()
+
+
+def test_scales_add_at_most_a_sixteenth_to_the_bytes_of_a_long_weight():
+    for shape in ((256, 8), (256, 64), (16, 8, 3, 3), (100, 1)):
+        held, scale = quantised(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+        assert scale.numel() * 4 <= max(4, held.numel() / 16) + 4
+
+
+def test_a_scale_for_each_row_of_earlier_versions_is_used_as_it_is():
+    held = torch.tensor([[100, -50], [10, 127]], dtype=torch.int8)
+    scale = torch.tensor([[0.5], [2.0]])
+    assert restored(held, scale).tolist() == [[50.0, -25.0], [20.0, 254.0]]

@@ -20,7 +20,7 @@ LINES = [
     line
     for block in re.findall(r"```sh\n(.*?)```", SECTION[0], re.DOTALL)
     for line in block.splitlines()
-    if line.startswith(("etude ", "torchrun "))
+    if line.startswith(("etude ", "torchrun ")) and "--nnodes" not in line
 ]
 
 pytestmark = pytest.mark.slow

@@ -301,6 +301,24 @@ def test_without_rates_members_are_spread_around_the_tuners_start():
         assert math.log10(high / low) == pytest.approx(0.4, abs=0.01)
 
 
+def test_rates_of_its_own_are_lowered_until_a_member_learns(monkeypatch, tmp_path):
+    """A prior that is a thousand times too high; rates that were given are kept."""
+    monkeypatch.setattr("etude.methods.population.scaled", lambda centre, run: 3.0)
+    line = Recipe(optimizer="sgd", schedule="constant()", steps=40, batch_size=16)
+    x = torch.linspace(-1, 1, 64)[:, None]
+    of = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=torch.nn.functional.mse_loss)
+    found = population(of, line, 4, generations=10, progress=False, folder=tmp_path / "own")
+    lowered = [note for note in found.notes if note.startswith("After update 4 no member")]
+    assert len(lowered) == 2
+    assert found.cost == pytest.approx(4 + 2 * 0.4)
+    assert max(one.rates[0] for one in found.members) < 3 < 1e3
+    assert found.record.evaluations[-1].loss < 0.01 * found.untrained.loss
+    given = [one.rates[0] * 10**3.2 for one in found.members]
+    kept = population(of, line, lrs=given, generations=10, progress=False)
+    assert kept.cost <= 4
+    assert not [note for note in kept.notes if "began again" in note]
+
+
 def test_the_report_shows_every_member_and_the_line_of_the_best():
     found = trained()
     report = present(found)

@@ -61,6 +61,15 @@ FindUnused = Annotated[
     ),
 ]
 
+Shard = Annotated[
+    bool,
+    typer.Option(
+        "--shard",
+        help="With --nproc: keep a part of every weight, gradient and moment in each process "
+        "(fully_shard), for models whose training does not fit in one. Without the watch.",
+    ),
+]
+
 TRAINS_TOGETHER = ("train", "tune", "diagnose")
 """The verbs that can train in several processes."""
 
@@ -78,6 +87,7 @@ class ProcessOptions:
         restarts: How often to start again.
         timeout: The time limit of a message in seconds.
         find_unused: Whether parameters may get no gradient in some processes.
+        shard: Whether each process keeps a part of every weight.
     """
 
     count: int | None = None
@@ -85,6 +95,7 @@ class ProcessOptions:
     restarts: int = 0
     timeout: float | None = None
     find_unused: bool = False
+    shard: bool = False
 
     @property
     def listed(self) -> list[str] | None:
@@ -104,6 +115,7 @@ class ProcessOptions:
             "--restarts": self.restarts != 0,
             "--timeout": self.timeout is not None,
             "--find-unused": self.find_unused,
+            "--shard": self.shard,
         }
         for name, given in typed.items():
             if given:
@@ -175,6 +187,7 @@ def world(
         devices=options.listed,
         timeout=options.timeout,
         find_unused=options.find_unused,
+        shard=options.shard,
     )
     try:
         with joined.active():

@@ -60,6 +60,7 @@ def train(
     restarts: processes.Restarts = 0,
     timeout: processes.Timeout = None,
     find_unused: processes.FindUnused = False,
+    shard: processes.Shard = False,
     json: choices.Json = False,
 ) -> None:
     """Train TASK with one recipe; save the model, the record and a report in a run folder.
@@ -67,14 +68,14 @@ def train(
     Ctrl-C saves the run and exits; --resume continues it, with the same result to the bit. With
     --steps, --resume trains a run further, even if it has finished, on the schedule of the new
     length. --nproc trains in several processes, as `torchrun -m etude train` does: their weights
-    are those of one process up to rounding.
+    are those of one process up to rounding. With --shard each process keeps a part of the weights.
     """
     from etude import report
     from etude.diagnosis.health.watched import train as run
     from etude.progress import bar
     from etude.record import Status
 
-    asked = processes.ProcessOptions(nproc, devices, restarts, timeout, find_unused)
+    asked = processes.ProcessOptions(nproc, devices, restarts, timeout, find_unused, shard)
     with ExitStack() as stack:
         world = stack.enter_context(processes.world(context, asked, recipe.device))
         again = folder is not None and world.from_main(partial(_goes_on, folder))
@@ -100,7 +101,7 @@ def train(
                 device=recipe.device,
                 world=world,
                 observers=seen,
-                watch=observe.watcher(watch, chosen, wanted, recipe.recipe),
+                watch=observe.watcher(watch and not world.shards, chosen, wanted, recipe.recipe),
                 log=log,
                 on_step=partial(show_step, draw),
             )

@@ -1,16 +1,19 @@
 """int8 for the layers that torchao does not quantise: convolutions, embeddings, recurrent layers.
 
-Only the weights are int8; a layer computes with s · q in floating point, where row i of the weight
-has the scale s_i = max|w_i| / 127 and q = round(w / s). This saves memory, not time.
+Only the weights are int8; a layer computes with s · q in floating point, where a row of the weight
+has the scale s = max|w| / 127 and q = round(w / s). Neighbouring short rows share a scale: its four
+bytes would be half as much as a row of 8 weights. This saves memory, not time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from etude.compression.derived import (
     LAYERS,
@@ -23,19 +26,22 @@ from etude.compression.derived import (
 )
 from etude.torch_internals import flat_names, flat_weights, own_buffers, own_parameters
 
+SERVED = 64
+"""The fewest weights with a scale of their own: a scale then adds at most 1/16 to their bytes."""
+
 LARGEST = 127
 """The largest int8 that is used; -128 is left out, so that the grid is symmetric."""
 
 
 class Int8Weights(nn.Module):
-    """A layer whose weights are int8, with one scale for each row."""
+    """A layer whose weights are int8, with one scale for each row, or for some short rows."""
 
     def derived(self, name: str) -> Tensor:
         """Return s · q."""
         held, scale = own_buffers(self)[int8_name(name)], own_buffers(self)[scale_name(name)]
         assert held is not None
         assert scale is not None
-        return held * scale
+        return restored(held, scale)
 
 
 class FakeInt8(nn.Module):
@@ -49,7 +55,7 @@ class FakeInt8(nn.Module):
         raw = own_parameters(self)[name]
         assert raw is not None
         held, scale = quantised(raw.detach())
-        return raw + (held * scale - raw.detach())
+        return raw + (restored(held, scale) - raw.detach())
 
 
 INT8 = classes(Int8Weights, __name__)
@@ -68,22 +74,51 @@ def scale_name(name: str) -> str:
     return f"{name}_row_scale"
 
 
-def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the int8 values q of a weight, and the scale of each row: w ≈ s · q.
+def rows_of_scale(shape: Sequence[int]) -> int:
+    """Return how many rows of a weight of some shape share a scale: as many as hold 64 weights.
 
-    >>> held, scale = quantised(torch.tensor([[0.5, -1.27], [0.0, 0.0]]))
+    >>> rows_of_scale((256, 8)), rows_of_scale((256, 64)), rows_of_scale((16, 1, 3, 3))
+    (8, 1, 8)
+    """
+    columns = math.prod(shape[1:])
+    return max(1, math.ceil(SERVED / columns)) if columns else 1
+
+
+def scale_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of the scales of a weight of some shape.
+
+    >>> scale_shape((250, 8)), scale_shape((16, 1, 3, 3))
+    ((32, 1), (2, 1, 1, 1))
+    """
+    return math.ceil(shape[0] / rows_of_scale(shape)), *[1] * (len(shape) - 1)
+
+
+def restored(held: Tensor, scale: Tensor) -> Tensor:
+    """Return s · q; a scale for each row, as in earlier versions, is used as it is."""
+    if len(scale) != len(held):
+        scale = scale.repeat_interleave(rows_of_scale(held.shape), 0)[: len(held)]
+    return held * scale
+
+
+def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the int8 values q of a weight, and the scales of its rows: w ≈ s · q.
+
+    >>> held, scale = quantised(torch.tensor([[0.5, -1.27], [0.01, 0.0]]))
     >>> held.tolist(), [round(float(s), 6) for s in scale]
-    ([[50, -127], [0, 0]], [0.01, 1.0])
+    ([[50, -127], [1, 0]], [0.01])
     """
     kind = weight.dtype
     weight = weight if kind == torch.float64 else weight.float()
-    rows = weight.flatten(1)
-    largest = rows.abs().amax(1) if rows.shape[1] else rows.new_zeros(len(rows))
+    rows, together = weight.flatten(1).abs(), rows_of_scale(weight.shape)
+    rows = F.pad(rows, (0, 0, 0, -len(rows) % together))
+    rows = rows.reshape(len(rows) // together, together * rows.shape[1])
+    largest = rows.amax(1) if rows.shape[1] else weight.new_zeros(len(weight))
     scale = (largest / LARGEST).to(kind)
     # 0 for a row of zeros, and where so small a number does not exist in the type of the weight.
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     scale = scale.view(-1, *[1] * (weight.ndim - 1))
-    return (weight / scale).round().clamp(-LARGEST, LARGEST).to(torch.int8), scale
+    each = scale.repeat_interleave(together, 0)[: len(weight)] if together > 1 else scale
+    return (weight / each).round().clamp(-LARGEST, LARGEST).to(torch.int8), scale
 
 
 def fake_quantise(model: nn.Module, names: Collection[str]) -> None:

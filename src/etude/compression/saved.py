@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from etude.compression import int8_layers, linear_int8
 from etude.compression.derived import LAYERS, joined, weight_names
-from etude.compression.int8_layers import Int8Weights, hold_int8, int8_name, scale_name
+from etude.compression.int8_layers import (
+    Int8Weights,
+    hold_int8,
+    int8_name,
+    scale_name,
+    scale_shape,
+)
 from etude.compression.linear_int8 import Int8Mode
 from etude.compression.structured import Sizes, resize
 from etude.errors import StorageError, UnknownNameError, member, shown
@@ -212,8 +218,9 @@ def _hold_own(
             parameter = own_parameters(layer)[one]
             held, scale = once(joined(name, int8_name(one))), once(joined(name, scale_name(one)))
             assert parameter is not None
-            rows = (parameter.shape[0], *[1] * (parameter.ndim - 1))
-            if held.shape != parameter.shape or held.dtype != torch.int8 or scale.shape != rows:
+            rows = (parameter.shape[0], *[1] * (parameter.ndim - 1))  # of earlier versions
+            fits = scale.shape in (rows, scale_shape(parameter.shape))
+            if held.shape != parameter.shape or held.dtype != torch.int8 or not fits:
                 raise StorageError(f"the int8 weight of layer {shown(name)} is of another shape")
             found[one] = (held, scale)
         hold_int8(layer, found)

@@ -29,7 +29,7 @@ from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
 from etude.training.validation import check_given
-from etude.training.world import World, current, given
+from etude.training.world import World, current, given, refuse_sharded
 from etude.warning_filters import filters_kept
 
 
@@ -112,6 +112,7 @@ def diagnose(
     check_probes(probes)
     recipe = recipe or Recipe(**task.defaults)
     world = given(world)
+    refuse_sharded(world, "diagnose")
     with world.active():
         shows = progress if world.is_main else False
         return _diagnosed(task, recipe, repair, budget, probes, engine, device, shows)

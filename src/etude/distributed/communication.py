@@ -96,6 +96,11 @@ class Communication:
         dist.broadcast_object_list(held, src=0, group=self.control)
         return held[0]
 
+    def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by those of process 0."""
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0, group=self._group(tensor))
+
     def barrier(self) -> None:
         """Wait until every process has come here."""
         dist.barrier(group=self.control)

@@ -13,7 +13,7 @@ import torch
 from torch import distributed as dist
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from etude.distributed.environment import RESTARTS, TIMEOUT, ProcessPlace
+from etude.distributed.environment import TIMEOUT, ProcessPlace
 from etude.distributed.failures import FailureNotes
 from etude.distributed.process_world import ProcessWorld
 from etude.errors import BadValueError, WorldError
@@ -31,6 +31,7 @@ def join(
     devices: Sequence[str] | None = None,
     timeout: float | None = None,
     find_unused: bool = False,
+    shard: bool = False,
 ) -> World:
     """Meet the other processes, and return the world in which they train together.
 
@@ -45,6 +46,9 @@ def join(
         timeout: The seconds after which a process that does not answer counts as lost; None for
             the environment's ETUDE_WORLD_TIMEOUT, else 600.
         find_unused: Whether parameters may get no gradient in some processes; it counts as 0 there.
+        shard: Whether each process keeps a part of every parameter, gradient and moment, by torch's
+            `fully_shard` (Zhao et al. 2023, arXiv:2304.11277), instead of the whole model. For
+            `etude.train` alone, without observers and watch.
 
     Returns:
         The world, to be given as `etude.train(..., world=world)`; it is a context that leaves the
@@ -58,6 +62,11 @@ def join(
     1
     """
     seconds = _seconds(timeout)
+    if shard and find_unused:
+        raise BadValueError(
+            "find_unused is for whole models: with shard, a parameter without a gradient counts as "
+            "0 in any case; leave find_unused out"
+        )
     if dist.is_initialized():
         rank, count = dist.get_rank(), torch.accelerator.device_count()
         local = int(os.environ.get("LOCAL_RANK", rank % max(1, count)))
@@ -65,33 +74,35 @@ def join(
             os.environ.get("LOCAL_WORLD_SIZE", min(max(1, count), dist.get_world_size()))
         )
         place = _device(device, devices, local, local_size)
-        return _world(place, seconds, find_unused, owns=False)
+        return _world(place, seconds, find_unused, shard, owns=False)
     found = ProcessPlace.read()
     if found is None:
         return SINGLE
     chosen = _device(device, devices, found.local_rank, found.local_size)
     store = _store(found, seconds)
-    _meet(store, found, seconds)
+    session = _meet(store, found, seconds)
     _use_loopback(found.address)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     dist.init_process_group(
         "nccl" if chosen.type == "cuda" else "gloo",
-        store=PrefixStore(f"etude{found.restarts}", store),
+        store=PrefixStore(f"etude{session}", store),
         rank=found.rank,
         world_size=found.size,
         timeout=timedelta(seconds=seconds),
     )
-    return _world(chosen, seconds, find_unused, owns=True, store=store)
+    return _world(chosen, seconds, find_unused, shard, owns=True, store=store, session=session)
 
 
 def _world(
     device: torch.device,
     seconds: float,
     find_unused: bool,
+    shard: bool,
     *,
     owns: bool,
     store: Store | None = None,
+    session: int = 0,
 ) -> World:
     if dist.get_world_size() == 1:
         if owns:
@@ -99,8 +110,16 @@ def _world(
         return SINGLE
     control = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
     store = store or _own_store(control)
-    notes = FailureNotes(PrefixStore(f"notes{os.environ.get(RESTARTS, 0)}", store))
-    return ProcessWorld(device, control, notes, timeout=seconds, find_unused=find_unused, owns=owns)
+    notes = FailureNotes(PrefixStore(f"notes{session}", store))
+    return ProcessWorld(
+        device,
+        control,
+        notes,
+        timeout=seconds,
+        find_unused=find_unused,
+        shard=shard,
+        owns=owns,
+    )
 
 
 def _own_store(control: dist.ProcessGroup) -> Store:
@@ -163,31 +182,49 @@ def _store(place: ProcessPlace, seconds: float) -> TCPStore:
         ) from error
 
 
-def _meet(store: Store, place: ProcessPlace, seconds: float) -> None:
-    """Wait for every process.
+def _meet(store: Store, place: ProcessPlace, seconds: float) -> int:
+    """Wait for every process; return the number of this meeting.
+
+    It is the sum of how often each process was started again, which the processes of several
+    machines are not always as often: `torchrun` counts on each machine by itself.
 
     Raises:
         WorldError: If one has not come in time; the message gives the ranks.
     """
-    prefix = f"etude/{place.restarts}"
-    taken = store.add(f"{prefix}/taken/{place.rank}", 1)
+    try:
+        return _met(store, place, seconds)
+    except WorldError:
+        raise
+    except RuntimeError as error:
+        raise WorldError(
+            f"process {place.rank} of {place.size} lost the connection to {place.address}:"
+            f"{place.port}, where the processes meet ({str(error).partition(chr(10))[0]}): check "
+            "the network, and whether process 0 still runs"
+        ) from error
+
+
+def _met(store: Store, place: ProcessPlace, seconds: float) -> int:
+    ranks = range(place.size)
+    taken = store.add(f"etude/taken/{place.rank}/{place.restarts}", 1)
     if taken > 1:
         raise WorldError(
             f"RANK={place.rank} was given to two processes: give each its own, from 0 to "
             f"{place.size - 1}"
         )
-    keys = [f"{prefix}/here/{rank}" for rank in range(place.size)]
-    store.set(keys[place.rank], "1")
+    store.set(f"etude/restarts/{place.rank}", str(place.restarts))
     end = time.monotonic() + seconds
     while True:
-        missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+        told = [f"etude/restarts/{rank}" for rank in ranks]
+        session = sum(int(store.get(key)) for key in told if store.check([key]))
+        store.set(f"etude/{session}/here/{place.rank}", "1")
+        missing = [rank for rank in ranks if not store.check([f"etude/{session}/here/{rank}"])]
         if not missing:
-            return
+            return session
         if time.monotonic() > end:
-            ranks = ", ".join(map(str, missing))
+            named = ", ".join(map(str, missing))
             raise WorldError(
                 f"{place.size - len(missing)} of {place.size} processes came within {seconds:g} s; "
-                f"missing: RANK {ranks}. Start one process for each rank, or give a smaller "
+                f"missing: RANK {named}. Start one process for each rank, or give a smaller "
                 "WORLD_SIZE"
             )
         time.sleep(0.02)

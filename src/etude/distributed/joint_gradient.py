@@ -155,7 +155,7 @@ class DataParallelGradient(JointGradient):
         """Return a loss of 0 with a gradient of 0 for everything that the share reaches."""
         if bool(torch.isfinite(mean)) and mean.requires_grad:
             return mean * 0
-        found = [t.sum() * 0 for t in _floating(output) if t.requires_grad]
+        found = [t.sum() * 0 for t in floating(output) if t.requires_grad]
         found += [p.sum() * 0 for p in self._model.parameters() if p.requires_grad]
         return torch.stack([one.to(mean.dtype) for one in found]).sum()
 
@@ -190,7 +190,7 @@ class DataParallelGradient(JointGradient):
         find_unused = self._find_unused or bool(names)
         if not self._find_unused and any(one != everywhere[0] for one in everywhere):
             self._refuse_difference(everywhere)
-        buffers: dict[str, Any] = {_SYNC_BUFFERS: _has_other_buffers(self._model)}
+        buffers: dict[str, Any] = {_SYNC_BUFFERS: has_other_buffers(self._model)}
         self._ddp = DistributedDataParallel(
             self._loss,
             find_unused_parameters=find_unused,
@@ -279,19 +279,20 @@ def _divisor(weight: float | Tensor) -> float | Tensor:
     return weight or 1.0
 
 
-def _floating(value: Any) -> Iterable[Tensor]:
+def floating(value: Any) -> Iterable[Tensor]:
+    """Yield the tensors of floating-point numbers in nested mappings, tuples and lists."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value
     elif isinstance(value, Mapping):
         for part in value.values():
-            yield from _floating(part)
+            yield from floating(part)
     elif isinstance(value, (tuple, list)):
         for part in value:
-            yield from _floating(part)
+            yield from floating(part)
 
 
-def _has_other_buffers(model: nn.Module) -> bool:
+def has_other_buffers(model: nn.Module) -> bool:
     """Return whether a model has buffers other than the statistics of batch normalisation."""
     return any(
         not isinstance(module, BATCH_NORMS) and any(True for _ in module.buffers(recurse=False))

@@ -137,7 +137,7 @@ class _Group:
     ) -> None:
         self.count = count
         self.asked: int | None = None
-        self._notes = FailureNotes(PrefixStore(f"notes{attempt}", store))
+        self._notes = FailureNotes(PrefixStore(f"notes{attempt * count}", store))
         self._reader, self._writer = os.pipe()
         threads = max(1, (os.cpu_count() or 1) // count)
         self._running: dict[int, subprocess.Popen[bytes]] = {}

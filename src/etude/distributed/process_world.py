@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
+from torch.optim import Optimizer
 
 from etude.distributed.communication import AGREED, Communication
 from etude.distributed.exchange.check import refuse_exchange
 from etude.distributed.exchange.table import exchange_of
 from etude.distributed.failures import Failure, FailureNotes, is_lost
 from etude.distributed.joint_gradient import DataParallelGradient
+from etude.distributed.sharded_gradient import ShardedGradient
+from etude.distributed.sharding import (
+    explained,
+    parted_state,
+    refuse_sharding,
+    shard,
+    whole_state,
+    whole_weights,
+)
 from etude.errors import BadValueError, EtudeError, TaskError, WorldError, shorten
 from etude.optimizers import get as optimizer_row
 from etude.recipe import Recipe
@@ -41,6 +51,7 @@ class ProcessWorld(World):
         notes: Where processes leave why they failed.
         timeout: The seconds after which a process that does not answer counts as lost.
         find_unused: Whether parameters may get no gradient in some processes.
+        shard: Whether each process keeps a part of every parameter, gradient and moment.
         owns: Whether leaving the world ends the process group.
     """
 
@@ -52,12 +63,14 @@ class ProcessWorld(World):
         *,
         timeout: float,
         find_unused: bool = False,
+        shard: bool = False,
         owns: bool = True,
     ) -> None:
         self.link = Communication(device, control)
         self.rank, self.size = self.link.rank, self.link.size
         self.timeout, self.find_unused = timeout, find_unused
         self._device, self._notes, self._owns = device, notes, owns
+        self._shards = shard
         self._guarded = False
 
     def __repr__(self) -> str:
@@ -74,9 +87,15 @@ class ProcessWorld(World):
         return self._device
 
     @property
+    def shards(self) -> bool:
+        """Whether each process keeps a part of every parameter instead of the whole model."""
+        return self._shards
+
+    @property
     def summary(self) -> dict[str, Any]:
         """The number of processes and how they communicate, as a note for a record."""
-        return {"world": {"processes": self.size, "backend": str(dist.get_backend())}}
+        found: dict[str, Any] = {"processes": self.size, "backend": str(dist.get_backend())}
+        return {"world": {**found, "shard": True} if self._shards else found}
 
     # ---- what processes agree on -----------------------------------------------------------------
 
@@ -122,7 +141,7 @@ class ProcessWorld(World):
                     warnings.simplefilter("ignore")
                 yield
         except Exception as error:
-            told = self._told(error)
+            told = self._told(explained(error) if self._shards else error)
             if told is error:
                 raise
             raise told from error
@@ -158,7 +177,9 @@ class ProcessWorld(World):
         return sharded_sweep(data, batch_size, rank=self.rank, size=self.size)
 
     def prepare(self, model: nn.Module) -> None:
-        """Do nothing: each process keeps the whole model."""
+        """Leave this process its part of every parameter, if the world shards them."""
+        if self._shards:
+            shard(model, self._device, self.size)
 
     def refuse(self, task: Task, recipe: Recipe, model: nn.Module, batch_size: int) -> None:
         """Raise for what several processes cannot train.
@@ -173,6 +194,8 @@ class ProcessWorld(World):
                 f"a batch of {batch_size} samples cannot be divided over {self.size} processes: "
                 f"give batch_size >= {self.size}, or start fewer processes"
             )
+        if self._shards:
+            refuse_sharding(task, recipe, model)
         if optimizer_row(recipe.optimizer.name).closure == "graph":
             raise BadValueError(
                 f"{recipe.optimizer.name} differentiates the gradient, which processes exchange "
@@ -195,6 +218,8 @@ class ProcessWorld(World):
         self, task: Task, model: nn.Module, recipe: Recipe, penalty: Penalty, autocast: Context
     ) -> JointGradient:
         """Return what computes gradients with the other processes."""
+        if self._shards:
+            return ShardedGradient(task, model, penalty, autocast, self.link)
         return DataParallelGradient(
             task,
             model,
@@ -212,7 +237,19 @@ class ProcessWorld(World):
     def whole(self, state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         """Return the state with the random state of every process."""
         random = self.gather(state["random"])
+        if self._shards:
+            state = whole_state(state, keeps=self.is_main)
         return {**state, "world": {"size": self.size, "random": random}}
+
+    def parted(
+        self, saved: Mapping[str, Any], model: nn.Module, optimizer: Optimizer
+    ) -> Mapping[str, Any]:
+        """Return a saved state with this process's part of every tensor."""
+        return parted_state(saved, model, optimizer) if self._shards else saved
+
+    def whole_weights(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """Return the weights of a sharded model, whole in process 0; None if it is not sharded."""
+        return whole_weights(model, keeps=self.is_main) if self._shards else None
 
 
 def _default_group() -> dist.ProcessGroup:

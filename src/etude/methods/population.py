@@ -44,9 +44,24 @@ FACTORS = (0.8, 1.25)
 """What a copied rate is multiplied by: the paper's 0.8, and its inverse, so that moves cancel."""
 
 
+LOWER, EARLY = 3, 0.2
+"""How often rates that were not given are lowered, and the share of the run in which that is."""
+
+
 @dataclass(frozen=True)
 class PopulationRequest:
-    """What was asked for: all that decides the answer."""
+    """What was asked for: all that decides the answer.
+
+    Attributes:
+        recipe: How the members train.
+        lrs: The rates that they begin with.
+        generations: Into how many parts the run is cut.
+        truncation: The share that copies.
+        factors: What a copied rate may be multiplied by.
+        objective: What is compared.
+        maximize: Whether more of it is better.
+        lowers: Whether all begin again at lower rates if none learns, since nobody gave the rates.
+    """
 
     recipe: Recipe
     lrs: tuple[float, ...]
@@ -55,6 +70,7 @@ class PopulationRequest:
     factors: tuple[float, ...]
     objective: str
     maximize: bool | None
+    lowers: bool = False
 
     def plain(self, task: str) -> dict[str, Any]:
         """Return it as values that JSON can hold."""
@@ -67,6 +83,7 @@ class PopulationRequest:
             "factors": list(self.factors),
             "objective": self.objective,
             "maximize": self.maximize,
+            "lowers": self.lowers,
         }
 
 
@@ -105,7 +122,9 @@ def population(
             'constant()' everything is learned. None takes the task's defaults.
         members: How many train side by side; None takes 8, or one for each of `lrs`.
         lrs: The rates that they begin with. None takes rates 0.4 decades apart around the one at
-            which the tuner begins.
+            which the tuner begins; if in the first fifth of the run no member is better than the
+            untrained network, all begin again at lower rates, up to three times, which the cost
+            includes.
         generations: Into how many equal parts the run is cut; None takes 20.
         truncation: The share of the members that copies at the end of each, and the share that is
             copied; None takes 0.25.
@@ -161,6 +180,7 @@ def population(
             FACTORS if factors is None else tuple(factors),
             objective or usual_objective(task),
             maximize,
+            lowers=lrs is None,
         )
     _check(request)
     if home is not None and resume:
@@ -254,6 +274,7 @@ def _kept(home: PopulationFolder | None, asked: tuple[object, ...]) -> Populatio
             tuple(plain["factors"]),
             plain["objective"],
             plain["maximize"],
+            lowers=bool(plain.get("lowers", False)),
         )
         _check(request)
     return request
@@ -288,8 +309,11 @@ def _trained(task: Task, request: PopulationRequest, setting: TrialContext) -> P
                 f"{pool.length} updates, and each generation takes at least one"
             )
         places = _entered(pool, request)
-        ends = []
-        for generation in range(1, request.generations + 1):
+        ends: list[int] = []
+        notes: list[str] = []
+        generation = 0
+        while generation < request.generations:
+            generation += 1
             share = generation / request.generations
             for place in places:
                 place.rates.append(place.lr)
@@ -300,9 +324,15 @@ def _trained(task: Task, request: PopulationRequest, setting: TrialContext) -> P
             for place in places:
                 broken = place.trial.diverged
                 place.scores.append(math.inf if broken else place.trial.score(ends[-1]))
-            if generation < request.generations:
-                _exploit(pool, request, places, generation, ends[-1])
-        found = _result(pool, request, places, tuple(ends))
+            lower = request.lowers and len(notes) < LOWER and share <= EARLY
+            if lower and not _learned(pool, places):
+                places = _entered(pool, request, len(notes) + 1)
+                notes.append(_lowered(ends[-1], places))
+                ends.clear()
+                generation = 0
+            elif generation < request.generations:
+                _exploit(pool, request, places, generation, ends[-1], len(notes))
+        found = _result(pool, request, places, tuple(ends), notes)
         for trial in pool.trials:
             trial.finish()
         seconds = max(0.0, time.perf_counter() - started)
@@ -311,14 +341,41 @@ def _trained(task: Task, request: PopulationRequest, setting: TrialContext) -> P
         pool.close()
 
 
-def _entered(pool: TrialPool, request: PopulationRequest) -> list[_Place]:
-    """Return the members before their first update."""
+def _entered(pool: TrialPool, request: PopulationRequest, lowered: int = 0) -> list[_Place]:
+    """Return the members before their first update.
+
+    Args:
+        pool: The trials.
+        request: What was asked for.
+        lowered: How often the rates were lowered: each time they lie next to those before.
+    """
     places = []
+    down = 10.0 ** (-SPACING * len(request.lrs) * lowered)
     for number, lr in enumerate(request.lrs):
-        history = RateHistory(lr)
-        trial = pool.add(history.recipe(request.recipe), f"member-{number}")
+        history = RateHistory(lr * down if lowered else lr)
+        trial = pool.add(history.recipe(request.recipe), _name(number, lowered))
         places.append(_Place(trial, history, [], [], [None]))
     return places
+
+
+def _name(number: int, lowered: int) -> str:
+    """Return the name of a member's trial."""
+    return f"member-{number}-lower-{lowered}" if lowered else f"member-{number}"
+
+
+def _learned(pool: TrialPool, places: Sequence[_Place]) -> bool:
+    """Return whether a member is better than the untrained network."""
+    untrained = pool.goal.score(pool.untrained)
+    return any(place.scores[-1] < untrained for place in places)
+
+
+def _lowered(step: int, places: Sequence[_Place]) -> str:
+    """Return a note of lower rates, at which all members begin again."""
+    rates = [place.lr for place in places]
+    return (
+        f"After update {step} no member was better than the untrained network: all began again, "
+        f"at rates from {min(rates):.3g} to {max(rates):.3g}."
+    )
 
 
 def _exploit(
@@ -327,6 +384,7 @@ def _exploit(
     places: list[_Place],
     generation: int,
     step: int,
+    lowered: int,
 ) -> None:
     """Let the worse members go on from where better ones stand, at moved rates."""
     scores = [place.scores[-1] for place in places]
@@ -339,16 +397,21 @@ def _exploit(
         if copied is None:
             continue
         donor = places[copied.donor]
+        name = _name(number, lowered)
         place.history = donor.history.moved(step, copied.factor)
         place.trial = pool.branch(
             donor.trial,
             place.history.recipe(request.recipe),
-            f"member-{number}-from-{generation}",
+            f"{name}-from-{generation}",
         )
 
 
 def _result(
-    pool: TrialPool, request: PopulationRequest, places: list[_Place], ends: tuple[int, ...]
+    pool: TrialPool,
+    request: PopulationRequest,
+    places: list[_Place],
+    ends: tuple[int, ...],
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     """Return the fields of the result, but for the time."""
     best = best_of([place.scores[-1] for place in places])
@@ -366,6 +429,6 @@ def _result(
         "untrained": pool.untrained,
         "cost": pool.spent,
         "record": shown_place.trial.records()[0],
-        "notes": tuple(pool.setting.engine.notes),
+        "notes": (*notes, *pool.setting.engine.notes),
         "model": shown_place.trial.runs[0].model,
     }

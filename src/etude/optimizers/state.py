@@ -40,6 +40,8 @@ def restore(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
 
 def _as_saved(own: Any, saved: Any, memo: dict[int, torch.UntypedStorage]) -> Any:
     """Return a saved value, with its tensors on the devices that torch chose for them."""
+    if isinstance(saved, Tensor) and hasattr(saved, "full_tensor"):  # a DTensor
+        return saved  # this process's part, on the device of its parameter
     if isinstance(saved, Tensor):
         return moved(saved, own.device, memo)
     if isinstance(saved, Mapping):

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model
+from safetensors.torch import load_file, load_model, save_file
 from safetensors.torch import save_model as save_module
-from torch import nn
+from torch import Tensor, nn
 
 from etude import files
 from etude.errors import StorageError
@@ -186,12 +186,20 @@ class RunFolder:
 
     # ---- its model -----------------------------------------------------------------------------
 
-    def save_model(self, model: nn.Module) -> None:
-        """Write a model's weights; tied weights are written once."""
+    def save_model(self, model: nn.Module, weights: dict[str, Tensor] | None = None) -> None:
+        """Write a model's weights; tied weights are written once.
+
+        Args:
+            model: The model.
+            weights: Its weights and buffers by name, if the model itself has only parts of them.
+        """
 
         def write(temporary: Path) -> None:
             try:
-                save_module(model, str(temporary))
+                if weights is None:
+                    save_module(model, str(temporary))
+                else:
+                    save_file(weights, str(temporary))
             except SafetensorError as error:
                 raise OSError(str(error)) from error
 

@@ -14,6 +14,7 @@ from etude.recipe import Recipe
 from etude.recipe_spikes import ZClip
 from etude.torch_internals import foreach
 from etude.training.norm_moments import NormMoments
+from etude.training.sharded import own_part, whole
 
 SMALLEST = 1e-3
 """The smallest norm of a weight in adaptive clipping, so that weights of zero can grow."""
@@ -65,25 +66,26 @@ class Clipper:
             return None if all(one is None for one in measured) else torch.zeros(())
         norm: Tensor | None = None
         if recipe.clip_percentile is not None:
-            norm = nn.utils.get_total_norm(tensors)
+            norm = total_norm(tensors)
             bound = self._bound(float(norm), history, recipe.clip_percentile)
             scale_to([*tensors, *(kept for _, kept in waiting)], norm, bound)
         elif recipe.spikes is not None:
-            norm = nn.utils.get_total_norm(tensors)
+            norm = total_norm(tensors)
         if self._moments is not None and norm is not None:
             outlier = self._moments.bound(float(norm), history)
             self.clipped = outlier is not None
             if outlier is not None:
                 scale_to([*tensors, *(kept for _, kept in waiting)], norm, outlier)
         if recipe.clip_norm is not None:
-            now = nn.utils.get_total_norm(tensors)
+            now = total_norm(tensors)
             scale_to([*tensors, *(kept for _, kept in waiting)], now, recipe.clip_norm)
             norm = now if norm is None else norm
         for rows, kept in waiting:
             rows.copy_(kept)
         if recipe.clip_value is not None:
-            foreach.clamp_min_(tensors, -recipe.clip_value)
-            foreach.clamp_max_(tensors, recipe.clip_value)
+            own = [own_part(tensor) for tensor in tensors]
+            foreach.clamp_min_(own, -recipe.clip_value)
+            foreach.clamp_max_(own, recipe.clip_value)
         return norm
 
     def _bound(self, norm: float, history: Sequence[float], percentile: float) -> float:
@@ -159,13 +161,18 @@ def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
     # Entries of a sparse gradient with the same index are summed in a copy.
     dense = [g.coalesce().values() if g.is_sparse else g for g in gradients]
-    return nn.utils.get_total_norm(dense)
+    return total_norm(dense)
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the norm of all entries together, also of tensors that processes keep in parts."""
+    return whole(nn.utils.get_total_norm(tensors))
 
 
 def scale_to(tensors: Sequence[Tensor], norm: Tensor, bound: float) -> None:
     """Scale tensors with a common norm down to a bound, as torch's `clip_grad_norm_` does."""
     factor = torch.clamp(bound / (norm + 1e-6), max=1.0)
-    foreach.mul_(list(tensors), factor.to(tensors[0].device))
+    foreach.mul_([own_part(tensor) for tensor in tensors], factor.to(tensors[0].device))
 
 
 def clip_adaptive(

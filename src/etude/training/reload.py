@@ -48,6 +48,7 @@ def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeight
             f"the checkpoint is of recipe {saved['recipe']}, not {state.recipe_digest}: "
             "resume with the recipe that is saved with it"
         )
+    saved = state.world.parted(saved, state.model, state.optimizer)
     try:
         load_state(state.model, saved["model"])
         restore(state.optimizer, saved["optimizer"])

@@ -38,7 +38,8 @@ class SharedSweep:
     """Divides the slices of a sweep over the processes of a world, and puts the results together.
 
     Each slice is computed by one process, as a single process would. A model that carries a state
-    from slice to slice in a buffer must see all of them in order: then every process computes all.
+    from slice to slice in a buffer must see all of them in order: then every process computes all,
+    as it does if weights are sharded.
 
     Args:
         model: The network, in evaluation mode.
@@ -51,12 +52,13 @@ class SharedSweep:
     def __init__(self, model: nn.Module, world: World) -> None:
         self.model, self.world = model, world
         self.found: list[EvaluatedSlice] = []
-        self._divided = world.size > 1
+        # Gathering sharded weights takes all processes, so that each must compute every slice.
+        self._divided = world.size > 1 and not world.shards
 
     def slices(self, data: Data, rows: int) -> Iterator[tuple[int, Batch, int]]:
         """Yield the slices that this process computes, as (place, batch, number of samples)."""
         if not self._divided:
-            yield from self.world.sweep(data, rows)
+            yield from SINGLE.sweep(data, rows)
             return
         buffers, random, before = Buffers(self.model), RandomState.capture(), self._versions()
         own = self.world.sweep(data, rows)

@@ -23,7 +23,7 @@ from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state import RunState
 from etude.training.validation import check_given
-from etude.training.world import World, given
+from etude.training.world import World, given, refuse_sharded
 from etude.warning_filters import filters_kept
 
 
@@ -109,13 +109,15 @@ def train(
         if home is not None and world.is_main:
             task, parts = identified(task)
         seen = [*observers, *named_functions(probes or {})]
+        if seen:
+            refuse_sharded(world, "an observer")
         run = Run(task, recipe, device=device, observers=seen, world=world)
         state = world.from_main(home.newest_state) if home is not None and resume else None
-        if state is None:
-            run.check()
-        else:
+        if state is not None:
             run.load_state_dict(state)
             refuse_further(run, state)
+        elif not world.shards:  # with shards, the copy that is tested would be whole
+            run.check()
         request = AdvanceRequest(
             evaluation_steps=run.state.evenly_spaced(recipe.evaluations),
             on_step=None if on_step is None else lambda state, _: on_step(state),
@@ -164,4 +166,5 @@ def _train_in(folder: RunFolder, run: Run, request: AdvanceRequest, every: int) 
                 keeper.saved(name),
             )
     if run.status == Status.FINISHED:
-        run.state.world.from_main(partial(folder.save_model, run.model))
+        weights = run.state.world.whole_weights(run.model)
+        run.state.world.from_main(partial(folder.save_model, run.model, weights))

@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from etude.errors import BadTypeError, BadValueError, shown
 from etude.recipe import Recipe
@@ -156,6 +157,11 @@ class World(ABC):
         return None
 
     @property
+    def shards(self) -> bool:
+        """Whether each process keeps a part of every parameter instead of the whole model."""
+        return False
+
+    @property
     def summary(self) -> dict[str, Any]:
         """What a record notes of it."""
         return {}
@@ -216,7 +222,23 @@ class World(ABC):
 
     @abstractmethod
     def whole(self, state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-        """Return a run's state with the whole of what the processes keep in parts."""
+        """Return a run's state with the whole of what the processes keep in parts.
+
+        Every process must call it; only the main one needs to get whole tensors.
+        """
+
+    def parted(
+        self, saved: Mapping[str, Any], model: nn.Module, optimizer: Optimizer
+    ) -> Mapping[str, Any]:
+        """Return a saved state as this process keeps it; the opposite of `whole`."""
+        return saved
+
+    def whole_weights(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """Return the weights of a model that is kept in parts; None if it is whole.
+
+        Every process must call it; only the main one needs to get whole tensors.
+        """
+        return None
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -288,6 +310,19 @@ class SingleProcess(World):
     def whole(self, state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         """Return the state."""
         return state
+
+
+def refuse_sharded(world: World, what: str) -> None:
+    """Raise if the processes of a world keep parts of the model, for what needs the whole.
+
+    Raises:
+        BadValueError: If they do.
+    """
+    if world.shards:
+        raise BadValueError(
+            f"{what} needs whole weights, and shard leaves every process a part of them: only "
+            "`train` works with shard, without observers and watch"
+        )
 
 
 SINGLE = SingleProcess()

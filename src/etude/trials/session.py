@@ -15,7 +15,7 @@ from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.task import Task
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.observer import Observer
-from etude.training.world import World, current
+from etude.training.world import World, current, refuse_sharded
 from etude.trials.pool import TrialContext
 
 
@@ -47,6 +47,7 @@ def trial_session(
         progress: Whether to draw a bar; None draws it at a terminal.
     """
     world = current()
+    refuse_sharded(world, verb)
     chosen = AutoEngine(exact=True) if engine is None else engine_for(engine)
     watched: AbstractContextManager[StopRequest | None] = (
         nullcontext() if home is None else stop_on_signal()

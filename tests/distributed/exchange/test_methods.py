@@ -27,6 +27,7 @@ from etude.distributed.exchange.counting import CountingGroup
 from etude.distributed.exchange.diloco import usual_momentum
 from etude.distributed.exchange.gather import gathered, own_part
 from etude.distributed.exchange.peak import peak_update
+from etude.distributed.exchange.powersgd import usual_start
 from etude.distributed.exchange.topk import packed, picked, unpacked
 from etude.randomness import derive_seed
 from etude.schedules import Clock, parse
@@ -209,7 +210,7 @@ def test_entries_are_unpacked_as_they_were_packed(tensors, dtype):
 # ---- PowerSGD ------------------------------------------------------------------------------
 
 
-def test_powersgd_starts_where_the_warmup_ends_and_never_before_the_third_update():
+def test_powersgd_starts_where_a_short_warmup_ends_and_never_before_the_third_update():
     def start(text, length):
         return peak_update(parse(text).over(Clock(horizon=length)), length)
 
@@ -220,9 +221,17 @@ def test_powersgd_starts_where_the_warmup_ends_and_never_before_the_third_update
     assert start("warmup(100)", 100) == 50  # it never ends: half of the run
 
     def first(group):
-        return [Replica(group, "powersgd", peak=peak).exchange.start for peak in (0, 2, 9)]
+        runs = [(0, 40), (2, 40), (9, 4000), (9, 40), (60, 1200)]
+        return [Replica(group, "powersgd", peak=p, length=n).exchange.start for p, n in runs]
 
-    assert in_ranks(1, first) == [[2, 2, 9]]
+    assert in_ranks(1, first) == [[2, 2, 9, 2, 6]]
+
+
+def test_powersgd_sends_20_times_fewer_bytes_although_it_starts_whole():
+    """With matrices that it makes 25 times smaller, and a warmup of any length."""
+    for length in (1_000, 10_000, 10**6):
+        start = usual_start(length // 20, length)
+        assert length / (start + (length - start) / 25) >= 20
 
 
 def test_powersgd_keeps_no_nan_of_a_layer_without_gradient():

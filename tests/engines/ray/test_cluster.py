@@ -14,6 +14,7 @@ from etude.engines import RayEngine, train_many
 from etude.engines.ray.cluster import RayCluster
 from etude.errors import BadValueError, EtudeError, MissingExtraError
 from etude.methods.grid import grid
+from etude.methods.population import population
 from etude.storage.tuning_folder import TuningFolder
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
@@ -160,3 +161,18 @@ def test_ctrl_c_keeps_the_trials_and_the_loop_goes_on_from_them(joined, tmp_path
     resumed = tune(task, folder=home, resume=True, engine="loop", progress=False)
     recipe = Recipe(**{**task.defaults, "steps": 800})
     assert answer(resumed) == answer(tune(task, recipe, engine="loop", progress=False))
+
+
+@pytest.mark.slow
+def test_a_population_on_a_cluster_gives_the_bits_of_the_loop(joined):
+    """Members copy each other through the driver; the learned schedule is the same."""
+    task, recipe = small(80)
+    how = {"lrs": [0.001, 0.01, 0.1, 1.0], "generations": 4, "progress": False}
+    ours = population(task, recipe, engine="loop", **how)
+    theirs = population(task, recipe, engine=RayEngine("auto"), **how)
+    assert ours.copied > 0
+    assert theirs.recipe == ours.recipe
+    assert theirs.members == ours.members
+    assert theirs.record.series["loss"].tolist() == ours.record.series["loss"].tolist()
+    for name, value in ours.model.state_dict().items():
+        assert torch.equal(theirs.model.state_dict()[name], value)

@@ -87,7 +87,8 @@ def train(
             resuming.
         watch: Whether to watch the run; the weights have the same bits with and without. What is
             found is in `record.notes["watch"]`, in the folder and in the report. None watches if
-            there is a folder. A `WatchObserver` watches as it is set.
+            there is a folder, unless `world` shards the weights. A `WatchObserver` watches as it is
+            set.
         folder: The folder for recipe, record, series, checkpoints and the trained model; without
             one nothing is written.
         observers: Called during training; what they return becomes series of the record.
@@ -116,6 +117,8 @@ def train(
     >>> print(record.status, record.notes["watch"]["diagnosis"]["findings"])
     finished []
     """
+    if watch is None and given(options.get("world")).shards:
+        watch = False
     seen = [*observers, *_watching(watch, folder, observers)]
     if log is None:
         return training.train(task, recipe, folder=folder, observers=seen, **options)

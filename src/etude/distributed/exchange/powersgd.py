@@ -27,6 +27,25 @@ EPSILON = 1e-8
 """Added to the norm of a column: the gradient of a layer that is dead is 0, and 0/0 is NaN."""
 
 
+WHOLE_SHARE = 200
+"""By default at most one update in so many is sent whole: it costs as much as 20 to 30 others."""
+
+
+def usual_start(peak: int, length: int) -> int:
+    """Return the first update that is compressed by default: the end of a short warmup.
+
+        max(2, min(peak, length / 200))
+
+    Args:
+        peak: The update at which the schedule's warmup ends.
+        length: The updates of the run.
+
+    >>> usual_start(60, 1200), usual_start(3, 1200), usual_start(0, 100)
+    (6, 3, 2)
+    """
+    return max(SMALLEST_START, min(peak, length // WHOLE_SHARE))
+
+
 class WholeGradient:
     """All gradients of an update as the one bucket that torch's hook sees.
 
@@ -94,8 +113,7 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
     def prepare(self, setting: ExchangeSetting) -> None:
         """Make the state of torch's hook."""
         super().prepare(setting)
-        after_warmup = max(SMALLEST_START, setting.peak)
-        self.start = after_warmup if self.policy.start is None else self.policy.start
+        self.start = self.policy.start or usual_start(setting.peak, setting.length)
         self.hook_state = PowerSGDState(
             self.group,
             matrix_approximation_rank=self.policy.rank,

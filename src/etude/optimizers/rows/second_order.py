@@ -14,6 +14,8 @@ from etude.optimizers.rows.parts import (
     row,
 )
 
+ONE_VECTOR = "it takes all parameters as one vector"
+
 ROWS = (
     row(
         "lbfgs",
@@ -27,6 +29,7 @@ ROWS = (
             "decay": "none",
             "closure": "gradient",
             "why_no_rates": "its line search and its curvature use all parameters at one rate",
+            "why_no_shards": ONE_VECTOR,
         },
         {**SECOND_ORDER, "one layer": (2.3, EXACT), "bursts": IN_FULL},
         max_iter=Whole(20),
@@ -47,6 +50,7 @@ ROWS = (
             "decay": "none",
             "closure": "graph",
             "why_no_rates": TOGETHER,
+            "why_no_shards": ONE_VECTOR,
             "most_parameters": 2_000,
         },
         {**SECOND_ORDER, "one layer": (2.3, EXACT)},
@@ -59,7 +63,14 @@ ROWS = (
         0.0,
         "Dembo & Steihaug 1983; Martens 2010 (Hessian-free); Nocedal & Wright 2006, algorithm 7.1",
         "ill-conditioned problems of any size in large batches: Hessian-vector products only",
-        {**REAL, **ALONE, "decay": "none", "closure": "graph", "why_no_rates": TOGETHER},
+        {
+            **REAL,
+            **ALONE,
+            "decay": "none",
+            "closure": "graph",
+            "why_no_rates": TOGETHER,
+            "why_no_shards": ONE_VECTOR,
+        },
         {**SECOND_ORDER, "one layer": (2.0, EXACT)},
         damping=Number(1e-3),
         iterations=Whole(30),

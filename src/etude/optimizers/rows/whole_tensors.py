@@ -18,6 +18,8 @@ from etude.optimizers.rows.parts import (
     share,
 )
 
+SIDES = "it preconditions a matrix from both sides"
+
 ROWS = (
     row(
         "adafactor",
@@ -31,6 +33,7 @@ ROWS = (
             "decay": "decoupled",
             "why_no_slices": "it clips the update of a whole tensor, and scales it by the tensor's "
             "size",
+            "why_no_shards": "it keeps means over the rows and columns of a matrix",
         },
         {"large model": SMALL_STATE},
         beta2_decay=Number(-0.8, low=-float("inf"), high=0, closed=True),
@@ -57,7 +60,7 @@ ROWS = (
         0.8,
         "You et al. 2017, arXiv:1708.03888",
         "convolutional networks with batches of thousands",
-        {"why_no_slices": TRUST},
+        {"why_no_slices": TRUST, "why_no_shards": "its library reads the norm of a whole tensor"},
         {"large batch of images": LARGE},
         momentum=share(0.9),
         dampening=share(0.0),
@@ -76,6 +79,7 @@ ROWS = (
             **REAL,
             "decay": "decoupled",
             "why_no_slices": "it orthogonalises a matrix, which rates of its rows would undo",
+            "why_no_shards": "it orthogonalises a matrix",
         },
         {
             "noise": LENGTH,
@@ -121,7 +125,7 @@ ROWS = (
         -0.2,
         "Gupta et al. 2018, arXiv:1802.09568",
         "ill-conditioned problems with small layers: it keeps a matrix per side of a tensor",
-        {**REAL, "why_no_slices": WHOLE},
+        {**REAL, "why_no_slices": WHOLE, "why_no_shards": SIDES},
         {"curvature": (1.0, DIRECTIONS)},
         # No momentum: the library averages the gradient with an update that is preconditioned.
         weight_decay=Number(0.0),
@@ -135,7 +139,13 @@ ROWS = (
         -1.7,
         "Vyas et al. 2024, arXiv:2409.11321",
         "fewest updates on transformers, each more expensive: Adam in Shampoo's eigenbasis",
-        {**REAL, "in_turns": False, "decay": "decoupled", "why_no_slices": WHOLE},
+        {
+            **REAL,
+            "in_turns": False,
+            "decay": "decoupled",
+            "why_no_slices": WHOLE,
+            "why_no_shards": SIDES,
+        },
         {"curvature": (1.0, DIRECTIONS), "matrices": (0.3, ""), "mostly matrices": (0.7, "")},
         betas=betas(0.95, 0.95),
         eps=Number(1e-8),
