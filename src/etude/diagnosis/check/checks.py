@@ -19,7 +19,7 @@ from etude.diagnosis.check.labels import labels
 from etude.diagnosis.check.one_batch import one_batch
 from etude.diagnosis.check.order import order
 from etude.diagnosis.check.outputs import outputs
-from etude.diagnosis.check.reach import gradients, optimized
+from etude.diagnosis.check.reach import gradients, graph, optimized
 from etude.diagnosis.check.repeat import same_seed
 from etude.diagnosis.check.scale import inputs as input_scale
 from etude.diagnosis.check.scale import targets as target_scale
@@ -40,7 +40,9 @@ OF_DATA: tuple[Check, ...] = (
 )  # fmt: skip
 """Checks that train nothing; all of them work where the loss cannot be computed."""
 
-OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized, decay)
+OF_NETWORK: tuple[Check, ...] = (
+    outputs, broadcast, independence, graph, optimized, decay,
+)  # fmt: skip
 """Checks of the network before its first update."""
 
 OF_TRAINING: tuple[Check, ...] = (

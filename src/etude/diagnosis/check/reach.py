@@ -88,6 +88,38 @@ def _symmetric(subject: Subject, alike: Sequence[str]) -> list[Finding]:
     ]
 
 
+def graph(subject: Subject) -> Look:
+    """Look whether the loss depends on any trainable parameter, so that a gradient can be computed.
+
+    Cost: one forward pass.
+    """
+    if subject.error is not None:
+        return Look()
+    network = subject.network()
+    if subject.forward(network, subject.batch)[0].requires_grad:
+        return Look()
+    parameters = list(network.parameters())
+    trained = sum(p.requires_grad for p in parameters)
+    evidence = {"parameters": len(parameters), "trainable": trained}
+    if trained:
+        text = f"The loss depends on none of the {trained} trainable parameters"
+        fix = "Look for detach(), .data, .item() and torch.no_grad() in the model and the loss."
+    else:
+        text = f"None of the network's {len(parameters)} parameters is trainable"
+        fix = "Set requires_grad to True for what is to be trained."
+    return Look(
+        (
+            Finding(
+                Cause.PARAMETERS_NOT_TRAINED,
+                evidence=evidence,
+                text=f"{text}: there is no gradient, and nothing can be trained.",
+                fix=fix,
+                certain=True,
+            ),
+        )
+    )
+
+
 def optimized(subject: Subject) -> Look:
     """Look for trainable parameters that the optimizer does not have.
 
@@ -128,6 +160,7 @@ def missing_from_optimizer(
             f"{'it is' if len(missing) == 1 else 'they are'} never updated.",
             fix="Build the optimizer after the last layer is in place, from model.parameters(), or "
             "set requires_grad to False for what is to stand still.",
+            certain=True,
         )
     ]
 
