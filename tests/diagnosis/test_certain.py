@@ -100,7 +100,7 @@ CERTAIN: dict[str, tuple[Cause, str, Callable[[], Task]]] = {
     ),
     "one output for classes": (
         Cause.WRONG_LAST_LAYER, "The network has 1 output",
-        lambda: classes(1, train=(X, torch.zeros_like(Y))),
+        lambda: classes(1),
     ),
     "labels that are no whole numbers": (
         Cause.WRONG_LOSS_OR_OUTPUT, "takes class numbers", lambda: classes(train=(X, Y.float())),

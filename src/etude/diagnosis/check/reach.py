@@ -88,6 +88,27 @@ def _symmetric(subject: Subject, alike: Sequence[str]) -> list[Finding]:
     ]
 
 
+def untrainable(network: nn.Module) -> tuple[Finding, ...]:
+    """Return a finding if no parameter of a network is trainable.
+
+    >>> [finding.text for finding in untrainable(nn.Linear(2, 1).requires_grad_(False))]
+    ["None of the network's 2 parameters is trainable: there is no gradient to follow."]
+    """
+    parameters = list(network.parameters())
+    if not parameters or any(p.requires_grad for p in parameters):
+        return ()
+    return (
+        Finding(
+            Cause.PARAMETERS_NOT_TRAINED,
+            evidence={"parameters": len(parameters)},
+            text=f"None of the network's {len(parameters)} parameters is trainable: there is no "
+            "gradient to follow.",
+            fix="Set requires_grad to True for what is to be trained.",
+            certain=True,
+        ),
+    )
+
+
 def graph(subject: Subject) -> Look:
     """Look whether the loss depends on any trainable parameter, so that a gradient can be computed.
 
@@ -98,22 +119,16 @@ def graph(subject: Subject) -> Look:
     network = subject.network()
     if subject.forward(network, subject.batch)[0].requires_grad:
         return Look()
-    parameters = list(network.parameters())
-    trained = sum(p.requires_grad for p in parameters)
-    evidence = {"parameters": len(parameters), "trainable": trained}
-    if trained:
-        text = f"The loss depends on none of the {trained} trainable parameters"
-        fix = "Look for detach(), .data, .item() and torch.no_grad() in the model and the loss."
-    else:
-        text = f"None of the network's {len(parameters)} parameters is trainable"
-        fix = "Set requires_grad to True for what is to be trained."
+    count = sum(p.requires_grad for p in network.parameters())
     return Look(
         (
             Finding(
                 Cause.PARAMETERS_NOT_TRAINED,
-                evidence=evidence,
-                text=f"{text}: there is no gradient, and nothing can be trained.",
-                fix=fix,
+                evidence={"trainable": count},
+                text=f"The loss depends on none of the {count} trainable parameters: there is no "
+                "gradient to follow.",
+                fix="Look for detach(), .data, .item() and torch.no_grad() in the model and the "
+                "loss.",
                 certain=True,
             ),
         )
