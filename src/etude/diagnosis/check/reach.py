@@ -35,16 +35,15 @@ def gradients(subject: Subject) -> Look:
     found: list[Finding] = []
     count = len(updates.losses)
     if outside:
+        why = f"the loss does not depend on {'it' if len(outside) == 1 else 'them'}"
+        if subject.recipe.lr_mult:
+            why += ", or a multiplier of 0 keeps the rate at 0"
         found.append(
             Finding(
                 Cause.PARAMETERS_NOT_TRAINED,
                 layer=_layer(outside[0]),
                 evidence={"parameters": len(outside), "first": outside[0]},
-                text=f"No gradient reaches {_named(outside)} in the first {count} updates: the "
-                "loss does not depend on it."
-                if len(outside) == 1
-                else f"No gradient reaches {_named(outside)} in the first {count} updates: the "
-                "loss does not depend on them.",
+                text=f"No gradient reaches {_named(outside)} in the first {count} updates: {why}.",
                 fix="Use the layer in forward, look for detach() and torch.no_grad() after it, or "
                 "set its requires_grad to False.",
             )
