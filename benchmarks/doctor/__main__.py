@@ -7,6 +7,7 @@ python -m benchmarks.doctor score rivals         # the rivals: results/doctor/ri
 python -m benchmarks.doctor score rivals --stored  # the page, from the verdicts that are there
 python -m benchmarks.doctor score repair         # remedies, on the open programs: repair.md
 python -m benchmarks.doctor score repair --held  # and on the held ones
+python -m benchmarks.doctor score repair --held --drawn 40 --seeds 0  # on cases drawn at random
 python -m benchmarks.doctor score watch          # etude.watch, on the open programs
 python -m benchmarks.doctor score watch --held   # and on the held ones: once a design is fixed
 python -m benchmarks.doctor gather [PART ...]    # keep the evidence of verdicts in cache/evidence/
@@ -91,9 +92,11 @@ def rivals_written() -> None:
     files.write_text(score.FOLDER / "rivals.md", told)
 
 
-def repaired(cases: list[Case], ways: Sequence[str], anew: bool) -> None:
-    """Mend the cases that can be mended, and print and keep what came of it."""
-    table = mended.mend([case for case in cases if mended.fits(case)], ways, anew)
+def repaired(cases: list[Case], ways: Sequence[str], anew: bool, count: int | None) -> None:
+    """Mend the cases that can be mended, or some of them, and print and keep what came of it."""
+    fitting = [case for case in cases if mended.fits(case)]
+    chosen = fitting if count is None else mended.drawn(fitting, count)
+    table = mended.mend(chosen, ways, anew)
     every = [case for case in doctor.cases() if mended.fits(case)]
     told = mended_table.report(table, every, verify.read())
     print(told)
@@ -116,6 +119,7 @@ def main() -> None:
         "--ways", nargs="+", choices=mended.WAYS, default=list(mended.WAYS),
         help="how to mend a case",
     )  # fmt: skip
+    parser.add_argument("--drawn", type=int, help="mend so many cases, drawn at random")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.verb == "list":
@@ -128,7 +132,7 @@ def main() -> None:
         if wanted != ["rivals"] and not given.held:
             cases = [case for case in cases if case.program.name in doctor.OPEN]
         if wanted == ["repair"]:
-            repaired(cases, given.ways, given.anew)
+            repaired(cases, given.ways, given.anew, given.drawn)
         elif wanted == ["etude"]:
             print(verdicts.page(cases, given.seeds))
         elif wanted == ["rivals"] and given.stored:

@@ -42,12 +42,13 @@ from etude.record import Evaluation
 
 FOLDER = CACHE / "evidence"
 
-VERSIONS = {"watch": 4, "run": 3, "measures": 4, "probes": 2}
+VERSIONS = {"watch": 4, "run": 4, "measures": 4, "probes": 2}
 """Raised by hand where the code that measures a part changes what it measures."""
 
-EARLIER = {"watch": 3, "run": 2}
+EARLIER = {"watch": 3, "run": 3}
 """The number of an earlier watch, whose evidence is used where a case was not gathered since. It
-lacks the size of weights before training, and outputs of layers were read in other updates.
+lacks the size of weights before training, and outputs of layers were read in other updates; of the
+run, the evidence before a certain finding ended the diagnosis.
 """
 
 
@@ -160,7 +161,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Finding):
         return {
             "what": str(value.what), "text": value.text, "layer": value.layer, "step": value.step,
-            "evidence": dict(value.evidence), "fix": value.fix,
+            "evidence": dict(value.evidence), "fix": value.fix, "certain": value.certain,
         }  # fmt: skip
     if is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}

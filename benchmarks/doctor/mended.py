@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -90,7 +90,9 @@ def by_diagnosis(case: Case) -> Told:
     found = diagnose(case.task(), case.recipe(), repair=True, progress=False)
     if found.repair is not None:
         return recommended(found.repair)
-    return "", None if found.record is None else found.record.model, str(found)
+    # Where a cause is certain nothing was trained: the network is that of the recipe as it is.
+    record = found.record or etude.train(case.task(), case.recipe())
+    return "", record.model, str(found)
 
 
 def recommended(found: Repair) -> Told:
@@ -169,6 +171,13 @@ def write(table: Table) -> None:
         lines = ",\n".join(f"  {json.dumps(w)}: {json.dumps(asdict(r))}" for w, r in rows.items())
         cases.append(f" {json.dumps(name)}: {{\n{lines}\n }}")
     files.write_text(TABLE, "{\n" + ",\n".join(cases) + "\n}\n")
+
+
+def drawn(cases: Sequence[Case], count: int) -> list[Case]:
+    """Return some cases at random, in random order; a larger count only adds cases at the end."""
+    order = list(cases)
+    random.Random("etude doctor repair").shuffle(order)
+    return order[:count]
 
 
 def fits(case: Case) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmarks import doctor
 from benchmarks.doctor import score
@@ -38,14 +39,21 @@ lr‖g‖/‖w‖; here it is the update that was really made.
 def common(names: Sequence[str]) -> dict[str, list[Row]]:
     """Return the stored verdicts of diagnosers on the cases that all of them have judged.
 
-    A verdict on a case that has changed since does not count.
+    A verdict on a case that has changed since does not count. The cause and the layer at fault are
+    those that the zoo has now: some were named anew since verdicts were stored.
     """
     known = {name: {(row.case, row.digest): row for row in score.stored(name)} for name in names}
     shared = set.intersection(*(set(rows) for rows in known.values()))
     return {
-        name: [row for key, row in sorted(rows.items()) if key in shared]
+        name: [_as_now(row) for key, row in sorted(rows.items()) if key in shared]
         for name, rows in known.items()
     }
+
+
+def _as_now(row: Row) -> Row:
+    """Return a row with what the zoo says of its case now."""
+    case = doctor.get(row.case)
+    return replace(row, cause=case.cause, layer=case.edit.layer if case.edit else "")
 
 
 def page(rules: Sequence[str], installed: Sequence[str], own: Sequence[str]) -> str:

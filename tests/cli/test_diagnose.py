@@ -43,3 +43,30 @@ def test_wrong_input_is_refused_before_training(etude):
     said = etude(*SHORT, "--repair", "--budget", "1")
     assert said.code == 2
     assert "at least 2.5" in said.err
+
+
+OWN = """
+import torch
+from torch import nn
+import etude
+
+x = torch.randn(96, 4, generator=torch.Generator().manual_seed(0))
+x[7, 2] = float("nan")
+task = etude.Task(lambda: nn.Linear(4, 2), (x, (x[:, 0] > 0).long()),
+                  loss=nn.functional.cross_entropy, name="mine")
+"""
+
+
+def test_what_is_certain_is_told_without_a_run(etude):
+    Path("mine.py").write_text(OWN)
+    said = etude("diagnose", "mine.py:task", "--repair", "--save", "m.toml", "--html", "page.html")
+    assert said.code == 1
+    for word in ("bad data (certain)", "the first in row 7", "it was not trained", "nothing mends"):
+        assert word in said.out
+    assert not Path("m.toml").exists()
+    assert "bad data (certain)" in Path("page.html").read_text()
+    said = etude("diagnose", "mine.py:task", "--json")
+    assert said.code == 1
+    assert said.json["verdict"]["cause"] == "bad_data"
+    assert said.json["verdict"]["probability"] == 1.0
+    assert said.json["findings"][0]["certain"] is True

@@ -31,6 +31,45 @@ def test_gradients_that_are_never_cleared():
     assert len(w.report().findings) == 1
 
 
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_are_cleared_before_the_step(to_none):
+    x, y = classes()
+    torch.manual_seed(0)
+    model = net(8, 16, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with opened(model, optimizer) as w:
+        for _ in range(40):
+            i = torch.randint(0, len(x), (32,))
+            cross_entropy(model(x[i]), y[i]).backward()
+            optimizer.zero_grad(set_to_none=to_none)
+            optimizer.step()
+    (finding,) = w.report().findings
+    assert finding.what == Cause.PARAMETERS_NOT_TRAINED
+    assert "between the backward pass and the step" in finding.text
+    verdict = w.report().verdict
+    assert (verdict.cause, verdict.follows) == (Cause.PARAMETERS_NOT_TRAINED, ())
+
+
+@pytest.mark.parametrize("kind", ["clipped", "dead", "frozen by a rate of 0"])
+def test_gradients_that_are_changed_or_zero_are_not_called_cleared(kind):
+    x, y = classes()
+    torch.manual_seed(0)
+    model = net(8, 16, 3)
+    if kind == "dead":
+        model.append(nn.ReLU())
+        model[-2].bias.data.fill_(-100.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0 if "rate" in kind else 0.05)
+    with opened(model, optimizer) as w:
+        for _ in range(40):
+            i = torch.randint(0, len(x), (32,))
+            optimizer.zero_grad()
+            cross_entropy(model(x[i]), y[i]).backward()
+            if kind == "clipped":
+                nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+    assert Cause.PARAMETERS_NOT_TRAINED not in found(w)
+
+
 def clear_before(optimizer, model):
     optimizer.zero_grad()
 
@@ -149,7 +188,7 @@ def test_a_loop_without_backward():
             cross_entropy(model(x), y)
             optimizer.step()
     finding = found(w)[Symptom.SILENT_PARAMETER]
-    assert finding.text == "No parameter of the model gets a gradient."
+    assert finding.text == "At the steps, no parameter of the model has a gradient other than 0."
     assert "losses were not seen" in " ".join(w.report().unseen)
 
 

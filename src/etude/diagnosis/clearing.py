@@ -30,6 +30,7 @@ class Clearing:
         self._parameters: list[Tensor] = []
         self._marks: list[Mark] = []
         self._cleared = True
+        self._changed = False
         self._left: list[Tensor] = []
 
     def stepped(self) -> None:
@@ -37,6 +38,7 @@ class Clearing:
         self._note()
         self._cleared = all(mark is None for mark in self._marks)
         self._left.clear()
+        self._changed = False
 
     def before_backward(self, *, sampled: bool) -> None:
         """Compare the gradients at the start of a backward pass, and note them as they are now.
@@ -63,10 +65,20 @@ class Clearing:
             reached = [p for p in self._usable if p.grad is not None]
             self._parameters = sorted(reached, key=lambda p: p.numel())[:2]
             self._note()
-            return bool(reached)
+            self._changed = bool(reached)
+            return self._changed
         before = self._marks
         self._note()
-        return self._marks != before
+        changed = self._marks != before
+        self._changed = self._changed or changed
+        return changed
+
+    def cleared_early(self) -> float:
+        """Return 1 if a backward pass gave gradients that were changed or removed before this step.
+
+        Clipping changes them too, so that it proves nothing alone.
+        """
+        return float(self._changed and [_mark(p) for p in self._parameters] != self._marks)
 
     def uncleared(self) -> Tensor | float:
         """Return 1 if nothing was cleared since the last step, else 0; NaN if it is not known."""

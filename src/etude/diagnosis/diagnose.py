@@ -15,7 +15,7 @@ from etude.diagnosis.remedies import Repair, check_budget, repair
 from etude.diagnosis.stuck import no_better_than_a_constant
 from etude.diagnosis.suspects import facts, stated, suspects
 from etude.diagnosis.verdict.evidence import Evidence
-from etude.diagnosis.verdict.judge import judge
+from etude.diagnosis.verdict.judge import certain, judge
 from etude.diagnosis.verdict.measures import measures
 from etude.diagnosis.verdict.probes import BUDGET, Probes, check_probes, probe
 from etude.diagnosis.watch import watch
@@ -38,7 +38,8 @@ class TaskDiagnosis(Diagnosis):
     """What was found in a run of a task, and what mends it.
 
     Attributes:
-        record: The run that was watched.
+        record: The run that was watched; None if the check found with certainty what is wrong, so
+            that nothing was trained.
         repair: What trying remedies has shown; None if none was tried.
         probes: What the probes have shown; None if none was trained.
     """
@@ -73,7 +74,10 @@ def diagnose(
 ) -> TaskDiagnosis:
     """Check a task, train it by a recipe under watch, and say what is wrong.
 
-    First the task is checked, as by `etude.check`. The run is the one that `etude.train` makes, to
+    First the task is checked, as by `etude.check`. If that finds a cause with certainty, such as
+    NaN in the data, labels of one class, or labels that the network has no outputs for, the verdict
+    names it and nothing is trained: no run could contradict it, and no remedy of a recipe mends it.
+    Otherwise the task is trained once. The run is the one that `etude.train` makes, to
     the bit. A symptom is what is seen, such as units that never fire; it can have several causes.
     If no cause is a fact, short probes are trained: the run with one thing changed, beside the
     unchanged one. The verdict names the likeliest cause with its probability; `docs/diagnosis.md`
@@ -129,7 +133,9 @@ def _diagnosed(
     progress: bool | None,
 ) -> TaskDiagnosis:
     world = current()
-    checked = check(task, recipe, device=device)
+    checked = _shared(check(task, recipe, device=device), world)
+    if certain(checked.findings):
+        return _proved(checked, repair)
     run = Run(task, recipe, device=device)
     try:
         run.check()
@@ -180,8 +186,21 @@ def _diagnosed(
     )
 
 
+def _proved(checked: Diagnosis, repair: bool) -> TaskDiagnosis:
+    """Return the verdict on what the check found with certainty; nothing is trained for it."""
+    unseen = ["The run: it was not trained, since what the check found is certain."]
+    if repair:
+        unseen.append("Remedies: none was tried, since the data or the code has to change first.")
+    return TaskDiagnosis(
+        checked.findings,
+        checked.seen,
+        (*checked.unseen, *unseen),
+        verdict=judge(Evidence(checked.findings)),
+    )
+
+
 def _shared(watched: Diagnosis, world: World) -> Diagnosis:
-    """Return what the first process has seen: each watches its own share of the batches."""
+    """Return what the first process has seen: each one sees its own share of the batches."""
     return watched if world.size == 1 else world.from_main(lambda: watched)
 
 

@@ -36,6 +36,35 @@ def gradients_not_cleared(history: History) -> list[Finding]:
     ]
 
 
+def cleared_before_step(history: History) -> list[Finding]:
+    """Find gradients that are cleared between the backward pass and the step.
+
+    In three sampled updates in a row a backward pass gave gradients, they were changed before the
+    step, at which no parameter had one other than 0, and no parameter has ever changed. A rate of 0
+    freezes parameters too, and is left alone. One optimizer alone is judged; a step with a closure
+    computes its gradients itself.
+    """
+    value = history.of_run(RunQuantity.CLEARED_EARLY)
+    held = np.array([p.optimizer is not None and p.trainable for p in history.parameters], bool)
+    if len(value) < IN_A_ROW or not np.all(value[-IN_A_ROW:] == 1) or not held.any():
+        return []
+    if not np.any(history.lr[np.isfinite(history.lr)] > 0):
+        return []
+    got = history.parameter_gradients[-IN_A_ROW:, held] > 0
+    if got.any() or not _constant(history.parameter_norms[:, held]).all():
+        return []
+    return [
+        Finding(
+            Cause.PARAMETERS_NOT_TRAINED,
+            "The gradients are cleared between the backward pass and the step: the step finds "
+            "none, and no parameter changes.",
+            step=int(history.steps[-IN_A_ROW]),
+            evidence={"updates": float(IN_A_ROW)},
+            fix="Call optimizer.zero_grad() before backward or after the step.",
+        )
+    ]
+
+
 def eval_mode_in_training(history: History) -> list[Finding]:
     """Find a model that is updated in evaluation mode.
 

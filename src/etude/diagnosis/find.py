@@ -16,6 +16,7 @@ from etude.diagnosis.symptoms.constant_loss import no_better_than_constant, with
 
 RULES: tuple[Callable[[History], Sequence[Finding]], ...] = (
     facts.gradients_not_cleared,
+    facts.cleared_before_step,
     facts.eval_mode_in_training,
     facts.parameters_not_trained,
     shown.wrong_output,

@@ -72,6 +72,8 @@ class Finding:
         step: The update at which it was seen, counted from 0; None before training.
         evidence: The numbers and names that the sentence states.
         fix: One sentence that says what to do; '' if that cannot be told from this alone.
+        certain: Whether it is read from the data or the network and no run could contradict it:
+            training cannot begin, has nothing to learn, or never reaches a part that it should.
 
     >>> found = Finding(Symptom.DEAD, "40 of 64 units never fire.", layer="2", step=30)
     >>> print(found)
@@ -84,6 +86,7 @@ class Finding:
     step: int | None = None
     evidence: Mapping[str, float | str] = field(default_factory=dict)
     fix: str = ""
+    certain: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "evidence", MappingProxyType(dict(self.evidence)))
@@ -107,11 +110,23 @@ class Finding:
             "step": self.step,
             "text": self.text,
             "fix": self.fix,
+            "certain": self.certain,
             "evidence": {
                 name: value if isinstance(value, str) else to_json(float(value))
                 for name, value in self.evidence.items()
             },
         }
+
+
+def chance(probability: float) -> str:
+    """Return a probability in words: 'certain' is said of 1 alone.
+
+    >>> chance(0.84), chance(0.998), chance(1.0)
+    ('84%', 'over 99%', 'certain')
+    """
+    if probability == 1.0:
+        return "certain"
+    return f"{probability:.0%}" if probability < 0.995 else "over 99%"
 
 
 @dataclass(frozen=True)
@@ -122,7 +137,9 @@ class Verdict:
         faulty: Whether something is wrong.
         cause: What is wrong; None if nothing is, or if no cause is likely enough.
         probability: Of the cause; if none is named, that something is wrong, or that nothing is.
-        ranked: The likeliest causes with their probabilities, in order.
+            1 where a finding is certain.
+        ranked: The likeliest causes with their probabilities, in order. If several are certain,
+            each has the probability 1: all of them have to be mended.
         evidence: What speaks for the cause, one sentence each.
         follows: The symptoms that were seen and that follow from the cause.
         layer: The layer at fault; None where the cause has none, or it is not known.
@@ -133,6 +150,8 @@ class Verdict:
     lr_too_low (84%): No layer moved.
     >>> print(Verdict(False, None, 0.97))
     healthy (97%)
+    >>> print(Verdict(True, Cause.BAD_DATA, 1.0, evidence=("The inputs hold NaN.",)))
+    bad_data (certain): The inputs hold NaN.
     """
 
     faulty: bool
@@ -147,13 +166,13 @@ class Verdict:
 
     def __str__(self) -> str:
         if not self.faulty:
-            return f"healthy ({self.probability:.0%})"
+            return f"healthy ({chance(self.probability)})"
         if self.cause is None:
-            likely = ", ".join(f"{cause} {p:.0%}" for cause, p in self.ranked[:3])
-            text = f"something is wrong ({self.probability:.0%}), I cannot tell what"
+            likely = ", ".join(f"{cause} {chance(p)}" for cause, p in self.ranked[:3])
+            text = f"something is wrong ({chance(self.probability)}), I cannot tell what"
             return f"{text}; the likeliest: {likely}" if likely else text
         where = f" in {self.layer}" if self.layer is not None else ""
-        text = f"{self.cause}{where} ({self.probability:.0%})"
+        text = f"{self.cause}{where} ({chance(self.probability)})"
         text = f"{text}: {' '.join(self.evidence)}" if self.evidence else text
         if self.follows:
             names = ", ".join(str(one).replace("_", " ") for one in self.follows)
@@ -184,7 +203,7 @@ class Diagnosis:
         seen: What was looked at, one phrase each.
         unseen: What could not be looked at, and why, one sentence each.
         history: The readings of the run; None if nothing was trained.
-        verdict: The primary cause; None if nothing was trained.
+        verdict: The primary cause; None if nothing was trained and no finding is certain.
 
     >>> print(Diagnosis((), seen=("20 updates",)))
     healthy

@@ -37,6 +37,7 @@ class RunQuantity(StrEnum):
     CLIPPED = "clipped"
     TRAINING_MODE = "training_mode"
     UNCLEARED = "uncleared"
+    CLEARED_EARLY = "cleared_early"
     OUTPUT_SPREAD = "output_spread"
     CRITICAL_SHARPNESS = "critical_sharpness"
     RATE_OVER_CRITICAL = "rate_over_critical"
@@ -149,10 +150,10 @@ class History:
         parameters: The parameters, in the model's order.
         readings: Per quantity (samples, layers); NaN where it was not read or does not exist.
         run_readings: Per quantity (samples,); NaN where it was not read. The shares and flags
-            (`CLIPPED`, `TRAINING_MODE`, `UNCLEARED`) are 0 or 1. `CRITICAL_SHARPNESS` is 2/η_c and
-            `RATE_OVER_CRITICAL` is η/η_c (see `etude.measure.critical_rate`), where the loss is
-            known; `NOISE_OVER_BATCH` is the gradient noise scale in batches (see
-            `etude.diagnosis.noise`).
+            (`CLIPPED`, `TRAINING_MODE`, `UNCLEARED`, `CLEARED_EARLY`) are 0 or 1.
+            `CRITICAL_SHARPNESS` is 2/η_c and `RATE_OVER_CRITICAL` is η/η_c (see
+            `etude.measure.critical_rate`), where the loss is known; `NOISE_OVER_BATCH`
+            is the gradient noise scale in batches (see `etude.diagnosis.noise`).
         parameter_gradients: (samples, parameters) the norm of the gradient; NaN if there is none.
         parameter_updates: (samples, parameters) the norm of the update over that of the weight;
             infinite where a weight of 0 changed.

@@ -243,6 +243,8 @@ class LoopReader:
             self.one_loss = self.one_loss and _same(losses, self._losses_of_update)
 
     def _note_run(self, sample: Sample, track: OptimizerTrack) -> None:
+        if len(self.tracks) == 1:
+            sample.run[RunQuantity.CLEARED_EARLY] = track.clearing.cleared_early()
         uncleared = track.clearing.uncleared()
         known = sample.run.get(RunQuantity.UNCLEARED)
         if known is None or isinstance(uncleared, Tensor):

@@ -19,14 +19,14 @@ from etude.diagnosis.check.labels import labels
 from etude.diagnosis.check.one_batch import one_batch
 from etude.diagnosis.check.order import order
 from etude.diagnosis.check.outputs import outputs
-from etude.diagnosis.check.reach import gradients, optimized
+from etude.diagnosis.check.reach import gradients, graph, optimized, untrainable
 from etude.diagnosis.check.repeat import same_seed
 from etude.diagnosis.check.scale import inputs as input_scale
 from etude.diagnosis.check.scale import targets as target_scale
 from etude.diagnosis.check.subject import Look, Subject, prepare
 from etude.diagnosis.check.values import constant_features, not_finite
 from etude.diagnosis.finding import Diagnosis, Finding
-from etude.errors import EtudeError
+from etude.errors import EtudeError, TaskError
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.task import Task
@@ -40,7 +40,9 @@ OF_DATA: tuple[Check, ...] = (
 )  # fmt: skip
 """Checks that train nothing; all of them work where the loss cannot be computed."""
 
-OF_NETWORK: tuple[Check, ...] = (outputs, broadcast, independence, optimized, decay)
+OF_NETWORK: tuple[Check, ...] = (
+    outputs, broadcast, independence, graph, optimized, decay,
+)  # fmt: skip
 """Checks of the network before its first update."""
 
 OF_TRAINING: tuple[Check, ...] = (
@@ -93,7 +95,15 @@ def check(
     with random_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # A model function may hand out one network again and again: what it holds is kept.
-        subject = prepare(apart(task), recipe, device)
+        own = apart(task)
+        try:
+            subject = prepare(own, recipe, device)
+        except TaskError:
+            if not (found := untrainable(own.build())):
+                raise
+            return Diagnosis(
+                found, ("the network's parameters",), ("all else: nothing is trained",)
+            )
         return _looked(subject)
 
 

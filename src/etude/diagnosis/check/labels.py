@@ -74,6 +74,7 @@ def _of_classes(call: LossCall, subject: Subject) -> Iterator[Finding]:
                 text=f"The targets are {_type(target)} of shape {tuple(target.shape)}, but "
                 f"{call.name} takes class numbers of type int64.",
                 fix="Convert them with .long()." if whole else "Use mse_loss for such targets.",
+                certain=True,
             )
         return
     if outputs == 1 and call.name in CLASSES:
@@ -84,6 +85,7 @@ def _of_classes(call: LossCall, subject: Subject) -> Iterator[Finding]:
             "class always has the probability 1, and the loss is 0.",
             fix="Give the last layer one output per class, or use "
             "binary_cross_entropy_with_logits.",
+            certain=True,
         )
         return
     ignored = int(call.options.get("ignore_index", IGNORED))
@@ -107,6 +109,7 @@ def _of_classes(call: LossCall, subject: Subject) -> Iterator[Finding]:
                 text=f"The {what} labels go up to {high}, but the network has {outputs} outputs, "
                 f"for the classes 0 to {outputs - 1}.",
                 fix=fix,
+                certain=True,
             )
             return
         if low < 0:
@@ -116,6 +119,7 @@ def _of_classes(call: LossCall, subject: Subject) -> Iterator[Finding]:
                 text=f"The {what} labels go down to {low}: classes are counted from 0, and only "
                 f"{ignored} is passed over.",
                 fix=f"Number the classes from 0; write {ignored} where there is no target.",
+                certain=True,
             )
             return
 
@@ -134,6 +138,7 @@ def _of_logistic(call: LossCall, subject: Subject) -> Iterator[Finding]:
                 text=f"The {what} targets go from {low:g} to {high:g}, but {call.name} takes "
                 "targets from 0 to 1.",
                 fix="Write the two classes as 0 and 1; for more than two, use cross_entropy.",
+                certain=True,
             )
             return
     if not call.target.is_floating_point():
@@ -143,6 +148,7 @@ def _of_logistic(call: LossCall, subject: Subject) -> Iterator[Finding]:
             text=f"The targets are {_type(call.target)}, but {call.name} takes floating-point "
             "targets.",
             fix="Convert them with .float().",
+            certain=True,
         )
 
 
@@ -161,6 +167,8 @@ def _classes(subject: Subject) -> Iterator[Finding]:
     classes = torch.unique(y)
     part = "" if subject.train.whole else " that were looked at"
     if len(classes) == 1:
+        if not _alike_in_batch(subject):
+            return  # the loss compares something else, such as the inputs of an autoencoder
         if subject.train.whole or held is None or len(torch.unique(held)) == 1:
             yield Finding(
                 Cause.LABELS_DO_NOT_MATCH,
@@ -168,6 +176,7 @@ def _classes(subject: Subject) -> Iterator[Finding]:
                 text=f"All {len(y)} training labels{part} are {float(classes[0]):g}: there is "
                 "one class only, and nothing to tell apart.",
                 fix="Check how the labels are read.",
+                certain=subject.train.whole,
             )
         return
     if held is None or not subject.train.whole or y.ndim > 1:
@@ -188,6 +197,13 @@ def _classes(subject: Subject) -> Iterator[Finding]:
             f"{shown}{more}.",
             fix="Split the data so that both parts hold every class.",
         )
+
+
+def _alike_in_batch(subject: Subject) -> bool:
+    """Return whether the loss compares every sample of the first batch with the same target."""
+    assert subject.call is not None
+    y = subject.call.target.detach()
+    return not y.ndim or bool((y == y[:1]).all())
 
 
 def _kept(rows: Rows) -> Tensor | None:

@@ -35,16 +35,15 @@ def gradients(subject: Subject) -> Look:
     found: list[Finding] = []
     count = len(updates.losses)
     if outside:
+        why = f"the loss does not depend on {'it' if len(outside) == 1 else 'them'}"
+        if subject.recipe.lr_mult:
+            why += ", or a multiplier of 0 keeps the rate at 0"
         found.append(
             Finding(
                 Cause.PARAMETERS_NOT_TRAINED,
                 layer=_layer(outside[0]),
                 evidence={"parameters": len(outside), "first": outside[0]},
-                text=f"No gradient reaches {_named(outside)} in the first {count} updates: the "
-                "loss does not depend on it."
-                if len(outside) == 1
-                else f"No gradient reaches {_named(outside)} in the first {count} updates: the "
-                "loss does not depend on them.",
+                text=f"No gradient reaches {_named(outside)} in the first {count} updates: {why}.",
                 fix="Use the layer in forward, look for detach() and torch.no_grad() after it, or "
                 "set its requires_grad to False.",
             )
@@ -88,6 +87,53 @@ def _symmetric(subject: Subject, alike: Sequence[str]) -> list[Finding]:
     ]
 
 
+def untrainable(network: nn.Module) -> tuple[Finding, ...]:
+    """Return a finding if no parameter of a network is trainable.
+
+    >>> [finding.text for finding in untrainable(nn.Linear(2, 1).requires_grad_(False))]
+    ["None of the network's 2 parameters is trainable: there is no gradient to follow."]
+    """
+    parameters = list(network.parameters())
+    if not parameters or any(p.requires_grad for p in parameters):
+        return ()
+    return (
+        Finding(
+            Cause.PARAMETERS_NOT_TRAINED,
+            evidence={"parameters": len(parameters)},
+            text=f"None of the network's {len(parameters)} parameters is trainable: there is no "
+            "gradient to follow.",
+            fix="Set requires_grad to True for what is to be trained.",
+            certain=True,
+        ),
+    )
+
+
+def graph(subject: Subject) -> Look:
+    """Look whether the loss depends on any trainable parameter, so that a gradient can be computed.
+
+    Cost: one forward pass.
+    """
+    if subject.error is not None:
+        return Look()
+    network = subject.network()
+    if subject.forward(network, subject.batch)[0].requires_grad:
+        return Look()
+    count = sum(p.requires_grad for p in network.parameters())
+    return Look(
+        (
+            Finding(
+                Cause.PARAMETERS_NOT_TRAINED,
+                evidence={"trainable": count},
+                text=f"The loss depends on none of the {count} trainable parameters: there is no "
+                "gradient to follow.",
+                fix="Look for detach(), .data, .item() and torch.no_grad() in the model and the "
+                "loss.",
+                certain=True,
+            ),
+        )
+    )
+
+
 def optimized(subject: Subject) -> Look:
     """Look for trainable parameters that the optimizer does not have.
 
@@ -128,6 +174,7 @@ def missing_from_optimizer(
             f"{'it is' if len(missing) == 1 else 'they are'} never updated.",
             fix="Build the optimizer after the last layer is in place, from model.parameters(), or "
             "set requires_grad to False for what is to stand still.",
+            certain=True,
         )
     ]
 

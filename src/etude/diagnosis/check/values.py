@@ -46,6 +46,7 @@ def not_finite(subject: Subject) -> Look:
                 text=f"In the {what} data, {said}.",
                 fix="Remove these rows or fill in the values; look for a division by zero or a "
                 "missing value where the data is made.",
+                certain=loss is not None,
             )
         )
     return Look(tuple(found), f"NaN and Inf in {_counted(subject)}{passed}")
@@ -109,6 +110,7 @@ def constant_features(subject: Subject) -> Look:
                 text=f"All {rows.count} training rows that were looked at have the same inputs: "
                 "there is nothing to tell them apart by.",
                 fix="Check how the inputs are read: they may be overwritten or filled with zeros.",
+                certain=rows.whole and subject.compares_targets and len(inputs) == len(rows.inputs),
             )
         )
     else:

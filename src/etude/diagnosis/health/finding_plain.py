@@ -65,6 +65,7 @@ def finding_of(plain: Mapping[str, Any]) -> Finding:
         step=plain["step"],
         evidence={name: _evidence(value) for name, value in plain["evidence"].items()},
         fix=plain["fix"],
+        certain=plain.get("certain", False),
     )
 
 

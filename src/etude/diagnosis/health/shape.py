@@ -18,6 +18,7 @@ class FindingShape(TypedDict):
     step: Step | None
     text: Text
     fix: Text
+    certain: NotRequired[bool]
     evidence: dict[str, Number | Text]
 
 

@@ -33,7 +33,7 @@ def no_better_than_constant(history: History) -> list[Finding]:
     return [
         Finding(
             Symptom.STALLED,
-            f"The run ended after {history.updates} updates with a training loss {mean:.3g} times "
+            f"The run ended after {history.updates} updates with a training loss {mean:.2f} times "
             "that of the best constant output, which needs no inputs.",
             step=history.updates - 1,
             evidence={"relative_loss": mean, "error": error},

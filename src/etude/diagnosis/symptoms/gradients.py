@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from etude.diagnosis.facts import cleared_before_step
 from etude.diagnosis.finding import Finding, Symptom
 from etude.diagnosis.history import Floats, History, Quantity, RunQuantity
 from etude.diagnosis.symptoms.curve import loss_curve
@@ -147,7 +148,8 @@ def silent_parameter(history: History) -> list[Finding]:
 
     In at least 8 sampled updates over at least 10 updates, there is no gradient at all, or the
     gradients of all parameters of the layer are exactly 0. A single parameter with a gradient of
-    0 is left alone: a bias before a normalisation has one by nature.
+    0 is left alone: a bias before a normalisation has one by nature. Gradients that were cleared
+    before the step are another fact.
     """
     gradients, norms = history.parameter_gradients, history.parameter_norms
     if not history.samples or not history.parameters:
@@ -165,7 +167,9 @@ def silent_parameter(history: History) -> list[Finding]:
     if not len(found):
         return []
     if len(found) == held.sum():
-        text = "No parameter of the model gets a gradient."
+        if cleared_before_step(history):
+            return []
+        text = "At the steps, no parameter of the model has a gradient other than 0."
         return [_silent(history, int(found[0]), text, None, int(count[found[0]]))]
     told = []
     for number in dict.fromkeys(layer[found].tolist()):

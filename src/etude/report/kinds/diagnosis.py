@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from etude.diagnosis.diagnose import TaskDiagnosis
-from etude.diagnosis.finding import Cause, Diagnosis, Symptom, Verdict
+from etude.diagnosis.finding import Cause, Diagnosis, Symptom, Verdict, chance
 from etude.diagnosis.health.rate_said import critical_said
 from etude.diagnosis.history import History, Quantity
 from etude.diagnosis.remedies import Attempt, Repair
@@ -74,7 +74,7 @@ def _judged(verdict: Verdict | None) -> tuple[Section, ...]:
     table = DataTable(
         (TableColumn("cause"), TableColumn("probability", number=True)),
         tuple(
-            TableRow((str(cause), f"{probability:.0%}"), Tone.WARN if number == 0 else Tone.PLAIN)
+            TableRow((str(cause), chance(probability)), Tone.WARN if number == 0 else Tone.PLAIN)
             for number, (cause, probability) in enumerate(verdict.ranked[:3])
         ),
         verdict.reliability,
@@ -91,9 +91,9 @@ def verdict_said(found: Diagnosis) -> str:
     if found.verdict is not None and found.verdict.faulty:
         one = found.verdict
         if one.cause is None:
-            return f"something is wrong ({one.probability:.0%}), I cannot tell what"
+            return f"something is wrong ({chance(one.probability)}), I cannot tell what"
         where = f" in {one.layer}" if one.layer is not None else ""
-        return f"{str(one.cause).replace('_', ' ')}{where} ({one.probability:.0%})"
+        return f"{str(one.cause).replace('_', ' ')}{where} ({chance(one.probability)})"
     if not found.findings:
         return "cannot tell"
     causes = [one for one in found.findings if isinstance(one.what, Cause)]
