@@ -50,6 +50,7 @@ class TuneOptions(TypedDict, total=False):
     objective: str | None
     maximize: bool | None
     folds: int
+    seeds: int
     valid_samples: ValidSamples
     lr_range: tuple[float, float] | None
     lrs: Iterable[float] | None
@@ -141,8 +142,8 @@ def tune(
             each trial in its folder. None watches if there is a folder.
         folder: Where to keep everything; None keeps it in memory.
         observers: Called while the trials train; each run has copies.
-        options: `objective`, `maximize`, `folds`, `valid_samples`, `lr_range`, `lrs`, `over`,
-            `engine`, `resume`, `more`, `accept_changes`, `device`, `memory`, `progress` and
+        options: `objective`, `maximize`, `folds`, `seeds`, `valid_samples`, `lr_range`, `lrs`,
+            `over`, `engine`, `resume`, `more`, `accept_changes`, `device`, `memory`, `progress` and
             `world`, as in
             `etude.tuning.tune.tune`.
 
