@@ -7,7 +7,7 @@ from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
     from etude.optimizers.factory import build
-    from etude.optimizers.own import own
+    from etude.optimizers.own_optimizer import own
 
 require_torch()
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return build
     if name == "own":  # loads torch too
-        from etude.optimizers.own import own
+        from etude.optimizers.own_optimizer import own
 
         return own
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

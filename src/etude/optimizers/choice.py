@@ -38,7 +38,9 @@ class OptimizerChoice:
         table = dict(value) if isinstance(value, Mapping) else {"name": value}
         name = table.pop("name", None)
         if callable(name):
-            from etude.optimizers.own import own  # loads torch, which reading a name must not
+            from etude.optimizers.own_optimizer import (
+                own,
+            )  # loads torch, which reading a name must not
 
             name = own(name).name
         if isinstance(name, str):

@@ -33,6 +33,7 @@ from etude.trials.trial import Trial
 from etude.trials.valid_samples import ValidSamples
 from etude.tuning import tuning_folder
 from etude.tuning.assessment import assess
+from etude.tuning.break_cause import cause_said
 from etude.tuning.final_evaluation import affords_all, noise_said, on_all
 from etude.tuning.inspection import remarks
 from etude.tuning.outcome import Outcome
@@ -406,7 +407,7 @@ def judged(
         seeds=1 if seeds is None else seeds.count,
         allowed=request.rates,
         constant=pool.constant,
-        cause=_cause(pool, update, cause),
+        cause=cause_said(pool, update, cause),
         notes=(*found.notes, *seeds_said(request, best, seeds), *remarks(final.runs[0])),
         compute_seconds=math.fsum(cost.seconds for cost in spent),
         evaluation_seconds=math.fsum(cost.evaluation_seconds or 0.0 for cost in spent),
@@ -427,24 +428,6 @@ def _compared(trial: Trial) -> float | None:
     raw = next((e for e in reversed(trial.record().evaluations) if e.step == last.step), last)
     value = trial.goal.value(last)
     return None if value == trial.goal.value(raw) else value
-
-
-def _cause(pool: TrialPool, update: int | None, cause: str) -> str:
-    """Return why no rate gets past an update; empty where none is to blame but the rate."""
-    if not cause:
-        return ""
-    kinds = {str(p.dtype).removeprefix("torch.") for p in pool.first.parameters}
-    narrow = sorted(kinds & {"float16", "bfloat16"})
-    said = (
-        f"Every rate that came to update {update} broke there, and the rate is not the cause: "
-        f"{cause}"
-    )
-    if not narrow:
-        return f"{said}. Look at that data, and at what model and loss make of it."
-    return (
-        f"{said}. The weights are {narrow[0]}: keep them in float32, and give the recipe "
-        "precision='bfloat16' for speed."
-    )
 
 
 def _as_asked(best: Trial, last: TrialPool, request: Request) -> Recipe:

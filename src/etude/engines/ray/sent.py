@@ -16,7 +16,7 @@ from etude.engines.base import describe
 from etude.engines.process.state_transfer import pack, unpack
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.optimizers.importable import can_be_named, own_factory
-from etude.optimizers.own import own
+from etude.optimizers.own_optimizer import own
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.fingerprint import changed, fingerprint
@@ -111,7 +111,8 @@ def built_run(task: Task, sent: Mapping[str, Any], state: Mapping[str, Any]) -> 
     """Return the run that `sent_run` described, in a state."""
     observers = [_built_observer(*one) for one in sent["observers"]]
     if sent["optimizer"] is not None:
-        own(_imported(*sent["optimizer"], "optimizer"))
+        place, name = sent["optimizer"]
+        own(_imported(place, name, "optimizer"))
     run = Run(task, Recipe(**sent["recipe"]), device=sent["device"], observers=observers)
     run.load_state_dict(state)
     run.limit_threads(sent["threads"])  # the state contains another number

@@ -11,7 +11,8 @@ from etude.trials.phase import Phase
 from etude.trials.pool import TrialPool
 from etude.trials.trial import Trial, step_at
 from etude.tuning.comparison import common, peak_of, ties
-from etude.tuning.search.ladder import LEAST
+from etude.tuning.confidence import fall_of
+from etude.tuning.search.ladder import LEAST, SPACING
 from etude.tuning.search.ranking import Ranking
 from etude.tuning.search.recipe_trials import RecipeTrials
 from etude.tuning.seed_evidence import SeedEvidence
@@ -20,8 +21,14 @@ from etude.tuning.trial_summary import FOLLOWED
 LEVELS = ((1 / 4, 4), (1 / 2, 3), (3 / 4, 2), (1.0, 2))
 """Shares of a run to which the finalists are trained with every seed, and how many at most."""
 
+NEAR = 0.1
+"""Share of the drop by which a rate may trail the best with the first seed and be a finalist."""
+
 MOST = 100
 """The largest number of seeds."""
+
+EXACT = 1e-9
+"""Full runs by which rounding may let a cost exceed what is left."""
 
 
 def checked_seeds(seeds: object) -> int:
@@ -69,7 +76,7 @@ def least_budget(seeds: int) -> float:
     """Return the smallest budget with which two rates are compared over seeds.
 
     >>> least_budget(1), least_budget(3)
-    (1.2, 2.2)
+    (1.2, 2.45)
     """
     return LEAST + _compared(seeds)
 
@@ -79,7 +86,7 @@ def searched(budget: float, seeds: int) -> float:
 
     It is half, but at least what a search needs; what it leaves goes to the other seeds too.
 
-    >>> searched(3.0, 1), searched(3.0, 3), searched(10.0, 3), searched(2.2, 3)
+    >>> searched(3.0, 1), searched(3.0, 3), searched(10.0, 3), searched(2.45, 3)
     (3.0, 1.5, 5.0, 1.2)
     """
     if seeds == 1:
@@ -88,8 +95,8 @@ def searched(budget: float, seeds: int) -> float:
 
 
 def _compared(seeds: int) -> float:
-    """Return what two rates cost with the other seeds, at the first level."""
-    return 2 * (seeds - 1) * LEVELS[0][0]
+    """Return what two rates cost at the first level, the second of them with every seed."""
+    return 0.0 if seeds == 1 else (2 * seeds - 1) * LEVELS[0][0]
 
 
 def compare_with_seeds(
@@ -97,10 +104,12 @@ def compare_with_seeds(
 ) -> tuple[Trial, SeedEvidence | None]:
     """Return the rate that is best over seeds, and what the seeds say of the finalists.
 
-    The finalists are the best and those that tie with it, those followed furthest first. They are
-    trained with every seed to a quarter of the run, the better ones to a half, three quarters and
-    the end, as far as the budget goes for two at least. Another rate than the best is chosen only
-    from three quarters on, where the order is that of the end. Its model is that of the first seed.
+    The finalists are the best and those near it, those followed furthest first. They are trained
+    with every seed to a quarter of the run, the better ones to a half, three quarters and the end.
+    How far two of them can go is what the budget is for first; what it holds beside that goes to
+    more finalists. Another rate than the best is chosen only from three quarters on, where the
+    order is that of the end, or if the best diverges with another seed: where all do, lower rates
+    are tried. Its model is that of the first seed.
 
     Args:
         pool: Where they are trained and paid for.
@@ -117,14 +126,24 @@ def compare_with_seeds(
     kept = [best, *_rivals(pool, trials, search, best)]
     rows: dict[float, list[Trial]] = {}
     reached, means = 0, {best.lr: pool.goal.score(best.last())}
-    for share, most in LEVELS:
-        step = _evaluated_before(best, share)
+    steps = [_evaluated_before(best, share) for share, _ in LEVELS]
+    for (_, most), step in zip(LEVELS, steps, strict=True):
         if step <= reached:
             continue
         able = [c for c in kept if c.reached < step or math.isfinite(c.score(step))][:most]
-        going = _affordable(pool, trials, able, step, seeds)
-        if len(going) < 2:
+        going = able[:2]
+        if len(going) < 2 or _price(pool, trials, going, step, seeds) > pool.left + EXACT:
             continue
+        deep = (s for s in reversed(steps) if s >= step)
+        deepest = next(
+            s for s in deep if _price(pool, trials, going, s, seeds) <= pool.left + EXACT
+        )
+        for one in able[2:]:
+            two = _price(pool, trials, going[:2], deepest, seeds)
+            more = _price(pool, trials, [*going[2:], one], step, seeds)
+            if two + more > pool.left + EXACT:
+                break
+            going.append(one)
         for one in going:
             rows[one.lr] = [one, *(pool.add(*again) for again in _again(one, seeds))]
         behind = [t for c in going for t in rows[c.lr] if t.reached < step]
@@ -136,9 +155,50 @@ def compare_with_seeds(
             kept.sort(key=lambda c: (means[c.lr], c.lr))
     if not rows:
         return best, None
+    if not any(math.isfinite(mean) for mean in means.values()):
+        kept = _lower(pool, trials, search, rows, seeds)
+        means = {one.lr: one.score(one.length) for one in kept}
     evidence = SeedEvidence({lr: tuple(row) for lr, row in rows.items()}, pool.goal)
     tells = reached + 1 >= FOLLOWED * best.length
     return _chosen(pool, kept, means, best, tells=tells), evidence
+
+
+def _lower(
+    pool: TrialPool,
+    trials: RecipeTrials,
+    search: Ranking[Trial],
+    rows: dict[float, list[Trial]],
+    seeds: int,
+) -> list[Trial]:
+    """Return a lower rate that trains with every seed, where all that were compared diverged.
+
+    It is trained to three quarters with the other seeds, then to the end with the first.
+
+    Args:
+        pool: Where it is trained and paid for.
+        trials: The trials of the recipe's own seed.
+        search: The finished search.
+        rows: The trials that were compared, by rate; those of lower rates are added.
+        seeds: How many seeds.
+    """
+    while True:
+        lowest = min(rows)
+        tried = [c for c in trials.trials() if c.lr < lowest and not c.diverged]
+        lr = search.allowed.nearest(lowest / 10**SPACING, below=lowest)
+        one = max(tried, key=lambda c: c.lr, default=None)
+        cost = (seeds - 1) * trials.fresh(FOLLOWED)
+        cost += trials.fresh(1.0) if one is None else pool.price(one, 1.0)
+        if cost > pool.left + EXACT or (one is None and (lr is None or lr < trials.lowest)):
+            return []
+        one = one or trials.enter(search.allowed.rounded(lr or lowest))
+        again = [pool.add(*recipe) for recipe in _again(one, seeds)]
+        rows[one.lr] = [one, *again]
+        pool.go(again, FOLLOWED, Phase.OTHER_SEEDS)
+        if any(trial.diverged for trial in again):
+            continue
+        pool.go([one], 1.0, Phase.OTHER_SEEDS)
+        if not one.diverged:
+            return [one]
 
 
 def _chosen(
@@ -158,7 +218,7 @@ def _chosen(
     for one in sorted(kept, key=lambda c: (means[c.lr], c.lr)):
         if not math.isfinite(means[one.lr]):
             break
-        if not one.ended and pool.price(one, 1.0) <= pool.left + 1e-9:
+        if not one.ended and pool.price(one, 1.0) <= pool.left + EXACT:
             pool.go([one], 1.0, Phase.FINISH)
         if one.ended and not one.diverged:
             return one
@@ -168,15 +228,15 @@ def _chosen(
 def _rivals(
     pool: TrialPool, trials: RecipeTrials, search: Ranking[Trial], best: Trial
 ) -> list[Trial]:
-    """Return the other finalists: those that tie first, of these those followed furthest."""
+    """Return the other finalists: those near the best first, of these those followed furthest."""
     goal, untrained, peak = pool.goal, pool.untrained_score, peak_of(trials.exposure)
-    every = trials.trials()
+    every, fall = trials.trials(), fall_of(best, goal, untrained)
 
     def order(trial: Trial) -> tuple[bool, float, float, float]:
         pair = common(trial, best)
         gap = math.inf if pair is None else goal.score(pair[0]) - goal.score(pair[1])
-        tied = ties(trial, best, goal, untrained, every, peak)
-        return not tied, -trial.share, gap, trial.lr
+        near = gap <= NEAR * fall or ties(trial, best, goal, untrained, every, peak)
+        return not near, -trial.share, gap, trial.lr
 
     sound = [c for c in every if c is not best and not search.unstable(c, best)]
     return sorted(sound, key=order)
@@ -197,28 +257,24 @@ def _again(trial: Trial, seeds: int) -> list[tuple[Recipe, str]]:
     ]
 
 
-def _affordable(
-    pool: TrialPool, trials: RecipeTrials, able: Sequence[Trial], step: int, seeds: int
-) -> list[Trial]:
-    """Return the first of some trials that the budget holds with every seed, to some updates.
+def _price(
+    pool: TrialPool, trials: RecipeTrials, going: Sequence[Trial], step: int, seeds: int
+) -> float:
+    """Return what some rates cost with every seed, to some updates.
 
-    From three quarters of the run on, one that is not finished may be chosen: its finish must be
-    affordable too.
+    From three quarters of the run on, one that is not finished may be chosen: its finish counts.
     """
-    found: list[Trial] = []
+    known = {c.recipe: c for c in pool.trials}
     cost = finish = 0.0
-    for one in able:
+    for one in going:
         share = step / one.length
-        known = {c.recipe: c for c in pool.trials}
-        again = [known.get(recipe) for recipe, _ in _again(one, seeds)]
         cost += pool.price(one, share)
-        cost += sum(trials.fresh(share) if c is None else pool.price(c, share) for c in again)
+        for recipe, _ in _again(one, seeds):
+            there = known.get(recipe)
+            cost += trials.fresh(share) if there is None else pool.price(there, share)
         if step + 1 >= FOLLOWED * one.length and not one.ended:
             finish = max(finish, pool.price(one, 1.0) - pool.price(one, share))
-        if cost + finish > pool.left + 1e-9:
-            break
-        found.append(one)
-    return found
+    return cost + finish
 
 
 def _mean(row: Sequence[Trial], step: int) -> float:
