@@ -161,20 +161,32 @@ def _mark(factory: Any) -> str:
     return "#" + hashlib.sha256(repr(_code(factory)).encode()).hexdigest()[:8]
 
 
-def _code(value: object) -> object:
-    """Return what a function or class does, as values with a stable text."""
+def _code(value: object, above: tuple[int, ...] = ()) -> object:
+    """Return what a function or class does, as values with a stable text.
+
+    Args:
+        value: The function, the class, or a value that one of them refers to.
+        above: What it is part of: the methods of a class refer to the class.
+    """
+    if id(value) in above:
+        return "itself"
+    inside = (*above, id(value))
+
+    def code(one: object) -> object:
+        return _code(one, inside)
+
     if isinstance(value, FunctionType):
-        cells = [_code(cell.cell_contents) for cell in value.__closure__ or ()]
-        return _code(value.__code__), _code(value.__defaults__), cells
+        held = inspect.getclosurevars(value).nonlocals
+        return code(value.__code__), code(value.__defaults__), code(list(held.values()))
     if isinstance(value, CodeType):
-        return value.co_code, value.co_names, [_code(one) for one in value.co_consts]
+        return value.co_code, value.co_names, [code(one) for one in value.co_consts]
     if isinstance(value, type):
         if importable(value):
             return value.__module__, value.__qualname__
-        held = sorted(vars(value).items())
-        return [(name, _code(one)) for name, one in held if isinstance(one, FunctionType)]
+        own = [(k, code(v)) for k, v in sorted(vars(value).items()) if isinstance(v, FunctionType)]
+        return own, [code(base) for base in value.__bases__]
     if isinstance(value, (tuple, list)):
-        return [_code(one) for one in value]
+        return [code(one) for one in value]
     if isinstance(value, (bool, int, float, str, bytes, type(None))):
         return value
     return type(value).__module__, type(value).__qualname__
