@@ -28,6 +28,7 @@ from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.hyperparameters import Number
+from etude.optimizers.importable import own_factory
 from etude.recipe_checks import check_clipping, check_precision, check_schedules
 from etude.recipe_digest import digest_before, digest_of
 from etude.recipe_exchange import Compression, compression
@@ -125,8 +126,9 @@ class Recipe(BaseModel):
     """How to learn: an immutable, validated recipe. Equal recipes give the same bits.
 
     Attributes:
-        optimizer: A name of `etude.optimizers`, or a table of a name and hyperparameters. Others
-            keep torch's defaults.
+        optimizer: A name of `etude.optimizers`, a torch Optimizer class, or a function of parameter
+            groups and the rate; or a table of one of these, as 'name', and hyperparameters. Others
+            keep their defaults.
         lr: The peak of the learning rate. Update t uses `lr * schedule(t)`. The default is 1 for
             an optimizer that sizes its own step, and 0.001 for any other.
         lr_mult: Multipliers of the rate for parts of the model: a table of selectors, such as
@@ -406,7 +408,14 @@ class Recipe(BaseModel):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_json, (self.to_json(),)
+        return _received, (type(self), self.to_json(), own_factory(self.optimizer.name))
+
+
+def _received(kind: type[Recipe], text: str, own: Callable[..., Any] | None) -> Recipe:
+    """Return a recipe in the process to which it was sent, with the optimizer of one's own."""
+    if own is not None:
+        optimizers.own(own)
+    return kind.from_json(text)
 
 
 def usual(optimizer: object) -> dict[str, Any]:

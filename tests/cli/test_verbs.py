@@ -147,6 +147,14 @@ def test_set_reaches_fields_and_the_optimizers_own(etude):
     assert recipe.clip_norm == 1.0
 
 
+def test_the_precision_of_a_recipe_is_an_option(etude):
+    found = etude("train", "cancer-mlp", "--steps", "4", "--precision", "bfloat16", "--json")
+    assert json.loads(found.out)["recipe"]["precision"] == "bfloat16"
+    refused = etude("train", "cancer-mlp", "--precision", "half")
+    assert refused.code == 2
+    assert "--precision half: precision='half' is out of bounds" in refused.err
+
+
 def test_a_recipe_file_is_used(etude):
     Recipe(optimizer="rmsprop", lr=2e-3, steps=40, batch_size=16).save("mine.toml")
     assert etude("train", "cancer-mlp", "--recipe", "mine.toml", "--out", "run").code == 0

@@ -279,3 +279,19 @@ def test_the_plain_values_are_json():
     read = json.loads(json.dumps(found.plain(), allow_nan=False))
     assert read["product"] == found.product
     assert [row["name"] for row in read["layers"]] == [row.name for row in found.layers]
+
+
+@pytest.mark.parametrize("size", [1.0, 300.0])
+def test_in_float16_the_gradients_are_those_of_the_loss_that_is_not_scaled(size):
+    x, _ = data()
+    of = etude.Task(drawn(), (x, size * torch.ones(len(x), 2)), loss=F.mse_loss)
+    recipe = etude.Recipe(optimizer="sgd", lr=1e-4, steps=4, batch_size="all")
+    half, full = (backprop(of, recipe.replace(precision=kind)) for kind in ("float16", "float32"))
+    for mine, other in zip(half.parameters, full.parameters, strict=True):
+        assert mine.gradient == pytest.approx(other.gradient, rel=0.02)
+        assert mine.update == pytest.approx(other.update, rel=0.02)
+    for mine, other in zip(half.layers, full.layers, strict=True):
+        assert mine.name == other.name
+        assert mine.gradient == pytest.approx(other.gradient, rel=0.02)
+        assert (mine.factor is None) == (other.factor is None)
+    assert half.predicted == pytest.approx(full.predicted, rel=0.02)

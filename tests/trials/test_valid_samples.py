@@ -19,18 +19,21 @@ from etude.training.clock import clock_of
 from etude.training.evaluate import PARTS
 from etude.trials.valid_samples import (
     GRADIENT,
+    KEPT,
     LEAST,
     PAUSES,
     SHARE,
     affordable,
     compared_on,
     drawn,
+    leaves_room,
+    only_at_pauses,
 )
 
 RECIPE = Recipe(steps=40, batch_size=64)
 
 
-def large(valid: int = 3 * LEAST, loader: bool = False) -> Task:
+def large(valid: int = 3 * KEPT, loader: bool = False) -> Task:
     """A task whose validation rows are numbered."""
     x = torch.arange(valid, dtype=torch.float32)[:, None]
     y = torch.zeros(valid, dtype=torch.long)
@@ -62,7 +65,9 @@ def test_evaluations_take_a_fifth_of_the_gradients_work_at_most_or_the_least(
     )
     count = affordable(task, recipe)
     work = GRADIENT * steps * batch_size * accumulate
-    assert count == LEAST or count * (evaluations + 1 + PAUSES) <= SHARE * work * (1 + 1e-9)
+    own = 0 if only_at_pauses(task, recipe) else evaluations
+    assert count == LEAST or count * (own + 1 + PAUSES) <= SHARE * work * (1 + 1e-9)
+    assert own or LEAST * (evaluations + 1 + PAUSES) > SHARE * work * (1 - 1e-9)
     assert count >= LEAST
     assert affordable(task, recipe.replace(lr=0.5, seed=7)) == count
 
@@ -81,7 +86,7 @@ def test_a_small_set_is_left_whole(name):
     task = tasks.get(name)
     recipe = Recipe(**task.defaults)
     assert isinstance(task.valid, IndexedData)
-    assert task.valid.samples <= LEAST
+    assert task.valid.samples <= KEPT
     assert compared_on(task, recipe) is task
     assert compared_on(task, recipe.replace(steps=16)) is task
 
@@ -94,6 +99,21 @@ def test_what_the_training_can_afford_is_evaluated_whole():
     assert compared_on(task, RECIPE, "all") is task
     assert compared_on(task, RECIPE, None) is task
     assert compared_on(task, RECIPE, 10**9) is task
+
+
+def test_a_tuning_that_began_with_larger_parts_keeps_them():
+    task = large()
+    assert compared_on(task, RECIPE, least=3_000).valid.samples == 3_000
+    assert compared_on(task, RECIPE, least=3 * KEPT) is task
+
+
+@given(st.integers(1, 10**7), st.integers(1, 30), st.integers(1, 90))
+def test_what_runs_leave_of_their_fifth_is_for_one_more_evaluation(gradients, runs, evaluations):
+    # The evaluations of runs that keep to `affordable`; 3/20 of the gradients' passes are left.
+    evaluated = runs * evaluations * int(SHARE * GRADIENT * gradients / evaluations)
+    left = int((SHARE / (1 - SHARE) - SHARE) * GRADIENT * runs * gradients * (1 - 1e-9))
+    assert leaves_room(runs * gradients, evaluated, left)
+    assert not leaves_room(runs * gradients, 0, GRADIENT * runs * gradients // 4 + 1)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -59,12 +59,59 @@ def test_a_set_that_is_not_large_gives_what_all_of_it_gives():
     assert same(found, whole)
 
 
-def test_a_large_set_is_cut_by_itself(monkeypatch):
-    monkeypatch.setattr(valid_samples, "LEAST", SOME)
-    found = quick(many(), etude.Recipe(steps=32, batch_size=4), 1.5, engine="loop")
-    assert found.valid_samples == SOME
+def test_a_large_set_is_cut_by_itself_and_a_short_run_judged_at_its_pauses_alone():
+    x, y = helpers.data(2_300, tilt=0.5)
+    of = Task(mlp, (x[:200], y[:200]), (x[200:], y[200:]), loss=cross_entropy)
+    found = quick(of, etude.Recipe(steps=32, batch_size=4), 1.5, engine="loop")
+    assert found.valid_samples == found.judged_on == 256
+    assert {e.step for t in found.trials for e in t.record.evaluations} == {0, 8, 32}
     said = str([(f.name, f.value, f.note) for f in present(found).facts])
-    assert "48 samples" in said
+    assert "256 samples" in said
+    assert "the final scores are on 256 samples too" in said
+
+
+class Counting(torch.nn.Module):
+    """A network that counts the samples it sees, with gradients and without."""
+
+    seen: ClassVar = {True: 0, False: 0}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen[torch.is_grad_enabled()] += len(x)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("samples", "budget", "on_all"), [(3_000, 1.5, True), (3_000, 3.0, True), (20_000, 1.5, False)]
+)
+def test_validation_takes_a_fifth_of_the_work_at_most_counted_in_forward_passes(
+    samples, budget, on_all
+):
+    x, y = helpers.data(samples + 500, tilt=0.5)
+    of = Task(Counting, (x[:500], y[:500]), (x[500:], y[500:]), loss=cross_entropy)
+    Counting.seen |= {True: 0, False: 0}
+    found = quick(of, etude.Recipe(steps=400, batch_size=64), budget, engine="loop")
+    looks = 3 * 512  # at the training data, before and after: the same for every set and length
+    assert Counting.seen[False] - looks <= (3 * Counting.seen[True]) / 4
+    assert valid_samples.LEAST < found.valid_samples < samples
+    assert found.judged_on == (None if on_all else found.valid_samples)
+    fresh = evaluate(of, found.model, batch_size=128)
+    assert (found.loss == fresh.loss) == on_all
+
+
+def test_an_answer_says_what_few_samples_cannot_tell_and_all_can_be_asked_for():
+    x, y = helpers.data(3_400, tilt=0.5)
+    of = Task(mlp, (x[:400], y[:400]), (x[400:], y[400:]), loss=cross_entropy)
+    recipe = etude.Recipe(steps=64, batch_size=8)
+    few = quick(of, recipe, 3.0, engine="loop")
+    said = [note for note in few.notes if "Rates were compared on 256 of 3,000" in note]
+    assert len(said) == 1
+    whole = quick(of, recipe, 3.0, valid_samples="all", engine="loop")
+    assert (whole.valid_samples, whole.judged_on) == (None, None)
+    assert not [note for note in whole.notes if "Rates were compared on" in note]
 
 
 def test_every_engine_and_a_resumed_tuning_see_the_same_samples(cut, tmp_path):

@@ -65,6 +65,14 @@ class RecipeOptions:
         float | None,
         typer.Option("--weight-decay", help="The optimizer's weight decay."),
     ] = None
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            help="Precision of the forward pass: float32, bfloat16, or float16 with a loss scale.",
+        ),
+    ] = None
     compress: Annotated[
         str | None,
         typer.Option(
@@ -149,6 +157,7 @@ _RECIPE = (
     "batch_size",
     "seed",
     "weight_decay",
+    "precision",
     "compress",
     "lr_mult",
 )

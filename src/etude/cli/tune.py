@@ -29,6 +29,8 @@ EPILOG = """[bold]Examples[/bold]
 
   etude tune digits-mlp --lr-range 1e-4:1e-2
 
+  etude tune digits-mlp --seeds 3 --budget 6
+
   etude tune digits-mlp --over optimizer=adamw,sgd,prodigy --over batch_size=32,128 --budget 6
 
   etude tune digits-mlp --with width=256 --from "mup(base_width=64, lr=0.01)"
@@ -69,11 +71,15 @@ def tune(
     objective: choices.Objective = None,
     maximize: choices.Maximize = None,
     folds: choices.Folds = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Compare the best rates over this many seeds (default: 1)."),
+    ] = None,
     valid_samples: Annotated[
         str | None,
         typer.Option(
-            help="Compare rates on this many validation samples; default: all, or of a large set "
-            "as many as cost a fifth of the training."
+            help="Compare rates on this many validation samples, or on 'all'; default: of a set of "
+            "more than 2,048 as many as cost a fifth of the training, 256 at least."
         ),
     ] = None,
     lr_range: Annotated[
@@ -134,6 +140,7 @@ def tune(
             wanted["budget"] = 3.0 if budget is None else budget
             wanted |= {"over": read_over(over), "objective": objective}
             wanted |= {"maximize": maximize, "folds": 1 if folds is None else folds}
+            wanted["seeds"] = 1 if seeds is None else seeds
             wanted |= {"lr_range": read_range(lr_range), "lrs": read_rates(lrs)}
             wanted["start_from"] = start_from
             wanted["valid_samples"] = (
@@ -142,17 +149,8 @@ def tune(
         else:
             choices.refuse_with_resume(
                 recipe.typed(),
-                *(
-                    over,
-                    objective,
-                    maximize,
-                    folds,
-                    valid_samples,
-                    lr_range,
-                    lrs,
-                    start_from,
-                    folder,
-                ),
+                *(over, objective, maximize, folds, seeds, valid_samples, lr_range, lrs),
+                *(start_from, folder),
             )
             wanted["budget"] = budget
         place = choices.run_folder(folder, resume, task)

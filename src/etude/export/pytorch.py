@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etude import optimizers
+from etude.errors import BadValueError
 from etude.optimizers import OptimizerRow
+from etude.optimizers.importable import own_factory
+from etude.optimizers.table import OWN
 from etude.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -161,6 +164,8 @@ class _Loop:
         if recipe.lr_mult is None and not self.grouped and row.module == "torch.optim":
             call = f"torch.optim.{row.attribute}(model.parameters(), lr={recipe.lr!r}{values})"
             return [f"optimizer = {call}"]
+        if recipe.optimizer.name in OWN:
+            return self.own_optimizer(imports, values)
         own = not row.package and row.module.partition(".")[0] not in ("torch", "etude")
         if (
             own and recipe.lr_mult is None and not self.grouped
@@ -193,6 +198,27 @@ class _Loop:
             ]
         call = f"optimizers.build({recipe.optimizer.name!r}, model, lr={recipe.lr!r}{values})"
         return [*lines, f"optimizer = {call}"]
+
+    def own_optimizer(self, imports: list[str], values: str) -> list[str]:
+        """Return the lines that build an optimizer that the recipe was given as an object.
+
+        Raises:
+            BadValueError: If it cannot be imported, or the recipe has multipliers of the rate.
+        """
+        name = self.recipe.optimizer.name
+        made = own_factory(name)
+        if made is None or self.recipe.lr_mult is not None:
+            why = "has lr_mult" if made is not None else "names what no module holds"
+            raise BadValueError(
+                f"the optimizer {name} of a recipe that {why} has no code of its own: put it in a "
+                "module, and leave lr_mult out"
+            )
+        imports.append(f"from {made.__module__} import {made.__qualname__.partition('.')[0]}")
+        lr = repr(self.recipe.lr)
+        if isinstance(made, type):
+            return [f"optimizer = {made.__qualname__}(model.parameters(), lr={lr}{values})"]
+        groups = '[{"params": list(model.parameters())}]'
+        return [f"optimizer = {made.__qualname__}({groups}, {lr})"]
 
     def schedules(self, imports: list[str]) -> list[str]:
         """Return the lines that bind the schedules to the run's length and to the optimizer."""

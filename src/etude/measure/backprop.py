@@ -243,13 +243,15 @@ def _stepped(run: Run, remembering: _Remembering, after: int) -> Backprop:
     model = run.model
     twin = copy.deepcopy(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    recorder = ChainRecorder(model)
+    recorder = ChainRecorder(model, newest=run.recipe.precision == "float16")
     try:
         LoopEngine().advance([run], after + 1)
     finally:
         recorder.close()
     if len(run.series["loss"]) <= after:
         raise TaskError(f"the loss of this step is not finite: {run.reason}")
+    if run.recipe.precision == "float16":
+        recorder.divide(float(run.series["loss_scale"][after]))
     batch = move(remembering.newest, run.device)
     parameters, predicted = _updates(model, before, recorder.gradients)
     loss_after = _loss_after(run, twin, batch, recorder)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from etude.layerwise.flow import tensors_in
@@ -43,11 +44,15 @@ class _Station:
 class ChainRecorder:
     """Watches the first forward pass of a model, and the backward pass that follows.
 
+    With `newest`, it starts anew at every forward pass that computes a gradient: one whose gradient
+    overflowed float16 is repeated with another batch.
+
     A row is a layer: the call of a module that calls no other one, or whose own code makes a new
     output of what the modules inside it return, such as a residual block.
 
     Args:
         model: The network; its hooks are removed by `close`.
+        newest: Whether the newest forward pass counts.
 
     Attributes:
         gradients: The gradient of every parameter, as the backward pass gives it.
@@ -55,7 +60,8 @@ class ChainRecorder:
         unchained: Why no trunk is known; empty if one is.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, newest: bool = False) -> None:
+        self.newest = newest
         self.gradients: dict[str, Tensor] = {}
         self.random: RandomState | None = None
         self.unchained = "the network itself is not called, only parts of it"
@@ -79,8 +85,22 @@ class ChainRecorder:
             handle.remove()
         self._handles.clear()
 
+    def divide(self, factor: float) -> None:
+        """Divide every gradient by the factor of the loss from which it was computed."""
+        for gradient in self.gradients.values():
+            gradient.div_(factor)
+        for station in self._stations:
+            station.squares = [square / factor**2 for square in station.squares]
+
+    def _start_anew(self) -> None:
+        """Forget what was seen."""
+        self.gradients, self.random, self._done = {}, None, False
+        self._stations, self._calls = [], {}
+
     def _watch(self, name: str, module: nn.Module) -> None:
         def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            if module is self._root and self.newest and self._done and torch.is_grad_enabled():
+                self._start_anew()
             if self.random is None:
                 self.random = RandomState.capture()
             if module is self._root and not self._done and not self._stations:

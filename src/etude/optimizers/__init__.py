@@ -7,10 +7,11 @@ from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
     from etude.optimizers.factory import build
+    from etude.optimizers.own_optimizer import own
 
 require_torch()
 
-__all__ = ["ROWS", "OptimizerRow", "build", "get", "register"]
+__all__ = ["ROWS", "OptimizerRow", "build", "get", "own", "register"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from etude.optimizers.factory import build
 
         return build
+    if name == "own":  # loads torch too
+        from etude.optimizers.own_optimizer import own
+
+        return own
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

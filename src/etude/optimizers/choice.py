@@ -28,19 +28,27 @@ class OptimizerChoice:
 
     @classmethod
     def of(cls, value: object) -> OptimizerChoice:
-        """Return the choice given by a name, or by a table of a name and hyperparameters."""
+        """Return the choice given by a name, or by a table of a name and hyperparameters.
+
+        In place of a name stands a torch Optimizer class, or a function of parameter groups and
+        the rate; see `etude.optimizers.own`.
+        """
         if isinstance(value, OptimizerChoice):
             return value
-        if isinstance(value, str):
-            return cls(value)
-        if isinstance(value, Mapping):
-            table = dict(value)
-            name = table.pop("name", None)
-            if isinstance(name, str):
-                return cls(name, table)
+        table = dict(value) if isinstance(value, Mapping) else {"name": value}
+        name = table.pop("name", None)
+        if callable(name):
+            from etude.optimizers.own_optimizer import (
+                own,
+            )  # loads torch, which reading a name must not
+
+            name = own(name).name
+        if isinstance(name, str):
+            return cls(name, table)
         raise BadTypeError(
             f"optimizer={shown(value)}: give a name, or a table such as "
-            '{"name": "sgd", "momentum": 0.9}'
+            '{"name": "sgd", "momentum": 0.9}; or a torch Optimizer class, or a function of '
+            "parameter groups and the rate"
         )
 
     def plain(self) -> str | dict[str, Any]:

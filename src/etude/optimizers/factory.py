@@ -13,6 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from etude.errors import BadTypeError, BadValueError, MissingExtraError, TaskError
+from etude.errors import where as place_of
 from etude.layerwise.flow import Flow
 from etude.layerwise.matrices import split
 from etude.layerwise.rates import apply
@@ -20,7 +21,7 @@ from etude.layerwise.spec import LrMult
 from etude.optimizers.hyperparameters import HIDDEN
 from etude.optimizers.own_values import own_values
 from etude.optimizers.row import OptimizerRow
-from etude.optimizers.table import ROWS, get
+from etude.optimizers.table import OWN, ROWS, get
 
 Group = dict[str, Any]
 """A torch parameter group: 'params', and the values that differ from the optimizer's."""
@@ -108,6 +109,8 @@ def factory(row: OptimizerRow) -> Any:
         MissingExtraError: If its library is not installed.
         BadValueError: If a row of the user's own names what cannot be imported.
     """
+    if row.name in OWN:
+        return OWN[row.name][1]
     try:
         return getattr(importlib.import_module(row.module), row.attribute)
     except (ImportError, AttributeError) as error:
@@ -169,6 +172,8 @@ def _construct(
     row: OptimizerRow, groups: list[Group], lr: float | Tensor, hyperparameters: dict[str, Any]
 ) -> Optimizer:
     make = factory(row)
+    if row.name in OWN:
+        return _construct_own(make, row, groups, lr, hyperparameters)
     try:
         # Some libraries print a line on construction, which must not reach the user's output.
         # Some refuse a rate of 0 on construction, although they can train with it.
@@ -184,6 +189,37 @@ def _construct(
         if group.get("lr_mult", 1.0) != 1.0:
             group["lr"] = group["lr"] * group["lr_mult"]
     return optimizer
+
+
+def _construct_own(
+    make: Any,
+    row: OptimizerRow,
+    groups: list[Group],
+    lr: float | Tensor,
+    hyperparameters: dict[str, Any],
+) -> Optimizer:
+    """Build an optimizer of the user's own; the rates of its groups stay in their proportion."""
+    given = float(lr) or row.lr
+    try:
+        known = isinstance(make, type)
+        made = make(groups, lr=given, **hyperparameters) if known else make(groups, given)
+    except Exception as error:
+        raise TaskError(f"the optimizer {row.name} failed: {error}{place_of(error)}") from error
+    if not isinstance(made, Optimizer):
+        raise BadTypeError(
+            f"the optimizer {row.name} returned a {type(made).__name__}: return a torch Optimizer"
+        )
+    for group in made.param_groups:
+        share = float(group["lr"]) / given
+        if not 0 <= share < float("inf"):
+            raise BadValueError(
+                f"the optimizer {row.name} gives a group the rate {group['lr']!r}: give every "
+                "group a finite rate >= 0"
+            )
+        if share != 1.0:
+            group["lr_mult"] = share * group.get("lr_mult", 1.0)
+        group["lr"] = float(lr) * group.get("lr_mult", 1.0)
+    return made
 
 
 def _refuse_group_rates(row: OptimizerRow, groups: list[Group]) -> None:

@@ -1,4 +1,4 @@
-"""The types of hyperparameters: number, whole number, flag, pair and selectors."""
+"""The types of hyperparameters: number, whole number, flag, pair, selectors, and any other."""
 
 from __future__ import annotations
 
@@ -189,4 +189,24 @@ class Selectors:
         return '"hidden", a list such as ["conv*", "layers.*"], or {"exclude": ["conv1*"]}'
 
 
-Hyperparameter = Number | Whole | Flag | Pair | Selectors
+@dataclass(frozen=True)
+class Plain:
+    """A value of an optimizer of one's own, of which no bounds are known."""
+
+    default: object
+
+    def check(self, name: str, value: object) -> object:
+        """Return `value` if JSON can hold it, a list as a tuple, or raise."""
+        if isinstance(value, (list, tuple)):
+            return tuple(self.check(name, one) for one in value)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        raise BadTypeError(f"{name}={shown(value)}: give {self.bounds}")
+
+    @property
+    def bounds(self) -> str:
+        """The values in words."""
+        return "a number, a text, true, false, or a list of these"
+
+
+Hyperparameter = Number | Whole | Flag | Pair | Selectors | Plain

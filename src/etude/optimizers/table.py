@@ -7,10 +7,11 @@ has its formula.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
-from etude.errors import BadTypeError, BadValueError, unknown_name
+from etude.errors import BadTypeError, BadValueError, shown, unknown_name
 from etude.optimizers.hyperparameters import Number, Pair
 from etude.optimizers.row import OptimizerRow
 from etude.optimizers.rows import (
@@ -31,19 +32,37 @@ _TABLE: dict[str, OptimizerRow] = {row.name: row for family in _FAMILIES for row
 ROWS: Mapping[str, OptimizerRow] = MappingProxyType(_TABLE)
 """Every optimizer, by name."""
 
+OWN: dict[str, tuple[OptimizerRow, Callable[..., Any]]] = {}
+"""The classes and functions that recipes of this process were given, by the name in the recipe."""
+
 
 def get(name: str) -> OptimizerRow:
     """Return the row of an optimizer.
 
     Raises:
         UnknownNameError: If there is none of that name; the message lists the nearest names.
+        BadValueError: If it is an optimizer of one's own that this process was not given.
 
     >>> get("adamw").hyperparameters["weight_decay"].default
     0.01
     """
+    if name in OWN:
+        return OWN[name][0]
+    if ":" in name:
+        raise BadValueError(
+            f"optimizer={shown(name)} is somebody's own, and a recipe's text imports and runs "
+            "nothing: call etude.optimizers.own(the class or function) first, or pass it as "
+            "Recipe(optimizer=...)"
+        )
     if name not in ROWS:
         raise unknown_name("optimizer", name, ROWS)
     return ROWS[name]
+
+
+def keep_own(row: OptimizerRow, factory: Callable[..., Any]) -> OptimizerRow:
+    """Remember an optimizer of one's own for the recipes of this process; return its row."""
+    OWN[row.name] = row, factory
+    return row
 
 
 def register(row: OptimizerRow) -> OptimizerRow:

@@ -23,7 +23,7 @@ def tie_said(result: TuneResult) -> str:
     parts = [
         (
             [t for t in followed if t.tied],
-            "cannot be told apart from it on this validation data with this seed",
+            f"cannot be told apart from it on this validation data {words.seeds(result.seeds)}",
             "",
         ),
         ([t for t in followed if not t.tied], "did worse", ""),
@@ -77,4 +77,8 @@ def broken_said(result: TuneResult) -> str:
     if trial.record.status == Status.DIVERGED:
         step = words.count(trial.record.cost.steps)
         return f"At {words.rate(rate)} training diverged, at update {step}."
+    if trial.broken_seed is not None:
+        return (
+            f"At {words.rate(rate)} training diverged, at {words.broken_seed(trial.broken_seed)}."
+        )
     return f"At {words.rate(rate)} the run lost what it had learned by its end."

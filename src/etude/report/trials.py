@@ -68,6 +68,8 @@ def _verdict(trial: TrialSummary, result: TuneResult) -> tuple[str, Tone]:
     reason = trial.record.reason
     if trial.record.status == Status.DIVERGED:
         return f"diverged: {reason}" if reason else "diverged", Tone.WARN
+    if trial.broken_seed is not None:
+        return f"diverged with seed {trial.broken_seed.seed}", Tone.WARN
     if trial.unstable:
         return "lost what it had learned", Tone.WARN
     if trial.lr == result.lr:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from etude.tuning.recipes.space import plain
+from etude.tuning.trial_summary import SeedRun
 
 PERCENT = ("accuracy",)
 """Metrics that are shown in percent."""
@@ -136,6 +137,24 @@ def plural(amount: int, singular: str) -> str:
     ('1 update', '3 updates')
     """
     return f"{count(amount)} {singular}{'' if amount == 1 else 's'}"
+
+
+def seeds(amount: int) -> str:
+    """Return over how many seeds something holds.
+
+    >>> seeds(1), seeds(3)
+    ('with this seed', 'over 3 seeds')
+    """
+    return "with this seed" if amount == 1 else f"over {amount} seeds"
+
+
+def broken_seed(run: SeedRun) -> str:
+    """Return at which update a rate diverged, and with which seed.
+
+    >>> broken_seed(SeedRun(seed=2, updates=140, value=None, diverged=True))
+    'update 140 with seed 2'
+    """
+    return f"update {count(run.updates)} with seed {run.seed}"
 
 
 def safe(text: object) -> str:

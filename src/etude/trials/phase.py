@@ -24,6 +24,7 @@ class Phase(StrEnum):
     REFINE = "refine"
     EDGE_OF_STABILITY = "edge of stability"
     ANOTHER_SEED = "another seed, for a tie"
+    OTHER_SEEDS = "other seeds"
     FINISH_ON_ALL = "finish on all the data"
     POPULATION = "population"
     REPEATED = "repeated, for want of a pause"

@@ -60,10 +60,9 @@ class TrialPool:
         setting: TrialContext,
     ) -> None:
         self.recipe, self.goal, self.setting = recipe, goal, setting
-        self.budget = budget
+        self.budget, self.pauses_only = budget, False
         self.folder, self.stop, self.bar = setting.folder, setting.stop, setting.bar
-        device, memory = setting.device, setting.memory
-        first = Run(tasks[0], recipe, device=device)
+        first = Run(tasks[0], recipe, device=setting.device)
         first.check()
         self.first, self.device = first, first.device
         self.tasks = [first.task, *(task.on(first.device) for task in tasks[1:])]
@@ -72,7 +71,7 @@ class TrialPool:
         self.unit = first.length * self.weight(recipe)
         self.world = first.state.world
         self.memory: int = self.world.from_main(
-            lambda: free_memory(first.device) // 2 if memory is None else memory
+            lambda: free_memory(first.device) // 2 if setting.memory is None else setting.memory
         )
         self.trials: list[Trial] = []
         self.spent = 0.0
@@ -321,7 +320,8 @@ class TrialPool:
                 pauses[id(run.state)] = {aim.until} if aim.pause else set()
                 runs.append(run)
         steps = {
-            id(state): {s for s in state.evaluation_steps if s >= state.step} | pauses[id(state)]
+            id(state): pauses[id(state)]
+            | {s for s in state.evaluation_steps if s >= state.step and not self.pauses_only}
             for state in (run.state for run in runs)
         }
         begun = {id(run.state): run.step for run in runs}

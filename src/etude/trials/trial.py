@@ -256,6 +256,15 @@ class Trial:
         found = (self.at(step) for step in steps)
         return [e for e in found if e is not None]
 
+    def evaluation_count(self) -> int:
+        """Return how many evaluations each run had within the updates asked for.
+
+        Those of the mean of the weights count too.
+        """
+        means = [m for m in self._means() if m is not None][:1]
+        seen = [*self._seen()[:1], *means]
+        return sum(e.step <= self.reached for one in seen for e in one.evaluations)
+
     def last(self) -> Evaluation | None:
         """Return the newest evaluation within the updates asked for."""
         steps = {e.step for s in self._seen() for e in s.evaluations if e.step <= self.reached}

@@ -19,7 +19,7 @@ from etude.training.evaluate import PARTS
 ValidSamples: TypeAlias = int | Literal["auto", "all"] | None
 
 SHARE = 1 / 5
-"""Share of a run's training work that its evaluations may take, both counted in forward passes."""
+"""Share of the work, counted in forward passes, that evaluations may take."""
 
 GRADIENT = 3
 """Forward passes that the gradient of one sample costs: the backward pass is about two."""
@@ -28,39 +28,95 @@ PAUSES = 8
 """Evaluations of a whole trial besides those of its recipe: its pauses, and the mean of the
 weights at four of them."""
 
-LEAST = 8_192
-"""Validation samples below which a set is never cut: the standard error of a mean over as many is
-about 1% of the spread of one sample, and that of a paired difference less."""
+KEPT = 2_048
+"""Validation samples up to which a set is never cut."""
+
+LEAST = 256
+"""Validation samples to which a set is cut at least: 16 in each slice from which the noise of a
+comparison is estimated. A run so short that they are more than a fifth of its work says so."""
 
 
-def affordable(task: Task, recipe: Recipe) -> int:
+def affordable(task: Task, recipe: Recipe, least: int = LEAST) -> int:
     """Return how many validation samples the evaluations of one run may have.
 
-        n = max(8192, 3/5 · updates · samples in an update / evaluations)
+        n = max(least, 3/5 · updates · samples in an update / evaluations)
 
     so that the evaluations' forward passes take at most a fifth of the work of the run's
-    gradients. Both are counted, not timed: the same recipe has the same bits on any machine.
+    gradients. Both are counted, not timed: the same recipe has the same bits on any machine. Where
+    that is fewer than `least`, the run is evaluated at its pauses alone, which leaves more for
+    each; see `only_at_pauses`.
 
     Args:
         task: The task.
         recipe: The recipe, whose length and number of evaluations count.
+        least: The samples to which a set is cut at least.
 
     >>> from torch.nn import Linear
     >>> from torch.nn.functional import mse_loss
     >>> x = torch.zeros(100_000, 1)
     >>> task = Task(Linear(1, 1), (x, x), loss=mse_loss)
     >>> affordable(task, Recipe(steps=40, batch_size=64))
-    8192
+    256
     >>> affordable(task, Recipe(steps=100_000, batch_size=64))
     132413
     """
+    count = 1 + PAUSES
+    if not only_at_pauses(task, recipe, least):
+        count += recipe.evaluations
+    return max(least, _passes(task, recipe) // count)
+
+
+def only_at_pauses(task: Task, recipe: Recipe, least: int = LEAST) -> bool:
+    """Return whether a run is too short for its own evaluations of a part of a large set.
+
+    It is where they leave fewer than `least` samples for each. In the loop of a small network an
+    evaluation takes as long as some updates, whatever the number of its samples.
+
+    Args:
+        task: The task.
+        recipe: The recipe, whose length and number of evaluations count.
+        least: The samples to which a set is cut at least.
+
+    >>> from torch.nn import Linear
+    >>> from torch.nn.functional import mse_loss
+    >>> x = torch.zeros(100_000, 1)
+    >>> task = Task(Linear(1, 1), (x, x), loss=mse_loss)
+    >>> [only_at_pauses(task, Recipe(steps=n, batch_size=64)) for n in (40, 193, 194)]
+    [True, True, False]
+    """
+    return _passes(task, recipe) // (recipe.evaluations + 1 + PAUSES) < least
+
+
+def _passes(task: Task, recipe: Recipe) -> int:
+    """Return the forward passes of a sample that the evaluations of a run may cost in all."""
     samples: int = clock_of(task, recipe).horizon * batch_size_of(task, recipe) * recipe.accumulate
-    evaluations = recipe.evaluations + 1 + PAUSES
-    return max(LEAST, math.floor(SHARE * GRADIENT * samples / evaluations))
+    return math.floor(SHARE * GRADIENT * samples)
+
+
+def leaves_room(gradients: float, evaluated: int, samples: int) -> bool:
+    """Return whether one more evaluation keeps all of them within a fifth of the whole work.
+
+        evaluated + samples <= 1/4 · 3 · gradients
+
+    with a gradient as three forward passes. `affordable` leaves a fifth of the right side for it.
+
+    Args:
+        gradients: The samples whose gradients were computed.
+        evaluated: The samples that were evaluated.
+        samples: Those of one more evaluation.
+
+    >>> leaves_room(1_000, 600, 150), leaves_room(1_000, 600, 151)
+    (True, False)
+    """
+    return evaluated + samples <= SHARE / (1 - SHARE) * GRADIENT * gradients
 
 
 def compared_on(
-    task: Task, recipe: Recipe, wanted: ValidSamples = "auto", others: Sequence[Recipe] = ()
+    task: Task,
+    recipe: Recipe,
+    wanted: ValidSamples = "auto",
+    others: Sequence[Recipe] = (),
+    least: int = LEAST,
 ) -> Task:
     """Return the task with the validation samples on which its trials are compared.
 
@@ -71,9 +127,11 @@ def compared_on(
         task: The task.
         recipe: The recipe that is tuned.
         wanted: A number of samples; 'all' or None; or 'auto' for what `affordable` returns. 'auto'
-            keeps all where evaluations change the run (early stopping, schedules with feedback),
-            and of a stream, or a DataLoader with an order of its own.
+            keeps all of up to 2,048 samples, all where evaluations change the run (early stopping,
+            schedules with feedback), and all of a stream, or of a DataLoader with an order of its
+            own.
         others: More recipes that are compared.
+        least: The samples to which 'auto' cuts a set at least.
 
     Raises:
         BadTypeError: If `wanted` is no number of samples, or the data cannot be indexed.
@@ -85,9 +143,10 @@ def compared_on(
         return task
     listening = next((why for one in (recipe, *others) if (why := listens(one))), "")
     if wanted == "auto":
-        if listening or data.samples is None or data.why_whole():
+        small = data.samples is None or data.samples <= max(KEPT, least)
+        if listening or small or data.why_whole():
             return task
-        wanted = affordable(task, recipe)
+        wanted = affordable(task, recipe, least)
     if data.samples is not None and wanted >= data.samples:
         return task
     if data.samples is None or (why := data.why_whole()):

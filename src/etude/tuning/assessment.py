@@ -19,6 +19,7 @@ from etude.tuning.doubts import ahead, left_blind, overfits_alone, steep
 from etude.tuning.judged_trial import J, JudgedPool, JudgedTrial
 from etude.tuning.outcome import Outcome
 from etude.tuning.search.ranking import Ranking
+from etude.tuning.seed_evidence import SeedEvidence
 from etude.tuning.untried import gaps, reach
 
 SMALL = 2.0
@@ -51,7 +52,14 @@ class Assessment:
     notes: tuple[str, ...]
 
 
-def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) -> Assessment:
+def assess(
+    pool: JudgedPool,
+    search: Ranking[J],
+    best: J,
+    *,
+    edge: bool = True,
+    seeds: SeedEvidence | None = None,
+) -> Assessment:
     """Say what a finished search shows.
 
     Args:
@@ -59,14 +67,16 @@ def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) 
         search: Its trials are those of the recipe's own seed.
         best: The one that was chosen.
         edge: Whether a rate that broke says something of the rate; not where all broke alike.
+        seeds: What several seeds say of the rates that were trained with them.
     """
     trials = sorted(search.pool.trials(), key=lambda c: c.lr)
     rates = [c.lr for c in trials]
-    unstable = [edge and search.unstable(c, best) for c in trials]
+    broken = {c.lr for c in trials if seeds is not None and c is not best and seeds.broke(c)}
+    unstable = [edge and (search.unstable(c, best) or c.lr in broken) for c in trials]
     sound = [c for c, bad in zip(trials, unstable, strict=True) if not bad]
     peak = peak_of(search.pool.exposure)
     given = pool.goal, pool.untrained_score
-    near = {c.lr for c in sound if ties(c, best, *given, trials, peak)}
+    near = {c.lr for c in sound if ties(c, best, *given, trials, peak, seeds)}
     doubts = (*overfits_alone(search, best, sound), *ahead(sound, best, *given))
     faster = _faster_turned(search, best, sound)
     alike = [c.lr in near for c in sound]
@@ -91,7 +101,7 @@ def assess(pool: JudgedPool, search: Ranking[J], best: J, *, edge: bool = True) 
         alike=tuple(low <= i <= high for i in range(len(rates))),
         unstable=tuple(unstable),
         sensitivity=sensitivity(best.curve(), followed, pool.untrained_score),
-        confidence=confidence(best, trials, *given, search.allowed),
+        confidence=confidence(best, trials, *given, search.allowed, seeds),
         notes=(
             *(blind if sure else ()),
             *(steep(beside) if sure else ()),

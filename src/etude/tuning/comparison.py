@@ -12,6 +12,7 @@ from etude.trials.score import Goal
 from etude.tuning.judged_trial import JudgedTrial
 from etude.tuning.pause_error import pause_error
 from etude.tuning.result import tie
+from etude.tuning.seed_evidence import SeedEvidence
 from etude.tuning.trial_summary import FOLLOWED
 
 
@@ -32,6 +33,14 @@ def common(trial: JudgedTrial, best: JudgedTrial) -> tuple[Evaluation, Evaluatio
         if look.step > 0 and (mark := best.at(step)) is not None:
             return look, mark
     return None
+
+
+def last_common(
+    trial: JudgedTrial, best: JudgedTrial, seeds: SeedEvidence | None
+) -> tuple[Evaluation, Evaluation] | None:
+    """Return what `common` does, but the means over seeds where both were trained with all."""
+    found = None if seeds is None else seeds.pair(trial, best)
+    return found or common(trial, best)
 
 
 def comparable(trial: JudgedTrial, best: JudgedTrial) -> bool:
@@ -58,6 +67,7 @@ def ties(
     untrained: float,
     trials: Sequence[JudgedTrial] = (),
     peak: float = 0.0,
+    seeds: SeedEvidence | None = None,
 ) -> bool:
     """Return whether a trial may be as good as the best, by what was last seen of both.
 
@@ -72,6 +82,7 @@ def ties(
         untrained: The score before training.
         trials: All of them.
         peak: The share of the run at which the schedule reaches its peak.
+        seeds: What several seeds say: their means are compared, and their noise is counted.
     """
     if trial is best:
         return True
@@ -80,13 +91,16 @@ def ties(
         return False
     if comparable(trial, best) and not learned(goal.score(last), untrained):
         return False  # whatever it had been before: it stands no better than untrained
-    if (pair := common(trial, best)) is None:
+    if (pair := last_common(trial, best, seeds)) is None:
         return not comparable(trial, best)
     share = pair[1].step / best.length
     if share < peak or silent(share, [one.curve() for one in (*trials, trial, best)]):
         return True
     fall = drop(untrained, [goal.score(final)])
-    return tie(*pair, fall, goal, pause_error(share) * fall)
+    error = pause_error(share) * fall
+    if seeds is not None:
+        error = math.hypot(error, seeds.half_error(trial, best))
+    return tie(*pair, fall, goal, error)
 
 
 def peak_of(exposure: Exposure) -> float:

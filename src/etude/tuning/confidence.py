@@ -8,9 +8,10 @@ import numpy as np
 
 from etude.trials.curve import drop
 from etude.trials.score import Goal
-from etude.tuning.comparison import common
+from etude.tuning.comparison import last_common
 from etude.tuning.judged_trial import J, JudgedTrial
 from etude.tuning.search.allowed_rates import EVERY_RATE, AllowedRates
+from etude.tuning.seed_evidence import SeedEvidence
 from etude.tuning.trial_summary import FOLLOWED
 from etude.tuning.untried import EARLY, NEAR, gaps
 
@@ -39,6 +40,7 @@ def confidence(
     goal: Goal,
     untrained: float,
     allowed: AllowedRates = EVERY_RATE,
+    seeds: SeedEvidence | None = None,
 ) -> float | None:
     """Return how sure it is that no rate ends better than the best by 2% of the drop.
 
@@ -48,7 +50,9 @@ def confidence(
     validation slices in which it is better by more than 2% of the drop, else 0. That of a rate that
     was left earlier, and the risk u_j of the rates beside the best that were not tried, are how
     often such a rate ended better on other tasks: see `LEFT_BEHIND`, `LEFT_AHEAD`,
-    `LAST_AHEAD` and `etude.tuning.untried`. The noise of the seed is not covered.
+    `LAST_AHEAD` and `etude.tuning.untried`. The noise of the seed is not covered, but
+    where the rates were trained with several: then the means over seeds are compared, and their
+    error is drawn too, from Student's t.
 
     Args:
         best: The trial that was chosen.
@@ -56,6 +60,7 @@ def confidence(
         goal: What is compared.
         untrained: The score before training.
         allowed: The rates that may be tried; others are not asked about.
+        seeds: What several seeds say.
 
     Returns:
         The probability; None where nothing could be compared.
@@ -63,7 +68,7 @@ def confidence(
     Source: the bootstrap of the slices, Efron 1979; the frequencies are those of
     `benchmarks.calibration`.
     """
-    sure = ahead_of_tried(best, trials, goal, untrained)
+    sure = ahead_of_tried(best, trials, goal, untrained, seeds)
     if sure is None:
         return None
     for gap in gaps(trials, best, goal, fall_of(best, goal, untrained)):
@@ -79,7 +84,11 @@ def fall_of(best: JudgedTrial, goal: Goal, untrained: float) -> float:
 
 
 def ahead_of_tried(
-    best: JudgedTrial, trials: Sequence[JudgedTrial], goal: Goal, untrained: float
+    best: JudgedTrial,
+    trials: Sequence[JudgedTrial],
+    goal: Goal,
+    untrained: float,
+    seeds: SeedEvidence | None = None,
 ) -> float | None:
     """Return how sure it is that no rate that was tried ends better by 2% of the drop.
 
@@ -89,8 +98,9 @@ def ahead_of_tried(
     fall = fall_of(best, goal, untrained)
     rows: list[np.ndarray] = []
     about: list[tuple[float, bool]] = []
+    errors: list[tuple[float, int]] = []
     for trial in trials:
-        pair = None if trial is best or trial.diverged else common(trial, best)
+        pair = None if trial is best or trial.diverged else last_common(trial, best, seeds)
         if pair is None:
             continue
         mine, mark = (np.array(goal.parts(e)) for e in pair)
@@ -101,15 +111,20 @@ def ahead_of_tried(
             rows.append(np.subtract(mine, mark, out=np.zeros(len(mine)), where=told))
             last = trial is trials[0] or trial is trials[-1]
             about.append(((pair[1].step + 1) / best.length, last))
+            errors.append((0.0, 0) if seeds is None else seeds.error(trial, best))
     if not rows:
         return None
     rng = np.random.default_rng(0)
+    own = np.random.default_rng(1)  # so that the slices drawn do not depend on the seeds
     sure = np.ones(RESAMPLES)
     for count in {len(row) for row in rows}:
         draws = rng.integers(count, size=(RESAMPLES, count))
-        for row, (share, last) in zip(rows, about, strict=True):
+        for row, (share, last), (error, freedom) in zip(rows, about, errors, strict=True):
             if len(row) == count:
-                sure *= 1 - _risk(row[draws].mean(axis=1) / fall, share, last=last)
+                trailing = row[draws].mean(axis=1)
+                if error:
+                    trailing = trailing + error * own.standard_t(freedom, RESAMPLES)
+                sure *= 1 - _risk(trailing / fall, share, last=last)
     return float(sure.mean())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import Selection, from_plain
 from etude.tuning.result_shape import ResultShape
 from etude.tuning.search.allowed_rates import EVERY_RATE, AllowedRates
-from etude.tuning.trial_summary import TrialSummary
+from etude.tuning.trial_summary import SeedRun, TrialSummary
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class TuneResult(ShowsItself):
             the two, between the rates that were followed to three quarters of the run; None where
             there was no other.
         confidence: How sure it is that no rate ends better than `lr` by more than 2% of the drop,
-            with this seed: among the rates that were finished by drawing the slices of the
-            validation data anew; among those that were left, or not tried, by how often such a rate
-            was better on other tasks (`etude.tuning.confidence`). None where nothing could be
-            compared.
+            with this seed, or in the mean over `seeds`: among the rates that were finished by
+            drawing the slices of the validation data anew; among those that were left, or not
+            tried, by how often such a rate was better on other tasks (`etude.tuning.confidence`).
+            None where nothing could be compared.
         cost: In full runs of the recipe, everything included.
         costs: The same, part by part.
         outcome: How it ended, an `Outcome` or its word: 'found', 'at an edge', 'too small to
@@ -86,9 +86,14 @@ class TuneResult(ShowsItself):
         evaluation_seconds: Of these, the time of evaluations on the validation data, those of the
             mean of the weights included. They compute no gradient, and `cost` does not count them.
         valid_samples: On how many of the validation samples, or of each fold's, rates were
-            compared; None for all. The last evaluation of `record` is on all, the others on these.
+            compared; None for all.
+        judged_on: On how many of them the last evaluation of `record` is; None for all. The others
+            are on those of `valid_samples`.
         objective: What was compared: 'loss', or the metric's name.
         folds: Into how many parts the training data was cut; 1 for none.
+        seeds: Over how many seeds the best rates were compared; 1 for the recipe's own alone.
+            `tied`, `stable_below` and `confidence` are then over these seeds, and count the noise
+            of a seed for rates that were trained with one alone.
         allowed: The rates that could be tried, by `lr_range` or `lrs`. `tied` ends at its bounds,
             and `confidence` asks about no rate beyond them.
         selection: What the recipe was selected from, where more than the rate was asked for; the
@@ -116,6 +121,7 @@ class TuneResult(ShowsItself):
     confidence: float | None = None
     objective: str = "loss"
     folds: int = 1
+    seeds: int = 1
     selection: Selection | None = None
     constant: Evaluation | None = None
     cause: str = ""
@@ -123,6 +129,7 @@ class TuneResult(ShowsItself):
     compute_seconds: float | None = None
     evaluation_seconds: float | None = None
     valid_samples: int | None = None
+    judged_on: int | None = None
     allowed: AllowedRates = EVERY_RATE
     model: Any = field(default=None, repr=False)
 
@@ -253,10 +260,12 @@ class TuneResult(ShowsItself):
             "compute_seconds": self.compute_seconds,
             "evaluation_seconds": self.evaluation_seconds,
             "valid_samples": self.valid_samples,
+            "judged_on": self.judged_on,
             "sensitivity": self.sensitivity,
             "confidence": self.confidence,
             "objective": self.objective,
             "folds": self.folds,
+            "seeds": self.seeds,
             **self.allowed.plain(),
             "at_bound": self.at_bound,
             "selection": None if self.selection is None else self.selection.plain(),
@@ -268,6 +277,7 @@ class TuneResult(ShowsItself):
                     "unstable": trial.unstable,
                     "tied": trial.tied,
                     "compared": to_json(trial.compared),
+                    "seeds": [{**asdict(one), "value": to_json(one.value)} for one in trial.seeds],
                     "updates": trial.record.cost.steps,
                     "status": trial.record.status,
                     "evaluations": [
@@ -312,9 +322,12 @@ class TuneResult(ShowsItself):
         trials = []
         for row in plain["trials"]:
             record = Record.load(home.within(row["folder"]))
-            compared = None if row.get("compared") is None else from_json(row["compared"])
+            compared = _number(row.get("compared"))
             given = (row["unstable"], row["tied"], row["folder"], compared)
-            trials.append(TrialSummary(row["lr"], record, *given))
+            seeds = tuple(
+                SeedRun(**{**one, "value": _number(one["value"])}) for one in row.get("seeds", ())
+            )
+            trials.append(TrialSummary(row["lr"], record, *given, seeds))
         untrained = Evaluation(
             0,
             from_json(plain["untrained_loss"]),
@@ -343,6 +356,7 @@ class TuneResult(ShowsItself):
             confidence=plain["confidence"],
             objective=plain["objective"],
             folds=plain["folds"],
+            seeds=plain.get("seeds", 1),
             selection=None if plain["selection"] is None else from_plain(plain["selection"]),
             constant=constant,
             cause=plain.get("cause", ""),
@@ -350,8 +364,13 @@ class TuneResult(ShowsItself):
             compute_seconds=plain.get("compute_seconds"),
             evaluation_seconds=plain.get("evaluation_seconds"),
             valid_samples=plain.get("valid_samples"),
+            judged_on=plain.get("judged_on"),
             allowed=AllowedRates.of(plain.get("lr_range"), plain.get("lrs")),
         )
+
+
+def _number(plain: Any) -> float | None:
+    return None if plain is None else from_json(plain)
 
 
 def tie(

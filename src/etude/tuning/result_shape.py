@@ -12,6 +12,15 @@ from etude.record_shape import Finite, Number, Text
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+class SeedShape(TypedDict):
+    """How a rate did with one seed."""
+
+    seed: int
+    updates: Annotated[int, Field(ge=0)]
+    value: Number | None
+    diverged: bool
+
+
 class TrialShape(TypedDict):
     """One rate that was tried."""
 
@@ -20,6 +29,7 @@ class TrialShape(TypedDict):
     unstable: bool
     tied: bool
     compared: NotRequired[Number | None]
+    seeds: NotRequired[list[SeedShape]]
 
 
 class TriedShape(TypedDict):
@@ -56,6 +66,8 @@ class ResultShape(TypedDict):
     compute_seconds: NotRequired[Finite | None]
     evaluation_seconds: NotRequired[Finite | None]
     valid_samples: NotRequired[Annotated[int, Field(ge=1)] | None]
+    judged_on: NotRequired[Annotated[int, Field(ge=1)] | None]
+    seeds: NotRequired[Annotated[int, Field(ge=1)]]
     lr_range: NotRequired[Annotated[list[Rate], Field(min_length=2, max_length=2)] | None]
     lrs: NotRequired[Annotated[list[Rate], Field(min_length=2)] | None]
     sensitivity: Finite | None
@@ -86,6 +98,8 @@ class RequestShape(TypedDict):
     folds: NotRequired[Annotated[int, Field(ge=1)]]
     over: NotRequired[SpaceShape | None]
     valid_samples: NotRequired[Annotated[int, Field(ge=1)] | Literal["auto", "all"] | None]
+    seeds: NotRequired[Annotated[int, Field(ge=1)]]
+    least_valid_samples: NotRequired[Annotated[int, Field(ge=1)]]
     lr_range: NotRequired[Annotated[list[Rate], Field(min_length=2, max_length=2)] | None]
     lrs: NotRequired[Annotated[list[Rate], Field(min_length=2)] | None]
     start_from: NotRequired[Text | None]

@@ -11,6 +11,23 @@ FOLLOWED = 3 / 4
 
 
 @dataclass(frozen=True)
+class SeedRun:
+    """How a rate did with one of several seeds.
+
+    Attributes:
+        seed: The seed.
+        updates: How many updates it was trained.
+        value: Its last loss or metric, whichever is compared; None without one.
+        diverged: Whether a NaN or Inf ended it.
+    """
+
+    seed: int
+    updates: int
+    value: float | None
+    diverged: bool
+
+
+@dataclass(frozen=True)
 class TrialSummary:
     """One rate that was tried.
 
@@ -23,6 +40,7 @@ class TrialSummary:
         folder: Where the run folder keeps it.
         compared: The loss or metric by which it was compared at its last pause, where that is of
             the mean of its weights and not of the weights themselves.
+        seeds: How it did with each seed, where it was trained with several: the recipe's first.
     """
 
     lr: float
@@ -31,6 +49,12 @@ class TrialSummary:
     tied: bool
     folder: str = ""
     compared: float | None = None
+    seeds: tuple[SeedRun, ...] = ()
+
+    @property
+    def broken_seed(self) -> SeedRun | None:
+        """The first seed beside the recipe's own with which it diverged; None without one."""
+        return next((one for one in self.seeds[1:] if one.diverged), None)
 
     @property
     def left_open(self) -> bool:

@@ -20,7 +20,6 @@ from etude.tasks.fingerprint import Parts, identified
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
 from etude.training.observer import Observer
-from etude.training.run import Run
 from etude.training.validation import check_given
 from etude.training.world import World, current, given
 from etude.trials.folds import folds_of
@@ -33,6 +32,8 @@ from etude.trials.valid_samples import ValidSamples
 from etude.tuning import tuning_folder
 from etude.tuning.assessment import assess
 from etude.tuning.beginning import begun, first_centre
+from etude.tuning.break_cause import cause_said
+from etude.tuning.final_evaluation import affords_all, noise_said, on_all
 from etude.tuning.inspection import remarks
 from etude.tuning.outcome import Outcome
 from etude.tuning.published import read_rule
@@ -45,6 +46,15 @@ from etude.tuning.search.ladder import Ladder, Rung, ladder_for
 from etude.tuning.search.recipe_trials import RecipeTrials
 from etude.tuning.search.replicates import compare_over_seeds
 from etude.tuning.search.search import Search
+from etude.tuning.search.seeds import (
+    check_budget,
+    checked_seeds,
+    compare_with_seeds,
+    least_for,
+    searched,
+)
+from etude.tuning.seed_evidence import SeedEvidence
+from etude.tuning.seed_summary import seed_runs, seeds_said
 from etude.tuning.trial_summary import TrialSummary
 from etude.tuning.tuning_folder import Request
 from etude.warning_filters import filters_kept
@@ -71,6 +81,7 @@ def tune(
     objective: str | None = None,
     maximize: bool | None = None,
     folds: int = 1,
+    seeds: int = 1,
     valid_samples: ValidSamples = "auto",
     lr_range: tuple[float, float] | None = None,
     lrs: Iterable[float] | None = None,
@@ -109,10 +120,15 @@ def tune(
         folds: Cut the training data into so many parts, compare rates by their mean over the
             parts held out, and then train on all of it. The task's validation data is not
             looked at for the choice. Every rate costs that many runs.
+        seeds: Over how many seeds the best rates are compared, from the recipe's upward. The search
+            narrows with the first, in half the budget; then the best rates are trained with the
+            others, paired, as far as the rest goes: the mean over seeds decides, and `tied`,
+            `stable_below` and `confidence` are over seeds. The model is that of the first.
         valid_samples: On how many validation samples rates are compared: a number, 'all' (None is
-            the same), or 'auto': all, but of a large set as many as cost a fifth of the gradients,
-            and at least 8,192. They are drawn once, for all trials. The finished model is
-            evaluated on all.
+            the same), or 'auto': all of up to 2,048, of a larger set as many as cost a fifth of
+            the gradients, and at least 256. They are drawn once, for all trials. The finished
+            model is evaluated on all, with 'auto' if that too keeps evaluations within a fifth of
+            the work.
         lr_range: The lowest and the highest rate that may be tried. The result says so if its rate
             lies at one of them.
         lrs: The only rates that may be tried, two at least, instead of a range.
@@ -175,7 +191,9 @@ def tune(
     spent = BUDGET if budget is None else budget
     rates = AllowedRates.of(lr_range, lrs)
     rule = None if start_from is None else read_rule(start_from)
-    request = Request(base, spent, aim, maximize, folds, space, valid_samples, rates, rule)
+    request = Request(
+        base, spent, aim, maximize, folds, space, valid_samples, rates, rule, checked_seeds(seeds)
+    )
     with world.active():
         if resume:
             if rates.bounded or rule is not None:
@@ -212,6 +230,7 @@ def _tuned(
     started = time.perf_counter()
     recipe, folds = request.recipe, request.folds
     ladder_for(request.budget, folds)  # refuses a budget that compares nothing
+    check_budget(request.budget, request.seeds, folds)
     goal = goal_for(task, request.objective, request.maximize)
     given, task = task, judged_by(task, goal)
     parts = [task] if folds == 1 else folds_of(task, folds)
@@ -219,6 +238,7 @@ def _tuned(
         recipe = recipe.replace(steps=clock_of(task, recipe).horizon)
     compared = [request.compared_on(part, recipe) for part in parts]
     pool = TrialPool(compared, recipe, request.budget - (folds > 1), goal, setting)
+    pool.pauses_only = request.at_pauses(parts[0], recipe)
     try:
         if pool.length < SHORTEST:
             raise BadValueError(
@@ -231,13 +251,20 @@ def _tuned(
             else:
                 claim = partial(setting.folder.reopen, request.plain(task.name))
             current().from_main(claim)
-        search, best, selection = _found(task, pool, selector, request)
+        search, best, selection, over_seeds = _found(task, pool, selector, request)
         last = pool if folds == 1 else whole(task, best, request, setting)
         seconds = max(0.0, time.perf_counter() - started)
-        result = judged(pool, search, best, last, request, seconds)
+        result = judged(pool, search, best, last, request, seconds, over_seeds)
         if compared != parts:
             result = replace(result, valid_samples=compared[0].valid.samples)
-        result = on_all(result, _final(best, last).runs[0], given)
+            if request.valid_samples == "auto":
+                said = noise_said(pool, search, best, parts[0].valid.samples)
+                result = replace(result, notes=(*result.notes, *said))
+        final = _final(best, last).runs[0]
+        if affords_all([pool, last], final, given, request):
+            result = on_all(result, final, given)
+        else:
+            result = replace(result, judged_on=final.task.valid.samples)
         if selection is not None:
             edge = result.outcome == Outcome.AT_AN_EDGE
             found = Outcome.FOUND if edge else result.outcome
@@ -255,6 +282,7 @@ def _selector(task: Task, pool: TrialPool, request: Request) -> RecipeSelector |
     if request.space is None:
         return None
     least = LEAST_SELECTING if request.folds == 1 else 1 + LEAST_EXPLORED * request.folds
+    least = least_for(least, request.seeds)
     if request.budget < least:
         raise BadValueError(
             f"budget={request.budget!r} is too small to choose a recipe: with over=, give at "
@@ -267,21 +295,25 @@ def _selector(task: Task, pool: TrialPool, request: Request) -> RecipeSelector |
 
 def _found(
     task: Task, pool: TrialPool, selector: RecipeSelector | None, request: Request
-) -> tuple[Search[Trial], Trial, Selection | None]:
+) -> tuple[Search[Trial], Trial, Selection | None, SeedEvidence | None]:
     """Search for the rate, or for the whole recipe; return the search and the best trial."""
     final = len(pool.tasks) == 1
     if selector is None:
-        search, best = _found_rate(task, pool, request)
-        return search, best, None
+        search, best, seeds = _found_rate(task, pool, request)
+        return search, best, None, seeds
+    pool.budget = searched(pool.budget, request.seeds)
     recipe_trials, selection = selector.run(reserve=1.0 if final else 0.0)
     rungs = (*(Rung(share, 1) for share in HORIZONS), Rung(1.0, 1))
     centre = selector.centre(recipe_trials.recipe)
     search = Search(recipe_trials, Ladder(rungs), centre, final=final, allowed=request.rates)
     search.finish_best()
-    return search, _over_seeds(pool, search.conclude()), selection
+    best, seeds = _over_seeds(pool, search, search.conclude(), request, request.budget)
+    return search, best, selection, seeds
 
 
-def _found_rate(task: Task, pool: TrialPool, request: Request) -> tuple[Search[Trial], Trial]:
+def _found_rate(
+    task: Task, pool: TrialPool, request: Request
+) -> tuple[Search[Trial], Trial, SeedEvidence | None]:
     """Search for the rate, once for each budget to which the tuning was or is to be finished.
 
     What an earlier budget decided is decided again, from the evaluations that are kept; what the
@@ -289,30 +321,45 @@ def _found_rate(task: Task, pool: TrialPool, request: Request) -> tuple[Search[T
     """
     recipe, final, length = pool.recipe, len(pool.tasks) == 1, pool.length
     centre = first_centre(task, pool, request)
-    ladders = [ladder_for(budget, request.folds, length) for budget in request.budgets]
+    parts = [searched(budget, request.seeds) for budget in request.budgets]
+    ladders = [ladder_for(part, request.folds, length) for part in parts]
     search = Search(
         RecipeTrials(pool, recipe), ladders[0], centre, final=final, allowed=request.rates
     )
     best: Trial | None = None
-    for budget, ladder in zip(request.budgets, ladders, strict=True):
-        pool.budget = budget - (request.folds > 1)
+    seeds: SeedEvidence | None = None
+    for budget, part, ladder in zip(request.budgets, parts, ladders, strict=True):
+        others = pool.costs.get(str(Phase.OTHER_SEEDS), 0.0)
+        pool.budget = min(budget, part + others) - (request.folds > 1)
         best = search.run() if best is None else search.go_on(ladder)
-        best = _over_seeds(pool, best)
+        best, seeds = _over_seeds(pool, search, best, request, budget)
     assert best is not None
-    return search, best
+    return search, best, seeds
 
 
-def _over_seeds(pool: TrialPool, best: Trial) -> Trial:
-    """Return the best, or what ties with it and is better over seeds; folds have no such trials."""
+def _over_seeds(
+    pool: TrialPool, search: Search[Trial], best: Trial, request: Request, budget: float
+) -> tuple[Trial, SeedEvidence | None]:
+    """Return the best, or what ties with it and is better over seeds, and what the seeds say.
+
+    Without `seeds`, others are tried only where a tie is left; folds have no such trials.
+    """
     if len(pool.tasks) > 1:
-        return best
-    return compare_over_seeds(pool, RecipeTrials(pool, best.recipe), best)
+        return best, None
+    trials = RecipeTrials(pool, best.recipe)
+    if request.seeds == 1:
+        return compare_over_seeds(pool, trials, best), None
+    part, pool.budget = pool.budget, budget
+    found = compare_with_seeds(pool, trials, search, best, request.seeds)
+    pool.budget = part  # the budget of the search, by which its result is judged
+    return found
 
 
 def whole(task: Task, best: Trial, request: Request, setting: TrialContext) -> TrialPool:
     """Train the rate that was best over the folds on all the training data."""
     part = request.compared_on(task, best.recipe)
     pool = TrialPool([part], best.recipe, 1.0, best.goal, setting)
+    pool.pauses_only = request.at_pauses(task, best.recipe)
     if not best.diverged:
         pool.go([pool.add(best.recipe, "whole")], 1.0, Phase.FINISH_ON_ALL)
     return pool
@@ -325,11 +372,12 @@ def judged(
     last: TrialPool,
     request: Request,
     seconds: float,
+    seeds: SeedEvidence | None = None,
 ) -> TuneResult:
     """Turn a finished search into what it says."""
     trials = sorted(search.pool.trials(), key=lambda c: c.lr)
     update, cause = pool.verdict_of_break(trials)
-    found = assess(pool, search, best, edge=update is None)
+    found = assess(pool, search, best, edge=update is None, seeds=seeds)
     kept = list(zip(trials, found.unstable, found.alike, strict=True))
     above = [c.lr for c, bad, _ in kept if bad and c.lr > best.lr]
     trains = not cause and found.outcome != Outcome.NOTHING_TRAINS
@@ -356,6 +404,7 @@ def judged(
                 tied if trains else c is best,
                 trial_place(c.name),
                 _compared(c),
+                seed_runs(c, seeds),
             )
             for c, bad, tied in kept
         ),
@@ -363,10 +412,16 @@ def judged(
         seconds=seconds,
         objective=pool.goal.name,
         folds=request.folds,
+        seeds=1 if seeds is None else seeds.count,
         allowed=request.rates,
         constant=pool.constant,
-        cause=_cause(pool, update, cause),
-        notes=(*found.notes, *begun(pool, request), *remarks(final.runs[0])),
+        cause=cause_said(pool, update, cause),
+        notes=(
+            *found.notes,
+            *begun(pool, request),
+            *seeds_said(request, best, seeds),
+            *remarks(final.runs[0]),
+        ),
         compute_seconds=math.fsum(cost.seconds for cost in spent),
         evaluation_seconds=math.fsum(cost.evaluation_seconds or 0.0 for cost in spent),
         model=final.runs[0].model,
@@ -378,31 +433,6 @@ def _final(best: Trial, last: TrialPool) -> Trial:
     return best if best in last.trials else next(iter(last.trials), best)
 
 
-def on_all(result: TuneResult, run: Run, task: Task) -> TuneResult:
-    """Return a result whose record ends with an evaluation on all validation samples.
-
-    Args:
-        result: As the trials gave it, perhaps on a part of the validation data.
-        run: The run whose model is returned.
-        task: The task with all validation data.
-    """
-    if run.task.valid.samples == task.valid.samples or run.diverged or not run.evaluations:
-        return result
-    before = run.state.evaluation_seconds
-    # Its slices are others than those of the evaluations before it.
-    found = replace(run.evaluate_on(task.on(run.device)), parts=(), metric_parts=())
-    seconds = run.state.evaluation_seconds - before
-    record = run.record().without_model()
-    earlier = [e for e in record.evaluations if e.step < found.step]
-    return replace(
-        result,
-        record=replace(record, evaluations=(*earlier, found)),
-        seconds=result.seconds + seconds,
-        compute_seconds=(result.compute_seconds or 0.0) + seconds,
-        evaluation_seconds=(result.evaluation_seconds or 0.0) + seconds,
-    )
-
-
 def _compared(trial: Trial) -> float | None:
     """Return by what a trial was last compared, where that is not what its record holds there."""
     last = trial.last()
@@ -411,24 +441,6 @@ def _compared(trial: Trial) -> float | None:
     raw = next((e for e in reversed(trial.record().evaluations) if e.step == last.step), last)
     value = trial.goal.value(last)
     return None if value == trial.goal.value(raw) else value
-
-
-def _cause(pool: TrialPool, update: int | None, cause: str) -> str:
-    """Return why no rate gets past an update; empty where none is to blame but the rate."""
-    if not cause:
-        return ""
-    kinds = {str(p.dtype).removeprefix("torch.") for p in pool.first.parameters}
-    narrow = sorted(kinds & {"float16", "bfloat16"})
-    said = (
-        f"Every rate that came to update {update} broke there, and the rate is not the cause: "
-        f"{cause}"
-    )
-    if not narrow:
-        return f"{said}. Look at that data, and at what model and loss make of it."
-    return (
-        f"{said}. The weights are {narrow[0]}: keep them in float32, and give the recipe "
-        "precision='bfloat16' for speed."
-    )
 
 
 def _as_asked(best: Trial, last: TrialPool, request: Request) -> Recipe:

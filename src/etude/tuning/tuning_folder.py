@@ -15,13 +15,16 @@ from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.fingerprint import Parts
 from etude.tasks.task import Task
 from etude.trials.pool import TrialPool
-from etude.trials.valid_samples import ValidSamples, compared_on
+from etude.trials.valid_samples import LEAST, ValidSamples, compared_on, only_at_pauses
 from etude.tuning.published import PublishedRule, read_rule
 from etude.tuning.recipes.space import Space
 from etude.tuning.result import TuneResult
 from etude.tuning.result_shape import RequestShape
 from etude.tuning.search.allowed_rates import EVERY_RATE, AllowedRates
 from etude.tuning.search.ladder import ladder_for
+
+OLDER_LEAST = 8_192
+"""The samples to which 'auto' cut a set in tunings that do not say it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class Request:
     valid_samples: ValidSamples = "auto"
     rates: AllowedRates = EVERY_RATE
     start_from: PublishedRule | None = None
+    seeds: int = 1
+    least: int = LEAST
+    """The samples to which `valid_samples="auto"` cuts a set at least."""
     earlier: tuple[float, ...] = ()
     """The budgets to which it was finished before, ascending: its folder has their trials."""
 
@@ -48,7 +54,12 @@ class Request:
     def compared_on(self, task: Task, recipe: Recipe) -> Task:
         """Return a task with the validation samples on which trials of it are compared."""
         others = [] if self.space is None else self.space.listening()
-        return compared_on(task, recipe, self.valid_samples, others)
+        return compared_on(task, recipe, self.valid_samples, others, self.least)
+
+    def at_pauses(self, task: Task, recipe: Recipe) -> bool:
+        """Return whether trials of a task are evaluated at their pauses alone."""
+        cut = self.valid_samples == "auto" and self.compared_on(task, recipe) is not task
+        return cut and only_at_pauses(task, recipe, self.least)
 
     def plain(self, task: str) -> dict[str, Any]:
         """Return it as values that JSON can hold."""
@@ -61,6 +72,8 @@ class Request:
             "folds": self.folds,
             "over": None if self.space is None else self.space.plain(),
             "valid_samples": self.valid_samples,
+            "least_valid_samples": self.least,
+            "seeds": self.seeds,
             **self.rates.plain(),
             **({} if self.start_from is None else {"start_from": repr(self.start_from)}),
         }
@@ -140,6 +153,8 @@ def kept_request(home: TuningFolder, recipe: Recipe | None) -> Request:
             plain.get("valid_samples", "all"),
             AllowedRates.of(plain.get("lr_range"), plain.get("lrs")),
             read_rule(plain["start_from"]) if plain.get("start_from") else None,
+            plain.get("seeds", 1),
+            plain.get("least_valid_samples", OLDER_LEAST),
             tuple(float(done["budget"]) for done in home.earlier()),
         )
         for budget in kept.budgets:

@@ -51,6 +51,7 @@ class TuneOptions(TypedDict, total=False):
     objective: str | None
     maximize: bool | None
     folds: int
+    seeds: int
     valid_samples: ValidSamples
     lr_range: tuple[float, float] | None
     lrs: Iterable[float] | None
@@ -162,7 +163,7 @@ def tune(
         log: Where to show what was found, at the end: 'wandb', 'mlflow', 'tensorboard' or 'aim', or
             a sink. Logged are the rate and the score of each trial, the answer, and the finished
             run as by `train`; see `docs/logging.md`.
-        options: `objective`, `maximize`, `folds`, `valid_samples`, `lr_range`, `lrs`,
+        options: `objective`, `maximize`, `folds`, `seeds`, `valid_samples`, `lr_range`, `lrs`,
             `start_from`, `over`, `engine`, `resume`, `more`, `accept_changes`, `device`, `memory`,
             `progress` and `world`, as in `etude.tuning.tune.tune`.
 

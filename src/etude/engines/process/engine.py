@@ -176,5 +176,5 @@ class PoolEngine(Engine):
                 return reason
             spawns = run.device.type != "cpu" or (self.start or usual_start()) == "spawn"
             if spawns and not can_be_sent(run):
-                return "the runs have observers that cannot be pickled for another process"
+                return "the runs have observers or an optimizer that other processes cannot import"
         return ""

@@ -19,6 +19,7 @@ import torch
 
 from etude.engines.base import Engine, pending
 from etude.engines.process.state_transfer import PackedState, StateTransfer
+from etude.recipe import Recipe
 from etude.training.observer import Observer
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
@@ -55,11 +56,11 @@ class RunParts:
     """The parts from which a worker builds a run of its task.
 
     Attributes:
-        recipe: The recipe, in plain values.
+        recipe: The recipe.
         observers: Copies of the caller's observers; their states come with the run's state.
     """
 
-    recipe: dict[str, Any]
+    recipe: Recipe
     observers: tuple[Observer, ...]
 
 

@@ -24,7 +24,7 @@ from etude.engines.base import Engine
 from etude.engines.process.devices import seen_alone
 from etude.engines.process.state_transfer import StateTransfer, portable, room_for
 from etude.engines.process.worker import Job, JobMessage, RunParts, WorkerContext, serve
-from etude.recipe import Recipe
+from etude.optimizers.importable import can_be_named
 from etude.tasks.data import TensorData
 from etude.tasks.task import Task
 from etude.torch_internals import version_of
@@ -49,7 +49,12 @@ def usual_start() -> Start:
 
 
 def can_be_sent(run: Run) -> bool:
-    """Return whether another process can build a run, for which its observers are pickled."""
+    """Return whether another process can build a run, for which its observers are pickled.
+
+    An optimizer of one's own must be one that can be imported there.
+    """
+    if not can_be_named(run.recipe.optimizer.name):
+        return False
     try:
         pickle.dumps(run.observers.listed)
     except Exception:  # noqa: BLE001  (pickling an object of the user can raise anything)
@@ -194,7 +199,7 @@ class WorkerPool:
         # Runs that the caller has deleted: otherwise the worker would keep their models.
         gone = frozenset(worker.known - set(self._numbers.values()))
         new = {
-            n: RunParts(run.recipe.plain(), run.observers.listed)
+            n: RunParts(run.recipe, run.observers.listed)
             for n, run in chosen.items()
             if n not in worker.known
         }
@@ -334,4 +339,4 @@ def _spawned(
 
 
 def _built(task: Task, parts: RunParts, device: str = "cpu") -> Run:
-    return Run(task, Recipe(**parts.recipe), device=device, observers=parts.observers)
+    return Run(task, parts.recipe, device=device, observers=parts.observers)

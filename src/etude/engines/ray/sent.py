@@ -8,12 +8,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 from etude import tasks
 from etude.engines.base import describe
 from etude.engines.process.state_transfer import pack, unpack
 from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.optimizers.importable import can_be_named, own_factory
+from etude.optimizers.own_optimizer import own
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.fingerprint import changed, fingerprint
@@ -88,8 +91,16 @@ def sent_run(run: Run) -> dict[str, Any]:
     """
     if reason := refusal(run.observers, "pool"):
         raise BadTypeError(f"{describe(run)}: {reason}; train with engine='loop'")
+    name = run.recipe.optimizer.name
+    if not can_be_named(name):
+        raise BadTypeError(
+            f"the optimizer {name} cannot be built on another machine: put it in a module that can "
+            "be imported there, or train with engine='pool', in processes of this machine"
+        )
+    own = own_factory(name)
     return {
         "recipe": run.recipe.plain(),
+        "optimizer": None if own is None else (own.__module__, own.__qualname__),
         "observers": [_sent_observer(one) for one in run.observers],
         "device": run.device.type,
         "threads": run.threads,
@@ -99,6 +110,9 @@ def sent_run(run: Run) -> dict[str, Any]:
 def built_run(task: Task, sent: Mapping[str, Any], state: Mapping[str, Any]) -> Run:
     """Return the run that `sent_run` described, in a state."""
     observers = [_built_observer(*one) for one in sent["observers"]]
+    if sent["optimizer"] is not None:
+        place, name = sent["optimizer"]
+        own(_imported(place, name, "optimizer"))
     run = Run(task, Recipe(**sent["recipe"]), device=sent["device"], observers=observers)
     run.load_state_dict(state)
     run.limit_threads(sent["threads"])  # the state contains another number
@@ -138,15 +152,18 @@ def _is_plain(values: Mapping[str, Any]) -> bool:
     return True
 
 
-def _built_observer(place: str, name: str, arguments: Mapping[str, Any]) -> Observer:
+def _imported(place: str, name: str, what: str) -> Any:
     try:
-        kind = getattr(import_module(place), name)
+        return attrgetter(name)(import_module(place))
     except (ImportError, AttributeError) as error:
         raise TaskError(
-            f"the observer {place}:{name} cannot be imported on the worker ({error}): make its "
+            f"the {what} {place}:{name} cannot be imported on the worker ({error}): make its "
             "module available there"
         ) from error
-    found = kind(**arguments)
+
+
+def _built_observer(place: str, name: str, arguments: Mapping[str, Any]) -> Observer:
+    found = _imported(place, name, "observer")(**arguments)
     if not isinstance(found, Observer):
         raise TaskError(f"{place}:{name} on the worker is no observer")
     return found

@@ -15,6 +15,7 @@ from etude.report.document import (
     Tone,
 )
 from etude.report.registry import presents
+from etude.report.seed_table import seed_table
 from etude.report.sentences import broken_said, range_said, tie_said
 from etude.report.trials import trial_table
 from etude.tasks.task import Task
@@ -36,6 +37,7 @@ PHASES = {
     Phase.REFINE: "neighbours of the best rate",
     Phase.EDGE_OF_STABILITY: "the rate at which training breaks",
     Phase.ANOTHER_SEED: "the best two rates tied",
+    Phase.OTHER_SEEDS: "the best rates, paired over seeds",
     Phase.FINISH_ON_ALL: "the folds only chose the rate",
     Phase.POPULATION: "the members of a population",
     Phase.REPEATED: "what a loop had done before it was paused, and could not be resumed",
@@ -128,7 +130,7 @@ def _facts(result: TuneResult) -> list[Fact]:
             _tied(result),
             *_not_followed(result),
         ]
-    found += [*_allowed(result), _broken(result)]
+    found += [*_allowed(result), _broken(result), *_seeds(result)]
     if result.sensitivity is not None:
         lost = words.share(result.sensitivity, 1)
         note = "of the drop is lost at most, interpolated between the rates followed"
@@ -155,9 +157,12 @@ def _compared(result: TuneResult) -> list[Fact]:
     if result.valid_samples is None:
         return []
     of = "of the validation data" if result.folds == 1 else "of the data that each fold held out"
-    note = f"{of}, drawn at random; only the final scores are on all of it"
-    if result.folds > 1:
-        note = f"{of}, drawn at random"
+    note = f"{of}, drawn at random"
+    if result.folds == 1:
+        note += "; only the final scores are on all of it"
+    if result.judged_on is not None:
+        judged = words.plural(result.judged_on, "sample")
+        note = f"{of}, drawn at random; the final scores are on {judged} too"
     return [Fact("Compared on", words.plural(result.valid_samples, "sample"), note)]
 
 
@@ -185,7 +190,7 @@ def _tied(result: TuneResult) -> Fact:
     ]
     beyond = f"; {' and '.join(sides)} too, where none was tried" if sides else ""
     value = f"{words.rate(low)} to {words.rate(high)}"
-    return Fact("May be as good", value, f"{tied} tried there, with this seed{beyond}")
+    return Fact("May be as good", value, f"{tied} tried there, {words.seeds(result.seeds)}{beyond}")
 
 
 def _not_followed(result: TuneResult) -> list[Fact]:
@@ -195,6 +200,20 @@ def _not_followed(result: TuneResult) -> list[Fact]:
     rates = ", ".join(words.rate(trial.lr) for trial in left)
     note = f"{rates}: how {'it ends' if len(left) == 1 else 'they end'} is not known"
     return [Fact("Not followed to the end", words.plural(len(left), "rate"), note)]
+
+
+def _seeds(result: TuneResult) -> list[Fact]:
+    """Say which rates were compared over seeds, and how far they were trained with each."""
+    compared = [trial for trial in result.trials if trial.seeds]
+    if not compared:
+        return []
+    length = result.record.length
+    told = []
+    for trial in compared:
+        least = min((one.updates for one in trial.seeds if not one.diverged), default=0)
+        told.append(f"{words.rate(trial.lr)} to {words.share(least / length, 1)}")
+    note = f"{', '.join(told)} of the run; other rates with the first seed"
+    return [Fact("Compared over", words.plural(result.seeds, "seed"), note)]
 
 
 def _broken(result: TuneResult) -> Fact:
@@ -208,6 +227,8 @@ def _broken(result: TuneResult) -> Fact:
     how = "lost what it had learned by its end"
     if trial.record.status == Status.DIVERGED:
         how = f"diverged at update {words.count(trial.record.cost.steps)}"
+    elif trial.broken_seed is not None:
+        how = f"diverged at {words.broken_seed(trial.broken_seed)}"
     times = result.stable_below / result.lr
     note = f"{how}; {times:.3g} times the chosen"
     return Fact("Broke training", words.rate(result.stable_below), note)
@@ -226,7 +247,7 @@ def _sections(result: TuneResult) -> list[Section]:
     tied = None if result.outcome == Outcome.NOTHING_TRAINS else result.tied
     return [
         *chosen_from,
-        Section("Which rate", (against, trial_table(result))),
+        Section("Which rate", (against, trial_table(result), *seed_table(result))),
         Section("How the rates compare over the run", (course,), detail=True),
         Section("The chosen run", _run(result), detail=True),
         *health.sections(result.record, tied),

@@ -10,7 +10,10 @@ from etude.errors import BadValueError
 from etude.trials.phase import Phase
 from etude.tuning.result import TuneResult
 
-UNSAID = ("recipe", "selection", "constant_loss", "constant_metric", "valid_samples")
+UNSAID = (
+    *("recipe", "selection", "constant_loss", "constant_metric"),
+    *("valid_samples", "judged_on"),
+)
 """What only a task's tuning knows."""
 
 
