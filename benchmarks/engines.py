@@ -31,10 +31,10 @@ from benchmarks import arguments
 from etude import Recipe, Task
 from etude.engines import AutoEngine, Engine, PoolEngine, VmapEngine, VmapPoolEngine
 from etude.engines.process.engine import cores
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 from etude.tasks.table import get
+from etude.training.machine.threads import counted_work
 from etude.training.run import Run
-from etude.training.threads import counted_work
 
 RESULTS = Path(__file__).parent / "results"
 LONG = 10_000_000

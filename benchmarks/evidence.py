@@ -44,11 +44,11 @@ from etude import optimizers
 from etude.recipe import Recipe
 from etude.record import Evaluation
 from etude.tasks.task import Task
-from etude.training.batch_norm_statistics import renew_statistics
-from etude.training.evaluate import evaluate
+from etude.training.evaluation.batch_norm_statistics import renew_statistics
+from etude.training.evaluation.evaluate import evaluate
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.trials.baseline import constant_score
 
 DATA = Path(__file__).parent / "results" / "evidence"

@@ -26,7 +26,7 @@ from etude.methods.ramp import FASTAI, run_ramp
 from etude.methods.ramp_rules import RULES
 from etude.optimizers import build
 from etude.recipe import Recipe
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 from etude.tasks.task import Task
 from etude.training.run import Run
 

@@ -25,9 +25,9 @@ from etude import tasks
 from etude.optimizers import build
 from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
+from etude.training.machine.threads import use_threads
 from etude.training.run import Run
-from etude.training.threads import use_threads
 
 RESULTS = Path(__file__).parent / "results"
 TASKS = ("cancer-mlp", "digits-mlp", "digits-cnn", "digits-resnet", "digits-lstm", "patches-cnn")

@@ -25,10 +25,10 @@ import torch
 from benchmarks import arguments, contest
 from etude.recipe import Recipe
 from etude.schedules import constant, linear
-from etude.training.evaluate import evaluate
+from etude.training.evaluation.evaluate import evaluate
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 DATA = Path(__file__).parent / "results" / "oracle"
 SEEDS = (0, 1, 2)

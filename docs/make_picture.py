@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 from etude import tasks
-from etude.report import embed, loss_against_rate, present, templates, words
+from etude.report import embed, present, templates, words
+from etude.report.figures import loss_against_rate
 from etude.tuning.result import TuneResult
 from etude.tuning.tune import tune
 

@@ -113,7 +113,7 @@ def test_what_was_asked_of_a_tuning(kept, data, tmp_path):
 def test_what_names_a_task(kept, tmp_path, data):
     """In its own file and in a record; nothing of it is run by reading it."""
     from etude.storage.run_folder import RunFolder
-    from etude.tasks.ref import TaskRef
+    from etude.tasks.references.ref import TaskRef
 
     ref = TaskRef("/mine.py:make", {"width": 3, "sizes": [1, 2]}, "ab", "cd").plain()
     damage = Damage(kept / "run", tmp_path / "copy", "record.json")

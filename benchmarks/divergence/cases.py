@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from etude import Recipe, Task, tasks
-from etude.tasks.data import TensorData
+from etude.tasks.sources.data import TensorData
 
 SGD, MOMENTUM, ADAM = {"name": "sgd"}, {"name": "sgd", "momentum": 0.9}, {"name": "adamw"}
 TASKS = (

@@ -14,10 +14,10 @@ import etude
 from benchmarks import doctor
 from benchmarks.divergence.cases import Case, cases
 from etude import Observer
-from etude.diagnosis.training_watch import TrainingWatch
-from etude.training.clipping import gradient_norm
+from etude.diagnosis.watching.training_watch import TrainingWatch
+from etude.training.gradient.clipping import gradient_norm
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 KEPT = Path(__file__).parent.parent / "results" / "divergence.npz"
 ZOO = KEPT.with_name("divergence_zoo.npz")

@@ -1,7 +1,7 @@
 """What the user can do next, as facts: Python and the command line each word it in their own way.
 
-The library raises the facts. A message of Python's names the call; `etude.cli.next_step` turns
-the same facts into the command to type.
+The library raises the facts. A message of Python's names the call;
+`etude.cli.terminal.next_step` turns the same facts into the command to type.
 """
 
 from __future__ import annotations

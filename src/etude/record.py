@@ -20,7 +20,7 @@ from etude.errors import StorageError, member, shown
 from etude.recipe import Recipe
 from etude.record_shape import refuse_other
 from etude.storage.record_files import read_notes, read_record, read_series, write_record
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 
 Series = Mapping[str, NDArray[np.float64]]
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 import etude.cli
 from etude.cli.interrupt import INTERRUPTED
+from etude.cli.options.recipe_options import RecipeOptions
 from etude.cli.program import Program, app, verb_files
-from etude.cli.recipe_options import RecipeOptions
 
 LOUD = """
 import os

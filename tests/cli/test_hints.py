@@ -17,7 +17,7 @@ from etude.optimizers import ROWS
 from etude.optimizers.match import match, recommended
 from etude.optimizers.row import INSTALL
 from etude.recipe import Recipe
-from etude.tasks.ref import title
+from etude.tasks.references.ref import title
 from tests.helpers import traits
 
 OWN = """

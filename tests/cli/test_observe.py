@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from etude.cli.observe import observers
+from etude.cli.options.observe import observers
 from etude.errors import EtudeError
 
 TEXT = """
@@ -63,7 +63,7 @@ def test_a_recipe_from_the_folder_of_a_tuning_brings_its_tied_range(tmp_path):
     import torch
 
     import etude
-    from etude.cli.observe import watcher
+    from etude.cli.options.observe import watcher
 
     x = torch.linspace(-1, 1, 64)[:, None]
     task = etude.Task(torch.nn.Linear(1, 1), (x, 3 * x), loss=torch.nn.functional.mse_loss)

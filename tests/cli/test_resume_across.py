@@ -18,8 +18,8 @@ from etude import Recipe, Record, Task, tasks, train, tune
 from etude.errors import Interrupted, StorageError
 from etude.next_step import SavedState
 from etude.storage.run_folder import RunFolder
-from etude.tasks import trusted
-from etude.tasks.ref import TaskRef
+from etude.tasks.references import trusted
+from etude.tasks.references.ref import TaskRef
 
 MINE = """
 import torch

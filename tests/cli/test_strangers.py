@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from etude.tasks import trusted
-from etude.tasks.ref import TaskRef, source_files
+from etude.tasks.references import trusted
+from etude.tasks.references.ref import TaskRef, source_files
 
 MINE = """
 import pathlib

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.functional import cross_entropy, mse_loss
 
 import etude
-from etude.diagnosis.training_watch import TrainingWatch
+from etude.diagnosis.watching.training_watch import TrainingWatch
 
 Program = Callable[..., TrainingWatch]
 HEALTHY: dict[str, Program] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from etude.diagnosis.clearing import Clearing
+from etude.diagnosis.watching.clearing import Clearing
 
 
 def test_a_pass_is_seen_where_the_new_gradient_takes_the_memory_of_the_cleared_one():

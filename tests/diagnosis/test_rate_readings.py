@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import etude
 from etude import Recipe, Task
-from etude.diagnosis.curvature import APART, is_due
 from etude.diagnosis.history import RunQuantity
-from etude.diagnosis.noise import noise_over_batch
+from etude.diagnosis.watching.curvature import APART, is_due
+from etude.diagnosis.watching.noise import noise_over_batch
 from etude.errors import BadTypeError, BadValueError
 from tests.diagnosis.programs import HEALTHY, classes, net, opened
 from tests.helpers import mlp

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etude.diagnosis.statistics import MOST, Entries, EntryLayout, variance_and_mean
+from etude.diagnosis.watching.statistics import MOST, Entries, EntryLayout, variance_and_mean
 
 shapes = st.lists(st.integers(1, 12), min_size=0, max_size=4).map(tuple)
 

@@ -57,7 +57,7 @@ def numbers_valid() -> tuple[Tensor, Tensor]:
 
 
 def _cursor() -> Any:
-    from etude.tasks.source import Cursor
+    from etude.tasks.sources.source import Cursor
 
     return Cursor()
 

@@ -11,7 +11,7 @@ from etude import Recipe, Task
 from etude.engines import Engine, LoopEngine
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from tests.helpers import data, mlp, noisy, task
 
 __all__ = [

@@ -15,7 +15,7 @@ from etude.export.pytorch import ELSEWHERE
 from etude.optimizers import ROWS
 from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 from etude.training.train import train
 
 X = torch.randn(96, 5, generator=torch.Generator().manual_seed(3))

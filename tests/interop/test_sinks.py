@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 import etude
 from etude.diagnosis.finding import Cause, Finding
-from etude.diagnosis.sink import Sink, readings_of
+from etude.diagnosis.watching.sink import Sink, readings_of
 from etude.errors import BadTypeError, BadValueError, MissingExtraError
 from tests.diagnosis.programs import classes, net
 

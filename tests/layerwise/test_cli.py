@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from etude import Task, tasks
-from etude.cli.lr_mult import rules
 from etude.cli.main import main
-from etude.cli.recipe_options import choose_recipe
+from etude.cli.options.lr_mult import rules
+from etude.cli.options.recipe_options import choose_recipe
 from etude.cli.sensitivity import show
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.layerwise.planning import plan

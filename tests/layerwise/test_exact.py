@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from etude.layerwise import apply, rates_of
 from etude.optimizers import build
-from etude.training.precision import refusal
+from etude.training.machine.precision import refusal
 
 HIDDEN = 3
 GATES = {"LSTM": ("input", "forget", "cell", "output"), "GRU": ("reset", "update", "new")}

@@ -19,7 +19,7 @@ from etude.optimizers.factory import factory
 from etude.recipe import RecipeError
 from etude.tasks.models import mlp
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 
 def lstm(depth: int = 2) -> nn.Module:

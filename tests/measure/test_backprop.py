@@ -16,7 +16,7 @@ from torch.nn import functional as F
 import etude
 from etude.errors import BadValueError, TaskError
 from etude.measure.backprop import Backprop, backprop
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 
 SGD = etude.Recipe(optimizer="sgd", lr=0.1, steps=50, batch_size=16)
 

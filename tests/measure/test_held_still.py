@@ -17,7 +17,7 @@ from etude.measure.held_still import curved, held_still
 from etude.measure.probe import judge
 from etude.measure.stall import GAINED, KEPT, stands_still
 from etude.torch_internals import DROPOUTS, RUNNING_NORMS
-from etude.training.clipping import gradient_norm
+from etude.training.gradient.clipping import gradient_norm
 
 
 def network() -> nn.Module:

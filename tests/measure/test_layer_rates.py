@@ -14,8 +14,9 @@ from etude.layerwise.planning import plan
 from etude.measure.coordinate_check import CoordinateCheck, LayerScale
 from etude.measure.layer_rates import POINTS, LayerRates, layer_rates, parameter_rates
 from etude.recipe import Recipe
-from etude.report import multiplier_curves, present
+from etude.report import present
 from etude.report.document import DataTable, Drawing
+from etude.report.figures import multiplier_curves
 from etude.report.kinds.layerwise import span
 from etude.schedules import parse
 from etude.tasks.models import lstm, mlp

@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from typer.testing import CliRunner
 
 from etude import Recipe, Task, tasks
+from etude.cli.options.recipe_options import choose_recipe
 from etude.cli.program import app
-from etude.cli.recipe_options import choose_recipe
 from etude.measure.traits import measure
 from etude.optimizers import ROWS
 from etude.optimizers.match import Traits, match

@@ -34,7 +34,7 @@ RECIPE = Recipe(optimizer=SGD, batch_size=16, steps=400, schedule="constant()")
 
 
 def batches(given: Task, count: int, seed: int = 0) -> list:
-    from etude.tasks.data import Cursor
+    from etude.tasks.sources.data import Cursor
 
     stream = given.train.stream(16, seed, Cursor())
     return [next(stream) for _ in range(count)]

@@ -40,7 +40,7 @@ def by_hand(recipe: Recipe, optimizer_of) -> torch.Tensor:
     optimizer = optimizer_of(model)
     rates = [group["lr"] / recipe.lr for group in optimizer.param_groups]
     schedule = run.state.lr_schedule
-    stream = run.task.train.stream(run.batch_size, recipe.seed, etude.tasks.data.Cursor())
+    stream = run.task.train.stream(run.batch_size, recipe.seed, etude.tasks.sources.data.Cursor())
     for step in range(run.length):
         x, y = next(stream)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):

@@ -12,7 +12,7 @@ from etude.interop.torch import Scheduler
 from etude.layerwise import rates_of
 from etude.optimizers.factory import build
 from etude.schedules import linear
-from etude.training.param_groups import write
+from etude.training.gradient.param_groups import write
 
 
 def one() -> torch.nn.Parameter:

@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import arrays
 
 from etude.errors import BadValueError
 from etude.record import Evaluation
-from etude.report.curves import MOST, PlottedCurve, curve, evaluated, smooth, thin
-from etude.report.view import rates_view, view
+from etude.report.figures.curves import MOST, PlottedCurve, curve, evaluated, smooth, thin
+from etude.report.figures.view import rates_view, view
 
 finite = st.floats(-1e12, 1e12)
 

@@ -8,17 +8,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from etude.record import Evaluation
-from etude.report import (
+from etude.report import words
+from etude.report.figures import (
     final_run,
     frame,
     loss_against_rate,
     palette,
     schedule_curve,
     trial_curves,
-    words,
 )
-from etude.report.curves import MOST, PlottedCurve, window_for
-from etude.report.view import View
+from etude.report.figures.curves import MOST, PlottedCurve, window_for
+from etude.report.figures.view import View
 from etude.tuning.trial_summary import TrialSummary
 
 

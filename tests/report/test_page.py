@@ -213,8 +213,8 @@ def test_a_range_that_goes_on_beyond_what_was_tried_says_so(result, tied, said):
 
 
 def test_the_dark_dress_is_the_light_one_and_its_changes(result):
-    from etude.report import loss_against_rate
-    from etude.report.palette import DARK
+    from etude.report.figures import loss_against_rate
+    from etude.report.figures.palette import DARK
 
     info = loss_against_rate.info(result())
     entry = embed.both(lambda theme: loss_against_rate.draw(info, theme))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from etude.cli import draw as terminal
+from etude.cli.terminal import draw as terminal
 from etude.errors import BadTypeError, BadValueError
 from etude.measure.backprop import Backprop, LayerPass, ParameterUpdate
 from etude.measure.coordinate_check import CoordinateCheck, LayerScale

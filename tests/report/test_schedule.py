@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etude.errors import BadValueError
-from etude.report import embed, html, present, schedule_curve
+from etude.report import embed, html, present
 from etude.report.document import Drawing
+from etude.report.figures import schedule_curve
 from etude.report.schedule_values import ScheduleValues, table
 from etude.schedules import area, constant, cosine, parse
 
@@ -99,7 +100,7 @@ def test_rows_for_the_terminal_load_no_torch():
         "from etude.report.schedule_values import ScheduleValues, table\n"
         "from etude.schedules import cosine\n"
         "assert table(ScheduleValues(cosine(10), 10)).rows\n"
-        "import etude.cli.draw, sys; print('torch' in sys.modules)"
+        "import etude.cli.terminal.draw, sys; print('torch' in sys.modules)"
     )
     said = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "False"

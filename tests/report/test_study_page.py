@@ -14,7 +14,7 @@ from etude.errors import BadTypeError, BadValueError, UnknownNameError
 from etude.recipe import Recipe
 from etude.report import embed
 from etude.report.document import Bullets, DataTable, Drawing, Gallery, TableColumn, TableRow
-from etude.report.palette import LIGHT
+from etude.report.figures.palette import LIGHT
 from etude.report.study import learning_curves, loss_curves, size_curves, stability_map
 from etude.report.study.content import StudyContent
 from etude.report.study.stability_map import MapRow

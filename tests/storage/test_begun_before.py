@@ -12,7 +12,7 @@ from etude import Record, tasks, train, tune
 from etude.errors import StorageError
 from etude.storage.run_folder import RunFolder
 from etude.storage.tuning_folder import TuningFolder
-from etude.tasks.reference import beside
+from etude.tasks.references.reference import beside
 from etude.tuning.result import TuneResult
 
 KEPT = Path(__file__).parents[1] / "data" / "begun_before"

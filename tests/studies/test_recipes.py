@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from etude.errors import BadValueError, StorageError
 from etude.recipe import Recipe
 from etude.studies.recipes import recipe_of, ref_of
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 
 FIELDS = st.fixed_dictionaries(
     {"lr": st.floats(1e-9, 1e9)},

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from etude.tasks.crops import AREA, ASPECT, centre_crop, random_box, random_crop
-from etude.tasks.losses import symbol_cross_entropy
+from etude.tasks.images.crops import AREA, ASPECT, centre_crop, random_box, random_crop
+from etude.tasks.loss.losses import symbol_cross_entropy
 
 SIDES = st.integers(8, 600)
 

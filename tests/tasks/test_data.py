@@ -24,7 +24,7 @@ from torch.utils.data import (
 
 from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.randomness import random_state_kept
-from etude.tasks.data import Cursor, Data, LoaderData, as_data
+from etude.tasks.sources.data import Cursor, Data, LoaderData, as_data
 from tests.tasks.common import COUNT, Nothing, Plain, Stream, numbers
 
 

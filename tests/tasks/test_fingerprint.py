@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 import etude
 from etude import tasks
-from etude.tasks.fingerprint import changed, fingerprint
+from etude.tasks.references.fingerprint import changed, fingerprint
 
 HEAD = """
 import functools
@@ -156,7 +156,7 @@ def test_a_file_is_one_and_the_same_by_whatever_name_it_was_loaded(tmp_path):
             return etude.Task(lambda: Net(), (x, x[:, 0].long()), loss=loss, name="mine")
 
         if __name__ == "__main__":
-            from etude.tasks.fingerprint import fingerprint
+            from etude.tasks.references.fingerprint import fingerprint
             print(fingerprint(task()))
         """
     )

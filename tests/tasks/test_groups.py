@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import etude
 from etude.errors import BadTypeError, BadValueError, TaskError
-from etude.tasks.fingerprint import fingerprint
 from etude.tasks.groups import groups_of
-from etude.tasks.loaders import LoaderData
+from etude.tasks.references.fingerprint import fingerprint
+from etude.tasks.sources.loaders import LoaderData
 from tests.helpers import data, mlp, task
 
 RECIPE = etude.Recipe(optimizer="adamw", lr=0.02, steps=12, batch_size=16, evaluations=1)
@@ -44,7 +44,7 @@ def by_torch(groups, recipe=RECIPE, schedule=None):
     run = etude.training.run.Run(task(), recipe)
     optimizer = torch.optim.AdamW(groups(run.model), lr=recipe.lr)
     rates = [group["lr"] for group in optimizer.param_groups]
-    stream = run.task.train.stream(16, recipe.seed, etude.tasks.data.Cursor())
+    stream = run.task.train.stream(16, recipe.seed, etude.tasks.sources.data.Cursor())
     factor = run.state.lr_schedule
     found = []
     for t in range(run.length):

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from etude.errors import BadTypeError, BadValueError, MissingExtraError, TaskError, UnknownNameError
-from etude.tasks import get, hub, image_source, rows
+from etude.tasks import get, rows
+from etude.tasks.images import hub, image_source
 
 
 @pytest.fixture(autouse=True)
@@ -297,7 +298,9 @@ def test_any_other_name_of_the_image_column_will_do(tmp_path):
 
 
 def test_hub_rows_stand_in_the_table():
-    assert {row.name for row in rows() if row.factory.data.startswith("etude.tasks.hub:")} == {
+    assert {
+        row.name for row in rows() if row.factory.data.startswith("etude.tasks.images.hub:")
+    } == {
         "mnist-mlp",
         "mnist-cnn",
         "cifar10-cnn",

@@ -14,10 +14,10 @@ from etude import Recipe, Task
 from etude.engines import train_many
 from etude.tasks import get, rows
 from etude.tasks.bundled.examples import Examples
-from etude.tasks.data import Cursor
 from etude.tasks.models import cnn, resnet
-from etude.training.check import leaves
-from etude.training.convolutions import channels_last
+from etude.tasks.sources.data import Cursor
+from etude.training.checks.check import leaves
+from etude.training.checks.convolutions import channels_last
 from etude.training.run import Run
 
 BUNDLED = [row.name for row in rows() if "bundled" in row.factory.data]

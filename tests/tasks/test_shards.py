@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from etude.errors import TaskError
-from etude.tasks.data import as_data
-from etude.tasks.shards import cut, sharded_stream, sharded_sweep, share_of
-from etude.tasks.source import Cursor
+from etude.tasks.sources.data import as_data
+from etude.tasks.sources.shards import cut, sharded_stream, sharded_sweep, share_of
+from etude.tasks.sources.source import Cursor
 
 counts = st.tuples(st.integers(0, 40), st.integers(1, 9))
 

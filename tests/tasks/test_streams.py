@@ -16,7 +16,7 @@ from torch.utils.data import (
 )
 
 from etude.errors import BadValueError, TaskError
-from etude.tasks.data import Cursor, as_data
+from etude.tasks.sources.data import Cursor, as_data
 from tests.tasks.common import COUNT, Nothing, Stream, numbers
 
 

@@ -22,9 +22,9 @@ from torch.utils.data import (
 from etude import Recipe, Task, train, tune
 from etude.engines import train_many
 from etude.errors import BadTypeError, TaskError
-from etude.tasks.data import NestedData, TensorData, as_data
-from etude.tasks.fingerprint import fingerprint
-from etude.tasks.loaders import LoaderData
+from etude.tasks.references.fingerprint import fingerprint
+from etude.tasks.sources.data import NestedData, TensorData, as_data
+from etude.tasks.sources.loaders import LoaderData
 from etude.trials.folds import folds_of
 from etude.trials.valid_samples import compared_on
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from etude import Task
 from etude.errors import TaskError
-from etude.tasks.weighted import WeightedLoss, weighed
-from etude.training.accumulation import shares
-from etude.training.evaluate import together
+from etude.tasks.loss.weighted import WeightedLoss, weighed
+from etude.training.evaluation.evaluate import together
+from etude.training.gradient.accumulation import shares
 
 CLASSES = 4
 WEIGHTS = torch.tensor([1.0, 20.0, 0.5, 3.0])

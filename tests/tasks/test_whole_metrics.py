@@ -20,7 +20,7 @@ from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.tasks.collect import join, pseudo_values
 from etude.tasks.direction import direction_of
 from etude.tasks.metrics import METRICS, as_metric, mean_metric, topk
-from etude.training.evaluate import evaluate
+from etude.training.evaluation.evaluate import evaluate
 from etude.trials.score import goal_for, judged_by
 
 counts, seeds = st.integers(8, 60), st.integers(0, 9_999)

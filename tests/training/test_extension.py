@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from etude import Recipe, Record, Task, train, tune
 from etude.errors import BadValueError, StorageError
-from etude.tasks.fingerprint import fingerprint
-from etude.training.evaluation_steps import own_evaluation_steps
+from etude.tasks.references.fingerprint import fingerprint
+from etude.training.evaluation.evaluation_steps import own_evaluation_steps
 
 RECIPE = Recipe(lr=0.05, steps=12, batch_size=8, evaluations=4, schedule="cosine()")
 

@@ -22,11 +22,11 @@ from etude import Recipe, Record, Task, train
 from etude.errors import BadValueError, MovedError, TaskError
 from etude.randomness import derive_seed, random_state_kept, seed_everything
 from etude.schedules import Clock, parse
-from etude.tasks.data import Cursor
 from etude.tasks.metrics import mean_metric
-from etude.training.evaluate import evaluate
+from etude.tasks.sources.data import Cursor
+from etude.training.evaluation.evaluate import evaluate
 from etude.training.run import MOVED, Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from tests.helpers import data, mlp, noisy, task
 
 BASE = Recipe(optimizer={"name": "sgd", "momentum": 0.9}, lr=0.1, steps=25, batch_size=16)

@@ -15,8 +15,8 @@ from etude import Recipe, Task, train
 from etude.engines import train_many
 from etude.errors import StorageError, TaskError
 from etude.recipe import RecipeError
-from etude.training import loss_scale
-from etude.training.loss_scale import LossScale
+from etude.training.gradient import loss_scale
+from etude.training.gradient.loss_scale import LossScale
 from etude.training.run import Run
 from tests.helpers import data, mlp, task
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from etude.training.param_groups import drop_gradients
+from etude.training.gradient.param_groups import drop_gradients
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=3), min_size=1, max_size=3))

@@ -16,8 +16,9 @@ from torch.nn.functional import conv2d, cross_entropy, mse_loss
 
 from etude import Recipe, Task, train
 from etude.errors import TaskError
-from etude.training import convolutions, precision, processor
-from etude.training.convolutions import overruns
+from etude.training.checks import convolutions
+from etude.training.checks.convolutions import overruns
+from etude.training.machine import precision, processor
 from etude.training.run import Run
 
 LAST = torch.channels_last

@@ -17,9 +17,9 @@ from etude import Recipe, Task, tasks, train, tune
 from etude.errors import TaskError
 from etude.recipe import Initialisation
 from etude.storage.state_tree import flatten, unflatten
-from etude.tasks.losses import symbol_cross_entropy
+from etude.tasks.loss.losses import symbol_cross_entropy
 from etude.tasks.models.initialisation import INITIALISATIONS
-from etude.training.clipping import Clipper, at_percentile, clip_adaptive
+from etude.training.gradient.clipping import Clipper, at_percentile, clip_adaptive
 from etude.training.initialisation import lsuv
 from etude.training.regularisation import Penalty, set_dropout, smoothed
 from etude.training.request import AdvanceRequest

@@ -19,8 +19,8 @@ from etude.engines import LoopEngine, PoolEngine, VmapEngine
 from etude.errors import BadValueError, StorageError
 from etude.recipe_spikes import Rewind, Skip, ZClip
 from etude.storage.state_tree import flatten, unflatten
-from etude.tasks.data import Cursor
-from etude.training.norm_moments import NormMoments
+from etude.tasks.sources.data import Cursor
+from etude.training.gradient.norm_moments import NormMoments
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from tests.engines.common import same_bits

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from etude import Recipe, Task, tune
 from etude.engines import LoopEngine
 from etude.torch_internals import compiles
-from etude.training.eager import eagerly
+from etude.training.machine.eager import eagerly
 from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import Goal
 from tests.helpers import data, noisy

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from etude import Recipe, Task, tasks
 from etude.errors import BadTypeError, BadValueError
-from etude.tasks.data import IndexedData
+from etude.tasks.sources.data import IndexedData
 from etude.training.clock import clock_of
-from etude.training.evaluate import PARTS
+from etude.training.evaluation.evaluate import PARTS
 from etude.trials.valid_samples import (
     GRADIENT,
     KEPT,

@@ -12,7 +12,7 @@ from torch import nn
 import etude
 from etude import tasks
 from etude.engines import LoopEngine, PoolEngine, VmapEngine
-from etude.training.evaluate import evaluate
+from etude.training.evaluation.evaluate import evaluate
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.trials.weight_mean import WeightMean, weight_mean
@@ -105,7 +105,7 @@ def test_batch_statistics_are_those_of_the_mean_itself(task):
     model.train()
     model[3].eval()
     with torch.no_grad():
-        stream = task.train.stream(32, 0, etude.tasks.data.Cursor())
+        stream = task.train.stream(32, 0, etude.tasks.sources.data.Cursor())
         for _ in range(min(20, task.train.steps_per_epoch(32))):
             model(next(stream)[0])
     renewed = evaluate(task, model, step=30)

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 import etude
 from etude import Record, Task, TuneResult
 from etude.report import present
-from etude.training.evaluate import evaluate
+from etude.training.evaluation.evaluate import evaluate
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.trials import valid_samples

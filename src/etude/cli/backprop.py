@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from etude.cli import choices
-from etude.cli.console import out, print_json
-from etude.cli.draw import draw
-from etude.cli.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.options import choices
+from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.terminal.console import out, print_json
+from etude.cli.terminal.draw import draw
 from etude.errors import BadValueError
 
 EPILOG = """[bold]Examples[/bold]

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from etude.cli import choices
-from etude.cli.console import out, print_json
-from etude.cli.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.options import choices
+from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.terminal.console import out, print_json
 
 if TYPE_CHECKING:
     from etude.diagnosis.finding import Diagnosis

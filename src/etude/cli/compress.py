@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from etude.cli import choices
 from etude.cli.interrupt import raise_on_interrupt
-from etude.cli.method_output import show_found
+from etude.cli.options import choices
+from etude.cli.terminal.method_output import show_found
 from etude.errors import BadValueError
 
 EPILOG = """[bold]Examples[/bold]

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from etude.cli import choices, processes
-from etude.cli.console import out, print_json
-from etude.cli.draw import draw
-from etude.cli.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.options import choices, processes
+from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.terminal.console import out, print_json
+from etude.cli.terminal.draw import draw
 
 EPILOG = """[bold]Examples[/bold]
 

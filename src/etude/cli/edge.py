@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from etude.cli import choices
-from etude.cli.console import print_json
-from etude.cli.draw import draw
-from etude.cli.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.options import choices
+from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.terminal.console import print_json
+from etude.cli.terminal.draw import draw
 
 EPILOG = """[bold]Examples[/bold]
 

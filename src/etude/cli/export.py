@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from etude import files
-from etude.cli import choices
-from etude.cli.console import out, print_json
+from etude.cli.options import choices
+from etude.cli.terminal.console import out, print_json
 from etude.errors import BadValueError, StorageError
 
 if TYPE_CHECKING:

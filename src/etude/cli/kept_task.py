@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etude.cli.next_step import quoted
+from etude.cli.terminal.next_step import quoted
 from etude.errors import BadValueError, EtudeError, StorageError, TaskError, shown
 
 if TYPE_CHECKING:
     from etude.storage.run_folder import RunFolder
     from etude.tasks import Task
-    from etude.tasks.ref import TaskRef
+    from etude.tasks.references.ref import TaskRef
 
 
 def kept_task(folder: Path, own: str | None, typed: dict[str, Any]) -> Task:
@@ -31,8 +31,8 @@ def kept_task(folder: Path, own: str | None, typed: dict[str, Any]) -> Task:
     """
     from etude import tasks
     from etude.storage.run_folder import RunFolder
+    from etude.tasks.references.trusted import is_trusted
     from etude.tasks.table import is_bundled
-    from etude.tasks.trusted import is_trusted
 
     home = RunFolder(folder)
     if own is not None:
@@ -81,7 +81,7 @@ def _built(ref: TaskRef, path: Path) -> Task:
 
 def _untrusted(folder: Path, ref: TaskRef) -> str:
     """Return a message that says why a folder's task is not run, and what to type."""
-    from etude.tasks.ref import TaskRef, is_file, source_files
+    from etude.tasks.references.ref import TaskRef, is_file, source_files
 
     place = ref.reference.rpartition(":")[0]
     if not place:

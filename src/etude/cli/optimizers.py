@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from etude.cli import choices
-from etude.cli.console import facts, number, out, print_json
-from etude.cli.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.options import choices
+from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.terminal.console import facts, number, out, print_json
 from etude.errors import BadValueError, unknown_name
 
 if TYPE_CHECKING:

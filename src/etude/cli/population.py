@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from etude.cli import choices
-from etude.cli.method_output import show_found
-from etude.cli.rates import read_rates
-from etude.cli.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.options import choices
+from etude.cli.options.rates import read_rates
+from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.terminal.method_output import show_found
 
 EPILOG = """[bold]Examples[/bold]
 

@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from etude import files
-from etude.cli import choices
-from etude.cli.console import out, print_json
-from etude.cli.draw import table_of
-from etude.cli.plot import plot as draw
+from etude.cli.options import choices
+from etude.cli.terminal.console import out, print_json
+from etude.cli.terminal.draw import table_of
+from etude.cli.terminal.plot import plot as draw
 from etude.errors import BadValueError, unknown_name
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def _save(found: ScheduleValues, path: Path) -> None:
 
         report.write(found, path)
     elif kind == ".png":
-        from etude.cli.picture import png
+        from etude.cli.terminal.picture import png
 
         seen = preview(found.schedule, found.length)
         files.write_bytes(path, png(seen.steps, seen.values))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from etude.cli import choices
-from etude.cli.console import out, print_json
-from etude.cli.draw import draw
-from etude.cli.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.options import choices
+from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.terminal.console import out, print_json
+from etude.cli.terminal.draw import draw
 
 if TYPE_CHECKING:
     from etude.measure.sensitivity import Sensitivity

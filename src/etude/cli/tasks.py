@@ -8,8 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from etude.cli import choices
-from etude.cli.console import facts, out, print_json
+from etude.cli.options import choices
+from etude.cli.terminal.console import facts, out, print_json
 
 if TYPE_CHECKING:
     from etude.tasks import TaskRow
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _from_hub(row: TaskRow) -> bool:
-    return row.factory.data.startswith("etude.tasks.hub:")
+    return row.factory.data.startswith("etude.tasks.images.hub:")
 
 
 def tasks(

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from etude.cli import choices, observe, processes
-from etude.cli.console import files, out, print_json
-from etude.cli.draw import draw as draw_report
-from etude.cli.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.options import choices, observe, processes
+from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.terminal.console import files, out, print_json
+from etude.cli.terminal.draw import draw as draw_report
 
 if TYPE_CHECKING:
     from etude.progress import Bar
     from etude.record import Record
-    from etude.training.state import RunState
+    from etude.training.state.state import RunState
 
 EPILOG = """[bold]Examples[/bold]
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from etude.cli import choices, observe, processes
-from etude.cli.console import files, out, print_json
-from etude.cli.draw import draw
-from etude.cli.over import read_over
-from etude.cli.rates import read_range, read_rates
-from etude.cli.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.options import choices, observe, processes
+from etude.cli.options.over import read_over
+from etude.cli.options.rates import read_range, read_rates
+from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
+from etude.cli.terminal.console import files, out, print_json
+from etude.cli.terminal.draw import draw
 
 if TYPE_CHECKING:
     from etude.tasks import Task

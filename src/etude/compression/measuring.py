@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from etude.record import Evaluation
-from etude.tasks.data import Batch
+from etude.tasks.sources.data import Batch
 from etude.tasks.task import Task
-from etude.training.evaluate import evaluate, move
-from etude.training.snapshot import buffers_kept, modes_kept
-from etude.training.threads import counted_work, suitable_threads, use_threads
+from etude.training.evaluation.evaluate import evaluate, move
+from etude.training.machine.threads import counted_work, suitable_threads, use_threads
+from etude.training.state.snapshot import buffers_kept, modes_kept
 
 CPU = torch.device("cpu")
 

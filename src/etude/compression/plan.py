@@ -17,9 +17,9 @@ from etude.compression.method import CompressionMethod
 from etude.compression.source import TrainedNetwork
 from etude.compression.structured import Sizes, remove_channels
 from etude.errors import BadValueError
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 from etude.training.clock import batch_size_of
-from etude.training.evaluate import move
+from etude.training.evaluation.evaluate import move
 
 CALIBRATION = 16
 """Training batches on which the range of a layer's inputs is measured."""

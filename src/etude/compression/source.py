@@ -15,10 +15,10 @@ from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.record import Record
 from etude.storage.run_folder import RunFolder
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
+from etude.tasks.references.trusted import is_trusted
 from etude.tasks.table import is_bundled
 from etude.tasks.task import Task
-from etude.tasks.trusted import is_trusted
 from etude.tuning.result import TuneResult
 
 

@@ -25,10 +25,10 @@ from etude.progress import bar
 from etude.recipe import Recipe
 from etude.record import Record
 from etude.tasks.task import Task
+from etude.training.checks.validation import check_given
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
-from etude.training.validation import check_given
+from etude.training.state.state import RunState
 from etude.training.world import World, current, given, refuse_sharded
 from etude.warning_filters import filters_kept
 

@@ -153,7 +153,7 @@ class History:
             (`CLIPPED`, `TRAINING_MODE`, `UNCLEARED`, `CLEARED_EARLY`) are 0 or 1.
             `CRITICAL_SHARPNESS` is 2/η_c and `RATE_OVER_CRITICAL` is η/η_c (see
             `etude.measure.critical_rate`), where the loss is known; `NOISE_OVER_BATCH`
-            is the gradient noise scale in batches (see `etude.diagnosis.noise`).
+            is the gradient noise scale in batches (see `etude.diagnosis.watching.noise`).
         parameter_gradients: (samples, parameters) the norm of the gradient; NaN if there is none.
         parameter_updates: (samples, parameters) the norm of the update over that of the weight;
             infinite where a weight of 0 changed.

@@ -7,7 +7,7 @@ import math
 from etude.diagnosis.finding import Finding, Symptom
 from etude.record import Evaluation, Record
 from etude.tasks.task import Task
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.trials.score import Goal
 from etude.trials.turn import turn_of_run
 

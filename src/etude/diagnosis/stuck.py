@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from etude.diagnosis.finding import Finding, Symptom
 from etude.record import Evaluation
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.trials.baseline import better, constant_score
 from etude.trials.score import Goal, goal_for
 

@@ -10,9 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from etude.diagnosis.finding import Finding
-from etude.diagnosis.layers import Models, named_models
-from etude.diagnosis.sink import Sink, listed_sinks
-from etude.diagnosis.training_watch import TrainingWatch
+from etude.diagnosis.watching.layers import Models, named_models
+from etude.diagnosis.watching.sink import Sink, listed_sinks
+from etude.diagnosis.watching.training_watch import TrainingWatch
 from etude.errors import BadTypeError, BadValueError, shown
 
 

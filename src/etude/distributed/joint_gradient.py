@@ -16,13 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 from etude.distributed.batch_norm import SynchronisedNorms
 from etude.distributed.communication import Communication
 from etude.errors import TaskError
-from etude.tasks.shards import Shard
+from etude.tasks.loss.weighted import WeightedLoss
+from etude.tasks.sources.shards import Shard
 from etude.tasks.task import Task
-from etude.tasks.weighted import WeightedLoss
 from etude.torch_internals import BATCH_NORMS
 from etude.training.objective import Context
 from etude.training.regularisation import Penalty
-from etude.training.snapshot import Snapshot
+from etude.training.state.snapshot import Snapshot
 from etude.training.world import Exchange, JointGradient
 
 _SYNC_BUFFERS = next(

@@ -29,8 +29,8 @@ from etude.distributed.sharding import (
 from etude.errors import BadValueError, EtudeError, TaskError, WorldError, shorten
 from etude.optimizers import get as optimizer_row
 from etude.recipe import Recipe
-from etude.tasks.shards import sharded_stream, sharded_sweep
-from etude.tasks.source import Batch, Cursor, Data
+from etude.tasks.sources.shards import sharded_stream, sharded_sweep
+from etude.tasks.sources.source import Batch, Cursor, Data
 from etude.tasks.task import Task
 from etude.training.objective import Context
 from etude.training.regularisation import Penalty

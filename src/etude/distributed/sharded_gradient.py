@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from etude.distributed.communication import Communication
 from etude.distributed.joint_gradient import DataParallelGradient, floating, has_other_buffers
 from etude.distributed.sharding import set_exchanging
-from etude.tasks.shards import Shard
+from etude.tasks.loss.weighted import WeightedLoss
+from etude.tasks.sources.shards import Shard
 from etude.tasks.task import Task
-from etude.tasks.weighted import WeightedLoss
 from etude.training.objective import Context
 from etude.training.regularisation import Penalty
 

@@ -22,12 +22,12 @@ from etude.engines.vmap.engine import VmapEngine
 from etude.engines.vmap.execution import SECONDS_PER_NODE, SHARE
 from etude.engines.vmap_pool import VmapPoolEngine
 from etude.randomness import random_state_kept
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 from etude.tasks.task import Task
+from etude.training.machine.threads import counted_work
 from etude.training.observer import refusal
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.threads import counted_work
 
 STARTING = {"fork": 0.04, "spawn": 5.0}
 """Seconds to start one process."""

@@ -14,7 +14,7 @@ import torch
 
 from etude import tasks
 from etude.errors import EtudeError
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 from etude.tasks.table import is_bundled
 
 SAME = ("etude", "torch", "numpy")

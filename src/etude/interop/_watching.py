@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.diagnosis.history import History
-from etude.diagnosis.sink import Sink, listed_sinks
-from etude.diagnosis.training_watch import TrainingWatch
 from etude.diagnosis.watch import checked_period
+from etude.diagnosis.watching.sink import Sink, listed_sinks
+from etude.diagnosis.watching.training_watch import TrainingWatch
 
 
 class Watching:

@@ -17,11 +17,11 @@ from etude.measure.gradient_chain import ChainRecorder
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.record import to_json
-from etude.tasks.data import Batch, Cursor, Data, rows
+from etude.tasks.sources.data import Batch, Cursor, Data, rows
 from etude.tasks.task import Task
-from etude.training.evaluate import move
+from etude.training.checks.validation import check_given
+from etude.training.evaluation.evaluate import move
 from etude.training.run import Run
-from etude.training.validation import check_given
 from etude.warning_filters import filters_kept
 
 

@@ -24,9 +24,9 @@ from etude.layerwise.parts import kind_of
 from etude.measure.held_still import held_still
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 from etude.tasks.task import Task
-from etude.training.evaluate import move
+from etude.training.evaluation.evaluate import move
 from etude.training.run import Run
 
 WATCHED = ("linear", "convolution", "recurrent", "embedding")

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from etude.errors import BadTypeError, BadValueError, shown
 from etude.optimizers.hessian import put
 from etude.torch_internals import foreach
-from etude.training.snapshot import Snapshot, modes_kept
+from etude.training.state.snapshot import Snapshot, modes_kept
 
 PASSES = 6
 """The largest number of forward passes, unless it is given."""

@@ -27,7 +27,7 @@ from etude.shows_itself import ShowsItself
 from etude.tasks.task import Task
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.warning_filters import filters_kept
 
 SHORTEST = 10

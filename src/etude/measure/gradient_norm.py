@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from etude.training.clipping import gradient_norm
+from etude.training.gradient.clipping import gradient_norm
 from etude.training.observer import Observer
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 
 class GradientNorm(Observer):

@@ -8,9 +8,9 @@ import math
 import torch
 
 from etude.randomness import random_state_kept
-from etude.tasks.data import Cursor
-from etude.training.eager import eagerly
-from etude.training.evaluate import move
+from etude.tasks.sources.data import Cursor
+from etude.training.evaluation.evaluate import move
+from etude.training.machine.eager import eagerly
 from etude.training.run import Run
 
 ABOVE, BELOW, USUAL = 2.0, 2.5, -0.8

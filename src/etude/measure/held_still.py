@@ -9,8 +9,8 @@ from torch import nn
 
 from etude.optimizers.hessian import twice_differentiable
 from etude.randomness import random_state_kept
-from etude.tasks.data import Data
-from etude.training.snapshot import Snapshot, modes_kept
+from etude.tasks.sources.data import Data
+from etude.training.state.snapshot import Snapshot, modes_kept
 
 Kinds = tuple[type[nn.Module], ...]
 

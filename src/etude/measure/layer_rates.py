@@ -17,7 +17,7 @@ from etude.measure.coordinate_check import CoordinateCheck
 from etude.recipe import Recipe
 from etude.schedules import Schedule
 from etude.tasks.task import Task
-from etude.training.flow import flow_of
+from etude.training.checks.flow import flow_of
 from etude.training.run import Run
 
 POINTS = 64

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from etude.errors import BadValueError, MovedError
 from etude.measure.held_still import held_still
 from etude.randomness import derive_seed
-from etude.tasks.data import Batch, Cursor, IndexedData
+from etude.tasks.sources.data import Batch, Cursor, IndexedData
 from etude.torch_internals import DROPOUTS, RUNNING_NORMS
-from etude.training.evaluate import move
+from etude.training.evaluation.evaluate import move
 from etude.training.observer import Observer
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 
 @dataclass(frozen=True)

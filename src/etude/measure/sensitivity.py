@@ -26,8 +26,8 @@ from etude.progress import Bar, bar
 from etude.recipe import Recipe
 from etude.shows_itself import ShowsItself
 from etude.tasks.task import Task
+from etude.training.checks.validation import check_given
 from etude.training.run import Run
-from etude.training.validation import check_given
 from etude.warning_filters import filters_kept
 
 ALL = "*"

@@ -25,14 +25,14 @@ from etude.measure.lanczos import spectrum
 from etude.measure.threshold import stability
 from etude.optimizers.hessian import PRICE, Hessian, flat, move, put
 from etude.randomness import derive_seed
-from etude.tasks.data import Batch, Cursor
+from etude.tasks.sources.data import Batch, Cursor
 from etude.torch_internals import RUNNING_NORMS
-from etude.training.device import deterministic
-from etude.training.evaluate import move as to_device
+from etude.training.evaluation.evaluate import move as to_device
+from etude.training.machine.device import deterministic
+from etude.training.machine.threads import use_threads
 from etude.training.objective import Objective
 from etude.training.run import Run
-from etude.training.snapshot import Snapshot
-from etude.training.threads import use_threads
+from etude.training.state.snapshot import Snapshot
 
 BATCHES = 4
 """The number of batches in the sample, unless its size is given."""

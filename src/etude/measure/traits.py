@@ -19,12 +19,12 @@ from etude.optimizers.match import Traits
 from etude.optimizers.prior import centre_of, nice
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 from etude.tasks.task import Task, parameter_count
 from etude.torch_internals import BATCH_NORMS
-from etude.training.evaluate import move
+from etude.training.checks.validation import check_given
+from etude.training.evaluation.evaluate import move
 from etude.training.run import Run
-from etude.training.validation import check_given
 
 SHARE, SHORTEST, LONGEST = 0.05, 20, 100
 """The share of the run that is trained before measuring, and its bounds in updates."""

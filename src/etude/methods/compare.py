@@ -20,9 +20,9 @@ from etude.progress import bar
 from etude.recipe import Recipe
 from etude.record import Evaluation, Status, to_json
 from etude.shows_itself import ShowsItself
-from etude.tasks.data import IndexedData
+from etude.tasks.sources.data import IndexedData
 from etude.tasks.task import Task
-from etude.training.validation import check_given
+from etude.training.checks.validation import check_given
 from etude.trials.given_rates import checked_rates
 from etude.trials.score import Goal, goal_for, usual_objective
 from etude.tuning.tune import BUDGET

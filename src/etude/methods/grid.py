@@ -17,11 +17,11 @@ from etude.methods.kept_request import kept_request
 from etude.optimizers.prior import centre_of
 from etude.recipe import Recipe
 from etude.storage.grid_folder import GridFolder
-from etude.tasks.fingerprint import Parts, identified
+from etude.tasks.references.fingerprint import Parts, identified
 from etude.tasks.task import Task
+from etude.training.checks.validation import check_given
 from etude.training.clock import clock_of
 from etude.training.observer import Observer
-from etude.training.validation import check_given
 from etude.trials.folds import folds_of
 from etude.trials.given_rates import checked_rates
 from etude.trials.phase import Phase

@@ -25,11 +25,11 @@ from etude.methods.rate_history import RateHistory
 from etude.optimizers.prior import centre_of, grid
 from etude.recipe import Recipe
 from etude.storage.population_folder import PopulationFolder
-from etude.tasks.fingerprint import Parts, identified
+from etude.tasks.references.fingerprint import Parts, identified
 from etude.tasks.task import Task
+from etude.training.checks.validation import check_given
 from etude.training.observer import Observer
 from etude.training.run import Run
-from etude.training.validation import check_given
 from etude.trials.given_rates import checked_rates
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialContext, TrialPool

@@ -19,7 +19,7 @@ from etude.schedules import Schedule, constant, exponential, piecewise_interpola
 from etude.tasks.task import Task
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 
 @dataclass(frozen=True)

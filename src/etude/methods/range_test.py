@@ -20,8 +20,8 @@ from etude.recipe import Recipe
 from etude.record import to_json
 from etude.shows_itself import ShowsItself
 from etude.tasks.task import Task
+from etude.training.checks.validation import check_given
 from etude.training.clock import clock_of
-from etude.training.validation import check_given
 from etude.warning_filters import filters_kept
 
 SHORTEST = 30

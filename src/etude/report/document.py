@@ -12,7 +12,7 @@ from etude.errors import BadValueError
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from etude.report.palette import Theme
+    from etude.report.figures.palette import Theme
 
 
 class Tone(StrEnum):

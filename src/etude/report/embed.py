@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from etude.report.palette import DARK, LIGHT, Theme
+from etude.report.figures.palette import DARK, LIGHT, Theme
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from etude.errors import BadValueError, unknown_name
 from etude.report import page, templates
 from etude.report.document import Bullets, DataTable, Drawing, Report
-from etude.report.palette import DARK, LIGHT, Theme
+from etude.report.figures.palette import DARK, LIGHT, Theme
 from etude.report.registry import present
 from etude.report.study.content import StudyContent
 from etude.studies.result import StudyResult

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from etude import files
 from etude.report import embed, templates, words
 from etude.report.document import Bullets, DataTable, Drawing, Gallery, Listing, Report
-from etude.report.palette import DARK, LIGHT, heat
+from etude.report.figures.palette import DARK, LIGHT, heat
 from etude.report.registry import present
 from etude.tasks.task import Task
 

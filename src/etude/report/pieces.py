@@ -6,7 +6,7 @@ import math
 
 from etude.export import pytorch_code
 from etude.record import Evaluation, Record, Status
-from etude.report import final_run, schedule_curve, words
+from etude.report import words
 from etude.report.document import (
     DataTable,
     Drawing,
@@ -17,6 +17,7 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
+from etude.report.figures import final_run, schedule_curve
 from etude.tasks.task import Task
 
 

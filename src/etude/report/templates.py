@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from etude.report.frame import SANS
-from etude.report.palette import DARK, LIGHT, Theme
+from etude.report.figures.frame import SANS
+from etude.report.figures.palette import DARK, LIGHT, Theme
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from etude.record import Status
 from etude.report import words
 from etude.report.document import DataTable, TableColumn, TableRow, Tone
-from etude.report.palette import places
+from etude.report.figures.palette import places
 from etude.tuning.outcome import Outcome
 from etude.tuning.result import TuneResult
 from etude.tuning.trial_summary import TrialSummary

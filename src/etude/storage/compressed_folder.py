@@ -16,7 +16,7 @@ from etude import files
 from etude.errors import StorageError
 from etude.storage import layout
 from etude.storage.task_note import TaskNote
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 
 
 def file_bytes(tensors: Mapping[str, Tensor]) -> bytes:

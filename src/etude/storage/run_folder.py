@@ -18,8 +18,8 @@ from etude.recipe import Recipe
 from etude.storage import checkpoint, layout, task_digests
 from etude.storage.model_weights import fit_buffers
 from etude.storage.task_note import TaskNote
-from etude.tasks.fingerprint import Parts
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.fingerprint import Parts
+from etude.tasks.references.ref import TaskRef
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from etude import files
 from etude.errors import StorageError
 from etude.next_step import AcceptChanges
 from etude.storage.layout import FINGERPRINT
-from etude.tasks.fingerprint import DATA, Parts, changed
+from etude.tasks.references.fingerprint import DATA, Parts, changed
 
 SEED = " (data drawn at random needs a fixed seed, such as torch.manual_seed(0) before it)"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from etude import files
 from etude.errors import StorageError
 from etude.storage.layout import TASK
-from etude.tasks.ref import TaskRef
-from etude.tasks.trusted import remember
+from etude.tasks.references.ref import TaskRef
+from etude.tasks.references.trusted import remember
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from etude import files
 from etude.errors import StorageError, shown
 from etude.storage import layout, task_digests
 from etude.storage.run_folder import RunFolder
-from etude.tasks.fingerprint import Parts
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.fingerprint import Parts
+from etude.tasks.references.ref import TaskRef
 
 
 @dataclass(frozen=True)

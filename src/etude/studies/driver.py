@@ -17,9 +17,9 @@ from etude.studies.curvature import curvature_of, stand_ins
 from etude.studies.executors import Executor, HereExecutor
 from etude.studies.groups import TrainedTrial
 from etude.studies.trials import PlannedTrial, groups_of
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
+from etude.tasks.references.trusted import is_trusted
 from etude.tasks.table import is_bundled
-from etude.tasks.trusted import is_trusted
 
 GROUP = 32
 """The largest number of trials that are trained together. It is the same for all workers, since

@@ -16,7 +16,7 @@ from etude.record import Record, Status
 from etude.storage.study import Claim, TrialResult
 from etude.studies.halving import compete
 from etude.studies.trials import STOPPED_AT, PlannedTrial
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 from etude.tasks.task import Task
 from etude.training.train import train
 

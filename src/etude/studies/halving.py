@@ -12,7 +12,7 @@ from etude.record import Record
 from etude.tasks.task import Task
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 FACTORS = (2, 3, 4)
 """The factors by which the number of rates can be divided at a rung."""

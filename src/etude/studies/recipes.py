@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from etude.recipe import Recipe
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 
 MOST_KNOWN = 4_096
 """How many recipes, and how many references, are remembered."""

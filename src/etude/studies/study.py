@@ -14,8 +14,8 @@ from etude.studies.plan import StudyPlan
 from etude.studies.result import StudyResult
 from etude.studies.samplers import Sampled
 from etude.studies.trials import planned_trials
-from etude.tasks.ref import TaskRef
-from etude.tasks.trusted import remember
+from etude.tasks.references.ref import TaskRef
+from etude.tasks.references.trusted import remember
 
 DATABASE = "studies.db"
 """The file that stores studies where none is named."""

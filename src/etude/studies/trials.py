@@ -17,7 +17,7 @@ from etude.studies.axes import FIELDS, NONE, Axes
 from etude.studies.halving import factor_of
 from etude.studies.plan import StudyPlan
 from etude.studies.recipes import recipe_of, ref_of
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 
 STOPPED_AT = "stopped_at"
 """The further value of a trial that successive halving stopped: the updates that it did."""

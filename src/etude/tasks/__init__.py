@@ -11,8 +11,8 @@ from etude.lazy_names import lazy_names
 from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
-    from etude.tasks.ref import TaskRef
-    from etude.tasks.reference import load
+    from etude.tasks.references.ref import TaskRef
+    from etude.tasks.references.reference import load
     from etude.tasks.table import TaskRow, get, rows
     from etude.tasks.task import Task
 
@@ -22,10 +22,10 @@ __all__ = ["Task", "TaskRef", "TaskRow", "get", "load", "rows"]
 
 _MODULES = {
     "Task": "etude.tasks.task",
-    "TaskRef": "etude.tasks.ref",
+    "TaskRef": "etude.tasks.references.ref",
     "TaskRow": "etude.tasks.table",
     "get": "etude.tasks.table",
-    "load": "etude.tasks.reference",
+    "load": "etude.tasks.references.reference",
     "rows": "etude.tasks.table",
 }
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from etude.errors import BadTypeError, TaskError, unknown_name
 from etude.tasks import classification
 from etude.tasks.collect import IGNORED, Collector, StreamedMetric, WholeMetric, pseudo_values
-from etude.tasks.data import rows
 from etude.tasks.direction import direction_of
+from etude.tasks.sources.data import rows
 
 __all__ = [
     "IGNORED",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from etude.errors import unknown_name
 from etude.tasks.blueprint import Blueprint
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 
 if TYPE_CHECKING:
     from etude.tasks.task import Task
@@ -36,7 +36,7 @@ RESNET: Mapping[str, Any] = {
 
 CROSS_ENTROPY = ("torch.nn.functional:cross_entropy", "accuracy")
 SQUARES = ("torch.nn.functional:mse_loss", "r2")
-SYMBOLS = ("etude.tasks.losses:symbol_cross_entropy", "perplexity")
+SYMBOLS = ("etude.tasks.loss.losses:symbol_cross_entropy", "perplexity")
 
 
 @dataclass(frozen=True, eq=False)

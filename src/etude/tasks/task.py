@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import BadTypeError, BadValueError, TaskError, where
-from etude.tasks.data import Batch, Data, IndexedData, IterableData, LoaderData, as_data
 from etude.tasks.groups import groups_of
+from etude.tasks.loss.weighted import WeightedLoss, as_loss, weighed
 from etude.tasks.metrics import as_metric
-from etude.tasks.nested import mapped, tensors_of
-from etude.tasks.origin import TaskOrigin
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.origin import TaskOrigin
+from etude.tasks.references.ref import TaskRef
+from etude.tasks.sources.data import Batch, Data, IndexedData, IterableData, LoaderData, as_data
+from etude.tasks.sources.nested import mapped, tensors_of
 from etude.tasks.turns import check_reach, takes_turns, turns
-from etude.tasks.weighted import WeightedLoss, as_loss, weighed
 
 Call = Callable[..., tuple[Any, Any]]
 """How a loss is called, with its arguments: returns the loss, and the weight of its mean if that

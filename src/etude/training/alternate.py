@@ -14,16 +14,16 @@ from etude.errors import BadValueError, TaskError
 from etude.optimizers.row import OptimizerRow
 from etude.recipe import Recipe
 from etude.recipe_spikes import Rewind, Skip
-from etude.tasks.data import Batch
-from etude.tasks.shards import Shard
+from etude.tasks.loss.weighing import Scales
+from etude.tasks.loss.weighted import WeightedLoss
+from etude.tasks.sources.data import Batch
+from etude.tasks.sources.shards import Shard
 from etude.tasks.turns import parameters_of
-from etude.tasks.weighing import Scales
-from etude.tasks.weighted import WeightedLoss
-from etude.training.accumulation import Accumulation
-from etude.training.clipping import Clipper
-from etude.training.param_groups import drop_gradients
+from etude.training.gradient.accumulation import Accumulation
+from etude.training.gradient.clipping import Clipper
+from etude.training.gradient.param_groups import drop_gradients
 from etude.training.regularisation import Penalty
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 Walk = Generator[tuple[str, WeightedLoss], None, None]
 

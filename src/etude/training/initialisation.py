@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from etude.recipe import Recipe
-from etude.tasks.data import Batch, Cursor
 from etude.tasks.models.initialisation import initialise
+from etude.tasks.sources.data import Batch, Cursor
 from etude.tasks.task import Task
-from etude.training.eager import eagerly
-from etude.training.evaluate import move
+from etude.training.evaluation.evaluate import move
+from etude.training.machine.eager import eagerly
 from etude.training.regularisation import set_dropout
-from etude.training.snapshot import buffers_kept, modes_kept
+from etude.training.state.snapshot import buffers_kept, modes_kept
 
 TOLERANCE = 0.02
 TRIES = 10

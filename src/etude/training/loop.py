@@ -11,23 +11,24 @@ from typing import Any
 
 from etude.optimizers.factory import refuse_sparse_gradients
 from etude.recipe_spikes import Rewind, Skip
-from etude.tasks.data import Batch, Cursor
-from etude.training import divergence, param_groups
+from etude.tasks.sources.data import Batch, Cursor
 from etude.training.alternate import Turns, what_broke
-from etude.training.clipping import Clipper
-from etude.training.device import deterministic
-from etude.training.evaluate import move
-from etude.training.frozen import FrozenParts
-from etude.training.loss_scale import LEAST, OVERFLOWED, GradientOverflowError, LossScale
+from etude.training.checks import divergence
+from etude.training.evaluation.evaluate import move
+from etude.training.gradient import param_groups
+from etude.training.gradient.clipping import Clipper
+from etude.training.gradient.frozen import FrozenParts
+from etude.training.gradient.loss_scale import LEAST, OVERFLOWED, GradientOverflowError, LossScale
+from etude.training.machine.device import deterministic
+from etude.training.machine.precision import autocast
+from etude.training.machine.threads import use_threads
 from etude.training.objective import Closure, Objective, take_step
 from etude.training.observer import Observers, read_numbers
-from etude.training.precision import autocast
-from etude.training.reload import refuse_state
 from etude.training.request import AdvanceRequest
-from etude.training.snapshot import Snapshot
 from etude.training.spikes import Rewinder
-from etude.training.state import RunState
-from etude.training.threads import use_threads
+from etude.training.state.reload import refuse_state
+from etude.training.state.snapshot import Snapshot
+from etude.training.state.state import RunState
 
 
 class TrainingLoop:

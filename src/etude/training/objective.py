@@ -20,15 +20,15 @@ from etude.layerwise.rates import Rates
 from etude.optimizers.hessian import PRICE
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
-from etude.tasks.data import Batch
-from etude.tasks.shards import Shard
+from etude.tasks.loss.weighted import WeightedLoss
+from etude.tasks.sources.data import Batch
+from etude.tasks.sources.shards import Shard
 from etude.tasks.task import Task
-from etude.tasks.weighted import WeightedLoss
-from etude.training.accumulation import Accumulation, shares
+from etude.training.gradient.accumulation import Accumulation, shares
+from etude.training.gradient.param_groups import drop_gradients
 from etude.training.own_hooks import OwnHooks
-from etude.training.param_groups import drop_gradients
 from etude.training.regularisation import Penalty, smoothed
-from etude.training.snapshot import Snapshot, buffers_kept
+from etude.training.state.snapshot import Snapshot, buffers_kept
 from etude.training.world import SINGLE, JointGradient, World
 
 Context = Callable[[], AbstractContextManager[Any]]

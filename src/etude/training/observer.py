@@ -13,7 +13,7 @@ from torch import Tensor
 from etude.errors import BadTypeError, BadValueError, EtudeError, ObserverError
 from etude.randomness import derive_seed, random_state_kept
 from etude.record import Evaluation
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 Value: TypeAlias = Tensor | float
 """One number: a tensor with one element, or a number of Python's."""

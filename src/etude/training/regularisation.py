@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from etude.errors import TaskError
 from etude.layerwise.rates import Rates
 from etude.recipe import Recipe
-from etude.tasks.losses import symbol_cross_entropy
+from etude.tasks.loss.losses import symbol_cross_entropy
 from etude.tasks.task import Task
 from etude.torch_internals import DROPOUTS, foreach
 

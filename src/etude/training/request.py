@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 EvaluationSteps = Callable[[RunState], Iterable[int]]
 """The updates after which to evaluate a run."""

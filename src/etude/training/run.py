@@ -19,17 +19,18 @@ from etude.recipe import Recipe
 from etude.record import Cost, Evaluation, Record, Status, environment
 from etude.schedules import Schedule
 from etude.tasks.task import Task
-from etude.training import divergence, exchange_state
-from etude.training.check import check, refuse_untrained
-from etude.training.evaluate import evaluate
-from etude.training.evaluation_weights import EvaluationWeights
+from etude.training.checks import divergence
+from etude.training.checks.check import check, refuse_untrained
+from etude.training.evaluation.evaluate import evaluate
+from etude.training.evaluation.evaluation_weights import EvaluationWeights
 from etude.training.loop import TrainingLoop
+from etude.training.machine.threads import use_threads
 from etude.training.objective import Objective
 from etude.training.observer import Observer, Observers
-from etude.training.reload import reload
 from etude.training.request import AdvanceRequest
-from etude.training.state import initial_state
-from etude.training.threads import use_threads
+from etude.training.state import exchange_state
+from etude.training.state.reload import reload
+from etude.training.state.state import initial_state
 from etude.training.world import World
 
 MOVED = {
@@ -267,7 +268,7 @@ class Run:
             self._evaluation_weights.settle()
 
     def diverge(self, step: int, what: str, now: bool) -> None:
-        """End the run as diverged; see `etude.training.divergence.end`."""
+        """End the run as diverged; see `etude.training.checks.divergence.end`."""
         divergence.end(self.state, step, what, now=now)
 
     # ---- evaluation ----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from etude.optimizers.state import restore
 from etude.recipe_spikes import Rewind
 from etude.storage.model_weights import load_state
 from etude.storage.state_tree import flatten, unflatten
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 
 @dataclass(frozen=True)

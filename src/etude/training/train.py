@@ -13,16 +13,16 @@ from etude.errors import BadValueError, Interrupted
 from etude.recipe import Recipe
 from etude.record import Record, Status
 from etude.storage.run_folder import RunFolder
-from etude.tasks.fingerprint import Parts, identified
+from etude.tasks.references.fingerprint import Parts, identified
 from etude.tasks.task import Task
-from etude.training.checkpointer import Checkpointer
-from etude.training.extension import grown, refuse_further
+from etude.training.checks.validation import check_given
 from etude.training.interrupt import broken_by, stop_on_signal
 from etude.training.observer import Observer, Reading, named_functions
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
-from etude.training.validation import check_given
+from etude.training.state.checkpointer import Checkpointer
+from etude.training.state.extension import grown, refuse_further
+from etude.training.state.state import RunState
 from etude.training.world import World, given, refuse_sharded
 from etude.warning_filters import filters_kept
 

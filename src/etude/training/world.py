@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 
 from etude.errors import BadTypeError, BadValueError, shown
 from etude.recipe import Recipe
-from etude.tasks.source import Batch, Cursor, Data
+from etude.tasks.loss.weighted import WeightedLoss
+from etude.tasks.sources.source import Batch, Cursor, Data
 from etude.tasks.task import Task
-from etude.tasks.weighted import WeightedLoss
 from etude.training.regularisation import Penalty
 
 T = TypeVar("T")

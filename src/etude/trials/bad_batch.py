@@ -12,10 +12,10 @@ import torch
 
 from etude.errors import EtudeError
 from etude.randomness import random_state_kept
-from etude.tasks.data import Cursor, IndexedData, TensorData
-from etude.training.check import faults
-from etude.training.eager import eagerly
-from etude.training.evaluate import move
+from etude.tasks.sources.data import Cursor, IndexedData, TensorData
+from etude.training.checks.check import faults
+from etude.training.evaluation.evaluate import move
+from etude.training.machine.eager import eagerly
 from etude.training.run import Run
 
 APART = 6.0

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from etude.errors import EtudeError
 from etude.randomness import random_state_kept
 from etude.record import Evaluation
-from etude.tasks.data import Cursor, rows
+from etude.tasks.sources.data import Cursor, rows
 from etude.tasks.task import Task
-from etude.training.check import leaves
-from etude.training.eager import eagerly
-from etude.training.evaluate import evaluate, move
+from etude.training.checks.check import leaves
+from etude.training.evaluation.evaluate import evaluate, move
+from etude.training.machine.eager import eagerly
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.trials.score import Goal
 
 SAMPLES, NUMBERS = 1024, 500_000

@@ -21,7 +21,7 @@ from etude.training.clock import batch_size_of
 from etude.training.interrupt import broken_by
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.trials.bad_batch import End, bad_batch, common_update, far_apart
 from etude.trials.baseline import constant_score
 from etude.trials.context import TrialContext as TrialContext

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from etude.record import Evaluation, Record
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.trials.baseline import SURE, noise
 from etude.trials.curve import WINDOW, mean_training_loss
 from etude.trials.score import Goal

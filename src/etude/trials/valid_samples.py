@@ -14,7 +14,7 @@ from etude.randomness import derive_seed
 from etude.recipe import Recipe
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of, clock_of
-from etude.training.evaluate import PARTS
+from etude.training.evaluation.evaluate import PARTS
 
 ValidSamples: TypeAlias = int | Literal["auto", "all"] | None
 

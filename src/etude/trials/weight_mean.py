@@ -14,13 +14,13 @@ from etude import optimizers
 from etude.recipe import Recipe
 from etude.record import Evaluation
 from etude.tasks.task import Task
-from etude.training.batch_norm_statistics import renew_statistics
 from etude.training.clock import clock_of
-from etude.training.evaluate import evaluate
+from etude.training.evaluation.batch_norm_statistics import renew_statistics
+from etude.training.evaluation.evaluate import evaluate
+from etude.training.machine.threads import use_threads
 from etude.training.observer import Observer
-from etude.training.snapshot import weights_kept
-from etude.training.state import RunState
-from etude.training.threads import use_threads
+from etude.training.state.snapshot import weights_kept
+from etude.training.state.state import RunState
 
 WINDOW = 0.02
 """Share of the run over which the weights are averaged."""

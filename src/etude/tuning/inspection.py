@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from etude.errors import EtudeError
 from etude.randomness import random_state_kept
-from etude.tasks.data import Cursor, rows
-from etude.tasks.loss_calls import LossCalls, are_probabilities
+from etude.tasks.loss.loss_calls import LossCalls, are_probabilities
 from etude.tasks.metrics import IGNORED
+from etude.tasks.sources.data import Cursor, rows
 from etude.tasks.task import Task
-from etude.training.eager import eagerly
-from etude.training.evaluate import move
+from etude.training.evaluation.evaluate import move
+from etude.training.machine.eager import eagerly
 from etude.training.run import Run
 
 SAMPLES = 512

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from etude.record import Evaluation, Record, Status
-from etude.training.evaluation_steps import evenly_spaced
+from etude.training.evaluation.evaluation_steps import evenly_spaced
 from etude.trials.turn import turn_of_run
 from etude.tuning.trial_summary import TrialSummary
 

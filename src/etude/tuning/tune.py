@@ -16,11 +16,11 @@ from etude.engines import Engine
 from etude.errors import BadValueError
 from etude.recipe import Recipe
 from etude.storage.tuning_folder import TuningFolder, trial_place
-from etude.tasks.fingerprint import Parts, identified
+from etude.tasks.references.fingerprint import Parts, identified
 from etude.tasks.task import Task
+from etude.training.checks.validation import check_given
 from etude.training.clock import clock_of
 from etude.training.observer import Observer
-from etude.training.validation import check_given
 from etude.training.world import World, current, given
 from etude.trials.folds import folds_of
 from etude.trials.phase import Phase

@@ -12,7 +12,7 @@ from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.record_shape import refuse_other
 from etude.storage.tuning_folder import TuningFolder
-from etude.tasks.fingerprint import Parts
+from etude.tasks.references.fingerprint import Parts
 from etude.tasks.task import Task
 from etude.trials.pool import TrialPool
 from etude.trials.valid_samples import LEAST, ValidSamples, compared_on, only_at_pauses

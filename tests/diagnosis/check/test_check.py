@@ -22,7 +22,7 @@ from etude.diagnosis.check import one_batch, short_run
 from etude.diagnosis.check.one_batch import entropy
 from etude.diagnosis.check.outputs import made_by
 from etude.errors import BadTypeError, BadValueError, TaskError
-from etude.tasks.loss_calls import LossCalls
+from etude.tasks.loss.loss_calls import LossCalls
 
 BUNDLED = [row.name for row in tasks.rows() if row.data not in ("mnist", "cifar10", "imagenet")]
 RECIPE = etude.Recipe(optimizer="adamw", lr=1e-2, steps=100, batch_size=32)

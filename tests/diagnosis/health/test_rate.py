@@ -16,12 +16,12 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import etude
 from etude import Recipe, Task, WatchObserver
-from etude.diagnosis.curvature import WithinShare
 from etude.diagnosis.health.history_tree import MOST_ROWS, from_plain, to_plain
 from etude.diagnosis.health.rate_said import critical_said, place_said, tied_of
 from etude.diagnosis.health.read import health_of
 from etude.diagnosis.health.tuned_before import tied_in
 from etude.diagnosis.history import History, RunQuantity
+from etude.diagnosis.watching.curvature import WithinShare
 from etude.errors import BadValueError, StorageError, TaskError
 from etude.report import health
 from etude.training.own_hooks import OwnHooks

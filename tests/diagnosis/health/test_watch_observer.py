@@ -15,10 +15,10 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 import etude
 from etude import Recipe, Task, WatchObserver
-from etude.diagnosis.curvature import is_due
 from etude.diagnosis.finding import Cause, Symptom
 from etude.diagnosis.health.read import health_of
 from etude.diagnosis.history import Quantity, RunQuantity
+from etude.diagnosis.watching.curvature import is_due
 from etude.engines import train_many
 from etude.errors import BadTypeError, BadValueError
 from etude.training.request import AdvanceRequest
@@ -208,7 +208,7 @@ def test_findings_are_told_once_also_over_a_resumed_run():
 
 
 def test_a_watch_that_fails_lets_the_run_go_on(monkeypatch):
-    from etude.diagnosis import loop_reader
+    from etude.diagnosis.watching import loop_reader
 
     def fail(*args: Any) -> None:
         raise RuntimeError("within")

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.history import Quantity
-from etude.diagnosis.sampling import BOUND, FREE, LONGEST, WINDOW, Sampler
+from etude.diagnosis.watching.sampling import BOUND, FREE, LONGEST, WINDOW, Sampler
 from tests.diagnosis.programs import classes, net, opened
 from tests.diagnosis.watch.common import PLAIN, hooks_of
 

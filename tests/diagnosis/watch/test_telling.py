@@ -63,7 +63,7 @@ def test_a_callback_that_fails_stops_nothing():
 
 
 def test_an_error_of_the_watch_itself_stops_the_watch_alone(monkeypatch):
-    from etude.diagnosis import loop_reader
+    from etude.diagnosis.watching import loop_reader
 
     def fail(*args):
         raise RuntimeError("within")

@@ -27,7 +27,7 @@ from etude.tasks.models import mlp as bundled_mlp
 from etude.training.observer import named_functions
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from tests.engines.common import (
     BASE,
     assert_close,

@@ -23,11 +23,11 @@ from etude import Task
 from etude.engines import LoopEngine, PoolEngine, VmapPoolEngine
 from etude.engines.process.partition import SHORTEST, pieces
 from etude.engines.process.state_transfer import StateTransfer, pack, room_for, unpack
+from etude.training.machine.threads import use_threads
 from etude.training.observer import named_functions
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
-from etude.training.threads import use_threads
+from etude.training.state.state import RunState
 from tests.engines.common import BASE, data, mlp, noisy, quarters, runs_of, same_bits, task
 
 RECIPES = [BASE.replace(lr=0.1 / (i + 1), seed=i % 2, steps=60) for i in range(3)]

@@ -17,7 +17,7 @@ from etude.engines.ray.worker import error_of, failure_of, train_piece
 from etude.engines.worker_settings import worker_settings
 from etude.errors import BadTypeError, BadValueError, ObserverError, TaskError
 from etude.measure.gradient_norm import GradientNorm
-from etude.tasks.fingerprint import fingerprint
+from etude.tasks.references.fingerprint import fingerprint
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.trials.folds import folds_of

@@ -19,7 +19,7 @@ from etude.errors import BadValueError, TaskError
 from etude.training.observer import named_functions
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from tests.engines.common import (
     BASE,
     assert_close,

@@ -140,7 +140,7 @@ def test_a_data_module_is_set_up_as_a_copy():
 
 
 def evaluated(found, device=None):
-    from etude.training.evaluate import evaluate
+    from etude.training.evaluation.evaluate import evaluate
 
     return evaluate(found, found.build())
 

@@ -154,7 +154,7 @@ def test_bfloat16(tmp_path):
 def test_an_evaluation_is_the_trainers(tmp_path):
     trainer = trainer_of(tmp_path, causal(), per_device_eval_batch_size=16)
     found, recipe = task(trainer)
-    from etude.training.evaluate import evaluate
+    from etude.training.evaluation.evaluate import evaluate
 
     ours = evaluate(found, found.build())
     theirs = trainer.evaluate()["eval_loss"]
@@ -171,7 +171,7 @@ def test_a_metric_is_that_of_the_whole_evaluation_data(tmp_path):
     trainer = trainer_of(
         tmp_path, classifier(), compute_metrics=accuracy, per_device_eval_batch_size=5
     )
-    from etude.training.evaluate import evaluate
+    from etude.training.evaluation.evaluate import evaluate
 
     found = task(trainer).task
     assert (found.metric_name, found.metric.maximize) == ("accuracy", True)
@@ -194,7 +194,7 @@ def test_logits_of_unequal_lengths_are_padded_for_a_metric(tmp_path):
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
         per_device_eval_batch_size=3,
     )
-    from etude.training.evaluate import evaluate
+    from etude.training.evaluation.evaluate import evaluate
 
     found = task(trainer).task
     theirs = trainer.evaluate()

@@ -12,7 +12,7 @@ from etude.studies.executors.worker import engine_within, settings, train_plain,
 from etude.studies.groups import GroupTrainer
 from etude.studies.plan import StudyPlan
 from etude.studies.trials import planned_trials
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 
 OWN = """
 import torch

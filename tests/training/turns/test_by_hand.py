@@ -23,11 +23,11 @@ from etude.errors import BadValueError
 from etude.optimizers.factory import build
 from etude.optimizers.table import ROWS
 from etude.randomness import derive_seed, random_state_kept, seed_everything
-from etude.tasks.data import Cursor
 from etude.tasks.metrics import mean_metric
+from etude.tasks.sources.data import Cursor
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from tests.training.turns.common import (
     BASE,
     SAMPLES,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from etude import Task, train
 from etude.randomness import random_state_kept
-from etude.training.evaluate import evaluate
+from etude.training.evaluation.evaluate import evaluate
 from tests.training.turns.common import BASE, counting, distance, gan, seldom, task, twice, weights
 
 

@@ -30,7 +30,7 @@ from etude.errors import EtudeError, TaskError
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.task import Task
-from etude.training.validation import check_given
+from etude.training.checks.validation import check_given
 from etude.warning_filters import filters_kept
 
 Check = Callable[[Subject], Look]

@@ -6,8 +6,8 @@ import math
 
 from etude.diagnosis.check.subject import Look, Subject
 from etude.diagnosis.finding import Cause, Finding
-from etude.diagnosis.layers import LayerTable
-from etude.diagnosis.track import is_adaptive
+from etude.diagnosis.watching.layers import LayerTable
+from etude.diagnosis.watching.track import is_adaptive
 
 PART, MOST = 0.1, 100.0
 """A decay is too strong if it shrinks weights by a factor of e within this part of the run, and

@@ -6,7 +6,6 @@ import math
 
 import torch
 
-from etude.diagnosis.activations import ActivationMemory, ForwardReader
 from etude.diagnosis.check.initial_loss import chance_of_classes, falls, is_unscaled
 from etude.diagnosis.check.labels import CLASSES, LOGISTIC
 from etude.diagnosis.check.subject import Look, Subject
@@ -15,7 +14,8 @@ from etude.diagnosis.evidence.facts import batch_norm_finding
 from etude.diagnosis.evidence.measures import LITTLE
 from etude.diagnosis.finding import Finding, Symptom
 from etude.diagnosis.history import RunQuantity
-from etude.diagnosis.layers import LayerTable
+from etude.diagnosis.watching.activations import ActivationMemory, ForwardReader
+from etude.diagnosis.watching.layers import LayerTable
 
 ALIKE = 1e-3
 """Samples that differ by less of their size look alike. The bound of a watch is 1%, since it has

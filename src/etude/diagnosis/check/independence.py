@@ -14,7 +14,7 @@ from etude.diagnosis.finding import Cause, Finding
 from etude.errors import EtudeError
 from etude.layerwise.flow import tensors_in
 from etude.randomness import random_state_kept
-from etude.tasks.data import rows
+from etude.tasks.sources.data import rows
 from etude.torch_internals import BATCH_NORMS
 
 SAMPLES = (7, 5, 6, 8, 4, 3, 2)

@@ -11,7 +11,7 @@ from etude.diagnosis.check.outputs import made_by
 from etude.diagnosis.check.scale import Spread, first_input
 from etude.diagnosis.check.subject import Look, Subject
 from etude.diagnosis.finding import Cause, Finding
-from etude.tasks.loss_calls import SQUARES
+from etude.tasks.loss.loss_calls import SQUARES
 from etude.tasks.metrics import IGNORED
 
 TIMES, MORE = 3.0, 1.5

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from etude.diagnosis.check.subject import Look, Rows, Subject
 from etude.diagnosis.finding import Cause, Finding
-from etude.tasks.loss_calls import SQUARES, LossCall
+from etude.tasks.loss.loss_calls import SQUARES, LossCall
 from etude.tasks.metrics import IGNORED
 
 CLASSES = ("cross_entropy", "nll_loss")

@@ -15,9 +15,9 @@ from etude.diagnosis.check.short_run import ShortRun, has_dropout, short_recipe,
 from etude.diagnosis.check.subject import Look, Subject, attempt
 from etude.diagnosis.finding import Finding, Symptom
 from etude.errors import EtudeError
-from etude.tasks.data import TensorData, rows
-from etude.tasks.loss_calls import SQUARES
+from etude.tasks.loss.loss_calls import SQUARES
 from etude.tasks.metrics import IGNORED
+from etude.tasks.sources.data import TensorData, rows
 
 SAMPLES, UPDATES, SECONDS = 16, 200, 5.0
 """The number of samples, of updates at each rate, and of seconds at all rates together."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from etude.diagnosis.check.subject import SECONDS, Look, Subject
 from etude.diagnosis.finding import Cause, Finding
 from etude.randomness import random_state_kept
-from etude.tasks.data import Cursor, IndexedData, rows
+from etude.tasks.sources.data import Cursor, IndexedData, rows
 
 MOST = 4096
 """The largest number of samples that are read in the order of training."""

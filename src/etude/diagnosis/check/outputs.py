@@ -10,7 +10,7 @@ from torch import Tensor
 from etude.diagnosis.check.labels import CLASSES
 from etude.diagnosis.check.subject import Look, Subject
 from etude.diagnosis.finding import Cause, Finding
-from etude.tasks.loss_calls import SQUARES, LossCall, are_probabilities
+from etude.tasks.loss.loss_calls import SQUARES, LossCall, are_probabilities
 
 SHAPES = (
     "View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Transpose", "T", "Permute",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from etude.diagnosis.check.subject import Look, Subject
 from etude.diagnosis.finding import Cause, Finding
 from etude.layerwise.parts import kind_of
-from etude.tasks.loss_calls import SQUARES, LossCall
+from etude.tasks.loss.loss_calls import SQUARES, LossCall
 from etude.torch_internals import BATCH_NORMS
 from etude.tuning.inspection import FAR
 

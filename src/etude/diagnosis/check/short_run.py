@@ -19,7 +19,7 @@ from etude.torch_internals import DROPOUTS
 from etude.training.observer import Observer
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.warning_filters import filters_kept
 
 UPDATES = 10

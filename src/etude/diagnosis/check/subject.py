@@ -18,11 +18,11 @@ from etude.diagnosis.finding import Finding
 from etude.errors import EtudeError, TaskError
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
-from etude.tasks.data import Batch, Cursor, Data, TensorData, rows
-from etude.tasks.loss_calls import LossCall, LossCalls
+from etude.tasks.loss.loss_calls import LossCall, LossCalls
+from etude.tasks.sources.data import Batch, Cursor, Data, TensorData, rows
 from etude.tasks.task import Task
-from etude.training.check import named_tensors
-from etude.training.evaluate import move
+from etude.training.checks.check import named_tensors
+from etude.training.evaluation.evaluate import move
 from etude.training.run import Run
 
 ROWS, NUMBERS, SECONDS = 10_000, 20_000_000, 1.0

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from etude.diagnosis.check.subject import Look, Rows, Subject, attempt
 from etude.diagnosis.finding import Cause, Finding
-from etude.tasks.data import TensorData
-from etude.training.check import faults, mixed
+from etude.tasks.sources.data import TensorData
+from etude.training.checks.check import faults, mixed
 
 LEAST = 8
 """The number of rows below which nothing is said about features that never change."""

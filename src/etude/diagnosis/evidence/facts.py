@@ -18,7 +18,7 @@ from etude.diagnosis.evidence.measures import (
 )
 from etude.diagnosis.finding import Cause, Finding
 from etude.diagnosis.history import History, RunQuantity
-from etude.tasks.loss_calls import SQUARES
+from etude.tasks.loss.loss_calls import SQUARES
 from etude.tuning.inspection import FAR
 
 IN_A_ROW = 3

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from etude.diagnosis.history import RunQuantity
-from etude.diagnosis.statistics import variance_and_mean
+from etude.diagnosis.watching.statistics import variance_and_mean
 from etude.training.observer import Value
 
 SAMPLES, PLACES, NUMBERS = 16, 64, 2**13

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from etude.diagnosis.check.outputs import ACTIVATIONS, operation
-from etude.tasks.loss_calls import LossCall
+from etude.tasks.loss.loss_calls import LossCall
 from etude.torch_internals import kept_for_backward, shape_made_by
 
 LOSSES = {

@@ -13,8 +13,8 @@ from etude.diagnosis.check.outputs import output_fault
 from etude.diagnosis.evidence.loss_graph import GraphLoss, differences_of, losses_of
 from etude.diagnosis.finding import Cause
 from etude.diagnosis.history import Floats, OutputFault, RunQuantity
-from etude.diagnosis.statistics import variance_and_mean
-from etude.tasks.loss_calls import LossCall
+from etude.diagnosis.watching.statistics import variance_and_mean
+from etude.tasks.loss.loss_calls import LossCall
 
 COLUMNS = 256
 """With more classes or numbers per sample than this, the targets are not read."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from etude.diagnosis.history import Floats, History, LayerInfo
-from etude.diagnosis.recorder import MOST_ROWS
+from etude.diagnosis.watching.recorder import MOST_ROWS
 
 K = TypeVar("K")
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from etude.diagnosis.curvature import WithinShare
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.diagnosis.health.finding_plain import diagnosis_of, finding_of
 from etude.diagnosis.health.history_tree import from_tree, to_plain, to_tree
@@ -20,11 +19,12 @@ from etude.diagnosis.health.of_run import found_in, learned_nothing
 from etude.diagnosis.health.rate_said import Tied, checked_tied
 from etude.diagnosis.health.read import NAME, UNWATCHED
 from etude.diagnosis.history import Floats, History, Steps
-from etude.diagnosis.sink import Sink, listed_sinks
-from etude.diagnosis.training_watch import TrainingWatch
 from etude.diagnosis.watch import checked_period
+from etude.diagnosis.watching.curvature import WithinShare
+from etude.diagnosis.watching.sink import Sink, listed_sinks
+from etude.diagnosis.watching.training_watch import TrainingWatch
 from etude.training.observer import Observer
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 Stretch = tuple[int, int]
 """The first update of a stretch that was watched, and the one after its last."""

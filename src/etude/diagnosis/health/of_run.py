@@ -8,7 +8,7 @@ from etude.diagnosis.finding import Finding, Symptom
 from etude.diagnosis.overfitting import overfitting
 from etude.diagnosis.stuck import no_better_than_a_constant
 from etude.errors import EtudeError
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 
 def found_in(state: RunState) -> tuple[Finding, ...]:

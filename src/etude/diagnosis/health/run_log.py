@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from etude.diagnosis.sink import GuardedSink, Sink
+from etude.diagnosis.watching.sink import GuardedSink, Sink
 from etude.errors import BadTypeError, shown, unknown_name
 from etude.record import Evaluation
 from etude.training.observer import Observer
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.trials.score import Goal
 from etude.tuning.result import TuneResult
 from etude.tuning.trial_summary import TrialSummary

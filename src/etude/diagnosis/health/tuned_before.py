@@ -8,7 +8,7 @@ from etude.diagnosis.health.rate_said import Tied
 from etude.errors import StorageError
 from etude.recipe import Recipe
 from etude.storage.tuning_folder import TuningFolder
-from etude.tasks.fingerprint import fingerprint
+from etude.tasks.references.fingerprint import fingerprint
 from etude.tasks.task import Task
 from etude.tuning.outcome import Outcome
 from etude.tuning.result import TuneResult

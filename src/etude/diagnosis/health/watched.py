@@ -20,7 +20,7 @@ from etude.record import Record
 from etude.tasks.task import Task
 from etude.training import train as training
 from etude.training.observer import Observer, Reading
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.training.world import World, given
 from etude.trials.valid_samples import ValidSamples
 from etude.tuning import tune as tuning

@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from etude.layerwise.flow import tensors_in
 from etude.measure.held_still import held_still
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 from etude.tasks.task import Task
-from etude.training.evaluate import move
+from etude.training.evaluation.evaluate import move
 
 VIEWS = frozenset((
     "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "transpose", "permute",

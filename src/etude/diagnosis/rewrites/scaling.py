@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from etude.diagnosis.rewrites.rewrite import ROOT, Change, Rewrite
 from etude.layerwise.parts import kind_of
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 from etude.tasks.task import Task
 
 SAMPLES = 4096

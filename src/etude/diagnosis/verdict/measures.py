@@ -13,12 +13,12 @@ from etude.diagnosis.check.checks import apart
 from etude.diagnosis.check.scale import Spread, first_input
 from etude.diagnosis.check.subject import Rows, Subject, prepare
 from etude.diagnosis.remedies.edits import usual_rate
-from etude.diagnosis.track import is_adaptive
 from etude.diagnosis.verdict.neighbours import Neighbours, neighbours
+from etude.diagnosis.watching.track import is_adaptive
 from etude.errors import EtudeError
 from etude.randomness import random_state_kept
 from etude.recipe import CLIPPING, Recipe
-from etude.tasks.loss_calls import SQUARES
+from etude.tasks.loss.loss_calls import SQUARES
 from etude.tasks.task import Task
 from etude.training.clock import batch_size_of, clock_of
 from etude.training.regularisation import largest_dropout

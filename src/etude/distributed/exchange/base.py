@@ -19,7 +19,7 @@ from etude.distributed.exchange.peak import peak_update
 from etude.errors import StorageError, shown
 from etude.randomness import derive_seed
 from etude.recipe_exchange import NONE, Compression
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 C = TypeVar("C", bound=Compression | None)
 

@@ -12,7 +12,7 @@ from etude.engines.base import pending, with_run
 from etude.errors import EtudeError
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 WARM, TIMED = 3, 8
 """The number of slow first updates of a run, and the number of updates that are timed."""

@@ -23,7 +23,7 @@ from etude.recipe import Recipe
 from etude.training.observer import Observer
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 
 TOLD = 0.05
 """Seconds between two messages about the progress of a run."""

@@ -25,7 +25,7 @@ from etude.engines.process.devices import seen_alone
 from etude.engines.process.state_transfer import StateTransfer, portable, room_for
 from etude.engines.process.worker import Job, JobMessage, RunParts, WorkerContext, serve
 from etude.optimizers.importable import can_be_named
-from etude.tasks.data import TensorData
+from etude.tasks.sources.data import TensorData
 from etude.tasks.task import Task
 from etude.torch_internals import version_of
 from etude.training.run import Run

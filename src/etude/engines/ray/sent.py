@@ -19,9 +19,9 @@ from etude.optimizers.importable import can_be_named, own_factory
 from etude.optimizers.own_optimizer import own
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
-from etude.tasks.fingerprint import changed, fingerprint
-from etude.tasks.origin import DataRows, Side, TaskOrigin
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.fingerprint import changed, fingerprint
+from etude.tasks.references.origin import DataRows, Side, TaskOrigin
+from etude.tasks.references.ref import TaskRef
 from etude.tasks.task import Task
 from etude.training.observer import Observer, refusal
 from etude.training.run import Run

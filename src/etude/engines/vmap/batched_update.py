@@ -13,11 +13,11 @@ from torch.func import functional_call, vmap
 from etude.engines.vmap.dropout import MaskReplay
 from etude.engines.vmap.layout import Layout
 from etude.engines.vmap.optimizers import RULES, Moments
-from etude.tasks.data import Batch
+from etude.tasks.loss.weighted import WeightedLoss
+from etude.tasks.sources.data import Batch
 from etude.tasks.task import Task
-from etude.tasks.weighted import WeightedLoss
-from etude.training.accumulation import positive
-from etude.training.clipping import SMALLEST
+from etude.training.gradient.accumulation import positive
+from etude.training.gradient.clipping import SMALLEST
 from etude.training.run import Run
 
 ALWAYS = ("lr", "weight_decay", "clip_norm", "clip_value", "clip_adaptive", "l1", "l2")

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from etude.engines.vmap.optimizers import RULES, flags_of
 from etude.schedules import Schedule
-from etude.tasks.data import TensorData
+from etude.tasks.sources.data import TensorData
 from etude.training.observer import refusal
 from etude.training.run import Run
 

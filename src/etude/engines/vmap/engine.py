@@ -14,9 +14,9 @@ from etude.engines.vmap.memory import members_at_once
 from etude.engines.vmap.stack import Stack
 from etude.engines.vmap.verify import VerificationError, Verified, verify
 from etude.errors import BadValueError
+from etude.training.machine.threads import use_threads
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.threads import use_threads
 
 
 class VmapEngine(Engine):

@@ -12,12 +12,12 @@ from torch.func import functional_call, vmap
 
 from etude.engines.vmap.batched_update import BatchedUpdate
 from etude.engines.vmap.stack import Stack
-from etude.tasks.data import Batch
+from etude.tasks.loss.weighted import WeightedLoss
+from etude.tasks.sources.data import Batch
 from etude.tasks.task import Task
-from etude.tasks.weighted import WeightedLoss
 from etude.torch_internals import flattened, unflattened
 from etude.training.run import Run
-from etude.training.snapshot import modes_kept
+from etude.training.state.snapshot import modes_kept
 
 LARGEST = 2**28
 """The size in bytes of all members' outputs above which each member is evaluated alone."""

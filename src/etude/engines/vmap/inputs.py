@@ -14,7 +14,7 @@ from etude.engines.vmap.batched_update import ALWAYS, BatchedUpdate
 from etude.engines.vmap.dropout import Mask
 from etude.engines.vmap.values import Values
 from etude.randomness import RandomState
-from etude.tasks.data import Batch, Cursor, TensorData
+from etude.tasks.sources.data import Batch, Cursor, TensorData
 from etude.training.run import Run
 
 

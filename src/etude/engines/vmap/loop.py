@@ -14,10 +14,10 @@ from etude.engines.vmap.execution import Execution
 from etude.engines.vmap.member import Member
 from etude.engines.vmap.stack import Stack
 from etude.errors import EtudeError
-from etude.training.device import deterministic
+from etude.training.machine.device import deterministic
+from etude.training.machine.threads import use_threads
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.threads import use_threads
 
 BLOCK = 32
 """The number of updates between two readings of the losses. A reading waits for the device. If a

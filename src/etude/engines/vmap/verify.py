@@ -19,7 +19,7 @@ from etude.engines.vmap.optimizers import flags_of
 from etude.engines.vmap.recurrent import unroll
 from etude.engines.vmap.stack import Stack
 from etude.randomness import random_state_kept
-from etude.tasks.data import Cursor
+from etude.tasks.sources.data import Cursor
 from etude.training.run import Run
 
 STEPS = 3

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from etude.diagnosis.training_watch import TrainingWatch
+from etude.diagnosis.watching.training_watch import TrainingWatch
 from etude.errors import BadValueError
 from etude.interop._peer import load
 from etude.interop._watching import Watching

@@ -6,8 +6,8 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from etude.diagnosis.attachment import HOOKLESS, call_all
-from etude.diagnosis.hooks import Hook
+from etude.diagnosis.watching.attachment import HOOKLESS, call_all
+from etude.diagnosis.watching.hooks import Hook
 from etude.errors import BadValueError, MissingExtraError
 from etude.interop._peer import load
 from etude.interop._watching import Watching

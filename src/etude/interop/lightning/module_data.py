@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from etude.errors import BadTypeError, TaskError
 from etude.interop.lightning.settings import limited
-from etude.tasks.loaders import LoaderData
-from etude.tasks.source import Batch
+from etude.tasks.sources.loaders import LoaderData
+from etude.tasks.sources.source import Batch
 
 
 class PlacedBatch(NamedTuple):

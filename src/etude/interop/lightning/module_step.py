@@ -15,8 +15,8 @@ from etude.interop.lightning.module_data import PlacedBatch
 from etude.interop.lightning.stand_in import LoggedValues, StandIn, attached
 from etude.randomness import random_state_kept
 from etude.tasks.collect import WholeMetric
-from etude.tasks.data import rows
 from etude.tasks.direction import direction_of
+from etude.tasks.sources.data import rows
 
 Pair = tuple[Any, Any]
 

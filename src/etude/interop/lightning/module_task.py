@@ -23,7 +23,7 @@ from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.schedules import Clock, Schedule
 from etude.schedules.clock import updates_per_epoch
-from etude.tasks.source import Cursor
+from etude.tasks.sources.source import Cursor
 from etude.tasks.task import Task
 
 REFUSED = (

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from etude.tasks.loaders import LoaderData
-from etude.tasks.source import Batch
+from etude.tasks.sources.loaders import LoaderData
+from etude.tasks.sources.source import Batch
 
 Count = Callable[[list[Any]], Any]
 """Returns the number of items in the batches of an update; None if the Trainer counts none."""

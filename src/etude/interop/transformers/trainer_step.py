@@ -14,9 +14,9 @@ from etude.interop._peer import load
 from etude.interop.transformers.trainer_data import CountedBatch
 from etude.randomness import random_state_kept
 from etude.tasks.collect import WholeMetric
-from etude.tasks.data import rows
 from etude.tasks.direction import direction_of
-from etude.training.snapshot import modes_kept
+from etude.tasks.sources.data import rows
+from etude.training.state.snapshot import modes_kept
 
 
 class TrainerStep:

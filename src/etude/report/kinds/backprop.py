@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from etude.measure.backprop import Backprop, LayerPass, ParameterUpdate
-from etude.report import gradient_chain, words
+from etude.report import words
 from etude.report.document import (
     DataTable,
     Drawing,
@@ -16,6 +16,7 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
+from etude.report.figures import gradient_chain
 from etude.report.registry import presents
 from etude.tasks.task import Task
 

@@ -9,7 +9,7 @@ from etude.diagnosis.finding import Cause, Diagnosis, Symptom, Verdict, chance
 from etude.diagnosis.health.rate_said import critical_said
 from etude.diagnosis.history import History, Quantity
 from etude.diagnosis.remedies import Attempt, Repair
-from etude.report import layer_readings, pieces, words
+from etude.report import pieces, words
 from etude.report.document import (
     DataTable,
     Drawing,
@@ -21,6 +21,7 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
+from etude.report.figures import layer_readings
 from etude.report.registry import presents
 from etude.tasks.task import Task
 

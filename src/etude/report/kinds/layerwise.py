@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from etude.measure.layer_rates import LayerRates, ParameterRate
-from etude.report import multiplier_curves, words
+from etude.report import words
 from etude.report.document import (
     DataTable,
     Drawing,
@@ -17,6 +17,7 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
+from etude.report.figures import multiplier_curves
 from etude.report.kinds import coordinate_check
 from etude.report.registry import presents
 from etude.tasks.task import Task

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from etude.report import schedule_curve, words
+from etude.report import words
 from etude.report.document import Drawing, Fact, Report, Section
+from etude.report.figures import schedule_curve
 from etude.report.registry import presents
 from etude.report.schedule_values import ScheduleValues, area_sentence, table
 from etude.tasks.task import Task

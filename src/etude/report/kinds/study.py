@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from etude.report import layer_readings, words
+from etude.report import words
 from etude.report.document import Bullets, Drawing, Fact, Gallery, Part, Report, Section, Tone
+from etude.report.figures import layer_readings
 from etude.report.registry import presents
 from etude.report.study import (
     learning_curves,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etude.record import Status
-from etude.report import health, loss_against_rate, pieces, trial_curves, words
+from etude.report import health, pieces, words
 from etude.report.document import (
     DataTable,
     Drawing,
@@ -14,6 +14,7 @@ from etude.report.document import (
     TableRow,
     Tone,
 )
+from etude.report.figures import loss_against_rate, trial_curves
 from etude.report.registry import presents
 from etude.report.seed_table import seed_table
 from etude.report.sentences import broken_said, range_said, tie_said

@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from etude.methods.grid_result import GridResult
-from etude.report import frame
-from etude.report.palette import LIGHT, Theme
-from etude.report.view import rates_view, view
+from etude.report.figures import frame
+from etude.report.figures.palette import LIGHT, Theme
+from etude.report.figures.view import rates_view, view
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etude.methods.population_result import PopulationResult
-from etude.report import frame
-from etude.report.palette import LIGHT, Theme
-from etude.report.view import rates_view
+from etude.report.figures import frame
+from etude.report.figures.palette import LIGHT, Theme
+from etude.report.figures.view import rates_view
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from etude.methods.range_test import RangeTest
-from etude.report import frame, words
-from etude.report.palette import LIGHT, Theme, heat
-from etude.report.view import rates_view, view
+from etude.report import words
+from etude.report.figures import frame
+from etude.report.figures.palette import LIGHT, Theme, heat
+from etude.report.figures.view import rates_view, view
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from etude.diagnosis.health.read import health_of
 from etude.errors import StorageError
 from etude.record import Record
-from etude.report import layer_readings
-from etude.report.palette import Theme
+from etude.report.figures import layer_readings
+from etude.report.figures.palette import Theme
 from etude.report.study import (
     learning_curves,
     loss_curves,

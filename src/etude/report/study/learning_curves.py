@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from etude.record import Record, Status
-from etude.report import frame, words
-from etude.report.palette import LIGHT, Theme, heat, places
+from etude.report import words
+from etude.report.figures import frame
+from etude.report.figures.palette import LIGHT, Theme, heat, places
+from etude.report.figures.view import view
 from etude.report.study.naming import rate_text
-from etude.report.view import view
 from etude.studies.summary import RateSummary
 
 if TYPE_CHECKING:

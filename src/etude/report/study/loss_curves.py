@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etude.report import frame, words
-from etude.report.palette import LIGHT, Theme, heat
+from etude.report import words
+from etude.report.figures import frame
+from etude.report.figures.palette import LIGHT, Theme, heat
+from etude.report.figures.view import View, rates_view, view
 from etude.report.study.naming import clipped
-from etude.report.view import View, rates_view, view
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

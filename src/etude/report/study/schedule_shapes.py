@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from etude.record import Record
-from etude.report import frame, words
-from etude.report.curves import thin
-from etude.report.palette import LIGHT, Theme, heat
+from etude.report import words
+from etude.report.figures import frame
+from etude.report.figures.curves import thin
+from etude.report.figures.palette import LIGHT, Theme, heat
+from etude.report.figures.view import View
 from etude.report.study.loss_curves import DASHES
 from etude.report.study.naming import clipped
-from etude.report.view import View
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

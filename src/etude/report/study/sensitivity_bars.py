@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from etude.report import frame, words
-from etude.report.palette import LIGHT, Theme
+from etude.report import words
+from etude.report.figures import frame
+from etude.report.figures.palette import LIGHT, Theme
 from etude.report.study.naming import clipped
 from etude.studies.analysis.intervals import Interval
 

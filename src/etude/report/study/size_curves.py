@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from etude.report import frame, words
-from etude.report.palette import LIGHT, Theme
-from etude.report.view import View, rates_view
+from etude.report import words
+from etude.report.figures import frame
+from etude.report.figures.palette import LIGHT, Theme
+from etude.report.figures.view import View, rates_view
 from etude.studies.analysis.groups import BATCH, SizeDrift
 from etude.studies.batch_rules import batch_rules
 from etude.studies.summary import RateSummary

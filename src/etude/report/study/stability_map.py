@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etude.report import frame, words
-from etude.report.palette import LIGHT, Theme, heat
+from etude.report import words
+from etude.report.figures import frame
+from etude.report.figures.palette import LIGHT, Theme, heat
 from etude.report.study.naming import clipped, rate_text
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Self
 
 from etude.studies.groups import TrainedTrial
 from etude.studies.trials import PlannedTrial
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 
 
 class Executor(ABC):

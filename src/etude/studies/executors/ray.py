@@ -11,7 +11,7 @@ from etude.engines.ray.cluster import LOCAL, RayCluster, cannot_run, first_line
 from etude.errors import BadValueError, EtudeError
 from etude.studies.executors.remote import Lost, RemoteExecutor, RemoteJob, refuse_count
 from etude.studies.executors.worker import PlainResult, settings, train_plain
-from etude.tasks.ref import TaskRef
+from etude.tasks.references.ref import TaskRef
 
 AHEAD = 2
 """How many groups are handed in for each that there is room for, so that no worker waits."""

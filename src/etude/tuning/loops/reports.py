@@ -13,7 +13,7 @@ import numpy as np
 
 from etude.errors import BadTypeError, BadValueError, TaskError, shown
 from etude.record import Evaluation, Status
-from etude.training.evaluation_steps import evenly_spaced
+from etude.training.evaluation.evaluation_steps import evenly_spaced
 from etude.trials.score import Goal
 
 Reported: TypeAlias = Any

@@ -22,7 +22,7 @@ from etude.tasks.task import Task
 from etude.training.clock import clock_of
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
-from etude.training.state import RunState
+from etude.training.state.state import RunState
 from etude.tuning.result import TuneResult, tie
 from etude.tuning.transfer.rules import (
     TransferRule,

@@ -1,0 +1,1 @@
+"""What is shown in a terminal: reports, plots, what to do next."""

@@ -1,0 +1,107 @@
+"""Output of the verbs: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from etude.cli import interrupt
+from etude.cli.terminal.next_step import message_of
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_error(message: str, error: BaseException) -> None:
+    """Print an error's message and its notes."""
+    line = Text("etude: ", style="bold red")
+    line.append(message, style="not bold default")
+    err.print(line)
+    for note in getattr(error, "__notes__", ()):
+        err.print(Text(message_of(note)))
+
+
+_document: list[IO[str]] = []
+"""The stream of the JSON document while all other output goes to standard error."""
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document for programs."""
+    if out.quiet:
+        return
+    stream = _document[-1] if _document else sys.stdout
+    stream.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    stream.flush()
+
+
+@contextmanager
+def reserve_stdout() -> Iterator[None]:
+    """Use standard output only for the JSON document; all other output goes to standard error.
+
+    The code of a task, a library or a worker process may print. Therefore the file descriptor is
+    redirected too, if standard output has one.
+    """
+    stdout = sys.stdout
+    stdout.flush()
+    try:
+        moved = stdout.fileno() == 1
+    except (OSError, ValueError, AttributeError):  # captured output has no file descriptor
+        moved = False
+    kept = os.dup(1) if moved else 1
+    if moved:
+        os.dup2(2, 1)
+    interrupt.document = kept
+    _document.append(
+        open(kept, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - a descriptor
+        if moved
+        else stdout
+    )
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _document.pop().flush()
+        interrupt.document = 1
+        if moved:
+            stdout.flush()
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def facts(rows: list[tuple[str, str]]) -> Table:
+    """Return a table of names and values, without lines."""
+    table = Table.grid(padding=(0, 3))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, Text.from_markup(value))
+    return table
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number with a few digits, or a dash for None.
+
+    >>> number(0.123456), number(None)
+    ('0.1235', '–')
+    """
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def files(home: Path, page: Path) -> Table:
+    """Return the paths of the run folder and its report, as a table."""
+    return facts(
+        [
+            ("run folder", f"[bold]{escape(str(home))}[/bold]"),
+            ("report", f"[bold]{escape(str(page))}[/bold]"),
+        ]
+    )

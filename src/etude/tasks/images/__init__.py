@@ -1,0 +1,1 @@
+"""Pictures from the Hugging Face hub or a local copy."""

@@ -1,0 +1,1 @@
+"""Losses, and the weights by which the losses of unequal batches are combined."""

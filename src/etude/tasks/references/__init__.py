@@ -1,0 +1,1 @@
+"""How a task is named, found again and recognised."""

@@ -1,0 +1,154 @@
+"""The share of every batch that one of several processes takes, so that none is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from etude.errors import TaskError
+from etude.tasks.sources.data import IndexedData
+from etude.tasks.sources.loaders import LoaderData
+from etude.tasks.sources.source import Batch, Cursor, Data, rows
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of a global batch that one process trains on.
+
+    Attributes:
+        batch: Its samples. If the batch has fewer samples than there are processes, a process
+            without one gets the first sample, which does not count.
+        rows: The number of samples that count; 0 if none does.
+        total: The number of samples in the whole batch.
+    """
+
+    batch: Batch
+    rows: int
+    total: int
+
+
+def share_of(count: int, rank: int, size: int) -> slice:
+    """Return which of `count` things a process takes: in order, the first take one more.
+
+    >>> [share_of(10, rank, 4) for rank in range(4)]
+    [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None), slice(8, 10, None)]
+    """
+    each, more = divmod(count, size)
+    start = rank * each + min(rank, more)
+    return slice(start, start + each + (rank < more))
+
+
+def cut(batch: Batch, rank: int, size: int) -> Shard:
+    """Return the share of a batch that a process trains on.
+
+    Raises:
+        TaskError: If the batch cannot be divided by its first axis.
+
+    >>> cut((torch.arange(5), torch.zeros(5, 2)), 1, 2).batch[0]
+    tensor([3, 4])
+    """
+    total = rows(batch)
+    mine = share_of(total, rank, size)
+    count = mine.stop - mine.start
+    return Shard(_rows(batch, mine if count else slice(0, 1), total), count, total)
+
+
+def _rows(value: Any, kept: slice, total: int) -> Any:
+    if isinstance(value, Tensor):
+        if value.ndim and len(value) != total:
+            raise TaskError(
+                f"a batch of {total} samples cannot be divided over processes: one of its tensors "
+                f"has the shape {tuple(value.shape)}; put the samples on the first axis of each"
+            )
+        return value[kept] if value.ndim else value
+    if isinstance(value, Mapping):
+        parts = {key: _rows(part, kept, total) for key, part in value.items()}
+        return parts if type(value) is dict else type(value)(parts)  # type: ignore[call-arg]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_rows(part, kept, total) for part in value))
+    if isinstance(value, (tuple, list)):
+        if not any(isinstance(part, (Tensor, Mapping, tuple, list)) for part in value):
+            return value[kept] if len(value) == total else value
+        return type(value)(_rows(part, kept, total) for part in value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TaskError(
+        f"a {type(value).__name__} in a batch cannot be divided over processes: give tensors, in a "
+        "tuple, a list or a mapping"
+    )
+
+
+def sharded_stream(
+    data: Data, batch_size: int, seed: int, cursor: Cursor, *, rank: int, size: int
+) -> Iterator[Shard]:
+    """Yield a process's share of each training batch of one process, in the same order.
+
+    Samples that are read by index are read by the process that trains on them alone. A DataLoader
+    is iterated by every process, each of which takes its part of the batch.
+
+    Raises:
+        TaskError: If the loader divides its samples over processes itself.
+    """
+    if isinstance(data, IndexedData) and type(data).stream is IndexedData.stream:
+        return _Picked(data, rank, size).stream(batch_size, seed, cursor)
+    if isinstance(data, LoaderData):
+        _refuse_divided(data)
+    return (cut(batch, rank, size) for batch in data.stream(batch_size, seed, cursor))
+
+
+def _refuse_divided(data: LoaderData) -> None:
+    loader = data.loader
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    if any(isinstance(one, DistributedSampler) for one in samplers):
+        raise TaskError(
+            f"the {data.name} has a DistributedSampler, so that each process would get a part of a "
+            "part: leave the sampler out (shuffle=True), each batch is divided here"
+        )
+
+
+def sharded_sweep(
+    data: Data, batch_size: int, *, rank: int, size: int
+) -> Iterator[tuple[int, Batch, int]]:
+    """Yield (place, batch, number of samples) of every `size`-th slice of a sweep, from `rank` on.
+
+    >>> from etude.tasks.sources.data import as_data
+    >>> data = as_data(torch.arange(10), "valid")
+    >>> [(place, count) for place, _, count in sharded_sweep(data, 4, rank=0, size=2)]
+    [(0, 4), (2, 2)]
+    """
+    if isinstance(data, IndexedData) and type(data).sweep is IndexedData.sweep:
+        for place, start in enumerate(range(0, data.samples, batch_size)):
+            if place % size == rank:
+                index = torch.arange(start, min(start + batch_size, data.samples))
+                yield place, data.take(index), len(index)
+        return
+    for place, (batch, count) in enumerate(data.sweep(batch_size)):
+        if place % size == rank:
+            yield place, batch, count
+
+
+class _Picked(IndexedData):
+    """Indexed data, of whose batches one process takes its share."""
+
+    def __init__(self, data: IndexedData, rank: int, size: int) -> None:
+        self.data, self.rank, self.size = data, rank, size
+        self.samples, self.draws = data.samples, data.draws
+
+    def take(self, index: Tensor) -> Shard:
+        """Return the share of the batch at `index`."""
+        mine = share_of(len(index), self.rank, self.size)
+        count = mine.stop - mine.start
+        return Shard(self.data.take(index[mine] if count else index[:1]), count, len(index))
+
+    def part(self, index: Tensor) -> IndexedData:
+        """Return the data that holds only the samples at `index`."""
+        return _Picked(self.data.part(index), self.rank, self.size)
+
+    def beside(self, index: Tensor) -> Tensor:
+        """Return indices on the device on which the data needs them."""
+        return self.data.beside(index)

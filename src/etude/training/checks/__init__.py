@@ -1,0 +1,1 @@
+"""What is checked before, during and after training, so that a fault is named."""

@@ -1,0 +1,1 @@
+"""What happens to a gradient between the backward pass and the optimizer's update."""
