@@ -18,7 +18,7 @@ from etude.errors import BadTypeError, BadValueError
 from etude.measure.critical_rate import PASSES, Rise, critical_rate
 from etude.measure.lanczos import spectrum
 from etude.measure.sharpness import sharpness
-from etude.optimizers.hessian import Hessian
+from etude.optimizers.classes.hessian import Hessian
 from etude.training.run import Run
 from tests.measure.common import bowl
 from tests.measure.common import flat as recipe_of

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from etude import Recipe, Task, tasks
 from etude.measure.sharpness import sharpness
-from etude.optimizers.hessian import PRICE
+from etude.optimizers.classes.hessian import PRICE
 from etude.training.run import Run
 from tests.measure.common import Bowl, bowl, flat, task
 

@@ -182,6 +182,6 @@ def test_what_rows_name_elsewhere_is_there():
 
 
 def test_newton_takes_as_many_parameters_as_its_row_says():
-    from etude.optimizers.newton import LIMIT
+    from etude.optimizers.classes.newton import LIMIT
 
     assert ROWS["newton"].most_parameters == LIMIT

@@ -16,7 +16,7 @@ from etude import Recipe
 from etude.errors import BadTypeError, BadValueError, UnknownNameError
 from etude.layerwise.matrices import matrices
 from etude.optimizers import build
-from etude.optimizers.muon import MuonAdamW, orthogonal
+from etude.optimizers.classes.muon import MuonAdamW, orthogonal
 from tests.optimizers import reference
 
 

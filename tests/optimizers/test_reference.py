@@ -283,7 +283,7 @@ def test_newton_refuses_what_it_cannot_hold():
 
 
 def test_a_loss_that_is_a_plane_has_no_curvature():
-    from etude.optimizers.hessian import Hessian
+    from etude.optimizers.classes.hessian import Hessian
 
     w = torch.nn.Parameter(torch.ones(3))
     hessian = Hessian((2 * w).sum(), [w])
@@ -293,7 +293,7 @@ def test_a_loss_that_is_a_plane_has_no_curvature():
 
 @given(st.integers(0, 2**31))
 def test_hessian_products_equal_the_matrix(seed):
-    from etude.optimizers.hessian import Hessian
+    from etude.optimizers.classes.hessian import Hessian
 
     torch.manual_seed(seed)
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import BadTypeError, BadValueError, shown
-from etude.optimizers.hessian import put
+from etude.optimizers.classes.hessian import put
 from etude.torch_internals import foreach
 from etude.training.state.snapshot import Snapshot, modes_kept
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from etude.optimizers.hessian import twice_differentiable
+from etude.optimizers.classes.hessian import twice_differentiable
 from etude.randomness import random_state_kept
 from etude.tasks.sources.data import Data
 from etude.training.state.snapshot import Snapshot, modes_kept

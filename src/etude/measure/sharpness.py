@@ -23,7 +23,7 @@ from etude.errors import BadValueError, TaskError, check_whole
 from etude.measure.held_still import curved, held_still
 from etude.measure.lanczos import spectrum
 from etude.measure.threshold import stability
-from etude.optimizers.hessian import PRICE, Hessian, flat, move, put
+from etude.optimizers.classes.hessian import PRICE, Hessian, flat, move, put
 from etude.randomness import derive_seed
 from etude.tasks.sources.data import Batch, Cursor
 from etude.torch_internals import RUNNING_NORMS
@@ -61,7 +61,7 @@ class Sharpness:
             second derivatives.
         products: The number of Hessian-vector products.
         gradients: The number of gradients of single samples that were computed; a product counts as
-            `etude.optimizers.hessian.PRICE` of them.
+            `etude.optimizers.classes.hessian.PRICE` of them.
     """
 
     step: int

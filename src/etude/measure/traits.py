@@ -14,7 +14,7 @@ from etude.measure.gradient_norm import GradientNorm
 from etude.measure.held_still import curved, held_still
 from etude.measure.lanczos import spectrum
 from etude.measure.noise_scale import noise_scale
-from etude.optimizers.hessian import Hessian
+from etude.optimizers.classes.hessian import Hessian
 from etude.optimizers.match import Traits
 from etude.optimizers.prior import centre_of, nice
 from etude.randomness import random_state_kept

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from etude.errors import TaskError
 from etude.layerwise.rates import Rates
-from etude.optimizers.hessian import PRICE
+from etude.optimizers.classes.hessian import PRICE
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.loss.weighted import WeightedLoss

@@ -28,8 +28,7 @@ from etude.training.machine.threads import use_threads
 from etude.training.objective import Objective
 from etude.training.observer import Observer, Observers
 from etude.training.request import AdvanceRequest
-from etude.training.state import exchange_state
-from etude.training.state.reload import reload
+from etude.training.state import exchange_state, reload
 from etude.training.state.state import initial_state
 from etude.training.world import World
 
@@ -411,7 +410,7 @@ class Run:
         Raises:
             StorageError: If the state is of another recipe or model, or damaged.
         """
-        reload(self.state, saved, self._evaluation_weights)
+        reload.reload(self.state, saved, self._evaluation_weights)
         self._loop.reset()
         if self._loop.rewinder is not None:
             self._loop.rewinder.load(saved.get("rewinder"))

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer, SparseAdam
 from torch.optim.optimizer import ParamsT
 
-from etude.optimizers.gather import Loss, loss_of
-from etude.optimizers.halves import placeholder, step_part
+from etude.optimizers.classes.gather import Loss, loss_of
+from etude.optimizers.classes.halves import placeholder, step_part
 
 
 class SparseDenseAdam(Optimizer):

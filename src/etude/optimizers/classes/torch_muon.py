@@ -9,8 +9,8 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.optimizer import ParamsT
 
 from etude.errors import BadValueError
-from etude.optimizers.gather import Loss, loss_of
-from etude.optimizers.halves import placeholder, step_part
+from etude.optimizers.classes.gather import Loss, loss_of
+from etude.optimizers.classes.halves import placeholder, step_part
 
 
 class TorchMuonAdamW(Optimizer):

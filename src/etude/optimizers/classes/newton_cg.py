@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from etude.optimizers.gather import refuse_second_group
-from etude.optimizers.hessian import Hessian, move, put, twice_differentiable
+from etude.optimizers.classes.gather import refuse_second_group
+from etude.optimizers.classes.hessian import Hessian, move, put, twice_differentiable
 
 ARMIJO = 1e-4
 HALVINGS = 20

@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from etude.optimizers.gather import Loss, gather, loss_of
+from etude.optimizers.classes.gather import Loss, gather, loss_of
 from etude.torch_internals import foreach
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.optimizer import ParamsT
 
-from etude.optimizers.gather import Loss, gather, loss_of
-from etude.optimizers.halves import placeholder, step_part
+from etude.optimizers.classes.gather import Loss, gather, loss_of
+from etude.optimizers.classes.halves import placeholder, step_part
 
 A, B, C = 3.4445, -4.7750, 2.0315
 """The coefficients of a x + b x³ + c x⁵, which maps singular values close to 1; Jordan et al."""

@@ -1,4 +1,4 @@
-"""LAMB: Adam's direction, scaled to a share of the tensor's norm."""
+"""Cautious AdamW: only the entries whose update agrees with the gradient's sign move."""
 
 from __future__ import annotations
 
@@ -8,37 +8,35 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from etude.optimizers.gather import Loss, counts, gather, loss_of
+from etude.optimizers.classes.gather import Loss, counts, gather, loss_of
 from etude.torch_internals import foreach
 
 
-class Lamb(Optimizer):
-    """Layer-wise adaptive moments.
+class CautiousAdamW(Optimizer):
+    """AdamW whose update is masked where it would go against the gradient.
 
         m ← β1 m + (1 - β1) g,    v ← β2 v + (1 - β2) g²
-        u ← m̂ / (√v̂ + ε) + λ w,    m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)
-        w ← w - lr (‖w‖ / ‖u‖) u   per tensor; the ratio is 1 where either norm is 0
+        u = m̂ / (√v̂ + ε),    m̂ = m / (1 - β1^t),  v̂ = v / (1 - β2^t)
+        φ = 1 where u g > 0, else 0
+        w ← (1 - lr λ) w - lr (n / (Σφ + 1)) φ u,    n entries per tensor
 
     t is the number of updates in which the tensor had a gradient.
 
-    pytorch_optimizer's version differs: it decays the weights outside of the ratio, does not
-    correct v, and scales its first steps by 1 / (1 - β1^t).
-
     Args:
         params: Parameters, or groups of them.
-        lr: The length of an update as a share of the tensor's norm.
+        lr: The rate.
         betas: (β1, β2).
         eps: ε.
-        weight_decay: λ, in the direction.
+        weight_decay: λ, decoupled.
 
-    Source: You et al. 2020, arXiv:1904.00962, algorithm 2 with φ(z) = z.
+    Source: Liang et al. 2024, arXiv:2411.16085, algorithm 1.
 
-    >>> w = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
-    >>> optimizer = Lamb([w], lr=0.1, weight_decay=0.0)
-    >>> w.grad = torch.tensor([1.0, 0.0])
+    >>> w = torch.nn.Parameter(torch.zeros(3))
+    >>> optimizer = CautiousAdamW([w], lr=0.1)
+    >>> w.grad = torch.ones(3)
     >>> optimizer.step()
     >>> [round(x, 4) for x in w.tolist()]
-    [2.5, 4.0]
+    [-0.075, -0.075, -0.075]
     """
 
     def __init__(
@@ -46,7 +44,7 @@ class Lamb(Optimizer):
         params: ParamsT,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
+        eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
@@ -71,11 +69,10 @@ class Lamb(Optimizer):
             foreach.reciprocal_(updates)
             foreach.mul_(updates, first)
             foreach.div_(updates, [1 - beta1**t for t in steps])
+            for update, moment, gradient in zip(updates, first, gradients, strict=True):
+                agrees = (moment * gradient > 0).to(update.dtype)
+                update.mul_(agrees.mul_(agrees.numel() / (agrees.sum() + 1)))
             if group["weight_decay"]:
-                foreach.add_(updates, parameters, alpha=group["weight_decay"])
-            sizes = torch.stack(foreach.norm(parameters))
-            lengths = torch.stack(foreach.norm(updates))
-            ratios = torch.where((sizes > 0) & (lengths > 0), sizes / lengths, 1.0)
-            foreach.mul_(updates, list(ratios.unbind()))
+                foreach.mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             foreach.add_(parameters, updates, alpha=-group["lr"])
         return loss

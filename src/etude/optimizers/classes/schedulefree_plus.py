@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from etude.errors import BadValueError
-from etude.optimizers.gather import Loss, gather, loss_of
+from etude.optimizers.classes.gather import Loss, gather, loss_of
 
 
 class ScheduleFreePlus(Optimizer):

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from etude.errors import BadValueError
-from etude.optimizers.gather import refuse_second_group
-from etude.optimizers.hessian import Hessian, move, put, twice_differentiable
+from etude.optimizers.classes.gather import refuse_second_group
+from etude.optimizers.classes.hessian import Hessian, move, put, twice_differentiable
 
 LIMIT = 2_000
 """The largest number of parameters: the matrix takes 16 MB in float32, and 2.7 GFLOP to factor."""

@@ -10,7 +10,7 @@ from torch.optim import LBFGS as TORCH
 from torch.optim.optimizer import ParamsT
 
 from etude.errors import TaskError
-from etude.optimizers.gather import Loss, loss_of, real, refuse_second_group
+from etude.optimizers.classes.gather import Loss, loss_of, real, refuse_second_group
 
 
 class LBFGS(TORCH):

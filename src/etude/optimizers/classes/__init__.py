@@ -1,0 +1,1 @@
+"""The optimizers that Etude implements or wraps, as classes of torch optimizers."""
