@@ -1,4 +1,6 @@
-"""What Etude does on a CUDA device: stacks against the loop, the loop against a bare one, waits.
+"""What Etude does on a CUDA device: stacks, the loop against a bare one, waits, and tunings.
+
+A tuning is measured against one training, with one process for each GPU where there are several.
 
     python -m benchmarks.cuda [FOLDER]
 
@@ -9,7 +11,11 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
+import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +24,8 @@ import torch
 from benchmarks import arguments
 from benchmarks.engines import LONG, RESULTS, on_a_gpu, runs_of
 from benchmarks.loop import UPDATES, bare, timed
+from etude import Recipe, train, tune
+from etude.engines import Engine, PoolEngine
 from etude.tasks.table import get
 
 MEMBERS = (4, 16, 64, 128)
@@ -66,6 +74,52 @@ def beside_bare(name: str) -> dict[str, Any]:
     }
 
 
+def tuned(name: str, device: str = "cuda") -> dict[str, Any]:
+    """Return the seconds of one training, and of a tuning at 3 runs by each engine that can.
+
+    The pool has one process for each GPU, so that it takes part only where there are several.
+    """
+    task, several = get(name), device == "cuda" and torch.cuda.device_count() > 1
+    recipe = Recipe(**task.defaults)
+    train(task, recipe.replace(steps=20), device=device)
+    plain = seconds(lambda: train(task, recipe, device=device))
+    engines: dict[str, Engine | str] = {"loop": "loop", "auto": "auto"}
+    if several:
+        engines["pool"] = PoolEngine(start="spawn")
+    found = {
+        name: seconds(partial(tune, task, recipe, 3.0, engine=one, device=device, progress=False))
+        for name, one in engines.items()
+    }
+    return {"task": name, "gpus": torch.cuda.device_count(), "train_s": plain, "tune_s": found}
+
+
+def seconds(go: Callable[[], Any]) -> float:
+    """Return the seconds that something takes, the device's work included."""
+    started = time.perf_counter()
+    go()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def tuning_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of the tunings."""
+    names = list(rows[0]["tune_s"])
+    return [
+        "",
+        f"## A tuning at 3 runs, by the clock against one training ({rows[0]['gpus']} GPUs)",
+        "",
+        f"| task | one training, s | {' | '.join(names)} |",
+        f"|---|---:|{'---:|' * len(names)}",
+        *(
+            f"| {r['task']} | {r['train_s']:.2f} | "
+            + " | ".join(f"{r['tune_s'][name] / r['train_s']:.2f}×" for name in names)
+            + " |"
+            for r in rows
+        ),
+    ]
+
+
 def text(result: dict[str, Any]) -> str:
     """Return the results as a page."""
     lines = [
@@ -94,17 +148,22 @@ def text(result: dict[str, Any]) -> str:
             f"| {row['members']} | {rates['loop']:,.0f} | {rates['vmap'] / rates['loop']:.1f}× "
             f"| {rates['vmap compiled'] / rates['loop']:.1f}× |"
         )
+    if result.get("tunings"):
+        lines += tuning_lines(result["tunings"])
     return "\n".join(lines) + "\n"
 
 
 def main(folder: Path) -> None:
     """Measure, print and write the results as they come."""
+    if not torch.cuda.is_available():
+        sys.exit("no CUDA device is here: run this on a machine that has one")
     warnings.simplefilter("ignore")
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "loop": [beside_bare(name) for name in TASKS],
         "engines": [],
+        "tunings": [tuned(name) for name in TASKS],
     }
     for members in MEMBERS:
         result["engines"].append(on_a_gpu(members))
