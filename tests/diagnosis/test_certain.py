@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import etude
 from etude import Recipe, Task, report
 from etude.diagnosis.check.reach import missing_from_optimizer
-from etude.diagnosis.finding import Cause, Finding
+from etude.diagnosis.finding import Cause, Finding, Symptom
 from etude.diagnosis.health.finding_plain import finding_of
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.judge import FIRST, certain, judge
@@ -90,6 +90,14 @@ CERTAIN: dict[str, tuple[Cause, str, Callable[[], Task]]] = {
     ),
     "a label below 0": (
         Cause.LABELS_DO_NOT_MATCH, "go down to -1", lambda: classes(train=(X, Y - 1)),
+    ),
+    "no training label that counts": (
+        Cause.LABELS_DO_NOT_MATCH, "training labels are -100, which the loss passes over",
+        lambda: classes(train=(X, torch.full_like(Y, -100)), valid=HELD),
+    ),
+    "no validation label that counts": (
+        Cause.LABELS_DO_NOT_MATCH, "All 40 validation labels are -100",
+        lambda: classes(valid=(HELD[0], torch.full_like(HELD[1], -100))),
     ),
     "a label without an output": (
         Cause.WRONG_LAST_LAYER, "go up to 2, but the network has 2 outputs", lambda: classes(2),
@@ -187,6 +195,12 @@ def test_a_fact_that_a_run_can_show_more_of_is_trained() -> None:
     assert found.verdict is not None
     assert found.verdict.cause == Cause.WRONG_LOSS_OR_OUTPUT
     assert 0.9 < found.verdict.probability < 1.0
+
+
+def test_a_loss_of_0_throughout_does_not_say_that_the_inputs_are_ignored() -> None:
+    found = etude.check(CERTAIN["no training label that counts"][2](), RECIPE)
+    assert Symptom.CONSTANT_OUTPUT not in [one.what for one in found.findings]
+    assert any("the loss of every update is 0" in said for said in found.unseen)
 
 
 def test_labels_that_the_loss_does_not_compare_are_not_judged() -> None:

@@ -290,7 +290,7 @@ _HUB = (
     _row(
         "mnist-mlp",
         "28×28 digits, two hidden layers",
-        source="hub:mnist",
+        source="images.hub:mnist",
         model="mlp",
         goal=CROSS_ENTROPY,
         recipe=ADAMW,
@@ -301,7 +301,7 @@ _HUB = (
     _row(
         "mnist-cnn",
         "28×28 digits, two convolutions and a full layer",
-        source="hub:mnist",
+        source="images.hub:mnist",
         model="cnn",
         goal=CROSS_ENTROPY,
         recipe=ADAMW,
@@ -312,7 +312,7 @@ _HUB = (
     _row(
         "cifar10-cnn",
         "Photographs in ten classes, three convolutions and a full layer",
-        source="hub:cifar10",
+        source="images.hub:cifar10",
         model="cnn",
         goal=CROSS_ENTROPY,
         recipe=ADAMW,
@@ -325,7 +325,7 @@ _HUB = (
     _row(
         "cifar10-resnet",
         "Photographs in ten classes, ResNet-20",
-        source="hub:cifar10",
+        source="images.hub:cifar10",
         model="resnet",
         goal=CROSS_ENTROPY,
         recipe=RESNET,
@@ -336,7 +336,7 @@ _HUB = (
     _row(
         "imagenet-resnet",
         "Photographs in 1,000 classes, ResNet-18",
-        source="hub:imagenet",
+        source="images.hub:imagenet",
         model="resnet",
         goal=CROSS_ENTROPY,
         recipe=RESNET,

@@ -40,6 +40,8 @@ def inputs_used(subject: Subject) -> Look:
     pairs = list(zip(seeing.losses, not_seeing.losses, strict=False))
     if len(pairs) < 2:
         return Look(unseen=f"{what}: an update takes too long")
+    if not any(loss for pair in pairs for loss in pair):
+        return Look(unseen=f"{what}: the loss of every update is 0")
     if all(math.isclose(a, b, rel_tol=SAME, abs_tol=1e-12) for a, b in pairs):
         return Look((_ignored(len(pairs)),), f"{len(pairs)} updates with inputs of zeros")
     own, other = (

@@ -95,6 +95,9 @@ def _of_classes(call: LossCall, subject: Subject) -> Iterator[Finding]:
             continue
         asked = y[y != ignored]
         if not len(asked):
+            if len(y) and y is rows.targets and rows.whole:
+                yield _unanswered(what, y, ignored)
+                return
             continue
         low, high = int(asked.min()), int(asked.max())
         evidence: dict[str, float | str] = {
@@ -122,6 +125,19 @@ def _of_classes(call: LossCall, subject: Subject) -> Iterator[Finding]:
                 certain=True,
             )
             return
+
+
+def _unanswered(what: str, y: Tensor, ignored: int) -> Finding:
+    return Finding(
+        Cause.LABELS_DO_NOT_MATCH,
+        evidence={"labels": y.numel(), "answered": 0, "data": what},
+        text=f"All {y.numel()} {what} labels are {ignored}, which the loss passes over: there is "
+        "nothing to learn from." if what == "training" else
+        f"All {y.numel()} {what} labels are {ignored}, which the loss passes over: no loss can be "
+        "computed on them.",
+        fix="Check how the labels are read.",
+        certain=True,
+    )  # fmt: skip
 
 
 def _of_logistic(call: LossCall, subject: Subject) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 from etude.optimizers.hyperparameters import Hyperparameter, Number, Pair
 from etude.optimizers.row import OptimizerRow, Suits
 
-OWN = "etude.optimizers."
+OWN = "etude.optimizers.classes."
 
 
 def row(
