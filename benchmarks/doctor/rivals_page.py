@@ -51,7 +51,9 @@ def common(names: Sequence[str]) -> dict[str, list[Row]]:
 
 
 def _as_now(row: Row) -> Row:
-    """Return a row with what the zoo says of its case now."""
+    """Return a row with what the zoo says of its case now; a case that it has no more stays."""
+    if row.case.partition("/")[0] not in doctor.PROGRAMS:
+        return row
     case = doctor.get(row.case)
     return replace(row, cause=case.cause, layer=case.edit.layer if case.edit else "")
 

@@ -230,6 +230,9 @@ TEXTS = [
     "unfreeze(each='1 epochs')",
     "no_decay(True)",
     "trust(0.001, high=10.0)",
+    "hyperball()",
+    "lora_plus()",
+    "lora_plus(4.0, second='*.up.weight')",
     "decay(0.5) * no_decay() * trust()",
     "freeze('a*') * freeze('b*', 10)",
 ]

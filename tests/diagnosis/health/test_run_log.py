@@ -207,6 +207,7 @@ def test_wandb_offline_keeps_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(tmp_path)
+    wandb.teardown()  # it keeps the folder in which it was first used
     record = etude.train(TASK, RECIPE, log="wandb")
     assert wandb.run is None  # its own run is finished
     with wandb.init(project="mine", dir=tmp_path, mode="offline") as run:
