@@ -78,6 +78,7 @@ def test_the_curve_of_a_long_run_keeps_its_ends_and_its_peak_is_exact():
     assert ("1", "step 777") in [(fact.value, fact.note) for fact in present(found).facts]
 
 
+@pytest.mark.slow
 def test_a_highest_value_that_was_not_looked_for_is_not_told():
     told = present(values("cosine()", 10**9, most=3))
     assert [fact.name for fact in told.facts] == ["First value", "Value at the end"]

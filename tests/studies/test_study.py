@@ -126,6 +126,7 @@ def test_an_interruption_puts_the_group_back_and_the_rest_is_not_repeated(storag
     assert losses(found) == losses(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_driver_loses_nothing_but_its_group(storage, tmp_path):
     plan = {**PLAN, "steps": [40, 41, 42, 43, 44, 45], "lrs": [0.01, 0.1]}
     code = (

@@ -286,6 +286,7 @@ for at in range(1, 400):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+@pytest.mark.slow
 def test_killed_before_any_operation_on_a_file_it_is_begun_anew_or_goes_on(tmp_path):
     root = Path(__file__).parents[2]
     words = [sys.executable, "-c", KILLED, str(root), __file__, str(tmp_path)]

@@ -99,6 +99,7 @@ def equal_runs(one: Path, two: Path) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_polite_signal_saves_and_says_how_to_go_on(tmp_path, whole, number):
     folder = tmp_path / "a run with spaces"
     process = start(*TRAIN, "--out", str(folder))

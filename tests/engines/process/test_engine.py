@@ -369,6 +369,7 @@ class TestStacksInProcesses:
         for one, other in zip(ours, theirs, strict=True):
             assert_close(one, other)
 
+    @pytest.mark.slow
     def test_a_killed_process_costs_only_its_unfinished_updates(self) -> None:
         recipes = [recipe.replace(steps=2_000) for recipe in STACKED[:4]]
         ours, theirs = runs_of(task(), recipes), runs_of(task(), recipes)
