@@ -85,7 +85,7 @@ def test_a_folder_keeps_it_and_goes_on_within_it(tmp_path):
     more = etude.tune(task(), folder=tmp_path, resume=True, budget=3.0, progress=False)
     assert all(1e-3 <= lr <= 1e-2 for lr in tried(more))
     assert math.isclose(more.budget, 3.0)
-    with pytest.raises(BadValueError, match="leave lr_range and lrs out"):
+    with pytest.raises(BadValueError, match="leave lr_range, lrs and start_from out"):
         etude.tune(task(), folder=tmp_path, resume=True, lrs=[0.1, 0.2], progress=False)
     page = report.write(more, tmp_path / "page.html", task=task())
     assert "Rates allowed" in page.read_text()

@@ -108,6 +108,7 @@ ROWS = (
             **REAL,
             "decay": "decoupled",
             "why_no_slices": "it orthogonalises a matrix, which rates of its rows would undo",
+            "why_no_shards": "it orthogonalises a matrix",
         },
         {"noise": LENGTH, "bursts": IGNORED},
         matrix=Selectors(),
