@@ -45,16 +45,20 @@ class Library:
         array: Turns a tuple of numbers into an array: a template of Python.
         cast: Turns an array of whole numbers into one of the type of the step `t`.
         module: The name of the module that holds its functions.
+        constant: Turns a number into the value of a constant schedule.
     """
 
     array: str
     cast: str
     module: str
+    constant: str
 
 
-NUMPY = Library("np.asarray({})", "np.asarray({}, dtype=float)", "np")
-JAX = Library("jnp.asarray({})", "jnp.asarray({}, dtype=float)", "jnp")
-KERAS = Library("ops.convert_to_tensor({}, t.dtype)", "ops.cast({}, t.dtype)", "ops")
+NUMPY = Library("np.asarray({})", "np.asarray({}, dtype=float)", "np", "{}")
+JAX = Library("jnp.asarray({})", "jnp.asarray({}, dtype=float)", "jnp", "{} * jnp.ones_like(t)")
+KERAS = Library(
+    "ops.convert_to_tensor({}, t.dtype)", "ops.cast({}, t.dtype)", "ops", "{} * ops.ones_like(t)"
+)
 
 
 def formula(schedule: Schedule, library: Library) -> list[str]:
@@ -72,6 +76,12 @@ def formula(schedule: Schedule, library: Library) -> list[str]:
     >>> print("\n".join(formula(0.1 * cosine(100), NUMPY)))
     a = np.sin(1.5707963267948966 * ((100 - np.minimum(t, 100)) / 100))
     return 0.1 * (a * a)
+
+    With JAX and Keras a constant has the shape of `t`:
+
+    >>> from etude.schedules import constant
+    >>> formula(0.1 * constant(), JAX)
+    ['return 0.1 * jnp.ones_like(t)']
     """
     refuse_impure(schedule)
     found = schedule.on(Term("t", bounds=(0.0, None)), Operations())
@@ -278,7 +288,8 @@ def _lines(found: Any, library: Library) -> Iterator[str]:
             text = _text(term, library, names)[0]
             names[id(term)] = next(free)
             yield f"{names[id(term)]} = {text}"
-    yield f"return {_text(found, library, names)[0]}"
+    result = _text(found, library, names)[0]
+    yield f"return {result if isinstance(found, Term) else library.constant.format(result)}"
 
 
 def _variables() -> Iterator[str]:

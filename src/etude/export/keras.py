@@ -66,9 +66,6 @@ def keras_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> str:
     """
     refuse_beyond_one_rate(recipe, "Keras", task)
     lines = formula(recipe.lr * shape_over(recipe, steps), KERAS)
-    value = lines[-1].removeprefix("return ")
-    if _is_number(value):
-        lines[-1] = f"return {value} * ops.ones_like(t)"
     return "\n".join(
         [
             "# Keras. Give the optimizer to model.compile(optimizer=optimizer, ...).",
@@ -100,14 +97,6 @@ def _step(accumulate: int) -> list[str]:
         "        # Keras counts batches here, not updates.",
         f"        t = ops.cast(ops.floor_divide(step, {accumulate}), keras.config.floatx())",
     ]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _optimizer(recipe: Recipe, steps: int) -> list[str]:

@@ -53,7 +53,6 @@ def optax_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> str:
     """
     refuse_beyond_one_rate(recipe, "optax", task)
     lines = formula(recipe.lr * shape_over(recipe, steps), JAX)
-    lines[-1] = _array(lines[-1])
     applied = ("clip_norm", "clip_value", "accumulate")
     return "\n".join(
         [
@@ -71,16 +70,6 @@ def optax_code(recipe: Recipe, steps: int, *, task: Task | None = None) -> str:
             *remainder(recipe, applied),
         ]
     )
-
-
-def _array(line: str) -> str:
-    """Return the last line of a formula, a constant one as an array of the shape of the count."""
-    value = line.removeprefix("return ")
-    try:
-        float(value)
-    except ValueError:
-        return line
-    return f"return {value} * jnp.ones_like(t)"
 
 
 def _optimizer(recipe: Recipe) -> list[str]:

@@ -8,7 +8,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from etude.optimizers.classes.gather import Loss, counts, gather, loss_of
+from etude.optimizers.classes.adam_direction import adam_direction
+from etude.optimizers.classes.gather import Loss, loss_of
 from etude.torch_internals import foreach
 
 
@@ -55,20 +56,9 @@ class CautiousAdamW(Optimizer):
         """Do one update."""
         loss = loss_of(closure)
         for group in self.param_groups:
-            steps = counts(self, group)
-            parameters, gradients, (first, second) = gather(self, group, "exp_avg", "exp_avg_sq")
+            parameters, gradients, first, updates = adam_direction(self, group)
             if not parameters:
                 continue
-            beta1, beta2 = group["betas"]
-            foreach.lerp_(first, gradients, 1 - beta1)
-            foreach.mul_(second, beta2)
-            foreach.addcmul_(second, gradients, gradients, value=1 - beta2)
-            updates = foreach.div(second, [1 - beta2**t for t in steps])
-            foreach.sqrt_(updates)
-            foreach.add_(updates, group["eps"])
-            foreach.reciprocal_(updates)
-            foreach.mul_(updates, first)
-            foreach.div_(updates, [1 - beta1**t for t in steps])
             for update, moment, gradient in zip(updates, first, gradients, strict=True):
                 agrees = (moment * gradient > 0).to(update.dtype)
                 update.mul_(agrees.mul_(agrees.numel() / (agrees.sum() + 1)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from etude.errors import BadValueError, TaskError
+from etude.errors import TaskError
 
 Loss = Callable[[], Any]
 """A closure that computes the loss again, with its gradient, and returns it."""
@@ -76,13 +76,3 @@ def counts(optimizer: Optimizer, group: dict[str, Any]) -> list[int]:
         before = group.get("step", 0) if "exp_avg" in state else 0
         state["step"] = int(state.get("step", before)) + 1
     return [state["step"] for state in states]
-
-
-def refuse_second_group(optimizer: Optimizer, name: str) -> None:
-    """Raise if the optimizer would get a second parameter group.
-
-    Raises:
-        BadValueError: If it has a group already.
-    """
-    if optimizer.param_groups:
-        raise BadValueError(f"{name} solves for all parameters at once: give one group")

@@ -8,7 +8,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from etude.optimizers.classes.gather import Loss, counts, gather, loss_of
+from etude.optimizers.classes.adam_direction import adam_direction
+from etude.optimizers.classes.gather import Loss, loss_of
 from etude.torch_internals import foreach
 
 
@@ -57,20 +58,9 @@ class Lamb(Optimizer):
         """Do one update."""
         loss = loss_of(closure)
         for group in self.param_groups:
-            steps = counts(self, group)
-            parameters, gradients, (first, second) = gather(self, group, "exp_avg", "exp_avg_sq")
+            parameters, _, _, updates = adam_direction(self, group)
             if not parameters:
                 continue
-            beta1, beta2 = group["betas"]
-            foreach.lerp_(first, gradients, 1 - beta1)
-            foreach.mul_(second, beta2)
-            foreach.addcmul_(second, gradients, gradients, value=1 - beta2)
-            updates = foreach.div(second, [1 - beta2**t for t in steps])
-            foreach.sqrt_(updates)
-            foreach.add_(updates, group["eps"])
-            foreach.reciprocal_(updates)
-            foreach.mul_(updates, first)
-            foreach.div_(updates, [1 - beta1**t for t in steps])
             if group["weight_decay"]:
                 foreach.add_(updates, parameters, alpha=group["weight_decay"])
             sizes = torch.stack(foreach.norm(parameters))

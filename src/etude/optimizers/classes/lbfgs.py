@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from torch.optim import LBFGS as TORCH
 from torch.optim.optimizer import ParamsT
 
 from etude.errors import TaskError
-from etude.optimizers.classes.gather import Loss, loss_of, real, refuse_second_group
+from etude.optimizers.classes.gather import Loss, loss_of, real
+from etude.optimizers.classes.one_group import OneGroup
 
 
-class LBFGS(TORCH):
+class LBFGS(OneGroup, TORCH):
     """torch's L-BFGS with the strong Wolfe line search, which torch does not use by default.
 
         d = -(an estimate of H⁻¹ from the last `history_size` changes of w and ∇f) ∇f
@@ -48,6 +49,8 @@ class LBFGS(TORCH):
     1.0
     """
 
+    row_name: ClassVar[str] = "lbfgs"
+
     def __init__(
         self,
         params: ParamsT,
@@ -66,11 +69,6 @@ class LBFGS(TORCH):
             history_size=history_size,
             line_search_fn="strong_wolfe",
         )
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add the parameters, all in one group."""
-        refuse_second_group(self, "lbfgs")
-        super().add_param_group(param_group)
 
     def _gather_flat_grad(self) -> Tensor:
         # torch's version uses a view, which a gradient in channels-last layout does not support.

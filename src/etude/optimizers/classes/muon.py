@@ -12,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from etude.optimizers.classes.gather import Loss, gather, loss_of
 from etude.optimizers.classes.halves import placeholder, step_part
+from etude.optimizers.classes.muon_settings import muon_settings
 
 A, B, C = 3.4445, -4.7750, 2.0315
 """The coefficients of a x + b x³ + c x⁵, which maps singular values close to 1; Jordan et al."""
@@ -68,16 +69,8 @@ class MuonAdamW(Optimizer):
         eps: float = 1e-8,
         matrix: Any = ("hidden",),
     ) -> None:
-        # Groups hold the settings of both; `capturable` and similar ones are AdamW's defaults.
-        rest = AdamW(placeholder(), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        defaults = {
-            **rest.defaults,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "ns_steps": ns_steps,
-            "matrix": True,
-        }
-        super().__init__(params, defaults)
+        adamw = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, muon_settings(momentum, nesterov, ns_steps, **adamw))
 
     @torch.no_grad()
     def step(self, closure: Loss | None = None) -> Any:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from etude.errors import BadValueError
-from etude.optimizers.classes.gather import refuse_second_group
 from etude.optimizers.classes.hessian import Hessian, move, put, twice_differentiable
+from etude.optimizers.classes.one_group import OneGroup
 
 LIMIT = 2_000
 """The largest number of parameters: the matrix takes 16 MB in float32, and 2.7 GFLOP to factor."""
@@ -22,7 +21,7 @@ FACTOR = 4.0
 TRIES = 12
 
 
-class DampedNewton(Optimizer):
+class DampedNewton(OneGroup):
     """Newton's method with adaptive damping (Levenberg-Marquardt).
 
         w ← w - lr (H + λ I)⁻¹ ∇f(w)
@@ -49,6 +48,8 @@ class DampedNewton(Optimizer):
     1.0
     """
 
+    row_name: ClassVar[str] = "newton"
+
     def __init__(self, params: ParamsT, lr: float = 1.0, damping: float = 1e-3) -> None:
         super().__init__(params, {"lr": lr, "damping": damping})
         count = sum(p.numel() for p in self.param_groups[0]["params"])
@@ -58,11 +59,6 @@ class DampedNewton(Optimizer):
                 "use newton_cg, which only needs products with it"
             )
         self.products = 0
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add the parameters, all in one group."""
-        refuse_second_group(self, "newton")
-        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Any:  # type: ignore[override]

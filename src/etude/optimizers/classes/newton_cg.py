@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from etude.optimizers.classes.gather import refuse_second_group
 from etude.optimizers.classes.hessian import Hessian, move, put, twice_differentiable
+from etude.optimizers.classes.one_group import OneGroup
 
 ARMIJO = 1e-4
 HALVINGS = 20
 
 
-class NewtonCG(Optimizer):
+class NewtonCG(OneGroup):
     """Truncated Newton with a line search.
 
         solve (H + λ I) d = -g by conjugate gradients, until the residual is at most
@@ -48,16 +47,13 @@ class NewtonCG(Optimizer):
     True
     """
 
+    row_name: ClassVar[str] = "newton_cg"
+
     def __init__(
         self, params: ParamsT, lr: float = 1.0, damping: float = 1e-3, iterations: int = 30
     ) -> None:
         super().__init__(params, {"lr": lr, "damping": damping, "iterations": iterations})
         self.products = 0
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add the parameters, all in one group."""
-        refuse_second_group(self, "newton_cg")
-        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor]) -> Any:  # type: ignore[override]

@@ -11,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 from etude.errors import BadValueError
 from etude.optimizers.classes.gather import Loss, loss_of
 from etude.optimizers.classes.halves import placeholder, step_part
+from etude.optimizers.classes.muon_settings import muon_settings
 
 
 class TorchMuonAdamW(Optimizer):
@@ -53,15 +54,8 @@ class TorchMuonAdamW(Optimizer):
             raise BadValueError(
                 f"torch {torch.__version__} has no torch.optim.Muon, which came with 2.9: use muon"
             )
-        rest = AdamW(placeholder(), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        defaults = {
-            **rest.defaults,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "ns_steps": ns_steps,
-            "matrix": True,
-        }
-        super().__init__(params, defaults)
+        adamw = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, muon_settings(momentum, nesterov, ns_steps, **adamw))
 
     @torch.no_grad()
     def step(self, closure: Loss | None = None) -> Any:
