@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from etude.errors import BadTypeError, BadValueError, check_whole, shown, unknown_name
-from etude.layerwise.policy import Named
+from etude.layerwise.policies.policy import Named
 
 SMALLEST_START = 2
 """torch rebuilds DDP's buckets after the first update; PowerSGD may start after the second."""
@@ -205,7 +205,7 @@ def compression(value: object) -> Compression | None:
     >>> compression("powersgd(rank=2)"), compression("local-sgd"), compression("none")
     (powersgd(rank=2), local-sgd(), None)
     """
-    from etude.layerwise.text import expression, read_call
+    from etude.layerwise.policies.text import expression, read_call
 
     if value is None or isinstance(value, Compression):
         return value

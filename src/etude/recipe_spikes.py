@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from etude.errors import BadTypeError, BadValueError, shown
-from etude.layerwise.policy import Named, number
+from etude.layerwise.policies.policy import Named, number
 
 IN_A_ROW = 4
 """So many losses in a row that are not finite are skipped; one more ends the run."""
@@ -190,7 +190,7 @@ def spike_policy(value: object) -> SpikePolicy | None:
     >>> spike_policy("skip"), spike_policy("zclip(z=3)"), spike_policy(None)
     (skip(), zclip(z=3.0), None)
     """
-    from etude.layerwise.text import expression, read_call
+    from etude.layerwise.policies.text import expression, read_call
 
     if value is None or isinstance(value, SpikePolicy):
         return value

@@ -14,19 +14,19 @@ from etude.torch_version import require_torch
 if TYPE_CHECKING:
     from etude.layerwise.flow import Flow, trace
     from etude.layerwise.model_parts import anatomy
-    from etude.layerwise.mup import mup_from, rescale
+    from etude.layerwise.policies.mup import mup_from, rescale
     from etude.layerwise.parts import Part
     from etude.layerwise.planning import Plan, PlanRow, plan
     from etude.layerwise.rates import Rates, apply, rates_of
     from etude.layerwise.spec import LrMult, Rule
-    from etude.layerwise.text import POLICIES, parse_policies
+    from etude.layerwise.policies.text import POLICIES, parse_policies
 
 require_torch()
 
 _MODULES = {
     "Flow": "flow",
     "LrMult": "spec",
-    "POLICIES": "text",
+    "POLICIES": "policies.text",
     "Part": "parts",
     "Plan": "planning",
     "Rates": "rates",
@@ -34,11 +34,11 @@ _MODULES = {
     "Rule": "spec",
     "anatomy": "model_parts",
     "apply": "rates",
-    "mup_from": "mup",
-    "parse_policies": "text",
+    "mup_from": "policies.mup",
+    "parse_policies": "policies.text",
     "plan": "planning",
     "rates_of": "rates",
-    "rescale": "mup",
+    "rescale": "policies.mup",
     "trace": "flow",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from etude.layerwise.mup import Mup, rescale
+from etude.layerwise.policies.mup import Mup, rescale
 from etude.layerwise.spec import LrMult
 
 if TYPE_CHECKING:

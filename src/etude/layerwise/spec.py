@@ -12,7 +12,7 @@ from etude.layerwise.selectors import Selector
 from etude.schedules import Schedule
 
 if TYPE_CHECKING:
-    from etude.layerwise.policy import Policy
+    from etude.layerwise.policies.policy import Policy
 
 POLICY = "@policy"
 """The key under which a table of rules names its policies."""
@@ -58,7 +58,7 @@ class LrMult:
             BadTypeError: If it is of another type.
             BadValueError: If it is empty, or a selector, number or text in it is wrong.
         """
-        from etude.layerwise.text import parse_policies
+        from etude.layerwise.policies.text import parse_policies
 
         if isinstance(value, LrMult):
             return value

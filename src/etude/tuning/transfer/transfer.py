@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from etude.errors import BadTypeError, BadValueError
-from etude.layerwise.mup import Mup, mup_from
+from etude.layerwise.policies.mup import Mup, mup_from
 from etude.layerwise.spec import LrMult
 from etude.optimizers.prior import nice
 from etude.progress import Bar, bar

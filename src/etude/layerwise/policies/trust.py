@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from etude.layerwise.parts import Part
-from etude.layerwise.policy import Factor, Policy, Setting, number
+from etude.layerwise.policies.policy import Factor, Policy, Setting, number
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from etude.errors import BadTypeError, BadValueError
 from etude.layerwise.parts import Part
-from etude.layerwise.policy import Factor, Policy, Setting, number
+from etude.layerwise.policies.policy import Factor, Policy, Setting, number
 from etude.layerwise.selectors import Selector, near_misses
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from etude.errors import BadValueError
 from etude.layerwise.parts import Part
-from etude.layerwise.policy import Factor, Policy, Setting
+from etude.layerwise.policies.policy import Factor, Policy, Setting
 from etude.optimizers.row import OptimizerRow
 from etude.optimizers.table import ROWS
 

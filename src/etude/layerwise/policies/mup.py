@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from etude.errors import BadTypeError, BadValueError
 from etude.layerwise.model_parts import anatomy
 from etude.layerwise.parts import GATES, Part
-from etude.layerwise.policy import Factor, Policy, Setting, number
+from etude.layerwise.policies.policy import Factor, Policy, Setting, number
 from etude.layerwise.roles import refuse_guess
 from etude.optimizers.table import ROWS
 

@@ -1,4 +1,4 @@
-"""Rescales the updates of an optimizer: rows by a factor, tensors by a trust ratio.
+"""Rescales the updates of rows of tensors by factors.
 
 An optimizer has one rate per tensor. If some rows should have another rate, their values are saved
 before the step, and after it the change Δ is replaced by ratio · Δ. This is exact for every
@@ -11,12 +11,9 @@ then between the old and the new value, and is as precise as the type of the wei
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from etude.layerwise.trust import Trust
 from etude.torch_internals import foreach
 
 WIDE = (torch.float32, torch.float64)
@@ -102,41 +99,3 @@ class Slices:
             column[start - first : stop - first] = 1 - self._ratios[index]
         view = parameter[first:last]
         return view, column.view(-1, *[1] * (view.dim() - 1))
-
-
-class TrustRatios:
-    """Tensors whose update is scaled by a trust ratio after each step.
-
-    Args:
-        trust: The coefficient and the bounds.
-        places: The tensors, each with the index of its group in the optimizer.
-    """
-
-    def __init__(self, trust: Trust, places: list[tuple[Tensor, int]]) -> None:
-        self.trust = trust
-        self.places = places
-        self._kept: list[Tensor] = []
-
-    def keep(self) -> None:
-        """Save the values before a step."""
-        self._kept = [parameter.detach().clone() for parameter, _ in self.places]
-
-    def rescale(self, rates: list[Any]) -> None:
-        """Multiply the change Δ of each tensor by coefficient · clip(‖w‖) / ‖Δ / lr‖.
-
-        Args:
-            rates: The rate of each of the optimizer's groups.
-        """
-        values = [parameter.detach() for parameter, _ in self.places]
-        changes = foreach.sub(values, self._kept)
-        sizes = torch.stack([norm.float() for norm in foreach.norm(self._kept)])
-        moves = torch.stack([norm.float() for norm in foreach.norm(changes)])
-        own = torch.stack(
-            [torch.as_tensor(rates[group], dtype=torch.float32) for _, group in self.places]
-        ).to(sizes.device)
-        bounded = sizes.clamp(self.trust.low, self.trust.high)
-        ratios = self.trust.coefficient * bounded * own / moves
-        ratios = torch.where((sizes > 0) & (moves > 0), ratios, torch.ones_like(ratios))
-        each = [ratio.to(value.dtype) for ratio, value in zip(ratios.unbind(), values, strict=True)]
-        foreach.mul_(changes, each)
-        foreach.copy_(values, foreach.add(self._kept, changes))

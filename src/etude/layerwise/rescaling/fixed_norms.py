@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from etude.errors import BadValueError
-from etude.torch_internals import foreach
+from etude.layerwise.rescaling.tensor_changes import TensorChanges, copies
 
 
 class FixedNorms:
-    """Tensors whose norm stays as it is; see `etude.layerwise.hyperball.Hyperball`.
+    """Tensors whose norm stays as it is; see `etude.layerwise.policies.hyperball.Hyperball`.
 
     Args:
         places: The tensors, each with the index of its group in the optimizer.
@@ -34,7 +34,7 @@ class FixedNorms:
 
     def keep(self) -> None:
         """Save the values before a step."""
-        self._kept = [parameter.detach().clone() for parameter, _ in self.places]
+        self._kept = copies(self.places)
 
     def rescale(self, rates: list[Any]) -> None:
         """Replace the change Δ by lr · ‖w‖ · Δ / ‖Δ‖, and then restore the norm.
@@ -42,23 +42,11 @@ class FixedNorms:
         Args:
             rates: The rate of each of the optimizer's groups.
         """
-        values = [parameter.detach() for parameter, _ in self.places]
-        changes = foreach.sub(values, self._kept)
-        sizes, moves = _norms(self._kept), _norms(changes)
-        own = torch.stack(
-            [torch.as_tensor(rates[group], dtype=torch.float32) for _, group in self.places]
-        ).to(sizes.device)
-        ratios = torch.where(moves > 0, own * sizes / moves, torch.zeros_like(moves))
+        step = TensorChanges(self.places, self._kept, rates)
+        lengths = step.lengths
+        ratios = torch.where(
+            lengths > 0, step.rates * step.sizes / lengths, torch.zeros_like(lengths)
+        )
         # A change that is not finite must stay visible: the run has diverged.
-        ratios = torch.where(moves.isfinite(), ratios, torch.full_like(ratios, torch.nan))
-        foreach.mul_(changes, _like(ratios, values))
-        foreach.copy_(values, foreach.add(self._kept, changes))
-        foreach.mul_(values, _like(sizes / _norms(values), values))
-
-
-def _norms(tensors: list[Tensor]) -> Tensor:
-    return torch.stack([norm.float() for norm in foreach.norm(tensors)])
-
-
-def _like(numbers: Tensor, values: list[Tensor]) -> list[Tensor]:
-    return [number.to(value.dtype) for number, value in zip(numbers.unbind(), values, strict=True)]
+        step.scale(torch.where(lengths.isfinite(), ratios, torch.full_like(ratios, torch.nan)))
+        step.restore_sizes()

@@ -9,7 +9,7 @@ from typing import ClassVar
 from etude.errors import BadTypeError, BadValueError
 from etude.layerwise.multipliers import Multiplier
 from etude.layerwise.parts import Part
-from etude.layerwise.policy import Factor, Policy, Setting
+from etude.layerwise.policies.policy import Factor, Policy, Setting
 from etude.layerwise.selectors import Selector, near_misses
 from etude.schedules import parse
 
