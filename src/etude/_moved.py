@@ -11,6 +11,8 @@ MOVED = {
     "etude.cli.choices": "etude.cli.options.choices",
     "etude.cli.console": "etude.cli.terminal.console",
     "etude.cli.draw": "etude.cli.terminal.draw",
+    "etude.cli.interrupt": "etude.cli.terminal.interrupt",
+    "etude.cli.kept_task": "etude.cli.options.kept_task",
     "etude.cli.lr_mult": "etude.cli.options.lr_mult",
     "etude.cli.method_output": "etude.cli.terminal.method_output",
     "etude.cli.next_step": "etude.cli.terminal.next_step",

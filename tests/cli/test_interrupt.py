@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from etude.cli.interrupt import INTERRUPTED, exit_on_interrupt, raise_on_interrupt
+from etude.cli.terminal.interrupt import INTERRUPTED, exit_on_interrupt, raise_on_interrupt
 
 START = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 """Whoever runs the tests in the background may have had SIGINT ignored, which is inherited."""

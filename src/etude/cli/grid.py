@@ -42,7 +42,7 @@ def grid(
             "apart, around the usual rate of the optimizer.",
         ),
     ] = None,
-    lr: Annotated[str | None, typer.Option("--lr", hidden=True)] = None,
+    lr: choices.TypedRate = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds for each rate (default: 1).")] = None,
     recipe: RecipeOptions = RecipeOptions(),
     objective: choices.Objective = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etude.cli.interrupt import exit_on_interrupt
+from etude.cli.terminal.interrupt import exit_on_interrupt
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def population(
             "decades apart around the usual rate of the optimizer.",
         ),
     ] = None,
-    lr: Annotated[str | None, typer.Option("--lr", hidden=True)] = None,
+    lr: choices.TypedRate = None,
     generations: Annotated[
         int | None, typer.Option(help="Into how many parts the run is cut (default: 20).")
     ] = None,

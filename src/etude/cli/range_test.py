@@ -41,7 +41,7 @@ def range_test(
     ] = "valley",
     updates: Annotated[int, typer.Option(help="Updates of a ramp.")] = 100,
     repeats: Annotated[int, typer.Option(help="How many ramps, each with another seed.")] = 3,
-    lr: Annotated[str | None, typer.Option("--lr", hidden=True)] = None,
+    lr: choices.TypedRate = None,
     recipe: RecipeOptions = RecipeOptions(),
     page: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write a page with the curves.")

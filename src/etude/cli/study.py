@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from etude.cli.interrupt import raise_on_interrupt
+from etude.cli.terminal.interrupt import raise_on_interrupt
 from etude.cli.options import choices
 from etude.cli.options.study_axes import SPELT, ListedValues, axes_of
 from etude.cli.terminal.console import out, print_json

@@ -57,7 +57,7 @@ def tune(
         float | None,
         typer.Option(help="In full training runs, including the trained model (default: 3.0)."),
     ] = None,
-    lr: Annotated[str | None, typer.Option("--lr", hidden=True)] = None,
+    lr: choices.TypedRate = None,
     recipe: RecipeOptions = RecipeOptions(),
     over: Annotated[
         list[str] | None,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from etude import files
-from etude.cli.interrupt import raise_on_interrupt
-from etude.cli.kept_task import kept_task
+from etude.cli.terminal.interrupt import raise_on_interrupt
+from etude.cli.options.kept_task import kept_task
 from etude.cli.terminal.next_step import quoted
 from etude.errors import BadValueError, StorageError
 
@@ -31,6 +31,9 @@ TaskName = Annotated[
         show_default=False,
     ),
 ]
+TypedRate = Annotated[str | None, typer.Option("--lr", hidden=True)]
+"""The rate of a verb that searches for it, which `refuse_rate` refuses."""
+
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="The run folder (default: runs/TASK-DATE-TIME)."),

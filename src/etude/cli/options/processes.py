@@ -206,7 +206,7 @@ def _share_threads(processes: int) -> None:
 
 def _start(context: typer.Context | None, options: ProcessOptions, device: str | None) -> int:
     """Start the processes with the arguments that were typed; return their exit code."""
-    from etude.cli.interrupt import raise_on_interrupt
+    from etude.cli.terminal.interrupt import raise_on_interrupt
     from etude.distributed.joining import check_devices
     from etude.distributed.launcher import launch
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from etude.cli import interrupt
+from etude.cli.terminal import interrupt
 from etude.cli.terminal.next_step import message_of
 
 out = Console(highlight=False, soft_wrap=True)
