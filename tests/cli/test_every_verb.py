@@ -15,9 +15,9 @@ import typer
 from typer.testing import CliRunner
 
 import etude.cli
-from etude.cli.terminal.interrupt import INTERRUPTED
 from etude.cli.options.recipe_options import RecipeOptions
 from etude.cli.program import Program, app, verb_files
+from etude.cli.terminal.interrupt import INTERRUPTED
 
 LOUD = """
 import os

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from etude.cli.terminal.interrupt import raise_on_interrupt
 from etude.cli.options import choices
+from etude.cli.terminal.interrupt import raise_on_interrupt
 from etude.cli.terminal.method_output import show_found
 from etude.errors import BadValueError
 

@@ -12,9 +12,9 @@ import typer
 from typer.core import TyperGroup
 
 import etude.cli
-from etude.cli.terminal.interrupt import INTERRUPTED
 from etude.cli.options.processes import mute_others
 from etude.cli.terminal.console import out, print_error, print_json, reserve_stdout
+from etude.cli.terminal.interrupt import INTERRUPTED
 from etude.cli.terminal.next_step import message_of
 from etude.errors import BadTypeError, BadValueError, EtudeError, WorldError
 

@@ -10,11 +10,11 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
-from etude.cli.terminal.interrupt import raise_on_interrupt
 from etude.cli.options import choices
 from etude.cli.options.study_axes import SPELT, ListedValues, axes_of
 from etude.cli.terminal.console import out, print_json
 from etude.cli.terminal.draw import draw
+from etude.cli.terminal.interrupt import raise_on_interrupt
 
 if TYPE_CHECKING:
     from etude.storage.study import StudyDatabase

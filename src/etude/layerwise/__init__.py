@@ -14,12 +14,12 @@ from etude.torch_version import require_torch
 if TYPE_CHECKING:
     from etude.layerwise.flow import Flow, trace
     from etude.layerwise.model_parts import anatomy
-    from etude.layerwise.policies.mup import mup_from, rescale
     from etude.layerwise.parts import Part
     from etude.layerwise.planning import Plan, PlanRow, plan
+    from etude.layerwise.policies.mup import mup_from, rescale
+    from etude.layerwise.policies.text import POLICIES, parse_policies
     from etude.layerwise.rates import Rates, apply, rates_of
     from etude.layerwise.spec import LrMult, Rule
-    from etude.layerwise.policies.text import POLICIES, parse_policies
 
 require_torch()
 

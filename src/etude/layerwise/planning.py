@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etude.errors import BadValueError
-from etude.layerwise.policies.hyperball import Hyperball
 from etude.layerwise.model_parts import anatomy
 from etude.layerwise.multipliers import Multiplier, times
 from etude.layerwise.parts import Part, layer_count
+from etude.layerwise.policies.hyperball import Hyperball
 from etude.layerwise.policies.policy import Factor, Setting
+from etude.layerwise.policies.trust import Trust
 from etude.layerwise.roles import refuse_guess
 from etude.layerwise.selectors import Selector, near_misses
 from etude.layerwise.spec import LrMult
-from etude.layerwise.policies.trust import Trust
 from etude.schedules import Clock, Schedule
 
 if TYPE_CHECKING:

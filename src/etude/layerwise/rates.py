@@ -11,16 +11,16 @@ from torch.optim import Optimizer
 
 from etude.errors import BadTypeError, BadValueError, MovedError, TaskError
 from etude.layerwise.capabilities import refuse, row_of
-from etude.layerwise.rescaling.fixed_norms import FixedNorms
 from etude.layerwise.flow import Flow
 from etude.layerwise.frozen_tensors import FreezePlan, FrozenTensors, KeptCounts
-from etude.layerwise.policies.hyperball import Hyperball, refuse_hyperball
 from etude.layerwise.multipliers import Multiplier, checked
 from etude.layerwise.planning import Plan, PlanRow, plan
-from etude.layerwise.spec import LrMult
+from etude.layerwise.policies.hyperball import Hyperball, refuse_hyperball
 from etude.layerwise.policies.trust import Trust
+from etude.layerwise.rescaling.fixed_norms import FixedNorms
 from etude.layerwise.rescaling.slices import Slices
 from etude.layerwise.rescaling.trust_ratios import TrustRatios
+from etude.layerwise.spec import LrMult
 from etude.optimizers.own_values import own_values
 from etude.schedules import Clock, Schedule
 

@@ -17,11 +17,11 @@ from torch import nn
 
 from etude.errors import BadTypeError, BadValueError, shown, unknown_name
 from etude.layerwise.model_parts import anatomy
-from etude.layerwise.policies.mup import Mup, input_width
 from etude.layerwise.parts import layer_count
+from etude.layerwise.policies.mup import Mup, input_width
 from etude.layerwise.policies.policy import Named, number
-from etude.layerwise.selectors import Selector, near_misses
 from etude.layerwise.policies.text import expression, read_call
+from etude.layerwise.selectors import Selector, near_misses
 from etude.optimizers.adapters import Adapter, adapters
 from etude.optimizers.prior import has_attention, lora_centre
 from etude.recipe import Recipe

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from etude import files
-from etude.cli.terminal.interrupt import raise_on_interrupt
 from etude.cli.options.kept_task import kept_task
+from etude.cli.terminal.interrupt import raise_on_interrupt
 from etude.cli.terminal.next_step import quoted
 from etude.errors import BadValueError, StorageError
 

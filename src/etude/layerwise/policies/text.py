@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
+from etude.layerwise.policies.depth_and_kind import Decay, Discriminative, Ends, Kinds, NoDecay
 from etude.layerwise.policies.freezing import Freeze, Unfreeze
 from etude.layerwise.policies.hyperball import Hyperball
 from etude.layerwise.policies.lora import LoraPlus
 from etude.layerwise.policies.mup import Mup
-from etude.layerwise.policies.depth_and_kind import Decay, Discriminative, Ends, Kinds, NoDecay
 from etude.layerwise.policies.policy import Policy
 from etude.layerwise.policies.trust import Trust
 

@@ -9,9 +9,7 @@ from torch.optim import AdamW
 from etude.optimizers.classes.halves import placeholder
 
 
-def muon_settings(
-    momentum: float, nesterov: bool, ns_steps: int, **adamw: Any
-) -> dict[str, Any]:
+def muon_settings(momentum: float, nesterov: bool, ns_steps: int, **adamw: Any) -> dict[str, Any]:
     """Return the defaults of a group; those that nobody gave, as `capturable`, are AdamW's.
 
     Args:
