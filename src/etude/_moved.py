@@ -42,6 +42,7 @@ MOVED = {
     "etude.diagnosis.statistics": "etude.diagnosis.watching.statistics",
     "etude.diagnosis.track": "etude.diagnosis.watching.track",
     "etude.diagnosis.training_watch": "etude.diagnosis.watching.training_watch",
+    "etude.interop.keras.parked": "etude.interop.keras.paused_call",
     "etude.layerwise.fixed_norms": "etude.layerwise.rescaling.fixed_norms",
     "etude.layerwise.freezing": "etude.layerwise.policies.freezing",
     "etude.layerwise.hyperball": "etude.layerwise.policies.hyperball",

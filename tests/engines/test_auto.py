@@ -18,7 +18,7 @@ from etude.engines.process.cost_model import (
     WARM,
     Call,
     CostModel,
-    Watch,
+    SpeedMonitor,
     cost_key,
     time_first_updates,
 )
@@ -104,14 +104,14 @@ class TestPace:
     def test_a_watch_stops_what_is_slower_than_the_loop(self) -> None:
         runs = runs_of(task(), RECIPES[:2])
         pace = CostModel(update=1.0, evaluation=0.0)  # so slow that whatever is done is faster
-        watch = Watch(call_of(runs), pace, begins=0.0, slowest=0.9, patience=0.0)
+        watch = SpeedMonitor(call_of(runs), pace, begins=0.0, slowest=0.9, patience=0.0)
         watch.on_step(runs[0].state, 50)
         assert not watch.stop()
         assert watch.done == 50
         pace.update = 1e-9
         assert watch.stop()
         assert watch.slow
-        patient = Watch(call_of(runs), pace, begins=0.0, slowest=0.9, patience=60.0)
+        patient = SpeedMonitor(call_of(runs), pace, begins=0.0, slowest=0.9, patience=60.0)
         assert not patient.stop()
 
     def test_evaluations_are_work(self) -> None:

@@ -226,9 +226,9 @@ def test_a_part_that_needs_another_rate_is_found_and_proposed() -> None:
 
 
 def test_narrower_rules_come_first_and_shadowed_ones_are_dropped() -> None:
-    from etude.layerwise import anatomy
+    from etude.layerwise import parts_of
 
-    parts = anatomy(lstm(inputs=2, outputs=3, width=4))
+    parts = parts_of(lstm(inputs=2, outputs=3, width=4))
     gates = [f"*[{g}]" for g in ("input", "forget", "cell", "output")]
     rows = [response("@recurrent", 3.0, 0.5, 0.5), *(response(g, 2.0, 0.1, 0.1) for g in gates)]
     assert set(module._propose(rows, parts)) == set(gates)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from etude import Recipe, Task, tasks
 from etude.errors import BadValueError, TaskError
-from etude.layerwise import anatomy, apply, plan, trace
+from etude.layerwise import apply, parts_of, plan, trace
 from etude.optimizers import build
 from etude.training.run import Run
 
@@ -140,7 +140,7 @@ def test_the_flow_tells_what_reads_the_input_and_makes_the_output(name: str) -> 
 @given(count=st.integers(3, 8), seed=st.integers(0, 999))
 def test_the_order_of_assignment_changes_nothing(count: int, seed: int) -> None:
     model = Chain(count, seed)
-    parts = {p.name: p for p in anatomy(model, trace(model, torch.zeros(1, 3))) if not p.bias}
+    parts = {p.name: p for p in parts_of(model, trace(model, torch.zeros(1, 3))) if not p.bias}
     for place in range(count):
         part = parts[f"{'abcdefgh'[place]}x.weight"]
         assert part.depth == place
@@ -168,7 +168,7 @@ def test_bundled_models_have_the_same_roles_with_a_flow_and_by_their_names() -> 
     for name in ("text-transformer", "digits-cnn", "digits-lstm", "digits-autoencoder"):
         task = tasks.get(name)
         model, batch = task.build(), task.train.take(torch.arange(3))
-        named, seen = anatomy(model), anatomy(model, trace(model, *batch[:-1]))
+        named, seen = parts_of(model), parts_of(model, trace(model, *batch[:-1]))
         for one, other in zip(named, seen, strict=True):
             assert (one.name, one.depth, one.role) == (other.name, other.depth, other.role)
             assert one.places == other.places
@@ -193,7 +193,7 @@ def test_a_trace_leaves_the_model_and_the_random_state_as_they_were() -> None:
 def test_a_tied_matrix_is_both_ends(module: bool, bias: bool) -> None:
     model = Tied(module=module, bias=bias)
     flow = trace(model, torch.arange(4))
-    roles = {part.name: part.role for part in anatomy(model, flow)}
+    roles = {part.name: part.role for part in parts_of(model, flow)}
     assert roles["emb.weight"] == "both"
     assert roles["mid.weight"] == "hidden"
     for rule in ("@output", "@input"):
@@ -204,7 +204,7 @@ def test_a_tied_matrix_is_both_ends(module: bool, bias: bool) -> None:
     assert (ends["emb.weight"], ends["mid.weight"]) == (0.25, 2.0)
     if module:
         assert ends.get("head.bias", 0.25) == 0.25
-        named = {part.name: part.role for part in anatomy(model)}
+        named = {part.name: part.role for part in parts_of(model)}
         assert named["emb.weight"] == "both"
         assert named["mid.weight"] == "hidden"
 
@@ -249,7 +249,7 @@ class HeadFirst(nn.Module):
 def test_a_tied_table_is_one_whichever_module_was_assigned_first(traced: bool) -> None:
     model = HeadFirst()
     flow = trace(model, torch.arange(4)) if traced else None
-    parts = {part.name: part for part in anatomy(model, flow)}
+    parts = {part.name: part for part in parts_of(model, flow)}
     assert (parts["head.weight"].kind, parts["head.weight"].role) == ("embedding", "both")
     assert parts["head.bias"].role == "output"
     rows = plan("mup(8)", model, flow=flow).rows
@@ -356,7 +356,7 @@ def test_a_role_that_names_do_not_tell_is_asked_for(rule: object) -> None:
 def test_names_tell_the_output(
     modules: dict[str, nn.Module], outputs: set[str], told: bool
 ) -> None:
-    parts = anatomy(Net(lambda n, x: x, **modules))
+    parts = parts_of(Net(lambda n, x: x, **modules))
     found = {p.name.rpartition(".")[0] for p in parts if p.role in ("output", "both", "direct")}
     assert found == outputs
     assert {part.told for part in parts} == {told}
@@ -364,7 +364,7 @@ def test_names_tell_the_output(
 
 def test_a_layer_inside_the_body_that_is_called_output_is_none() -> None:
     block = nn.ModuleDict({"up": L(8, 8), "output": L(8, 8)})
-    parts = anatomy(Net(lambda n, x: x, into=L(4, 8), blocks=nn.ModuleList([block]), head=L(8, 2)))
+    parts = parts_of(Net(lambda n, x: x, into=L(4, 8), blocks=nn.ModuleList([block]), head=L(8, 2)))
     assert {part.name for part in parts if part.role == "output"} == {"head.weight", "head.bias"}
 
 
@@ -377,9 +377,9 @@ def test_matrices_loose_in_one_module_tell_nothing() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.tanh(x @ self.down) @ self.up
 
-    assert not any(part.told for part in anatomy(Loose()))
+    assert not any(part.told for part in parts_of(Loose()))
     flow = trace(Loose(), X)
-    assert {part.name: part.role for part in anatomy(Loose(), flow)} == {
+    assert {part.name: part.role for part in parts_of(Loose(), flow)} == {
         "up": "output", "down": "input"
     }  # fmt: skip
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from etude import tasks
 from etude.errors import BadTypeError, BadValueError, TaskError, UnknownNameError
-from etude.layerwise import LrMult, anatomy, plan
+from etude.layerwise import LrMult, parts_of, plan
 from etude.layerwise.selectors import Selector
 from etude.tasks.models import lstm
 
@@ -35,7 +35,7 @@ def chosen(model: nn.Module, *rules: str) -> dict[str, set[str]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_parts_are_the_trainable_parameters_in_order(name: str, models: dict) -> None:
     model = models[name]
-    parts = anatomy(model)
+    parts = parts_of(model)
     assert [p.name for p in parts] == [n for n, _ in model.named_parameters()]
     assert [p.shape for p in parts] == [tuple(p.shape) for p in model.parameters()]
     depths = [p.depth for p in parts]
@@ -61,7 +61,7 @@ def test_depth_counts_layers_and_blocks(name: str, layers: int, models: dict) ->
 
 
 def test_a_stacked_lstm_counts_a_layer_for_each_level() -> None:
-    parts = anatomy(nn.LSTM(3, 4, 3, bidirectional=True))
+    parts = parts_of(nn.LSTM(3, 4, 3, bidirectional=True))
     assert {p.depth for p in parts if "_l2" in p.name} == {2}
     assert {p.depth for p in parts if "_l0" in p.name} == {0}
 
@@ -79,7 +79,7 @@ def test_loose_parameters_norms_and_later_embeddings_join_a_layer() -> None:
             self.norm = nn.LayerNorm(3)
             self.head = nn.Linear(3, 1)
 
-    depth = {p.name: p.depth for p in anatomy(Net())}
+    depth = {p.name: p.depth for p in parts_of(Net())}
     assert depth["token"] == depth["embed.weight"] == depth["position.weight"] == 0
     assert depth["blocks.0.1.weight"] == 1
     assert depth["blocks.1.0.weight"] == depth["norm.bias"] == 2
@@ -106,7 +106,7 @@ def test_bias_is_what_is_added_wherever_it_is(models: dict) -> None:
 def test_depth_words_share_the_model_out(models: dict) -> None:
     for model in models.values():
         words = ("@input", "@middle", "@output")
-        depths = {p.depth for p in anatomy(model)}
+        depths = {p.depth for p in parts_of(model)}
         found = chosen(model, *(words if len(depths) > 2 else ("@input", "@output")))
         assert set().union(*found.values()) == {n for n, _ in model.named_parameters()}
         assert sum(map(len, found.values())) == len(list(model.parameters()))
@@ -241,14 +241,14 @@ def test_tied_parameters_are_one_and_answer_to_both_names() -> None:
 def test_frozen_parameters_are_no_parts() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
-    assert [p.name for p in anatomy(model)] == ["1.weight", "1.bias"]
+    assert [p.name for p in parts_of(model)] == ["1.weight", "1.bias"]
     with pytest.raises(BadValueError, match=r"rule '0\*' matches no parameter"):
         plan({"0*": 2.0}, model)
 
 
 def test_parametrised_layers_keep_their_kind() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
-    kinds = {p.name: (p.kind, p.bias) for p in anatomy(model)}
+    kinds = {p.name: (p.kind, p.bias) for p in parts_of(model)}
     assert kinds["0.parametrizations.weight.original1"] == ("linear", False)
     assert kinds["0.bias"] == ("linear", True)
 

@@ -14,7 +14,13 @@ import torch
 
 from etude.engines.base import Engine, check_runs
 from etude.engines.loop import LoopEngine
-from etude.engines.process.cost_model import Call, CostModel, Watch, cost_key, time_first_updates
+from etude.engines.process.cost_model import (
+    Call,
+    CostModel,
+    SpeedMonitor,
+    cost_key,
+    time_first_updates,
+)
 from etude.engines.process.engine import PoolEngine, cores
 from etude.engines.process.worker_pool import usual_start
 from etude.engines.vmap.eligibility import kind, why_not_stackable
@@ -221,12 +227,14 @@ class AutoEngine(Engine):
             works = [pace.work(*call.left(run)) for run in waiting]
             begins, slowest = STARTING[usual_start()] * self._pool.missing(waiting), SLOW
             ideal = sum(works) / max(max(works), sum(works) / self._pool.width(waiting), 1e-9)
-        watch = Watch(call, pace, begins=begins, slowest=slowest, patience=PATIENCE)
+        monitor = SpeedMonitor(call, pace, begins=begins, slowest=slowest, patience=PATIENCE)
         with self._threads(waiting if engine is self._pool else []):
-            engine.advance(call.runs, replace(call.request, stop=watch.stop, on_step=watch.on_step))
-        if watch.seconds > PATIENCE / 2 and (watch.done or engine is self._pool):
-            self._update_cost_model(pace, watch.speed, ideal, engine is self._pool)
-        if watch.slow:
+            engine.advance(
+                call.runs, replace(call.request, stop=monitor.stop, on_step=monitor.on_step)
+            )
+        if monitor.seconds > PATIENCE / 2 and (monitor.done or engine is self._pool):
+            self._update_cost_model(pace, monitor.speed, ideal, engine is self._pool)
+        if monitor.slow:
             self._train(call, self._choose(call, pace, without="pool"))
 
     @staticmethod

@@ -13,7 +13,7 @@ from etude.torch_version import require_torch
 
 if TYPE_CHECKING:
     from etude.layerwise.flow import Flow, trace
-    from etude.layerwise.model_parts import anatomy
+    from etude.layerwise.model_parts import parts_of
     from etude.layerwise.parts import Part
     from etude.layerwise.planning import Plan, PlanRow, plan
     from etude.layerwise.policies.mup import mup_from, rescale
@@ -32,7 +32,7 @@ _MODULES = {
     "Rates": "rates",
     "PlanRow": "planning",
     "Rule": "spec",
-    "anatomy": "model_parts",
+    "parts_of": "model_parts",
     "apply": "rates",
     "mup_from": "policies.mup",
     "parse_policies": "policies.text",
@@ -51,10 +51,10 @@ __all__ = [
     "PlanRow",
     "Rates",
     "Rule",
-    "anatomy",
     "apply",
     "mup_from",
     "parse_policies",
+    "parts_of",
     "plan",
     "rates_of",
     "rescale",
@@ -65,6 +65,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "Row":
         raise MovedError("etude.layerwise.Row is now etude.layerwise.PlanRow")
+    if name == "anatomy":
+        raise MovedError("etude.layerwise.anatomy is now etude.layerwise.parts_of")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"etude.layerwise.{_MODULES[name]}"), name)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from etude.errors import BadValueError
-from etude.layerwise.model_parts import anatomy
+from etude.layerwise.model_parts import parts_of
 from etude.layerwise.parts import Part, layer_count
 from etude.layerwise.roles import refuse_guess
 from etude.layerwise.selectors import Selector, near_misses
@@ -41,7 +41,7 @@ def matrices(
     >>> sorted(matrices(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 10))))
     ['0.weight']
     """
-    parts = anatomy(model, flow)
+    parts = parts_of(model, flow)
     known = selectors(wanted)
     chosen = {
         part.name

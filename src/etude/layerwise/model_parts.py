@@ -19,7 +19,7 @@ Place = Literal["new", "joins", "loose"]
 """Whether parameters start a layer, belong to the layer before, or belong to no submodule."""
 
 
-def anatomy(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:
+def parts_of(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:
     """Return the trainable parameters of a model as parts, in the model's own order.
 
     Depth counts layers from the input. With a flow, layers are in the order in which the forward
@@ -44,7 +44,7 @@ def anatomy(model: nn.Module, flow: Flow | None = None) -> tuple[Part, ...]:
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-    >>> [(p.name, p.kind, p.depth, p.role) for p in anatomy(net)][::2]
+    >>> [(p.name, p.kind, p.depth, p.role) for p in parts_of(net)][::2]
     [('0.weight', 'linear', 0, 'input'), ('2.weight', 'linear', 1, 'output')]
     """
     from torch import nn

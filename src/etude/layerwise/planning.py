@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etude.errors import BadValueError
-from etude.layerwise.model_parts import anatomy
+from etude.layerwise.model_parts import parts_of
 from etude.layerwise.multipliers import Multiplier, times
 from etude.layerwise.parts import Part, layer_count
 from etude.layerwise.policies.hyperball import Hyperball
@@ -131,7 +131,7 @@ def plan(
     [('weight_ih_l0[forget]', 3.0), ('weight_ih_l0[rest]', 1.0)]
     """
     spec = LrMult.of(lr_mult)
-    parts = tuple(model) if isinstance(model, Sequence) else anatomy(model, flow)
+    parts = tuple(model) if isinstance(model, Sequence) else parts_of(model, flow)
     _refuse_guess(spec, parts)
     depths = layer_count(parts)
     setting = Setting(depths, optimizer)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from etude.layerwise.model_parts import anatomy
+from etude.layerwise.model_parts import parts_of
 from etude.layerwise.multipliers import Multiplier
 from etude.layerwise.parts import Part
 from etude.layerwise.planning import Plan, plan
@@ -112,7 +112,7 @@ def layer_rates(task: Task, recipe: Recipe, *, device: str = "cpu") -> LayerRate
     rates = run.state.rates
     laid = plan(LrMult(), run.model, flow=flow) if rates is None else rates.plan
     rows = parameter_rates(
-        laid, recipe.lr, run.state.lr_schedule, run.length, anatomy(run.model, flow)
+        laid, recipe.lr, run.state.lr_schedule, run.length, parts_of(run.model, flow)
     )
     return LayerRates(task.name, recipe, run.length, laid.depths, tuple(rows))
 

@@ -17,7 +17,7 @@ import torch
 
 from etude import optimizers
 from etude.errors import BadTypeError, BadValueError, TaskError
-from etude.layerwise.model_parts import anatomy
+from etude.layerwise.model_parts import parts_of
 from etude.layerwise.parts import KINDS, Part, layer_count
 from etude.layerwise.planning import plan
 from etude.layerwise.selectors import Selector
@@ -266,7 +266,7 @@ def sensitivity(
         responses = tuple(
             lab.response({part: f}, part, f, own, baseline) for part in chosen for f in factors
         )
-        wanted = _propose(responses, anatomy(first.model))
+        wanted = _propose(responses, parts_of(first.model))
         whole = _whole(responses)
         trial = None
         if wanted and not _is_one_rate(wanted, first):
@@ -348,7 +348,7 @@ def _parts(run: Run, wanted: Sequence[str] | None) -> tuple[list[str], str]:
         for text in wanted:
             plan({text: 2.0}, run.model)  # raises for a selector that is wrong
         return [ALL, *(text for text in dict.fromkeys(wanted) if text != ALL)], ""
-    parts = anatomy(run.model)
+    parts = parts_of(run.model)
     found = [
         f"@{kind}"
         for kind in (*(k for k in KINDS if k != "other"), "bias")

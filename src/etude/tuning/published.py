@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import nn
 
 from etude.errors import BadTypeError, BadValueError, shown, unknown_name
-from etude.layerwise.model_parts import anatomy
+from etude.layerwise.model_parts import parts_of
 from etude.layerwise.parts import layer_count
 from etude.layerwise.policies.mup import Mup, input_width
 from etude.layerwise.policies.policy import Named, number
@@ -134,7 +134,7 @@ class StepLawStart(PublishedRule):
             )
         counted = sum(
             part.count
-            for part in anatomy(setup.model)
+            for part in parts_of(setup.model)
             if part.kind != "embedding" and part.role not in ("output", "both")
         )
         tokens = self.tokens or setup.samples * targets / samples
@@ -191,7 +191,7 @@ class MupStart(PublishedRule):
                 f"{own.base_width}: give the rate that was tuned at that width"
             )
         try:
-            width = self.base_width if own else input_width(anatomy(setup.model))
+            width = self.base_width if own else input_width(parts_of(setup.model))
         except BadValueError as error:
             raise BadValueError(
                 f"start_from={self!r}: the width of this model cannot be inferred: leave "
@@ -251,7 +251,7 @@ class LoraStart(PublishedRule):
         )
 
     def _selected(self, model: nn.Module) -> tuple[Adapter, ...]:
-        parts = anatomy(model)
+        parts = parts_of(model)
         selector, depths = Selector.of(self.first), layer_count(parts)
         chosen = [p for p in parts if selector.covers(p, depths) and len(p.shape) >= 2]
         if not chosen:

@@ -114,7 +114,7 @@ def _run_named(run: Run) -> Iterator[None]:
         raise with_run(error, run) from error
 
 
-class Watch:
+class SpeedMonitor:
     """Measures the speed of a call, and stops it if it is too slow.
 
     Args:

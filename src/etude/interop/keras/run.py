@@ -11,7 +11,7 @@ from etude.errors import BadValueError
 from etude.interop._peer import load
 from etude.interop.keras.fit import FitCall
 from etude.interop.keras.internals import take_thread_state, thread_state
-from etude.interop.keras.parked import ParkedCall
+from etude.interop.keras.paused_call import PausedCall
 from etude.randomness import OwnRandomness, random_state_kept
 from etude.tuning.loops.function import TrialPaused
 from etude.tuning.loops.reports import RunReports
@@ -48,8 +48,8 @@ class KerasDriver:
         self._fit, self._per_epoch = call, per_epoch
         self._random = OwnRandomness(seed)
         self._state = thread_state()
-        self._call = ParkedCall(self._run)
-        self._park: Callable[[], None] | None = None
+        self._call = PausedCall(self._run)
+        self._pause: Callable[[], None] | None = None
         self._reports: RunReports | None = None
         self._rate = float(model.optimizer.learning_rate) if constant else None
         self._epoch, self._before = 0, 0.0
@@ -70,8 +70,8 @@ class KerasDriver:
         with self._random:
             self._call.close()
 
-    def _run(self, park: Callable[[], None]) -> None:
-        self._park = park
+    def _run(self, pause: Callable[[], None]) -> None:
+        self._pause = pause
         take_thread_state(self._state)
         arguments = self._fit.arguments()
         arguments["callbacks"] = [*arguments["callbacks"], _callback()(self)]
@@ -120,7 +120,7 @@ class KerasDriver:
 
     def _report(self, step: int, model: Any, training: float | None) -> None:
         assert self._reports is not None
-        assert self._park is not None
+        assert self._pause is not None
 
         def score() -> Any:
             with random_state_kept():  # loaders of validation data draw from the global state
@@ -130,7 +130,7 @@ class KerasDriver:
             return
         if not self._reports.paused:
             raise TrialPaused
-        self._park()
+        self._pause()
 
 
 @cache

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from etude.errors import BadTypeError, BadValueError
-from etude.layerwise.model_parts import anatomy
+from etude.layerwise.model_parts import parts_of
 from etude.layerwise.parts import GATES, Part
 from etude.layerwise.policies.policy import Factor, Policy, Setting, number
 from etude.layerwise.roles import refuse_guess
@@ -157,9 +157,9 @@ def mup_from(model: nn.Module, base: nn.Module) -> Mup:
     >>> dict(mup_from(wide, narrow).ratios)["1.weight"]
     (4.0, 1.0)
     """
-    small = {part.name: part for part in anatomy(base)}
+    small = {part.name: part for part in parts_of(base)}
     ratios = {}
-    for part in anatomy(model):
+    for part in parts_of(model):
         other = small.pop(part.name, None)
         if other is None or len(other.shape) != len(part.shape):
             raise BadValueError(f"mup: the base model has no {part.name} of as many axes")
@@ -185,7 +185,7 @@ def rescale(model: nn.Module, policy: Mup, flow: Flow | None = None) -> None:
     """
     import torch
 
-    scales = policy.scales(anatomy(model, flow)) if policy.init else {}
+    scales = policy.scales(parts_of(model, flow)) if policy.init else {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in scales:

@@ -9,7 +9,7 @@ from typing import Any
 from etude.tuning.loops.function import TrialPaused
 
 
-class ParkedCall:
+class PausedCall:
     """Runs a function in a thread, one at a time with its caller: either runs, never both.
 
     It stands in for the pause that a library's own `fit` does not have.
@@ -49,7 +49,7 @@ class ParkedCall:
         self._there.release()
         self._thread.join()
 
-    def _park(self) -> None:
+    def _pause(self) -> None:
         """Hold the call where it stands; called in its thread."""
         self._here.release()
         self._there.acquire()
@@ -58,7 +58,7 @@ class ParkedCall:
 
     def _run(self) -> None:
         try:
-            self.value = self._call(self._park)
+            self.value = self._call(self._pause)
         except TrialPaused:
             pass
         except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
