@@ -28,7 +28,7 @@ from etude.engines import (
 )
 from etude.errors import BadTypeError, BadValueError, ObserverError, StorageError
 from etude.measure.gradient_norm import GradientNorm
-from etude.training.observer import Observers, read_numbers
+from etude.training.observers import Observers, read_numbers
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 

@@ -31,7 +31,7 @@ from etude.randomness import random_state_kept
 from etude.tasks.sources.data import Cursor
 from etude.tasks.task import Task
 from etude.training.machine.threads import counted_work
-from etude.training.observer import refusal
+from etude.training.observers import refusal
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 

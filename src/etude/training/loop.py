@@ -23,7 +23,7 @@ from etude.training.machine.device import deterministic
 from etude.training.machine.precision import autocast
 from etude.training.machine.threads import use_threads
 from etude.training.objective import Closure, Objective, take_step
-from etude.training.observer import Observers, read_numbers
+from etude.training.observers import Observers, read_numbers
 from etude.training.request import AdvanceRequest
 from etude.training.spikes import Rewinder
 from etude.training.state.reload import refuse_state

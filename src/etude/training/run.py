@@ -26,7 +26,8 @@ from etude.training.evaluation.evaluation_weights import EvaluationWeights
 from etude.training.loop import TrainingLoop
 from etude.training.machine.threads import use_threads
 from etude.training.objective import Objective
-from etude.training.observer import Observer, Observers
+from etude.training.observer import Observer
+from etude.training.observers import Observers
 from etude.training.request import AdvanceRequest
 from etude.training.state import exchange_state, reload
 from etude.training.state.state import initial_state

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from etude.diagnosis.watching.backward_passes import BackwardListener, listen_to_backward
 from etude.diagnosis.watching.hooks import Hook
-from etude.torch_internals import BackwardListener, listen_to_backward
 
 HOOKLESS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 """Modules that compute an evaluation in another way where a hook is attached to them."""

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from etude.training.observer import read_numbers
+from etude.training.observers import read_numbers
 
 Loss: TypeAlias = Tensor | float
 

@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from etude.diagnosis.history import Floats, RunQuantity, Steps
-from etude.training.observer import Value, read_numbers
+from etude.training.observer import Value
+from etude.training.observers import read_numbers
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from etude.engines.process.dispatcher import Dispatcher, Work
 from etude.engines.process.partition import pieces
 from etude.engines.process.worker_pool import Start, WorkerPool, can_be_sent, usual_start
 from etude.errors import BadValueError
-from etude.training.observer import refusal
+from etude.training.observers import refusal
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 

@@ -23,7 +23,8 @@ from etude.tasks.references.fingerprint import changed, fingerprint
 from etude.tasks.references.origin import DataRows, Side, TaskOrigin
 from etude.tasks.references.ref import TaskRef
 from etude.tasks.task import Task
-from etude.training.observer import Observer, refusal
+from etude.training.observer import Observer
+from etude.training.observers import refusal
 from etude.training.run import Run
 
 SIDES: tuple[Side, Side] = ("train", "valid")

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from etude.engines.vmap.optimizers import RULES, flags_of
 from etude.schedules import Schedule
 from etude.tasks.sources.data import TensorData
-from etude.training.observer import refusal
+from etude.training.observers import refusal
 from etude.training.run import Run
 
 
