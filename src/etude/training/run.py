@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -372,26 +372,8 @@ class Run:
             raise StorageError("an update is half done: the state before it is the one to keep")
         self._loop.read()
         state = self.state
-        stopping = state.early_stopping
         return {
-            "recipe": state.recipe_digest,
-            "steps": state.recipe.steps,
-            "length": state.length,
-            "extended": [list(pair) for pair in state.extended],
-            "step": state.step,
-            "status": state.status,
-            "reason": state.reason,
-            "seconds": state.seconds,
-            "evaluation_seconds": state.evaluation_seconds,
-            "extra": state.extra_gradients,
-            "stopping": None if stopping is None else stopping.state(),
-            "threads": state.threads,
-            "model": dict(state.model.state_dict()),
-            "optimizer": state.optimizer.state_dict(),
-            "random": state.randomness.tree(),
-            "place": asdict(state.cursor),
-            "series": {n: torch.tensor(v, dtype=torch.float64) for n, v in state.series.items()},
-            "evaluations": [asdict(e) for e in state.evaluations],
+            **reload.saved_state(state),
             "observers": self.observers.state_dict(),
             **({} if self._loop.rewinder is None else {"rewinder": self._loop.rewinder.tree()}),
             **({} if state.world.size == 1 else {"world": {"size": state.world.size}}),

@@ -64,29 +64,13 @@ def _shapes(call: LossCall) -> Finding:
 
 def _of_classes(call: LossCall, subject: Subject) -> Iterator[Finding]:
     """Yield what does not fit between class numbers and the outputs of a network."""
-    target, outputs = call.target, _outputs(call)
-    if target.is_floating_point():
-        if target.shape != call.scores.shape:
-            whole = bool((target == target.round()).all())
-            yield Finding(
-                Cause.WRONG_LOSS_OR_OUTPUT,
-                evidence={"type": str(target.dtype), "loss": call.name},
-                text=f"The targets are {_type(target)} of shape {tuple(target.shape)}, but "
-                f"{call.name} takes class numbers of type int64.",
-                fix="Convert them with .long()." if whole else "Use mse_loss for such targets.",
-                certain=True,
-            )
+    if call.target.is_floating_point():
+        if call.target.shape != call.scores.shape:
+            yield _no_class_numbers(call)
         return
+    outputs = _outputs(call)
     if outputs == 1 and call.name in CLASSES:
-        yield Finding(
-            Cause.WRONG_LAST_LAYER,
-            evidence={"outputs": 1},
-            text=f"The network has 1 output, but {call.name} takes one for each class: the only "
-            "class always has the probability 1, and the loss is 0.",
-            fix="Give the last layer one output per class, or use "
-            "binary_cross_entropy_with_logits.",
-            certain=True,
-        )
+        yield _one_output(call)
         return
     ignored = int(call.options.get("ignore_index", IGNORED))
     for what, rows in (("training", subject.train), ("validation", subject.valid)):
@@ -99,32 +83,63 @@ def _of_classes(call: LossCall, subject: Subject) -> Iterator[Finding]:
                 yield _unanswered(what, y, ignored)
                 return
             continue
-        low, high = int(asked.min()), int(asked.max())
-        evidence: dict[str, float | str] = {
-            "lowest": low, "highest": high, "outputs": outputs, "data": what,
-        }  # fmt: skip
-        if high >= outputs:
-            fix = f"Give the last layer {high + 1} outputs"
-            fix += ", or count the classes from 0." if low == 1 else "."
-            yield Finding(
-                Cause.WRONG_LAST_LAYER,
-                evidence=evidence,
-                text=f"The {what} labels go up to {high}, but the network has {outputs} outputs, "
-                f"for the classes 0 to {outputs - 1}.",
-                fix=fix,
-                certain=True,
-            )
+        found = _out_of_range(what, asked, outputs, ignored)
+        if found is not None:
+            yield found
             return
-        if low < 0:
-            yield Finding(
-                Cause.LABELS_DO_NOT_MATCH,
-                evidence=evidence,
-                text=f"The {what} labels go down to {low}: classes are counted from 0, and only "
-                f"{ignored} is passed over.",
-                fix=f"Number the classes from 0; write {ignored} where there is no target.",
-                certain=True,
-            )
-            return
+
+
+def _no_class_numbers(call: LossCall) -> Finding:
+    target = call.target
+    whole = bool((target == target.round()).all())
+    return Finding(
+        Cause.WRONG_LOSS_OR_OUTPUT,
+        evidence={"type": str(target.dtype), "loss": call.name},
+        text=f"The targets are {_type(target)} of shape {tuple(target.shape)}, but "
+        f"{call.name} takes class numbers of type int64.",
+        fix="Convert them with .long()." if whole else "Use mse_loss for such targets.",
+        certain=True,
+    )
+
+
+def _one_output(call: LossCall) -> Finding:
+    return Finding(
+        Cause.WRONG_LAST_LAYER,
+        evidence={"outputs": 1},
+        text=f"The network has 1 output, but {call.name} takes one for each class: the only "
+        "class always has the probability 1, and the loss is 0.",
+        fix="Give the last layer one output per class, or use binary_cross_entropy_with_logits.",
+        certain=True,
+    )
+
+
+def _out_of_range(what: str, asked: Tensor, outputs: int, ignored: int) -> Finding | None:
+    """Return a finding where class numbers are below 0, or the outputs are too few for them."""
+    low, high = int(asked.min()), int(asked.max())
+    evidence: dict[str, float | str] = {
+        "lowest": low, "highest": high, "outputs": outputs, "data": what,
+    }  # fmt: skip
+    if high >= outputs:
+        fix = f"Give the last layer {high + 1} outputs"
+        fix += ", or count the classes from 0." if low == 1 else "."
+        return Finding(
+            Cause.WRONG_LAST_LAYER,
+            evidence=evidence,
+            text=f"The {what} labels go up to {high}, but the network has {outputs} outputs, "
+            f"for the classes 0 to {outputs - 1}.",
+            fix=fix,
+            certain=True,
+        )
+    if low < 0:
+        return Finding(
+            Cause.LABELS_DO_NOT_MATCH,
+            evidence=evidence,
+            text=f"The {what} labels go down to {low}: classes are counted from 0, and only "
+            f"{ignored} is passed over.",
+            fix=f"Number the classes from 0; write {ignored} where there is no target.",
+            certain=True,
+        )
+    return None
 
 
 def _unanswered(what: str, y: Tensor, ignored: int) -> Finding:

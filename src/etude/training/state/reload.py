@@ -1,9 +1,10 @@
-"""Restores a run to a saved state, of the same recipe or of one with another length."""
+"""Saves the state of a run, and restores it: of the same recipe, or of one of another length."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import torch
@@ -18,6 +19,31 @@ from etude.training.evaluation.evaluation_steps import own_evaluation_steps
 from etude.training.evaluation.evaluation_weights import EvaluationWeights
 from etude.training.state.rng import RunRandomness
 from etude.training.state.state import RunState
+
+
+def saved_state(state: RunState) -> dict[str, Any]:
+    """Return what `reload` restores a run from."""
+    stopping = state.early_stopping
+    return {
+        "recipe": state.recipe_digest,
+        "steps": state.recipe.steps,
+        "length": state.length,
+        "extended": [list(pair) for pair in state.extended],
+        "step": state.step,
+        "status": state.status,
+        "reason": state.reason,
+        "seconds": state.seconds,
+        "evaluation_seconds": state.evaluation_seconds,
+        "extra": state.extra_gradients,
+        "stopping": None if stopping is None else stopping.state(),
+        "threads": state.threads,
+        "model": dict(state.model.state_dict()),
+        "optimizer": state.optimizer.state_dict(),
+        "random": state.randomness.tree(),
+        "place": asdict(state.cursor),
+        "series": {n: torch.tensor(v, dtype=torch.float64) for n, v in state.series.items()},
+        "evaluations": [asdict(e) for e in state.evaluations],
+    }
 
 
 def reload(
