@@ -21,8 +21,9 @@ from etude.recipe import Recipe
 from etude.schedules import Schedule
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
+from etude.tuning.best_trial import LEAST_SELECTING
 from etude.tuning.result import TuneResult
-from etude.tuning.tune import BUDGET, LEAST_SELECTING, tune
+from etude.tuning.tune import BUDGET, tune
 
 SHARE = 0.5
 """The length of fine-tuning where none is given, as a share of the run."""

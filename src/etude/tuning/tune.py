@@ -31,28 +31,19 @@ from etude.trials.trial import Trial
 from etude.trials.valid_samples import ValidSamples
 from etude.tuning import tuning_folder
 from etude.tuning.assessment import assess
-from etude.tuning.beginning import begun, first_centre
+from etude.tuning.beginning import begun
+from etude.tuning.best_trial import best_trial, selector_for
 from etude.tuning.break_cause import cause_said
 from etude.tuning.final_evaluation import affords_all, noise_said, on_all
 from etude.tuning.inspection import remarks
 from etude.tuning.outcome import Outcome
 from etude.tuning.published import read_rule
-from etude.tuning.recipes.selection import HORIZONS, Selection
-from etude.tuning.recipes.selector import RecipeSelector
 from etude.tuning.recipes.space import Space
 from etude.tuning.result import RungCost, TuneResult
 from etude.tuning.search.allowed_rates import AllowedRates
-from etude.tuning.search.ladder import Ladder, Rung, ladder_for
-from etude.tuning.search.recipe_trials import RecipeTrials
-from etude.tuning.search.replicates import compare_over_seeds
+from etude.tuning.search.ladder import ladder_for
 from etude.tuning.search.search import Search
-from etude.tuning.search.seeds import (
-    check_budget,
-    checked_seeds,
-    compare_with_seeds,
-    least_for,
-    searched,
-)
+from etude.tuning.search.seeds import check_budget, checked_seeds
 from etude.tuning.seed_evidence import SeedEvidence
 from etude.tuning.seed_summary import seed_runs, seeds_said
 from etude.tuning.trial_summary import TrialSummary
@@ -61,12 +52,6 @@ from etude.warning_filters import filters_kept
 
 BUDGET = 3.0
 """Full runs that are spent where nothing is said."""
-
-LEAST_SELECTING = 1.5
-"""Full runs below which less than half a run is left for comparing recipes."""
-
-LEAST_EXPLORED = 5 / 8
-"""Runs of each fold that comparing two recipes, and following the better to its half, costs."""
 
 SHORTEST = 16
 """Updates below which a rung would be less than two updates long."""
@@ -196,19 +181,10 @@ def tune(
     )
     with world.active():
         if resume:
-            if rates.bounded or rule is not None:
-                raise BadValueError(
-                    "resume=True goes on with the rates that the folder's tuning may try: leave "
-                    "lr_range, lrs and start_from out"
-                )
-            if home is None:
-                raise BadValueError("resume=True needs folder=, the run folder to go on from")
-            kept = world.from_main(partial(tuning_folder.kept_request, home, recipe))
-            request = tuning_folder.larger(kept, tuning_folder.grown(kept, budget, more), home)
-            world.from_main(
-                partial(tuning_folder.check_task, home, task, parts, accept=accept_changes)
+            request, finished = _kept(
+                home, request, (recipe, budget, more), task, parts, accept=accept_changes
             )
-            if request == kept and (finished := tuning_folder.finished(home, task)) is not None:
+            if finished is not None:
                 return finished
         with trial_session(
             "tune",
@@ -221,6 +197,43 @@ def tune(
             progress=progress,
         ) as setting:
             return _tuned(task, request, setting, None if resume else parts)
+
+
+def _kept(
+    home: TuningFolder | None,
+    asked: Request,
+    given: tuple[Recipe | None, float | None, float | None],
+    task: Task,
+    parts: Parts,
+    *,
+    accept: bool,
+) -> tuple[Request, TuneResult | None]:
+    """Return what to go on with in a folder, and its result, if there is nothing left to do.
+
+    Args:
+        home: The folder.
+        asked: The request that was made of the arguments.
+        given: The recipe, the budget and the further runs, as they were given.
+        task: The task.
+        parts: Its digests.
+        accept: Whether the task may be another.
+
+    Raises:
+        BadValueError: If there is no folder, or rates were given, which are the folder's.
+    """
+    if asked.rates.bounded or asked.start_from is not None:
+        raise BadValueError(
+            "resume=True goes on with the rates that the folder's tuning may try: leave "
+            "lr_range, lrs and start_from out"
+        )
+    if home is None:
+        raise BadValueError("resume=True needs folder=, the run folder to go on from")
+    recipe, budget, more = given
+    world = current()
+    kept = world.from_main(partial(tuning_folder.kept_request, home, recipe))
+    request = tuning_folder.larger(kept, tuning_folder.grown(kept, budget, more), home)
+    world.from_main(partial(tuning_folder.check_task, home, task, parts, accept=accept))
+    return request, tuning_folder.finished(home, task) if request == kept else None
 
 
 def _tuned(
@@ -244,14 +257,14 @@ def _tuned(
             raise BadValueError(
                 f"steps={pool.length} is too short to compare rates on: give at least {SHORTEST}"
             )
-        selector = _selector(task, pool, request)
+        selector = selector_for(task, pool, request)
         if setting.folder is not None:
             if digests is not None:
                 claim = partial(tuning_folder.claim, setting.folder, task, digests, request)
             else:
                 claim = partial(setting.folder.reopen, request.plain(task.name))
             current().from_main(claim)
-        search, best, selection, over_seeds = _found(task, pool, selector, request)
+        search, best, selection, over_seeds = best_trial(task, pool, selector, request)
         last = pool if folds == 1 else whole(task, best, request, setting)
         seconds = max(0.0, time.perf_counter() - started)
         result = judged(pool, search, best, last, request, seconds, over_seeds)
@@ -275,84 +288,6 @@ def _tuned(
         return result
     finally:
         pool.close()
-
-
-def _selector(task: Task, pool: TrialPool, request: Request) -> RecipeSelector | None:
-    """Return what chooses the recipe, where more than the rate is asked for."""
-    if request.space is None:
-        return None
-    least = LEAST_SELECTING if request.folds == 1 else 1 + LEAST_EXPLORED * request.folds
-    least = least_for(least, request.seeds)
-    if request.budget < least:
-        raise BadValueError(
-            f"budget={request.budget!r} is too small to choose a recipe: with over=, give at "
-            f"least {least:g}"
-        )
-    selector = RecipeSelector(task, pool, request.space, pool.recipe.seed, request.rates)
-    selector.check()
-    return selector
-
-
-def _found(
-    task: Task, pool: TrialPool, selector: RecipeSelector | None, request: Request
-) -> tuple[Search[Trial], Trial, Selection | None, SeedEvidence | None]:
-    """Search for the rate, or for the whole recipe; return the search and the best trial."""
-    final = len(pool.tasks) == 1
-    if selector is None:
-        search, best, seeds = _found_rate(task, pool, request)
-        return search, best, None, seeds
-    pool.budget = searched(pool.budget, request.seeds)
-    recipe_trials, selection = selector.run(reserve=1.0 if final else 0.0)
-    rungs = (*(Rung(share, 1) for share in HORIZONS), Rung(1.0, 1))
-    centre = selector.centre(recipe_trials.recipe)
-    search = Search(recipe_trials, Ladder(rungs), centre, final=final, allowed=request.rates)
-    search.finish_best()
-    best, seeds = _over_seeds(pool, search, search.conclude(), request, request.budget)
-    return search, best, selection, seeds
-
-
-def _found_rate(
-    task: Task, pool: TrialPool, request: Request
-) -> tuple[Search[Trial], Trial, SeedEvidence | None]:
-    """Search for the rate, once for each budget to which the tuning was or is to be finished.
-
-    What an earlier budget decided is decided again, from the evaluations that are kept; what the
-    larger one adds begins where those trials stand.
-    """
-    recipe, final, length = pool.recipe, len(pool.tasks) == 1, pool.length
-    centre = first_centre(task, pool, request)
-    parts = [searched(budget, request.seeds) for budget in request.budgets]
-    ladders = [ladder_for(part, request.folds, length) for part in parts]
-    search = Search(
-        RecipeTrials(pool, recipe), ladders[0], centre, final=final, allowed=request.rates
-    )
-    best: Trial | None = None
-    seeds: SeedEvidence | None = None
-    for budget, part, ladder in zip(request.budgets, parts, ladders, strict=True):
-        others = pool.costs.get(str(Phase.OTHER_SEEDS), 0.0)
-        pool.budget = min(budget, part + others) - (request.folds > 1)
-        best = search.run() if best is None else search.go_on(ladder)
-        best, seeds = _over_seeds(pool, search, best, request, budget)
-    assert best is not None
-    return search, best, seeds
-
-
-def _over_seeds(
-    pool: TrialPool, search: Search[Trial], best: Trial, request: Request, budget: float
-) -> tuple[Trial, SeedEvidence | None]:
-    """Return the best, or what ties with it and is better over seeds, and what the seeds say.
-
-    Without `seeds`, others are tried only where a tie is left; folds have no such trials.
-    """
-    if len(pool.tasks) > 1:
-        return best, None
-    trials = RecipeTrials(pool, best.recipe)
-    if request.seeds == 1:
-        return compare_over_seeds(pool, trials, best), None
-    part, pool.budget = pool.budget, budget
-    found = compare_with_seeds(pool, trials, search, best, request.seeds)
-    pool.budget = part  # the budget of the search, by which its result is judged
-    return found
 
 
 def whole(task: Task, best: Trial, request: Request, setting: TrialContext) -> TrialPool:
