@@ -52,7 +52,9 @@ def test_a_loop_that_does_what_a_task_does_tries_the_same_rates_and_chooses_the_
 ):
     """What the loop cannot know is left out: the mean of the weights, and other seeds."""
     monkeypatch.setattr(pool, "weight_mean", lambda *_: [])
-    monkeypatch.setattr("etude.tuning.best_trial.compare_over_seeds", lambda pool, trials, best: best)
+    monkeypatch.setattr(
+        "etude.tuning.best_trial.compare_over_seeds", lambda pool, trials, best: best
+    )
     task, recipe = valley(scale), SGD.replace(steps=STEPS)
     mine = tune(task, recipe, budget, progress=False)
     own = quick(loop_of(task, recipe), budget, around=centre(task, recipe))
@@ -70,7 +72,9 @@ def test_a_loop_that_does_what_a_task_does_tries_the_same_rates_and_chooses_the_
 def test_the_same_of_a_network_that_overfits_under_a_schedule(monkeypatch):
     monkeypatch.setattr(pool, "weight_mean", lambda *_: [])
     monkeypatch.setattr(pool.TrialPool, "_constant", lambda self, recipe: None)
-    monkeypatch.setattr("etude.tuning.best_trial.compare_over_seeds", lambda pool, trials, best: best)
+    monkeypatch.setattr(
+        "etude.tuning.best_trial.compare_over_seeds", lambda pool, trials, best: best
+    )
     task = helpers.task()
     recipe = Recipe(optimizer="adamw", steps=STEPS, batch_size=16)
     mine = tune(task, recipe, 3.0, objective="loss", progress=False)
