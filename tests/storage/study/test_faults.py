@@ -27,8 +27,8 @@ from etude.storage.study import (
     StudyDatabase,
     TrialResult,
     TrialState,
+    leases,
 )
-from etude.storage.study import leases
 from tests.storage.study.common import loss_of, parameters, record, result, study_of
 
 FORK = multiprocessing.get_context("fork")
