@@ -15,17 +15,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
 from etude import files
 from etude.errors import StorageError
 from etude.storage.study import (
     Acceptance,
+    Claim,
     Counts,
     LeaseKeeper,
     StudyDatabase,
     TrialResult,
     TrialState,
+    leases,
 )
 from tests.storage.study.common import loss_of, parameters, record, result, study_of
 
@@ -273,6 +275,25 @@ def test_postgres_may_be_away_for_ten_seconds(server, tmp_path):
         assert [trial.loss for trial in study.trials(state=TrialState.DONE)] == [
             pytest.approx(1 / given["lr"] + given["depth"]) for given in parameters(400)
         ]
+
+
+def test_a_lease_that_is_granted_during_another_claim_is_kept(server, tmp_path, monkeypatch):
+    """A slow claim sees the lease after it read the clock; the lease is no future one."""
+    with StudyDatabase(server.emptied(), folder=tmp_path) as database:
+        study = study_of(database, 2)
+        quick: list[Claim] = []
+        see = leases.see
+
+        def seen_late(connection: Connection, number: int, names: set[str]) -> None:
+            if names == {"slow"}:
+                quick.extend(study.claim(1, "quick"))
+            see(connection, number, names)
+
+        monkeypatch.setattr(leases, "see", seen_late)
+        slow = study.claim(2, "slow")
+        assert [claim.number for claim in quick + slow] == [0, 1]
+        assert study.finish([result(claim) for claim in quick + slow]) == [Acceptance.ACCEPTED] * 2
+        assert [trial.attempts for trial in study.trials()] == [1, 1]
 
 
 def test_no_server_is_told_at_once():

@@ -14,7 +14,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    cast,
+    create_engine,
+    event,
+    extract,
+    func,
+    literal,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from etude import files
@@ -62,6 +76,9 @@ class Connector:
         self.place = str(self.path or self.url.render_as_string(hide_password=True))
         self.patience, self._clock = patience, clock
         self._engine, self._process = self._build(), os.getpid()
+        self._reads: dict[str, Any] = {READS: True}
+        if self.path is None:
+            self._reads["isolation_level"] = "REPEATABLE READ"
 
     def write(self, work: Callable[[Connection], T], *, patience: float | None = None) -> T:
         """Run `work` in one transaction that writes, and return what it returns.
@@ -77,25 +94,33 @@ class Connector:
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction that only reads; it waits for no writer.
 
+        All its statements see the database as it was at the first of them.
+
         Raises:
             StorageError: As `write`.
         """
-        return self._run(work, self.patience, {READS: True})
+        return self._run(work, self.patience, self._reads)
 
     def now(self, connection: Connection) -> float:
         """Return the time by which leases are granted and expire, in seconds.
 
         PostgreSQL: the server's clock, one for all machines. SQLite: the machine's monotonic
         clock, one for all of its processes, which no correction of the time changes. It restarts
-        with the machine, and a server's clock may be set; `leases.held` allows for both.
+        with the machine, and a server's clock may be set; `leases` allows for both.
+        """
+        return float(connection.execute(select(self.clock())).scalar_one())
+
+    def clock(self) -> ColumnElement[float]:
+        """Return an expression for the time, see `now`; a statement reads it when it meets a row.
+
+        Compare stored times with this, not with `now`: on PostgreSQL a statement also sees what
+        other transactions have stored since `now` was read, and such a time is no future.
         """
         if self._clock is not None:
-            return self._clock()
-        if self.path is not None:
-            return time.monotonic()
-        return float(
-            connection.execute(text("select extract(epoch from clock_timestamp())")).scalar_one()
-        )
+            return literal(self._clock(), Double)
+        if self.path is not None:  # one process writes at a time
+            return literal(time.monotonic(), Double)
+        return cast(extract("epoch", func.clock_timestamp()), Double)
 
     def close(self) -> None:
         """Close all connections; the next transaction opens new ones."""

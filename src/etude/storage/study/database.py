@@ -145,7 +145,7 @@ class StudyDatabase:
         """Return one line for each study, by name."""
 
         def work(connection: Connection) -> list[StudySummary]:
-            counts = counts_of(connection, self._connector.now(connection))
+            counts = counts_of(connection, self._connector.clock())
             rows = tables_of(connection.execute(select(studies).order_by(studies.c.name)))
             return [
                 StudySummary(
@@ -173,7 +173,7 @@ class StudyDatabase:
         study = self.resume(name)
 
         def work(connection: Connection) -> None:
-            counts = counts_of(connection, self._connector.now(connection), study.id)
+            counts = counts_of(connection, self._connector.clock(), study.id)
             found = counts.get(study.id, Counts())
             if not force and (found.done or found.failed or found.running):
                 raise StorageError(

@@ -43,8 +43,12 @@ CHUNK = 500
 """How many numbers one statement lists; SQLite takes 999 parameters in its older versions."""
 
 
-def expired(now: float) -> ColumnElement[bool]:
-    """Return the condition that a running trial's lease is not held any more."""
+def expired(now: ColumnElement[float]) -> ColumnElement[bool]:
+    """Return the condition that a running trial's lease is not held any more.
+
+    Args:
+        now: The time, `Connector.clock`.
+    """
     return and_(
         trials.c.state == TrialState.RUNNING,
         or_(trials.c.granted > now, trials.c.expires <= now),
@@ -52,7 +56,10 @@ def expired(now: float) -> ColumnElement[bool]:
 
 
 def any_to_claim(
-    connection: Connection, study: int, now: float, among: Collection[int] | None = None
+    connection: Connection,
+    study: int,
+    now: ColumnElement[float],
+    among: Collection[int] | None = None,
 ) -> bool:
     """Return whether a trial is waiting, or is held by a lease that has expired."""
     query = _to_claim(study, now)
@@ -64,13 +71,13 @@ def any_to_claim(
     )
 
 
-def to_claim(connection: Connection, study: int, now: float) -> list[int]:
+def to_claim(connection: Connection, study: int, now: ColumnElement[float]) -> list[int]:
     """Return the numbers of the trials that are waiting, or whose lease has expired, in order."""
     rows = connection.execute(_to_claim(study, now).order_by(trials.c.number))
     return [whole(row.number, "the number of a trial") for row in rows]
 
 
-def _to_claim(study: int, now: float) -> Select[tuple[int]]:
+def _to_claim(study: int, now: ColumnElement[float]) -> Select[tuple[int]]:
     # The states are listed so that the index is used, and not every trial is looked at.
     open_states = trials.c.state.in_([TrialState.WAITING, TrialState.RUNNING])
     free = or_(trials.c.state == TrialState.WAITING, expired(now))
@@ -80,7 +87,7 @@ def _to_claim(study: int, now: float) -> Select[tuple[int]]:
 def requeue(
     connection: Connection,
     study: int,
-    now: float,
+    now: ColumnElement[float],
     most_lost: int,
     among: Collection[int] | None = None,
 ) -> None:
@@ -89,7 +96,7 @@ def requeue(
     Args:
         connection: In a transaction that writes.
         study: The study.
-        now: The time, see `Connector.now`.
+        now: The time, `Connector.clock`.
         most_lost: After how many lost workers a trial fails.
         among: The numbers to look at; None looks at every trial that is running.
     """

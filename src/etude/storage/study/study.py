@@ -143,7 +143,7 @@ class StoredStudy:
                     return found
             begun, now = True, self._connector.now(connection)
             leases.see(connection, self.id, {who})  # first, as in a heartbeat: no circle of locks
-            leases.requeue(connection, self.id, now, most_lost, among)
+            leases.requeue(connection, self.id, self._connector.clock(), most_lost, among)
             return leases.claim(
                 connection, self.id, now, count=count, worker=who, lease=lease, seconds=seconds,
                 among=among,
@@ -152,7 +152,7 @@ class StoredStudy:
         # A worker that finds nothing asks again and again: that should not cost a write each time.
         some = self._connector.read(
             lambda connection: leases.any_to_claim(
-                connection, self.id, self._connector.now(connection), among
+                connection, self.id, self._connector.clock(), among
             )
         )
         return self._connector.write(work) if some else []
@@ -290,13 +290,13 @@ class StoredStudy:
     def waiting(self) -> list[int]:
         """Return the numbers of the trials that can be claimed; those of lost workers can be."""
         return self._connector.read(
-            lambda connection: leases.to_claim(connection, self.id, self._connector.now(connection))
+            lambda connection: leases.to_claim(connection, self.id, self._connector.clock())
         )
 
     def counts(self) -> Counts:
         """Return how many trials are in each state; those of lost workers are waiting."""
         found = self._connector.read(
-            lambda connection: counts_of(connection, self._connector.now(connection), self.id)
+            lambda connection: counts_of(connection, self._connector.clock(), self.id)
         )
         return found.get(self.id, Counts())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import ColumnElement, Connection, func, insert, select
 
 from etude.errors import BadTypeError, BadValueError, shown
 from etude.storage.study import canonical
@@ -108,7 +108,9 @@ def parameters_page(
     return found
 
 
-def counts_of(connection: Connection, now: float, study: int | None = None) -> dict[int, Counts]:
+def counts_of(
+    connection: Connection, now: ColumnElement[float], study: int | None = None
+) -> dict[int, Counts]:
     """Return the counts of one or all studies; a trial whose lease has expired is waiting."""
     query = select(trials.c.study, trials.c.state, func.count().label("trials"))
     late = select(trials.c.study, func.count().label("trials")).where(expired(now))
