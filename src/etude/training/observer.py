@@ -46,7 +46,7 @@ class Observer:
         own_randomness: Whether a hook gets random numbers of its own. One that draws none can do
             without, and is called in less time.
 
-    >>> import etude
+    >>> import etude, torch
     >>> class WeightNorm(etude.Observer):
     ...     reads, engines = ("weights",), ("loop", "pool", "vmap")
     ...
