@@ -45,12 +45,6 @@ FOLDER = CACHE / "evidence"
 VERSIONS = {"watch": 4, "run": 4, "measures": 4, "probes": 2}
 """Raised by hand where the code that measures a part changes what it measures."""
 
-EARLIER = {"watch": 3, "run": 3}
-"""The number of an earlier watch, whose evidence is used where a case was not gathered since. It
-lacks the size of weights before training, and outputs of layers were read in other updates; of the
-run, the evidence before a certain finding ended the diagnosis.
-"""
-
 
 def watched(case: Case) -> Evidence:
     """Run a case's own loop under the watch; return the evidence."""
@@ -104,22 +98,19 @@ PARTS: dict[str, Callable[[Case], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def part(case: Case, name: str, *, earlier: bool = True, anew: bool = False) -> dict[str, Any]:
+def part(case: Case, name: str, *, anew: bool = False) -> dict[str, Any]:
     """Return a part of a case's evidence: from its file, or from a run that writes it.
 
     Args:
         case: The case.
         name: The part.
-        earlier: Whether evidence of an earlier watch will do.
         anew: Whether to measure it, whatever is there.
     """
     path = FOLDER / f"{case.name.replace('/', '+').replace(' ', '_')}.{name}.json.gz"
-    known = digest(case)
-    told = f"{known} {VERSIONS[name]}"
-    fits = {told, f"{known} {EARLIER[name]}"} if earlier and name in EARLIER else {told}
+    told = f"{digest(case)} {VERSIONS[name]}"
     if path.exists() and not anew:
         content: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
-        if content["digest"] in fits:
+        if content["digest"] == told:
             return content
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -242,7 +233,7 @@ def gather(cases: list[Case]) -> Iterator[str]:
         started = time.perf_counter()
         try:
             for name in names:
-                part(case, name, earlier=False)
+                part(case, name)
             evidence(case, "probes" if len(names) > 1 else "watch")
         except Exception as error:  # noqa: BLE001  (one broken case must not stop the others)
             yield f"{case.name}: failed: {type(error).__name__}: {str(error)[:300]}"

@@ -31,8 +31,36 @@ def test_gradients_that_are_never_cleared():
     assert len(w.report().findings) == 1
 
 
-@pytest.mark.parametrize("to_none", [True, False])
-def test_gradients_that_are_cleared_before_the_step(to_none):
+def clear_before(optimizer, model):
+    optimizer.zero_grad()
+
+
+def clear_in_place(optimizer, model):
+    optimizer.zero_grad(set_to_none=False)
+
+
+def clear_through_data(optimizer, model):
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.data.zero_()
+
+
+def clear_by_a_factor(optimizer, model):
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(0)
+
+
+def clear_by_hand(optimizer, model):
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+WAYS = [clear_before, clear_in_place, clear_through_data, clear_by_a_factor, clear_by_hand]
+
+
+@pytest.mark.parametrize("clear", WAYS)
+def test_gradients_that_are_cleared_before_the_step(clear):
     x, y = classes()
     torch.manual_seed(0)
     model = net(8, 16, 3)
@@ -41,7 +69,7 @@ def test_gradients_that_are_cleared_before_the_step(to_none):
         for _ in range(40):
             i = torch.randint(0, len(x), (32,))
             cross_entropy(model(x[i]), y[i]).backward()
-            optimizer.zero_grad(set_to_none=to_none)
+            clear(optimizer, model)
             optimizer.step()
     (finding,) = w.report().findings
     assert finding.what == Cause.PARAMETERS_NOT_TRAINED
@@ -70,27 +98,8 @@ def test_gradients_that_are_changed_or_zero_are_not_called_cleared(kind):
     assert Cause.PARAMETERS_NOT_TRAINED not in found(w)
 
 
-def clear_before(optimizer, model):
-    optimizer.zero_grad()
-
-
-def clear_in_place(optimizer, model):
-    optimizer.zero_grad(set_to_none=False)
-
-
-def clear_through_data(optimizer, model):
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            parameter.grad.data.zero_()
-
-
-def clear_by_hand(optimizer, model):
-    for parameter in model.parameters():
-        parameter.grad = None
-
-
 @pytest.mark.parametrize("late", [False, True], ids=["before forward", "before backward"])
-@pytest.mark.parametrize("clear", [clear_before, clear_in_place, clear_through_data, clear_by_hand])
+@pytest.mark.parametrize("clear", WAYS)
 def test_every_way_to_clear_gradients_is_known(clear, late):
     x, y = classes()
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from etude.diagnosis.finding import Cause, Diagnosis, Finding, Symptom, Verdict
 from etude.diagnosis.history import History, LayerInfo
+from etude.diagnosis.symptoms.curve import loss_curve
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.features import OF_CAUSE, OF_RUN, PROPER, gains
 from etude.diagnosis.verdict.hints import HINTS, hints
@@ -268,3 +269,26 @@ def test_a_rate_far_above_the_usual_one_and_a_large_dropout_speak_for_their_caus
     some, most = (hints(Evidence(measures=Measures(drop=p))) for p in (0.5, 0.95))
     assert some[Cause.TOO_MUCH_REGULARISATION] == 0.0
     assert most[Cause.TOO_MUCH_REGULARISATION] == 1.0
+
+
+def broken_at(update, size, seed=0):
+    """Return losses near 2.3 that jump to a level of their own at an update, with noise there."""
+    loss = 2.3 + 0.1 * np.random.default_rng(seed).standard_normal(300)
+    loss[update:] = size * (1 + 0.1 * np.random.default_rng(seed).standard_normal(300 - update))
+    return History(300, loss, np.full(300, 5.0), np.arange(0))
+
+
+@given(st.integers(3, 60), st.floats(10, 1e6), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_a_run_that_breaks_in_its_first_updates_starts_before_it_breaks(update, size, seed):
+    history = broken_at(update, size, seed)
+    assert loss_curve(history).start == pytest.approx(2.3, rel=0.2)
+    assert hints(Evidence((), history))[Cause.LR_TOO_HIGH] > 0.6
+
+
+@given(st.floats(0.01, 10), st.floats(0, 2), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_the_start_of_a_noisy_run_is_that_of_all_its_first_losses(fall, noise, seed):
+    loss = np.exp(-fall * np.linspace(0, 1, 200))
+    loss += noise * np.random.default_rng(seed).standard_normal(200)
+    assert loss_curve(History(200, loss, loss, np.arange(0))).start == np.median(loss[:10])

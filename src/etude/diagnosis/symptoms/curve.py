@@ -10,12 +10,16 @@ import numpy as np
 
 from etude.diagnosis.history import Floats, History
 
+EARLY = 3
+"""The fewest losses whose median is a level."""
+
 
 @dataclass(frozen=True)
 class LossCurve:
     """A loss curve in a few numbers.
 
-        start: median of the first n/20 losses (3 to 20)
+        start: median of the first n/20 losses (3 to 20); of the first 3, if that is lower by four
+               times the noise: a run that breaks in its first updates starts before it breaks
         now:   median of the last n/10 losses (5 to 100)
         noise: 1.4826/√2 · median |loss_t - loss_{t-1}|, the standard deviation between neighbours
 
@@ -60,10 +64,12 @@ def _curve_of(history: History) -> LossCurve | None:
     loss = history.loss[np.isfinite(history.loss)]
     if len(loss) < 10 or not history.one_loss:
         return None
-    first = int(np.clip(len(loss) // 20, 3, 20))
+    first = int(np.clip(len(loss) // 20, EARLY, 20))
     last = int(np.clip(len(loss) // 10, 5, 100))
     start, now = float(np.median(loss[:first])), float(np.median(loss[-last:]))
     noise = float(1.4826 / np.sqrt(2) * np.median(np.abs(np.diff(loss))))
+    if start - (early := float(np.median(loss[:EARLY]))) > 4 * noise:
+        start, first = early, EARLY
     blocks = loss[: len(loss) // last * last].reshape(-1, last)
     best = min(float(np.median(blocks, axis=1).min()), now)
     error = 1.25 * noise * (1 / first + 1 / last) ** 0.5

@@ -20,6 +20,8 @@ class Clearing:
     them since. An update is *uncleared* if this was so at the start of every backward pass since
     the step before, and the gradients were not zero. Setting a gradient to None, zeroing it,
     clipping it or replacing it all change what was noted; such an update counts as cleared.
+    Zeroing it through `.data` changes nothing that was noted. In sampled updates it is seen by the
+    values: gradients that are all 0 are cleared if they were not after the backward pass.
 
     Args:
         parameters: The parameters that the optimizer holds.
@@ -32,13 +34,14 @@ class Clearing:
         self._cleared = True
         self._changed = False
         self._left: list[Tensor] = []
+        self._given: Tensor | None = None
 
     def stepped(self) -> None:
         """Note the gradients after a step."""
         self._note()
         self._cleared = all(mark is None for mark in self._marks)
         self._left.clear()
-        self._changed = False
+        self._changed, self._given = False, None
 
     def before_backward(self, *, sampled: bool) -> None:
         """Compare the gradients at the start of a backward pass, and note them as they are now.
@@ -56,29 +59,35 @@ class Clearing:
                 self._left.clear()
                 return
             if sampled and mark is not None and parameter.grad is not None:
-                grad = parameter.grad.detach()
-                self._left.append((grad.coalesce().values() if grad.is_sparse else grad).any())
+                self._left.append(_not_zero(parameter.grad))
 
-    def after_backward(self) -> bool:
+    def after_backward(self, *, sampled: bool) -> bool:
         """Note the gradients after a backward pass; return whether it changed them."""
         if not self._parameters:  # those that the first backward pass reaches
             reached = [p for p in self._usable if p.grad is not None]
             self._parameters = sorted(reached, key=lambda p: p.numel())[:2]
             self._note()
-            self._changed = bool(reached)
-            return self._changed
-        before = self._marks
-        self._note()
-        changed = self._marks != before
+            changed = bool(reached)
+        else:
+            before = self._marks
+            self._note()
+            changed = self._marks != before
         self._changed = self._changed or changed
+        if sampled and changed:
+            self._given = self._any()
         return changed
 
-    def cleared_early(self) -> float:
+    def cleared_early(self) -> Tensor | float:
         """Return 1 if a backward pass gave gradients that were changed or removed before this step.
 
         Clipping changes them too, so that it proves nothing alone.
         """
-        return float(self._changed and [_mark(p) for p in self._parameters] != self._marks)
+        if not self._changed:
+            return 0.0
+        if [_mark(p) for p in self._parameters] != self._marks:
+            return 1.0
+        now = self._any()
+        return 0.0 if self._given is None or now is None else (self._given & ~now).float()
 
     def uncleared(self) -> Tensor | float:
         """Return 1 if nothing was cleared since the last step, else 0; NaN if it is not known."""
@@ -89,6 +98,11 @@ class Clearing:
     def _note(self) -> None:
         self._marks = [_mark(parameter) for parameter in self._parameters]
 
+    def _any(self) -> Tensor | None:
+        """Return whether a gradient is not 0; None if there is none."""
+        known = [_not_zero(p.grad) for p in self._parameters if p.grad is not None]
+        return torch.stack(known).any() if known else None
+
 
 def _mark(parameter: Tensor) -> Mark:
     grad = parameter.grad
@@ -96,3 +110,9 @@ def _mark(parameter: Tensor) -> Mark:
         return None
     place = grad.data_ptr() if grad.layout == torch.strided else id(grad)
     return place, version_of(grad)
+
+
+def _not_zero(grad: Tensor) -> Tensor:
+    """Return whether an entry of a gradient is not 0, without waiting for the device."""
+    grad = grad.detach()
+    return (grad.coalesce().values() if grad.is_sparse else grad).any()

@@ -180,7 +180,7 @@ class LoopReader:
         loss: Loss | None = None
         self.backwards += 1
         for track in self.tracks:
-            if track.clearing.after_backward():
+            if track.clearing.after_backward(sampled=self._due):
                 loss = self.losses.of(tensors) if loss is None else loss
                 if loss is not None:
                     track.losses.append(loss)
