@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not os.environ.get("ETUDE_TEST_GPU"):  # the laws are stated of the CPU; tests/gpu has its own
@@ -37,8 +36,7 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def leave_out_of_collections_what_stays() -> Iterator[None]:
+def leave_out_of_collections_what_stays() -> None:
     """Exempt from garbage collection what was there before a file, such as imported libraries."""
     gc.collect()
     gc.freeze()
-    yield
