@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 TRAIN = ["train", "digits-mlp", "--steps", "600", "--set", "clip_norm=1.0"]
 TUNE = ["tune", "digits-mlp", "--steps", "240", "--budget", "1.5"]
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds after which a process that should have come somewhere has not."""
 
 
