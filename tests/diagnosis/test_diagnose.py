@@ -118,6 +118,7 @@ def test_every_symptom_that_a_remedy_can_mend_has_suspects() -> None:
     assert stated(found) == ()
 
 
+@pytest.mark.slow
 def test_overfitting_is_stated_with_numbers_that_the_run_has() -> None:
     noisy = Task(
         lambda: mlp(6, 64, 64, 2), points(768, flips=0.3), loss=cross_entropy, name="noisy"

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from etude import Recipe, Task
 
 Case = Callable[[], tuple[Task, Recipe]]
-UPDATES = 100
+UPDATES = 40
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:

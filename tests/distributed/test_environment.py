@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from etude.cli.program import app
 from etude.distributed.environment import ProcessPlace
 from etude.distributed.failures import Failure, is_lost
 from etude.distributed.joining import check_devices, join
@@ -149,16 +151,6 @@ def test_failures_keep_their_class():
     assert not is_lost(TaskError("the loss failed"))
 
 
-def run(arguments: list[str], **variables: str) -> tuple[int, str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **variables}
-    done = subprocess.run(
-        [sys.executable, "-m", "etude", *arguments],
-        capture_output=True, text=True, timeout=100, env=environment, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "variables", "match"),
     [
@@ -172,14 +164,17 @@ def run(arguments: list[str], **variables: str) -> tuple[int, str]:
     ],
 )
 def test_the_program_says_what_is_wrong(arguments, variables, match):
-    code, text = run(arguments, **variables)
-    assert code == 2
-    assert match in " ".join(text.split()), text
-    assert "Traceback" not in text
+    said = CliRunner(env=variables).invoke(app, arguments, catch_exceptions=False)
+    assert said.exit_code == 2
+    assert match in " ".join(said.output.split()), said.output
+    assert "Traceback" not in said.output
 
 
 @pytest.mark.slow
 def test_another_process_than_the_first_is_silent():
-    code, text = run(["grid", "digits-mlp"], **WHOLE)
-    assert code == 2
-    assert text == ""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **WHOLE}
+    done = subprocess.run(
+        [sys.executable, "-m", "etude", "grid", "digits-mlp"],
+        capture_output=True, text=True, timeout=300, env=environment, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")

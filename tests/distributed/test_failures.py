@@ -113,14 +113,18 @@ def test_one_message_and_an_end(capfd, monkeypatch, name, parts):
     assert len([line for line in text.splitlines() if line.startswith("FAILED")]) == 1, text
 
 
-def test_the_launcher_ends_processes_that_do_not_end_themselves(monkeypatch):
+def test_the_launcher_ends_processes_that_do_not_end_themselves(tmp_path, monkeypatch):
     monkeypatch.setattr("etude.distributed.launcher.GRACE", 0.5)
     said: list[str] = []
-    code = "import os, sys, time\nif os.environ['RANK'] == '1': sys.exit(7)\ntime.sleep(60)"
-    began = time.monotonic()
+    code = (
+        "import os, pathlib, sys, time\n"
+        f"place = pathlib.Path({str(tmp_path)!r})\n"
+        "if os.environ['RANK'] == '1': sys.exit(7)\n"
+        "time.sleep(60)\n(place / 'ended itself').touch()"
+    )
     assert launch([sys.executable, "-c", code], 2, say=said.append) == 1
     assert said == ["process 1 of 2 ended with exit code 7"]
-    assert time.monotonic() - began < 20
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_first_process_is_named(monkeypatch):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = ("digits-mlp", "--nproc", "2", "--steps", "400", "--seed", "1")
+OPTIONS = ("digits-mlp", "--nproc", "2", "--steps", "200", "--seed", "1")
 
 pytestmark = pytest.mark.slow
 
@@ -41,11 +41,18 @@ def checkpoints(folder: Path) -> int:
     return len(list((folder / "checkpoints").glob("*"))) if folder.exists() else 0
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_is_started_again_to_the_same_weights(tmp_path, rank):
-    undisturbed = begin(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The weights of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("killed") / "whole"
+    undisturbed = begin(folder)
     said, _ = undisturbed.communicate(timeout=300)
     assert undisturbed.returncode == 0, said
+    return weights(folder)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_is_started_again_to_the_same_weights(tmp_path, whole, rank):
     run = begin(tmp_path / "killed", "--restarts", "1")
     while checkpoints(tmp_path / "killed") < 2 and run.poll() is None:
         time.sleep(0.05)
@@ -54,7 +61,7 @@ def test_a_killed_process_is_started_again_to_the_same_weights(tmp_path, rank):
     trainers[rank].send_signal(signal.SIGKILL)
     said, _ = run.communicate(timeout=300)
     assert run.returncode == 0, said
-    assert torch.equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    assert torch.equal(weights(tmp_path / "killed"), whole)
     assert not [one for one in trainers if one.is_running()]
 
 

@@ -72,7 +72,7 @@ def test_results_decide_what_is_proposed_after_the_first_rounds(sampler):
 
 
 def test_the_second_round_depends_on_the_results_of_the_first(run):
-    short, long = run(trials=20), run(trials=20, steps=30, at="long")
+    short, long = (run(trials=20, seeds=0, steps=steps, at=str(steps)) for steps in (3, 30))
     assert rates(short)[:16] == rates(long)[:16]
     assert rates(short)[16:] != rates(long)[16:]
 

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -75,7 +76,9 @@ def test_metric_reads_the_validation_data(name):
     model = task.build().eval()
     with torch.no_grad():
         _, output, target = task.forward(model, task.valid.take(torch.arange(20)))
-    assert isinstance(task.metric.finish(task.metric.sums(output, target).tolist()), float)
+    value = task.metric.value(task.metric.sums(output, target).tolist())
+    assert isinstance(value, float)
+    assert math.isfinite(value)
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row.name)
@@ -172,7 +175,7 @@ def test_the_table_loads_without_torch():
         "heavy = {'torch', 'sklearn', 'numpy', 'datasets'} & set(sys.modules); "
         "assert names and not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_the_room_offers_its_names():

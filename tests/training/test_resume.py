@@ -44,7 +44,7 @@ def loader() -> DataLoader:
     return DataLoader(Augmented(), batch_size=8, shuffle=True, generator=generator)
 
 
-STEPS = 17
+STEPS = 13
 BASE = Recipe(optimizer="adamw", lr=0.05, steps=STEPS, batch_size=8, seed=5)
 SGD = {"name": "sgd", "momentum": 0.9, "nesterov": True}
 CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {

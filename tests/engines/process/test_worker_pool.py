@@ -110,7 +110,7 @@ class TestStaying:
         path = tmp_path / "script.py"
         path.write_text(textwrap.dedent(script))
         done = subprocess.run(
-            [sys.executable, str(path)], capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, str(path)], capture_output=True, text=True, timeout=120, check=True
         )
         pids = [int(word) for word in done.stdout.split()]
         assert len(pids) == 2

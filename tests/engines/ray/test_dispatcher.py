@@ -2,6 +2,7 @@
 
 import itertools
 import types
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -95,6 +96,7 @@ def dispatched(ray, ours, request, *, keep=0.0, width=2, alive=1):
     RayDispatcher(FakeCluster(ray, alive), ray, common, ours, keep, lambda: width, request).work()
 
 
+@cache
 def by_the_loop(until=None):
     theirs = runs()
     LoopEngine().advance(theirs, AdvanceRequest(until, evaluation_steps=quarters))

@@ -3,7 +3,7 @@
 import copy
 import math
 import warnings
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import pytest
 import torch
@@ -135,7 +135,8 @@ class Holder(Net):
 
 
 def test_objects_among_the_hyperparameters():  # 21757
-    assert find(made(Holder), num_training=40).suggestion() is not None
+    found = find(made(Holder), num_training=40)
+    assert found.results == find(made(), num_training=40).results
 
 
 class Breaks(Net):
@@ -182,8 +183,16 @@ def test_groups_keep_their_proportion():
             parts[1]["lr"] = 10 * self.hparams.lr
             return torch.optim.SGD(parts, lr=self.hparams.lr)
 
-    found = find(made(Groups), num_training=40)
-    assert found.suggestion() is not None
+    module, batches = made(Groups), cycle(loader())
+    ramp = find(module, data=loader(), num_training=40, update_attr=False).ramps[0]
+    optimizer = module.configure_optimizers()
+    for lr, expected in zip(ramp.lrs, ramp.losses, strict=True):
+        optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = lr / 10, lr
+        optimizer.zero_grad()
+        loss = module.loss(next(batches))
+        loss.backward()
+        optimizer.step()
+        assert expected == pytest.approx(loss.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize(

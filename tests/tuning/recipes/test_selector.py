@@ -50,6 +50,7 @@ def test_every_recipe_that_is_tried_lies_in_the_space():
     assert best.recipe.replace(lr=1.0, steps=64) == recipe.replace(lr=1.0, steps=64)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
     st.floats(1.5, 6),
@@ -61,6 +62,15 @@ def test_every_recipe_that_is_tried_lies_in_the_space():
 def test_every_batch_size_sees_as_many_samples_and_the_cost_stays_within_the_budget(
     budget, steps, sizes, ranged, folds
 ):
+    check_samples_and_cost(budget, steps, sizes, ranged, folds)
+
+
+@pytest.mark.parametrize(("sizes", "folds"), [([4, 24], 1), ([40], 2)])
+def test_batch_sizes_see_as_many_samples_within_the_budget(sizes, folds):
+    check_samples_and_cost(1.75, 21, sizes, True, folds)
+
+
+def check_samples_and_cost(budget, steps, sizes, ranged, folds):
     over: dict[str, Any] = {"batch_size": sizes}
     if ranged:
         over["clip_norm"] = (0.1, 10.0)
