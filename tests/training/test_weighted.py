@@ -18,6 +18,7 @@ from etude.engines.loop import LoopEngine
 from etude.engines.vmap.engine import VmapEngine
 from etude.errors import TaskError
 from etude.record import Evaluation, Record
+from etude.training.evaluation.evaluate import evaluate
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.trials.score import mean
@@ -214,3 +215,49 @@ def test_a_weight_outlives_the_folder(tmp_path):
     again = Record.load(tmp_path / "run")
     assert [e.weight for e in again.evaluations] == [e.weight for e in record.evaluations]
     assert math.isfinite(again.evaluations[-1].weight)
+
+
+def two_heads(o: Tensor, t: Tensor) -> Tensor:
+    """The sum of two means, the second one over the labels that are not missing."""
+    return F.cross_entropy(o[..., :2], t[:, 0]) + 0.5 * F.cross_entropy(o[..., 2:], t[:, 1])
+
+
+def labels(rows: int, missing: int) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(3)
+    targets = torch.randint(2, (rows, 2), generator=g)
+    targets[torch.randperm(rows, generator=g)[:missing], 1] = -100
+    return torch.randn(rows, 4, generator=g), targets
+
+
+@pytest.mark.parametrize("missing", [0, 5, 33, 39])
+def test_the_validation_loss_of_two_heads_is_that_of_all_labels(missing):
+    x, t = labels(40, missing)
+    model = nn.Linear(4, 4)
+    task = Task(model, labels(40, 0), valid=(x, t), loss=two_heads)
+    whole = two_heads(model(x), t).item()
+    found = evaluate(task, model)
+    assert found.loss == pytest.approx(whole, rel=1e-6)
+    assert mean([found]).loss == pytest.approx(whole, rel=1e-6)
+    if missing:  # else the slices' own means are kept
+        assert sum(found.parts) / len(found.parts) == pytest.approx(whole, rel=1e-6)
+    t[:, 1] = -100
+    nothing = Task(model, labels(40, 0), valid=(x, t), loss=two_heads)
+    assert math.isnan(evaluate(nothing, model).loss)
+
+
+def test_a_batch_of_unknown_weight_counts_as_the_ones_beside_it():
+    x, t = labels(8, 0)
+    for start in (0, 4):  # the batch of unknown weight comes first, or last
+        own = t.clone()
+        own[start : start + 3, 1] = -100
+        model = nn.Linear(4, 4, bias=False)
+        batches = DataLoader(TensorDataset(x, own), batch_size=4)
+        task = Task(model, batches, valid=(x, t), loss=two_heads)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            record = train(task, ONE.replace(lr=1.0, steps=1, batch_size=4, accumulate=2))
+        loss = (two_heads(model(x[:4]), own[:4]) + two_heads(model(x[4:]), own[4:])) / 2
+        loss.backward()
+        assert record.series["loss"][0] == pytest.approx(loss.item(), rel=1e-6)
+        moved = model.weight.detach() - record.model.weight.detach()
+        assert torch.allclose(moved, model.weight.grad, rtol=1e-5, atol=1e-7)

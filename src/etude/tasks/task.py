@@ -23,13 +23,13 @@ from etude.tasks.sources.data import Batch, Data, IndexedData, IterableData, Loa
 from etude.tasks.sources.nested import mapped, tensors_of
 from etude.tasks.turns import check_reach, takes_turns, turns
 
-Call = Callable[..., tuple[Any, Any]]
-"""How a loss is called, with its arguments: returns the loss, and the weight of its mean if that
-was looked for."""
+Call = Callable[..., tuple[Any, Any, Any]]
+"""How a loss is called, with its arguments: returns the loss, and the weight of its mean and its
+terms if they were looked for."""
 
 
-def _without_weight(loss: Callable[..., Any], *args: Any) -> tuple[Any, None]:
-    return loss(*args), None
+def _without_weight(loss: Callable[..., Any], *args: Any) -> tuple[Any, None, tuple[()]]:
+    return loss(*args), None, ()
 
 
 _with_weight: Call = weighed
@@ -265,10 +265,10 @@ class Task:
             total = torch.stack([loss.mean for _, loss in self.turns(model, batch)]).sum()
             return WeightedLoss(total)
         try:
-            loss, weight = call(step, model, batch)
+            loss, weight, terms = call(step, model, batch)
         except Exception as error:
             raise TaskError(f"step failed on {describe(batch)}: {error}{where(error)}") from error
-        return as_loss(loss, "step", weight=weight)
+        return as_loss(loss, "step", weight=weight, terms=terms)
 
     def compare(self, output: Any, target: Any, call: Call = _with_weight) -> WeightedLoss:
         """Return the loss of an output, together with its weight.
@@ -280,13 +280,13 @@ class Task:
         assert loss is not None
         name = getattr(loss, "__name__", type(loss).__name__)
         try:
-            found, weight = call(loss, output, widened(target))
+            found, weight, terms = call(loss, output, widened(target))
         except Exception as error:
             raise TaskError(
                 f"the model's output {describe(output)} does not fit the loss {name} with "
                 f"targets {describe(target)}: {error}{where(error)}"
             ) from error
-        return as_loss(found, name, weight=weight)
+        return as_loss(found, name, weight=weight, terms=terms)
 
     @property
     def metric_name(self) -> str | None:

@@ -88,6 +88,8 @@ class BatchedEvaluation:
             loss = task.compare(output, target)
             if isinstance(loss.weight, Tensor):
                 return output, loss.mean, loss.weight
+            if loss.weight is None and loss.terms:
+                raise UnstackedError
             numbers.append(loss.weight)
             return output, loss.mean
 

@@ -25,16 +25,26 @@ Weigh = Callable[[], "float | Tensor | None"]
 
 
 @dataclass(frozen=True)
+class _Term:
+    """A mean in a sum of means: a number times the mean, and the mean's weight."""
+
+    mean: Tensor
+    weight: Weigh
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class _Tag:
     """Tags a scalar as a mean over a weight, or as a sum.
 
     `recompute` computes the mean with a divisor that is never 0, so that its gradient is not NaN;
-    None if the gradient is finite anyway.
+    None if the gradient is finite anyway. `terms` are the means that were added up.
     """
 
     tensor: Tensor
     weight: Weigh | None
     recompute: Callable[[], Tensor] | None = None
+    terms: tuple[_Term, ...] = ()
 
     @property
     def is_sum(self) -> bool:
@@ -89,6 +99,17 @@ class Scales(TorchFunctionMode):
         weight = tag.weight()
         return weight.detach() if isinstance(weight, Tensor) else weight
 
+    def terms(self, result: Any) -> tuple[tuple[Tensor, float | Tensor], ...]:
+        """Return the means whose sum is a result, each with its divisor; empty if not known."""
+        tag = self._tag(result)
+        found = []
+        for term in () if tag is None else tag.terms:
+            if (weight := term.weight()) is None:
+                return ()
+            known = weight.detach() if isinstance(weight, Tensor) else weight
+            found.append((term.mean.detach().reshape(()) * term.factor, known))
+        return tuple(found)
+
     def with_finite_gradient(self, result: Any) -> Any:
         """Return the result, computed a second time if its gradient would be NaN otherwise."""
         tag = self._tag(result)
@@ -101,10 +122,14 @@ class Scales(TorchFunctionMode):
         return tag if tag is not None and tag.tensor is value else None
 
     def _set(
-        self, result: Tensor, weight: Weigh | None, recompute: Callable[[], Tensor] | None = None
+        self,
+        result: Tensor,
+        weight: Weigh | None,
+        recompute: Callable[[], Tensor] | None = None,
+        terms: tuple[_Term, ...] = (),
     ) -> None:
         if result.numel() == 1:
-            self._tags[id(result)] = _Tag(result, weight, recompute)
+            self._tags[id(result)] = _Tag(result, weight, recompute, terms)
 
     def known_loss(self, result: Tensor, rule: Weigh, reduction: str) -> None:
         """Tag a loss of torch."""
@@ -168,11 +193,17 @@ class Scales(TorchFunctionMode):
         """Copy a tag to the same value in another type or shape, or with the opposite sign."""
         source = _input_of(args, kwargs)
         if (tag := self._tag(source)) is not None:
-            self._set(result, tag.weight)
+            self._set(result, tag.weight, terms=tag.terms)
         if (over := self._divided(source)) is not None:
             self._over[id(result)] = (result, over)
         if result.numel() == 1 and (bare := self._bare.get(id(source))) is not None:
             self._bare[id(result)] = (result, bare[1])
+
+    def negated(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Copy a tag to the value with the opposite sign."""
+        self.same(result, args, kwargs)
+        if (tag := self._tag(result)) is not None and tag.terms:
+            self._set(result, tag.weight, terms=_times(tag.terms, -1.0))
 
     def bounded(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Record a divisor as it was before a bound kept it away from 0."""
@@ -189,7 +220,7 @@ class Scales(TorchFunctionMode):
             if tag is not None and _is_number(factor):
                 inner = tag.recompute
                 recompute = None if inner is None else partial(_scaled, inner, factor)
-                self._set(result, tag.weight, recompute)
+                self._set(result, tag.weight, recompute, _times(tag.terms, factor))
         over = [d for d in map(self._divided, (first, second)) if d is not None]
         if len(over) == 1 and result.numel() > 1:
             self._over[id(result)] = (result, over[0])
@@ -201,7 +232,7 @@ class Scales(TorchFunctionMode):
             if self._is_zero(zero) and (tag := self._tag(rest)) is not None:
                 if tag.is_sum:  # the sum may be used as a divisor, and adding 0 does not bound it
                     self.bounded(result, (rest,), {})
-                return self._set(result, tag.weight)
+                return self._set(result, tag.weight, terms=tag.terms)
         tags = self._tag(first), self._tag(second)
         if tags[0] is not None and tags[1] is not None:
             self._sum_of(result, tags[0], tags[1])
@@ -211,6 +242,16 @@ class Scales(TorchFunctionMode):
             self._set(result, tag.weight)
         if tag is not None and tag.is_sum and _is_number(rest) and 0 <= rest < 1e-2:
             self.bounded(result, args, kwargs)  # a divisor that was kept away from 0
+
+    def plus(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A sum of means over different numbers is known by its terms."""
+        tags = [self._tag(value) for value in _operands(args, kwargs)]
+        self.add(result, args, kwargs)
+        first, second = tags
+        if first is None or second is None or len(args) > 2 or kwargs.get("alpha", 1) != 1:
+            return
+        if (sums := self._tag(result)) is not None and not sums.is_sum:
+            self._set(result, sums.weight, sums.recompute, (*_terms(first), *_terms(second)))
 
     def _sum_of(self, result: Tensor, first: _Tag, second: _Tag) -> None:
         if first.weight is None or second.weight is None:
@@ -267,7 +308,8 @@ class Scales(TorchFunctionMode):
             recompute = None
             if inner_mean is not None and divisor != 0:
                 recompute = partial(_scaled, inner_mean, 1 / divisor)
-            self._set(result, tag.weight, recompute)
+            terms = _times(tag.terms, 1 / divisor) if divisor else ()
+            self._set(result, tag.weight, recompute, terms)
         elif _is_constant(divisor) and (share := self._tag(divisor)) and not share.is_sum:
             # mean(loss · mask) / mean(mask)
             inner = tag.weight
@@ -309,6 +351,15 @@ def _operands(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, An
 
 def _scaled(mean: Callable[[], Tensor], factor: float) -> Tensor:
     return mean() * factor
+
+
+def _terms(tag: _Tag) -> tuple[_Term, ...]:
+    """Return the means that were added up to a mean: itself, if it is no sum of several."""
+    return tag.terms or (() if tag.weight is None else (_Term(tag.tensor, tag.weight),))
+
+
+def _times(terms: tuple[_Term, ...], factor: float) -> tuple[_Term, ...]:
+    return tuple(replace(term, factor=term.factor * factor) for term in terms)
 
 
 def _is_number(value: Any) -> bool:
@@ -377,12 +428,13 @@ def _rules() -> Mapping[Any, Rule]:
         (Scales.zero, ("zeros", "zeros_like", "new_zeros")),
         (Scales.number, ("tensor", "scalar_tensor")),
         (Scales.same, ("float", "double", "to", "type", "reshape", "view", "view_as", "squeeze")),
-        (Scales.same, ("neg", "negative", "__neg__", "detach", "contiguous", "flatten", "clone")),
+        (Scales.same, ("detach", "contiguous", "flatten", "clone")),
+        (Scales.negated, ("neg", "negative", "__neg__")),
         (Scales.bounded, ("clamp_min", "clamp", "clip", "maximum", "max")),
         (Scales.bounded, ("clamp_min_", "clamp_", "clip_")),
         (Scales.scale, ("mul", "multiply", "__mul__", "__rmul__", "mul_", "multiply_")),
-        (Scales.add, ("add", "__add__", "__radd__", "sub", "__sub__", "__rsub__", "rsub")),
-        (Scales.add, ("add_", "sub_", "subtract", "subtract_")),
+        (Scales.plus, ("add", "__add__", "__radd__", "add_", "__iadd__")),
+        (Scales.add, ("sub", "__sub__", "__rsub__", "rsub", "sub_", "subtract", "subtract_")),
         (Scales.divide, ("div", "divide", "true_divide", "__truediv__", "__div__")),
         (Scales.divide, ("div_", "divide_", "true_divide_")),
         (Scales.inverse, ("reciprocal", "__rtruediv__", "__rdiv__")),

@@ -29,6 +29,8 @@ class WeightedLoss:
             counts.
         weight: The divisor of the sum: the number of targets that count, or the sum of their
             weights. A number, or a scalar tensor without graph; None if it is not known.
+        terms: Of a sum of means, such as the losses of two heads: each mean, without graph, with
+            its weight. Empty if it is none, or if they are not known.
 
     >>> WeightedLoss.of_pair(torch.tensor(6.0), 4).mean
     tensor(1.5000)
@@ -36,6 +38,7 @@ class WeightedLoss:
 
     mean: Tensor
     weight: Weight | None = None
+    terms: tuple[tuple[Tensor, Weight], ...] = ()
 
     @classmethod
     def of_pair(cls, total: Any, weight: Any) -> WeightedLoss:
@@ -84,14 +87,18 @@ class WeightedLoss:
         return self
 
 
-def weighed(call: Callable[..., Any], *args: Any) -> tuple[Any, Weight | None]:
+Terms = tuple[tuple[Tensor, Weight], ...]
+
+
+def weighed(call: Callable[..., Any], *args: Any) -> tuple[Any, Weight | None, Terms]:
     """Call a loss and find its weight: the divisor of its mean.
 
     The weight is found if the last operations of the loss are a mean, a sum divided by a count or
     by a sum of weights, or a loss of torch with reduction='mean', optionally scaled by a number.
 
     Returns:
-        The value of the loss, and its weight; None if the weight was not found.
+        The value of the loss; its weight, None if it was not found; and the means with their
+        weights whose sum it is, if they are several.
 
     >>> from torch.nn import functional as F
     >>> scores, labels = torch.zeros(3, 2), torch.tensor([0, -100, 1])
@@ -102,7 +109,10 @@ def weighed(call: Callable[..., Any], *args: Any) -> tuple[Any, Weight | None]:
     with scales:
         result = loss_in(call(*args))
     weight = scales.weight(result)
-    return scales.with_finite_gradient(result) if isinstance(weight, Tensor) else result, weight
+    terms = scales.terms(result)
+    if isinstance(weight, Tensor):
+        result = scales.with_finite_gradient(result)
+    return result, weight, terms
 
 
 def loss_in(result: Any) -> Any:
@@ -115,7 +125,11 @@ def loss_in(result: Any) -> Any:
 
 
 def as_loss(
-    loss: Any, name: str, verb: str = "return", weight: Weight | None = None
+    loss: Any,
+    name: str,
+    verb: str = "return",
+    weight: Weight | None = None,
+    terms: Terms = (),
 ) -> WeightedLoss:
     """Convert the return value of a loss or a step to a WeightedLoss.
 
@@ -124,13 +138,14 @@ def as_loss(
         name: The name of the loss or step, for error messages.
         verb: 'return' or 'yield'.
         weight: The weight that was found for a scalar.
+        terms: The means whose sum it was found to be.
 
     Raises:
         TaskError: If it is anything else.
     """
     loss = loss_in(loss)
     if isinstance(loss, Tensor) and loss.ndim == 0:
-        return WeightedLoss(loss, weight)
+        return WeightedLoss(loss, weight, terms)
     if isinstance(loss, tuple) and len(loss) == 2:
         try:
             return WeightedLoss.of_pair(*loss)
@@ -155,7 +170,7 @@ def as_loss(
             "and its weight"
         )
     if loss.numel() == 1:
-        return WeightedLoss(loss.reshape(()), weight)
+        return WeightedLoss(loss.reshape(()), weight, terms)
     raise TaskError(
         f"{name} {verb}ed a tensor of shape {tuple(loss.shape)}: a loss is one number; "
         "average it, for instance with .mean()"

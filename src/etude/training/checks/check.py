@@ -70,7 +70,7 @@ def check(state: RunState) -> int:
         if parts:
             _warn_of_idle_parts(model, parts)
         elif math.isfinite(loss):
-            warn_of_unequal_parts(task, model, batch)
+            warn_of_unequal_parts(task, model, batch, accumulates=state.recipe.accumulate > 1)
         _check_all_rows(task, model, batch)
     return suitable_threads(work)
 

@@ -15,11 +15,15 @@ from etude.tasks.sources.data import Batch
 from etude.tasks.task import Task
 from etude.training.state.snapshot import buffers_kept
 
+PUT_TOGETHER = "Slices of the validation data and accumulated batches"
+
 ROUNDING = 1e-3
 """The largest relative difference that may be roundoff."""
 
 
-def warn_of_unequal_parts(task: Task, model: nn.Module, batch: Batch) -> None:
+def warn_of_unequal_parts(
+    task: Task, model: nn.Module, batch: Batch, *, accumulates: bool = True
+) -> None:
     """Compare the loss of a batch with the mean of its halves' losses, and warn if they differ.
 
     Only a loss of (output, target) is checked, if its weight is unknown and it draws no random
@@ -30,13 +34,17 @@ def warn_of_unequal_parts(task: Task, model: nn.Module, batch: Batch) -> None:
         task: The task with the loss.
         model: The network.
         batch: A batch.
+        accumulates: Whether an update has several batches. The validation loss is right without
+            a weight if the loss is a sum of means whose weights are known.
     """
     if task.step is not None:
         return
     with random_state_kept(0), buffers_kept(model):
         try:
             loss, output, target = task.weighed(model, batch)
-            if loss.weight is not None or (rows := _rows(output, target)) < 2:
+            if loss.weight is not None or (loss.terms and not accumulates):
+                return
+            if (rows := _rows(output, target)) < 2:
                 return
             middle = rows // 2
             with torch.no_grad():
@@ -49,11 +57,12 @@ def warn_of_unequal_parts(task: Task, model: nn.Module, batch: Batch) -> None:
     drawn = whole != again
     if drawn or not math.isfinite(whole) or math.isclose(whole, parts, rel_tol=ROUNDING):
         return
+    by_samples = "Accumulated batches" if loss.terms else PUT_TOGETHER
     warnings.warn(
         f"the loss of the first batch is {whole:.4g}, and the mean of its halves' losses "
-        f"{parts:.4g}: it is no mean over the samples, or samples weigh differently in it. Slices "
-        "of the validation data and accumulated batches are put together by their numbers of "
-        "samples; if that is wrong, return (sum, weight) in place of the mean, see docs/tasks.md",
+        f"{parts:.4g}: it is no mean over the samples, or samples weigh differently in it. "
+        f"{by_samples} are put together by their numbers of samples; if that is wrong, return "
+        "(sum, weight) in place of the mean, see docs/tasks.md",
         stacklevel=6,
     )
 

@@ -16,7 +16,7 @@ from etude.errors import EtudeError, TaskError, where
 from etude.randomness import random_state_kept
 from etude.record import Evaluation
 from etude.tasks.collect import Collector
-from etude.tasks.loss.weighted import WeightedLoss
+from etude.tasks.loss.weighted import Terms, WeightedLoss
 from etude.tasks.metrics import AnyMetric
 from etude.tasks.sources.data import Batch
 from etude.tasks.sources.shards import Shard
@@ -127,6 +127,10 @@ def together(
         L = Σ_s w_s L_s / Σ_s w_s
 
     If the weights are proportional to the numbers of samples, or unknown, those numbers are used.
+    A loss that is a sum of means over different numbers of targets, such as those of two heads, is
+    put together mean by mean:
+
+        L = Σ_k Σ_s w_sk L_sk / Σ_s w_sk
 
     Args:
         losses: The loss of each slice.
@@ -134,6 +138,9 @@ def together(
     """
     means = torch.stack([loss.mean.double() for loss in losses]).tolist()
     known = [loss.weight for loss in losses if loss.weight is not None]
+    number = len(losses[0].terms)
+    if len(known) < len(losses) and number and all(len(loss.terms) == number for loss in losses):
+        return _by_terms([loss.terms for loss in losses])
     weights = [float(weight) for weight in known] if len(known) == len(losses) else []
     total = math.fsum(weights) if weights else None
     first = (weights[0], counts[0]) if weights else (0.0, 1)
@@ -146,6 +153,16 @@ def together(
     middle = math.fsum(weights) / len(weights)
     parts = tuple(m * (w / middle) for m, w in zip(means, weights, strict=True))
     return _mean(means, weights), parts, total
+
+
+def _by_terms(slices: Sequence[Terms]) -> tuple[float, tuple[float, ...], None]:
+    """Return what `together` does, for sums of means: each mean over all slices, then the sum."""
+    found = [
+        together([WeightedLoss(mean, weight) for mean, weight in terms], [1] * len(terms))
+        for terms in zip(*slices, strict=True)
+    ]
+    wholes, parts, _ = zip(*found, strict=True)
+    return sum(wholes), tuple(map(sum, zip(*parts, strict=True))), None
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:

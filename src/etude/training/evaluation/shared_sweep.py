@@ -96,5 +96,8 @@ class SharedSweep:
 
 
 def _on_cpu(loss: WeightedLoss) -> WeightedLoss:
-    weight = loss.weight.cpu() if isinstance(loss.weight, Tensor) else loss.weight
-    return WeightedLoss(loss.mean.cpu(), weight)
+    def moved(value: Any) -> Any:
+        return value.cpu() if isinstance(value, Tensor) else value
+
+    terms = tuple((mean.cpu(), moved(weight)) for mean, weight in loss.terms)
+    return WeightedLoss(loss.mean.cpu(), moved(loss.weight), terms)

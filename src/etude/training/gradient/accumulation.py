@@ -19,8 +19,9 @@ class Accumulation:
 
     with L_b the loss of a batch and w_b its weight. A batch of weight 0 does not count, whatever
     its loss is, and an update of weight 0 has the loss 0 and the gradient 0. If the weights are
-    equal or unknown, this is exactly the mean over the batches. A penalty of the recipe is always
-    the mean over the batches.
+    equal or unknown, this is exactly the mean over the batches. A batch of unknown weight beside
+    known ones weighs as much as the mean of those before it, or as the first one after it. A
+    penalty of the recipe is always the mean over the batches.
 
     The total weight is known only after the last backward pass: each batch is first weighted
     relative to the first one, and the gradient is rescaled at the end.
@@ -48,6 +49,10 @@ class Accumulation:
         self._sums: dict[str, Tensor] = {}
         self._reference: Weight | None = None
         self._total: Weight = 0.0
+        self._sum: Weight = 0.0  # of known weights
+        self._known: Weight = 0.0  # how many of them are above 0
+        self._counts = False  # whether one of them may be
+        self._unknown = 0
         self._fixed: list[Tensor | None] = []
         self._idle: Tensor | None = None
 
@@ -101,7 +106,7 @@ class Accumulation:
 
     def _share(self, loss: WeightedLoss) -> Tensor:
         """Return a batch's loss times its weight relative to the first one, over `count`."""
-        weight = 1.0 if loss.weight is None else loss.weight
+        weight = self._weight(loss.weight)
         if self._reference is None:
             self._reference = positive(weight)
         self._total = self._total + weight
@@ -110,6 +115,19 @@ class Accumulation:
         if self.joint is not None and not isinstance(weight, Tensor) and weight == 0:
             return loss.mean * 0  # with its graph, because other processes wait
         return loss.times(weight / self._reference * (1 / self.count))
+
+    def _weight(self, found: Weight | None) -> Weight:
+        """Return the weight of a batch; of one of unknown weight, see the class."""
+        if found is None:
+            self._unknown += 1
+            return self._sum / positive(self._known) if self._counts else 1.0
+        if not self._counts and (isinstance(found, Tensor) or found > 0):
+            self._counts = True
+            if self._unknown:  # they were counted as 1 each, and weigh as much as this one
+                self._reference, self._total = positive(found), found * self._unknown
+        self._sum = self._sum + found
+        self._known = self._known + (found > 0)
+        return found
 
     def _keep(self, penalty: Tensor) -> None:
         """Keep the gradient of a penalty, which must not be weighted with the loss."""
