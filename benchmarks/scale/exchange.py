@@ -2,11 +2,11 @@
 
     python -m benchmarks.scale exchange
 
-Each is tried at the task's own rate and at a rate that is tuned for it: multiples of the task's own
-are tried with the first seed, further ones while the best is the first or the last; then the two
-best with all seeds, and the lowest mean loss decides. Whole gradients are tuned on the same grid,
-all of it with all seeds. Bytes are counted at the collectives of one process. The loss cost is the
-validation loss at the end minus that with whole gradients, of the same seed and tuned too, as a
+Each is tried at three rates: the task's own, the one that is tuned for whole gradients, and the one
+that is tuned for it. Tuned is the multiple of the task's rate with the lowest mean loss over the
+seeds, among steps of two; they are tried until the best has a worse one on both sides. Bytes are
+counted at the collectives of one process. The loss cost is the validation loss at the end minus
+that with whole gradients, of the same seed, at their own tuned rate in the last two cases, as a
 share of the latter's drop. The results go to benchmarks/results/scale_exchange.json and .md; what
 the former holds is not measured again, and a benchmark that is interrupted goes on there. `--page`
 writes the page of what is there.
@@ -43,14 +43,9 @@ METHODS = (
     "powersgd(rank=2, start=2)", "fp16", "bf16", "powersgd(start=2)",
 )  # fmt: skip
 SEEDS, PROCESSES = (0, 1, 2), 2
-GRID = (1.0, 2.0, 4.0)
-"""Multiples of the task's own rate; the next ones below and above are tried where needed."""
-
-FINALS = 2
-"""How many multiples are tried with all seeds, those that are best with the first one; of whole
-gradients all are."""
-
-SPACING, BOUNDS = 2.0, (1 / 16, 64.0)
+FIRST, STEP, BOUNDS = 4.0, 2.0, (1 / 16, 64.0)
+"""The first multiple of a task's rate that is tried for whole gradients, the factor between two
+neighbours, and the smallest and largest multiple."""
 
 Row = dict[str, Any]
 
@@ -143,69 +138,68 @@ def read(target: Path) -> list[Row]:
 def next_job(rows: list[Row]) -> Job | None:
     """Return the first run that has not been measured, given those that have."""
     known = {tuple(row[name] for name in Job._fields) for row in rows}
-    pairs = [(m, t) for group in (METHODS[:3], METHODS[3:]) for t in TASKS for m in group]
-    for method, task in pairs:
-        if missing := [job for job in wanted(rows, task, method) if job not in known]:
-            return missing[0]
-    own = [Job(task, method, seed, 1.0) for method, task in pairs for seed in SEEDS]
-    return next((job for job in own if job not in known), None)
+    for task, method, factor in wanted(rows):
+        for seed in SEEDS:
+            if (job := Job(task, method, seed, factor)) not in known:
+                return job
+    return None
 
 
-def wanted(rows: list[Row], task: str, method: str) -> list[Job]:
-    """Return the runs that tune a method on a task: the grid, then its best with all seeds."""
-    factors = grid(losses(rows, task, method))
-    jobs = [Job(task, method, SEEDS[0], factor) for factor in factors]
-    found = finals(rows, task, method)
-    return [*jobs, *(Job(task, method, seed, f) for f in found for seed in SEEDS)]
+def wanted(rows: list[Row]) -> Iterator[tuple[str, str, float]]:
+    """Yield (task, method, multiple of the rate) in the order in which they are measured."""
+    main, others = METHODS[:3], METHODS[3:]
+    for task in TASKS:
+        for method in main:
+            yield from tuning(rows, task, method)
+    for start in (lambda task: tuned(rows, task, WHOLE), lambda task: 1.0):
+        for task in TASKS:
+            for method in METHODS:
+                yield task, method, start(task) or FIRST
+    for method in others:
+        for task in TASKS:
+            yield from tuning(rows, task, method)
 
 
-def finals(rows: list[Row], task: str, method: str) -> list[float]:
-    """Return the multiples of the rate that are tried with all seeds; none before the grid."""
-    found = losses(rows, task, method)
-    done = set(grid(found)) <= set(found)
-    count = len(found) if method == WHOLE else FINALS
-    return sorted(found, key=found.__getitem__)[:count] if done else []
+def tuning(rows: list[Row], task: str, method: str) -> Iterator[tuple[str, str, float]]:
+    """Yield what tells the best rate of a method on a task, as far as it is known yet."""
+    first = tuned(rows, task, WHOLE) or FIRST
+    factor = next_factor(means(rows, task, method), first)
+    if factor is not None:
+        yield task, method, factor
 
 
-def losses(rows: list[Row], task: str, method: str) -> dict[float, float]:
-    """Return the loss at each multiple of the rate that was tried with the first seed, in order."""
-    found = {
-        row["factor"]: row["loss"]
-        for row in rows
-        if (row["task"], row["method"], row["seed"]) == (task, method, SEEDS[0])
-    }
-    return dict(sorted(found.items()))
+def next_factor(found: dict[float, float], first: float) -> float | None:
+    """Return the multiple to try next, given the losses at those that were; None at the end.
 
-
-def grid(found: dict[float, float]) -> tuple[float, ...]:
-    """Return the multiples of the rate to try, given the losses at those that were.
-
-    >>> grid({}), grid({1.0: 0.2, 2.0: 0.1, 4.0: 0.3})
-    ((1.0, 2.0, 4.0), (1.0, 2.0, 4.0))
-    >>> grid({1.0: 0.4, 2.0: 0.3, 4.0: 0.2})
-    (1.0, 2.0, 4.0, 8.0)
+    >>> next_factor({1.0: 0.5}, 4.0), next_factor({1.0: 0.5, 4.0: 0.3}, 4.0)
+    (4.0, 2.0)
+    >>> next_factor({2.0: 0.4, 4.0: 0.3}, 4.0), next_factor({2.0: 0.4, 4.0: 0.3, 8.0: 0.3}, 4.0)
+    (8.0, None)
     """
-    if not set(GRID) <= set(found):
-        return GRID
+    if first not in found:
+        return first
     best = min(found, key=found.__getitem__)
-    more = {
-        best * step for step, end in ((1 / SPACING, min(found)), (SPACING, max(found)))
-        if best == end
-    }  # fmt: skip
-    return tuple(sorted({*found, *(f for f in more if BOUNDS[0] <= f <= BOUNDS[1])}))
+    beside = [f for f in (best / STEP, best * STEP) if BOUNDS[0] <= f <= BOUNDS[1]]
+    return next((f for f in beside if f not in found), None)
+
+
+def means(rows: list[Row], task: str, method: str) -> dict[float, float]:
+    """Return the mean loss at each multiple of the rate that was tried with all seeds, in order."""
+    found: dict[float, list[float]] = {}
+    for row in rows:
+        if (row["task"], row["method"]) == (task, method):
+            found.setdefault(row["factor"], []).append(row["loss"])
+    whole = {f: statistics.mean(each) for f, each in found.items() if len(each) == len(SEEDS)}
+    return dict(sorted(whole.items()))
 
 
 def tuned(rows: list[Row], task: str, method: str) -> float | None:
-    """Return the multiple of the rate with the lowest mean loss; None before all was measured."""
-    known = {
-        (row["seed"], row["factor"]): row["loss"]
-        for row in rows
-        if (row["task"], row["method"]) == (task, method)
-    }
-    found = finals(rows, task, method)
-    if not found or any((seed, factor) not in known for seed in SEEDS for factor in found):
+    """Return the multiple of the rate with the lowest mean loss; None before it is known."""
+    found = means(rows, task, method)
+    first = FIRST if method == WHOLE else tuned(rows, task, WHOLE)
+    if first is None or next_factor(found, first) is not None:
         return None
-    return min(found, key=lambda f: statistics.mean(known[seed, f] for seed in SEEDS))
+    return min(found, key=found.__getitem__)
 
 
 # ---- the page ----------------------------------------------------------------------------------
@@ -241,7 +235,8 @@ class Line(NamedTuple):
         fewer: How many times fewer than with whole gradients.
         cpu_ms: Processor time of one process for an update.
         own: The loss costs at the task's own rate.
-        factor: The tuned rate, as a multiple of that; None before the grid is measured.
+        whole: The loss costs at the rate that is tuned for whole gradients.
+        factor: The rate that is tuned for the method, as a multiple; None before it is known.
         tuned: The loss costs at it.
         accuracy: The mean accuracy at it.
     """
@@ -252,6 +247,7 @@ class Line(NamedTuple):
     fewer: float
     cpu_ms: float
     own: list[float]
+    whole: list[float]
     factor: float | None
     tuned: list[float]
     accuracy: float
@@ -268,8 +264,8 @@ def summary(rows: list[Row]) -> Iterator[Line]:
             if not own or not whole:
                 continue
             factor = tuned(rows, task, method)
-            known = factor is not None and base is not None
             times = [row["cpu_ms"] for row in own if row["cpu_ms"] is not None]
+            reached = [row["accuracy"] for row in own if row["factor"] == factor]
             yield Line(
                 task,
                 method,
@@ -277,24 +273,29 @@ def summary(rows: list[Row]) -> Iterator[Line]:
                 fewer=whole[0]["bytes"] / own[0]["bytes"],
                 cpu_ms=statistics.median(times) if times else math.nan,
                 own=costs(rows, task, method, (1.0, 1.0)),
+                whole=[] if base is None else costs(rows, task, method, (base, base)),
                 factor=factor,
-                tuned=costs(rows, task, method, (factor, base)) if known else [],  # type: ignore[arg-type]
-                accuracy=statistics.mean(
-                    [row["accuracy"] for row in own if row["factor"] == factor] or [math.nan]
+                tuned=(
+                    []
+                    if base is None or factor is None
+                    else costs(rows, task, method, (factor, base))
                 ),
+                accuracy=statistics.mean(reached) if reached else math.nan,
             )
 
 
 def told(found: list[float]) -> str:
-    """Return loss costs in percent: the mean, and the range where there is one.
+    """Return loss costs in percent: the mean and the range, or the number of seeds if not all.
 
-    >>> told([0.001, 0.003]), told([0.002]), told([])
-    ('0.20 (0.10 to 0.30)', '0.20', '–')
+    >>> told([0.001, 0.002, 0.003]), told([0.002]), told([])
+    ('0.20 (0.10 to 0.30)', '0.20 (1 of 3 seeds)', '–')
     """
     if not found:
         return "–"
     mean = f"{100 * statistics.mean(found):.2f}"
-    return mean if len(found) == 1 else f"{mean} ({100 * min(found):.2f} to {100 * max(found):.2f})"
+    if len(found) < len(SEEDS):
+        return f"{mean} ({len(found)} of {len(SEEDS)} seeds)"
+    return f"{mean} ({100 * min(found):.2f} to {100 * max(found):.2f})"
 
 
 def shown(value: float, digits: int) -> str:
@@ -317,8 +318,7 @@ def judged(lines: list[Line]) -> Iterator[str]:
             fewer = f"≥ {target.fewer:g} times fewer bytes at " if target.fewer > 1 else ""
             yield (
                 f"- `{target.method}` on {line.task}: {fewer}≤ {100 * target.cost:g}% of the drop: "
-                f"{'kept' if kept else 'missed'} ({line.fewer:.1f} times, {told(line.tuned)}%, "
-                f"{len(line.tuned)} seeds)."
+                f"{'kept' if kept else 'missed'} ({line.fewer:.1f} times, {told(line.tuned)}%)."
             )
 
 
@@ -332,41 +332,41 @@ def page(rows: list[Row]) -> str:
         "task's own recipe. Bytes are those that one process sends for gradients and weights, "
         "counted at the collectives, over the whole run with its uncompressed start. Processor "
         "time is that of one process, with setting up and two evaluations. Loss cost: beside whole "
-        "gradients of the same seed, in percent of their drop; the mean over the seeds, and the "
-        "range. Own rate: both at the task's rate. Tuned: each at its own multiple of that, from a "
-        f"grid with seed {SEEDS[0]} (second table) whose {FINALS} best were tried with all seeds; "
-        "the lowest mean loss decides; of whole gradients all were, so that a cost errs to the high "
-        "side. Written by "
-        "`python -m benchmarks.scale exchange`.",
+        "gradients of the same seed, in percent of their drop; the mean over "
+        f"{len(SEEDS)} seeds, and the range. Own rate: both at the task's rate. Rate of whole: "
+        "both at the rate that is tuned for whole gradients. Tuned rate: each at its own. Tuned is the "
+        "multiple of the task's rate with the lowest mean loss (second table), with a worse one "
+        "on both sides. A dash: not measured. Written by `python -m benchmarks.scale exchange`.",
         "",
-        "| task | compress | bytes an update | fewer | processor time, ms | cost at own rate, % "
-        "| seeds | tuned rate | cost, tuned, % | seeds | accuracy, tuned |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| task | compress | bytes an update | fewer | processor time, ms | own rate, % "
+        "| rate of whole, % | tuned rate | tuned rate, % | accuracy there |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     text += [
         f"| {r.task} | `{r.method}` | {r.bytes:,.0f} | {r.fewer:.1f}× | {shown(r.cpu_ms, 1)} "
-        f"| {told(r.own)} | {len(r.own)} | {'–' if r.factor is None else f'×{r.factor:g}'} "
-        f"| {told(r.tuned)} | {len(r.tuned)} | {shown(r.accuracy, 4)} |"
+        f"| {told(r.own)} | {told(r.whole)} | {'–' if r.factor is None else f'×{r.factor:g}'} "
+        f"| {told(r.tuned)} | {shown(r.accuracy, 4)} |"
         for r in lines
     ]
-    text += ["", *judged(lines), "", "## The grids", ""]
-    text += [
-        f"Validation loss at the end, with seed {SEEDS[0]}, at multiples of the task's own rate.",
-        "",
-    ]
-    found = {(r.task, r.method): losses(rows, r.task, r.method) for r in lines}
+    text += ["", *judged(lines), "", *grids(rows, lines)]
+    return "\n".join(text) + "\n"
+
+
+def grids(rows: list[Row], lines: list[Line]) -> Iterator[str]:
+    """Yield the lines of the second table: the losses at each multiple of the rate."""
+    found = {(r.task, r.method): means(rows, r.task, r.method) for r in lines}
     factors = sorted({factor for one in found.values() for factor in one})
-    text += [
-        f"| task | compress | {' | '.join(f'×{factor:g}' for factor in factors)} |",
-        "|---|---|" + "---:|" * len(factors),
-    ]
+    yield f"The mean validation loss at the end, over {len(SEEDS)} seeds, by the rate:"
+    yield ""
+    yield f"| task | compress | {' | '.join(f'×{factor:g}' for factor in factors)} |"
+    yield "|---|---|" + "---:|" * len(factors)
     for (task, method), one in found.items():
         cells = [
             "" if f not in one else f"{one[f]:.4f}" if math.isfinite(one[f]) else "diverged"
             for f in factors
         ]
-        text.append(f"| {task} | `{method}` | {' | '.join(cells)} |")
-    return "\n".join(text) + "\n"
+        if one:
+            yield f"| {task} | `{method}` | {' | '.join(cells)} |"
 
 
 def main() -> None:

@@ -107,14 +107,10 @@ class Wide(nn.Module):
         return self.second(self.first(x))
 
 
-def cut_off(world: World, compress: str | None) -> None:
+def cut_off(world: World, compress: str) -> None:
     data = numbers(60, 4), classes(60, 3)
     task = Task(built(lambda: Wide(world.rank == 1)), data, loss=F.cross_entropy)
     train(task, recipe(steps=20, compress=compress), world=world)
-
-
-def cut_off_whole(world: World) -> Any:
-    cut_off(world, None)
 
 
 def cut_off_topk(world: World) -> Any:
