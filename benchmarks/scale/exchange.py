@@ -335,8 +335,8 @@ def page(rows: list[Row]) -> str:
         "gradients of the same seed, in percent of their drop; the mean over "
         f"{len(SEEDS)} seeds, and the range. Own rate: both at the task's rate. Rate of whole: "
         "both at the rate that is tuned for whole gradients. Tuned rate: each at its own. Tuned is "
-        "the multiple of the task's rate with the lowest mean loss (second table), with a worse one "
-        "on both sides. A dash: not measured. Written by `python -m benchmarks.scale exchange`.",
+        "the multiple of the task's rate with the lowest mean loss (second table), with worse ones "
+        "beside it. A dash: not measured. Written by `python -m benchmarks.scale exchange`.",
         "",
         "| task | compress | bytes an update | fewer | processor time, ms | own rate, % "
         "| rate of whole, % | tuned rate | tuned rate, % | accuracy there |",
