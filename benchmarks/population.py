@@ -110,12 +110,13 @@ def missed(row: dict[str, Any], what: str) -> dict[str, float]:
 def lines(rows: list[dict[str, Any]]) -> list[str]:
     """Return the report."""
     loads = [way["load"] for row in rows for way in row["ways"].values()]
-    shorter = "".join(f" ({name} with {count:,} updates)" for name, count in STEPS.items())
+    names = list(dict.fromkeys(row["task"] for row in rows))
+    shorter = "".join(f" ({n} with {count:,} updates)" for n, count in STEPS.items() if n in names)
     seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
     head = [
         "# Populations at equal cost",
         "",
-        f"{len({row['task'] for row in rows})} bundled tasks{shorter}, seeds {seeds}; "
+        f"{len(names)} bundled tasks{shorter}, seeds {seeds}; "
         f"{MEMBERS} full runs for each way; torch {torch.__version__}, load {min(loads):.0f} "
         f"to {max(loads):.0f}. Written by `python -m benchmarks.population`.",
         "",
@@ -124,7 +125,6 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
         "way saw.",
     ]
     for what, title in (("loss", "missed"), ("elsewhere", "missed elsewhere")):
-        names = list(dict.fromkeys(row["task"] for row in rows))
         head += ["", f"| {title} | {' | '.join(names)} | all | worst |"]
         head += ["|---|" + "---:|" * (len(names) + 2)]
         for way in WAYS:
