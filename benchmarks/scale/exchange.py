@@ -151,10 +151,10 @@ def wanted(rows: list[Row]) -> Iterator[tuple[str, str, float]]:
     for task in TASKS:
         for method in main:
             yield from tuning(rows, task, method)
-    for start in (lambda task: tuned(rows, task, WHOLE), lambda task: 1.0):
+    for own in (False, True):
         for task in TASKS:
             for method in METHODS:
-                yield task, method, start(task) or FIRST
+                yield task, method, 1.0 if own else tuned(rows, task, WHOLE) or FIRST
     for method in others:
         for task in TASKS:
             yield from tuning(rows, task, method)
