@@ -336,7 +336,8 @@ def page(rows: list[Row]) -> str:
         f"{len(SEEDS)} seeds, and the range. Own rate: both at the task's rate. Rate of whole: "
         "both at the rate that is tuned for whole gradients. Tuned rate: each at its own. Tuned is "
         "the multiple of the task's rate with the lowest mean loss (second table), with worse ones "
-        "beside it. A dash: not measured. Written by `python -m benchmarks.scale exchange`.",
+        "beside it. `fp16` and `bf16` only round: what they differ by shows how much of a cost is "
+        "chance. A dash: not measured. Written by `python -m benchmarks.scale exchange`.",
         "",
         "| task | compress | bytes an update | fewer | processor time, ms | own rate, % "
         "| rate of whole, % | tuned rate | tuned rate, % | accuracy there |",
