@@ -111,12 +111,15 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
     """Return the report."""
     loads = [way["load"] for row in rows for way in row["ways"].values()]
     names = list(dict.fromkeys(row["task"] for row in rows))
-    shorter = "".join(f" ({n} with {count:,} updates)" for n, count in STEPS.items() if n in names)
-    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+    told = ", ".join(
+        f"{name} ({f'{STEPS[name]:,} updates, ' if name in STEPS else ''}seeds "
+        f"{', '.join(str(row['seed']) for row in rows if row['task'] == name)})"
+        for name in names
+    )
     head = [
         "# Populations at equal cost",
         "",
-        f"{len(names)} bundled tasks{shorter}, seeds {seeds}; "
+        f"{told}; "
         f"{MEMBERS} full runs for each way; torch {torch.__version__}, load {min(loads):.0f} "
         f"to {max(loads):.0f}. Written by `python -m benchmarks.population`.",
         "",
