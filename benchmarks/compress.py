@@ -6,9 +6,9 @@ seed where it is a promise:
 
     python -m benchmarks.compress [TASK ...]
 
-With tasks named, only their rows are measured anew; with `--quick` at one seed.
-
-The results go to benchmarks/results/compress.json and compress.md.
+With tasks named, only they are measured; with `--quick` at one seed. The results go to
+benchmarks/results/compress.json and compress.md; what the former holds is not measured again, and a
+benchmark that is interrupted goes on there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import platform
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,19 +28,21 @@ import torch
 
 from benchmarks import arguments
 from etude import Recipe, compress, tasks
+from etude.files import write_text
 from etude.training.train import train
 
 RESULTS = Path(__file__).parent / "results"
+PLACE = f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread"
 TASKS = ("digits-cnn", "digits-resnet", "digits-lstm")
 SEEDS = (0, 1, 2)
-WAYS: tuple[dict[str, Any], ...] = (
-    {"prune": 0.8, "budget": 0},
-    {"prune": 0.8},
-    {"structured": 0.5},
-    {"int8": "dynamic"},
-    {"int8": "static"},
-    {"int8": "qat"},
-)
+WAYS: dict[str, dict[str, Any]] = {
+    "prune 0.8 alone": {"prune": 0.8, "budget": 0},
+    "prune 0.8 tuned": {"prune": 0.8},
+    "structured 0.5": {"structured": 0.5},
+    "int8 dynamic": {"int8": "dynamic"},
+    "int8 static": {"int8": "static"},
+    "int8 qat": {"int8": "qat"},
+}
 """What is tried; fine-tuning has the default budget of 3 runs, each half as long as training."""
 
 
@@ -63,22 +65,28 @@ class Target(NamedTuple):
 TARGETS = (Target("int8", 1.0, 3.5), Target("prune 0.8 tuned", 1.0, 0.0, "digits-cnn"))
 
 
-def measured(name: str, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield what each way gives for one task and seed."""
+def tried(name: str) -> list[str]:
+    """Return the ways that a task is compressed in."""
+    # A recurrent network has no channels: its units go back into their gates.
+    return [way for way in WAYS if name != "digits-lstm" or "structured" not in way]
+
+
+def measured(name: str, seed: int, known: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """Yield what each way gives for one task and seed, without those that are known."""
+    ways = [way for way in tried(name) if way not in known]
+    if not ways:
+        return
     task = tasks.get(name)
     record = train(task, Recipe(**task.defaults).replace(seed=seed))
-    for way in WAYS:
-        if name == "digits-lstm" and "structured" in way:
-            continue  # no channels: its units go back into their gates
-        found = compress(record, task=task, progress=False, **way)
+    for way in ways:
+        load = os.getloadavg()[0]
+        found = compress(record, task=task, progress=False, **WAYS[way])
         tuning = found.tuning
-        method = found.method
-        if "prune" in way:
-            method += " tuned" if tuning else " alone"
         yield {
             "task": name,
             "seed": seed,
-            "method": method,
+            "method": way,
+            "load": load,
             "bytes": [found.before.bytes, found.after.bytes],
             "tensor_bytes": [found.before.tensor_bytes, found.after.tensor_bytes],
             "accuracy": [found.before.evaluation.metric, found.after.evaluation.metric],
@@ -149,31 +157,37 @@ def main() -> None:
     names, flags = arguments.read(__doc__, flags=["--quick"], names="task")
     chosen = names or list(TASKS)
     file = RESULTS / "compress.json"
-    kept = json.loads(file.read_text())["rows"] if file.exists() else []
-    rows = [row for row in kept if row["task"] not in chosen]
-    place = f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} thread"
-    for name in chosen:
-        for seed in SEEDS[:1] if "--quick" in flags else SEEDS:
-            for row in measured(name, seed):
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    for seed in SEEDS[:1] if "--quick" in flags else SEEDS:
+        for name in chosen:
+            known = {row["method"] for row in rows if (row["task"], row["seed"]) == (name, seed)}
+            for row in measured(name, seed, known):
                 rows.append(row)
                 print(row["task"], seed, row["method"], f"{lost(row):.2f} points", file=sys.stderr)
-                file.write_text(json.dumps({"where": place, "rows": rows}, indent=1) + "\n")
-    rows.sort(key=lambda row: TASKS.index(row["task"]))  # stable: ways stay in order
-    file.write_text(json.dumps({"where": place, "rows": rows}, indent=1) + "\n")
-    write(rows, place)
+                keep(file, rows)
+    keep(file, rows)
+    write(rows)
 
 
-def write(rows: list[dict[str, Any]], place: str) -> None:
+def keep(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write what was measured, in the order of tasks, ways and seeds."""
+    order, ways = list(TASKS), list(WAYS)
+    rows.sort(key=lambda r: (order.index(r["task"]), ways.index(r["method"]), r["seed"]))
+    write_text(file, json.dumps({"where": PLACE, "rows": rows}, indent=1) + "\n")
+
+
+def write(rows: list[dict[str, Any]]) -> None:
     """Write the page of results, and print it."""
     count = len({row["seed"] for row in rows})
     seeds = "one seed" if count == 1 else f"means over {count} seeds"
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    busy = f" The load was {load:.1f} on {cores} cores: latencies tell little." * (load > cores)
+    loads, cores = [row["load"] for row in rows], os.cpu_count() or 1
+    told = f"{min(loads):.0f} to {max(loads):.0f}"
+    busy = f" The load was {told} on {cores} cores: latencies tell little." * (max(loads) > cores)
     text = "\n".join(
         (
             "# Compressed models",
             "",
-            f"`python -m benchmarks.compress`, {place}; {seeds}. A point of accuracy is 3.6 of the "
+            f"`python -m benchmarks.compress`, {PLACE}; {seeds}. A point of accuracy is 3.6 of the "
             "360 validation samples. Latency: the median ratio of neighbouring forward passes of "
             f"one batch, after / before.{busy} Weights: the tensors of the file without its header "
             "of names and shapes, which is a large part of so small files. "

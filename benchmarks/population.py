@@ -7,7 +7,8 @@ one that learns the whole schedule after the warmup; a grid of 8 rates on the re
 which is the best fixed schedule; and `tune`. All are judged by the final validation loss, which all
 of them chose by, as the share of the drop from the untrained loss to the best of the four that they
 miss. What they found is then trained anew with two seeds that none of them saw: this is what the
-answer is worth elsewhere. The results go to benchmarks/results/population.md and population.json.
+answer is worth elsewhere. The results go to benchmarks/results/population.md and population.json;
+what the latter holds is not measured again, and a benchmark that is interrupted goes on there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import math
 import os
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import torch
 
 from benchmarks import arguments
 from etude import Recipe, tasks, train
+from etude.files import write_text
 from etude.measure.gradient_scale import scaled
 from etude.methods.grid import grid
 from etude.methods.population import MEMBERS, population
@@ -37,6 +40,9 @@ from etude.tuning.tune import tune
 
 RESULTS = Path(__file__).parent / "results"
 TASKS = ("cancer-mlp", "diabetes-mlp", "digits-mlp")
+STEPS = {"digits-mlp": 1_000}
+"""Shorter runs than the task's own, where these take minutes."""
+
 SEEDS, OTHERS = (0, 1, 2), (100, 101)
 WAYS = {
     "population on the recipe's schedule": "factor",
@@ -68,13 +74,15 @@ def loss_of(record: Record | None) -> float:
     return record.valid_loss if ended and record is not None else math.inf
 
 
-def measured(name: str, seed: int) -> dict[str, Any]:
-    """Return what every way gives on a task with a seed."""
-    task = tasks.get(name)
-    recipe = Recipe(**{**task.defaults, "seed": seed})
-    row: dict[str, Any] = {"task": name, "seed": seed, "ways": {}}
+def measured(row: dict[str, Any]) -> Iterator[str]:
+    """Add to a row what every way gives that it lacks; yield the name of each."""
+    task = tasks.get(row["task"])
+    recipe = Recipe(**{**task.defaults, "seed": row["seed"]})
+    recipe = recipe.replace(steps=STEPS.get(row["task"], recipe.steps))
     for title, way in WAYS.items():
-        started = time.perf_counter()
+        if title in row["ways"]:
+            continue
+        load, started = os.getloadavg()[0], time.perf_counter()
         found, record, cost = answer(way, task, recipe)
         seconds = time.perf_counter() - started
         again = [train(task, found.replace(seed=other), evaluations=1) for other in OTHERS]
@@ -84,9 +92,11 @@ def measured(name: str, seed: int) -> dict[str, Any]:
             "elsewhere": statistics.mean(map(loss_of, again)),
             "cost": cost,
             "seconds": seconds,
+            "load": load,
+            "lr": found.lr,
             "schedule": repr(found.schedule),
         }
-    return row
+        yield title
 
 
 def missed(row: dict[str, Any], what: str) -> dict[str, float]:
@@ -97,22 +107,27 @@ def missed(row: dict[str, Any], what: str) -> dict[str, float]:
     return {title: min(1.0, (loss - best) / scale) for title, loss in losses.items()}
 
 
-def lines(rows: list[dict[str, Any]], load: float) -> list[str]:
+def lines(rows: list[dict[str, Any]]) -> list[str]:
     """Return the report."""
-    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+    loads = [way["load"] for row in rows for way in row["ways"].values()]
+    names = list(dict.fromkeys(row["task"] for row in rows))
+    told = ", ".join(
+        f"{name} ({f'{STEPS[name]:,} updates, ' if name in STEPS else ''}seeds "
+        f"{', '.join(str(row['seed']) for row in rows if row['task'] == name)})"
+        for name in names
+    )
     head = [
         "# Populations at equal cost",
         "",
-        f"{len({row['task'] for row in rows})} bundled tasks, seeds {seeds}; "
-        f"{MEMBERS} full runs for each way; torch {torch.__version__}, load {load:.1f} at the "
-        "start. Written by `python -m benchmarks.population`.",
+        f"{told}; "
+        f"{MEMBERS} full runs for each way; torch {torch.__version__}, load {min(loads):.0f} "
+        f"to {max(loads):.0f}. Written by `python -m benchmarks.population`.",
         "",
         "Missed: the share of the drop from the untrained loss to the best of the four ways, means "
         "over the seeds. Elsewhere: the same of the answer, trained anew with two seeds that no "
         "way saw.",
     ]
     for what, title in (("loss", "missed"), ("elsewhere", "missed elsewhere")):
-        names = list(dict.fromkeys(row["task"] for row in rows))
         head += ["", f"| {title} | {' | '.join(names)} | all | worst |"]
         head += ["|---|" + "---:|" * (len(names) + 2)]
         for way in WAYS:
@@ -136,17 +151,19 @@ def lines(rows: list[dict[str, Any]], load: float) -> list[str]:
 def main() -> None:
     """Measure, print, and write the results."""
     names, _ = arguments.read(__doc__, names="task")
-    load = os.getloadavg()[0]
     kept = RESULTS / "population.json"
-    rows = []
-    for name in names or TASKS:
-        for seed in SEEDS:
-            rows.append(measured(name, seed))
-            print(json.dumps(rows[-1]), flush=True)
-    text = lines(rows, load)
+    rows: list[dict[str, Any]] = json.loads(kept.read_text())["rows"] if kept.exists() else []
+    for seed in SEEDS:
+        for name in names or TASKS:
+            row = next((r for r in rows if (r["task"], r["seed"]) == (name, seed)), None)
+            if row is None:
+                rows.append(row := {"task": name, "seed": seed, "ways": {}})
+            for title in measured(row):
+                print(name, seed, title, json.dumps(row["ways"][title]), flush=True)
+                write_text(kept, json.dumps({"rows": rows}, indent=1) + "\n")
+            text = lines([row for row in rows if len(row["ways"]) == len(WAYS)])
+            write_text(RESULTS / "population.md", "\n".join(text) + "\n")
     print("\n".join(text))
-    (RESULTS / "population.md").write_text("\n".join(text) + "\n")
-    kept.write_text(json.dumps({"load": load, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

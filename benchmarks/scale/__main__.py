@@ -1,6 +1,7 @@
 """Run the sections on training in several processes: `python -m benchmarks.scale [SECTION ...]`.
 
-Each section is a file of this folder with a function `main`, and writes its own results.
+Each section is a file of this folder with a function `main`, and writes its own results. With
+`--page` it writes the page of what was measured before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def sections() -> list[str]:
 def main() -> None:
     """Run those that are named, or all."""
     known = sections()
-    for name in arguments.read(__doc__, names="section")[0] or known:
+    for name in arguments.read(__doc__, names="section", flags=["--page"])[0] or known:
         if name not in known:
             sys.exit(f"unknown section {name!r}: known are {', '.join(known)}")
         import_module(f"benchmarks.scale.{name}").main()

@@ -87,6 +87,40 @@ def fails_in_one(world: World) -> Any:
     train(task, made, world=world, on_step=on_step)
 
 
+class Wide(nn.Module):
+    """Fails in its sixth backward pass, where the gradients of its second half are under way."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        # More than the megabyte that DDP sends first.
+        self.second = nn.Sequential(nn.Tanh(), nn.Linear(500, 500), nn.Tanh(), nn.Linear(500, 3))
+        self.first, self.count = nn.Linear(4, 500), 0
+        if fails:
+            self.second[0].register_full_backward_hook(self.fail)
+
+    def fail(self, *given: Any) -> None:
+        self.count += 1
+        if self.count == 6:
+            raise ZeroDivisionError("the user's own fault")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+def cut_off(world: World, compress: str) -> None:
+    data = numbers(60, 4), classes(60, 3)
+    task = Task(built(lambda: Wide(world.rank == 1)), data, loss=F.cross_entropy)
+    train(task, recipe(steps=20, compress=compress), world=world)
+
+
+def cut_off_topk(world: World) -> Any:
+    cut_off(world, "topk")
+
+
+def cut_off_powersgd(world: World) -> Any:
+    cut_off(world, "powersgd")
+
+
 def killed_in_one(world: World) -> Any:
     def on_step(state: Any) -> None:
         if state.world.rank == 1 and state.step == 3:

@@ -98,6 +98,8 @@ def test_a_divergence_is_one_everywhere(found):
     [
         ("unused_later", ("TaskError", "'head.", "process", "of 2", "find_unused=True")),
         ("fails_in_one", ("process 1 of 2", "ZeroDivisionError", "the user's own fault")),
+        ("cut_off_topk", ("process 1 of 2", "ZeroDivisionError", "the user's own fault")),
+        ("cut_off_powersgd", ("process 1 of 2", "ZeroDivisionError", "the user's own fault")),
         ("killed_in_one", ("WorldError", "process 1 of 2 was killed by SIGKILL")),
         ("silent_in_one", ("WorldError", "does not answer", "longer than 15 s")),
     ],
@@ -111,6 +113,7 @@ def test_one_message_and_an_end(capfd, monkeypatch, name, parts):
     for part in parts:
         assert part in text, text
     assert len([line for line in text.splitlines() if line.startswith("FAILED")]) == 1, text
+    assert "terminate called" not in text, text
 
 
 def test_the_launcher_ends_processes_that_do_not_end_themselves(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -72,12 +73,15 @@ class ProcessWorld(World):
         self._device, self._notes, self._owns = device, notes, owns
         self._shards = shard
         self._guarded = False
+        self._exchanges: WeakSet[Exchange] = WeakSet()
 
     def __repr__(self) -> str:
         return f"ProcessWorld(rank={self.rank}, size={self.size}, device='{self._device}')"
 
     def close(self) -> None:
-        """End the process group, unless the caller made it."""
+        """End the process group, unless the caller made it; what is under way ends before."""
+        for exchange in self._exchanges:
+            exchange.settle()
         if self._owns and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -232,7 +236,10 @@ class ProcessWorld(World):
 
     def exchange(self, recipe: Recipe) -> Exchange | None:
         """Return what replaces the plain mean of the gradients; None for the mean."""
-        return None if recipe.compress is None else exchange_of(recipe, _default_group())
+        if recipe.compress is None:
+            return None
+        self._exchanges.add(found := exchange_of(recipe, _default_group()))
+        return found
 
     def whole(self, state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         """Return the state with the random state of every process."""

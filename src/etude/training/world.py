@@ -55,6 +55,9 @@ class Exchange(Protocol):
     def after_update(self, step: int, model: nn.Module) -> None:
         """Called after the optimizer's step of update `step`, with the unwrapped model."""
 
+    def settle(self) -> None:
+        """Wait until nothing of an update that was cut off is under way."""
+
     def judged(self, model: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which the model has the weights to evaluate."""
 

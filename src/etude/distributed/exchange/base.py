@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -99,6 +99,7 @@ class GradientExchange(ABC, Generic[C]):
         self.told = ""
         self.attached = False
         self._names: dict[int, str] = {}
+        self._under_way: list[Future[Tensor]] = []
 
     @property
     def size(self) -> int:
@@ -133,7 +134,8 @@ class GradientExchange(ABC, Generic[C]):
         """Take over the exchange of gradients of a model in `DistributedDataParallel`."""
 
         def exchanged(state: GradientExchange[C], bucket: Any) -> Any:
-            return state.exchange(bucket)
+            state._under_way.append(future := state.exchange(bucket))
+            return future
 
         exchanged.__annotations__.clear()  # torch compares them, and here they are texts
         ddp.register_comm_hook(self, exchanged)
@@ -154,6 +156,17 @@ class GradientExchange(ABC, Generic[C]):
             step: The update, counted from 0.
         """
         self.step = step
+        self._under_way.clear()
+
+    def settle(self) -> None:
+        """Wait until nothing of an update that an error has cut off is under way any more.
+
+        A process group must not be freed before: what follows a collective would meet its end.
+        """
+        for future in self._under_way:
+            with suppress(Exception):  # that of a process that has gone
+                future.wait()
+        self._under_way.clear()
 
     def after_update(self, step: int, model: nn.Module) -> None:
         """Called after an update.

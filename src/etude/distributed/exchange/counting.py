@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 import torch.distributed as dist
 from torch import Tensor
+
+from etude.errors import WorldError
 
 
 class CountingGroup(dist.ProcessGroup):
@@ -21,8 +24,12 @@ class CountingGroup(dist.ProcessGroup):
     The tensors are those of the real calls, also of the calls in torch's own hooks. Headers of the
     network are not included. Other collectives are not passed on: torch raises an error for them.
 
+    It does not keep the group alive. What follows a collective runs in a thread of the group, and
+    holds what it works with until that thread lets go of it. If this were the last reference to the
+    group, the thread would free the group, wait there for its own end, and abort the process.
+
     Args:
-        inner: The group that does the work.
+        inner: The group that does the work; whoever made it keeps it.
 
     Attributes:
         bytes_sent: What this process has sent, in bytes.
@@ -33,9 +40,24 @@ class CountingGroup(dist.ProcessGroup):
 
     def __init__(self, inner: dist.ProcessGroup) -> None:
         super().__init__(inner.rank(), inner.size())  # type: ignore[call-arg]
-        self.inner = inner
+        self._inner = ref(inner)
         self.bytes_sent = 0
         self.calls = 0
+
+    @property
+    def inner(self) -> dist.ProcessGroup:
+        """The group that does the work.
+
+        Raises:
+            WorldError: If the process group has ended.
+        """
+        found = self._inner()
+        if found is None:
+            raise WorldError(
+                "the process group has ended, and a run that exchanges gradients in it goes on: "
+                "train inside `with etude.distributed.join() as world:`"
+            )
+        return found
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> Any:  # type: ignore[override]
         """Sum tensors over the processes, in place."""

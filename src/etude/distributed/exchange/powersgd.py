@@ -129,6 +129,13 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
         self._views.clear()
         self._waiting.clear()
 
+    def settle(self) -> None:
+        """Also end what waits for gradients that do not come any more."""
+        for later, _ in self._waiting:
+            later.set_exception(RuntimeError("an error has cut off the update"))  # type: ignore[arg-type]
+        self._waiting.clear()
+        super().settle()
+
     def exchange(self, bucket: Bucket) -> Future[Tensor]:
         """Return the mean of the compressed gradients, once all buckets are there."""
         if self.step < self.start:
@@ -146,7 +153,7 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
     def _compress(self, last: Tensor) -> Future[Tensor]:
         """Let torch's hook work on all gradients; its result goes back to DDP's buckets."""
         whole, views = self._gathered_from_buckets(last), dict(self._views)
-        waiting = list(self._waiting)
+        waiting, self._waiting = self._waiting, []
 
         def handed_back(done: Future[Tensor]) -> Tensor:
             try:
