@@ -20,6 +20,15 @@ BATCHES = 32
 """The largest number of batches for the statistics, if an epoch has that many."""
 
 
+def norms_with_statistics(model: nn.Module) -> list[nn.Module]:
+    """Return the batch normalisations of a model that keep running statistics.
+
+    >>> len(norms_with_statistics(nn.Sequential(nn.BatchNorm1d(2), nn.LayerNorm(2))))
+    1
+    """
+    return [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+
+
 def renew_statistics(
     task: Task, model: nn.Module, batch_size: int, autocast: Context, batches: int = BATCHES
 ) -> None:
@@ -37,7 +46,7 @@ def renew_statistics(
         autocast: A factory of the context of the forward pass.
         batches: The number of batches.
     """
-    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    norms = norms_with_statistics(model)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
