@@ -112,7 +112,7 @@ def _means(squares: Tensor, axis: int, blocks: int | None) -> Tensor:
             f"{tuple(squares.shape)} cannot be divided into so many equal stretches: give a "
             f"divisor of {len(means)}"
         )
-    return means.unflatten(0, (blocks, -1)).mean(1)
+    return means.reshape(blocks, -1).mean(1)
 
 
 def _spread(values: Tensor, parameter: Tensor, axis: int) -> Tensor:
