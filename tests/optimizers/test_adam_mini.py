@@ -99,7 +99,7 @@ def test_heads_are_read_from_the_bundled_transformer() -> None:
     model = tasks.get("digits-transformer").build()
     found = blocks_of(model)
     heads = next(m.heads for m in model.modules() if hasattr(m, "heads"))
-    counts = {name: one.count for name, one in found.items() if name.endswith("weight")}
+    counts = {name: one.number for name, one in found.items() if name.endswith("weight")}
     told = {name for name, count in counts.items() if count == heads}
     asked = {n for n in counts if n.endswith(("query.weight", "key.weight"))}
     assert told == asked
@@ -114,7 +114,7 @@ def test_heads_are_read_from_the_bundled_transformer() -> None:
     for name, parameter in model.named_parameters():
         way = found[name]
         assert len(optimizer.state[parameter]["exp_avg_sq"]) == (
-            way.count or parameter.shape[way.axis]
+            way.number or parameter.shape[way.axis]
         )
 
 
@@ -131,7 +131,7 @@ class Grouped(nn.Module):
 
 def test_heads_of_other_attention() -> None:
     def counts(model: nn.Module) -> list[int | None]:
-        return [one.count for name, one in blocks_of(model).items() if name.endswith("t")]
+        return [one.number for name, one in blocks_of(model).items() if name.endswith("t")]
 
     assert counts(Grouped(head_dim=8)) == [4, 2, None]
     assert counts(Grouped(config=SimpleNamespace(head_dim=8, num_attention_heads=4))) == [

@@ -28,11 +28,11 @@ class Blocks(NamedTuple):
 
     Attributes:
         axis: The axis along which blocks lie.
-        count: The number of equal stretches of the axis; None takes each index alone.
+        number: The number of equal stretches of the axis; None takes each index alone.
     """
 
     axis: int = 0
-    count: int | None = None
+    number: int | None = None
 
 
 def blocks_of(model: nn.Module) -> dict[str, Blocks]:
@@ -54,7 +54,7 @@ def blocks_of(model: nn.Module) -> dict[str, Blocks]:
 
     >>> from torch import nn
     >>> found = blocks_of(nn.MultiheadAttention(8, 2))
-    >>> found["in_proj_weight"].count, found["out_proj.weight"].count
+    >>> found["in_proj_weight"].number, found["out_proj.weight"].number
     (6, None)
     """
     return {part.name: _blocks(model, part) for part in anatomy(model)}
@@ -75,7 +75,7 @@ def split_blocks(groups: Sequence[dict[str, Any]], model: nn.Module) -> list[dic
         ways = [own.get(id(p), Blocks()) for p in group["params"]]
         for way in dict.fromkeys(ways):
             chosen = [p for p, one in zip(group["params"], ways, strict=True) if one == way]
-            made.append({**group, "params": chosen, "axis": way.axis, "blocks": way.count})
+            made.append({**group, "params": chosen, "axis": way.axis, "blocks": way.number})
     return made
 
 
