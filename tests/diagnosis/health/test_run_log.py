@@ -375,6 +375,8 @@ def test_wandb_offline_has_a_run_for_each_trial(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(tmp_path)
     wandb.teardown()
+    from etude.interop.wandb import OwnWandbRun
+
     made: list[Any] = []
     start = wandb.init
 
@@ -382,15 +384,24 @@ def test_wandb_offline_has_a_run_for_each_trial(tmp_path, monkeypatch):
         made.append((options, start(**options)))
         return made[-1][1]
 
+    ends: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # a finished run has no summary
+    finish = OwnWandbRun.close
+
+    def read(sink: OwnWandbRun) -> None:
+        ends[sink.run.id] = dict(sink.run.config), dict(sink.run.summary)
+        finish(sink)
+
     monkeypatch.setattr(wandb, "init", kept)
+    monkeypatch.setattr(OwnWandbRun, "close", read)
     best = etude.tune(TASK, RECIPE, budget=1.5, log="wandb", progress=False)
     assert wandb.run is None
     (_, tuning), *trials = made
-    assert tuning.summary["answer/lr"] == best.lr
+    config, summary = ends[tuning.id]
+    assert (config["recipe"]["lr"], summary["answer/lr"]) == (best.lr, best.lr)
     assert {options["group"] for options, _ in trials} == {tuning.id}
-    found = {run.config["recipe"]["lr"]: run for _, run in trials}
+    found = {ends[run.id][0]["recipe"]["lr"]: ends[run.id][1] for _, run in trials}
     for trial in best.trials:
-        assert found[trial.lr].summary["train/loss"] == trial.record.series["loss"][-1]
+        assert found[trial.lr]["train/loss"] == trial.record.series["loss"][-1]
     files = list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 1 + len(trials)
     assert all(file.stat().st_size > 0 for file in files)

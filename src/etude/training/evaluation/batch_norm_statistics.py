@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ BATCHES = 32
 """The largest number of batches for the statistics, if an epoch has that many."""
 
 
-def norms_with_statistics(model: nn.Module) -> list[nn.Module]:
+def norms_with_statistics(model: nn.Module) -> list[Any]:
     """Return the batch normalisations of a model that keep running statistics.
 
     >>> len(norms_with_statistics(nn.Sequential(nn.BatchNorm1d(2), nn.LayerNorm(2))))
