@@ -12,6 +12,7 @@ measured keeps its last figures.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -86,6 +87,15 @@ TRIED = (
 )
 CENTRED = ("digits-mlp", "digits-cnn", "digits-gru", "diabetes-mlp")
 """Tasks on which the rate at which a search begins is measured."""
+
+CONTROL = "adamw"
+"""The row whose centre was fitted on 47 tasks; those of others are measured against it."""
+
+FIRST_CENTRE = -1.6
+"""log10 of the middle of the rates that are tried, before the correction for the size."""
+
+CENTRE_TIED = 0.02
+"""A rate ties with the best if it misses at most this share of the drop in loss."""
 
 CENTRE_SHIFTS = tuple(round(0.4 * k, 1) for k in range(-4, 5))
 CENTRE_SHARE = 0.3
@@ -201,7 +211,9 @@ def trials(task_name: str) -> dict[str, float]:
 
 def centre(name: str) -> dict[str, Any]:
     """Return where the best rates of an optimizer lie, without the correction for the size."""
-    row, bests = ROWS[name], {}
+    row = ROWS[name]
+    bests: dict[str, float] = {}
+    losses: dict[str, dict[str, float]] = {}
     for task_name in CENTRED:
         task = tasks.load(task_name)
         base = Recipe(**task.defaults)
@@ -211,14 +223,40 @@ def centre(name: str) -> dict[str, Any]:
         steps = max(40, round(CENTRE_SHARE * (base.steps if isinstance(base.steps, int) else 1000)))
         recipe = base.replace(optimizer=name, schedule=f"warmup('5%') >> {schedule}", steps=steps)
         offset = log10_centre(recipe.optimizer, size, task.train.targets()) - row.centre
-        ends = {}
+        ends, before = {}, math.nan
         for shift in CENTRE_SHIFTS:
-            rate = 10 ** (row.centre + offset + shift)
-            loss = train(task, recipe.replace(lr=rate), evaluations=1).valid_loss
-            ends[shift] = loss if loss is not None and loss == loss else float("inf")
-        bests[task_name] = row.centre + min(ends, key=lambda shift: ends[shift])
-    found = {"optimizer": name, "row": row.centre, "tasks": bests}
-    return {**found, "mean": statistics.fmean(bests.values())}
+            log10 = round(FIRST_CENTRE + shift, 1)
+            record = train(task, recipe.replace(lr=10 ** (log10 + offset)), evaluations=1)
+            loss, before = record.valid_loss, record.evaluations[0].loss
+            ends[log10] = loss if loss is not None and math.isfinite(loss) else math.inf
+        bests[task_name] = middle_of_ties(ends, before)
+        losses[task_name] = {f"{log10:g}": loss for log10, loss in ends.items()}
+    return {"optimizer": name, "tasks": bests, "losses": losses}
+
+
+def middle_of_ties(ends: dict[float, float], before: float) -> float:
+    """Return the middle of the rates that miss at most 2% of the best's drop in loss.
+
+    Args:
+        ends: The loss at the end of each rate, by log10 of the rate.
+        before: The loss before training.
+
+    >>> middle_of_ties({-3.0: 0.9, -2.0: 0.1, -1.0: 0.11, 0.0: math.inf}, 1.0)
+    -1.5
+    """
+    best = min(ends.values())
+    tied = [rate for rate, loss in ends.items() if loss - best <= CENTRE_TIED * (before - best)]
+    return (min(tied) + max(tied)) / 2
+
+
+def fitted_centre(centres: dict[str, Any], name: str) -> float:
+    """Return the centre of a row by what was measured of it and of AdamW, on the same tasks.
+
+    AdamW's centre + mean over tasks of (the row's best - AdamW's best), to a tenth
+    """
+    own, control = centres[name]["tasks"], centres[CONTROL]["tasks"]
+    shifts = [own[task] - control[task] for task in CENTRED]
+    return round(ROWS[CONTROL].centre + statistics.fmean(shifts), 1)
 
 
 def regret(losses: dict[str, float], name: str) -> float:
@@ -294,17 +332,22 @@ def report(results: dict[str, Any]) -> str:
             "",
             "## Where the best rates lie",
             "",
-            f"log10 of the best of nine rates, 0.4 decades apart, over {CENTRE_SHARE:.0%} of each "
+            f"log10 of the rate: the middle of those that miss at most {CENTRE_TIED:.0%} of the "
+            f"drop in validation loss, of nine, 0.4 decades apart, over {CENTRE_SHARE:.0%} of each "
             "task's length, without the prior's correction for the size; one seed. A row begins "
-            "its searches at `centre`. adamw's was fitted on 47 tasks, and is the control.",
+            "its searches at `centre`: that of adamw, which was fitted on 47 tasks, plus the mean "
+            "difference to adamw.",
             "",
-            "| optimizer | " + " | ".join(CENTRED) + " | mean | `centre` |",
+            "| optimizer | " + " | ".join(CENTRED) + " | difference | `centre` |",
             "|---" * (len(CENTRED) + 3) + "|",
         ]
         for name in sorted(centres):
-            row = centres[name]
-            each = " | ".join(f"{row['tasks'][task]:.1f}" for task in CENTRED)
-            lines.append(f"| {name} | {each} | {row['mean']:.2f} | {ROWS[name].centre:g} |")
+            own = centres[name]["tasks"]
+            each = " | ".join(f"{own[task]:.1f}" for task in CENTRED)
+            apart = statistics.fmean(
+                own[task] - centres[CONTROL]["tasks"][task] for task in CENTRED
+            )
+            lines.append(f"| {name} | {each} | {apart:+.2f} | {ROWS[name].centre:g} |")
     if rows := results.get("matching"):
         lines += [
             "",
@@ -336,7 +379,7 @@ def main(names: list[str], flags: set[str]) -> None:
     elif "--centres" in flags:
         for name in names:
             results.setdefault("centres", {})[name] = centre(name)
-            print(f"{name}: {results['centres'][name]['mean']:.2f}", flush=True)
+            print(name, results["centres"][name]["tasks"], flush=True)
             path.write_text(json.dumps(results, indent=1) + "\n")
     else:
         results["construction"], results["steps"] = construction(), steps()

@@ -10,6 +10,19 @@ from numpy.typing import NDArray
 Path = Iterator[NDArray[np.float64]]
 
 
+def adam_mini(w, gradients, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0) -> Path:
+    """Algorithm 1 of arXiv:2406.16793 with a block for each row, or each entry of a vector."""
+    m = np.zeros_like(w)
+    v = np.zeros(len(w))
+    for t, g in enumerate(gradients, start=1):
+        w = (1 - lr * weight_decay) * w
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * np.array([np.mean(row**2) for row in g])
+        root = np.sqrt(v / (1 - betas[1] ** t)) + eps
+        w = w - lr * (m / (1 - betas[0] ** t) / root.reshape(-1, *[1] * (w.ndim - 1)))
+        yield w
+
+
 def adopt(
     w, gradients, lr, betas=(0.9, 0.9999), eps=1e-6, weight_decay=0.0, weight_decouple=False
 ) -> Path:

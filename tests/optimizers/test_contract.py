@@ -71,7 +71,7 @@ def test_the_table_holds_what_was_asked_for():
     asked = "sgd averaged_momentum adagrad rmsprop adam adam_uncorrected newton newton_cg lbfgs"
     asked += " adamw nadam radam adadelta adafactor lion lamb lars muon shampoo soap prodigy"
     asked += " dadapt_adam schedulefree_adamw schedulefree_sgd sparse_adam"
-    asked += " adopt cautious_adamw grams mars stable_adamw schedulefree_plus torch_muon"
+    asked += " adam_mini adopt cautious_adamw grams mars stable_adamw schedulefree_plus torch_muon"
     assert set(asked.split()) <= set(ROWS)
     vmapped = {"sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam", "lion"}
     assert {name for name, row in ROWS.items() if row.vmap} == vmapped

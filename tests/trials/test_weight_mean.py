@@ -215,3 +215,37 @@ def test_the_weights_are_asked_for_exactly_where_they_count(length, window):
             counts.append(update)
     for update in range(length):
         assert mean.next_due(update) == next((u for u in counts if u >= update), None)
+
+
+@pytest.mark.parametrize("steps", [16, 40, 50, 51])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_mean_of_one_update_is_not_evaluated_again(steps, normalised, monkeypatch):
+    from etude.trials import weight_mean as module
+
+    x = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > x[:, 1]).long()
+
+    def plain() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 2))
+
+    of = etude.Task(network if normalised else plain, (x, y), loss=nn.functional.cross_entropy)
+    calls: list[int] = []
+
+    def counted(*args: object, **named: object) -> object:
+        calls.append(1)
+        return evaluate(*args, **named)
+
+    monkeypatch.setattr(module, "evaluate", counted)
+    kept, means = [], []
+    for shortcut in (True, False):
+        mean = WeightMean(steps)
+        if not shortcut:
+            monkeypatch.setattr(mean, "_is_the_run", lambda state: False)
+        before = len(calls)
+        run = Run(of, recipe(steps=steps), observers=[mean])
+        run.advance(AdvanceRequest(None, [*mean.steps, steps]))
+        kept.append(len(calls) - before)
+        means.append(mean.evaluations)
+    assert means[0] == means[1]
+    assert kept[1] == len(set(mean.steps))
+    assert kept[0] == (0 if steps <= 50 and not normalised else kept[1])

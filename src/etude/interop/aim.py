@@ -30,6 +30,22 @@ class AimSink:
         for name, value in values.items():
             self.run.track(value, name=name, step=update)
 
+    def settings(self, config: Mapping[str, Any]) -> None:
+        """Keep the values of a recipe as the run's 'recipe'."""
+        self.run["recipe"] = {name: str(value) for name, value in config.items()}
+
+    def part(self, title: str, name: str) -> OwnAimRun:
+        """Return a sink of a new run of the same experiment, whose 'tuning' is this run.
+
+        Args:
+            title: The name of the run.
+            name: Not used.
+        """
+        run = load("aim").Run(repo=self.run.repo, experiment=self.run.experiment)
+        run.name = title
+        run["tuning"] = self.run.hash
+        return OwnAimRun(run)
+
     def finding(self, finding: Finding) -> None:
         """Track a finding as text under 'watch/findings', at its update."""
         self.run.track(self._text(str(finding)), name="watch/findings", step=finding.step or 0)
@@ -55,15 +71,13 @@ def available() -> None:
     load("aim")
 
 
-def open_log(title: str, config: Mapping[str, Any], folder: Path | None) -> AimSink:
+def open_log(title: str, folder: Path | None) -> AimSink:
     """Return a sink of a new run, in the repository that Aim is set to: `.aim` if nothing is said.
 
     Args:
         title: The name of the run.
-        config: Values of the recipe, kept as the run's 'recipe'.
         folder: Not used.
     """
     run = load("aim").Run(experiment="etude")
     run.name = title
-    run["recipe"] = {name: str(value) for name, value in config.items()}
     return OwnAimRun(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,12 @@ from etude.interop._peer import load
 
 MOST_METRICS = 1_000
 """The largest number of metrics that MLflow takes at once."""
+
+MOST_PARAMETERS = 100
+"""The largest number of parameters that it takes at once."""
+
+PARENT = "mlflow.parentRunId"
+"""The tag by which MLflow shows a run below another one."""
 
 MOST_LETTERS = 5_000
 """The longest text of a tag."""
@@ -45,16 +51,32 @@ class MlflowSink:
                 "no run of MLflow is active: call mlflow.start_run() before, or give run_id="
             )
         self.run_id: str = run_id or active.info.run_id
+        self._uri = uri
         self._client: Any = mlflow.MlflowClient(tracking_uri=uri)
-        self._metric: Any = mlflow.entities.Metric
+        self._entities: Any = mlflow.entities
         self._found = 0
 
     def readings(self, update: int, values: Mapping[str, float]) -> None:
         """Log each value as a metric, at the update."""
-        now = int(1000 * time.time())
-        metrics = [self._metric(_name(k), value, now, update) for k, value in values.items()]
+        self.many([(update, values)])
+
+    def many(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Log the values of many updates, as many as MLflow takes in each call."""
+        now, metric = int(1000 * time.time()), self._entities.Metric
+        metrics = [metric(_name(k), v, now, update) for update, one in rows for k, v in one.items()]
         for first in range(0, len(metrics), MOST_METRICS):
             self._client.log_batch(self.run_id, metrics=metrics[first : first + MOST_METRICS])
+
+    def part(self, title: str, name: str) -> OwnMlflowRun:
+        """Return a sink of a new run below this one, in the same experiment.
+
+        Args:
+            title: The name of the run.
+            name: Not used.
+        """
+        experiment = self._client.get_run(self.run_id).info.experiment_id
+        run = self._client.create_run(experiment, tags={PARENT: self.run_id}, run_name=title)
+        return OwnMlflowRun(run.info.run_id, uri=self._uri)
 
     def finding(self, finding: Finding) -> None:
         """Set a tag 'watch/finding/NUMBER' to the finding."""
@@ -70,6 +92,13 @@ class MlflowSink:
 class OwnMlflowRun(MlflowSink):
     """Logs to a run that was started for it, and ends it."""
 
+    def settings(self, config: Mapping[str, Any]) -> None:
+        """Log the values of a recipe as parameters."""
+        param = self._entities.Param
+        found = [param(f"recipe.{name}", str(v)[:MOST_LETTERS]) for name, v in config.items()]
+        for first in range(0, len(found), MOST_PARAMETERS):
+            self._client.log_batch(self.run_id, params=found[first : first + MOST_PARAMETERS])
+
     def close(self) -> None:
         """End the run, whichever thread started it."""
         self._client.set_terminated(self.run_id)
@@ -84,12 +113,11 @@ def available() -> None:
     load("mlflow")
 
 
-def open_log(title: str, config: Mapping[str, Any], folder: Path | None) -> MlflowSink:
+def open_log(title: str, folder: Path | None) -> MlflowSink:
     """Return a sink of the active run; of a new one if none is active.
 
     Args:
         title: The name of a new run.
-        config: Values of the recipe, logged as parameters of a new run.
         folder: Not used: MLflow keeps runs where it is set to.
     """
     mlflow: Any = load("mlflow")
@@ -100,10 +128,7 @@ def open_log(title: str, config: Mapping[str, Any], folder: Path | None) -> Mlfl
     named = os.environ.get("MLFLOW_EXPERIMENT_NAME")
     experiment = None if named is None else client.get_experiment_by_name(named)
     number = "0" if experiment is None else experiment.experiment_id
-    run = client.create_run(number, run_name=title)
-    for name, value in config.items():
-        client.log_param(run.info.run_id, f"recipe.{name}", str(value)[:MOST_LETTERS])
-    return OwnMlflowRun(run.info.run_id)
+    return OwnMlflowRun(client.create_run(number, run_name=title).info.run_id)
 
 
 def _name(name: str) -> str:

@@ -29,6 +29,7 @@ class TensorBoardSink:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
         self._writer = _writer(folder)
 
     def readings(self, update: int, values: Mapping[str, float]) -> None:
@@ -40,9 +41,18 @@ class TensorBoardSink:
         """Write a finding as text under 'watch/findings', at its update."""
         self._writer.add_text("watch/findings", str(finding), finding.step or 0)
 
-    def text(self, name: str, text: str) -> None:
-        """Write a text."""
-        self._writer.add_text(name, text)
+    def settings(self, config: Mapping[str, Any]) -> None:
+        """Write the values of a recipe as text."""
+        self._writer.add_text("recipe", "\n".join(f"    {k} = {v}" for k, v in config.items()))
+
+    def part(self, title: str, name: str) -> TensorBoardSink:
+        """Return a sink that writes to 'trials/NAME' in the log folder: a run for TensorBoard.
+
+        Args:
+            title: Not used: TensorBoard shows the folder's name.
+            name: The name of the folder.
+        """
+        return TensorBoardSink(self.folder / "trials" / name)
 
     def close(self) -> None:
         """Write what waits."""
@@ -88,18 +98,14 @@ def available() -> None:
     _summary_writer()
 
 
-def open_log(title: str, config: Mapping[str, Any], folder: Path | None) -> TensorBoardSink:
+def open_log(title: str, folder: Path | None) -> TensorBoardSink:
     """Return a sink that writes to `FOLDER/tensorboard`, else to a new folder under `runs/`.
 
     Args:
         title: Part of the name of a new folder under `runs/`.
-        config: Values of the recipe, written as text.
         folder: The run folder; None for none.
     """
-    sink = TensorBoardSink(_fresh(title) if folder is None else RunFolder(folder).tensorboard)
-    lines = (f"    {name} = {value}" for name, value in config.items())
-    sink.text("recipe", "\n".join(lines))
-    return sink
+    return TensorBoardSink(_fresh(title) if folder is None else RunFolder(folder).tensorboard)
 
 
 def _fresh(title: str) -> Path:

@@ -13,7 +13,10 @@ from etude.interop._peer import load
 UPDATE = "watch/update"
 """The axis of a watch's metrics: W&B's own step belongs to what you log yourself."""
 
-LOGGED = ("train/*", "valid/*", "trial/*", "answer/*")
+SEVERAL = (0, 19, 10)
+"""The version of W&B from which on a process may have several runs."""
+
+LOGGED = ("train/*", "valid/*", "trial/*", "trials/*", "answer/*")
 """What `log="wandb"` logs, over the axis 'update'."""
 
 
@@ -42,7 +45,7 @@ class WandbSink:
         self.run: Any = wandb.run if run is None else run
         if self.run is None:
             raise BadValueError("no run of W&B is active: call wandb.init() before, or give run=")
-        self.axis = axis
+        self.axis, self.groups = axis, groups
         self.run.define_metric(axis, hidden=True)
         for group in groups:
             self.run.define_metric(group, step_metric=axis)
@@ -51,6 +54,30 @@ class WandbSink:
     def readings(self, update: int, values: Mapping[str, float]) -> None:
         """Log the values, over the update."""
         self.run.log({**values, self.axis: update})
+
+    def settings(self, config: Mapping[str, Any]) -> None:
+        """Add the values of a recipe to the run's config, as 'recipe'."""
+        self.run.config.update({"recipe": dict(config)}, allow_val_change=True)
+
+    def part(self, title: str, name: str) -> OwnWandbRun | None:
+        """Return a sink of a new run of the same project, in the group of this run.
+
+        None for a run of a sweep, to which W&B would count the new one, and where W&B (before
+        0.19.10) has one run at a time.
+
+        Args:
+            title: The name of the run.
+            name: Not used.
+        """
+        wandb: Any = load("wandb")
+        version = tuple(int(part) for part in wandb.__version__.split(".")[:3] if part.isdecimal())
+        if self.run.sweep_id or version < SEVERAL:
+            return None
+        group = self.run.group or self.run.id
+        named = {"project": self.run.project, "entity": self.run.entity or None, "group": group}
+        kept = Path(self.run.settings.root_dir)
+        run = wandb.init(**named, name=title, job_type="trial", dir=kept, reinit="create_new")
+        return OwnWandbRun(run, axis=self.axis, groups=self.groups)
 
     def finding(self, finding: Finding) -> None:
         """Add a finding to 'watch/findings' in the summary."""
@@ -78,18 +105,16 @@ def available() -> None:
     load("wandb")
 
 
-def open_log(title: str, config: Mapping[str, Any], folder: Path | None) -> WandbSink:
+def open_log(title: str, folder: Path | None) -> WandbSink:
     """Return a sink of the active run; of a new one of the project 'etude' if none is active.
 
     Args:
         title: The name of a new run.
-        config: Values of the recipe, added to the run's config.
         folder: Where a new run keeps its files; None takes the current folder.
     """
     wandb: Any = load("wandb")
     told: dict[str, Any] = {"axis": "update", "groups": LOGGED}
     if wandb.run is not None:
-        wandb.run.config.update({"recipe": dict(config)}, allow_val_change=True)
         return WandbSink(wandb.run, **told)
-    run = wandb.init(project="etude", name=title, config={"recipe": dict(config)}, dir=folder)
+    run = wandb.init(project="etude", name=title, dir=folder)
     return OwnWandbRun(run, **told)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from etude.errors import BadTypeError, BadValueError, MissingExtraError, TaskError
 from etude.errors import where as place_of
+from etude.layerwise.blocks import split_blocks
 from etude.layerwise.flow import Flow
 from etude.layerwise.matrices import split
 from etude.layerwise.rates import apply
@@ -83,6 +84,8 @@ def build(
         _refuse_group_rates(row, groups)
         if row.chooses_matrices:
             groups = split(groups, model, matrix or (HIDDEN,), flow)
+        if row.by_blocks:
+            groups = split_blocks(groups, model)
     _check_parameters(groups)
     _refuse_complex(row, groups, model)
     groups = _with_numbers(groups)

@@ -104,6 +104,8 @@ class OptimizerRow:
         suits: For each trait of a task, the reason for or against it in `optimizers.match`.
         advised: Hyperparameters that `optimizers.match` proposes for it.
         needs: The module of another library that a factory of Etude's own wraps; empty if none.
+        by_blocks: Whether entries of a tensor share a second moment, by the groups' 'axis' and
+            'blocks', which are read from the model; see `etude.layerwise.blocks`.
     """
 
     name: str
@@ -134,6 +136,7 @@ class OptimizerRow:
     suits: Suits = field(default_factory=dict)
     advised: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
+    by_blocks: bool = False
 
     @property
     def linear(self) -> bool:

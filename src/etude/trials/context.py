@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,11 @@ from etude.next_step import SavedState
 from etude.progress import Bar, silent
 from etude.storage.tuning_folder import TuningFolder
 from etude.training.observer import Observer
+from etude.trials.trial import Trial
+
+
+def unheard(trials: Sequence[Trial]) -> None:
+    """Tell nobody of a pause."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class TrialContext:
         observers: Called while the runs train; each run has copies.
         bar: The progress bar.
         stop: Called before every update; the trials stop if it returns True.
+        paused: Called with trials that were trained up to a share of their runs, and evaluated.
         saved: Returns what is saved in the folder, for the message after an interruption.
     """
 
@@ -37,4 +43,5 @@ class TrialContext:
     observers: tuple[Observer, ...] = ()
     bar: Bar = silent
     stop: Callable[[], bool] = bool
+    paused: Callable[[Sequence[Trial]], None] = unheard
     saved: Callable[[], SavedState] | None = None

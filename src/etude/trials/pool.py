@@ -203,8 +203,7 @@ class TrialPool:
         self._guesses.keep_only(share)
         aims = {trial: Aim(step_at(trial, share)) for trial in trials}
         self._add_idle(aims, ahead, guess or Guess(), share, threads)
-        aims = {trial: aim for trial, aim in aims.items() if aim.is_open(trial)}
-        for batch in self._batches_of(list(aims)):
+        for batch in self._batches_of([one for one, aim in aims.items() if aim.is_open(one)]):
             self._advance({trial: aims[trial] for trial in batch}, part, threads)
         for trial in trials:
             updates = trial.extend(share, step_at(trial, share))
@@ -212,6 +211,7 @@ class TrialPool:
             if cost:
                 self.spent += cost
                 self.costs[part] = self.costs.get(part, 0.0) + cost
+        self.setting.paused(trials)
         refuse_undefined(self.goal, [trial.last() for trial in trials])
 
     def _threads(self, trials: Sequence[Trial]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
@@ -16,7 +16,8 @@ from etude.tasks.task import Task
 from etude.training.interrupt import StopRequest, stop_on_signal
 from etude.training.observer import Observer
 from etude.training.world import World, current, refuse_sharded
-from etude.trials.pool import TrialContext
+from etude.trials.context import TrialContext, unheard
+from etude.trials.trial import Trial
 
 
 @contextmanager
@@ -30,6 +31,7 @@ def trial_session(
     memory: int | None = None,
     observers: Sequence[Observer] = (),
     progress: bool | None = None,
+    paused: Callable[[Sequence[Trial]], None] | None = None,
 ) -> Iterator[TrialContext]:
     """Return how trials are trained, within a `with` block.
 
@@ -45,6 +47,7 @@ def trial_session(
         memory: As in `TrialContext`.
         observers: As there.
         progress: Whether to draw a bar; None draws it at a terminal.
+        paused: As in `TrialContext`; only the main process of a world calls it.
     """
     world = current()
     refuse_sharded(world, verb)
@@ -63,6 +66,7 @@ def trial_session(
                 observers=tuple(observers),
                 bar=show,
                 stop=partial(_stops, asked, world),
+                paused=paused if paused is not None and world.is_main else unheard,
                 saved=None if home is None else lambda: _saved(verb, home, task, asked),
             )
     finally:

@@ -271,6 +271,15 @@ class Trial:
         found = map(self.at, sorted(steps, reverse=True))
         return next((e for e in found if e is not None), None)
 
+    def compared(self) -> float | None:
+        """Return by what it was compared last, where that is not what its record holds there."""
+        last = self.last()
+        if last is None or self.diverged:
+            return None
+        raw = next((e for e in reversed(self.record().evaluations) if e.step == last.step), last)
+        value = self.goal.value(last)
+        return None if value == self.goal.value(raw) else value
+
     @property
     def share(self) -> float:
         """The largest share of its run that was asked for."""

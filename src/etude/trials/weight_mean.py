@@ -15,7 +15,10 @@ from etude.recipe import Recipe
 from etude.record import Evaluation
 from etude.tasks.task import Task
 from etude.training.clock import clock_of
-from etude.training.evaluation.batch_norm_statistics import renew_statistics
+from etude.training.evaluation.batch_norm_statistics import (
+    norms_with_statistics,
+    renew_statistics,
+)
 from etude.training.evaluation.evaluate import evaluate
 from etude.training.machine.threads import use_threads
 from etude.training.observer import Observer
@@ -48,7 +51,8 @@ class WeightMean(Observer):
     validation loss, the more the higher the rate; the decay takes that away, and so does the
     mean, without a gradient (Izmailov et al., 2018, arXiv:1803.05407; Sandler et al., 2023,
     arXiv:2301.11312). Batch statistics are renewed from training batches for the mean; those of
-    the run are not touched. It holds one copy of the weights.
+    the run are not touched. It holds one copy of the weights. In a run of up to 1/window updates
+    the mean is the weights of one update, those that the run evaluates: nothing is computed again.
 
     Args:
         length: Updates of the whole run.
@@ -115,6 +119,10 @@ class WeightMean(Observer):
         """Evaluate the mean where that is due."""
         if not self.count or state.step != self.target or state.diverged:
             return
+        if self._is_the_run(state):
+            self.evaluations.append(evaluation)
+            self.release()
+            return
         # With as many threads as the run's own evaluations, or bits would depend on the engine.
         kept = weights_kept(state.model, state.parameters)
         with use_threads(state.threads), kept, torch.no_grad():
@@ -131,6 +139,11 @@ class WeightMean(Observer):
             )
         self.evaluations.append(found)
         self.release()
+
+    def _is_the_run(self, state: RunState) -> bool:
+        """Return whether the mean is the weights of the run, and is evaluated as they are."""
+        alone = self.samples == 1.0 and self.every == 1 and state.world.size == 1
+        return alone and not norms_with_statistics(state.model)
 
     def at(self, step: int) -> Evaluation | None:
         """Return the evaluation of the mean after `step` updates, if there was one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,6 +82,7 @@ def tune(
     observers: Sequence[Observer] = (),
     progress: bool | None = None,
     world: World | None = None,
+    paused: Callable[[Sequence[Trial]], None] | None = None,
 ) -> TuneResult:
     """Find the learning rate that trains a task best, and return the model trained with it.
 
@@ -141,6 +142,7 @@ def tune(
         progress: Whether to draw a bar; None draws it where somebody sits at a terminal.
         world: The processes that train every run together, from `etude.distributed.join()`; each
             of them makes the same call. None trains in one process, or in those of `engine`.
+        paused: Called at each pause with the trials that were trained, by the main process.
 
     Returns:
         The rate, what ties with it, where training breaks, the cost, and the trained model.
@@ -195,6 +197,7 @@ def tune(
             memory=memory,
             observers=observers,
             progress=progress,
+            paused=paused,
         ) as setting:
             return _tuned(task, request, setting, None if resume else parts)
 
@@ -338,7 +341,7 @@ def judged(
                 bad,
                 tied if trains else c is best,
                 trial_place(c.name),
-                _compared(c),
+                c.compared(),
                 seed_runs(c, seeds),
             )
             for c, bad, tied in kept
@@ -366,16 +369,6 @@ def judged(
 def _final(best: Trial, last: TrialPool) -> Trial:
     """Return the trial whose model is returned: with folds, the one on all training data."""
     return best if best in last.trials else next(iter(last.trials), best)
-
-
-def _compared(trial: Trial) -> float | None:
-    """Return by what a trial was last compared, where that is not what its record holds there."""
-    last = trial.last()
-    if last is None or trial.diverged:
-        return None
-    raw = next((e for e in reversed(trial.record().evaluations) if e.step == last.step), last)
-    value = trial.goal.value(last)
-    return None if value == trial.goal.value(raw) else value
 
 
 def _as_asked(best: Trial, last: TrialPool, request: Request) -> Recipe:

@@ -12,13 +12,14 @@ import torch
 from etude import Recipe, tasks
 from etude.engines import RayEngine, train_many
 from etude.engines.ray.cluster import RayCluster
-from etude.errors import BadValueError, EtudeError, MissingExtraError
+from etude.errors import BadTypeError, BadValueError, EtudeError, MissingExtraError
 from etude.methods.grid import grid
 from etude.methods.population import population
 from etude.storage.tuning_folder import TuningFolder
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.tuning.tune import tune
+from tests.optimizers.own_optimizers import Signs, two_rates
 from tests.ray_cluster import STORE
 
 ray = pytest.importorskip("ray")
@@ -119,6 +120,24 @@ def test_folds_and_records_are_those_of_the_loop(joined):
     for mine, theirs in zip(ours, train_many(task, recipes, "loop"), strict=True):
         assert mine.series["loss"].tobytes() == theirs.series["loss"].tobytes()
         assert mine.evaluations == theirs.evaluations
+
+
+@pytest.mark.slow
+def test_a_tuning_of_an_optimizer_of_ones_own_has_the_bits_of_the_loop(joined):
+    """A class and a function are imported by the workers; what cannot be is refused at once."""
+    task, recipe = small(64)
+    with RayEngine("auto") as engine:
+        for mine in (Signs, two_rates):
+            given = recipe.replace(optimizer=mine)
+            wanted = answer(tune(task, given, 1.5, engine="loop", progress=False))
+            assert answer(tune(task, given, 1.5, engine=engine, progress=False)) == wanted
+        hidden = recipe.replace(optimizer=lambda groups, lr: torch.optim.SGD(groups, lr=lr))
+        with pytest.raises(
+            BadTypeError,
+            match=r"<lambda>.* cannot be built on another machine: put it in a module .* or train "
+            r"with engine='pool', in processes of this machine$",
+        ):
+            tune(task, hidden, 1.5, engine=engine, progress=False)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from etude.engines.ray.worker import error_of, failure_of, train_piece
 from etude.engines.worker_settings import worker_settings
 from etude.errors import BadTypeError, BadValueError, ObserverError, TaskError
 from etude.measure.gradient_norm import GradientNorm
+from etude.optimizers import table
 from etude.tasks.references.fingerprint import fingerprint
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
@@ -25,6 +26,7 @@ from etude.trials.score import goal_for, judged_by
 from etude.trials.valid_samples import compared_on
 from etude.trials.weight_mean import WeightMean
 from tests.engines.common import data, mlp, quarters, same_bits
+from tests.optimizers.own_optimizers import Signs, two_rates
 
 NAMES = ("cancer-mlp", "diabetes-mlp")
 RECIPE = Recipe(lr=0.01, steps=12, batch_size=16)
@@ -122,6 +124,39 @@ def test_a_run_that_is_sent_to_and_fro_keeps_the_bits_of_the_loop(cuts, optimize
     assert [one.evaluations for one in ours.observers if isinstance(one, WeightMean)] == [
         one.evaluations for one in theirs.observers if isinstance(one, WeightMean)
     ]
+
+
+@pytest.mark.parametrize("mine", [Signs, two_rates])
+def test_an_optimizer_of_ones_own_is_imported_and_keeps_the_bits_of_the_loop(mine):
+    task, recipe = tasks.get("cancer-mlp"), RECIPE.replace(optimizer=mine)
+    ours, theirs = Run(task, recipe), Run(task, recipe)
+    sent, told = sent_task(task), worker_settings()
+    for until in (5, ours.length):
+        what, state = sent_run(ours), pack(ours.state_dict())
+        json.dumps({**what, "observers": []})  # plain values alone
+        known = table.OWN.pop(recipe.optimizer.name)  # a worker does not know it yet
+        try:
+            failure, state = train_piece(
+                told, sent, what, pack(ours.state_dict()), (until, (), 60.0)
+            )
+        finally:
+            table.OWN[recipe.optimizer.name] = known
+        assert failure is None
+        take_back(ours, unpack(state))
+    theirs.advance()
+    assert ours.series["loss"] == theirs.series["loss"]
+    for one, other in zip(ours.parameters, theirs.parameters, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_optimizer_that_cannot_be_imported_is_refused_with_the_way_out():
+    recipe = RECIPE.replace(optimizer=lambda groups, lr: torch.optim.SGD(groups, lr=lr))
+    with pytest.raises(
+        BadTypeError,
+        match=r"<lambda>.* cannot be built on another machine: put it in a module .* or train "
+        r"with engine='pool', in processes of this machine$",
+    ):
+        sent_run(Run(tasks.get("cancer-mlp"), recipe))
 
 
 def test_a_failure_comes_back_as_text_and_is_raised_as_its_own_kind():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,9 +14,6 @@ from etude.errors import BadTypeError, shown, unknown_name
 from etude.record import Evaluation
 from etude.training.observer import Observer
 from etude.training.state.state import RunState
-from etude.trials.score import Goal
-from etude.tuning.result import TuneResult
-from etude.tuning.trial_summary import TrialSummary
 
 Log: TypeAlias = str | Sink | None
 """The name of a logger, a sink, or None to log nothing."""
@@ -28,7 +25,10 @@ LOGGERS = {
     "aim": "etude.interop.aim",
 }
 """The module of each logger. It has `available()`, which raises if its library is missing, and
-`open_log(title, config, folder)`, which returns a sink."""
+`open_log(title, folder)`, which returns a sink."""
+
+Rows = Iterable[tuple[int, dict[str, float]]]
+"""Updates, and their values by name."""
 
 
 class RunLog:
@@ -46,29 +46,44 @@ class RunLog:
     """
 
     def __init__(self, log: str | Sink, title: str, folder: str | Path | None) -> None:
+        self.title = title
         self._open = _opener(log, title, None if folder is None else Path(folder))
         self._sink: GuardedSink | None = None
-        self._failed = False
+        self._failed = self._told = False
 
-    def give(self, rows: Iterator[tuple[int, dict[str, float]]], config: Mapping[str, Any]) -> None:
+    def give(self, rows: Rows, config: Mapping[str, Any]) -> None:
         """Give values of updates, without those that are not finite.
 
         Args:
             rows: Updates, and their values by name.
-            config: The values of the recipe, shown where the logger is opened.
+            config: The values of the recipe, shown at the first call.
         """
+        sink = self._opened()
+        if sink is None:
+            return
+        if not self._told:
+            self._told = True
+            sink.settings(config)
+        sink.many(finite(rows))
+
+    def part(self, name: str, config: Mapping[str, Any]) -> GuardedSink | None:
+        """Return a sink for a part, such as one trial of a tuning; None if nothing is logged.
+
+        Args:
+            name: What the part is called: 'lr-0.01'.
+            config: The values of its recipe.
+        """
+        sink = self._opened()
+        return None if sink is None else sink.part(f"{self.title} {name}", name, config)
+
+    def _opened(self) -> GuardedSink | None:
         if self._sink is None and not self._failed:
             try:
-                self._sink = GuardedSink(self._open(config), _warn)
+                self._sink = GuardedSink(self._open(), _warn)
             except Exception as error:  # noqa: BLE001 - the user's training goes on
                 self._failed = True
                 _warn(f"the log cannot be opened, and is not used: {type(error).__name__}: {error}")
-        if self._sink is None:
-            return
-        for update, values in rows:
-            finite = {name: value for name, value in values.items() if math.isfinite(value)}
-            if finite:
-                self._sink.readings(update, finite)
+        return self._sink
 
     def close(self) -> None:
         """Close the logger; may be called twice."""
@@ -76,14 +91,24 @@ class RunLog:
             self._sink.close()
 
 
+def finite(rows: Rows) -> list[tuple[int, dict[str, float]]]:
+    """Return updates with those of their values that are finite, without empty ones.
+
+    >>> finite([(0, {"train/loss": math.nan}), (1, {"train/loss": 0.5, "train/lr": math.inf})])
+    [(1, {'train/loss': 0.5})]
+    """
+    kept = (
+        (update, {k: v for k, v in values.items() if math.isfinite(v)}) for update, values in rows
+    )
+    return [(update, values) for update, values in kept if values]
+
+
 def _warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=3)
 
 
-def _opener(
-    log: str | Sink, title: str, folder: Path | None
-) -> Callable[[Mapping[str, Any]], Sink]:
-    """Return a function that opens a logger, given the values of a recipe."""
+def _opener(log: str | Sink, title: str, folder: Path | None) -> Callable[[], Sink]:
+    """Return a function that opens a logger."""
     if not isinstance(log, str):
         if not isinstance(log, Sink) or isinstance(log, type):
             raise BadTypeError(
@@ -92,14 +117,14 @@ def _opener(
                 "etude.interop.tensorboard.TensorBoardSink('logs')"
             )
         sink = log
-        return lambda config: sink
+        return lambda: sink
     if log not in LOGGERS:
         raise unknown_name("logger of log=", log, LOGGERS)
     module = import_module(LOGGERS[log])
     module.available()
 
-    def opened(config: Mapping[str, Any]) -> Sink:
-        found: Sink = module.open_log(title, config, folder)
+    def opened() -> Sink:
+        found: Sink = module.open_log(title, folder)
         return found
 
     return opened
@@ -151,7 +176,7 @@ class LogObserver(Observer):
 
 
 def rows_of(
-    series: Mapping[str, Any], first: int, evaluations: list[Evaluation], metric: str
+    series: Mapping[str, Any], first: int, evaluations: Sequence[Evaluation], metric: str
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Yield the updates from `first` on with their values by name, and the evaluations.
 
@@ -172,46 +197,6 @@ def rows_of(
         yield update, {**values, **measured.get(update, {})}
 
 
-def _score(trial: TrialSummary, objective: str) -> float:
-    """Return the loss or metric by which a trial was compared last; NaN where it has none."""
-    last = trial.record.evaluations[-1] if trial.record.evaluations else None
-    if trial.compared is not None:
-        return trial.compared
-    return math.nan if last is None else Goal(objective).value(last)
-
-
 def _measured(evaluation: Evaluation, metric: str) -> dict[str, float]:
     found = {"valid/loss": evaluation.loss}
     return found if evaluation.metric is None else {**found, f"valid/{metric}": evaluation.metric}
-
-
-def log_tuning(log: RunLog, result: TuneResult) -> None:
-    """Log a finished tuning: its trials by ascending rate, the answer, and the finished run."""
-    log.give(_tuning_rows(result), result.recipe.plain())
-    log.close()
-
-
-def _tuning_rows(result: TuneResult) -> Iterator[tuple[int, dict[str, float]]]:
-    record = result.record
-    low, high = result.tied
-    answer = {
-        "answer/lr": result.lr,
-        "answer/tied_low": low,
-        "answer/tied_high": high,
-        "answer/cost": result.cost,
-        "answer/confidence": math.nan if result.confidence is None else result.confidence,
-    }
-    if result.stable_below is not None:
-        answer["answer/stable_below"] = result.stable_below
-    trials = {
-        place: {
-            "trial/lr": trial.lr,
-            "trial/score": _score(trial, result.objective),
-            "trial/updates": float(trial.record.cost.steps),
-        }
-        for place, trial in enumerate(result.trials)
-    }
-    runs = dict(rows_of(record.series, 0, list(record.evaluations), record.metric or "metric"))
-    for update in sorted({0, *trials, *runs}):
-        found = answer if update == 0 else {}
-        yield update, {**found, **trials.get(update, {}), **runs.get(update, {})}

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 import torch
 
 from etude.diagnosis.health.observer import WatchObserver
-from etude.diagnosis.health.run_log import Log, LogObserver, RunLog, log_tuning
+from etude.diagnosis.health.run_log import Log, LogObserver, RunLog
+from etude.diagnosis.health.tuning_log import TuningLog
 from etude.engines import Engine
 from etude.errors import BadTypeError, shown
 from etude.recipe import Recipe
@@ -160,9 +161,10 @@ def tune(
             each trial in its folder. None watches if there is a folder.
         folder: Where to keep everything; None keeps it in memory.
         observers: Called while the trials train; each run has copies.
-        log: Where to show what was found, at the end: 'wandb', 'mlflow', 'tensorboard' or 'aim', or
-            a sink. Logged are the rate and the score of each trial, the answer, and the finished
-            run as by `train`; see `docs/logging.md`.
+        log: Where to show the tuning: 'wandb', 'mlflow', 'tensorboard' or 'aim', or a sink. At each
+            pause, the updates and evaluations of the trials that were trained are logged, each
+            trial as a run of its own; at the end the answer, and the finished run as by `train`.
+            See `docs/logging.md`.
         options: `objective`, `maximize`, `folds`, `seeds`, `valid_samples`, `lr_range`, `lrs`,
             `start_from`, `over`, `engine`, `resume`, `more`, `accept_changes`, `device`, `memory`,
             `progress` and `world`, as in `etude.tuning.tune.tune`.
@@ -185,11 +187,24 @@ def tune(
     (True, True)
     """
     seen = [*observers, *_watching(watch, folder, observers)]
-    shown_in = None if log is None else RunLog(log, task.name, folder)
-    found = tuning.tune(task, recipe, budget, folder=folder, observers=seen, **options)
-    if shown_in is not None and given(options.get("world")).is_main:
-        log_tuning(shown_in, found)
-    return found
+    if log is None:
+        return tuning.tune(task, recipe, budget, folder=folder, observers=seen, **options)
+    shown_in = TuningLog(RunLog(log, task.name, folder))
+    try:
+        found = tuning.tune(
+            task,
+            recipe,
+            budget,
+            folder=folder,
+            observers=seen,
+            paused=shown_in.paused,
+            **options,
+        )
+        if given(options.get("world")).is_main:
+            shown_in.finish(found)
+        return found
+    finally:
+        shown_in.close()
 
 
 def _watching(

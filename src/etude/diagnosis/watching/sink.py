@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from etude.diagnosis.finding import Finding
@@ -15,7 +15,8 @@ from etude.errors import BadTypeError, shown
 class Sink(Protocol):
     """Takes the readings and findings of a watch. A call may fail: it is then not used again.
 
-    `etude.interop.tensorboard`, `.mlflow`, `.wandb` and `.aim` have one each.
+    `etude.interop.tensorboard`, `.mlflow`, `.wandb` and `.aim` have one each. Given as `log=`, a
+    sink may have three more methods: see `SettingsSink`, `ManySink` and `PartsSink`.
     """
 
     def readings(self, update: int, values: Mapping[str, float]) -> None:
@@ -30,6 +31,74 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Write what waits; the watch is closed."""
+
+
+@runtime_checkable
+class SettingsSink(Protocol):
+    """A sink that shows the values of a recipe."""
+
+    def settings(self, config: Mapping[str, Any]) -> None:
+        """Show the values, by name."""
+
+
+@runtime_checkable
+class ManySink(Protocol):
+    """A sink that takes the readings of many updates in one call."""
+
+    def many(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Take updates, each with its finite numbers by name."""
+
+
+@runtime_checkable
+class PartsSink(Protocol):
+    """A sink that has a run of its own for each part, such as a trial of a tuning."""
+
+    def part(self, title: str, name: str) -> Sink | None:
+        """Return a new sink, which is closed before this one; None if there is none.
+
+        Args:
+            title: What the run is called: 'digits-cnn lr-0.01'.
+            name: What the part is called: 'lr-0.01'.
+        """
+
+
+class PrefixedSink:
+    """Shows a part as series of another sink, with its name before theirs.
+
+    Args:
+        sink: The other sink, which stays open.
+        name: The name of the part.
+    """
+
+    def __init__(self, sink: Sink, name: str) -> None:
+        self._sink, self._name = sink, name
+
+    def readings(self, update: int, values: Mapping[str, float]) -> None:
+        """Give the values on as 'trials/NAME/...'."""
+        self._sink.readings(update, self._named(values))
+
+    def many(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Give the values on as 'trials/NAME/...'."""
+        give_many(self._sink, [(update, self._named(values)) for update, values in rows])
+
+    def finding(self, finding: Finding) -> None:
+        """Give the finding on."""
+        self._sink.finding(finding)
+
+    def close(self) -> None:
+        """Do nothing: the other sink goes on."""
+
+    def _named(self, values: Mapping[str, float]) -> dict[str, float]:
+        return {f"trials/{self._name}/{name}": value for name, value in values.items()}
+
+
+def give_many(sink: Sink, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+    """Give a sink the values of many updates, in one call if it takes them so."""
+    if isinstance(sink, ManySink):
+        sink.many(rows)
+        return
+    for update, values in rows:
+        sink.readings(update, values)
 
 
 def listed_sinks(sink: Any) -> tuple[Sink, ...]:
@@ -63,6 +132,35 @@ class GuardedSink:
     def readings(self, update: int, values: Mapping[str, float]) -> bool:
         """Give the values of an update; return whether the sink took them."""
         return self._try(self._sink.readings, update, values)
+
+    def many(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Give the values of many updates."""
+        self._try(give_many, self._sink, rows)
+
+    def settings(self, config: Mapping[str, Any]) -> None:
+        """Give the values of a recipe, if the sink shows them."""
+        if isinstance(self._sink, SettingsSink):
+            self._try(self._sink.settings, config)
+
+    def part(self, title: str, name: str, config: Mapping[str, Any]) -> GuardedSink | None:
+        """Return a sink for a part: a run of its own, or series of this one; None if it failed.
+
+        Args:
+            title: What a run of its own is called.
+            name: What the part is called.
+            config: The values of its recipe.
+        """
+        made: list[Sink] = []
+
+        def make() -> None:
+            own = self._sink.part(title, name) if isinstance(self._sink, PartsSink) else None
+            made.append(PrefixedSink(self._sink, name) if own is None else own)
+
+        if not self._try(make):
+            return None
+        found = GuardedSink(made[0], self._warn)
+        found.settings(config)
+        return found
 
     def finding(self, finding: Finding) -> None:
         """Give a finding."""

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from etude.optimizers.hyperparameters import Flag, Number
-from etude.optimizers.rows.parts import IGNORED, OWN, REAL, betas, row
+from etude.optimizers.rows.parts import IGNORED, OWN, REAL, SMALL_STATE, betas, row
 
 # Centres: AdamW's, since the size of the step is AdamW's; they are not fitted to each row.
 # `python -m benchmarks.optimizers --centres NAME` measures where a row's best rates lie.
 
+BLOCKS = "entries of a row or an attention head share its second moment"
+
 ROWS = (
+    row(
+        "adam_mini",
+        OWN + "adam_mini:AdamMini",
+        1e-3,
+        -1.6,
+        "Zhang et al. 2024, arXiv:2406.16793",
+        "about half of Adam's state at Adam's rate: one second moment for each neuron or head",
+        {
+            "family": "adam",
+            "decay": "decoupled",
+            "by_blocks": True,
+            "why_no_slices": BLOCKS,
+            "why_no_shards": BLOCKS,
+            "why_no_threshold": BLOCKS,
+        },
+        {"large model": SMALL_STATE},
+        betas=betas(),
+        eps=Number(1e-8),
+        weight_decay=Number(0.0),
+    ),
     row(
         "adopt",
         "pytorch_optimizer:ADOPT",

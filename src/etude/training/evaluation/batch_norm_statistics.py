@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +19,15 @@ from etude.training.state.snapshot import modes_kept
 
 BATCHES = 32
 """The largest number of batches for the statistics, if an epoch has that many."""
+
+
+def norms_with_statistics(model: nn.Module) -> list[Any]:
+    """Return the batch normalisations of a model that keep running statistics.
+
+    >>> len(norms_with_statistics(nn.Sequential(nn.BatchNorm1d(2), nn.LayerNorm(2))))
+    1
+    """
+    return [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
 
 
 def renew_statistics(
@@ -37,7 +47,7 @@ def renew_statistics(
         autocast: A factory of the context of the forward pass.
         batches: The number of batches.
     """
-    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    norms = norms_with_statistics(model)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
