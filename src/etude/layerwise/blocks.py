@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from etude.layerwise.model_parts import anatomy
+from etude.layerwise.model_parts import parts_of
 from etude.layerwise.parts import Part, owner_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def blocks_of(model: nn.Module) -> dict[str, Blocks]:
     >>> found["in_proj_weight"].number, found["out_proj.weight"].number
     (6, None)
     """
-    return {part.name: _blocks(model, part) for part in anatomy(model)}
+    return {part.name: _blocks(model, part) for part in parts_of(model)}
 
 
 def split_blocks(groups: Sequence[dict[str, Any]], model: nn.Module) -> list[dict[str, Any]]:
