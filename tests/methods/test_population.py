@@ -8,19 +8,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 import etude
 from etude import Recipe, Task
 from etude.engines import PoolEngine
 from etude.errors import BadTypeError, BadValueError, Interrupted, StorageError
 from etude.methods.exploit import copies
+from etude.methods.lowering import Lowering, Next
 from etude.methods.population import FACTORS, population
 from etude.methods.rate_history import RateHistory
-from etude.record import Status
+from etude.record import Evaluation, Status
 from etude.report import present
 from etude.report.methods import population_curves
 from etude.schedules import Clock, constant, cosine, parse, warmup
 from etude.trials.pool import TrialPool
+from etude.trials.score import Goal
 from tests.helpers import noisy, task
 
 BASE = Recipe(
@@ -308,15 +312,105 @@ def test_rates_of_its_own_are_lowered_until_a_member_learns(monkeypatch, tmp_pat
     x = torch.linspace(-1, 1, 64)[:, None]
     of = Task(lambda: torch.nn.Linear(1, 1), (x, 3 * x), loss=torch.nn.functional.mse_loss)
     found = population(of, line, 4, generations=10, progress=False, folder=tmp_path / "own")
-    lowered = [note for note in found.notes if note.startswith("After update 4 no member")]
+    lowered = [note for note in found.notes if note.startswith("After update 8 every member was")]
     assert len(lowered) == 2
-    assert found.cost == pytest.approx(4 + 2 * 0.4)
+    assert 4 < found.cost <= 4 + 2 * 0.8
     assert max(one.rates[0] for one in found.members) < 3 < 1e3
     assert found.record.evaluations[-1].loss < 0.01 * found.untrained.loss
     given = [one.rates[0] * 10**3.2 for one in found.members]
     kept = population(of, line, lrs=given, generations=10, progress=False)
     assert kept.cost <= 4
     assert not [note for note in kept.notes if "began again" in note]
+
+
+def test_rates_are_kept_where_a_task_learns_late():
+    """The product of three signs: nothing shows in the first fifth, at any rate."""
+    made = torch.Generator().manual_seed(0)
+    x = (torch.rand(1200, 12, generator=made) > 0.5).float() * 2 - 1
+    y = (x[:, 0] * x[:, 1] * x[:, 2] > 0).long()
+
+    def network():
+        model = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 2))
+        nn.init.zeros_(model[2].weight)
+        nn.init.zeros_(model[2].bias)
+        return model
+
+    late = Task(network, (x[:800], y[:800]), valid=(x[800:], y[800:]), loss=cross_entropy)
+    flat = Recipe(optimizer="adam", schedule="constant()", steps=160, batch_size=32)
+    plain = etude.train(late, flat.replace(lr=0.01), evaluations=1)
+    found = population(late, flat, 3, progress=False)
+    early = [score for one in found.members for score in one.scores[:4]]
+    assert min(early) > 0.99 * found.untrained.loss
+    assert plain.valid_loss < 0.1
+    assert found.record.valid_loss < 0.1
+    assert not found.notes
+
+
+def test_members_of_the_first_rates_go_on_if_lower_ones_do_not_help(monkeypatch, tmp_path):
+    """The first weight makes the validation loss worse at any rate, until the second follows."""
+    monkeypatch.setattr("etude.methods.population.scaled", lambda centre, run: 0.25)
+    x = torch.tensor([[1.0, 0.447], [1.0, -0.447], [-1.0, 0.447], [-1.0, -0.447]])
+    other = torch.tensor([[1.0, -1.1]])
+
+    def network():
+        model = nn.Linear(2, 1, bias=False)
+        nn.init.zeros_(model.weight)
+        return model
+
+    slow = Task(
+        network, (x, x.sum(1, True)), valid=(other, other.sum(1, True)), loss=nn.functional.mse_loss
+    )
+    flat = Recipe(optimizer="sgd", schedule="constant()", steps=40, batch_size=4)
+    asked = {"generations": 10, "progress": False, "engine": "loop"}
+    found = population(slow, flat, 2, folder=tmp_path / "own", **asked)
+    assert [note.split(":")[0] for note in found.notes if note.startswith("After")] == [
+        *["After update 8 every member was worse than the untrained network or had diverged"] * 3,
+        "After update 8 no member was clearly better than the untrained network at the lower rates "
+        "either",
+    ]
+    assert found.cost == pytest.approx(2 + 3 * 0.4)
+    assert found.record.valid_loss < 0.1 * found.untrained.loss
+    first = [one.rates[0] for one in found.members]
+    same = population(slow, flat, lrs=first, **asked)
+    assert [one.scores for one in same.members] == [one.scores for one in found.members]
+    again = population(slow, folder=tmp_path / "own", resume=True, progress=False)
+    assert said(again) == said(found)
+
+
+AT, WORSE, LESS = (Evaluation(8, loss, None) for loss in (1.0, 2.0, 0.5))
+DIVERGED = None
+
+
+@pytest.mark.parametrize(
+    ("rows", "then"),
+    [
+        ([[WORSE, DIVERGED]], Next.LOWER),
+        ([[DIVERGED, DIVERGED]], Next.LOWER),
+        ([[WORSE, AT]], Next.GO_ON),
+        ([[WORSE, LESS]], Next.GO_ON),
+        ([[WORSE, WORSE], [AT, AT]], Next.RETURN),
+        ([[DIVERGED, DIVERGED], [AT, AT]], Next.GO_ON),
+        ([[WORSE, WORSE], [LESS, WORSE]], Next.GO_ON),
+        ([[WORSE, WORSE]] * 3, Next.LOWER),
+        ([[WORSE, WORSE]] * 4, Next.RETURN),
+        ([[DIVERGED, DIVERGED]] * 4, Next.GO_ON),
+    ],
+)
+def test_rates_are_lowered_only_where_all_are_worse_or_diverged(rows, then):
+    lowering = Lowering(10, AT, Goal())
+    for row in rows:
+        assert lowering.after(1, [AT, AT]) is Next.GO_ON
+        found = lowering.after(2, row)
+    assert found is then
+    if then is not Next.LOWER:
+        assert lowering.after(3, [WORSE, WORSE]) is Next.GO_ON
+
+
+def test_rates_at_which_a_member_was_better_are_lowered_only_if_all_diverged():
+    for last, then in (([WORSE, WORSE], Next.GO_ON), ([DIVERGED, DIVERGED], Next.LOWER)):
+        lowering = Lowering(10, AT, Goal())
+        assert lowering.after(1, [LESS, WORSE]) is Next.GO_ON
+        assert lowering.after(2, last) is then
 
 
 def test_the_report_shows_every_member_and_the_line_of_the_best():

@@ -20,6 +20,7 @@ from etude.errors import BadTypeError, BadValueError, check_whole, shown
 from etude.measure.gradient_scale import scaled
 from etude.methods.exploit import Copied, copies
 from etude.methods.kept_request import kept_request
+from etude.methods.lowering import Lowering, Next, deciding
 from etude.methods.population_result import PopulationMember, PopulationResult, best_of
 from etude.methods.rate_history import RateHistory
 from etude.optimizers.prior import centre_of, grid
@@ -44,10 +45,6 @@ FACTORS = (0.8, 1.25)
 """What a copied rate is multiplied by: the paper's 0.8, and its inverse, so that moves cancel."""
 
 
-LOWER, EARLY = 3, 0.2
-"""How often rates that were not given are lowered, and the share of the run in which that is."""
-
-
 @dataclass(frozen=True)
 class PopulationRequest:
     """What was asked for: all that decides the answer.
@@ -60,7 +57,7 @@ class PopulationRequest:
         factors: What a copied rate may be multiplied by.
         objective: What is compared.
         maximize: Whether more of it is better.
-        lowers: Whether all begin again at lower rates if none learns, since nobody gave the rates.
+        lowers: Whether all begin again at lower rates if these are too high: nobody gave them.
     """
 
     recipe: Recipe
@@ -122,10 +119,12 @@ def population(
             'constant()' everything is learned. None takes the task's defaults.
         members: How many train side by side; None takes 8, or one for each of `lrs`.
         lrs: The rates that they begin with. None takes rates 0.4 decades apart around the one at
-            which the tuner begins; if in the first fifth of the run no member is better than the
-            untrained network, all begin again at lower rates, up to three times, which the cost
-            includes.
-        generations: Into how many equal parts the run is cut; None takes 20.
+            which the tuner begins. If the generations of the first fifth of the run end with every
+            member worse than the untrained network or diverged, and none was better before, all
+            begin again at lower rates, up to three times; if that does not help, the members of
+            the first rates go on. The cost includes all of it.
+        generations: Into how many equal parts the run is cut; None takes 20. With fewer than 5
+            none ends in the first fifth of the run, and no rates are lowered.
         truncation: The share of the members that copies at the end of each, and the share that is
             copied; None takes 0.25.
         factors: What a copied rate may be multiplied by; None takes 0.8 and 1.25.
@@ -308,30 +307,27 @@ def _trained(task: Task, request: PopulationRequest, setting: TrialContext) -> P
                 f"generations={request.generations} is out of bounds: the run has "
                 f"{pool.length} updates, and each generation takes at least one"
             )
-        places = _entered(pool, request)
+        first_places = places = _entered(pool, request)
+        lowering = Lowering(request.generations, pool.untrained, goal, open=_may_lower(request))
         ends: list[int] = []
         notes: list[str] = []
         generation = 0
         while generation < request.generations:
             generation += 1
-            share = generation / request.generations
-            for place in places:
-                place.rates.append(place.lr)
-            alive = [place.trial for place in places if not place.trial.diverged]
-            if alive:
-                pool.go(alive, share, Phase.POPULATION)
-            ends.append(step_at(places[0].trial, share))
-            for place in places:
-                broken = place.trial.diverged
-                place.scores.append(math.inf if broken else place.trial.score(ends[-1]))
-            lower = request.lowers and len(notes) < LOWER and share <= EARLY
-            if lower and not _learned(pool, places):
-                places = _entered(pool, request, len(notes) + 1)
+            ends.append(_go(pool, places, generation / request.generations))
+            seen = [None if p.trial.diverged else p.trial.at(ends[-1]) for p in places]
+            then = lowering.after(generation, seen)
+            if then is Next.LOWER:
+                places = _entered(pool, request, lowering.lowered)
                 notes.append(_lowered(ends[-1], places))
                 ends.clear()
                 generation = 0
-            elif generation < request.generations:
-                _exploit(pool, request, places, generation, ends[-1], len(notes))
+                continue
+            if then is Next.RETURN:
+                places = first_places
+                notes.append(_returned(ends[-1], request.lrs))
+            if generation < request.generations:
+                _exploit(pool, request, places, generation, ends[-1], lowering.lowered)
         found = _result(pool, request, places, tuple(ends), notes)
         for trial in pool.trials:
             trial.finish()
@@ -363,18 +359,38 @@ def _name(number: int, lowered: int) -> str:
     return f"member-{number}-lower-{lowered}" if lowered else f"member-{number}"
 
 
-def _learned(pool: TrialPool, places: Sequence[_Place]) -> bool:
-    """Return whether a member is better than the untrained network."""
-    untrained = pool.goal.score(pool.untrained)
-    return any(place.scores[-1] < untrained for place in places)
+def _may_lower(request: PopulationRequest) -> bool:
+    """Return whether nobody gave the rates, and a generation ends early enough to lower them."""
+    return request.lowers and deciding(request.generations) > 0
+
+
+def _go(pool: TrialPool, places: Sequence[_Place], share: float) -> int:
+    """Train the members up to a share of their runs, and return the update at which they stand."""
+    for place in places:
+        place.rates.append(place.lr)
+    alive = [place.trial for place in places if not place.trial.diverged]
+    if alive:
+        pool.go(alive, share, Phase.POPULATION)
+    end = step_at(places[0].trial, share)
+    for place in places:
+        place.scores.append(math.inf if place.trial.diverged else place.trial.score(end))
+    return end
 
 
 def _lowered(step: int, places: Sequence[_Place]) -> str:
     """Return a note of lower rates, at which all members begin again."""
     rates = [place.lr for place in places]
     return (
-        f"After update {step} no member was better than the untrained network: all began again, "
-        f"at rates from {min(rates):.3g} to {max(rates):.3g}."
+        f"After update {step} every member was worse than the untrained network or had diverged: "
+        f"all began again, at rates from {min(rates):.3g} to {max(rates):.3g}."
+    )
+
+
+def _returned(step: int, lrs: Sequence[float]) -> str:
+    """Return a note that lower rates did not help."""
+    return (
+        f"After update {step} no member was clearly better than the untrained network at the lower "
+        f"rates either: those that began at {min(lrs):.3g} to {max(lrs):.3g} went on from there."
     )
 
 
