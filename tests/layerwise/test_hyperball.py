@@ -104,6 +104,10 @@ def test_what_it_cannot_wrap_is_refused() -> None:
         build("adam", net(), lr=0.01, lr_mult="hyperball() * trust()")
     with pytest.raises(BadValueError, match="a fixed norm applies to a whole tensor"):
         plan({"@policy": "hyperball()", "layers.0.*.weight[0:2]": 2.0}, net())
+    with pytest.raises(
+        BadValueError, match=r"bfloat16 is too coarse for it: keep the weights in float32"
+    ):
+        build("adam", net().bfloat16(), lr=0.01, lr_mult="hyperball()")
     with pytest.raises(BadValueError, match="scales nothing: the model has no hidden weight"):
         build("adam", nn.Linear(3, 2), lr=0.01, lr_mult="hyperball()")
     model = net()

@@ -19,11 +19,18 @@ class FixedNorms:
         names: Their names, for messages.
 
     Raises:
-        BadValueError: If a tensor is 0, and so has no norm to keep.
+        BadValueError: If a tensor is 0, and so has no norm to keep, or if its type is too coarse:
+            the norm grows by a share of lr²/2 in a step, less than half precision can undo.
     """
 
     def __init__(self, places: list[tuple[Tensor, int]], names: list[str]) -> None:
         for (parameter, _), name in zip(places, names, strict=True):
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                kind = str(parameter.dtype).removeprefix("torch.")
+                raise BadValueError(
+                    f"hyperball() keeps the norm of {name}, and {kind} is too coarse for it: keep "
+                    f"the weights in float32; a recipe's precision={kind!r} then computes in {kind}"
+                )
             if not bool(parameter.detach().any()):
                 raise BadValueError(
                     f"hyperball() keeps the norm of {name}, which begins with zeros: initialise it "
