@@ -35,6 +35,27 @@ def test_it_has_the_attributes_of_lightnings_finder():
     assert found.plot(suggest=True).axes[0].get_xscale() == "log"
 
 
+class Groups(Net):
+    """Its head trains at ten times its rate."""
+
+    def configure_optimizers(self):
+        lr = self.hparams.lr
+        groups = [{"params": self.net[0].parameters()}]
+        groups.append({"params": self.net[2].parameters(), "lr": 10 * lr})
+        return torch.optim.SGD(groups, lr=lr)
+
+
+def test_the_suggestion_is_the_rate_that_the_module_keeps():
+    """Trained at it, the highest group has the rate of the ramp; the module's is a tenth."""
+    module = made(Groups)
+    found = find(module, min_lr=1e-5, max_lr=1e-1, num_training=60)
+    assert module.hparams.lr == found.suggestion()
+    assert found.results["lr"][0] == pytest.approx(1e-5)
+    assert found.ramps[0].lrs[0] == pytest.approx(1e-4)  # of the head
+    groups = module.configure_optimizers().param_groups
+    assert groups[1]["lr"] == pytest.approx(10 * found.suggestion())
+
+
 class Rising(Net):
     """Its loss falls at no rate."""
 

@@ -17,7 +17,8 @@ from typing import Any
 from etude.errors import BadValueError, check_whole
 from etude.interop._peer import load
 from etude.interop.lightning.module_task import read
-from etude.interop.lightning.rate_attribute import attribute_of, set_rate
+from etude.interop.lightning.rate_attribute import USUAL, attribute_of, rate_in, set_rate
+from etude.interop.trainers.own_optimizer import OwnOptimizer
 from etude.methods.ramp import Ramp, RampPlan, run_ramp
 from etude.methods.ramp_rules import valley
 from etude.methods.smoothing import Smoothing
@@ -38,7 +39,8 @@ class RateFinder:
         lr_min: The first rate.
         lr_max: The last rate.
         num_training: The number of updates of a ramp.
-        ramps: The ramps.
+        ramps: The ramps, at the rates of the parameter group with the highest one.
+        share: The module's own rate over that of this group; all rates here are the module's.
     """
 
     mode: str
@@ -46,12 +48,16 @@ class RateFinder:
     lr_max: float
     num_training: int
     ramps: tuple[Ramp, ...]
+    share: float = 1.0
 
     @property
     def results(self) -> dict[str, list[float]]:
         """The rates of the first ramp under 'lr', and its smoothed losses under 'loss'."""
         first = self.ramps[0]
-        return {"lr": list(first.lrs), "loss": list(first.smoothed)}
+        return {"lr": self._own(first), "loss": list(first.smoothed)}
+
+    def _own(self, ramp: Ramp) -> list[float]:
+        return [lr * self.share for lr in ramp.lrs]
 
     def suggestion(self, skip_begin: int = 10, skip_end: int = 1) -> float | None:
         """Return the rate that the ramps suggest: the median over the ramps.
@@ -65,7 +71,7 @@ class RateFinder:
             The rate; None where the loss falls in none of the ramps, with a warning that says so.
         """
         found = [_suggested(ramp, skip_begin, skip_end) for ramp in self.ramps]
-        known = sorted(lr for lr in found if lr is not None)
+        known = sorted(lr * self.share for lr in found if lr is not None)
         if not known:
             warnings.warn(self._why_not(), stacklevel=2)
             return None
@@ -99,7 +105,7 @@ class RateFinder:
         pyplot = load("matplotlib.pyplot")
         axes = pyplot.subplots()[1] if ax is None else ax
         for ramp in self.ramps:
-            axes.plot(ramp.lrs, ramp.smoothed)
+            axes.plot(self._own(ramp), ramp.smoothed)
         if self.mode == "exponential":
             axes.set_xscale("log")
         axes.set_xlabel("Learning rate")
@@ -143,7 +149,9 @@ class Tuner:
     ) -> RateFinder:
         """Raise the rate over short runs of a copy of a module, and read a rate off the losses.
 
-        Groups of parameters keep the proportion of their rates. A range test sees the first updates
+        Groups of parameters keep the proportion of their rates, also to the rate that the module
+        keeps: where a group trains at 10 times that, a ramp from 1e-8 to 1 raises the group's rate
+        from 1e-7 to 10. A range test sees the first updates
         alone; `etude.interop.lightning.tune` compares rates by whole runs.
 
         Args:
@@ -174,20 +182,32 @@ class Tuner:
         data = train_dataloaders if datamodule is None else datamodule
         reading = read(model, data, None, trainer=self.trainer, steps=num_training)
         task, recipe = reading.pair(None, "constant()")
+        share = _share(model, name, reading.optimizer)
         plan = RampPlan(
             "Lightning",
-            min_lr,
-            max_lr,
+            min_lr / share,
+            max_lr / share,
             Smoothing(0.98, debias=1),
             math.inf if early_stop_threshold is None else early_stop_threshold,
             linear=mode == "linear",
         )
         seeds = range(recipe.seed, recipe.seed + repeats)
         ramps = [run_ramp(task, recipe.replace(seed=s), plan, num_training) for s in seeds]
-        found = RateFinder(mode, min_lr, max_lr, num_training, tuple(ramps))
+        found = RateFinder(mode, min_lr, max_lr, num_training, tuple(ramps), share)
         if update_attr and (lr := found.suggestion()) is not None:
             set_rate(model, name, lr)
         return found
+
+
+def _share(module: Any, name: str, optimizer: OwnOptimizer) -> float:
+    """Return the rate that a module keeps over the highest one of its groups.
+
+    1 where no group trains at the rate that it keeps.
+    """
+    kept = [rate_in(module, one) for one in ([name] if name else USUAL)]
+    own = next((rate for rate in kept if rate is not None), optimizer.lr)
+    shares = [values["lr_mult"] for _, values in optimizer.groups.groups]
+    return next((share for share in shares if math.isclose(share * optimizer.lr, own)), 1.0)
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,16 @@ def attribute_of(module: Any, name: str = "") -> str:
         f"{type(module).__name__} keeps no rate under {' or '.join(map(repr, wanted))}, in itself "
         "or in hparams: give attr_name=, or update_attr=False and set the rate yourself"
     )
+
+
+def rate_in(module: Any, name: str) -> float | None:
+    """Return the rate that a module keeps under a name; None if it is no number above 0."""
+    value = getattr(module, name, None)
+    if value is None and _in_hyperparameters(module, name):
+        kept = module.hparams
+        value = kept[name] if isinstance(kept, Mapping) else getattr(kept, name)
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if known and 0 < value < math.inf else None
 
 
 def set_rate(module: Any, name: str, lr: float) -> None:
