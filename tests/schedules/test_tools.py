@@ -50,6 +50,7 @@ from etude.schedules.testing import schedules
         ("warmup('5%') >> cosine()", 10, ["warmup-too-short"]),
         ("warmup('4%') >> cosine()", 10, ["warmup-too-short"]),
         ("warmup(1, start=0.1) >> cosine()", 10, ["warmup-too-short"]),
+        ("(warmup(1) >> cosine(9)).shift(-1)", 8, []),
         ("(warmup(1) >> cosine(9)).stretch(2)", 20, []),
         ("(warmup(3) >> cosine(9)).fit(4)", 4, ["warmup-too-short", "still-high"]),
         ("(warmup(1) >> cosine(9)).repeat(2)", 20, ["warmup-too-short", "zero"]),

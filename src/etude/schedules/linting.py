@@ -134,7 +134,7 @@ def _of_places(places: list[_Place]) -> Iterator[Lint]:
     short: set[str] = set()
     for t, what, text, end in places:
         if what == "short":
-            if text not in short and t <= end:
+            if text not in short and 0 <= t <= end:
                 short.add(text)
                 yield Lint(
                     "warmup-too-short",

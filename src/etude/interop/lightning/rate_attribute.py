@@ -37,8 +37,9 @@ def rate_in(module: Any, name: str) -> float | None:
     if value is None and _in_hyperparameters(module, name):
         kept = module.hparams
         value = kept[name] if isinstance(kept, Mapping) else getattr(kept, name)
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if known and 0 < value < math.inf else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return float(value) if 0 < value < math.inf else None
 
 
 def set_rate(module: Any, name: str, lr: float) -> None:
