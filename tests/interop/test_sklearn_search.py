@@ -165,6 +165,8 @@ def test_a_net_of_skorch_that_stops_early_is_finished():
         (SGD, {"param": "lr"}, "param='lr' is no parameter of SGDClassifier"),
         (SGD, {"budget": 1.2}, "budget=1.2 is out of bounds"),
         (SGD, {"around": -1.0}, "around=-1.0 is out of bounds"),
+        (SGD, {"around": 0}, "around=0 is out of bounds"),
+        (SGD, {"around": -0.0}, "around=-0.0 is out of bounds"),
         (make_pipeline(SGD, MLP), {}, "has 2 rates"),
     ],
 )

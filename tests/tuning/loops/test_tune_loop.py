@@ -363,7 +363,10 @@ def test_a_loop_that_saves_its_state_and_starts_over_is_refused():
         ({"steps": 0}, "steps=0 is out of bounds"),
         ({"steps": 2.5}, "steps=2.5 is not a whole number"),
         ({"budget": 1.0}, "budget=1.0 is out of bounds"),
+        ({"steps": np.True_}, "steps=np.True_ is not a whole number"),
         ({"around": -0.1}, "around=-0.1 is out of bounds"),
+        ({"around": 0}, "around=0 is out of bounds"),
+        ({"around": torch.tensor(True)}, r"around=tensor\(True\) is not a number"),
         ({"around": "a"}, "around='a' is not a number"),
         ({"optimizer": "adamv"}, "unknown optimizer 'adamv'"),
         ({"objective": "loss", "maximize": True}, "training lowers a loss"),
@@ -373,6 +376,17 @@ def test_a_loop_that_saves_its_state_and_starts_over_is_refused():
 def test_options_out_of_bounds_are_refused(options, message):
     with pytest.raises((BadTypeError, BadValueError), match=message):
         quick(yielding, **options)
+
+
+def test_numbers_of_other_libraries_are_as_good():
+    def facts_of(**options):
+        found = tune_loop(yielding, budget=1.3, progress=False, **options)
+        return facts(found), found.recipe.digest
+
+    plain = facts_of(steps=STEPS, around=0.25, evaluations=5, seed=3)
+    whole = {"steps": np.int64(STEPS), "evaluations": np.uint8(5), "seed": torch.tensor(3)}
+    assert facts_of(around=np.float32(0.25), **whole) == plain
+    assert facts_of(around=torch.tensor(0.25), **whole) == plain
 
 
 def test_a_budget_too_small_to_start_over_is_refused_with_the_way_out():
