@@ -403,6 +403,37 @@ def test_an_error_of_the_loop_is_its_own_and_names_the_rate():
     assert "lr=" in caught.value.__notes__[0]
 
 
+@pytest.mark.parametrize("kind", [OverflowError, FloatingPointError, ZeroDivisionError])
+@pytest.mark.parametrize("early", [False, True])
+def test_an_arithmetic_error_at_a_rate_is_how_that_rate_diverges(kind, early):
+    def train(lr):
+        if early and lr > 0.1:
+            raise kind("too large")
+        for step, value, *training in yielding(lr):
+            if not math.isfinite(value) or value > 1e3:
+                raise kind("too large")
+            yield (step, value, *training)
+
+    best = quick(train, around=0.1 if early else 1.0)
+    broken = [t for t in best.trials if t.record.status == "diverged"]
+    assert broken
+    assert all(t.record.reason.startswith(f"{kind.__name__}: too large") for t in broken)
+    assert best.lr < min(t.lr for t in broken)
+    assert best.chosen.record.status == "finished"
+
+
+def test_another_error_ends_the_search_and_says_where_to_go_on():
+    def train(lr):
+        for step, value, *training in yielding(lr):
+            if step == 30:
+                raise RuntimeError("mine")
+            yield (step, value, *training)
+
+    with pytest.raises(RuntimeError, match="mine") as caught:
+        quick(train)
+    assert "train there alone to find the error" in caught.value.__notes__[0]
+
+
 def test_a_run_folder_is_refused():
     best = quick(yielding)
     with pytest.raises(BadValueError, match="has no run folder"):
