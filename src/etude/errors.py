@@ -200,7 +200,7 @@ def as_real(value: Any) -> float | None:
     try:
         return None if is_flag(value) or isinstance(value, (str, bytes)) else float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError, RuntimeError):
         return None
 
