@@ -8,6 +8,7 @@ import math
 import pickle
 import tomllib
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from etude import Recipe, Task, train
 from etude.errors import BadTypeError, BadValueError, EtudeError, StorageError
 from etude.recipe import OptimizerChoice, RecipeError
 from etude.recipe_digest import SINCE, digest_before, digest_of
+from etude.recipe_exchange import PowerSGD
 from etude.schedules import parse
 
 shares = st.floats(0, 1, exclude_max=True)
@@ -452,3 +454,23 @@ def test_a_huge_recipe_is_refused_at_once(tmp_path):
     many.write_text(".".join(["a"] * 100_000) + " = 1")
     with pytest.raises(RecipeError, match="a line with more than 1,000 dots"):
         Recipe.load(many)
+
+
+@pytest.mark.parametrize("made", [np.int64, np.uint8, torch.tensor])
+def test_whole_numbers_of_other_libraries_are_stored_as_plain_ones(made):
+    names = ("steps", "batch_size", "seed", "evaluations", "accumulate")
+    plain, given = Recipe(**dict.fromkeys(names, 8)), Recipe(**dict.fromkeys(names, made(8)))
+    assert given.to_toml() == plain.to_toml()
+    assert given.to_json() == plain.to_json()
+    assert given.digest == plain.digest
+    assert all(type(getattr(given, name)) is int for name in names)
+    assert (
+        Recipe(compress=PowerSGD(rank=made(2))).digest == Recipe(compress="powersgd(rank=2)").digest
+    )
+
+
+@pytest.mark.parametrize("flag", [np.True_, torch.tensor(True)])
+@pytest.mark.parametrize("name", ["steps", "batch_size", "seed", "lr"])
+def test_flags_of_other_libraries_are_no_numbers(name, flag):
+    with pytest.raises(BadTypeError, match=f"{name}=.*[Tt]rue"):
+        Recipe(**{name: flag})

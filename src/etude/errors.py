@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
+import operator
 import re
 import traceback
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from etude.next_step import NextStep, SavedState, sentence
 
@@ -168,12 +170,47 @@ def member(kind: type[E], name: object, what: str) -> E:
         raise unknown_name(what, name, kind) from None
 
 
-def check_whole(name: str, value: object, least: int) -> None:
-    """Raise unless a value is a whole number that is large enough.
+def is_flag(value: object) -> bool:
+    """Return whether a value is True or False, of Python, NumPy or torch."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+
+
+def as_whole(value: Any) -> int | None:
+    """Return a whole number of any library as a plain int; None if it is none.
+
+    Whatever has `__index__` is one, such as a NumPy integer; True and False are none.
+
+    >>> as_whole(40), as_whole(True), as_whole(40.0), as_whole("40")
+    (40, None, None, None)
+    """
+    try:
+        return None if is_flag(value) else operator.index(value)
+    except (TypeError, RuntimeError):
+        return None
+
+
+def as_real(value: Any) -> float | None:
+    """Return a real number of any library as a plain float; None if it is none.
+
+    True, False and text are none. A whole number beyond the largest float is infinite.
+
+    >>> as_real(1), as_real(0.1), as_real(False), as_real("0.1"), as_real(1j), as_real(10**400)
+    (1.0, 0.1, None, None, None, inf)
+    """
+    try:
+        return None if is_flag(value) or isinstance(value, (str, bytes)) else float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def check_whole(name: str, value: object, least: int) -> int:
+    """Return a whole number of any library as a plain int; raise unless it is large enough.
 
     Args:
         name: What it is called, as the user gave it.
-        value: The value.
+        value: The value; whatever has `__index__`, such as a NumPy integer.
         least: The smallest that is allowed.
 
     Raises:
@@ -184,10 +221,12 @@ def check_whole(name: str, value: object, least: int) -> None:
     Traceback (most recent call last):
     etude.errors.BadValueError: seeds=0 is out of bounds: give at least 1
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    found = as_whole(value)
+    if found is None:
         raise BadTypeError(f"{name}={shown(value)} is not a whole number")
-    if value < least:
-        raise BadValueError(f"{name}={value} is out of bounds: give at least {least}")
+    if found < least:
+        raise BadValueError(f"{name}={found} is out of bounds: give at least {least}")
+    return found
 
 
 def where(error: BaseException) -> str:

@@ -23,13 +23,21 @@ from pydantic import (
 )
 
 from etude import files, optimizers
-from etude.errors import LONGEST_NAME, BadTypeError, BadValueError, EtudeError, MovedError, shown
+from etude.errors import (
+    LONGEST_NAME,
+    BadTypeError,
+    BadValueError,
+    EtudeError,
+    MovedError,
+    is_flag,
+    shown,
+)
 from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.hyperparameters import Number
 from etude.optimizers.importable import own_factory
-from etude.recipe_checks import check_clipping, check_precision, check_schedules
+from etude.recipe_checks import check_clipping, check_precision, check_schedules, run_length
 from etude.recipe_digest import digest_before, digest_of
 from etude.recipe_exchange import Compression, compression
 from etude.recipe_spikes import SpikePolicy, spike_policy
@@ -53,7 +61,7 @@ def _schedule(value: object) -> Schedule:
 
 def _number(value: object, info: ValidationInfo) -> object:
     """Raise for values that pydantic would accept as a number: True, and text."""
-    if isinstance(value, (bool, str, bytes)):
+    if is_flag(value) or isinstance(value, (str, bytes)):
         raise BadTypeError(
             f"{info.field_name}={shown(value)} is not a number: give one without quotes"
         )
@@ -62,24 +70,6 @@ def _number(value: object, info: ValidationInfo) -> object:
 
 def _batch_size(value: object, check: Callable[[object], int]) -> int | str:
     return "all" if value == "all" else check(value)
-
-
-def _length(value: object) -> int | str:
-    """Check a run's length: a count of updates, or text with a unit other than percent."""
-    if isinstance(value, str):
-        if value.strip().endswith("%"):
-            raise BadValueError(
-                f"steps={value!r}: a run's length is not a percentage: give steps or epochs"
-            )
-        Clock(steps_per_epoch=1, samples_per_step=1, tokens_per_step=1).steps(value)
-        return value
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BadTypeError(
-            f"steps={shown(value)}: give a whole number, or text such as '20 epochs'"
-        )
-    if value < 1:
-        raise BadValueError(f"steps={shown(value)} is out of bounds: give at least 1")
-    return value
 
 
 def _lr_mult(value: object) -> LrMult | None:
@@ -188,7 +178,7 @@ class Recipe(BaseModel):
     lr_mult: LrMultField = None
     schedule: ScheduleField = Field(default_factory=lambda: parse("warmup('5%') >> cosine()"))
     schedules: Mapping[str, ScheduleField] = Field(default_factory=dict)
-    steps: Annotated[int | str, BeforeValidator(_length)] = "20 epochs"
+    steps: Annotated[int | str, BeforeValidator(run_length)] = "20 epochs"
     batch_size: BatchSize | None = None
     accumulate: Count = 1
     clip_norm: Positive | None = None

@@ -1,13 +1,40 @@
-"""Checks the conditions of a recipe that involve several fields."""
+"""Checks the length of a recipe, and the conditions that involve several fields."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from etude.errors import BadValueError, shown
+from etude.errors import BadTypeError, BadValueError, as_whole, shown
 from etude.optimizers.row import OptimizerRow
 from etude.recipe_spikes import SpikePolicy, ZClip
-from etude.schedules import Schedule
+from etude.schedules import Clock, Schedule
+
+
+def run_length(value: object) -> int | str:
+    """Return a run's length: a plain count of updates, or text with a unit other than percent.
+
+    Raises:
+        BadTypeError: If it is neither.
+        BadValueError: If it is out of bounds.
+
+    >>> run_length(40), run_length("20 epochs")
+    (40, '20 epochs')
+    """
+    if isinstance(value, str):
+        if value.strip().endswith("%"):
+            raise BadValueError(
+                f"steps={value!r}: a run's length is not a percentage: give steps or epochs"
+            )
+        Clock(steps_per_epoch=1, samples_per_step=1, tokens_per_step=1).steps(value)
+        return value
+    count = as_whole(value)
+    if count is None:
+        raise BadTypeError(
+            f"steps={shown(value)}: give a whole number, or text such as '20 epochs'"
+        )
+    if count < 1:
+        raise BadValueError(f"steps={shown(value)} is out of bounds: give at least 1")
+    return count
 
 
 def check_schedules(

@@ -84,9 +84,9 @@ class PowerSGD(Compression):
     start: int | None = None
 
     def __post_init__(self) -> None:
-        _whole(self.name, "rank", self.rank, 1)
+        self.put(rank=_whole(self.name, "rank", self.rank, 1))
         if self.start is not None:
-            _whole(self.name, "start", self.start, SMALLEST_START)
+            self.put(start=_whole(self.name, "start", self.start, SMALLEST_START))
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,9 +140,9 @@ class LocalSGD(Compression):
     start: int | None = None
 
     def __post_init__(self) -> None:
-        _whole(self.name, "period", self.period, 1)
+        self.put(period=_whole(self.name, "period", self.period, 1))
         if self.start is not None:
-            _whole(self.name, "start", self.start, 0)
+            self.put(start=_whole(self.name, "start", self.start, 0))
 
 
 @dataclass(frozen=True, repr=False)
@@ -173,7 +173,7 @@ class DiLoCo(Compression):
     momentum: float | None = None
 
     def __post_init__(self) -> None:
-        _whole(self.name, "inner", self.inner, 1)
+        self.put(inner=_whole(self.name, "inner", self.inner, 1))
         lr = _number(self.name, "lr", self.lr)
         if lr <= 0:
             raise BadValueError(f"diloco: lr={lr!r} is out of bounds: give a number above 0")
@@ -228,9 +228,9 @@ def compression(value: object) -> Compression | None:
     return read_call(expression(plain), plain, table)
 
 
-def _whole(kind: str, name: str, value: object, least: int) -> None:
+def _whole(kind: str, name: str, value: object, least: int) -> int:
     try:
-        check_whole(name, value, least)
+        return check_whole(name, value, least)
     except (BadTypeError, BadValueError) as error:
         raise type(error)(f"{kind}: {error}") from None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-from etude.errors import BadTypeError, BadValueError, shown
+from etude.errors import BadTypeError, BadValueError, as_whole, shown
 from etude.layerwise.policies.policy import Named, number
 
 IN_A_ROW = 4
@@ -228,8 +228,9 @@ def _rule(policy: str, sigmas: object, window: object, after: object) -> dict[st
 
 
 def _count(policy: str, name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    found = as_whole(value)
+    if found is None:
         raise BadTypeError(f"{policy}: {name}={shown(value)} is not a whole number")
-    if value < least:
-        raise BadValueError(f"{policy}: {name}={value!r} is out of bounds: give at least {least:,}")
-    return value
+    if found < least:
+        raise BadValueError(f"{policy}: {name}={found} is out of bounds: give at least {least:,}")
+    return found

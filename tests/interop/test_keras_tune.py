@@ -95,6 +95,36 @@ def test_a_metric_is_compared_by_its_own_direction():
     assert best.metric == pytest.approx(best.loss)
 
 
+def scaled(**options):
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.001, **options))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_averaged_weights_are_judged_and_returned(wrapped):
+    make = scaled if wrapped else keras.optimizers.Adam
+    best = quick(built(make(use_ema=True)))
+    held_x, held_y = X[48:], Y[48:]
+    found = best.value.evaluate(held_x, held_y, verbose=0)
+    assert best.loss == pytest.approx(found, rel=1e-5)
+
+
+def test_an_optimizer_that_scales_the_loss_finds_what_its_inner_one_does():
+    plain, wrapped = quick(built()), quick(built(scaled()))
+    assert wrapped.lr == plain.lr
+    assert wrapped.loss == pytest.approx(plain.loss, rel=1e-4)
+    assert type(wrapped.value.optimizer).__name__ == "LossScaleOptimizer"
+
+
+def test_a_model_in_half_precision_is_tuned():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        best = quick(built())
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert best.chosen.record.status == "finished"
+
+
 class StopsItself(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.model.stop_training = epoch >= 2

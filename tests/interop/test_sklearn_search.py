@@ -67,6 +67,28 @@ def test_a_single_split_is_finished_too():
     assert search.result_.chosen.record.status == "finished"
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_several_labels_for_each_sample():
+    labels = (X[:, :3] > 0).astype(int)
+    search = EtudeSearch(clone(MLP).set_params(max_iter=8), cv=2, budget=4.0).fit(X, labels)
+    assert search.predict(X).shape == labels.shape
+    assert search.result_.chosen.record.status == "stopped"
+
+
+def test_a_rate_at_which_an_estimator_overflows_diverges():
+    class Overflows(SGDClassifier):
+        def partial_fit(self, X, y, classes=None):
+            if self.eta0 > 0.02:
+                raise ValueError("Floating-point under-/overflow occurred at epoch #1.")
+            return super().partial_fit(X, y, classes)
+
+    search = EtudeSearch(Overflows(**SGD.get_params()), cv=2, around=0.01).fit(X, Y)
+    broken = [t for t in search.result_.trials if t.record.status == "diverged"]
+    assert broken
+    assert all(t.lr > 0.02 and "Floating-point" in t.record.reason for t in broken)
+    assert search.best_params_["eta0"] <= 0.02
+
+
 def test_a_regressor_and_no_refit():
     y = X[:, 0] * 2 - X[:, 1]
     estimator = SGDRegressor(learning_rate="constant", max_iter=24, tol=None)
@@ -165,6 +187,8 @@ def test_a_net_of_skorch_that_stops_early_is_finished():
         (SGD, {"param": "lr"}, "param='lr' is no parameter of SGDClassifier"),
         (SGD, {"budget": 1.2}, "budget=1.2 is out of bounds"),
         (SGD, {"around": -1.0}, "around=-1.0 is out of bounds"),
+        (SGD, {"around": 0}, "around=0 is out of bounds"),
+        (SGD, {"around": -0.0}, "around=-0.0 is out of bounds"),
         (make_pipeline(SGD, MLP), {}, "has 2 rates"),
     ],
 )

@@ -218,8 +218,8 @@ def rate_for_world(
     >>> found.recipe.lr, found.recipe.batch_size, found.recipe.steps
     (0.08, 64, 100)
     """
-    for name, value in (("before", before), ("after", after), ("further", further)):
-        check_whole(name, value, 0 if name == "further" else 1)
+    before, after = check_whole("before", before, 1), check_whole("after", after, 1)
+    further = check_whole("further", further, 0)
     for name, number, low, high in (("share", share, 0, 1), ("factor", factor, 1, 100)):
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise BadTypeError(f"{name}={shown(number)} is not a number")

@@ -165,8 +165,7 @@ def coordinate_check(
     ['layers.0.linear', 'layers.1.linear', 'head']
     """
     chosen = _check_widths(widths)
-    for name, value in (("steps", steps), ("seeds", seeds)):
-        check_whole(name, value, 1)
+    steps, seeds = check_whole("steps", steps, 1), check_whole("seeds", seeds, 1)
     if not 0 < tolerance < 1:
         raise BadValueError(f"tolerance={tolerance!r}: give a slope between 0 and 1, such as 0.25")
     tasks = {width: task_of_width(width) for width in chosen}

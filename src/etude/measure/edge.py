@@ -237,14 +237,10 @@ def edge(
     True
     """
     recipe = recipe or Recipe(**task.defaults)
-    for name, value, least in (
-        ("steps", steps, SHORTEST),
-        ("doublings", doublings, 1),
-        ("bisections", bisections, 0),
-        ("marks", marks, 0),
-        ("iterations", iterations, 0),
-    ):
-        check_whole(name, value, least)
+    steps = check_whole("steps", steps, SHORTEST)
+    doublings = check_whole("doublings", doublings, 1)
+    bisections = check_whole("bisections", bisections, 0)
+    marks, iterations = check_whole("marks", marks, 0), check_whole("iterations", iterations, 0)
 
     def measured(run: Run) -> Sharpness:
         return sharpness(run, samples=samples, tolerance=tolerance, iterations=iterations)

@@ -126,7 +126,10 @@ def sharpness(
     >>> found.value, found.limit
     (4.0, 0.5)
     """
-    _check(samples, tolerance, iterations)
+    samples = None if samples is None else check_whole("samples", samples, 1)
+    iterations = check_whole("iterations", iterations, 1)
+    if not 0 < tolerance < 1:
+        raise BadValueError(f"tolerance={tolerance!r} is out of bounds: give a number in (0, 1)")
     if run.task.alternates:
         raise TaskError("parts of the model take turns: there is no single loss to differentiate")
     edge = stability(run)
@@ -252,15 +255,6 @@ class _Matrix:
         finally:
             put(self.parameters, kept)
         return sides[0], sides[1], width
-
-
-def _check(samples: int | None, tolerance: float, iterations: int) -> None:
-    for name, value in (("samples", samples), ("iterations", iterations)):
-        if value is None:
-            continue
-        check_whole(name, value, 1)
-    if not 0 < tolerance < 1:
-        raise BadValueError(f"tolerance={tolerance!r} is out of bounds: give a number in (0, 1)")
 
 
 def _sample(run: Run, samples: int | None) -> list[Batch]:

@@ -133,10 +133,10 @@ def grid(
     else:
         base = recipe or Recipe(**task.defaults)
         rates = default_rates(task, base) if lrs is None else checked_rates(lrs)
-        for name, count in (("seeds", seeds), ("folds", folds)):
-            check_whole(name, 1 if count is None else count, 1)
+        count = check_whole("seeds", 1 if seeds is None else seeds, 1)
+        parts_of_data = check_whole("folds", 1 if folds is None else folds, 1)
         aim = objective or usual_objective(task)
-        request = GridRequest(base, rates, seeds or 1, aim, maximize, folds or 1)
+        request = GridRequest(base, rates, count, aim, maximize, parts_of_data)
     if home is not None and resume:
         home.check_task(parts, accept=accept_changes)
     elif home is not None:

@@ -174,7 +174,7 @@ def population(
         request = PopulationRequest(
             base,
             _rates(task, base, members, lrs, device),
-            GENERATIONS if generations is None else generations,
+            check_whole("generations", GENERATIONS if generations is None else generations, 2),
             TRUNCATION if truncation is None else truncation,
             FACTORS if factors is None else tuple(factors),
             objective or usual_objective(task),
@@ -215,7 +215,7 @@ def _rates(
         BadValueError: If there are fewer than two, or not as many as members.
     """
     if members is not None:
-        check_whole("members", members, 2)
+        members = check_whole("members", members, 2)
     if lrs is None:
         centre = centre_of(task.build(), task.train.targets(), recipe.optimizer)
         centre = scaled(centre, Run(task, recipe, device=device))

@@ -185,7 +185,9 @@ def range_test(
     """
     check_given(task, recipe)
     recipe = recipe or Recipe(**task.defaults)
-    chosen = _checked(task, recipe, rule, updates, repeats)
+    updates = check_whole("updates", updates, SHORTEST)
+    repeats = check_whole("repeats", repeats, 1)
+    chosen = _checked(task, recipe, rule)
     ramps = []
     with bar(progress, task.name) as show:
         for seed in range(recipe.seed, recipe.seed + repeats):
@@ -206,9 +208,7 @@ def range_test(
     return found if found.lr is None else replace(found, recipe=recipe.replace(lr=found.lr))
 
 
-def _checked(task: Task, recipe: Recipe, rule: str, updates: int, repeats: int) -> RampRule:
-    for name, value, least in (("updates", updates, SHORTEST), ("repeats", repeats, 1)):
-        check_whole(name, value, least)
+def _checked(task: Task, recipe: Recipe, rule: str) -> RampRule:
     if rule not in RULES:
         raise unknown_name("rule", rule, RULES)
     if task.alternates:

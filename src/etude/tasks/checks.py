@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from etude.errors import BadTypeError, BadValueError, shown
+from etude.errors import BadTypeError, BadValueError, as_whole, shown
 
 LARGEST = 2**31
 
@@ -19,22 +19,23 @@ def whole(name: str, value: object, *, least: int = 1, most: int | None = None) 
         most: The largest value allowed; None for 2³¹, since no larger size fits in memory.
 
     Raises:
-        BadTypeError: If it is not an int.
+        BadTypeError: If it is not a whole number.
         BadValueError: If it is outside the bounds.
 
     >>> whole("depth", 2)
     2
     """
     bound = f"at least {least}" if most is None else f"from {least} to {most}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    found = as_whole(value)
+    if found is None:
         raise BadTypeError(
             f"{name}={value!r} is a {type(value).__name__}: give a whole number, {bound}"
         )
-    if most is None and value > LARGEST:
+    if most is None and found > LARGEST:
         bound = f"from {least} to {LARGEST}"
-    if not least <= value <= (LARGEST if most is None else most):
+    if not least <= found <= (LARGEST if most is None else most):
         raise BadValueError(f"{name}={shown(value)} is out of bounds: give a whole number, {bound}")
-    return value
+    return found
 
 
 def share(name: str, value: object, *, open_low: bool = False) -> float:

@@ -363,7 +363,10 @@ def test_a_loop_that_saves_its_state_and_starts_over_is_refused():
         ({"steps": 0}, "steps=0 is out of bounds"),
         ({"steps": 2.5}, "steps=2.5 is not a whole number"),
         ({"budget": 1.0}, "budget=1.0 is out of bounds"),
+        ({"steps": np.True_}, "steps=np.True_ is not a whole number"),
         ({"around": -0.1}, "around=-0.1 is out of bounds"),
+        ({"around": 0}, "around=0 is out of bounds"),
+        ({"around": torch.tensor(True)}, r"around=tensor\(True\) is not a number"),
         ({"around": "a"}, "around='a' is not a number"),
         ({"optimizer": "adamv"}, "unknown optimizer 'adamv'"),
         ({"objective": "loss", "maximize": True}, "training lowers a loss"),
@@ -373,6 +376,17 @@ def test_a_loop_that_saves_its_state_and_starts_over_is_refused():
 def test_options_out_of_bounds_are_refused(options, message):
     with pytest.raises((BadTypeError, BadValueError), match=message):
         quick(yielding, **options)
+
+
+def test_numbers_of_other_libraries_are_as_good():
+    def facts_of(**options):
+        found = tune_loop(yielding, budget=1.3, progress=False, **options)
+        return facts(found), found.recipe.digest
+
+    plain = facts_of(steps=STEPS, around=0.25, evaluations=5, seed=3)
+    whole = {"steps": np.int64(STEPS), "evaluations": np.uint8(5), "seed": torch.tensor(3)}
+    assert facts_of(around=np.float32(0.25), **whole) == plain
+    assert facts_of(around=torch.tensor(0.25), **whole) == plain
 
 
 def test_a_budget_too_small_to_start_over_is_refused_with_the_way_out():
@@ -387,6 +401,37 @@ def test_an_error_of_the_loop_is_its_own_and_names_the_rate():
     with pytest.raises(ZeroDivisionError, match="mine") as caught:
         quick(train, around=0.1)
     assert "lr=" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("kind", [OverflowError, FloatingPointError, ZeroDivisionError])
+@pytest.mark.parametrize("early", [False, True])
+def test_an_arithmetic_error_at_a_rate_is_how_that_rate_diverges(kind, early):
+    def train(lr):
+        if early and lr > 0.1:
+            raise kind("too large")
+        for step, value, *training in yielding(lr):
+            if not math.isfinite(value) or value > 1e3:
+                raise kind("too large")
+            yield (step, value, *training)
+
+    best = quick(train, around=0.1 if early else 1.0)
+    broken = [t for t in best.trials if t.record.status == "diverged"]
+    assert broken
+    assert all(t.record.reason.startswith(f"{kind.__name__}: too large") for t in broken)
+    assert best.lr < min(t.lr for t in broken)
+    assert best.chosen.record.status == "finished"
+
+
+def test_another_error_ends_the_search_and_says_where_to_go_on():
+    def train(lr):
+        for step, value, *training in yielding(lr):
+            if step == 30:
+                raise RuntimeError("mine")
+            yield (step, value, *training)
+
+    with pytest.raises(RuntimeError, match="mine") as caught:
+        quick(train)
+    assert "train there alone to find the error" in caught.value.__notes__[0]
 
 
 def test_a_run_folder_is_refused():

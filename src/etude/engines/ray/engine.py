@@ -52,7 +52,7 @@ class RayEngine(Engine):
     ) -> None:
         super().__init__()
         if workers is not None:
-            check_whole("workers", workers, 1)
+            workers = check_whole("workers", workers, 1)
         if gpus is not None and (isinstance(gpus, bool) or not 0 < gpus < math.inf):
             raise BadValueError(f"gpus={shown(gpus)} is out of bounds: give more than 0, or None")
         if not keep > 0:

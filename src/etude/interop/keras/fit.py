@@ -12,7 +12,7 @@ import numpy as np
 
 from etude.errors import BadTypeError, BadValueError, shown, unknown_name
 from etude.interop._peer import load
-from etude.interop.keras.internals import compile_arguments
+from etude.interop.keras.internals import compile_arguments, inner_of
 from etude.randomness import random_state_kept
 
 OPTIONS = (
@@ -211,6 +211,11 @@ class ModelCopies:
         self.model = model
         self.compiled = compile_arguments(model)
         self.optimizer = self.compiled["optimizer"]
+        if "learning_rate" not in inner_of(self.optimizer).get_config():
+            raise BadValueError(
+                f"{type(self.optimizer).__name__} has no learning_rate of its own to look for: "
+                "compile with one optimizer, or train by a loop of yours, with etude.tune_loop"
+            )
 
     def made(self, learning_rate: Any) -> Any:
         """Return a copy with the weights, random seeds and a fresh optimizer."""
@@ -222,14 +227,23 @@ class ModelCopies:
         twin.set_weights(self.model.get_weights())
         for mine, own in zip(_seeds(self.model), _seeds(twin), strict=True):
             own.assign(np.array(keras.ops.convert_to_numpy(mine)))  # JAX gives shared buffers away
-        config = {**self.optimizer.get_config(), "learning_rate": learning_rate}
         metrics = {
             name: keras.tree.map_structure(_fresh, self.compiled.get(name))
             for name in ("metrics", "weighted_metrics")
         }
-        optimizer = type(self.optimizer).from_config(config)
+        optimizer = _at_rate(self.optimizer, learning_rate)
         twin.compile(**{**self.compiled, **metrics, "optimizer": optimizer})
         return twin
+
+
+def _at_rate(optimizer: Any, learning_rate: Any) -> Any:
+    """Return a fresh optimizer at a rate; one that scales the loss is made around a fresh one."""
+    inner = inner_of(optimizer)
+    made = type(inner).from_config({**inner.get_config(), "learning_rate": learning_rate})
+    if inner is optimizer:
+        return made
+    config = {**optimizer.get_config(), "inner_optimizer": made}
+    return type(optimizer)(**config)
 
 
 def _seeds(model: Any) -> list[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from etude.interop._peer import load
 
 
@@ -23,3 +25,29 @@ def thread_state() -> dict[str, Any]:
 def take_thread_state(state: dict[str, Any]) -> None:
     """Set the state of another thread in this one."""
     vars(load("keras.src.backend.common.global_state").GLOBAL_STATE_TRACKER).update(state)
+
+
+def inner_of(optimizer: Any) -> Any:
+    """Return the optimizer that updates the weights, out of one that scales the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def final_weights(model: Any) -> list[Any]:
+    """Return the weights that `fit` leaves if it ends here: with `use_ema`, the averages.
+
+    They are those that Keras's callback `SwapEMAWeights` evaluates.
+    """
+    optimizer, weights = inner_of(model.optimizer), model.get_weights()
+    if not optimizer.use_ema:
+        return list(weights)
+    pairs = zip(
+        optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
+    )
+    averages = {id(variable): average for variable, average in pairs if average is not None}
+    found = []
+    for variable, weight in zip(model.weights, weights, strict=True):
+        average = averages.get(id(variable))
+        found.append(
+            weight if average is None else np.array(load("keras").ops.convert_to_numpy(average))
+        )
+    return found

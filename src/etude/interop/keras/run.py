@@ -10,7 +10,7 @@ from typing import Any
 from etude.errors import BadValueError
 from etude.interop._peer import load
 from etude.interop.keras.fit import FitCall
-from etude.interop.keras.internals import take_thread_state, thread_state
+from etude.interop.keras.internals import final_weights, take_thread_state, thread_state
 from etude.interop.keras.paused_call import PausedCall
 from etude.randomness import OwnRandomness, random_state_kept
 from etude.tuning.loops.function import TrialPaused
@@ -124,7 +124,8 @@ class KerasDriver:
 
         def score() -> Any:
             with random_state_kept():  # loaders of validation data draw from the global state
-                return self.judge(model.get_weights())
+                # Averages are zeros before the first update.
+                return self.judge(final_weights(model) if step else model.get_weights())
 
         if self._reports.take(step, score, training):
             return

@@ -8,6 +8,7 @@ from etude import optimizers
 from etude.errors import BadValueError
 from etude.interop._peer import load
 from etude.interop.keras.fit import FitCall, ModelCopies, judge_of
+from etude.interop.keras.internals import inner_of
 from etude.interop.keras.run import KerasDriver
 from etude.interop.keras.schedules import from_keras, to_keras
 from etude.schedules import Clock, Schedule, parse
@@ -110,7 +111,7 @@ def _shape(optimizer: Any, schedule: Schedule | str | None, steps: int) -> Sched
     if schedule is not None:
         given = schedule if isinstance(schedule, Schedule) else parse(schedule)
         return given.over(Clock(horizon=steps))
-    config = optimizer.get_config()["learning_rate"]
+    config = inner_of(optimizer).get_config()["learning_rate"]
     if isinstance(config, (int, float)):
         return None
     found = from_keras(config)
@@ -122,5 +123,5 @@ def _shape(optimizer: Any, schedule: Schedule | str | None, steps: int) -> Sched
 
 def _row_of(optimizer: Any) -> str | None:
     """Return the name of an optimizer of Keras in `etude.optimizers`; None where it has none."""
-    name = type(optimizer).__name__.lower()
+    name = type(inner_of(optimizer)).__name__.lower()
     return name if name in optimizers.ROWS else None

@@ -176,8 +176,9 @@ class Tuner:
             BadValueError: If an argument is out of bounds, or the module cannot be read, as `task`
                 raises it.
         """
-        _check(method, min_lr, max_lr, num_training, mode, early_stop_threshold)
-        check_whole("repeats", repeats, 1)
+        _check(method, min_lr, max_lr, mode, early_stop_threshold)
+        num_training = check_whole("num_training", num_training, 2 * LEAST)
+        repeats = check_whole("repeats", repeats, 1)
         name = attribute_of(model, attr_name) if update_attr else ""
         data = train_dataloaders if datamodule is None else datamodule
         reading = read(model, data, None, trainer=self.trainer, steps=num_training)
@@ -214,7 +215,6 @@ def _check(
     method: str,
     low: float,
     high: float,
-    updates: int,
     mode: str,
     threshold: float | None,
 ) -> None:
@@ -222,7 +222,6 @@ def _check(
         raise BadValueError(f"method={method!r}: a rate is found for training; give method='fit'")
     if not 0 < low < high < math.inf:
         raise BadValueError(f"min_lr={low}, max_lr={high}: give 0 < min_lr < max_lr")
-    check_whole("num_training", updates, 2 * LEAST)
     if mode not in ("exponential", "linear"):
         raise BadValueError(f"mode={mode!r}: give 'exponential' or 'linear'")
     if threshold is not None and not threshold > 1:

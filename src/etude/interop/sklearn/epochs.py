@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from etude.errors import BadValueError
+from etude.errors import BadValueError, as_real
 
 RATES = ("learning_rate_init", "eta0", "lr")
 """Names of the rate, in the order in which they are looked for."""
@@ -77,12 +77,11 @@ def epochs_of(estimator: Any, param: str | None = None) -> Epochs:
             f"{type(inner).__name__} has no number of epochs ({' or '.join(LENGTHS)}), and rates "
             "are compared over its epochs: tune it by a loop of your own, with etude.tune_loop"
         )
-    rate = given[param]
-    known = isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0
+    rate = as_real(given[param])
     return Epochs(
         estimator,
         param,
-        float(rate) if known else None,
+        rate if rate is not None and rate > 0 else None,
         f"{before}{length}",
         int(given[f"{before}{length}"]),
         _kind(estimator) if not prefix else "fit",

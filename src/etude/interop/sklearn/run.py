@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.utils import _safe_indexing
+from sklearn.utils.multiclass import unique_labels
 
 from etude.errors import BadTypeError
 from etude.interop.sklearn.epochs import Epochs
@@ -134,7 +135,7 @@ class EpochDriver:
             return False
         options: dict[str, Any] = {}
         if not self._done and y is not None and is_classifier(self.net):
-            options = {"classes": np.unique(np.asarray(y))}
+            options = {"classes": unique_labels(y)}
         self.net.partial_fit(x, y, **options)
         return False
 

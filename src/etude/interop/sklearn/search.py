@@ -130,7 +130,7 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
                 name=type(self.estimator).__name__,
                 steps=checked_steps(epochs.count),
                 budget=runs,
-                centre=centre_for(self.around or epochs.rate, None),
+                centre=centre_for(epochs.rate if self.around is None else self.around, None),
                 goal=Goal("score", maximize=True),
                 seed=self.random_state,
                 folds=len(splits),

@@ -80,7 +80,7 @@ def grown(
     """
     if more is None:
         return steps
-    check_whole("more", more, 1)
+    more = check_whole("more", more, 1)
     if not resume:
         raise BadValueError(f"more={more} needs resume=True: give a new run its whole steps=")
     if steps is not None:

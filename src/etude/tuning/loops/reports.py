@@ -22,6 +22,9 @@ Reported: TypeAlias = Any
 SLICES = 16
 """The largest number of parts of the validation data that an evaluation keeps."""
 
+OVERFLOW = "Floating-point under-/overflow"
+"""How the message begins that scikit-learn's linear models raise where they diverge."""
+
 
 class RunReports:
     """What one run of a loop reported, and how far it may go on.
@@ -120,6 +123,23 @@ class RunReports:
             self._evaluate(*self._last)
         if not self.is_over():
             self.status = Status.FINISHED
+
+    def broke(self, error: Exception) -> bool:
+        """Note an error of the loop; return whether it is how the rate diverged.
+
+        An overflow, or a division by zero, ends the run at the update after its last report.
+        scikit-learn raises its overflow as a ValueError.
+        """
+        overflow = isinstance(error, ArithmeticError) or (
+            isinstance(error, ValueError) and str(error).startswith(OVERFLOW)
+        )
+        if not overflow or self.paused or self.is_over() or self.step >= self.length:
+            return False
+        step = self.step + 1
+        metric = None if self.goal.of_loss else math.nan
+        self.evaluations.append(Evaluation(step, math.nan, metric))
+        self._diverged(step, f"{type(error).__name__}: {error}")
+        return True
 
     def at(self, step: int) -> Evaluation | None:
         """Return the evaluation after some updates; of a finished run, the last one beyond it."""

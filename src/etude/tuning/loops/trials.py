@@ -62,8 +62,14 @@ class LoopTrial:
             try:
                 driver.drive(reports)
             except Exception as error:
-                error.add_note(f"the loop was training at lr={self.lr:g}")
-                raise
+                # An error at the first report of the first rate need not be the rate's.
+                if not (share or before) or not reports.broke(error):
+                    error.add_note(
+                        f"the loop was training at lr={self.lr:g}: train there alone to find the "
+                        "error; if the rate is at fault, give a lower around=, or let the loop "
+                        "report a loss of infinity"
+                    )
+                    raise
             finally:
                 reports.seconds += time.perf_counter() - begun
             gained = max(0, reports.step - before)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from etude.errors import BadTypeError, BadValueError, check_whole, shown
+from etude.errors import BadTypeError, BadValueError, as_real, check_whole, shown
 from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.prior import log10_centre
 from etude.schedules import Schedule, parse
@@ -104,6 +104,7 @@ def tune_loop(
     >>> 0.1 < best.lr < 1, round(best.value, 3), best.cost <= 3
     (True, 1.0, True)
     """
+    seed = check_whole("seed", seed, 0)
     start = starter_of(train, seed)
     request = LoopRequest(
         name=name or str(getattr(train, "__name__", type(train).__name__)),
@@ -113,11 +114,9 @@ def tune_loop(
         goal=goal_named(objective, maximize=maximize),
         schedule=parse(schedule) if isinstance(schedule, str) else schedule,
         seed=seed,
-        evaluations=evaluations,
+        evaluations=check_whole("evaluations", evaluations, 1),
         progress=progress,
     )
-    check_whole("evaluations", evaluations, 1)
-    check_whole("seed", seed, 0)
     return search_rates(start, request)
 
 
@@ -128,13 +127,13 @@ def checked_steps(steps: Any) -> int:
         BadTypeError: If it is no whole number.
         BadValueError: If it is too short to be paused.
     """
-    check_whole("steps", steps, 1)
-    if steps < SHORTEST:
+    length = check_whole("steps", steps, 1)
+    if length < SHORTEST:
         raise BadValueError(
-            f"steps={steps} is too short to pause a run: report more often than {steps} times, "
+            f"steps={length} is too short to pause a run: report more often than {length} times, "
             f"such as every update in place of every epoch; give at least {SHORTEST}"
         )
-    return int(steps)
+    return length
 
 
 def centre_for(around: float | None, optimizer: str | None) -> float:
@@ -154,11 +153,12 @@ def centre_for(around: float | None, optimizer: str | None) -> float:
     (-3.0, -1.6)
     """
     if around is not None:
-        if isinstance(around, (bool, str)) or not isinstance(around, (int, float)):
+        rate = as_real(around)
+        if rate is None:
             raise BadTypeError(f"around={shown(around)} is not a number: give a rate, such as 0.01")
-        if not (math.isfinite(around) and around > 0):
-            raise BadValueError(f"around={around!r} is out of bounds: give a rate above 0")
-        return math.log10(around)
+        if not (math.isfinite(rate) and rate > 0):
+            raise BadValueError(f"around={shown(around)} is out of bounds: give a rate above 0")
+        return math.log10(rate)
     if optimizer is not None:
         return log10_centre(OptimizerChoice.of(optimizer), 1, None)
     return math.log10(AROUND)

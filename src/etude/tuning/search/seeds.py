@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from etude.errors import BadTypeError, BadValueError, shown
+from etude.errors import BadTypeError, BadValueError, as_whole, shown
 from etude.recipe import Recipe
 from etude.trials.phase import Phase
 from etude.trials.pool import TrialPool
@@ -38,11 +38,12 @@ def checked_seeds(seeds: object) -> int:
         BadTypeError: If it is no whole number.
         BadValueError: If it is out of bounds.
     """
-    if isinstance(seeds, bool) or not isinstance(seeds, int):
+    count = as_whole(seeds)
+    if count is None:
         raise BadTypeError(f"seeds={shown(seeds)} is not a whole number: give one, such as 3")
-    if not 1 <= seeds <= MOST:
-        raise BadValueError(f"seeds={seeds} is out of bounds: give 1 to {MOST}")
-    return seeds
+    if not 1 <= count <= MOST:
+        raise BadValueError(f"seeds={count} is out of bounds: give 1 to {MOST}")
+    return count
 
 
 def check_budget(budget: float, seeds: int, folds: int) -> None:
