@@ -161,6 +161,8 @@ def _diagnosed(
         )  # fmt: skip
         evidence = replace(evidence, probes=shown)
     verdict = judge(evidence)
+    if watched.too_short and not findings and verdict is not None and not verdict.faulty:
+        verdict = None
     tried, (causes, others) = None, _suspected(findings, verdict)
     if repair and (causes or others):
         tried = _repair(
@@ -180,6 +182,7 @@ def _diagnosed(
         (*checked.unseen, *watched.unseen),
         history,
         verdict,
+        watched.too_short,
         run.record(),
         tried,
         evidence.probes,

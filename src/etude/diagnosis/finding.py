@@ -203,7 +203,9 @@ class Diagnosis:
         seen: What was looked at, one phrase each.
         unseen: What could not be looked at, and why, one sentence each.
         history: The readings of the run; None if nothing was trained.
-        verdict: The primary cause; None if nothing was trained and no finding is certain.
+        verdict: The primary cause; None if nothing was trained and no finding is certain, or if the
+            run is too short to tell.
+        too_short: Whether too few losses were read to call the run healthy.
 
     >>> print(Diagnosis((), seen=("20 updates",)))
     healthy
@@ -216,12 +218,17 @@ class Diagnosis:
     unseen: tuple[str, ...] = ()
     history: History | None = None
     verdict: Verdict | None = None
+    too_short: bool = False
 
     @property
     def healthy(self) -> bool:
-        """Whether something was looked at, nothing was found, and the verdict is no fault."""
+        """Whether something was looked at, nothing was found, and the verdict is no fault.
+
+        A run that is too short to tell is not called healthy.
+        """
         suspected = self.verdict is not None and self.verdict.faulty
-        return not self.findings and not suspected and bool(self.seen)
+        nothing = not self.findings and not suspected
+        return nothing and bool(self.seen) and not self.too_short
 
     def __str__(self) -> str:
         if self.healthy:
@@ -240,6 +247,7 @@ class Diagnosis:
         """
         return {
             "healthy": self.healthy,
+            "too_short": self.too_short,
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
             "findings": [finding.to_dict() for finding in self.findings],
             "seen": list(self.seen),

@@ -22,6 +22,7 @@ def diagnosis_of(plain: Mapping[str, Any], history: History | None = None) -> Di
         unseen=tuple(plain["unseen"]),
         history=history,
         verdict=None if plain.get("verdict") is None else verdict_of(plain["verdict"]),
+        too_short=plain.get("too_short", False),
     )
 
 

@@ -13,6 +13,9 @@ from etude.diagnosis.symptoms.progress import slow
 EQUAL, SURE = 0.02, 0.05
 """The loss is that of a constant if it is at most 2% lower, and surely not 5% lower."""
 
+FAR = 2.0
+"""From here on, the loss is not that of a constant but far above it, and the sentence says so."""
+
 LONG = 100
 """The number of updates below which nothing is said."""
 
@@ -30,11 +33,19 @@ def no_better_than_constant(history: History) -> list[Finding]:
     mean, error = recent_relative_loss(history)
     if not (mean > 1 - EQUAL and mean - 2 * error > 1 - SURE):
         return []
+    far = mean - 2 * error > FAR
+    curve = loss_curve(history)
+    if far and curve is not None and curve.now > curve.start + abs(curve.start):
+        said = f", and above twice its start of {curve.start:.4g}: it has risen"
+    elif far:
+        said = ": it no longer falls, far above it"
+    else:
+        said = ", which needs no inputs"
     return [
         Finding(
             Symptom.STALLED,
             f"The run ended after {history.updates} updates with a training loss {mean:.2f} times "
-            "that of the best constant output, which needs no inputs.",
+            f"that of the best constant output{said}.",
             step=history.updates - 1,
             evidence={"relative_loss": mean, "error": error},
         )

@@ -7,6 +7,7 @@ import numpy as np
 from etude.diagnosis.finding import Finding, Symptom
 from etude.diagnosis.history import History, LargestSample, Quantity, Steps
 from etude.diagnosis.symptoms.curve import LossCurve, loss_curve
+from etude.diagnosis.symptoms.short_curve import departure
 
 APART = 50
 """Within so many updates, a loss that is high again belongs to the same spike."""
@@ -17,7 +18,8 @@ def diverging(history: History) -> list[Finding]:
 
     Not finite: the last two losses. Far above: each of the last 20 losses is above the start by
     more than the start's own size and ten times the noise, and their median is not below that of
-    the 20 before by more than a tenth: a loss that comes back from a high peak is left alone.
+    the 20 before by more than a tenth: a loss that comes back from a high peak is left alone. Of 20
+    to 59 losses, see `short_curve.departure`.
     """
     loss = history.loss
     step = history.broken_from
@@ -27,8 +29,10 @@ def diverging(history: History) -> list[Finding]:
         text = f"The loss is not finite from update {step} on."
         return [Finding(Symptom.DIVERGING, text, step=step, evidence=evidence)]
     curve = loss_curve(history)
-    if curve is None or len(curve.loss) < 60:
+    if curve is None:
         return []
+    if len(curve.loss) < 60:
+        return _left_start(history, curve)
     bound = curve.start + max(abs(curve.start), 10 * curve.noise)
     recent, before = curve.loss[-20:], curve.loss[-40:-20]
     if recent.min() <= bound or np.median(recent) < 0.9 * np.median(before):
@@ -40,6 +44,22 @@ def diverging(history: History) -> list[Finding]:
             "not come back.",
             step=int(np.flatnonzero(np.isfinite(loss))[-20]),
             evidence={"loss": float(np.median(recent)), "start": curve.start},
+        )
+    ]
+
+
+def _left_start(history: History, curve: LossCurve) -> list[Finding]:
+    """Find a loss that has left its start in a short run."""
+    left = departure(curve.loss)
+    if left is None:
+        return []
+    return [
+        Finding(
+            Symptom.DIVERGING,
+            f"The last {left.count} of {len(curve.loss)} losses are all far above the start of "
+            f"{left.start:.4g}, and do not come back: their level is {left.level:.4g}.",
+            step=int(np.flatnonzero(np.isfinite(history.loss))[-left.count]),
+            evidence={"loss": left.level, "start": left.start},
         )
     ]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from etude.diagnosis.history import History, Quantity, RunQuantity
+from etude.diagnosis.symptoms.short_curve import ENOUGH, too_short
 from etude.diagnosis.watching.loop_reader import LoopReader
 from etude.diagnosis.watching.sampling import BOUND
 
@@ -70,6 +71,11 @@ def unseen(
         found.append(
             "The losses were not seen, since torch.autograd.backward was not called: "
             "call log(loss=...) before each step."
+        )
+    elif history.samples and too_short(history):
+        found.append(
+            f"The run is too short: {np.isfinite(history.loss).sum()} losses were read, and "
+            f"{ENOUGH} are needed to call a run healthy."
         )
     if compiled:
         found.append("Activations cannot be read, since the model is compiled.")

@@ -20,6 +20,7 @@ from etude.diagnosis.find import find
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.diagnosis.history import History
 from etude.diagnosis.symptoms.rising import BLOCK, LossLevels, warning
+from etude.diagnosis.symptoms.short_curve import too_short
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.judge import judge
 from etude.diagnosis.watching.attachment import HOOKLESS, Attachment
@@ -167,9 +168,12 @@ class TrainingWatch:
         known = self.evidence()
         history = known.history
         assert history is not None
+        short = too_short(history)
+        untold = not history.samples or (short and not known.findings)
         return Diagnosis(
             known.findings,
-            verdict=judge(known) if history.samples else None,
+            verdict=None if untold else judge(known),
+            too_short=short,
             seen=seen(history, self._reader),
             unseen=unseen(
                 history,
