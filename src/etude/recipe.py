@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from pydantic import (
 )
 
 from etude import files, optimizers
-from etude.errors import LONGEST_NAME, BadTypeError, BadValueError, EtudeError, MovedError, shown
+from etude.errors import BadTypeError, BadValueError, EtudeError, MovedError, nearest_names, shown
 from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
@@ -440,7 +439,7 @@ def _explain(error: Any) -> str:
         return str(cause) if str(cause).startswith(name) or not name else f"{name}: {cause}"
     if error["type"] == "extra_forbidden":
         known = list(Recipe.model_fields)
-        near = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1)
+        near = nearest_names(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown field {shown(name)} in the recipe: {hint}Known: {', '.join(known)}"
     message = error["msg"][:1].lower() + error["msg"][1:]

@@ -79,7 +79,8 @@ def schedule(
         str | None, typer.Option(metavar="EXPR2", help="Show how another schedule differs.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="PEER", help="Print code for torch, keras or optax.")
+        str | None,
+        typer.Option("--to", "--as", metavar="PEER", help="Print code for torch, keras or optax."),
     ] = None,
     json: choices.Json = False,
 ) -> None:
