@@ -20,6 +20,9 @@ LONGEST_MESSAGE = 1_200
 LONGEST_WORD = 400
 """The longest word in a message in characters, enough for a file's path."""
 
+OTHER_NAMES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32"}
+"""What other programs call something, and its name here; tried where it is among the known."""
+
 LONGEST_NAME = 100
 """The longest name that is compared with known names; a comparison takes quadratic time."""
 
@@ -152,7 +155,8 @@ def nearest_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
     text, names = name.lower(), list(known)
     near = difflib.get_close_matches(text, names, n=len(names) or 1, cutoff=0.6)
     near.sort(key=lambda one: (_edits(text, one.lower()), abs(len(one) - len(text))))
-    return near[:most]
+    same = [one for one in names if one == OTHER_NAMES.get(text)]
+    return (same or near)[:most]
 
 
 def _edits(one: str, other: str) -> int:
@@ -175,10 +179,24 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     >>> print(unknown_name("optimizer", "adamv", ["adam", "adamw", "sgd"]))
     unknown optimizer 'adamv': did you mean 'adamw' or 'adam'? Known: adam, adamw, sgd
     """
+    return UnknownNameError(f"unknown {kind} {shown(name)}: {_known(name, known)}")
+
+
+def lacks(owner: str, kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """Return the error for a name that something does not have.
+
+    >>> print(lacks("my_project.py", "object", "tsk", ["task", "model"]))
+    my_project.py has no object 'tsk': did you mean 'task'? Known: model, task
+    """
+    return UnknownNameError(f"{owner} has no {kind} {shown(name)}: {_known(name, known)}")
+
+
+def _known(name: object, known: Iterable[str]) -> str:
+    """Return the names that a wrong one may mean, and all that are known."""
     names = sorted(shorten(str(one), LONGEST_NAME) for one in known)
     near = nearest_names(str(name), names)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return UnknownNameError(f"unknown {kind} {shown(name)}: {hint}Known: {', '.join(names)}")
+    return f"{hint}Known: {', '.join(names)}"
 
 
 def member(kind: type[E], name: object, what: str) -> E:
