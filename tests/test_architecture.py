@@ -58,6 +58,7 @@ ANNEXES = {
     "recipe_digest": "recipe",
     "recipe_exchange": "recipe",
     "recipe_spikes": "recipe",
+    "recipe_mistakes": "recipe",
     "recipe_text": "recipe",
     "record_shape": "record",
 }

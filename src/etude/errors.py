@@ -22,6 +22,9 @@ LONGEST_MESSAGE = 1_200
 LONGEST_WORD = 400
 """The longest word in a message in characters, enough for a file's path."""
 
+OTHER_NAMES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32"}
+"""What other programs call something, and its name here; tried where it is among the known."""
+
 LONGEST_NAME = 100
 """The longest name that is compared with known names; a comparison takes quadratic time."""
 
@@ -134,18 +137,68 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(sentence(said, next_step))
 
 
+def nearest_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Return the known names that a misspelt one may mean, the likeliest first.
+
+    They are ordered by edit distance: the least number of letters replaced, added, left out, or
+    swapped with their neighbour. At equal distance, names of the same length come first.
+
+    Args:
+        name: The misspelt name; one of more than `LONGEST_NAME` characters has no near name.
+        known: The names to choose from.
+        most: The largest number of names.
+
+    >>> from etude.optimizers import ROWS
+    >>> nearest_names("adamv", ROWS)
+    ['adamw', 'adam', 'radam']
+    """
+    if len(name) > LONGEST_NAME:
+        return []
+    text, names = name.lower(), list(known)
+    near = difflib.get_close_matches(text, names, n=len(names) or 1, cutoff=0.6)
+    near.sort(key=lambda one: (_edits(text, one.lower()), abs(len(one) - len(text))))
+    same = [one for one in names if one == OTHER_NAMES.get(text)]
+    return (same or near)[:most]
+
+
+def _edits(one: str, other: str) -> int:
+    """Return the edit distance with swaps of neighbours (optimal string alignment)."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        earlier, before, row = before, row, [i]
+        for j, target in enumerate(other, 1):
+            best = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != target))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == target:
+                best = min(best, earlier[j - 2] + 1)
+            row.append(best)
+    return row[-1]
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """Return the error for an unknown name.
 
     >>> print(unknown_name("optimizer", "adamv", ["adam", "adamw", "sgd"]))
-    unknown optimizer 'adamv': did you mean 'adam' or 'adamw'? Known: adam, adamw, sgd
+    unknown optimizer 'adamv': did you mean 'adamw' or 'adam'? Known: adam, adamw, sgd
     """
+    return UnknownNameError(f"unknown {kind} {shown(name)}: {_known(name, known)}")
+
+
+def lacks(owner: str, kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """Return the error for a name that something does not have.
+
+    >>> print(lacks("my_project.py", "object", "tsk", ["task", "model"]))
+    my_project.py has no object 'tsk': did you mean 'task'? Known: model, task
+    """
+    return UnknownNameError(f"{owner} has no {kind} {shown(name)}: {_known(name, known)}")
+
+
+def _known(name: object, known: Iterable[str]) -> str:
+    """Return the names that a wrong one may mean, and all that are known."""
     names = sorted(shorten(str(one), LONGEST_NAME) for one in known)
-    near: list[str] = []
-    if len(text := str(name)) <= LONGEST_NAME:
-        near = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.6)
+    near = nearest_names(str(name), names)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return UnknownNameError(f"unknown {kind} {shown(name)}: {hint}Known: {', '.join(names)}")
+    return f"{hint}Known: {', '.join(names)}"
 
 
 def member(kind: type[E], name: object, what: str) -> E:

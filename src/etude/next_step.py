@@ -53,6 +53,30 @@ class SavedState:
 
 
 @dataclass(frozen=True)
+class NearestSchedule:
+    """Exporting a recipe whose schedule the other program does not have.
+
+    Attributes:
+        schedule: The text of the nearest schedule that the program has.
+        place: Where the recipe's schedule can be changed, if known.
+    """
+
+    schedule: str
+    place: str | None = None
+
+    def in_python(self) -> str:
+        """Return the sentence that names the argument and the field.
+
+        >>> NearestSchedule("cosine()").in_python()
+        "Allow the difference with nearest=True, or use its own: Recipe(schedule='cosine()')"
+        """
+        return (
+            "Allow the difference with nearest=True, or use its own: "
+            f"Recipe(schedule={self.schedule!r})"
+        )
+
+
+@dataclass(frozen=True)
 class AcceptChanges:
     """Going on although data, model or loss are not those of the run."""
 
@@ -61,7 +85,7 @@ class AcceptChanges:
         return "Or accept the changes with accept_changes=True"
 
 
-NextStep = SavedState | AcceptChanges
+NextStep = SavedState | AcceptChanges | NearestSchedule
 
 
 def sentence(said: str, step: NextStep | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,15 +22,7 @@ from pydantic import (
 )
 
 from etude import files, optimizers
-from etude.errors import (
-    LONGEST_NAME,
-    BadTypeError,
-    BadValueError,
-    EtudeError,
-    MovedError,
-    is_flag,
-    shown,
-)
+from etude.errors import BadTypeError, BadValueError, EtudeError, MovedError, is_flag, shown
 from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
@@ -40,9 +31,10 @@ from etude.optimizers.importable import own_factory
 from etude.recipe_checks import check_clipping, check_precision, check_schedules, run_length
 from etude.recipe_digest import digest_before, digest_of
 from etude.recipe_exchange import Compression, compression
+from etude.recipe_mistakes import explain
 from etude.recipe_spikes import SpikePolicy, spike_policy
 from etude.recipe_text import LARGEST, RecipeError, json_table, toml_table
-from etude.schedules import Clock, Schedule, parse
+from etude.schedules import KINDS, Clock, Schedule, parse
 
 FORMAT = 1
 """The version of the recipe file; a newer file is refused."""
@@ -55,8 +47,18 @@ TOLD = 3
 """The largest number of mistakes that one message lists."""
 
 
-def _schedule(value: object) -> Schedule:
-    return value if isinstance(value, Schedule) else parse(value)  # type: ignore[arg-type]
+def _schedule(value: object, info: ValidationInfo) -> Schedule:
+    if isinstance(value, Schedule):
+        return value
+    place = "schedule" if info.field_name == "schedule" else f"a value of {info.field_name}"
+    if value is None:
+        raise BadTypeError(f'{place} is None: give "constant()" for a value that stays')
+    if callable(value) and all(row.make is not value for row in KINDS.values()):
+        raise BadTypeError(
+            f"{place} is a {type(value).__name__}: register it by a name, "
+            "etude.schedules.register('mine', f), and give \"function('mine')\""
+        )
+    return parse(value)  # type: ignore[arg-type]
 
 
 def _number(value: object, info: ValidationInfo) -> object:
@@ -202,7 +204,10 @@ class Recipe(BaseModel):
         try:
             super().__init__(**{**usual(fields.get("optimizer")), **fields})
         except ValidationError as error:
-            told = [_explain(mistake) for mistake in error.errors(include_url=False)[:TOLD]]
+            told = [
+                explain(mistake, type(self).model_fields)
+                for mistake in error.errors(include_url=False)[:TOLD]
+            ]
             more = error.error_count() - len(told)
             rest = [f"and {more:,} more mistakes"] if more else []
             raise RecipeError("; ".join(told + rest)) from None
@@ -420,18 +425,3 @@ def usual(optimizer: object) -> dict[str, Any]:
     elif row.schedule_free:
         usual["schedule"] = "warmup('5%') >> constant()"
     return usual
-
-
-def _explain(error: Any) -> str:
-    """Return a message with the value, the bound and the fix for one of pydantic's errors."""
-    name = ".".join(str(part) for part in error["loc"] if part not in ("function-before", "int"))
-    cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, EtudeError):
-        return str(cause) if str(cause).startswith(name) or not name else f"{name}: {cause}"
-    if error["type"] == "extra_forbidden":
-        known = list(Recipe.model_fields)
-        near = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"unknown field {shown(name)} in the recipe: {hint}Known: {', '.join(known)}"
-    message = error["msg"][:1].lower() + error["msg"][1:]
-    return f"{name}={shown(error['input'])} is out of bounds: {message}"

@@ -52,10 +52,20 @@ def test_a_run_folder_knows_its_length(etude):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "no recipe: give a recipe file, or the folder of a run"),
+        ((), "no recipe: give a recipe file (.toml or .json), the folder of a run"),
         (("recipe.toml",), "for which program? Give --as: torch, lambda-lr"),
         (("recipe.toml", "--as", "optx"), "did you mean 'optax'"),
-        (("recipe.toml", "--as", "nanogpt"), "which it has, or allow the difference"),
+        (
+            ("recipe.toml", "--as", "nanogpt"),
+            "Allow the difference with --nearest, or use its own: write schedule = "
+            '"warmup(10, start=',
+        ),
+        (("recipe.toml", "--to", "nanogpt"), " in recipe.toml"),
+        (
+            ("task.py", "--as", "optax"),
+            "'task.py' is no recipe: give a recipe file (.toml or .json), the folder of a run or "
+            "tuning, or a task as file.py:name",
+        ),
         (("nowhere.toml", "--as", "optax"), "nowhere.toml"),
         (("empty", "--as", "optax"), "holds no recipe: give the folder of a run"),
         (("long.toml", "--as", "optax"), "has steps='2 epochs'"),
@@ -67,4 +77,20 @@ def test_wrong_input_is_one_message(etude, recipe, words, said):
     done = etude("export", *words, "--json")
     assert done.code == (1 if words[:1] in (("nowhere.toml",), ("empty",)) else 2)
     assert said in done.json["error"]
+    assert "nearest=True" not in done.json["error"]
     assert json.loads(done.out)
+
+
+def test_a_task_gives_the_recipe_beside_it(etude, recipe):
+    lines = ["import etude", "task = etude.tasks.get('cancer-mlp')"]
+    beside = "recipe = etude.Recipe(lr=3e-3, steps=200)"
+    Path("alone.py").write_text("\n".join(lines))
+    Path("both.py").write_text("\n".join([*lines, beside]))
+    said = etude("export", "both.py:task", "--as", "optax", "--json")
+    assert said.json["code"] == export_code(
+        recipe, "optax", task=package.tasks.load("both.py:task")
+    )
+    refused = etude("export", "both.py:task", "--as", "nanogpt", "--json").json["error"]
+    assert refused.endswith("in `recipe` of both.py, as Recipe(schedule=...)")
+    other = etude("export", "alone.py:task", "--as", "optax", "--steps", "200", "--json")
+    assert "learning_rate" in other.json["code"] or "schedule" in other.json["code"]

@@ -91,7 +91,7 @@ def test_the_text_is_canonical(text: str, canonical: str | None) -> None:
         ("cosine", "called with parentheses"),
         ("0.1", "not a schedule"),
         ("cosine('5 parsecs')", "unknown unit 'parsecs'"),
-        ("cosine('5')", "a duration reads like"),
+        ("cosine('5')", r"length is '5'; it has no unit: did you mean 5 or '5 steps'"),
         ("cosine(1e999)", "finite number"),
         ("cosine(-5)", "at least 0"),
         ("cosine(True)", "must be a number of steps"),

@@ -79,7 +79,7 @@ def test_a_rate_that_no_run_can_have_is_refused_before_any_training(lr):
 
 
 def test_a_model_option_that_a_task_does_not_have_is_named():
-    with pytest.raises(UnknownNameError, match="option of task 'cancer-mlp' 'stages'"):
+    with pytest.raises(UnknownNameError, match="the task 'cancer-mlp' has no option 'stages'"):
         planned_trials(StudyPlan(name="a", tasks="cancer-mlp", models=[{"stages": 2}]))
 
 

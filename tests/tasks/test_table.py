@@ -156,12 +156,12 @@ def test_refusals():
     ):
         get("digit-cnn")
     with pytest.raises(
-        UnknownNameError, match=r"unknown option of task 'digits-cnn' 'witdh': did you mean 'width'"
+        UnknownNameError, match=r"the task 'digits-cnn' has no option 'witdh': did you mean 'width'"
     ):
         get("digits-cnn", witdh=3)
     with pytest.raises(UnknownNameError, match="'normalization': did you mean 'normalisation'"):
         get("digits-cnn", normalization="batch")
-    with pytest.raises(UnknownNameError, match="unknown option of task 'digits-cnn' 'outputs'"):
+    with pytest.raises(UnknownNameError, match="the task 'digits-cnn' has no option 'outputs'"):
         get("digits-cnn", outputs=3)
     with pytest.raises(BadValueError, match="width=0 is out of bounds"):
         get("digits-cnn", width=0)
@@ -190,7 +190,7 @@ def test_the_room_offers_its_names():
 
 @pytest.mark.parametrize("name", ["self", "name", "reference", "options"])
 def test_an_option_of_any_name_is_an_option(name):
-    with pytest.raises(UnknownNameError, match=f"option of task 'cancer-mlp' '{name}'"):
+    with pytest.raises(UnknownNameError, match=f"the task 'cancer-mlp' has no option '{name}'"):
         load("cancer-mlp", **{name: 1})
 
 

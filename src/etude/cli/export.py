@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +12,14 @@ from rich.table import Table
 
 from etude import files
 from etude.cli.options import choices
+from etude.cli.options.recipe_options import RecipeOptions
 from etude.cli.terminal.console import out, print_json
 from etude.errors import BadValueError, StorageError
+from etude.next_step import NearestSchedule
 
 if TYPE_CHECKING:
     from etude.recipe import Recipe
+    from etude.tasks import Task
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -25,8 +29,12 @@ EPILOG = """[bold]Examples[/bold]
 
   etude export recipe.toml --as transformers --steps 2000
 
+  etude export my_project.py:task --as optax --steps 2000
+
   etude export recipe.toml --as nanogpt --steps 5000 --nearest --out config/train_mine.py"""
 
+
+INPUTS = "a recipe file (.toml or .json), the folder of a run or tuning, or a task as file.py:name"
 
 PLACE = 42
 """The position in `etude --help`."""
@@ -39,16 +47,18 @@ def register(app: typer.Typer) -> None:
 
 def export(
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             metavar="SOURCE",
-            help="A recipe file, .toml or .json, or the folder of a run or tuning.",
+            help="A recipe file, .toml or .json, the folder of a run or tuning, or a task as "
+            "file.py:name, for the recipe with which `etude tune` begins.",
             show_default=False,
         ),
     ] = None,
     targets: Annotated[bool, typer.Option("--list", help="List what --as takes.")] = False,
     target: Annotated[
-        str | None, typer.Option("--as", metavar="TARGET", help="The program (--list).")
+        str | None,
+        typer.Option("--as", "--to", metavar="TARGET", help="The program (--list)."),
     ] = None,
     steps: Annotated[
         int | None,
@@ -77,17 +87,22 @@ def export(
         _list_targets(json)
         return
     if source is None:
-        raise BadValueError("no recipe: give a recipe file, or the folder of a run or tuning")
+        raise BadValueError(f"no recipe: give {INPUTS}")
     if target is None:
         raise BadValueError(f"for which program? Give --as: {', '.join(TARGETS)}")
-    recipe, length = _read(source)
+    recipe, length, task = _read(source)
     chosen = steps if steps is not None else length
     if chosen is None and isinstance(recipe.steps, str):
         raise BadValueError(
-            f"{str(source)!r} has steps={recipe.steps!r}, and how many updates that are depends on "
+            f"{source!r} has steps={recipe.steps!r}, and how many updates that are depends on "
             "the data: give --steps"
         )
-    code = export_code(recipe, target, chosen, nearest=nearest)
+    try:
+        code = export_code(recipe, target, chosen, task=task, nearest=nearest)
+    except BadValueError as error:
+        if isinstance(error.next_step, NearestSchedule):
+            error.next_step = replace(error.next_step, place=_place(source))
+        raise
     if file is not None:
         files.write_text(file, f"{code}\n")
     if json:
@@ -113,21 +128,39 @@ def _list_targets(json: bool) -> None:
     out.print(table)
 
 
-def _read(source: Path) -> tuple[Recipe, int | None]:
-    """Return the recipe of a file or folder, and how many updates its run has, where it is kept."""
+def _place(source: str) -> str:
+    """Return where the schedule of a source can be changed, as words for a message."""
+    if Path(source).is_dir():
+        return f"a copy of {Path(source) / 'recipe.toml'}, and export that"
+    place, colon, _ = source.rpartition(":")
+    return f"`recipe` of {place}, as Recipe(schedule=...)" if colon else source
+
+
+def _read(source: str) -> tuple[Recipe, int | None, Task | None]:
+    """Return the recipe of a file, folder or task.
+
+    With it, how many updates its run has, where that is kept, and the task, where it was named.
+    """
+    from etude import tasks
     from etude.recipe import Recipe
     from etude.record import Record
     from etude.storage.run_folder import RunFolder
 
-    if not source.is_dir():
-        return Recipe.load(source), None
-    recipe = RunFolder(source).recipe()
+    path = Path(source)
+    if not path.exists() and ":" in source:
+        task = tasks.load(source)
+        return RecipeOptions().choose(task, source), None, task
+    if path.suffix == ".py":
+        raise BadValueError(f"{source!r} is no recipe: give {INPUTS}")
+    if not path.is_dir():
+        return Recipe.load(path), None, None
+    recipe = RunFolder(path).recipe()
     if recipe is None:
         raise StorageError(
-            f"{str(source)!r} holds no recipe: give the folder of a run, or of a tuning that came "
+            f"{source!r} holds no recipe: give the folder of a run, or of a tuning that came "
             "to its end"
         )
     try:
-        return recipe, Record.load(source).length
+        return recipe, Record.load(path).length, None
     except StorageError:
-        return recipe, None  # the run has not come to its end
+        return recipe, None, None  # the run has not come to its end

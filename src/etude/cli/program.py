@@ -16,7 +16,8 @@ from etude.cli.options.processes import mute_others
 from etude.cli.terminal.console import out, print_error, print_json, reserve_stdout
 from etude.cli.terminal.interrupt import INTERRUPTED
 from etude.cli.terminal.next_step import message_of
-from etude.errors import BadTypeError, BadValueError, EtudeError, WorldError
+from etude.errors import BadTypeError, BadValueError, EtudeError, WorldError, shown
+from etude.recipe_mistakes import explain
 
 FAILED, WRONG_USE = 1, 2
 
@@ -52,10 +53,24 @@ class Program(TyperGroup):
         except EtudeError as error:
             raise _reported(ctx, error, FAILED) from error
         except Exception as error:
+            if wrong := _wrong_value(error):
+                raise _reported(ctx, BadValueError(wrong), WRONG_USE) from error
             describe = getattr(error, "format_message", None)  # an error of typer itself
             if describe is not None and ctx.meta["etude.json"]:
                 print_json({"error": describe()})
             raise
+
+
+def _wrong_value(error: Exception) -> str:
+    """Return what is wrong with the value of an option that typer refused; empty if unknown."""
+    option = getattr(error, "param", None)
+    mistakes = getattr(error.__cause__, "errors", None)
+    if option is None or mistakes is None or not option.opts[0].startswith("-"):
+        return ""
+    mistake = mistakes()[0]
+    value = mistake["input"]
+    said = explain({**mistake, "loc": ("value",)}, ())
+    return f"{option.opts[0]} {value}{said.removeprefix(f'value={shown(value)}')}"
 
 
 def _reported(ctx: Any, error: BaseException, code: int) -> typer.Exit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,7 +80,8 @@ def schedule(
         str | None, typer.Option(metavar="EXPR2", help="Show how another schedule differs.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="PEER", help="Print code for torch, keras or optax.")
+        str | None,
+        typer.Option("--to", "--as", metavar="PEER", help="Print code for torch, keras or optax."),
     ] = None,
     json: choices.Json = False,
 ) -> None:
@@ -96,6 +98,10 @@ def schedule(
         return
     if expression is None:
         raise BadValueError("which schedule? Give its text (--list shows the kinds)")
+    if not math.isfinite(lr):
+        raise BadValueError(f"--lr {lr} is not finite: give a finite number")
+    if lr <= 0:
+        raise BadValueError(f"--lr {lr:g} is out of bounds: give a number above 0")
     if to is not None and to not in TARGETS:
         raise unknown_name("target of --to", to, TARGETS)
     shape, last = _bound(expression, steps, epochs, steps_per_epoch)
@@ -179,6 +185,8 @@ def _bound(
         if shape.length is None:
             raise BadValueError(f"{shape!r} has no length of its own: give --steps or --epochs")
         return shape, max(1, round(shape.length))
+    if epochs is not None and not epochs > 0:
+        raise BadValueError(f"--epochs {epochs:g} is out of bounds: give a number above 0")
     if steps is None:
         clock = Clock(horizon=f"{epochs} epochs", steps_per_epoch=steps_per_epoch or 1)
     else:

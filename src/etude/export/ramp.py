@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from etude.errors import BadValueError
+from etude.next_step import NearestSchedule
 from etude.schedules import Schedule, constant, cosine, linear, polynomial, rsqrt
 from etude.schedules.algebra import Join
 from etude.schedules.kinds.constant import Constant
@@ -223,6 +224,6 @@ def check_same(
     if nearest:
         return [f"# Not exact: the schedule of {target} {told}."]
     raise BadValueError(
-        f"schedule {ours!r}: the nearest of {target} {told}: write schedule="
-        f'"{theirs!r}", which it has, or allow the difference: nearest=True, --nearest'
+        f"schedule {ours!r}: {target} has no such schedule, and its nearest {told}",
+        next_step=NearestSchedule(repr(theirs)),
     )

@@ -129,6 +129,11 @@ def duration(name: str, value: Any, *, above: float | None = None) -> Duration:
 def split(name: str, text: str) -> tuple[int | float, str]:
     """Split `'2 epochs'` into `(2, 'epochs')`."""
     found = _DURATION.fullmatch(text) if len(text) <= 64 else None
+    if found is None and _plain(text):
+        raise BadValueError(
+            f"{name} is {text!r}; it has no unit: did you mean {float(text):.0f} or "
+            f"'{text.strip()} steps'?"
+        )
     if found is None:
         raise BadValueError(
             f"{name} is {shown(text)}; a duration reads like '5%', '2 epochs', '500 steps', "
@@ -144,6 +149,15 @@ def split(name: str, text: str) -> tuple[int | float, str]:
     if not x <= LAST_STEP:
         raise BadValueError(f"{name} is {shown(text)}; the number must be at most 2**53")
     return (int(x) if x.is_integer() else x), UNITS[unit.lower()]
+
+
+def _plain(text: str) -> bool:
+    """Return whether a text is a whole number without a unit."""
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    return len(text) <= 64 and 0 < value <= LAST_STEP and value.is_integer()
 
 
 def nearest(x: Fraction) -> int:

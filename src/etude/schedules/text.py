@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
+from etude.errors import BadTypeError, BadValueError, EtudeError, shorten, shown, unknown_name
 from etude.schedules._base import Schedule
 from etude.schedules.registry import KINDS
 
@@ -175,8 +175,11 @@ class _Reader:
                 raise self.error(node, "only kinds and methods of the algebra can be called")
         try:
             return make(*args, **named)
-        except EtudeError:
-            raise
+        except EtudeError as error:
+            if name in str(error):
+                raise
+            place = ast.get_source_segment(self.text.strip(), node) or name
+            raise type(error)(f"{shorten(place)}: {error}") from None
         except TypeError as error:
             reason = str(error).partition("() ")[2] or str(error)
             raise self.error(node, f"{name} {reason}") from None

@@ -12,7 +12,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from etude.errors import EtudeError, TaskError, unknown_name
+from etude.errors import EtudeError, TaskError, lacks
 
 if TYPE_CHECKING:
     from etude.tasks.task import Task
@@ -71,7 +71,7 @@ class Blueprint:
         chosen = self.options()
         for option in options:
             if option not in chosen:
-                raise unknown_name(f"option of task {self.name!r}", option, chosen)
+                raise lacks(f"the task {self.name!r}", "option", option, chosen)
         chosen |= options
         data, model = resolve(self.data), resolve(self.model)
         of_data = _optional(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import traceback
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from etude.errors import BadTypeError, BadValueError, TaskError, where
 from etude.tasks.groups import groups_of
 from etude.tasks.loss.weighted import WeightedLoss, as_loss, weighed
 from etude.tasks.metrics import as_metric
+from etude.tasks.misfit import failed_layer, input_hint, label_hint
 from etude.tasks.references.origin import TaskOrigin
 from etude.tasks.references.ref import TaskRef
 from etude.tasks.sources.data import Batch, Data, IndexedData, IterableData, LoaderData, as_data
@@ -254,7 +254,7 @@ class Task:
         except Exception as error:
             raise TaskError(
                 f"the model failed on inputs {describe(inputs)}{_layer(error, model)}: "
-                f"{error}{where(error)}"
+                f"{error}{where(error)}{_and(input_hint(error, model, inputs))}"
             ) from error
         return self.compare(output, target, call), output, target
 
@@ -285,6 +285,7 @@ class Task:
             raise TaskError(
                 f"the model's output {describe(output)} does not fit the loss {name} with "
                 f"targets {describe(target)}: {error}{where(error)}"
+                f"{_and(label_hint(loss, output, widened(target)))}"
             ) from error
         return as_loss(found, name, weight=weight, terms=terms)
 
@@ -296,13 +297,12 @@ class Task:
 
 def _layer(error: BaseException, model: nn.Module) -> str:
     """Return the layer of a model that failed, as ' in layer NAME (Class)'; empty if unknown."""
-    names = {id(module): name for name, module in model.named_modules() if name}
-    place = ""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        module = frame.f_locals.get("self")
-        if id(module) in names:
-            place = f" in layer {names[id(module)]!r} ({type(module).__name__})"
-    return place
+    name, layer, _ = failed_layer(error, model) or ("", None, None)
+    return f" in layer {name!r} ({type(layer).__name__})" if name else ""
+
+
+def _and(hint: str) -> str:
+    return f"; {hint}" if hint else ""
 
 
 def _check_function(name: str, part: Any) -> None:

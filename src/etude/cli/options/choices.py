@@ -36,7 +36,12 @@ TypedRate = Annotated[str | None, typer.Option("--lr", hidden=True)]
 
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="The run folder (default: runs/TASK-DATE-TIME)."),
+    typer.Option(
+        "--out",
+        "--folder",
+        metavar="DIR",
+        help="The run folder (default: runs/TASK-DATE-TIME).",
+    ),
 ]
 Resume = Annotated[
     Path | None, typer.Option("--resume", metavar="DIR", help="Continue the run in a folder.")

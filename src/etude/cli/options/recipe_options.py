@@ -15,7 +15,7 @@ import typer
 from etude.cli.options.choices import length, pairs
 from etude.cli.options.lr_mult import rules
 from etude.cli.terminal.console import err
-from etude.errors import BadValueError, EtudeError
+from etude.errors import BadValueError, EtudeError, shown
 
 if TYPE_CHECKING:
     from etude.recipe import Recipe
@@ -255,7 +255,9 @@ def choose_recipe(
         for name, option in (spelt or {}).items():
             if str(error) == _fault(recipe, {name: named[name]}):
                 value = shlex.quote(str(named[name]))
-                error.args = (f"{option} {value}: {error}",)
+                said = str(error).removeprefix(f"{name}={shown(named[name])} ")
+                colon = ":" if said == str(error) else ""
+                error.args = (f"{option} {value}{colon} {said}",)
                 break
         raise
 

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from etude.errors import EtudeError, Interrupted
-from etude.next_step import AcceptChanges, NextStep, NextStepNote
+from etude.next_step import AcceptChanges, NearestSchedule, NextStep, NextStepNote
 
 
 def message_of(said: BaseException | str) -> str:
@@ -26,6 +26,12 @@ def next_sentence(step: NextStep) -> str:
     """Return the sentence that names the command or the option."""
     if isinstance(step, AcceptChanges):
         return "Or accept the changes with --accept-changes"
+    if isinstance(step, NearestSchedule):
+        place = step.place or "the recipe file"
+        return (
+            "Allow the difference with --nearest, or use its own: write "
+            f'schedule = "{step.schedule}" in {place}'
+        )
     command = f"etude {step.verb} --resume {quoted(step.folder)}"
     # If the task has no reference, the folder does not name it.
     return f"Go on with: {command}{'' if step.reference is not None else ' --task file.py:name'}"

@@ -207,7 +207,8 @@ class BatchedUpdate:
         axes = (0, 0, None if shared else 0, 0)
         # The masks are already drawn. Any other random operation here would differ from the loop.
         found, after = vmap(member, axes, randomness="error")(weights, fixed, batch, masks)
-        return WeightedLoss(*found), after
+        mean, *weight = found
+        return WeightedLoss(mean, weight[0] if weight else None), after
 
     def _penalty(self, rows: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
         l1, l2 = columns["l1"].squeeze(1), columns["l2"].squeeze(1)

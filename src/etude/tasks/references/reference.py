@@ -16,7 +16,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from etude.errors import BadTypeError, EtudeError, TaskError, shown, unknown_name
+from etude.errors import BadTypeError, EtudeError, TaskError, lacks, shown, unknown_name
 from etude.tasks.references.ref import TaskRef, is_file, title
 from etude.tasks.table import get
 from etude.tasks.task import Task
@@ -257,7 +257,7 @@ def _task(reference: str, module: ModuleType, name: str, options: dict[str, Any]
     except AttributeError:
         place, known = reference.rpartition(":")[0], _offers(module)
         if known:
-            raise unknown_name(f"object of {place!r}", name, known) from None
+            raise lacks(place, "object", name, known) from None
         raise TaskError(
             f"{place!r} has no {name!r}, and no other object that could be a task: "
             f"assign one there, {name} = etude.Task(...)"
@@ -306,7 +306,7 @@ def _check_options(reference: str, function: Callable[..., Any], options: dict[s
             raise TaskError(f"{reference!r} takes no options ({', '.join(options)})")
         for option in options:
             if option not in named:
-                raise unknown_name(f"option of task {reference!r}", option, named)
+                raise lacks(f"the task {reference!r}", "option", option, named)
     missing = [
         p.name
         for p in parameters

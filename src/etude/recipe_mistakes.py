@@ -1,0 +1,62 @@
+"""Words for the mistakes that pydantic finds in a recipe: the value, the bound and the fix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from etude.errors import EtudeError, nearest_names, shown, unknown_name
+
+BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+"""What each of pydantic's bounds is called."""
+
+INNER = ("duration is ", "horizon is ")
+"""How a length is called inside a clock."""
+
+
+def explain(mistake: Any, known: Collection[str]) -> str:
+    """Return a message with the value, the bound and the fix for one of pydantic's errors.
+
+    Args:
+        mistake: One of `ValidationError.errors()`.
+        known: The fields of a recipe.
+
+    >>> explain({"type": "greater_than", "loc": ("lr",), "input": 0, "ctx": {"gt": 0.0}}, ["lr"])
+    'lr=0 is out of bounds: give a number above 0'
+    """
+    inner = ("function-before", "int")
+    name = ".".join(str(part) for part in mistake["loc"] if part not in inner)
+    context, value = mistake.get("ctx", {}), mistake.get("input")
+    if isinstance(cause := context.get("error"), EtudeError):
+        return _caused(name, str(cause))
+    if mistake["type"] == "extra_forbidden":
+        near = nearest_names(name, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"unknown field {shown(name)} in the recipe: {hint}Known: {', '.join(known)}"
+    if mistake["type"] == "literal_error":
+        words = str(context["expected"]).replace(" or ", ", ").split(", ")
+        return str(unknown_name(name, value, [word.strip("'") for word in words]))
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{name}={shown(value)} is not finite: give a finite number"
+    for bound, word in BOUNDS.items():
+        if bound in context:
+            return (
+                f"{name}={shown(value)} is out of bounds: give a number {word} {context[bound]:,}"
+            ).removesuffix(".0")
+    if mistake["type"].startswith("int_"):
+        return f"{name}={shown(value)} is not a whole number"
+    if mistake["type"].startswith("float_"):
+        return f"{name}={shown(value)} is not a number"
+    if mistake["type"] in ("dict_type", "mapping_type"):
+        return f"{name}={shown(value)} is not a table: give names and values"
+    message = mistake["msg"][:1].lower() + mistake["msg"][1:]
+    return f"{name}={shown(value)}: {message}"
+
+
+def _caused(name: str, cause: str) -> str:
+    """Return a message of Etude's own, with the field to which it belongs."""
+    for start in INNER:
+        if cause.startswith(start):
+            return f"{name} is {cause.removeprefix(start)}"
+    return cause if cause.startswith(name) or not name else f"{name}: {cause}"
