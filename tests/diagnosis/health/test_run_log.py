@@ -167,7 +167,7 @@ def test_trials_are_logged_as_they_come():
 
     def stop(step: int) -> None:
         if len(seen) == 2:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped here")
 
     class Stopping(etude.Observer):
         name = "stopping"
@@ -175,7 +175,7 @@ def test_trials_are_logged_as_they_come():
         def on_update(self, state: Any) -> None:
             stop(state.step)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped here"):
         etude.tune(
             TASK,
             RECIPE,
