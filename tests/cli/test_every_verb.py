@@ -163,8 +163,8 @@ def test_an_option_has_one_help_text():
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--lr", "nan", "out of bounds"),
-        ("--lr", "-1", "greater than 0"),
+        ("--lr", "nan", "is not finite"),
+        ("--lr", "-1", "above 0"),
         ("--optimizer", "adamv", "did you mean 'adam"),
         ("--schedule", "cosin()", "did you mean 'cosine'"),
         ("--steps", "5 parsecs", "parsecs"),

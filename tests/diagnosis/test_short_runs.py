@@ -64,7 +64,7 @@ def test_the_unit_of_the_loss_does_not_matter(seed, n, unit):
     one, other = departure(loss), departure(unit * loss)
     assert one is not None
     assert other is not None
-    assert other.count == one.count
+    assert other.above == one.above
     assert other.level == pytest.approx(unit * one.level)
 
 

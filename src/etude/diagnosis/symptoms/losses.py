@@ -56,9 +56,9 @@ def _left_start(history: History, curve: LossCurve) -> list[Finding]:
     return [
         Finding(
             Symptom.DIVERGING,
-            f"The last {left.count} of {len(curve.loss)} losses are all far above the start of "
+            f"The last {left.above} of {len(curve.loss)} losses are all far above the start of "
             f"{left.start:.4g}, and do not come back: their level is {left.level:.4g}.",
-            step=int(np.flatnonzero(np.isfinite(history.loss))[-left.count]),
+            step=int(np.flatnonzero(np.isfinite(history.loss))[-left.above]),
             evidence={"loss": left.level, "start": left.start},
         )
     ]

@@ -22,12 +22,12 @@ class Departure(NamedTuple):
     Attributes:
         start: The level before: the median of the first 3 losses, or the first loss.
         level: The median of the later half of the losses that are above.
-        count: How many losses at the end are all above twice the start.
+        above: How many losses at the end are all above twice the start.
     """
 
     start: float
     level: float
-    count: int
+    above: int
 
 
 def too_short(history: History) -> bool:
@@ -49,7 +49,7 @@ def departure(loss: Floats) -> Departure | None:
     Args:
         loss: Finite losses, 20 at least.
 
-    >>> departure(np.array([2.0, 2.1, 1.9, 2.0, *np.linspace(3, 30, 20)])).count
+    >>> departure(np.array([2.0, 2.1, 1.9, 2.0, *np.linspace(3, 30, 20)])).above
     19
     >>> departure(np.linspace(2.0, 1.0, 40)) is None
     True

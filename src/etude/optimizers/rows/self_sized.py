@@ -94,7 +94,7 @@ ROWS = (
         "schedulefree_plus",
         OWN + "schedulefree_plus:ScheduleFreePlus",
         2.5e-3,
-        -1.7,
+        -1.6,
         "Defazio 2026, arXiv:2605.19095, without Polyak's step",
         "long training of unknown length in large batches: Schedule-Free with inner momentum, a "
         "growing window of the average, and a decay of lr² λ",

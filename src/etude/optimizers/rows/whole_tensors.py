@@ -100,7 +100,7 @@ ROWS = (
         "torch_muon",
         OWN + "torch_muon:TorchMuonAdamW",
         1e-3,
-        -1.7,
+        -1.2,
         "torch.optim.Muon (torch 2.9) with match_rms_adamw; arXiv:2502.16982",
         "torch's own Muon for hidden matrices, which leaves kernels to AdamW; to match a loop that "
         "uses it",
