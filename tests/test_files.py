@@ -78,6 +78,8 @@ def test_a_folder_under_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(StorageError, match=r"cannot write to the folder .*file/runs.*another one"):
         files.make_folder(tmp_path / "file" / "runs")
+    with pytest.raises(StorageError, match=r"'.*/file' is a file; choose another one"):
+        files.make_folder(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -36,9 +36,12 @@ def make_folder(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
+        why = error.strerror or error
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            file = next(one for one in (folder, *folder.parents) if one.exists())
+            why = f"{str(file)!r} is a file"
         raise StorageError(
-            f"cannot write to the folder {str(folder)!r}: {error.strerror or error}; "
-            "choose another one"
+            f"cannot write to the folder {str(folder)!r}: {why}; choose another one"
         ) from error
     return folder
 

@@ -20,6 +20,7 @@ from etude.interop.transformers.twin import network_of, twin_of
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.schedules import Schedule
+from etude.tasks.sources.source import held_out
 from etude.tasks.task import Task
 
 EVALUATIONS = 20
@@ -131,11 +132,7 @@ def _split(twin: Any, valid: Any) -> Any:
             "out; give valid= a dataset"
         )
     count = len(twin.train_dataset)
-    held = round(count * valid)
-    if not 0 < held < count:
-        raise BadValueError(
-            f"valid={valid} of {count} samples leaves one part empty: give a share between 0 and 1"
-        )
+    held = held_out(count, valid)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     whole = twin.train_dataset
     twin.train_dataset = Subset(whole, sorted(order[held:]))

@@ -103,14 +103,26 @@ def split_rows(samples: int, share: float) -> tuple[Tensor, Tensor]:
     Raises:
         BadValueError: If one of the two would be empty.
     """
-    held = round(samples * share)
-    if not 0 < held < samples:
-        raise BadValueError(
-            f"valid={share} of {samples} samples leaves one part empty: "
-            "give a share between 0 and 1, or pass valid= as data"
-        )
+    held = held_out(samples, share)
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
     return order[held:].sort().values, order[:held].sort().values
+
+
+def held_out(samples: int, share: float) -> int:
+    """Return how many samples a share is.
+
+    Raises:
+        BadValueError: If that is none or all of them.
+    """
+    held = round(samples * share)
+    if 0 < held < samples:
+        return held
+    fix = "give at least 2 samples"
+    if samples > 1:
+        fix = f"give a share from {1 / samples:.3g} to {1 - 1 / samples:.3g}"
+    raise BadValueError(
+        f"valid={share} of {samples} samples leaves one part empty: {fix}, or pass valid= as data"
+    )
 
 
 def checked_size(batch_size: int | None, samples: int | None) -> int:
