@@ -108,7 +108,7 @@ def test_a_scaled_loss_hides_clipping_and_the_report_says_so():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu")
     with opened(model, optimizer, every=1) as w:
-        for _ in range(4):
+        for _ in range(20):
             optimizer.zero_grad()
             scaler.scale(cross_entropy(model(x), y)).backward()
             scaler.step(optimizer)
