@@ -130,8 +130,10 @@ def _list_targets(json: bool) -> None:
 
 def _place(source: str) -> str:
     """Return where the schedule of a source can be changed, as words for a message."""
+    from etude.storage.layout import RECIPE
+
     if Path(source).is_dir():
-        return f"a copy of {Path(source) / 'recipe.toml'}, and export that"
+        return f"a copy of {Path(source) / RECIPE}, and export that"
     place, colon, _ = source.rpartition(":")
     return f"`recipe` of {place}, as Recipe(schedule=...)" if colon else source
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.diagnosis.finding import Finding
+from etude.diagnosis.watching.sink import TRIALS
 from etude.errors import MissingExtraError
 from etude.record import Record
 from etude.storage.run_folder import RunFolder
@@ -52,7 +53,7 @@ class TensorBoardSink:
             title: Not used: TensorBoard shows the folder's name.
             name: The name of the folder.
         """
-        return TensorBoardSink(self.folder / "trials" / name)
+        return TensorBoardSink(self.folder / TRIALS / name)
 
     def close(self) -> None:
         """Write what waits."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from etude.diagnosis.finding import Finding
+from etude.diagnosis.watching.sink import TRIALS
 from etude.errors import BadValueError
 from etude.interop._peer import load
 
@@ -16,7 +17,7 @@ UPDATE = "watch/update"
 SEVERAL = (0, 19, 10)
 """The version of W&B from which on a process may have several runs."""
 
-LOGGED = ("train/*", "valid/*", "trial/*", "trials/*", "answer/*")
+LOGGED = ("train/*", "valid/*", "trial/*", f"{TRIALS}/*", "answer/*")
 """What `log="wandb"` logs, over the axis 'update'."""
 
 

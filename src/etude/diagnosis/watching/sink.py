@@ -10,6 +10,9 @@ from etude.diagnosis.finding import Finding
 from etude.diagnosis.history import Floats, History
 from etude.errors import BadTypeError, shown
 
+TRIALS = "trials"
+"""The first part of what a log calls the series of a tuning's trials."""
+
 
 @runtime_checkable
 class Sink(Protocol):
@@ -89,7 +92,7 @@ class PrefixedSink:
         """Do nothing: the other sink goes on."""
 
     def _named(self, values: Mapping[str, float]) -> dict[str, float]:
-        return {f"trials/{self._name}/{name}": value for name, value in values.items()}
+        return {f"{TRIALS}/{self._name}/{name}": value for name, value in values.items()}
 
 
 def give_many(sink: Sink, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
