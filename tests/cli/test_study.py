@@ -170,7 +170,7 @@ def test_halving_is_an_option(etude):
         ("--lrs 0.1", "no plan: give FILE.toml, --preset, or a name and options"),
         ("rates --lrs 0.1", "tasks is missing: give it"),
         ("rates --tasks cancer-mlp --lrs 0", "lr=0 is out of bounds"),
-        ("rates --tasks cancer-mlp --lrs nan", "lr=nan is out of bounds"),
+        ("rates --tasks cancer-mlp --lrs nan", "lr=nan is not finite"),
         ("rates --tasks cancer-mlp --lrs 1e-3:1", "is no range: give from, to, and either"),
         ("rates --tasks cancer-mlp --lrs 1e-3:1:3 0.1", "give one range FROM:TO:POINTS, or values"),
         ("rates --tasks cancer-mlp --lrs adam=", "write OPTIMIZER=RATES"),

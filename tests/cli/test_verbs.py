@@ -152,7 +152,7 @@ def test_the_precision_of_a_recipe_is_an_option(etude):
     assert json.loads(found.out)["recipe"]["precision"] == "bfloat16"
     refused = etude("train", "cancer-mlp", "--precision", "half")
     assert refused.code == 2
-    assert "--precision half: precision='half' is out of bounds" in refused.err
+    assert "--precision half: unknown precision 'half': did you mean 'float16'?" in refused.err
 
 
 def test_a_recipe_file_is_used(etude):

@@ -106,7 +106,7 @@ def test_every_way_to_clear_gradients_is_known(clear, late):
     model = net(8, 16, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     with opened(model, optimizer, every=1) as w:
-        for _ in range(12):
+        for _ in range(20):
             i = torch.randint(0, len(x), (32,))
             if not late:
                 clear(optimizer, model)
