@@ -201,7 +201,7 @@ def test_the_table_on_the_command_line():
     assert json.loads(run("optimizers", "show", "adamw", "--json"))["weight_decay"] == "decoupled"
     wrong = CliRunner().invoke(app, ["optimizers", "show", "adamv"])
     assert wrong.exit_code == 2
-    assert "unknown optimizer 'adamv': did you mean 'adam'" in wrong.output
+    assert "unknown optimizer 'adamv': did you mean 'adamw'" in wrong.output
 
 
 def test_a_recommendation_on_the_command_line():
