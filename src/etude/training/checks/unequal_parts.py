@@ -15,7 +15,7 @@ from etude.tasks.sources.data import Batch
 from etude.tasks.task import Task
 from etude.training.state.snapshot import buffers_kept
 
-PUT_TOGETHER = "Slices of the validation data and accumulated batches"
+SLICES = "Slices of the validation data are weighted by their numbers of samples. "
 
 ROUNDING = 1e-3
 """The largest relative difference that may be roundoff."""
@@ -57,12 +57,12 @@ def warn_of_unequal_parts(
     drawn = whole != again
     if drawn or not math.isfinite(whole) or math.isclose(whole, parts, rel_tol=ROUNDING):
         return
-    by_samples = "Accumulated batches" if loss.terms else PUT_TOGETHER
+    slices = "" if loss.terms else SLICES
     warnings.warn(
         f"the loss of the first batch is {whole:.4g}, and the mean of its halves' losses "
         f"{parts:.4g}: it is no mean over the samples, or samples weigh differently in it. "
-        f"{by_samples} are put together by their numbers of samples; if that is wrong, return "
-        "(sum, weight) in place of the mean, see docs/tasks.md",
+        f"{slices}Each accumulated batch counts the same; if that is wrong, return (sum, weight) "
+        "in place of the mean, see docs/tasks.md",
         stacklevel=6,
     )
 
