@@ -17,7 +17,7 @@ ATTENTION = -0.9
 attention begins: 0.0025 for AdamW. Rates in use are 0.0006 to 0.001 (GPT-2, ViT), and up to 0.003
 for small models."""
 
-LORA, LORA_ATTENTION, LORA_POWER = -1.5, -0.7, -0.5
+LORA, LORA_ATTENTION, LORA_POWER = -1.5, -0.6, -0.5
 """log10 of AdamW's rate for adapters with alpha 16 at layers of 64 inputs, what attention adds to
 it, and the exponent of alpha and of the inputs; see `lora_centre`."""
 
@@ -49,7 +49,7 @@ def lora_centre(
 ) -> float:
     """Return log10 of the rate around which a search for low-rank adapters begins.
 
-    -1.5 - 0.5 · log10(alpha / 16) - 0.5 · log10(inputs / 64), and 0.7 less with attention, for
+    -1.5 - 0.5 · log10(alpha / 16) - 0.5 · log10(inputs / 64), and 0.6 less with attention, for
     AdamW; for another optimizer, its centre minus AdamW's is added. alpha is scaling · rank, so
     that the rank matters only where the scaling is not alpha / rank. Medians over the adapters are
     used.
@@ -68,7 +68,7 @@ def lora_centre(
 
     >>> adapter = Adapter("lora_A", rank=16, inputs=2_048, scaling=2.0, scalars=65_536)
     >>> round(10 ** lora_centre((adapter,), OptimizerChoice("adamw"), attention=True), 4)
-    0.0008
+    0.001
     """
     _, alpha, inputs = middle(found)
     shift = optimizers.get(optimizer.name).centre - optimizers.get("adamw").centre
