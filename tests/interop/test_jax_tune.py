@@ -139,3 +139,15 @@ def test_half_precision_stays_half():
 def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises((BadTypeError, BadValueError, TaskError), match=message):
         quick(**change)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("plateau()", "reacts to a metric, which no update of a pure step reports"),
+        ("cosine() - 0.5", "at update 59, and a rate is not negative"),
+    ],
+)
+def test_a_schedule_that_a_step_cannot_follow_is_refused(schedule, message):
+    with pytest.raises(BadValueError, match=message):
+        quick(schedule=schedule)

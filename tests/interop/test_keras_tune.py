@@ -95,6 +95,105 @@ def test_a_metric_is_compared_by_its_own_direction():
     assert best.metric == pytest.approx(best.loss)
 
 
+def beside_fit(make, x=X, y=Y, **options):
+    """Tune, then fit at the rate that was found: (what was said, val_loss, same weights)."""
+    fit = {**FIT, **options}
+    best = tune(make(), x, y, 1.3, evaluations=4, progress=False, **fit)
+    model = make()
+    model.optimizer.learning_rate = best.lr
+    keras.utils.set_random_seed(0)
+    history = model.fit(x, y, verbose=0, **fit)
+    same = zip(best.value.get_weights(), model.get_weights(), strict=True)
+    return best.loss, history.history["val_loss"][-1], all(np.array_equal(a, b) for a, b in same)
+
+
+LAYERS = keras.layers
+TOKENS = np.random.default_rng(1).integers(1, 9, (60, 7))
+TOKENS[np.arange(7) >= np.random.default_rng(2).integers(2, 8, (60, 1))] = 0
+
+
+def masked():
+    keras.utils.set_random_seed(1)
+    embedding = LAYERS.Embedding(9, 5, mask_zero=True)
+    head = LAYERS.Dense(9, activation="softmax")
+    model = keras.Sequential([LAYERS.Input((7,)), embedding, head])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
+def summing(reduction):
+    model = built()
+    model.compile("adam", keras.losses.MeanSquaredError(reduction=reduction))
+    return model
+
+
+WEIGHTS = {"sample_weight": np.linspace(0.1, 3, len(X)).astype("float32")}
+LOSSES = {
+    "a mean": (built, X, Y, {}),
+    "weights": (built, X, Y, WEIGHTS),
+    "padding with a mask": (masked, TOKENS, np.roll(TOKENS, -1, 1), {}),
+    "a sum over a batch": (lambda: summing("sum"), X, Y, {}),
+    "a mean by weights": (lambda: summing("mean_with_sample_weight"), X, Y, WEIGHTS),
+}
+
+
+@pytest.mark.parametrize(("make", "x", "y", "options"), LOSSES.values(), ids=LOSSES)
+def test_the_loss_that_is_said_is_the_one_that_fit_reports(make, x, y, options):
+    said, reported, same = beside_fit(make, x, y, **options)
+    assert same
+    assert said == pytest.approx(reported, rel=1e-5)
+
+
+def decayed(**excluded):
+    optimizer, model = keras.optimizers.AdamW(0.001, weight_decay=5.0), built()
+    if "layer" in excluded:
+        excluded = {"var_list": model.layers[excluded["layer"]].variables}
+    optimizer.exclude_from_weight_decay(**excluded)
+    model.compile(optimizer, "mse")
+    return model
+
+
+@pytest.mark.parametrize("excluded", [{"var_names": ["bias"]}, {"layer": 2}])
+def test_what_is_excluded_from_weight_decay_stays_so(excluded):
+    said, reported, same = beside_fit(lambda: decayed(**excluded))
+    assert same
+    assert said == pytest.approx(reported, rel=1e-5)
+
+
+def test_epochs_that_go_on_in_the_data_are_counted_as_fit_makes_them():
+    # 8 batches: the epochs have 5, 3, 5 and 3 updates.
+    said, reported, same = beside_fit(built, steps_per_epoch=5)
+    assert same
+    assert said == pytest.approx(reported, rel=1e-5)
+    assert quick(built(), steps_per_epoch=5).record.length == 16
+
+
+def test_weights_that_early_stopping_puts_back_are_the_ones_that_are_judged():
+    noise = np.random.default_rng(3).standard_normal((40, 1)).astype("float32")
+    stopping = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
+    fit = {"epochs": 20, "batch_size": 8, "validation_split": 0.25, "callbacks": [stopping]}
+    best = tune(built(), X[:40], noise, 2.0, evaluations=2, around=0.1, progress=False, **fit)
+    assert best.record.cost.steps < 80
+    found = best.value.evaluate(X[30:40], noise[30:], verbose=0)
+    assert best.loss == pytest.approx(found, rel=1e-5)
+
+
+class Plain(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.inner = keras.layers.Dense(1)
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def without_config():
+    model = Plain()
+    model.build((None, 4))
+    model.compile("adam", "mse")
+    return model
+
+
 def scaled(**options):
     return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.001, **options))
 
@@ -162,6 +261,7 @@ def unbuilt():
         (built, {"objective": "accuracy"}, "unknown objective 'accuracy'"),
         (built, {"objective": "size"}, "does not tell whether larger or smaller"),
         (unbuilt, {}, "has no weights yet"),
+        (without_config, {}, "clone_model cannot copy this Plain"),
         (Own, {}, "Own.compile is its own"),
         (lambda: keras.Sequential([keras.layers.Input((4,))]), {}, "is not compiled"),
         (lambda: 3, {}, "model=3 is not a Keras model"),

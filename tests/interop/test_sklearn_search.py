@@ -204,3 +204,10 @@ def test_it_passes_the_checks_of_scikit_learn():
     told = check_estimator(search, on_fail=None)
     failed = [r["check_name"] for r in told if r["status"] == "failed"]
     assert failed == []
+
+
+def test_balanced_class_weights_which_partial_fit_refuses_are_fitted_anew():
+    balanced = clone(SGD).set_params(class_weight="balanced", random_state=0)
+    search = found(balanced, scoring="neg_log_loss")
+    assert search.result_.repeated > 0
+    assert search.best_estimator_.class_weight == "balanced"

@@ -115,7 +115,29 @@ class Prepared(Net):
         return super().loss((self.extra(x), y))
 
 
-@pytest.mark.parametrize("module", [Table, Placed, Prepared])
+class PartlyStill(Net):
+    """A frozen body in evaluation mode, whose batch normalisation keeps its statistics."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        head = torch.nn.Linear(12, 2)
+        norm = torch.nn.BatchNorm1d(12)
+        self.net = torch.nn.Sequential(torch.nn.Linear(6, 12), norm, torch.nn.Tanh(), head)
+        norm.running_mean.add_(0.3)
+        self.net[:2].requires_grad_(False).eval()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+
+class LastBatch(Net):
+    """Its loss depends on whether the batch is the last of its epoch."""
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch) * (2 if self.trainer.is_last_batch else 1)
+
+
+@pytest.mark.parametrize("module", [Table, Placed, Prepared, PartlyStill, LastBatch])
 def test_a_module_of_another_kind(module):
     assert beside_fit(made(module), max_steps=20).worst <= 1e-6
 
@@ -177,3 +199,21 @@ def test_an_object_of_torchmetrics_is_computed_once_on_all_batches():
     ours = evaluated(found)
     theirs = trainer.validate(module, loader(48, 7), verbose=False)[0]
     assert ours.metric == pytest.approx(theirs["val_f1"], abs=1e-6)
+
+
+class Reduced(Net):
+    """Logs a value whose parts are added up, or whose largest counts."""
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        wrong = (self.net(x).argmax(1) != y).float().sum()
+        self.log("val_loss", self.loss(batch))
+        self.log("val_errors", wrong, reduce_fx=self.options["reduce"])
+
+
+@pytest.mark.parametrize("reduce", ["sum", torch.sum, "max", torch.max, "min", "mean"], ids=str)
+def test_a_value_is_reduced_as_it_was_logged(reduce):
+    module, trainer = made(Reduced, reduce=reduce), trainer_of()
+    found = task(module, loader(), loader(48, 7), trainer=trainer).task
+    theirs = trainer.validate(module, loader(48, 7), verbose=False)[0]
+    assert evaluated(found).metric == pytest.approx(theirs["val_errors"], abs=1e-6)

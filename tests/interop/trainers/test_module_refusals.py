@@ -169,3 +169,39 @@ def test_module_trainer_and_random_state_stay_and_the_fit_is_the_same():
     losses = fitted(module, *loaders, max_steps=20)
     torch.manual_seed(9)
     assert fitted(other, *loaders, max_steps=20) == losses
+
+
+class AsksForOptimizers(Net):
+    def training_step(self, batch, batch_idx):
+        self.log("rate", self.optimizers().param_groups[0]["lr"])
+        return self.loss(batch)
+
+
+class ReducesItsLoss(Net):
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(batch), reduce_fx="sum")
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (AsksForOptimizers, "reads self.optimizers.., which it cannot while it is tuned"),
+        (ReducesItsLoss, "with reduce_fx='sum': give 'mean', or return the loss"),
+    ],
+)
+def test_what_a_step_cannot_be_given_is_named(module, message):
+    with pytest.raises(TaskError, match=message):
+        task(made(module), loader(), loader(24), trainer=trainer_of())
+
+
+class ClearsItself(Net):
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        pass
+
+    def on_fit_start(self):
+        pass
+
+
+def test_hooks_around_the_fit_and_the_gradient_are_named_too():
+    with pytest.warns(UserWarning, match="on_fit_start, optimizer_zero_grad, which a tuning does"):
+        task(made(ClearsItself), loader(), loader(24), trainer=trainer_of())

@@ -55,3 +55,35 @@ def test_the_length_may_be_given_without_a_trainer():
 def test_one_group_of_everything_is_written_as_the_parameters():
     found = tune(made(), loader(), loader(24), 1.5, steps=20, progress=False, engine="loop")
     assert "optimizer = torch.optim.AdamW(self.parameters(), lr=" in found.code()
+
+
+def ten_times(module):
+    rate = module.hparams.lr
+    return torch.optim.AdamW(
+        [
+            {"params": module.net[0].parameters(), "lr": rate},
+            {"params": module.net[2].parameters(), "lr": 10 * rate},
+        ]
+    )
+
+
+def fixed(module):
+    return torch.optim.AdamW(module.parameters(), lr=0.02)
+
+
+def test_a_module_whose_group_has_a_multiple_of_its_rate_is_fitted_as_it_was_tuned():
+    module, trainer = made(Configured, configure=ten_times), trainer_of(max_steps=20)
+    found = tune(
+        module, loader(), loader(24), 1.3, trainer=trainer, train=True, progress=False,
+        engine="loop",
+    )  # fmt: skip
+    assert module.hparams.lr == pytest.approx(found.lr / 10)
+    rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+    assert rates == pytest.approx([found.lr / 10, found.lr])
+
+
+def test_a_module_that_does_not_use_its_rate_is_not_fitted_at_it():
+    module = made(Configured, configure=fixed)
+    with pytest.raises(BadValueError, match=r"lr=0\.05 of Configured does not set the rate 0\.02"):
+        tune(module, loader(), loader(24), trainer=trainer_of(max_steps=20), train=True)
+    assert module.hparams.lr == 0.05

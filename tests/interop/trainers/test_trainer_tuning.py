@@ -1,8 +1,12 @@
 """The rate of a Trainer in two lines, and what is to be pasted."""
 
+import re
+
 import pytest
+import torch
 
 import etude
+import etude.interop.transformers
 from etude.errors import BadValueError
 from etude.interop.transformers import task, tune
 from etude.interop.transformers.tuning import scheduler_options
@@ -76,6 +80,97 @@ def test_a_polynomial_keeps_the_share_of_its_end(tmp_path):
     assert scheduler_options(args, 1e-2) == {"lr_end": pytest.approx(1e-6)}
     linear = arguments(tmp_path)
     assert scheduler_options(linear, 1e-2) == {}
+
+
+class HeadRate(transformers.Trainer):
+    """Trains the head at 16 times the Trainer's rate, as LoRA+ does with its second matrices."""
+
+    def create_optimizer(self, model=None):
+        head = list(self.model.classifier.parameters())
+        known = {id(p) for p in head}
+        body = [p for p in self.model.parameters() if id(p) not in known]
+        rate = self.args.learning_rate
+        groups = [{"params": body, "lr": rate}, {"params": head, "lr": 16 * rate}]
+        self.optimizer = torch.optim.AdamW(groups)
+        return self.optimizer
+
+
+class OwnRate(transformers.Trainer):
+    """Trains at a rate of its own."""
+
+    def create_optimizer(self, model=None):
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        return self.optimizer
+
+
+def head_rate(folder, **options):
+    return trainer_of(folder, classifier(), trainer=HeadRate, max_steps=20, **options)
+
+
+def test_the_rate_to_paste_is_the_trainers_where_a_group_has_a_multiple_of_it(tmp_path):
+    found = tune(head_rate(tmp_path), 1.3, progress=False, engine="loop")
+    assert found.arguments["learning_rate"] == pytest.approx(found.lr / 16)
+    theirs = losses(head_rate(tmp_path, **found.arguments))
+    assert theirs == pytest.approx(list(found.result.record.series["loss"]), abs=1e-6)
+
+
+def test_a_schedule_to_paste_keeps_the_proportion_of_the_groups(tmp_path):
+    found = tune(head_rate(tmp_path), 1.3, schedule="cosine()", progress=False, engine="loop")
+    names = {"etude": etude, "Trainer": HeadRate, "TrainingArguments": lambda **given: given}
+    exec(found.code(), names)
+    again = trainer_of(
+        tmp_path, classifier(), trainer=names["Trainer"], max_steps=20, **found.arguments
+    )
+    theirs = losses(again)
+    assert theirs == pytest.approx(list(found.result.record.series["loss"]), abs=1e-6)
+
+
+def test_an_optimizer_that_does_not_follow_the_trainers_rate_is_not_trained_at_it(tmp_path):
+    trainer = trainer_of(tmp_path, classifier(), trainer=OwnRate, max_steps=20)
+    with pytest.raises(
+        BadValueError, match=r"learning_rate=0\.003 does not change the rate 0\.001"
+    ):
+        tune(trainer, 1.3, train=True, progress=False, engine="loop")
+
+
+def test_a_schedule_that_was_chosen_is_pasted(tmp_path):
+    trainer = trainer_of(tmp_path, classifier(), max_steps=20)
+    over = {"schedule": ["constant()", "cosine()"]}
+    found = tune(trainer, 3.0, over=over, progress=False, engine="loop")
+    assert found.schedule == found.result.recipe.schedule
+    assert repr(found.schedule) in found.code()
+    assert "lr_scheduler_type" not in found.arguments
+    with pytest.raises(BadValueError, match="with its own scheduler, not with one of over="):
+        tune(trainer, over=over, train=True)
+
+
+@pytest.mark.parametrize("name", ["optimizer", "optimizer.momentum", "optimizer.amsgrad"])
+def test_what_the_arguments_cannot_say_is_not_chosen(name, tmp_path):
+    trainer = trainer_of(tmp_path, classifier(), max_steps=20)
+    with pytest.raises(
+        BadValueError, match=re.escape(f"over={{'{name}': ...}}: TrainingArguments")
+    ):
+        tune(trainer, over={name: [0, 1]})
+
+
+def wrong_by(prediction):
+    return {"rmse": float((prediction.predictions.argmax(-1) != prediction.label_ids).mean())}
+
+
+def test_an_error_that_the_arguments_call_better_when_greater_is_refused(tmp_path):
+    options = {"compute_metrics": wrong_by, "metric_for_best_model": "rmse"}
+    unsaid = trainer_of(tmp_path, classifier(), **options)
+    if unsaid.args.greater_is_better:  # what TrainingArguments takes where nothing is given
+        with pytest.raises(BadValueError, match="which is better when smaller"):
+            task(unsaid)
+    said = trainer_of(tmp_path, classifier(), **options, greater_is_better=False)
+    assert task(said).task.metric.maximize is False
+
+
+def test_losses_of_compute_metrics_are_no_metric_and_no_failure(tmp_path, recwarn):
+    trainer = trainer_of(tmp_path, classifier(), compute_metrics=lambda _: {"val_loss": 1.0})
+    assert task(trainer).task.metric is None
+    assert not [w for w in recwarn if "compute_metrics failed" in str(w.message)]
 
 
 @pytest.mark.slow

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from etude.errors import BadTypeError, BadValueError, shown
 from etude.interop._peer import load
 from etude.interop.jax.run import JaxDriver, JaxStep
@@ -89,7 +92,7 @@ def tune(
         jax.jit(step) if jit else step,
         jax.jit(valid) if jit else valid,
         batch_of(batches),
-        shape_over(shape, length),
+        _factors(shape, length),
     )
     request = LoopRequest(
         name=name or str(getattr(step, "__name__", "step")),
@@ -102,6 +105,27 @@ def tune(
         progress=progress,
     )
     return search_rates(lambda lr, fold: JaxDriver(compiled, state, lr), request)
+
+
+def _factors(shape: Schedule | None, length: int) -> NDArray[np.float64] | None:
+    """Return what the rate is multiplied by at each update; None for 1.
+
+    Raises:
+        BadValueError: If the schedule reacts to a metric, or is negative somewhere.
+    """
+    if shape is not None and shape.has_feedback:
+        raise BadValueError(
+            f"schedule={shape!r} reacts to a metric, which no update of a pure step reports: give "
+            "a schedule of the step alone, such as \"warmup('5%') >> cosine()\""
+        )
+    found = shape_over(shape, length)
+    if found is not None and not (found >= 0).all():
+        t = int(np.argmin(found))
+        raise BadValueError(
+            f"schedule={shape!r} is {found[t]:g} at update {t}, and a rate is not negative: "
+            ".clip(0.0) it"
+        )
+    return found
 
 
 def batch_of(batches: Any) -> Callable[[int], Any]:

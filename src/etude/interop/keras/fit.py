@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from etude.errors import BadTypeError, BadValueError, shown, unknown_name
 from etude.interop._peer import load
-from etude.interop.keras.internals import compile_arguments, inner_of
+from etude.interop.keras.internals import compile_arguments, inner_of, keep_exclusions
 from etude.randomness import random_state_kept
 
 OPTIONS = (
@@ -24,9 +24,6 @@ OPTIONS = (
 
 USUAL_BATCH = 32
 """Keras's own batch size where none is given."""
-
-SLICES = 8
-"""Parts of the validation arrays that are evaluated one by one; their spread tells what ties."""
 
 RATE_CALLBACKS = ("LearningRateScheduler", "ReduceLROnPlateau")
 
@@ -80,15 +77,33 @@ class FitCall:
         """The samples of a batch of arrays."""
         return int(self.options.get("batch_size") or USUAL_BATCH)
 
-    def updates_per_epoch(self) -> int:
-        """Return the batches of an epoch.
+    def updates(self) -> int:
+        """Return the updates of the whole call.
+
+        With `steps_per_epoch`, Keras goes on in the data where the epoch before ended, and an epoch
+        that comes to the end of the data is shorter.
 
         Raises:
             BadValueError: If that is not known before it is trained.
         """
-        given = self.options.get("steps_per_epoch")
-        if given is not None:
-            return int(given)
+        batches, given = self._batches(), self.options.get("steps_per_epoch")
+        if given is None:
+            if batches is None:
+                raise BadValueError(
+                    "the batches of an epoch cannot be counted: give steps_per_epoch="
+                )
+            return batches * self.epochs
+        if not batches:
+            return int(given) * self.epochs
+        total = seen = 0
+        for _ in range(self.epochs):
+            done = min(int(given), batches - seen)
+            total += done
+            seen = (seen + done) % batches
+        return total
+
+    def _batches(self) -> int | None:
+        """Return the batches of the training data; None if they cannot be counted."""
         count = samples(self.x)
         if count is not None:
             split = self.options.get("validation_data") is None
@@ -97,9 +112,7 @@ class FitCall:
         batches = getattr(self.x, "num_batches", None)
         if batches is None and hasattr(self.x, "__len__"):
             batches = len(self.x)
-        if batches is None:
-            raise BadValueError("the batches of an epoch cannot be counted: give steps_per_epoch=")
-        return int(batches)
+        return None if batches is None else int(batches)
 
     def held_out(self) -> tuple[Any, Any, Any]:
         """Return what rates are compared on: inputs, targets, weights of the samples.
@@ -221,7 +234,7 @@ class ModelCopies:
         """Return a copy with the weights, random seeds and a fresh optimizer."""
         keras = load("keras")
         with random_state_kept():  # layers that draw are seeded from the global state
-            twin = keras.models.clone_model(self.model)
+            twin = self._cloned()
             if not twin.built:
                 twin.build_from_config(self.model.get_build_config())
         twin.set_weights(self.model.get_weights())
@@ -232,8 +245,27 @@ class ModelCopies:
             for name in ("metrics", "weighted_metrics")
         }
         optimizer = _at_rate(self.optimizer, learning_rate)
+        variables = zip(self.model.variables, twin.variables, strict=True)
+        keep_exclusions(inner_of(self.optimizer), inner_of(optimizer), variables)
         twin.compile(**{**self.compiled, **metrics, "optimizer": optimizer})
         return twin
+
+    def _cloned(self) -> Any:
+        """Return a copy as Keras makes it, from the configs of the model and its layers.
+
+        Raises:
+            BadValueError: If a class of the user's own cannot be made from its config.
+        """
+        try:
+            return load("keras").models.clone_model(self.model)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            name = type(self.model).__name__
+            raise BadValueError(
+                f"keras.models.clone_model cannot copy this {name}, and every rate trains a copy "
+                f"({str(error).partition(chr(10))[0]}): give each class of your own a get_config "
+                "with the arguments of its __init__, and let __init__ pass **kwargs on to "
+                "super().__init__; or train by a loop of yours, with etude.tune_loop"
+            ) from error
 
 
 def _at_rate(optimizer: Any, learning_rate: Any) -> Any:
@@ -255,46 +287,3 @@ def _fresh(metric: Any) -> Any:
     if isinstance(metric, load("keras").metrics.Metric):
         return type(metric).from_config(metric.get_config())
     return metric
-
-
-def judge_of(copies: ModelCopies, call: FitCall, objective: str) -> Callable[[Any], Any]:
-    """Return what evaluates the weights of a model on the data held out.
-
-    One copy evaluates them all, so that it is compiled once and no metric of a training is
-    touched.
-
-    Args:
-        copies: Makes that copy.
-        call: Has the data.
-        objective: 'loss', or the name of a metric.
-    """
-    twin = copies.made(1.0)
-    x, y, weight = call.held_out()
-    size = call.options.get("validation_batch_size") or call.batch_size
-    count = samples(x) if objective == "loss" else None
-    steps = call.options.get("validation_steps")
-    slices: Sequence[Any] = [None]
-    if count is not None and steps is None:
-        edges = np.linspace(0, count, min(SLICES, count) + 1).astype(int)
-        slices = [slice(a, b) for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
-    sizes = np.array([1.0 if one is None else one.stop - one.start for one in slices])
-
-    def evaluated(weights: Any) -> Any:
-        twin.set_weights(weights)
-        found = []
-        for place in slices:
-            given = (x, y, weight)
-            if place is not None:
-                given = tuple(part(one, place) for one in given)
-            options = {"batch_size": size} if samples(x) is not None else {}
-            told = twin.evaluate(
-                given[0], given[1], sample_weight=given[2], steps=steps, verbose=0,
-                return_dict=True, **options,
-            )  # fmt: skip
-            if objective not in told:
-                raise unknown_name("objective", objective, told)
-            found.append(told[objective])
-        # Weighed so that the mean of the parts is that over all samples.
-        return np.array(found) * sizes / sizes.mean()
-
-    return evaluated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,26 @@ def take_thread_state(state: dict[str, Any]) -> None:
 def inner_of(optimizer: Any) -> Any:
     """Return the optimizer that updates the weights, out of one that scales the loss."""
     return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def keep_exclusions(before: Any, after: Any, variables: Iterable[tuple[Any, Any]]) -> None:
+    """Exclude from the weight decay of one optimizer what another one excludes.
+
+    A config does not hold what `exclude_from_weight_decay` was told.
+
+    Args:
+        before: The optimizer that excludes.
+        after: The other one, not built yet.
+        variables: Each variable of the model of the first, and its like in that of the second.
+    """
+    known = getattr(before, "_exclude_from_weight_decay", set())
+    pattern = getattr(before, "_exclude_from_weight_decay_pattern", None)
+    if not known and pattern is None:
+        return
+    after.exclude_from_weight_decay(
+        var_list=[new for old, new in variables if before._var_key(old) in known],
+        var_names=None if pattern is None else [pattern.pattern],
+    )
 
 
 def final_weights(model: Any) -> list[Any]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from etude.errors import BadValueError
 from etude.interop._peer import load
 from etude.interop.keras.fit import FitCall
@@ -27,7 +29,6 @@ class KerasDriver:
         model: A copy of the model, compiled with the rate.
         call: The call.
         judge: Evaluates weights on the data held out.
-        per_epoch: Batches of an epoch.
         seed: Of the random numbers that `fit` draws.
         constant: Whether the rate is to stay as it is.
     """
@@ -39,20 +40,20 @@ class KerasDriver:
         model: Any,
         call: FitCall,
         judge: Callable[[Any], Any],
-        per_epoch: int,
         seed: int,
         *,
         constant: bool,
     ) -> None:
         self.model, self.judge = model, judge
-        self._fit, self._per_epoch = call, per_epoch
+        self._fit = call
         self._random = OwnRandomness(seed)
         self._state = thread_state()
         self._call = PausedCall(self._run)
         self._pause: Callable[[], None] | None = None
         self._reports: RunReports | None = None
         self._rate = float(model.optimizer.learning_rate) if constant else None
-        self._epoch, self._before = 0, 0.0
+        self._step, self._epoch_start, self._before = 0, 0, 0.0
+        self._judged: list[Any] | None = None
         self._since: list[float] = []
         self.value: Any = None
 
@@ -83,9 +84,9 @@ class KerasDriver:
         """Report the untrained model."""
         self._report(0, model, None)
 
-    def epoch_begun(self, epoch: int) -> None:
+    def epoch_begun(self) -> None:
         """Note that another epoch begins: the running mean of the loss begins anew."""
-        self._epoch, self._before = epoch, 0.0
+        self._epoch_start, self._before = self._step, 0.0
 
     def updated(self, batch: int, loss: float | None, model: Callable[[], Any]) -> None:
         """Note an update, and report where that is due.
@@ -100,15 +101,34 @@ class KerasDriver:
             total = loss * (batch + 1)
             self._since.append(total - self._before)
             self._before = total
-        step = self._epoch * self._per_epoch + batch + 1
+        step = self._step = self._epoch_start + batch + 1
         broken = bool(self._since) and not math.isfinite(self._since[-1])
         if not broken and not self._reports.is_due(step):
             return
-        training = sum(self._since) / len(self._since) if self._since else None
-        self._since = []
+        training = self._training()
         if self._rate is not None:
             self._check_rate(model())
         self._report(step, model(), training)
+
+    def ended(self, model: Any) -> None:
+        """Report the end of a fit that stopped early, or whose weights a callback put back.
+
+        Args:
+            model: The model, with the weights that the fit leaves.
+        """
+        reports = self._reports
+        assert reports is not None
+        if not self._step or reports.is_over():
+            return
+        if self._step > reports.step:
+            self._report(self._step, model, self._training())
+        elif self._judged is not None and not _equal(self._judged, final_weights(model)):
+            reports.amend(lambda: self._score(model, self._step))
+
+    def _training(self) -> float | None:
+        """Return the mean training loss since the report before."""
+        since, self._since = self._since, []
+        return sum(since) / len(since) if since else None
 
     def _check_rate(self, model: Any) -> None:
         now = float(model.optimizer.learning_rate)
@@ -122,16 +142,23 @@ class KerasDriver:
         assert self._reports is not None
         assert self._pause is not None
 
-        def score() -> Any:
-            with random_state_kept():  # loaders of validation data draw from the global state
-                # Averages are zeros before the first update.
-                return self.judge(final_weights(model) if step else model.get_weights())
-
-        if self._reports.take(step, score, training):
+        if self._reports.take(step, lambda: self._score(model, step), training):
             return
         if not self._reports.paused:
             raise TrialPaused
         self._pause()
+
+    def _score(self, model: Any, step: int) -> Any:
+        # Averages are zeros before the first update.
+        weights = final_weights(model) if step else model.get_weights()
+        if self._fit.options.get("callbacks"):  # one may put other weights back at the end
+            self._judged = [np.array(one) for one in weights]
+        with random_state_kept():  # loaders of validation data draw from the global state
+            return self.judge(weights)
+
+
+def _equal(some: list[Any], others: list[Any]) -> bool:
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(some, others, strict=True))
 
 
 @cache
@@ -150,10 +177,13 @@ def _callback() -> type[Any]:
             self.driver.begun(self.model)
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            self.driver.epoch_begun(epoch)
+            self.driver.epoch_begun()
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             loss = None if not logs or "loss" not in logs else float(logs["loss"])
             self.driver.updated(batch, loss, lambda: self.model)
+
+        def on_train_end(self, logs: Any = None) -> None:
+            self.driver.ended(self.model)
 
     return ReportingCallback

@@ -7,8 +7,9 @@ from typing import Any
 from etude import optimizers
 from etude.errors import BadValueError
 from etude.interop._peer import load
-from etude.interop.keras.fit import FitCall, ModelCopies, judge_of
+from etude.interop.keras.fit import FitCall, ModelCopies
 from etude.interop.keras.internals import inner_of
+from etude.interop.keras.judge import Judge
 from etude.interop.keras.run import KerasDriver
 from etude.interop.keras.schedules import from_keras, to_keras
 from etude.schedules import Clock, Schedule, parse
@@ -79,10 +80,9 @@ def tune(
             "Keras is imported"
         )
     copies, call = ModelCopies(model), FitCall.of(x, y, fit)
-    per_epoch = call.updates_per_epoch()
-    steps = checked_steps(per_epoch * call.epochs)
+    steps = checked_steps(call.updates())
     shape = _shape(copies.optimizer, schedule, steps)
-    judge = judge_of(copies, call, objective)
+    judge = Judge(copies, call, objective)
     better = direction_of(objective) if maximize is None else maximize
     if better is None:
         raise unknown_direction(objective)
@@ -90,7 +90,7 @@ def tune(
     def start(lr: float, fold: int) -> KerasDriver:
         rate = lr if shape is None else to_keras(lr * shape)
         made = copies.made(rate)
-        return KerasDriver(made, call, judge, per_epoch, seed, constant=shape is None)
+        return KerasDriver(made, call, judge, seed, constant=shape is None)
 
     request = LoopRequest(
         name=str(model.name),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class ModuleStep:
         updates: The number of batches of an update.
         per_epoch: The number of updates of an epoch; None if unknown.
         hooks: Has `on_before_batch_transfer` and `on_after_batch_transfer`; None is the module.
+        still: The names of the parts that are in evaluation mode while the module trains, as a fit
+            leaves them.
 
     Attributes:
         valid_loss: The name under which `validation_step` logs its loss; None if it returns it.
@@ -40,10 +42,15 @@ class ModuleStep:
     """
 
     def __init__(
-        self, stand_in: StandIn, updates: int, per_epoch: int | None, hooks: Any = None
+        self,
+        stand_in: StandIn,
+        updates: int,
+        per_epoch: int | None,
+        hooks: Any = None,
+        still: Sequence[str] = (),
     ) -> None:
         self.stand_in, self.updates, self.per_epoch = stand_in, updates, per_epoch
-        self.hooks = hooks
+        self.hooks, self.still = hooks, tuple(still)
         self.valid_loss: str | None = None
         self.metric: str | None = None
         self._kept: tuple[PlacedBatch, Pair] | None = None
@@ -51,6 +58,8 @@ class ModuleStep:
     def __call__(self, model: nn.Module, placed: PlacedBatch) -> tuple[Any, float]:
         """Return the loss of a batch, and its weight; of an evaluation, the sum and the weight."""
         if model.training:
+            for name in self.still:  # the part alone: those inside of it have modes of their own
+                model.get_submodule(name).training = False
             returned, _ = self.run(model, placed)
             return _loss_in(returned, "training_step"), self._weight(placed)
         if self.metric is not None:
@@ -81,6 +90,7 @@ class ModuleStep:
         vars(seen).update(
             training=model.training,
             validating=not model.training,
+            is_last_batch=placed.number == placed.last,
             current_epoch=placed.epoch if model.training else seen.current_epoch,
             global_step=placed.epoch * self.per_epoch + updates
             if model.training and self.per_epoch is not None
@@ -102,7 +112,8 @@ class ModuleStep:
 
     def identity_parts(self) -> tuple[Any, ...]:
         """Return what tells this step from another; the steps themselves are the model's."""
-        return self.valid_loss, self.metric, self.updates
+        own = (self.still,) if self.still else ()
+        return self.valid_loss, self.metric, self.updates, *own
 
 
 def _arguments(step: Callable[..., Any], batch: Any, index: int) -> dict[str, Any]:
@@ -183,6 +194,51 @@ def _whole(values: Any, weights: Any) -> float:
     return float(whole.compute())
 
 
+def _values(values: Any) -> Tensor:
+    return torch.as_tensor(values).double()
+
+
+def _sum(values: Any, weights: Any) -> float:
+    """Return the sum of the values of all batches."""
+    return float(_values(values).sum())
+
+
+def _max(values: Any, weights: Any) -> float:
+    """Return the largest value of a batch."""
+    return float(_values(values).max())
+
+
+def _min(values: Any, weights: Any) -> float:
+    """Return the smallest value of a batch."""
+    return float(_values(values).min())
+
+
+_REDUCED: Mapping[str, Callable[[Any, Any], float]] = {
+    "mean": _whole,
+    "sum": _sum,
+    "max": _max,
+    "min": _min,
+}
+"""How the values of batches become one, by the name of `reduce_fx`."""
+
+
+def _reduction(name: str, logged: LoggedValues) -> Callable[[Any, Any], float]:
+    """Return how the values of batches that are logged under a name become one.
+
+    Raises:
+        TaskError: If the function is unknown.
+    """
+    if _is_metric(logged.values[name][0]):
+        return _whole
+    told = logged.reductions[name]
+    if told not in _REDUCED:
+        raise TaskError(
+            f"validation_step logs {name!r} with reduce_fx={told or 'a function'}: give one of "
+            f"{', '.join(map(repr, _REDUCED))}, or metric= another name"
+        )
+    return _REDUCED[told]
+
+
 def learn_names(
     step: ModuleStep,
     network: nn.Module,
@@ -222,6 +278,11 @@ def learn_names(
                 "return the loss, or log it with self.log('val_loss', loss)"
             )
         step.valid_loss = found[0]
+        if _reduction(found[0], logged) is not _whole:
+            raise TaskError(
+                f"validation_step logs {found[0]!r}, by which rates are compared, with "
+                f"reduce_fx={logged.reductions[found[0]]!r}: give 'mean', or return the loss"
+            )
     if metric is not None and metric not in names:
         raise TaskError(
             f"metric={metric!r}: validation_step logs {', '.join(map(repr, names)) or 'nothing'}"
@@ -234,4 +295,4 @@ def learn_names(
     value = logged.values[chosen][0]
     told = getattr(value, "higher_is_better", None) if _is_metric(value) else None
     better = direction_of(chosen) if told is None else bool(told)
-    return WholeMetric(chosen, _whole, better, outputs=step.outputs)
+    return WholeMetric(chosen, _reduction(chosen, logged), better, outputs=step.outputs)

@@ -36,13 +36,17 @@ REFUSED = (
 """Methods with which a module trains in a way of its own."""
 
 NOT_CALLED = (
+    "on_fit_start",
     "on_train_start",
     "on_train_epoch_start",
     "on_train_epoch_end",
     "on_train_batch_start",
     "on_train_batch_end",
+    "on_before_backward",
     "on_after_backward",
     "on_before_optimizer_step",
+    "on_before_zero_grad",
+    "optimizer_zero_grad",
     "on_validation_epoch_start",
     "on_validation_epoch_end",
 )
@@ -200,7 +204,8 @@ def read(
         )
         with attached(network, stand_in):
             optimizer, schedule = configured(network, clock.horizon, batches, settings.accumulate)
-        step = ModuleStep(stand_in, settings.accumulate, per_epoch, loaders.datamodule)
+        still = [name for name, part in network.named_modules() if name and not part.training]
+        step = ModuleStep(stand_in, settings.accumulate, per_epoch, loaders.datamodule, still)
         _try_training(step, copy.deepcopy(network), train)
     return ModuleReading(
         library, network, step, train, held_out, settings, length, optimizer, schedule

@@ -46,26 +46,52 @@ class LoggedValues:
     Attributes:
         values: For each name, the value and the number of samples that it counts for (None: those
             of the batch).
+        reductions: For each name, how the values of batches become one: 'mean', 'sum', 'max', 'min'
+            or the name of another function.
     """
 
     def __init__(self) -> None:
         self.values: dict[str, tuple[Any, int | None]] = {}
+        self.reductions: dict[str, str] = {}
 
-    def log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **__: Any) -> None:
+    def log(
+        self,
+        name: str,
+        value: Any,
+        *_: Any,
+        batch_size: int | None = None,
+        reduce_fx: Any = "mean",
+        **__: Any,
+    ) -> None:
         """Stand in for `LightningModule.log`."""
         self.values[name] = (value, batch_size)
+        told = reduce_fx if isinstance(reduce_fx, str) else getattr(reduce_fx, "__name__", "")
+        self.reductions[name] = told.removeprefix("a")  # torch.amax and torch.amin
 
-    def log_dict(self, dictionary: Any, *_: Any, batch_size: int | None = None, **__: Any) -> None:
+    def log_dict(self, dictionary: Any, *_: Any, **options: Any) -> None:
         """Stand in for `LightningModule.log_dict`."""
         for name, value in dictionary.items():
-            self.log(name, value, batch_size=batch_size)
+            self.log(name, value, **options)
+
+
+def _no_optimizers(*_: Any, **__: Any) -> Any:
+    """Stand in for `LightningModule.optimizers`."""
+    raise TaskError(
+        "a step reads self.optimizers(), which it cannot while it is tuned: leave that out, and "
+        "log the rate with the callback LearningRateMonitor"
+    )
 
 
 @contextmanager
 def attached(module: nn.Module, trainer: Any) -> Iterator[LoggedValues]:
     """Let a module, and the modules of Lightning in it, see a Trainer and a log in a block."""
     logged = LoggedValues()
-    seen = {"_trainer": trainer, "log": logged.log, "log_dict": logged.log_dict}
+    seen = {
+        "_trainer": trainer,
+        "log": logged.log,
+        "log_dict": logged.log_dict,
+        "optimizers": _no_optimizers,
+    }
     parts = [part for part in module.modules() if "_trainer" in vars(part)]
     before = [{name: vars(part).get(name) for name in seen} for part in parts]
     try:

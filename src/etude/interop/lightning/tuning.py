@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +13,7 @@ from torch import nn
 from etude import optimizers
 from etude.errors import BadValueError
 from etude.interop.lightning.module_task import task
-from etude.interop.lightning.rate_attribute import attribute_of, set_rate
+from etude.interop.lightning.rate_attribute import attribute_of, rate_in, set_rate
 from etude.interop.trainers.own_optimizer import NamedGroups
 from etude.schedules import Schedule
 from etude.tuning.result import TuneResult
@@ -69,6 +71,42 @@ class ModuleTuning:
         return "\n".join(filter(None, [repr(self.result), self.result.advice(), self.code()]))
 
 
+def _doubled(module: Any, name: str) -> Any:
+    """Return a copy of a module that keeps twice its rate."""
+    rate = rate_in(module, name)
+    if rate is None:
+        raise BadValueError(
+            f"train=True sets the rate that {type(module).__name__} keeps under {name!r}, which is "
+            "no number above 0: give it one, from which the proportions of its groups are read"
+        )
+    twice = copy.deepcopy(module)
+    set_rate(twice, name, 2 * rate)
+    return twice
+
+
+def _share(module: Any, name: str, lr: float, doubled: float) -> float:
+    """Return the rate that a module keeps over that of its recipe.
+
+    Args:
+        module: The module.
+        name: Where it keeps its rate.
+        lr: The rate of its recipe.
+        doubled: That of a copy that keeps twice its rate.
+
+    Raises:
+        BadValueError: If the recipe's rate does not follow the module's.
+    """
+    rate = rate_in(module, name)
+    assert rate is not None
+    if not math.isclose(doubled, 2 * lr):
+        raise BadValueError(
+            f"train=True, but {name}={rate:g} of {type(module).__name__} does not set the rate "
+            f"{lr:g} that configure_optimizers gives: use self.{name} there, or call tune without "
+            "train=True and paste what code() returns"
+        )
+    return 1.0 if rate == lr else rate / lr
+
+
 def _extra(own: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in own.items() if not (k == "lr_mult" and v == 1.0)}
 
@@ -109,7 +147,8 @@ def tune(
         budget: In full training runs, the finished model included.
         trainer: As in `task`.
         train: Whether to set the rate in the module (its `lr` or `learning_rate`), and then to call
-            `trainer.fit`.
+            `trainer.fit`. Where a group, or the peak of a schedule, has a multiple of it, the
+            module's rate is what gives that group the rate that was found.
         steps: As in `task`.
         metric: As in `task`.
         schedule: A schedule in place of the module's own.
@@ -117,7 +156,8 @@ def tune(
 
     Raises:
         BadValueError: If `train=True` without a Trainer, with `schedule=`, or where the module
-            keeps its rate elsewhere; or as `task` and `etude.tune` raise it.
+            keeps its rate elsewhere, or `configure_optimizers` does not use it; or as `task` and
+            `etude.tune` raise it.
     """
     if train and (trainer is None or schedule is not None or steps is not None):
         raise BadValueError(
@@ -128,10 +168,15 @@ def tune(
     found, recipe = task(
         module, data, valid, trainer=trainer, steps=steps, metric=metric, schedule=schedule
     )
+    share = 1.0
+    if train:
+        twice = _doubled(module, name)
+        other = task(twice, data, valid, trainer=trainer, metric=metric).recipe
+        share = _share(module, name, recipe.lr, other.lr)
     result = tune_task(found, recipe, budget, **options)
     assert isinstance(found.param_groups, NamedGroups)
     if train:
-        set_rate(module, name, result.lr)
+        set_rate(module, name, result.lr * share)
         library_data = {"datamodule": data} if hasattr(data, "setup") else None
         if library_data is not None:
             trainer.fit(module, **library_data)

@@ -112,6 +112,8 @@ def _kind(estimator: Any) -> str:
     values = estimator.get_params(deep=False)
     if not hasattr(estimator, "partial_fit") or values.get("early_stopping"):
         return "fit"
+    if values.get("class_weight") == "balanced":  # which partial_fit refuses
+        return "fit"
     return "fit" if values.get("learning_rate") == "adaptive" else "partial_fit"
 
 

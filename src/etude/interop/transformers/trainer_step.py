@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.errors import TaskError
+from etude.errors import BadValueError, TaskError
 from etude.interop._peer import load
 from etude.interop.transformers.trainer_data import CountedBatch
 from etude.randomness import random_state_kept
@@ -148,21 +148,32 @@ def metric_of(
             )
             step.predicts = False
             return None
+        if asked is None:  # it returns losses alone, and a loss is measured anyhow
+            step.predicts = False
+            return None
     step.predicts = True
     asked = asked.removeprefix("eval_")
     told = trainer.args.greater_is_better
     matches = best is not None and best.removeprefix("eval_") == asked
-    better = bool(told) if matches and told is not None else direction_of(asked)
+    better = direction_of(asked)
+    if matches and told is not None:
+        if better is False and told:
+            raise BadValueError(
+                f"greater_is_better=True for metric_for_best_model={best!r}, which is better when "
+                "smaller; TrainingArguments takes True where nothing is given: give "
+                "greater_is_better=False, or name a negated metric so, such as 'neg_rmse'"
+            )
+        better = bool(told)
     return WholeMetric(asked, _Computed(compute, asked), better, outputs=step.outputs)
 
 
 def _first_name(
     compute: Callable[..., Any], step: TrainerStep, network: nn.Module, probe: CountedBatch
-) -> str:
+) -> str | None:
     with random_state_kept(0), modes_kept(network):
         network.eval()
         found = _values(compute, *step.outputs(network, probe))
-    return next(key for key in found if not key.endswith("loss"))
+    return next((key for key in found if not key.endswith("loss")), None)
 
 
 class _Computed:

@@ -96,6 +96,12 @@ def task(
     return TaskAndRecipe(made, _recipe(trainer.args, own, own_schedule, steps))
 
 
+def rate_of_trainer(trainer: Any) -> float:
+    """Return the highest rate of the groups of a Trainer's optimizer, which does not change."""
+    with random_state_kept():
+        return _optimizer(trainer, twin_of(trainer, network_of(trainer))).lr
+
+
 def _recipe(args: Any, own: OwnOptimizer, schedule: OwnSchedule, steps: int) -> Recipe:
     return Recipe(
         optimizer=own.choice,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
 from etude.errors import BadValueError
 from etude.interop.trainers.floors import Floor, floor_of, warn_of_floor
-from etude.interop.transformers.trainer_task import task
+from etude.interop.trainers.own_optimizer import NamedGroups
+from etude.interop.transformers.trainer_task import rate_of_trainer, task
 from etude.recipe import Recipe
 from etude.schedules import Schedule
 from etude.tuning.result import TuneResult
@@ -25,16 +29,18 @@ class TrainerTuning:
             found with.
         schedule: The schedule, where it is not one that `TrainingArguments` can name; else None.
         trained: What `trainer.train()` returned, if the Trainer was trained.
+        shares: The rates of the optimizer's groups over the highest one.
     """
 
     result: TuneResult
     arguments: dict[str, Any]
     schedule: Schedule | None = None
     trained: Any = field(default=None, repr=False)
+    shares: tuple[float, ...] = (1.0,)
 
     @property
     def lr(self) -> float:
-        """The rate."""
+        """The rate of the group with the highest one; `arguments` has that of the Trainer."""
         return self.result.lr
 
     def code(self) -> str:
@@ -50,10 +56,9 @@ class TrainerTuning:
         text = "\n".join(["TrainingArguments(", *lines, ")"])
         if self.schedule is None:
             return text
-        return (
-            f"{text}\nTrainer = etude.interop.transformers.scheduled(\n"
-            f'    Trainer, lr="{self.lr!r} * ({self.schedule!r})"\n)'
-        )
+        rates = [f"{self.lr * share!r} * ({self.schedule!r})" for share in self.shares]
+        told = f'"{rates[0]}"' if len(set(rates)) == 1 else repr(rates)
+        return f"{text}\nTrainer = etude.interop.transformers.scheduled(\n    Trainer, lr={told}\n)"
 
     def __str__(self) -> str:
         advice = self.result.advice()
@@ -75,7 +80,9 @@ def tune(
         from etude.interop.transformers import tune
         print(tune(trainer).code())
 
-    The Trainer stays as it is, unless `train=True` asks to train it.
+    The Trainer stays as it is, unless `train=True` asks to train it. Groups of its optimizer that
+    have rates of their own, as in LoRA+, keep their proportion, and `learning_rate` is what gives
+    the highest group the rate that was found.
 
     Args:
         trainer: The Trainer.
@@ -84,16 +91,19 @@ def tune(
         valid: As in `task`.
         metric: As in `task`.
         schedule: A schedule in place of the Trainer's own.
-        options: Of `etude.tune`, such as `folder=`, `engine=` or `over=`. `objective=` is the
-            metric if `metric_for_best_model` names one, else the loss.
+        options: Of `etude.tune`, such as `folder=`, `engine=` or `over=`, which may name what
+            `TrainingArguments` can say. `objective=` is the metric if `metric_for_best_model` names
+            one, else the loss.
 
     Warns if the Trainer's own scheduler has a floor above the rate that was found: transformers'
     `GreedyLR` has one of 0.001 unless its `min_lr` says otherwise.
 
     Raises:
-        BadValueError: If `train=True`, and the optimizer is the Trainer's own object; or as `task`
-            and `etude.tune` raise it.
+        BadValueError: If `train=True`, and the optimizer is the Trainer's own object, or does not
+            follow its `learning_rate`; if `over=` names what `TrainingArguments` cannot say; or as
+            `task` and `etude.tune` raise it.
     """
+    _check_over(options.get("over") or {}, trainer, train=train)
     if train and (trainer.optimizer is not None or trainer.lr_scheduler is not None):
         raise BadValueError(
             "train=True, but this Trainer already has an optimizer or a scheduler, which keeps its "
@@ -105,13 +115,15 @@ def tune(
             "call tune without train=True, and paste what code() returns"
         )
     found, recipe = task(trainer, valid=valid, metric=metric, schedule=schedule)
+    share = _share(trainer, recipe, train=train)
     best = trainer.args.metric_for_best_model
     if found.metric is not None and best is not None and found.metric_name == _short(best):
         options.setdefault("objective", "metric")
     result = tune_task(found, recipe, budget, **options)
-    arguments = _arguments(trainer.args, recipe, result.recipe)
+    arguments = _arguments(trainer.args, recipe, result.recipe, share)
     beyond = None
-    if schedule is not None or trainer.lr_scheduler is not None:
+    chosen = result.recipe.schedule != recipe.schedule
+    if chosen or schedule is not None or trainer.lr_scheduler is not None:
         beyond = result.recipe.schedule
         arguments = {
             name: value
@@ -125,7 +137,62 @@ def tune(
         for name, value in arguments.items():
             setattr(trainer.args, name, value)
         trained = trainer.train()
-    return TrainerTuning(result, arguments, beyond, trained)
+    assert isinstance(found.param_groups, NamedGroups)
+    shares = tuple(float(own["lr_mult"]) for _, own in found.param_groups.groups)
+    return TrainerTuning(result, arguments, beyond, trained, shares)
+
+
+_SAID = ("schedule", "clip_norm", "accumulate")
+"""Fields of a recipe that `TrainingArguments`, or a schedule beside them, can say."""
+
+
+def _check_over(over: Mapping[str, Any], trainer: Any, *, train: bool) -> None:
+    """Raise if what is to be chosen cannot be said by `TrainingArguments`.
+
+    Raises:
+        BadValueError: If so; the message has the call that chooses it.
+    """
+    named = {f"optimizer.{name}" for name in _FIELDS}
+    adam = trainer.optimizer is None and str(trainer.args.optim).rpartition(".")[2].lower()
+    fields = named if adam and "adamw_torch" in adam else set()
+    for name in over:
+        if name not in _SAID and name not in fields:
+            raise BadValueError(
+                f"over={{{name!r}: ...}}: TrainingArguments of this Trainer cannot say which was "
+                "found: call etude.tune(*etude.interop.transformers.task(trainer), over=...), and "
+                "take the optimizer of the recipe that it returns"
+            )
+    if train and "schedule" in over:
+        raise BadValueError(
+            "train=True, but the Trainer would train with its own scheduler, not with one of "
+            "over={'schedule': ...}: call tune without train=True, and paste what code() returns"
+        )
+
+
+def _share(trainer: Any, recipe: Recipe, *, train: bool) -> float:
+    """Return the Trainer's `learning_rate` over the rate of its recipe.
+
+    1 where the optimizer does not follow `learning_rate`: it was given as an object, or its class
+    has a rate of its own.
+
+    Raises:
+        BadValueError: If the Trainer is to be trained, and does not follow it.
+    """
+    lr = trainer.args.learning_rate
+    if recipe.lr == lr or trainer.optimizer is not None:
+        return 1.0
+    twice = copy.copy(trainer)
+    twice.args = copy.copy(trainer.args)
+    twice.args.learning_rate = 2 * lr
+    if math.isclose(rate_of_trainer(twice), 2 * rate_of_trainer(trainer)):
+        return float(lr / recipe.lr)
+    if train:
+        raise BadValueError(
+            f"train=True, but learning_rate={lr:g} does not change the rate {recipe.lr:g} of the "
+            "Trainer's optimizer: let create_optimizer use self.args.learning_rate, or call tune "
+            "without train=True and set the rate there"
+        )
+    return 1.0
 
 
 def _short(name: str) -> str:
@@ -140,19 +207,17 @@ _FIELDS = {
 """Hyperparameters of AdamW, and what `TrainingArguments` calls them."""
 
 
-def _arguments(args: Any, before: Recipe, after: Recipe) -> dict[str, Any]:
+def _arguments(args: Any, before: Recipe, after: Recipe, share: float) -> dict[str, Any]:
     """Return what to set: the rate, the scheduler, and what else the tuning chose."""
-    kind = args.lr_scheduler_type
+    kind, lr = args.lr_scheduler_type, after.lr * share
     found: dict[str, Any] = {
-        "learning_rate": after.lr,
+        "learning_rate": lr,
         "lr_scheduler_type": str(getattr(kind, "value", kind)),
         "warmup_steps": args.warmup_steps,
     }
-    options = scheduler_options(args, after.lr)
+    options = scheduler_options(args, lr)
     if options:
         found["lr_scheduler_kwargs"] = options
-    if before.optimizer.name != after.optimizer.name:
-        return found
     for name, place in _FIELDS.items():
         if name in after.optimizer.hyperparameters or name in before.optimizer.hyperparameters:
             value = after.optimizer.value(name)

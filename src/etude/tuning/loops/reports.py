@@ -106,6 +106,18 @@ class RunReports:
         self.paused = self.until <= done < self.length
         return not self.paused
 
+    def amend(self, loss: Reported) -> None:
+        """Note what the last update reported leaves, where the loop has changed it since.
+
+        Args:
+            loss: What is compared there, in place of what was reported.
+        """
+        if self.is_over():
+            return
+        self.evaluations = [e for e in self.evaluations if e.step < self.step]
+        self._last = (self.step, loss)
+        self._evaluate(self.step, loss)
+
     def end(self) -> None:
         """Note that the loop came to its end.
 
