@@ -79,14 +79,24 @@ def _least(option: Any) -> int | None:
     """Return the least value of an option for a whole number; None if it is not known here."""
     from etude.recipe import Recipe
 
-    least = getattr(getattr(option, "parameter_info", None), "min", None)
-    field = Recipe.model_fields.get(option.name)
-    bounds = [bound.ge for bound in (field.metadata if field else ()) if hasattr(bound, "ge")]
-    return next((int(bound) for bound in (least, *bounds) if bound is not None), None)
+    least: int | None = getattr(getattr(option, "parameter_info", None), "min", None)
+    if least is None and option.name in Recipe.model_fields:
+        return 0 if _allowed(option.name, 0) else 1
+    return least
+
+
+def _allowed(field: str, value: int) -> bool:
+    from etude.recipe import Recipe
+
+    try:
+        Recipe(**{field: value})  # type: ignore[arg-type]
+    except BadValueError:
+        return False
+    return True
 
 
 def _wrong_option(error: Exception, arguments: list[str]) -> str:
-    """Return which option is meant by one that typer does not know; empty if it is another error."""
+    """Return which option is meant by an unknown one; empty if the error is another."""
     typed, context = getattr(error, "option_name", ""), getattr(error, "ctx", None)
     if context is None or not hasattr(error, "possibilities"):
         return ""

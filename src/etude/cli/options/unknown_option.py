@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 from etude.errors import nearest_names
@@ -45,6 +46,9 @@ FIELDS = {
 }
 """The same for the fields of a recipe that have no option of their own."""
 
+ALIKE = 0.7
+"""Share of the letters of two names that must agree for the one to be meant by the other."""
+
 WHICH_RATE = {"--lr": "the verb looks for the rate itself: leave it out"}
 """What is said of an option that is known and hidden, because the verb has no use for it."""
 
@@ -74,10 +78,14 @@ def _meant(options: dict[str, Any], typed: str, value: str) -> str:
     if "--set" in options and (field := _field(name.lstrip("-").replace("-", "_"))):
         return f"write --set {field}={shlex.quote(value) if value else 'VALUE'}; "
     shown = [one for one, option in options.items() if not option.hidden]
-    near = nearest_names(name, shown, 1) or [
-        one for one in shown if len(name) > 4 and one.startswith(name)
-    ]
+    near = [one for one in nearest_names(name, shown) if _alike(name, one)]
+    near += [one for one in shown if len(name) > 4 and one.startswith(name)]
     return f"did you mean {near[0]}? " if near else ""
+
+
+def _alike(name: str, option: str) -> bool:
+    """Return whether most letters of two options are the same, in the same order."""
+    return SequenceMatcher(None, name.lstrip("-"), option.lstrip("-")).ratio() > ALIKE
 
 
 def _asked(option: str, name: str, value: str) -> str:
