@@ -12,6 +12,7 @@ from torch import nn, tensor
 from torch.nn.functional import cross_entropy
 
 import etude
+from etude.cli.tune import show
 from etude.report.kinds.tuning import of_tuning
 from etude.tuning.larger_budget import STEP, larger_budget
 from etude.tuning.search.ladder import LEAST, ladder_for
@@ -78,6 +79,14 @@ def test_the_larger_budget_is_named_once_with_its_cost_and_follows_what_was_left
     assert more.cost <= 3
     followed = next(t for t in more.trials if t.lr == best.left_better.lr)
     assert followed.record.cost.steps > best.left_better.step
+
+
+def test_the_terminal_shows_the_command_that_goes_on(small, capsys):
+    best, folder = small
+    show(best, folder, folder / "report.html")
+    said = capsys.readouterr().out
+    assert f"etude tune --resume {folder} --budget 3\n" in said
+    assert "none lower than" in " ".join(said.split())
 
 
 def test_a_tuning_without_such_a_rate_says_nothing_of_it(small, wine, recipe):
