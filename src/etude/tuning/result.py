@@ -217,7 +217,8 @@ class TuneResult(ShowsItself):
         wanting = (Outcome.UNFINISHED, Outcome.TOO_SMALL_TO_TELL, Outcome.AT_AN_EDGE)
         edge = self.outcome == Outcome.AT_AN_EDGE
         open_ = self.outcome in wanting and not (edge and self.at_bound is not None)
-        if not (open_ or self.doubts or self.left_better):
+        astray = self.selection is not None and bool(self.selection.advice())
+        if not (open_ or self.doubts or self.left_better or astray):
             return None
         climbs = self.selection is None and self.outcome == Outcome.TOO_SMALL_TO_TELL
         given = (self.budget, self.cost, self.record.length)
