@@ -27,8 +27,9 @@ def run_length(value: object) -> int | str:
             )
         Clock(steps_per_epoch=1, samples_per_step=1, tokens_per_step=1).steps(value)
         return value
-    whole = isinstance(value, float) and value.is_integer()
-    count = as_whole(int(value) if whole else value)  # type: ignore[call-overload]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    count = as_whole(value)
     if count is None:
         raise BadTypeError(
             f"steps={shown(value)}: give a whole number, such as 1000, or text such as '20 epochs'"

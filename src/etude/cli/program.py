@@ -88,8 +88,9 @@ def _least(option: Any) -> int | None:
 def _allowed(field: str, value: int) -> bool:
     from etude.recipe import Recipe
 
+    given: dict[str, Any] = {field: value}
     try:
-        Recipe(**{field: value})  # type: ignore[arg-type]
+        Recipe(**given)
     except BadValueError:
         return False
     return True

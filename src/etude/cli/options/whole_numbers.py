@@ -66,4 +66,4 @@ def _takes_whole(option: Any) -> bool:
     """Return whether an option takes a whole number; older versions of typer name its type."""
     described = getattr(getattr(option, "type_descriptor", None), "annotation", None)
     named = getattr(getattr(option, "type", None), "name", "")
-    return described is int or named.startswith("integer")
+    return described is int or str(named).startswith("integer")
