@@ -119,7 +119,7 @@ def said(name: str, seed: int, budget: float) -> Said:
         table.rates[table.best],
         found.confidence,
         best.ended and bool(ends[best.rate] <= min(ends[one.rate] for one in trials)),
-        found.notes,
+        found.doubts,
     )
 
 

@@ -17,8 +17,8 @@ def run_length(value: object) -> int | str:
         BadTypeError: If it is neither.
         BadValueError: If it is out of bounds.
 
-    >>> run_length(40), run_length("20 epochs")
-    (40, '20 epochs')
+    >>> run_length(40), run_length(1e3), run_length("20 epochs")
+    (40, 1000, '20 epochs')
     """
     if isinstance(value, str):
         if value.strip().endswith("%"):
@@ -27,10 +27,12 @@ def run_length(value: object) -> int | str:
             )
         Clock(steps_per_epoch=1, samples_per_step=1, tokens_per_step=1).steps(value)
         return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     count = as_whole(value)
     if count is None:
         raise BadTypeError(
-            f"steps={shown(value)}: give a whole number, or text such as '20 epochs'"
+            f"steps={shown(value)}: give a whole number, such as 1000, or text such as '20 epochs'"
         )
     if count < 1:
         raise BadValueError(f"steps={shown(value)} is out of bounds: give at least 1")

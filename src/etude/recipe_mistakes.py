@@ -15,12 +15,13 @@ INNER = ("duration is ", "horizon is ")
 """How a length is called inside a clock."""
 
 
-def explain(mistake: Any, known: Collection[str]) -> str:
+def explain(mistake: Any, known: Collection[str], *, least: int | None = None) -> str:
     """Return a message with the value, the bound and the fix for one of pydantic's errors.
 
     Args:
         mistake: One of `ValidationError.errors()`.
         known: The fields of a recipe.
+        least: The least whole number that is allowed, where that is known.
 
     >>> explain({"type": "greater_than", "loc": ("lr",), "input": 0, "ctx": {"gt": 0.0}}, ["lr"])
     'lr=0 is out of bounds: give a number above 0'
@@ -45,13 +46,27 @@ def explain(mistake: Any, known: Collection[str]) -> str:
                 f"{name}={shown(value)} is out of bounds: give a number {word} {context[bound]:,}"
             ).removesuffix(".0")
     if mistake["type"].startswith("int_"):
-        return f"{name}={shown(value)} is not a whole number"
+        return f"{name}={shown(value)} is not a whole number: {_whole_number(value, least)}"
     if mistake["type"].startswith("float_"):
         return f"{name}={shown(value)} is not a number"
     if mistake["type"] in ("dict_type", "mapping_type"):
         return f"{name}={shown(value)} is not a table: give names and values"
     message = mistake["msg"][:1].lower() + mistake["msg"][1:]
     return f"{name}={shown(value)}: {message}"
+
+
+def _whole_number(value: object, least: int | None) -> str:
+    """Return what to give in place of a value that is not whole.
+
+    >>> _whole_number("1.5", 1), _whole_number("many", None)
+    ('give a whole number of at least 1, such as 2', 'give a whole number, such as 1')
+    """
+    bound = "" if least is None else f" of at least {least:,}"
+    try:
+        near = math.ceil(float(str(value)))
+    except (ValueError, OverflowError):
+        near = 1
+    return f"give a whole number{bound}, such as {max(near, least or 1)}"
 
 
 def _caused(name: str, cause: str) -> str:

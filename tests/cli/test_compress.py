@@ -43,7 +43,7 @@ def test_json_is_one_document(etude, run):
 @pytest.mark.parametrize(
     ("words", "said", "code"),
     [
-        ((), "nothing was given", 2),
+        ((), "no method: give --prune SHARE", 2),
         (("--prune", "1"), "prune=1.0 is out of bounds", 2),
         (("--structured", "-0.5"), "structured=-0.5 is out of bounds", 2),
         (("--int8", "fast"), "unknown int8 mode 'fast'", 2),

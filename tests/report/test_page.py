@@ -181,7 +181,7 @@ def test_verdicts(result):
         (1.0, 3, 3 / 16, np.inf, 0.1),
     ]
     verdicts = [r.verdict.partition(":")[0] for r in rows]
-    assert verdicts == ["not followed further, may tie", "chosen", "diverged"]
+    assert verdicts == ["left, may tie", "chosen", "diverged"]
     assert [r.chosen for r in rows] == [False, True, False]
 
 

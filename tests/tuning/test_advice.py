@@ -49,12 +49,12 @@ def test_at_an_edge_names_the_side(found, budget, lowest):
 
 @given(rates, budgets)
 def test_too_small_to_tell_names_the_range_and_the_budget(found, budget):
-    said = advice.too_small_to_tell([trial(r, tied=True) for r in found], budget)
-    assert numbers(said) == pytest.approx([found[0], found[-1], budget])
+    said = advice.too_small_to_tell([trial(r, tied=True) for r in found], found[0], budget)
+    assert numbers(said) == pytest.approx([found[0], found[-1], budget, found[0]])
 
 
 def test_where_not_all_tie_the_notes_say_what_cannot_be_told():
-    assert advice.too_small_to_tell([trial(0.1, tied=True), trial(0.2)], 1.5) == ""
+    assert advice.too_small_to_tell([trial(0.1, tied=True), trial(0.2)], 0.1, 1.5) == ""
 
 
 @given(rates, budgets, st.integers(1, 15))

@@ -21,7 +21,7 @@ from etude.record import Evaluation, Record
 from etude.report import present
 from etude.training.loop import TrainingLoop
 from etude.trials.score import Goal
-from etude.tuning.search.seeds import least_budget, searched
+from etude.tuning.search.seed_budget import least_budget, searched
 from etude.tuning.seed_evidence import SeedEvidence, over_seeds
 from tests.tuning.common import facts, quick, same, task, weights
 

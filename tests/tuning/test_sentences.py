@@ -251,13 +251,21 @@ def test_every_number_of_the_advice_is_what_the_trials_show(name, budget):
         side = min if "is the lowest one tried" in said else max
         assert best.lr == side(rates)
     if best.outcome == "too small to tell":
-        assert "All rates from" in said or "cannot be told" in said
+        assert "None of the rates from" in said or "cannot be told" in said
     else:
-        assert "All rates from" not in said
-    if ends := found(r"All rates from # to # tie as far as they were followed", said):
+        assert "None of the rates from" not in said
+    if ends := found(r"None of the rates from # to # can be ruled out: .* as well as #\.", said):
         sound = [t.lr for t in best.trials if not t.unstable]
-        assert ends == (near(sound[0]), near(sound[-1]))
+        assert ends == (near(sound[0]), near(sound[-1]), near(best.lr))
         assert not [t for t in best.trials if not t.tied and not t.unstable]
+    assert said.count("udget of") - said.count("the budget of") <= 1
+    if larger := found(r"A budget of # pays for .* \(# more than it cost\)", said):
+        assert larger[0] > budget
+        assert larger[1] == pytest.approx(larger[0] - best.cost, rel=5e-3)
+    if kept := found(r"Train at # with Recipe\(early_stopping=#\): .* is # or lower", said):
+        task, recipe = case(name)
+        stopped = recipe.replace(lr=best.left_better.lr, early_stopping=int(kept[1]))
+        assert train(task, stopped).valid_loss <= kept[2] * 1.001
     assert ("Better rates diverged" in said) == (best.outcome == "unfinished")
     if stood := found(r"# is the best that was sound, after # of # updates", said):
         assert broke

@@ -188,7 +188,7 @@ def assert_no_better_than_the_class_frequencies(of: Task, best: TuneResult) -> N
 
 def re_edge(best: TuneResult) -> bool:
     edge = best.lr in (best.trials[0].lr, best.trials[-1].lr)
-    return edge and "the optimum may lie beyond. Give a larger budget" in best.advice()
+    return edge and "the optimum may lie beyond. A budget of" in best.advice()
 
 
 @pytest.mark.parametrize(("scale", "side"), [(1e-4, "highest"), (1e4, "lowest")])

@@ -110,6 +110,11 @@ def compress(
 
     if run is None:
         raise BadValueError("no run: give the folder of a finished run")
+    if prune is None and structured is None and int8 is None:
+        raise BadValueError(
+            "no method: give --prune SHARE (such as 0.8), --structured SHARE (such as 0.5) or "
+            "--int8 dynamic, static or qat"
+        )
     method = CompressionMethod.of(prune, structured, int8, scope)
     task = None if own is None else tasks.load(own)
     raise_on_interrupt()

@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 
 import etude.cli
 from etude.cli.options.processes import mute_others
+from etude.cli.options.unknown_option import unknown_option
+from etude.cli.options.whole_numbers import spelt_out
 from etude.cli.terminal.console import out, print_error, print_json, reserve_stdout
 from etude.cli.terminal.interrupt import INTERRUPTED
 from etude.cli.terminal.next_step import message_of
@@ -32,7 +34,7 @@ class Program(TyperGroup):
         """Parse the arguments; with `--json`, errors are JSON too."""
         ctx.meta["etude.json"] = "--json" in args
         ctx.meta["etude.arguments"] = list(args)
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, spelt_out(self, args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; report errors as messages, not as tracebacks."""
@@ -53,7 +55,7 @@ class Program(TyperGroup):
         except EtudeError as error:
             raise _reported(ctx, error, FAILED) from error
         except Exception as error:
-            if wrong := _wrong_value(error):
+            if wrong := _wrong_value(error) or _wrong_option(error, arguments):
                 raise _reported(ctx, BadValueError(wrong), WRONG_USE) from error
             describe = getattr(error, "format_message", None)  # an error of typer itself
             if describe is not None and ctx.meta["etude.json"]:
@@ -69,8 +71,37 @@ def _wrong_value(error: Exception) -> str:
         return ""
     mistake = mistakes()[0]
     value = mistake["input"]
-    said = explain({**mistake, "loc": ("value",)}, ())
+    said = explain({**mistake, "loc": ("value",)}, (), least=_least(option))
     return f"{option.opts[0]} {value}{said.removeprefix(f'value={shown(value)}')}"
+
+
+def _least(option: Any) -> int | None:
+    """Return the least value of an option for a whole number; None if it is not known here."""
+    from etude.recipe import Recipe
+
+    least: int | None = getattr(getattr(option, "parameter_info", None), "min", None)
+    if least is None and option.name in Recipe.model_fields:
+        return 0 if _allowed(option.name, 0) else 1
+    return least
+
+
+def _allowed(field: str, value: int) -> bool:
+    from etude.recipe import Recipe
+
+    given: dict[str, Any] = {field: value}
+    try:
+        Recipe(**given)
+    except BadValueError:
+        return False
+    return True
+
+
+def _wrong_option(error: Exception, arguments: list[str]) -> str:
+    """Return which option is meant by an unknown one; empty if the error is another."""
+    typed, context = getattr(error, "option_name", ""), getattr(error, "ctx", None)
+    if context is None or not hasattr(error, "possibilities"):
+        return ""
+    return unknown_option(context.command, context.command_path, typed, arguments)
 
 
 def _reported(ctx: Any, error: BaseException, code: int) -> typer.Exit:

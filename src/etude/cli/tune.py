@@ -14,6 +14,7 @@ from etude.cli.options.rates import read_range, read_rates
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
 from etude.cli.terminal.console import files, out, print_json
 from etude.cli.terminal.draw import draw
+from etude.cli.terminal.next_step import quoted
 
 if TYPE_CHECKING:
     from etude.tasks import Task
@@ -186,3 +187,6 @@ def show(best: TuneResult, home: Path, page: Path, task: Task | None = None) -> 
     draw(present(best, task=task))
     out.print()
     out.print(files(home, page))
+    if best.larger_budget is not None:
+        command = f"etude tune --resume {quoted(home)} --budget {best.larger_budget.runs:g}"
+        out.print(f"To go on with a larger budget: {command}", markup=False)

@@ -77,8 +77,8 @@ def _verdict(trial: TrialSummary, result: TuneResult) -> tuple[str, Tone]:
             return "best of the failed", Tone.PLAIN
         return "chosen", Tone.GOOD
     if trial.tied:
-        return "tied" if trial.followed else "not followed further, may tie", Tone.PLAIN
-    return "worse" if trial.followed else "not followed further", Tone.SOFT
+        return "tied" if trial.followed else "left, may tie", Tone.PLAIN
+    return "worse" if trial.followed else "left", Tone.SOFT
 
 
 def trial_table(result: TuneResult) -> DataTable:
@@ -110,7 +110,7 @@ def trial_table(result: TuneResult) -> DataTable:
             for row, texts, heat in zip(rows, cells, heats, strict=True)
         ),
         "All rates that were tried, with their last validation loss. Losses are comparable only "
-        "after the same number of updates."
+        "after the same number of updates. Left: not followed further."
         + (MEAN_SAID.format(result.objective) if averaged else ""),
     )
 

@@ -115,20 +115,24 @@ def unfinished(lr: float, record: Record, budget: float) -> str:
     return (
         f"Better rates diverged on the way, and the budget of {budget:g} runs held no "
         f"second finish: {lr:g} is the best that was sound, after "
-        f"{record.cost.steps} of {record.length} updates, and its model is not "
-        "kept. Give a larger budget."
+        f"{record.cost.steps} of {record.length} updates, and its model is not kept."
     )
 
 
-def too_small_to_tell(trials: Sequence[TrialSummary], budget: float) -> str:
-    """Say that rates far from each other tie; empty where that is not what cannot be told."""
+def too_small_to_tell(trials: Sequence[TrialSummary], lr: float, budget: float) -> str:
+    """Say that rates far from each other tie; empty where that is not what cannot be told.
+
+    Args:
+        trials: Every rate tried, ascending.
+        lr: The chosen rate.
+        budget: What was allowed, in full runs.
+    """
     sound = [t for t in trials if not t.unstable]
     if not all(t.tied for t in sound):
         return ""
     return (
-        f"All rates from {sound[0].lr:g} to {sound[-1].lr:g} tie as far as they were followed: "
-        f"the budget of {budget:g} runs shows no difference between them. Give a larger budget "
-        "to tell them apart."
+        f"None of the rates from {sound[0].lr:g} to {sound[-1].lr:g} can be ruled out: as far as "
+        f"the budget of {budget:g} runs followed them, each may end as well as {lr:g}."
     )
 
 
@@ -137,7 +141,7 @@ def at_an_edge(lr: float, trials: Sequence[TrialSummary], budget: float) -> str:
     side = "lowest" if lr == trials[0].lr else "highest"
     return (
         f"The best rate is the {side} one tried, and the budget of {budget:g} runs "
-        "held no further one: the optimum may lie beyond. Give a larger budget."
+        "held no further one: the optimum may lie beyond."
     )
 
 

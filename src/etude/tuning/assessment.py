@@ -40,7 +40,7 @@ class Assessment:
         unstable: For every rate, whether it diverged or had lost what it learned.
         sensitivity: The share of the drop that is lost at twice or half the rate.
         confidence: How sure it is that no rate ends better by 2% of the drop.
-        notes: What cannot be told, as sentences.
+        doubts: What cannot be told, as sentences.
     """
 
     outcome: Outcome
@@ -49,7 +49,7 @@ class Assessment:
     unstable: tuple[bool, ...]
     sensitivity: float | None
     confidence: float | None
-    notes: tuple[str, ...]
+    doubts: tuple[str, ...]
 
 
 def assess(
@@ -102,7 +102,7 @@ def assess(
         unstable=tuple(unstable),
         sensitivity=sensitivity(best.curve(), followed, pool.untrained_score),
         confidence=confidence(best, trials, *given, search.allowed, seeds),
-        notes=(
+        doubts=(
             *(blind if sure else ()),
             *(steep(beside) if sure else ()),
             *(doubts if trains else ()),

@@ -14,7 +14,8 @@ from etude.tuning.search.ladder import Ladder, Rung, ladder_for
 from etude.tuning.search.recipe_trials import RecipeTrials
 from etude.tuning.search.replicates import compare_over_seeds
 from etude.tuning.search.search import Search
-from etude.tuning.search.seeds import compare_with_seeds, least_for, searched
+from etude.tuning.search.seed_budget import least_for, searched
+from etude.tuning.search.seeds import compare_with_seeds
 from etude.tuning.seed_evidence import SeedEvidence
 from etude.tuning.tuning_folder import Request
 

@@ -17,22 +17,20 @@ from etude.tuning.untried import EARLY, TRAILING, Gap
 
 BEFORE_PEAK = (
     "At update {step}, before the schedule reached its peak, {rates} {was} not followed further: "
-    "whether a rate left there ends better cannot be told. Give a larger budget."
+    "whether a rate left there ends better cannot be told."
 )
 NONE_LEARNED = (
     "At update {step}, when no rate was better yet than a constant output, {rates} {was} not "
-    "followed further: whether a rate left there ends better cannot be told. Give a larger budget."
+    "followed further: whether a rate left there ends better cannot be told."
 )
 NEXT_TO_BEST = (
     "At update {step}, {rates}, next to the best, {was} no better yet than a constant output and "
-    "not followed further: whether it would have learned later cannot be told. Give a larger "
-    "budget."
+    "not followed further: whether it would have learned later cannot be told."
 )
 
 STEEP = (
     "No rate between {low:g} and {high:g} was tried, and the loss there changed by {change:.0%} of "
-    "its drop from one to the other: whether a rate between ends better cannot be told. Give a "
-    "larger budget."
+    "its drop from one to the other: whether a rate between ends better cannot be told."
 )
 
 
@@ -44,7 +42,7 @@ def overfits_alone(search: Ranking[J], best: J, sound: Sequence[J]) -> list[str]
     return [
         f"At {best.lr:g} the validation score rises before the end while the training loss falls, "
         "and no lower rate was followed to three quarters of its run: whether one ends better "
-        "cannot be told. Give a larger budget."
+        "cannot be told."
     ]
 
 
@@ -60,8 +58,7 @@ def ahead(sound: Sequence[J], best: J, goal: Goal, untrained: float) -> list[str
         if not tie(mark, mine, fall, goal, pause_error(mark.step / best.length) * fall):
             found.append(
                 f"At update {mine.step}, where {trial.lr:g} was left, it stood ahead of "
-                f"{best.lr:g} by more than noise: whether it ends better cannot be told. Give a "
-                "larger budget."
+                f"{best.lr:g} by more than noise: whether it ends better cannot be told."
             )
     return found
 

@@ -58,10 +58,20 @@ def overfit(record: Record) -> Overfit | None:
     if found is None or found.lowest == 0:
         return None
     best, last = seen[found.lowest], seen[-1]
-    patience = max(PATIENCE, _longest_wait(seen, best) + 1)
+    patience = patience_until(seen, best)
     after = [e.step for e in seen if e.step > best.step]
     stopped = after[patience - 1] if patience <= len(after) else record.length
     return Overfit(best.step, best.loss, last.loss, patience, stopped, record.length)
+
+
+def patience_until(seen: Sequence[Evaluation], best: Evaluation) -> int:
+    """Return a patience of early stopping with which a run goes on until an evaluation.
+
+    Args:
+        seen: The evaluations of the recipe, in order.
+        best: The one of them with the lowest loss.
+    """
+    return max(PATIENCE, _longest_wait(seen, best) + 1)
 
 
 def _longest_wait(seen: Sequence[Evaluation], best: Evaluation) -> int:

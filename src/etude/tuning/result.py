@@ -17,6 +17,8 @@ from etude.trials.baseline import noise
 from etude.trials.phase import Phase
 from etude.trials.score import Goal
 from etude.tuning import advice, overfits
+from etude.tuning.larger_budget import LargerBudget, larger_budget
+from etude.tuning.left_better import LeftBetter, left_better
 from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import Selection, from_plain
 from etude.tuning.result_shape import ResultShape
@@ -101,6 +103,7 @@ class TuneResult(ShowsItself):
         constant: What the best constant output scores on the validation data; None where the
             loss does not allow one.
         cause: Why no rate can train, where that was found.
+        doubts: What the trials cannot tell of other rates, as sentences.
         notes: What else stands out in data and outputs, as sentences.
         model: The trained network. In memory only; a run folder keeps it beside the record.
     """
@@ -125,6 +128,7 @@ class TuneResult(ShowsItself):
     selection: Selection | None = None
     constant: Evaluation | None = None
     cause: str = ""
+    doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     compute_seconds: float | None = None
     evaluation_seconds: float | None = None
@@ -197,13 +201,39 @@ class TuneResult(ShowsItself):
         }
         return broke.pop() if self.stable_below is None and len(broke) == 1 else None
 
+    @property
+    def left_better(self) -> LeftBetter | None:
+        """The rate that was better when it was left than `lr` is at its end; None without one.
+
+        None also where metrics or folds were compared, or where losses are not of the same data.
+        """
+        same = self.valid_samples is None or self.judged_on == self.valid_samples
+        comparable = self.objective == "loss" and self.folds == 1 and self.seeds == 1 and same
+        return left_better(self.record, self.trials, self.untrained.loss, comparable=comparable)
+
+    @property
+    def larger_budget(self) -> LargerBudget | None:
+        """The budget to give where this one left something open; None where it did not."""
+        wanting = (Outcome.UNFINISHED, Outcome.TOO_SMALL_TO_TELL, Outcome.AT_AN_EDGE)
+        edge = self.outcome == Outcome.AT_AN_EDGE
+        open_ = self.outcome in wanting and not (edge and self.at_bound is not None)
+        astray = self.selection is not None and bool(self.selection.advice())
+        if not (open_ or self.doubts or self.left_better or astray):
+            return None
+        climbs = self.selection is None and self.outcome == Outcome.TOO_SMALL_TO_TELL
+        given = (self.budget, self.cost, self.record.length)
+        return larger_budget(*given, folds=self.folds, seeds=self.seeds, climbs=climbs)
+
     def advice(self) -> str:
-        """Say in a sentence what the outcome means for the reader; empty where all is well."""
+        """Say in sentences what the outcome means for the reader; empty where all is well."""
         overfit = overfits.said(self.record, self.trials, self.objective)
-        said = [self._meaning(explained=bool(overfit)), self._bound_said(), overfit, *self.notes]
+        left, larger = self.left_better, self.larger_budget
+        said = ["" if left is None else left.remedy()]
+        said += [self._meaning(explained=bool(overfit)), self._bound_said(), overfit]
+        said += [*self.doubts, *self.notes]
         if self.selection is not None and self.outcome != Outcome.NOTHING_TRAINS:
             said.append(self.selection.advice())
-        return " ".join(filter(None, said))
+        return " ".join(filter(None, [*said, "" if larger is None else larger.said()]))
 
     def _bound_said(self) -> str:
         """Say that the rate lies at a bound; empty where it does not, or where none trains."""
@@ -227,7 +257,7 @@ class TuneResult(ShowsItself):
             case Outcome.UNFINISHED:
                 return advice.unfinished(self.lr, self.record, self.budget)
             case Outcome.TOO_SMALL_TO_TELL:
-                return advice.too_small_to_tell(self.trials, self.budget)
+                return advice.too_small_to_tell(self.trials, self.lr, self.budget)
             case Outcome.AT_AN_EDGE:
                 if self.at_bound is not None:
                     return ""  # what the bound means is said beside it
@@ -247,7 +277,9 @@ class TuneResult(ShowsItself):
             "outcome": self.outcome,
             "advice": self.advice(),
             "cause": self.cause,
+            "doubts": list(self.doubts),
             "notes": list(self.notes),
+            "larger_budget": None if self.larger_budget is None else self.larger_budget.runs,
             "constant_loss": None if self.constant is None else to_json(self.constant.loss),
             "constant_metric": None if self.constant is None else to_json(self.constant.metric),
             "loss": to_json(self.loss),
@@ -360,6 +392,7 @@ class TuneResult(ShowsItself):
             selection=None if plain["selection"] is None else from_plain(plain["selection"]),
             constant=constant,
             cause=plain.get("cause", ""),
+            doubts=tuple(plain.get("doubts", ())),
             notes=tuple(plain.get("notes", ())),
             compute_seconds=plain.get("compute_seconds"),
             evaluation_seconds=plain.get("evaluation_seconds"),

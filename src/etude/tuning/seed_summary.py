@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from etude.trials.trial import Trial
-from etude.tuning.search.seeds import LEVELS
+from etude.tuning.search.seed_budget import LEVELS
 from etude.tuning.seed_evidence import SeedEvidence
 from etude.tuning.trial_summary import FOLLOWED, SeedRun
 from etude.tuning.tuning_folder import Request

@@ -43,7 +43,7 @@ from etude.tuning.result import RungCost, TuneResult
 from etude.tuning.search.allowed_rates import AllowedRates
 from etude.tuning.search.ladder import ladder_for
 from etude.tuning.search.search import Search
-from etude.tuning.search.seeds import check_budget, checked_seeds
+from etude.tuning.search.seed_budget import check_budget, checked_seeds
 from etude.tuning.seed_evidence import SeedEvidence
 from etude.tuning.seed_summary import seed_runs, seeds_said
 from etude.tuning.trial_summary import TrialSummary
@@ -354,8 +354,8 @@ def judged(
         allowed=request.rates,
         constant=pool.constant,
         cause=cause_said(pool, update, cause),
+        doubts=found.doubts,
         notes=(
-            *found.notes,
             *begun(pool, request),
             *seeds_said(request, best, seeds),
             *remarks(final.runs[0]),

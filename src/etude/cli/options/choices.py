@@ -13,6 +13,7 @@ import typer
 
 from etude import files
 from etude.cli.options.kept_task import kept_task
+from etude.cli.options.whole_numbers import digits
 from etude.cli.terminal.interrupt import raise_on_interrupt
 from etude.cli.terminal.next_step import quoted
 from etude.errors import BadValueError, StorageError
@@ -106,12 +107,12 @@ def pairs(texts: list[str] | None, option: str) -> dict[str, Any]:
 
 
 def length(text: str | None) -> int | str | None:
-    """Return a run's length as in a recipe: '120' becomes a number.
+    """Return a run's length as in a recipe: '120' and '1.2e2' become a number.
 
-    >>> length("120"), length("2 epochs")
-    (120, '2 epochs')
+    >>> length("120"), length("1.2e2"), length("2 epochs")
+    (120, 120, '2 epochs')
     """
-    value: int | str | None = None if text is None else _value(text)
+    value: int | str | None = None if text is None else _value(digits(text))
     return value
 
 

@@ -254,12 +254,25 @@ def choose_recipe(
     except EtudeError as error:
         for name, option in (spelt or {}).items():
             if str(error) == _fault(recipe, {name: named[name]}):
-                value = shlex.quote(str(named[name]))
-                said = str(error).removeprefix(f"{name}={shown(named[name])} ")
-                colon = ":" if said == str(error) else ""
-                error.args = (f"{option} {value}{colon} {said}",)
+                error.args = (_said_of(option, name, named[name], str(error)),)
                 break
         raise
+
+
+def _said_of(option: str, name: str, value: Any, error: str) -> str:
+    """Return the error of a field, with the option as it was typed in place of the field.
+
+    >>> _said_of("--lr", "lr", -1.0, "lr=-1.0 is out of bounds: give a number above 0")
+    '--lr -1.0 is out of bounds: give a number above 0'
+    >>> _said_of("--steps", "steps", "1.5", "steps=1.5: give a whole number")
+    '--steps 1.5: give a whole number'
+    """
+    typed = "" if isinstance(value, dict) else f" {shlex.quote(str(value))}"
+    read = length(value) if name == "steps" else value
+    field = f"{name}={shown(read)}"
+    if error.startswith(field):
+        return f"{option}{typed}{error.removeprefix(field)}"
+    return f"{option}{typed}: {error.removeprefix(f'{name}: ')}"
 
 
 def _fault(recipe: Recipe, named: Mapping[str, Any]) -> str:

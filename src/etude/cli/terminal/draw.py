@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -82,8 +83,19 @@ def _part(part: Part) -> tuple[RenderableType, ...] | None:
         code = Syntax(part.text.strip("\n"), part.language, background_color="default")
         return Text(f"{part.title}:\n", "dim"), code
     if isinstance(part, DataTable):
-        return (*([Text(part.caption, "dim")] if part.caption else []), table_of(part))
+        return (*([Text(part.caption, "dim")] if part.caption else []), _fitting(part))
     return None
+
+
+def _fitting(part: DataTable) -> Table:
+    """Return a table, without its minor columns if it is too wide for the terminal."""
+    table = table_of(part)
+    needed = Measurement.get(out, out.options.update(width=10_000), table).maximum
+    if part.whole or part.total is not None or needed <= out.width:
+        return table
+    kept = [i for i, column in enumerate(part.columns) if not column.minor]
+    rows = (replace(row, cells=tuple(row.cells[i] for i in kept)) for row in part.rows)
+    return table_of(replace(part, columns=tuple(part.columns[i] for i in kept), rows=tuple(rows)))
 
 
 def _bullets(part: Bullets) -> Table:

@@ -91,7 +91,12 @@ def _title(result: TuneResult) -> str:
         return f"{task}: no learning rate that was tried made it better than a constant"
     if result.outcome == Outcome.NOTHING_TRAINS:
         return f"{task}: no learning rate that was tried trains it"
-    return f"{task}: of the rates tried, {words.rate(result.lr)} trains best"
+    rate, left = words.rate(result.lr), result.left_better
+    if left is not None:
+        return f"{task}: {rate} was trained to the end, {words.rate(left.lr)} was left while better"
+    if result.outcome == Outcome.TOO_SMALL_TO_TELL:
+        return f"{task}: which rate is best cannot be told; {rate} was trained to the end"
+    return f"{task}: of the rates tried, {rate} trains best"
 
 
 def _lede(result: TuneResult) -> list[str]:
@@ -104,7 +109,7 @@ def _lede(result: TuneResult) -> list[str]:
             f"{tried} {'were' if len(result.trials) > 1 else 'was'} tried, {between}, and none "
             f"came to the end of its run better than untrained. {cost}."
         ]
-    parts = []
+    parts: list[str] = []
     if low < high:
         parts = [f"{tried} were tried {between}.", range_said(result), tie_said(result)]
     parts = [*parts, broken_said(result)] if low < high else ["No other rate was tried."]
@@ -114,6 +119,8 @@ def _lede(result: TuneResult) -> list[str]:
         )
         tried_recipes = words.plural(len(result.selection.tried), "recipe")
         parts.insert(0, f"Of {tried_recipes} tried, the best has {given}.")
+    if result.left_better is not None:
+        parts.insert(0, result.left_better.said())
     finished = result.record.status == Status.FINISHED
     parts.append(f"{cost}{', the finished model included' if finished else ''}.")
     return [part for part in parts if part]
@@ -128,6 +135,7 @@ def _facts(result: TuneResult) -> list[Fact]:
         rate = words.rate(result.lr)
         found = [
             Fact("Learning rate", rate, WORTH[result.outcome], Tone.GOOD),
+            *_left_better(result),
             _tied(result),
             *_not_followed(result),
         ]
@@ -186,12 +194,36 @@ def _tied(result: TuneResult) -> Fact:
     if low == high:
         return Fact("May be as good", "none", "no other rate was tried")
     tied = words.plural(sum(t.tied for t in result.trials if t.lr != result.lr), "other rate")
-    sides = [
-        side for side, open_ in zip(("below", "above"), result.open_ends, strict=True) if open_
-    ]
-    beyond = f"; {' and '.join(sides)} too, where none was tried" if sides else ""
     value = f"{words.rate(low)} to {words.rate(high)}"
-    return Fact("May be as good", value, f"{tied} tried there, {words.seeds(result.seeds)}{beyond}")
+    untried = _untried_said(result)
+    return Fact(
+        "May be as good", value, f"{tied} tried there, {words.seeds(result.seeds)}{untried}"
+    )
+
+
+def _untried_said(result: TuneResult) -> str:
+    """Say on which sides the range reaches beyond the rates that were tried."""
+    first, last = words.rate(result.trials[0].lr), words.rate(result.trials[-1].lr)
+    sides = {
+        (True, True): f"lower than {first} or higher than {last}",
+        (True, False): f"lower than {first}",
+        (False, True): f"higher than {last}",
+    }
+    side = sides.get(result.open_ends)
+    return "" if side is None else f"; none {side} was tried"
+
+
+def _left_better(result: TuneResult) -> list[Fact]:
+    """Say which rate was left although its loss was lower than the chosen one's at the end."""
+    left = result.left_better
+    if left is None:
+        return []
+    note = (
+        f"left after {words.count(left.step)} of {words.count(left.length)} updates with a "
+        f"validation loss of {words.number(left.loss)}; {words.rate(left.chosen)} ended at "
+        f"{words.number(left.final)}"
+    )
+    return [Fact("Better when left", words.rate(left.lr), note, Tone.WARN)]
 
 
 def _not_followed(result: TuneResult) -> list[Fact]:

@@ -59,7 +59,7 @@ class Selection:
         return (
             f"The order of the recipes changed between {100 * HORIZONS[0]:g}% and "
             f"{100 * HORIZONS[1]:g}% of their runs (rank correlation {self.held:.2f}): what was "
-            "dropped early may have been better. Give a larger budget, or fewer choices."
+            "dropped early may have been better. Fewer choices leave more of the budget for each."
         )
 
     def plain(self) -> dict[str, Any]:
