@@ -28,7 +28,7 @@ from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import goal_for, judged_by, usual_objective
 from etude.trials.session import trial_session
 from etude.trials.trial import Trial
-from etude.trials.valid_samples import ValidSamples
+from etude.trials.valid_samples import ValidSamples, checked_wanted
 from etude.tuning import tuning_folder
 from etude.tuning.assessment import assess
 from etude.tuning.beginning import begun
@@ -41,7 +41,7 @@ from etude.tuning.published import read_rule
 from etude.tuning.recipes.space import Space
 from etude.tuning.result import RungCost, TuneResult
 from etude.tuning.search.allowed_rates import AllowedRates
-from etude.tuning.search.ladder import ladder_for
+from etude.tuning.search.ladder import full_runs, ladder_for
 from etude.tuning.search.search import Search
 from etude.tuning.search.seeds import check_budget, checked_seeds
 from etude.tuning.seed_evidence import SeedEvidence
@@ -175,7 +175,8 @@ def tune(
     if more is not None and not resume:
         raise BadValueError(f"more={more!r} needs resume=True: give a new tuning its whole budget=")
     aim = objective or usual_objective(task)
-    spent = BUDGET if budget is None else budget
+    valid_samples = checked_wanted(valid_samples)
+    spent = BUDGET if budget is None else full_runs(budget)
     rates = AllowedRates.of(lr_range, lrs)
     rule = None if start_from is None else read_rule(start_from)
     request = Request(
@@ -184,7 +185,12 @@ def tune(
     with world.active():
         if resume:
             request, finished = _kept(
-                home, request, (recipe, budget, more), task, parts, accept=accept_changes
+                home,
+                request,
+                (recipe, None if budget is None else spent, more),
+                task,
+                parts,
+                accept=accept_changes,
             )
             if finished is not None:
                 return finished
