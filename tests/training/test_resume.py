@@ -279,3 +279,43 @@ def test_an_optimizer_s_state_that_does_not_fit_is_named(change):
     other.load_state_dict(state)
     with pytest.raises(StorageError, match="holds an optimizer's state that does not fit: "):
         other.advance(5)
+
+
+class Carries(nn.Module):
+    """A network whose state from batch to batch is in a buffer that `state_dict` leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 2)
+        self.register_buffer("carried", torch.zeros(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x) + self.carried
+        if self.training:
+            self.carried = 0.5 * self.carried + out.detach().mean(0)
+        return out
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"early_stopping": 2, "lr": 0.5},
+        {"spikes": "rewind(back=4, skip=6, sigmas=1, window=8, after=8)"},
+    ],
+)
+def test_buffers_that_the_state_dict_leaves_out_are_resumed(tmp_path, more):
+    of = Task(Carries, helpers.data(90), loss=cross_entropy)
+    recipe = Recipe(**{"lr": 0.05, "steps": 30, "batch_size": 8, "evaluations": 10} | more)
+    whole = train(of, recipe)
+
+    def stop(run):
+        if run.step == 5 if "early_stopping" in more else run.step == 11:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(of, recipe, folder=tmp_path / "run", on_step=stop)
+    resumed = train(of, folder=tmp_path / "run", resume=True)
+    assert resumed.series["loss"].tolist() == whole.series["loss"].tolist()
+    assert resumed.evaluations == whole.evaluations
+    assert torch.equal(resumed.model.carried, whole.model.carried)

@@ -135,6 +135,24 @@ def test_a_finished_tuning_over_folds_gets_more(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"seeds": 3}, "seeds=3: the tuning in the folder has 1: leave it out"),
+        ({"folds": 2}, "folds=2: the tuning in the folder has 1"),
+        ({"objective": "metric"}, "objective='metric': the tuning in the folder has 'loss'"),
+        ({"valid_samples": 32}, "valid_samples=32: the tuning in the folder has 'auto'"),
+        ({"over": {"optimizer": ["sgd", "adam"]}}, "over=.*: the tuning in the folder has None"),
+    ],
+)
+def test_another_question_is_not_answered_by_a_kept_tuning(tmp_path, asked, message):
+    tune(line(), RECIPE, 1.2, folder=tmp_path, progress=False, engine="loop")
+    again = tune(line(), folder=tmp_path, resume=True, seeds=1, objective="loss", progress=False)
+    assert again.budget == 1.2
+    with pytest.raises(BadValueError, match=message):
+        tune(line(), folder=tmp_path, resume=True, progress=False, **asked)
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"more": 1.0}, "more=1.0 needs resume=True"),

@@ -182,12 +182,15 @@ def tune(
     request = Request(
         base, spent, aim, maximize, folds, space, valid_samples, rates, rule, checked_seeds(seeds)
     )
+    told: dict[str, object] = {"objective": objective, "maximize": maximize, "space": space}
+    told |= {"folds": None if folds == 1 else folds, "seeds": None if seeds == 1 else seeds}
+    told |= {"valid_samples": None if valid_samples == "auto" else valid_samples}
     with world.active():
         if resume:
             request, finished = _kept(
                 home,
                 request,
-                (recipe, None if budget is None else spent, more),
+                (recipe, None if budget is None else spent, more, told),
                 task,
                 parts,
                 accept=accept_changes,
@@ -211,7 +214,7 @@ def tune(
 def _kept(
     home: TuningFolder | None,
     asked: Request,
-    given: tuple[Recipe | None, float | None, float | None],
+    given: tuple[Recipe | None, float | None, float | None, Mapping[str, object]],
     task: Task,
     parts: Parts,
     *,
@@ -222,13 +225,15 @@ def _kept(
     Args:
         home: The folder.
         asked: The request that was made of the arguments.
-        given: The recipe, the budget and the further runs, as they were given.
+        given: The recipe, the budget, the further runs and what else decides the answer, as they
+            were given; None for what was not.
         task: The task.
         parts: Its digests.
         accept: Whether the task may be another.
 
     Raises:
-        BadValueError: If there is no folder, or rates were given, which are the folder's.
+        BadValueError: If there is no folder, or an argument asks for something else than the
+            folder's tuning.
     """
     if asked.rates.bounded or asked.start_from is not None:
         raise BadValueError(
@@ -237,9 +242,10 @@ def _kept(
         )
     if home is None:
         raise BadValueError("resume=True needs folder=, the run folder to go on from")
-    recipe, budget, more = given
+    recipe, budget, more, told = given
     world = current()
     kept = world.from_main(partial(tuning_folder.kept_request, home, recipe))
+    tuning_folder.refuse_other_question(kept, told)
     request = tuning_folder.larger(kept, tuning_folder.grown(kept, budget, more), home)
     world.from_main(partial(tuning_folder.check_task, home, task, parts, accept=accept))
     return request, tuning_folder.finished(home, task) if request == kept else None
