@@ -24,6 +24,7 @@ from etude.randomness import derive_seed
 from etude.tasks.sources.frames import is_table, numbers_of
 from etude.tasks.sources.loaders import IterableData, LoaderData
 from etude.tasks.sources.nested import mapped, tensors_of
+from etude.tasks.sources.own_generators import own_generators
 from etude.tasks.sources.source import Batch, Cursor, Data, checked_size, rows, split_rows
 
 __all__ = [
@@ -181,6 +182,10 @@ class DatasetData(IndexedData):
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
         self.samples = len(dataset)  # type: ignore[arg-type]
+
+    def own_generators(self) -> list[str]:
+        """Return those that the Dataset keeps."""
+        return own_generators([self.dataset])
 
     def take(self, index: Tensor) -> Batch:
         """Fetch and collate the items."""
