@@ -258,6 +258,37 @@ def as_real(value: Any) -> float | None:
         return None
 
 
+def check_real(name: str, value: object, such: str) -> float:
+    """Return a real number of any library as a plain float.
+
+    Args:
+        name: What it is called, as the user gave it.
+        value: The value; whatever `float` takes, such as a NumPy number, but no text.
+        such: What to give, for the message.
+
+    Raises:
+        BadTypeError: If it is not a number; True and False are none.
+
+    >>> check_real("budget", "3", "full runs, such as 3.0")
+    Traceback (most recent call last):
+    etude.errors.BadTypeError: budget='3' is not a number: give full runs, such as 3.0
+    """
+    found = as_real(value)
+    if found is None:
+        raise BadTypeError(f"{name}={shown(value)} is not a number: give {such}")
+    return found
+
+
+def kind_of(value: object) -> str:
+    """Return the name of a value's type with its article.
+
+    >>> kind_of(3), kind_of("x"), kind_of(None)
+    ('an int', 'a str', 'a NoneType')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
+
+
 def check_whole(name: str, value: object, least: int) -> int:
     """Return a whole number of any library as a plain int; raise unless it is large enough.
 

@@ -22,7 +22,15 @@ from pydantic import (
 )
 
 from etude import files, optimizers
-from etude.errors import BadTypeError, BadValueError, EtudeError, MovedError, is_flag, shown
+from etude.errors import (
+    BadTypeError,
+    BadValueError,
+    EtudeError,
+    MovedError,
+    is_flag,
+    kind_of,
+    shown,
+)
 from etude.layerwise.matrices import selectors
 from etude.layerwise.spec import LrMult
 from etude.optimizers.choice import OptimizerChoice
@@ -55,7 +63,7 @@ def _schedule(value: object, info: ValidationInfo) -> Schedule:
         raise BadTypeError(f'{place} is None: give "constant()" for a value that stays')
     if callable(value) and all(row.make is not value for row in KINDS.values()):
         raise BadTypeError(
-            f"{place} is a {type(value).__name__}: register it by a name, "
+            f"{place} is {kind_of(value)}: register it by a name, "
             "etude.schedules.register('mine', f), and give \"function('mine')\""
         )
     return parse(value)  # type: ignore[arg-type]

@@ -25,7 +25,11 @@ def run_length(value: object) -> int | str:
             raise BadValueError(
                 f"steps={value!r}: a run's length is not a percentage: give steps or epochs"
             )
-        Clock(steps_per_epoch=1, samples_per_step=1, tokens_per_step=1).steps(value)
+        least = 10**9  # of any data so much makes more than an update, unless it is none
+        if not Clock(steps_per_epoch=least, samples_per_step=1, tokens_per_step=1).steps(value):
+            raise BadValueError(
+                f"steps={value!r} is out of bounds: give more than 0, such as '20 epochs'"
+            )
         return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)

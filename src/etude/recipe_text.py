@@ -6,7 +6,7 @@ import tomllib
 from typing import Any
 
 from etude import files
-from etude.errors import BadValueError
+from etude.errors import BadValueError, kind_of
 
 LARGEST = 2**20
 """The size in bytes of the largest recipe file that is read."""
@@ -26,7 +26,7 @@ def json_table(text: str) -> dict[str, Any]:
     except ValueError as error:
         raise RecipeError(f"the recipe is not valid JSON: {error}") from error
     if not isinstance(table, dict):
-        raise RecipeError(f"a recipe is a table of fields, not a {type(table).__name__}")
+        raise RecipeError(f"a recipe is a table of fields, not {kind_of(table)}")
     return table
 
 

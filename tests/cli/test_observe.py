@@ -44,7 +44,7 @@ def test_a_class_an_instance_or_a_function_is_named(file, said, every):
     ("text", "said"),
     [
         ("watching.py:Stepp", "did you mean 'Step'"),
-        ("watching.py:number", "watching.py:number is a int, not an etude.Observer"),
+        ("watching.py:number", "watching.py:number is an int, not an etude.Observer"),
         ("watching.py:Step often=5", "unexpected keyword argument 'often'"),
         ("watching.py:ready every=5", "is an observer already, and takes no options"),
         ("watching.py:Step every", "write KEY=VALUE"),

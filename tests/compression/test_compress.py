@@ -237,7 +237,7 @@ def test_a_run_without_weights_is_refused(tmp_path):
     Recipe().save(tmp_path / "recipe.toml")
     with pytest.raises(StorageError, match="has no trained weights"):
         etude.compress(tmp_path, prune=0.5)
-    with pytest.raises(BadTypeError, match="run is a int: give a run folder"):
+    with pytest.raises(BadTypeError, match="run is an int: give a run folder"):
         etude.compress(3, prune=0.5)
     with pytest.raises(StorageError, match="the record does not name its task"):
         etude.compress(trained("mlp"), prune=0.5)

@@ -223,7 +223,7 @@ def test_a_damaged_file_ends_in_one_message(tmp_path_factory, key, value):
         ({"folds": 99}, BadValueError, "folds=99 is out of bounds"),
         ({"engine": "lop"}, UnknownNameError, "did you mean 'loop'"),
         ({"objective": "auc"}, BadValueError, "objective='auc'"),
-        ({"recipe": 3}, BadTypeError, "recipe is a int"),
+        ({"recipe": 3}, BadTypeError, "recipe is an int"),
     ],
 )
 def test_bad_input_is_one_message(wrong, error, words):

@@ -297,7 +297,7 @@ def test_batch_sizes():
         ({"x": X, "y": Y[:-1]}, TaskError, "first axes differ"),
         (torch.tensor(3.0), TaskError, "first axes differ"),
         ("digits", BadTypeError, "train is a str: pass tensors, a Dataset, or a DataLoader"),
-        (3, BadTypeError, "train is a int: pass tensors"),
+        (3, BadTypeError, "train is an int: pass tensors"),
         (None, BadTypeError, "train is a NoneType: pass tensors"),
         ([1, 2, 3], BadTypeError, "train is a list of int, int, int: pass tensors"),
         ([(X, Y)], BadTypeError, "train is a list of tuple: pass tensors"),

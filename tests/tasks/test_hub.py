@@ -240,7 +240,7 @@ class TestRefusals:
         (tmp_path / "notes.txt").write_text("hello")
         with pytest.raises(TaskError, match="holds no data set"):
             get("mnist-cnn", source=str(tmp_path / "notes.txt"))
-        with pytest.raises(BadTypeError, match="source=3 is a int"):
+        with pytest.raises(BadTypeError, match="source=3 is an int"):
             get("mnist-cnn", source=3)
 
     def test_a_damaged_file(self, tmp_path):

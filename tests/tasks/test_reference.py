@@ -172,7 +172,7 @@ class TestRefusals:
             load(reference)
 
     def test_what_is_no_text(self):
-        with pytest.raises(BadTypeError, match=r"a task reference is a text .* not a int"):
+        with pytest.raises(BadTypeError, match=r"a task reference is a text .* not an int"):
             load(3)
 
     def test_an_error_in_the_file_names_its_line(self, file):
@@ -194,9 +194,9 @@ class TestRefusals:
 
     def test_what_is_no_task(self, file):
         path = file()
-        with pytest.raises(TaskError, match=r":number' is a int: give an etude\.Task"):
+        with pytest.raises(TaskError, match=r":number' is an int: give an etude\.Task"):
             load(f"{path}:number")
-        with pytest.raises(TaskError, match=r"returned a int: it must return an etude\.Task"):
+        with pytest.raises(TaskError, match=r"returned an int: it must return an etude\.Task"):
             load(f"{path}:not_a_task")
 
     def test_options(self, file):
@@ -216,7 +216,7 @@ class TestRefusals:
 
     def test_an_error_of_ours_stays_as_it_is(self, file):
         path = file("from etude.tasks import Task\ndef task():\n    return Task(3, 4)")
-        with pytest.raises(BadTypeError, match="model is a int"):
+        with pytest.raises(BadTypeError, match="model is an int"):
             load(f"{path}:task")
 
 

@@ -11,6 +11,7 @@ from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 from etude import Recipe, Task, train
+from etude.errors import BadValueError
 from etude.schedules import Clock
 
 
@@ -73,3 +74,16 @@ def test_two_epochs_of_ten_batches_by_three_are_seven_updates(drop_last):
     assert clock.horizon == 7
     whole = Clock.of_data(100, 10, accumulation=3, across_epochs=False, horizon="2 epochs")
     assert whole.horizon == 8  # as in Lightning and the Hugging Face Trainer
+
+
+@pytest.mark.parametrize("steps", ["0 epochs", "0 samples"])
+def test_a_length_of_nothing_is_refused_by_the_recipe(steps):
+    with pytest.raises(BadValueError, match=rf"steps='{steps}' is out of bounds: give more than 0"):
+        Recipe(steps=steps)
+
+
+def test_a_length_of_less_than_an_update_is_called_steps():
+    x = torch.zeros(64, 1)
+    task = Task(lambda: nn.Linear(1, 1), (x, x), loss=mse_loss)
+    with pytest.raises(BadValueError, match=r"steps='0\.01 epochs' is less than one update of"):
+        train(task, Recipe(steps="0.01 epochs", batch_size=16))

@@ -202,7 +202,7 @@ def test_a_misfit_is_one_message_and_leaves_no_run(name, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"model": 3}, BadTypeError, "model is a int: give a function that builds the network"),
+        ({"model": 3}, BadTypeError, "model is an int: give a function that builds the network"),
         ({"model": lambda: 3}, BadTypeError, r"model\(\) returned a int"),
         ({"loss": None}, TaskError, "needs either loss= or step=, and neither was given"),
         ({"step": lambda m, b: 0}, TaskError, "needs either loss= or step=, and both was given"),

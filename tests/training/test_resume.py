@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from etude import Recipe, Record, Task, train
 from etude.errors import BadValueError, EtudeError, StorageError, TaskError
@@ -279,3 +281,89 @@ def test_an_optimizer_s_state_that_does_not_fit_is_named(change):
     other.load_state_dict(state)
     with pytest.raises(StorageError, match="holds an optimizer's state that does not fit: "):
         other.advance(5)
+
+
+class Carries(nn.Module):
+    """A network whose state from batch to batch is in a buffer that `state_dict` leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 2)
+        self.register_buffer("carried", torch.zeros(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x) + self.carried
+        if self.training:
+            self.carried = 0.5 * self.carried + out.detach().mean(0)
+        return out
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"early_stopping": 2, "lr": 0.5},
+        {"spikes": "rewind(back=4, skip=6, sigmas=1, window=8, after=8)"},
+    ],
+)
+def test_buffers_that_the_state_dict_leaves_out_are_resumed(tmp_path, more):
+    of = Task(Carries, helpers.data(90), loss=cross_entropy)
+    recipe = Recipe(**{"lr": 0.05, "steps": 30, "batch_size": 8, "evaluations": 10} | more)
+    whole = train(of, recipe)
+
+    def stop(run):
+        if run.step == 5 if "early_stopping" in more else run.step == 11:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(of, recipe, folder=tmp_path / "run", on_step=stop)
+    resumed = train(of, folder=tmp_path / "run", resume=True)
+    assert resumed.series["loss"].tolist() == whole.series["loss"].tolist()
+    assert resumed.evaluations == whole.evaluations
+    assert torch.equal(resumed.model.carried, whole.model.carried)
+
+
+class OwnNoise(Augmented):
+    def __init__(self, own: bool = True) -> None:
+        super().__init__()
+        if own:
+            self.rng = np.random.default_rng(0)
+
+
+class OwnOrder(Sampler):
+    def __init__(self) -> None:
+        self.order = np.random.RandomState(0)
+
+    def __iter__(self):
+        return iter(self.order.permutation(48).tolist())
+
+    def __len__(self) -> int:
+        return 48
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (OwnNoise, r"\(OwnNoise\.rng\), whose state no checkpoint holds: from update 5 on"),
+        (lambda: DataLoader(OwnNoise(), 8), r"\(OwnNoise\.rng\)"),
+        (lambda: DataLoader(OwnNoise(own=False), 8, sampler=OwnOrder()), r"\(OwnOrder\.order\)"),
+        (lambda: DataLoader(Augmented(), 8, shuffle=True, generator=torch.Generator()), None),
+    ],
+)
+def test_a_generator_that_is_not_saved_is_named(tmp_path, source, name):
+    def of() -> Task:
+        return Task(mlp, source(), valid=data(), loss=cross_entropy)
+
+    def stop(run):
+        if run.step == 5:
+            raise ZeroDivisionError
+
+    recipe = Recipe(steps=8, batch_size=8)
+    with pytest.raises(ZeroDivisionError):
+        train(of(), recipe, folder=tmp_path / "run", on_step=stop)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        train(of(), folder=tmp_path / "run", resume=True)
+    said = [str(one.message) for one in told if "of their own" in str(one.message)]
+    assert len(said) == (name is not None)
+    assert name is None or re.search(name, said[0])

@@ -25,7 +25,7 @@ VERBS = [etude.train, etude.tune, sensitivity, measure]
         *((row.name, rf"give etude\.tasks\.get\('{row.name}'\)") for row in rows()[:2]),
         ("mine.py:task", r"give etude\.tasks\.load\('mine\.py:task'\)"),
         ("nope", r"no bundled task: give etude\.Task\("),
-        (3, r"task is a int: give etude\.Task\("),
+        (3, r"task is an int: give etude\.Task\("),
         (None, r"task is a NoneType: give etude\.Task\("),
         (nn.Linear(1, 1), r"task is a Linear: give etude\.Task\(model,"),
     ],

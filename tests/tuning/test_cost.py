@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etude import tune
 from etude.errors import BadTypeError, BadValueError
 from etude.tuning.search.ladder import LADDERS, LEAST, NEEDED, ladder_for
 from tests.tuning.common import (
@@ -71,6 +74,16 @@ def test_a_budget_that_compares_nothing_is_refused(budget):
 def test_a_budget_that_is_no_number_is_refused(budget):
     with pytest.raises(BadTypeError, match=r"is not a number: give full runs, such as 3\.0"):
         quick(task(), BASE, budget)
+
+
+def test_a_budget_of_another_library_is_that_number(tmp_path):
+    plain = quick(task(), BASE, 1.5)
+    for number in (np.float32(1.5), np.float64(1.5), torch.tensor(1.5)):
+        folder = tmp_path / type(number).__name__
+        found = quick(task(), BASE, number, valid_samples=np.int64(16), folder=folder)
+        assert (found.lr, found.budget) == (plain.lr, 1.5)
+        more = tune(task(), folder=folder, resume=True, more=np.int64(1), progress=False)
+        assert more.budget == 2.5
 
 
 def test_a_run_too_short_to_compare_is_refused(tmp_path):

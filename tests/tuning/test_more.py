@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from etude import Recipe, Task, TuneResult, tune
-from etude.errors import BadValueError
+from etude.errors import BadValueError, EtudeError
 from etude.training.loop import TrainingLoop
 
 RECIPE = Recipe(lr=0.05, steps=32, batch_size=8, schedule="cosine()")
@@ -135,15 +135,33 @@ def test_a_finished_tuning_over_folds_gets_more(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"seeds": 3}, "seeds=3: the tuning in the folder has 1: leave it out"),
+        ({"folds": 2}, "folds=2: the tuning in the folder has 1"),
+        ({"objective": "metric"}, "objective='metric': the tuning in the folder has 'loss'"),
+        ({"valid_samples": 32}, "valid_samples=32: the tuning in the folder has 'auto'"),
+        ({"over": {"optimizer": ["sgd", "adam"]}}, "over=.*: the tuning in the folder has None"),
+    ],
+)
+def test_another_question_is_not_answered_by_a_kept_tuning(tmp_path, asked, message):
+    tune(line(), RECIPE, 1.2, folder=tmp_path, progress=False, engine="loop")
+    again = tune(line(), folder=tmp_path, resume=True, seeds=1, objective="loss", progress=False)
+    assert again.budget == 1.2
+    with pytest.raises(BadValueError, match=message):
+        tune(line(), folder=tmp_path, resume=True, progress=False, **asked)
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"more": 1.0}, "more=1.0 needs resume=True"),
         ({"more": 1.0, "budget": 4.0, "resume": True}, "give one of them"),
-        ({"more": 0.0, "resume": True}, "more=0.0: give full runs above 0"),
-        ({"more": "a", "resume": True}, "more='a': give full runs above 0"),
+        ({"more": 0.0, "resume": True}, "more=0 is out of bounds: give full runs above 0"),
+        ({"more": "a", "resume": True}, "more='a' is not a number: give full runs above 0"),
     ],
 )
 def test_what_is_no_more_of_a_tuning_is_refused(tmp_path, given, message):
     tune(line(), RECIPE, 1.2, folder=tmp_path, progress=False, engine="loop")
-    with pytest.raises(BadValueError, match=message):
+    with pytest.raises(EtudeError, match=message):
         tune(line(), folder=tmp_path, progress=False, **given)

@@ -33,6 +33,7 @@ from etude.torch_internals import own_parameters
 from etude.training.clock import batch_size_of, clock_of
 from etude.trials.score import Goal, goal_for, usual_objective
 from etude.tuning.result import TuneResult
+from etude.tuning.search.ladder import full_runs
 from etude.tuning.tune import BUDGET
 from etude.warning_filters import filters_kept
 
@@ -113,7 +114,13 @@ def compress(
             "leave them out, or give int8='qat'"
         )
     options = TuningOptions(
-        BUDGET if budget is None else budget, steps, objective, maximize, engine, device, progress
+        BUDGET if budget is None else full_runs(budget),
+        steps,
+        objective,
+        maximize,
+        engine,
+        device,
+        progress,
     )
     if method.trains:
         options.check()

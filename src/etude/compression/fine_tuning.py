@@ -68,7 +68,7 @@ class TuningOptions:
             raise BadTypeError(f"budget={shown(self.budget)} is not a number: give runs, such as 3")
         if self.budget != 0 and not self.budget >= LEAST_SELECTING:
             raise BadValueError(
-                f"budget={self.budget!r} is out of bounds: give at least {LEAST_SELECTING:g} "
+                f"budget={self.budget:g} is out of bounds: give at least {LEAST_SELECTING:g} "
                 "fine-tuning runs, to choose a schedule and a rate, or 0 for no fine-tuning"
             )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from etude.compression.linear_int8 import Int8Mode, torchao
 from etude.compression.masks import Scope
-from etude.errors import BadTypeError, BadValueError, member, shown
+from etude.errors import BadValueError, check_real, member, shown
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,10 @@ class CompressionMethod:
 
 
 def _share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadTypeError(f"{name}={shown(value)} is not a number: give a share in [0, 1)")
-    if not (math.isfinite(value) and 0 <= value < 1):
+    share = check_real(name, value, "a share in [0, 1)")
+    if not (math.isfinite(share) and 0 <= share < 1):
         raise BadValueError(
             f"{name}={shown(value)} is out of bounds: give a share of at least 0 and below 1, such "
             "as 0.8 for 80%"
         )
-    return float(value)
+    return share

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from etude import tasks
-from etude.errors import BadTypeError, BadValueError, StorageError, TaskError, shown
+from etude.errors import BadTypeError, BadValueError, StorageError, TaskError, kind_of, shown
 from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.record import Record
@@ -57,7 +57,7 @@ def trained(run: object, task: Task | None) -> TrainedNetwork:
         found = _of_result(run, task)
     else:
         raise BadTypeError(
-            f"run is a {type(run).__name__}: give a run folder, or what train or tune returned"
+            f"run is {kind_of(run)}: give a run folder, or what train or tune returned"
         )
     for name, parameter in found.model.named_parameters():
         if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):

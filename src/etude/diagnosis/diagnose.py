@@ -112,8 +112,8 @@ def diagnose(
     """
     check_given(task, recipe)
     if repair:
-        check_budget(budget)
-    check_probes(probes)
+        budget = check_budget(budget)
+    probes = check_probes(probes)
     recipe = recipe or Recipe(**task.defaults)
     world = given(world)
     refuse_sharded(world, "diagnose")

@@ -16,7 +16,7 @@ from etude.engines.ray.cluster import is_address
 from etude.engines.ray.engine import RayEngine
 from etude.engines.vmap.engine import VmapEngine
 from etude.engines.vmap_pool import VmapPoolEngine
-from etude.errors import BadTypeError, BadValueError, unknown_name
+from etude.errors import BadTypeError, BadValueError, kind_of, unknown_name
 from etude.recipe import Recipe
 from etude.record import Record
 from etude.tasks.task import Task
@@ -110,7 +110,7 @@ def train_many(
         raise BadValueError("recipes is empty: give at least one Recipe")
     for index, recipe in enumerate(listed):
         if not isinstance(recipe, Recipe):
-            raise BadTypeError(f"recipes[{index}] is a {type(recipe).__name__}: give a Recipe")
+            raise BadTypeError(f"recipes[{index}] is {kind_of(recipe)}: give a Recipe")
     if evaluations < 1:
         raise BadValueError(f"evaluations={evaluations}: give at least 1, the one at the end")
     chosen = engine_for(engine)

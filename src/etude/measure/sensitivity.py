@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from etude import optimizers
-from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.errors import BadTypeError, BadValueError, TaskError, as_whole, check_real
 from etude.layerwise.model_parts import parts_of
 from etude.layerwise.parts import KINDS, Part, layer_count
 from etude.layerwise.planning import plan
@@ -330,14 +330,13 @@ def _check(recipe: Recipe, budget: float, seeds: int, factor: float) -> None:
         raise BadValueError(
             "the recipe has lr_mult: sensitivity starts from one rate, leave it out"
         )
-    if isinstance(seeds, bool) or not isinstance(seeds, int):
+    if as_whole(seeds) is None:
         raise BadTypeError(f"seeds={seeds!r} is not a whole number: give 2 to 10")
     if not SEEDS[0] <= seeds <= SEEDS[1]:
         raise BadValueError(f"seeds={seeds!r} is out of bounds: a spread needs 2 to 10")
     for name, value, low in (("budget", budget, 0.0), ("factor", factor, 1.0)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise BadTypeError(f"{name}={value!r} is not a number")
-        if not (math.isfinite(value) and value > low):
+        number = check_real(name, value, f"one above {low:g}")
+        if not (math.isfinite(number) and number > low):
             raise BadValueError(f"{name}={value!r} is out of bounds: give a number > {low:g}")
 
 

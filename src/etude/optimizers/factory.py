@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from etude.errors import BadTypeError, BadValueError, MissingExtraError, TaskError
+from etude.errors import BadTypeError, BadValueError, MissingExtraError, TaskError, kind_of
 from etude.errors import where as place_of
 from etude.layerwise.blocks import split_blocks
 from etude.layerwise.flow import Flow
@@ -210,7 +210,7 @@ def _construct_own(
         raise TaskError(f"the optimizer {row.name} failed: {error}{place_of(error)}") from error
     if not isinstance(made, Optimizer):
         raise BadTypeError(
-            f"the optimizer {row.name} returned a {type(made).__name__}: return a torch Optimizer"
+            f"the optimizer {row.name} returned {kind_of(made)}: return a torch Optimizer"
         )
     for group in made.param_groups:
         share = float(group["lr"]) / given

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from etude.errors import BadTypeError, BadValueError, shown
+from etude.errors import BadTypeError, BadValueError, as_whole, check_real, shown
 
 CHECKED = 1000
 """Number of updates, evenly spaced over a run, at which a schedule is checked in advance."""
@@ -37,12 +37,7 @@ class Number:
 
     def check(self, name: str, value: object) -> float:
         """Return `value` as a float inside the bounds, or raise."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise BadTypeError(f"{name}={shown(value)} is not a number: give one {self.bounds}")
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
+        number = check_real(name, value, f"one {self.bounds}")
         enough = self.low < number if self.above else self.low <= number
         inside = enough and (number <= self.high if self.closed else number < self.high)
         if not inside or not math.isfinite(number):
@@ -94,15 +89,16 @@ class Whole:
 
     def check(self, name: str, value: object) -> int:
         """Return `value` if it is a whole number inside the bound, or raise."""
-        if isinstance(value, bool) or not isinstance(value, int):
+        count = as_whole(value)
+        if count is None:
             raise BadTypeError(
                 f"{name}={shown(value)} is not a whole number: give one {self.bounds}"
             )
-        if value < self.low:
+        if count < self.low:
             raise BadValueError(
                 f"{name}={shown(value)} is out of bounds: give a whole number {self.bounds}"
             )
-        return value
+        return count
 
     @property
     def bounds(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etude.errors import BadValueError, unknown_name
+from etude.errors import BadValueError, kind_of, unknown_name
 from etude.report import page, templates
 from etude.report.document import Bullets, DataTable, Drawing, Report
 from etude.report.figures.palette import DARK, LIGHT, Theme
@@ -107,7 +107,7 @@ def figure_of(result: object, kind: str | None = None, *, dark: bool = False) ->
     """
     found = figures(result)
     if not found:
-        raise BadValueError(f"the report on a {type(result).__name__} has no figure: see report()")
+        raise BadValueError(f"the report on {kind_of(result)} has no figure: see report()")
     name = next(iter(found)) if kind is None else kind
     if name not in found:
         raise unknown_name("figure of this result", name, found)

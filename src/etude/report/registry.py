@@ -12,7 +12,7 @@ from functools import cache, singledispatch
 from importlib import import_module
 from typing import Any, TypeVar
 
-from etude.errors import BadTypeError
+from etude.errors import BadTypeError, kind_of
 from etude.report.document import Report
 from etude.tasks.task import Task
 
@@ -65,6 +65,6 @@ def known() -> tuple[type, ...]:
 def _report_on(result: Any, task: Task | None) -> Report:
     names = sorted(f"{'an' if k.__name__[0] in 'AEIOU' else 'a'} {k.__name__}" for k in known())
     raise BadTypeError(
-        f"there is no report for a {type(result).__name__}, only for {', '.join(names[:-1])} or "
+        f"there is no report for {kind_of(result)}, only for {', '.join(names[:-1])} or "
         f"{names[-1]}: give the result of tune or train"
     )

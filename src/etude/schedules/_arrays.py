@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from etude.errors import BadTypeError
+from etude.errors import BadTypeError, kind_of
 from etude.schedules._numbers import LAST_STEP
 
 _CHUNK = 2**16
@@ -55,7 +55,7 @@ def namespace(t: Any) -> Any:
         return array_namespace(t)
     except TypeError:
         raise BadTypeError(
-            f"step is a {type(t).__name__}; a schedule takes an int, a float or an array of "
+            f"step is {kind_of(t)}; a schedule takes an int, a float or an array of "
             "NumPy, torch or JAX: s(5), s(7.5), s(np.arange(100))"
         ) from None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
+from etude.errors import BadTypeError, BadValueError, EtudeError, kind_of, shown, unknown_name
 from etude.schedules._base import Schedule
 from etude.schedules._kind import Kind
 from etude.schedules.algebra import Join, Product, Sum
@@ -74,7 +74,7 @@ def from_json(text: str) -> Schedule:
         cosine(500)
     """
     if not isinstance(text, str):
-        raise BadTypeError(f"JSON must be text, not a {type(text).__name__}")
+        raise BadTypeError(f"JSON must be text, not {kind_of(text)}")
     if len(text) > MAX_JSON_CHARACTERS:
         raise BadValueError(f"the JSON has {len(text)} characters; at most 10**8 are read")
     try:

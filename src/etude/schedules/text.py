@@ -7,7 +7,15 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from etude.errors import BadTypeError, BadValueError, EtudeError, shorten, shown, unknown_name
+from etude.errors import (
+    BadTypeError,
+    BadValueError,
+    EtudeError,
+    kind_of,
+    shorten,
+    shown,
+    unknown_name,
+)
 from etude.schedules._base import Schedule
 from etude.schedules.registry import KINDS
 
@@ -60,7 +68,7 @@ def parse(text: str) -> Schedule:
     value = _Reader(text).read(tree.body, 0)
     if not isinstance(value, Schedule):
         raise BadValueError(
-            f"{shown(text)} is a {type(value).__name__}, not a schedule: "
+            f"{shown(text)} is {kind_of(value)}, not a schedule: "
             "write constant(0.1) for a fixed value"
         )
     return value

@@ -23,6 +23,44 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool 
     model.load_state_dict(dict(weights))
 
 
+def unsaved_state(model: nn.Module) -> dict[str, Tensor | None]:
+    """Return the buffers that a model's `state_dict` leaves out, by their full name.
+
+    A state that is carried from batch to batch may be kept in such a buffer (`persistent=False`).
+    """
+    return {
+        f"{path}.{name}" if path else name: buffer
+        for path, module in model.named_modules()
+        for name, buffer in own_buffers(module).items()
+        if name in unsaved_buffers(module)
+    }
+
+
+def load_unsaved(model: nn.Module, saved: Mapping[str, Tensor | None]) -> None:
+    """Restore what `unsaved_state` returned; a buffer that was not saved stays as it is.
+
+    Raises:
+        KeyError: If the model has no such buffer.
+    """
+    layers = dict(model.named_modules())
+    with torch.no_grad():
+        for key, value in saved.items():
+            path, _, name = key.rpartition(".")
+            buffers = own_buffers(layers[path])
+            before = buffers[name]
+            if value is None:
+                buffers[name] = None
+            elif before is None:
+                device = next((p.device for p in model.parameters()), value.device)
+                buffers[name] = value.detach().to(device, copy=True)
+            elif before.shape == value.shape and torch.equal(before, value.to(before.device)):
+                continue  # a table that the model computes once
+            elif before.shape == value.shape and not overlaps(before):
+                before.copy_(value)
+            else:
+                buffers[name] = value.detach().to(before.device, copy=True)
+
+
 def load_state(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
     """Restore a run's weights and buffers, with their layout in memory.
 

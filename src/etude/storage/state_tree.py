@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.errors import StorageError
+from etude.errors import StorageError, kind_of
 from etude.memory_layout import PLAIN, Place, Rebuilt, blocks
 from etude.torch_internals import negated_view, sparse_parts
 
@@ -68,7 +68,7 @@ class _Flat:
             items = [self.visit(v, f"{path}/{i}") for i, v in enumerate(node)]
             return items if isinstance(node, list) else {_MARK: "tuple", "items": items}
         raise StorageError(
-            f"the state at {path!r} is a {type(node).__name__}, which no safe format can hold: "
+            f"the state at {path!r} is {kind_of(node)}, which no safe format can hold: "
             "keep tensors, numbers, text, lists and mappings there"
         )
 

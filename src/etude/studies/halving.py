@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from etude.engines import Engine, prepare_runs
-from etude.errors import BadTypeError, BadValueError, shown
+from etude.errors import BadTypeError, BadValueError, as_whole, shown
 from etude.recipe import Recipe
 from etude.record import Record
 from etude.tasks.task import Task
@@ -28,11 +28,12 @@ def factor_of(value: object) -> int:
     >>> factor_of(3)
     3
     """
-    if isinstance(value, bool) or not isinstance(value, int):
+    factor = as_whole(value)
+    if factor is None:
         raise BadTypeError(f"halving={shown(value)} is not a whole number: give 2, 3 or 4")
-    if value not in FACTORS:
-        raise BadValueError(f"halving={value} is out of bounds: give 2, 3 or 4")
-    return value
+    if factor not in FACTORS:
+        raise BadValueError(f"halving={factor} is out of bounds: give 2, 3 or 4")
+    return factor
 
 
 def rungs(rates: int, length: int, factor: int) -> list[tuple[int, int]]:

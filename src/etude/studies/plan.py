@@ -11,7 +11,14 @@ from typing import Annotated, Any, Self
 from pydantic import Field, PlainValidator
 
 from etude import files
-from etude.errors import BadTypeError, BadValueError, EtudeError, shown, unknown_name
+from etude.errors import (
+    BadTypeError,
+    BadValueError,
+    EtudeError,
+    as_whole,
+    shown,
+    unknown_name,
+)
 from etude.recipe_text import LARGEST, toml_table
 from etude.studies.axes import Axes
 from etude.studies.halving import factor_of
@@ -57,11 +64,12 @@ def _sampler(value: object) -> str:
 
 
 def _trials(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    count = as_whole(value)
+    if count is None:
         raise BadTypeError(f"trials={shown(value)} is not a whole number: give one")
-    if not 1 <= value <= MOST:
-        raise BadValueError(f"trials={value} is out of bounds: give 1 to {MOST:,}")
-    return value
+    if not 1 <= count <= MOST:
+        raise BadValueError(f"trials={count} is out of bounds: give 1 to {MOST:,}")
+    return count
 
 
 class StudyPlan(Axes):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self
 
-from etude.errors import BadTypeError, BadValueError, shown
+from etude.errors import BadTypeError, BadValueError, as_whole, check_real, shown
 
 MOST = 10_000
 """The largest number of values of one axis."""
@@ -123,9 +123,11 @@ def _range(axis: str, table: Mapping[str, Any]) -> Span:
             raise BadValueError(f"{axis}.by={by} is out of bounds: give a distance above 0")
         count = math.floor((high - low) / by + 1e-9) + 1
         return Span(tuple(low + i * by for i in range(min(count, MOST + 1))), table)
-    points = table.get("points", 2)
-    if isinstance(points, bool) or not isinstance(points, int):
-        raise BadTypeError(f"{axis}.points={shown(points)} is not a whole number: give one")
+    points = as_whole(table.get("points", 2))
+    if points is None:
+        raise BadTypeError(
+            f"{axis}.points={shown(table['points'])} is not a whole number: give one"
+        )
     if not 2 <= points <= MOST:
         raise BadValueError(f"{axis}.points={points} is out of bounds: give 2 to {MOST:,}")
     if low <= 0:
@@ -140,8 +142,8 @@ def _range(axis: str, table: Mapping[str, Any]) -> Span:
 
 
 def _end(axis: str, name: str, value: object) -> float | int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadTypeError(f"{axis}.{name}={shown(value)} is not a number: give one")
-    if not math.isfinite(value):
-        raise BadValueError(f"{axis}.{name}={value} is not finite: give a number")
-    return value
+    whole = as_whole(value)
+    number = check_real(f"{axis}.{name}", value, "one") if whole is None else whole
+    if not math.isfinite(number):
+        raise BadValueError(f"{axis}.{name}={number} is not finite: give a number")
+    return number

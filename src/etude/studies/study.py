@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from etude.errors import BadTypeError
+from etude.errors import BadTypeError, kind_of
 from etude.progress import bar
 from etude.storage.study import StoredStudy, StudyDatabase
 from etude.studies.driver import refuse_untrusted, work
@@ -68,7 +68,7 @@ def study(
     if isinstance(plan, dict):
         plan = StudyPlan(**plan)
     if not isinstance(plan, StudyPlan):
-        raise BadTypeError(f"plan is a {type(plan).__name__}: give a StudyPlan, or a dictionary")
+        raise BadTypeError(f"plan is {kind_of(plan)}: give a StudyPlan, or a dictionary")
     source = None if plan.sampler is None else Sampled(plan)
     trials = planned_trials(plan) if source is None else source.first()
     for one in {trial.ref.key: trial.ref for trial in trials}.values():

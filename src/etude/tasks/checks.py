@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from etude.errors import BadTypeError, BadValueError, as_whole, shown
+from etude.errors import BadTypeError, BadValueError, as_real, as_whole, kind_of, shown
 
 LARGEST = 2**31
 
@@ -28,9 +28,7 @@ def whole(name: str, value: object, *, least: int = 1, most: int | None = None) 
     bound = f"at least {least}" if most is None else f"from {least} to {most}"
     found = as_whole(value)
     if found is None:
-        raise BadTypeError(
-            f"{name}={value!r} is a {type(value).__name__}: give a whole number, {bound}"
-        )
+        raise BadTypeError(f"{name}={value!r} is {kind_of(value)}: give a whole number, {bound}")
     if most is None and found > LARGEST:
         bound = f"from {least} to {LARGEST}"
     if not least <= found <= (LARGEST if most is None else most):
@@ -78,9 +76,10 @@ def real(name: str, value: object, bound: str) -> float:
     Raises:
         BadTypeError: If it is not a number.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadTypeError(f"{name}={value!r} is a {type(value).__name__}: give a number {bound}")
-    return float(value)
+    found = as_real(value)
+    if found is None:
+        raise BadTypeError(f"{name}={value!r} is {kind_of(value)}: give a number {bound}")
+    return found
 
 
 def flag(name: str, value: object) -> bool:
@@ -94,6 +93,6 @@ def flag(name: str, value: object) -> bool:
     """
     if not isinstance(value, bool):
         raise BadTypeError(
-            f"{name}={value!r} is a {type(value).__name__}: give true or false (True, False)"
+            f"{name}={value!r} is {kind_of(value)}: give true or false (True, False)"
         )
     return value

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.errors import TaskError
+from etude.errors import TaskError, kind_of
 
 IGNORED = -100
 """The target that is ignored, such as padding: torch's losses ignore it by default."""
@@ -214,9 +214,7 @@ def number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise TaskError(
-            f"metric {name!r} returned a {type(value).__name__}: return one number"
-        ) from error
+        raise TaskError(f"metric {name!r} returned {kind_of(value)}: return one number") from error
 
 
 def on_cpu(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from etude.errors import BadTypeError, BadValueError, TaskError, where
+from etude.errors import BadTypeError, BadValueError, TaskError, kind_of, where
 
 LR_MULT = "lr_mult"
 """The key of a parameter group that holds its multiple of the rate."""
@@ -85,11 +85,11 @@ def _as_groups(listed: Any) -> list[dict[str, Any]]:
         "{'params': list(model.head.parameters()), 'lr_mult': 10}]"
     )
     if isinstance(listed, Mapping) or not hasattr(listed, "__iter__"):
-        raise BadTypeError(f"param_groups returned a {type(listed).__name__}: {wrong}")
+        raise BadTypeError(f"param_groups returned {kind_of(listed)}: {wrong}")
     groups = []
     for group in listed:
         if not isinstance(group, Mapping) or "params" not in group:
-            raise BadTypeError(f"param_groups returned a {type(group).__name__} in a list: {wrong}")
+            raise BadTypeError(f"param_groups returned {kind_of(group)} in a list: {wrong}")
         params = group["params"]
         tensors = [params] if isinstance(params, Tensor) else list(params)
         if not all(isinstance(parameter, Tensor) for parameter in tensors):

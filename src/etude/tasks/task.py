@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadTypeError, BadValueError, TaskError, where
+from etude.errors import BadTypeError, BadValueError, TaskError, as_real, kind_of, where
 from etude.tasks.groups import groups_of
 from etude.tasks.loss.weighted import WeightedLoss, as_loss, weighed
 from etude.tasks.metrics import as_metric
@@ -105,7 +105,7 @@ class Task:
     def __post_init__(self) -> None:
         if not callable(self.model):
             raise BadTypeError(
-                f"model is a {type(self.model).__name__}: give a function that builds the "
+                f"model is {kind_of(self.model)}: give a function that builds the "
                 "network, or the network"
             )
         if (self.loss is None) == (self.step is None):
@@ -141,7 +141,7 @@ class Task:
             raise TaskError(f"building the model failed: {error}{where(error)}") from error
         if not isinstance(network, nn.Module):
             raise BadTypeError(
-                f"model() returned a {type(network).__name__}: it must return a torch.nn.Module"
+                f"model() returned {kind_of(network)}: it must return a torch.nn.Module"
             )
         return copy.deepcopy(network)
 
@@ -312,7 +312,7 @@ def _check_function(name: str, part: Any) -> None:
             f"{name} is the class {part.__name__}: give an instance, {home}{part.__name__}()"
         )
     if part is not None and not callable(part):
-        raise BadTypeError(f"{name} is a {type(part).__name__}: give a function")
+        raise BadTypeError(f"{name} is {kind_of(part)}: give a function")
 
 
 def _split(train: Any, valid: Any) -> tuple[Data, Data]:
@@ -322,9 +322,10 @@ def _split(train: Any, valid: Any) -> tuple[Data, Data]:
             "valid=None: rates are compared on held-out data; give validation data, or the share "
             "of the training data to hold out"
         )
-    if isinstance(valid, bool) or not isinstance(valid, (int, float)):
+    share = None if hasattr(valid, "__len__") else as_real(valid)
+    if share is None:
         return data, as_data(valid, "valid")
-    if not 0 < valid < 1:
+    if not 0 < share < 1:
         raise BadValueError(f"valid={valid}: the share to hold out must be between 0 and 1")
     if isinstance(data, IterableData):
         raise TaskError(
@@ -337,10 +338,8 @@ def _split(train: Any, valid: Any) -> tuple[Data, Data]:
             "valid=DataLoader(...)"
         )
     if not isinstance(data, (IndexedData, LoaderData)):
-        raise TaskError(
-            f"a {type(data).__name__} cannot be split: give the validation data as valid="
-        )
-    return data.split(float(valid))
+        raise TaskError(f"{kind_of(data)} cannot be split: give the validation data as valid=")
+    return data.split(share)
 
 
 def _inputs(batch: Batch) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.errors import TaskError, unknown_name, where
+from etude.errors import TaskError, kind_of, unknown_name, where
 
 
 def takes_turns(step: Callable[..., Any] | None) -> bool:
@@ -45,7 +45,7 @@ def turns(
                 raise TaskError(f"step failed on {shown}: {error}{where(error)}") from error
             if not (isinstance(turn, tuple) and len(turn) == 2 and isinstance(turn[0], str)):
                 raise TaskError(
-                    f"step yielded a {type(turn).__name__}: yield a part's name and its loss, "
+                    f"step yielded {kind_of(turn)}: yield a part's name and its loss, "
                     "as in yield 'generator', loss"
                 )
             count += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from etude.errors import BadValueError
 from etude.recipe import Recipe
 from etude.schedules import Clock
@@ -35,8 +37,7 @@ def clock_of(task: Task, recipe: Recipe) -> Clock:
             f"steps={recipe.steps!r}, but the training data does not say how long an epoch is: "
             "give steps as a number of updates, or as '1e6 samples', or the dataset a __len__"
         )
-    return Clock(
-        horizon=recipe.steps,
+    clock = Clock(
         steps_per_epoch=None
         if batches is None
         else updates_per_epoch(
@@ -44,3 +45,9 @@ def clock_of(task: Task, recipe: Recipe) -> Clock:
         ),
         samples_per_step=batch_size * recipe.accumulate,
     )
+    if clock.steps(recipe.steps) == 0:
+        raise BadValueError(
+            f"steps={recipe.steps!r} is less than one update of the training data: give a longer "
+            "run, such as 1_000 updates"
+        )
+    return replace(clock, horizon=recipe.steps)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.errors import BadTypeError, BadValueError, EtudeError, ObserverError
+from etude.errors import BadTypeError, BadValueError, EtudeError, ObserverError, kind_of
 from etude.randomness import derive_seed, random_state_kept
 from etude.record import Evaluation
 from etude.training.observer import Observer, Value
@@ -259,7 +259,7 @@ def _number(name: str, value: Any, where: str) -> Value:
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}"
+    return f"{kind_of(value)}"
 
 
 def _checked(observers: Sequence[Any]) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from etude.errors import StorageError
 from etude.optimizers.state import restore
 from etude.recipe_spikes import Rewind
-from etude.storage.model_weights import load_state
+from etude.storage.model_weights import load_state, load_unsaved, unsaved_state
 from etude.storage.state_tree import flatten, unflatten
 from etude.training.state.state import RunState
 
@@ -22,11 +22,13 @@ class KeptState:
         update: The update before which they were kept, or to which they were last restored.
         model: The model's `state_dict`, copied.
         optimizer: The optimizer's `state_dict`, copied.
+        unsaved: The model's buffers that its `state_dict` leaves out, copied.
     """
 
     update: int
     model: Any
     optimizer: Any
+    unsaved: Any = field(default_factory=dict)
 
 
 class Rewinder:
@@ -49,7 +51,8 @@ class Rewinder:
         step = state.step
         if step % self.policy.back or (self._kept and self._kept[-1].update >= step):
             return
-        saved = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
+        model, optimizer = state.model.state_dict(), state.optimizer.state_dict()
+        saved = {"model": model, "optimizer": optimizer, "unsaved": unsaved_state(state.model)}
         self._kept = [*self._kept[-1:], KeptState(step, **_copied(saved))]
 
     def target(self, step: int, losses: Sequence[float], loss: float) -> KeptState | None:
@@ -70,11 +73,12 @@ class Rewinder:
         Returns:
             The number of updates whose batches are still to be left out.
         """
-        saved = _copied({"model": kept.model, "optimizer": kept.optimizer})
+        saved = _copied({**vars(kept)})
         load_state(state.model, saved["model"])
+        load_unsaved(state.model, saved["unsaved"])
         restore(state.optimizer, saved["optimizer"])
         self.gone = state.step - kept.update
-        self._kept = [KeptState(state.step, kept.model, kept.optimizer)]
+        self._kept = [replace(kept, update=state.step)]
         return max(0, kept.update + self.policy.skip - (state.step + 1))
 
     def tree(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -79,6 +80,10 @@ def train(
     Returns:
         The record; `record.model` is the trained network.
 
+    Warns:
+        UserWarning: If a resumed run's data keep a random generator of their own, whose state is
+            not saved.
+
     Raises:
         TaskError: If model, data and loss do not fit together.
         BadValueError: If a value of the recipe does not fit the task.
@@ -116,6 +121,7 @@ def train(
         if state is not None:
             run.load_state_dict(state)
             refuse_further(run, state)
+            _warn_of_generators(run)
         elif not world.shards:  # with shards, the copy that is tested would be whole
             run.check()
         request = AdvanceRequest(
@@ -130,6 +136,19 @@ def train(
             _train_in(home, run, request, every)
         run.release()
         return run.record()
+
+
+def _warn_of_generators(run: Run) -> None:
+    """Warn of a resumed run whose data draw from generators that are not where they were."""
+    names = run.task.train.own_generators()
+    if names and run.step and not run.ended:
+        warnings.warn(
+            f"the training data draw from a generator of their own ({', '.join(names)}), whose "
+            f"state no checkpoint holds: from update {run.step} on the run differs from one that "
+            "was never interrupted. Draw from torch.rand, np.random or random instead, whose "
+            "state is the run's",
+            stacklevel=4,
+        )
 
 
 def _claim(folder: RunFolder, run: Run, parts: Parts, *, resume: bool, accept: bool) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, as_whole, shown
 from etude.randomness import derive_seed
 from etude.recipe import Recipe
 from etude.tasks.task import Task
@@ -137,7 +137,7 @@ def compared_on(
         BadTypeError: If `wanted` is no number of samples, or the data cannot be indexed.
         BadValueError: If it is out of bounds, or the recipe's evaluations change the run.
     """
-    check_wanted(wanted)
+    wanted = checked_wanted(wanted)
     data = task.valid
     if wanted is None or wanted == "all":
         return task
@@ -165,24 +165,26 @@ def compared_on(
     return replace(task, valid=data.held(rows)).known_as(task.ref, origin)
 
 
-def check_wanted(wanted: object) -> None:
-    """Refuse what is no number of samples.
+def checked_wanted(wanted: Any) -> ValidSamples:
+    """Return how many samples are wanted; a number of any library becomes a plain one.
 
     Raises:
         BadTypeError: If it is neither a whole number nor 'auto', 'all' or None.
         BadValueError: If it is too small to tell the noise of a comparison.
     """
-    if wanted in ("auto", "all", None):
-        return
-    if isinstance(wanted, bool) or not isinstance(wanted, int):
+    if wanted is None or (isinstance(wanted, str) and wanted in ("auto", "all")):
+        return wanted  # type: ignore[return-value]
+    count = as_whole(wanted)
+    if count is None:
         raise BadTypeError(
-            f"valid_samples={wanted!r}: give a whole number of samples, 'auto' or 'all'"
+            f"valid_samples={shown(wanted)}: give a whole number of samples, 'auto' or 'all'"
         )
-    if wanted < PARTS:
+    if count < PARTS:
         raise BadValueError(
-            f"valid_samples={wanted} is out of bounds: give at least {PARTS}, one for each slice "
+            f"valid_samples={count} is out of bounds: give at least {PARTS}, one for each slice "
             "from which the noise of a comparison is estimated"
         )
+    return count
 
 
 def listens(recipe: Recipe) -> str:

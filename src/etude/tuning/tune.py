@@ -28,7 +28,7 @@ from etude.trials.pool import TrialContext, TrialPool
 from etude.trials.score import goal_for, judged_by, usual_objective
 from etude.trials.session import trial_session
 from etude.trials.trial import Trial
-from etude.trials.valid_samples import ValidSamples
+from etude.trials.valid_samples import ValidSamples, checked_wanted
 from etude.tuning import tuning_folder
 from etude.tuning.assessment import assess
 from etude.tuning.beginning import begun
@@ -41,7 +41,7 @@ from etude.tuning.published import read_rule
 from etude.tuning.recipes.space import Space
 from etude.tuning.result import RungCost, TuneResult
 from etude.tuning.search.allowed_rates import AllowedRates
-from etude.tuning.search.ladder import ladder_for
+from etude.tuning.search.ladder import full_runs, ladder_for
 from etude.tuning.search.search import Search
 from etude.tuning.search.seed_budget import check_budget, checked_seeds
 from etude.tuning.seed_evidence import SeedEvidence
@@ -175,16 +175,25 @@ def tune(
     if more is not None and not resume:
         raise BadValueError(f"more={more!r} needs resume=True: give a new tuning its whole budget=")
     aim = objective or usual_objective(task)
-    spent = BUDGET if budget is None else budget
+    valid_samples = checked_wanted(valid_samples)
+    spent = BUDGET if budget is None else full_runs(budget)
     rates = AllowedRates.of(lr_range, lrs)
     rule = None if start_from is None else read_rule(start_from)
     request = Request(
         base, spent, aim, maximize, folds, space, valid_samples, rates, rule, checked_seeds(seeds)
     )
+    told: dict[str, object] = {"objective": objective, "maximize": maximize, "space": space}
+    told |= {"folds": None if folds == 1 else folds, "seeds": None if seeds == 1 else seeds}
+    told |= {"valid_samples": None if valid_samples == "auto" else valid_samples}
     with world.active():
         if resume:
             request, finished = _kept(
-                home, request, (recipe, budget, more), task, parts, accept=accept_changes
+                home,
+                request,
+                (recipe, None if budget is None else spent, more, told),
+                task,
+                parts,
+                accept=accept_changes,
             )
             if finished is not None:
                 return finished
@@ -205,7 +214,7 @@ def tune(
 def _kept(
     home: TuningFolder | None,
     asked: Request,
-    given: tuple[Recipe | None, float | None, float | None],
+    given: tuple[Recipe | None, float | None, float | None, Mapping[str, object]],
     task: Task,
     parts: Parts,
     *,
@@ -216,13 +225,15 @@ def _kept(
     Args:
         home: The folder.
         asked: The request that was made of the arguments.
-        given: The recipe, the budget and the further runs, as they were given.
+        given: The recipe, the budget, the further runs and what else decides the answer, as they
+            were given; None for what was not.
         task: The task.
         parts: Its digests.
         accept: Whether the task may be another.
 
     Raises:
-        BadValueError: If there is no folder, or rates were given, which are the folder's.
+        BadValueError: If there is no folder, or an argument asks for something else than the
+            folder's tuning.
     """
     if asked.rates.bounded or asked.start_from is not None:
         raise BadValueError(
@@ -231,9 +242,10 @@ def _kept(
         )
     if home is None:
         raise BadValueError("resume=True needs folder=, the run folder to go on from")
-    recipe, budget, more = given
+    recipe, budget, more, told = given
     world = current()
     kept = world.from_main(partial(tuning_folder.kept_request, home, recipe))
+    tuning_folder.refuse_other_question(kept, told)
     request = tuning_folder.larger(kept, tuning_folder.grown(kept, budget, more), home)
     world.from_main(partial(tuning_folder.check_task, home, task, parts, accept=accept))
     return request, tuning_folder.finished(home, task) if request == kept else None

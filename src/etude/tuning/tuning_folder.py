@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from etude.errors import BadValueError, StorageError
+from etude.errors import BadValueError, StorageError, check_real, shown
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.record_shape import refuse_other
@@ -112,16 +112,37 @@ def grown(kept: Request, budget: float | None, more: float | None) -> float | No
     """Return the budget that is asked for: the given one, or so many full runs more.
 
     Raises:
-        BadValueError: If both are given, or `more` is no number of runs.
+        BadTypeError: If `more` is not a number.
+        BadValueError: If both are given, or `more` is not above 0.
     """
     if more is None:
         return budget
     if budget is not None:
         raise BadValueError("budget and more both say what the tuning may cost: give one of them")
-    number = isinstance(more, (int, float)) and not isinstance(more, bool)
-    if not (number and 0 < more < math.inf):
-        raise BadValueError(f"more={more!r}: give full runs above 0, such as 2.0")
-    return kept.budget + more
+    runs = check_real("more", more, "full runs above 0, such as 2.0")
+    if not 0 < runs < math.inf:
+        raise BadValueError(f"more={runs:g} is out of bounds: give full runs above 0, such as 2.0")
+    return kept.budget + runs
+
+
+def refuse_other_question(kept: Request, given: Mapping[str, object]) -> None:
+    """Refuse arguments that ask something else than the kept tuning.
+
+    Args:
+        kept: What was asked of it.
+        given: Arguments by the name of their attribute; None for one that was not given.
+
+    Raises:
+        BadValueError: If one differs.
+    """
+    for name, value in given.items():
+        own = getattr(kept, name)
+        plain, ours = (one.plain() if isinstance(one, Space) else one for one in (value, own))
+        if value is not None and plain != ours:
+            raise BadValueError(
+                f"{'over' if name == 'space' else name}={shown(plain)}: the tuning in the folder "
+                f"has {shown(ours)}: leave it out to go on, or begin another tuning in a new folder"
+            )
 
 
 def check_task(home: TuningFolder, task: Task, parts: Parts, *, accept: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from etude.cli.options import choices
-from etude.errors import BadTypeError
+from etude.errors import BadTypeError, kind_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +105,7 @@ def _observer(text: str) -> Observer:
         )
     if not isinstance(found, Observer):
         raise BadTypeError(
-            f"--observe {text}: {reference} is a {type(found).__name__}, not an etude.Observer: "
+            f"--observe {text}: {reference} is {kind_of(found)}, not an etude.Observer: "
             "name a subclass of it, an instance, or a function that returns one"
         )
     return found

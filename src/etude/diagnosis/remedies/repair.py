@@ -14,7 +14,7 @@ from etude.diagnosis.remedies.remedy import Remedy
 from etude.diagnosis.remedies.result import Attempt, Repair
 from etude.diagnosis.remedies.table import ALL, remedies_for
 from etude.engines import AutoEngine, Engine, engine_for
-from etude.errors import BadValueError, member
+from etude.errors import BadValueError, check_real, member
 from etude.progress import bar
 from etude.randomness import derive_seed
 from etude.recipe import Recipe
@@ -86,7 +86,7 @@ def repair(
     >>> repair(task, slow, ["lr_too_low"], progress=False).recommended.name
     'rate x 100'
     """
-    check_budget(budget)
+    budget = check_budget(budget)
     suspected, others = ([member(Cause, c, "cause") for c in some] for some in (causes, possible))
     goal = goal_for(task, objective or usual_objective(task))
     task = judged_by(task, goal)
@@ -102,16 +102,17 @@ def repair(
                 chosen.close()
 
 
-def check_budget(budget: float) -> None:
-    """Raise if a budget is too small to try a remedy.
+def check_budget(budget: float) -> float:
+    """Return a budget as a plain float; raise if it is too small to try a remedy.
 
     Raises:
+        BadTypeError: If it is not a number.
         BadValueError: With the smallest budget.
     """
-    if not budget >= LEAST:
-        raise BadValueError(
-            f"budget={budget!r} is too small to try a remedy: give at least {LEAST}"
-        )
+    runs = check_real("budget", budget, f"full runs, at least {LEAST}")
+    if not runs >= LEAST:
+        raise BadValueError(f"budget={runs:g} is too small to try a remedy: give at least {LEAST}")
+    return runs
 
 
 class _Trials:

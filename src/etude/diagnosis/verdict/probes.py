@@ -17,7 +17,7 @@ from etude.diagnosis.remedies.remedy import Remedy
 from etude.diagnosis.remedies.table import REMEDIES
 from etude.diagnosis.verdict.measures import Measures
 from etude.engines import AutoEngine, Engine, engine_for
-from etude.errors import BadValueError
+from etude.errors import BadValueError, check_real
 from etude.progress import bar
 from etude.recipe import Recipe
 from etude.record import Evaluation, to_json
@@ -269,14 +269,17 @@ def probe(
                 chosen.close()
 
 
-def check_probes(budget: float) -> None:
-    """Raise if a budget is no number of runs.
+def check_probes(budget: float) -> float:
+    """Return a budget of probes as a plain float; raise if it is no number of runs.
 
     Raises:
+        BadTypeError: If it is not a number.
         BadValueError: If it is negative, NaN or infinite.
     """
-    if not (budget >= 0 and math.isfinite(budget)):
-        raise BadValueError(f"probes={budget!r}: give a number of full runs, 0 for none")
+    runs = check_real("probes", budget, "full runs, 0 for none")
+    if not (runs >= 0 and math.isfinite(runs)):
+        raise BadValueError(f"probes={runs:g}: give a number of full runs, 0 for none")
+    return runs
 
 
 class _Probing:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, kind_of
 from etude.interop import _text
 from etude.interop._peer import load
 from etude.interop.parity import keras as parity
@@ -84,7 +84,7 @@ def from_keras(source: Any) -> Schedule:
         name, config = type(source).__name__, _config(source)
     else:
         raise BadTypeError(
-            f"a {type(source).__name__} is not a schedule of Keras: give a LearningRateSchedule, "
+            f"{kind_of(source)} is not a schedule of Keras: give a LearningRateSchedule, "
             "or what keras.optimizers.schedules.serialize(schedule) returns"
         )
     if not isinstance(name, str) or not isinstance(config, Mapping):

@@ -6,7 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from etude.errors import BadTypeError, MissingExtraError
+from etude.errors import BadTypeError, MissingExtraError, kind_of
 from etude.interop._peer import load
 
 
@@ -30,6 +30,6 @@ def library_of(module: Any) -> ModuleType:
         if package is not None and isinstance(module, package.LightningModule):
             return package
     raise BadTypeError(
-        f"expected a LightningModule, got a {type(module).__name__}: give the module that you call "
+        f"expected a LightningModule, got {kind_of(module)}: give the module that you call "
         "trainer.fit with"
     )

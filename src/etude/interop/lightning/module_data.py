@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader
 
-from etude.errors import BadTypeError, TaskError
+from etude.errors import BadTypeError, TaskError, kind_of
 from etude.interop.lightning.settings import limited
 from etude.tasks.sources.loaders import LoaderData
 from etude.tasks.sources.source import Batch
@@ -143,6 +143,6 @@ def _one(loader: Any, what: str) -> DataLoader[Any]:
             "for instance of a torch.utils.data.ConcatDataset"
         )
     raise BadTypeError(
-        f"{what} come from a {type(loader).__name__}: give a torch DataLoader, whose order can be "
+        f"{what} come from {kind_of(loader)}: give a torch DataLoader, whose order can be "
         "repeated for each rate"
     )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
 
-from etude.errors import BadValueError
+from etude.errors import BadValueError, kind_of
 from etude.interop.trainers.own_optimizer import OwnOptimizer, read_optimizer
 from etude.interop.trainers.own_schedule import OwnSchedule, held, relative
 from etude.schedules import constant
@@ -118,7 +118,7 @@ def _listed(found: Any) -> tuple[list[Any], list[SchedulerConfig]]:
             return [one["optimizer"] for one in found], [_config(one) for one in schedulers]
         if found and all(_is_optimizer(one) for one in found):
             return list(found), []
-    what = "nothing" if found is None else f"a {type(found).__name__}"
+    what = "nothing" if found is None else f"{kind_of(found)}"
     raise BadValueError(
         f"{OWNER} returned {what}: return an optimizer, or "
         "{'optimizer': ..., 'lr_scheduler': ...}"

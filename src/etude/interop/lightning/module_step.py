@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.errors import TaskError
+from etude.errors import TaskError, kind_of
 from etude.interop.lightning.module_data import PlacedBatch
 from etude.interop.lightning.stand_in import LoggedValues, StandIn, attached
 from etude.randomness import random_state_kept
@@ -146,7 +146,7 @@ def _loss_in(returned: Any, step: str) -> Tensor:
         raise TaskError(
             f"{step} returned nothing: return the loss, a scalar tensor, or a table with 'loss'"
         )
-    raise TaskError(f"{step} returned a {type(loss).__name__}: return the loss, a scalar tensor")
+    raise TaskError(f"{step} returned {kind_of(loss)}: return the loss, a scalar tensor")
 
 
 def _logged(name: str, logged: LoggedValues) -> tuple[Any, int | None]:

@@ -10,7 +10,7 @@ from weakref import ref
 from torch import Tensor
 from torch.optim import Optimizer
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, kind_of
 from etude.interop.torch import checks as _checks
 from etude.interop.torch import slots as _slots
 from etude.interop.torch import state as _state
@@ -377,7 +377,7 @@ def _unwrapped(optimizer: Any) -> Optimizer:
         return _unwrapped(inner)
     if not isinstance(optimizer, Optimizer):
         raise BadTypeError(
-            f"optimizer is a {type(optimizer).__name__}; it must be a torch.optim.Optimizer, such "
+            f"optimizer is {kind_of(optimizer)}; it must be a torch.optim.Optimizer, such "
             "as torch.optim.AdamW(model.parameters())"
         )
     return optimizer

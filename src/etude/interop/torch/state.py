@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from etude.errors import BadTypeError, BadValueError, unknown_name
+from etude.errors import BadTypeError, BadValueError, kind_of, unknown_name
 from etude.interop.torch.columns import Column, Entry, differences
 
 FORMAT = 1
@@ -41,7 +41,7 @@ def state_dict(
 def check(state: Mapping[str, Any]) -> State:
     """Return a saved state, or raise if it is not the state of a Scheduler."""
     if not isinstance(state, Mapping):
-        raise BadTypeError(f"the state is a {type(state).__name__}; it must be a mapping")
+        raise BadTypeError(f"the state is {kind_of(state)}; it must be a mapping")
     if "etude" not in state:
         keys = ", ".join(sorted(map(str, state))[:6])
         raise BadValueError(

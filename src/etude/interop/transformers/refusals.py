@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, kind_of
 from etude.interop._peer import load
 from etude.interop.trainers import rate_changes
 
@@ -20,7 +20,7 @@ def check_trainer(trainer: Any) -> None:
     peer = load("transformers")
     if not isinstance(trainer, peer.Trainer):
         raise BadTypeError(
-            f"expected a transformers.Trainer, got a {type(trainer).__name__}: give the Trainer "
+            f"expected a transformers.Trainer, got {kind_of(trainer)}: give the Trainer "
             "that you call train() of"
         )
     args = trainer.args

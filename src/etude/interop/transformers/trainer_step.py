@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadValueError, TaskError
+from etude.errors import BadValueError, TaskError, kind_of
 from etude.interop._peer import load
 from etude.interop.transformers.trainer_data import CountedBatch
 from etude.randomness import random_state_kept
@@ -54,7 +54,7 @@ class TrainerStep:
             loss = loss[0]
         if not isinstance(loss, Tensor):
             raise TaskError(
-                f"compute_loss of {type(twin).__name__} returned a {type(loss).__name__}: it must "
+                f"compute_loss of {type(twin).__name__} returned {kind_of(loss)}: it must "
                 "return the loss, a scalar tensor"
             )
         if not torch.is_grad_enabled():

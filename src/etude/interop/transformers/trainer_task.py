@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.data import Subset
 
-from etude.errors import BadValueError, TaskError
+from etude.errors import BadValueError, TaskError, kind_of
 from etude.interop.trainers.own_optimizer import OwnOptimizer, read_optimizer, unwrapped
 from etude.interop.trainers.own_schedule import OwnSchedule, as_schedule, relative
 from etude.interop.trainers.reading import TaskAndRecipe
@@ -205,7 +205,7 @@ def _optimizer(trainer: Any, twin: Any) -> OwnOptimizer:
     made = twin.create_optimizer()
     if not isinstance(made, Optimizer):
         raise BadValueError(
-            f"create_optimizer of {type(twin).__name__} returned a {type(made).__name__}: it must "
+            f"create_optimizer of {type(twin).__name__} returned {kind_of(made)}: it must "
             "return the optimizer"
         )
     return read_optimizer(made, twin.model, "the Trainer")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from etude.errors import BadTypeError, MissingExtraError, TaskError, shown
+from etude.errors import BadTypeError, MissingExtraError, TaskError, kind_of, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """The image formats that Pillow may read."""
@@ -142,7 +142,7 @@ def open_splits(hub: HubSet, source: str | None) -> Mapping[str, Any]:
         )
     if not isinstance(source, (str, Path)):
         raise BadTypeError(
-            f"source={source!r} is a {type(source).__name__}: give the path of a folder or file"
+            f"source={source!r} is {kind_of(source)}: give the path of a folder or file"
         )
     path = Path(source).expanduser()
     kind = _kind(path)

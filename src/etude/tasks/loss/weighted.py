@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.errors import BadTypeError, BadValueError, TaskError, kind_of
 from etude.tasks.loss.weighing import Scales
 
 Weight = float | Tensor
@@ -49,11 +49,9 @@ class WeightedLoss:
             BadValueError: If one of them is not a single number, or the weight is negative.
         """
         if not isinstance(total, Tensor):
-            raise BadTypeError(f"the sum is a {type(total).__name__}: give a scalar tensor")
+            raise BadTypeError(f"the sum is {kind_of(total)}: give a scalar tensor")
         if isinstance(weight, bool) or not isinstance(weight, (int, float, Tensor)):
-            raise BadTypeError(
-                f"the weight is a {type(weight).__name__}: give a number or a scalar tensor"
-            )
+            raise BadTypeError(f"the weight is {kind_of(weight)}: give a number or a scalar tensor")
         for name, part in (("sum", total), ("weight", weight)):
             if isinstance(part, Tensor) and part.numel() != 1:
                 raise BadValueError(
@@ -161,12 +159,12 @@ def as_loss(
     if isinstance(loss, Mapping):
         keys = ", ".join(map(repr, loss)) or "nothing"
         raise TaskError(
-            f"{name} {verb}ed a {type(loss).__name__} with {keys}, and no 'loss': put the loss "
+            f"{name} {verb}ed {kind_of(loss)} with {keys}, and no 'loss': put the loss "
             "under 'loss', or give the model the labels from which it computes one"
         )
     if not isinstance(loss, Tensor):
         raise TaskError(
-            f"{name} {verb}ed a {type(loss).__name__}: it must {verb} a scalar tensor, or a sum "
+            f"{name} {verb}ed {kind_of(loss)}: it must {verb} a scalar tensor, or a sum "
             "and its weight"
         )
     if loss.numel() == 1:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from etude.errors import BadTypeError, EtudeError, TaskError, lacks, shown, unknown_name
+from etude.errors import BadTypeError, EtudeError, TaskError, kind_of, lacks, shown, unknown_name
 from etude.tasks.references.ref import TaskRef, is_file, title
 from etude.tasks.table import get
 from etude.tasks.task import Task
@@ -45,7 +45,7 @@ def load(reference: str, /, **options: Any) -> Task:
     if not isinstance(reference, str):
         raise BadTypeError(
             f"a task reference is a text such as 'digits-cnn' or 'file.py:task', "
-            f"not a {type(reference).__name__}"
+            f"not {kind_of(reference)}"
         )
     place, colon, name = reference.rpartition(":")
     if not colon:
@@ -271,17 +271,14 @@ def _task(reference: str, module: ModuleType, name: str, options: dict[str, Any]
         return found
     if not callable(found) or inspect.isbuiltin(found):
         raise TaskError(
-            f"{reference!r} is a {type(found).__name__}: "
-            "give an etude.Task, or a function that returns one"
+            f"{reference!r} is {kind_of(found)}: give an etude.Task, or a function that returns one"
         )
     _check_options(reference, found, options)
     file = getattr(module, "__file__", None)
     with _user_errors(f"calling {reference!r}", Path(file) if file else None):
         made = found(**options)
     if not isinstance(made, Task):
-        raise TaskError(
-            f"{reference!r} returned a {type(made).__name__}: it must return an etude.Task"
-        )
+        raise TaskError(f"{reference!r} returned {kind_of(made)}: it must return an etude.Task")
     return made
 
 

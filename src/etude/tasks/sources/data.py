@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torch.utils.data import default_collate as collate
 
-from etude.errors import BadTypeError, TaskError, where
+from etude.errors import BadTypeError, TaskError, kind_of, where
 from etude.randomness import derive_seed
 from etude.tasks.sources.frames import is_table, numbers_of
 from etude.tasks.sources.loaders import IterableData, LoaderData
 from etude.tasks.sources.nested import mapped, tensors_of
+from etude.tasks.sources.own_generators import own_generators
 from etude.tasks.sources.source import Batch, Cursor, Data, checked_size, rows, split_rows
 
 __all__ = [
@@ -182,6 +183,10 @@ class DatasetData(IndexedData):
         self.dataset = dataset
         self.samples = len(dataset)  # type: ignore[arg-type]
 
+    def own_generators(self) -> list[str]:
+        """Return those that the Dataset keeps."""
+        return own_generators([self.dataset])
+
     def take(self, index: Tensor) -> Batch:
         """Fetch and collate the items."""
         indices = index.tolist()
@@ -318,7 +323,7 @@ def as_data(source: Any, what: str) -> Data:
         if not all(_is_leaf(part) for part in source):
             kinds = ", ".join(type(part).__name__ for part in source[:4])
             raise BadTypeError(
-                f"{what} is a {type(source).__name__} of {kinds}: pass tensors with one row per "
+                f"{what} is {kind_of(source)} of {kinds}: pass tensors with one row per "
                 "sample, a Dataset, or a DataLoader"
             )
         data = TensorData(tuple(_tensor(part) for part in source))
@@ -329,9 +334,7 @@ def as_data(source: Any, what: str) -> Data:
     ):
         data = DatasetData(source)
     else:
-        raise BadTypeError(
-            f"{what} is a {type(source).__name__}: pass tensors, a Dataset, or a DataLoader"
-        )
+        raise BadTypeError(f"{what} is {kind_of(source)}: pass tensors, a Dataset, or a DataLoader")
     if data.samples == 0:
         raise TaskError(f"{what} is empty: it has 0 samples, and at least 1 is needed")
     return data

@@ -14,6 +14,8 @@ from torch.utils.data import (
     Subset,
 )
 
+from etude.errors import kind_of
+
 
 def why_whole(loader: DataLoader[Any]) -> str:
     """Return why no part of a loader's samples can be taken; empty if it can.
@@ -24,7 +26,7 @@ def why_whole(loader: DataLoader[Any]) -> str:
     if isinstance(loader.dataset, IterableDataset):
         return "its dataset is a stream"
     if type(loader) is not DataLoader:
-        return f"it is a {type(loader).__name__} with an order of its own"
+        return f"it is {kind_of(loader)} with an order of its own"
     sampler, batches = loader.sampler, loader.batch_sampler
     if type(batches) is not BatchSampler:
         return "it has a batch_sampler of its own" if batches else "it makes no batches"
@@ -32,7 +34,7 @@ def why_whole(loader: DataLoader[Any]) -> str:
         return ""
     if type(sampler) is RandomSampler and not sampler.replacement:
         return "" if len(sampler) == len(loader.dataset) else "its sampler leaves samples out"  # type: ignore[arg-type]
-    return f"it has a {type(sampler).__name__} of its own"
+    return f"it has {kind_of(sampler)} of its own"
 
 
 def part_of(loader: DataLoader[Any], index: Tensor, *, held_out: bool = False) -> DataLoader[Any]:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from etude.errors import BadValueError, TaskError, where
 from etude.randomness import OwnRandomness, derive_seed
 from etude.tasks.sources import loader_parts
+from etude.tasks.sources.own_generators import own_generators
 from etude.tasks.sources.source import Batch, Cursor, Data, checked_size, rows, split_rows
 from etude.torch_internals import end_workers
 
@@ -90,6 +91,12 @@ class LoaderData(Data):
         found = [getattr(owner, "generator", None) for owner in (self.loader, *self._samplers())]
         unique = {id(g): g for g in found if isinstance(g, torch.Generator)}
         return list(unique.values())
+
+    def own_generators(self) -> list[str]:
+        """Return those of the dataset and the samplers that `begin_epoch` does not seed."""
+        seeded = {id(one) for one in self.generators()}
+        owners = (self.loader.dataset, *self._samplers())
+        return own_generators(owners, seeded)
 
     def _samplers(self) -> list[Any]:
         """Return the objects that determine the order: the samplers, and an iterable dataset."""

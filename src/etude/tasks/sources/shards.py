@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from etude.errors import TaskError
+from etude.errors import TaskError, kind_of
 from etude.tasks.sources.data import IndexedData
 from etude.tasks.sources.loaders import LoaderData
 from etude.tasks.sources.source import Batch, Cursor, Data, rows
@@ -78,7 +78,7 @@ def _rows(value: Any, kept: slice, total: int) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TaskError(
-        f"a {type(value).__name__} in a batch cannot be divided over processes: give tensors, in a "
+        f"{kind_of(value)} in a batch cannot be divided over processes: give tensors, in a "
         "tuple, a list or a mapping"
     )
 

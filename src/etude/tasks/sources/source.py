@@ -66,6 +66,10 @@ class Data(ABC):
         """Return the user's own random generators, from which the order is drawn."""
         return []
 
+    def own_generators(self) -> list[str]:
+        """Return the generators that the user's data keep and no checkpoint holds, by name."""
+        return []
+
     @contextmanager
     def untouched(self) -> Iterator[None]:
         """Restore the user's own generators when the block ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from etude.errors import BadTypeError, EtudeError
+from etude.errors import BadTypeError, EtudeError, kind_of
 from etude.recipe import Recipe
 from etude.tasks.table import rows
 from etude.tasks.task import Task
@@ -35,11 +35,11 @@ def check_given(task: object, recipe: object = None) -> None:
     if not isinstance(task, Task):
         model = "model" if isinstance(task, nn.Module) else "..."
         raise BadTypeError(
-            f"task is a {type(task).__name__}: give etude.Task({model}, train=(inputs, targets), "
+            f"task is {kind_of(task)}: give etude.Task({model}, train=(inputs, targets), "
             "loss=...), or a bundled one, such as etude.tasks.get('digits-mlp')"
         )
     if recipe is not None and not isinstance(recipe, Recipe):
-        raise BadTypeError(f"recipe is a {type(recipe).__name__}: give {_suggestion(recipe)}")
+        raise BadTypeError(f"recipe is {kind_of(recipe)}: give {_suggestion(recipe)}")
 
 
 def _suggestion(recipe: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from etude.record import Evaluation
-from etude.storage.model_weights import load_weights
+from etude.storage.model_weights import load_unsaved, load_weights, unsaved_state
 
 
 class EarlyStopping:
@@ -26,6 +26,7 @@ class EarlyStopping:
         self.best: Evaluation | None = None
         self.since = 0
         self._weights: dict[str, Tensor] = {}
+        self._unsaved: dict[str, Tensor | None] = {}
 
     def update(self, evaluation: Evaluation, model: nn.Module) -> bool:
         """Record an evaluation and its weights; return whether to stop.
@@ -35,6 +36,10 @@ class EarlyStopping:
         if self.best is None or evaluation.loss < self.best.loss:
             self.best, self.since = evaluation, 0
             self._weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            self._unsaved = {
+                k: None if v is None else v.detach().clone()
+                for k, v in unsaved_state(model).items()
+            }
         else:
             self.since += 1
         return self.since >= self.patience
@@ -42,6 +47,8 @@ class EarlyStopping:
     def restore(self, model: nn.Module) -> None:
         """Restore the best weights in the model."""
         load_weights(model, self._weights, same=True)
+        kept = {k: None if v is None else v.clone() for k, v in self._unsaved.items()}
+        load_unsaved(model, kept)
 
     def reason(self, step: int, length: int) -> str:
         """Return which weights were kept, for a run with `step` of `length` updates done."""
@@ -53,10 +60,16 @@ class EarlyStopping:
     def state(self) -> dict[str, Any]:
         """Return the state to save in a checkpoint."""
         best = None if self.best is None else asdict(self.best)
-        return {"best": best, "since": self.since, "weights": self._weights}
+        return {
+            "best": best,
+            "since": self.since,
+            "weights": self._weights,
+            "unsaved": self._unsaved,
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state."""
         best = state["best"]
         self.best = None if best is None else Evaluation.of(best)
         self.since, self._weights = state["since"], dict(state["weights"])
+        self._unsaved = dict(state.get("unsaved", {}))

@@ -13,7 +13,7 @@ from etude.errors import EtudeError, StorageError, member, shorten, shown
 from etude.optimizers.state import restore
 from etude.recipe import Recipe
 from etude.record import Evaluation, Status
-from etude.storage.model_weights import load_state
+from etude.storage.model_weights import load_state, load_unsaved, unsaved_state
 from etude.tasks.sources.source import Cursor
 from etude.training.evaluation.evaluation_steps import own_evaluation_steps
 from etude.training.evaluation.evaluation_weights import EvaluationWeights
@@ -38,6 +38,7 @@ def saved_state(state: RunState) -> dict[str, Any]:
         "stopping": None if stopping is None else stopping.state(),
         "threads": state.threads,
         "model": dict(state.model.state_dict()),
+        "unsaved": unsaved_state(state.model),
         "optimizer": state.optimizer.state_dict(),
         "random": state.randomness.tree(),
         "place": asdict(state.cursor),
@@ -77,6 +78,7 @@ def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeight
     saved = state.world.parted(saved, state.model, state.optimizer)
     try:
         load_state(state.model, saved["model"])
+        load_unsaved(state.model, saved.get("unsaved", {}))
         restore(state.optimizer, saved["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         said = " ".join(str(error).split())

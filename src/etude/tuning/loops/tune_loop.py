@@ -14,6 +14,7 @@ from etude.trials.score import Goal
 from etude.tuning.loops.function import starter_of
 from etude.tuning.loops.result import LoopResult
 from etude.tuning.loops.search import LoopRequest, search_rates
+from etude.tuning.search.ladder import full_runs
 from etude.warning_filters import filters_kept
 
 BUDGET = 3.0
@@ -109,7 +110,7 @@ def tune_loop(
     request = LoopRequest(
         name=name or str(getattr(train, "__name__", type(train).__name__)),
         steps=checked_steps(steps),
-        budget=budget,
+        budget=full_runs(budget),
         centre=centre_for(around, optimizer),
         goal=goal_named(objective, maximize=maximize),
         schedule=parse(schedule) if isinstance(schedule, str) else schedule,

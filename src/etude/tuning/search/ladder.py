@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadValueError, check_real
 
 SPACING = 0.4
 """Decades between two neighbouring trials at the start."""
@@ -73,6 +73,15 @@ LEAST = NEEDED[0]
 MOST = 1000.0
 
 
+def full_runs(budget: object) -> float:
+    """Return a budget as a plain float.
+
+    Raises:
+        BadTypeError: If it is not a number.
+    """
+    return check_real("budget", budget, "full runs, such as 3.0")
+
+
 def ladder_for(budget: float, folds: int = 1, length: int | None = None) -> Ladder:
     """Return the longest ladder that a budget pays for.
 
@@ -82,18 +91,18 @@ def ladder_for(budget: float, folds: int = 1, length: int | None = None) -> Ladd
         length: Updates of a full run; None takes it for long.
 
     Raises:
+        BadTypeError: If the budget is not a number.
         BadValueError: If no two rates can be compared for it.
 
     >>> [rung.keep for rung in ladder_for(3.0).rungs]
     [6, 3, 2, 1]
     """
-    if isinstance(budget, bool) or not isinstance(budget, (int, float)):
-        raise BadTypeError(f"budget={budget!r} is not a number: give full runs, such as 3.0")
+    budget = full_runs(budget)
     least = LEAST if folds == 1 else FOLDED.cost(folds)
     if not math.isfinite(budget) or not least <= budget <= MOST:
         each = "" if folds == 1 else f" in {folds} folds"
         raise BadValueError(
-            f"budget={budget!r} is out of bounds: comparing rates{each} takes at least {least:g} "
+            f"budget={budget:g} is out of bounds: comparing rates{each} takes at least {least:g} "
             f"full runs, the finished model included, and at most {MOST:g} are looked through; to "
             "train at one rate, use train"
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from etude import optimizers
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadValueError, check_whole
 from etude.recipe import Recipe
 from etude.schedules import Clock, Schedule
 
@@ -112,10 +112,7 @@ def _samples(recipe: Recipe, batch_size: object) -> int:
 
 
 def _ratio(recipe: Recipe, batch_size: int) -> float:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
-        raise BadTypeError(f"batch_size={batch_size!r} is not a whole number")
-    if batch_size < 1:
-        raise BadValueError(f"batch_size={batch_size} is out of bounds: give at least 1")
+    batch_size = check_whole("batch_size", batch_size, 1)
     if not isinstance(recipe.batch_size, int):
         raise BadValueError(
             f"the recipe's batch_size is {recipe.batch_size!r}, from which no ratio follows: name "

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, check_real, check_whole, kind_of
 from etude.layerwise.policies.mup import Mup, mup_from
 from etude.layerwise.spec import LrMult
 from etude.optimizers.prior import nice
@@ -182,14 +182,11 @@ def transfer(
     (0.2, 100, (0.08, 0.2, 0.5))
     """
     for name, value, low, high in (("share", share, 0, 1), ("factor", factor, 1, 100)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise BadTypeError(f"{name}={value!r} is not a number")
-        if not low < value <= high:
+        if not low < check_real(name, value, f"one above {low}, at most {high}") <= high:
             raise BadValueError(
                 f"{name}={value!r} is out of bounds: give a number in ({low}, {high}]"
             )
-    if isinstance(further, bool) or not isinstance(further, int) or further < 0:
-        raise BadValueError(f"further={further!r} is out of bounds: give a whole number >= 0")
+    further = check_whole("further", further, 0)
     recipe, rules = carry(
         found, task, batch_size=batch_size, width=width, base_model=base_model, mup=mup,
         depth=depth, steps=steps,
@@ -226,7 +223,7 @@ def carry(
     """
     recipe = found.recipe if isinstance(found, TuneResult) else found
     if not isinstance(recipe, Recipe):
-        raise BadTypeError(f"found is a {type(found).__name__}: give a Recipe or a TuneResult")
+        raise BadTypeError(f"found is {kind_of(found)}: give a Recipe or a TuneResult")
     if mup and width is None and base_model is None:
         raise BadValueError("mup=True: give width=(before, after), or base_model=")
     rules: list[TransferRule] = []
