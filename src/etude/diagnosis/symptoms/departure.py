@@ -43,7 +43,8 @@ def departure(curve: LossCurve) -> Departure | None:
     quarter of the run, 5 at least; from 80 losses on 20 are enough. Their later half, the last 20
     where it is longer, must
 
-    - not come back: its median is at least nine tenths of that of as many before;
+    - not come back, which it does where its median is below that of as many before by a tenth, or by four standard
+      errors of the two where that is more;
     - be above start + max(|start|, 10 σ), with σ = 1.4826/√2 · median |loss_t - loss_{t-1}| of the
       losses before; or, where the loss left within its first three updates, which show no noise, be
       more than ten times the first loss l, and apart from it: l · max < min².
@@ -70,15 +71,20 @@ def departure(curve: LossCurve) -> Departure | None:
         if count < needed or (begin < EARLY) != at_once:
             continue
         half = min((count + 1) // 2, MOST)
-        earlier, later = loss[max(begin, len(loss) - 2 * half) : -half], loss[-half:]
-        if np.median(later) < 0.9 * np.median(earlier):
+        high, later = loss[max(begin, len(loss) - 2 * half) :], loss[-half:]
+        before = float(np.median(high[:-half]))
+        error = 1.25 * _noise(high) * math.sqrt(2 / half)
+        if before - np.median(later) > max(0.1 * before, 4 * error):
             continue
         low, top = float(later.min()), float(later.max())
         if at_once:
             apart = start > 0 and low > 10 * start and start * top < low**2
         else:
-            noise = 1.4826 / math.sqrt(2) * float(np.median(np.abs(np.diff(loss[:begin]))))
-            apart = low > start + max(abs(start), 10 * noise)
+            apart = low > start + max(abs(start), 10 * _noise(loss[:begin]))
         if apart:
             return Departure(start, float(np.median(later)), count)
     return None
+
+
+def _noise(loss: Floats) -> float:
+    return 1.4826 / math.sqrt(2) * float(np.median(np.abs(np.diff(loss))))
