@@ -43,8 +43,8 @@ def departure(curve: LossCurve) -> Departure | None:
     quarter of the run, 5 at least; from 80 losses on 20 are enough. Their later half, the last 20
     where it is longer, must
 
-    - not come back, which it does where its median is below that of as many before by a tenth, or by four standard
-      errors of the two where that is more;
+    - not come back, which it does where its median is below that of as many before by a tenth, and
+      by four standard errors of the two;
     - be above start + max(|start|, 10 σ), with σ = 1.4826/√2 · median |loss_t - loss_{t-1}| of the
       losses before; or, where the loss left within its first three updates, which show no noise, be
       more than ten times the first loss l, and apart from it: l · max < min².
