@@ -7,19 +7,17 @@ import numpy as np
 from etude.diagnosis.finding import Finding, Symptom
 from etude.diagnosis.history import History, LargestSample, Quantity, Steps
 from etude.diagnosis.symptoms.curve import LossCurve, loss_curve
-from etude.diagnosis.symptoms.short_curve import departure
+from etude.diagnosis.symptoms.departure import departure
 
 APART = 50
 """Within so many updates, a loss that is high again belongs to the same spike."""
 
 
 def diverging(history: History) -> list[Finding]:
-    """Find a loss that is not finite, or that stays far above its start.
+    """Find a loss that is not finite, or that has left its start and does not come back.
 
-    Not finite: the last two losses. Far above: each of the last 20 losses is above the start by
-    more than the start's own size and ten times the noise, and their median is not below that of
-    the 20 before by more than a tenth: a loss that comes back from a high peak is left alone. Of 20
-    to 59 losses, see `short_curve.departure`.
+    Not finite: the last two losses. Left its start: see `departure.departure`, of 20 losses or
+    more.
     """
     loss = history.loss
     step = history.broken_from
@@ -29,36 +27,15 @@ def diverging(history: History) -> list[Finding]:
         text = f"The loss is not finite from update {step} on."
         return [Finding(Symptom.DIVERGING, text, step=step, evidence=evidence)]
     curve = loss_curve(history)
-    if curve is None:
-        return []
-    if len(curve.loss) < 60:
-        return _left_start(history, curve)
-    bound = curve.start + max(abs(curve.start), 10 * curve.noise)
-    recent, before = curve.loss[-20:], curve.loss[-40:-20]
-    if recent.min() <= bound or np.median(recent) < 0.9 * np.median(before):
-        return []
-    return [
-        Finding(
-            Symptom.DIVERGING,
-            f"The loss is {np.median(recent):.4g}, above its start of {curve.start:.4g}, and does "
-            "not come back.",
-            step=int(np.flatnonzero(np.isfinite(loss))[-20]),
-            evidence={"loss": float(np.median(recent)), "start": curve.start},
-        )
-    ]
-
-
-def _left_start(history: History, curve: LossCurve) -> list[Finding]:
-    """Find a loss that has left its start in a short run."""
-    left = departure(curve.loss)
-    if left is None:
+    left = None if curve is None else departure(curve)
+    if curve is None or left is None:
         return []
     return [
         Finding(
             Symptom.DIVERGING,
             f"The last {left.above} of {len(curve.loss)} losses are all far above the start of "
             f"{left.start:.4g}, and do not come back: their level is {left.level:.4g}.",
-            step=int(np.flatnonzero(np.isfinite(history.loss))[-left.above]),
+            step=int(np.flatnonzero(np.isfinite(loss))[-left.above]),
             evidence={"loss": left.level, "start": left.start},
         )
     ]

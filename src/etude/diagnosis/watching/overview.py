@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from etude.diagnosis.history import History, Quantity, RunQuantity
-from etude.diagnosis.symptoms.short_curve import ENOUGH, too_short
+from etude.diagnosis.symptoms.departure import ENOUGH, too_short
 from etude.diagnosis.watching.loop_reader import LoopReader
 from etude.diagnosis.watching.sampling import BOUND
 

@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from etude.diagnosis.find import find
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.diagnosis.history import History
+from etude.diagnosis.symptoms.departure import too_short
 from etude.diagnosis.symptoms.rising import BLOCK, LossLevels, warning
-from etude.diagnosis.symptoms.short_curve import too_short
 from etude.diagnosis.verdict.evidence import Evidence
 from etude.diagnosis.verdict.judge import judge
 from etude.diagnosis.watching.attachment import HOOKLESS, Attachment
