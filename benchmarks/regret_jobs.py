@@ -31,7 +31,7 @@ from etude.training.clock import clock_of
 RESULTS = Path(__file__).parent / "results"
 KEPT = RESULTS / "regret.json"
 SEEDS = (0, 1, 2)
-BUDGETS = (3.0, 1.5, 1.3)
+BUDGETS = (3.0, 1.5, 1.3, 10.0)
 WORKERS = 2
 
 SEARCH = 4

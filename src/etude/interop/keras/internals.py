@@ -43,7 +43,7 @@ def keep_exclusions(before: Any, after: Any, variables: Iterable[tuple[Any, Any]
         after: The other one, not built yet.
         variables: Each variable of the model of the first, and its like in that of the second.
     """
-    known = getattr(before, "_exclude_from_weight_decay", set())
+    known: set[Any] = getattr(before, "_exclude_from_weight_decay", set())
     pattern = getattr(before, "_exclude_from_weight_decay_pattern", None)
     if not known and pattern is None:
         return
