@@ -67,8 +67,9 @@ class Judge:
 
     def _over(self, parts: Sequence[Part]) -> NDArray[np.float64]:
         sizes = np.array([1.0 if one is None else one.stop - one.start for one in parts])
-        found = np.array([self._of(one) for one in parts], dtype=np.float64)
-        return np.multiply(found, sizes / sizes.mean(), dtype=np.float64)
+        means = np.array([self._of(one) for one in parts])
+        weighted: NDArray[np.float64] = means * sizes / sizes.mean()
+        return weighted
 
     def _of(self, place: Part) -> float:
         given = self._data
