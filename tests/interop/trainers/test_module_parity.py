@@ -211,7 +211,11 @@ class Reduced(Net):
         self.log("val_errors", wrong, reduce_fx=self.options["reduce"])
 
 
-@pytest.mark.parametrize("reduce", ["sum", torch.sum, "max", torch.max, "min", "mean"], ids=str)
+@pytest.mark.parametrize(
+    "reduce",
+    ["sum", torch.sum, "max", torch.max, "min", "mean"],
+    ids=["sum", "torch.sum", "max", "torch.max", "min", "mean"],
+)
 def test_a_value_is_reduced_as_it_was_logged(reduce):
     module, trainer = made(Reduced, reduce=reduce), trainer_of()
     found = task(module, loader(), loader(48, 7), trainer=trainer).task
