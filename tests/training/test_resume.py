@@ -356,10 +356,10 @@ def test_a_generator_that_is_not_saved_is_named(tmp_path, source, name):
 
     def stop(run):
         if run.step == 5:
-            raise ZeroDivisionError
+            raise ZeroDivisionError("cut off")
 
     recipe = Recipe(steps=8, batch_size=8)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError, match="cut off"):
         train(of(), recipe, folder=tmp_path / "run", on_step=stop)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
