@@ -203,7 +203,7 @@ def test_a_misfit_is_one_message_and_leaves_no_run(name, tmp_path):
     ("fields", "error", "message"),
     [
         ({"model": 3}, BadTypeError, "model is an int: give a function that builds the network"),
-        ({"model": lambda: 3}, BadTypeError, r"model\(\) returned a int"),
+        ({"model": lambda: 3}, BadTypeError, r"model\(\) returned an int"),
         ({"loss": None}, TaskError, "needs either loss= or step=, and neither was given"),
         ({"step": lambda m, b: 0}, TaskError, "needs either loss= or step=, and both was given"),
         ({"loss": "mse"}, BadTypeError, "loss is a str: give a function"),
@@ -234,7 +234,7 @@ def test_a_task_that_is_none(fields, error, message):
     [
         ({"batch_size": 100}, "batch_size=100 is larger than the 38 training samples"),
         ({"steps": "1e9 tokens"}, "tokens"),
-        ({"steps": "0.01 epochs"}, "less than one step"),
+        ({"steps": "0.01 epochs"}, "less than one update"),
         ({"schedule": "warmup(100) >> cosine(100)", "steps": 40}, None),
         ({"optimizer": {"name": "sgd", "nesterov": True}}, "sgd refuses .*Nesterov momentum"),
         (
