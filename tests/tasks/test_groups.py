@@ -1,6 +1,8 @@
 """Parameter groups of a task's own, steps that return tables, updates within an epoch."""
 
 import copy
+import re
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import etude
 from etude.errors import BadTypeError, BadValueError, TaskError
+from etude.optimizers import build
 from etude.tasks.groups import groups_of
 from etude.tasks.references.fingerprint import fingerprint
 from etude.tasks.sources.loaders import LoaderData
@@ -217,3 +220,23 @@ def test_an_update_within_an_epoch_is_the_mean_over_the_batches_that_are_left(ba
     model = etude.training.run.Run(whole, recipe).model
     first = min(accumulate, batches) * 8
     assert ours[0] == pytest.approx(cross_entropy(model(x[:first]), y[:first]).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "group", "said"),
+    [
+        ("adamw", {"weight_decy": 0.1}, r"'weight_decy' to 0\.1, which adamw .*'weight_decay'\?"),
+        ("lion", {"maximize": True}, "'maximize' to True, which lion does not read: it has no"),
+        ("adamw", {"maximize": True, "name": "all"}, ""),
+        ("lion", {"maximize": False, "param_names": ["a"]}, ""),
+    ],
+)
+def test_a_value_that_the_optimizer_does_not_read_is_named(optimizer, group, said):
+    model = torch.nn.Linear(2, 2)
+    groups = [{"params": list(model.parameters()), **group}]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        build(optimizer, model, lr=0.1, groups=groups)
+    found = [str(one.message) for one in told if "param_groups" in str(one.message)]
+    assert len(found) == bool(said)
+    assert not said or re.search(said, found[0])

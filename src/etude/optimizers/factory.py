@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
-from etude.errors import BadTypeError, BadValueError, MissingExtraError, TaskError, kind_of
+from etude.errors import (
+    BadTypeError,
+    BadValueError,
+    MissingExtraError,
+    TaskError,
+    kind_of,
+    nearest_names,
+    shown,
+)
 from etude.errors import where as place_of
 from etude.layerwise.blocks import split_blocks
 from etude.layerwise.flow import Flow
@@ -26,6 +35,11 @@ from etude.optimizers.table import OWN, ROWS, get
 
 Group = dict[str, Any]
 """A torch parameter group: 'params', and the values that differ from the optimizer's."""
+
+LABELS = frozenset(
+    {"params", "param_names", "name", "lr", "initial_lr", "lr_mult", "matrix", "own_values"}
+)
+"""What a group may hold besides values of its optimizer."""
 
 
 def build(
@@ -71,6 +85,7 @@ def build(
         raise BadValueError(f"lr={lr!r} is out of bounds: give a finite number >= 0")
     model = model_or_params if isinstance(model_or_params, nn.Module) else None
     matrix = checked.pop("matrix", None)
+    given = {key: group[key] for group in groups or () for key in group}
     if model is None:
         groups = as_groups(model_or_params)  # type: ignore[arg-type]
         if matrix not in (None, (HIDDEN,)):
@@ -92,6 +107,7 @@ def build(
     optimizer = _construct(row, groups, lr, checked)
     if model is not None:
         _check_complete(optimizer, model)
+        _warn_of_unread(row, given, optimizer)
     if lr_mult is not None:
         apply(optimizer, model, lr_mult, flow=flow)
     return optimizer
@@ -223,6 +239,20 @@ def _construct_own(
             group["lr_mult"] = share * group.get("lr_mult", 1.0)
         group["lr"] = float(lr) * group.get("lr_mult", 1.0)
     return made
+
+
+def _warn_of_unread(row: OptimizerRow, given: Group, optimizer: Optimizer) -> None:
+    """Name what groups of a task set and the optimizer does not read, such as a misspelt value."""
+    for key, value in given.items():
+        if key in optimizer.defaults or key in LABELS or value is None or value is False:
+            continue
+        near = nearest_names(key, [name for name in optimizer.defaults if name not in LABELS])
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        warnings.warn(
+            f"param_groups sets {key!r} to {shown(value)}, which {row.name} does not read: it has "
+            f"no effect{hint}",
+            stacklevel=3,
+        )
 
 
 def _refuse_group_rates(row: OptimizerRow, groups: list[Group]) -> None:
