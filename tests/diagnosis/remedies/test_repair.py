@@ -185,7 +185,7 @@ def test_a_warmup_reaches_the_schedule_where_it_ends(percent: int) -> None:
 def test_a_wrong_word_gets_a_fix() -> None:
     with pytest.raises(UnknownNameError, match="'lr_too_low'"):
         repair(TASK, SLOW, ["lr_to_low"], progress=False)
-    with pytest.raises(BadValueError, match=r"budget=1.0 is too small .* at least 2.5"):
+    with pytest.raises(BadValueError, match=r"budget=1 is too small .* at least 2.5"):
         repair(TASK, SLOW, ["lr_too_low"], budget=1.0, progress=False)
 
 
