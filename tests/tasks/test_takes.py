@@ -231,7 +231,7 @@ class Own(Sampler[int]):
 
 ROWS = TensorDataset(X, Y)
 OWN_ORDER = {
-    "a Own of its own": DataLoader(ROWS, batch_size=8, sampler=Own()),
+    "an Own of its own": DataLoader(ROWS, batch_size=8, sampler=Own()),
     "a WeightedRandomSampler of its own": DataLoader(
         ROWS, batch_size=8, sampler=WeightedRandomSampler([1.0] * 96, 96)
     ),
