@@ -119,7 +119,7 @@ def test_the_slices_of_a_sweep_are_divided(count, rows, size):
 def test_a_batch_that_cannot_be_divided_says_why():
     with pytest.raises(TaskError, match=r"one of its tensors has the shape \(3, 4\)"):
         cut((torch.zeros(4, 2), torch.zeros(3, 4)), 0, 2)
-    with pytest.raises(TaskError, match="a object in a batch cannot be divided"):
+    with pytest.raises(TaskError, match="an object in a batch cannot be divided"):
         cut((torch.zeros(4, 2), object()), 0, 2)
 
 

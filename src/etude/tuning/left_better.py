@@ -76,7 +76,7 @@ def left_better(
     """Return the rate that was left with the lowest validation loss, if it beats the chosen one's.
 
     It beats it if the loss is lower by more than 1% of the drop from the untrained loss, the share
-    by which `TuneResult.tied` tells rates apart.
+    by which `TuneResult.tied` tells rates apart, and as much lower than the untrained loss.
 
     Args:
         record: The finished run at the chosen rate.
@@ -87,7 +87,8 @@ def left_better(
     if not comparable or record.status != Status.FINISHED or not record.evaluations:
         return None
     final = record.evaluations[-1]
-    bound = final.loss - TOLD_APART * drop(untrained, [final.loss])
+    lowest = min(final.loss, untrained) if math.isfinite(untrained) else final.loss
+    bound = lowest - TOLD_APART * drop(untrained, [final.loss])
     ahead = [(t, last) for t, last in _left(trials, record) if last.loss < bound]
     if not ahead:
         return None
