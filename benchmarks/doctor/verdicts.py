@@ -134,8 +134,8 @@ and nothing else. **etude diagnose** checks the task, watches a run of its recip
 cause is a fact, trains short probes; a fault of the loop and a GAN have no task, and are judged \
 by the watch there too. Open programs are judged by weights fitted without the whole program, \
 held ones by the table in the package, which open programs and their further cases made. Held \
-programs were scored five times with what was then the table: with the first design; again after one rule was added \
-because of healthy programs of the tests (a loop without a task is faulty only where a rule found \
+programs were scored five times with what was then the table: with the first design; again after \
+one rule was added because of healthy programs of the tests (a loop without a task is faulty only where a rule found \
 something); after the evidence, the features and the probes were changed on open programs alone, \
 and further open cases were added for causes that were seldom named on held programs; after \
 weights that are drawn so large that units saturate became `bad_initialisation` throughout \
