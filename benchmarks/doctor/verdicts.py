@@ -135,19 +135,19 @@ cause is a fact, trains short probes; a fault of the loop and a GAN have no task
 by the watch there too. Open programs are judged by weights fitted without the whole program, \
 held ones by the table in the package, which open programs and their further cases made. Held \
 programs were scored five times with what was then the table: with the first design; again after \
-one rule was added because of healthy programs of the tests (a loop without a task is faulty only where a rule found \
-something); after the evidence, the features and the probes were changed on open programs alone, \
-and further open cases were added for causes that were seldom named on held programs; after \
-weights that are drawn so large that units saturate became `bad_initialisation` throughout \
-(`benchmarks/doctor/README.md` has the rule), a rule states them, an open program is judged by the \
-weights of the evidence that it has, as the package judges, and further open cases were added, \
-games above all; and now, after the evidence of every case was gathered anew with the watch as it \
-is, and the table was fitted to it. Before, most cases had evidence of an earlier watch, which \
-read the outputs of layers in other updates, and not the size of weights. That the table was \
-replaced was decided by open programs alone. The causes, the features, the probes and the numbers \
-of the fit are those of the fourth time; of the rules, one reads the start of a loss curve \
-otherwise where a run breaks in its first updates. A sixth time they were scored with another \
-fit, which was not taken: `benchmarks/doctor/README.md`.
+one rule was added because of healthy programs of the tests (a loop without a task is faulty only \
+where a rule found something); after the evidence, the features and the probes were changed on \
+open programs alone, and further open cases were added for causes that were seldom named on held \
+programs; after weights that are drawn so large that units saturate became `bad_initialisation` \
+throughout (`benchmarks/doctor/README.md` has the rule), a rule states them, an open program is \
+judged by the weights of the evidence that it has, as the package judges, and further open cases \
+were added, games above all; and now, after the evidence of every case was gathered anew with the \
+watch as it is, and the table was fitted to it. Before, most cases had evidence of an earlier \
+watch, which read the outputs of layers in other updates, and not the size of weights. That the \
+table was replaced was decided by open programs alone. The causes, the features, the probes and \
+the numbers of the fit are those of the fourth time; of the rules, one reads the start of a loss \
+curve otherwise where a run breaks in its first updates. A sixth time they were scored with \
+another fit, which was not taken: `benchmarks/doctor/README.md`.
 
 **recall**: share of faulty cases that are flagged. **false alarms**: share of healthy cases that \
 are flagged. **top-1**, **top-3**: share of faulty cases whose cause is named first, or among the \
