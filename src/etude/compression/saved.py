@@ -26,7 +26,7 @@ from etude.compression.int8_layers import (
 )
 from etude.compression.linear_int8 import Int8Mode
 from etude.compression.structured import Sizes, resize
-from etude.errors import StorageError, UnknownNameError, member, shown
+from etude.errors import StorageError, UnknownNameError, member, shorten, shown
 from etude.storage.model_weights import load_weights
 from etude.torch_internals import own_parameters
 
@@ -168,8 +168,9 @@ def put_together(
     except StorageError:
         raise
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())
         raise StorageError(
-            f"the compressed model is damaged, or of another task: {error}"
+            f"the compressed model is damaged, or of another task: {shorten(said, 300)}"
         ) from error
     return model.eval()
 

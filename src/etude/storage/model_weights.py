@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from etude.errors import shown
 from etude.memory_layout import moved, overlaps
 from etude.torch_internals import own_buffers, own_parameters, unsaved_buffers
 
@@ -18,6 +19,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool 
         model: The network.
         weights: The weights and buffers, as `state_dict` returns them.
         same: Whether they are from this same object. Then a buffer that is missing was None.
+
+    Raises:
+        ValueError: If a weight is of another kind of number than the model's.
     """
     fit_buffers(model, weights, same=same)
     model.load_state_dict(dict(weights))
@@ -53,9 +57,9 @@ def load_unsaved(model: nn.Module, saved: Mapping[str, Tensor | None]) -> None:
             elif before is None:
                 device = next((p.device for p in model.parameters()), value.device)
                 buffers[name] = value.detach().to(device, copy=True)
-            elif before.shape == value.shape and torch.equal(before, value.to(before.device)):
+            elif _alike(before, value) and torch.equal(before, value.to(before.device)):
                 continue  # a table that the model computes once
-            elif before.shape == value.shape and not overlaps(before):
+            elif _alike(before, value) and not overlaps(before):
                 before.copy_(value)
             else:
                 buffers[name] = value.detach().to(before.device, copy=True)
@@ -74,7 +78,7 @@ def load_state(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
         for name, tensor in (*own_parameters(module).items(), *own_buffers(module).items()):
             key = f"{path}.{name}" if path else name
             kept = found.get(key)
-            if tensor is None or kept is None or kept.shape != tensor.shape:
+            if tensor is None or kept is None or not _alike(kept, tensor):
                 continue
             if kept.stride() != tensor.stride() or overlaps(kept):
                 tensor.data = moved(kept, tensor.device, memo)
@@ -83,12 +87,24 @@ def load_state(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
 
 
 def fit_buffers(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool = False) -> None:
-    """Give a model's buffers the shapes of saved ones; see `load_weights`.
+    """Give a model's buffers the shapes and types of saved ones; see `load_weights`.
 
-    A buffer with a state that is carried from batch to batch may be None at first, or of another
-    size.
+    A buffer with a state that is carried from batch to batch may be None at first, of another size,
+    or count in whole numbers at first and in others later. Weights stay as the model has them.
+
+    Raises:
+        ValueError: If a weight is of another kind of number: torch would drop the imaginary part,
+            or take whole numbers for weights.
     """
     for path, module in model.named_modules():
+        for name, weight in own_parameters(module).items():
+            key = f"{path}.{name}" if path else name
+            saved = weights.get(key)
+            if weight is not None and saved is not None and not _holds(weight, saved):
+                raise ValueError(
+                    f"the weight {shown(key)} holds numbers of {saved.dtype}, the model's are of "
+                    f"{weight.dtype}"
+                )
         buffers = own_buffers(module)
         for name, buffer in buffers.items():
             saved = weights.get(f"{path}.{name}" if path else name)
@@ -96,6 +112,16 @@ def fit_buffers(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool =
                 continue
             if saved is None:
                 buffers[name] = None if same else buffer
-            elif buffer is None or buffer.shape != saved.shape:
+            elif buffer is None or not _alike(buffer, saved):
                 device = next((p.device for p in model.parameters()), saved.device)
                 buffers[name] = torch.empty_like(saved, device=device)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+def _holds(weight: Tensor, saved: Tensor) -> bool:
+    """Return whether a weight takes saved numbers, which may be floats of another precision."""
+    floats = weight.is_floating_point() and saved.is_floating_point()
+    return floats or weight.dtype == saved.dtype

@@ -13,7 +13,7 @@ from safetensors.torch import save_model as save_module
 from torch import Tensor, nn
 
 from etude import files
-from etude.errors import StorageError
+from etude.errors import StorageError, shorten
 from etude.recipe import Recipe
 from etude.storage import checkpoint, layout, task_digests
 from etude.storage.model_weights import fit_buffers
@@ -224,4 +224,5 @@ class RunFolder:
         except StorageError:
             raise
         except (RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:
-            raise StorageError(f"{str(path)!r} is damaged, or of another task: {error}") from error
+            said = shorten(" ".join(str(error).split()), 300)
+            raise StorageError(f"{str(path)!r} is damaged, or of another task: {said}") from error

@@ -20,7 +20,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from etude import files
-from etude.errors import StorageError, shown
+from etude.errors import StorageError, shorten, shown
 from etude.record import Record
 from etude.storage.model_weights import fit_buffers
 
@@ -168,4 +168,5 @@ def load_weights_of(content: bytes, path: Path, model: nn.Module) -> None:
         fit_buffers(model, tensors)
         load_model(model, str(path))
     except (RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:
-        raise StorageError(f"{str(path)!r} is damaged, or of another model: {error}") from error
+        said = shorten(" ".join(str(error).split()), 300)
+        raise StorageError(f"{str(path)!r} is damaged, or of another model: {said}") from error

@@ -1,0 +1,95 @@
+"""Saved weights of another kind of number are refused; a buffer has the type that it was saved in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from etude import Recipe, Task, train
+from etude.compression.saved import put_together, taken_apart
+from etude.errors import StorageError
+from etude.storage.layout import MODEL
+from etude.storage.run_folder import RunFolder
+
+KINDS = [torch.complex64, torch.int64, torch.bool]
+
+
+class Counts(nn.Module):
+    """Counts its training batches in a buffer that begins as a whole number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.register_buffer("count", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("unsaved", torch.zeros(1, dtype=torch.int64), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.count = self.count + 0.3
+            self.unsaved = self.unsaved + 0.3
+        return self.layer(x) * (1 + 0.1 * self.count + 0.1 * self.unsaved)
+
+
+def counting() -> Task:
+    x = torch.linspace(-1, 1, 40)[:, None]
+    return Task(Counts, (x, 3 * x), loss=mse_loss)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_weights_of_another_kind_of_number_are_refused(tmp_path, kind):
+    model = nn.Linear(2, 1)
+    RunFolder(tmp_path).save_model(model)
+    path = tmp_path / MODEL
+    tensors = load_file(path)
+    save_file({**tensors, "weight": tensors["weight"].to(kind)}, path)
+    with pytest.raises(StorageError, match=f"'weight' holds numbers of {kind}"):
+        RunFolder(tmp_path).read_model(nn.Linear(2, 1))
+    layout, _ = taken_apart(model, {}, ())
+    with pytest.raises(StorageError, match=f"'weight' holds numbers of {kind}"):
+        put_together(nn.Linear(2, 1), layout, load_file(path))
+
+
+def test_weights_of_another_precision_are_read(tmp_path):
+    model = nn.Linear(2, 1).double()
+    RunFolder(tmp_path).save_model(model)
+    same = nn.Linear(2, 1)
+    RunFolder(tmp_path).read_model(same)
+    assert same.weight.dtype == torch.float32
+    assert torch.equal(same.weight, model.weight.float())
+
+
+def test_the_error_of_another_model_is_one_line(tmp_path):
+    def deep(width: int) -> nn.Module:
+        return nn.Sequential(*(nn.Linear(width, width) for _ in range(40)))
+
+    RunFolder(tmp_path).save_model(deep(2))
+    layout, tensors = taken_apart(deep(2), {}, ())
+    for read in (
+        lambda: RunFolder(tmp_path).read_model(deep(3)),
+        lambda: put_together(deep(3), layout, tensors),
+    ):
+        with pytest.raises(StorageError, match="of another task") as caught:
+            read()
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 600
+
+
+def test_a_buffer_that_changed_its_type_is_resumed_to_the_bit(tmp_path):
+    recipe = Recipe(lr=0.05, steps=12, batch_size=8)
+    whole = train(counting(), recipe)
+
+    def stop(state) -> None:
+        if state.step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(counting(), recipe, folder=tmp_path / "run", on_step=stop)
+    resumed = train(counting(), folder=tmp_path / "run", resume=True)
+    assert resumed.valid_loss == whole.valid_loss
+    assert resumed.model.count.item() == whole.model.count.item() == pytest.approx(3.6)
+    again = Counts()
+    RunFolder(tmp_path / "run").read_model(again)
+    assert torch.equal(again.count, whole.model.count)
