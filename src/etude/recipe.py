@@ -79,6 +79,11 @@ def _number(value: object, info: ValidationInfo) -> object:
 
 
 def _batch_size(value: object, check: Callable[[object], int]) -> int | str:
+    if isinstance(value, str) and value != "all" and not value.isdigit():
+        raise BadTypeError(
+            f"batch_size={shown(value)} is not a whole number: give a whole number of at least 1, "
+            "such as 64, or 'all'"
+        )
     return "all" if value == "all" else check(value)
 
 

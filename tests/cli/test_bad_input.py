@@ -37,6 +37,7 @@ WRONG_USE = [
     (["train", "cancer-mlp", "--lr", "-1"], "--lr -1.0 is out of bounds: give a number above 0"),
     (["train", "cancer-mlp", "--lr", "nan"], "--lr nan is not finite"),
     (["train", "cancer-mlp", "--set", "optimizer.momentum=2"], "sgd.momentum"),
+    (["train", "cancer-mlp", "--batch-size", "many"], "such as 64, or 'all'"),
     (["train", "cancer-mlp", "--batch-size", "1.5"], "--batch-size 1.5 is not a whole number"),
     (["schedule", "cosine()", "--steps", "-3"], "--steps -3 is out of bounds: give a number of at"),
     (["schedule", "cosine(9)", "--lr", "0"], "--lr 0 is out of bounds: give a number above 0"),

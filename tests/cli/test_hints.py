@@ -280,3 +280,18 @@ def test_a_title_is_the_object_or_its_file(folder, stem):
     assert title(f"{folder}{stem}.py:other") == "other"
     assert title(f"package.{stem}:task") == stem
     assert title(stem) == stem
+
+
+def test_a_folder_that_is_given_as_a_task_is_called_a_folder(etude, tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    for folder in ("mine", "mine/"):
+        said = etude("check", folder)
+        assert f"'{folder}' is a folder, not a task: give a bundled task" in said.err
+        assert "'mine/file.py:task'" in said.err
+    (tmp_path / "mine" / "net.py").touch()
+    assert "'mine/net.py:task'" in etude("check", "mine").err
+
+
+def test_a_bundled_task_wins_over_a_folder_of_its_name(etude, tmp_path: Path):
+    (tmp_path / "cancer-mlp").mkdir()
+    assert etude("check", "cancer-mlp").code == 0

@@ -68,8 +68,8 @@ def test_a_whole_number_may_have_an_exponent(etude, words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--batch-size", "1.5"), "give a whole number of at least 1, such as 2"),
-        (("--batch-size", "1e-3"), "give a whole number of at least 1, such as 1"),
+        (("--batch-size", "1.5"), "give a whole number of at least 1, such as 64, or 'all'"),
+        (("--batch-size", "1e-3"), "give a whole number of at least 1, such as 64, or 'all'"),
         (("--seed", "many"), "give a whole number of at least 0, such as 1"),
         (("--steps", "1.5"), "give a whole number, such as 1000, or text such as '20 epochs'"),
         (("--steps", "1.5"), "etude: --steps 1.5: give"),
@@ -88,3 +88,15 @@ def test_what_is_not_whole_is_met_with_value_bound_and_fix(etude, words, message
 def test_digits_are_exact():
     assert digits("123456789012345678901e2") == "12345678901234567890100"
     assert digits("1e3 epochs") == "1e3 epochs"
+
+
+def test_a_batch_may_be_the_whole_training_data(etude):
+    said = etude("train", "cancer-mlp", "--steps", "2", "--batch-size", "all", "--out", "r")
+    assert said.code == 0
+    assert Recipe.load("r/recipe.toml").batch_size == "all"
+
+
+def test_a_length_to_transfer_to_may_have_an_exponent(etude):
+    words = ("cancer-mlp", "--steps", "1.2e1", "--lr", "0.01", "--share", "0.5", "--json")
+    said = etude("transfer", *words)
+    assert said.json["recipe"]["steps"] == 12

@@ -58,11 +58,11 @@ def backprop(
     from etude.measure.backprop import backprop as measure
 
     if batch is not None:
-        if recipe.batch_size not in (None, batch):
+        if choices.batch_size(recipe.batch_size) not in (None, batch):
             raise BadValueError(
                 f"--batch {batch} and --batch-size {recipe.batch_size}: give one of them"
             )
-        recipe = replace(recipe, batch_size=batch)
+        recipe = replace(recipe, batch_size=str(batch))
     chosen = choices.choose_task(task, recipe.options, None)
     found = measure(chosen, recipe.choose(chosen, task), after=after, device=recipe.device)
     if page is not None:

@@ -123,7 +123,7 @@ def transfer(
             width=width,
             mup=mup,
             depth=depth,
-            steps=None if steps is None else choices.pairs([f"steps={steps}"], "--steps")["steps"],
+            steps=choices.length(steps),
             **trial,
         )
     if save is not None:

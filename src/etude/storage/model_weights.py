@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from etude.errors import shown
+from etude.errors import StorageError, shown
 from etude.memory_layout import moved, overlaps
 from etude.torch_internals import own_buffers, own_parameters, unsaved_buffers
 
@@ -21,7 +21,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool 
         same: Whether they are from this same object. Then a buffer that is missing was None.
 
     Raises:
-        ValueError: If a weight is of another kind of number than the model's.
+        StorageError: If a weight is of another kind of number than the model's.
     """
     fit_buffers(model, weights, same=same)
     model.load_state_dict(dict(weights))
@@ -93,7 +93,7 @@ def fit_buffers(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool =
     or count in whole numbers at first and in others later. Weights stay as the model has them.
 
     Raises:
-        ValueError: If a weight is of another kind of number: torch would drop the imaginary part,
+        StorageError: If a weight is of another kind of number: torch would drop the imaginary part,
             or take whole numbers for weights.
     """
     for path, module in model.named_modules():
@@ -101,7 +101,7 @@ def fit_buffers(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool =
             key = f"{path}.{name}" if path else name
             saved = weights.get(key)
             if weight is not None and saved is not None and not _holds(weight, saved):
-                raise ValueError(
+                raise StorageError(
                     f"the weight {shown(key)} holds numbers of {saved.dtype}, the model's are of "
                     f"{weight.dtype}"
                 )

@@ -116,6 +116,16 @@ def length(text: str | None) -> int | str | None:
     return value
 
 
+def batch_size(text: str | None) -> int | str | None:
+    """Return a batch size as in a recipe: '64' and '1e3' become a number.
+
+    >>> batch_size("64"), batch_size("1e3"), batch_size("all"), batch_size("1.5")
+    (64, 1000, 'all', '1.5')
+    """
+    value = None if text is None else length(text)
+    return value if isinstance(value, int) else text
+
+
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]

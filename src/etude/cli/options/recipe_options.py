@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from etude.cli.options.choices import length, pairs
+from etude.cli.options.choices import batch_size, length, pairs
 from etude.cli.options.lr_mult import rules
 from etude.cli.terminal.console import err
 from etude.errors import BadValueError, EtudeError, shown
@@ -56,7 +56,12 @@ class RecipeOptions:
         ),
     ] = None
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Samples in one batch.")
+        str | None,
+        typer.Option(
+            "--batch-size",
+            metavar="N|all",
+            help="Samples in one batch; 'all' for the whole training data.",
+        ),
     ] = None
     seed: Annotated[int | None, typer.Option("--seed", help="The only source of randomness.")] = (
         None
@@ -163,6 +168,12 @@ _RECIPE = (
 )
 """The fields that set a field of the recipe with the same name."""
 
+_READ: dict[str, Callable[[str | None], int | str | None]] = {
+    "steps": length,
+    "batch_size": batch_size,
+}
+"""How those are read that take a number or a text, such as '20 epochs' or 'all'."""
+
 _HINTS = get_type_hints(RecipeOptions, include_extras=True)
 
 
@@ -268,7 +279,7 @@ def _said_of(option: str, name: str, value: Any, error: str) -> str:
     '--steps 1.5: give a whole number'
     """
     typed = "" if isinstance(value, dict) else f" {shlex.quote(str(value))}"
-    read = length(value) if name == "steps" else value
+    read = _READ[name](value) if name in _READ else value
     field = f"{name}={shown(read)}"
     if error.startswith(field):
         return f"{option}{typed}{error.removeprefix(field)}"
@@ -286,8 +297,9 @@ def _fault(recipe: Recipe, named: Mapping[str, Any]) -> str:
 
 def _changed(recipe: Recipe, changes: list[str] | None, named: Mapping[str, Any]) -> Recipe:
     fields = {key: value for key, value in named.items() if value is not None}
-    if isinstance(steps := fields.get("steps"), str):
-        fields["steps"] = length(steps)
+    for name, read in _READ.items():
+        if isinstance(typed := fields.get(name), str):
+            fields[name] = read(typed)
     inner: dict[str, dict[str, Any]] = {}
     if (decay := fields.pop("weight_decay", None)) is not None:
         inner["optimizer"] = {"weight_decay": decay}

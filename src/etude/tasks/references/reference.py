@@ -18,7 +18,7 @@ from typing import Any
 
 from etude.errors import BadTypeError, EtudeError, TaskError, kind_of, lacks, shown, unknown_name
 from etude.tasks.references.ref import TaskRef, is_file, title
-from etude.tasks.table import get
+from etude.tasks.table import get, is_bundled
 from etude.tasks.task import Task
 
 
@@ -49,8 +49,11 @@ def load(reference: str, /, **options: Any) -> Task:
         )
     place, colon, name = reference.rpartition(":")
     if not colon:
+        path = Path(name).expanduser()
+        if path.is_dir() and not is_bundled(TaskRef(name)):
+            raise _folder(path, name)
         if is_file(name):
-            raise _which(Path(name).expanduser(), name)
+            raise _which(path, name)
         return get(reference, **options)
     if not place or not name.isidentifier():
         raise TaskError(
@@ -111,6 +114,15 @@ def beside(reference: str, name: str) -> Any:
         return None
     loaded = _private_name(Path(place).expanduser()) if is_file(place) else place
     return getattr(sys.modules.get(loaded), name, None)
+
+
+def _folder(path: Path, given: str) -> TaskError:
+    """Return the error that says what to give instead of a folder."""
+    file = next(iter(sorted(path.glob("[!_]*.py"))), path / "file.py").name
+    return TaskError(
+        f"{shown(given, 200)} is a folder, not a task: give a bundled task (`etude tasks` lists "
+        f"them), such as 'digits-cnn', or your own as {shown(f'{path / file}:task', 200)}"
+    )
 
 
 def _which(path: Path, given: str) -> TaskError:
