@@ -7,6 +7,7 @@ bounded size are opened, and JSON is read strictly.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -102,9 +103,10 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 def _not_written(path: Path, error: OSError) -> StorageError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return StorageError(
-        f"cannot write {str(path)!r}: {error.strerror or error}; free some space or choose "
-        "another folder"
+        f"cannot write {str(path)!r}: {error.strerror or error}; "
+        f"{'free some space or ' if full else ''}choose another folder"
     )
 
 

@@ -94,9 +94,3 @@ def test_a_batch_may_be_the_whole_training_data(etude):
     said = etude("train", "cancer-mlp", "--steps", "2", "--batch-size", "all", "--out", "r")
     assert said.code == 0
     assert Recipe.load("r/recipe.toml").batch_size == "all"
-
-
-def test_a_length_to_transfer_to_may_have_an_exponent(etude):
-    words = ("cancer-mlp", "--steps", "1.2e1", "--lr", "0.01", "--share", "0.5", "--json")
-    said = etude("transfer", *words)
-    assert said.json["recipe"]["steps"] == 12

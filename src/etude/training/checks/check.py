@@ -18,7 +18,6 @@ from etude.tasks.sources.data import Batch, Cursor, TensorData
 from etude.tasks.sources.shards import Shard
 from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
-from etude.torch_internals import own_buffers, unsaved_buffers
 from etude.training.checks.convolutions import watched_convolutions
 from etude.training.checks.unequal_parts import warn_of_unequal_parts
 from etude.training.evaluation.evaluate import move
@@ -217,8 +216,6 @@ def _unsaved_places(model: nn.Module) -> Iterator[Place]:
         for key, value in vars(module).items():
             if key not in own and (value is None or _is_state(value)):
                 yield vars(module), key, f"{path}.{key}".lstrip(".")
-        for key in unsaved_buffers(module):
-            yield own_buffers(module), key, f"{path}.{key}".lstrip(".")
 
 
 def _is_state(value: Any) -> bool:
