@@ -362,7 +362,7 @@ def test_a_loop_that_saves_its_state_and_starts_over_is_refused():
         ({"steps": 3}, "steps=3 is too short to pause"),
         ({"steps": 0}, "steps=0 is out of bounds"),
         ({"steps": 2.5}, "steps=2.5 is not a whole number"),
-        ({"budget": 1.0}, "budget=1.0 is out of bounds"),
+        ({"budget": 1.0}, "budget=1 is out of bounds"),
         ({"steps": np.True_}, "steps=np.True_ is not a whole number"),
         ({"around": -0.1}, "around=-0.1 is out of bounds"),
         ({"around": 0}, "around=0 is out of bounds"),

@@ -40,7 +40,7 @@ def check_budget(budget: float, seeds: int, folds: int) -> None:
     least = least_budget(seeds)
     if budget < least:
         raise BadValueError(
-            f"budget={budget!r} is too small for seeds={seeds}: comparing two rates with each seed "
+            f"budget={budget:g} is too small for seeds={seeds}: comparing two rates with each seed "
             f"takes at least {least:g} full runs, the finished model included"
         )
 
