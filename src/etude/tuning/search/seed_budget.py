@@ -40,8 +40,8 @@ def check_budget(budget: float, seeds: int, folds: int) -> None:
     least = least_budget(seeds)
     if budget < least:
         raise BadValueError(
-            f"budget={budget:g} is too small for seeds={seeds}: comparing two rates with each seed "
-            f"takes at least {least:g} full runs, the finished model included"
+            f"budget={budget:.15g} is too small for seeds={seeds}: comparing two rates with each "
+            f"seed takes at least {least:g} full runs, the finished model included"
         )
 
 
