@@ -103,8 +103,8 @@ def ladder_for(budget: float, folds: int = 1, length: int | None = None) -> Ladd
         each = "" if folds == 1 else f" in {folds} folds"
         raise BadValueError(
             f"budget={budget:.15g} is out of bounds: comparing rates{each} takes at least "
-            f"{least:g} full runs, the finished model included, and at most {MOST:g} are looked through; to "
-            "train at one rate, use train"
+            f"{least:g} full runs, the finished model included, and at most {MOST:g} are looked "
+            "through; to train at one rate, use train"
         )
     if (
         folds == 1
