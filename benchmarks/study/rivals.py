@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 
 from etude import tasks
 from etude.engines.process.engine import cores
 from etude.recipe import Recipe
+from etude.studies.plan import StudyPlan
 from etude.studies.study import study
+from etude.studies.trials import planned_trials
 from etude.tasks.task import Task
 from etude.training.train import train
 
@@ -65,12 +70,14 @@ def steps_for(task: Task, seconds: float) -> int:
     return max(40, round((seconds / TRIALS - (short - 40 * each)) / each))
 
 
+def recipes_of(plan: dict[str, Any]) -> list[Recipe]:
+    """Return the recipes of a plan's trials."""
+    return [one.recipe for one in planned_trials(StudyPlan(**plan))]
+
+
 def optuna_loop(task: Task, plan: dict[str, Any]) -> float:
     """Return the seconds of `optimize` over the trials of a plan, in memory, one by one."""
-    from etude.studies.plan import StudyPlan
-    from etude.studies.trials import planned_trials
-
-    recipes = [one.recipe for one in planned_trials(StudyPlan(**plan))]
+    recipes = recipes_of(plan)
     rates = [recipe.lr for recipe in recipes]
     started = time.perf_counter()
     search = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -100,26 +107,61 @@ def etude_study(plan: dict[str, Any]) -> float:
     return spent
 
 
+def bare_loops(plan: dict[str, Any]) -> float:
+    """Return the seconds of the trials in two processes of one thread, half in each.
+
+    Nothing else is counted: the processes have started, and have trained once. No scheduler that
+    trains these trials one by one on two cores can be faster.
+    """
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(3)
+    workers = [context.Process(target=_half, args=(plan, i, start)) for i in (0, 1)]
+    for worker in workers:
+        worker.start()
+    start.wait()
+    started = time.perf_counter()
+    for worker in workers:
+        worker.join()
+    assert all(worker.exitcode == 0 for worker in workers)
+    return time.perf_counter() - started
+
+
+def _half(plan: dict[str, Any], which: int, start: Barrier) -> None:
+    """Train every second trial of a plan, once all processes are ready."""
+    torch.set_num_threads(1)
+    recipes = recipes_of(plan)
+    task = tasks.get(plan["tasks"], **plan["models"])
+    train(task, recipes[0])
+    start.wait()
+    for recipe in recipes[which::2]:
+        train(task, recipe)
+
+
 def measure() -> dict[str, Any]:
-    """Return the seconds of both for each network; the figures go to the log as they come."""
+    """Return the seconds of all three for each network; the figures go to the log as they come."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     found: dict[str, Any] = {}
     for name, (reference, options, aim) in NETWORKS.items():
         task = tasks.get(reference, **options)
         steps = steps_for(task, LONG if options else SECONDS)
         plan = plan_of(reference, options, steps)
-        rounds = [(optuna_loop(task, plan), etude_study(plan)) for _ in range(ROUNDS)]
-        theirs, ours = (min(column) for column in zip(*rounds, strict=True))
+        rounds = [
+            (optuna_loop(task, plan), etude_study(plan), bare_loops(plan)) for _ in range(ROUNDS)
+        ]
+        theirs, ours, bare = (min(column) for column in zip(*rounds, strict=True))
         found[name] = {
             "steps": steps,
             "aim": aim,
             "load": os.getloadavg()[0],
             "optuna": theirs,
             "etude": ours,
-            "rounds": [loop / study for loop, study in rounds],
+            "bare": bare,
+            "rounds": [loop / study for loop, study, _ in rounds],
         }
         each = ", ".join(f"{one:.2f}" for one in found[name]["rounds"])
-        print(f"{name}: {theirs / ours:.2f}x (rounds: {each})", flush=True)
+        print(
+            f"{name}: {theirs / ours:.2f}x (rounds: {each}); bare {theirs / bare:.2f}x", flush=True
+        )
     return {"cores": cores(), "networks": found}
 
 
@@ -131,15 +173,20 @@ def page(found: dict[str, Any]) -> list[str]:
         "`study.optimize` with Optuna's storage in memory (nothing durable), its objective being "
         "`etude.train`; and `etude.study` with its database, everything counted: plan, processes, "
         f"tracing and compiling with an empty cache. {found['cores']} cores. The better of "
-        f"{ROUNDS} rounds of each, in turn; beside it the ratio of each round.", "",
-        "| network | updates | Optuna, trials/s | Etude, trials/s | ratio | rounds | aim | load |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"{ROUNDS} rounds of each, in turn; beside it the ratio of each round. Bare: the ratio of "
+        "two processes of one thread that train half of the trials each and do nothing else, "
+        "without their start: more is not possible on these cores unless trials are trained "
+        "together, as small dense ones are.", "",
+        "| network | updates | Optuna, trials/s | Etude, trials/s | ratio | rounds | bare | aim "
+        "| load |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     for name, one in found["networks"].items():
         lines.append(
             f"| {name} | {one['steps']:,} | {TRIALS / one['optuna']:.2f} | "
             f"{TRIALS / one['etude']:.2f} | {one['optuna'] / one['etude']:.2f} | "
-            f"{', '.join(f'{ratio:.2f}' for ratio in one['rounds'])} | {one['aim']} | "
+            f"{', '.join(f'{ratio:.2f}' for ratio in one['rounds'])} | "
+            f"{one['optuna'] / one['bare']:.2f} | {one['aim']} | "
             f"{one['load']:.1f} |"
         )
     return lines

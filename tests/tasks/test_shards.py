@@ -16,6 +16,25 @@ from etude.tasks.sources.data import as_data
 from etude.tasks.sources.shards import cut, sharded_stream, sharded_sweep, share_of
 from etude.tasks.sources.source import Cursor
 
+
+class Numbered(Dataset):
+    """The items of a tensor, one by one."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+def numbers_in(batch):
+    """Return the tensor of a batch that holds one."""
+    return batch if isinstance(batch, torch.Tensor) else batch[0]
+
+
 counts = st.tuples(st.integers(0, 40), st.integers(1, 9))
 
 
@@ -99,21 +118,40 @@ def test_a_stream_goes_on_from_its_cursor():
         assert torch.equal(one.batch[0], other)
 
 
-@given(st.integers(1, 30), st.integers(1, 9), st.integers(1, 5))
-def test_the_slices_of_a_sweep_are_divided(count, rows, size):
-    for source in (torch.arange(count), DataLoader(torch.arange(count), batch_size=rows)):
+@given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 20), st.integers(1, 5))
+def test_the_slices_of_a_sweep_are_divided_in_the_same_groups(count, rows, limit, size):
+    numbers = torch.arange(count)
+    for source in (numbers, Numbered(numbers), DataLoader(numbers, batch_size=rows)):
         data = as_data(source, "valid")
         whole = list(enumerate(data.sweep(rows)))
-        found = sorted(
-            (
-                one
-                for rank in range(size)
-                for one in sharded_sweep(data, rows, rank=rank, size=size)
-            ),
-            key=lambda one: one[0],
-        )
+        alone = list(sharded_sweep(data, rows, limit, rank=0, size=1))
+        ranks = [list(sharded_sweep(data, rows, limit, rank=r, size=size)) for r in range(size)]
+        for i, group in enumerate(alone):
+            taken = ranks[i % size][i // size]
+            assert [(place, n) for place, _, n in taken] == [(place, n) for place, _, n in group]
+            assert len(group) == 1 or sum(n for *_, n in group) <= limit
+        assert sum(map(len, ranks)) == len(alone)
+        found = [one for group in alone for one in group]
         assert [place for place, *_ in found] == [place for place, _ in whole]
         assert [n for *_, n in found] == [n for _, (_, n) in whole]
+        for (_, batch, _), (_, (expected, _)) in zip(found, whole, strict=True):
+            assert torch.equal(numbers_in(batch), numbers_in(expected))
+
+
+@pytest.mark.parametrize("limit", [0, 3])
+def test_a_sweep_reads_no_slice_ahead_where_none_can_join(limit):
+    read = []
+
+    class Noted(Dataset):
+        def __len__(self):
+            return 9
+
+        def __getitem__(self, i):
+            read.append(i)
+            return i
+
+    for group in sharded_sweep(as_data(DataLoader(Noted(), 3), "valid"), 3, limit, rank=0, size=1):
+        assert len(read) == 3 * (group[0][0] + 1)
 
 
 def test_a_batch_that_cannot_be_divided_says_why():

@@ -30,7 +30,7 @@ from etude.distributed.sharding import (
 from etude.errors import BadValueError, EtudeError, TaskError, WorldError, shorten
 from etude.optimizers import get as optimizer_row
 from etude.recipe import Recipe
-from etude.tasks.sources.shards import sharded_stream, sharded_sweep
+from etude.tasks.sources.shards import Slice, sharded_stream, sharded_sweep
 from etude.tasks.sources.source import Batch, Cursor, Data
 from etude.tasks.task import Task
 from etude.training.objective import Context
@@ -176,9 +176,9 @@ class ProcessWorld(World):
         """Yield this process's share of the training batches; see `sharded_stream`."""
         return sharded_stream(data, batch_size, seed, cursor, rank=self.rank, size=self.size)
 
-    def sweep(self, data: Data, batch_size: int) -> Iterator[tuple[int, Batch, int]]:
-        """Yield this process's slices of a sweep."""
-        return sharded_sweep(data, batch_size, rank=self.rank, size=self.size)
+    def sweep(self, data: Data, batch_size: int, limit: int = 0) -> Iterator[list[Slice]]:
+        """Yield this process's slices of a sweep; see `sharded_sweep`."""
+        return sharded_sweep(data, batch_size, limit, rank=self.rank, size=self.size)
 
     def prepare(self, model: nn.Module) -> None:
         """Leave this process its part of every parameter, if the world shards them."""

@@ -23,6 +23,7 @@ from etude.training.checks import divergence
 from etude.training.checks.check import check, refuse_untrained
 from etude.training.evaluation.evaluate import evaluate
 from etude.training.evaluation.evaluation_weights import EvaluationWeights
+from etude.training.evaluation.joined_slices import Answers
 from etude.training.loop import TrainingLoop
 from etude.training.machine.threads import use_threads
 from etude.training.objective import Objective
@@ -273,19 +274,19 @@ class Run:
 
     # ---- evaluation ----------------------------------------------------------------------------
 
-    def evaluate(self, task: Task | None = None) -> Evaluation:
+    def evaluate(self, answers: Answers | None = None) -> Evaluation:
         """Evaluate the current weights on the validation data, unless that was already done.
 
         Args:
-            task: A task to use instead of the run's own, for instance one that returns outputs
-                computed for several runs at once.
+            answers: What computes losses and outputs in place of the model, for instance for
+                several runs at once.
         """
         state = self.state
         if state.is_evaluated:
             return state.evaluations[-1]
         with self._evaluating():
             with self._judged():
-                result = self._evaluation_on(task or state.task)
+                result = self._evaluation_on(state.task, answers)
                 enough = False
                 if state.early_stopping is not None and state.step in state.evaluation_steps:
                     enough = state.early_stopping.update(result, state.model)
@@ -302,7 +303,7 @@ class Run:
         with self._evaluating(), self._judged():
             return self._evaluation_on(task)
 
-    def _evaluation_on(self, task: Task) -> Evaluation:
+    def _evaluation_on(self, task: Task, answers: Answers | None = None) -> Evaluation:
         state = self.state
         return evaluate(
             task,
@@ -312,6 +313,7 @@ class Run:
             device=state.device,
             autocast=state.autocast,
             world=state.world,
+            answers=answers,
         )
 
     @contextmanager

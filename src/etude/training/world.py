@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from etude.errors import BadTypeError, BadValueError, shown
 from etude.recipe import Recipe
 from etude.tasks.loss.weighted import WeightedLoss
+from etude.tasks.sources.shards import Slice, sharded_sweep
 from etude.tasks.sources.source import Batch, Cursor, Data
 from etude.tasks.task import Task
 from etude.training.regularisation import Penalty
@@ -201,8 +202,8 @@ class World(ABC):
         """Yield this process's share of the training batches; see `Data.stream`."""
 
     @abstractmethod
-    def sweep(self, data: Data, batch_size: int) -> Iterator[tuple[int, Batch, int]]:
-        """Yield this process's slices of a sweep, as (place, batch, number of samples)."""
+    def sweep(self, data: Data, batch_size: int, limit: int = 0) -> Iterator[list[Slice]]:
+        """Yield this process's slices of a sweep, in groups of at most `limit` samples."""
 
     @abstractmethod
     def prepare(self, model: nn.Module) -> None:
@@ -284,9 +285,9 @@ class SingleProcess(World):
         """Return the data's own stream."""
         return data.stream(batch_size, seed, cursor)
 
-    def sweep(self, data: Data, batch_size: int) -> Iterator[tuple[int, Batch, int]]:
+    def sweep(self, data: Data, batch_size: int, limit: int = 0) -> Iterator[list[Slice]]:
         """Yield every slice."""
-        return ((place, *pair) for place, pair in enumerate(data.sweep(batch_size)))
+        return sharded_sweep(data, batch_size, limit, rank=0, size=1)
 
     def prepare(self, model: nn.Module) -> None:
         """Do nothing."""

@@ -35,6 +35,10 @@ LEAST = 256
 """Validation samples to which a set is cut at least: 16 in each slice from which the noise of a
 comparison is estimated. A run so short that they are more than a fifth of its work says so."""
 
+UPDATES = 20
+"""Updates of a run for each of its evaluations, at least. An evaluation of a small network takes as
+long as 3 to 5 of its updates, however few its samples: five are a fifth of both with 20 updates."""
+
 
 def affordable(task: Task, recipe: Recipe, least: int = LEAST) -> int:
     """Return how many validation samples the evaluations of one run may have.
@@ -42,9 +46,9 @@ def affordable(task: Task, recipe: Recipe, least: int = LEAST) -> int:
         n = max(least, 3/5 · updates · samples in an update / evaluations)
 
     so that the evaluations' forward passes take at most a fifth of the work of the run's
-    gradients. Both are counted, not timed: the same recipe has the same bits on any machine. Where
-    that is fewer than `least`, the run is evaluated at its pauses alone, which leaves more for
-    each; see `only_at_pauses`.
+    gradients. Both are counted, not timed: the same recipe has the same bits on any machine. A run
+    that is too short for its own evaluations is evaluated at its pauses alone, which leaves more
+    for each; see `only_at_pauses`.
 
     Args:
         task: The task.
@@ -69,8 +73,9 @@ def affordable(task: Task, recipe: Recipe, least: int = LEAST) -> int:
 def only_at_pauses(task: Task, recipe: Recipe, least: int = LEAST) -> bool:
     """Return whether a run is too short for its own evaluations of a part of a large set.
 
-    It is where they leave fewer than `least` samples for each. In the loop of a small network an
-    evaluation takes as long as some updates, whatever the number of its samples.
+    It is where they leave fewer than `least` samples for each, or where the run has fewer than 20
+    updates for each: an evaluation of a small network takes as long as some updates, however few
+    its samples.
 
     Args:
         task: The task.
@@ -81,10 +86,12 @@ def only_at_pauses(task: Task, recipe: Recipe, least: int = LEAST) -> bool:
     >>> from torch.nn.functional import mse_loss
     >>> x = torch.zeros(100_000, 1)
     >>> task = Task(Linear(1, 1), (x, x), loss=mse_loss)
-    >>> [only_at_pauses(task, Recipe(steps=n, batch_size=64)) for n in (40, 193, 194)]
+    >>> [only_at_pauses(task, Recipe(steps=n, batch_size=64)) for n in (40, 579, 580)]
     [True, True, False]
     """
-    return _passes(task, recipe) // (recipe.evaluations + 1 + PAUSES) < least
+    count = recipe.evaluations + 1 + PAUSES
+    updates = clock_of(task, recipe).horizon * recipe.accumulate
+    return _passes(task, recipe) // count < least or updates < UPDATES * count
 
 
 def _passes(task: Task, recipe: Recipe) -> int:

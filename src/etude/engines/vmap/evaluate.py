@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +13,8 @@ from etude.engines.vmap.batched_update import BatchedUpdate
 from etude.engines.vmap.stack import Stack
 from etude.tasks.loss.weighted import WeightedLoss
 from etude.tasks.sources.data import Batch
-from etude.tasks.task import Task
 from etude.torch_internals import flattened, unflattened
+from etude.training.evaluation.joined_slices import Answer, Answers
 from etude.training.run import Run
 from etude.training.state.snapshot import modes_kept
 
@@ -30,9 +29,6 @@ Measured on one core: evaluating 16 members of 3e3 to 3e4 weights together, dens
 takes 0.6 to 0.8 of the time of evaluating them one by one; with 4 members, or with 16 of 1e5
 weights, it takes longer.
 """
-
-Answer = tuple[WeightedLoss, Any, Any]
-"""The loss, the output and the target of one slice."""
 
 
 class UnstackedError(Exception):
@@ -62,19 +58,20 @@ class BatchedEvaluation:
         }
         self._answers: list[list[Answer]] = []
 
-    def task(self, index: int) -> Task:
-        """Return a copy of the task that uses the results computed for one of the members."""
-        own = copy.copy(self._task)
+    def of(self, index: int) -> Answers:
+        """Return what answers for one of the members, from the results computed for all."""
         slices = iter(range(2**62))
 
-        def weighed(_: nn.Module, batch: Batch) -> Answer:
-            place = next(slices)
-            if place == len(self._answers):
-                self._answers.append(self._forward(batch))
-            return self._answers[place][index]
+        def answers(batches: Sequence[Batch]) -> list[Answer]:
+            found = []
+            for batch in batches:
+                place = next(slices)
+                if place == len(self._answers):
+                    self._answers.append(self._forward(batch))
+                found.append(self._answers[place][index])
+            return found
 
-        object.__setattr__(own, "weighed", weighed)  # the task is frozen; this is a copy
-        return own
+        return answers
 
     def _forward(self, batch: Batch) -> list[Answer]:
         net, task = self.net, self._task

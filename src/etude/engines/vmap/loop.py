@@ -130,7 +130,7 @@ def _evaluate_together(stack: Stack, due: list[int]) -> None:
             stack.write_weights(place)
         run.adopt_step(stack.members[place].step)
         with _naming(run):
-            run.evaluate(together.task(index))
+            run.evaluate(together.of(index))
         if run.ended:  # it diverged, and keeps the weights it has here
             stack.write_weights(place)
     # The first that was asked computed the forward passes of all.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from etude.errors import TaskError, kind_of
 from etude.tasks.sources.data import IndexedData
 from etude.tasks.sources.loaders import LoaderData
 from etude.tasks.sources.source import Batch, Cursor, Data, rows
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,25 +114,51 @@ def _refuse_divided(data: LoaderData) -> None:
         )
 
 
+Slice = tuple[int, Batch, int]
+"""The place of a slice in a sweep, the batch, and its number of samples."""
+
+
 def sharded_sweep(
-    data: Data, batch_size: int, *, rank: int, size: int
-) -> Iterator[tuple[int, Batch, int]]:
-    """Yield (place, batch, number of samples) of every `size`-th slice of a sweep, from `rank` on.
+    data: Data, batch_size: int, limit: int = 0, *, rank: int, size: int
+) -> Iterator[list[Slice]]:
+    """Yield every `size`-th group of the slices of a sweep, from `rank` on.
+
+    Args:
+        data: The data to read once.
+        batch_size: The number of samples of a slice, if the data allow a choice.
+        limit: A group holds as many slices as have at most so many samples together; at least one.
+        rank: The number of this process.
+        size: The number of processes.
 
     >>> from etude.tasks.sources.data import as_data
     >>> data = as_data(torch.arange(10), "valid")
-    >>> [(place, count) for place, _, count in sharded_sweep(data, 4, rank=0, size=2)]
-    [(0, 4), (2, 2)]
+    >>> for group in sharded_sweep(data, 2, 4, rank=0, size=2):
+    ...     print([(place, count) for place, _, count in group])
+    [(0, 2), (1, 2)]
+    [(4, 2)]
     """
     if isinstance(data, IndexedData) and type(data).sweep is IndexedData.sweep:
-        for place, start in enumerate(range(0, data.samples, batch_size)):
-            if place % size == rank:
-                index = torch.arange(start, min(start + batch_size, data.samples))
-                yield place, data.take(index), len(index)
-        return
-    for place, (batch, count) in enumerate(data.sweep(batch_size)):
-        if place % size == rank:
-            yield place, batch, count
+        starts = range(0, data.samples, batch_size)
+        index = (torch.arange(i, min(i + batch_size, data.samples)) for i in starts)
+        for group in islice(_grouped(((i, len(i)) for i in index), limit), rank, None, size):
+            yield [(place, data.take(rows), count) for place, rows, count in group]
+    else:
+        yield from islice(_grouped(data.sweep(batch_size), limit), rank, None, size)
+
+
+def _grouped(slices: Iterable[tuple[T, int]], limit: int) -> Iterator[list[tuple[int, T, int]]]:
+    """Yield consecutive slices in groups, with their places."""
+    group: list[tuple[int, T, int]] = []
+    for place, (batch, count) in enumerate(slices):
+        if group and sum(one[2] for one in group) + count > limit:
+            yield group
+            group = []
+        group.append((place, batch, count))
+        if count >= limit:  # without reading ahead
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 class _Picked(IndexedData):

@@ -21,6 +21,7 @@ from etude.tasks.metrics import AnyMetric
 from etude.tasks.sources.data import Batch
 from etude.tasks.sources.shards import Shard
 from etude.tasks.task import Task, describe
+from etude.training.evaluation.joined_slices import Answers, JoinedSlices
 from etude.training.evaluation.shared_sweep import EvaluatedSlice, SharedSweep
 from etude.training.machine.eager import eagerly
 from etude.training.state.snapshot import buffers_kept, modes_kept
@@ -39,6 +40,7 @@ def evaluate(
     device: torch.device | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] | None = None,
     world: World = SINGLE,
+    answers: Answers | None = None,
 ) -> Evaluation:
     """Return the mean loss and the metric of a model on all of the task's validation data.
 
@@ -52,17 +54,19 @@ def evaluate(
         task: The task with the validation data.
         model: The network.
         step: The number of updates to write into the result.
-        batch_size: The largest number of samples at once, if the data allow a choice.
+        batch_size: The largest number of samples at once, if the data allow a choice. Small slices
+            are computed together up to it, if the model lets them; see `JoinedSlices`.
         device: The model's device; None moves no batch.
         autocast: A factory of the context of the forward pass.
         world: The processes that divide the slices; the result has the bits of a single one.
+        answers: What computes the losses and outputs of slices, in place of the model.
     """
     with modes_kept(model):
         model.eval()
         with task.valid.untouched(), buffers_kept(model), eagerly():
             try:
                 with random_state_kept(0), torch.no_grad():
-                    return _sweep(task, model, step, batch_size, device, autocast, world)
+                    return _sweep(task, model, step, batch_size, device, autocast, world, answers)
             except TaskError as error:
                 if task.step is None or "does not require grad" not in str(error.__cause__):
                     raise
@@ -73,7 +77,7 @@ def evaluate(
             random_state_kept(0),
             torch.enable_grad(),
         ):
-            return _sweep(task, model, step, batch_size, device, autocast, world)
+            return _sweep(task, model, step, batch_size, device, autocast, world, answers)
 
 
 def _sweep(
@@ -84,23 +88,27 @@ def _sweep(
     device: torch.device | None,
     autocast: Callable[[], AbstractContextManager[Any]] | None,
     world: World,
+    answers: Answers | None,
 ) -> Evaluation:
     rows = max(1, min(batch_size, math.ceil((task.valid.samples or batch_size) / PARTS)))
     metric: AnyMetric | None = task.metric
     collector = None if metric is None else metric.collector()
     context = autocast or nullcontext
     shared = SharedSweep(model, world)
-    for place, batch, count in shared.slices(task.valid, rows):
-        batch = move(batch, device)
-        with context():
-            loss, output, target = task.weighed(model, batch)
-        one = EvaluatedSlice(place, replace(loss, mean=loss.mean.detach()).read(), count)
-        shared.found.append(one)
-        if metric is None or collector is None:
-            continue
-        given = (output, target) if task.step is None else (model, batch)
-        with nullcontext() if task.step is None else context():
-            one.piece = _piece(metric, collector, *given, keeps=world.size == 1)
+    answers = answers or JoinedSlices(task, model, context).answers
+    limit = 0 if task.step is not None else batch_size
+    for group in shared.groups(task.valid, rows, limit):
+        batches = [move(batch, device) for _, batch, _ in group]
+        for (place, _, count), batch, (loss, output, target) in zip(
+            group, batches, answers(batches), strict=True
+        ):
+            one = EvaluatedSlice(place, replace(loss, mean=loss.mean.detach()).read(), count)
+            shared.found.append(one)
+            if metric is None or collector is None:
+                continue
+            given = (output, target) if task.step is None else (model, batch)
+            with nullcontext() if task.step is None else context():
+                one.piece = _piece(metric, collector, *given, keeps=world.size == 1)
     found = shared.assembled(None if collector is None else collector.keep)
     if not found:
         raise TaskError("valid gave no batch: at least one is needed to evaluate a model")

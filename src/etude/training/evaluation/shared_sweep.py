@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from etude.randomness import RandomState
 from etude.tasks.collect import on_cpu
 from etude.tasks.loss.weighted import WeightedLoss
-from etude.tasks.sources.source import Batch, Data
+from etude.tasks.sources.shards import Slice
+from etude.tasks.sources.source import Data
 from etude.torch_internals import version_of
 from etude.training.state.snapshot import Buffers
 from etude.training.world import SINGLE, World
@@ -37,9 +38,9 @@ class EvaluatedSlice:
 class SharedSweep:
     """Divides the slices of a sweep over the processes of a world, and puts the results together.
 
-    Each slice is computed by one process, as a single process would. A model that carries a state
-    from slice to slice in a buffer must see all of them in order: then every process computes all,
-    as it does if weights are sharded.
+    Each group of slices is computed by one process, as a single process would. A model that carries
+    a state from slice to slice in a buffer must see all of them in order: then every process
+    computes all, as it does if weights are sharded.
 
     Args:
         model: The network, in evaluation mode.
@@ -55,13 +56,19 @@ class SharedSweep:
         # Gathering sharded weights takes all processes, so that each must compute every slice.
         self._divided = world.size > 1 and not world.shards
 
-    def slices(self, data: Data, rows: int) -> Iterator[tuple[int, Batch, int]]:
-        """Yield the slices that this process computes, as (place, batch, number of samples)."""
+    def groups(self, data: Data, rows: int, limit: int) -> Iterator[list[Slice]]:
+        """Yield the groups of slices that this process computes.
+
+        Args:
+            data: The validation data.
+            rows: The number of samples of a slice, if the data allow a choice.
+            limit: The largest number of samples of a group of several slices.
+        """
         if not self._divided:
-            yield from SINGLE.sweep(data, rows)
+            yield from SINGLE.sweep(data, rows, limit)
             return
         buffers, random, before = Buffers(self.model), RandomState.capture(), self._versions()
-        own = self.world.sweep(data, rows)
+        own = self.world.sweep(data, rows, limit)
         first = next(own, None)
         if first is not None:
             yield first
@@ -72,7 +79,7 @@ class SharedSweep:
         self.found.clear()
         buffers.restore()
         random.restore()
-        yield from SINGLE.sweep(data, rows)
+        yield from SINGLE.sweep(data, rows, limit)
 
     def _versions(self) -> list[tuple[int, int]]:
         return [(id(buffer), version_of(buffer)) for buffer in self.model.buffers()]
