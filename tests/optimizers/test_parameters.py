@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadValueError, TaskError
+from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.optimizers import ROWS, build
 from etude.optimizers.state import restore
 from etude.storage.state_tree import flatten, tensors_in, unflatten
@@ -155,6 +155,30 @@ def test_a_second_group_is_refused_now_or_later(name):
     optimizer = build(name, [one])
     with pytest.raises(BadValueError, match=message):
         optimizer.add_param_group({"params": [other]})
+
+
+# ---- rates -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tensor_as_rate_gives_what_its_number_gives_or_is_refused(name):
+    ends, rate = [], min(0.1, 10 ** ROWS[name].centre)
+    for lr in (rate, torch.tensor(rate, dtype=torch.float64)):
+        parameters = [nn.Parameter(drawn(*shape, seed=0)) for shape in ((4, 3), (3,))]
+        if isinstance(lr, Tensor) and ROWS[name].why_no_tensor:
+            with pytest.raises(BadTypeError, match=rf"{name} takes no tensor as a rate, .*lr=\d"):
+                build(name, parameters, lr=lr)
+            with pytest.raises(BadTypeError, match="takes no tensor as a rate"):
+                build(name, [{"params": parameters, "lr": lr}], lr=rate)
+            return
+        optimizer = build(name, parameters, lr=lr)
+        if ROWS[name].eval_mode:
+            optimizer.train()
+        for _ in range(4):
+            go(name, optimizer, lambda p=parameters: (p[0] @ p[1] - 1).square().sum())
+        assert float(optimizer.param_groups[0]["lr"]) == rate
+        ends.append([p.detach() for p in parameters])
+    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-12)
 
 
 # ---- sizes, layouts, dtypes ----------------------------------------------------------------

@@ -70,6 +70,7 @@ def build(
     Raises:
         UnknownNameError: If the optimizer or a hyperparameter is unknown.
         BadValueError: If a value is out of bounds, or the optimizer refuses the combination.
+        BadTypeError: If the rate is a tensor, and the optimizer's library changes it.
         TaskError: If there is no trainable parameter, one is listed twice or has no shape yet,
             or the model has complex parameters or sparse gradients that the optimizer does not
             support.
@@ -103,6 +104,7 @@ def build(
             groups = split_blocks(groups, model)
     _check_parameters(groups)
     _refuse_complex(row, groups, model)
+    _refuse_tensors(row, [lr, *(group.get("lr") for group in groups)])
     groups = _with_numbers(groups)
     optimizer = _construct(row, groups, lr, checked)
     if model is not None:
@@ -294,6 +296,15 @@ def _refuse_complex(row: OptimizerRow, groups: list[Group], model: nn.Module | N
             f"{row.name} does not take complex parameters, and {' and '.join(names[:3]) or 'one'} "
             f"is complex: use {able}, or keep the real and imaginary parts as real parameters"
         )
+
+
+def _refuse_tensors(row: OptimizerRow, rates: Iterable[object]) -> None:
+    for rate in rates:
+        if row.why_no_tensor and isinstance(rate, Tensor):
+            raise BadTypeError(
+                f"{row.name} takes no tensor as a rate, since {row.why_no_tensor}: give "
+                f"lr={rate.item():g}"
+            )
 
 
 def _check_complete(optimizer: Optimizer, model: nn.Module) -> None:

@@ -188,8 +188,16 @@ class TuneResult(ShowsItself):
 
     @property
     def at_bound(self) -> float | None:
-        """The bound of `lr_range`, or of `lrs`, at which the rate lies; None for none."""
-        return self.allowed.bound_at(self.lr)
+        """The bound of `lr_range`, or of `lrs`, at which the rate lies; None for none.
+
+        None too if another rate that was tried lies between the two, or at the bound.
+        """
+        bound = self.allowed.bound_at(self.lr)
+        if bound is None or bound == self.lr:
+            return bound
+        low, high = sorted((bound, self.lr))
+        beside = [t for t in self.trials if t.lr != self.lr and low <= t.lr <= high]
+        return None if beside else bound
 
     @property
     def common_break(self) -> int | None:
@@ -240,7 +248,7 @@ class TuneResult(ShowsItself):
         trains = self.outcome not in (Outcome.NOTHING_TRAINS, Outcome.NO_BETTER_THAN_A_CONSTANT)
         if self.at_bound is None or not trains:
             return ""
-        return advice.at_a_bound(self.at_bound, self.allowed)
+        return advice.at_a_bound(self.lr, self.at_bound, self.allowed)
 
     def _meaning(self, *, explained: bool) -> str:
         match self.outcome:
