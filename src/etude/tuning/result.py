@@ -196,8 +196,12 @@ class TuneResult(ShowsItself):
         if bound is None or bound == self.lr:
             return bound
         low, high = sorted((bound, self.lr))
-        beside = [t for t in self.trials if t.lr != self.lr and low <= t.lr <= high]
-        return None if beside else bound
+        return None if any(low <= t.lr <= high and t.lr != self.lr for t in self.trials) else bound
+
+    @property
+    def paired_record(self) -> Record:
+        """The record at `lr` whose evaluations are all on the data on which rates were compared."""
+        return self.record if self.judged_on == self.valid_samples else self.chosen.record
 
     @property
     def common_break(self) -> int | None:
@@ -215,7 +219,7 @@ class TuneResult(ShowsItself):
 
         None also where metrics or folds were compared, or where losses are not of the same data.
         """
-        same = self.valid_samples is None or self.judged_on == self.valid_samples
+        same = self.judged_on == self.valid_samples
         comparable = self.objective == "loss" and self.folds == 1 and self.seeds == 1 and same
         return left_better(self.record, self.trials, self.untrained.loss, comparable=comparable)
 
@@ -234,7 +238,7 @@ class TuneResult(ShowsItself):
 
     def advice(self) -> str:
         """Say in sentences what the outcome means for the reader; empty where all is well."""
-        overfit = overfits.said(self.record, self.trials, self.objective)
+        overfit = overfits.said(self.paired_record, self.trials, self.objective)
         left, larger = self.left_better, self.larger_budget
         said = ["" if left is None else left.remedy()]
         said += [self._meaning(explained=bool(overfit)), self._bound_said(), overfit]
