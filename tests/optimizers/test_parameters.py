@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -179,6 +180,45 @@ def test_a_tensor_as_rate_gives_what_its_number_gives_or_is_refused(name):
         assert float(optimizer.param_groups[0]["lr"]) == rate
         ends.append([p.detach() for p in parameters])
     torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-12)
+
+
+def test_soap_needs_an_epsilon():
+    """Without one it divides rounding by rounding where no gradient has a part."""
+    with pytest.raises(
+        BadValueError, match=r"soap\.eps=0.* is out of bounds: give a number above 0"
+    ):
+        build("soap", [nn.Parameter(drawn(2, 2, seed=0))], eps=0.0)
+
+
+FREE = [row.name for row in INSTALLED if row.rate_free]
+
+
+@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_an_estimated_rate_needs_weights_that_show_small_moves(name, dtype):
+    parameters = [nn.Parameter(drawn(3, 2, seed=0).to(dtype))]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build(name, parameters)
+    said = [str(one.message) for one in caught if "estimates its rate" in str(one.message)]
+    assert bool(said) == (dtype in (torch.bfloat16, torch.float16))
+    assert all(f"{name} " in one and str(dtype)[6:] in one for one in said)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prodigy_moves_little_in_bfloat16_which_is_what_the_warning_says(dtype):
+    torch.manual_seed(0)
+    x, y = drawn(200, 16, seed=1), drawn(200, 1, seed=2)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1)).to(dtype)
+    x, y = x.to(dtype), (x[:, :1].abs() + 0.1 * y).to(dtype)
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = build("prodigy", model)
+    for _ in range(40):
+        go("prodigy", optimizer, lambda: (model(x) - y).square().mean())
+    moved = (nn.utils.parameters_to_vector(model.parameters()).detach().float() - before).norm()
+    assert (moved > 1) == (dtype == torch.float32)
 
 
 # ---- sizes, layouts, dtypes ----------------------------------------------------------------

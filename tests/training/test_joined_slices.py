@@ -21,7 +21,6 @@ from etude.tasks.sources.shards import sharded_sweep
 from etude.training.evaluation.evaluate import evaluate
 from etude.training.evaluation.joined_slices import JoinedSlices
 
-
 CALLS: dict[int, list[int]] = {}
 """The samples of each forward pass, by the key of the model: where no evaluation looks."""
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
@@ -41,6 +42,9 @@ LABELS = frozenset(
 )
 """What a group may hold besides values of its optimizer."""
 
+NARROW = frozenset({torch.bfloat16, torch.float16})
+"""Types of weights in which an update of a thousandth of a weight is rounded away."""
+
 
 def build(
     name: str,
@@ -66,6 +70,10 @@ def build(
         groups: Parameter groups of the model, if it has some of its own; those of a `Task` with
             `param_groups` have their multiple of the rate under 'lr_mult'.
         **hyperparameters: Hyperparameters of the optimizer's row, checked against its bounds.
+
+    Warns:
+        UserWarning: If groups set values that the optimizer does not read, or if it estimates its
+            rate and the weights are in 16 bits.
 
     Raises:
         UnknownNameError: If the optimizer or a hyperparameter is unknown.
@@ -105,6 +113,7 @@ def build(
     _check_parameters(groups)
     _refuse_complex(row, groups, model)
     _refuse_tensors(row, [lr, *(group.get("lr") for group in groups)])
+    _warn_of_narrow(row, groups)
     groups = _with_numbers(groups)
     optimizer = _construct(row, groups, lr, checked)
     if model is not None:
@@ -305,6 +314,20 @@ def _refuse_tensors(row: OptimizerRow, rates: Iterable[object]) -> None:
                 f"{row.name} takes no tensor as a rate, since {row.why_no_tensor}: give "
                 f"lr={rate.item():g}"
             )
+
+
+def _warn_of_narrow(row: OptimizerRow, groups: list[Group]) -> None:
+    """Say that an optimizer that measures how far weights have moved cannot see small moves."""
+    kinds = {p.dtype for group in groups for p in group["params"]}
+    narrow = sorted(str(kind).removeprefix("torch.") for kind in kinds & NARROW)
+    if row.rate_free and narrow:
+        warnings.warn(
+            f"{row.name} estimates its rate from how far the weights have moved, and its first "
+            f"updates are lost in weights of {narrow[0]}: it may train far more slowly than in "
+            "float32, or not at all. Keep the weights in float32, with autocast for speed "
+            "(precision='bfloat16' of a recipe)",
+            stacklevel=3,
+        )
 
 
 def _check_complete(optimizer: Optimizer, model: nn.Module) -> None:

@@ -151,7 +151,7 @@ ROWS = (
         },
         {"curvature": (1.0, DIRECTIONS), "matrices": (0.3, ""), "mostly matrices": (0.7, "")},
         betas=betas(0.95, 0.95),
-        # A gradient of low rank has no part in some directions of its basis: without eps, 0/0.
+        # Without it, rounding is divided by rounding in directions where no gradient has a part.
         eps=Number(1e-8, above=True),
         weight_decay=Number(1e-2),
         precondition_frequency=Whole(10),
