@@ -184,16 +184,11 @@ def test_a_tensor_as_rate_gives_what_its_number_gives_or_is_refused(name):
 
 def test_soap_needs_an_epsilon():
     """Without one it divides rounding by rounding where no gradient has a part."""
-    with pytest.raises(
-        BadValueError, match=r"soap\.eps=0.* is out of bounds: give a number above 0"
-    ):
+    with pytest.raises(BadValueError, match=r"soap\.eps=0.* is out of bounds: give a number > 0"):
         build("soap", [nn.Parameter(drawn(2, 2, seed=0))], eps=0.0)
 
 
-FREE = [row.name for row in INSTALLED if row.rate_free]
-
-
-@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_an_estimated_rate_needs_weights_that_show_small_moves(name, dtype):
     parameters = [nn.Parameter(drawn(3, 2, seed=0).to(dtype))]
@@ -201,12 +196,14 @@ def test_an_estimated_rate_needs_weights_that_show_small_moves(name, dtype):
         warnings.simplefilter("always")
         build(name, parameters)
     said = [str(one.message) for one in caught if "estimates its rate" in str(one.message)]
-    assert bool(said) == (dtype in (torch.bfloat16, torch.float16))
+    estimates = name in {"prodigy", "dadapt_adam"}
+    assert bool(said) == (estimates and dtype in (torch.bfloat16, torch.float16))
     assert all(f"{name} " in one and str(dtype)[6:] in one for one in said)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_prodigy_moves_little_in_bfloat16_which_is_what_the_warning_says(dtype):
+    pytest.importorskip("prodigyopt")
     torch.manual_seed(0)
     x, y = drawn(200, 16, seed=1), drawn(200, 1, seed=2)
     model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1)).to(dtype)

@@ -52,8 +52,8 @@ def test_at_an_edge_names_the_side(found, budget, lowest):
 def test_at_a_bound_names_the_rate_and_the_bound(found):
     low, high = found[0], found[-1]
     allowed = AllowedRates(low, high)
-    assert numbers(advice.at_a_bound(low, low, allowed)) == [low]
-    assert numbers(advice.at_a_bound(high, high, allowed)) == [high]
+    assert numbers(advice.at_a_bound(low, low, allowed)) == pytest.approx([low])
+    assert numbers(advice.at_a_bound(high, high, allowed)) == pytest.approx([high])
     beside = advice.at_a_bound(0.95 * high, high, allowed)
     assert numbers(beside) == pytest.approx([0.95 * high, high], rel=1e-5)
     assert "whether one above it is better was not looked at" in beside

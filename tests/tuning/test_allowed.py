@@ -62,6 +62,14 @@ def test_a_rate_next_to_a_bound_lies_at_it_where_nothing_between_was_tried(free)
     assert "lies at" not in tried.advice()
 
 
+def test_a_range_without_a_good_rate_is_said_beside_what_a_constant_gives():
+    """It was said to be a fault of the data, whose good rates the range left out."""
+    best = quick(task(), budget=1.5, lr_range=(1.0, 100.0), engine="loop")
+    assert best.outcome == "no better than a constant"
+    assert "The best rate lies at 1, the lowest that lr_range allows" in best.advice()
+    assert "Give a wider range to find out" in best.advice()
+
+
 def test_a_list_is_all_that_is_tried(free):
     best = quick(task(), lrs=LISTED, engine="loop")
     assert set(tried(best)) <= set(LISTED)

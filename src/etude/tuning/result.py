@@ -249,8 +249,7 @@ class TuneResult(ShowsItself):
 
     def _bound_said(self) -> str:
         """Say that the rate lies at a bound; empty where it does not, or where none trains."""
-        trains = self.outcome not in (Outcome.NOTHING_TRAINS, Outcome.NO_BETTER_THAN_A_CONSTANT)
-        if self.at_bound is None or not trains:
+        if self.at_bound is None or self.outcome == Outcome.NOTHING_TRAINS:
             return ""
         return advice.at_a_bound(self.lr, self.at_bound, self.allowed)
 
