@@ -320,7 +320,7 @@ def _warn_of_narrow(row: OptimizerRow, groups: list[Group]) -> None:
     """Say that an optimizer that measures how far weights have moved cannot see small moves."""
     kinds = {p.dtype for group in groups for p in group["params"]}
     narrow = sorted(str(kind).removeprefix("torch.") for kind in kinds & NARROW)
-    if row.rate_free and not row.closure and narrow:  # a closure is for a search of each step
+    if row.rate_free and row.why_no_rates and not row.closure and narrow:
         warnings.warn(
             f"{row.name} estimates its rate from how far the weights have moved, and its first "
             f"updates are lost in weights of {narrow[0]}: it may train far more slowly than in "
