@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from etude.torch_internals import version_of
+from etude.torch_internals import forward_hooks, own_buffers, own_parameters, version_of
 
 MOST, DEEP, LONG = 20_000, 4, 1_000
 """The most values that are looked at, how deep, and the longest collection whose items are."""
@@ -25,10 +25,8 @@ _COLLECTIONS = (list, tuple, set, frozenset, deque)
 _OURS = ("torch.", "etude.")
 """Where objects come from that hold nothing of the user's: hooks of onlookers, compiled calls."""
 
-_UNUSED = frozenset(vars(nn.Module())) - {
-    "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks",
-}  # fmt: skip
-"""Attributes of every module that a forward pass does not change."""
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+"""Attributes that torch gives to every module."""
 
 Held = tuple[object, object]
 """A value, which is compared by its identity, and a mark of it, which is compared by its value."""
@@ -75,10 +73,15 @@ class HeldValues:
                 _add(root, found, seen, DEEP)
                 continue
             for module in root.modules():
-                for name, value in vars(module).items():
-                    if name not in _UNUSED:
-                        _add(value, found, seen, DEEP)
+                for value in _held_by(module):
+                    _add(value, found, seen, DEEP)
         return found
+
+
+def _held_by(module: nn.Module) -> list[Any]:
+    """Return a module's parameters, buffers, hooks, and the attributes that are its own."""
+    own = [value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE]
+    return [own_parameters(module), own_buffers(module), *forward_hooks(module), *own]
 
 
 def _is_same(one: Held, other: Held) -> bool:
