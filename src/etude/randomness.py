@@ -53,6 +53,27 @@ class RandomState:
         if self.accelerators:
             torch.cuda.set_rng_state_all(list(self.accelerators))
 
+    def is_current(self) -> bool:
+        """Return whether the global random state is this one: nothing was drawn since.
+
+        >>> state = RandomState.capture()
+        >>> before = state.is_current()
+        >>> _ = torch.rand(())
+        >>> before, state.is_current()
+        (True, False)
+        """
+        now = RandomState.capture()
+        kind, keys, *rest = self.numpy
+        other, own, *left = now.numpy
+        return (
+            self.python == now.python
+            and (kind, rest) == (other, left)
+            and np.array_equal(keys, own)
+            and torch.equal(self.torch, now.torch)
+            and len(self.accelerators) == len(now.accelerators)
+            and all(map(torch.equal, self.accelerators, now.accelerators))
+        )
+
     def tree(self) -> dict[str, Any]:
         """Return the state as plain values and tensors, for a checkpoint."""
         version, words, gauss = self.python

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from etude.errors import BadValueError, TaskError
+from etude.errors import BadTypeError, BadValueError, TaskError
 from etude.optimizers import ROWS, build
 from etude.optimizers.state import restore
 from etude.storage.state_tree import flatten, tensors_in, unflatten
@@ -155,6 +156,66 @@ def test_a_second_group_is_refused_now_or_later(name):
     optimizer = build(name, [one])
     with pytest.raises(BadValueError, match=message):
         optimizer.add_param_group({"params": [other]})
+
+
+# ---- rates -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tensor_as_rate_gives_what_its_number_gives_or_is_refused(name):
+    ends, rate = [], min(0.1, 10 ** ROWS[name].centre)
+    for lr in (rate, torch.tensor(rate, dtype=torch.float64)):
+        parameters = [nn.Parameter(drawn(*shape, seed=0)) for shape in ((4, 3), (3,))]
+        if isinstance(lr, Tensor) and ROWS[name].why_no_tensor:
+            with pytest.raises(BadTypeError, match=rf"{name} takes no tensor as a rate, .*lr=\d"):
+                build(name, parameters, lr=lr)
+            with pytest.raises(BadTypeError, match="takes no tensor as a rate"):
+                build(name, [{"params": parameters, "lr": lr}], lr=rate)
+            return
+        optimizer = build(name, parameters, lr=lr)
+        if ROWS[name].eval_mode:
+            optimizer.train()
+        for _ in range(4):
+            go(name, optimizer, lambda p=parameters: (p[0] @ p[1] - 1).square().sum())
+        assert float(optimizer.param_groups[0]["lr"]) == rate
+        ends.append([p.detach() for p in parameters])
+    torch.testing.assert_close(*ends, rtol=1e-9, atol=1e-12)
+
+
+def test_soap_needs_an_epsilon():
+    """Without one it divides rounding by rounding where no gradient has a part."""
+    with pytest.raises(BadValueError, match=r"soap\.eps=0.* is out of bounds: give a number > 0"):
+        build("soap", [nn.Parameter(drawn(2, 2, seed=0))], eps=0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_an_estimated_rate_needs_weights_that_show_small_moves(name, dtype):
+    parameters = [nn.Parameter(drawn(3, 2, seed=0).to(dtype))]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build(name, parameters)
+    said = [str(one.message) for one in caught if "estimates its rate" in str(one.message)]
+    estimates = name in {"prodigy", "dadapt_adam"}
+    assert bool(said) == (estimates and dtype in (torch.bfloat16, torch.float16))
+    assert all(f"{name} " in one and str(dtype)[6:] in one for one in said)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_prodigy_moves_little_in_bfloat16_which_is_what_the_warning_says(dtype):
+    pytest.importorskip("prodigyopt")
+    torch.manual_seed(0)
+    x, y = drawn(200, 16, seed=1), drawn(200, 1, seed=2)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 1)).to(dtype)
+    x, y = x.to(dtype), (x[:, :1].abs() + 0.1 * y).to(dtype)
+    before = nn.utils.parameters_to_vector(model.parameters()).detach().float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = build("prodigy", model)
+    for _ in range(40):
+        go("prodigy", optimizer, lambda: (model(x) - y).square().mean())
+    moved = (nn.utils.parameters_to_vector(model.parameters()).detach().float() - before).norm()
+    assert (moved > 1) == (dtype == torch.float32)
 
 
 # ---- sizes, layouts, dtypes ----------------------------------------------------------------

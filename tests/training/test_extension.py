@@ -102,6 +102,29 @@ def test_where_further_means_nothing_it_is_said(tmp_path):
         train(line(), steps=20, folder=tmp_path / "broken", resume=True)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "schedulefree_adamw"])
+def test_a_run_that_was_interrupted_may_end_where_it_stands(tmp_path, optimizer):
+    """It was told that it had stopped early and restored its best weights."""
+    pytest.importorskip("schedulefree")
+    recipe = RECIPE.replace(optimizer=optimizer, schedule="constant()", early_stopping=5)
+
+    def fail(run):
+        if run.step == 6:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError, match="Saved up to update"):
+        train(line(), recipe, folder=tmp_path / "run", on_step=fail)
+    short = train(line(), folder=tmp_path / "run", resume=True, steps=6)
+    alone = train(line(), recipe.replace(steps=6))
+    assert (short.status, short.length, short.cost.steps) == ("finished", 6, 6)
+    assert short.evaluations[-1].step == 6
+    assert weights(short) == weights(alone)
+    assert (tmp_path / "run/model.safetensors").exists()
+    assert Record.load(tmp_path / "run").status == "finished"
+    with pytest.raises(BadValueError, match="has already done 6 updates: give at least that many"):
+        train(line(), folder=tmp_path / "run", resume=True, steps=5)
+
+
 def test_evaluation_steps_of_every_length_stay():
     assert own_evaluation_steps([], 12, 4) == {0, 3, 6, 9, 12}
     assert own_evaluation_steps([(12, 12), (20, 20)], 40, 4) == {0, 3, 6, 9, 12, 15, 20, 30, 40}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from etude.recipe import Recipe
 from etude.record import Cost, Evaluation, Record, Status
 from etude.tuning import advice
+from etude.tuning.search.allowed_rates import AllowedRates
 from etude.tuning.trial_summary import TrialSummary
 
 rates = st.lists(
@@ -45,6 +46,17 @@ def test_at_an_edge_names_the_side(found, budget, lowest):
     said = advice.at_an_edge(lr, [trial(r) for r in found], budget)
     assert f"is the {'lowest' if lowest else 'highest'} one tried" in said
     assert numbers(said) == [budget]
+
+
+@given(rates)
+def test_at_a_bound_names_the_rate_and_the_bound(found):
+    low, high = found[0], found[-1]
+    allowed = AllowedRates(low, high)
+    assert numbers(advice.at_a_bound(low, low, allowed)) == pytest.approx([low])
+    assert numbers(advice.at_a_bound(high, high, allowed)) == pytest.approx([high])
+    beside = advice.at_a_bound(0.95 * high, high, allowed)
+    assert numbers(beside) == pytest.approx([0.95 * high, high], rel=1e-5)
+    assert "whether one above it is better was not looked at" in beside
 
 
 @given(rates, budgets)

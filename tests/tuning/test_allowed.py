@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ import etude
 from etude import TuneResult, report
 from etude.errors import BadValueError
 from etude.report import present
+from etude.tuning.search.allowed_rates import AllowedRates
 from tests.tuning.common import BASE, facts, quick, same, task
 
 LISTED = [0.001, 0.00317, 0.01, 0.0317123]
@@ -46,6 +48,26 @@ def test_it_says_when_the_best_lies_at_the_bound(free):
     assert best.plain()["at_bound"] == high
     drawn = present(best)
     assert any(fact.name == "Rates allowed" and "at a bound" in fact.note for fact in drawn.facts)
+
+
+def test_a_rate_next_to_a_bound_lies_at_it_where_nothing_between_was_tried(free):
+    bound = 1.1 * free.lr
+    allowed = AllowedRates.of((free.lr / 100, bound))
+    below = tuple(trial for trial in free.trials if trial.lr <= free.lr)
+    best = replace(free, allowed=allowed, trials=below)
+    assert best.at_bound == bound
+    assert f"The best rate lies at {free.lr:g}, next to {bound:g}, the highest" in best.advice()
+    tried = replace(best, trials=(*below, replace(below[-1], lr=bound)))
+    assert tried.at_bound is None
+    assert "lies at" not in tried.advice()
+
+
+def test_a_range_without_a_good_rate_is_said_beside_what_a_constant_gives():
+    """It was said to be a fault of the data, whose good rates the range left out."""
+    best = quick(task(), budget=1.5, lr_range=(1.0, 100.0), engine="loop")
+    assert best.outcome == "no better than a constant"
+    assert "The best rate lies at 1, the lowest that lr_range allows" in best.advice()
+    assert "Give a wider range to find out" in best.advice()
 
 
 def test_a_list_is_all_that_is_tried(free):

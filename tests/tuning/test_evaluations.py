@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -16,6 +17,7 @@ from etude.training.evaluation.evaluate import evaluate
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.trials import valid_samples
+from etude.tuning import overfits
 from tests import helpers
 from tests.tuning.common import BASE, mlp, noisy, quick, same, task, weights
 
@@ -47,6 +49,21 @@ def test_rates_are_compared_on_some_samples_and_the_model_is_judged_on_all(cut):
     assert last.loss != own.loss
     assert cut.record.evaluations[:-1] == cut.chosen.record.evaluations[:-1]
     assert len({t.record.evaluations[0].loss for t in cut.trials}) == 1
+
+
+def test_easier_samples_are_no_overfitting_of_the_model_that_is_judged_on_all(cut):
+    """The last loss is higher since it is of harder data: that was said to be overfitting."""
+    own = cut.chosen.record
+    losses = [1.0 - 0.1 * i for i in range(len(own.evaluations))]
+    seen = tuple(replace(e, loss=x) for e, x in zip(own.evaluations, losses, strict=True))
+    falling = replace(own, evaluations=seen, series={**own.series, "loss": np.linspace(1, 0, 64)})
+    chosen = replace(cut.chosen, record=falling)
+    on_all = replace(falling, evaluations=(*seen[:-1], replace(seen[-1], loss=0.9, parts=())))
+    others = [t for t in cut.trials if t.lr != cut.lr and not t.followed]
+    trials = tuple(sorted((chosen, *others), key=lambda t: t.lr))
+    found = replace(cut, record=on_all, trials=trials, doubts=(), notes=())
+    assert "while the training loss fell" in overfits.said(on_all, trials)
+    assert "while the training loss fell" not in found.advice()
 
 
 def test_the_samples_do_not_change_what_a_rate_learns(cut):

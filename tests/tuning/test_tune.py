@@ -331,3 +331,14 @@ def test_no_edge_is_claimed_of_rates_that_were_dropped_early():
         if trial.unstable and trial.record.status != "diverged":
             assert trial.record.status == "finished"
     assert best.stable_below is None or best.stable_below > best.lr
+
+
+def test_over_folds_the_score_chooses_where_no_rate_beats_a_constant():
+    """The training loss did, which is lowest at the rate that overfits most."""
+    best = quick(task(), BASE, 8.0, folds=2, engine="loop")
+    assert best.outcome == "no better than a constant"
+    ends = {t.lr: t.record.evaluations[-1] for t in best.trials}
+    last = ends[best.lr]
+    others = [e.loss for lr, e in ends.items() if lr != best.lr and e.step == last.step]
+    assert others
+    assert last.loss < min(others)

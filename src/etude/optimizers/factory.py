@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
@@ -41,6 +42,9 @@ LABELS = frozenset(
 )
 """What a group may hold besides values of its optimizer."""
 
+NARROW = frozenset({torch.bfloat16, torch.float16})
+"""Types of weights in which an update of a thousandth of a weight is rounded away."""
+
 
 def build(
     name: str,
@@ -67,9 +71,14 @@ def build(
             `param_groups` have their multiple of the rate under 'lr_mult'.
         **hyperparameters: Hyperparameters of the optimizer's row, checked against its bounds.
 
+    Warns:
+        UserWarning: If groups set values that the optimizer does not read, or if it estimates its
+            rate and the weights are in 16 bits.
+
     Raises:
         UnknownNameError: If the optimizer or a hyperparameter is unknown.
         BadValueError: If a value is out of bounds, or the optimizer refuses the combination.
+        BadTypeError: If the rate is a tensor, and the optimizer's library changes it.
         TaskError: If there is no trainable parameter, one is listed twice or has no shape yet,
             or the model has complex parameters or sparse gradients that the optimizer does not
             support.
@@ -103,6 +112,8 @@ def build(
             groups = split_blocks(groups, model)
     _check_parameters(groups)
     _refuse_complex(row, groups, model)
+    _refuse_tensors(row, [lr, *(group.get("lr") for group in groups)])
+    _warn_of_narrow(row, groups)
     groups = _with_numbers(groups)
     optimizer = _construct(row, groups, lr, checked)
     if model is not None:
@@ -293,6 +304,29 @@ def _refuse_complex(row: OptimizerRow, groups: list[Group], model: nn.Module | N
         raise TaskError(
             f"{row.name} does not take complex parameters, and {' and '.join(names[:3]) or 'one'} "
             f"is complex: use {able}, or keep the real and imaginary parts as real parameters"
+        )
+
+
+def _refuse_tensors(row: OptimizerRow, rates: Iterable[object]) -> None:
+    for rate in rates:
+        if row.why_no_tensor and isinstance(rate, Tensor):
+            raise BadTypeError(
+                f"{row.name} takes no tensor as a rate, since {row.why_no_tensor}: give "
+                f"lr={rate.item():g}"
+            )
+
+
+def _warn_of_narrow(row: OptimizerRow, groups: list[Group]) -> None:
+    """Say that an optimizer that measures how far weights have moved cannot see small moves."""
+    kinds = {p.dtype for group in groups for p in group["params"]}
+    narrow = sorted(str(kind).removeprefix("torch.") for kind in kinds & NARROW)
+    if row.rate_free and row.why_no_rates and not row.closure and narrow:
+        warnings.warn(
+            f"{row.name} estimates its rate from how far the weights have moved, and its first "
+            f"updates are lost in weights of {narrow[0]}: it may train far more slowly than in "
+            "float32, or not at all. Keep the weights in float32, with autocast for speed "
+            "(precision='bfloat16' of a recipe)",
+            stacklevel=3,
         )
 
 

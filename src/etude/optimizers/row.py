@@ -81,6 +81,7 @@ class OptimizerRow:
         why_no_slices: Why rows of a tensor cannot have separate rates; empty if they can, because
             the change of each entry is its rate times a value that does not depend on any rate.
         why_no_rates: Why parameter groups cannot have separate rates; empty if they can.
+        why_no_tensor: Why its rate cannot be a tensor; empty if it can.
         why_no_shards: Why its parameters cannot be kept in parts by several processes; empty if
             they can, because each entry's update needs that entry's gradients alone.
         sparse: Whether sparse gradients are accepted; 'without decay': only with weight_decay=0.
@@ -121,6 +122,7 @@ class OptimizerRow:
     eval_mode: bool = False
     why_no_slices: str = ""
     why_no_rates: str = ""
+    why_no_tensor: str = ""
     why_no_shards: str = ""
     sparse: Sparse = "no"
     rate_free: bool = False

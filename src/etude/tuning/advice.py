@@ -145,16 +145,18 @@ def at_an_edge(lr: float, trials: Sequence[TrialSummary], budget: float) -> str:
     )
 
 
-def at_a_bound(bound: float, allowed: AllowedRates) -> str:
+def at_a_bound(lr: float, bound: float, allowed: AllowedRates) -> str:
     """Say that the best rate lies at a bound of the rates that could be tried.
 
     Args:
+        lr: The best rate.
         bound: The bound.
         allowed: The rates that could be tried.
     """
     side, beyond = ("lowest", "below") if bound == allowed.low else ("highest", "above")
     argument, wider = ("lrs", "further rates") if allowed.listed else ("lr_range", "a wider range")
+    at = f"{bound:g}" if lr == bound else f"{lr:g}, next to {bound:g}"
     return (
-        f"The best rate lies at {bound:g}, the {side} that {argument} allows: whether one {beyond} "
+        f"The best rate lies at {at}, the {side} that {argument} allows: whether one {beyond} "
         f"it is better was not looked at. Give {wider} to find out."
     )

@@ -188,8 +188,20 @@ class TuneResult(ShowsItself):
 
     @property
     def at_bound(self) -> float | None:
-        """The bound of `lr_range`, or of `lrs`, at which the rate lies; None for none."""
-        return self.allowed.bound_at(self.lr)
+        """The bound of `lr_range`, or of `lrs`, at which the rate lies; None for none.
+
+        None too if another rate that was tried lies between the two, or at the bound.
+        """
+        bound = self.allowed.bound_at(self.lr)
+        if bound is None or bound == self.lr:
+            return bound
+        low, high = sorted((bound, self.lr))
+        return None if any(low <= t.lr <= high and t.lr != self.lr for t in self.trials) else bound
+
+    @property
+    def paired_record(self) -> Record:
+        """The record at `lr` whose evaluations are all on the data on which rates were compared."""
+        return self.record if self.judged_on == self.valid_samples else self.chosen.record
 
     @property
     def common_break(self) -> int | None:
@@ -207,7 +219,7 @@ class TuneResult(ShowsItself):
 
         None also where metrics or folds were compared, or where losses are not of the same data.
         """
-        same = self.valid_samples is None or self.judged_on == self.valid_samples
+        same = self.judged_on == self.valid_samples
         comparable = self.objective == "loss" and self.folds == 1 and self.seeds == 1 and same
         return left_better(self.record, self.trials, self.untrained.loss, comparable=comparable)
 
@@ -226,7 +238,7 @@ class TuneResult(ShowsItself):
 
     def advice(self) -> str:
         """Say in sentences what the outcome means for the reader; empty where all is well."""
-        overfit = overfits.said(self.record, self.trials, self.objective)
+        overfit = overfits.said(self.paired_record, self.trials, self.objective)
         left, larger = self.left_better, self.larger_budget
         said = ["" if left is None else left.remedy()]
         said += [self._meaning(explained=bool(overfit)), self._bound_said(), overfit]
@@ -237,10 +249,9 @@ class TuneResult(ShowsItself):
 
     def _bound_said(self) -> str:
         """Say that the rate lies at a bound; empty where it does not, or where none trains."""
-        trains = self.outcome not in (Outcome.NOTHING_TRAINS, Outcome.NO_BETTER_THAN_A_CONSTANT)
-        if self.at_bound is None or not trains:
+        if self.at_bound is None or self.outcome == Outcome.NOTHING_TRAINS:
             return ""
-        return advice.at_a_bound(self.at_bound, self.allowed)
+        return advice.at_a_bound(self.lr, self.at_bound, self.allowed)
 
     def _meaning(self, *, explained: bool) -> str:
         match self.outcome:

@@ -145,11 +145,14 @@ ROWS = (
             "in_turns": False,
             "decay": "decoupled",
             "why_no_slices": WHOLE,
+            "why_no_tensor": "its library multiplies the rate in place, so that a tensor changes "
+            "at every update",
             "why_no_shards": SIDES,
         },
         {"curvature": (1.0, DIRECTIONS), "matrices": (0.3, ""), "mostly matrices": (0.7, "")},
         betas=betas(0.95, 0.95),
-        eps=Number(1e-8),
+        # Without it, rounding is divided by rounding in directions where no gradient has a part.
+        eps=Number(1e-8, above=True),
         weight_decay=Number(1e-2),
         precondition_frequency=Whole(10),
     ),

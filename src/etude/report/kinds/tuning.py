@@ -290,7 +290,7 @@ def _sections(result: TuneResult) -> list[Section]:
 
 def _run(result: TuneResult) -> tuple[Drawing, ...]:
     """Return the figures of the chosen run: of a loop's rate only where its schedule is known."""
-    drawings = pieces.drawings(result.record)
+    drawings = pieces.drawings(result.record if result.folds > 1 else result.paired_record)
     return drawings if "lr" in result.record.series else drawings[:1]
 
 

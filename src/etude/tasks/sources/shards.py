@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from etude.errors import TaskError, kind_of
 from etude.tasks.sources.data import IndexedData
 from etude.tasks.sources.loaders import LoaderData
 from etude.tasks.sources.source import Batch, Cursor, Data, rows
+from etude.torch_internals import flattened, unflattened
 
 T = TypeVar("T")
 
@@ -127,6 +128,7 @@ def sharded_sweep(
         data: The data to read once.
         batch_size: The number of samples of a slice, if the data allow a choice.
         limit: A group holds as many slices as have at most so many samples together; at least one.
+            A batch of anything but tensors is a group of its own.
         rank: The number of this process.
         size: The number of processes.
 
@@ -143,22 +145,47 @@ def sharded_sweep(
         for group in islice(_grouped(((i, len(i)) for i in index), limit), rank, None, size):
             yield [(place, data.take(rows), count) for place, rows, count in group]
     else:
-        yield from islice(_grouped(data.sweep(batch_size), limit), rank, None, size)
+        slices = data.sweep(batch_size)
+        yield from islice(_grouped(slices, limit, keep=_copy), rank, None, size)
 
 
-def _grouped(slices: Iterable[tuple[T, int]], limit: int) -> Iterator[list[tuple[int, T, int]]]:
-    """Yield consecutive slices in groups, with their places."""
+def _itself(value: T) -> T:
+    return value
+
+
+def _grouped(
+    slices: Iterable[tuple[T, int]], limit: int, keep: Callable[[T], T | None] = _itself
+) -> Iterator[list[tuple[int, T, int]]]:
+    """Yield consecutive slices in groups, with their places.
+
+    Args:
+        slices: The slices, each with its number of samples.
+        limit: The largest number of samples of a group of several.
+        keep: What a slice is kept as while the next is read; None if it cannot be kept.
+    """
     group: list[tuple[int, T, int]] = []
     for place, (batch, count) in enumerate(slices):
         if group and sum(one[2] for one in group) + count > limit:
             yield group
             group = []
-        group.append((place, batch, count))
-        if count >= limit:  # without reading ahead
+        kept = None if count >= limit else keep(batch)
+        if kept is not None:
+            group.append((place, kept, count))
+            continue
+        if group:
             yield group
             group = []
+        yield [(place, batch, count)]  # without reading ahead
     if group:
         yield group
+
+
+def _copy(batch: Batch) -> Batch | None:
+    """Return a copy of a batch of tensors, since its source may write the next into its memory."""
+    leaves, shape = flattened(batch)
+    if not all(isinstance(leaf, Tensor) for leaf in leaves):
+        return None
+    return unflattened([leaf.clone() for leaf in leaves], shape)
 
 
 class _Picked(IndexedData):

@@ -39,7 +39,7 @@ def refuse_further(run: Run, state: Mapping[str, Any]) -> None:
             f"steps={steps!r}: the run diverged ({run.reason}) and cannot continue: start a "
             "new run at a lower rate"
         )
-    if run.status == Status.FINISHED:
+    if run.status == Status.FINISHED and state["status"] == Status.FINISHED:
         raise BadValueError(
             f"steps={steps!r}: the run stopped early after update {done} and restored its best "
             "weights, to which the optimizer's state does not belong: start a new run with "

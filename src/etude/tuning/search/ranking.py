@@ -53,12 +53,13 @@ class Ranking(Generic[E]):
 
         While the validation scores say nothing yet, it is the training loss that ranks them.
         """
-        here = [(trial, trial.curve()) for trial in self.here(share)]
-        if self.silent(share):
-            ordered = sorted(here, key=lambda pair: (pair[1].trained(share), pair[0].lr))
-        else:
-            ordered = sorted(here, key=lambda pair: (pair[1].at(share), pair[0].lr))
-        return [trial for trial, _ in ordered]
+        if not self.silent(share):
+            return self.scored(share)
+        return sorted(self.here(share), key=lambda c: (c.curve().trained(share), c.lr))
+
+    def scored(self, share: float) -> list[E]:
+        """Return those that got to a share of the run by their scores there, best first."""
+        return sorted(self.here(share), key=lambda c: (c.curve().at(share), c.lr))
 
     def turned(self, share: float) -> list[Curve]:
         """Return the curves that have turned up: of those that had learned something to lose."""

@@ -87,8 +87,8 @@ class Search(Ranking[E]):
 
     def conclude(self) -> E:
         """Return the best that is finished, improved on for what is left."""
-        if not self.final:
-            return next(iter(self.ranked(self.last)), None) or self.furthest()
+        if not self.final:  # nothing comes later: the score decides, even if it is no constant's
+            return next(iter(self.scored(self.last)), None) or self.furthest()
         best = self.finished() or fall_back(self)
         if best is None:
             return self.furthest()
