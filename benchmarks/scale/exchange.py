@@ -7,9 +7,12 @@ that is tuned for it. Tuned is the multiple of the task's rate with the lowest m
 seeds, among steps of two; they are tried until the best has a worse one on both sides. Bytes are
 counted at the collectives of one process. The loss cost is the validation loss at the end minus
 that with whole gradients, of the same seed, at their own tuned rate in the last two cases, as a
-share of the latter's drop. The results go to benchmarks/results/scale_exchange.json and .md; what
-the former holds is not measured again, and a benchmark that is interrupted goes on there. `--page`
-writes the page of what is there.
+share of the latter's drop. A rate is chosen for the least of several noisy means, so that its own
+mean flatters it: what is promised is judged with five more seeds, which chose nothing.
+
+The results go to benchmarks/results/scale_exchange.json and .md; what the former holds is not
+measured again, and a benchmark that is interrupted goes on there. `--page` writes the page of what
+is there.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ METHODS = (
     WHOLE, "powersgd", "diloco(inner=50)", "local-sgd(period=8)", "topk(ratio=0.01)",
     "powersgd(rank=2, start=2)", "fp16", "bf16", "powersgd(start=2)",
 )  # fmt: skip
-SEEDS, PROCESSES = (0, 1, 2), 2
+SEEDS, FRESH, PROCESSES = (0, 1, 2), (3, 4, 5, 6, 7), 2
 FIRST, STEP, BOUNDS = 4.0, 2.0, (1 / 16, 64.0)
 """The first multiple of a task's rate that is tried for whole gradients, the factor between two
 neighbours, and the smallest and largest multiple."""
@@ -67,7 +70,7 @@ class Job(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What is promised of a method at its tuned rate, on every task.
+    """What is promised of a method at its tuned rate, on every task, with fresh seeds.
 
     Attributes:
         method: The recipe's `compress`.
@@ -138,34 +141,39 @@ def read(target: Path) -> list[Row]:
 def next_job(rows: list[Row]) -> Job | None:
     """Return the first run that has not been measured, given those that have."""
     known = {tuple(row[name] for name in Job._fields) for row in rows}
-    for task, method, factor in wanted(rows):
-        for seed in SEEDS:
+    for task, method, factor, seeds in wanted(rows):
+        for seed in seeds:
             if (job := Job(task, method, seed, factor)) not in known:
                 return job
     return None
 
 
-def wanted(rows: list[Row]) -> Iterator[tuple[str, str, float]]:
-    """Yield (task, method, multiple of the rate) in the order in which they are measured."""
+def wanted(rows: list[Row]) -> Iterator[tuple[str, str, float, tuple[int, ...]]]:
+    """Yield (task, method, multiple of the rate, seeds) in the order in which they are measured."""
     main, others = METHODS[:3], METHODS[3:]
     for task in TASKS:
         for method in main:
             yield from tuning(rows, task, method)
+    for task in TASKS:
+        for method in (WHOLE, *(target.method for target in TARGETS)):
+            yield task, method, tuned(rows, task, method) or FIRST, FRESH
     for own in (False, True):
         for task in TASKS:
             for method in METHODS:
-                yield task, method, 1.0 if own else tuned(rows, task, WHOLE) or FIRST
+                yield task, method, 1.0 if own else tuned(rows, task, WHOLE) or FIRST, SEEDS
     for method in others:
         for task in TASKS:
             yield from tuning(rows, task, method)
 
 
-def tuning(rows: list[Row], task: str, method: str) -> Iterator[tuple[str, str, float]]:
+def tuning(
+    rows: list[Row], task: str, method: str
+) -> Iterator[tuple[str, str, float, tuple[int, ...]]]:
     """Yield what tells the best rate of a method on a task, as far as it is known yet."""
     first = tuned(rows, task, WHOLE) or FIRST
     factor = next_factor(means(rows, task, method), first)
     if factor is not None:
-        yield task, method, factor
+        yield task, method, factor, SEEDS
 
 
 def next_factor(found: dict[float, float], first: float) -> float | None:
@@ -187,7 +195,7 @@ def means(rows: list[Row], task: str, method: str) -> dict[float, float]:
     """Return the mean loss at each multiple of the rate that was tried with all seeds, in order."""
     found: dict[float, list[float]] = {}
     for row in rows:
-        if (row["task"], row["method"]) == (task, method):
+        if (row["task"], row["method"]) == (task, method) and row["seed"] in SEEDS:
             found.setdefault(row["factor"], []).append(row["loss"])
     whole = {f: statistics.mean(each) for f, each in found.items() if len(each) == len(SEEDS)}
     return dict(sorted(whole.items()))
@@ -205,7 +213,13 @@ def tuned(rows: list[Row], task: str, method: str) -> float | None:
 # ---- the page ----------------------------------------------------------------------------------
 
 
-def costs(rows: list[Row], task: str, method: str, factors: tuple[float, float]) -> list[float]:
+def costs(
+    rows: list[Row],
+    task: str,
+    method: str,
+    factors: tuple[float, float],
+    seeds: tuple[int, ...] = SEEDS,
+) -> list[float]:
     """Return the loss cost for each seed, as a share of the drop with whole gradients.
 
     Args:
@@ -213,16 +227,24 @@ def costs(rows: list[Row], task: str, method: str, factors: tuple[float, float])
         task: The task.
         method: The recipe's `compress`.
         factors: The multiples of the rate of this method and of whole gradients.
+        seeds: The seeds that count.
     """
     of = {
         (row["method"], row["factor"], row["seed"]): row for row in rows if row["task"] == task
     }  # fmt: skip
     found = []
-    for seed in SEEDS:
+    for seed in seeds:
         own, whole = of.get((method, factors[0], seed)), of.get((WHOLE, factors[1], seed))
         if own is not None and whole is not None:
             found.append((own["loss"] - whole["loss"]) / (whole["untrained"] - whole["loss"]))
     return found
+
+
+def at_own(rows: list[Row], task: str, method: str, seeds: tuple[int, ...]) -> list[float]:
+    """Return the loss cost for each seed, each way at its tuned rate; empty before it is known."""
+    factor, base = tuned(rows, task, method), tuned(rows, task, WHOLE)
+    known = factor is not None and base is not None
+    return costs(rows, task, method, (factor, base), seeds) if known else []
 
 
 class Line(NamedTuple):
@@ -238,6 +260,7 @@ class Line(NamedTuple):
         whole: The loss costs at the rate that is tuned for whole gradients.
         factor: The rate that is tuned for the method, as a multiple; None before it is known.
         tuned: The loss costs at it.
+        fresh: The loss costs at it with the seeds that chose nothing.
         accuracy: The mean accuracy at it.
     """
 
@@ -250,6 +273,7 @@ class Line(NamedTuple):
     whole: list[float]
     factor: float | None
     tuned: list[float]
+    fresh: list[float]
     accuracy: float
 
 
@@ -275,16 +299,13 @@ def summary(rows: list[Row]) -> Iterator[Line]:
                 own=costs(rows, task, method, (1.0, 1.0)),
                 whole=[] if base is None else costs(rows, task, method, (base, base)),
                 factor=factor,
-                tuned=(
-                    []
-                    if base is None or factor is None
-                    else costs(rows, task, method, (factor, base))
-                ),
+                tuned=at_own(rows, task, method, SEEDS),
+                fresh=at_own(rows, task, method, FRESH),
                 accuracy=statistics.mean(reached) if reached else math.nan,
             )
 
 
-def told(found: list[float]) -> str:
+def told(found: list[float], seeds: int = len(SEEDS)) -> str:
     """Return loss costs in percent: the mean and the range, or the number of seeds if not all.
 
     >>> told([0.001, 0.002, 0.003]), told([0.002]), told([])
@@ -293,8 +314,8 @@ def told(found: list[float]) -> str:
     if not found:
         return "–"
     mean = f"{100 * statistics.mean(found):.2f}"
-    if len(found) < len(SEEDS):
-        return f"{mean} ({len(found)} of {len(SEEDS)} seeds)"
+    if len(found) < seeds:
+        return f"{mean} ({len(found)} of {seeds} seeds)"
     return f"{mean} ({100 * min(found):.2f} to {100 * max(found):.2f})"
 
 
@@ -311,14 +332,16 @@ def judged(lines: list[Line]) -> Iterator[str]:
     """Yield a line for each promise and task: whether it is kept."""
     for target in TARGETS:
         for line in lines:
-            if line.method != target.method or not line.tuned:
+            if line.method != target.method or len(line.fresh) < len(FRESH):
                 continue
-            cost = statistics.mean(line.tuned)
+            cost = statistics.mean(line.fresh)
+            error = statistics.stdev(line.fresh) / math.sqrt(len(line.fresh))
             kept = cost <= target.cost and line.fewer >= target.fewer
             fewer = f"≥ {target.fewer:g} times fewer bytes at " if target.fewer > 1 else ""
+            found = f"{line.fewer:.1f} times, {told(line.fresh, len(FRESH))}%"
             yield (
                 f"- `{target.method}` on {line.task}: {fewer}≤ {100 * target.cost:g}% of the drop: "
-                f"{'kept' if kept else 'missed'} ({line.fewer:.1f} times, {told(line.tuned)}%)."
+                f"{'kept' if kept else 'missed'} ({found}, standard error {100 * error:.2f}%)."
             )
 
 
@@ -336,17 +359,20 @@ def page(rows: list[Row]) -> str:
         f"{len(SEEDS)} seeds, and the range. Own rate: both at the task's rate. Rate of whole: "
         "both at the rate that is tuned for whole gradients. Tuned rate: each at its own. Tuned is "
         "the multiple of the task's rate with the lowest mean loss (second table), with worse ones "
-        "beside it. `fp16` and `bf16` only round: what they differ by shows how much of a cost is "
-        "chance. A dash: not measured. Written by `python -m benchmarks.scale exchange`.",
+        f"beside it. Fresh seeds: the same at the tuned rates, with {len(FRESH)} seeds that chose "
+        "none of them; what is promised is judged by these. `fp16` and `bf16` only round: what "
+        "they differ by shows how much of a cost is chance. A dash: not measured. Written "
+        "by `python -m benchmarks.scale exchange`.",
         "",
         "| task | compress | bytes an update | fewer | processor time, ms | own rate, % "
-        "| rate of whole, % | tuned rate | tuned rate, % | accuracy there |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| rate of whole, % | tuned rate | tuned rate, % | fresh seeds, % "
+        "| accuracy there |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     text += [
         f"| {r.task} | `{r.method}` | {r.bytes:,.0f} | {r.fewer:.1f}× | {shown(r.cpu_ms, 1)} "
         f"| {told(r.own)} | {told(r.whole)} | {'–' if r.factor is None else f'×{r.factor:g}'} "
-        f"| {told(r.tuned)} | {shown(r.accuracy, 4)} |"
+        f"| {told(r.tuned)} | {told(r.fresh, len(FRESH))} | {shown(r.accuracy, 4)} |"
         for r in lines
     ]
     text += ["", *judged(lines), "", *grids(rows, lines)]

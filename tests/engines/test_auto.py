@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from etude.engines import AutoEngine, Engine, LoopEngine, train_many
 from etude.engines import auto as module
 from etude.engines.auto import GAIN, NODES, SENDING, STARTING
+from etude.engines.process import cost_model
 from etude.engines.process.cost_model import (
     TIMED,
     WARM,
@@ -78,6 +79,21 @@ class TestPace:
         assert told == list(range(1, WARM + TIMED + 1))
         other.advance(AdvanceRequest(WARM + TIMED, evaluation_steps=quarters))
         assert same_bits(run, other)
+
+    def test_the_cost_is_what_is_usual_without_the_first(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (run,) = runs_of(task(), RECIPES[:1])
+        seconds = iter([50.0, 30.0, 2.0, 0.1, 4.0, 3.0, 0.2, 6.0, 5.0])
+
+        def scripted(run: Run, request: AdvanceRequest) -> float:
+            run.advance(request)
+            return next(seconds, 0.0)
+
+        monkeypatch.setattr(cost_model, "_spent", scripted)
+        request = AdvanceRequest(evaluation_steps=lambda state: frozenset({0, 3, 5, 7}))
+        pace = time_first_updates(Call([run], request), run)
+        assert pace == CostModel(update=1.5, evaluation=2.0)
 
     def test_what_was_asked_for_is_not_exceeded(self) -> None:
         (run,) = runs_of(task(), RECIPES[:1])

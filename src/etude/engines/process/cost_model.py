@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -94,10 +95,15 @@ def time_first_updates(call: Call, run: Run) -> CostModel | None:
                 updates.append(spent / (state.step - first))
     if not updates:
         return None
-    # The minimum of each: other processes on the machine can only make an update slower. If no
-    # evaluation was timed, a forward pass is assumed to take a third of an update.
+    # The median of each: the least would promise more than the loop keeps, and a pool that is as
+    # fast as promised would seem slow beside it. The first are slow. If no evaluation was timed, a
+    # forward pass is assumed to take a third of an update.
+    update = statistics.median(updates[1:] or updates)
     batches = math.ceil((run.task.valid.samples or run.batch_size) / run.batch_size)
-    return CostModel(min(updates), min(evaluations, default=batches * min(updates) / 3))
+    evaluation = (
+        statistics.median(evaluations[1:] or evaluations) if evaluations else batches * update / 3
+    )
+    return CostModel(update, evaluation)
 
 
 def _spent(run: Run, request: AdvanceRequest) -> float:
