@@ -243,8 +243,9 @@ def costs(
 def at_own(rows: list[Row], task: str, method: str, seeds: tuple[int, ...]) -> list[float]:
     """Return the loss cost for each seed, each way at its tuned rate; empty before it is known."""
     factor, base = tuned(rows, task, method), tuned(rows, task, WHOLE)
-    known = factor is not None and base is not None
-    return costs(rows, task, method, (factor, base), seeds) if known else []
+    if factor is None or base is None:
+        return []
+    return costs(rows, task, method, (factor, base), seeds)
 
 
 class Line(NamedTuple):
