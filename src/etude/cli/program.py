@@ -19,6 +19,7 @@ from etude.cli.options.whole_numbers import spelt_out
 from etude.cli.terminal.console import out, print_error, print_json, reserve_stdout
 from etude.cli.terminal.interrupt import INTERRUPTED
 from etude.cli.terminal.next_step import message_of
+from etude.cli.terminal.warning_lines import warnings_in_one_line
 from etude.errors import BadTypeError, BadValueError, EtudeError, WorldError, shown
 from etude.recipe_mistakes import explain
 
@@ -48,7 +49,8 @@ class Program(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; report errors as messages, not as tracebacks."""
-        with reserve_stdout() if ctx.meta["etude.json"] else nullcontext():
+        stdout = reserve_stdout() if ctx.meta["etude.json"] else nullcontext()
+        with stdout, warnings_in_one_line():
             return self._invoke(ctx)
 
     def _invoke(self, ctx: Any) -> Any:
