@@ -44,7 +44,8 @@ def refuse_unknown_verb(group: Any, context: Any, args: list[str]) -> None:
     Raises:
         UnknownNameError: The message says what to type instead.
     """
-    typed, path = args[0], context.command_path
+    typed, called = args[0], context.command_path
+    path = f"etude{called.removeprefix(context.find_root().command_path)}"
     if group.get_command(context, typed) is None and not typed.startswith("-"):
         raise UnknownNameError(
             f"unknown verb {shown(typed)}: {_meant(group, path, typed)}`{path} --help` lists all "
