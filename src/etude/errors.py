@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from etude.next_step import NextStep, SavedState, sentence
+from etude.next_step import NextStep, SavedState, StartedStudy, sentence
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -132,7 +132,7 @@ class Interrupted(KeyboardInterrupt):
     "stopped. Go on with: etude.train(task, folder='runs/a', resume=True)"
     """
 
-    def __init__(self, said: str = "", next_step: SavedState | None = None) -> None:
+    def __init__(self, said: str = "", next_step: SavedState | StartedStudy | None = None) -> None:
         self.said, self.next_step = said, next_step
         super().__init__(sentence(said, next_step))
 
@@ -180,6 +180,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
 
     >>> print(unknown_name("optimizer", "adamv", ["adam", "adamw", "sgd"]))
     unknown optimizer 'adamv': did you mean 'adamw' or 'adam'? Known: adam, adamw, sgd
+    >>> print(unknown_name("study", "rates", []))
+    unknown study 'rates': there is none
     """
     return UnknownNameError(f"unknown {kind} {shown(name)}: {_known(name, known)}")
 
@@ -194,8 +196,10 @@ def lacks(owner: str, kind: str, name: object, known: Iterable[str]) -> UnknownN
 
 
 def _known(name: object, known: Iterable[str]) -> str:
-    """Return the names that a wrong one may mean, and all that are known."""
+    """Return the names that a wrong one may mean, and all that are known; or that there is none."""
     names = sorted(shorten(str(one), LONGEST_NAME) for one in known)
+    if not names:
+        return "there is none"
     near = nearest_names(str(name), names)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return f"{hint}Known: {', '.join(names)}"

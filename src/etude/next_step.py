@@ -85,7 +85,31 @@ class AcceptChanges:
         return "Or accept the changes with accept_changes=True"
 
 
-NextStep = SavedState | AcceptChanges | NearestSchedule
+@dataclass(frozen=True)
+class StartedStudy:
+    """A study whose trials are stored as they end, and that can go on.
+
+    Attributes:
+        name: Its name.
+        storage: Its database.
+        settings: How it was trained, where that is not as usual: 'engine', 'on', 'workers'.
+    """
+
+    name: str
+    storage: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def in_python(self) -> str:
+        """Return the sentence that names the call.
+
+        >>> StartedStudy("rates", "studies.db", {"workers": 2}).in_python()
+        "Go on with: etude.study(plan, storage='studies.db', workers=2)"
+        """
+        more = "".join(f", {name}={value!r}" for name, value in self.settings.items())
+        return f"Go on with: etude.study(plan, storage={self.storage!r}{more})"
+
+
+NextStep = SavedState | AcceptChanges | NearestSchedule | StartedStudy
 
 
 def sentence(said: str, step: NextStep | None) -> str:

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from typer.main import get_command
 
 import etude as package
+from etude.cli.options.unknown_verb import OTHER_NAMES
+from etude.cli.program import app
 from etude.optimizers import ROWS
 from etude.optimizers.match import match, recommended
 from etude.optimizers.row import INSTALL
@@ -295,3 +298,34 @@ def test_a_folder_that_is_given_as_a_task_is_called_a_folder(etude, tmp_path: Pa
 def test_a_bundled_task_wins_over_a_folder_of_its_name(etude, tmp_path: Path):
     (tmp_path / "cancer-mlp").mkdir()
     assert etude("check", "cancer-mlp").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["lint"], "--lint is an option of `etude schedule`"),
+        (["trian"], "did you mean `etude train` or `etude transfer`?"),
+        (["Tune"], "did you mean `etude tune`?"),
+        (["lr_find"], "did you mean `etude range-test`?"),
+        (["sweep"], "did you mean `etude study`?"),
+        (["report"], "did you mean `etude study report`?"),
+        (["version"], "write `etude --version`"),
+        (["mine.py:task"], "if it is a task, write `etude tune mine.py:task`"),
+        (["study", "shwo", "rates"], "did you mean `etude study show`?"),
+        (["xyzzy"], "unknown verb 'xyzzy': `etude --help` lists all verbs"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_an_unknown_verb_is_met_with_what_to_type(etude, words, meant):
+    said = etude(*words)
+    assert said.code == 2
+    assert said.err.startswith(f"etude: unknown verb {words[-2 if len(words) == 3 else -1]!r}: ")
+    assert meant in said.err
+    assert "lists all verbs" in said.err
+    assert etude(*words, "--json").json["error"] in said.err
+
+
+def test_other_names_of_verbs_are_names_of_verbs_that_there_are():
+    verbs = set(get_command(app).commands)
+    assert set(OTHER_NAMES) <= verbs
+    assert not verbs & {name for names in OTHER_NAMES.values() for name in names}

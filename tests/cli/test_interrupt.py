@@ -86,3 +86,15 @@ def test_ctrl_c_that_is_ignored_stays_ignored():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("words", [["--help"], ["optimizers"], ["optimizers", "--json"]])
+def test_a_full_device_behind_standard_output_is_one_line(words):
+    call = [sys.executable, "-m", "etude", *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "etude: cannot write to standard output: no space left on its device; write it elsewhere\n"
+    )

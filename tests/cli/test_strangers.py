@@ -173,6 +173,53 @@ def test_a_damaged_task_file_is_one_line(etude, text):
     assert len(said.err) < 1500
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{", '{"cost": NaN}', "1" * 5_000])
+def test_a_damaged_record_is_said_to_be_written_anew(etude, text):
+    """It is read by nothing that goes on: the checkpoint holds all of it."""
+    assert etude("train", "cancer-mlp", *STEPS, "--out", "run").code == 0
+    before = json.loads(Path("run/record.json").read_text())
+    Path("run/record.json").write_text(text)
+    with pytest.warns(UserWarning, match=r"record in 'run' is damaged .*: the run writes it anew"):
+        assert etude("train", "--resume", "run").code == 0
+    assert json.loads(Path("run/record.json").read_text()) == before
+
+
+def test_the_record_of_another_run_is_not_replaced(etude):
+    for name, lr in (("run", "0.01"), ("other", "0.02")):
+        assert etude("train", "cancer-mlp", *STEPS, "--lr", lr, "--out", name).code == 0
+    theirs = Path("other/record.json").read_bytes()
+    Path("run/record.json").write_bytes(theirs)
+    said = etude("train", "--resume", "run")
+    assert said.code == 1
+    assert "the record in 'run' is of another run (other lr)" in said.err
+    assert "move record.json away, and resume again" in said.err
+    assert Path("run/record.json").read_bytes() == theirs
+    Path("run/record.json").unlink()
+    assert etude("train", "--resume", "run", "--steps", "6").code == 0
+    assert json.loads(Path("run/record.json").read_text())["recipe"]["lr"] == 0.01
+
+
+def test_a_run_without_its_checkpoints_says_that_it_begins_again(etude):
+    assert etude("train", "cancer-mlp", *STEPS, "--out", "run").code == 0
+    shutil.rmtree("run/checkpoints")
+    with pytest.warns(UserWarning, match="a record of 4 updates and no checkpoint to go on from"):
+        assert etude("train", "--resume", "run").code == 0
+
+
+def test_where_nothing_can_be_noted_the_process_itself_remembers(tmp_path, monkeypatch):
+    """Else a study of a user without a writable home would ask for a note for ever."""
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(trusted.STATE, str(tmp_path / "file" / "state"))
+    ref = TaskRef.of(f"{tmp_path / 'mine.py'}:task", {})
+    assert not trusted.is_trusted(ref)
+    trusted.remember(ref)
+    assert trusted.is_trusted(ref)
+    assert not trusted.is_trusted(TaskRef.of(ref.reference, {"width": 3}))
+    (tmp_path / "mine.py").write_text(MINE + "\n# changed\n")
+    assert not trusted.is_trusted(ref)
+
+
 def test_options_of_the_folder_are_not_passed_to_what_is_typed(begun):
     names(options={"width": 9})
     said = begun("train", "--resume", "run", "--task", "mine.py:make")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from pathlib import Path
 
 import pytest
+
+from etude.storage.study import StudyDatabase
+from etude.studies.groups import GroupTrainer
 
 PLAN = """
 tasks = ["cancer-mlp"]
@@ -196,3 +200,61 @@ def test_a_mistyped_verb_is_not_taken_for_a_study(etude):
     said = etude("study", "shwo", "rates")
     assert said.code == 2
     assert "shwo" in said.err
+
+
+TWO_GROUPS = PLAN.replace('["cancer-mlp"]', '["cancer-mlp", "diabetes-mlp"]')
+
+
+def numbers(etude, storage: str) -> list[tuple[str, str, str]]:
+    rows = csv.DictReader(
+        io.StringIO(etude("study", "export", "csv", "two", "--storage", storage).out)
+    )
+    return [(row["number"], row["state"], row["loss"]) for row in rows]
+
+
+def test_an_interrupted_study_says_what_is_stored_and_goes_on_to_the_same_numbers(
+    etude, monkeypatch
+):
+    Path("two.toml").write_text(TWO_GROUPS)
+    assert etude("study", "two.toml", "--engine", "loop", "--storage", "whole.db").code == 0
+    train, calls = GroupTrainer.train, []
+
+    def stopped(self, trials):
+        calls.append(trials)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return train(self, trials)
+
+    words = ("study", "two.toml", "--engine", "loop", "--storage", "a b.db")
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupTrainer, "train", stopped)
+        said = etude(*words)
+    assert said.code == 130
+    told, _, command = said.err.strip().partition(". Go on with: ")
+    assert told == "etude: interrupted; 6 of 12 trials are stored"
+    assert shlex.split(command) == [
+        *("etude", "study", "resume", "two", "--storage", "a b.db", "--engine", "loop")
+    ]
+    assert [state for _, state, _ in numbers(etude, "a b.db")] == ["done"] * 6 + ["waiting"] * 6
+    assert etude(*shlex.split(command)[1:]).code == 0
+    assert numbers(etude, "a b.db") == numbers(etude, "whole.db")
+
+
+@pytest.mark.parametrize("verb", ["show", "report", "resume", "ls", "export csv"])
+def test_an_empty_file_is_no_study_database_and_stays_empty(etude, verb):
+    Path("empty.db").touch()
+    name = [] if verb == "ls" else ["rates"]
+    said = etude("study", *verb.split(), *name, "--storage", "empty.db")
+    assert said.code == 1
+    assert "the study database 'empty.db' is an empty file: name another" in said.err
+    assert not Path("empty.db").stat().st_size
+
+
+def test_a_database_without_studies_says_so(plan):
+    plan("study", "rates.toml", "--engine", "loop")
+    with StudyDatabase("studies.db") as database:
+        database.delete("rates", force=True)
+    said = plan("study", "show", "rates")
+    assert said.code == 2
+    assert "unknown study 'rates': '" in said.err
+    assert "studies.db' holds no study; name another database, or start a study" in said.err

@@ -14,10 +14,12 @@ from typer.core import TyperGroup
 import etude.cli
 from etude.cli.options.processes import mute_others
 from etude.cli.options.unknown_option import unknown_option
+from etude.cli.options.unknown_verb import refuse_unknown_verb
 from etude.cli.options.whole_numbers import spelt_out
 from etude.cli.terminal.console import out, print_error, print_json, reserve_stdout
 from etude.cli.terminal.interrupt import INTERRUPTED
 from etude.cli.terminal.next_step import message_of
+from etude.cli.terminal.warning_lines import warnings_in_one_line
 from etude.errors import BadTypeError, BadValueError, EtudeError, WorldError, shown
 from etude.recipe_mistakes import explain
 
@@ -36,9 +38,19 @@ class Program(TyperGroup):
         ctx.meta["etude.arguments"] = list(args)
         return super().parse_args(ctx, spelt_out(self, args))
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb.
+
+        Raises:
+            UnknownNameError: If there is none of this name; the message says what to type.
+        """
+        refuse_unknown_verb(self, ctx, args)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; report errors as messages, not as tracebacks."""
-        with reserve_stdout() if ctx.meta["etude.json"] else nullcontext():
+        stdout = reserve_stdout() if ctx.meta["etude.json"] else nullcontext()
+        with stdout, warnings_in_one_line():
             return self._invoke(ctx)
 
     def _invoke(self, ctx: Any) -> Any:
@@ -47,7 +59,8 @@ class Program(TyperGroup):
             mute_others(next((word for word in arguments if not word.startswith("-")), ""))
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            raise _reported(ctx, stop, INTERRUPTED) from stop
+            verb = self.commands.get(ctx.invoked_subcommand)
+            raise _reported(ctx, stop, INTERRUPTED, _without_trace(verb)) from stop
         except (BadValueError, BadTypeError) as error:
             raise _reported(ctx, error, WRONG_USE) from error
         except WorldError as error:
@@ -104,9 +117,20 @@ def _wrong_option(error: Exception, arguments: list[str]) -> str:
     return unknown_option(context.command, context.command_path, typed, arguments)
 
 
-def _reported(ctx: Any, error: BaseException, code: int) -> typer.Exit:
+def _without_trace(verb: Any) -> str:
+    """Return what is said of an interruption that says nothing itself.
+
+    A verb without `--resume` writes its results at its end.
+    """
+    groups = hasattr(verb, "commands")
+    if verb is None or groups or any("--resume" in one.opts for one in verb.params):
+        return "interrupted"
+    return "interrupted; nothing was saved: to begin again, give the same command"
+
+
+def _reported(ctx: Any, error: BaseException, code: int, usual: str = "") -> typer.Exit:
     """Print an error, as JSON if that was requested, and return the exit to raise."""
-    message = message_of(error) or "interrupted"
+    message = message_of(error) or usual
     if ctx.meta["etude.json"]:
         print_json({"error": message})
     print_error(message, error)

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from etude.cli.options import choices
 from etude.cli.options.study_axes import SPELT, ListedValues, axes_of
+from etude.cli.options.unknown_verb import refuse_unknown_verb
 from etude.cli.terminal.console import out, print_json
 from etude.cli.terminal.draw import draw
 from etude.cli.terminal.interrupt import raise_on_interrupt
@@ -89,6 +90,7 @@ class FileOrVerb(TyperGroup):
             Path(first).exists() or "." in first or _plans(args)
         ):
             args = ["run", *args]
+        refuse_unknown_verb(self, ctx, args)
         return super().resolve_command(ctx, args)
 
 
@@ -382,6 +384,11 @@ def _existing(storage: str) -> str:
         raise StorageError(
             f"there is no study database {storage!r}: name it with --storage, or start a study "
             "with etude study FILE.toml"
+        )
+    if "://" not in storage and Path(storage).is_file() and not Path(storage).stat().st_size:
+        raise StorageError(
+            f"the study database {storage!r} is an empty file: name another with --storage, or "
+            "start a study with etude study FILE.toml"
         )
     return storage
 

@@ -6,6 +6,7 @@ what was read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ def read_record(folder: Path) -> tuple[dict[str, Any], Path]:
     """
     plain = files.read_table(folder / RECORD, "the record")
     return plain, files.regular(folder / SERIES, "the series")
+
+
+def read_plain(folder: Path) -> dict[str, Any] | None:
+    """Return the plain values alone; None if there is no record.
+
+    Raises:
+        StorageError: If the file is damaged, or not a regular file.
+    """
+    path = folder / RECORD
+    return files.read_table(path, "the record") if os.path.lexists(path) else None
 
 
 def read_notes(folder: Path) -> dict[str, Any]:

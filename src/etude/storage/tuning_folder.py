@@ -62,7 +62,7 @@ class TuningFolder:
         Raises:
             StorageError: If the file is missing or damaged.
         """
-        return files.read_table(self.file, "the tuning")
+        return files.read_table(self.file, f"the {self.file.stem}")
 
     def reopen(self, request: Mapping[str, Any]) -> None:
         """Write the new request; the result of an earlier request is kept."""

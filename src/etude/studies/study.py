@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from etude.errors import BadTypeError, kind_of
+from etude.errors import BadTypeError, Interrupted, kind_of
+from etude.next_step import StartedStudy
 from etude.progress import bar
 from etude.storage.study import StoredStudy, StudyDatabase
 from etude.studies.driver import refuse_untrusted, work
@@ -55,6 +56,7 @@ def study(
         MissingExtraError: If Ray is asked for and not installed.
         EtudeError: If a worker cannot build a task, or the cluster cannot be reached.
         StorageError: If the storage has another study of this name, or cannot be used.
+        Interrupted: After Ctrl-C; the message says how many trials are stored, and how to go on.
 
     >>> from tempfile import TemporaryDirectory
     >>> folder = TemporaryDirectory()
@@ -75,14 +77,8 @@ def study(
         remember(one)
     with StudyDatabase(storage) as database:
         stored = database.open_study(plan.name, plan.plain(), (one.plain() for one in trials))
-        with bar(progress, plan.name) as shown:
-            work(
-                stored,
-                executor,
-                on_progress=shown,
-                propose=None if source is None else source.propose,
-            )
-        return StudyResult.of(stored)
+        step = _next_step(stored, storage, engine, on, workers)
+        return _trained(stored, executor, source, progress, step)
 
 
 def resume(
@@ -107,12 +103,30 @@ def resume(
     Raises:
         UnknownNameError: If there is no study of this name.
         StorageError: If it names code that was not run here before; `study` with its plan runs it.
+        Interrupted: As for `study`.
     """
     executor = executor_for(on, engine, workers)
     with StudyDatabase(storage) as database:
         stored = database.resume(name)
         source = _source(stored)
-        with bar(progress, name) as shown:
+        step = _next_step(stored, storage, engine, on, workers)
+        return _trained(stored, executor, source, progress, step)
+
+
+def _trained(
+    stored: StoredStudy,
+    executor: Executor,
+    source: Sampled | None,
+    progress: bool | None,
+    step: StartedStudy,
+) -> StudyResult:
+    """Train what is not done yet, and return the result.
+
+    Raises:
+        Interrupted: After Ctrl-C; the message says how many trials are stored, and how to go on.
+    """
+    try:
+        with bar(progress, stored.name) as shown:
             work(
                 stored,
                 executor,
@@ -120,6 +134,29 @@ def resume(
                 propose=None if source is None else source.propose,
             )
         return StudyResult.of(stored)
+    except KeyboardInterrupt as stop:
+        counts = stored.counts()
+        ended = counts.done + counts.failed
+        raise Interrupted(
+            f"interrupted; {ended:,} of {counts.total:,} trials are stored", step
+        ) from stop
+
+
+def _next_step(
+    stored: StoredStudy,
+    storage: str | Path,
+    engine: str,
+    on: str | Executor,
+    workers: int | None,
+) -> StartedStudy:
+    """Return how to go on with a study in the same way."""
+    settings = {
+        "engine": None if engine == "auto" else engine,
+        "on": None if on == "local" or not isinstance(on, str) else on,
+        "workers": workers,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    return StartedStudy(stored.name, str(storage), given)
 
 
 def _source(stored: StoredStudy) -> Sampled | None:

@@ -18,7 +18,13 @@ from etude.training.evaluation.evaluate import move
 from etude.training.gradient import param_groups
 from etude.training.gradient.clipping import Clipper
 from etude.training.gradient.frozen import FrozenParts
-from etude.training.gradient.loss_scale import LEAST, OVERFLOWED, GradientOverflowError, LossScale
+from etude.training.gradient.loss_scale import (
+    BACKOFF,
+    LEAST,
+    OVERFLOWED,
+    GradientOverflowError,
+    LossScale,
+)
 from etude.training.machine.device import deterministic
 from etude.training.machine.precision import autocast
 from etude.training.machine.threads import use_threads
@@ -158,7 +164,10 @@ class TrainingLoop:
         if self.rewinder is not None:
             self.rewinder.gone = 0
         if self.loss_scale is not None:
+            before = self.loss_scale.value
             self.loss_scale.count()
+            if self.exchange is not None and self.loss_scale.value != before:
+                self.exchange.rescale(self.loss_scale.value / before)
         state.step += 1
         state.cursor = Cursor(self._cursor.epoch, self._cursor.batch)
 
@@ -180,6 +189,8 @@ class TrainingLoop:
                 return self._values(stream)
             except GradientOverflowError as overflow:
                 scale.back_off()
+                if self.exchange is not None:
+                    self.exchange.go_back(BACKOFF)
                 state.extra_gradients += 1
                 state.cursor = Cursor(self._cursor.epoch, self._cursor.batch)
                 if scale.is_least:
@@ -271,7 +282,10 @@ class TrainingLoop:
             return self.objective.backward(batches)
         self.objective.factor = scale.value
         values = self.objective.backward(batches)
-        if not scale.divide(self.state.parameters):
+        finite = scale.divide(self.state.parameters)
+        if self.exchange is not None and self.exchange.apart:  # else all have the same gradient
+            finite = not self.state.world.any(not finite)[0]
+        if not finite:
             raise GradientOverflowError(float(values["loss"]))
         return {**values, "loss_scale": scale.value, "overflows": float(scale.overflows)}
 

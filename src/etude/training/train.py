@@ -23,6 +23,7 @@ from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state.checkpointer import Checkpointer
 from etude.training.state.extension import grown, refuse_further
+from etude.training.state.kept_record import check_record
 from etude.training.state.state import RunState
 from etude.training.world import World, given, refuse_sharded
 from etude.warning_filters import filters_kept
@@ -158,6 +159,7 @@ def _claim(folder: RunFolder, run: Run, parts: Parts, *, resume: bool, accept: b
         folder.claim(run.recipe, parts, ref)
         return
     folder.check_task(parts, run.step, accept=accept)
+    check_record(folder.path, run.recipe, run.step)
     if ref is not None:
         folder.task.write(ref)
     if run.recipe != folder.recipe():

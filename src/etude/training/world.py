@@ -56,6 +56,12 @@ class Exchange(Protocol):
     def after_update(self, step: int, model: nn.Module) -> None:
         """Called after the optimizer's step of update `step`, with the unwrapped model."""
 
+    def go_back(self, factor: float) -> None:
+        """Forget the gradient of an update, which is taken again with the loss `factor` times."""
+
+    def rescale(self, factor: float) -> None:
+        """Multiply what is kept of gradients: the loss is `factor` times as large from now on."""
+
     def settle(self) -> None:
         """Wait until nothing of an update that was cut off is under way."""
 

@@ -58,8 +58,10 @@ def resumed(world: World) -> dict[str, Any]:
         if state.step == BROKEN:
             raise BrokenError("broken")
 
-    for method in METHODS:
-        asked = recipe(compress=method)
+    # The norms by which it clips are those of its own gradients in each process.
+    clipped = {"local-sgd(period=4) clipped": recipe(compress="local-sgd", clip_percentile=20)}
+    runs = {method: recipe(compress=method) for method in METHODS}
+    for method, asked in {**runs, **clipped}.items():
         whole = train(task(), asked, world=world)
         folder = shared_folder(world)
         with suppress(BrokenError):
@@ -105,6 +107,22 @@ def refused(world: World) -> list[str]:
         except EtudeError as error:
             said.append(str(error))
     return said
+
+
+def overflowed(world: World) -> dict[str, Any]:
+    """Return runs in float16 whose gradients overflow in some updates of one process."""
+    inputs, labels = data(240)
+    inputs[::60] *= 400
+    found = {}
+    for method in ("powersgd", "topk(ratio=0.05)", "local-sgd(period=4)"):
+        of = Task(wide, (inputs, labels), loss=cross_entropy)
+        record = train(of, recipe(compress=method, precision="float16"), world=world)
+        found[method] = {
+            "weights": weights(record.model),
+            "status": str(record.status),
+            "overflows": sum(record.series["overflows"]),
+        }
+    return found
 
 
 def normalised(world: World) -> dict[str, Any]:

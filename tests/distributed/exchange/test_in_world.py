@@ -9,7 +9,7 @@ from tests.distributed.exchange.in_world import METHODS
 from tests.distributed.together import together
 
 pytestmark = pytest.mark.slow
-CASES = ("resumed", "refused", "normalised", "tuned")
+CASES = ("resumed", "refused", "normalised", "overflowed", "tuned")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def found(tmp_path_factory):
     return dict(zip(CASES, ranks.values(), strict=True))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "local-sgd(period=4) clipped"])
 def test_a_broken_run_goes_on_from_its_checkpoint_to_the_same_bits(found, method):
     first, second = (rank[method] for rank in found["resumed"])
     assert torch.equal(first["whole"], second["whole"])
@@ -49,6 +49,15 @@ def test_what_cannot_be_exchanged_is_refused_in_every_process_with_the_fix(found
         strict=True,
     ):
         assert expected in said
+
+
+def test_an_overflow_in_one_process_is_one_of_all(found):
+    for method, first in found["overflowed"][0].items():
+        second = found["overflowed"][1][method]
+        assert first["status"] == "finished", method
+        assert torch.isfinite(first["weights"]).all(), method
+        assert torch.equal(first["weights"], second["weights"]), method
+        assert first["overflows"] == second["overflows"] > 0, method
 
 
 def test_batch_statistics_are_brought_together_with_the_weights(found):

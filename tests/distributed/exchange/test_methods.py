@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import (
     powerSGD_hook,
 )
 from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
+from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from etude.distributed.exchange.base import average
@@ -244,6 +246,30 @@ def test_powersgd_keeps_no_nan_of_a_layer_without_gradient():
         return weights(replica.train(6).model)
 
     assert torch.isfinite(in_ranks(2, run)[0]).all()
+
+
+@pytest.mark.parametrize(("name", "kept"), [("topk(ratio=0.1)", "memory"), ("powersgd", "errors")])
+def test_a_gradient_that_overflows_leaves_what_was_kept_at_the_new_scale(name, kept):
+    def run(group):
+        replica = Replica(group, name)
+        exchange = replica.exchange
+        exchange.setting = replace(exchange.setting, scaled=True)
+        replica.train(6)
+        before = exchange.state()
+        for _ in range(2):  # in the first process alone
+            exchange.before_update(6)
+            x, y = data(16)
+            loss = cross_entropy(replica.ddp(x), y)
+            (loss * (math.inf if group.rank() == 0 else 1.0)).backward()
+            exchange.go_back(0.5)
+        return before, exchange.state()
+
+    for before, after in in_ranks(2, run):
+        assert before[kept]
+        for parameter, value in before[kept].items():
+            assert torch.equal(after[kept][parameter], value / 4)
+        for parameter, value in before.get("factors", {}).items():
+            assert torch.equal(after["factors"][parameter], value)
 
 
 # ---- what is common ------------------------------------------------------------------------

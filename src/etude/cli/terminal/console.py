@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -42,6 +43,20 @@ def print_json(value: Any) -> None:
     stream = _document[-1] if _document else sys.stdout
     stream.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
     stream.flush()
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error is that of standard output, which nothing more can be written to."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return full and getattr(error, "filename", None) is None
+
+
+def drop_output() -> None:
+    """Drop what waits to be written to standard output, which would fail again at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in {1, interrupt.document}:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Handles Ctrl-C while the program is loading: exits at once, because there is nothing to save.
+"""Handles Ctrl-C and SIGTERM: while the program loads it exits at once, as nothing is to be saved.
 
 A KeyboardInterrupt during an import would end in a traceback or an ImportError, or would be
 ignored, if Python is in a callback.
@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 INTERRUPTED = 130
 
@@ -28,25 +29,43 @@ def _exit(number: int, frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
 
 
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+USUAL: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
+"""What Python does at these signals: raise KeyboardInterrupt, and end without a word."""
+
+
 @contextmanager
 def exit_on_interrupt() -> Iterator[None]:
-    """Make Ctrl-C end the process at once, until `raise_on_interrupt` or the end of the block.
+    """Make Ctrl-C and SIGTERM end the process at once, until `raise_on_interrupt`.
 
-    If Ctrl-C is ignored or has another handler, nothing changes; neither outside the main thread.
+    A signal that is ignored or has another handler keeps it; outside the main thread, and for
+    SIGTERM in one of several processes that train together, nothing changes. At the end of the
+    block both are as usual again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _exit)
+    for number, usual in USUAL.items():
+        alone = "RANK" not in os.environ and "WORLD_SIZE" not in os.environ
+        if signal.getsignal(number) is usual and (alone or number == signal.SIGINT):
+            signal.signal(number, _exit)
     try:
         yield
     finally:
-        raise_on_interrupt()
+        for number, usual in USUAL.items():
+            if signal.getsignal(number) in (_exit, _raise):
+                signal.signal(number, usual)
 
 
 def raise_on_interrupt() -> None:
-    """Make Ctrl-C raise KeyboardInterrupt, as usual, so that results can be saved."""
+    """Make Ctrl-C and SIGTERM raise KeyboardInterrupt, so that results can be saved."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is _exit:
+        signal.signal(signal.SIGTERM, _raise)

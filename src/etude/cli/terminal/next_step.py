@@ -6,7 +6,13 @@ import shlex
 from pathlib import Path
 
 from etude.errors import EtudeError, Interrupted
-from etude.next_step import AcceptChanges, NearestSchedule, NextStep, NextStepNote
+from etude.next_step import (
+    AcceptChanges,
+    NearestSchedule,
+    NextStep,
+    NextStepNote,
+    StartedStudy,
+)
 
 
 def message_of(said: BaseException | str) -> str:
@@ -32,6 +38,10 @@ def next_sentence(step: NextStep) -> str:
             "Allow the difference with --nearest, or use its own: write "
             f'schedule = "{step.schedule}" in {place}'
         )
+    if isinstance(step, StartedStudy):
+        given = {"storage": step.storage, **step.settings}
+        options = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given.items())
+        return f"Go on with: etude study resume {shlex.quote(step.name)}{options}"
     command = f"etude {step.verb} --resume {quoted(step.folder)}"
     # If the task has no reference, the folder does not name it.
     return f"Go on with: {command}{'' if step.reference is not None else ' --task file.py:name'}"

@@ -34,6 +34,7 @@ class ExchangeSetting:
         length: The number of updates in the run.
         peak: The update at which the schedule reaches its largest rate: the end of the warmup.
         seed: Equal in all processes.
+        scaled: Whether the loss is scaled, so that the gradient of an update may be taken again.
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class ExchangeSetting:
     length: int
     peak: int
     seed: int = 0
+    scaled: bool = False
 
 
 def setting_of(state: RunState) -> ExchangeSetting:
@@ -51,6 +53,7 @@ def setting_of(state: RunState) -> ExchangeSetting:
         length=state.length,
         peak=peak_update(state.lr_schedule, state.length),
         seed=derive_seed(state.recipe.seed, "exchange"),
+        scaled=state.recipe.precision == "float16",
     )
 
 
@@ -157,6 +160,22 @@ class GradientExchange(ABC, Generic[C]):
         """
         self.step = step
         self._under_way.clear()
+
+    def go_back(self, factor: float) -> None:
+        """Forget the gradient of an update, which overflowed in some process and is taken again.
+
+        Args:
+            factor: By what the scale of the loss was multiplied.
+        """
+        self.rescale(factor)
+        self.before_update(self.step)
+
+    def rescale(self, factor: float) -> None:
+        """Multiply what was kept of gradients, as those that follow are scaled by that much more.
+
+        Args:
+            factor: A power of two.
+        """
 
     def settle(self) -> None:
         """Wait until nothing of an update that an error has cut off is under way any more.

@@ -109,6 +109,7 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
         self._views: dict[str, Tensor] = {}
         self._errors: dict[str, Tensor] = {}
         self._factors: dict[str, Tensor] = {}
+        self._before: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
 
     def prepare(self, setting: ExchangeSetting) -> None:
         """Make the state of torch's hook."""
@@ -128,6 +129,20 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
         self.hook_state.iter = step
         self._views.clear()
         self._waiting.clear()
+        if self.setting.scaled:
+            self._before = self._memory()
+
+    def go_back(self, factor: float) -> None:
+        """Keep errors and factors as they were before the update."""
+        self._take_out()
+        self._errors, self._factors = self._before
+        super().go_back(factor)
+
+    def rescale(self, factor: float) -> None:
+        """Multiply the errors; the factors are orthogonalised, whatever their size."""
+        self._errors = {name: error * factor for name, error in self._errors.items()}
+        for error in self.hook_state.error_dict.values():
+            error.mul_(factor)
 
     def settle(self) -> None:
         """Also end what waits for gradients that do not come any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from etude.distributed.exchange.base import (
 )
 from etude.distributed.exchange.gather import gathered, own_part
 from etude.optimizers.state import restore
+from etude.training.gradient.clipping import clips_by_history
+from etude.training.state.state import RunState
 
 
 class LocalExchange(GradientExchange[C]):
@@ -39,6 +42,12 @@ class LocalExchange(GradientExchange[C]):
         super().__init__(policy, group)
         self._loaded: dict[str, Tensor] = {}
         self._together = True
+        self._run: Callable[[], RunState | None] = lambda: None
+
+    def bind(self, state: RunState) -> None:
+        """Prepare for a run, whose series of gradient norms differ between the processes."""
+        super().bind(state)
+        self._run = weakref.ref(state)  # a circle would free the run's memory late
 
     @property
     def model(self) -> nn.Module:
@@ -113,7 +122,17 @@ class LocalExchange(GradientExchange[C]):
             "model": _mapped(tensors, self._gathered),
             "optimizer": kept,
             "together": self._together,
+            "norms": {name: self._gathered(norms) for name, norms in self._norms().items()},
         }
+
+    def _norms(self) -> dict[str, Tensor]:
+        """Return the norms of this process's gradients so far, where later updates clip by them."""
+        run = self._run()
+        if run is None or not clips_by_history(run.recipe):
+            return {}
+        series = run.series
+        named = sorted(name for name in series if name.startswith("grad_norm"))
+        return {name: torch.tensor(series[name], dtype=torch.float64) for name in named}
 
     def load(self, saved: Mapping[str, Any], processes: int) -> None:
         """Restore this process's weights, buffers and optimizer state."""
@@ -125,6 +144,9 @@ class LocalExchange(GradientExchange[C]):
         optimizer = self.setting.optimizer
         whole = optimizer.state_dict()
         restore(optimizer, {**whole, "state": _mapped(saved["optimizer"], self._own)})
+        run, norms = self._run(), saved.get("norms", {})  # older checkpoints have none
+        if run is not None:
+            run.series |= {name: self._own(found).tolist() for name, found in norms.items()}
 
     @torch.no_grad()
     def _put(self, tensors: Mapping[str, Tensor]) -> None:

@@ -25,6 +25,21 @@ class TopKExchange(GradientExchange[TopK]):
     def __init__(self, policy: TopK, group: dist.ProcessGroup) -> None:
         super().__init__(policy, group)
         self._memory: dict[str, Tensor] = {}
+        self._before: dict[str, Tensor] = {}
+
+    def before_update(self, step: int) -> None:
+        """Note what was kept, in case the update is taken again."""
+        super().before_update(step)
+        self._before = dict(self._memory)
+
+    def go_back(self, factor: float) -> None:
+        """Keep what was kept before the update: what an overflow leaves is not finite."""
+        self._memory = self._before
+        super().go_back(factor)
+
+    def rescale(self, factor: float) -> None:
+        """Multiply what was kept."""
+        self._memory = {name: kept * factor for name, kept in self._memory.items()}
 
     def exchange(self, bucket: Bucket) -> Future[Tensor]:
         """Return the mean over the processes of what each sent."""

@@ -11,7 +11,14 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, delete, insert, select
 
-from etude.errors import BadTypeError, BadValueError, StorageError, shown, unknown_name
+from etude.errors import (
+    BadTypeError,
+    BadValueError,
+    StorageError,
+    UnknownNameError,
+    shown,
+    unknown_name,
+)
 from etude.storage.study import canonical
 from etude.storage.study.connection import PATIENCE, Connector
 from etude.storage.study.migrations import prepare
@@ -138,7 +145,13 @@ class StudyDatabase:
         """
         found = self._connector.read(lambda connection: _row_of(connection, name))
         if found is None:
-            raise unknown_name("study", name, (one.name for one in self.studies()))
+            known = [one.name for one in self.studies()]
+            if not known:
+                raise UnknownNameError(
+                    f"unknown study {shown(name)}: {self.place!r} holds no study; name another "
+                    "database, or start a study there"
+                )
+            raise unknown_name("study", name, known)
         return self._study(found)
 
     def studies(self) -> list[StudySummary]:

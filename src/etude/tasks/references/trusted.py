@@ -6,7 +6,6 @@ task file, this module records the file and its digest on this machine, outside 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -17,6 +16,9 @@ from etude.tasks.table import is_bundled
 
 STATE = "ETUDE_STATE_DIR"
 """The environment variable that names the folder for these notes."""
+
+_UNWRITTEN: dict[str, TaskRef] = {}
+"""The tasks that the user named in this process, and whose notes could not be written."""
 
 
 def state_folder() -> Path:
@@ -39,13 +41,16 @@ def state_folder() -> Path:
 def remember(ref: TaskRef) -> None:
     """Record that the user named this task, so that a run folder may name it from now on.
 
-    If the note cannot be written, resuming from a folder asks for the task again.
+    If the note cannot be written, this process alone remembers, and resuming from a folder in
+    another one asks for the task again.
     """
     if is_bundled(ref) or not ref.digest:
         return
-    with contextlib.suppress(StorageError):
+    try:
         folder = files.make_folder(state_folder() / "trusted")
         files.write_json(folder / f"{ref.key}.json", ref.source.plain())
+    except StorageError:
+        _UNWRITTEN[ref.key] = ref.source
 
 
 def is_trusted(ref: TaskRef) -> bool:
@@ -59,8 +64,10 @@ def is_trusted(ref: TaskRef) -> bool:
         now = TaskRef.of(ref.reference, ref.options)
         if not now.digest:
             return False
-        path = state_folder() / "trusted" / f"{now.key}.json"
-        kept = TaskRef.from_plain(files.read_json(path, "the note"), str(path))
+        kept = _UNWRITTEN.get(now.key)
+        if kept is None:
+            path = state_folder() / "trusted" / f"{now.key}.json"
+            kept = TaskRef.from_plain(files.read_json(path, "the note"), str(path))
     except (StorageError, OSError, ValueError):
         return False
     return kept.source == now

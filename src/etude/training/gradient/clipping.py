@@ -108,6 +108,15 @@ def bounds_gradient(recipe: Recipe) -> bool:
     return any(bound is not None for bound in bounds) or isinstance(recipe.spikes, ZClip)
 
 
+def clips_by_history(recipe: Recipe) -> bool:
+    """Return whether the bound of an update follows from the norms of those before it.
+
+    >>> clips_by_history(Recipe(clip_norm=1.0)), clips_by_history(Recipe(clip_percentile=10))
+    (False, True)
+    """
+    return recipe.clip_percentile is not None or isinstance(recipe.spikes, ZClip)
+
+
 def _zero_frozen_rows(
     parameters: Sequence[Tensor], frozen: FrozenTensors
 ) -> list[tuple[Tensor, Tensor]]:
