@@ -134,7 +134,7 @@ def match(
     out.print(facts(_measured(traits)))
     for place, one in enumerate(ranked[:top], start=1):
         settings = " ".join(f"--set {key}={value}" for key, value in one.settings.items())
-        mark = "" if one.installed else "  [yellow]not installed[/yellow]"
+        mark = "" if one.installed else "  [magenta]not installed[/magenta]"
         score = f"[dim]{one.score:+.1f}  {settings}[/dim]"
         out.print(f"\n{place}. [bold]{one.name}[/bold]  {score}{mark}")
         for reason in one.reasons:
@@ -186,7 +186,7 @@ def _origin(row: OptimizerRow) -> str:
 
 
 def _missing(row: OptimizerRow) -> str:
-    return "" if row.installed else " [yellow](not installed)[/yellow]"
+    return "" if row.installed else " [magenta](not installed)[/magenta]"
 
 
 def _plain(row: OptimizerRow) -> dict[str, Any]:

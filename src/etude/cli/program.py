@@ -16,6 +16,7 @@ from etude.cli.options.processes import mute_others
 from etude.cli.options.unknown_option import unknown_option
 from etude.cli.options.whole_numbers import spelt_out
 from etude.cli.terminal.console import out, print_error, print_json, reserve_stdout
+from etude.cli.terminal.help_text import reflow_help
 from etude.cli.terminal.interrupt import INTERRUPTED
 from etude.cli.terminal.next_step import message_of
 from etude.errors import BadTypeError, BadValueError, EtudeError, WorldError, shown
@@ -167,3 +168,4 @@ def verb_files(paths: list[str] | None = None) -> list[ModuleType]:
 
 for verb in verb_files():
     verb.register(app)
+reflow_help(app)

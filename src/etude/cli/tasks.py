@@ -73,7 +73,7 @@ def tasks(
         for column in ("task", "what", "network", "data"):
             listing.add_column(column)
         for row in chosen:
-            origin = "[yellow]hub[/yellow]" if _from_hub(row) else ""
+            origin = "[magenta]hub[/magenta]" if _from_hub(row) else ""
             listing.add_row(f"[bold]{row.name}[/bold]", row.summary, row.family, origin)
         out.print(listing)
         out.print(f"\n[dim]{HUB}[/dim]")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +19,28 @@ from rich.text import Text
 from etude.cli.terminal import interrupt
 from etude.cli.terminal.next_step import message_of
 
-out = Console(highlight=False, soft_wrap=True)
+ANY_WIDTH = 10_000
+"""The width of output that no terminal shows: nothing is wrapped, and nothing is left out."""
+
+
+class ResultConsole(Console):
+    """Standard output: as wide as the terminal, and of any width in a file or a pipe."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The columns and lines; rich would take 80 for a file and for a simple terminal."""
+        if not self.is_terminal:
+            return ConsoleDimensions(ANY_WIDTH, 25)
+        if self.is_dumb_terminal:
+            return ConsoleDimensions(*shutil.get_terminal_size((80, 25)))
+        return super().size
+
+    @size.setter
+    def size(self, new: tuple[int, int]) -> None:
+        self._width, self._height = new
+
+
+out = ResultConsole(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
