@@ -16,7 +16,7 @@ from etude.cli.options.processes import mute_others
 from etude.cli.options.unknown_option import unknown_option
 from etude.cli.options.whole_numbers import spelt_out
 from etude.cli.terminal.console import out, print_error, print_json, reserve_stdout
-from etude.cli.terminal.help_text import reflow_help
+from etude.cli.terminal.help_text import fit_terminal, reflow_help
 from etude.cli.terminal.interrupt import INTERRUPTED
 from etude.cli.terminal.next_step import message_of
 from etude.errors import BadTypeError, BadValueError, EtudeError, WorldError, shown
@@ -35,6 +35,7 @@ class Program(TyperGroup):
         """Parse the arguments; with `--json`, errors are JSON too."""
         ctx.meta["etude.json"] = "--json" in args
         ctx.meta["etude.arguments"] = list(args)
+        fit_terminal(self)
         return super().parse_args(ctx, spelt_out(self, args))
 
     def invoke(self, ctx: Any) -> Any:
