@@ -115,8 +115,21 @@ def _reported(ctx: Any, error: BaseException, code: int) -> typer.Exit:
     return typer.Exit(code)
 
 
+EPILOG = """[bold]Begin with[/bold]
+
+  etude tune digits-cnn             one of the bundled tasks
+
+  etude tasks                       the list of them
+
+  etude tune my_project.py:task     your own network and data
+
+  etude diagnose my_project.py:task     if it does not train
+
+  etude tune --help                 the options and examples of a verb"""
+
 app = typer.Typer(
     name="etude",
+    epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
