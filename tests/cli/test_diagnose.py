@@ -40,6 +40,7 @@ def test_wrong_input_is_refused_before_training(etude):
     said = etude(*SHORT, "--save", "mended.toml")
     assert said.code == 2
     assert "give --repair too" in said.err
+    assert "--html FILE" in said.err
     said = etude(*SHORT, "--repair", "--budget", "1")
     assert said.code == 2
     assert "at least 2.5" in said.err

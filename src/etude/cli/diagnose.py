@@ -52,7 +52,8 @@ def diagnose(
         ),
     ] = 6.0,
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the mended recipe as TOML; needs --repair.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the mended recipe as TOML; needs --repair."),
     ] = None,
     page: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")

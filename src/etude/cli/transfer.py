@@ -60,9 +60,7 @@ def transfer(
     depth: Sides = None,
     steps: Annotated[
         str | None,
-        typer.Option(
-            metavar="[BEFORE] AFTER", help="The new length: updates, or '20 epochs'."
-        ),
+        typer.Option(metavar="[BEFORE] AFTER", help="The new length: updates, or '20 epochs'."),
     ] = None,
     world_size: Annotated[
         tuple[int, int] | None,

@@ -56,7 +56,11 @@ def _facts(found: Backprop) -> list[Fact]:
             f"{_signed(found.predicted)}",
             Tone.GOOD if change < 0 else Tone.WARN,
         ),
-        Fact("Learning rate", words.rate(found.lr), "the peak rate of the recipe, without its schedule"),
+        Fact(
+            "Learning rate",
+            words.rate(found.lr),
+            "the peak rate of the recipe, without its schedule",
+        ),
     ]
     if found.product is not None and found.ends is not None:
         first, last = found.ends
