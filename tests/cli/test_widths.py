@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -80,7 +81,7 @@ def test_a_wide_terminal_fills_the_lines_of_a_paragraph(etude, path):
     prose = etude(*path, "--help").out.partition(FRAME)[0]
     for paragraph in prose.split("\n\n"):
         lines = [line.strip() for line in paragraph.strip().splitlines()]
-        for line, after in zip(lines, lines[1:], strict=False):
+        for line, after in pairwise(lines):
             assert len(line) + 1 + len(after.split()[0]) > 196, line
 
 
@@ -109,6 +110,9 @@ def test_a_table_says_no_less_on_a_narrow_terminal(drawn, columns, environment):
     text = re.sub(r"\x1b\[[0-9;]*m", "", said)
     assert "…" not in text
     words = "".join(text.split())
+    prose = text.partition("What each missed")[0].splitlines()
+    assert max(map(len, prose)) <= columns
+    assert REPORT.lede in " ".join(text.split())
     for text_of in ("way", "missed", "altogether", "12%", "3%", "Note:Readthisfirst."):
         assert text_of in words
     assert "grid by" in text
@@ -141,6 +145,6 @@ def test_without_colour_nothing_is_coloured(drawn):
 def test_code_has_the_colours_of_the_terminal(drawn):
     """Fixed colours chosen for a dark background cannot be read on a light one."""
     said = drawn(80)
-    assert "\x1b[32m'a'" in said
+    assert "\x1b[32ma" in said
     assert re.search(r"\x1b\[[0-9;]*[34]8;[25];", said) is None
     assert "x" * 70 in said

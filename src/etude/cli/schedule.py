@@ -13,7 +13,7 @@ from rich.table import Table
 
 from etude import files
 from etude.cli.options import choices
-from etude.cli.terminal.console import out, print_json
+from etude.cli.terminal.console import out, print_json, say
 from etude.cli.terminal.draw import table_of
 from etude.cli.terminal.plot import plot as draw
 from etude.errors import BadValueError, unknown_name
@@ -132,7 +132,7 @@ def schedule(
         if table or everything:
             out.print(table_of(values_table(found)))
         if everything:
-            out.print(f"\n[dim]{area_sentence(found)}[/dim]")
+            say(f"\n[dim]{area_sentence(found)}[/dim]")
         for line in differences:
             out.print(escape(line))
         if diff is not None and not differences:
@@ -140,7 +140,7 @@ def schedule(
         if to is not None:
             out.print(escape(_code(shape, lr, to)))
         for fault in faults:
-            out.print(f"[magenta]{escape(fault)}[/magenta]")
+            say(f"[magenta]{escape(fault)}[/magenta]")
         if lint and not faults:
             out.print("[green]no likely mistake found[/green]")
     if save is not None:
@@ -165,7 +165,7 @@ def _list_kinds(json: bool) -> None:
         return
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("schedule", no_wrap=True)
-    table.add_column("what it does, and an example")
+    table.add_column("what it does, and an example", overflow="fold")
     for row in rows:
         example = f"\n[dim]{escape(row.examples[0])}[/dim]" if row.examples else ""
         table.add_row(f"[bold]{row.name}[/bold]", f"{escape(row.summary)}{example}")

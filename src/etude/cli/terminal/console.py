@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console, ConsoleDimensions
+from rich.console import Console, ConsoleDimensions, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -42,6 +42,11 @@ class ResultConsole(Console):
 
 out = ResultConsole(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: RenderableType) -> None:
+    """Print sentences, wrapped between words; a command to be copied is better printed whole."""
+    out.print(text, soft_wrap=False)
 
 
 def print_error(message: str, error: BaseException) -> None:
@@ -103,8 +108,8 @@ def reserve_stdout() -> Iterator[None]:
 def facts(rows: list[tuple[str, str]]) -> Table:
     """Return a table of names and values, without lines."""
     table = Table.grid(padding=(0, 3))
-    table.add_column(style="dim")
-    table.add_column()
+    table.add_column(style="dim", overflow="fold")
+    table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, Text.from_markup(value))
     return table

@@ -40,13 +40,13 @@ CODE = ANSISyntaxTheme(
 def draw(report: Report) -> None:
     """Print a report for a person; only the page shows figures and details."""
     out.print()
-    out.print(Text.assemble((report.subject, "bold"), ": ", report.lede))
+    _print(Text.assemble((report.subject, "bold"), ": ", report.lede))
     if report.facts:
         out.print()
         out.print(facts(report.facts))
     if report.notice:
         out.print()
-        out.print(Text.assemble(("Note: ", "bold magenta"), report.notice))
+        _print(Text.assemble(("Note: ", "bold magenta"), report.notice))
     for section in report.sections:
         if section.detail:
             continue
@@ -57,15 +57,24 @@ def draw(report: Report) -> None:
                     _print(one, whole=isinstance(one, Table) and getattr(part, "whole", False))
 
 
-def _print(drawn: RenderableType, whole: bool) -> None:
-    """Print a part; if `whole`, at its own width, so that no name is cut off."""
+def print_table(part: DataTable) -> None:
+    """Print a table alone, fitted to the terminal."""
+    for one in _fitting(part):
+        _print(one, whole=isinstance(one, Table) and part.whole)
+
+
+def _print(drawn: RenderableType, whole: bool = False) -> None:
+    """Print a part; if `whole`, as wide as its names need, so that none is cut off.
+
+    Sentences are wrapped between words; the lines of code stay as they are, to be copied.
+    """
     width = out.width
     if whole:
-        width = max(width, _width(drawn))
+        width = max(width, _measured(drawn).minimum)
     console = out
     if width > out.width:
         console = Console(file=out.file, width=width, highlight=False, soft_wrap=True)
-    console.print(drawn)
+    console.print(drawn, soft_wrap=not isinstance(drawn, Text))
 
 
 def facts(rows: Iterable[Fact]) -> Table:
@@ -104,11 +113,11 @@ def _fitting(part: DataTable) -> tuple[RenderableType, ...]:
     Bars repeat a number of the table. Columns that are left out are named below it.
     """
     table = table_of(part)
-    if _width(table) <= out.width:
+    if _measured(table).maximum <= out.width:
         return (*_caption(f"{part.caption} {part.scale}"), table)
     table, above = table_of(part, bars=False), _caption(part.caption)
     left = [column.name for column in part.columns if column.minor]
-    if _width(table) <= out.width or not left:
+    if _measured(table).maximum <= out.width or not left:
         return (*above, table)
     said = f"A wider terminal shows more columns: {', '.join(left)}."
     return *above, table_of(_without_minor(part), bars=False), Text(said, "dim")
@@ -118,9 +127,9 @@ def _caption(text: str) -> tuple[Text, ...]:
     return (Text(text.strip(), "dim"),) if text.strip() else ()
 
 
-def _width(drawn: RenderableType) -> int:
-    """Return the width at which nothing is wrapped."""
-    return Measurement.get(out, out.options.update(width=ANY_WIDTH), drawn).maximum
+def _measured(drawn: RenderableType) -> Measurement:
+    """Return the widths at which all that may be wrapped is, and nothing is."""
+    return Measurement.get(out, out.options.update(width=ANY_WIDTH), drawn)
 
 
 def _without_minor(part: DataTable) -> DataTable:
@@ -154,11 +163,13 @@ def _bullets(part: Bullets) -> Table:
 def table_of(part: DataTable, *, bars: bool = True) -> Table:
     """Return a table of rows and columns without lines, with its bars or without."""
     table = Table(box=None, padding=(0, 2), header_style="dim", show_header=part.headed)
-    for column in part.columns:
+    for place, column in enumerate(part.columns):
+        longest = max((len(row.cells[place]) for row in part.rows), default=0)
         table.add_column(
             Text(column.name),
             justify="right" if column.number else "left",
             no_wrap=column.whole,
+            min_width=longest if column.whole else None,
             overflow="fold",
         )
     barred = part.barred and bars

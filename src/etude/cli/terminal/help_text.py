@@ -18,13 +18,13 @@ _ITEM = re.compile(r"^(\s|[-*•]\s|\d+\.\s)")
 
 
 def reflowed(text: str) -> str:
-    """Return a text whose paragraphs are one line each; lists and indented lines stay as they are.
+    r"""Return a text whose paragraphs are one line each; lists and indented lines stay as they are.
 
     Args:
         text: Paragraphs, separated by empty lines, whose lines end where the source's do.
 
-    >>> reflowed("The first line\\nand its end.\\n\\nA list:\\n- one\\n- two")
-    'The first line and its end.\\n\\nA list:\\n- one\\n- two'
+    >>> reflowed("The first line\nand its end.\n\nA list:\n- one\n- two")
+    'The first line and its end.\n\nA list:\n- one\n- two'
     """
     paragraphs = inspect.cleandoc(text).split("\n\n")
     return "\n\n".join(_joined(paragraph.splitlines()) for paragraph in paragraphs)
@@ -58,10 +58,10 @@ def _make_plain(command: Any) -> None:
 
 
 def _plain(text: str | None) -> str:
-    """Return a text without markup; paragraphs of several lines are kept as they are.
+    r"""Return a text without markup; paragraphs of several lines are kept as they are.
 
-    >>> _plain("[bold]A plan[/bold]\\n\\n  one\\n  two")
-    'A plan\\n\\n\\x08\\n  one\\n  two'
+    >>> _plain("[bold]A plan[/bold]\n\n  one\n  two")
+    'A plan\n\n\x08\n  one\n  two'
     """
     paragraphs = Text.from_markup(text or "").plain.split("\n\n")
     return "\n\n".join(f"\b\n{one}" if "\n" in one else one for one in paragraphs)

@@ -99,7 +99,7 @@ def _table(rows: Sequence[ParameterRate]) -> DataTable:
             TableColumn("shape", minor=True, whole=True),
         ),
         tuple(_row(row, decayed, reach if barred else None) for row in rows),
-        f"The rate at the peak is the parameter's largest over the run.",
+        "The rate at the peak is the parameter's largest over the run.",
         centred=True,
         scale=scale if barred else "",
     )
