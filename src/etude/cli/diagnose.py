@@ -55,9 +55,7 @@ def diagnose(
         Path | None,
         typer.Option(metavar="FILE", help="Write the mended recipe as TOML; needs --repair."),
     ] = None,
-    page: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")
-    ] = None,
+    page: choices.Page = None,
     recipe: RecipeOptions = RecipeOptions(),
     nproc: processes.Count = None,
     devices: processes.Devices = None,

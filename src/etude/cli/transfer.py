@@ -12,8 +12,8 @@ from rich.markup import escape
 from etude.cli.options import choices
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
 from etude.cli.options.sizes import SizedCommand, new_size
-from etude.cli.terminal.console import out, print_json
-from etude.cli.terminal.draw import draw
+from etude.cli.terminal.console import out
+from etude.cli.terminal.method_output import show_page
 from etude.errors import BadValueError
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def transfer(
         typer.Option(metavar="FILE", help="Write the recipe to use, .toml or .json."),
     ] = None,
     recipe: RecipeOptions = RecipeOptions(),
+    page: choices.Page = None,
     json: choices.Json = False,
 ) -> None:
     """Transfer a tuned rate to another batch size, width, depth, length or number of processes.
@@ -102,7 +103,6 @@ def transfer(
     not confirmed, and that rate is proposed.
     """
     from etude.distributed.world_rate import rate_for_world
-    from etude.report import present
     from etude.tuning.transfer.transfer import transfer as carry
 
     sized = _sized(task, recipe.options, width=width, depth=depth)
@@ -132,14 +132,11 @@ def transfer(
         )
     if save is not None:
         found.best.save(save)
-    if json:
-        print_json(found.plain())
-    else:
-        draw(present(found))
-        if save is not None:
-            words = [f"--with {shlex.quote(word)}" for word in sized]
-            command = " ".join(["etude train", shlex.quote(str(task)), *words])
-            out.print(f"\n[dim]{escape(command)} --recipe {escape(shlex.quote(str(save)))}[/dim]")
+    show_page(found, page, None, json=json)
+    if save is not None and not json:
+        words = [f"--with {shlex.quote(word)}" for word in sized]
+        command = " ".join(["etude train", shlex.quote(str(task)), *words])
+        out.print(f"\n[dim]{escape(command)} --recipe {escape(shlex.quote(str(save)))}[/dim]")
     if not found.trained:
         raise typer.Exit(1)
 

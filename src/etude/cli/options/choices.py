@@ -86,6 +86,9 @@ On = Annotated[
         "that runs.",
     ),
 ]
+Page = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 
 
