@@ -79,9 +79,8 @@ def drawn(monkeypatch):
 @each
 def test_a_wide_terminal_fills_the_lines_of_a_paragraph(etude, path):
     prose = etude(*path, "--help").out.partition(FRAME)[0]
-    for paragraph in prose.split("\n\n"):
-        lines = [line.strip() for line in paragraph.strip().splitlines()]
-        for line, after in pairwise(lines):
+    for line, after in pairwise(line.strip() for line in prose.splitlines()):
+        if line and after:
             assert len(line) + 1 + len(after.split()[0]) > 196, line
 
 
