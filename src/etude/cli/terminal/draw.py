@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pygments.token import Token
+from pygments.token import Token  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.measure import Measurement
 from rich.style import Style
@@ -71,7 +71,7 @@ def _print(drawn: RenderableType, whole: bool = False) -> None:
     width = out.width
     if whole:
         width = max(width, _measured(drawn).minimum)
-    console = out
+    console: Console = out
     if width > out.width:
         console = Console(file=out.file, width=width, highlight=False, soft_wrap=True)
     console.print(drawn, soft_wrap=not isinstance(drawn, Text))
