@@ -45,13 +45,13 @@ def paired(args: Sequence[str]) -> list[str]:
     return found
 
 
-def new_size(option: str, typed: str | None, tuned: int | str) -> int | str | None:
+def new_size(option: str, typed: str | None, tuned: int | str | None) -> int | str | None:
     """Return the new size of an option that was typed; None if it was not.
 
     Args:
         option: The option.
         typed: Its value: a size, or the tuned and the new one with ' to ' between them.
-        tuned: The recipe's size.
+        tuned: The recipe's size; None if it is the task's.
 
     Raises:
         BadValueError: If the tuned size that was typed is not the recipe's.
