@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -72,20 +73,31 @@ def sensitivity(
         device=recipe.device,
         progress=False if json else None,
     )
-    show_page(found, page, None, json=json)
-    if not json:
-        words = (word for text in recipe.options or () for word in ("--with", text))
-        _print_next(found, [task or "TASK", *words], recipe.typed(without=("lr",)))
+    words = (word for text in recipe.options or () for word in ("--with", text))
+    own = recipe.typed(without=("lr",))
+    show(found, [task or "TASK", *words], own, page=page, json=json)
 
 
-def _print_next(found: Sensitivity, subject: list[str], own: list[str]) -> None:
-    """Print the commands that the result suggests.
+def show(
+    found: Sensitivity,
+    subject: list[str],
+    own: list[str],
+    *,
+    page: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Print the result and, for a person, the commands that it suggests.
 
     Args:
         found: The result.
         subject: The words that name the task on the command line.
         own: The options that change its recipe.
+        page: Where to write the page, if anywhere.
+        json: Whether to print it for programs.
     """
+    show_page(found, page, None, json=json)
+    if json:
+        return
     from etude.storage.layout import RECIPE
 
     lines = []

@@ -50,6 +50,9 @@ def draw(report: Report) -> None:
     for section in report.sections:
         if section.detail:
             continue
+        if section.title and section.parts and isinstance(section.parts[0], str):
+            out.print()  # sentences say little without what they are about
+            out.print(Text(section.title, "bold"))
         for part in section.parts:
             if (drawn := _part(part)) is not None:
                 out.print()
