@@ -95,11 +95,11 @@ def show(
         page: Where to write the page, if anywhere.
         json: Whether to print it for programs.
     """
+    from etude.storage.layout import RECIPE
+
     show_page(found, page, None, json=json)
     if json:
         return
-    from etude.storage.layout import RECIPE
-
     lines = []
     if found.whole is not None:
         tuned = f"runs/{found.task}-tuned"
