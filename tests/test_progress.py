@@ -28,6 +28,15 @@ def test_what_is_quick_or_not_wanted_is_silent(wanted, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_a_terminal_without_a_cursor_gets_lines(monkeypatch, capsys, term):
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", term)
+    report(None)
+    assert capsys.readouterr().err.splitlines()[-1] == "digits: 100% loss 4"
+
+
 def test_not_wanted_is_silent_however_long(monkeypatch, capsys):
     monkeypatch.setattr(progress, "SECONDS", 0.0)
     report(False)

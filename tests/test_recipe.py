@@ -311,6 +311,8 @@ def test_compress_changes_what_several_processes_exchange_and_is_refused_in_one(
 # ---- what is wrong -----------------------------------------------------------------------
 
 WRONG = [
+    ({"learning_rate": 0.1}, "unknown field 'learning_rate' in the recipe: did you mean 'lr'"),
+    ({"epochs": 3}, "unknown field 'epochs' in the recipe: did you mean 'steps'"),
     ({"scheduel": "cosine()"}, "unknown field 'scheduel' in the recipe: did you mean 'schedule'"),
     ({"lr": -0.1}, "lr=-0.1 is out of bounds: give a number above 0"),
     ({"lr": 0}, "lr=0 is out of bounds: give a number above 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -49,7 +50,9 @@ def bar(wanted: bool | None, title: str) -> Iterator[Bar]:
     if wanted is False:
         yield silent
         return
-    if wanted is None and not sys.stderr.isatty():
+    # A terminal that cannot move its cursor would show no bar at all.
+    plain = not sys.stderr.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    if wanted is None and plain:
         yield _Lines(title)
         return
     from rich.console import Console

@@ -11,6 +11,17 @@ from etude.errors import EtudeError, nearest_names, shown, unknown_name
 BOUNDS = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
 """What each of pydantic's bounds is called."""
 
+ELSEWHERE = {
+    "lr": ("learning_rate", "rate", "lr0", "eta", "max_lr", "base_lr", "peak_lr"),
+    "steps": ("epochs", "num_epochs", "max_epochs", "num_train_epochs", "max_steps", "iterations"),
+    "batch_size": ("batch", "bs", "batchsize", "per_device_train_batch_size"),
+    "schedule": ("scheduler", "lr_scheduler", "lr_scheduler_type"),
+    "clip_norm": ("max_grad_norm", "grad_clip", "gradient_clip_val", "clip"),
+    "accumulate": ("gradient_accumulation_steps", "accumulate_grad_batches"),
+    "early_stopping": ("patience",),
+}
+"""What other libraries call the fields of a recipe."""
+
 INNER = ("duration is ", "horizon is ")
 """How a length is called inside a clock."""
 
@@ -32,7 +43,8 @@ def explain(mistake: Any, known: Collection[str], *, least: int | None = None) -
     if isinstance(cause := context.get("error"), EtudeError):
         return _caused(name, str(cause))
     if mistake["type"] == "extra_forbidden":
-        near = nearest_names(name, known, 1)
+        meant = [field for field, others in ELSEWHERE.items() if name in others]
+        near = [field for field in meant if field in known] or nearest_names(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"unknown field {shown(name)} in the recipe: {hint}Known: {', '.join(known)}"
     if mistake["type"] == "literal_error":

@@ -57,6 +57,25 @@ def test_transfer_for_people_saves_the_recipe_to_use(etude):
     assert again.json["rule_lr"] == pytest.approx(2 * Recipe.load("more.toml").lr)
 
 
+def test_transfer_takes_the_tuned_size_before_the_new_one(etude):
+    tuned = ("--set", "batch_size=32", "--json", "--further", "0", "--share", "0.25")
+    said = etude(*TRANSFER, *tuned, "--batch-size", "32", "64")
+    assert said.json == etude(*TRANSFER, *tuned, "--batch-size", "64").json
+    assert said.json["recipe"]["batch_size"] == 64
+    said = etude(*TRANSFER, *tuned, "--batch-size", "16", "64")
+    assert said.code == 2
+    assert "--batch-size 16 64: the recipe was tuned with batch_size=32" in said.json["error"]
+    assert "--set batch_size=16 too" in said.json["error"]
+    said = etude(*TRANSFER, *tuned, "--steps", "100", "200")
+    assert "--steps 100 200: the recipe was tuned with steps=64" in said.json["error"]
+    for typed in ("1.5", "many"):
+        said = etude(*TRANSFER, *tuned, "--batch-size", typed)
+        assert (said.code, f"--batch-size {typed}: give a whole number" in said.json["error"]) == (
+            2,
+            True,
+        )
+
+
 def test_transfer_builds_the_bundled_task_at_its_new_size(etude):
     narrow = etude(*TRANSFER, "--depth", "2", "2", "--json", "--further", "0")
     wide = etude(*TRANSFER, "--width", "32", "64", "--json", "--further", "0")

@@ -127,3 +127,16 @@ def test_several_processes_and_other_objects_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerate.Accelerator, "num_processes", property(lambda self: 2))
     with pytest.raises(BadValueError, match="runs in 2 processes"):
         report.resume(accelerator)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda report: None, r"<lambda>\(report\) takes no rate and report: give a function"),
+        (lambda: None, r"<lambda>\(\) takes no rate and report"),
+        (None, "train=None is not a function: give a function train"),
+    ],
+)
+def test_a_loop_without_rate_or_report_is_told_what_it_takes(wrong, message):
+    with pytest.raises(BadTypeError, match=message):
+        tune(wrong, STEPS, progress=False)

@@ -257,6 +257,7 @@ def unbuilt():
         (built, {"validation_split": 0.0}, "nothing is held out"),
         (built, {"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, "sets the rate that is"),
         (built, {"callbacks": [ChangesTheRate()]}, "changed the rate from"),
+        (built, {"epochs": 1, "batch_size": 1000}, "epochs=1 makes 1 updates, too few"),
         (built, {"epoch": 3}, "unknown argument of fit 'epoch': did you mean 'epochs'"),
         (built, {"objective": "accuracy"}, "unknown objective 'accuracy'"),
         (built, {"objective": "size"}, "does not tell whether larger or smaller"),

@@ -53,7 +53,7 @@ def test_layerwise_prints_every_row_whole_in_a_narrow_terminal(etude: Callable) 
     rows = [line.split() for line in out.splitlines() if line.strip().startswith("layers.0")]
     assert rows[0][:5] == ["layers.0.cell.weight_ih_l0[forget]", "512", "*[forget]", "3", "0.03"]
     assert rows[1][:6] == ["layers.0.cell.weight_ih_l0[rest]", "1", "536", "–", "1", "0.01"]
-    assert "10 rows, 2 layers, 19\u2009594 numbers; 2\u2009000 updates" in out
+    assert "10 rows, 2 layers, 19\u202f594 numbers; 2\u202f000 updates" in out
 
 
 def test_layerwise_without_multipliers_shows_ones(etude: Callable) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from etude.cli.terminal import draw as terminal
+from etude.diagnosis.finding import Cause, Diagnosis, Finding, Verdict
 from etude.errors import BadTypeError, BadValueError
 from etude.measure.backprop import Backprop, LayerPass, ParameterUpdate
 from etude.measure.coordinate_check import CoordinateCheck, LayerScale
@@ -278,6 +279,19 @@ def test_a_kind_of_result_is_added_in_one_place():
         "Backprop", "CoordinateCheck", "Edge", "LayerRates", "Record", "ScheduleValues",
         "Sensitivity", "Transfer", "TuneResult",
     }  # fmt: skip
+
+
+def test_a_diagnosis_says_once_how_often_such_verdicts_were_right():
+    right = "Of 17 verdicts at 50% to 60%, 9 were right."
+    verdict = Verdict(True, Cause.LR_TOO_LOW, 0.55, ((Cause.LR_TOO_LOW, 0.55),), reliability=right)
+    for findings in ((), (Finding(Cause.LR_TOO_LOW, "No layer moved."),)):
+        told = present(Diagnosis(findings, seen=("20 updates",), verdict=verdict))
+        assert shown(told).count(plain(right)) == printed(told).count(plain(right)) == 1
+        assert "speak for it" not in told.lede
+    healthy = Verdict(False, None, 0.95, reliability=right)
+    assert right in present(Diagnosis((), seen=("20 updates",), verdict=healthy)).lede
+    unsure = present(Diagnosis((), unseen=("No update was seen.",), verdict=healthy))
+    assert unsure.lede == "No update was seen."
 
 
 def test_a_whole_column_is_printed_whole_in_a_narrow_terminal():

@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from etude.cli.options import choices
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
-from etude.cli.terminal.console import out, print_json
-from etude.cli.terminal.draw import draw
+from etude.cli.terminal.method_output import show_page
 from etude.errors import BadValueError
 
 EPILOG = """[bold]Examples[/bold]
 
   etude backprop digits-mlp
 
-  etude backprop digits-deep-mlp --with activation=sigmoid --save step.html
+  etude backprop digits-deep-mlp --with activation=sigmoid --html step.html
 
   etude backprop digits-lstm --batch 16 --after 200"""
 
@@ -37,7 +35,8 @@ def register(app: typer.Typer) -> None:
 def backprop(
     task: choices.TaskName = None,
     page: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE", help="Write the step as an HTML page.")
+        Path | None,
+        typer.Option("--html", "--save", metavar="FILE", help="Write the report as a page."),
     ] = None,
     batch: Annotated[
         int | None,
@@ -54,7 +53,6 @@ def backprop(
     For every layer: the outputs' shape and spread, the gradient's norm, and the factor by which the
     gradient shrinks or grows on its way back; for every parameter: gradient and update.
     """
-    from etude import report
     from etude.measure.backprop import backprop as measure
 
     if batch is not None:
@@ -65,11 +63,4 @@ def backprop(
         recipe = replace(recipe, batch_size=str(batch))
     chosen = choices.choose_task(task, recipe.options, None)
     found = measure(chosen, recipe.choose(chosen, task), after=after, device=recipe.device)
-    if page is not None:
-        report.write(found, page)
-    if json:
-        print_json({**found.plain(), "html": None if page is None else str(page)})
-        return
-    draw(report.present(found))
-    if page is not None:
-        out.print(f"\n[dim]page[/dim]   [bold]{escape(str(page))}[/bold]")
+    show_page(found, page, None, json=json)

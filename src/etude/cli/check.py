@@ -9,7 +9,7 @@ from rich.text import Text
 
 from etude.cli.options import choices
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
-from etude.cli.terminal.console import out, print_json
+from etude.cli.terminal.console import out, print_json, say
 
 if TYPE_CHECKING:
     from etude.diagnosis.finding import Diagnosis
@@ -73,18 +73,18 @@ def show(name: str, found: Diagnosis, *, verbose: bool = False) -> None:
     if not found.findings and not found.seen:
         verdict = "cannot tell"
     style = "bold green" if found.healthy else "bold red"
-    out.print(Text.assemble((f"{name}: ", "bold"), (verdict, style)))
+    say(Text.assemble((f"{name}: ", "bold"), (verdict, style)))
     for finding in found.findings:
         where = f" in {finding.layer}" if finding.layer else ""
         out.print()
-        out.print(Text(f"{str(finding.what).replace('_', ' ')}{where}", "bold red"))
-        out.print(Text(finding.text))
+        say(Text(f"{str(finding.what).replace('_', ' ')}{where}", "bold red"))
+        say(Text(finding.text))
         if finding.fix:
-            out.print(Text(finding.fix))
+            say(Text(finding.fix))
     seen = found.seen if verbose else ()
     for title, lines in (("looked at", seen), ("not looked at", found.unseen)):
         if lines:
             out.print()
-            out.print(Text(title, "dim"))
+            say(Text(title, "dim"))
             for line in lines:
-                out.print(Text(f"  {line}", "dim"))
+                say(Text(f"  {line}", "dim"))

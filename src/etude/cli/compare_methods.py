@@ -9,14 +9,15 @@ import typer
 from etude.cli.options import choices
 from etude.cli.options.rates import read_rates
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
-from etude.cli.terminal.console import print_json
-from etude.cli.terminal.draw import draw
+from etude.cli.terminal.method_output import show_page
 
 EPILOG = """[bold]Examples[/bold]
 
   etude compare-methods digits-mlp
 
-  etude compare-methods diabetes-mlp --methods grid,tuner --lrs 1e-3:1:7"""
+  etude compare-methods diabetes-mlp --methods grid,tuner --lrs 1e-3:1:7
+
+  etude compare-methods digits-mlp --html methods.html"""
 
 
 PLACE = 24
@@ -51,6 +52,7 @@ def compare_methods(
     maximize: choices.Maximize = None,
     engine: choices.EngineName = None,
     recipe: RecipeOptions = RecipeOptions(),
+    page: choices.Page = None,
     json: choices.Json = False,
 ) -> None:
     """Choose TASK's rate by range test, grid, cross-validation and tuner; show what each misses.
@@ -59,7 +61,6 @@ def compare_methods(
     of the drop in loss to the best full run of the comparison.
     """
     from etude.methods.compare import compare_methods as compare
-    from etude.report import present
 
     chosen = choices.choose_task(task, recipe.options, None)
     found = compare(
@@ -76,7 +77,4 @@ def compare_methods(
         device=recipe.device,
         progress=False if json else None,
     )
-    if json:
-        print_json(found.plain())
-    else:
-        draw(present(found, task=chosen))
+    show_page(found, page, chosen, json=json)

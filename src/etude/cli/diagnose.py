@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -12,6 +12,9 @@ from etude.cli.options import choices, processes
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
 from etude.cli.terminal.console import out, print_json
 from etude.cli.terminal.draw import draw
+
+if TYPE_CHECKING:
+    from etude.diagnosis.diagnose import TaskDiagnosis
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -49,11 +52,10 @@ def diagnose(
         ),
     ] = 6.0,
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the mended recipe as TOML.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the mended recipe as TOML; needs --repair."),
     ] = None,
-    page: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")
-    ] = None,
+    page: choices.Page = None,
     recipe: RecipeOptions = RecipeOptions(),
     nproc: processes.Count = None,
     devices: processes.Devices = None,
@@ -73,7 +75,10 @@ def diagnose(
     from etude.errors import BadValueError
 
     if save is not None and not repair:
-        raise BadValueError("--save writes the mended recipe: give --repair too")
+        raise BadValueError(
+            f"--save {save} writes the mended recipe, which --repair looks for: give --repair "
+            "too, or write the report with --html FILE"
+        )
     asked = processes.ProcessOptions(nproc, devices, 0, timeout, find_unused)
     with processes.world(context, asked, recipe.device) as world:
         chosen = choices.choose_task(task, recipe.options, None)
@@ -103,9 +108,15 @@ def diagnose(
         if page is not None:
             out.print(f"\n[dim]page[/dim]   [bold]{escape(str(page))}[/bold]")
         if save is not None:
-            told = (
-                f"[bold]{escape(str(save))}[/bold]" if mended else "not written: nothing mends it"
-            )
+            told = f"[bold]{escape(str(save))}[/bold]" if mended else f"not written: {_why(found)}"
             out.print(f"\n[dim]recipe[/dim] {told}")
     if not found.healthy:
         raise typer.Exit(1)
+
+
+def _why(found: TaskDiagnosis) -> str:
+    """Return why there is no mended recipe."""
+    if found.healthy:
+        return "nothing is wrong"
+    tried = found.repair is not None
+    return "no remedy beats the unchanged run" if tried else "no remedy was tried"

@@ -8,8 +8,7 @@ import typer
 
 from etude.cli.options import choices
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
-from etude.cli.terminal.console import print_json
-from etude.cli.terminal.draw import draw
+from etude.cli.terminal.method_output import show_page
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -48,6 +47,7 @@ def edge(
         int, typer.Option(help="Hessian-vector products at most; 0 measures no sharpness.")
     ] = 30,
     recipe: RecipeOptions = RecipeOptions(),
+    page: choices.Page = None,
     json: choices.Json = False,
 ) -> None:
     """Double TASK's rate until training breaks; compare this rate with the one curvature predicts.
@@ -57,7 +57,6 @@ def edge(
     by the optimizer's second moment if it has one.
     """
     from etude.measure.edge import edge as measure
-    from etude.report import present
 
     chosen = choices.choose_task(task, recipe.options, None)
     wanted = recipe.choose(chosen, task)
@@ -73,7 +72,4 @@ def edge(
         device=recipe.device,
         progress=False if json else None,
     )
-    if json:
-        print_json(found.plain())
-    else:
-        draw(present(found))
+    show_page(found, page, None, json=json)

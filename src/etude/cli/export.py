@@ -122,7 +122,7 @@ def _list_targets(json: bool) -> None:
         return
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("target", no_wrap=True)
-    table.add_column("what is written")
+    table.add_column("what is written", overflow="fold")
     for name, row in TARGETS.items():
         table.add_row(f"[bold]{name}[/bold]", escape(row.what))
     out.print(table)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from etude.cli.options import choices
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
-from etude.cli.terminal.console import out, print_json
-from etude.cli.terminal.draw import draw
+from etude.cli.terminal.method_output import show_page
 
 if TYPE_CHECKING:
     from etude.measure.coordinate_check import CoordinateCheck
@@ -44,9 +41,7 @@ def register(app: typer.Typer) -> None:
 def layerwise(
     task: choices.TaskName = None,
     recipe: RecipeOptions = RecipeOptions(),
-    page: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the rates as a page.")
-    ] = None,
+    page: choices.Page = None,
     widths: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +57,6 @@ def layerwise(
     Selectors: a name pattern (conv*), @linear, @convolution, @recurrent, @embedding,
     @normalisation, @bias, @input, @middle, @output, and a gate or rows in brackets.
     """
-    from etude import report
     from etude.measure.layer_rates import layer_rates
 
     chosen = choices.choose_task(task, recipe.options, None)
@@ -70,14 +64,7 @@ def layerwise(
     found = layer_rates(chosen, wanted, device=recipe.device or "cpu")
     if widths is not None:
         found = replace(found, check=_check(task, recipe.options, wanted, widths))
-    if page is not None:
-        report.write(found, page)
-    if json:
-        print_json({**found.plain(), "html": None if page is None else str(page)})
-    else:
-        draw(report.present(found))
-        if page is not None:
-            out.print(f"\n[dim]page[/dim]   [bold]{escape(str(page))}[/bold]")
+    show_page(found, page, None, json=json)
     if found.check is not None and not found.check.passed:
         raise typer.Exit(1)
 

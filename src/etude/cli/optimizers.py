@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 from typer.core import TyperGroup
 
 from etude.cli.options import choices
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
-from etude.cli.terminal.console import facts, number, out, print_json
+from etude.cli.terminal.console import facts, number, out, print_json, say
 from etude.errors import BadValueError, unknown_name
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def optimizers(context: typer.Context, json: choices.Json = False) -> None:
         return
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("optimizer", no_wrap=True)
-    table.add_column("choose it for")
+    table.add_column("choose it for", overflow="fold")
     for row in ROWS.values():
         note = ", ".join([f"from {_origin(row)}", *row.capabilities])
         table.add_row(f"[bold]{row.name}[/bold]", f"{row.when}\n[dim]{note}[/dim]")
@@ -94,7 +96,7 @@ def show(
     if json:
         print_json(_plain(row))
         return
-    out.print(f"[bold]{row.name}[/bold]: {row.when}\n")
+    say(f"[bold]{row.name}[/bold]: {row.when}\n")
     rows = [
         ("paper", row.paper),
         ("from", f"{row.factory.replace(':', '.')}{_missing(row)}"),
@@ -134,11 +136,11 @@ def match(
     out.print(facts(_measured(traits)))
     for place, one in enumerate(ranked[:top], start=1):
         settings = " ".join(f"--set {key}={value}" for key, value in one.settings.items())
-        mark = "" if one.installed else "  [yellow]not installed[/yellow]"
+        mark = "" if one.installed else "  [magenta]not installed[/magenta]"
         score = f"[dim]{one.score:+.1f}  {settings}[/dim]"
         out.print(f"\n{place}. [bold]{one.name}[/bold]  {score}{mark}")
         for reason in one.reasons:
-            out.print(f"   {reason}")
+            say(Padding(Text(reason), (0, 0, 0, 3), expand=False))
     first = recommended(ranked)
     if not all(one.installed for one in ranked[:top]):
         out.print(f"\n[dim]{escape(INSTALL)} installs the missing ones.[/dim]")
@@ -186,7 +188,7 @@ def _origin(row: OptimizerRow) -> str:
 
 
 def _missing(row: OptimizerRow) -> str:
-    return "" if row.installed else " [yellow](not installed)[/yellow]"
+    return "" if row.installed else " [magenta](not installed)[/magenta]"
 
 
 def _plain(row: OptimizerRow) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from etude.cli.options.unknown_option import unknown_option
 from etude.cli.options.unknown_verb import refuse_unknown_verb
 from etude.cli.options.whole_numbers import spelt_out
 from etude.cli.terminal.console import out, print_error, print_json, reserve_stdout
+from etude.cli.terminal.help_text import fit_terminal, reflow_help
 from etude.cli.terminal.interrupt import INTERRUPTED
 from etude.cli.terminal.next_step import message_of
 from etude.cli.terminal.warning_lines import warnings_in_one_line
@@ -36,6 +37,7 @@ class Program(TyperGroup):
         """Parse the arguments; with `--json`, errors are JSON too."""
         ctx.meta["etude.json"] = "--json" in args
         ctx.meta["etude.arguments"] = list(args)
+        fit_terminal(self)
         return super().parse_args(ctx, spelt_out(self, args))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -137,8 +139,21 @@ def _reported(ctx: Any, error: BaseException, code: int, usual: str = "") -> typ
     return typer.Exit(code)
 
 
+EPILOG = """[bold]Begin with[/bold]
+
+  etude tune digits-cnn             one of the bundled tasks
+
+  etude tasks                       the list of them
+
+  etude tune my_project.py:task     your own network and data
+
+  etude diagnose my_project.py:task     if it does not train
+
+  etude tune --help                 the options and examples of a verb"""
+
 app = typer.Typer(
     name="etude",
+    epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -191,3 +206,4 @@ def verb_files(paths: list[str] | None = None) -> list[ModuleType]:
 
 for verb in verb_files():
     verb.register(app)
+reflow_help(app)

@@ -44,7 +44,8 @@ def range_test(
     lr: choices.TypedRate = None,
     recipe: RecipeOptions = RecipeOptions(),
     page: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write a page with the curves.")
+        Path | None,
+        typer.Option("--html", "--report", metavar="FILE", help="Write a page with the curves."),
     ] = None,
     json: choices.Json = False,
 ) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from etude import files
 from etude.cli.options import choices
-from etude.cli.terminal.console import out, print_json
+from etude.cli.terminal.console import out, print_json, say
 from etude.cli.terminal.draw import table_of
 from etude.cli.terminal.plot import plot as draw
 from etude.errors import BadValueError, unknown_name
@@ -128,11 +128,11 @@ def schedule(
     else:
         out.print(f"[bold]{escape(repr(scaled))}[/bold]")
         if plot or everything:
-            _print_plot(scaled, last)
+            _print_plot(scaled, last, unit)
         if table or everything:
             out.print(table_of(values_table(found)))
         if everything:
-            out.print(f"\n[dim]{area_sentence(found)}[/dim]")
+            say(f"\n[dim]{area_sentence(found)}[/dim]")
         for line in differences:
             out.print(escape(line))
         if diff is not None and not differences:
@@ -140,7 +140,7 @@ def schedule(
         if to is not None:
             out.print(escape(_code(shape, lr, to)))
         for fault in faults:
-            out.print(f"[yellow]{escape(fault)}[/yellow]")
+            say(f"[magenta]{escape(fault)}[/magenta]")
         if lint and not faults:
             out.print("[green]no likely mistake found[/green]")
     if save is not None:
@@ -165,7 +165,7 @@ def _list_kinds(json: bool) -> None:
         return
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("schedule", no_wrap=True)
-    table.add_column("what it does, and an example")
+    table.add_column("what it does, and an example", overflow="fold")
     for row in rows:
         example = f"\n[dim]{escape(row.examples[0])}[/dim]" if row.examples else ""
         table.add_row(f"[bold]{row.name}[/bold]", f"{escape(row.summary)}{example}")
@@ -211,13 +211,16 @@ def _differences(shape: Schedule, other: Schedule | None) -> tuple[str, ...]:
     return () if other is None else tuple(diff(shape, other))
 
 
-def _print_plot(shape: Schedule, last: int) -> None:
+def _print_plot(shape: Schedule, last: int, unit: str) -> None:
     from etude.schedules import preview
 
     seen = preview(shape, last)
-    for line in draw(seen.steps, seen.values):
-        out.print(f"[cyan]{line}[/cyan]")
-    out.print(f"[dim]{'0':>8}{last:>64,}[/dim]")
+    left = max(len(f"{end:.4g}") for end in (max(seen.values), min(0.0, *seen.values)))
+    width = max(16, min(64, out.width - left - 1))
+    for line in draw(seen.steps, seen.values, width=width):
+        out.print(line, markup=False)
+    end = f"{last:,} {unit}s"
+    out.print(f"[dim]{'':{left}} 0{end:>{width - 1}}[/dim]")
 
 
 def _code(shape: Schedule, lr: float, to: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,8 +11,8 @@ from rich.markup import escape
 
 from etude.cli.options import choices
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
-from etude.cli.terminal.console import out, print_json
-from etude.cli.terminal.draw import draw
+from etude.cli.terminal.console import out
+from etude.cli.terminal.method_output import show_page
 
 if TYPE_CHECKING:
     from etude.measure.sensitivity import Sensitivity
@@ -49,6 +50,7 @@ def sensitivity(
         ),
     ] = None,
     recipe: RecipeOptions = RecipeOptions(),
+    page: choices.Page = None,
     json: choices.Json = False,
 ) -> None:
     """Measure how TASK's loss changes with the rate of each layer kind and gate.
@@ -71,25 +73,33 @@ def sensitivity(
         device=recipe.device,
         progress=False if json else None,
     )
-    if json:
-        print_json(found.plain())
-    else:
-        words = (word for text in recipe.options or () for word in ("--with", text))
-        show(found, [task or "TASK", *words], recipe.typed(without=("lr",)))
+    words = (word for text in recipe.options or () for word in ("--with", text))
+    own = recipe.typed(without=("lr",))
+    show(found, [task or "TASK", *words], own, page=page, json=json)
 
 
-def show(found: Sensitivity, subject: list[str], own: list[str]) -> None:
-    """Print the result for a person.
+def show(
+    found: Sensitivity,
+    subject: list[str],
+    own: list[str],
+    *,
+    page: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Print the result and, for a person, the commands that it suggests.
 
     Args:
         found: The result.
         subject: The words that name the task on the command line.
         own: The options that change its recipe.
+        page: Where to write the page, if anywhere.
+        json: Whether to print it for programs.
     """
-    from etude.report import present
     from etude.storage.layout import RECIPE
 
-    draw(present(found))
+    show_page(found, page, None, json=json)
+    if json:
+        return
     lines = []
     if found.whole is not None:
         tuned = f"runs/{found.task}-tuned"

@@ -57,8 +57,9 @@ Engine = Annotated[str, typer.Option(help="auto, pool, loop or vmap.")]
 On = Annotated[
     str,
     typer.Option(
-        metavar="local|ray|auto|ray://HOST:PORT",
-        help="Where to train: here; on a Ray cluster that is started here; on one that runs.",
+        metavar="WHERE",
+        help="Where to train: local, here; ray, on a Ray cluster that is started here; auto or "
+        "ray://HOST:PORT, on one that runs.",
     ),
 ]
 Workers = Annotated[

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from etude.cli.options import choices
-from etude.cli.terminal.console import facts, out, print_json
+from etude.cli.terminal.console import facts, out, print_json, say
+from etude.cli.terminal.draw import print_table
 
 if TYPE_CHECKING:
+    from etude.report.document import DataTable
     from etude.tasks import TaskRow
 
 HUB = escape(
@@ -69,21 +70,33 @@ def tasks(
             ]
         )
     elif name is None:
-        listing = Table(box=None, padding=(0, 2), header_style="dim")
-        for column in ("task", "what", "network", "data"):
-            listing.add_column(column)
-        for row in chosen:
-            origin = "[yellow]hub[/yellow]" if _from_hub(row) else ""
-            listing.add_row(f"[bold]{row.name}[/bold]", row.summary, row.family, origin)
-        out.print(listing)
-        out.print(f"\n[dim]{HUB}[/dim]")
-        out.print("[dim]etude tasks NAME shows its options; etude tune NAME tunes it.[/dim]")
+        print_table(_listing(chosen))
+        say(f"\n[dim]{HUB}[/dim]")
+        say("[dim]etude tasks NAME shows its options; etude tune NAME tunes it.[/dim]")
     else:
         row = chosen[0]
         out.print(f"[bold]{row.name}[/bold]: {row.summary}\n")
         if _from_hub(row):
-            out.print(f"[dim]{HUB}[/dim]\n")
+            say(f"[dim]{HUB}[/dim]\n")
         out.print("[dim]recipe[/dim]")
         out.print(facts([(key, str(value)) for key, value in row.factory.defaults.items()]))
         out.print("\n[dim]options, for --with KEY=VALUE[/dim]")
         out.print(facts([(key, str(value)) for key, value in row.factory.options().items()]))
+
+
+def _listing(rows: list[TaskRow]) -> DataTable:
+    from etude.report.document import DataTable, TableColumn, TableRow
+
+    columns = (
+        TableColumn("task", whole=True),
+        TableColumn("what"),
+        TableColumn("network", minor=True),
+        TableColumn("data"),
+    )
+    return DataTable(
+        columns,
+        tuple(
+            TableRow((row.name, row.summary, row.family, "hub" if _from_hub(row) else ""))
+            for row in rows
+        ),
+    )

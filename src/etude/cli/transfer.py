@@ -11,8 +11,9 @@ from rich.markup import escape
 
 from etude.cli.options import choices
 from etude.cli.options.recipe_options import RecipeOptions, takes_recipe
-from etude.cli.terminal.console import out, print_json
-from etude.cli.terminal.draw import draw
+from etude.cli.options.sizes import SizedCommand, new_size
+from etude.cli.terminal.console import out
+from etude.cli.terminal.method_output import show_page
 from etude.errors import BadValueError
 
 if TYPE_CHECKING:
@@ -41,13 +42,16 @@ PLACE = 90
 
 def register(app: typer.Typer) -> None:
     """Add the verb to the program."""
-    app.command("transfer", epilog=EPILOG, no_args_is_help=True)(transfer)
+    app.command("transfer", cls=SizedCommand, epilog=EPILOG, no_args_is_help=True)(transfer)
 
 
 @takes_recipe(without=("steps", "batch_size"), help={"lr": "The rate that was tuned."})
 def transfer(
     task: choices.TaskName = None,
-    batch_size: Annotated[int | None, typer.Option(help="The new batch size.")] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(metavar="[BEFORE] AFTER", help="The new batch size; the recipe has the old."),
+    ] = None,
     width: Sides = None,
     mup: Annotated[
         bool | None,
@@ -56,7 +60,7 @@ def transfer(
     depth: Sides = None,
     steps: Annotated[
         str | None,
-        typer.Option(metavar="LENGTH", help="The new length: updates, or '20 epochs'."),
+        typer.Option(metavar="[BEFORE] AFTER", help="The new length: updates, or '20 epochs'."),
     ] = None,
     world_size: Annotated[
         tuple[int, int] | None,
@@ -87,6 +91,7 @@ def transfer(
         typer.Option(metavar="FILE", help="Write the recipe to use, .toml or .json."),
     ] = None,
     recipe: RecipeOptions = RecipeOptions(),
+    page: choices.Page = None,
     json: choices.Json = False,
 ) -> None:
     """Transfer a tuned rate to another batch size, width, depth, length or number of processes.
@@ -98,7 +103,6 @@ def transfer(
     not confirmed, and that rate is proposed.
     """
     from etude.distributed.world_rate import rate_for_world
-    from etude.report import present
     from etude.tuning.transfer.transfer import transfer as carry
 
     sized = _sized(task, recipe.options, width=width, depth=depth)
@@ -119,25 +123,33 @@ def transfer(
         found = carry(
             tuned,
             chosen,
-            batch_size=batch_size,
+            batch_size=_whole(new_size("--batch-size", batch_size, tuned.batch_size)),
             width=width,
             mup=mup,
             depth=depth,
-            steps=choices.length(steps),
+            steps=new_size("--steps", steps, tuned.steps),
             **trial,
         )
     if save is not None:
         found.best.save(save)
-    if json:
-        print_json(found.plain())
-    else:
-        draw(present(found))
-        if save is not None:
-            words = [f"--with {shlex.quote(word)}" for word in sized]
-            command = " ".join(["etude train", shlex.quote(str(task)), *words])
-            out.print(f"\n[dim]{escape(command)} --recipe {escape(shlex.quote(str(save)))}[/dim]")
+    show_page(found, page, None, json=json)
+    if save is not None and not json:
+        words = [f"--with {shlex.quote(word)}" for word in sized]
+        command = " ".join(["etude train", shlex.quote(str(task)), *words])
+        out.print(f"\n[dim]{escape(command)} --recipe {escape(shlex.quote(str(save)))}[/dim]")
     if not found.trained:
         raise typer.Exit(1)
+
+
+def _whole(size: int | str | None) -> int | None:
+    """Check that a new batch size is a whole number.
+
+    Raises:
+        BadValueError: If it is none.
+    """
+    if size is not None and not isinstance(size, int):
+        raise BadValueError(f"--batch-size {size}: give a whole number of 1 or more, such as 64")
+    return size
 
 
 def _refuse_others(**given: object) -> None:

@@ -123,7 +123,11 @@ class WorldRate:
                 "standard errors; give a larger share to be sure."
             )
         ends = self.rates[0], self.rates[-1]
-        beyond = " It is the last one tried: the best may lie beyond; tune." if best in ends else ""
+        beyond = (
+            " It is the last one tried: the best may lie beyond: tune there."
+            if best in ends
+            else ""
+        )
         return f"Corrected: {share} {best:g} is better than the rule's {own:g}; {missed}.{beyond}"
 
     def _of_compression(self) -> str:

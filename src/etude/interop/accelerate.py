@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -121,10 +122,12 @@ def tune(
         What was found; `value` is what the loop returned at the chosen rate.
 
     Raises:
+        BadTypeError: If the loop does not take a rate and a report.
         BadValueError: If the loop runs in several processes, or a value is out of bounds.
         MissingExtraError: If accelerate is not installed.
     """
     load("accelerate")
+    _check_arguments(train)
     with tempfile.TemporaryDirectory(prefix="etude-accelerate-", dir=folder) as place:
 
         @wraps(train)
@@ -133,3 +136,23 @@ def tune(
 
         del loop.__wrapped__  # its signature is another
         return tune_loop(loop, steps, budget, **options)
+
+
+def _check_arguments(train: Any) -> None:
+    """Check that a loop can be called with a rate and a report.
+
+    Raises:
+        BadTypeError: If it cannot.
+    """
+    way = "give a function train(lr, report) that builds model and optimizer, and calls report"
+    if not callable(train):
+        raise BadTypeError(f"train={shown(train)} is not a function: {way}")
+    try:
+        signature = inspect.signature(train)
+    except ValueError:  # written in C: nothing is known of its arguments
+        return
+    try:
+        signature.bind(0.1, None)
+    except TypeError:
+        name = getattr(train, "__name__", "train")
+        raise BadTypeError(f"{name}{signature} takes no rate and report: {way}") from None

@@ -94,6 +94,7 @@ class DataTable:
         total: A row with the total, below the others; None if there is none.
         centred: Whether bars start at a line in the middle, and extend to the left below 0.
         sortable: Whether the page sorts it by the column whose heading is chosen.
+        scale: What the bars show, after the caption; left out where there is no room for bars.
 
     Raises:
         BadValueError: If a row does not have one cell, or one key, for each column.
@@ -105,6 +106,7 @@ class DataTable:
     total: TableRow | None = None
     centred: bool = False
     sortable: bool = False
+    scale: str = ""
 
     def __post_init__(self) -> None:
         for row in (*self.rows, *([self.total] if self.total else [])):

@@ -23,7 +23,8 @@ def tie_said(result: TuneResult) -> str:
     parts = [
         (
             [t for t in followed if t.tied],
-            f"cannot be told apart from it on this validation data {words.seeds(result.seeds)}",
+            f"cannot be told apart from {words.rate(result.lr)} on this validation data "
+            f"{words.seeds(result.seeds)}",
             "",
         ),
         ([t for t in followed if not t.tied], "did worse", ""),

@@ -17,8 +17,8 @@ PERCENT = ("accuracy",)
 _PLAIN = re.compile(r"[−-]?\d+(\.\d+)?")
 """A number without an exponent."""
 
-THIN = "\u2009"
-"""The separator of thousands."""
+THIN = "\u202f"
+"""The separator of thousands, at which no line is broken."""
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -59,7 +59,7 @@ def rate(value: float) -> str:
 def count(value: int) -> str:
     """Return a whole number with thin spaces between the thousands.
 
-    >>> count(1500) == "1\u2009500"
+    >>> count(1500) == "1\u202f500"
     True
     """
     return f"{value:,}".replace(",", THIN)

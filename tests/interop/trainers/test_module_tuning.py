@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-import etude
-import etude.interop.lightning
 from etude.errors import BadValueError
 from etude.interop.lightning import tune
 from tests.interop.trainers.modules import Net, fitted, loader, made, trainer_of
@@ -22,7 +20,7 @@ def test_the_pasted_configure_optimizers_trains_as_the_tuned_run_did(configure):
     loaders = loader(), loader(24)
     trainer = trainer_of(max_steps=24)
     found = tune(module, *loaders, 1.5, trainer=trainer, progress=False, engine="loop")
-    names = {"torch": torch, "etude": etude}
+    names: dict = {}  # the pasted code imports what it needs
     exec(found.code(), names)
     pasted = type("Pasted", (Net,), {"configure_optimizers": names["configure_optimizers"]})
     theirs = fitted(made(pasted), *loaders, max_steps=24)

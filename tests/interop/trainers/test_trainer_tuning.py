@@ -7,7 +7,7 @@ import torch
 
 import etude
 import etude.interop.transformers
-from etude.errors import BadValueError
+from etude.errors import BadTypeError, BadValueError
 from etude.interop.transformers import task, tune
 from etude.interop.transformers.tuning import scheduler_options
 from etude.optimizers.adapters import adapters
@@ -191,3 +191,9 @@ def test_an_adapters_search_begins_at_the_prior_of_adapters(tmp_path):
     best = etude.tune(found, recipe, budget=1.2, progress=False, engine="loop")
     assert min(trial.lr for trial in best.trials) < 1.5 * prior
     assert max(trial.lr for trial in best.trials) > prior / 1.5
+
+
+def test_a_model_in_place_of_its_trainer_is_told_so():
+    for train in (False, True):
+        with pytest.raises(BadTypeError, match=r"expected a transformers.Trainer, got a Linear"):
+            tune(torch.nn.Linear(1, 1), train=train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -451,3 +452,34 @@ def test_the_mean_of_the_parts_is_that_of_all_values(values):
     found = reports.evaluations[-1]
     assert found.loss == pytest.approx(np.mean(values), abs=1e-9)
     assert math.fsum(found.parts) / len(found.parts) == pytest.approx(found.loss, abs=1e-9)
+
+
+def test_a_loop_that_does_not_use_its_rate_is_told_so():
+    def at(used):
+        def train(lr):
+            w = 3.0
+            yield 0, (w - 1) ** 2
+            for step in range(1, 51):
+                w -= (lr if used else 0.02) * (w - 1)
+                yield step, (w - 1) ** 2
+
+        return train
+
+    found = {used: tune_loop(at(used), steps=50, progress=False) for used in (True, False)}
+    assert "look whether the loop uses the rate that it is given" in found[False].advice()
+    assert "look whether the loop uses" not in found[True].advice()
+
+
+def test_a_loss_with_a_gradient_is_taken_without_a_warning():
+    def train(lr):
+        w = torch.tensor(3.0, requires_grad=True)
+        for step in range(1, 21):
+            loss = (w - 1) ** 2
+            (gradient,) = torch.autograd.grad(loss, w)
+            yield step, (w - 1) ** 2
+            with torch.no_grad():
+                w -= lr * gradient
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tune_loop(train, steps=20, budget=1.5, progress=False).lr > 0

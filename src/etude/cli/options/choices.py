@@ -81,9 +81,13 @@ EngineName = Annotated[
 On = Annotated[
     str | None,
     typer.Option(
-        metavar="ray|auto|ray://HOST:PORT",
-        help="The Ray cluster to train on: one that is started here, or one that runs.",
+        metavar="CLUSTER",
+        help="The Ray cluster to train on: ray starts one here; auto and ray://HOST:PORT use one "
+        "that runs.",
     ),
+]
+Page = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for programs.")]
 

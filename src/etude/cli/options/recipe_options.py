@@ -91,8 +91,9 @@ class RecipeOptions:
         list[str] | None,
         typer.Option(
             "--lr-mult",
-            metavar="SELECTOR=FACTOR | POLICY",
-            help="A rule, repeatable, the first match wins; or policies joined by *.",
+            metavar="RULE|POLICY",
+            help="A rule SELECTOR=FACTOR, repeatable (the first match wins), or policies "
+            "joined by *.",
         ),
     ] = None
     changes: Annotated[

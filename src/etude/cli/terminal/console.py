@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -19,8 +20,34 @@ from rich.text import Text
 from etude.cli.terminal import interrupt
 from etude.cli.terminal.next_step import message_of
 
-out = Console(highlight=False, soft_wrap=True)
+ANY_WIDTH = 10_000
+"""The width of output that no terminal shows: nothing is wrapped, and nothing is left out."""
+
+
+class ResultConsole(Console):
+    """Standard output: as wide as the terminal, and of any width in a file or a pipe."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The columns and lines; rich would take 80 for a file and for a simple terminal."""
+        if not self.is_terminal:
+            return ConsoleDimensions(ANY_WIDTH, 25)
+        if self.is_dumb_terminal:
+            return ConsoleDimensions(*shutil.get_terminal_size((80, 25)))
+        return super().size
+
+    @size.setter
+    def size(self, new: tuple[int, int]) -> None:
+        self._width, self._height = new
+
+
+out = ResultConsole(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: RenderableType) -> None:
+    """Print sentences, wrapped between words; a command to be copied is better printed whole."""
+    out.print(text, soft_wrap=False)
 
 
 def print_error(message: str, error: BaseException) -> None:
@@ -96,8 +123,8 @@ def reserve_stdout() -> Iterator[None]:
 def facts(rows: list[tuple[str, str]]) -> Table:
     """Return a table of names and values, without lines."""
     table = Table.grid(padding=(0, 3))
-    table.add_column(style="dim")
-    table.add_column()
+    table.add_column(style="dim", overflow="fold")
+    table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, Text.from_markup(value))
     return table

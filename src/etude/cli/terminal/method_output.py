@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
 
 from etude.cli.terminal.console import files, out, print_json
 from etude.cli.terminal.draw import draw
@@ -11,6 +14,21 @@ if TYPE_CHECKING:
     from etude.storage.compressed_folder import CompressedFolder
     from etude.storage.run_folder import RunFolder
     from etude.tasks.task import Task
+
+
+def show_page(found: Any, page: Path | None, task: Task | None, *, json: bool) -> None:
+    """Print a result, as text or as JSON, and write its page if one was asked for."""
+    from etude import report
+    from etude.report import present
+
+    if page is not None:
+        report.write(found, page, task=task)
+    if json:
+        print_json({**found.plain(), "html": None if page is None else str(page)})
+        return
+    draw(present(found, task=task))
+    if page is not None:
+        out.print(f"\n[dim]page[/dim]   [bold]{escape(str(page))}[/bold]")
 
 
 def show_found(

@@ -83,7 +83,8 @@ class Repair:
             if not tried:
                 return f"The suspected causes have no remedy that can be tried here.{doubt}"
             return (
-                f"None of the remedies beats the unchanged run by more than noise: {tried}.{doubt}"
+                f"None of the remedies beats the unchanged run by more than noise; tried: "
+                f"{tried}.{doubt}"
             )
         best = self.recommended
         after, before = (self.value(one) for one in (best, self.control))

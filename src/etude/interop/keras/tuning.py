@@ -16,7 +16,7 @@ from etude.schedules import Clock, Schedule, parse
 from etude.tasks.direction import direction_of, unknown_direction
 from etude.tuning.loops.result import LoopResult
 from etude.tuning.loops.search import LoopRequest, search_rates
-from etude.tuning.loops.tune_loop import BUDGET, centre_for, checked_steps, goal_named
+from etude.tuning.loops.tune_loop import BUDGET, SHORTEST, centre_for, goal_named
 from etude.warning_filters import filters_kept
 
 
@@ -80,7 +80,12 @@ def tune(
             "Keras is imported"
         )
     copies, call = ModelCopies(model), FitCall.of(x, y, fit)
-    steps = checked_steps(call.updates())
+    steps = call.updates()
+    if steps < SHORTEST:
+        raise BadValueError(
+            f"epochs={call.epochs} makes {steps} updates, too few to compare rates: give more "
+            f"epochs=, or a smaller batch_size=, for at least {SHORTEST} updates"
+        )
     shape = _shape(copies.optimizer, schedule, steps)
     judge = Judge(copies, call, objective)
     better = direction_of(objective) if maximize is None else maximize

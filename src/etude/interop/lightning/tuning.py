@@ -46,7 +46,12 @@ class ModuleTuning:
         recipe = self.result.recipe
         row = optimizers.get(recipe.optimizer.name)
         values = "".join(f", {k}={v!r}" for k, v in recipe.optimizer.hyperparameters.items())
-        lines = ["def configure_optimizers(self):"]
+        home = "torch.optim" if row.module == "torch.optim" else row.module
+        lines = [
+            "def configure_optimizers(self):",
+            f"    import {home}",
+            "    from etude.interop.lightning import configure\n",
+        ]
         given = "self.parameters()"
         groups = self.groups.groups
         if len(groups) > 1 or _extra(groups[0][1]) or not self.is_whole:
@@ -56,14 +61,11 @@ class ModuleTuning:
                 lines.append(f"        {_group(names, own, recipe.lr)},")
             lines.append("    ]")
             given = "groups"
-        home = "torch.optim" if row.module == "torch.optim" else row.module
         lines.append(f"    optimizer = {home}.{row.attribute}({given}, lr={recipe.lr!r}{values})")
         schedules = ", ".join(f"{k}={repr(s)!r}" for k, s in recipe.schedules.items())
         told = f", {schedules}" if schedules else ""
         lines.append(
-            "    return etude.interop.lightning.configure(\n"
-            f"        optimizer, self.trainer, scale={repr(recipe.schedule)!r}{told}\n"
-            "    )"
+            f"    return configure(optimizer, self.trainer, scale={repr(recipe.schedule)!r}{told})"
         )
         return "\n".join(lines)
 

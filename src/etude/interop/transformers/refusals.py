@@ -9,6 +9,19 @@ from etude.interop._peer import load
 from etude.interop.trainers import rate_changes
 
 
+def check_is_trainer(trainer: Any) -> None:
+    """Check that something is a Trainer.
+
+    Raises:
+        BadTypeError: If it is not.
+    """
+    if not isinstance(trainer, load("transformers").Trainer):
+        raise BadTypeError(
+            f"expected a transformers.Trainer, got {kind_of(trainer)}: give the Trainer "
+            "that you call train() of"
+        )
+
+
 def check_trainer(trainer: Any) -> None:
     """Raise for a Trainer whose training a task cannot repeat.
 
@@ -17,12 +30,8 @@ def check_trainer(trainer: Any) -> None:
         BadValueError: If it trains in a way that one process cannot, or a callback changes the
             rate.
     """
+    check_is_trainer(trainer)
     peer = load("transformers")
-    if not isinstance(trainer, peer.Trainer):
-        raise BadTypeError(
-            f"expected a transformers.Trainer, got {kind_of(trainer)}: give the Trainer "
-            "that you call train() of"
-        )
     args = trainer.args
     _check_one_process(trainer, args)
     _check_precision(args)

@@ -12,6 +12,7 @@ from typing import Any
 from etude.errors import BadValueError
 from etude.interop.trainers.floors import Floor, floor_of, warn_of_floor
 from etude.interop.trainers.own_optimizer import NamedGroups
+from etude.interop.transformers.refusals import check_is_trainer
 from etude.interop.transformers.trainer_task import rate_of_trainer, task
 from etude.recipe import Recipe
 from etude.schedules import Schedule
@@ -103,6 +104,7 @@ def tune(
             follow its `learning_rate`; if `over=` names what `TrainingArguments` cannot say; or as
             `task` and `etude.tune` raise it.
     """
+    check_is_trainer(trainer)
     _check_over(options.get("over") or {}, trainer, train=train)
     if train and (trainer.optimizer is not None or trainer.lr_scheduler is not None):
         raise BadValueError(

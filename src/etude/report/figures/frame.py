@@ -203,9 +203,9 @@ def legend_place(inner: int) -> float:
         inner: The height of the panels in pixels.
 
     >>> legend_place(600)
-    -0.1
+    -0.11
     """
-    return -60 / inner
+    return -66 / inner
 
 
 def _axis(theme: Theme, view: View) -> dict[str, Any]:

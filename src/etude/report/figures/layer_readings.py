@@ -82,8 +82,8 @@ def _row(values: Floats) -> tuple[float | None, ...]:
 def caption(info: LayerReadings) -> str:
     """Return the caption."""
     text = (
-        "Per layer, from the input (light) to the output (dark): the norm of its gradient, and the "
-        "norm of its update over that of its weights."
+        "Per layer, from the input (pale) to the output (strong): the norm of its gradient, and "
+        "the norm of its update over that of its weights."
     )
     if len(info.curves) > NAMED:
         text += f" The key names the first {NAMED} of {words.count(len(info.curves))} layers."

@@ -56,7 +56,11 @@ def _facts(found: Backprop) -> list[Fact]:
             f"{_signed(found.predicted)}",
             Tone.GOOD if change < 0 else Tone.WARN,
         ),
-        Fact("Learning rate", words.rate(found.lr), "the peak of the recipe's"),
+        Fact(
+            "Learning rate",
+            words.rate(found.lr),
+            "the peak rate of the recipe, without its schedule",
+        ),
     ]
     if found.product is not None and found.ends is not None:
         first, last = found.ends
@@ -110,9 +114,10 @@ def _layers(found: Backprop) -> DataTable:
         ),
         tuple(_layer(row, reach) for row in found.layers),
         "Spread: standard deviation of the outputs. Gradient: the norm of the loss's gradient in "
-        f"them. Bars: the factor, on a logarithmic scale from × {10**-reach:.3g} to "
-        f"× {10**reach:.3g}.",
+        "them.",
         centred=True,
+        scale=f"Bars: the factor, on a logarithmic scale from × {10**-reach:.3g} to "
+        f"× {10**reach:.3g}.",
     )
 
 

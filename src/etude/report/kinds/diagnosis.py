@@ -105,8 +105,8 @@ def verdict_said(found: Diagnosis) -> str:
 def _lede(found: Diagnosis) -> str:
     if found.healthy:
         return f"Nothing is wrong in what was looked at. {_reliability(found)}".strip()
-    if not found.findings and found.verdict is not None:
-        return f"No rule found anything; the probes and numbers speak for it. {_reliability(found)}"
+    if not found.findings and found.verdict is not None and found.verdict.faulty:
+        return "The verdict comes from the numbers and probes of the run; no rule found a fault."
     if not found.findings:
         return " ".join(found.unseen) or "Nothing was looked at."
     text = f"{words.plural(len(found.findings), 'finding')}."

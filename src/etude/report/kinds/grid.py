@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from etude.methods.grid_result import GridRate, GridResult
 from etude.report import health, pieces, words
@@ -73,7 +74,11 @@ def _facts(found: GridResult) -> list[Fact]:
     if broken:
         facts.append(Fact("Diverged", ", ".join(map(words.rate, broken)), "", Tone.WARN))
     if found.record is not None:
-        facts += [*pieces.scores(found.record, found.untrained), *health.fact(found.record)]
+        scores = pieces.scores(found.record, found.untrained)
+        if len(found.seeds) > 1:
+            which = f"with seed {found.seeds[0]}"
+            scores = [replace(one, note=f"{which}; {one.note}".rstrip("; ")) for one in scores]
+        facts += [*scores, *health.fact(found.record)]
     return [*facts, Fact("Cost", words.runs(found.cost), words.duration(found.seconds))]
 
 

@@ -83,8 +83,8 @@ def _table(rows: Sequence[ParameterRate]) -> DataTable:
     reach = span(rows)
     # If all multipliers are 1, there is nothing to compare.
     barred = any(row.multiplier not in (0.0, 1.0) for row in rows)
-    bars = (
-        " Bars: its multiplier there, on a logarithmic scale from "
+    scale = (
+        "Bars: its multiplier there, on a logarithmic scale from "
         f"× {10**-reach:.3g} to × {10**reach:.3g}; the line is × 1."
     )
     return DataTable(
@@ -99,8 +99,9 @@ def _table(rows: Sequence[ParameterRate]) -> DataTable:
             TableColumn("shape", minor=True, whole=True),
         ),
         tuple(_row(row, decayed, reach if barred else None) for row in rows),
-        f"The rate at the peak is the parameter's largest over the run.{bars if barred else ''}",
+        "The rate at the peak is the parameter's largest over the run.",
         centred=True,
+        scale=scale if barred else "",
     )
 
 

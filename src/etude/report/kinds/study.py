@@ -168,8 +168,8 @@ def _curves(content: StudyContent) -> tuple[Part, ...]:
 
 def _layers(content: StudyContent) -> tuple[Part, ...]:
     caption = (
-        "Runs at the best rate that were watched. Per layer, from the input (light) to the output "
-        "(dark): the norm of its gradient, and the norm of its update over that of its weights. "
+        "Runs at the best rate that were watched. Per layer, from the input (pale) to the output "
+        "(strong): the norm of its gradient, and the norm of its update over that of its weights. "
         f"The key names the first {layer_readings.NAMED} layers."
     )
     return _shown(content, "layers", "layers", "Kind of run", caption)

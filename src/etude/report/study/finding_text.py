@@ -36,3 +36,12 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
     ('1 kind of run', '2 kinds of run')
     """
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def all_of(number: int, singular: str) -> str:
+    """Return that several things are meant, without exception.
+
+    >>> all_of(2, "kind"), all_of(3, "kind")
+    ('both kinds', 'all 3 kinds')
+    """
+    return f"both {singular}s" if number == 2 else f"all {counted(number, singular)}"

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from etude.record import Record
 from etude.report import words
-from etude.report.study.finding_text import StudyFinding, counted
+from etude.report.study.finding_text import StudyFinding, all_of, counted
 from etude.report.study.naming import (
     besides_task,
     differing_parts,
@@ -104,9 +104,10 @@ def _tied(best: RateSummary, own: Sequence[RateSummary]) -> str:
     ranked = ranking({str(i): one.table[one.best_at or 0] for i, one in enumerate(own)})
     tied = len(ranked.tied)
     if not tied:
+        who = {1: "The other kind of run is", 2: "Both others are"}
         return (
-            f"{'The other kind of run is' if others == 1 else f'All {others:,} others are'} worse "
-            "in at least 90% of the draws of the seeds."
+            f"{who.get(others, f'All {others:,} others are')} worse in at least 90% of the draws "
+            "of the seeds."
         )
     if others == 1:
         return (
@@ -184,7 +185,7 @@ def _flips(found: Sequence[RankedPart], several: str) -> list[StudyFinding]:
     if not flipped:
         text = (
             f"The {several} are in the same order at half way as at the end of the same runs, in "
-            f"{'the only comparison' if len(known) == 1 else f'all {comparisons}'}."
+            f"{'the only comparison' if len(known) == 1 else all_of(len(known), 'comparison')}."
         )
         return [StudyFinding.of(text, numbers)]
     text = (

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 from etude.report import words
 from etude.report.study.choose import best_schedules
-from etude.report.study.finding_text import StudyFinding, counted
+from etude.report.study.finding_text import StudyFinding, all_of, counted
 from etude.report.study.naming import (
     name_of,
     rates_text,
@@ -90,7 +90,7 @@ def range_findings(
         least, most = min(widths), max(widths)
         if least == most:
             text = (
-                f"With {optimizer}, all {counted(len(known), 'kind')} of run end below the "
+                f"With {optimizer}, {all_of(len(known), 'kind')} of run end below the "
                 f"untrained loss over equally many decades of rates: {words.number(most, 3)}."
             )
         else:

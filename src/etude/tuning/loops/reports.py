@@ -228,7 +228,8 @@ def number(name: str, value: Any) -> float:
     try:
         if isinstance(value, (str, bytes, bool)):
             raise TypeError
-        return float(value)
+        detach = getattr(value, "detach", None)  # torch warns of a tensor with a gradient
+        return float(value if detach is None else detach())
     except (TypeError, ValueError, RuntimeError):
         raise BadTypeError(f"{name}={shown(value)} is not a number") from None
 

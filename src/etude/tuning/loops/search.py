@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from etude.errors import BadValueError
 from etude.optimizers.prior import grid, nice
 from etude.progress import bar
 from etude.recipe import Recipe
-from etude.record import Evaluation
+from etude.record import Evaluation, Record
 from etude.schedules import Clock, Schedule, constant
 from etude.trials.curve import Exposure
 from etude.trials.phase import Phase
@@ -34,6 +36,10 @@ from etude.tuning.trial_summary import TrialSummary
 NO_START = (
     "What the loss was before training is not known, since the loop does not report step 0: "
     "whether the best rate learned anything cannot be told."
+)
+UNUSED = (
+    "All rates gave the same losses after the same updates, to the last digit: look whether the "
+    "loop uses the rate that it is given."
 )
 REPEATED = (
     "The loop saves no state where it is paused, so a rate that goes on starts over: {runs:.2f} of "
@@ -222,11 +228,23 @@ def _said(
         folds=request.folds,
         cause=cause,
         doubts=found.doubts,
-        notes=tuple(_untold(pool, cost)),
+        notes=(*_unused(list(records.values())), *_untold(pool, cost)),
         compute_seconds=math.fsum(r.cost.seconds for r in records.values()),
         evaluation_seconds=math.fsum(r.cost.evaluation_seconds or 0.0 for r in records.values()),
         model=best.drivers[0].value,
     )
+
+
+def _unused(records: Sequence[Record]) -> list[str]:
+    """Say that the rate has changed nothing, where that is so."""
+    losses: dict[int, list[float]] = defaultdict(list)
+    for record in records:
+        for one in record.evaluations:
+            if one.step:
+                losses[one.step].append(one.loss)
+    shared = [found for found in losses.values() if len(found) > 1]
+    alike = all(loss == found[0] for found in shared for loss in found)
+    return [UNUSED] if shared and alike else []
 
 
 def _untold(pool: LoopTrials, cost: float) -> list[str]:

@@ -63,7 +63,10 @@ def batch_rule(recipe: Recipe, before: int, after: int) -> TransferRule:
     """Linear for SGD, the square root for Adam and its relatives; see `transfer.scaling`."""
     if family(recipe, "batch size") == "sgd":
         source, power = "Goyal et al. 2017, arXiv:1706.02677", 1.0
-        holds = "Holds while the batch is well below the gradient noise scale; above, it is high."
+        holds = (
+            "Holds while the batch is well below the gradient noise scale; above it, the rate is "
+            "too high."
+        )
     else:
         source, power = "Malladi et al. 2022, arXiv:2205.10287", 0.5
         holds = "Holds while noise rules the gradient; betas and ε are left as they are."

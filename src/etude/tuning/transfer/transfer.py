@@ -102,7 +102,11 @@ class Transfer:
             return f"Confirmed: {share} no rate tried is clearly better than {self.recipe.lr:g}."
         own = self.losses[self.rates.index(self.recipe.lr)]
         best = self.losses[self.rates.index(self.best.lr)]
-        beyond = " It is the last one tried: the best may lie beyond; tune." if self.at_edge else ""
+        beyond = (
+            " It is the last one tried: the best may lie beyond: tune there."
+            if self.at_edge
+            else ""
+        )
         return (
             f"Not confirmed: {share} {self.best.lr:g} is clearly better than the rule's "
             f"{self.recipe.lr:g} (validation loss {best:.4g}, {own:.4g}).{beyond}"
