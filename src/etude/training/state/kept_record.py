@@ -8,6 +8,7 @@ from pathlib import Path
 from etude.errors import StorageError
 from etude.recipe import Recipe
 from etude.record_shape import refuse_other
+from etude.storage.layout import RECORD
 from etude.storage.record_files import read_plain
 
 
@@ -47,7 +48,7 @@ def check_record(folder: Path, recipe: Recipe, step: int) -> None:
         changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         raise StorageError(
             f"the record in {str(folder)!r} is of another run (other {', '.join(changed)}), and "
-            "the run would replace it by its own: move record.json away, and resume again"
+            f"the run would replace it by its own: move {RECORD} away, and resume again"
         )
     if done and not step:
         warnings.warn(
