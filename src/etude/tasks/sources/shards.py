@@ -145,8 +145,8 @@ def sharded_sweep(
         for group in islice(_grouped(((i, len(i)) for i in index), limit), rank, None, size):
             yield [(place, data.take(rows), count) for place, rows, count in group]
     else:
-        slices = data.sweep(batch_size)
-        yield from islice(_grouped(slices, limit, keep=_copy), rank, None, size)
+        keep = _itself if isinstance(data, IndexedData) else _copy
+        yield from islice(_grouped(data.sweep(batch_size), limit, keep), rank, None, size)
 
 
 def _itself(value: T) -> T:
