@@ -115,7 +115,7 @@ def test_an_interrupted_competition_is_held_again_with_the_same_end(tmp_path, mo
         return real(self, trials)
 
     monkeypatch.setattr(GroupTrainer, "train", stop)
-    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted; 12 of "):
         study(plan, storage=tmp_path / "s.db", engine="loop", progress=False)
     with StudyDatabase(tmp_path / "s.db") as database:
         assert database.resume("halved").counts().done == 12
