@@ -46,6 +46,9 @@ SLOW, PATIENCE = 0.75, 2.0
 `SLOW`. In the first half second a process builds its first model and does its slow first updates:
 measured by then, a pool that is 1.7 times as fast as the loop seems slower."""
 
+MEASURED = 0.25
+"""Seconds of training from which on a measured speed corrects the cost model."""
+
 LIGHT = 1.5e7
 """Operations of a forward pass below which stacking can be faster on a CPU.
 
@@ -234,7 +237,8 @@ class AutoEngine(Engine):
             engine.advance(
                 call.runs, replace(call.request, stop=monitor.stop, on_step=monitor.on_step)
             )
-        if monitor.seconds > PATIENCE / 8 and (monitor.done or engine is self._pool):
+        known = monitor.slow or monitor.seconds > MEASURED
+        if known and (monitor.done or engine is self._pool):
             self._update_cost_model(pace, monitor.speed, ideal, engine is self._pool)
         if monitor.slow:
             self._train(call, self._choose(call, pace, without="pool"))

@@ -38,8 +38,8 @@ longer than the forward passes that are saved in a small network."""
 class JoinedSlices:
     """Computes the answers of groups of slices, each group in one forward pass.
 
-    The slices of a small validation set are small, and one forward pass for each would take most of
-    the time of an evaluation. So the inputs of a group are joined, and the output is divided again.
+    The slices of a small validation set are small, and one forward pass for each takes longer than
+    one for all. So the inputs of a group are joined, and the output is divided again.
 
     This is right only if the outputs of a sample do not depend on the others of its batch, which is
     tested in every evaluation: the first slice of a group is also computed alone. In the group it
