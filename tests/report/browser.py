@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-import select
+import selectors
 import shutil
 import subprocess
 import sys
@@ -52,6 +52,9 @@ class Page:
         )
         os.close(to_read)
         os.close(to_write)
+        # Not select(), which takes no descriptor above 1,023: a whole suite may have more open.
+        self._answers = selectors.DefaultSelector()
+        self._answers.register(self._from, selectors.EVENT_READ)
         self._buffer, self._last, self._session = b"", 0, None
         self._loaded = False
         targets = self.call("Target.getTargets")["targetInfos"]
@@ -78,6 +81,7 @@ class Page:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait()
+        self._answers.close()
         os.close(self._to)
         os.close(self._from)
         self._folder.cleanup()
@@ -143,8 +147,7 @@ class Page:
     def _receive(self, end: float) -> dict | None:
         """Return the next message, after noting what it complains about."""
         while b"\0" not in self._buffer:
-            ready, _, _ = select.select([self._from], [], [], max(0.0, end - time.monotonic()))
-            if not ready:
+            if not self._answers.select(max(0.0, end - time.monotonic())):
                 return None
             part = os.read(self._from, 1 << 16)
             assert part, "the browser has ended"
