@@ -37,11 +37,16 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], float]] = {
 """By name: the task, its options, and the ratio that is aimed at."""
 
 TRIALS = 32
+LOST = 600.0
+"""Seconds after which a process that does not come is given up."""
+
 ROUNDS = 2
 """How often both are timed, in turn; the better time of each counts."""
 
-SECONDS, LONG = 6.0, 40.0
-"""What the loop takes for all trials, about; of small dense networks, whose stacks are compiled."""
+SECONDS, LONG = 20.0, 40.0
+"""What the loop takes for all trials, about; of small dense networks, whose stacks are compiled.
+
+A trial then takes .6 s or more. At their own lengths these networks take 2 s to a minute."""
 
 
 def plan_of(task: str, options: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -114,7 +119,7 @@ def bare_loops(plan: dict[str, Any]) -> float:
     trains these trials one by one on two cores can be faster.
     """
     context = multiprocessing.get_context("spawn")
-    together = context.Barrier(3)
+    together = context.Barrier(3, timeout=LOST)
     workers = [context.Process(target=_half, args=(plan, i, together)) for i in (0, 1)]
     for worker in workers:
         worker.start()
