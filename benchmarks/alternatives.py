@@ -80,14 +80,14 @@ def from_bytes(found: bytes) -> Any:
     return unflatten(json.loads(tree), safetensors.torch.load(found))
 
 
-def _echo(pipe: Any, desk: StateTransfer, rounds: int, own: bool) -> None:
+def _echo(pipe: Any, transfer: StateTransfer, rounds: int, own: bool) -> None:
     torch.set_num_threads(1)
     for _ in range(rounds):
-        parcels = pipe.recv()
+        packed_states = pipe.recv()
         if own:
-            pipe.send(desk.put(list(desk.get(parcels))))
+            pipe.send(transfer.put(list(transfer.get(packed_states))))
         else:
-            pipe.send([to_bytes(from_bytes(parcel)) for parcel in parcels])
+            pipe.send([to_bytes(from_bytes(packed)) for packed in packed_states])
 
 
 @contextmanager
@@ -95,16 +95,16 @@ def echoing(rounds: int, own: bool, room: int) -> Iterator[Callable[[list[Any]],
     """Yield a function that sends states to a forked process and returns what it sends back."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    desk = StateTransfer(room)
-    process = context.Process(target=_echo, args=(theirs, desk, rounds, own))
+    transfer = StateTransfer(room)
+    process = context.Process(target=_echo, args=(theirs, transfer, rounds, own))
     process.start()
 
     def go(states: list[Any]) -> list[Any]:
         if own:
-            ours.send(desk.put(states))
-            return list(desk.get(ours.recv()))
+            ours.send(transfer.put(states))
+            return list(transfer.get(ours.recv()))
         ours.send([to_bytes(state) for state in states])
-        return [from_bytes(parcel) for parcel in ours.recv()]
+        return [from_bytes(packed) for packed in ours.recv()]
 
     try:
         yield go
@@ -142,8 +142,8 @@ def simple_wire() -> Iterator[None]:
     def put_bytes(self: StateTransfer, states: Sequence[Mapping[str, Any]]) -> list[bytes]:
         return [to_bytes(state) for state in states]
 
-    def get_bytes(self: StateTransfer, parcels: Sequence[bytes]) -> Iterator[Any]:
-        return map(from_bytes, parcels)
+    def get_bytes(self: StateTransfer, packed_states: Sequence[bytes]) -> Iterator[Any]:
+        return map(from_bytes, packed_states)
 
     StateTransfer.put, StateTransfer.get = put_bytes, get_bytes  # type: ignore[method-assign,assignment]
     try:

@@ -39,9 +39,9 @@ def by_file(tree: Any) -> Any:
     return unflatten(json.loads(json.dumps(value)), load(save(named)))
 
 
-def by_desk(tree: Any) -> Any:
-    desk = StateTransfer(2**20)
-    return next(desk.get(desk.put([tree])))
+def by_transfer(tree: Any) -> Any:
+    transfer = StateTransfer(2**20)
+    return next(transfer.get(transfer.put([tree])))
 
 
 ROUTES: dict[str, Callable[[Any], Any]] = {
@@ -49,7 +49,7 @@ ROUTES: dict[str, Callable[[Any], Any]] = {
     "borrowed": lambda tree: unflatten(*flatten(tree, copy=False)),
     "file": by_file,
     "bytes": lambda tree: unpack(pack(tree)),
-    "desk": by_desk,
+    "transfer": by_transfer,
 }
 
 

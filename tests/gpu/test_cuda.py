@@ -136,6 +136,20 @@ def test_every_engine_trains_members_like_the_loop(engine):
             assert math.isclose(a.loss, b.loss, rel_tol=5e-3, abs_tol=1e-3)
 
 
+def test_trials_that_wait_in_the_machine_s_memory_change_nothing():
+    """A stream of its own copies each state out, while the device trains others."""
+    recipe = RECIPE.replace(steps=64)
+    held, moved = (
+        etude.tune(task(mlp), recipe, 3.0, device="cuda", progress=False, memory=memory)
+        for memory in (None, 1)
+    )
+    assert (held.lr, held.tied, held.cost) == (moved.lr, moved.tied, moved.cost)
+    first, second = (
+        torch.cat([p.flatten() for p in one.model.parameters()]) for one in (held, moved)
+    )
+    assert torch.equal(first, second)
+
+
 def test_a_tuning_gives_the_same_answer_twice():
     first, second = (
         etude.tune(task(mlp), RECIPE.replace(steps=64), 1.5, device="cuda", progress=False)

@@ -137,14 +137,22 @@ def by_folder(run: Run, make: Callable[[], Run], folder: Path) -> Run:
     return other
 
 
-def by_desk(run: Run, make: Callable[[], Run], folder: Path) -> Run:
-    desk = StateTransfer(2**24)
+def by_transfer(run: Run, make: Callable[[], Run], folder: Path) -> Run:
+    transfer = StateTransfer(2**24)
     other = make()
-    other.load_state_dict(next(desk.get(desk.put([run.state_dict()]))))
+    other.load_state_dict(next(transfer.get(transfer.put([run.state_dict()]))))
     return other
 
 
-def by_spill(run: Run, make: Callable[[], Run], folder: Path) -> Run:
+def by_host(run: Run, make: Callable[[], Run], folder: Path) -> Run:
+    made = iter([run])
+    trial = Trial("one", lambda: [next(made, None) or make()], Goal(), None)
+    trial.offload_to_host()
+    assert not trial.in_memory
+    return trial.runs[0]
+
+
+def by_disk(run: Run, make: Callable[[], Run], folder: Path) -> Run:
     made = iter([run])
     trial = Trial("one", lambda: [next(made, None) or make()], Goal(), None)
     trial.offload(folder)
@@ -152,7 +160,7 @@ def by_spill(run: Run, make: Callable[[], Run], folder: Path) -> Run:
     return trial.runs[0]
 
 
-ROUTES = {"folder": by_folder, "desk": by_desk, "spill": by_spill}
+ROUTES = {"folder": by_folder, "transfer": by_transfer, "disk": by_disk, "host": by_host}
 
 
 def pauses(length: int) -> list[int]:

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from etude import Task, TuneResult, train, tune
 from etude.engines import LoopEngine, PoolEngine
 from etude.trials.pool import TrialPool
-from etude.trials.trial import _bytes
+from etude.trials.trial import Trial, _bytes
 from tests.tuning.common import (
     BASE,
     data,
@@ -51,20 +51,47 @@ def test_without_memory_every_trial_waits_on_disk_and_nothing_else_changes(
     spare = tmp_path / "spare"
     spare.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(spare))
-    awake: list[int] = []
+    held: list[int] = []
     make_room = TrialPool._make_room
 
     def counted(self: TrialPool) -> None:
         make_room(self)
-        awake.append(sum(c.in_memory for c in self.trials))
+        held.append(sum(c.in_memory for c in self.trials))
 
     monkeypatch.setattr(TrialPool, "_make_room", counted)
     folder = tmp_path / "run" if kept else None
     best = quick(task(noisy), BASE, memory=1, folder=folder, engine="loop")
     assert same(best, expected)
     assert weights(best.model) == weights(expected.model)
-    assert max(awake) == 1
+    assert max(held) == 1
     assert list(spare.iterdir()) == []
+
+
+def test_trials_in_the_machine_s_memory_change_nothing_and_write_nothing(tmp_path, monkeypatch):
+    """As on a GPU, whose memory is apart from the machine's."""
+    expected = plain()
+    moved = []
+    offload_to_host = Trial.offload_to_host
+
+    def counted(self: Trial, stream: Any = None) -> None:
+        offload_to_host(self, stream)
+        moved.append(self.in_memory)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr(TrialPool, "_swaps", True)
+    monkeypatch.setattr(Trial, "offload_to_host", counted)
+    best = quick(task(noisy), BASE, memory=1, engine="loop")
+    assert same(best, expected)
+    assert weights(best.model) == weights(expected.model)
+    assert len(moved) > 3
+    assert not any(moved)
+
+
+def test_trials_go_to_disk_where_the_machine_s_memory_is_short_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrialPool, "_swaps", True)
+    monkeypatch.setattr("etude.trials.pool.free_memory", lambda device=None: 0)
+    monkeypatch.setattr(Trial, "offload_to_host", None)
+    assert same(quick(task(noisy), BASE, memory=1, engine="loop"), plain())
 
 
 def test_entering_alone_holds_no_more_than_memory_allows(monkeypatch):

@@ -139,8 +139,8 @@ def population(
             leave it out.
         accept_changes: Go on although data, model or loss differ from those of the population.
         device: Where to train; None takes the model's own device, else an accelerator.
-        memory: Bytes that members may take, the others wait on disk; None allows half of what is
-            free.
+        memory: Bytes that members may take; the others wait on disk, those of a GPU in the
+            machine's memory. None allows half of what is free.
         observers: Called while the members train; each has copies.
         progress: Whether to draw a bar; None draws it at a terminal.
 

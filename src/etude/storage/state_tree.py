@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,7 +17,17 @@ _MARK = "$"
 """The key of a node that JSON cannot represent directly; its value is the kind of the node."""
 
 
-def flatten(tree: Any, *, copy: bool = True) -> tuple[Any, dict[str, Tensor]]:
+def copied(content: Tensor) -> Tensor:
+    """Return a copy on the CPU, in memory without gaps."""
+    return torch.empty(content.shape, dtype=content.dtype).copy_(content)
+
+
+def shared(content: Tensor) -> Tensor:
+    """Return a tensor on the CPU: the same one if it is there already."""
+    return content.cpu()
+
+
+def flatten(tree: Any, keep: Callable[[Tensor], Tensor] = copied) -> tuple[Any, dict[str, Tensor]]:
     """Return (JSON value, tensors by name) of a tree of dicts, lists, tuples, numbers, tensors.
 
     The value also describes the layout of the tensors in memory: their strides, the memory they
@@ -25,7 +35,7 @@ def flatten(tree: Any, *, copy: bool = True) -> tuple[Any, dict[str, Tensor]]:
 
     Args:
         tree: The tree.
-        copy: Whether to copy every tensor to contiguous memory; else it may share the tree's.
+        keep: Brings a tensor to the CPU: `copied`, `shared`, or another way.
 
     Raises:
         StorageError: If a value has a type that a safe format cannot hold; the message names it.
@@ -38,7 +48,7 @@ def flatten(tree: Any, *, copy: bool = True) -> tuple[Any, dict[str, Tensor]]:
     """
     found = _Flat()
     value = found.visit(tree, "")
-    return value, found.contents(copy=copy)
+    return value, found.contents(keep)
 
 
 class _Flat:
@@ -102,7 +112,7 @@ class _Flat:
         self.nodes[id(self.places[-1])] = path, node
         return node
 
-    def contents(self, *, copy: bool) -> dict[str, Tensor]:
+    def contents(self, keep: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Complete the nodes with the tensors' layout; return the memory to save, by name."""
         found: dict[str, Tensor] = {}
         for block in blocks(self.places):
@@ -110,18 +120,17 @@ class _Flat:
             for place in block.places:
                 _, node = self.nodes[id(place)]
                 node |= {"name": name, **block.layout(place)}
-            found[name] = _kept(block.content, copy=copy)
+            found[name] = _plain(keep(block.content))
         return found
 
 
-def _kept(content: Tensor, *, copy: bool) -> Tensor:
-    if content.dtype not in PLAIN:
-        row = torch.empty(content.numel(), dtype=content.dtype)
-        row.view(content.shape).copy_(content)
-        return row.view(torch.uint8)
-    if copy:
-        return torch.empty(content.shape, dtype=content.dtype).copy_(content)
-    return content.cpu()
+def _plain(content: Tensor) -> Tensor:
+    """Return a tensor of a type that files can hold: the bytes of any other."""
+    if content.dtype in PLAIN:
+        return content
+    row = torch.empty(content.numel(), dtype=content.dtype)
+    row.view(content.shape).copy_(content)
+    return row.view(torch.uint8)
 
 
 def unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -27,8 +27,8 @@ class TrialContext:
         engine: The engine that trains the runs.
         folder: The folder of the trials; None keeps them in memory.
         device: As in `train`.
-        memory: The number of bytes that paused trials may take; the others are stored on disk. None
-            allows half of the free memory.
+        memory: The number of bytes that paused trials may take; the others are stored on disk,
+            those of a GPU in the machine's memory. None allows half of the free memory.
         observers: Called while the runs train; each run has copies.
         bar: The progress bar.
         stop: Called before every update; the trials stop if it returns True.

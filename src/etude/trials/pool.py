@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from etude.engines.process.engine import cores
 from etude.errors import Interrupted, StorageError
 from etude.free_memory import free_memory
@@ -83,6 +85,7 @@ class TrialPool:
         self._batches: dict[int, str] = {}
         self._unjudged: dict[tuple[object, ...], Evaluation] = {}
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._stream: torch.cuda.Stream | None = None
 
     # ---- adding trials -----------------------------------------------------------------------
 
@@ -391,16 +394,30 @@ class TrialPool:
         return Interrupted(f"stopped{by}; the trials are saved", saved)
 
     def _make_room(self) -> None:
-        """Move the least recently used trials to disk while memory is short."""
+        """Move the least recently used trials out while memory is short."""
         sizes = {c.name: c.size() for c in self.trials if c.in_memory}
         for trial in sorted(self.trials, key=lambda c: c.last_used):
             if sum(sizes.values()) <= self.memory or len(sizes) == 1:
                 return
             if trial.in_memory:
-                if self._temporary is None:
-                    self._temporary = tempfile.TemporaryDirectory(prefix="etude-")
-                trial.offload(Path(self._temporary.name))
+                self._move_out(trial)
                 sizes.pop(trial.name)
+
+    def _move_out(self, trial: Trial) -> None:
+        """Move a trial from a GPU to the machine's memory; to disk where that is short as well."""
+        if self._swaps and trial.size() <= free_memory() // 2:
+            if self._stream is None and self.device.type == "cuda":
+                self._stream = torch.cuda.Stream(self.device)
+            trial.offload_to_host(self._stream)
+            return
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="etude-")
+        trial.offload(Path(self._temporary.name))
+
+    @property
+    def _swaps(self) -> bool:
+        """Whether the device has a memory of its own, and one process trains each run."""
+        return self.device.type == "cuda" and self.world.size == 1
 
     # ---- results -------------------------------------------------------------------------------
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from etude.engines.process.state_transfer import pack, unpack
 from etude.errors import StorageError
@@ -20,6 +22,7 @@ from etude.training.run import Run
 from etude.training.world import current
 from etude.trials.baseline import better
 from etude.trials.curve import Curve, mean_training_loss
+from etude.trials.host_states import HostStates
 from etude.trials.score import Goal, mean
 from etude.trials.weight_mean import WeightMean, step_at_share
 
@@ -45,6 +48,7 @@ class Trial:
         self._runs = make()
         self._offloaded: list[Record] = []
         self._offloaded_means: list[WeightMean | None] = []
+        self._host: HostStates | None = None
         self.recipe: Recipe = self._runs[0].recipe
         self.length: int = self._runs[0].length
         self.recipe_key = self.recipe.replace(lr=1.0).digest
@@ -88,17 +92,25 @@ class Trial:
 
     @property
     def runs(self) -> list[Run]:
-        """The runs, loaded from the folder if they were offloaded."""
+        """The runs, loaded from where they were offloaded to."""
         if not self._runs:
-            assert self.folder is not None
             self._runs = self._make()
-            for run, place in zip(self._runs, self._places(self.folder), strict=True):
-                state = current().from_main(place.newest_state)
-                if state is None:
-                    raise StorageError(f"the paused state in {str(place.path)!r} is missing")
+            for run, state in zip(self._runs, self._states(), strict=True):
                 run.load_state_dict(state)
-            self._offloaded, self._offloaded_means = [], []
+            self._offloaded, self._offloaded_means, self._host = [], [], None
         return self._runs
+
+    def _states(self) -> Iterator[dict[str, Any]]:
+        """Yield the states of its runs from the machine's memory, or from the folder."""
+        if self._host is not None:
+            yield from self._host.read()
+            return
+        assert self.folder is not None
+        for place in self._places(self.folder):
+            state = current().from_main(place.newest_state)
+            if state is None:
+                raise StorageError(f"the paused state in {str(place.path)!r} is missing")
+            yield state
 
     @property
     def in_memory(self) -> bool:
@@ -133,6 +145,22 @@ class Trial:
             return
         self.folder = self.folder or RunFolder(temporary / self.name)
         self.save()
+        self._release()
+
+    def offload_to_host(self, stream: torch.cuda.Stream | None = None) -> None:
+        """Move its state from the device to the machine's memory.
+
+        Args:
+            stream: The CUDA stream that copies, beside what the device is doing; None copies at
+                once.
+        """
+        if not self.in_memory:
+            return
+        self._host = HostStates([run.state_dict() for run in self._runs], stream)
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of its runs; what was measured stays."""
         self._offloaded = [run.record().without_model() for run in self._runs]
         self._offloaded_means = self._means()
         for weight_mean in self._offloaded_means:
@@ -153,6 +181,7 @@ class Trial:
             for place in self._places(self.folder):
                 current().from_main(place.drop_states)
         self._runs, self._offloaded, self._offloaded_means = self._make(), [], []
+        self._host = None
 
     def finish(self) -> None:
         """Save the records, and keep the newest state, from which a larger budget can continue."""

@@ -135,8 +135,8 @@ def tune(
             the loss are known to be others than those it began with.
         accept_changes: Go on although they are.
         device: Where to train; None takes the model's own device, else an accelerator.
-        memory: Bytes that paused trials may take, the others wait on disk; None allows half
-            of what is free.
+        memory: Bytes that paused trials may take; the others wait on disk, those of a GPU in the
+            machine's memory. None allows half of what is free.
         observers: Called while the trials train; each run has copies. What they return becomes
             series of its record.
         progress: Whether to draw a bar; None draws it where somebody sits at a terminal.

@@ -125,7 +125,7 @@ class TestStaying:
             assert engine._pool is not None
             gc.collect()
             engine.advance(runs_of(of, RECIPES[:1]))
-            assert [len(seat.known) for seat in engine._pool.workers] == [1]
+            assert [len(worker.known) for worker in engine._pool.workers] == [1]
 
 
 class TestNoticing:
@@ -220,8 +220,8 @@ class TestPieces:
             assert end >= done[run]
             length, done[run] = end - done[run], end
             # The first process that is free takes it once its beginning is done.
-            seat = min(range(count), key=free.__getitem__)
-            ready[run] = free[seat] = max(free[seat], ready[run]) + length
+            worker = min(range(count), key=free.__getitem__)
+            ready[run] = free[worker] = max(free[worker], ready[run]) + length
         assert list(done.values()) == lengths
         assert len(found) <= len(lengths) + count - 1
         if count <= 2:
@@ -269,29 +269,29 @@ class TestParcels:
     def test_what_comes_is_what_was_sent_with_and_without_room(
         self, sent: list[dict[str, Any]], room: int
     ) -> None:
-        desk = StateTransfer(room)
-        parcels = desk.put(sent)
-        assert all(isinstance(parcel, bytes) for parcel in parcels) or room
-        assert same(list(desk.get(parcels)), sent)
-        assert not desk.taken
+        transfer = StateTransfer(room)
+        packed = transfer.put(sent)
+        assert all(isinstance(one, bytes) for one in packed) or room
+        assert same(list(transfer.get(packed)), sent)
+        assert not transfer.taken
         for state in sent:
             assert same(unpack(pack(state)), state)
 
     def test_what_was_not_read_is_not_written_over(self) -> None:
-        desk = StateTransfer(2**16)
-        (first,) = desk.put([{"w": torch.ones(3)}])
+        transfer = StateTransfer(2**16)
+        (first,) = transfer.put([{"w": torch.ones(3)}])
         assert not isinstance(first, bytes)
-        assert desk.taken
-        (second,) = desk.put([{"w": torch.zeros(3)}])
+        assert transfer.taken
+        (second,) = transfer.put([{"w": torch.zeros(3)}])
         assert isinstance(second, bytes)
-        assert [s["w"].sum().item() for s in desk.get([first, second])] == [3.0, 0.0]
-        assert not desk.taken
+        assert [s["w"].sum().item() for s in transfer.get([first, second])] == [3.0, 0.0]
+        assert not transfer.taken
 
     def test_a_runs_state_has_room(self) -> None:
         run = runs_of(task(noisy), [BASE.replace(optimizer="adamw", steps=500)])[0]
         run.advance()
-        (parcel,) = StateTransfer(room_for([run], 1)).put([run.state_dict()])
-        assert not isinstance(parcel, bytes)
+        (one,) = StateTransfer(room_for([run], 1)).put([run.state_dict()])
+        assert not isinstance(one, bytes)
 
 
 def test_states_come_home_while_the_parent_is_slow() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from etude.memory_layout import ALIGNED
-from etude.storage.state_tree import flatten, unflatten
+from etude.storage.state_tree import flatten, shared, unflatten
 from etude.training.run import Run
 
 PackedState: TypeAlias = bytes | tuple[int, int]
@@ -27,7 +27,7 @@ class _Packing:
     """The contents of a packed state, and the position of each tensor."""
 
     def __init__(self, state: Mapping[str, Any]) -> None:
-        tree, self.tensors = flatten(_with_words(state, torch.tensor), copy=False)
+        tree, self.tensors = flatten(_with_words(state, torch.tensor), shared)
         table, place = [], 0
         self._places: list[int] = []
         for name, tensor in self.tensors.items():
