@@ -17,7 +17,8 @@ from torch import Tensor
 from etude.engines.process.state_transfer import StateTransfer, pack, unpack
 from etude.errors import StorageError
 from etude.memory_layout import ALIGNED, overlaps, reach, span
-from etude.storage.state_tree import flatten, unflatten
+from etude.storage.state_tree import flatten, shared, unflatten
+from etude.trials.host_states import HostStates
 
 DTYPES = [
     torch.float32,
@@ -46,7 +47,8 @@ def by_transfer(tree: Any) -> Any:
 
 ROUTES: dict[str, Callable[[Any], Any]] = {
     "memory": lambda tree: unflatten(*flatten(tree)),
-    "borrowed": lambda tree: unflatten(*flatten(tree, copy=False)),
+    "shared": lambda tree: unflatten(*flatten(tree, shared)),
+    "host": lambda tree: next(HostStates([tree]).read()),
     "file": by_file,
     "bytes": lambda tree: unpack(pack(tree)),
     "transfer": by_transfer,

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from etude import Task, TuneResult, train, tune
 from etude.engines import LoopEngine, PoolEngine
+from etude.trials.memory import TrialMemory
 from etude.trials.pool import TrialPool
 from etude.trials.trial import Trial, _bytes
 from tests.tuning.common import (
@@ -67,8 +68,18 @@ def test_without_memory_every_trial_waits_on_disk_and_nothing_else_changes(
     assert list(spare.iterdir()) == []
 
 
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Move trials as from a device with a memory of its own."""
+    begin = TrialMemory.__init__
+
+    def begun(self: TrialMemory, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        self._swaps = True
+
+    monkeypatch.setattr(TrialMemory, "__init__", begun)
+
+
 def test_trials_in_the_machine_s_memory_change_nothing_and_write_nothing(tmp_path, monkeypatch):
-    """As on a GPU, whose memory is apart from the machine's."""
     expected = plain()
     moved = []
     offload_to_host = Trial.offload_to_host
@@ -78,7 +89,7 @@ def test_trials_in_the_machine_s_memory_change_nothing_and_write_nothing(tmp_pat
         moved.append(self.in_memory)
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    monkeypatch.setattr(TrialPool, "_swaps", True)
+    as_on_a_gpu(monkeypatch)
     monkeypatch.setattr(Trial, "offload_to_host", counted)
     best = quick(task(noisy), BASE, memory=1, engine="loop")
     assert same(best, expected)
@@ -88,8 +99,8 @@ def test_trials_in_the_machine_s_memory_change_nothing_and_write_nothing(tmp_pat
 
 
 def test_trials_go_to_disk_where_the_machine_s_memory_is_short_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(TrialPool, "_swaps", True)
-    monkeypatch.setattr("etude.trials.pool.free_memory", lambda device=None: 0)
+    as_on_a_gpu(monkeypatch)
+    monkeypatch.setattr("etude.trials.memory.free_memory", lambda device=None: 0)
     monkeypatch.setattr(Trial, "offload_to_host", None)
     assert same(quick(task(noisy), BASE, memory=1, engine="loop"), plain())
 

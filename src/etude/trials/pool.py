@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-
-import torch
 
 from etude.engines.process.engine import cores
 from etude.errors import Interrupted, StorageError
@@ -28,6 +24,7 @@ from etude.trials.bad_batch import End, bad_batch, common_update, far_apart
 from etude.trials.baseline import constant_score
 from etude.trials.context import TrialContext as TrialContext
 from etude.trials.guess import MANY, Aim, Guess, GuessedTrials, NewTrial
+from etude.trials.memory import TrialMemory
 from etude.trials.phase import Phase
 from etude.trials.score import Goal, mean, refuse_undefined
 from etude.trials.trial import Trial, step_at
@@ -72,9 +69,10 @@ class TrialPool:
         self.length = first.length
         self.unit = first.length * self.weight(recipe)
         self.world = first.state.world
-        self.memory: int = self.world.from_main(
+        limit: int = self.world.from_main(
             lambda: free_memory(first.device) // 2 if setting.memory is None else setting.memory
         )
+        self.memory = TrialMemory(limit, first.device, alone=self.world.size == 1)
         self.trials: list[Trial] = []
         self.spent = 0.0
         self.costs: dict[str, float] = {}
@@ -84,8 +82,6 @@ class TrialPool:
         self._guesses = GuessedTrials()
         self._batches: dict[int, str] = {}
         self._unjudged: dict[tuple[object, ...], Evaluation] = {}
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._stream: torch.cuda.Stream | None = None
 
     # ---- adding trials -----------------------------------------------------------------------
 
@@ -290,16 +286,14 @@ class TrialPool:
 
     def _has_room(self) -> bool:
         """Return whether one more trial fits into memory."""
-        held = sum(one.size() for one in (*self.trials, *self._guesses))
-        fits: bool = held + self._usual_size() <= self.memory
-        return fits
+        return self.memory.has_room((*self.trials, *self._guesses), self._usual_size())
 
     def _batches_of(self, trials: list[Trial]) -> Iterator[list[Trial]]:
         """Yield the trials in batches that fit into memory."""
         batch: list[Trial] = []
         for trial in trials:
             batch.append(trial)
-            if sum(c.size() or self._usual_size() for c in batch) > self.memory:
+            if sum(c.size() or self._usual_size() for c in batch) > self.memory.limit:
                 yield batch
                 batch = []
         if batch:
@@ -394,30 +388,7 @@ class TrialPool:
         return Interrupted(f"stopped{by}; the trials are saved", saved)
 
     def _make_room(self) -> None:
-        """Move the least recently used trials out while memory is short."""
-        sizes = {c.name: c.size() for c in self.trials if c.in_memory}
-        for trial in sorted(self.trials, key=lambda c: c.last_used):
-            if sum(sizes.values()) <= self.memory or len(sizes) == 1:
-                return
-            if trial.in_memory:
-                self._move_out(trial)
-                sizes.pop(trial.name)
-
-    def _move_out(self, trial: Trial) -> None:
-        """Move a trial from a GPU to the machine's memory; to disk where that is short as well."""
-        if self._swaps and trial.size() <= free_memory() // 2:
-            if self._stream is None and self.device.type == "cuda":
-                self._stream = torch.cuda.Stream(self.device)
-            trial.offload_to_host(self._stream)
-            return
-        if self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="etude-")
-        trial.offload(Path(self._temporary.name))
-
-    @property
-    def _swaps(self) -> bool:
-        """Whether the device has a memory of its own, and one process trains each run."""
-        return self.device.type == "cuda" and self.world.size == 1
+        self.memory.make_room(self.trials)
 
     # ---- results -------------------------------------------------------------------------------
 
@@ -462,6 +433,4 @@ class TrialPool:
 
     def close(self) -> None:
         """Delete the trials that were moved to disk because memory was short."""
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = None
+        self.memory.close()
