@@ -116,7 +116,7 @@ def bare_loops(plan: dict[str, Any]) -> float:
     """Return the seconds of the trials in two processes of one thread, half in each.
 
     Nothing else is counted: the processes have started, and have trained once. No scheduler that
-    trains these trials one by one on two cores can be faster.
+    trains these trials one by one on two cores can be faster, but for the noise of both.
     """
     context = multiprocessing.get_context("spawn")
     together = context.Barrier(3, timeout=LOST)
@@ -182,8 +182,8 @@ def page(found: dict[str, Any]) -> list[str]:
         f"tracing and compiling with an empty cache. {found['cores']} cores. The better of "
         f"{ROUNDS} rounds of each, in turn; beside it the ratio of each round. Bare: the ratio of "
         "two processes of one thread that train half of the trials each and do nothing else, "
-        "without their start: more is not possible on these cores unless trials are trained "
-        "together, as small dense ones are.", "",
+        "without their start: about the most that these cores give (it varies as the rounds do) "
+        "unless trials are trained together, as small dense ones are.", "",
         "| network | updates | Optuna, trials/s | Etude, trials/s | ratio | rounds | bare | aim "
         "| load |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
