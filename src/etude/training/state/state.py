@@ -190,7 +190,7 @@ def initial_state(
         prepare_model(model, recipe, placed, batch_size)
         groups = placed.groups(model)
         if groups is not None:
-            freeze_rest(model, groups)
+            freeze_rest(model, groups, at_zero=not placed.alternates)
         context = autocast(place, recipe.precision)
         flow = flow_of(placed, recipe, model, batch_size, context)
         lr_mult = prepare(recipe.lr_mult, model, task.model, flow)
