@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from etude import optimizers
 from etude.errors import BadValueError, EtudeError
+from etude.interop.optax import to_optax
 from etude.interop.torch import Scheduler, relative
 from etude.optimizers.bounds import bounds_of
 from etude.optimizers.factory import build
