@@ -95,6 +95,6 @@ def test_a_function_of_ones_own_gets_outputs_as_they_are() -> None:
 def test_a_loss_of_logits_inside_of_the_loss_is_no_loss_of_the_output() -> None:
     half = torch.full((4,), 0.5)
     assert not reading_of(lambda o, t: F.binary_cross_entropy(o.sigmoid(), t), half, half).shares
-    assert reading_of(lambda o, t: F.binary_cross_entropy(o.view(4, 1), t[:, None]), half, half) == (
-        Reading(shares=True)
-    )
+    assert reading_of(
+        lambda o, t: F.binary_cross_entropy(o.view(4, 1), t[:, None]), half, half
+    ) == (Reading(shares=True))

@@ -64,7 +64,11 @@ def within(limits: Number, name: str, schedule: Schedule, way_out: str) -> None:
         BadValueError: The message gives the step, the value, the bounds and the fix.
     """
     end = None if schedule.length is None else math.ceil(schedule.length)
-    steps = [0, *(2**i for i in range(21))] if end is None else [*checked_steps(schedule, end, limits.limits), end]
+    steps = (
+        [0, *(2**i for i in range(21))]
+        if end is None
+        else [*checked_steps(schedule, end, limits.limits), end]
+    )
     for t in steps:
         try:
             limits.check(f"{name} at step {t}", schedule(t))
