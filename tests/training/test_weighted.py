@@ -202,8 +202,9 @@ def test_a_loss_that_is_no_mean_of_its_parts_is_said_once_with_the_way_out():
     def both(o: Tensor, t: Tensor) -> Tensor:
         return padded(o, t) + o.square().mean().sqrt()
 
-    with pytest.warns(UserWarning, match=r"mean of its halves' losses .*return \(sum, weight\)"):
-        train(task(both), ONE)
+    for size in (8, 1):
+        with pytest.warns(UserWarning, match=r"mean of its halves' losses .*return \(sum, weight"):
+            train(task(both), ONE.replace(batch_size=size, accumulate=8 // size))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for loss in (padded, weighted, masked, pair, step):

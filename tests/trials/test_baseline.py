@@ -39,6 +39,23 @@ def test_the_best_constant_of_the_cross_entropy_is_the_entropy_of_the_classes():
     assert score.loss == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75), rel=1e-3)
 
 
+def test_the_best_constant_is_that_of_all_answers_whatever_batches_they_are_in():
+    y, weight = (torch.arange(960) % 20 == 3).long(), torch.tensor([1.0, 20.0])
+    loss = nn.CrossEntropyLoss(weight=weight)
+    task = Task(nn.Linear(4, 2), (inputs(960), y), valid=(inputs(960), y), loss=loss)
+    score = constant_score(Run(task, STEPS.replace(batch_size=8)))
+    share = 20 * y.sum() / (20 * y.sum() + (1 - y).sum())
+    best = loss(torch.stack([(1 - share).log(), share.log()]).expand(960, 2), y)
+    assert score is not None
+    assert score.loss == pytest.approx(best.item(), rel=0.02)
+    y = torch.arange(640) % 2
+    y[::3] = y[1::3] = -100  # whole batches without an answer
+    task = Task(nn.Linear(4, 2), (inputs(640), y), valid=(inputs(640), y), loss=cross_entropy)
+    score = constant_score(Run(task, STEPS.replace(batch_size=2)))
+    assert score is not None
+    assert score.loss == pytest.approx(math.log(2), rel=1e-3)
+
+
 class RaisedError(Exception):
     """What a user's loss may raise."""
 

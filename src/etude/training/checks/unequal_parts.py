@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from etude.errors import TaskError
 from etude.randomness import random_state_kept
+from etude.tasks.collect import join
 from etude.tasks.sources.data import Batch
 from etude.tasks.sources.nested import mapped
 from etude.tasks.task import Task
@@ -24,7 +25,12 @@ ROUNDING = 1e-3
 
 
 def warn_of_unequal_parts(
-    task: Task, model: nn.Module, batch: Batch, *, accumulates: bool = True
+    task: Task,
+    model: nn.Module,
+    batch: Batch,
+    following: Callable[[], Batch] | None = None,
+    *,
+    accumulates: bool = True,
 ) -> None:
     """Compare the loss of a batch with the mean of its halves' losses, and warn if they differ.
 
@@ -36,6 +42,7 @@ def warn_of_unequal_parts(
         task: The task with the loss or the step.
         model: The network.
         batch: A batch.
+        following: Returns the batch after it; a batch of one sample is joined with it.
         accumulates: Whether an update has several batches. The validation loss is right without
             a weight if the loss is a sum of means whose weights are known.
     """
@@ -43,6 +50,8 @@ def warn_of_unequal_parts(
         if task.step is not None:
             model.eval()
         try:
+            if following is not None and _rows(batch) == 1:
+                batch = join([batch, following()])
             loss, output, target = task.weighed(model, batch)
             if loss.weight is not None or (loss.terms and not accumulates):
                 return
@@ -53,7 +62,7 @@ def warn_of_unequal_parts(
             first, second = (mapped(given, half) for half in (_before(middle), _from(middle)))
             with torch.no_grad():
                 losses = [_loss(task, model, part) for part in (given, given, first, second)]
-        except TaskError:
+        except (TaskError, RuntimeError, StopIteration):  # for instance, of sequences that differ
             return
     whole, again, before, after = losses
     parts = (middle * before + (rows - middle) * after) / rows
