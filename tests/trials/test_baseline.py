@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy, cross_entropy, mse_loss, n
 
 from etude import Recipe, Task, tune
 from etude.training.run import Run
-from etude.trials.bad_batch import End, bad_batch, common_update
+from etude.trials.bad_batch import End, bad_batch, common_update, last_update, verdict
 from etude.trials.baseline import constant_score
 from etude.tuning.inspection import remarks
 
@@ -106,6 +106,34 @@ def test_a_common_update_is_one_that_no_run_gets_past():
     assert common_update([*broke, End(0.01, 8, False)]) is None
     assert common_update([*broke, End(0.01, 6, True)]) is None
     assert common_update([End(0.1, 5, False)]) is None
+
+
+def test_higher_rates_may_break_before_the_update_that_no_run_gets_past():
+    broke = [End(9.0, 5, True), End(1.0, 7, True), End(0.1, 7, True)]
+    assert last_update(broke) == 7
+    assert last_update([*broke, End(0.01, 8, False)]) is None
+    assert last_update([*broke, End(0.01, 6, True)]) is None
+    assert verdict(broke, lambda update: f"batch {update}") == (7, "batch 7")
+    assert verdict(broke, lambda update: "") == (None, "")
+    assert verdict(broke[1:], lambda update: "") == (7, "")
+
+
+def test_a_batch_is_named_where_the_highest_rates_break_before_it():
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(64, 1, generator=torch.Generator().manual_seed(1)).abs()
+    y[11] = -1.0
+
+    def of_logarithm(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return ((output - target.log()) ** 2).mean()
+
+    task = Task(nn.Linear(4, 1), (x, y), valid=(x[:8], y[:8]), loss=of_logarithm)
+    recipe = Recipe(optimizer="sgd", schedule="constant()", steps=64, batch_size=2)
+    best = tune(task, recipe, 3.0, progress=False)
+    assert best.cause
+    assert best.stable_below is None
+    assert "the rate is not the cause: the loss on its batch is nan" in best.advice()
+    broke = {trial.record.cost.steps for trial in best.trials}
+    assert len(broke) > 1, "the case is one in which a rate breaks before the batch does"
 
 
 @pytest.mark.parametrize("budget", [1.5, 3.0])

@@ -54,6 +54,43 @@ def common_update(ends: Sequence[End]) -> int | None:
     return None if any(end.steps > update for end in ends) else update
 
 
+def last_update(ends: Sequence[End]) -> int | None:
+    """Return the update that no run got past; None if there is none.
+
+    Runs at rates above those that diverged there may have diverged before: their rate may be to
+    blame, and a batch for the others.
+
+    >>> last_update([End(9.0, 5, True), End(0.1, 7, True), End(0.01, 7, True)])
+    7
+    >>> last_update([End(9.0, 5, True), End(0.1, 7, True), End(0.01, 8, False)]) is None
+    True
+    """
+    update = max((end.steps for end in ends if end.diverged), default=None)
+    if update is None or any(end.steps > update for end in ends):
+        return None
+    there = [end.lr for end in ends if end.diverged and end.steps == update]
+    before = [end.lr for end in ends if end.diverged and end.steps < update]
+    return None if before and min(before) < max(there) else update
+
+
+def verdict(ends: Sequence[End], batch_said: Callable[[int], str]) -> tuple[int | None, str]:
+    """Return the update at which all runs diverge, and the cause if it is not the rate.
+
+    Args:
+        ends: How the runs ended, which differ in their rates only.
+        batch_said: Returns what is wrong with the batch of an update; empty if nothing is.
+
+    Returns:
+        The update, None if there is none; and the cause in words, empty if it may be the rate.
+    """
+    last, common = last_update(ends), common_update(ends)
+    if last is not None and (said := batch_said(last)):
+        return last, said
+    if common is None:
+        return None, ""
+    return common, "rates six decades apart break there" if far_apart(ends) else ""
+
+
 def far_apart(ends: Sequence[End]) -> bool:
     """Return whether the rates that diverged differ so much that the rate is not the cause."""
     rates = [end.lr for end in ends if end.diverged]
@@ -99,7 +136,7 @@ def batch_to_blame(ends: Sequence[End], fresh: Callable[[], Run]) -> str:
         ends: How the runs ended, which differ in their rates only.
         fresh: Returns a new run of the same data and seed.
     """
-    update = common_update(ends)
+    update = last_update(ends)
     if update is None:
         return ""
     run = fresh()
