@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from etude import optimizers
 from etude.errors import BadValueError, EtudeError
+from etude.interop.optax import to_optax
 from etude.interop.torch import Scheduler, relative
 from etude.optimizers.bounds import bounds_of
 from etude.optimizers.factory import build
@@ -169,6 +170,20 @@ def test_a_recipe_refuses_a_negative_rate_before_training():
     with pytest.raises(BadValueError, match=r"schedule at update 6=-0\.19.* >= 0"):
         Recipe(schedule="linear(10, 1, -1)", steps=10).bound_schedule(Clock(horizon=10))
     assert Recipe(schedule="cosine()").bound_schedule(Clock(horizon=10)) == cosine(10)
+
+
+@given(at=st.integers(1, 29_998), high=st.sampled_from([-0.1, 1.0, 1.5]))
+@settings(max_examples=10, deadline=None)
+def test_a_recipe_refuses_one_update_of_a_long_run(at, high):
+    spike = f"piecewise_constant(({at}, {at + 1}), (0.5, {high}, 0.5))"
+    recipe = Recipe(optimizer="sgd", schedules={"momentum": spike}, steps=30_000)
+    with pytest.raises(BadValueError, match=rf"schedules\['momentum'\] at update {at}={high}"):
+        recipe.bound_schedules(Clock(horizon=30_000))
+    if high < 0:
+        with pytest.raises(BadValueError, match=rf"schedule at update {at}={high}"):
+            Recipe(schedule=spike, steps=30_000).bound_schedule(Clock(horizon=30_000))
+        with pytest.raises(BadValueError, match=rf"lr at step {at}={high} .*\.clip it|to_optax"):
+            to_optax(f"{spike}.take(30_000)")
 
 
 # ---- values that groups were given ----------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -402,3 +403,23 @@ def test_muon_leaves_the_head_that_the_flow_shows() -> None:
     kinds = {id(p): g["matrix"] for g in run.optimizer.param_groups for p in g["params"]}
     assert {n for n, p in run.model.named_parameters() if kinds[id(p)]} >= {"mid.weight"}
     assert not kinds[id(run.model.get_parameter("emb.weight"))]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_layer_before_a_frozen_head_is_no_output(named):
+    layers = [nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)]
+    names = ("first", "mid", "head") if named else "012"
+    model = nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
+    layers[2].requires_grad_(False)
+    for flow in (None, trace(model, torch.randn(3, 4))):
+        roles = {part.name: part.role for part in parts_of(model, flow)}
+        assert roles[f"{names[1]}.weight"] == "hidden"
+        assert all(part.told for part in parts_of(model, flow))
+    optimizer = build("muon", model)
+    matrices = [g["params"] for g in optimizer.param_groups if g["matrix"]]
+    assert any(layers[1].weight is p for group in matrices for p in group)
+    with pytest.raises(BadValueError, match="@output"):
+        build("sgd", model, lr_mult={"@output": 0.1})
+    layers[2].requires_grad_(True)
+    layers[0].requires_grad_(False)
+    assert [part.role for part in parts_of(model) if not part.bias] == ["hidden", "output"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -20,6 +21,7 @@ from etude.errors import BadTypeError, BadValueError, StorageError, UnknownNameE
 from etude.methods.grid import default_rates, grid
 from etude.methods.grid_result import GridRate, GridResult
 from etude.record import Cost, Evaluation, Record, Status
+from etude.report import present
 from etude.training.observer import Observer
 from etude.training.train import train
 from etude.trials.given_rates import checked_rates
@@ -75,6 +77,32 @@ def test_rates_that_diverge_are_told_and_never_best():
     nothing = run([1e30, 1e31], steep)
     assert (nothing.lr, nothing.tied, nothing.model) == (None, (), None)
     assert "Every rate from 1e+30 to 1e+31 diverged" in nothing.advice()
+
+
+def with_a_bad_row() -> Task:
+    """A task with one row whose loss is NaN at any rate, though no number in it is."""
+    x, y = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), torch.ones(64, 1)
+    y[11] = -1.0
+    return Task(torch.nn.Linear(3, 1), (x, y), valid=(x[:8], y[:8]),
+                loss=lambda output, target: ((output - target.log()) ** 2).mean())  # fmt: skip
+
+
+def test_a_batch_that_ends_every_rate_is_named():
+    recipe = RECIPE.replace(batch_size=4)
+    row = "the rate is not the cause: the loss on its batch is nan .* training rows .*11"
+    found = grid(with_a_bad_row(), recipe, [1e-6, 1e-3, 1e-2], progress=False, engine="loop")
+    assert re.search(row, found.advice())
+    assert found.plain()["advice"] == found.cause
+    grown = etude.population(with_a_bad_row(), recipe, lrs=[1e-6, 1e-3], progress=False)
+    assert re.search(row, grown.advice())
+    edge = etude.edge(with_a_bad_row(), recipe.replace(lr=1e-3), iterations=0, progress=False)
+    assert re.search(row, edge.advice())
+    assert (edge.stable, edge.unstable, edge.limit) == (None, None, None)
+    ramp = etude.range_test(with_a_bad_row(), recipe, progress=False)
+    assert re.search(row, ramp.advice())
+    assert ramp.lr is None
+    for one in (found, grown, edge, ramp):
+        assert "rate is not the cause" in str(present(one))
 
 
 def test_the_best_at_an_edge_is_told():

@@ -145,3 +145,11 @@ def test_a_compiled_step_is_not_compiled_anew_for_another_value():
         moved[1] -= 0.01
     assert counter.frame_count == compiled >= 1
     assert [a.item(), b.item()] == pytest.approx(moved, rel=1e-5)
+
+
+def test_a_rate_of_a_whole_number_is_not_cut_off():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=torch.tensor(1))
+    scheduler = Scheduler(optimizer, lr="linear(10)")
+    scheduler.step()
+    assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(scheduler.get_last_lr()[0])
+    assert scheduler.get_last_lr() == [0.9]

@@ -115,6 +115,18 @@ def test_parameters_in_no_group_are_not_trained():
     assert not record.model[0].weight.requires_grad
 
 
+@pytest.mark.parametrize("zero", [({"lr": 0.0}, {"lr": 1.0}), ({"lr_mult": 0}, {})])
+@pytest.mark.parametrize("more", [{}, {"clip_norm": 0.05}, {"l2": 0.1, "clip_percentile": 50}])
+def test_a_group_with_a_rate_of_0_is_one_without_gradient(zero, more):
+    recipe = RECIPE.replace(**more)
+    still = etude.train(with_groups(halves(*zero)), recipe)
+    left_out = etude.train(with_groups(lambda model: [{"params": model[2].parameters()}]), recipe)
+    for name in ("loss", "grad_norm", "penalty"):
+        ours, theirs = (list(one.series.get(name, ())) for one in (still, left_out))
+        assert ours == theirs
+    assert torch.equal(still.model[2].weight, left_out.model[2].weight)
+
+
 def test_no_groups_and_one_group_are_the_same_bits():
     assert losses(task()) == losses(with_groups(lambda model: [{"params": model.parameters()}]))
 
@@ -166,6 +178,7 @@ WRONG = [
     (halves({"lr": -0.1}, {"lr": 1.0}), BadValueError, r"lr=-0\.1 of a parameter group: give a"),
     (halves({"lr_mult": float("nan")}), BadValueError, "lr_mult=nan of a parameter group"),
     (halves({"lr": 0.0}, {"lr": 0.0}), BadValueError, "every parameter group has lr=0"),
+    (halves({"lr_mult": 0}, {"lr_mult": 0}), BadValueError, "every parameter group has lr_mult=0"),
     (lambda model: model.nothing, TaskError, "param_groups failed: .*nothing"),
 ]
 

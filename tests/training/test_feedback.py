@@ -65,6 +65,23 @@ def test_resumed_equals_uninterrupted(at):
     assert second.series["loss"] == whole.series["loss"].tolist()
 
 
+@pytest.mark.parametrize("field", ["schedule", "schedules"])
+def test_a_run_that_has_heard_before_takes_a_later_or_earlier_state(field):
+    """A worker process gives the state of a run back to the run that it was sent from."""
+    recipe = RECIPE
+    if field == "schedules":
+        recipe = RECIPE.replace(schedule="constant()", schedules={"weight_decay": RECIPE.schedule})
+    whole = train(TASK, recipe)
+    first, second = Run(TASK, recipe), Run(TASK, recipe)
+    first.advance(AdvanceRequest(40, evaluation_steps=first.state.evaluation_steps))
+    for at in (20, 60):
+        second.advance(AdvanceRequest(at, evaluation_steps=second.state.evaluation_steps))
+        second.load_state_dict(first.state_dict())
+    second.advance(AdvanceRequest(evaluation_steps=second.state.evaluation_steps))
+    assert second.series["lr"] == whole.series["lr"].tolist()
+    assert second.series["loss"] == whole.series["loss"].tolist()
+
+
 def test_looking_more_often_changes_nothing():
     once = Run(TASK, RECIPE)
     once.advance(AdvanceRequest(evaluation_steps=once.state.evaluation_steps))

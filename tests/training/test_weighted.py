@@ -202,12 +202,39 @@ def test_a_loss_that_is_no_mean_of_its_parts_is_said_once_with_the_way_out():
     def both(o: Tensor, t: Tensor) -> Tensor:
         return padded(o, t) + o.square().mean().sqrt()
 
-    with pytest.warns(UserWarning, match=r"mean of its halves' losses .*return \(sum, weight\)"):
-        train(task(both), ONE)
+    for size in (8, 1):
+        with pytest.warns(UserWarning, match=r"mean of its halves' losses .*return \(sum, weight"):
+            train(task(both), ONE.replace(batch_size=size, accumulate=8 // size))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for loss in (padded, weighted, masked, pair, step):
             train(task(loss), ONE.replace(steps=1))
+
+
+class Apart(nn.Module):
+    """A network whose samples change each other's outputs while it trains, and not afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.norm(x))
+
+
+def test_a_step_that_is_no_mean_of_its_parts_is_said_too():
+    def root(model: nn.Module, batch: Any) -> Tensor:
+        return (model(batch[0]).sum(-1) - batch[1]).square().mean().sqrt()
+
+    def plain(model: nn.Module, batch: Any) -> Tensor:
+        return torch.linalg.vector_norm(model(batch[0]), dim=(1, 2)).mean() * torch.ones(1)[0]
+
+    for network in (net, Apart):
+        with pytest.warns(UserWarning, match="halves' losses .*weighted by their numbers of samp"):
+            train(Task(network, (X, Y), valid=(X, Y), step=root), ONE.replace(steps=1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            train(Task(network, (X, Y), valid=(X, Y), step=plain), ONE.replace(steps=1))
 
 
 def test_a_weight_outlives_the_folder(tmp_path):

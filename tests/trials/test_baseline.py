@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy, cross_entropy, mse_loss, n
 
 from etude import Recipe, Task, tune
 from etude.training.run import Run
-from etude.trials.bad_batch import End, bad_batch, common_update
+from etude.trials.bad_batch import End, bad_batch, common_update, last_update, verdict
 from etude.trials.baseline import constant_score
 from etude.tuning.inspection import remarks
 
@@ -37,6 +37,23 @@ def test_the_best_constant_of_the_cross_entropy_is_the_entropy_of_the_classes():
     score = constant_score(Run(task, STEPS))
     assert score is not None
     assert score.loss == pytest.approx(-0.25 * math.log(0.25) - 0.75 * math.log(0.75), rel=1e-3)
+
+
+def test_the_best_constant_is_that_of_all_answers_whatever_batches_they_are_in():
+    y, weight = (torch.arange(960) % 20 == 3).long(), torch.tensor([1.0, 20.0])
+    loss = nn.CrossEntropyLoss(weight=weight)
+    task = Task(nn.Linear(4, 2), (inputs(960), y), valid=(inputs(960), y), loss=loss)
+    score = constant_score(Run(task, STEPS.replace(batch_size=8)))
+    share = 20 * y.sum() / (20 * y.sum() + (1 - y).sum())
+    best = loss(torch.stack([(1 - share).log(), share.log()]).expand(960, 2), y)
+    assert score is not None
+    assert score.loss == pytest.approx(best.item(), rel=0.02)
+    y = torch.arange(640) % 2
+    y[::3] = y[1::3] = -100  # whole batches without an answer
+    task = Task(nn.Linear(4, 2), (inputs(640), y), valid=(inputs(640), y), loss=cross_entropy)
+    score = constant_score(Run(task, STEPS.replace(batch_size=2)))
+    assert score is not None
+    assert score.loss == pytest.approx(math.log(2), rel=1e-3)
 
 
 class RaisedError(Exception):
@@ -89,6 +106,34 @@ def test_a_common_update_is_one_that_no_run_gets_past():
     assert common_update([*broke, End(0.01, 8, False)]) is None
     assert common_update([*broke, End(0.01, 6, True)]) is None
     assert common_update([End(0.1, 5, False)]) is None
+
+
+def test_higher_rates_may_break_before_the_update_that_no_run_gets_past():
+    broke = [End(9.0, 5, True), End(1.0, 7, True), End(0.1, 7, True)]
+    assert last_update(broke) == 7
+    assert last_update([*broke, End(0.01, 8, False)]) is None
+    assert last_update([*broke, End(0.01, 6, True)]) is None
+    assert verdict(broke, lambda update: f"batch {update}") == (7, "batch 7")
+    assert verdict(broke, lambda update: "") == (None, "")
+    assert verdict(broke[1:], lambda update: "") == (7, "")
+
+
+def test_a_batch_is_named_where_the_highest_rates_break_before_it():
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(64, 1, generator=torch.Generator().manual_seed(1)).abs()
+    y[11] = -1.0
+
+    def of_logarithm(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return ((output - target.log()) ** 2).mean()
+
+    task = Task(nn.Linear(4, 1), (x, y), valid=(x[:8], y[:8]), loss=of_logarithm)
+    recipe = Recipe(optimizer="sgd", schedule="constant()", steps=64, batch_size=2)
+    best = tune(task, recipe, 3.0, progress=False)
+    assert best.cause
+    assert best.stable_below is None
+    assert "the rate is not the cause: the loss on its batch is nan" in best.advice()
+    broke = {trial.record.cost.steps for trial in best.trials}
+    assert len(broke) > 1, "the case is one in which a rate breaks before the batch does"
 
 
 @pytest.mark.parametrize("budget", [1.5, 3.0])

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from etude.errors import BadTypeError, BadValueError
-from etude.optimizers.hyperparameters import Number, strided
+from etude.optimizers.hyperparameters import Number, checked_steps
 from etude.schedules import Schedule, from_json, parse, to_json
 from etude.schedules.text import MAX_CHARACTERS
 
@@ -64,7 +64,11 @@ def within(limits: Number, name: str, schedule: Schedule, way_out: str) -> None:
         BadValueError: The message gives the step, the value, the bounds and the fix.
     """
     end = None if schedule.length is None else math.ceil(schedule.length)
-    steps = [0, *(2**i for i in range(21))] if end is None else [*strided(end), end]
+    steps = (
+        [0, *(2**i for i in range(21))]
+        if end is None
+        else [*checked_steps(schedule, end, limits.limits), end]
+    )
     for t in steps:
         try:
             limits.check(f"{name} at step {t}", schedule(t))

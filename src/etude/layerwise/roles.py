@@ -28,6 +28,7 @@ HEAD = re.compile(
 
 ADDED = re.compile(
     r"(?:^|[._])(?:pos|position|positional|cls|class|mask|dist)?_?(?:embed\w*|token)"
+    r"|(?:^|[._])(?:pos|positions?|positional|pos_?enc\w*|positional_?enc\w*)$"
 )
 """Names of parameters that are embeddings but not layers: they are added or concatenated."""
 
@@ -42,7 +43,8 @@ def give_roles(parts: Sequence[Part], model: nn.Module, flow: Flow | None) -> No
         model: The network that has these parts.
         flow: The flow of a forward pass, or None.
     """
-    if flow is not None and any(part.name in flow.outputs for part in parts):
+    known = {name for name, _ in model.named_parameters()}  # a frozen head is no part
+    if flow is not None and not known.isdisjoint(flow.outputs):
         for part in parts:
             _set(part, **_seen(part, flow))
     else:
@@ -95,16 +97,38 @@ def _outputs(parts: Sequence[Part], model: nn.Module) -> tuple[frozenset[str], b
         }
         beside = [p for p in parts if p.bias and p.name.rpartition(".")[0] in homes]
         return frozenset(part.name for part in (*tied, *beside)), True
-    heads = _heads(parts)
+    frozen = _frozen(model)
+    heads = _heads([*parts, *frozen])
+    if heads and all(part in frozen for members in heads for part in members):
+        return frozenset(), True
+    heads = [own for members in heads if (own := [p for p in members if p not in frozen])]
     if heads:
         groups = [_last_matrix(members) for members in heads]
         sure = all(sure for _, sure in groups) and _is_last(heads, parts)
         return frozenset().union(*(names for names, _ in groups)), sure
     if not parts:
         return frozenset(), False
+    if _ends_frozen(parts, frozen, model):
+        return frozenset(), _in_order(model)
     deepest = max(part.depth for part in parts)
     names, sure = _last_matrix([part for part in parts if part.depth == deepest])
     return names, sure and (deepest == 0 or _in_order(model))
+
+
+def _frozen(model: nn.Module) -> list[Part]:
+    """Return the parameters of a model that are not trained, with their kinds."""
+    return [
+        Part(name, tuple(parameter.shape), kind_of(owner_of(model, name)[0]))
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad
+    ]
+
+
+def _ends_frozen(parts: Sequence[Part], frozen: Sequence[Part], model: nn.Module) -> bool:
+    """Return whether the layer that was assigned last is not trained."""
+    layers = {part.name for part in (*parts, *frozen) if _is_layer(part)}
+    last = [name for name, _ in model.named_parameters() if name in layers][-1:]
+    return any(part.name in last for part in frozen)
 
 
 def _ties_a_head(part: Part, model: nn.Module) -> bool:

@@ -28,6 +28,7 @@ from etude.tasks.task import Task
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state.state import RunState
+from etude.trials.bad_batch import End, batch_to_blame
 from etude.warning_filters import filters_kept
 
 SHORTEST = 10
@@ -51,6 +52,8 @@ class Edge(ShowsItself):
         formula: The threshold of rate × sharpness as text; empty if none is known.
         cost: The cost of everything, in full runs of the recipe.
         gradients: The same in gradients of single samples.
+        cause: Why no rate gets past an update, where the rates are not to blame; else empty. There
+            is no edge then.
     """
 
     task: str
@@ -65,6 +68,7 @@ class Edge(ShowsItself):
     formula: str
     cost: float
     gradients: int
+    cause: str = ""
 
     @property
     def own(self) -> Probe:
@@ -104,6 +108,8 @@ class Edge(ShowsItself):
 
     def advice(self) -> str:
         """Return the result in sentences, and what to do about it."""
+        if self.cause:
+            return self.cause
         parts = [self._on_twice(), self._on_limit()]
         if 0 <= self.peak < 0.99:
             parts.append(
@@ -173,6 +179,7 @@ class Edge(ShowsItself):
             "predicted": self.predicted,
             "ratio": self.ratio,
             "formula": self.formula,
+            "cause": self.cause,
             "advice": self.advice(),
             "probes": [probe.plain() for probe in self.probes],
             "sharpness": [
@@ -347,7 +354,9 @@ class _Search:
 
     def result(self, points: Sequence[Sharpness]) -> Edge:
         """Return what was found."""
-        stable, unstable = self.ends()
+        ends = [End(one.lr, one.updates, one.diverged) for one in self.probes.values()]
+        cause = batch_to_blame(ends, lambda: Run(self.task, self.recipe, device=self.device))
+        stable, unstable = (None, None) if cause else self.ends()
         kind = RULES.get(self.first.state.optimizer_spec.stability)
         whole = self.length * self.recipe.accumulate * self.first.batch_size
         return Edge(
@@ -363,4 +372,5 @@ class _Search:
             formula="" if kind is None else kind.formula,
             cost=self.gradients / whole,
             gradients=self.gradients,
+            cause=cause,
         )

@@ -12,6 +12,7 @@ import torch
 
 from etude.engines import Engine
 from etude.errors import check_whole
+from etude.methods.broken_batch import broken_batch
 from etude.methods.grid_result import GridRate, GridResult
 from etude.methods.kept_request import kept_request
 from etude.optimizers.prior import centre_of
@@ -207,7 +208,10 @@ def _trained(task: Task, request: GridRequest, setting: TrialContext) -> GridRes
         found = GridResult(
             recipe, rates, seeds, folds, goal, pool.untrained, pool.constant, pool.spent, 0.0
         )
-        if found.lr is not None:
+        if found.lr is None:
+            own = [trials[lr, seeds[0]] for lr in request.lrs]
+            found = replace(found, cause=broken_batch(pool, own))
+        else:
             best, extra = trials[found.lr, seeds[0]], 0.0
             if folds > 1:
                 best, extra = _on_all(judged, best, setting)

@@ -63,6 +63,7 @@ class GridResult(ShowsItself):
         seconds: Wall-clock time.
         record: The run of the first seed at the best rate; with folds, on all training data. None
             if no rate came to its end.
+        cause: Why no rate came to its end, in a sentence; empty where that may be the rates.
         model: The network of this run. In memory only; a folder keeps its weights.
     """
 
@@ -76,6 +77,7 @@ class GridResult(ShowsItself):
     cost: float
     seconds: float
     record: Record | None = None
+    cause: str = ""
     model: Any = field(default=None, repr=False)
 
     @property
@@ -126,6 +128,8 @@ class GridResult(ShowsItself):
 
     def advice(self) -> str:
         """Return what to do about the grid, in sentences; empty if all is well."""
+        if self.cause:
+            return self.cause
         if self.best is None:
             return (
                 f"Every rate from {self.rates[0].lr:.3g} to {self.rates[-1].lr:.3g} diverged: "

@@ -18,6 +18,7 @@ import torch
 from etude.engines import Engine
 from etude.errors import BadTypeError, BadValueError, check_whole, shown
 from etude.measure.gradient_scale import scaled
+from etude.methods.broken_batch import broken_batch
 from etude.methods.exploit import Copied, copies
 from etude.methods.kept_request import kept_request
 from etude.methods.lowering import Lowering, Next, deciding
@@ -320,8 +321,7 @@ def _trained(task: Task, request: PopulationRequest, setting: TrialContext) -> P
             if then is Next.LOWER:
                 places = _entered(pool, request, lowering.lowered)
                 notes.append(_lowered(ends[-1], places))
-                ends.clear()
-                generation = 0
+                ends, generation = [], 0
                 continue
             if then is Next.RETURN:
                 places = first_places
@@ -355,7 +355,6 @@ def _entered(pool: TrialPool, request: PopulationRequest, lowered: int = 0) -> l
 
 
 def _name(number: int, lowered: int) -> str:
-    """Return the name of a member's trial."""
     return f"member-{number}-lower-{lowered}" if lowered else f"member-{number}"
 
 
@@ -446,5 +445,6 @@ def _result(
         "cost": pool.spent,
         "record": shown_place.trial.records()[0],
         "notes": (*notes, *pool.setting.engine.notes),
+        "cause": "" if best is not None else broken_batch(pool, pool.trials),
         "model": shown_place.trial.runs[0].model,
     }

@@ -59,6 +59,7 @@ class PopulationResult(ShowsItself):
         seconds: Wall-clock time.
         record: What happened to the best member; its series of rates is that of its whole line.
         notes: Explanations, such as how often a member was copied.
+        cause: Why all diverged, where the rates are not to blame; else empty.
         model: The best member's network. In memory only; a folder keeps its weights.
     """
 
@@ -73,6 +74,7 @@ class PopulationResult(ShowsItself):
     seconds: float
     record: Record
     notes: tuple[str, ...] = ()
+    cause: str = ""
     model: Any = field(default=None, repr=False)
 
     @property
@@ -98,6 +100,8 @@ class PopulationResult(ShowsItself):
 
     def advice(self) -> str:
         """Return what to do about the result, in sentences; empty if all is well."""
+        if self.cause:
+            return self.cause
         first = [one.rates[0] for one in self.members]
         if self.best is None:
             return (

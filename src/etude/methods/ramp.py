@@ -20,6 +20,7 @@ from etude.tasks.task import Task
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state.state import RunState
+from etude.trials.bad_batch import bad_batch
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Ramp:
         lrs: The rates, ascending.
         losses: The training loss of each update, computed before it.
         diverged: Whether a NaN or Inf ended it.
+        cause: What is wrong with the batch that ended it, at any rate; else empty.
     """
 
     plan: RampPlan
@@ -91,6 +93,7 @@ class Ramp:
     lrs: tuple[float, ...]
     losses: tuple[float, ...]
     diverged: bool
+    cause: str = ""
 
     @property
     def smoothed(self) -> tuple[float, ...]:
@@ -148,6 +151,7 @@ def run_ramp(
         tuple(lr for lr, _ in finite),
         tuple(loss for _, loss in finite),
         run.diverged,
+        bad_batch(Run(task, short, device=device), run.step) if run.diverged else "",
     )
 
 

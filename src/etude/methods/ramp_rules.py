@@ -56,10 +56,14 @@ class RampRule:
     def suggest(self, ramp: Ramp, updates: int) -> float | None:
         """Return the rate that the rule suggests; None where it finds none.
 
+        Nothing can be read off a ramp that a batch ended which has no finite loss at any rate.
+
         Args:
             ramp: A ramp of `plan`.
             updates: The number of updates that the ramp was planned for.
         """
+        if ramp.cause:
+            return None
         first = int(self.skip_share * updates)
         kept = slice(first, max(first, len(ramp.lrs) - self.skip_end))
         lrs, losses = ramp.lrs[kept], ramp.smoothed[kept]

@@ -88,6 +88,13 @@ class RangeTest(ShowsItself):
 
     def _on_ramps(self) -> str:
         count, found = len(self.ramps), len(self.found)
+        ended = next((ramp for ramp in self.ramps if ramp.cause), None)
+        if ended is not None:
+            return (
+                f"The ramp of seed {ended.seed} ends at update {len(ended.losses)}, and the rate "
+                f"is not the cause: {ended.cause}. Look at that data, and at what model and loss "
+                "make of it."
+            )
         if self.lr is None:
             return (
                 f"The rule {self.rule.name!r} suggests a rate in {found} of {count} ramps: there "

@@ -38,7 +38,10 @@ Group = dict[str, Any]
 """A torch parameter group: 'params', and the values that differ from the optimizer's."""
 
 LABELS = frozenset(
-    {"params", "param_names", "name", "lr", "initial_lr", "lr_mult", "matrix", "own_values"}
+    {
+        *("params", "param_names", "name", "lr", "initial_lr", "lr_mult", "matrix", "own_values"),
+        "counted",
+    }
 )
 """What a group may hold besides values of its optimizer."""
 

@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from etude.errors import BadTypeError, BadValueError, as_whole, check_real, shown
+from etude.schedules import Schedule
 
 CHECKED = 1000
-"""Number of updates, evenly spaced over a run, at which a schedule is checked in advance."""
+"""Number of updates, evenly spaced over a run, at which any function of the update is checked."""
+
+WHOLE = 1_000_000
+"""Number of updates up to which a schedule is checked at every update."""
 
 
 def strided(steps: int) -> list[int]:
-    """Return the updates of a run at which a schedule is checked: first, last, and between.
+    """Return the updates of a run at which a function is checked: first, last, and between.
 
     >>> strided(3), len(strided(10**9)) < 2 * CHECKED
     ([0, 1, 2], True)
     """
     return sorted({*range(0, steps, max(1, steps // CHECKED)), max(0, steps - 1)})
+
+
+def checked_steps(schedule: Schedule, steps: int, limits: tuple[float, float]) -> list[int]:
+    """Return the updates of a run at which a schedule's value is to be checked.
+
+    Of runs of up to a million updates, these are all updates at which an array of the values shows
+    one out of bounds, and those of `strided`. Of longer runs, and of a registered function that
+    takes no arrays, they are those of `strided` alone.
+
+    Args:
+        schedule: The schedule, bound to the run.
+        steps: Length of the run.
+        limits: The bounds: low <= value < high.
+
+    >>> from etude.schedules import piecewise_constant
+    >>> spike = piecewise_constant((2_501, 2_502), (0.9, 1.2, 0.9))
+    >>> 2_501 in checked_steps(spike, 9_000, (0, 1)), 2_501 in strided(9_000)
+    (True, False)
+    """
+    marks = strided(steps)
+    scalar = any(getattr(node, "name", "") == "function" for node in schedule.walk())
+    if len(marks) >= steps or steps > WHOLE or scalar:
+        return marks
+    import numpy as np
+
+    values = schedule(np.arange(steps))
+    outside = np.flatnonzero(~((values >= limits[0]) & (values < limits[1])))
+    return sorted({*marks, *outside[:CHECKED].tolist()})
 
 
 @dataclass(frozen=True)
@@ -46,22 +78,22 @@ class Number:
             )
         return number + 0.0  # turns -0.0 into 0.0: equal choices have equal texts
 
-    def check_run(self, name: str, values: Callable[[int], float], steps: int) -> None:
-        """Raise if values over a run are out of bounds.
+    def check_run(self, name: str, schedule: Schedule, steps: int) -> None:
+        """Raise if a schedule's values over a run are out of bounds.
 
-        Runs of up to 1,000 updates are checked at every update, longer ones at about 1,000 evenly
-        spaced updates and at the last.
+        Runs of up to a million updates are checked at every update, longer ones at about 1,000
+        evenly spaced updates and at the last; see `checked_steps`.
 
         Args:
             name: The name of the value, for the message.
-            values: Update -> value.
+            schedule: The schedule, bound to the run.
             steps: Length of the run.
 
         Raises:
             BadValueError: The message gives the first such update, its value and the bounds.
         """
-        for t in strided(steps):
-            self.check(f"{name} at update {t}", values(t))
+        for t in checked_steps(schedule, steps, self.limits):
+            self.check(f"{name} at update {t}", schedule.at(t))
 
     @property
     def limits(self) -> tuple[float, float]:

@@ -68,9 +68,20 @@ def put(group: dict[str, Any], where: Where, value: Any) -> None:
 
 
 def write(group: dict[str, Any], where: Where, value: float) -> None:
-    """Write a value, into a tensor in place, so that a compiled step is not compiled again."""
+    """Write a value, into a tensor in place, so that a compiled step is not compiled again.
+
+    A tensor of whole numbers, such as `torch.tensor(1)`, would cut the value off: it is replaced.
+
+    >>> import torch
+    >>> group = {"lr": torch.tensor(1)}
+    >>> write(group, ("lr", None), 0.5)
+    >>> group["lr"]
+    tensor(0.5000)
+    """
     live = get(group, where)
-    if isinstance(live, Tensor):
+    if isinstance(live, Tensor) and not live.is_floating_point():
+        put(group, where, live.detach().float().fill_(value))
+    elif isinstance(live, Tensor):
         live.fill_(value)
     else:
         put(group, where, value)

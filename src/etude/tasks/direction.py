@@ -24,16 +24,27 @@ SMALLER = frozenset(
 )
 """Words in the names of metrics that are better when smaller."""
 
+TURNS = frozenset(
+    """
+    negative neg inverse one 1 minus complement non no not anti without free false wrong incorrect
+    failed missed drop gap change delta difference reduction improvement gain skill ratio
+    relative
+    """.split()  # noqa: SIM905
+)
+"""Words with which the other words of a name do not tell: an accuracy drop is better when small."""
+
 
 def direction_of(name: str) -> bool | None:
     """Return whether a metric is better when larger, by the words in its name; None if unclear.
 
     >>> direction_of("val_accuracy"), direction_of("meanAbsoluteError"), direction_of("size")
     (True, False, None)
+    >>> direction_of("accuracy_drop"), direction_of("error_reduction")
+    (None, None)
     """
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
     words = {word.lower() for word in re.split(r"[^A-Za-z0-9]+", spaced)}
-    if words & {"negative", "neg", "inverse", "one", "minus", "complement"}:
+    if words & TURNS:
         return None
     larger = bool(words & LARGER) or any(re.fullmatch(r"top\d+", word) for word in words)
     smaller = bool(words & SMALLER)

@@ -16,6 +16,10 @@ LR_MULT = "lr_mult"
 OWN = "own_values"
 """The key of a parameter group that names the values it sets itself, which no schedule changes."""
 
+COUNTED = "counted"
+"""The key of a parameter group of a trainer: with a rate of 0, its gradient still counts in the
+norm by which the trainer clips."""
+
 
 def groups_of(task_groups: Any, model: nn.Module) -> list[dict[str, Any]]:
     """Return the parameter groups that a task gives a model, checked.
@@ -70,9 +74,31 @@ def groups_of(task_groups: Any, model: nn.Module) -> list[dict[str, Any]]:
     return _with_multiples(groups)
 
 
-def freeze_rest(model: nn.Module, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Set `requires_grad` to False for parameters in no group: no gradient of them is needed."""
-    held = {id(p) for group in groups for p in group["params"]}
+def freeze_rest(
+    model: nn.Module, groups: Sequence[Mapping[str, Any]], *, at_zero: bool = True
+) -> None:
+    """Set `requires_grad` to False for parameters in no group, and in groups with a rate of 0.
+
+    No gradient of them is needed, and a norm by which gradients are clipped leaves them out.
+
+    Args:
+        model: The network.
+        groups: The result of `groups_of`.
+        at_zero: Whether groups with a rate of 0 count; not where parts take turns, since a part
+            that is frozen as a whole still has its turn.
+
+    >>> net = nn.Linear(2, 1)
+    >>> found = groups_of(lambda m: [{"params": m.weight, "lr_mult": 0}, {"params": m.bias}], net)
+    >>> freeze_rest(net, found)
+    >>> net.weight.requires_grad, net.bias.requires_grad
+    (False, True)
+    """
+    held = {
+        id(parameter)
+        for group in groups
+        if not at_zero or group.get(LR_MULT, 1.0) > 0 or group.get(COUNTED)
+        for parameter in group["params"]
+    }
     for parameter in model.parameters():
         if id(parameter) not in held:
             parameter.requires_grad_(False)
@@ -115,8 +141,10 @@ def _with_multiples(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     largest = max(rates, default=0.0)
     if rates and not largest:
         raise BadValueError("every parameter group has lr=0: nothing would be trained")
+    if not any(group.get(LR_MULT, 1.0) for group in groups):
+        raise BadValueError("every parameter group has lr_mult=0: nothing would be trained")
     for place, group in enumerate(groups):
         own = float(rates[place]) / float(largest) if rates else 1.0
         group[LR_MULT] = own * float(group.get(LR_MULT, 1.0))
-        group[OWN] = sorted(set(group) - {"params", LR_MULT, OWN})
+        group[OWN] = sorted(set(group) - {"params", LR_MULT, OWN, COUNTED})
     return groups

@@ -202,6 +202,27 @@ METRICS: Mapping[str, AnyMetric] = {
 }
 
 
+OF_NUMBERS = ("mse", "mae", "r2")
+"""The named metrics that compare numbers, and no scores of classes."""
+
+
+def reads_scores(metric: AnyMetric) -> bool:
+    """Return whether a metric is a named one that reads class scores, such as 'accuracy'.
+
+    >>> reads_scores(METRICS["f1"]), reads_scores(topk(2)), reads_scores(METRICS["mse"])
+    (True, True, False)
+    >>> reads_scores(mean_metric("accuracy", lambda output, target: 1.0))
+    False
+    """
+    own = METRICS.get(metric.name)
+    if metric.name in OF_NUMBERS or isinstance(metric, StreamedMetric):
+        return False
+    if isinstance(metric, WholeMetric):
+        return isinstance(own, WholeMetric) and metric.function is own.function
+    known = isinstance(own, Metric) and metric.sums is own.sums
+    return known or getattr(metric.sums, "__qualname__", "").startswith("top_k.")
+
+
 def mean_metric(
     name: str, function: Callable[[Any, Any], Any], *, maximize: bool | None = None
 ) -> Metric:

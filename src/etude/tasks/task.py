@@ -69,7 +69,7 @@ class Task:
             takes them, for parts with their own weight decay or rate: [{'params': [...],
             'weight_decay': 0.0}, ...]. Their rates ('lr' in every group, or 'lr_mult') stand in
             a fixed proportion, whose largest is the recipe's rate; no schedule changes what a
-            group sets itself. Parameters in no group are not trained.
+            group sets itself. Parameters in no group, or in one with a rate of 0, are frozen.
         ref: How to build the same task elsewhere. `etude.tasks.get` and `etude.tasks.load` set
             it; None for a task that was put together in a program. It is no argument: what
             `dataclasses.replace` makes of a task is another task, and has none.

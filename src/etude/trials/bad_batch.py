@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from etude.errors import EtudeError
 from etude.randomness import random_state_kept
@@ -53,6 +54,43 @@ def common_update(ends: Sequence[End]) -> int | None:
     return None if any(end.steps > update for end in ends) else update
 
 
+def last_update(ends: Sequence[End]) -> int | None:
+    """Return the update that no run got past; None if there is none.
+
+    Runs at rates above those that diverged there may have diverged before: their rate may be to
+    blame, and a batch for the others.
+
+    >>> last_update([End(9.0, 5, True), End(0.1, 7, True), End(0.01, 7, True)])
+    7
+    >>> last_update([End(9.0, 5, True), End(0.1, 7, True), End(0.01, 8, False)]) is None
+    True
+    """
+    update = max((end.steps for end in ends if end.diverged), default=None)
+    if update is None or any(end.steps > update for end in ends):
+        return None
+    there = [end.lr for end in ends if end.diverged and end.steps == update]
+    before = [end.lr for end in ends if end.diverged and end.steps < update]
+    return None if before and min(before) < max(there) else update
+
+
+def verdict(ends: Sequence[End], batch_said: Callable[[int], str]) -> tuple[int | None, str]:
+    """Return the update at which all runs diverge, and the cause if it is not the rate.
+
+    Args:
+        ends: How the runs ended, which differ in their rates only.
+        batch_said: Returns what is wrong with the batch of an update; empty if nothing is.
+
+    Returns:
+        The update, None if there is none; and the cause in words, empty if it may be the rate.
+    """
+    last, common = last_update(ends), common_update(ends)
+    if last is not None and (said := batch_said(last)):
+        return last, said
+    if common is None:
+        return None, ""
+    return common, "rates six decades apart break there" if far_apart(ends) else ""
+
+
 def far_apart(ends: Sequence[End]) -> bool:
     """Return whether the rates that diverged differ so much that the rate is not the cause."""
     rates = [end.lr for end in ends if end.diverged]
@@ -91,6 +129,43 @@ def bad_batch(run: Run, update: int) -> str:
     return ""
 
 
+def batch_to_blame(ends: Sequence[End], fresh: Callable[[], Run]) -> str:
+    """Return in a sentence that a batch ends every run at any rate; empty if none does.
+
+    Args:
+        ends: How the runs ended, which differ in their rates only.
+        fresh: Returns a new run of the same data and seed.
+    """
+    update = last_update(ends)
+    if update is None:
+        return ""
+    run = fresh()
+    found = bad_batch(run, update)
+    return found and said_of_break(update, found, run.parameters)
+
+
+def said_of_break(update: int, cause: str, parameters: Iterable[Tensor]) -> str:
+    """Return in a sentence that no rate gets past an update, and why.
+
+    Args:
+        update: The update.
+        cause: Why it breaks at any rate.
+        parameters: The weights of the model, whose types may be to blame.
+    """
+    kinds = {str(parameter.dtype).removeprefix("torch.") for parameter in parameters}
+    narrow = sorted(kinds & {"float16", "bfloat16"})
+    said = (
+        f"Every rate that came to update {update} broke there, and the rate is not the cause: "
+        f"{cause}"
+    )
+    if not narrow:
+        return f"{said}. Look at that data, and at what model and loss make of it."
+    return (
+        f"{said}. The weights are {narrow[0]}: keep them in float32, and give the recipe "
+        "precision='bfloat16' for speed."
+    )
+
+
 def _copy(cursor: Cursor) -> Cursor:
     return Cursor(cursor.epoch, cursor.batch)
 
@@ -111,7 +186,7 @@ def _fault(run: Run, batch: Any) -> str:
     return f"the loss on its batch is {loss} even with the untrained weights{held}"
 
 
-def _named(rows: torch.Tensor | None, origin: torch.Tensor | None) -> str:
+def _named(rows: Tensor | None, origin: Tensor | None) -> str:
     """Return the rows of the training data in a batch, in words."""
     if rows is None:
         return ""

@@ -143,13 +143,36 @@ def _mean_target(start: Tensor, batches: list[Any]) -> Tensor:
     return torch.cat(fit).float().mean(0).to(start.dtype)
 
 
+def _weights(task: Task, model: nn.Module, batches: list[Any]) -> list[float]:
+    """Return the weight of each batch in the mean over all answered targets.
+
+    It is the number of samples if the loss does not tell, or if its own weights are proportional.
+    """
+    sizes = [float(rows(batch)) for batch in batches]
+    with torch.enable_grad():  # a loss may need it
+        known = [task.weighed(model, batch)[0].weight for batch in batches]
+    weights = [float(weight) for weight in known if weight is not None]
+    if len(weights) < len(sizes):
+        return sizes
+    alike = all(w * sizes[0] == weights[0] * n for w, n in zip(weights, sizes, strict=True))
+    return sizes if alike else weights
+
+
 def _fit(task: Task, model: ConstantOutput, network: nn.Module, batches: list[Any]) -> bool:
     """Minimise the mean loss; if the loss refuses a value, keep the best value before.
 
     Returns:
         Whether the loss is finite for some value.
     """
-    sizes = [rows(batch) for batch in batches]
+    try:
+        found = _weights(task, model, batches)
+    except EtudeError as error:
+        _pass_on(error, lambda candidate: _weights(task, candidate, batches), model, network)
+        return False
+    answered = [batch for batch, weight in zip(batches, found, strict=True) if weight]
+    weights = [weight for weight in found if weight]
+    if not answered:
+        return False
     optimizer = torch.optim.LBFGS(
         model.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe"
     )
@@ -158,8 +181,8 @@ def _fit(task: Task, model: ConstantOutput, network: nn.Module, batches: list[An
     def closure() -> Tensor:
         nonlocal best, kept
         optimizer.zero_grad()
-        losses = [task.forward(model, b)[0] * n for b, n in zip(batches, sizes, strict=True)]
-        loss = torch.stack(losses).sum() / sum(sizes)
+        losses = [task.forward(model, b)[0] * w for b, w in zip(answered, weights, strict=True)]
+        loss = torch.stack(losses).sum() / sum(weights)
         loss.backward()  # type: ignore[no-untyped-call]
         if float(loss.detach()) < best:
             best, kept = float(loss.detach()), model.value.detach().clone()

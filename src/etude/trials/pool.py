@@ -20,7 +20,7 @@ from etude.training.interrupt import broken_by
 from etude.training.request import AdvanceRequest
 from etude.training.run import Run
 from etude.training.state.state import RunState
-from etude.trials.bad_batch import End, bad_batch, common_update, far_apart
+from etude.trials.bad_batch import End, bad_batch, verdict
 from etude.trials.baseline import constant_score
 from etude.trials.context import TrialContext as TrialContext
 from etude.trials.guess import MANY, Aim, Guess, GuessedTrials, NewTrial
@@ -406,20 +406,18 @@ class TrialPool:
         """Return the update at which every rate diverges, and the cause if it is not the rate.
 
         Args:
-            trials: Trials of recipes that differ only in the rate.
-
-        Returns:
-            The update, None if there is none; and the cause in words, empty if it may be the rate.
+            trials: Trials of recipes that differ only in the rate; see `bad_batch.verdict`.
         """
-        ends = [End(c.lr, min(c.steps, c.reached), c.diverged) for c in trials]
-        update = common_update(ends)
-        if update is None or len(self.tasks) > 1:
+        if len(self.tasks) > 1:
             return None, ""
+        ends = [End(c.lr, min(c.steps, c.reached), c.diverged) for c in trials]
+        return verdict(ends, self._said_of_batch)
+
+    def _said_of_batch(self, update: int) -> str:
         if update not in self._batches:
-            fresh = Run(self.tasks[0], self.recipe, device=self.device)
-            self._batches[update] = bad_batch(fresh, update)
-        alike = "rates six decades apart break there" if far_apart(ends) else ""
-        return update, self._batches[update] or alike
+            run = Run(self.tasks[0], self.recipe, device=self.device)
+            self._batches[update] = bad_batch(run, update)
+        return self._batches[update]
 
     def leader(self) -> str:
         """Return in words which rate leads: the best among those that are furthest."""

@@ -155,8 +155,9 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     def _note(self, epochs: Epochs) -> None:
         """Set what `GridSearchCV` sets."""
         trials = self.result_.trials
-        ends = [t.record.evaluations[-1] for t in trials]
-        scores = np.array([np.nan if e.metric is None else e.metric for e in ends])
+        ends = [t.record.evaluations[-1:] for t in trials]  # none where a fit broke at once
+        metrics = [next((e.metric for e in end), None) for end in ends]
+        scores = np.array([np.nan if metric is None else metric for metric in metrics])
         self.best_index_ = next(i for i, t in enumerate(trials) if t.lr == self.result_.lr)
         self.best_params_ = {epochs.param: self.result_.lr}
         self.best_score_ = float(scores[self.best_index_])

@@ -16,6 +16,7 @@ from etude.optimizers.choice import OptimizerChoice
 from etude.optimizers.factory import factory
 from etude.optimizers.hyperparameters import Selectors
 from etude.optimizers.row import OptimizerRow
+from etude.tasks.groups import COUNTED
 
 RATES = ("lr", "initial_lr")
 """Keys of a group that hold its rate: as it is now, and as a scheduler found it."""
@@ -91,6 +92,8 @@ def read_optimizer(optimizer: Any, model: nn.Module, owner: str) -> OwnOptimizer
     for group, rate, names in zip(optimizer.param_groups, rates, named, strict=True):
         if names:
             values = {"lr_mult": rate / lr, **_own_values(row, group, main, usual)}
+            if not rate:  # a trainer clips by the norm of all gradients, whatever their rate
+                values[COUNTED] = True
             found.append((names, values))
     try:
         choice = OptimizerChoice(row.name, shared)

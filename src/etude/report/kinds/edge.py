@@ -18,6 +18,8 @@ def of_edge(found: Edge, task: Task | None = None) -> Report:
     if found.sharpness:
         sections.append(Section("Sharpness", (_curvature(found.sharpness),)))
     title = f"{found.task}: no rate tried breaks training"
+    if found.cause:
+        title = f"{found.task}: every rate breaks at one update, and the rate is not the cause"
     if found.unstable is not None:
         title = f"{found.task}: training breaks at a learning rate of {words.rate(found.unstable)}"
     return Report(
@@ -33,6 +35,8 @@ def of_edge(found: Edge, task: Task | None = None) -> Report:
 
 def _facts(found: Edge) -> list[Fact]:
     limit = Fact("Breaks at", "no rate tried")
+    if found.cause:
+        limit = Fact("Breaks at", "every rate", "the rate is not the cause", Tone.WARN)
     if found.unstable is not None:
         holds = "" if found.stable is None else f"holds at {words.rate(found.stable)}"
         limit = Fact("Breaks at", words.rate(found.unstable), holds, Tone.WARN)

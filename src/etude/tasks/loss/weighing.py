@@ -222,7 +222,7 @@ class Scales(TorchFunctionMode):
                 recompute = None if inner is None else partial(_scaled, inner, factor)
                 self._set(result, tag.weight, recompute, _times(tag.terms, factor))
         over = [d for d in map(self._divided, (first, second)) if d is not None]
-        if len(over) == 1 and result.numel() > 1:
+        if len(over) == 1 and result.ndim:
             self._over[id(result)] = (result, over[0])
 
     def add(self, result: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -271,7 +271,7 @@ class Scales(TorchFunctionMode):
         total, divisor = _operands(args, kwargs)
         if (tag := self._tag(total)) is not None:
             self._divide(result, tag, divisor)
-        elif _is_constant(divisor) and isinstance(total, Tensor) and total.numel() > 1:
+        elif _is_constant(divisor) and isinstance(total, Tensor) and total.ndim:
             self._spread(result, divisor)
 
     def _spread(self, result: Tensor, divisor: Tensor) -> None:

@@ -51,8 +51,12 @@ def check(state: RunState) -> int:
         refuse_half(model, in_turns=task.alternates)
     with eagerly(), random_state_kept(0), data.untouched(), state.autocast():
         stream = state.world.stream(data, state.batch_size, recipe.seed, Cursor())
-        batch = move(next(stream), state.device)
-        batch = batch.batch if isinstance(batch, Shard) else batch
+
+        def following() -> Batch:
+            found = move(next(stream), state.device)
+            return found.batch if isinstance(found, Shard) else found
+
+        batch = following()
         carried = list(_unsaved_places(model))
         before = [holder.get(key) for holder, key, _ in carried]
         buffers = Buffers(model)
@@ -69,7 +73,8 @@ def check(state: RunState) -> int:
         if parts:
             _warn_of_idle_parts(model, parts)
         elif math.isfinite(loss):
-            warn_of_unequal_parts(task, model, batch, accumulates=state.recipe.accumulate > 1)
+            accumulates = state.recipe.accumulate > 1
+            warn_of_unequal_parts(task, model, batch, following, accumulates=accumulates)
         _check_all_rows(task, model, batch)
     return suitable_threads(work)
 

@@ -16,11 +16,12 @@ from etude.errors import EtudeError, TaskError, where
 from etude.randomness import random_state_kept
 from etude.record import Evaluation
 from etude.tasks.collect import Collector
+from etude.tasks.loss.reading import Reading, reading_of
 from etude.tasks.loss.weighted import Terms, WeightedLoss
-from etude.tasks.metrics import AnyMetric
+from etude.tasks.metrics import AnyMetric, reads_scores
 from etude.tasks.sources.data import Batch
 from etude.tasks.sources.shards import Shard
-from etude.tasks.task import Task, describe
+from etude.tasks.task import Task, describe, widened
 from etude.training.evaluation.joined_slices import Answers, JoinedSlices
 from etude.training.evaluation.shared_sweep import EvaluatedSlice, SharedSweep
 from etude.training.machine.eager import eagerly
@@ -97,6 +98,8 @@ def _sweep(
     shared = SharedSweep(model, world)
     answers = answers or JoinedSlices(task, model, context).answers
     limit = 0 if task.step is not None else batch_size
+    reads = metric is not None and task.step is None and reads_scores(metric)
+    reading: Reading | None = None
     for group in shared.groups(task.valid, rows, limit):
         batches = [move(batch, device) for _, batch, _ in group]
         for (place, _, count), batch, (loss, output, target) in zip(
@@ -107,6 +110,9 @@ def _sweep(
             if metric is None or collector is None:
                 continue
             given = (output, target) if task.step is None else (model, batch)
+            if reads:
+                reading = reading or reading_of(task.loss, output, widened(target))
+                given = reading.of(output, target)
             with nullcontext() if task.step is None else context():
                 one.piece = _piece(metric, collector, *given, keeps=world.size == 1)
     found = shared.assembled(None if collector is None else collector.keep)

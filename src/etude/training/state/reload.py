@@ -105,7 +105,7 @@ def _reload(state: RunState, saved: Mapping[str, Any], weights: EvaluationWeight
         state.early_stopping.load(saved["stopping"])
     state.series = {name: values.tolist() for name, values in saved["series"].items()}
     state.evaluations = [Evaluation.of(e) for e in saved["evaluations"]]
-    state.react(state.evaluations)
+    state.react(state.evaluations, anew=True)
     _load_random(state, saved)
     state.cursor = Cursor(**saved["place"])
     state.loaded_step = state.step

@@ -148,9 +148,19 @@ class RunState:
         """Return the context of the forward pass for the recipe's precision."""
         return autocast(self.device, self.recipe.precision)
 
-    def react(self, evaluations: Sequence[Evaluation]) -> None:
-        """Pass those evaluations that the recipe requests to the schedules."""
+    def react(self, evaluations: Sequence[Evaluation], *, anew: bool = False) -> None:
+        """Pass those evaluations that the recipe requests to the schedules.
+
+        Args:
+            evaluations: The evaluations, in order.
+            anew: Whether they are all, so that what the schedules heard before is forgotten.
+        """
         own = [e for e in evaluations if e.step in self.evaluation_steps]
+        if anew and self.lr_schedule.has_feedback:
+            self.lr_schedule = self.recipe.schedule.over(self.clock)
+        for name, schedule in self.hyperparameter_schedules.items() if anew else ():
+            if schedule.has_feedback:
+                self.hyperparameter_schedules[name] = self.recipe.schedules[name].over(self.clock)
         self.lr_schedule = feedback.record_evaluations(self.lr_schedule, own)
         self.hyperparameter_schedules = {
             name: feedback.record_evaluations(schedule, own)
@@ -190,7 +200,7 @@ def initial_state(
         prepare_model(model, recipe, placed, batch_size)
         groups = placed.groups(model)
         if groups is not None:
-            freeze_rest(model, groups)
+            freeze_rest(model, groups, at_zero=not placed.alternates)
         context = autocast(place, recipe.precision)
         flow = flow_of(placed, recipe, model, batch_size, context)
         lr_mult = prepare(recipe.lr_mult, model, task.model, flow)
