@@ -118,6 +118,10 @@ def _code(ended: Sequence[Ended], group: _Group, say: Say) -> int:
         return 0
     own = {one.rank: one.code for one in ended}.get(0, 0)
     if group.asked is not None:
+        if own <= 0:
+            say(
+                "interrupted; the processes were ended at once: the last checkpoint is what is kept"
+            )
         return own if own > 0 else 128 + group.asked
     if own <= 0:
         say(f"process {ended[0].rank} of {group.count} {ended[0].what}")
