@@ -45,7 +45,7 @@ def test_trials_behind_a_link_are_refused(tmp_path, elsewhere, link):
     home = TuningFolder(tmp_path / "tuning")
     (home.path / link).parent.mkdir(parents=True)
     (home.path / link).symlink_to(elsewhere)
-    with pytest.raises(StorageError, match="is a symbolic link, .* put a folder in its place"):
+    with pytest.raises(StorageError, match=r"is a symbolic link, .* put a folder in its place"):
         home.trial("lr-0.1")
 
 
@@ -53,7 +53,7 @@ def test_a_fold_behind_a_link_is_refused(tmp_path, elsewhere):
     home = RunFolder(tmp_path / "trial")
     home.path.mkdir()
     (home.path / "fold-0").symlink_to(elsewhere)
-    with pytest.raises(StorageError, match="the folder of a fold .* is a symbolic link"):
+    with pytest.raises(StorageError, match=r"the folder of a fold .* is a symbolic link"):
         home.fold(0)
 
 
@@ -107,6 +107,6 @@ def test_files_of_a_study_behind_a_link_are_refused(tmp_path, elsewhere, depth):
         link.symlink_to(elsewhere)
         before = content(elsewhere)
         study.files._made.clear()
-        with pytest.raises(StorageError, match="the folder of the study's files .* symbolic link"):
+        with pytest.raises(StorageError, match=r"the folder of the study's files .* symbolic link"):
             study.files.put([b"x"])
     assert content(elsewhere) == before
