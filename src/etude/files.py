@@ -47,8 +47,8 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def refuse_link(path: Path, what: str) -> Path:
-    """Return the path of a folder inside one of ours, if it is no symbolic link.
+def check_inner_folder(path: Path, what: str) -> Path:
+    """Return the path of a folder inside one of ours, if it is one or is not there yet.
 
     The folder around it may come from somebody else, and what is written or deleted in a link
     would be elsewhere.
@@ -58,12 +58,17 @@ def refuse_link(path: Path, what: str) -> Path:
         what: A description of it, for error messages.
 
     Raises:
-        StorageError: If it is a link; the message says where it leads.
+        StorageError: If it is a link, whose message says where it leads, or a file.
     """
     if path.is_symlink():
         raise StorageError(
             f"{what} {str(path)!r} is a symbolic link, to {shown(str(path.readlink()), 300)}, and "
             "files are written only inside the folder itself: put a folder in its place"
+        )
+    if path.exists() and not path.is_dir():
+        raise StorageError(
+            f"{what} {str(path)!r} is a file, and a folder of this name has to be written: move "
+            "it away, or choose another folder"
         )
     return path
 

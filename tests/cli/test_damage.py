@@ -59,6 +59,11 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(one): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
 
 
+def trained(run: Path) -> dict[str, bytes]:
+    """All but the file that holds what is asked for, which a larger budget changes first."""
+    return {name: text for name, text in content(run).items() if not name.endswith("/tuning.json")}
+
+
 def first(folder: Path, pattern: str) -> Path:
     return min(folder.rglob(pattern))
 
@@ -108,19 +113,19 @@ def test_a_link_inside_the_folder_leads_nowhere(resumed, tmp_path, verb, name):
     ],
 )
 def test_a_folder_in_place_of_a_file_is_one_line_before_anything_is_trained(resumed, verb, name):
-    states = {}
+    before: dict[str, bytes] = {}
 
     def replace(run: Path) -> None:
         path = min(run.glob(name))
         path.unlink()
         path.mkdir()
-        states.update(content(run))
+        before.update(trained(run))
 
     said = resumed(verb, replace)
     assert said.code == 1
     assert said.err.count("\n") == 1
     assert "is a folder, and a file of this name has to be written: move it away" in said.err
-    assert content(Path("run")) == states
+    assert trained(Path("run")) == before
 
 
 def unlinked(path: Path) -> None:

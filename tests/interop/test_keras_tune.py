@@ -295,6 +295,10 @@ class Reproduces(keras.Model):
         super().__init__(**more)
         self.inner = keras.layers.Dense(4)
 
+    def build(self, shape):
+        self.inner.build(shape)
+        self.built = True
+
     def call(self, x):
         return self.inner(x)
 

@@ -82,6 +82,13 @@ def test_a_folder_in_place_of_a_file_is_named_before_anything_is_trained(tmp_pat
     assert [one.name for one in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "trials", "tensorboard"])
+def test_a_file_in_place_of_a_folder_is_named_before_anything_is_trained(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(StorageError, match=rf"{name}' is a file, and a folder of this name has"):
+        RunFolder(tmp_path).newest_state()
+
+
 @pytest.mark.parametrize("kind", ["json", "safetensors"])
 def test_a_checkpoint_that_is_a_folder_is_named(elsewhere, kind):
     path = elsewhere / f"step-{2:012d}.{kind}"

@@ -59,13 +59,13 @@ class RunFolder:
         """Raise if its files could not be written, before anything is trained.
 
         Raises:
-            StorageError: If a folder stands where a file is to be written, or a link where a
-                folder is.
+            StorageError: If a folder stands where a file is to be written, or a file or a link
+                where a folder is.
         """
         files.refuse_folders(self.path, layout.FILES)
-        files.refuse_link(self.path / layout.CHECKPOINTS, "the folder of checkpoints")
-        files.refuse_link(self.path / layout.TRIALS, "the folder of trials")
-        files.refuse_link(self.tensorboard, "the folder of event files")
+        files.check_inner_folder(self.path / layout.CHECKPOINTS, "the folder of checkpoints")
+        files.check_inner_folder(self.path / layout.TRIALS, "the folder of trials")
+        files.check_inner_folder(self.tensorboard, "the folder of event files")
 
     def clear_unused(self) -> bool:
         """Delete the files of a run that never started; return whether the folder is empty."""
@@ -93,7 +93,7 @@ class RunFolder:
     def fold(self, number: int) -> RunFolder:
         """Return the folder of one fold of a trial."""
         place = self.path / f"{layout.FOLD}{number}"
-        return RunFolder(files.refuse_link(place, "the folder of a fold"))
+        return RunFolder(files.check_inner_folder(place, "the folder of a fold"))
 
     # ---- which run -----------------------------------------------------------------------------
 

@@ -106,8 +106,8 @@ class TuningFolder:
             name: The name of the trial.
         """
         place = self.path / layout.TRIALS
-        files.refuse_link(place, "the folder of trials")
-        return RunFolder(files.refuse_link(place / name, "the folder of a trial"))
+        files.check_inner_folder(place, "the folder of trials")
+        return RunFolder(files.check_inner_folder(place / name, "the folder of a trial"))
 
     def within(self, name: str) -> Path:
         """Return the folder with a name from the tuning's file, if it is inside the folder.
