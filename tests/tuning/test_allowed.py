@@ -96,7 +96,7 @@ def test_a_choice_of_recipes_stays_inside_too():
 
 
 def test_one_rate_of_the_chosen_recipe_is_not_said_to_be_found():
-    over = {"optimizer": ["adamw", "sgd"]}
+    over = {"optimizer": ["adamw", "sgd", "adam"]}
     best = quick(task(), budget=2.0, over=over, lrs=LISTED, engine="loop")
     assert len(best.trials) == 1
     assert best.outcome == "too small to tell"
