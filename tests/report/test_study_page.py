@@ -338,6 +338,15 @@ def test_a_table_that_is_wider_than_a_phone_says_that_it_scrolls(file):
         assert "scroll sideways for more columns" in page.run(hint.format(wide))
         assert page.run(f"{wide}.tabIndex") == 0
         assert page.run(f"getComputedStyle({wide}).maskImage") != "none"
+        right = (
+            f"{wide}.querySelector('caption').getBoundingClientRect().left + innerWidth - 32 - 40"
+        )
+        inside = page.run(
+            f"(() => {{ const text = document.createRange();"
+            f" text.selectNodeContents({wide}.querySelector('caption'));"
+            f" return text.getBoundingClientRect().right <= {right}; }})()"
+        )
+        assert inside  # the caption ends before the edge that fades
         page.run(f"{wide}.scrollLeft = {wide}.scrollWidth")
         page.until(f"getComputedStyle({wide}).maskImage === 'none'")  # nothing is left to show
         said = page.run(
