@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,50 @@ def make_folder(folder: Path) -> Path:
             f"cannot write to the folder {str(folder)!r}: {why}; choose another one"
         ) from error
     return folder
+
+
+def check_inner_folder(path: Path, what: str) -> Path:
+    """Return the path of a folder inside one of ours, if it is one or is not there yet.
+
+    The folder around it may come from somebody else, and what is written or deleted in a link
+    would be elsewhere.
+
+    Args:
+        path: The path; nothing need be there.
+        what: A description of it, for error messages.
+
+    Raises:
+        StorageError: If it is a link, whose message says where it leads, or a file.
+    """
+    if path.is_symlink():
+        raise StorageError(
+            f"{what} {str(path)!r} is a symbolic link, to {shown(str(path.readlink()), 300)}, and "
+            "files are written only inside the folder itself: put a folder in its place"
+        )
+    if path.exists() and not path.is_dir():
+        raise StorageError(
+            f"{what} {str(path)!r} is a file, and a folder of this name has to be written: move "
+            "it away, or choose another folder"
+        )
+    return path
+
+
+def refuse_folders(home: Path, names: Iterable[str]) -> None:
+    """Raise if a folder stands where a file is to be written, before any work is lost.
+
+    Args:
+        home: The folder of the files.
+        names: The names of the files.
+
+    Raises:
+        StorageError: If one of them is a folder.
+    """
+    for path in (home / name for name in names):
+        if path.is_dir():
+            raise StorageError(
+                f"{str(path)!r} is a folder, and a file of this name has to be written: move it "
+                "away, or choose another folder"
+            )
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -88,6 +132,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     path = next(iter(contents), Path())
     try:
         for path, content in contents.items():
+            temporary[path].unlink(missing_ok=True)
             temporary[path].write_bytes(content)
         with ThreadPoolExecutor(FLUSHES) as flushes:
             list(flushes.map(_sync_file, temporary.values()))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from etude.cli.main import main
+from etude.cli.main import command_line
 
 
 class Outcome(NamedTuple):
@@ -32,7 +32,7 @@ def etude(
         monkeypatch.setattr(sys, "argv", ["etude", *map(str, words)])
         code = 0
         try:
-            main()
+            command_line()
         except SystemExit as stop:
             code = int(stop.code or 0)
         said = capsys.readouterr()

@@ -25,7 +25,8 @@ def test_edge_for_people(etude):
     assert said.code == 0
     for word in ("breaks at", "predicted limit", "rate × sharpness = 2 + 2 μ", "Twice the rate"):
         assert word in said.out
-    assert not said.err
+    # On a busy machine, lines of progress come at intervals; there is nothing else.
+    assert all(line.startswith("cancer-mlp") for line in said.err.splitlines())
 
 
 def test_edge_for_machines(etude):

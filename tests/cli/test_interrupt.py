@@ -98,3 +98,57 @@ def test_a_full_device_behind_standard_output_is_one_line(words):
     assert done.stderr == (
         "etude: cannot write to standard output: no space left on its device; write it elsewhere\n"
     )
+
+
+WORK = """
+import atexit, signal
+from etude.cli import program
+from etude.cli.terminal import interrupt
+
+@program.app.command("work")
+def work():
+    interrupt.raise_on_interrupt()
+    {at_exit}
+    signal.raise_signal(signal.{first})
+
+def again(*_):
+    for _ in range(3):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+{more}
+"""
+"""A verb that a signal interrupts, and what sends more of them."""
+
+WHILE_TOLD = """
+told = program.print_error
+program.print_error = lambda *given: (again(), told(*given), again())
+"""
+
+AT_THE_END = """
+class Last:
+    def __del__(self, send=signal.raise_signal):
+        send(2)
+        send(15)
+
+last = Last()
+"""
+
+
+@pytest.mark.parametrize("first", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("at_exit", "more"),
+    [("", WHILE_TOLD), ("atexit.register(again)", ""), ("", AT_THE_END)],
+    ids=["while it is told", "as the process ends", "as Python is torn down"],
+)
+def test_further_signals_change_neither_the_word_nor_the_exit_code(first, at_exit, more):
+    done = run(WORK.format(first=first, at_exit=at_exit, more=more), "work")
+    assert done.returncode == INTERRUPTED
+    assert done.stderr == (
+        "etude: interrupted; nothing was saved: to begin again, give the same command\n"
+    )
+
+
+def test_a_signal_after_the_verb_has_ended_keeps_its_exit_code():
+    code = WORK.format(first="SIGINT", at_exit="atexit.register(again); return", more="")
+    done = run(code, "work")
+    assert (done.returncode, done.stderr) == (0, "")

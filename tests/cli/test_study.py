@@ -202,6 +202,15 @@ def test_a_mistyped_verb_is_not_taken_for_a_study(etude):
     assert "shwo" in said.err
 
 
+def test_a_mistyped_format_of_an_export_is_one_line(etude):
+    said = etude("study", "export", "cvs", "rates")
+    assert said.code == 2
+    assert said.err == (
+        "etude: unknown verb 'cvs': did you mean `etude study export csv`? `etude study export "
+        "--help` lists all verbs\n"
+    )
+
+
 TWO_GROUPS = PLAN.replace('["cancer-mlp"]', '["cancer-mlp", "diabetes-mlp"]')
 
 

@@ -170,6 +170,36 @@ def test_a_fault_of_the_program_is_not_tried_again(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_ends_processes_that_do_not_and_says_so(tmp_path, number):
+    child = (
+        "import os, pathlib, signal, time\n"
+        f"place = pathlib.Path({str(tmp_path)!r})\n"
+        "def note(*given): (place / ('asked' + os.environ['RANK'])).touch()\n"
+        f"signal.signal({int(number)}, note)\n"
+        "(place / ('ready' + os.environ['RANK'])).touch()\n"
+        "while True: time.sleep(1)"
+    )
+    code = (
+        "import sys\nfrom etude.distributed import launch\n"
+        f"sys.exit(launch([sys.executable, '-c', {child!r}], 2))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    for sign in ("ready", "asked"):
+        end = time.monotonic() + 60
+        while time.monotonic() < end and len(list(tmp_path.glob(f"{sign}*"))) < 2:
+            time.sleep(0.05)
+        process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == (
+        "interrupted; the processes were ended at once: the last checkpoint is what is kept\n"
+    )
+
+
 def test_an_interrupt_of_the_launcher_reaches_every_process(tmp_path):
     child = (
         "import os, pathlib, signal, sys, time\n"

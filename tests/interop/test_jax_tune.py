@@ -116,6 +116,47 @@ def test_a_step_that_gives_its_state_away_leaves_the_first_one_alone():
     assert best.loss < 1
 
 
+def test_without_jit_a_step_may_donate_its_state():
+    step = jax.jit(sgd, donate_argnums=0)
+    start = jax.tree.map(jnp.array, START)
+    best = quick(step, start, jit=False)
+    assert float(start["w"].sum()) == 0  # it is still there
+    assert best.loss == pytest.approx(quick(step).loss)
+    assert [t.lr for t in best.trials] == [t.lr for t in quick(step).trials]
+
+
+def test_a_state_of_numpy_that_a_step_changes_in_place_is_left_alone():
+    def step(w, batch, lr):
+        gradient = 2 * (w - 1)
+        w -= lr * gradient
+        return w, float(np.mean(gradient**2))
+
+    start = np.zeros(3)
+    best = tune(
+        step, start, [None], STEPS, valid=lambda w: np.mean((w - 1) ** 2), jit=False, progress=False
+    )
+    assert not start.any()
+    assert best.value == pytest.approx(np.ones(3), abs=0.1)
+
+
+def test_a_batch_that_is_donated_without_jit_is_refused():
+    step = jax.jit(sgd, donate_argnums=1)
+    batches = [jax.tree.map(jnp.array, batch) for batch in BATCHES]
+    with pytest.raises(TaskError, match="may donate its state alone"):
+        tune(step, START, batches, STEPS, valid=deleting(batches), jit=False, progress=False)
+
+
+def deleting(batches):
+    """A validation after which the batches are gone, as where the memory of one is taken."""
+
+    def call(state):
+        for batch in batches:
+            jax.tree.map(lambda one: one.delete(), batch)
+        return valid(state)
+
+    return call
+
+
 def test_batches_may_be_a_function_of_the_update():
     assert quick(batches=lambda t: BATCHES[t % len(BATCHES)]).lr == quick().lr
 

@@ -280,6 +280,43 @@ def test_data_that_can_be_gone_through_once_is_refused():
         tune(built(), iter([(X, Y)]), validation_data=(X, Y))
 
 
+def test_a_loss_without_targets_is_refused_before_keras_fails():
+    with pytest.raises(BadValueError, match="y is missing, and the model was compiled with a loss"):
+        tune(built(), X, progress=False, **FIT)
+    options = {**FIT, "validation_data": (X,)}
+    with pytest.raises(BadValueError, match="validation_data has inputs and no targets"):
+        tune(built(), X, Y, progress=False, **options)
+
+
+class Reproduces(keras.Model):
+    """Learns its inputs by a loss of its own, and needs no targets."""
+
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.inner = keras.layers.Dense(4)
+
+    def build(self, shape):
+        self.inner.build(shape)
+        self.built = True
+
+    def call(self, x):
+        return self.inner(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean((y_pred - x) ** 2)
+
+    def get_config(self):
+        return {}
+
+
+def test_a_model_with_a_loss_of_its_own_needs_no_targets():
+    model = Reproduces()
+    model.build((None, 4))
+    model.compile("sgd", "mse")
+    options = {**FIT, "validation_data": (X,)}
+    assert tune(model, X, None, 1.3, evaluations=4, progress=False, **options).loss < 1
+
+
 PROGRAM = """
 import numpy as np, keras
 from etude.interop.keras import tune

@@ -13,8 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from etude.errors import BadValueError
+from etude.errors import BadTypeError, BadValueError
 from etude.interop.sklearn import EtudeSearch
+from etude.randomness import OwnRandomness
 
 X, Y = load_iris(return_X_y=True)
 X = StandardScaler().fit_transform(X)
@@ -113,6 +114,42 @@ def test_what_cannot_be_paused_starts_over_and_says_what_that_cost():
         scoring="neg_log_loss",
     )
     assert abs(search.best_score_ - direct.mean()) < 0.2
+
+
+def test_weights_of_samples_are_split_with_the_data():
+    """With a weight of 0 a class is never seen: the same fit as without its samples."""
+    seen = (Y != 2).astype(float)
+    options = {"scoring": "neg_log_loss", "cv": ShuffleSplit(2, random_state=0)}
+    search = EtudeSearch(SGD, budget=5.0, **options).fit(X, Y, sample_weight=seen)
+    again = clone(SGD).set_params(random_state=None, **search.best_params_)
+    with OwnRandomness(0):
+        again.fit(X, Y, sample_weight=seen)
+    assert np.array_equal(search.best_estimator_.coef_, again.coef_)
+    assert not (search.predict(X) == 2).any()
+    plain = EtudeSearch(SGD, budget=5.0, **options).fit(X, Y)
+    assert plain.best_score_ > search.best_score_
+    none = EtudeSearch(SGD, budget=5.0, **options).fit(X, Y, sample_weight=None)
+    assert none.best_score_ == plain.best_score_
+
+
+def test_a_pipeline_takes_weights_by_the_name_of_its_step():
+    weights = np.where(Y == 2, 0.0, 1.0)
+    search = EtudeSearch(make_pipeline(StandardScaler(), SGD), cv=2, budget=5.0)
+    search.fit(X, Y, sgdclassifier__sample_weight=weights)
+    assert not (search.predict(X) == 2).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"weights": np.ones(150)}, BadTypeError, r"weights= is no argument of SGDClassifier.fit"),
+        ({"coef_init": np.ones((3, 4))}, BadTypeError, r"no argument of SGDClassifier.partial_fit"),
+        ({"sample_weight": np.ones(9)}, ValueError, "inconsistent numbers of samples"),
+    ],
+)
+def test_what_fit_does_not_take_is_refused(given, error, message):
+    with pytest.raises(error, match=message):
+        EtudeSearch(SGD, cv=2).fit(X, Y, **given)
 
 
 class Net(torch.nn.Module):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from etude import Task, tasks
-from etude.cli.main import main
+from etude.cli.main import command_line
 from etude.cli.options.lr_mult import rules
 from etude.cli.options.recipe_options import choose_recipe
 from etude.cli.sensitivity import show
@@ -35,7 +35,7 @@ def etude(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path) -> Callable[..., An
         monkeypatch.setattr(sys, "argv", ["etude", *words])
         code = 0
         try:
-            main()
+            command_line()
         except SystemExit as stop:
             code = int(stop.code or 0)
         said = capsys.readouterr()

@@ -326,3 +326,35 @@ def test_nothing_is_wider_than_a_phone_in_either_theme(file, dark):
         paper = page.run("getComputedStyle(document.body).backgroundColor")
         assert (paper == "rgb(20, 23, 27)") == dark
         assert page.complaints == []
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_table_that_is_wider_than_a_phone_says_that_it_scrolls(file):
+    hint = "getComputedStyle({}, '::before').content"
+    wide = "document.querySelector('.wide:has(table.sortable)')"
+    with Page(file, width=390, height=800) as page:
+        page.until(f"{wide}.classList.contains('scrolls')")
+        assert "scroll sideways for more columns" in page.run(hint.format(wide))
+        assert page.run(f"{wide}.tabIndex") == 0
+        assert page.run(f"getComputedStyle({wide}).maskImage") != "none"
+        right = (
+            f"{wide}.querySelector('caption').getBoundingClientRect().left + innerWidth - 32 - 40"
+        )
+        inside = page.run(
+            f"(() => {{ const text = document.createRange();"
+            f" text.selectNodeContents({wide}.querySelector('caption'));"
+            f" return text.getBoundingClientRect().right <= {right}; }})()"
+        )
+        assert inside  # the caption ends before the edge that fades
+        page.run(f"{wide}.scrollLeft = {wide}.scrollWidth")
+        page.until(f"getComputedStyle({wide}).maskImage === 'none'")  # nothing is left to show
+        said = page.run(
+            "[...document.querySelectorAll('.wide')].filter((one) =>"
+            " (one.scrollWidth > one.clientWidth + 1) !== one.classList.contains('scrolls')).length"
+        )
+        assert said == 0
+    with Page(file, width=1700) as page:
+        page.until("document.querySelectorAll('.plot .main-svg').length >= 3")
+        assert page.run(f"{wide}.classList.contains('scrolls')") is False
+        assert page.run(hint.format(wide)) == "none"

@@ -95,6 +95,19 @@ def test_a_choice_of_recipes_stays_inside_too():
     assert {row.lr for row in best.selection.tried} <= set(LISTED)
 
 
+def test_one_rate_of_the_chosen_recipe_is_not_said_to_be_found():
+    over = {"optimizer": ["adamw", "sgd", "adam"]}
+    best = quick(task(), budget=2.0, over=over, lrs=LISTED, engine="loop")
+    assert len(best.trials) == 1
+    assert best.outcome == "too small to tell"
+    assert best.doubts == (
+        f"{best.lr:g} is the only rate that was tried with this recipe: whether another one ends "
+        "better cannot be told.",
+    )
+    assert "can be ruled out" not in best.advice()
+    assert present(best).title.endswith(f"cannot be told; {best.lr:g} was trained to the end")
+
+
 def test_folds_stay_inside_too():
     best = quick(task(), folds=2, lr_range=(1e-3, 1e-2), engine="loop")
     assert all(1e-3 <= lr <= 1e-2 for lr in tried(best))

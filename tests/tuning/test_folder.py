@@ -136,3 +136,13 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(StorageError, match="cannot write to the folder"):
         quick(task(), BASE, folder=tmp_path / "file")
+
+
+def test_weights_that_are_lost_are_told_and_no_untrained_network_takes_their_place(tmp_path):
+    folder = tmp_path / "run"
+    best = quick(task(noisy), BASE, 1.5, folder=folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match="has lost the trained weights of its tuning"):
+        again = tune(task(noisy), folder=folder, resume=True, progress=False)
+    assert again.model is None
+    assert same(again, best)

@@ -10,16 +10,29 @@ FULL = "cannot write to standard output: no space left on its device; write it e
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 success, 1 failure, 2 wrong use, 130 interrupted."""
-    with exit_on_interrupt():
-        from etude.cli.program import app
-        from etude.cli.terminal.console import drop_output, is_full, print_error
+    """Run the command line, with which the process ends.
 
-        try:
-            app()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            drop_output()
-            print_error(FULL, error)
-            sys.exit(1)
+    Exit codes: 0 success, 1 failure, 2 wrong use, 130 interrupted.
+    """
+    with exit_on_interrupt(ends=True):
+        _run()
+
+
+def command_line() -> None:
+    """Run the command line in a process that goes on: it raises SystemExit with the exit code."""
+    with exit_on_interrupt():
+        _run()
+
+
+def _run() -> None:
+    from etude.cli.program import app
+    from etude.cli.terminal.console import drop_output, is_full, print_error
+
+    try:
+        app()
+    except OSError as error:
+        if not is_full(error):
+            raise
+        drop_output()
+        print_error(FULL, error)
+        sys.exit(1)

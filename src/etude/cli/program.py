@@ -9,16 +9,15 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 import etude.cli
 from etude.cli.options.processes import mute_others
 from etude.cli.options.unknown_option import unknown_option
-from etude.cli.options.unknown_verb import refuse_unknown_verb
+from etude.cli.options.unknown_verb import VerbGroup
 from etude.cli.options.whole_numbers import spelt_out
 from etude.cli.terminal.console import out, print_error, print_json, reserve_stdout
 from etude.cli.terminal.help_text import fit_terminal, reflow_help
-from etude.cli.terminal.interrupt import INTERRUPTED
+from etude.cli.terminal.interrupt import INTERRUPTED, interruption_told
 from etude.cli.terminal.next_step import message_of
 from etude.cli.terminal.warning_lines import warnings_in_one_line
 from etude.errors import BadTypeError, BadValueError, EtudeError, WorldError, shown
@@ -30,7 +29,7 @@ LOST = 75
 """The exit code if another process does not answer: the same command may succeed later."""
 
 
-class Program(TyperGroup):
+class Program(VerbGroup):
     """Runs a verb; an error or an interruption gives one message and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -39,15 +38,6 @@ class Program(TyperGroup):
         ctx.meta["etude.arguments"] = list(args)
         fit_terminal(self)
         return super().parse_args(ctx, spelt_out(self, args))
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the verb.
-
-        Raises:
-            UnknownNameError: If there is none of this name; the message says what to type.
-        """
-        refuse_unknown_verb(self, ctx, args)
-        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; report errors as messages, not as tracebacks."""
@@ -62,7 +52,8 @@ class Program(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             verb = self.commands.get(ctx.invoked_subcommand)
-            raise _reported(ctx, stop, INTERRUPTED, _without_trace(verb)) from stop
+            with interruption_told():
+                raise _reported(ctx, stop, INTERRUPTED, _without_trace(verb)) from stop
         except (BadValueError, BadTypeError) as error:
             raise _reported(ctx, error, WRONG_USE) from error
         except WorldError as error:

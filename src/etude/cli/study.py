@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
-from typer.core import TyperGroup
 
 from etude.cli.options import choices
 from etude.cli.options.study_axes import SPELT, ListedValues, axes_of
-from etude.cli.options.unknown_verb import refuse_unknown_verb
+from etude.cli.options.unknown_verb import VerbGroup
 from etude.cli.terminal.console import out, print_json
 from etude.cli.terminal.draw import draw
 from etude.cli.terminal.interrupt import raise_on_interrupt
@@ -75,7 +74,7 @@ def _examples(*lines: str) -> str:
     return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
-class FileOrVerb(TyperGroup):
+class FileOrVerb(VerbGroup):
     """A group of verbs in which a plan, as a file or as options, stands for `run`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -91,7 +90,6 @@ class FileOrVerb(TyperGroup):
             Path(first).exists() or "." in first or _plans(args)
         ):
             args = ["run", *args]
-        refuse_unknown_verb(self, ctx, args)
         return super().resolve_command(ctx, args)
 
 
@@ -102,6 +100,7 @@ def _plans(args: list[str]) -> bool:
 
 app = typer.Typer(cls=FileOrVerb, no_args_is_help=True, rich_markup_mode="rich", epilog=EPILOG)
 export = typer.Typer(
+    cls=VerbGroup,
     no_args_is_help=True,
     rich_markup_mode="rich",
     epilog=_examples("etude study export csv rates > rates.csv"),

@@ -28,6 +28,9 @@ LEAVE = 5.0
 
 POLL = 0.05
 
+INTERRUPTED = 130
+"""The exit code of an interrupted run, also of one that had no time to say so."""
+
 LOST = 75
 """The exit code of a process that has lost another one: the same as of a temporary failure."""
 
@@ -118,7 +121,11 @@ def _code(ended: Sequence[Ended], group: _Group, say: Say) -> int:
         return 0
     own = {one.rank: one.code for one in ended}.get(0, 0)
     if group.asked is not None:
-        return own if own > 0 else 128 + group.asked
+        if own <= 0:
+            say(
+                "interrupted; the processes were ended at once: the last checkpoint is what is kept"
+            )
+        return own if own > 0 else INTERRUPTED
     if own <= 0:
         say(f"process {ended[0].rank} of {group.count} {ended[0].what}")
     return own if own > 0 else 1

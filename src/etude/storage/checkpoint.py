@@ -70,9 +70,12 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     A damaged or half-written checkpoint causes a warning, and the one before it is used.
 
     Raises:
-        StorageError: If there are checkpoints, but none of them is complete.
+        StorageError: If there are checkpoints, but none of them is complete; or if one is a folder,
+            in whose place none could be saved.
     """
     steps = _steps(folder)
+    names = {checkpoint_name(step) for step in (*steps, *_steps(folder, TENSORS))}
+    files.refuse_folders(folder, (f"{name}{end}" for name in names for end in (TREE, TENSORS)))
     halves = [step for step in _steps(folder, TENSORS) if step > max(steps, default=-1)]
     damaged = [
         f"checkpoint {str(folder / checkpoint_name(step))!r} is half-written: it has tensors and "

@@ -52,6 +52,7 @@ class CompressedFolder:
             raise StorageError(
                 f"{str(self.path)!r} already holds a model or a run: choose another folder"
             )
+        files.refuse_folders(self.path, layout.FILES)
         files.make_folder(self.path)
         try:
             yield

@@ -54,6 +54,12 @@ COMPRESSION = "compression.json"
 POPULATION = "population.json"
 """The same for the folder of a population."""
 
+FILES = (
+    RECIPE, TASK, FINGERPRINT, RECORD, SERIES, NOTES, MODEL, REPORT, TUNING, GRID, COMPRESSION,
+    POPULATION,
+)  # fmt: skip
+"""All files that a folder may have."""
+
 CHECKPOINTS = "checkpoints"
 TRIALS = "trials"
 FOLD = "fold-"

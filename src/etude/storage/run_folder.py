@@ -42,7 +42,8 @@ class RunFolder:
         """Raise for a folder in which a new run would overwrite files.
 
         Raises:
-            StorageError: If it holds a run, or a file of another program that has a name of ours.
+            StorageError: If it holds a run, or a file of another program that has a name of ours,
+                or a folder stands where a file is to be written.
         """
         if self.taken:
             raise StorageError(
@@ -52,6 +53,19 @@ class RunFolder:
             raise StorageError(
                 f"{str(self.path)!r} has a {layout.TASK} that is not Etude's: choose another folder"
             )
+        self.refuse_blocked()
+
+    def refuse_blocked(self) -> None:
+        """Raise if its files could not be written, before anything is trained.
+
+        Raises:
+            StorageError: If a folder stands where a file is to be written, or a file or a link
+                where a folder is.
+        """
+        files.refuse_folders(self.path, layout.FILES)
+        files.check_inner_folder(self.path / layout.CHECKPOINTS, "the folder of checkpoints")
+        files.check_inner_folder(self.path / layout.TRIALS, "the folder of trials")
+        files.check_inner_folder(self.tensorboard, "the folder of event files")
 
     def clear_unused(self) -> bool:
         """Delete the files of a run that never started; return whether the folder is empty."""
@@ -78,7 +92,8 @@ class RunFolder:
 
     def fold(self, number: int) -> RunFolder:
         """Return the folder of one fold of a trial."""
-        return RunFolder(self.path / f"{layout.FOLD}{number}")
+        place = self.path / f"{layout.FOLD}{number}"
+        return RunFolder(files.check_inner_folder(place, "the folder of a fold"))
 
     # ---- which run -----------------------------------------------------------------------------
 
@@ -173,7 +188,12 @@ class RunFolder:
         checkpoint.save(self.path / layout.CHECKPOINTS, step, state)
 
     def newest_state(self) -> dict[str, Any] | None:
-        """Return the newest complete checkpoint; see `checkpoint.load_newest`."""
+        """Return the newest complete checkpoint; see `checkpoint.load_newest`.
+
+        Raises:
+            StorageError: As there; also if the run could not be saved here, see `refuse_blocked`.
+        """
+        self.refuse_blocked()
         return checkpoint.load_newest(self.path / layout.CHECKPOINTS)
 
     def keep_newest_state(self) -> None:

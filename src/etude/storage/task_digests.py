@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def keep(folder: Path, parts: Parts) -> None:
 def check(folder: Path, parts: Parts, step: int, *, accept: bool) -> None:
     """Raise if the task is not the run's, or note that the change was accepted.
 
-    If an older Etude wrote the folder, it has no digests: they are written now.
+    A folder without digests may be of an older Etude: that is warned of, and they are written now.
 
     Args:
         folder: The run folder.
@@ -36,6 +37,7 @@ def check(folder: Path, parts: Parts, step: int, *, accept: bool) -> None:
     """
     path = folder / FINGERPRINT
     if not path.exists():
+        warn_of_none(path)
         keep(folder, parts)
         return
     table = files.read_table(path, "the file of digests")
@@ -44,6 +46,19 @@ def check(folder: Path, parts: Parts, step: int, *, accept: bool) -> None:
     if found:
         notes = [*(accepted if isinstance(accepted, list) else []), {"step": step, "parts": found}]
         files.write_json(path, {"parts": dict(parts), "accepted": notes})
+
+
+def warn_of_none(path: Path) -> None:
+    """Warn that the digests of a run's task are not there.
+
+    Args:
+        path: The file that should hold them.
+    """
+    warnings.warn(
+        f"{str(path)!r} holds no digests of the task, as in folders of early versions of Etude: "
+        "whether data, model and loss are still those of the run cannot be told",
+        stacklevel=3,
+    )
 
 
 def refuse_changed(folder: Path, kept: Parts, now: Parts, *, accept: bool) -> list[str]:

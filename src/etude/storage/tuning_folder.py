@@ -81,9 +81,13 @@ class TuningFolder:
         """Raise if the task is not the tuning's, or note that the change was accepted.
 
         Raises:
-            StorageError: If a part is known to have changed; an older folder has no digests.
+            StorageError: If a part is known to have changed, or its files could not be written; an
+                older folder has no digests, which is warned of.
         """
+        self.run.refuse_blocked()
         table = self.table()
+        if "parts" not in table:
+            task_digests.warn_of_none(self.file)
         kept = task_digests.read_parts(table.get("parts", {}), self.file)
         found = task_digests.refuse_changed(self.path, kept, parts, accept=accept)
         if found:
@@ -101,7 +105,9 @@ class TuningFolder:
         Args:
             name: The name of the trial.
         """
-        return RunFolder(self.path / layout.TRIALS / name)
+        place = self.path / layout.TRIALS
+        files.check_inner_folder(place, "the folder of trials")
+        return RunFolder(files.check_inner_folder(place / name, "the folder of a trial"))
 
     def within(self, name: str) -> Path:
         """Return the folder with a name from the tuning's file, if it is inside the folder.

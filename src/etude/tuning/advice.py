@@ -128,7 +128,7 @@ def too_small_to_tell(trials: Sequence[TrialSummary], lr: float, budget: float) 
         budget: What was allowed, in full runs.
     """
     sound = [t for t in trials if not t.unstable]
-    if not all(t.tied for t in sound):
+    if len(sound) == 1 or not all(t.tied for t in sound):
         return ""
     return (
         f"None of the rates from {sound[0].lr:g} to {sound[-1].lr:g} can be ruled out: as far as "

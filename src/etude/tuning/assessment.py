@@ -15,7 +15,7 @@ from etude.trials.curve import Curve
 from etude.trials.score import Goal
 from etude.tuning.comparison import comparable, learned, peak_of, ties
 from etude.tuning.confidence import confidence, fall_of
-from etude.tuning.doubts import ahead, left_blind, overfits_alone, steep
+from etude.tuning.doubts import ahead, alone, left_blind, overfits_alone, steep
 from etude.tuning.judged_trial import J, JudgedPool, JudgedTrial
 from etude.tuning.outcome import Outcome
 from etude.tuning.search.ranking import Ranking
@@ -77,7 +77,11 @@ def assess(
     peak = peak_of(search.pool.exposure)
     given = pool.goal, pool.untrained_score
     near = {c.lr for c in sound if ties(c, best, *given, trials, peak, seeds)}
-    doubts = (*overfits_alone(search, best, sound), *ahead(sound, best, *given))
+    doubts = (
+        *alone(trials),
+        *overfits_alone(search, best, sound),
+        *ahead(sound, best, *given),
+    )
     faster = _faster_turned(search, best, sound)
     alike = [c.lr in near for c in sound]
     said = outcome(pool, best, rates, alike, faster_turned=faster, doubtful=bool(doubts))

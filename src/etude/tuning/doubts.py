@@ -34,6 +34,19 @@ STEEP = (
 )
 
 
+def alone(trials: Sequence[JudgedTrial]) -> list[str]:
+    """Say that one rate alone was tried with the chosen recipe, where that is so.
+
+    Rates of other recipes, among which it was chosen, say nothing of the rates of this one.
+    """
+    if len(trials) != 1:
+        return []
+    return [
+        f"{trials[0].lr:g} is the only rate that was tried with this recipe: whether another one "
+        "ends better cannot be told."
+    ]
+
+
 def overfits_alone(search: Ranking[J], best: J, sound: Sequence[J]) -> list[str]:
     """Say that the finished best overfits and no lower rate was followed, where that is so."""
     followed = any(c.lr < best.lr and comparable(c, best) for c in sound)

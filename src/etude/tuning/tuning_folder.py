@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from etude.errors import BadValueError, StorageError, check_real, shown
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
+from etude.record import Status
 from etude.record_shape import refuse_other
 from etude.storage.tuning_folder import TuningFolder
 from etude.tasks.references.fingerprint import Parts
@@ -192,14 +194,22 @@ def kept_request(home: TuningFolder, recipe: Recipe | None) -> Request:
 
 
 def finished(home: TuningFolder, task: Task) -> TuneResult | None:
-    """Return the findings of a tuning that had come to its end, with its model."""
+    """Return the findings of a tuning that had come to its end, with its model if it is there."""
     if "result" not in home.table():
         return None
+    found = TuneResult.load(home.path)
+    if not home.run.has_model:
+        if found.record.status == Status.FINISHED:
+            warnings.warn(
+                f"{str(home.path)!r} has lost the trained weights of its tuning: the result has "
+                "no model. To train it anew, train its recipe in another folder",
+                stacklevel=4,
+            )
+        return found
     with random_state_kept():
         model = task.build()
-    if home.run.has_model:
-        home.run.read_model(model)
-    return replace(TuneResult.load(home.path), model=model)
+    home.run.read_model(model)
+    return replace(found, model=model)
 
 
 def save(result: TuneResult, fields: Sequence[TrialPool], home: TuningFolder) -> None:

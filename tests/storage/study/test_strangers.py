@@ -124,8 +124,11 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path):
 def test_a_database_of_another_program_is_left_as_it_is(tmp_path):
     place = tmp_path / "studies.db"
     altered(place, "CREATE TABLE notes (text)")
+    before = place.read_bytes()
     with pytest.raises(StorageError, match=r"another program \(it has the table 'notes'\)"):
         StudyDatabase(place)
+    assert place.read_bytes() == before  # not even its journal mode, which is in the file, changes
+    assert [one.name for one in tmp_path.iterdir()] == ["studies.db"]
 
 
 def test_a_damaged_database_is_refused(kept):

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from typer.core import TyperGroup
+
 from etude.errors import UnknownNameError, nearest_names, shown
 
 OTHER_NAMES = {
@@ -31,6 +33,19 @@ OTHER_NAMES = {
 
 MOST = 4
 """How many verbs with an option of the name are listed."""
+
+
+class VerbGroup(TyperGroup):
+    """A group of verbs; an unknown one is answered with what to type."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb.
+
+        Raises:
+            UnknownNameError: If there is none of this name.
+        """
+        refuse_unknown_verb(self, ctx, args)
+        return super().resolve_command(ctx, args)
 
 
 def refuse_unknown_verb(group: Any, context: Any, args: list[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,8 @@ class JaxDriver:
         """Make one update, and return its loss, which is not waited for."""
         t, shape = self._done, self._step.shape
         lr = self._lr if shape is None else self._lr * float(shape[t])
-        found = self._step.update(self._state, self._step.batch(t), lr)
+        with _deletions_told():
+            found = self._step.update(self._state, self._step.batch(t), lr)
         if not isinstance(found, tuple) or len(found) != 2:
             raise TaskError(
                 f"step(state, batch, lr) returned {shown(found)}: return the next state and the "
@@ -77,8 +79,28 @@ class JaxDriver:
         return loss
 
     def _valid(self) -> Any:
-        return np.asarray(self._step.valid(self._state), dtype=np.float64)
+        with _deletions_told():
+            return np.asarray(self._step.valid(self._state), dtype=np.float64)
 
     def close(self) -> None:
         """Forget the state of a paused run."""
         self._state = None
+
+
+@contextmanager
+def _deletions_told() -> Iterator[None]:
+    """Say what to change where a function was given an array that an earlier call has deleted.
+
+    Raises:
+        TaskError: If it was; JAX raises a RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "deleted" not in str(error):
+            raise
+        raise TaskError(
+            f"an array was donated (donate_argnums) and is used again: {error}. With jit=False, a "
+            "step may donate its state alone, since every rate sees the same batches, and valid "
+            "may donate nothing"
+        ) from error

@@ -60,7 +60,8 @@ def tune(
         objective: As there.
         maximize: As there.
         evaluations: How often a run is evaluated, besides where it is paused.
-        jit: Whether to compile; a step that has effects on the side cannot be.
+        jit: Whether to compile; a step that has effects on the side cannot be. Without, every rate
+            begins with a copy of the arrays in `state`, which the step may change or donate.
         name: What the loop is called in reports; None takes the step's name.
         progress: Whether to draw a bar; None draws it at a terminal.
 
@@ -70,7 +71,7 @@ def tune(
     Raises:
         BadTypeError: If batches can be gone through only once, or a function is none.
         BadValueError: If a value is out of bounds.
-        TaskError: If the step does not return a state and a loss.
+        TaskError: If the step does not return a state and a loss, or donates a batch.
         MissingExtraError: If jax is not installed.
 
     Examples:
@@ -104,7 +105,18 @@ def tune(
         evaluations=evaluations,
         progress=progress,
     )
-    return search_rates(lambda lr, fold: JaxDriver(compiled, state, lr), request)
+
+    def start(lr: float, fold: int) -> JaxDriver:
+        # A step that was compiled by the user may donate the state that it is given.
+        return JaxDriver(compiled, state if jit else jax.tree.map(_copied, state), lr)
+
+    return search_rates(start, request)
+
+
+def _copied(leaf: Any) -> Any:
+    """Return a leaf of a state with memory of its own."""
+    arrays = (np.ndarray, load("jax").Array)
+    return leaf.copy() if isinstance(leaf, arrays) else leaf
 
 
 def _factors(shape: Schedule | None, length: int) -> NDArray[np.float64] | None:

@@ -25,6 +25,9 @@ OPTIONS = (
 USUAL_BATCH = 32
 """Keras's own batch size where none is given."""
 
+OWN_STEPS = ("train_step", "compute_loss")
+"""The methods of a Keras model by which a subclass trains without targets."""
+
 RATE_CALLBACKS = ("LearningRateScheduler", "ReduceLROnPlateau")
 
 
@@ -143,6 +146,35 @@ class FitCall:
         found = dict(self.options)
         found["callbacks"] = [copy.deepcopy(one) for one in listed(found.get("callbacks"))]
         return {"x": self.x, "y": self.y, "verbose": 0, **found}
+
+
+def refuse_without_targets(model: Any, call: FitCall) -> None:
+    """Raise if a loss that compares outputs with targets is given none.
+
+    A model whose own `train_step` or `compute_loss` needs none is left to Keras, as is a dataset,
+    whose batches hold the targets.
+
+    Args:
+        model: The compiled model.
+        call: The call of `fit`.
+
+    Raises:
+        BadValueError: If training or validation data have no targets.
+    """
+    usual = load("keras").Model
+    own = [name for name in OWN_STEPS if getattr(type(model), name) is not getattr(usual, name)]
+    if compile_arguments(model).get("loss") is None or own:
+        return
+    held = call.held_out() if call.options.get("validation_data") is not None else (None, None)
+    if call.y is None and samples(call.x) is not None:
+        raise BadValueError(
+            "y is missing, and the model was compiled with a loss, which compares outputs with "
+            "targets: give tune(model, x, y), or y=x for a model that reproduces its inputs"
+        )
+    if held[1] is None and samples(held[0]) is not None:
+        raise BadValueError(
+            "validation_data has inputs and no targets: give validation_data=(x, y), as to fit"
+        )
 
 
 def listed(callbacks: Any) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from etude import optimizers
 from etude.errors import BadValueError
 from etude.interop._peer import load
-from etude.interop.keras.fit import FitCall, ModelCopies
+from etude.interop.keras.fit import FitCall, ModelCopies, refuse_without_targets
 from etude.interop.keras.internals import inner_of
 from etude.interop.keras.judge import Judge
 from etude.interop.keras.run import KerasDriver
@@ -68,8 +68,8 @@ def tune(
 
     Raises:
         BadTypeError: If it is no Keras model, or the data can be gone through only once.
-        BadValueError: If the model is not compiled or built, nothing is held out, a callback sets
-            the rate, or a value is out of bounds.
+        BadValueError: If the model is not compiled or built, targets are missing, nothing is held
+            out, a callback sets the rate, or a value is out of bounds.
         UnknownNameError: If `fit` has no such argument, or the model no such metric.
         MissingExtraError: If Keras or its backend is not installed.
     """
@@ -80,6 +80,7 @@ def tune(
             "Keras is imported"
         )
     copies, call = ModelCopies(model), FitCall.of(x, y, fit)
+    refuse_without_targets(model, call)
     steps = call.updates()
     if steps < SHORTEST:
         raise BadValueError(

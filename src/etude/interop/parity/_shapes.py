@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etude.errors import BadTypeError, BadValueError
+from etude.errors import BadTypeError, BadValueError, check_real
 from etude.schedules import Schedule, constant, cosine, warmup
 
 
@@ -43,3 +43,16 @@ def whole(name: str, value: object, *, at_least: int = 0) -> int:
     if not value >= at_least or value != value // 1:
         raise BadValueError(f"{name} is {value!r}; it must be a whole number, at least {at_least}")
     return int(value)
+
+
+def divisor(name: str, value: object) -> float:
+    """Return a number by which a rate is divided, which must be above 0; infinity gives 0.
+
+    >>> divisor("div_factor", 0)
+    Traceback (most recent call last):
+    etude.errors.BadValueError: div_factor=0 is out of bounds: give a number above 0
+    """
+    found = check_real(name, value, "a number above 0, such as 25.0")
+    if not found > 0:
+        raise BadValueError(f"{name}={found:g} is out of bounds: give a number above 0")
+    return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
-from etude.errors import BadValueError, as_real
+from etude.errors import BadTypeError, BadValueError, as_real
 
 RATES = ("learning_rate_init", "eta0", "lr")
 """Names of the rate, in the order in which they are looked for."""
@@ -86,6 +88,33 @@ def epochs_of(estimator: Any, param: str | None = None) -> Epochs:
         int(given[f"{before}{length}"]),
         _kind(estimator) if not prefix else "fit",
     )
+
+
+def check_taken(epochs: Epochs, given: Mapping[str, Any]) -> None:
+    """Check that an estimator takes some arguments of `fit`, also where it is trained in parts.
+
+    Args:
+        epochs: How it trains.
+        given: The arguments.
+
+    Raises:
+        BadTypeError: If it does not.
+    """
+    name = type(epochs.estimator).__name__
+    if given and epochs.kind == "skorch":
+        raise BadTypeError(
+            f"{name} hands {', '.join(given)} on to its module, not to its loss: give weights of "
+            "samples as part of X, as a mapping, and weigh the loss in get_loss of the net"
+        )
+    for method in ("fit", *(["partial_fit"] if epochs.pausable else [])):
+        taken = signature(getattr(epochs.estimator, method)).parameters
+        others = any(one.kind == Parameter.VAR_KEYWORD for one in taken.values())
+        for argument in given:
+            if argument not in taken and not others:
+                raise BadTypeError(
+                    f"{argument}= is no argument of {name}.{method}, which takes "
+                    f"{', '.join(taken)}: leave it out"
+                )
 
 
 def _refuse_unused(estimator: Any, param: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.utils import _safe_indexing
 from sklearn.utils.multiclass import unique_labels
+from sklearn.utils.validation import _num_samples
 
 from etude.errors import BadTypeError
 from etude.interop.sklearn.epochs import Epochs
@@ -26,13 +28,30 @@ class Split:
         y: All targets; None without.
         train: The rows to train on.
         test: The rows to score.
+        given: Arguments of the estimator's `fit`, those of all samples with a value
+            for each; see `by_sample`.
     """
 
-    def __init__(self, X: Any, y: Any, train: Any, test: Any) -> None:
+    def __init__(
+        self, X: Any, y: Any, train: Any, test: Any, given: Mapping[str, Any] | None = None
+    ) -> None:
         self.x, self.test_x = _safe_indexing(X, train), _safe_indexing(X, test)
         self.y, self.test_y = None, None
         if y is not None:
             self.y, self.test_y = _safe_indexing(y, train), _safe_indexing(y, test)
+        self.given = {
+            name: _safe_indexing(one, train) if by_sample(one, X) else one
+            for name, one in (given or {}).items()
+        }
+
+
+def by_sample(given: Any, X: Any) -> bool:
+    """Return whether an argument of `fit` has one value for each sample, as weights have.
+
+    >>> by_sample([0.5, 2.0], np.zeros((2, 3))), by_sample(0.5, np.zeros((2, 3)))
+    (True, False)
+    """
+    return np.ndim(given) > 0 and _num_samples(given) == _num_samples(X)
 
 
 def seeded(epochs: Epochs, lr: float, seed: int) -> Any:
@@ -136,7 +155,7 @@ class EpochDriver:
         options: dict[str, Any] = {}
         if not self._done and y is not None and is_classifier(self.net):
             options = {"classes": unique_labels(y)}
-        self.net.partial_fit(x, y, **options)
+        self.net.partial_fit(x, y, **options, **self.split.given)
         return False
 
     def _loss(self) -> float | None:
@@ -179,7 +198,7 @@ class RestartDriver:
             warnings.simplefilter("ignore")  # that it has not converged yet
             net = run.estimator()
             net.set_params(**{run.epochs.length_param: until})
-            net.fit(run.split.x, run.split.y)
+            net.fit(run.split.x, run.split.y, **run.split.given)
             done = min(until, epochs_done(net, until))
             if reports.take(done, run.score(net)):
                 self.value = net

@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from etude.errors import BadValueError
-from etude.interop.sklearn.epochs import Epochs, epochs_of
+from etude.interop.sklearn.epochs import Epochs, check_taken, epochs_of
 from etude.interop.sklearn.run import EpochDriver, FoldRun, RestartDriver, Split
 from etude.randomness import OwnRandomness
 from etude.trials.phase import Phase
@@ -100,21 +100,27 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         self.refit = refit
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> EtudeSearch:
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None, **params: Any) -> EtudeSearch:
         """Find the rate, and fit the estimator with it to all data.
 
         Args:
             X: The inputs.
             y: The targets.
             groups: Of the samples, for splitters that use them.
+            params: Arguments of the estimator's `fit`, such as `sample_weight`; of those with a
+                value for each sample, every fold gets its own. As in `GridSearchCV`, they weigh
+                the training, not the score.
 
         Raises:
+            BadTypeError: If the estimator takes no such argument.
             BadValueError: If the estimator has no rate, or does not use it.
         """
         epochs = epochs_of(self.estimator, self.param)
-        X, y, groups = indexable(X, y, groups)
+        given = {name: one for name, one in params.items() if one is not None}
+        check_taken(epochs, given)
+        X, y, groups, *_ = indexable(X, y, groups, given.get("sample_weight"))
         folds = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
-        splits = [Split(X, y, *rows) for rows in folds.split(X, y, groups)]
+        splits = [Split(X, y, *rows, given) for rows in folds.split(X, y, groups)]
         self.scorer_ = check_scoring(self.estimator, scoring=self.scoring)
         self.n_splits_ = len(splits)
         driver = EpochDriver if epochs.pausable else RestartDriver
@@ -143,7 +149,7 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             begun = time.perf_counter()
             self.best_estimator_: Any = clone(self.estimator).set_params(**self.best_params_)
             with OwnRandomness(self.random_state):
-                self.best_estimator_.fit(X, y)
+                self.best_estimator_.fit(X, y, **given)
             self.refit_time_ = time.perf_counter() - begun
             if several:
                 self.result_ = _with_last_fit(self.result_)

@@ -55,6 +55,17 @@
       gallery.scrollIntoView({block: "nearest"});
     });
   }
+  for (const wide of document.querySelectorAll(".wide")) {
+    const look = () => {
+      const hidden = wide.scrollWidth - wide.clientWidth;
+      wide.classList.toggle("scrolls", hidden > 1);
+      wide.classList.toggle("more", hidden - wide.scrollLeft > 1);
+      if (hidden > 1) Object.assign(wide, {tabIndex: 0, role: "region",
+        ariaLabel: "table, which scrolls sideways"});
+    };
+    wide.addEventListener("scroll", look, {passive: true});
+    new ResizeObserver(look).observe(wide);
+  }
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
     const order = (a, b) =>

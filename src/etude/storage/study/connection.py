@@ -33,6 +33,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from etude import files
 from etude.errors import BadValueError, MissingExtraError, StorageError, shown
+from etude.storage.study.schema import versions
 from etude.storage.study.trouble import passes, told
 
 T = TypeVar("T")
@@ -48,6 +49,12 @@ LARGEST_VALUE = 2**26
 
 _PAUSES = random.Random()
 """Our own random numbers: those of the user's program are left alone."""
+
+GUARDS = ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", "foreign_keys=ON")
+"""What SQLite is told of a file that may be from a stranger."""
+
+DURABLE = ("journal_mode=WAL", "synchronous=FULL")
+"""How our own files are written; the mode is kept in the file, and another program's is left."""
 
 READS = "etude_reads"
 """The execution option of a transaction that only reads."""
@@ -200,20 +207,19 @@ def _sqlite_url(path: Path) -> tuple[URL, Path]:
     return URL.create("sqlite", database=str(path)), path
 
 
+def _is_foreign(connection: sqlite3.Connection) -> bool:
+    """Return whether a database has tables, and none of ours."""
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    return bool(tables) and versions.name not in tables
+
+
 def _sqlite(url: URL) -> Engine:
     """Return an engine whose transactions begin as SQLite's should, and whose file is untrusted."""
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None})
 
     def opened(connection: sqlite3.Connection, _: object) -> None:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
-        for pragma in (
-            "trusted_schema=OFF",
-            "cell_size_check=ON",
-            "mmap_size=0",
-            "foreign_keys=ON",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-        ):
+        for pragma in (*GUARDS, *(() if _is_foreign(connection) else DURABLE)):
             connection.execute(f"PRAGMA {pragma}")
 
     def begun(connection: Connection) -> None:

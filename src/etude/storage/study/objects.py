@@ -58,6 +58,7 @@ class ObjectFolder:
         for digest, content in named:
             path = self.place(digest)
             if path.parent not in self._made:
+                self._check_folders(path.parent)
                 files.make_folder(path.parent)
                 self._made.add(path.parent)
             if not path.exists():
@@ -101,7 +102,12 @@ class ObjectFolder:
 
     def scratch(self) -> Path:
         """Return the path of a file for a library that can only write to files."""
+        self._check_folders(self.path)
         return files.make_folder(self.path) / f".{os.getpid()}-{uuid.uuid4().hex}.tmp"
+
+    def _check_folders(self, folder: Path) -> None:
+        for one in {self.path, folder}:
+            files.check_inner_folder(one, "the folder of the study's files")
 
     def delete(self) -> None:
         """Delete all files of the study."""
