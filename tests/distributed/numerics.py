@@ -94,17 +94,13 @@ def mixed_case(pair: str, way: str) -> tuple[Task, Recipe]:
 
 def mixed(world: World) -> Any:
     """Return what every way gives with every mixture of types."""
-    return {
-        (pair, way): trained(*mixed_case(pair, way), world) for pair in PAIRS for way in WAYS
-    }
+    return {(pair, way): trained(*mixed_case(pair, way), world) for pair in PAIRS for way in WAYS}
 
 
 def autocast(world: World) -> Any:
     data = numbers(60, 4).float(), classes(60, 3)
     task = Task(normed, data, loss=F.cross_entropy)
-    return {
-        way: trained(task, recipe(precision="bfloat16", compress=way), world) for way in WAYS
-    }
+    return {way: trained(task, recipe(precision="bfloat16", compress=way), world) for way in WAYS}
 
 
 # ---- parameters that some processes do not reach -------------------------------------------------

@@ -171,6 +171,14 @@ def test_deviations_where_optax_is_wrong():
             "the scale at 3 is -1.0; it must be at least 0",
         ),
         (lambda: parity.cosine_onecycle_schedule(0, 0.1), "transition_steps is 0"),
+        (
+            lambda: parity.cosine_onecycle_schedule(10, 0.1, div_factor=0),
+            "div_factor is 0; it must be above 0",
+        ),
+        (
+            lambda: parity.linear_onecycle_schedule(10, 0.1, final_div_factor=0),
+            "final_div_factor is 0; it must be above 0",
+        ),
         (lambda: parity.reduce_on_plateau(accumulation_size=2), "report the means"),
         (lambda: parity.reduce_on_plateau(atol=0.1), "give exactly one above 0"),
         (lambda: parity.reduce_on_plateau(patience=0), "patience is 0; it must be at least 1"),

@@ -219,6 +219,8 @@ def test_every_class_of_torch_has_a_parity_constructor():
         (lambda: parity.OneCycleLR(0.1, 0), "total_steps is 0; it must be a whole number"),
         (lambda: parity.OneCycleLR(0.1, 10, 1.5), "pct_start is 1.5; it must be a share"),
         (lambda: parity.OneCycleLR(0.1, 10, anneal_strategy="sin"), "unknown anneal_strategy"),
+        (lambda: parity.OneCycleLR(0.1, 10, div_factor=0), "div_factor is 0; it must be above 0"),
+        (lambda: parity.OneCycleLR(0.1, 10, final_div_factor=0), "final_div_factor is 0; it must"),
         (lambda: parity.SequentialLR([constant()], [3]), "milestones has 1 steps for 1"),
         (lambda: parity.SequentialLR([constant()] * 3, [3, 2]), "milestones has 2 after 3"),
         (lambda: parity.ChainedScheduler([]), "schedulers is empty"),

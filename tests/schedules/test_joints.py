@@ -90,11 +90,15 @@ def test_what_is_bound_to_a_run_is_as_long_as_it(s: Schedule, horizon: int) -> N
 
 
 @given(st.integers(1, 400), st.integers(1, 200), st.floats(0.0, 1.0))
-def test_a_warmup_that_is_longer_than_the_run_is_refused_or_cut(W: int, T: int, start: float) -> None:
+def test_a_warmup_that_is_longer_than_the_run_is_refused_or_cut(
+    W: int, T: int, start: float
+) -> None:
     assume(T < W)
     with pytest.raises(BadValueError, match="there are only"):
         (warmup(W) >> cosine()).over(T)
-    s = (warmup(W, start=start) >> cosine(10)).over(T)  # of a fixed length: it goes as far as it does
+    s = (warmup(W, start=start) >> cosine(10)).over(
+        T
+    )  # of a fixed length: it goes as far as it does
     assert s(T - 1) == warmup(W, start=start)(T - 1) <= 1.0
 
 

@@ -1,4 +1,4 @@
-"""A run that is trained further equals the one planned at that length, where its schedule allows."""
+"""A run trained further equals the one planned at that length, where its schedule allows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def check_equal(further: Record, planned: Record) -> None:
     ],
 )
 def test_a_schedule_that_does_not_know_the_length_goes_on_as_planned(tmp_path, schedule):
-    check_equal(*extended_and_planned(tmp_path / "run", BASE.replace(schedule=schedule), 12, 17, 30))
+    check_equal(
+        *extended_and_planned(tmp_path / "run", BASE.replace(schedule=schedule), 12, 17, 30)
+    )
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,12 @@ def left_better_in_folds(
         objective: What was compared; None is returned for a metric.
     """
     seen = chosen.record.evaluations
-    if objective != "loss" or not seen or seen[0].step > 0 or chosen.record.status == Status.DIVERGED:
+    if (
+        objective != "loss"
+        or not seen
+        or seen[0].step > 0
+        or chosen.record.status == Status.DIVERGED
+    ):
         return None
     found = _lowest(chosen.record, seen[-1], trials, seen[0].loss)
     return None if found is None else replace(found[0], until=seen[-1].step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from etude.errors import BadTypeError, BadValueError
 from etude.schedules import Schedule, constant, cosine, warmup
+from etude.schedules._numbers import number
 
 
 def between(shape: Schedule, low: float, high: float) -> Schedule:
@@ -34,6 +35,17 @@ def wave(half: float) -> Schedule:
 def delayed(begin: float, value: float, then: Schedule) -> Schedule:
     """Return a value for `begin` steps, then a schedule."""
     return constant(value, length=begin) >> then if begin > 0 else then
+
+
+def divisors(div_factor: float, final_div_factor: float) -> None:
+    """Raise for a factor by which no rate of a one-cycle schedule can be divided.
+
+    Raises:
+        BadTypeError: If one is not a number.
+        BadValueError: If one is not above 0.
+    """
+    number("div_factor", div_factor, above=0.0)
+    number("final_div_factor", final_div_factor, above=0.0)
 
 
 def whole(name: str, value: object, *, at_least: int = 0) -> int:

@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 from operator import mul
 
 from etude.errors import BadValueError, unknown_name
-from etude.interop.parity._shapes import between, delayed
+from etude.interop.parity._shapes import between, delayed, divisors
 from etude.schedules import (
     Schedule,
     constant,
@@ -251,6 +251,7 @@ def linear_onecycle_schedule(
         >>> linear_onecycle_schedule(100, 1.0, div_factor=4.0, final_div_factor=4.0)
         piecewise_interpolate((0, 30, 85, 100), (0.25, 1.0, 0.25, 0.0625))
     """
+    divisors(div_factor, final_div_factor)
     scales = {
         int(pct_start * transition_steps): div_factor,
         int(pct_final * transition_steps): 1.0 / div_factor,
@@ -272,6 +273,7 @@ def cosine_onecycle_schedule(
         >>> cosine_onecycle_schedule(100, 1.0, div_factor=4.0, final_div_factor=4.0)
         piecewise_interpolate((0, 30, 100), (0.25, 1.0, 0.0625), shape='cosine')
     """
+    divisors(div_factor, final_div_factor)
     scales = {
         int(pct_start * transition_steps): div_factor,
         _run(transition_steps): 1.0 / (div_factor * final_div_factor),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from etude.errors import BadValueError, unknown_name
-from etude.interop.parity._shapes import between, wave, whole
+from etude.interop.parity._shapes import between, divisors, wave, whole
 from etude.schedules import (
     Schedule,
     constant,
@@ -184,6 +184,7 @@ def OneCycleLR(
         >>> OneCycleLR(0.1, total_steps=100)
         piecewise_interpolate((0, 29, 99), (0.004, 0.1, 4e-07), shape='cosine')
     """
+    divisors(div_factor, final_div_factor)
     first = max_lr / div_factor
     last = first / final_div_factor
     values = (first, max_lr, first, last) if three_phase else (first, max_lr, last)

@@ -32,9 +32,7 @@ def _why_other(state: RunState) -> str:
     apart = np.abs(rates - planned)
     if done and apart.max() > ROUNDING * lr:
         step = int(apart.argmax())
-        return (
-            f"its rate at update {step} was {rates[step]:.4g}, {run} it is {planned[step]:.4g}"
-        )
+        return f"its rate at update {step} was {rates[step]:.4g}, {run} it is {planned[step]:.4g}"
     schedules = (state.lr_schedule, *state.hyperparameter_schedules.values())
     what = "a schedule" if any(one.has_feedback for one in schedules) else ""
     what = what or ("early stopping" if state.early_stopping is not None else "")
