@@ -108,7 +108,7 @@ def test_a_warmup_that_is_longer_than_the_run_is_refused_or_cut(
             triangular(10),
             triangular(7, 3, per_step=0.99),
             restarts(8),
-            restarts(5, mult=2, floor=0.1),
+            restarts(5, length_mult=2, floor=0.1),
             linear(6).repeat(),
             (cosine(5) >> constant(0.2, length=2)).repeat(),
             constant(),
@@ -143,6 +143,7 @@ def test_an_extended_schedule_keeps_its_past_makes_no_jump_and_ends_where_it_did
 
 @given(kinds(), st.integers(1, 50), st.integers(51, 400))
 def test_taking_further_than_the_end_holds_the_end(s: Schedule, length: int, far: int) -> None:
+    assume(not getattr(s, "cycle", False))  # a polynomial that is meant to go on
     part = s.take(length) if s.is_open else s
     assert part(part.length + far) == part(part.length)
     out = part(np.array([part.length, part.length + far], dtype=np.float64))

@@ -47,11 +47,11 @@ class OwnEpochs:
         """Give the data set the count that it had when an epoch was begun first."""
         if self._dataset is None:
             return
-        now = self._counts()
-        known = self._first.setdefault(epoch, now)
-        if epoch > 0 and epoch - 1 not in self._first:
-            self._unknown = known
-        self._set(known)
+        if epoch not in self._first:
+            self._first[epoch] = self._counts()
+            if epoch > 0 and epoch - 1 not in self._first:
+                self._unknown = self._first[epoch]
+        self._set(self._first[epoch])
 
     def end(self) -> None:
         """Warn of an epoch whose count is not known, since those before it were read elsewhere."""
