@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-from etude.distributed import launch
 from etude.training.world import SINGLE
-from tests.distributed.numerics import CASES, PAIRS, WAYS, experts_case, mixed_case, trained
+from tests.distributed.numerics import (
+    CASES,
+    FEW,
+    PAIRED,
+    autocast_case,
+    experts_case,
+    mixed_case,
+    trained,
+)
 from tests.distributed.together import together
 
-ROOT = Path(__file__).parents[2]
 HERE = "tests.distributed.numerics"
-NAMES = ("lone_samples", "lone_images", "lone_apart", "mixed", "autocast", "experts")
+NAMES = (
+    "lone_samples",
+    "lone_images",
+    "lone_apart",
+    "mixed",
+    "autocast",
+    "experts",
+    "experts_unasked",
+)
 
 pytestmark = pytest.mark.slow
 
@@ -59,8 +69,7 @@ def test_between_two_exchanges_a_lone_sample_cannot_be_normalised(found):
     assert "more than 1 value per channel there: give a larger batch_size" in first[1]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(("pair", "way"), PAIRED)
 def test_weights_of_several_types_learn_alike_in_every_process(found, pair, way):
     ranks = [values[pair, way] for values in found["mixed"]]
     check_same(ranks)
@@ -73,15 +82,15 @@ def test_weights_of_several_types_learn_alike_in_every_process(found, pair, way)
         assert losses == pytest.approx(expected["losses"], abs=0.05)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_autocast_learns_alike_in_every_process(found, way):
-    ranks = [values[way] for values in found["autocast"]]
-    check_same(ranks)
-    assert ranks[0]["losses"][-1] < ranks[0]["losses"][0]
+def test_autocast_learns_alike_in_every_process(found):
+    check_same(found["autocast"])
+    expected = trained(*autocast_case(), SINGLE)
+    assert found["autocast"][0]["losses"] == pytest.approx(expected["losses"], abs=0.05)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", FEW)
 def test_an_expert_that_a_share_does_not_reach_counts_as_zero(found, way):
+    assert "error" not in found["experts"][0], found["experts"][0]["trace"]
     ranks = [values[way] for values in found["experts"]]
     check_same(ranks)
     expected = trained(*experts_case(), SINGLE)
@@ -91,13 +100,6 @@ def test_an_expert_that_a_share_does_not_reach_counts_as_zero(found, way):
         assert ranks[0]["losses"][-1] == pytest.approx(expected["losses"][-1], abs=0.3)
 
 
-def test_an_expert_that_a_share_does_not_reach_is_refused_without_being_asked_for(
-    capfd, monkeypatch
-):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
-    command = [sys.executable, "-m", "tests.distributed.alone", f"{HERE}:experts_refused"]
-    assert launch(command, 2, timeout=15.0, say=lambda text: None) != 0
-    text = "".join(capfd.readouterr())
-    for part in ("FAILED TaskError", "'experts.1", "find_unused=True"):
-        assert part in text, text
-    assert len([line for line in text.splitlines() if line.startswith("FAILED")]) == 1, text
+def test_an_expert_that_no_share_reaches_at_first_may_be_reached_later(found):
+    check_same(found["experts_unasked"])
+    check_close(found["experts_unasked"][0], trained(*experts_case(), SINGLE), 1e-6)

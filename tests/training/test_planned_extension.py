@@ -50,7 +50,7 @@ def check_equal(further: Record, planned: Record) -> None:
         "linear(3).repeat()",
         "warmup(6) >> constant()",
         "warmup(20) >> constant()",
-        "inverse_sqrt(5)",
+        "rsqrt(5)",
         "step(7, 0.5)",
     ],
 )
