@@ -182,6 +182,11 @@ class Record:
         """The last value of the task's metric."""
         return self.evaluations[-1].metric if self.evaluations else None
 
+    @property
+    def not_as_planned(self) -> str:
+        """Why a run that was trained further is not the one planned at its length, if it is not."""
+        return str(self.notes.get("not_as_planned", ""))
+
     def plain(self) -> dict[str, Any]:
         """Return all but series, notes and model as plain values that JSON can hold."""
         return {

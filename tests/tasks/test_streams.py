@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 
@@ -62,6 +63,47 @@ def test_a_bare_stream_that_counts_epochs_is_told_the_epoch():
         seen = [float(b[0]) for b in islice(data.stream(4, 0, Cursor(2, 1)), 4)]
     assert seen == [2, 3, 3, 4]
     assert source.epoch == 7
+
+
+class CountsItself(IterableDataset):
+    """Is in another order in each epoch, by a count of its own."""
+
+    epoch = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.epoch += 1
+        draw = torch.Generator().manual_seed(self.epoch)
+        yield from torch.randperm(8, generator=draw).float()
+
+
+@pytest.mark.parametrize("wrap", [lambda source: source, lambda source: DataLoader(source, 4)])
+def test_a_stream_that_counts_its_own_epochs_gives_every_trial_the_same_batches(wrap):
+    source = CountsItself()
+    data = as_data(wrap(source), "train")
+
+    def batches(cursor: Cursor, count: int) -> list[list[float]]:
+        return [b.tolist() for b in islice(data.stream(4, 0, cursor), count)]
+
+    first = batches(Cursor(), 6)
+    assert len({tuple(sorted(map(tuple, first[i : i + 2]))) for i in (0, 2, 4)}) > 1
+    assert batches(Cursor(), 6) == first
+    assert batches(Cursor(1, 1), 3) == first[3:]
+    with data.untouched():
+        batches(Cursor(), 2)
+        before = list(data.sweep(4))
+    assert source.epoch == 3
+    assert [b.tolist() for b, _ in before] == [b.tolist() for b, _ in data.sweep(4)]
+
+
+def test_a_run_that_goes_on_elsewhere_is_told_that_the_count_is_lost():
+    data = as_data(CountsItself(), "train")
+    with pytest.warns(UserWarning, match=r"CountsItself\.epoch\), and no checkpoint .* set_epoch"):
+        list(islice(data.stream(4, 0, Cursor(2, 0)), 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(islice(data.stream(4, 0, Cursor(2, 0)), 7))
+        list(islice(as_data(CountsItself(), "train").stream(4, 0, Cursor()), 7))
+        list(islice(as_data(Plainly(), "train").stream(4, 0, Cursor(2, 0)), 14))
 
 
 def test_a_bare_stream_knows_its_size_or_does_not():

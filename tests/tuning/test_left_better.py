@@ -96,6 +96,22 @@ def test_a_tuning_without_such_a_rate_says_nothing_of_it(small, wine, recipe):
     assert "Better when left" not in [fact.name for fact in of_tuning(best).facts]
 
 
+def test_with_folds_the_rate_that_was_left_while_better_is_said(wine, recipe):
+    folds = etude.tune(wine, recipe, budget=9.0, folds=3, engine="loop", progress=False)
+    left = folds.left_better
+    assert left is not None
+    trial = next(t for t in folds.trials if t.lr == left.lr)
+    own = folds.chosen.record.evaluations[-1]
+    assert trial.record.evaluations[-1].loss == left.loss < left.final == own.loss
+    assert (trial.record.evaluations[-1].step, own.step) == (left.step, left.until)
+    assert f"than {left.chosen:g} after {left.until}: its mean loss on the parts" in left.said()
+    assert of_tuning(folds).lede.startswith(f"{left.lr:g} was better when it was left in the folds")
+    assert left.remedy() == ""  # what early stopping keeps on all data was not seen
+    by_metric = etude.tune(wine, recipe, budget=4.0, folds=2, engine="loop", progress=False,
+                           objective="accuracy")  # fmt: skip
+    assert by_metric.left_better is None
+
+
 @given(
     budget=st.floats(LEAST, 30),
     spent=st.floats(0.5, 1),

@@ -78,6 +78,42 @@ class SynchronisedNorms(TorchFunctionMode):
         return _normalised(self._reduce, self._counts, **given)
 
 
+class LoneValueNorms(TorchFunctionMode):
+    """Gives `batch_norm` of a single value per channel its formula, y = β, where torch raises.
+
+    The share of one process may be a single sample. Where it is computed without the others, to try
+    it or to see which parameters it reaches, its mean and variance are those of that sample, and
+    no running statistics move.
+
+    Args:
+        refusal: What to raise instead, where the share is trained on by itself; empty for nothing.
+    """
+
+    def __init__(self, refusal: str = "") -> None:
+        super().__init__()
+        self._refusal = refusal
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call the function, or its replacement."""
+        kwargs = kwargs or {}
+        if func is not F.batch_norm:
+            return func(*args, **kwargs)
+        given = dict(zip(_NAMES, args, strict=False)) | kwargs
+        values = given["input"]
+        if not given.get("training", False) or values.numel() > values.shape[1]:
+            return func(*args, **kwargs)
+        if self._refusal:
+            raise TaskError(self._refusal)
+        still = {"running_mean": None, "running_var": None}
+        return _normalised(_keep, True, **(given | still), least=1)
+
+
+def _keep(total: Tensor) -> None:
+    """Leave a sum as it is: there is one process."""
+
+
 _NAMES = (
     "input",
     "running_mean",
@@ -101,6 +137,8 @@ def _normalised(
     training: bool = True,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    least: int = 2,
 ) -> Tensor:
     """Return the normalised input, and move the running statistics."""
     values = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
@@ -111,7 +149,7 @@ def _normalised(
     first = torch.cat([own.sum(axes), values.new_tensor([mine])])
     totals = summed(first, reduce)
     count = totals[-1].detach()
-    if float(count) <= 1:
+    if float(count) < least:
         raise TaskError(
             f"batch normalisation needs more than 1 value per channel, and the batch has "
             f"{count:g} over all processes: give a larger batch_size"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from inspect import signature
 from itertools import chain
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from etude.distributed.batch_norm import SynchronisedNorms
+from etude.distributed.batch_norm import LoneValueNorms, SynchronisedNorms
 from etude.distributed.communication import Communication
 from etude.errors import TaskError
 from etude.tasks.loss.weighted import WeightedLoss
@@ -35,6 +35,13 @@ _SYNC_BUFFERS = next(
 FIX = (
     "give find_unused=True (--find-unused), which counts its gradient as 0 there, or set its "
     "requires_grad to False if no batch needs it"
+)
+
+
+LONE_VALUE = (
+    "between two exchanges each process normalises its own share of a batch, and batch "
+    "normalisation needs more than 1 value per channel there: give a larger batch_size, or a "
+    "compress that exchanges gradients, such as 'powersgd'"
 )
 
 
@@ -102,16 +109,21 @@ class DataParallelGradient(JointGradient):
     def forward(self, shard: Shard) -> tuple[WeightedLoss, Tensor | None]:
         """Return the loss and the penalty of a share, scaled so that their mean is the batch's."""
         apart = self.exchange is not None and self.exchange.apart
-        with nullcontext() if apart else self.normalising(shard):
+        with LoneValueNorms(LONE_VALUE) if apart else self.normalising(shard):
             found = (self._ddp or self._loss)(shard.batch)
         return self._scaled(found, shard)
 
     def own(self, shard: Shard) -> tuple[WeightedLoss, Tensor | None]:
         """Return the loss and the penalty of this process's share alone."""
-        found = self._loss(shard.batch)
+        with self.alone():
+            found = self._loss(shard.batch)
         loss, _ = self._taken()
         mean, penalty = found if isinstance(found, tuple) else (found, None)
         return replace(loss, mean=mean), penalty
+
+    def alone(self) -> LoneValueNorms:
+        """Return the context in which a share of one sample can be computed by itself."""
+        return LoneValueNorms()
 
     def normalising(self, shard: Shard) -> SynchronisedNorms:
         """Return the context in which batch normalisation sees the whole batch."""

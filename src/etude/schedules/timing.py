@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from etude.schedules.feedback.log import EventLog
 
 
+ROUNDING = 2.0**-50
+"""The share of a length by which rounding its parts may change it."""
+
+
 @operation
 @dataclass(frozen=True, slots=True, repr=False)
 class Repeat(Wrapper):
@@ -61,7 +65,7 @@ class Repeat(Wrapper):
         period = body.length
         if period == 0:
             raise BadValueError(f"{body!r} has length 0 and cannot be repeated: give it a length")
-        end = LAST_STEP + 1 if times is None or period is None else period * times
+        end = LAST_STEP + 1 if times is None or period is None else unrounded(period * times)
         self.put(body=body, times=times, period=period, end=end)
 
     def at(self, t: float) -> float:
@@ -136,7 +140,7 @@ class Stretch(Wrapper):
     @property
     def length(self) -> Steps | None:
         inner = self.body.length
-        return None if inner is None else whole(float(exact(inner) * exact(self.factor)))
+        return None if inner is None else unrounded(float(exact(inner) * exact(self.factor)))
 
     def fill(self, room: Steps) -> Schedule:
         return self.around(self.body.fill(whole(float(exact(room) / exact(self.factor)))))
@@ -329,3 +333,15 @@ def take(body: Schedule, length: Duration) -> Schedule:
 def whole(x: float) -> Steps:
     """Return `x`, as an int if it is whole."""
     return int(x) if x.is_integer() else x
+
+
+def unrounded(length: Steps) -> Steps:
+    """Return the whole number that a length was before its parts were rounded, if there is one.
+
+    A run of 15 steps that is divided by 7 and multiplied by it has 15.000000000000002.
+
+    >>> unrounded(15 / 7 * 7.000000000000001), unrounded(2.5)
+    (15, 2.5)
+    """
+    nearest_whole = round(length)
+    return nearest_whole if abs(length - nearest_whole) <= ROUNDING * length else length

@@ -31,6 +31,7 @@ from etude.training.observer import Observer
 from etude.training.observers import Observers
 from etude.training.request import AdvanceRequest
 from etude.training.state import exchange_state, reload
+from etude.training.state.planned import planned_notes
 from etude.training.state.state import initial_state
 from etude.training.world import World
 
@@ -412,6 +413,7 @@ class Run:
         if state.ended:
             self.release()
         updates = state.step + state.extra_gradients
+        notes = self.observers.notes(state) | exchange_state.world_notes(state)
         return Record(
             task=state.task.name,
             recipe=state.recipe,
@@ -430,6 +432,6 @@ class Run:
             ),
             environment=environment(str(state.device), state.threads),
             ref=state.task.ref,
-            notes=self.observers.notes(state) | exchange_state.world_notes(self.state),
+            notes=notes | planned_notes(state),
             model=state.model,
         )

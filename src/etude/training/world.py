@@ -108,6 +108,10 @@ class JointGradient(ABC):
         """Return the context in which batch normalisation sees the whole batch."""
 
     @abstractmethod
+    def alone(self) -> AbstractContextManager[Any]:
+        """Return the context in which a share of one sample can be computed by itself."""
+
+    @abstractmethod
     def joined(self, loss: WeightedLoss, shard: Any) -> WeightedLoss:
         """Return a loss such that the mean over the processes is that of the whole batch."""
 

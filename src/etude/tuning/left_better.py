@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from etude.record import Evaluation, Record, Status
 from etude.training.evaluation.evaluation_steps import evenly_spaced
@@ -28,7 +28,7 @@ class LeftBetter:
         loss: Its validation loss there.
         length: Updates of a full run.
         chosen: The chosen rate.
-        final: Its validation loss at the end of its run.
+        final: Its validation loss at the end of its run; with folds, where it was left in them.
         others: How many further rates were left with a loss lower than `final`.
         sure: Whether the difference is larger than half a percent and two standard errors of the
             slices of the validation data.
@@ -36,6 +36,8 @@ class LeftBetter:
             than `final`, or the recipe stops early itself.
         patience: A value of `Recipe.early_stopping` with which a run at the rate goes on until
             that evaluation.
+        until: With folds, the update after which the chosen rate was left in them; else None.
+            Losses are then means over the folds.
     """
 
     lr: float
@@ -48,11 +50,19 @@ class LeftBetter:
     sure: bool = True
     kept: float | None = None
     patience: int = 0
+    until: int | None = None
 
     def said(self) -> str:
         """Say it in a sentence."""
         others = f"; {self.others} more were left with a lower loss" if self.others else ""
         noise = "" if self.sure else ", a difference within the noise of the validation data"
+        if self.until is not None:
+            return (
+                f"{self.lr:g} was better when it was left in the folds, after {self.step} of "
+                f"{self.length} updates, than {self.chosen:g} after {self.until}: its mean loss on "
+                f"the parts held out was {self.loss:.4g}, that of {self.chosen:g} "
+                f"{self.final:.4g}{noise}{others}."
+            )
         return (
             f"{self.lr:g} was better when it was left, after {self.step} of {self.length} updates, "
             f"than {self.chosen:g} at the end of its run: its validation loss was {self.loss:.4g}, "
@@ -86,15 +96,50 @@ def left_better(
     """
     if not comparable or record.status != Status.FINISHED or not record.evaluations:
         return None
-    final = record.evaluations[-1]
+    found = _lowest(record, record.evaluations[-1], trials, untrained)
+    if found is None:
+        return None
+    left, bound, trial = found
+    kept, patience = _kept(trial.record, bound)
+    return replace(left, kept=kept, patience=patience)
+
+
+def left_better_in_folds(
+    chosen: TrialSummary, trials: Sequence[TrialSummary], objective: str
+) -> LeftBetter | None:
+    """Return the rate that was left in the folds with a lower mean loss than the chosen one.
+
+    No rate is finished in the folds, and the loss of the model that is trained on all data is of
+    other validation data. So the chosen rate counts as far as it was followed in the folds.
+
+    Args:
+        chosen: The chosen rate, with the mean evaluations over the folds.
+        trials: Every rate tried.
+        objective: What was compared; None is returned for a metric.
+    """
+    seen = chosen.record.evaluations
+    if (
+        objective != "loss"
+        or not seen
+        or seen[0].step > 0
+        or chosen.record.status == Status.DIVERGED
+    ):
+        return None
+    found = _lowest(chosen.record, seen[-1], trials, seen[0].loss)
+    return None if found is None else replace(found[0], until=seen[-1].step)
+
+
+def _lowest(
+    record: Record, final: Evaluation, trials: Sequence[TrialSummary], untrained: float
+) -> tuple[LeftBetter, float, TrialSummary] | None:
+    """Return what was left with the lowest loss, below which loss it counts, and its trial."""
     lowest = min(final.loss, untrained) if math.isfinite(untrained) else final.loss
     bound = lowest - TOLD_APART * drop(untrained, [final.loss])
     ahead = [(t, last) for t, last in _left(trials, record) if last.loss < bound]
     if not ahead:
         return None
     trial, last = min(ahead, key=lambda pair: pair[1].loss)
-    kept, patience = _kept(trial.record, bound)
-    return LeftBetter(
+    found = LeftBetter(
         lr=trial.lr,
         step=last.step,
         loss=last.loss,
@@ -103,9 +148,8 @@ def left_better(
         final=final.loss,
         others=len(ahead) - 1,
         sure=better(last, final, Goal(), errors=2.0),
-        kept=kept,
-        patience=patience,
     )
+    return found, bound, trial
 
 
 def _left(

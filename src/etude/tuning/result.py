@@ -18,7 +18,7 @@ from etude.trials.phase import Phase
 from etude.trials.score import Goal
 from etude.tuning import advice, overfits
 from etude.tuning.larger_budget import LargerBudget, larger_budget
-from etude.tuning.left_better import LeftBetter, left_better
+from etude.tuning.left_better import LeftBetter, left_better, left_better_in_folds
 from etude.tuning.outcome import Outcome
 from etude.tuning.recipes.selection import Selection, from_plain
 from etude.tuning.result_shape import ResultShape
@@ -215,13 +215,14 @@ class TuneResult(ShowsItself):
 
     @property
     def left_better(self) -> LeftBetter | None:
-        """The rate that was better when it was left than `lr` is at its end; None without one.
+        """The rate that was better when it was left than `lr` at its end; None without one.
 
-        None also where metrics or folds were compared, or where losses are not of the same data.
+        With folds, than `lr` when they were left. Metrics, and losses over seeds, are not compared.
         """
-        same = self.judged_on == self.valid_samples
-        comparable = self.objective == "loss" and self.folds == 1 and self.seeds == 1 and same
-        return left_better(self.record, self.trials, self.untrained.loss, comparable=comparable)
+        if self.folds > 1:
+            return left_better_in_folds(self.chosen, self.trials, self.objective)
+        same = self.objective == "loss" and self.seeds == 1 and self.judged_on == self.valid_samples
+        return left_better(self.record, self.trials, self.untrained.loss, comparable=same)
 
     @property
     def larger_budget(self) -> LargerBudget | None:
@@ -249,9 +250,9 @@ class TuneResult(ShowsItself):
 
     def _bound_said(self) -> str:
         """Say that the rate lies at a bound; empty where it does not, or where none trains."""
-        if self.at_bound is None or self.outcome == Outcome.NOTHING_TRAINS:
-            return ""
-        return advice.at_a_bound(self.lr, self.at_bound, self.allowed)
+        if self.at_bound is not None and self.outcome != Outcome.NOTHING_TRAINS:
+            return advice.at_a_bound(self.lr, self.at_bound, self.allowed)
+        return ""
 
     def _meaning(self, *, explained: bool) -> str:
         match self.outcome:

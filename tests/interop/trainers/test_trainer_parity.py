@@ -1,5 +1,6 @@
 """A task that was read from a Trainer has the losses of `Trainer.train()`."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -201,3 +202,28 @@ def test_logits_of_unequal_lengths_are_padded_for_a_metric(tmp_path):
     assert evaluate(found, found.build()).metric == pytest.approx(
         theirs["eval_token_accuracy"], abs=1e-6
     )
+
+
+def test_an_evaluation_loss_is_over_all_tokens_in_whatever_batches(tmp_path):
+    """The Trainer's depends on its batches: it weighs each by its samples."""
+    from etude.training.evaluation.evaluate import evaluate
+
+    found = {}
+    for size in (1, 3, 5, 16):
+        trainer = trainer_of(tmp_path, causal(), per_device_eval_batch_size=size)
+        trainer.model.eval()
+        ours = evaluate(made := task(trainer).task, made.build())
+        loader = trainer.get_eval_dataloader()
+        losses, tokens, samples = [], [], []
+        with torch.no_grad():
+            for batch in loader:
+                losses.append(float(trainer.model(**batch).loss))
+                tokens.append(int((batch["labels"][:, 1:] != -100).sum()))
+                samples.append(len(batch["labels"]))
+        assert len(set(tokens)) > 1 or size == 16
+        by_token = np.average(losses, weights=tokens)
+        by_sample = np.average(losses, weights=samples)
+        assert ours.loss == pytest.approx(by_token, rel=1e-6)
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(by_sample, rel=1e-6)
+        found[size] = ours.loss
+    assert list(found.values()) == pytest.approx([found[16]] * 4, rel=1e-6)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,18 @@ def usual_start(peak: int, length: int) -> int:
     (6, 3, 2)
     """
     return max(SMALLEST_START, min(peak, length // WHOLE_SHARE))
+
+
+def exchanged_type(types: Iterable[torch.dtype]) -> torch.dtype:
+    """Return the type in which gradients of these types are sent: one that holds all of them.
+
+    It is float32 for float16, in which `EPSILON` would be 0.
+
+    >>> exchanged_type([torch.bfloat16, torch.float32]), exchanged_type([torch.float16])
+    (torch.float32, torch.float32)
+    """
+    found = reduce(torch.promote_types, types)
+    return torch.float32 if found == torch.float16 else found
 
 
 class WholeGradient:
@@ -192,7 +205,8 @@ class PowerSGDExchange(GradientExchange[PowerSGD]):
         if whole is None or whole.names != tuple(names):
             self._take_out()
             shapes = {name: tuple(self._views[name].shape) for name in names}
-            whole = self._whole = WholeGradient(shapes, like)
+            kind = exchanged_type(self._views[name].dtype for name in names)
+            whole = self._whole = WholeGradient(shapes, like.new_empty(0, dtype=kind))
             self._put_in(whole)
         for name, gradient in zip(whole.names, whole.gradients(), strict=True):
             gradient.copy_(self._views[name])

@@ -89,6 +89,9 @@ class TopKExchange(GradientExchange[TopK]):
 def picked(gradient: Tensor, memory: Tensor | None, ratio: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the largest entries of gradient plus memory, their places, and what is left.
 
+    What is left of 16-bit gradients is kept in float32: a sum in their own type would lose entries
+    that are small beside those that wait.
+
     Args:
         gradient: (n,).
         memory: (n,) what was left before; None for nothing.
@@ -97,11 +100,15 @@ def picked(gradient: Tensor, memory: Tensor | None, ratio: float) -> tuple[Tenso
     >>> picked(torch.tensor([3.0, -1.0, 0.5]), torch.tensor([0.0, -3.0, 0.5]), 0.3)
     (tensor([-4.]), tensor([1]), tensor([3., 0., 1.]))
     """
-    left = gradient.clone() if memory is None else gradient + memory
+    wide = gradient.float() if gradient.dtype.itemsize == 2 else gradient
+    left = wide.clone() if memory is None else wide + memory
     count = min(left.numel(), math.ceil(ratio * left.numel()))
     at = left.abs().topk(count, sorted=False).indices
-    sent = left[at]
-    left[at] = 0
+    sent = left[at].to(gradient.dtype)
+    if wide is gradient:
+        left[at] = 0
+    else:  # what rounding takes from it waits too
+        left[at] -= sent
     return sent, at, left
 
 

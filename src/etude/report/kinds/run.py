@@ -76,6 +76,10 @@ def _evaluating(record: Record) -> str:
 
 
 def _further(record: Record) -> list[Fact]:
-    """Return the updates at which the length of the run was changed, as a fact."""
+    """Return the updates at which the length of the run was changed, as a fact.
+
+    It says if the run is not the one that was planned at its length, and why.
+    """
     steps = ", ".join(words.count(step) for step in record.extended)
-    return [Fact("Trained further", f"from update {steps}")] if steps else []
+    note = record.not_as_planned
+    return [Fact("Trained further", f"from update {steps}", note)] if steps else []

@@ -218,9 +218,11 @@ def _left_better(result: TuneResult) -> list[Fact]:
     left = result.left_better
     if left is None:
         return []
+    where = "ended at" if left.until is None else f"after {words.count(left.until)} had"
+    mean = "" if left.until is None else "mean "
     note = (
         f"left after {words.count(left.step)} of {words.count(left.length)} updates with a "
-        f"validation loss of {words.number(left.loss)}; {words.rate(left.chosen)} ended at "
+        f"{mean}validation loss of {words.number(left.loss)}; {words.rate(left.chosen)} {where} "
         f"{words.number(left.final)}"
     )
     return [Fact("Better when left", words.rate(left.lr), note, Tone.WARN)]

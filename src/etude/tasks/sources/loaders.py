@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from etude.errors import BadValueError, TaskError, where
 from etude.randomness import OwnRandomness, derive_seed
 from etude.tasks.sources import loader_parts
+from etude.tasks.sources.own_epochs import OwnEpochs
 from etude.tasks.sources.own_generators import own_generators
 from etude.tasks.sources.source import Batch, Cursor, Data, checked_size, rows, split_rows
 from etude.torch_internals import end_workers
@@ -42,6 +43,7 @@ class LoaderData(Data):
             loader = copy.copy(loader)
             vars(loader)["persistent_workers"] = False
         self.loader = loader
+        self.own_epochs = OwnEpochs(loader.dataset)
         iterable = isinstance(loader.dataset, IterableDataset)
         self.samples = None if iterable else len(loader.dataset)  # type: ignore[arg-type]
 
@@ -110,7 +112,7 @@ class LoaderData(Data):
         """Restore the generators, and the samplers' epochs, when the block ends."""
         counters = [o for o in self._samplers() if hasattr(o, "set_epoch") and hasattr(o, "epoch")]
         epochs = [counter.epoch for counter in counters]
-        with super().untouched():
+        with super().untouched(), self.own_epochs.kept():
             try:
                 yield
             finally:
@@ -129,6 +131,7 @@ class LoaderData(Data):
         for owner in self._samplers():
             if hasattr(owner, "set_epoch"):
                 owner.set_epoch(epoch)
+        self.own_epochs.begin(epoch)
         return order
 
     def _epoch(self, seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
@@ -145,6 +148,7 @@ class LoaderData(Data):
                 with own:
                     batch = next(batches, _END)
                 if batch is _END:
+                    self.own_epochs.end()
                     return
                 if skip == 0:
                     yield batch
@@ -196,7 +200,9 @@ class IterableData(LoaderData):
 
     def _batched(self, batch_size: int, *, whole: bool) -> LoaderData:
         loader = DataLoader(self.dataset, batch_size=batch_size, drop_last=whole)
-        return _Batched(loader, "IterableDataset")
+        found = _Batched(loader, "IterableDataset")
+        found.own_epochs = self.own_epochs
+        return found
 
     def steps_per_epoch(self, batch_size: int) -> int | None:
         """Return the number of full batches, or None if the dataset has no length."""

@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -49,7 +50,9 @@ def check(state: RunState) -> int:
     refuse_recurrent(model, recipe.precision, state.device)
     if recipe.precision == "float16":
         refuse_half(model, in_turns=task.alternates)
-    with eagerly(), random_state_kept(0), data.untouched(), state.autocast():
+    joint = None if state.objective is None else state.objective.joint
+    alone = nullcontext() if joint is None else joint.alone()
+    with eagerly(), random_state_kept(0), data.untouched(), state.autocast(), alone:
         stream = state.world.stream(data, state.batch_size, recipe.seed, Cursor())
 
         def following() -> Batch:

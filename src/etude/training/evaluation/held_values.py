@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -16,6 +16,12 @@ from etude.torch_internals import forward_hooks, own_buffers, own_parameters, ve
 
 MOST, DEEP, LONG = 20_000, 4, 1_000
 """The most values that are looked at, how deep, and the longest collection whose items are."""
+
+_STATELESS = ("torch.nn.", "etude.", "builtins.", "abc.", "typing.")
+"""Where the classes of modules come from whose forward pass changes nothing in evaluation mode."""
+
+_CALLS = (FunctionType, MethodType, partial)
+"""What a module may be given to call, such as an activation, or a forward pass of the user's."""
 
 _NUMBERS = (int, float, complex, str, bytes)
 """What is compared by its value: a module may write the same one in every forward pass."""
@@ -78,9 +84,29 @@ class HeldValues:
         return found
 
 
+def is_stateless(module: nn.Module) -> bool:
+    """Return whether a module's forward pass changes nothing, as far as its class tells.
+
+    That is so in evaluation mode for torch's own layers and Etude's, if no hook is attached.
+
+    >>> layer = nn.Linear(1, 1)
+    >>> is_stateless(layer), is_stateless(layer.eval())
+    (False, True)
+    """
+    return not module.training and _is_ours(type(module)) and not any(forward_hooks(module))
+
+
+@lru_cache(maxsize=1_000)
+def _is_ours(kind: type) -> bool:
+    """Return whether a class, and all that it derives from, are torch's layers or Etude's."""
+    return all(f"{base.__module__}.".startswith(_STATELESS) for base in kind.__mro__)
+
+
 def _held_by(module: nn.Module) -> list[Any]:
     """Return a module's parameters, buffers, hooks, and the attributes that are its own."""
     own = [value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE]
+    if is_stateless(module):
+        return [value for value in own if isinstance(value, _CALLS)]
     return [own_parameters(module), own_buffers(module), *forward_hooks(module), *own]
 
 

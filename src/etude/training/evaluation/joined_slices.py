@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from etude.errors import TaskError
-from etude.randomness import RandomState
 from etude.tasks.collect import join
 from etude.tasks.loss.weighted import WeightedLoss
 from etude.tasks.sources.source import Batch
 from etude.tasks.task import Task
 from etude.torch_internals import flattened, leaves_of, unflattened
-from etude.training.evaluation.held_values import HeldValues
+from etude.training.evaluation.trace import Trace
 
 Answer = tuple[WeightedLoss, Any, Any]
 """The loss, the output and the target of one slice."""
@@ -27,12 +25,10 @@ Answers = Callable[[Sequence[Batch]], Iterable[Answer]]
 
 ROUNDING = 2 / 3
 """Exponent of the type's precision within which outputs are equal: 2.4e-5 of the largest number in
-float32, .039 in bfloat16, 3.7e-11 in float64. Kernels for another number of samples add in another
-order."""
+float32, 3.7e-11 in float64. Kernels for another number of samples add in another order. In 16-bit
+types, where it would be some percent, outputs must be equal to the bit."""
 
-_TRACELESS: WeakKeyDictionary[Task, set[tuple[type, ...]]] = WeakKeyDictionary()
-"""The kinds of networks of each task whose forward pass was seen to change nothing: looking takes
-longer than the forward passes that are saved in a small network."""
+_SHORT = (torch.float16, torch.bfloat16)
 
 
 class JoinedSlices:
@@ -46,9 +42,8 @@ class JoinedSlices:
     stands between the others, so that it differs if samples depend on those before or after them.
     Every slice is computed alone from there on, as it is for a task with `step`, if
 
-    - computing the first slice drew random numbers, or changed what the network or the loss holds,
-      such as a state that is carried on (`HeldValues` says what is seen of it; looked for in the
-      first evaluation of a task);
+    - computing the first slice, or a group, left a `Trace`: it drew random numbers, or changed what
+      the network or the loss holds, such as a state that is carried on. That of a group is undone;
     - the first axis of an input or an output is not that of the samples, or an output is anything
       but a plain, dense tensor;
     - its output or its loss differs from that in the group by more than rounding.
@@ -72,36 +67,20 @@ class JoinedSlices:
         """
         found: list[Answer] = []
         outputs: list[Any] = []
-        if len(batches) > 1 and self._joins is None:
-            found, leaves_no_trace = self._first(batches[0])
-            if not leaves_no_trace:
-                self._joins = False
-            elif outputs := self._outputs(batches):
-                joined = self._confirmed(outputs[0], batches[0], found[0])
+        if len(batches) > 1 and self._joins is not False:
+            trace = Trace(self._model, self._task.loss)
+            if self._joins is None:
+                found = [self._alone(batches[0])]
+                self._joins = not trace.is_left()
+            outputs = self._outputs(batches, trace) if self._joins else []
+            if found:
+                joined = self._confirmed(outputs[0], batches[0], found[0]) if outputs else None
                 self._joins = joined is not None
                 found = found if joined is None else [joined]
-        elif len(batches) > 1 and self._joins:
-            outputs = self._outputs(batches)
         yield from found
         for place, batch in enumerate(batches[len(found) :], start=len(found)):
             joins = self._joins and outputs
             yield self._answer(outputs[place], batch) if joins else self._alone(batch)
-
-    def _first(self, batch: Batch) -> tuple[list[Answer], bool]:
-        """Return the answer of a slice alone, and whether computing it left no trace.
-
-        Such a trace follows from the code of model and loss: it is looked for once.
-        """
-        known = _TRACELESS.setdefault(self._task, set())
-        kinds = tuple(map(type, self._model.modules()))
-        if kinds in known:
-            return [self._alone(batch)], True
-        held, random = HeldValues(self._model, self._task.loss), RandomState.capture()
-        found = [self._alone(batch)]
-        if held.changed() or not random.is_current():
-            return found, False
-        known.add(kinds)
-        return found, True
 
     def _alone(self, batch: Batch) -> Answer:
         with self._context():
@@ -121,7 +100,7 @@ class JoinedSlices:
             return None
         return found if _are_equal(found[0].mean, alone[0].mean) else None
 
-    def _outputs(self, batches: Sequence[Batch]) -> list[Any]:
+    def _outputs(self, batches: Sequence[Batch], trace: Trace) -> list[Any]:
         """Return the output of each slice by one forward pass; empty if they cannot be joined."""
         middle = len(batches) // 2
         order = [*batches[1 : middle + 1], batches[0], *batches[middle + 1 :]]
@@ -133,7 +112,13 @@ class JoinedSlices:
                 *inputs, _ = join(order)
                 output = self._model(*inputs)
             except Exception:  # noqa: BLE001  # each slice alone tells what is wrong, and with which
-                return []
+                output = None
+        if trace.is_left():
+            trace.undo()
+            self._joins = False
+            return []
+        if output is None:
+            return []
         leaves, shape = flattened(output)
         whole = all(_is_plain(leaf) and _first_axis(leaf) == sum(sizes) for leaf in leaves)
         if not (leaves and whole):
@@ -176,6 +161,6 @@ def _is_equal(one: Any, other: Any) -> bool:
         return False
     if not (one.is_floating_point() or one.is_complex()):
         return torch.equal(one, other)
-    bound = torch.finfo(other.dtype).eps ** ROUNDING
+    bound = 0.0 if other.dtype in _SHORT else torch.finfo(other.dtype).eps ** ROUNDING
     largest = other.abs().nan_to_num(0, 0, 0).amax().item() if other.numel() else 0.0
     return torch.allclose(one, other, rtol=0, atol=bound * largest, equal_nan=True)
