@@ -8,7 +8,7 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.model_selection import GridSearchCV, ShuffleSplit, StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
@@ -248,3 +248,13 @@ def test_balanced_class_weights_which_partial_fit_refuses_are_fitted_anew():
     search = found(balanced, scoring="neg_log_loss")
     assert search.result_.repeated > 0
     assert search.best_estimator_.class_weight == "balanced"
+
+
+def test_fits_that_break_before_their_first_score_have_none():
+    X = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    y = X[:, 0].copy()
+    y[11] = y[50] = 1e30  # its square overflows
+    search = EtudeSearch(MLPRegressor(max_iter=10), cv=2, refit=False).fit(X, y)
+    assert np.isnan(search.best_score_)
+    assert np.isnan(search.cv_results_["mean_test_score"]).all()
+    assert search.result_.outcome == "nothing trains"
