@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -62,10 +61,6 @@ def content(folder: Path) -> dict[str, bytes]:
 def trained(run: Path) -> dict[str, bytes]:
     """All but the file that holds what is asked for, which a larger budget changes first."""
     return {name: text for name, text in content(run).items() if not name.endswith("/tuning.json")}
-
-
-def first(folder: Path, pattern: str) -> Path:
-    return min(folder.rglob(pattern))
 
 
 @pytest.mark.parametrize(
@@ -142,16 +137,3 @@ def test_digests_that_are_gone_are_not_written_anew_in_silence(resumed, damage):
     with pytest.warns(UserWarning, match="data, model and loss are still those of the run cannot"):
         assert resumed("train", lambda run: damage(run / "fingerprint.json")).code == 0
     assert not Path("run/fingerprint.json").is_symlink()
-
-
-@pytest.mark.parametrize("pattern", ["*.json", "*.toml", "checkpoints/*.safetensors"])
-@pytest.mark.parametrize("verb", BEGIN)
-def test_a_pipe_in_place_of_a_file_is_not_waited_for(resumed, verb, pattern):
-    def replace(run: Path) -> None:
-        path = first(run, pattern)
-        path.unlink()
-        os.mkfifo(path)
-
-    said = resumed(verb, replace)
-    assert said.code in (0, 1)
-    assert "Traceback" not in said.err

@@ -170,6 +170,18 @@ def test_a_fault_of_the_program_is_not_tried_again(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
 
+def launched(child: str) -> subprocess.Popen[str]:
+    """Start a process that launches two of a program."""
+    code = (
+        "import sys\nfrom etude.distributed import launch\n"
+        f"sys.exit(launch([sys.executable, '-c', {child!r}], 2))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_interrupt_ends_processes_that_do_not_and_says_so(tmp_path, number):
     child = (
@@ -180,14 +192,7 @@ def test_a_second_interrupt_ends_processes_that_do_not_and_says_so(tmp_path, num
         "(place / ('ready' + os.environ['RANK'])).touch()\n"
         "while True: time.sleep(1)"
     )
-    code = (
-        "import sys\nfrom etude.distributed import launch\n"
-        f"sys.exit(launch([sys.executable, '-c', {child!r}], 2))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    process = launched(child)
     for sign in ("ready", "asked"):
         end = time.monotonic() + 60
         while time.monotonic() < end and len(list(tmp_path.glob(f"{sign}*"))) < 2:
@@ -209,12 +214,7 @@ def test_an_interrupt_of_the_launcher_reaches_every_process(tmp_path):
         "signal.signal(signal.SIGINT, stop)\n"
         "(place / ('ready' + os.environ['RANK'])).touch()\ntime.sleep(60)"
     )
-    code = (
-        "import sys\nfrom etude.distributed import launch\n"
-        f"sys.exit(launch([sys.executable, '-c', {child!r}], 2))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    process = launched(child)
     end = time.monotonic() + 60
     while time.monotonic() < end and len(list(tmp_path.glob("ready*"))) < 2:
         time.sleep(0.1)

@@ -416,6 +416,28 @@ class TestStacksInProcesses:
         assert caught.value.__notes__[0] == "in the run at lr 300, seed 0"
 
 
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_without_shared_memory_files_runs_are_trained_and_told_where_not_in_processes(
+    monkeypatch: pytest.MonkeyPatch, start: Any
+) -> None:
+    """Where /dev/shm is missing, which some sandboxes do."""
+
+    def missing(*given: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/dev/shm")
+
+    monkeypatch.setattr("multiprocessing.sharedctypes.RawValue", missing)
+    runs, alone = runs_of(task(), RECIPES), runs_of(task(), RECIPES)
+    LoopEngine().advance(alone)
+    with PoolEngine(2, start=start) as engine:
+        if start == "fork":
+            engine.advance(runs)
+            assert len(engine.processes) == 2
+        else:
+            with pytest.warns(UserWarning, match="pool: no process can be started .*/dev/shm"):
+                engine.advance(runs)
+    assert all(same_bits(one, other) for one, other in zip(runs, alone, strict=True))
+
+
 def test_train_many_by_the_pool_is_the_loop() -> None:
     ours = train_many(task(), RECIPES, PoolEngine(2), evaluations=4)
     theirs = train_many(task(), RECIPES, "loop", evaluations=4)

@@ -95,7 +95,10 @@ class PoolEngine(Engine):
             try:
                 pool = self._ready(runs, max(len(job.places) for job in jobs))
             except Exception as error:  # noqa: BLE001  (pickling a task's parts can raise anything)
-                reason = f"the task cannot be sent to another process ({error})"
+                failed = "no process can be started"
+                if not isinstance(error, OSError):
+                    failed = "the task cannot be sent to another process"
+                reason = f"{failed} ({error})"
         if reason:
             self.explain(f"pool: {reason}; the runs are trained one after the other instead")
             LoopEngine().advance(runs, request)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import itertools
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -109,8 +111,13 @@ class WorkerPool:
         # Typed as Any: torch's wrapper adds the sharing of tensors to the standard library's.
         self._context: Any = torch.multiprocessing.get_context(start)
         # Shared without a lock: only this process writes it, and a worker that reads it one update
-        # late stops one update later.
-        self._flag = self._context.RawValue("i", 0)
+        # late stops one update later. Forked processes share it without a file, which needs
+        # /dev/shm or a folder for temporary files.
+        self._flag: Any = (
+            ctypes.c_int.from_buffer(mmap.mmap(-1, mmap.PAGESIZE))
+            if start == "fork"
+            else self._context.RawValue("i", 0)
+        )
         self.workers: list[WorkerHandle] = []
         self.devices = tuple(devices)
         self._task = runs[0].task
@@ -121,7 +128,8 @@ class WorkerPool:
         _POOLS.add(self)
 
     def __del__(self) -> None:
-        self.close()
+        if "_flag" in vars(self):  # not where the memory for it could not be had
+            self.close()
 
     def number(self, run: Run) -> int:
         """Return the number by which the processes identify a run."""

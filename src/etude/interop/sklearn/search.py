@@ -120,7 +120,8 @@ class EtudeSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         check_taken(epochs, given)
         X, y, groups, *_ = indexable(X, y, groups, given.get("sample_weight"))
         folds = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
-        splits = [Split(X, y, *rows, given) for rows in folds.split(X, y, groups)]
+        parts = folds.split(X, y, groups)
+        splits = [Split(X, y, train, test, given) for train, test in parts]
         self.scorer_ = check_scoring(self.estimator, scoring=self.scoring)
         self.n_splits_ = len(splits)
         driver = EpochDriver if epochs.pausable else RestartDriver
