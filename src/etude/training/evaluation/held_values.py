@@ -97,7 +97,7 @@ def is_stateless(module: nn.Module) -> bool:
 
 
 @lru_cache(maxsize=1_000)
-def _is_ours(kind: type) -> bool:
+def _is_ours(kind: Any) -> bool:
     """Return whether a class, and all that it derives from, are torch's layers or Etude's."""
     return all(f"{base.__module__}.".startswith(_STATELESS) for base in kind.__mro__)
 
