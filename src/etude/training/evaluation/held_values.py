@@ -93,7 +93,8 @@ def is_stateless(module: nn.Module) -> bool:
     >>> is_stateless(layer), is_stateless(layer.eval())
     (False, True)
     """
-    return not module.training and _is_ours(type(module)) and not any(forward_hooks(module))
+    kind: Any = type(module)  # mypy takes a class of modules for one that has no hash
+    return not module.training and _is_ours(kind) and not any(forward_hooks(module))
 
 
 @lru_cache(maxsize=1_000)
