@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -96,20 +97,49 @@ def test_a_tuning_without_such_a_rate_says_nothing_of_it(small, wine, recipe):
     assert "Better when left" not in [fact.name for fact in of_tuning(best).facts]
 
 
-def test_with_folds_the_rate_that_was_left_while_better_is_said(wine, recipe):
-    folds = etude.tune(wine, recipe, budget=9.0, folds=3, engine="loop", progress=False)
-    left = folds.left_better
-    assert left is not None
-    trial = next(t for t in folds.trials if t.lr == left.lr)
-    own = folds.chosen.record.evaluations[-1]
+def test_with_folds_the_rate_that_was_left_while_better_is_said(small):
+    best = replace(small[0], folds=3, budget=4.0)
+    left = best.left_better
+    own = best.chosen.record.evaluations[-1]
+    trial = next(t for t in best.trials if t.lr == left.lr)
     assert trial.record.evaluations[-1].loss == left.loss < left.final == own.loss
     assert (trial.record.evaluations[-1].step, own.step) == (left.step, left.until)
     assert f"than {left.chosen:g} after {left.until}: its mean loss on the parts" in left.said()
-    assert of_tuning(folds).lede.startswith(f"{left.lr:g} was better when it was left in the folds")
+    shown = of_tuning(best)
+    assert shown.lede.startswith(f"{left.lr:g} was better when it was left in the folds, after")
+    assert f"{left.chosen:g} after {left.until} had" in shown.facts[1].note
     assert left.remedy() == ""  # what early stopping keeps on all data was not seen
-    by_metric = etude.tune(wine, recipe, budget=4.0, folds=2, engine="loop", progress=False,
-                           objective="accuracy")  # fmt: skip
-    assert by_metric.left_better is None
+    assert replace(best, objective="accuracy").left_better is None
+
+
+@pytest.mark.parametrize(
+    ("factors", "name", "note"),
+    [
+        ((0.5, 2.0), "At twice or half the rate", "lost at most, interpolated between the rates"),
+        ((2.0,), "At twice the rate", "none was followed at half of it or beyond"),
+        ((0.25, 1.2), "At half the rate", "none was followed at twice of it or beyond"),
+        ((0.8, 1.2), "At twice or half the rate", "extrapolated from the rates followed, which"),
+    ],
+)
+def test_what_is_lost_beside_the_rate_is_said_of_the_side_that_was_followed(
+    small, factors, name, note
+):
+    """A curve's slope near its lowest point says too little of what half the rate loses."""
+    best = small[0]
+    others = [replace(best.chosen, lr=factor * best.lr) for factor in factors]
+    trials = tuple(sorted((best.chosen, *others), key=lambda trial: trial.lr))
+    shown = of_tuning(replace(best, trials=trials, sensitivity=0.0154))
+    fact = next(fact for fact in shown.facts if "the rate" in fact.name)
+    assert (fact.name, fact.value) == (name, "1.54%")
+    assert note in fact.note
+
+
+def test_folds_compare_the_means_over_them(wine, recipe):
+    found = etude.tune(wine, recipe.replace(steps=60), budget=4.0, folds=2, engine="loop")
+    own = found.chosen.record.evaluations[-1]
+    left = [t.record.evaluations[-1].loss for t in found.trials if t is not found.chosen]
+    lower = min(left) < own.loss - 0.01 * (found.chosen.record.evaluations[0].loss - own.loss)
+    assert (found.left_better is not None) == lower
 
 
 @given(

@@ -215,11 +215,11 @@ def test_an_evaluation_loss_is_over_all_tokens_in_whatever_batches(tmp_path):
         ours = evaluate(made := task(trainer).task, made.build())
         loader = trainer.get_eval_dataloader()
         losses, tokens, samples = [], [], []
-        with torch.no_grad():
-            for batch in loader:
-                losses.append(float(trainer.model(**batch).loss))
-                tokens.append(int((batch["labels"][:, 1:] != -100).sum()))
-                samples.append(len(batch["labels"]))
+        for batch in loader:
+            loss, *_ = trainer.prediction_step(trainer.model, batch, prediction_loss_only=True)
+            losses.append(float(loss))
+            tokens.append(int((batch["labels"] != -100).sum()))
+            samples.append(len(batch["labels"]))
         assert len(set(tokens)) > 1 or size == 16
         by_token = np.average(losses, weights=tokens)
         by_sample = np.average(losses, weights=samples)

@@ -45,6 +45,9 @@ PHASES = {
 }
 """The purpose of each part of a tuning, in a few words."""
 
+TWICE = 1.99
+"""By how much a rate differs from another that is twice as high: rates have three digits."""
+
 WORTH = {
     Outcome.FOUND: "the peak",
     Outcome.TOO_SMALL_TO_TELL: "not distinguished from the others",
@@ -140,10 +143,7 @@ def _facts(result: TuneResult) -> list[Fact]:
             *_not_followed(result),
         ]
     found += [*_allowed(result), _broken(result), *_seeds(result)]
-    if result.sensitivity is not None:
-        lost = words.share(result.sensitivity, 1)
-        note = "of the drop is lost at most, interpolated between the rates followed"
-        found.append(Fact("At twice or half the rate", lost, note))
+    found += _sensitivity(result)
     if result.confidence is not None:
         share = f"{result.confidence:.0%}"
         found.append(
@@ -159,6 +159,22 @@ def _facts(result: TuneResult) -> list[Fact]:
         *_compared(result),
         Fact("Cost", words.runs(result.cost), spent),
     ]
+
+
+def _sensitivity(result: TuneResult) -> list[Fact]:
+    """Say what is lost beside the rate, and on which side the rates followed reach so far."""
+    if result.sensitivity is None:
+        return []
+    followed = [result.lr, *(trial.lr for trial in result.trials if trial.followed)]
+    up, down = max(followed) >= TWICE * result.lr, min(followed) <= result.lr / TWICE
+    name = "At twice or half the rate"
+    note = "of the drop is lost at most, interpolated between the rates followed"
+    if up != down:
+        name = f"At {'twice' if up else 'half'} the rate"
+        note += f"; none was followed at {'half' if up else 'twice'} of it or beyond"
+    elif not up:
+        note = "of the drop is lost, extrapolated from the rates followed, which are closer"
+    return [Fact(name, words.share(result.sensitivity, 1), note)]
 
 
 def _compared(result: TuneResult) -> list[Fact]:

@@ -93,11 +93,12 @@ def is_stateless(module: nn.Module) -> bool:
     >>> is_stateless(layer), is_stateless(layer.eval())
     (False, True)
     """
-    return not module.training and _is_ours(type(module)) and not any(forward_hooks(module))
+    kind: Any = type(module)  # mypy takes a class of modules for one that has no hash
+    return not module.training and _is_ours(kind) and not any(forward_hooks(module))
 
 
 @lru_cache(maxsize=1_000)
-def _is_ours(kind: type) -> bool:
+def _is_ours(kind: Any) -> bool:
     """Return whether a class, and all that it derives from, are torch's layers or Etude's."""
     return all(f"{base.__module__}.".startswith(_STATELESS) for base in kind.__mro__)
 
