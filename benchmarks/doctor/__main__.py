@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.doctor")
     parser.add_argument("verb", choices=VERBS)
     parser.add_argument("names", nargs="*", help="parts of names of cases, or diagnosers to score")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(doctor.SEEDS))
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the cases; all three, fit one")
     parser.add_argument("--held", action="store_true", help="score the held programs too")
     parser.add_argument("--stored", action="store_true", help="rivals: measure nothing, write")
     parser.add_argument("--anew", action="store_true", help="measure what is in the table too")
@@ -121,6 +121,8 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--drawn", type=int, help="mend so many cases, drawn at random")
     given = parser.parse_args()
+    if given.seeds is None:
+        given.seeds = list(fit.SEEDS if given.verb == "fit" else doctor.SEEDS)
     torch.set_num_threads(1)
     if given.verb == "list":
         listed()
