@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,9 +26,13 @@ T = TypeVar("T")
 
 LENGTH, PEAK, BATCH = 12, 2, 16
 
-ALIVE: list[dist.ProcessGroup] = []
-"""The groups of all ranks, until this process ends: one that is freed while its own threads still
-let go of the last callback aborts the process, and a rank may end while another still reads."""
+IDLE: dict[int, list[list[dist.ProcessGroup]]] = defaultdict(list)
+"""The groups of all ranks that no test uses, by their number. A group has threads, sockets and
+pipes of its own: making one for each test would use up what a process may open."""
+
+ALIVE: list[list[dist.ProcessGroup]] = []
+"""All groups, until this process ends: one that is freed while its own threads still let go of the
+last callback aborts the process, and a rank may end while another still reads."""
 
 
 class ThreadGroup(CountingGroup):
@@ -45,14 +50,23 @@ class ThreadGroup(CountingGroup):
 
 def in_ranks(count: int, work: Callable[[dist.ProcessGroup], T]) -> list[T]:
     """Return what `work` returns in each of `count` ranks, which are threads of this process."""
-    store = dist.HashStore()
-
-    def run(rank: int) -> T:
-        ALIVE.append(gloo := dist.ProcessGroupGloo(store, rank, count, timedelta(seconds=30)))
-        return work(ThreadGroup(gloo))
-
+    groups = IDLE[count].pop() if IDLE[count] else _met(count)
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(run, range(count)))
+        found = list(pool.map(lambda group: work(ThreadGroup(group)), groups))
+    IDLE[count].append(groups)  # not where a rank has failed: others may still wait for it
+    return found
+
+
+def _met(count: int) -> list[dist.ProcessGroup]:
+    """Return the groups of ranks that have just met."""
+    store, seconds = dist.HashStore(), timedelta(seconds=30)
+    with ThreadPoolExecutor(count) as pool:
+        ranks = pool.map(
+            lambda rank: dist.ProcessGroupGloo(store, rank, count, seconds), range(count)
+        )
+        groups = list(ranks)
+    ALIVE.append(groups)
+    return groups
 
 
 def network(seed: int = 0, *, width: int = 48) -> nn.Module:
