@@ -101,7 +101,8 @@ def test_a_regressor_and_no_refit():
 
 
 def test_what_cannot_be_paused_starts_over_and_says_what_that_cost():
-    search = found(make_pipeline(StandardScaler(), SGD), scoring="neg_log_loss")
+    sgd = clone(SGD).set_params(random_state=3)
+    search = found(make_pipeline(StandardScaler(), sgd), scoring="neg_log_loss")
     assert set(search.best_params_) == {"sgdclassifier__eta0"}
     assert search.result_.repeated > 0
     assert "starts over" in search.result_.advice()
@@ -113,7 +114,8 @@ def test_what_cannot_be_paused_starts_over_and_says_what_that_cost():
         cv=StratifiedKFold(2),
         scoring="neg_log_loss",
     )
-    assert abs(search.best_score_ - direct.mean()) < 0.2
+    # The same fits, of which the search has made the last pause and not the last epoch.
+    assert search.best_score_ == pytest.approx(direct.mean(), abs=0.02)
 
 
 def test_weights_of_samples_are_split_with_the_data():
