@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -74,6 +75,7 @@ class ProcessWorld(World):
         self._shards = shard
         self._guarded = False
         self._exchanges: WeakSet[Exchange] = WeakSet()
+        self._apart: dist.ProcessGroup | None = None
 
     def __repr__(self) -> str:
         return f"ProcessWorld(rank={self.rank}, size={self.size}, device='{self._device}')"
@@ -238,8 +240,21 @@ class ProcessWorld(World):
         """Return what replaces the plain mean of the gradients; None for the mean."""
         if recipe.compress is None:
             return None
-        self._exchanges.add(found := exchange_of(recipe, _default_group()))
+        self._exchanges.add(found := exchange_of(recipe, self._exchange_group()))
         return found
+
+    def _exchange_group(self) -> dist.ProcessGroup:
+        """Return the group of an exchange.
+
+        PowerSGD starts a collective where another has ended, in a thread of the group. With
+        `find_unused` DDP starts one for the parameters that were used meanwhile. In one group their
+        order could differ between processes, which would then wait for each other.
+        """
+        if not self.find_unused:
+            return _default_group()
+        if self._apart is None:
+            self._apart = dist.new_group(timeout=timedelta(seconds=self.timeout))
+        return self._apart
 
     def whole(self, state: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         """Return the state with the random state of every process."""
