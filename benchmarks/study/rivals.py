@@ -46,7 +46,7 @@ ROUNDS = 2
 SECONDS, LONG = 20.0, 40.0
 """What the loop takes for all trials, about; of small dense networks, whose stacks are compiled.
 
-A trial then takes .6 s or more. At their own lengths these networks take 2 s to a minute."""
+A trial then takes .6 s or more. At their own lengths these networks take 2 s or more."""
 
 
 def plan_of(task: str, options: dict[str, Any], steps: int) -> dict[str, Any]:
