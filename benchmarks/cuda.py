@@ -1,4 +1,4 @@
-"""What Etude does on a CUDA device: stacks, the loop against a bare one, waits, and tunings.
+"""What Etude does on a CUDA device: the loop beside a bare one, tunings, watching, and stacks.
 
 A tuning is measured against one training, with one process for each GPU where there are several.
 
@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import arguments
+from benchmarks import arguments, watch
 from benchmarks.engines import LONG, RESULTS, on_a_gpu, runs_of
 from benchmarks.loop import UPDATES, bare, timed
+from benchmarks.watch_loop import NETWORKS
 from etude import Recipe, train, tune
 from etude.engines import Engine, PoolEngine
 from etude.tasks.table import get
@@ -31,6 +32,7 @@ from etude.tasks.table import get
 MEMBERS = (4, 16, 64, 128)
 TASKS = ("digits-mlp", "digits-cnn", "digits-resnet", "digits-lstm")
 ROUNDS, OBSERVED = 9, 160
+WATCH_ROUNDS = 20
 
 
 def waits(name: str) -> float:
@@ -120,12 +122,9 @@ def tuning_lines(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def text(result: dict[str, Any]) -> str:
-    """Return the results as a page."""
-    lines = [
-        "# On a CUDA device",
-        "",
-        f"{result['device']}, torch {result['torch']}. Written by `python -m benchmarks.cuda`.",
+def loop_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of the loop."""
+    return [
         "",
         "## The loop beside a bare one that reads every loss",
         "",
@@ -134,22 +133,72 @@ def text(result: dict[str, Any]) -> str:
         *(
             f"| {r['task']} | {r['etude_ms']:.3f} | {r['bare_ms']:.3f} | {r['ratio']:.2f} "
             f"| {r['waits']:.3f} |"
-            for r in result["loop"]
+            for r in rows
         ),
+    ]
+
+
+def watch_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of watching."""
+    return [
+        "",
+        "## A plain loop under `etude.watch`, against one without",
+        "",
+        f"{WATCH_ROUNDS} rounds, measured as in watch.md, but by the clock until the device is "
+        "done.",
+        "",
+        *watch.HEADER,
+        *(watch.row(r) for r in rows),
+    ]
+
+
+def stack_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of stacks."""
+    return [
         "",
         "## Stacked members, updates a second against the loop (mlp 32)",
         "",
         "| members | loop/s | vmap | vmap compiled |",
         "|---:|---:|---:|---:|",
+        *(
+            f"| {r['members']} | {r['rates']['loop']:,.0f} "
+            f"| {r['rates']['vmap'] / r['rates']['loop']:.1f}× "
+            f"| {r['rates']['vmap compiled'] / r['rates']['loop']:.1f}× |"
+            for r in rows
+        ),
     ]
-    for row in result["engines"]:
-        rates = row["rates"]
-        lines.append(
-            f"| {row['members']} | {rates['loop']:,.0f} | {rates['vmap'] / rates['loop']:.1f}× "
-            f"| {rates['vmap compiled'] / rates['loop']:.1f}× |"
-        )
-    if result.get("tunings"):
-        lines += tuning_lines(result["tunings"])
+
+
+PARTS: dict[
+    str,
+    tuple[
+        Callable[[Any], dict[str, Any]],
+        tuple[Any, ...],
+        Callable[[list[dict[str, Any]]], list[str]],
+    ],
+] = {
+    "loop": (beside_bare, TASKS, loop_lines),
+    "tunings": (tuned, TASKS, tuning_lines),
+    "watch": (
+        partial(watch.measure, device="cuda", rounds=WATCH_ROUNDS), tuple(NETWORKS), watch_lines
+    ),
+    "engines": (on_a_gpu, MEMBERS, stack_lines),
+}  # fmt: skip
+"""Name of a part -> what measures a row, of what, and what prints the rows."""
+
+
+def text(result: dict[str, Any]) -> str:
+    """Return the results as a page."""
+    lines = [
+        "# On a CUDA device",
+        "",
+        f"{result['device']}, torch {result['torch']}. Written by `python -m benchmarks.cuda`.",
+    ]
+    if "note" in result:
+        lines += ["", result["note"]]
+    for name, (_, _, print_rows) in PARTS.items():
+        if result.get(name):
+            lines += print_rows(result[name])
     return "\n".join(lines) + "\n"
 
 
@@ -161,14 +210,13 @@ def main(folder: Path) -> None:
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "loop": [beside_bare(name) for name in TASKS],
-        "engines": [],
-        "tunings": [tuned(name) for name in TASKS],
     }
-    for members in MEMBERS:
-        result["engines"].append(on_a_gpu(members))
-        (folder / "cuda.json").write_text(json.dumps(result, indent=1) + "\n")
-        (folder / "cuda.md").write_text(text(result))
+    for name, (measure, rows, _) in PARTS.items():
+        result[name] = []
+        for row in rows:
+            result[name].append(measure(row))
+            (folder / "cuda.json").write_text(json.dumps(result, indent=1) + "\n")
+            (folder / "cuda.md").write_text(text(result))
     print(text(result))
 
 

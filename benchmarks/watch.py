@@ -38,20 +38,25 @@ FIRST, ROUNDS, SECONDS = 128, 80, 0.1
 RIVAL_ROUNDS, RIVAL_SECONDS = 6, 0.5
 """How many rounds of blocks for the other tools, and how long a block of the bare loop takes."""
 
+HEADER = (
+    "| network | bare update, ms | default | counted | every update | counted |",
+    "|---|---:|---:|---:|---:|---:|",
+)
+
 RESAMPLES = 2_000
 """How often the rounds are drawn anew for the interval of a ratio."""
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, device: str = "cpu", rounds: int = ROUNDS) -> dict[str, Any]:
     """Return milliseconds of a bare update, and the ratios of watched ones."""
     build, batch = NETWORKS[name]
     found: dict[str, Any] = {"network": name}
     for label, every in (("default", None), ("every", 1)):
-        bare, watched = Loop(build, batch), Loop(build, batch)
+        bare, watched = Loop(build, batch, device), Loop(build, batch, device)
         with etude.watch(watched.model, watched.optimizer, every=every, on_finding=_quiet) as w:
             first = watched.block(FIRST) / bare.block(FIRST)
             updates = max(1, round(SECONDS / bare.block(10)))
-            pairs = np.array([_round(bare, watched, updates, turn) for turn in range(ROUNDS)])
+            pairs = np.array([_round(bare, watched, updates, turn) for turn in range(rounds)])
             seen = w.report()
         found[label] = _ratio(pairs)
         found[f"{label}, interval"] = _interval(pairs)
@@ -60,7 +65,7 @@ def measure(name: str) -> dict[str, Any]:
         found[f"{label}, counted"] = seen.history.overhead
         found["bare_ms"] = 1e3 * float(np.median(pairs[:, 1]))
         if every is None:
-            found["updates"] = FIRST + ROUNDS * updates
+            found["updates"] = FIRST + rounds * updates
             found["sampled"] = next(iter(seen.seen), "")
     return found
 
@@ -118,13 +123,9 @@ def write(rows: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> None:
         "interval that holds the ratio with 90%. Counted: what the watch itself counted as its "
         "own, from the first update on. Written by `python -m benchmarks.watch`.",
         "",
-        "| network | bare update, ms | default | counted | every update | counted |",
-        "|---|---:|---:|---:|---:|---:|",
+        *HEADER,
     ]
-    lines += [
-        f"| {r['network']} | {r['bare_ms']:.2f} | {_cell(r, 'default')} | {_cell(r, 'every')} |"
-        for r in rows
-    ]
+    lines += [row(r) for r in rows]
     lines += ["", f"The first {FIRST} updates, and what was sampled by default:", ""]
     lines += ["| network | default | every update | sampled |", "|---|---:|---:|---|"]
     lines += [
@@ -139,6 +140,14 @@ def write(rows: list[dict[str, Any]], rivals: list[dict[str, Any]]) -> None:
     (RESULTS / "watch.md").write_text("\n".join(lines) + "\n")
     content = {"machine": machine, "rows": rows, "rivals": rivals}
     (RESULTS / "watch.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def row(found: dict[str, Any]) -> str:
+    """Return the line of a network in the table under `HEADER`."""
+    return (
+        f"| {found['network']} | {found['bare_ms']:.2f} | {_cell(found, 'default')} "
+        f"| {_cell(found, 'every')} |"
+    )
 
 
 def _cell(row: dict[str, Any], label: str) -> str:

@@ -79,12 +79,22 @@ NETWORKS: dict[str, tuple[Callable[[], tuple[nn.Module, Tensor]], int]] = {
 
 
 class Loop:
-    """A bare loop with AdamW that goes on from block to block."""
+    """A bare loop with AdamW that goes on from block to block.
 
-    def __init__(self, build: Callable[[], tuple[nn.Module, Tensor]], batch: int) -> None:
+    Args:
+        build: Makes the network and all inputs.
+        batch: The number of samples in a batch.
+        device: Where to train.
+    """
+
+    def __init__(
+        self, build: Callable[[], tuple[nn.Module, Tensor]], batch: int, device: str = "cpu"
+    ) -> None:
         torch.manual_seed(0)
-        self.model, self.inputs = build()
-        self.targets = torch.randint(0, 10, (len(self.inputs),))
+        self.device = torch.device(device)
+        model, inputs = build()
+        self.model, self.inputs = model.to(self.device), inputs.to(self.device)
+        self.targets = torch.randint(0, 10, (len(inputs),)).to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         self.batch = batch
         self.before: Tell | None = None
@@ -101,10 +111,13 @@ class Loop:
             self.before, self.after = kept
 
     def block(self, updates: int) -> float:
-        """Do some updates; return the seconds of one, of this process alone."""
-        started = time.process_time()
+        """Do some updates; return the seconds of one.
+
+        On a CPU they are those of this process alone, on a GPU those of the clock until it is done.
+        """
+        started = self._now()
         for _ in range(updates):
-            chosen = torch.randint(0, len(self.inputs), (self.batch,))
+            chosen = torch.randint(0, len(self.inputs), (self.batch,), device=self.device)
             self.optimizer.zero_grad()
             loss = cross_entropy(self.model(self.inputs[chosen]), self.targets[chosen])
             torch.autograd.backward(loss)
@@ -113,7 +126,13 @@ class Loop:
             self.optimizer.step()
             if self.after is not None:
                 self.after(loss)
-        return (time.process_time() - started) / updates
+        return (self._now() - started) / updates
+
+    def _now(self) -> float:
+        if self.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
 def spread(values: list[float]) -> list[float]:

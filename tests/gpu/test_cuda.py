@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 import etude
 from etude import Recipe, Task
 from etude.engines import LoopEngine, engine_for, train_many
+from etude.errors import TaskError
 from etude.measure.gradient_norm import GradientNorm
 from etude.optimizers import ROWS
 from etude.training.run import Run
@@ -104,6 +106,20 @@ def test_losses_are_those_of_the_cpu_up_to_roundoff(model):
         for a, b in zip(here.series["loss"], there.series["loss"], strict=True):
             assert math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-4)
     assert [e.step for e in here.evaluations] == [e.step for e in there.evaluations]
+
+
+def test_a_batch_without_an_answered_target_counts_nothing():
+    """The number of answered targets stays on the device, and so does the loss."""
+    x, y = data(64)
+    y = torch.where(torch.arange(64) % 4 == 0, torch.tensor(-100), y)
+    some = Task(mlp, (x, y), loss=cross_entropy, metric=None)
+    recipe = RECIPE.replace(optimizer="sgd", batch_size=1, steps=24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on the CPU: that an update has no answered target
+        here, there = (etude.train(some, recipe, device=d) for d in ("cpu", "cuda"))
+    assert 0 in here.series["loss"]
+    for a, b in zip(here.series["loss"], there.series["loss"], strict=True):
+        assert math.isclose(a, b, rel_tol=1e-3, abs_tol=1e-4)
 
 
 def test_half_precision_trains():
@@ -200,3 +216,91 @@ def test_engines_leave_runs_whole_on_a_device():
     LoopEngine().advance(runs, 40)
     assert [run.step for run in runs] == [40, 40]
     assert all(run.status == "finished" for run in runs)
+
+
+def watched(every: int | None, steps: int = 96) -> tuple[Tensor, int]:
+    """Return the weights after a plain loop on the device, and how often it waited."""
+    torch.manual_seed(0)
+    model = mlp().cuda()  # torch's own kernels of a pooling give other bits every time
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    x, y = (part.cuda() for part in data())
+    with (
+        nullcontext() if every == 0 else etude.watch(model, optimizer, every=every),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            for step in range(steps):
+                chosen = slice(32 * step % 256, 32 * step % 256 + 32)
+                optimizer.zero_grad()
+                torch.autograd.backward(cross_entropy(model(x[chosen]), y[chosen]))
+                optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = sum("synchroniz" in str(w.message) for w in caught)
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), waits
+
+
+@pytest.mark.parametrize("every", [None, 1])
+def test_a_watch_changes_no_bit_and_seldom_waits_for_the_device(every):
+    (bare, own), (seen, waits) = watched(0), watched(every)
+    assert torch.equal(bare, seen)
+    print(f"{waits} waits in 96 updates")
+    assert waits - own <= 96 // 8
+
+
+@pytest.mark.parametrize("bad", [2, -1])
+@pytest.mark.parametrize("rows", [1, 256])
+def test_a_label_out_of_bounds_is_named_and_the_device_can_be_used_on(bad, rows):
+    x, y = data()
+    y[torch.arange(rows)] = bad
+    wrong = Task(mlp, (x, y), loss=cross_entropy, metric="accuracy")
+    with pytest.raises(TaskError, match="labels are 0 to 1"):
+        etude.train(wrong, RECIPE, device="cuda")
+    found = etude.diagnose(wrong, RECIPE, device="cuda", progress=False)
+    assert "label" in str(found)
+    assert torch.ones(1, device="cuda").item() == 1
+
+
+def test_the_tensors_of_a_loss_are_moved_and_the_user_s_own_loss_is_not():
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([0.3, 0.7]))
+    weighted = Task(mlp, data(), loss=loss, metric="accuracy")
+    here, there = (etude.train(weighted, RECIPE, device=d) for d in ("cpu", "cuda"))
+    assert math.isclose(here.series["loss"][5], there.series["loss"][5], rel_tol=1e-3)
+    assert loss.weight.device.type == "cpu"
+
+
+class Sequences(nn.Module):
+    """An LSTM over the rows of a picture; cuDNN keeps its weights in one memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(24, 16, num_layers=2, batch_first=True)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.cell(x.transpose(1, 2).flatten(2))[0][:, -1])
+        return found
+
+
+def test_a_recurrent_network_is_trained_saved_and_looked_at_without_a_warning(tmp_path: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*deterministic")
+        record = etude.train(task(Sequences), RECIPE, device="cuda", folder=tmp_path / "run")
+        read = etude.Record.load(tmp_path / "run")
+        etude.diagnose(task(Sequences), RECIPE, device="cuda", progress=False)
+        found = etude.tune(
+            task(Sequences), RECIPE, 1.5, device="cuda", folder=tmp_path / "tuned", progress=False
+        )
+    assert record.status == read.status == "finished"
+    assert found.lr > 0
+
+
+def test_members_of_a_population_go_on_from_their_files(tmp_path: Path):
+    found = etude.population(
+        task(mlp), RECIPE.replace(steps=200), device="cuda", folder=tmp_path / "p", progress=False
+    )
+    assert found.model is not None

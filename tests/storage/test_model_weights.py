@@ -93,3 +93,57 @@ def test_a_buffer_that_changed_its_type_is_resumed_to_the_bit(tmp_path):
     again = Counts()
     RunFolder(tmp_path / "run").read_model(again)
     assert torch.equal(again.count, whole.model.count)
+
+
+def in_one_memory(model: nn.Module) -> nn.Module:
+    """Lay all weights of a model into one memory, as a GPU does with those of an LSTM."""
+    whole = torch.cat([p.detach().flatten() for p in model.parameters()])
+    place = 0
+    for parameter in model.parameters():
+        parameter.data = whole[place : place + parameter.numel()].view_as(parameter)
+        place += parameter.numel()
+    return model
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("read", [False, True])
+def test_weights_that_are_parts_of_one_memory_are_written_and_read(tmp_path, saved, read):
+    torch.manual_seed(1)
+    model, other = nn.LSTM(3, 4), nn.LSTM(3, 4)
+    RunFolder(tmp_path).save_model(in_one_memory(model) if saved else model)
+    RunFolder(tmp_path).read_model(in_one_memory(other) if read else other)
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, other.get_parameter(name))
+    size = sum(p.numel() for p in model.parameters()) * 4
+    assert size < (tmp_path / MODEL).stat().st_size < size + 1000
+
+
+class Tied(nn.Module):
+    """A layer whose weight is also that of another, as it is or transposed."""
+
+    def __init__(self, transposed: bool) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.outer.weight = (
+            nn.Parameter(self.inner.weight.data.T) if transposed else self.inner.weight
+        )
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_tied_weights_are_written_once_and_stay_tied(tmp_path, transposed):
+    model, other = Tied(transposed), Tied(transposed)
+    RunFolder(tmp_path).save_model(model)
+    assert list(load_file(tmp_path / MODEL)) == ["inner.weight"]
+    RunFolder(tmp_path).read_model(other)
+    assert torch.equal(model.inner.weight, other.inner.weight)
+    assert torch.equal(model.outer.weight, other.outer.weight)
+    assert other.outer.weight.data_ptr() == other.inner.weight.data_ptr()
+
+
+def test_weights_that_are_missing_or_too_many_are_named(tmp_path):
+    RunFolder(tmp_path).save_model(nn.Linear(2, 1, bias=False))
+    with pytest.raises(StorageError, match=r'Missing key.* "bias"'):
+        RunFolder(tmp_path).read_model(nn.Linear(2, 1))
+    RunFolder(tmp_path).save_model(nn.Linear(2, 1))
+    with pytest.raises(StorageError, match=r'Unexpected key.* "bias"'):
+        RunFolder(tmp_path).read_model(nn.Linear(2, 1, bias=False))

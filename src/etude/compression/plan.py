@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from etude.compression.method import CompressionMethod
 from etude.compression.source import TrainedNetwork
 from etude.compression.structured import Sizes, remove_channels
 from etude.errors import BadValueError
+from etude.model_copy import copy_model
 from etude.tasks.sources.data import Cursor
 from etude.training.clock import batch_size_of
 from etude.training.evaluation.evaluate import move
@@ -52,7 +52,7 @@ class CompressionPlan:
 
 def planned(found: TrainedNetwork, method: CompressionMethod) -> tuple[CompressionPlan, nn.Module]:
     """Return what is done, and the network as fine-tuning begins with it."""
-    model = copy.deepcopy(found.model)
+    model = copy_model(found.model)
     if method.prune is not None:
         masks = magnitude_masks(model, method.prune, method.scope)
         mask(model, masks)
@@ -148,7 +148,7 @@ def finished(plan: CompressionPlan, model: nn.Module) -> nn.Module:
     mode = plan.method.int8
     if mode == Int8Mode.QAT:
         linear_int8.forget_ranges(model)
-    model = copy.deepcopy(model).cpu().eval()
+    model = copy_model(model).cpu().eval()
     unmask(model)
     if mode is None:
         return model

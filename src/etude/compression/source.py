@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from etude import tasks
 from etude.errors import BadTypeError, BadValueError, StorageError, TaskError, kind_of, shown
+from etude.model_copy import copy_model
 from etude.randomness import derive_seed, random_state_kept
 from etude.recipe import Recipe
 from etude.record import Record
@@ -93,7 +93,7 @@ def _of_result(run: Record | TuneResult, task: Task | None) -> TrainedNetwork:
         )
     ref = run.record.ref if isinstance(run, TuneResult) else run.ref
     known = task or named_task(ref, "the record")
-    model: nn.Module = copy.deepcopy(run.model).cpu().eval()
+    model: nn.Module = copy_model(run.model).cpu().eval()
     return TrainedNetwork(known, run.recipe, model, None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from etude.engines.vmap.eligibility import kind, why_not_stackable
 from etude.engines.vmap.engine import VmapEngine
 from etude.engines.vmap.execution import SECONDS_PER_NODE, SHARE
 from etude.engines.vmap_pool import VmapPoolEngine
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 from etude.tasks.sources.data import Cursor
 from etude.tasks.task import Task
@@ -318,7 +318,7 @@ def _is_light(run: Run) -> bool:
     data = run.task.train
     with random_state_kept(0), data.untouched(), torch.no_grad():
         batch = next(data.stream(run.batch_size, run.recipe.seed, Cursor()))
-        model = copy.deepcopy(run.model)
+        model = copy_model(run.model)
         with counted_work(model) as work:
             run.objective.task.forward(model, batch)
     return sum(work) <= LIGHT

@@ -6,7 +6,6 @@ Every call of a torch function is recorded. A matrix that is used without its mo
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from etude.errors import TaskError
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 
 CONTRACTIONS = frozenset((
@@ -200,7 +200,7 @@ def follow(model: nn.Module, forward: Callable[[nn.Module], Any], batch: Any) ->
         The flow; None if the result cannot be followed, for instance through a custom autograd
         function.
     """
-    twin = copy.deepcopy(model)
+    twin = copy_model(model)
     watch = _Watch(twin, batch)
     with random_state_kept(0), watch:
         result = forward(twin)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from etude.engines.loop import LoopEngine
 from etude.errors import BadValueError, TaskError
 from etude.measure.gradient_chain import ChainRecorder
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.record import to_json
@@ -241,7 +242,7 @@ def _stepped(run: Run, remembering: _Remembering, after: int) -> Backprop:
         if run.diverged:
             raise TaskError(f"the run diverged before update {after}: {run.reason}")
     model = run.model
-    twin = copy.deepcopy(model)
+    twin = copy_model(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     recorder = ChainRecorder(model, newest=run.recipe.precision == "float16")
     try:

@@ -190,7 +190,9 @@ class ChainRecorder:
 
 
 def _squares_into(station: _Station) -> Any:
-    def hook(gradient: Tensor) -> None:
+    def hook(gradient: Tensor | None) -> None:
+        if gradient is None:  # of a second output that nothing reads, on a GPU
+            return
         station.squares.append(float(gradient.detach().double().square().sum()))
 
     return hook

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 from etude.tasks.sources.data import Cursor
 from etude.training.evaluation.evaluate import move
@@ -34,7 +34,7 @@ def scaled(centre: float, run: Run) -> float:
     choice = run.recipe.optimizer
     if run.state.optimizer_spec.centre_share is None or run.task.alternates:
         return centre
-    model = copy.deepcopy(run.model)
+    model = copy_model(run.model)
     weights = [p for p in model.parameters() if p.requires_grad]
     with random_state_kept(0), run.task.train.untouched(), run.autocast():
         batch = next(run.task.train.stream(run.batch_size, run.recipe.seed, Cursor()))

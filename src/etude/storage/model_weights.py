@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from etude.errors import StorageError, shown
-from etude.memory_layout import moved, overlaps
+from etude.memory_layout import moved, overlaps, reach
 from etude.torch_internals import own_buffers, own_parameters, unsaved_buffers
 
 
@@ -25,6 +26,59 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, same: bool 
     """
     fit_buffers(model, weights, same=same)
     model.load_state_dict(dict(weights))
+
+
+def untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return weights and buffers to write, each memory once, and the names that are left out.
+
+    The weights of a recurrent layer are parts of one memory on a GPU: each is written alone.
+
+    Args:
+        state: The weights and buffers, as `state_dict` returns them.
+
+    Returns:
+        The weights and buffers by name; and the other names, each with the name of the same memory.
+
+    >>> one = torch.arange(3.0)
+    >>> kept, others = untied({"b": one, "a": one, "c": one[:2]})
+    >>> sorted(kept), others
+    (['a', 'c'], {'b': 'a'})
+    """
+    kept: dict[str, Tensor] = {}
+    others: dict[str, str] = {}
+    for names in _same_memory(state):
+        first, *rest = sorted(names)
+        tensor = state[first].detach().contiguous()
+        alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        kept[first] = tensor if alone else tensor.clone()
+        others |= dict.fromkeys(rest, first)
+    return kept, others
+
+
+def load_untied(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load what `untied` returned first.
+
+    Raises:
+        StorageError: If a weight is of another kind of number than the model's.
+        RuntimeError: If names or shapes are those of another model.
+    """
+    fit_buffers(model, weights)
+    state, found = model.state_dict(), dict(weights)
+    for names in _same_memory(state):
+        if any(name in weights for name in names):
+            for name in names:  # what another name loads is copied to itself
+                found.setdefault(name, state[name])
+    model.load_state_dict(found)
+
+
+def _same_memory(state: Mapping[str, Tensor]) -> list[list[str]]:
+    """Return the names by memory: those of one list share all of it."""
+    alike: dict[Any, list[str]] = {}
+    for name, tensor in state.items():
+        size = reach(tensor.shape, tensor.stride()) * tensor.element_size()
+        place = (tensor.device, tensor.data_ptr(), size) if size else name
+        alike.setdefault(place, []).append(name)
+    return list(alike.values())
 
 
 def unsaved_state(model: nn.Module) -> dict[str, Tensor | None]:

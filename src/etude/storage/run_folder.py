@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file
-from safetensors.torch import save_model as save_module
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from etude import files
 from etude.errors import StorageError, shorten
 from etude.recipe import Recipe
 from etude.storage import checkpoint, layout, task_digests
-from etude.storage.model_weights import fit_buffers
+from etude.storage.model_weights import load_untied, untied
 from etude.storage.task_note import TaskNote
 from etude.tasks.references.fingerprint import Parts
 from etude.tasks.references.ref import TaskRef
@@ -213,13 +212,11 @@ class RunFolder:
             model: The model.
             weights: Its weights and buffers by name, if the model itself has only parts of them.
         """
+        kept, others = untied(model.state_dict()) if weights is None else (weights, {})
 
         def write(temporary: Path) -> None:
             try:
-                if weights is None:
-                    save_module(model, str(temporary))
-                else:
-                    save_file(weights, str(temporary))
+                save_file(kept, str(temporary), metadata=others or None)
             except SafetensorError as error:
                 raise OSError(str(error)) from error
 
@@ -239,8 +236,7 @@ class RunFolder:
         path = self.path / layout.MODEL
         try:
             weights = load_file(files.regular(path, "the model"))
-            fit_buffers(model, weights)
-            load_model(model, str(path))
+            load_untied(model, weights)
         except StorageError:
             raise
         except (RuntimeError, OSError, ValueError, KeyError, SafetensorError) as error:

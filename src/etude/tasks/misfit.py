@@ -125,8 +125,18 @@ def label_hint(loss: Any, output: Any, target: Any) -> str:
     if target.device.type != "cpu" or not output.ndim or target.dtype is torch.bool:
         return ""
     classes = output.shape[1 if output.ndim > 1 else 0]
-    ignored = getattr(loss, "ignore_index", -100)
-    answered = target[target != ignored]
+    return labels_out_of_bounds(target, classes, getattr(loss, "ignore_index", -100))
+
+
+def labels_out_of_bounds(labels: Tensor, classes: int, ignored: int) -> str:
+    """Return what is wrong with class numbers; empty if nothing is.
+
+    >>> labels_out_of_bounds(torch.tensor([-100, 0, 2]), 3, -100)
+    ''
+    >>> labels_out_of_bounds(torch.tensor([-1, 0, 2]), 3, -100)
+    'the lowest label is -1, the model has 3 outputs: labels are 0 to 2'
+    """
+    answered = labels[labels != ignored]
     if not answered.numel():
         return ""
     low, high = int(answered.min()), int(answered.max())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import BadTypeError, BadValueError, TaskError, as_real, kind_of, where
+from etude.model_copy import copy_model
 from etude.tasks.groups import groups_of
 from etude.tasks.loss.weighted import WeightedLoss, as_loss, weighed
 from etude.tasks.metrics import as_metric
@@ -134,7 +135,7 @@ class Task:
         too, because the function may return the same network every time.
         """
         if isinstance(self.model, nn.Module):
-            return copy.deepcopy(self.model)
+            return copy_model(self.model)
         try:
             network = self.model()
         except Exception as error:
@@ -143,7 +144,7 @@ class Task:
             raise BadTypeError(
                 f"model() returned {kind_of(network)}: it must return a torch.nn.Module"
             )
-        return copy.deepcopy(network)
+        return copy_model(network)
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
         """Return the parameter groups of a model; None if the task has no `param_groups`.
@@ -154,11 +155,19 @@ class Task:
         return None if self.param_groups is None else groups_of(self.param_groups, model)
 
     def on(self, device: torch.device) -> Task:
-        """Return the same task with its tensors on a device."""
-        train, valid = self.train.to(device), self.valid.to(device)
-        if train is self.train and valid is self.valid:
+        """Return the same task with its tensors on a device, those of a loss that is a module too.
+
+        The user's own loss stays where it is.
+        """
+        train, valid, loss = self.train.to(device), self.valid.to(device), self.loss
+        if isinstance(loss, nn.Module) and any(
+            t.device.type != device.type or device.index not in (None, t.device.index)
+            for t in (*loss.parameters(), *loss.buffers())
+        ):
+            loss = copy.deepcopy(loss).to(device)
+        if train is self.train and valid is self.valid and loss is self.loss:
             return self
-        return replace(self, train=train, valid=valid).known_as(self.ref, self.origin)
+        return replace(self, train=train, valid=valid, loss=loss).known_as(self.ref, self.origin)
 
     def known_as(self, ref: TaskRef | None, origin: TaskOrigin | None = None) -> Task:
         """Return the same task with the reference that builds it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 
 from etude.errors import TaskError
 from etude.layerwise.rates import Rates
+from etude.model_copy import copy_model
 from etude.optimizers.classes.hessian import PRICE
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
@@ -202,7 +202,7 @@ def has_no_answered_target(
     try:
         with random_state_kept(), torch.no_grad():
             if answer is None or task.step is not None:
-                weight = task.weighed(copy.deepcopy(model), batch)[0].weight
+                weight = task.weighed(copy_model(model), batch)[0].weight
             else:
                 weight = task.compare(*answer).weight
     except (TaskError, RuntimeError):  # torch cannot copy tensors with a graph

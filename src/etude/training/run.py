@@ -25,6 +25,7 @@ from etude.training.evaluation.evaluate import evaluate
 from etude.training.evaluation.evaluation_weights import EvaluationWeights
 from etude.training.evaluation.joined_slices import Answers
 from etude.training.loop import TrainingLoop
+from etude.training.machine.device import deterministic
 from etude.training.machine.threads import use_threads
 from etude.training.objective import Objective
 from etude.training.observer import Observer
@@ -333,6 +334,7 @@ class Run:
         """Set the weights to be evaluated, and the threads, inside a block."""
         weights = self._evaluation_weights
         with (
+            deterministic(self.device),
             use_threads(self.threads),
             nullcontext() if weights is None else weights.judged(),
             exchange_state.judged_weights(self.state),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from etude.errors import EtudeError
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 from etude.tasks.sources.data import Cursor, IndexedData, TensorData
 from etude.training.checks.check import faults
@@ -172,7 +172,7 @@ def _copy(cursor: Cursor) -> Cursor:
 
 def _fault(run: Run, batch: Any) -> str:
     """Return the untrained model's loss on a batch in words, if it is not finite."""
-    model = copy.deepcopy(run.model)
+    model = copy_model(run.model)
     try:
         with torch.no_grad(), run.autocast():
             found = run.task.weighed(model, batch)[0].read()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import EtudeError
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 from etude.record import Evaluation
 from etude.tasks.sources.data import Cursor, rows
@@ -70,7 +70,7 @@ def constant_score(run: Run | RunState) -> Evaluation | None:
     with random_state_kept(0), task.train.untouched():
         stream = run.task.train.stream(run.batch_size, run.recipe.seed, Cursor())
         first = move(next(stream), run.device)
-        network = copy.deepcopy(run.model).eval()
+        network = copy_model(run.model).eval()
         start = _start(run, network, first)
         if start is None or _same(first):
             return None

@@ -110,6 +110,8 @@ class WeightMean(Observer):
         if target != self.target:
             self.target, self.count = target, 0
             self.mean = [torch.zeros_like(w, dtype=_wide(w)) for w in weights]
+        elif any(m.device != w.device for m, w in zip(self.mean, weights, strict=True)):
+            self.mean = [m.to(w.device) for m, w in zip(self.mean, weights, strict=True)]  # read
         self.count += 1
         part = max(1 / self.count, 1 / self.samples)
         for mean, weight in zip(self.mean, weights, strict=True):

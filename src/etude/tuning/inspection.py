@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from etude.errors import EtudeError
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 from etude.tasks.loss.loss_calls import LossCalls, are_probabilities
 from etude.tasks.metrics import IGNORED
@@ -39,7 +39,7 @@ def remarks(run: Run) -> tuple[str, ...]:
         return ()
     try:
         batches = _batches(run)
-        model = copy.deepcopy(run.model).eval()
+        model = copy_model(run.model).eval()
         with torch.no_grad(), random_state_kept(0), run.autocast():
             _, output, target = task.forward(model, batches[0])
     except (EtudeError, RuntimeError, ValueError, TypeError):

@@ -27,9 +27,11 @@ from etude.diagnosis.check.subject import Look, Subject, prepare
 from etude.diagnosis.check.values import constant_features, not_finite
 from etude.diagnosis.finding import Diagnosis, Finding
 from etude.errors import EtudeError, TaskError
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.task import Task
+from etude.training.checks.device_asserts import bounds_checked
 from etude.training.checks.validation import check_given
 from etude.warning_filters import filters_kept
 
@@ -104,7 +106,8 @@ def check(
             return Diagnosis(
                 found, ("the network's parameters",), ("all else: nothing is trained",)
             )
-        return _looked(subject)
+        with bounds_checked(subject.run.device):
+            return _looked(subject)
 
 
 def apart(task: Task) -> Task:
@@ -112,7 +115,7 @@ def apart(task: Task) -> Task:
     if not isinstance(task.model, torch.nn.Module):
         return task
     same = copy.copy(task)
-    object.__setattr__(same, "model", copy.deepcopy(task.model))
+    object.__setattr__(same, "model", copy_model(task.model))
     return same
 
 

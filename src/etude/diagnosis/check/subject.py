@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Mapping
@@ -16,12 +15,14 @@ from torch import Tensor, nn
 from etude.diagnosis.check.short_run import FirstUpdates, ShortRun, beginning, first_updates
 from etude.diagnosis.finding import Finding
 from etude.errors import EtudeError, TaskError
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 from etude.recipe import Recipe
 from etude.tasks.loss.loss_calls import LossCall, LossCalls
 from etude.tasks.sources.data import Batch, Cursor, Data, TensorData, rows
 from etude.tasks.task import Task
 from etude.training.checks.check import named_tensors
+from etude.training.checks.device_asserts import bounds_checked
 from etude.training.evaluation.evaluate import move
 from etude.training.run import Run
 
@@ -130,7 +131,7 @@ class Subject:
 
     def network(self) -> nn.Module:
         """Return a copy of the untrained network, in training mode."""
-        return copy.deepcopy(self.run.model)
+        return copy_model(self.run.model)
 
     def forward(self, network: nn.Module, batch: Batch) -> tuple[Tensor, Any, Any]:
         """Return (loss, output, target) of a batch; the random numbers are always the same."""
@@ -162,7 +163,7 @@ def prepare(task: Task, recipe: Recipe, device: str | torch.device | None = None
     if subject.is_plain:
         network.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
-        with calls:
+        with bounds_checked(run.device), calls:
             loss = float(subject.forward(network, batch)[0].detach())
     except TaskError as told:
         error = told

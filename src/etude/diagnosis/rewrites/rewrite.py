@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import nn
 
+from etude.model_copy import copy_model
 from etude.tasks.task import Task
 
 ROOT = ""
@@ -57,7 +57,7 @@ class Rewrite:
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a changed copy of a model; the model itself is not changed."""
-        changed = copy.deepcopy(model)
+        changed = copy_model(model)
         for change in self.changes:
             changed = replaced(changed, change.layer, change.make)
         return changed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from etude.engines.vmap.member import Member
 from etude.engines.vmap.optimizers import flags_of
 from etude.engines.vmap.recurrent import unroll
 from etude.engines.vmap.stack import Stack
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 from etude.tasks.sources.data import Cursor
 from etude.training.run import Run
@@ -58,7 +58,7 @@ def verify(runs: list[Run]) -> Verified:
     masks, untouched, gradients, weighs = zip(*(_first(run) for run in loops), strict=True)
     if masks[0] != masks[-1] or untouched[0] != untouched[-1]:
         raise VerificationError("two runs of it do not compute the same way")
-    net = copy.deepcopy(chosen[0].model)
+    net = copy_model(chosen[0].model)
     unroll(net)
     layout = Layout.of(net, untouched[0])
     if not layout.names:
@@ -103,12 +103,12 @@ def _first(run: Run) -> tuple[list[Mask], tuple[str, ...], dict[str, Tensor], bo
     batch. The run does not change.
     """
     state = run.state_dict()
-    model = copy.deepcopy(run.model)
+    model = copy_model(run.model)
     names = dict(model.named_parameters())
     batches = run.task.train.stream(run.batch_size, run.recipe.seed, Cursor(**state["place"]))
     recorder = MaskRecorder()
     # In unrolled recurrent layers dropout can be recorded; it draws in the same order.
-    seen = copy.deepcopy(model)
+    seen = copy_model(model)
     unroll(seen)
     with random_state_kept(0):
         batch = next(batches)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import TaskError
+from etude.model_copy import copy_model
 from etude.randomness import random_state_kept
 from etude.record import Evaluation
 from etude.tasks.sources.data import Batch, Cursor, TensorData
@@ -20,6 +20,7 @@ from etude.tasks.sources.shards import Shard
 from etude.tasks.task import Task
 from etude.tasks.turns import parameters_of
 from etude.training.checks.convolutions import watched_convolutions
+from etude.training.checks.device_asserts import bounds_checked, refuse_labels
 from etude.training.checks.unequal_parts import warn_of_unequal_parts
 from etude.training.evaluation.evaluate import move
 from etude.training.gradient.loss_scale import refuse_half
@@ -45,7 +46,7 @@ def check(state: RunState) -> int:
             computed on this machine, or the loss of the untrained model is not finite. If the cause
             is in the data, the message gives the row.
     """
-    model = copy.deepcopy(state.model)
+    model = copy_model(state.model)
     task, data, recipe = state.task, state.task.train, state.recipe
     refuse_recurrent(model, recipe.precision, state.device)
     if recipe.precision == "float16":
@@ -63,8 +64,14 @@ def check(state: RunState) -> int:
         carried = list(_unsaved_places(model))
         before = [holder.get(key) for holder, key, _ in carried]
         buffers = Buffers(model)
-        with counted_work(model) as work, watched_convolutions(model):
+        with (
+            bounds_checked(state.device) as bounds,
+            counted_work(model) as work,
+            watched_convolutions(model),
+        ):
             tried, parts = _checked(state, model, batch)
+        if bounds is not None:
+            refuse_labels(task, batch, bounds)
         loss = float(tried.detach())
         cause = faults(batch, task)
         if not math.isfinite(loss) and (cause or not has_no_answered_target(task, model, batch)):

@@ -106,6 +106,9 @@ class Accumulation:
 
     def _share(self, loss: WeightedLoss) -> Tensor:
         """Return a batch's loss times its weight relative to the first one, over `count`."""
+        if self.count == 1 and self.joint is None and isinstance(loss.weight, Tensor):
+            self._total = loss.weight  # on a device, where each operation takes time
+            return loss.mean.masked_fill(loss.weight <= 0, 0.0)
         weight = self._weight(loss.weight)
         if self._reference is None:
             self._reference = positive(weight)

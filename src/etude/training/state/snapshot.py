@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from etude.memory_layout import overlaps, span
 from etude.randomness import RandomState
-from etude.torch_internals import own_buffers
+from etude.torch_internals import foreach, own_buffers
 
 
 class Buffers:
@@ -23,19 +24,47 @@ class Buffers:
     def __init__(self, model: nn.Module) -> None:
         # Found once, for all marks: going through the modules would cost more than copying.
         self._holders = [own for own in map(own_buffers, model.modules()) if own]
+        self._kept: list[tuple[Any, str, Any, tuple[Tensor, Tensor] | None]] | None = None
+        self._alike: list[tuple[list[Tensor], list[Tensor]]] = []
         self.mark()
 
     def mark(self) -> None:
         """Save their current values."""
+        if self._are_as_before():  # copied together: on a GPU, each copy takes time to begin
+            for copies, memories in self._alike:
+                foreach.copy_(copies, memories)
+            return
         self._kept = [
             (holder, name, buffer, None if buffer is None else _copied(buffer))
             for holder in self._holders
             for name, buffer in holder.items()
         ]
+        alike: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
+        for _, _, _, copy in self._kept:
+            if copy is not None:
+                memory, values = copy
+                copies, memories = alike.setdefault((values.device, values.dtype), ([], []))
+                copies.append(values)
+                memories.append(_written(memory))
+        self._alike = list(alike.values())
+
+    def _are_as_before(self) -> bool:
+        """Return whether each buffer is the tensor that was saved, and where it was."""
+        now = [(own, name, buffer) for own in self._holders for name, buffer in own.items()]
+        return (
+            self._kept is not None
+            and len(now) == len(self._kept)
+            and all(
+                own is holder and name == before and buffer is kept and _is_where(buffer, copy)
+                for (own, name, buffer), (holder, before, kept, copy) in zip(
+                    now, self._kept, strict=True
+                )
+            )
+        )
 
     def restore(self) -> None:
         """Restore everything."""
-        for holder, name, buffer, copy in self._kept:
+        for holder, name, buffer, copy in self._kept or ():
             if buffer is not None and copy is not None:
                 memory, values = copy
                 if not _lies_as(buffer, memory):
@@ -53,6 +82,13 @@ def _copied(tensor: Tensor) -> tuple[Tensor, Tensor]:
 def _written(memory: Tensor) -> Tensor:
     """Return the tensor to write to; elements that share memory cannot be written separately."""
     return memory if memory.is_contiguous() or not overlaps(memory) else span(memory)
+
+
+def _is_where(buffer: Tensor | None, copy: tuple[Tensor, Tensor] | None) -> bool:
+    if buffer is None or copy is None:
+        return True
+    plain = type(buffer) is Tensor and buffer.layout is torch.strided
+    return plain and _lies_as(buffer, copy[0])
 
 
 def _lies_as(one: Tensor, other: Tensor) -> bool:
