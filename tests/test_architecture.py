@@ -22,8 +22,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 GROUND = (
-    "errors", "files", "free_memory", "lazy_names", "memory_layout", "next_step", "progress",
-    "randomness", "shows_itself", "torch_internals", "torch_version", "warning_filters",
+    "errors", "files", "free_memory", "lazy_names", "memory_layout", "model_copy", "next_step",
+    "progress", "randomness", "shows_itself", "torch_internals", "torch_version", "warning_filters",
 )  # fmt: skip
 """Files that every package but `schedules` may import; among themselves they may do so too."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from etude.errors import TaskError
+from etude.errors import BadValueError, TaskError
 from etude.tasks.misfit import labels_out_of_bounds
 from etude.tasks.sources.data import Batch, TensorData
 from etude.tasks.task import Task
@@ -26,9 +26,10 @@ Given = Mapping[str, Any]
 
 
 class BoundsChecked(TorchFunctionMode):
-    """Raises the error of a CPU where a kernel of a GPU would fail an assertion, inside a block.
+    """Raises an error where a kernel of a GPU would fail an assertion, inside a block.
 
-    It reads the numbers, so that each call waits for the device: it is for checks before training.
+    A CPU raises one there too. Reading the numbers waits for the device at each call: this is for
+    checks before training.
 
     Attributes:
         labels: Of each loss of class numbers: the numbers, how many classes there are, and the
@@ -37,7 +38,7 @@ class BoundsChecked(TorchFunctionMode):
     >>> with BoundsChecked():
     ...     F.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 3]))
     Traceback (most recent call last):
-    IndexError: labels go to 3, the model has 3 outputs: labels are 0 to 2
+    etude.errors.BadValueError: labels go to 3, the model has 3 outputs: labels are 0 to 2
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class BoundsChecked(TorchFunctionMode):
         classes = scores.shape[1 if scores.ndim > 1 else 0]
         self.labels.append((target, classes, given["ignore_index"]))
         if bad := labels_out_of_bounds(target, classes, given["ignore_index"]):
-            raise IndexError(bad)
+            raise BadValueError(bad)
 
     def of_table(self, given: Given) -> None:
         """Look at the rows that are taken from a table of vectors."""
@@ -71,7 +72,7 @@ class BoundsChecked(TorchFunctionMode):
             low, high = int(index.min()), int(index.max())
             if low < 0 or high >= len(table):
                 worst = low if low < 0 else high
-                raise IndexError(
+                raise BadValueError(
                     f"an index is {worst}, the embedding has {len(table)} rows: indices are 0 to "
                     f"{len(table) - 1}"
                 )
@@ -81,7 +82,10 @@ class BoundsChecked(TorchFunctionMode):
         for name in ("input", "target"):
             values = given[name].detach()
             if bool(((values < 0) | (values > 1)).any()):
-                raise RuntimeError(f"all elements of {name} should be between 0 and 1")
+                raise BadValueError(
+                    f"the {name} of binary_cross_entropy holds values outside of 0 to 1: give "
+                    "probabilities, or take binary_cross_entropy_with_logits"
+                )
 
 
 _LOOKS: Mapping[Callable[..., Any], Callable[[BoundsChecked, Given], None]] = {
