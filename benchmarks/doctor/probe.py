@@ -121,14 +121,26 @@ class Probe:
             for name, p in model.named_parameters()
             if p.ndim > 1 and "weight" in name
         }
-        first, last = optimizers[0], optimizers[-1]
         hooks: list[Any] = [
             module.register_forward_hook(self.on_forward(name))
             for name, module in model.named_modules()
             if not list(module.children()) and not isinstance(module, nn.Dropout | nn.Identity)
         ]
-        hooks.append(first.register_step_pre_hook(lambda *_: self.on_step(weights)))
-        hooks.append(last.register_step_post_hook(lambda *_: self.after_step(model, weights)))
+        moved = 0  # optimizers that have done their part of this update, in whatever order
+
+        def before_step(*_: Any) -> None:
+            if moved == 0:
+                self.on_step(weights)
+
+        def after_step(*_: Any) -> None:
+            nonlocal moved
+            moved = (moved + 1) % len(optimizers)
+            if moved == 0:
+                self.after_step(model, weights)
+
+        for one in optimizers:
+            hooks.append(one.register_step_pre_hook(before_step))
+            hooks.append(one.register_step_post_hook(after_step))
         try:
             yield
         finally:

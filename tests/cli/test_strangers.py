@@ -79,6 +79,16 @@ def test_a_run_begun_elsewhere_does_not(begun, monkeypatch, tmp_path_factory):
     assert begun("train", "--resume", "run").code == 0  # what was typed once is known
 
 
+def test_where_no_task_can_be_noted_that_is_the_reason(begun, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(trusted.STATE, str(tmp_path / "file" / "state"))
+    said = begun("train", "--resume", "run")
+    assert said.code == 1
+    assert "cannot be noted" in said.err
+    assert "set ETUDE_STATE_DIR to a folder that can be written); nothing of it was run" in said.err
+    assert not Path("ran").exists()
+
+
 @pytest.mark.parametrize("verb", ["train", "tune"])
 @pytest.mark.parametrize(
     ("changes", "why"),

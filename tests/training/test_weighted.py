@@ -288,3 +288,29 @@ def test_a_batch_of_unknown_weight_counts_as_the_ones_beside_it():
         assert record.series["loss"][0] == pytest.approx(loss.item(), rel=1e-6)
         moved = model.weight.detach() - record.model.weight.detach()
         assert torch.allclose(moved, model.weight.grad, rtol=1e-5, atol=1e-7)
+
+
+def focal(scores, labels):
+    """A focal loss over the number of positive targets, as detectors compute it."""
+    each = nn.functional.binary_cross_entropy_with_logits(scores[:, 0], labels, reduction="none")
+    share = torch.exp(-each)
+    return ((1 - share) ** 2 * each).sum() / labels.sum().clamp(min=1)
+
+
+@pytest.mark.parametrize("positives", [0, 1, 7])
+def test_negative_targets_count_in_a_batch_without_positive_ones(positives):
+    """Their sum is divided by the bound, and weighs as much: one target more than in one batch."""
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+    y = (torch.arange(16) < positives).float()
+    model = nn.Linear(3, 1)
+    batches = DataLoader(TensorDataset(x, y), batch_size=8)
+    task = Task(model, batches, valid=(x, y), loss=focal)
+    recipe = ONE.replace(lr=1.0, steps=1, batch_size=8, accumulate=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        record = train(task, recipe)
+    whole = focal(model(x), y) * max(positives, 1) / (max(positives, 1) + 1)
+    whole.backward()
+    assert record.series["loss"][0] == pytest.approx(whole.item(), rel=1e-5)
+    moved = model.weight.detach() - record.model.weight.detach()
+    assert torch.allclose(moved, model.weight.grad, rtol=1e-4, atol=1e-7)

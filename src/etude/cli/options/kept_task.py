@@ -82,6 +82,7 @@ def _built(ref: TaskRef, path: Path) -> Task:
 def _untrusted(folder: Path, ref: TaskRef) -> str:
     """Return a message that says why a folder's task is not run, and what to type."""
     from etude.tasks.references.ref import TaskRef, is_file, source_files
+    from etude.tasks.references.trusted import STATE, why_unwritten
 
     place = ref.reference.rpartition(":")[0]
     if not place:
@@ -96,6 +97,11 @@ def _untrusted(folder: Path, ref: TaskRef) -> str:
         why = "its file has changed since"
     else:
         why = "no run was started with it on this machine"
+        if unwritten := why_unwritten():
+            why = (
+                "which tasks were run on this machine cannot be noted, so that none is known "
+                f"({unwritten}; set {STATE} to a folder that can be written)"
+            )
     example = "file.py:name" if is_file(place) else "module:name"
     return (
         f"{str(folder)!r} names the task {shown(ref.reference, 200)}, which is the code of some "

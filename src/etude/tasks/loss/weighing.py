@@ -300,7 +300,7 @@ class Scales(TorchFunctionMode):
                 self._set(result, lambda: float(divisor))
             elif _is_constant(divisor):
                 safe = torch.where(divisor == 0, torch.ones_like(divisor), divisor)
-                weight = self._answers(divisor)
+                weight = self._answers(divisor, total)
                 recompute = None if plain else lambda: total / safe
                 self._set(result, lambda: weight.reshape(()), recompute)
         elif _is_number(divisor):
@@ -316,9 +316,16 @@ class Scales(TorchFunctionMode):
             assert inner is not None
             self._set(result, lambda: _product(inner(), self._under(divisor)))
 
-    def _answers(self, divisor: Tensor) -> Tensor:
-        """Return a divisor as a weight: 0 if it was 0 before a bound kept it away from 0."""
-        return torch.where(self._under(divisor) == 0, torch.zeros_like(divisor), divisor)
+    def _answers(self, divisor: Tensor, total: Tensor | None = None) -> Tensor:
+        """Return a divisor as a weight: 0 if it was 0 before a bound kept it away from 0.
+
+        Of a sum that is not 0 the bound itself is the weight: a focal loss divides by the number of
+        positive targets, and its negative ones count in a batch without any positive.
+        """
+        none = self._under(divisor) == 0
+        if total is not None:
+            none = none & ((total == 0) | total.isnan())
+        return torch.where(none, torch.zeros_like(divisor), divisor)
 
     def _is_sum(self, divisor: Tensor) -> bool:
         tag = self._tag(divisor) or self._tag(self._under(divisor))

@@ -53,6 +53,15 @@ def remember(ref: TaskRef) -> None:
         _UNWRITTEN[ref.key] = ref.source
 
 
+def why_unwritten() -> str:
+    """Return why no task can be recorded on this machine; empty if one can."""
+    try:
+        files.make_folder(state_folder() / "trusted")
+    except StorageError as error:
+        return str(error)
+    return ""
+
+
 def is_trusted(ref: TaskRef) -> bool:
     """Return whether the user named this task on this machine, with its file as it is now.
 
