@@ -66,10 +66,13 @@ def page(rules: Sequence[str], installed: Sequence[str], own: Sequence[str]) -> 
         installed: Those of the tools that were installed.
         own: Those of Etude's diagnosers.
     """
-    every, ruled = common([*own, *rules, *installed]), common([*own, *rules])
+    shown = every = common([*own, *rules, *installed])
     text = NOTES + "## All of them\n\n" + _part(every)
-    text += "\n## Etude and the published rules, on more cases\n\n" + _part(ruled)
-    return text + "\n## By cause: flagged / cause named first\n\n" + score.by_cause(ruled)
+    ruled = common([*own, *rules])
+    if len(ruled[own[0]]) > len(every[own[0]]):
+        shown = ruled
+        text += "\n## Etude and the published rules, on more cases\n\n" + _part(ruled)
+    return text + "\n## By cause: flagged / cause named first\n\n" + score.by_cause(shown)
 
 
 def _part(results: dict[str, list[Row]]) -> str:
