@@ -69,7 +69,7 @@ def page(rules: Sequence[str], installed: Sequence[str], own: Sequence[str]) -> 
     shown = every = common([*own, *rules, *installed])
     text = NOTES + "## All of them\n\n" + _part(every)
     ruled = common([*own, *rules])
-    if len(ruled[own[0]]) > len(every[own[0]]):
+    if any(len(rows) > len(every[name]) for name, rows in ruled.items()):
         shown = ruled
         text += "\n## Etude and the published rules, on more cases\n\n" + _part(ruled)
     return text + "\n## By cause: flagged / cause named first\n\n" + score.by_cause(shown)
