@@ -109,7 +109,7 @@ def tuning_lines(rows: list[dict[str, Any]]) -> list[str]:
     names = list(rows[0]["tune_s"])
     return [
         "",
-        f"## A tuning at 3 runs, by the clock against one training ({rows[0]['gpus']} GPUs)",
+        f"## A tuning at 3 runs, by the clock against one training (GPUs: {rows[0]['gpus']})",
         "",
         f"| task | one training, s | {' | '.join(names)} |",
         f"|---|---:|{'---:|' * len(names)}",

@@ -104,11 +104,12 @@ def rate(engine: Engine, runs: list[Run], warm: int) -> float:
         return time.perf_counter() - started
 
     spent(warm)
-    count = warm
-    while spent(count) < SECONDS / 2:
+    count, long, short = warm // 2, 0.0, 0.0
+    # What a call takes to begin and to end grows with the members: it must not hide the updates.
+    while long - short < SECONDS:
         count *= 2
-    short = min(spent(count) for _ in range(2))
-    long = min(spent(3 * count) for _ in range(2))
+        short = min(spent(count) for _ in range(2))
+        long = min(spent(3 * count) for _ in range(2))
     if isinstance(engine, PoolEngine):
         engine._pool = None  # its processes end; what was compiled stays
     return len(runs) * 2 * count / (long - short)
