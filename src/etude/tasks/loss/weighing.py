@@ -300,9 +300,8 @@ class Scales(TorchFunctionMode):
                 self._set(result, lambda: float(divisor))
             elif _is_constant(divisor):
                 safe = torch.where(divisor == 0, torch.ones_like(divisor), divisor)
-                weight = self._answers(divisor, total)
-                recompute = None if plain else lambda: total / safe
-                self._set(result, lambda: weight.reshape(()), recompute)
+                weight = self._answers(divisor, total).reshape(())
+                self._set(result, lambda: weight, None if plain else lambda: total / safe)
         elif _is_number(divisor):
             inner_mean = tag.recompute
             recompute = None
@@ -319,12 +318,10 @@ class Scales(TorchFunctionMode):
     def _answers(self, divisor: Tensor, total: Tensor | None = None) -> Tensor:
         """Return a divisor as a weight: 0 if it was 0 before a bound kept it away from 0.
 
-        Of a sum that is not 0 the bound itself is the weight: a focal loss divides by the number of
-        positive targets, and its negative ones count in a batch without any positive.
+        Of a sum that is not 0 it is the bound: the negative targets of a focal loss count alone.
         """
         none = self._under(divisor) == 0
-        if total is not None:
-            none = none & ((total == 0) | total.isnan())
+        none = none if total is None else none & ((total == 0) | total.isnan())
         return torch.where(none, torch.zeros_like(divisor), divisor)
 
     def _is_sum(self, divisor: Tensor) -> bool:
