@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from etude.randomness import RandomState, derive_seed, random_state_kept, seed_everything
 from etude.storage.state_tree import flatten, unflatten
+from etude.training.state.rng import RunRandomness
 
 seeds = st.integers(0, 2**63 - 1)
 paths = st.lists(st.one_of(st.integers(0, 1000), st.sampled_from(["init", "order", "noise"])))
@@ -93,3 +96,48 @@ def test_a_state_survives_the_checkpoint_format(seed, draws, gauss):
         draw()
         RandomState.from_tree(unflatten(*flatten(state.tree()))).restore()
         assert (*draw(), random.gauss(0, 1), np.random.randn()) == expected  # noqa: NPY002
+
+
+class Gpus:
+    """Notes what is written to GPUs that this machine does not have."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+        self.states: dict[int, Tensor] = {}
+        self.seeds: list[int] = []
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(
+            torch.cuda, "set_rng_state", lambda state, place: self.states.update({place: state})
+        )
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", self.seeds.append)
+
+
+STATES = tuple(torch.tensor([place], dtype=torch.uint8) for place in range(3))
+
+
+def test_a_state_of_more_gpus_than_there_are_is_restored_on_those(monkeypatch):
+    state = replace(RandomState.capture(), accelerators=STATES)
+    gpus = Gpus(monkeypatch, 2)
+    state.restore()
+    assert gpus.states == {0: STATES[0], 1: STATES[1]}
+    assert not gpus.seeds
+
+
+def test_a_gpu_that_was_not_in_use_gets_the_seed_of_its_caller(monkeypatch):
+    with random_state_kept():
+        torch.manual_seed(5)
+        gpus = Gpus(monkeypatch, 1)
+        with random_state_kept(0):  # a run begins, and takes a GPU into use
+            pass
+        assert (gpus.seeds[-1], gpus.states) == (5, {})
+
+
+def test_a_run_goes_on_on_gpus_of_which_its_state_knows_nothing():
+    own = RunRandomness(0)
+    assert own._state is not None
+    own._state = replace(own._state, accelerators=STATES)
+    for known in range(4):
+        others = [state + 10 for state in (*STATES, STATES[0])[:known]]
+        own.load({**own.tree(), "accelerators": others})
+        assert own.tree()["accelerators"] == [*others, *STATES[known:]]
+        own._state = replace(own._state, accelerators=STATES)

@@ -46,12 +46,20 @@ class RandomState:
         )
 
     def restore(self) -> None:
-        """Write the state back."""
+        """Write the state back.
+
+        The state may be of a machine with more GPUs. If no GPU was in use when it was read, those
+        in use now get what `torch.manual_seed` gave them, with the same seed as the CPU.
+        """
         random.setstate(self.python)
         np.random.set_state(self.numpy)  # noqa: NPY002
         torch.set_rng_state(self.torch)
         if self.accelerators:
-            torch.cuda.set_rng_state_all(list(self.accelerators))
+            count = torch.cuda.device_count()
+            for place, state in enumerate(self.accelerators[:count]):
+                torch.cuda.set_rng_state(state, place)
+        elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.manual_seed_all(torch.initial_seed())
 
     def is_current(self) -> bool:
         """Return whether the global random state is this one: nothing was drawn since.

@@ -6,8 +6,11 @@ ETUDE_TEST_GPU=1 pytest tests/gpu
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import warnings
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +307,77 @@ def test_members_of_a_population_go_on_from_their_files(tmp_path: Path):
         task(mlp), RECIPE.replace(steps=200), device="cuda", folder=tmp_path / "p", progress=False
     )
     assert found.model is not None
+
+
+def test_runs_of_one_task_share_its_data_and_are_stacked():
+    runs = [Run(task(mlp), RECIPE, device="cuda")]
+    runs += [Run(runs[0].task, RECIPE.replace(lr=lr), device="cuda") for lr in (1e-3, 1e-2)]
+    assert runs[0].device == next(runs[0].model.parameters()).device
+    assert all(run.task is runs[0].task for run in runs)
+    with engine_for("vmap") as engine:
+        engine.advance(runs, 20)
+        assert not engine.notes
+
+
+def test_a_caller_s_random_numbers_on_the_device_stay_as_they_were():
+    """In a process of its own: the training is the first to take the device into use."""
+    code = (
+        "import torch, etude\n"
+        "from tests.gpu.test_cuda import RECIPE, mlp, task\n"
+        "torch.manual_seed(5)\n"
+        "etude.train(task(mlp), RECIPE.replace(steps=4), device='cuda')\n"
+        "found = torch.randn(3, device='cuda')\n"
+        "torch.manual_seed(5)\n"
+        "assert torch.equal(torch.randn(3, device='cuda'), found)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_weights_of_classes_in_a_partial_are_moved():
+    loss = partial(cross_entropy, weight=torch.tensor([0.3, 0.7]))
+    weighted = Task(mlp, data(), loss=loss, metric="accuracy")
+    here, there = (etude.train(weighted, RECIPE, device=d) for d in ("cpu", "cuda"))
+    assert math.isclose(here.series["loss"][5], there.series["loss"][5], rel_tol=1e-3)
+    assert loss.keywords["weight"].device.type == "cpu"
+
+
+def test_a_step_that_penalises_the_gradient_of_a_recurrent_network_is_evaluated():
+    """cuDNN's cells have no gradient in evaluation mode."""
+
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        x = x.detach().requires_grad_()
+        scores = model(x)
+        (slope,) = torch.autograd.grad(scores.sum(), x, retain_graph=True)
+        return cross_entropy(scores, y) + 0.01 * slope.square().mean()
+
+    record = etude.train(Task(Sequences, data(), step=step), RECIPE, device="cuda")
+    assert record.status == "finished"
+    assert math.isfinite(record.evaluations[-1].loss)
+
+
+def test_a_metric_with_a_state_reads_outputs_that_are_no_tensor():
+    class Held(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("hits", torch.zeros(()))
+
+        def reset(self) -> None:
+            self.hits.zero_()
+
+        def update(self, output: dict[str, Tensor], target: Tensor) -> None:
+            self.hits += (output["scores"].argmax(1) == target).sum()
+
+        def compute(self) -> Tensor:
+            return self.hits
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"scores": self.net(x)}
+
+    of = Task(Named, data(), loss=lambda o, t: cross_entropy(o["scores"], t), metric=Held())
+    assert etude.train(of, RECIPE, device="cuda").status == "finished"

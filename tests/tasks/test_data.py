@@ -336,3 +336,19 @@ def test_data_is_its_own_data():
     assert as_data(data, "train") is data
     assert as_data((X, Y.float()), "train").targets() == COUNT
     assert as_data((X, torch.zeros(COUNT, 7, dtype=torch.long)), "train").targets() == 7 * COUNT
+
+
+class OnGpu(Tensor):
+    """A tensor that says it is on a GPU."""
+
+    device = torch.device("cuda", 0)
+
+    def to(self, *_: Any) -> Tensor:
+        return self
+
+
+@pytest.mark.parametrize("source", [lambda x: (x,), lambda x: {"x": x}, lambda x: ((x, x), x)])
+def test_data_on_a_gpu_stays_the_same_object_there(source):
+    """A device without a number is that of the tensors too; runs are told apart by their data."""
+    data = as_data(source(torch.zeros(4, 2).as_subclass(OnGpu)), "train")
+    assert data.to(torch.device("cuda")) is data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from etude import Task
 from etude.errors import TaskError
@@ -254,3 +256,19 @@ def test_shares_add_up_to_one(weights):
 def test_a_pair_that_is_no_sum_with_its_weight_is_refused(loss, match):
     with pytest.raises(TaskError, match=match):
         found(loss, *padded(3, 0))
+
+
+def test_the_weights_of_classes_in_a_partial_are_moved_and_the_users_own_are_not():
+    weight = torch.tensor([0.3, 0.7])
+    samples = DataLoader([(torch.zeros(3), 0), (torch.ones(3), 1)])
+    own = Task(
+        lambda: nn.Linear(3, 2),
+        samples,
+        valid=samples,
+        loss=partial(nn.functional.cross_entropy, weight=weight),
+    )
+    there = own.on(torch.device("meta"))
+    assert there.loss.keywords["weight"].is_meta
+    assert own.loss.keywords["weight"] is weight
+    assert there.on(torch.device("meta")) is there
+    assert own.on(torch.device("cpu")) is own

@@ -320,3 +320,26 @@ def test_names_that_cannot_be_meant_are_refused():
         TaskError, match=r"'Counting'.* needs the model's output, which step= does not return"
     ):
         Task(nn.Linear(1, 1), np.zeros((8, 1)), step=lambda m, b: m(b[0]).mean(), metric=Counting())
+
+
+class Held(nn.Module):
+    """A metric with a state in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(()))
+
+    def reset(self) -> None:
+        pass
+
+    def update(self, output: dict[str, Tensor], target: Tensor) -> None:
+        self.total = self.total + output["scores"].sum()
+
+    def compute(self) -> float:
+        return 0.0
+
+
+def test_the_state_of_a_metric_goes_where_the_outputs_are_whatever_holds_them():
+    collector = as_metric(Held()).collector()
+    collector.add({"scores": torch.zeros(2, 3, device="meta")}, torch.zeros(2, device="meta"))
+    assert collector.metric.total.is_meta

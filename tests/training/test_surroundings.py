@@ -5,14 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
+from torch.nn.utils.rnn import pack_sequence
 
 from etude import Recipe, Task, train
 from etude.errors import BadValueError, TaskError
+from etude.training.evaluation.evaluate import move
+from etude.training.machine.device import device_for
 
 RECIPE = Recipe(steps=8, batch_size=8)
 
@@ -87,3 +91,24 @@ def test_a_clock_that_goes_back_costs_nothing(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: float(next(now)))
     record = train(Task(lambda: nn.Linear(3, 1), data(), loss=mse_loss), RECIPE)
     assert record.cost.seconds == 0.0
+
+
+def test_an_accelerator_is_named_with_its_number(monkeypatch):
+    first, model = torch.device("cuda", 0), nn.Linear(1, 1)
+    monkeypatch.setattr(torch, "empty", lambda *_, device: SimpleNamespace(device=first))
+    assert device_for("cuda", model) == first
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    assert device_for(None, model) == first
+    assert device_for("cpu", model) == torch.device("cpu")
+
+
+def test_a_batch_of_a_class_of_its_own_moves_itself():
+    """The lengths of a packed sequence stay on the CPU, wherever the numbers are."""
+    packed = pack_sequence([torch.ones(3, 2), torch.ones(2, 2)])
+    moved, label = move((packed, torch.ones(2)), torch.device("meta"))
+    assert moved.data.is_meta
+    assert label.is_meta
+    assert moved.batch_sizes.device.type == "cpu"
+    same, _ = move((packed, torch.ones(2)), torch.device("cpu"))
+    assert torch.equal(same.data, packed.data)

@@ -1,5 +1,6 @@
 """The mean of a trial's weights: what it is, and that the run does not notice it."""
 
+import copy
 import math
 from typing import ClassVar
 
@@ -249,3 +250,14 @@ def test_a_mean_of_one_update_is_not_evaluated_again(steps, normalised, monkeypa
     assert means[0] == means[1]
     assert kept[1] == len(set(mean.steps))
     assert kept[0] == (0 if steps <= 50 and not normalised else kept[1])
+
+
+def test_what_is_sent_to_another_process_is_no_memory_of_a_gpu(task):
+    class There:
+        def cpu(self) -> str:
+            return "here"
+
+    mean = begun(task)[1]
+    mean.mean = [There(), There()]
+    assert copy.deepcopy(mean).mean == ["here", "here"]
+    assert all(isinstance(one, There) for one in mean.mean)

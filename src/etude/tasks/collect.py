@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from etude.errors import TaskError, kind_of
+from etude.tasks.sources.nested import tensors_of
 
 IGNORED = -100
 """The target that is ignored, such as padding: torch's losses ignore it by default."""
@@ -160,8 +161,9 @@ class _Streaming(Collector):
 
     def keep(self, piece: Piece) -> None:
         output, target = piece
-        if isinstance(self.metric, nn.Module) and isinstance(output, Tensor):
-            self.metric.to(output.device)
+        first = next(tensors_of(output), None)
+        if isinstance(self.metric, nn.Module) and first is not None:
+            self.metric.to(first.device)
         self.metric.update(output, target)
 
     def result(self) -> tuple[float, tuple[float, ...]]:

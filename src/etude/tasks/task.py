@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -155,16 +156,23 @@ class Task:
         return None if self.param_groups is None else groups_of(self.param_groups, model)
 
     def on(self, device: torch.device) -> Task:
-        """Return the same task with its tensors on a device, those of a loss that is a module too.
+        """Return the same task with its tensors on a device.
 
-        The user's own loss stays where it is.
+        Those of a loss that is a module, or a `functools.partial` such as of `cross_entropy` and
+        the weights of the classes, are moved too; the user's own loss stays where it is.
         """
         train, valid, loss = self.train.to(device), self.valid.to(device), self.loss
         if isinstance(loss, nn.Module) and any(
-            t.device.type != device.type or device.index not in (None, t.device.index)
-            for t in (*loss.parameters(), *loss.buffers())
+            _is_away(t, device) for t in (*loss.parameters(), *loss.buffers())
         ):
             loss = copy.deepcopy(loss).to(device)
+        elif isinstance(loss, partial) and any(
+            isinstance(t, Tensor) and _is_away(t, device)
+            for t in (*loss.args, *loss.keywords.values())
+        ):
+            args = [_moved(value, device) for value in loss.args]
+            named = {name: _moved(value, device) for name, value in loss.keywords.items()}
+            loss = partial(loss.func, *args, **named)
         if train is self.train and valid is self.valid and loss is self.loss:
             return self
         return replace(self, train=train, valid=valid, loss=loss).known_as(self.ref, self.origin)
@@ -302,6 +310,15 @@ class Task:
     def metric_name(self) -> str | None:
         """The metric's name, or None if the task has no metric."""
         return None if self.metric is None else str(self.metric.name)
+
+
+def _is_away(tensor: Tensor, device: torch.device) -> bool:
+    own = tensor.device
+    return own.type != device.type or device.index not in (None, own.index)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _layer(error: BaseException, model: nn.Module) -> str:

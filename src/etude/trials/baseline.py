@@ -17,6 +17,7 @@ from etude.tasks.sources.data import Cursor, rows
 from etude.tasks.task import Task
 from etude.training.checks.check import leaves
 from etude.training.evaluation.evaluate import evaluate, move
+from etude.training.machine.device import deterministic
 from etude.training.machine.eager import eagerly
 from etude.training.run import Run
 from etude.training.state.state import RunState
@@ -67,7 +68,7 @@ def constant_score(run: Run | RunState) -> Evaluation | None:
     task = run.task
     if task.step is not None or task.alternates:
         return None
-    with random_state_kept(0), task.train.untouched():
+    with deterministic(run.device), random_state_kept(0), task.train.untouched():
         stream = run.task.train.stream(run.batch_size, run.recipe.seed, Cursor())
         first = move(next(stream), run.device)
         network = copy_model(run.model).eval()

@@ -20,6 +20,7 @@ from etude.training.evaluation.batch_norm_statistics import (
     renew_statistics,
 )
 from etude.training.evaluation.evaluate import evaluate
+from etude.training.machine.device import deterministic
 from etude.training.machine.threads import use_threads
 from etude.training.observer import Observer
 from etude.training.state.snapshot import weights_kept
@@ -125,9 +126,10 @@ class WeightMean(Observer):
             self.evaluations.append(evaluation)
             self.release()
             return
-        # With as many threads as the run's own evaluations, or bits would depend on the engine.
+        # As the run's own evaluations, or bits would depend on the engine, or differ every time.
         kept = weights_kept(state.model, state.parameters)
-        with use_threads(state.threads), kept, torch.no_grad():
+        same = deterministic(state.device)
+        with use_threads(state.threads), same, kept, torch.no_grad():
             for weight, value in zip(state.parameters, self.mean, strict=True):
                 weight.copy_(value)
             renew_statistics(state.task, state.model, state.batch_size, state.autocast, BATCHES)
@@ -150,6 +152,10 @@ class WeightMean(Observer):
     def at(self, step: int) -> Evaluation | None:
         """Return the evaluation of the mean after `step` updates, if there was one."""
         return next((e for e in reversed(self.evaluations) if e.step == step), None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied, or sent to a process that does not see this one's GPU."""
+        return {**vars(self), "mean": [mean.cpu() for mean in self.mean]}
 
     def state(self) -> dict[str, Any]:
         """Return the mean, and what was seen of it."""

@@ -1,16 +1,18 @@
 """One process for each GPU: which GPUs there are, and which of them a process sees."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from etude import Recipe
 from etude.engines import PoolEngine
 from etude.engines.process import devices
 from etude.engines.process.devices import checked_devices, gpu_names, seen_alone
-from etude.engines.process.state_transfer import portable
-from etude.engines.process.worker_pool import WorkerPool
+from etude.engines.process.state_transfer import portable, take_back
+from etude.engines.process.worker_pool import WorkerPool, _parts
 from etude.errors import BadTypeError, BadValueError
 from etude.training.run import Run
 from tests.helpers import task
@@ -101,3 +103,33 @@ def test_runs_on_one_gpu_stay_there_and_on_several_they_are_shared_out(monkeypat
     models[1] = "C"
     assert "processes would have to share" in engine.unfit(runs)
     assert PoolEngine(devices=["0", "2"]).unfit(runs) == ""
+
+
+def test_a_state_from_another_process_is_that_of_the_runs_own_gpu(monkeypatch):
+    run = Run(task(), Recipe(steps=8))
+    plain = run.state_dict()
+    own = [torch.tensor([place], dtype=torch.uint8) for place in range(3)]
+    theirs = torch.tensor([9], dtype=torch.uint8)
+    monkeypatch.setattr(
+        run.state.randomness, "_state", replace(run.state.randomness._state, accelerators=own)
+    )
+    run.state.device = torch.device("cuda", 1)
+    take_back(run, {**plain, "random": {**plain["random"], "accelerators": [theirs]}})
+    assert run.state.randomness.tree()["accelerators"] == [own[0], theirs, own[2]]
+    assert portable(run)["random"]["accelerators"] == [theirs]
+
+
+class Held(nn.Linear):
+    """A network in the memory of another device."""
+
+    def cpu(self):
+        return self.to_empty(device="cpu")
+
+
+def test_a_network_on_a_gpu_is_sent_from_the_cpu():
+    there = Held(3, 2, device="meta")
+    sent = _parts(replace(task(), model=there))["model"]
+    assert sent.weight.device.type == "cpu"
+    assert there.weight.is_meta
+    here = nn.Linear(3, 2)
+    assert _parts(replace(task(), model=here))["model"] is here

@@ -102,8 +102,18 @@ def portable(run: Run) -> dict[str, Any]:
 def take_back(run: Run, state: Mapping[str, Any]) -> None:
     """Load a state that another process has trained; the run keeps its own number of threads."""
     threads = run.threads
-    run.load_state_dict(state)
+    run.load_state_dict(_at_home(run, state))
     run.limit_threads(threads)
+
+
+def _at_home(run: Run, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the state of a process that saw the run's GPU as its first, for this process."""
+    theirs = state["random"]["accelerators"]
+    if run.device.type != "cuda" or not theirs:
+        return state
+    place, own = run.device.index or 0, run.state.randomness.tree()["accelerators"]
+    whole = [*own[:place], theirs[0], *own[place + 1 :]]
+    return {**state, "random": {**state["random"], "accelerators": whole}}
 
 
 def _read(source: Any, offset: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.multiprocessing
+from torch import nn
 
 from etude.engines.base import Engine
 from etude.engines.process.devices import seen_alone
@@ -326,11 +327,17 @@ def _forked(
 def _parts(task: Task) -> dict[str, Any]:
     """Return the parts of a task, which, unlike the task itself, can be pickled.
 
-    Its data is sent from the CPU: memory of a GPU cannot be seen by a process that sees another.
+    Data and network are sent from the CPU: memory of a GPU cannot be seen by a process that sees
+    another.
     """
     task = task.on(torch.device("cpu"))
     names = ("model", "train", "valid", "loss", "step", "metric", "name", "param_groups")
-    return {name: getattr(task, name) for name in names}
+    parts = {name: getattr(task, name) for name in names}
+    if isinstance(task.model, nn.Module) and any(
+        tensor.device.type != "cpu" for tensor in (*task.model.parameters(), *task.model.buffers())
+    ):
+        parts["model"] = task.build().cpu()
+    return parts
 
 
 def _spawned(

@@ -164,9 +164,10 @@ class TensorData(IndexedData):
 
     def to(self, device: torch.device) -> TensorData:
         """Move every tensor once."""
-        if all(t.device == device for t in self._all):
+        there = [t.to(device) for t in self._all]
+        if all(new is old for new, old in zip(there, self._all, strict=True)):
             return self
-        return TensorData(self._each([t.to(device) for t in self._all]), self.origin)
+        return TensorData(self._each(there), self.origin)
 
     def targets(self) -> int:
         """Count labels or tokens for whole-number targets, samples for any other."""

@@ -61,8 +61,9 @@ class BoundsChecked(TorchFunctionMode):
         if not (isinstance(target, Tensor) and _is_whole(target) and scores.ndim):
             return
         classes = scores.shape[1 if scores.ndim > 1 else 0]
-        self.labels.append((target, classes, given["ignore_index"]))
-        if bad := labels_out_of_bounds(target, classes, given["ignore_index"]):
+        ignored = given.get("ignore_index", 0)  # where none is ignored: 0 is always in bounds
+        self.labels.append((target, classes, ignored))
+        if bad := labels_out_of_bounds(target, classes, ignored):
             raise BadValueError(bad)
 
     def of_table(self, given: Given) -> None:
@@ -91,6 +92,7 @@ class BoundsChecked(TorchFunctionMode):
 _LOOKS: Mapping[Callable[..., Any], Callable[[BoundsChecked, Given], None]] = {
     F.cross_entropy: BoundsChecked.of_classes,
     F.nll_loss: BoundsChecked.of_classes,
+    F.multi_margin_loss: BoundsChecked.of_classes,
     F.binary_cross_entropy: BoundsChecked.of_probabilities,
     F.embedding: BoundsChecked.of_table,
     F.embedding_bag: BoundsChecked.of_table,

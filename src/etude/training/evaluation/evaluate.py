@@ -77,8 +77,20 @@ def evaluate(
             eagerly(),
             random_state_kept(0),
             torch.enable_grad(),
+            _differentiable(model, device),
         ):
             return _sweep(task, model, step, batch_size, device, autocast, world, answers)
+
+
+def _differentiable(model: nn.Module, device: torch.device | None) -> AbstractContextManager[Any]:
+    """Return a block in which recurrent layers have gradients in evaluation mode.
+
+    On a GPU those of cuDNN have them in training mode only.
+    """
+    on_gpu = device is not None and device.type == "cuda"
+    if on_gpu and any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return nullcontext()
 
 
 def _sweep(
@@ -220,13 +232,18 @@ def _result(metric: AnyMetric, collector: Collector) -> tuple[float, tuple[float
 
 
 def move(batch: Batch, device: torch.device | None) -> Batch:
-    """Return the batch with every tensor in it on `device`."""
+    """Return the batch with every tensor in it on `device`.
+
+    Collections of a class of their own, such as packed sequences, move themselves by their `to`.
+    """
     if device is None:
         return batch
     if isinstance(batch, Tensor):
         return batch if batch.device == device else batch.to(device, non_blocking=True)
     if isinstance(batch, Shard):
         return replace(batch, batch=move(batch.batch, device))
+    if callable(to := getattr(batch, "to", None)):
+        return to(device)
     if isinstance(batch, dict):
         return {key: move(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

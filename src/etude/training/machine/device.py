@@ -19,6 +19,9 @@ _determinism: Any = import_module("torch.utils.deterministic")
 def device_for(wanted: str | torch.device | None, model: nn.Module) -> torch.device:
     """Return the requested device, else the model's own, else an accelerator, else the CPU.
 
+    An accelerator is returned with its number, as tensors on it have it: 'cuda' alone equals the
+    device of no tensor.
+
     Raises:
         BadValueError: If the device cannot be used.
         TaskError: If a weight or buffer of the model is on the meta device.
@@ -29,16 +32,16 @@ def device_for(wanted: str | torch.device | None, model: nn.Module) -> torch.dev
             device = torch.device(wanted)
             if device.type == "meta":
                 raise NotImplementedError("tensors on it have a shape and no values")
-            torch.empty(1, device=device)
+            placed = torch.empty(1, device=device).device
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             reason = str(error).partition("\n")[0]
             raise BadValueError(f"device={str(wanted)!r} cannot be used: {reason}") from error
-        return device
+        return device if device.type == "cpu" else placed
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     if own.type != "cpu" or not torch.accelerator.is_available():
         return own
     current = torch.accelerator.current_accelerator()
-    return current if current is not None else own
+    return own if current is None else torch.empty(0, device=current).device
 
 
 def _refuse_meta(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -49,5 +50,12 @@ class RunRandomness:
         return (self._state or RandomState.capture()).tree()
 
     def load(self, tree: dict[str, Any]) -> None:
-        """Restore what `tree` returned."""
-        self._state, self._orders = RandomState.from_tree(tree), []
+        """Restore what `tree` returned.
+
+        A GPU of which it has no state, since the run was on another machine or on the CPU, keeps
+        its own: it follows from the run's seed too.
+        """
+        found = RandomState.from_tree(tree)
+        own = (self._state or RandomState.capture()).accelerators
+        whole = (*found.accelerators, *own[len(found.accelerators) :])
+        self._state, self._orders = replace(found, accelerators=whole), []
