@@ -65,8 +65,9 @@ def _in_use(layer: Any, derived: Any) -> Iterator[None]:
     kept = list(flat)
     matrices = set(weight_names(layer))
     flat[:] = [derived(name) if name in matrices else getattr(layer, name, None) for name in names]
+    on_cpu = all(tensor is None or tensor.is_cpu for tensor in flat)
     try:
-        with nullcontext() if flat[0].device.type == "cpu" else _apart():
+        with nullcontext() if on_cpu else _apart():
             yield
     finally:
         flat[:] = kept

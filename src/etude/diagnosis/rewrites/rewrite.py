@@ -104,9 +104,9 @@ def replaced(model: nn.Module, layer: str, make: Callable[[nn.Module], nn.Module
     """
     old = model.get_submodule(layer)
     new = make(old)
-    places = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    if len(places) == 1 and places != {torch.device("cpu")}:
-        new.to(places.pop())  # modules are made on the CPU
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if len(devices) == 1 and devices != {torch.device("cpu")}:
+        new.to(devices.pop())  # modules are made on the CPU
     new.train(old.training)
     if layer == ROOT:
         return new
