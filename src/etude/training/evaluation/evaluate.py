@@ -234,7 +234,7 @@ def move(batch: Batch, device: torch.device | None) -> Batch:
     if isinstance(batch, dict):
         return {key: move(value, device) for key, value in batch.items()}
     if isinstance(batch, PackedSequence):
-        return batch.to(device=device)  # its lengths stay on the CPU
+        return batch.to(device)  # type: ignore[arg-type]  # its lengths stay on the CPU
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*[move(value, device) for value in batch])
     if isinstance(batch, (list, tuple)):
