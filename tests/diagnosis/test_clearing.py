@@ -58,3 +58,17 @@ def test_a_gradient_that_the_pass_left_at_zero_is_not_called_cleared():
     (0.0 * weight).sum().backward()
     assert clearing.after_backward(sampled=True)
     assert float(clearing.cleared_early()) == 0.0
+
+
+def test_gradients_on_two_devices_are_read_together():
+    weights = [
+        torch.nn.Parameter(torch.ones(size, device=d)) for size, d in ((3, "meta"), (4, None))
+    ]
+    clearing = Clearing(weights)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    assert clearing.after_backward(sampled=True)
+    assert torch.as_tensor(clearing.cleared_early()).is_meta
+    clearing.stepped()
+    clearing.before_backward(sampled=True)
+    assert torch.as_tensor(clearing.uncleared()).is_meta

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.data import DataLoader, TensorDataset
 
 import etude
 from etude import Recipe, Task
+from etude.diagnosis.remedies.table import REMEDIES
+from etude.diagnosis.verdict.measures import measures
 from etude.engines import LoopEngine, engine_for, train_many
 from etude.errors import TaskError
 from etude.measure.gradient_norm import GradientNorm
@@ -186,13 +190,15 @@ class WeightNorm(etude.Observer):
         return torch.nn.utils.get_total_norm(state.parameters)
 
 
+@pytest.mark.parametrize("lr_mult", [None, "trust(0.1)", "hyperball()"])
 @pytest.mark.parametrize("observers", [(), (GradientNorm(), WeightNorm())])
-def test_updates_seldom_wait_for_the_device(observers):
+def test_updates_seldom_wait_for_the_device(observers, lr_mult):
     """The loop waits at every sixteenth update for the losses, and once an epoch for its order.
 
     What observers return is read with the losses: one more wait where on_update returns something.
     """
-    run = Run(task(mlp), RECIPE.replace(steps=200), device="cuda", observers=observers)
+    recipe = RECIPE.replace(steps=200, lr_mult=lr_mult)
+    run = Run(task(mlp), recipe, device="cuda", observers=observers)
     run.check()
     run.advance(20)
     torch.cuda.synchronize()
@@ -381,3 +387,105 @@ def test_a_metric_with_a_state_reads_outputs_that_are_no_tensor():
 
     of = Task(Named, data(), loss=lambda o, t: cross_entropy(o["scores"], t), metric=Held())
     assert etude.train(of, RECIPE, device="cuda").status == "finished"
+
+
+def test_remedies_apply_to_a_model_that_is_on_the_device():
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([0.3, 0.7]))
+    held = Task(mlp().cuda(), data(), loss=loss)
+    recipe = RECIPE.replace(steps=4)
+    for name, remedy in REMEDIES.items():
+        applied = remedy.apply(held, recipe)
+        if applied is not None:
+            assert etude.train(applied.task, applied.recipe).status == "finished", name
+
+
+def test_neighbours_are_found_where_a_loader_and_tensors_are_compared():
+    x, y = data()
+    loader = DataLoader(TensorDataset(x[128:], y[128:]), batch_size=32)
+    mixed = Task(mlp, (x[:128], y[:128]), valid=loader, loss=cross_entropy)
+    assert math.isfinite(measures(mixed, RECIPE, device="cuda").across)
+
+
+class Apart(nn.Module):
+    """Its first layer is on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(192, 8), nn.Linear(8, 2).cuda()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.last(self.first(x.flatten(1)).relu().cuda())
+        return found
+
+
+def test_a_model_on_two_devices_is_watched():
+    model = Apart()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    x, y = data(32)
+    with (
+        warnings.catch_warnings(),
+        etude.watch(model, optimizer, every=1, on_finding=lambda _: None) as watch,
+    ):
+        warnings.simplefilter("error")
+        for _ in range(20):
+            optimizer.zero_grad()
+            torch.autograd.backward(cross_entropy(model(x), y.cuda()))
+            optimizer.step()
+    assert watch.report().seen
+
+
+@pytest.mark.parametrize("model", [mlp, Sequences])
+def test_what_was_trained_on_the_device_is_compressed(model):
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([0.3, 0.7], device="cuda"))
+    x, y = data()
+    held = Task(model, (x.cuda(), y.cuda()), loss=loss, metric="accuracy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*deterministic")
+        record = etude.train(held, RECIPE, device="cuda")
+        found = etude.compress(
+            record, prune=0.5, task=held, budget=1.5, device="cuda", progress=False
+        )
+    assert found.sparsity > 0.4
+
+
+@dataclass
+class Pictures:
+    """A batch of one's own."""
+
+    x: Tensor
+    y: Tensor
+
+    def to(self, device: torch.device) -> Pictures:
+        return Pictures(self.x.to(device), self.y.to(device))
+
+
+def test_a_batch_of_ones_own_is_moved():
+    def collated(rows: Any) -> Pictures:
+        x, y = zip(*rows, strict=True)
+        return Pictures(torch.stack(x), torch.stack(y))
+
+    loader = DataLoader(TensorDataset(*data()), batch_size=32, collate_fn=collated)
+    own = Task(mlp, loader, valid=loader, step=lambda m, b: cross_entropy(m(b.x), b.y))
+    assert etude.train(own, RECIPE.replace(batch_size=None), device="cuda").status == "finished"
+
+
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_a_module_of_lightning_is_read_where_it_is(place):
+    pytest.importorskip("lightning.pytorch")
+    from etude.interop.lightning import task as read
+    from tests.interop.trainers.modules import loader, made, trainer_of
+
+    module = made().to(place)
+    learned, recipe = read(module, loader(), loader(24), trainer=trainer_of(max_steps=8))
+    assert etude.train(learned, recipe, device="cuda").status == "finished"
+
+
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_a_trainer_of_transformers_is_tuned_on_any_device(place, tmp_path: Path):
+    pytest.importorskip("transformers")
+    from etude.interop.transformers import task as read
+    from tests.interop.trainers.hugging_face import classifier, trainer_of
+
+    learned, recipe = read(trainer_of(tmp_path, classifier(), max_steps=8))
+    assert etude.train(learned, recipe, device=place).status == "finished"

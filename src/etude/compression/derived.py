@@ -6,8 +6,9 @@ recipes, multipliers of the rate and checkpoints go on to fit.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -64,10 +65,20 @@ def _in_use(layer: Any, derived: Any) -> Iterator[None]:
     kept = list(flat)
     matrices = set(weight_names(layer))
     flat[:] = [derived(name) if name in matrices else getattr(layer, name, None) for name in names]
+    on_cpu = all(tensor is None or tensor.is_cpu for tensor in flat)
     try:
-        yield
+        with nullcontext() if on_cpu else _apart():
+            yield
     finally:
         flat[:] = kept
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Hear nothing of what cuDNN says of weights that lie apart in memory, as derived ones do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single")
+        yield
 
 
 def weight_names(layer: nn.Module) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ def _timed(call: Callable[[nn.Module, Batch], Any], model: nn.Module, batch: Bat
 
 def judge(task: Task, model: nn.Module, batch_size: int) -> Evaluation:
     """Return loss and metric of a network on the validation data, on the CPU."""
-    return evaluate(task, model, batch_size=max(128, 2 * batch_size), device=CPU)
+    return evaluate(task.on(CPU), model, batch_size=max(128, 2 * batch_size), device=CPU)
 
 
 def zeros(tensor: Tensor) -> int:

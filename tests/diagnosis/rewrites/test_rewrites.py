@@ -296,3 +296,11 @@ def test_scaled_residuals_keep_the_variance_at_any_depth() -> None:
         plain = add_residuals(of, model).apply(model)[:-1](x)
         assert 1.2 < float(out.var() / x.var()) < 9.0
         assert float(plain.var()) > 3 * float(out.var())
+
+
+def test_what_is_added_is_on_the_device_of_the_model() -> None:
+    here, there = mlp(), mlp().to("meta")
+    for rewrite in all_rewrites(task(), here):
+        if rewrite and rewrite.name != "weights drawn anew":
+            changed = rewrite.apply(there)
+            assert all(t.is_meta for t in (*changed.parameters(), *changed.buffers())), rewrite

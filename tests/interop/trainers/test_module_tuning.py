@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from etude.errors import BadValueError
-from etude.interop.lightning import tune
+from etude.interop.lightning import task, tune
 from tests.interop.trainers.modules import Net, fitted, loader, made, trainer_of
 from tests.interop.trainers.test_module_parity import (
     Configured,
@@ -85,3 +85,17 @@ def test_a_module_that_does_not_use_its_rate_is_not_fitted_at_it():
     with pytest.raises(BadValueError, match=r"lr=0\.05 of Configured does not set the rate 0\.02"):
         tune(module, loader(), loader(24), trainer=trainer_of(max_steps=20), train=True)
     assert module.hparams.lr == 0.05
+
+
+class Numbered(Net):
+    """Makes tensors of its own before a batch is moved."""
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        x, y = batch
+        return x, torch.tensor(y.tolist())
+
+
+def test_a_module_that_is_on_a_device_gets_its_batches_there():
+    module = made(Numbered).to("meta")
+    learned, _ = task(module, loader(), loader(24), trainer=trainer_of(max_steps=8))
+    assert learned.metric_name == "val_acc"

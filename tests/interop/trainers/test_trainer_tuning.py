@@ -12,6 +12,7 @@ from etude.interop.transformers import task, tune
 from etude.interop.transformers.tuning import scheduler_options
 from etude.optimizers.adapters import adapters
 from etude.optimizers.prior import centre_of
+from etude.training.evaluation.evaluate import move
 from tests.interop.trainers.hugging_face import (
     adapted,
     arguments,
@@ -197,3 +198,12 @@ def test_a_model_in_place_of_its_trainer_is_told_so():
     for train in (False, True):
         with pytest.raises(BadTypeError, match=r"expected a transformers.Trainer, got a Linear"):
             tune(torch.nn.Linear(1, 1), train=train)
+
+
+def test_an_evaluation_leaves_a_batch_where_the_network_is(tmp_path):
+    learned, _ = task(trainer_of(tmp_path, classifier()))
+    batch, _ = next(iter(learned.valid.sweep(1)))
+    moved = move(batch, torch.device("meta"))._replace(items=1)
+    with torch.no_grad():
+        loss, _ = learned.step(learned.build().eval().to("meta"), moved)
+    assert loss.is_meta

@@ -148,6 +148,8 @@ def forward_calls(task: Task, model: nn.Module) -> ForwardCalls:
     recorder = _Recorder()
     outputs: set[int] = set()
     device = next((p.device for p in model.parameters()), None)
+    if device is not None:
+        task = task.on(device)
 
     def entered(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any) -> None:

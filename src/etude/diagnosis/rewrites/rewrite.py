@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from etude.model_copy import copy_model
@@ -103,6 +104,9 @@ def replaced(model: nn.Module, layer: str, make: Callable[[nn.Module], nn.Module
     """
     old = model.get_submodule(layer)
     new = make(old)
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if len(devices) == 1 and devices != {torch.device("cpu")}:
+        new.to(devices.pop())  # modules are made on the CPU
     new.train(old.training)
     if layer == ROOT:
         return new

@@ -52,8 +52,9 @@ def neighbours(
     """
     if train is None or labels is None or valid is None or held is None:
         return Neighbours(math.nan, math.nan)
-    train, labels = train[:TRAIN, :COLUMNS], labels[:TRAIN]
-    valid, held = valid[:VALID, :COLUMNS], held[:VALID]
+    # Data of a loader stay on the CPU, and tensors lie where the network is.
+    train, labels = train[:TRAIN, :COLUMNS], labels[:TRAIN].to(train.device)
+    valid, held = (part[:VALID].to(train.device) for part in (valid[:, :COLUMNS], held))
     fits = train.shape[1] == valid.shape[1] and labels.shape[1:] == held.shape[1:]
     enough = min(len(train), len(valid)) > 4 * COUNT
     if not fits or not enough or labels.numel() > 64 * len(labels):

@@ -93,7 +93,7 @@ class Clearing:
         """Return 1 if nothing was cleared since the last step, else 0; NaN if it is not known."""
         if self._cleared:
             return 0.0
-        return torch.stack(self._left).all().float() if self._left else float("nan")
+        return _together(self._left).all().float() if self._left else float("nan")
 
     def _note(self) -> None:
         self._marks = [_mark(parameter) for parameter in self._parameters]
@@ -101,7 +101,12 @@ class Clearing:
     def _any(self) -> Tensor | None:
         """Return whether a gradient is not 0; None if there is none."""
         known = [_not_zero(p.grad) for p in self._parameters if p.grad is not None]
-        return torch.stack(known).any() if known else None
+        return _together(known).any() if known else None
+
+
+def _together(flags: Sequence[Tensor]) -> Tensor:
+    """Return flags as one tensor; those of a network that lies on several devices on the first."""
+    return torch.stack([flag.to(flags[0].device) for flag in flags])
 
 
 def _mark(parameter: Tensor) -> Mark:

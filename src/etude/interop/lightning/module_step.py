@@ -99,6 +99,9 @@ class ModuleStep:
         with attached(model, seen) as logged:
             hooks = self.hooks or model
             batch = hooks.on_before_batch_transfer(placed.batch, 0)
+            device = next((p.device for p in model.parameters()), torch.device("cpu"))
+            if device.type != "cpu":  # also what the hook has made
+                batch = hooks.transfer_batch_to_device(batch, device, 0)
             batch = hooks.on_after_batch_transfer(batch, 0)
             return step(**_arguments(step, batch, placed.number)), logged
 

@@ -22,6 +22,7 @@ from etude.recipe import Recipe
 from etude.schedules import Schedule
 from etude.tasks.sources.source import held_out
 from etude.tasks.task import Task
+from etude.training.evaluation.evaluate import move
 
 EVALUATIONS = 20
 """The number of evaluations of a run, unless the Trainer evaluates more rarely."""
@@ -83,6 +84,7 @@ def task(
             probe = next(iter(held_out.sweep(1)), (None, 0))[0]
         if probe is None:
             raise TaskError("eval_dataset of the Trainer is empty: give at least one sample")
+        probe = move(probe, next((p.device for p in network.parameters()), None))
         found = metric_of(trainer, step, network, metric, probe)
     made = Task(
         network,

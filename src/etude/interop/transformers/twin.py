@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from etude.errors import BadValueError
 from etude.interop._peer import load
+from etude.model_copy import copy_model
 
 
 def network_of(trainer: Any) -> nn.Module:
@@ -18,7 +21,7 @@ def network_of(trainer: Any) -> nn.Module:
     Gradient checkpointing and NEFTune are enabled where the arguments ask for them, and the
     tokenizer's special tokens are entered.
     """
-    network: nn.Module = copy.deepcopy(trainer.model)
+    network: nn.Module = copy_model(trainer.model)
     # An earlier `train` in mixed precision has wrapped `forward`.
     network = trainer.accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     args = trainer.args
@@ -90,7 +93,21 @@ def twin_of(trainer: Any, network: nn.Module) -> Any:
     handler, flow = type(trainer.callback_handler), load("transformers").DefaultFlowCallback
     twin.callback_handler = handler([flow], network, trainer.processing_class, None, None)
     twin.log = _log_nothing
+    if type(trainer)._prepare_input is load("transformers").Trainer._prepare_input:
+        twin._prepare_input = _as_it_is  # it would move a batch to the Trainer's device
+    twin._get_num_items_in_batch = partial(_counted_there, twin._get_num_items_in_batch)
     return twin
+
+
+def _as_it_is(data: Any) -> Any:
+    """Stand in for `Trainer._prepare_input`: a batch is where the network is."""
+    return data
+
+
+def _counted_there(count: Callable[..., Any], batches: Any, device: torch.device) -> Any:
+    """Count the items of batches where their labels are, not on the Trainer's device."""
+    labels = batches[0].get("labels") if batches and isinstance(batches[0], Mapping) else None
+    return count(batches, labels.device if isinstance(labels, Tensor) else device)
 
 
 def _log_nothing(*_: Any, **__: Any) -> None:

@@ -34,7 +34,7 @@ class TensorChanges:
         self.sizes, self.lengths = norms(kept), norms(self._changes)
         self.rates = torch.stack(
             [torch.as_tensor(rates[group], dtype=torch.float32) for _, group in places]
-        ).to(self.sizes.device)
+        ).to(self.sizes.device, non_blocking=self.sizes.is_cuda)
 
     def scale(self, ratios: Tensor) -> None:
         """Replace each change Δ by ratio · Δ."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from etude.errors import EtudeError, TaskError, where
 from etude.randomness import random_state_kept
@@ -234,7 +235,7 @@ def _result(metric: AnyMetric, collector: Collector) -> tuple[float, tuple[float
 def move(batch: Batch, device: torch.device | None) -> Batch:
     """Return the batch with every tensor in it on `device`.
 
-    Collections of a class of their own, such as packed sequences, move themselves by their `to`.
+    Of an object of another kind, its own method `to` moves what is in it.
     """
     if device is None:
         return batch
@@ -242,12 +243,14 @@ def move(batch: Batch, device: torch.device | None) -> Batch:
         return batch if batch.device == device else batch.to(device, non_blocking=True)
     if isinstance(batch, Shard):
         return replace(batch, batch=move(batch.batch, device))
-    if callable(to := getattr(batch, "to", None)):
-        return to(device)
     if isinstance(batch, dict):
         return {key: move(value, device) for key, value in batch.items()}
+    if isinstance(batch, PackedSequence):
+        return batch.to(device)  # type: ignore[arg-type]  # its lengths stay on the CPU
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*[move(value, device) for value in batch])
     if isinstance(batch, (list, tuple)):
         return type(batch)([move(value, device) for value in batch])
+    if device.type != "cpu" and callable(getattr(batch, "to", None)):
+        return batch.to(device)
     return batch
