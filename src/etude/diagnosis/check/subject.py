@@ -207,10 +207,13 @@ def _all(tensors: Any) -> list[Tensor]:
 
 def _rows(batch: Batch, task: Task, whole: bool, numbers: Tensor | None = None) -> Rows:
     columns: dict[str, Tensor] = {}
+    count = rows(batch)
     for name, tensor in named_tensors(batch, task):
+        if tensor.ndim and len(tensor) != count:
+            continue  # of packed sequences, whose tensors have no row for each sample
         known = sum(other.partition(" #")[0] == name for other in columns)
         columns[f"{name} #{known + 1}" if known else name] = tensor.detach()
-    return Rows(columns, columns.get("targets"), rows(batch), whole, numbers)
+    return Rows(columns, columns.get("targets"), count, whole, numbers)
 
 
 def _joined(parts: list[Rows]) -> Rows:

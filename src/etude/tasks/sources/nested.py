@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
@@ -28,13 +29,16 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
 def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
     """Return a tree of the same shape, with another value in place of each leaf.
 
-    A list becomes a tuple, as in a batch of tensors; a mapping becomes a dict.
+    A list becomes a tuple, as in a batch of tensors; a mapping becomes a dict. A packed sequence,
+    whose tensors have no common axis, is a leaf.
 
     >>> mapped({"a": 1, "b": [2, 3]}, lambda x: 10 * x)
     {'a': 10, 'b': (20, 30)}
     """
     if isinstance(tree, Mapping):
         return {str(key): mapped(part, change) for key, part in tree.items()}
+    if isinstance(tree, PackedSequence):
+        return change(tree)
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(mapped(part, change) for part in tree))
     if isinstance(tree, (tuple, list)):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from etude.errors import BadTypeError, BadValueError
 
@@ -148,11 +149,15 @@ def checked_size(batch_size: int | None, samples: int | None) -> int:
 def rows(batch: Batch) -> int:
     """Return the number of samples in a batch: the first axis of its first tensor.
 
+    Of packed sequences it is how many there are.
+
     >>> rows({"x": torch.zeros(4, 2), "y": torch.zeros(4)})
     4
     """
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 1
+    if isinstance(batch, PackedSequence):
+        return int(batch.batch_sizes[0])
     parts = batch.values() if isinstance(batch, Mapping) else batch
     if isinstance(parts, (str, bytes)) or not hasattr(parts, "__iter__"):
         return 1
