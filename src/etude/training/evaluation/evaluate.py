@@ -78,17 +78,19 @@ def evaluate(
             eagerly(),
             random_state_kept(0),
             torch.enable_grad(),
-            _differentiable(model, device),
+            _differentiable(task, model, device),
         ):
             return _sweep(task, model, step, batch_size, device, autocast, world, answers)
 
 
-def _differentiable(model: nn.Module, device: torch.device | None) -> AbstractContextManager[Any]:
-    """Return a block in which recurrent layers have gradients in evaluation mode.
+def _differentiable(
+    task: Task, model: nn.Module, device: torch.device | None
+) -> AbstractContextManager[Any]:
+    """Return a block in which a step may take gradients through recurrent layers.
 
-    On a GPU those of cuDNN have them in training mode only.
+    On a GPU those of cuDNN have none in evaluation mode. A task with a loss takes no gradient.
     """
-    on_gpu = device is not None and device.type == "cuda"
+    on_gpu = device is not None and device.type == "cuda" and task.step is not None
     if on_gpu and any(isinstance(module, nn.RNNBase) for module in model.modules()):
         return torch.backends.cudnn.flags(enabled=False)
     return nullcontext()

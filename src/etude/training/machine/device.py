@@ -59,7 +59,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
     """Make an accelerator compute the same bits every time, inside a block.
 
     Memory that torch leaves uninitialised is not filled: that makes no result reproducible that is
-    not, and took a fifth of the updates of a small network.
+    not, and takes up to a fifth of the time of a small network's update.
     """
     if device.type == "cpu":
         yield
